@@ -1,0 +1,1 @@
+"""Messages and services on the wire. `tensors` is the only file that knows both torch and protobuf."""
