@@ -1,0 +1,71 @@
+# README's two commands are `make up` and `make test`; CI calls `make test` and `make check`, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = kernels proto services tests bench training
+export PYTHONPATH =
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: up test check proto fmt train bench clean
+
+up: $(VENV)/.run
+	@$(BIN)/caracal up $(UP)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_import_names.py
+	@rm -rf build/proto && $(MAKE) --no-print-directory build/proto
+	@for f in build/proto/caracal_proto/*; do \
+	  cmp $$f proto/caracal_proto/$$(basename $$f) || { echo "generated code is out of date: run 'make proto'"; exit 1; }; done
+	@echo "generated proto code is up to date"
+
+proto: $(VENV)/.dev
+	@rm -rf build/proto && $(MAKE) --no-print-directory build/proto
+	cp build/proto/caracal_proto/* proto/caracal_proto/
+
+build/proto:
+	@mkdir -p $@
+	@cd proto && PATH="$(abspath $(BIN)):$$PATH" python -m grpc_tools.protoc -I. \
+	  --python_out=../$@ --mypy_out=quiet:../$@ caracal_proto/*.proto
+	@cd proto && PATH="$(abspath $(BIN)):$$PATH" python -m grpc_tools.protoc -I. \
+	  --grpc_python_out=../$@ --mypy_grpc_out=quiet:../$@ $$(grep -l '^service' caracal_proto/*.proto)
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: $(VENV)/.dev
+	$(BIN)/python -m training
+
+bench: $(VENV)/.dev
+	$(BIN)/caracal bench
+
+clean:
+	rm -rf $(VENV) build *.egg-info kernels/caracal_kernels/*.so
+
+# Torch comes first and pinned, so that a CPU build at hand is taken; the constraint keeps it from being replaced.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Caracal needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11 ...")'
+	@echo "==> [1/3] virtual environment and torch 2.13 in $(VENV) (once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip 'setuptools>=77' wheel ninja
+	$(BIN)/python -m pip install 'torch==2.13.*'
+	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
+	@touch $@
+
+KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*)
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)
+	@echo "==> [2/3] Caracal with its kernels, compiled for this machine (about a minute)"
+	$(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gateway,worker,local]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "==> [3/3] what the tests need"
+	$(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
