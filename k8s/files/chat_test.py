@@ -1,0 +1,53 @@
+"""One streamed chat through the Service, standard library only. The test pod runs it; `activeDeadlineSeconds` bounds it."""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+
+GATEWAY = os.environ["GATEWAY"]
+
+
+def wait_until_ready() -> None:
+    while True:
+        try:
+            with urllib.request.urlopen(f"{GATEWAY}/ready", timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            print(f"not ready yet: {error}")
+            time.sleep(1)
+
+
+def chat() -> str:
+    body = {
+        "model": os.environ["MODEL"],
+        "messages": [{"role": "user", "content": os.environ["PROMPT"]}],
+        "max_tokens": int(os.environ["MAX_TOKENS"]),
+        "temperature": 0,
+        "stream": True,
+    }
+    request = urllib.request.Request(
+        f"{GATEWAY}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    ending = ""
+    with urllib.request.urlopen(request, timeout=60) as response:
+        for line in response:
+            if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
+                continue
+            event = json.loads(line[len(b"data: ") :])
+            if "error" in event:
+                raise SystemExit(f"the gateway answered: {event['error']['message']}")
+            for choice in event["choices"]:
+                print(choice["delta"].get("content") or "", end="")
+                ending = choice.get("finish_reason") or ending
+    return ending
+
+
+wait_until_ready()
+finish_reason = chat()
+print(f"\nfinish_reason: {finish_reason}")
+if finish_reason not in ("stop", "length"):
+    raise SystemExit("the stream broke off without an ending")

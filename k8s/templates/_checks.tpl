@@ -1,0 +1,91 @@
+{{/* What the schema cannot say: refusals in words, each with the way out. */}}
+
+{{- define "caracal.check.model" -}}
+{{- $uri := .Values.model.uri }}
+{{- $scheme := include "caracal.modelScheme" . }}
+{{- if not (has $scheme (list "builtin" "pvc" "oci" "hf" "hostPath")) }}
+{{- fail (printf "model.uri is %q: start it with builtin://, pvc://, oci://, hf:// or hostPath://." $uri) }}
+{{- end }}
+{{- if and (eq $scheme "hf") (not (regexMatch "^hf://[^/@]+/[^/@]+@[^@]+$" $uri)) }}
+{{- fail (printf "model.uri is %q: write hf://ORG/NAME@REVISION. Without a pinned revision two pods could load different weights." $uri) }}
+{{- end }}
+{{- if and (eq $scheme "hostPath") (not (hasPrefix "/" (include "caracal.modelRest" .))) }}
+{{- fail (printf "model.uri is %q: a host path is absolute, as in hostPath:///models/flash." $uri) }}
+{{- end }}
+{{- $shape := .Values.model.shape }}
+{{- if int $shape.layers }}
+{{- range $key := list "experts" "hiddenSize" "expertSize" }}
+{{- if not (int (index $shape $key)) }}{{ fail (printf "model.shape.layers is set but model.shape.%s is 0: give all four sizes from config.json, or 0 layers for no capacity check." $key) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.check.redis" -}}
+{{- $external := or .Values.externalRedis.url .Values.externalRedis.existingSecret }}
+{{- if and .Values.redis.enabled $external }}
+{{- fail "Both redis.enabled and externalRedis are set: which one? Add redis.enabled=false to use your own." }}
+{{- end }}
+{{- if not (or .Values.redis.enabled $external) }}
+{{- fail "redis.enabled is false and there is no externalRedis.url or externalRedis.existingSecret: workers would find nobody." }}
+{{- end }}
+{{- if regexMatch "://[^/@]*:[^/@]+@" .Values.externalRedis.url }}
+{{- fail "externalRedis.url holds a password, which would show in the pods' spec: put the whole URL into a secret and name it in externalRedis.existingSecret." }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.check.edge" -}}
+{{- $tls := .Values.tls }}
+{{- if and (ne $tls.mode "none") (not (or .Values.ingress.enabled .Values.httpRoute.enabled)) }}
+{{- fail (printf "tls.mode is %q but neither ingress.enabled nor httpRoute.enabled is set: nothing would present the certificate." $tls.mode) }}
+{{- end }}
+{{- if and (eq $tls.mode "certManager") (not $tls.issuerRef.name) }}
+{{- fail "tls.mode is certManager: name who signs in tls.issuerRef.name." }}
+{{- end }}
+{{- if and (ne $tls.mode "none") (not (concat .Values.ingress.hosts .Values.httpRoute.hostnames)) }}
+{{- fail "tls.mode is set: a certificate needs a host name, in ingress.hosts or httpRoute.hostnames." }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- fail "httpRoute.enabled: name the Gateway in httpRoute.parentRefs, e.g. [{name: public, namespace: gateways}]." }}
+{{- end }}
+{{- if and .Values.inferencePool.enabled (not .Values.inferencePool.endpointPicker.name) }}
+{{- fail "inferencePool.enabled: name the endpoint picker's Service in inferencePool.endpointPicker.name." }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.check.capacity" -}}
+{{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "expert")) }}
+{{- $needed := int (include "caracal.expertPodsNeeded" .) }}
+{{- $have := int (ternary $role.autoscaling.minReplicas $role.replicas $role.autoscaling.enabled) }}
+{{- if lt $have $needed }}
+{{- $shape := .Values.model.shape }}
+{{- fail (printf "%s is %d, but %d x %d experts in %s, %d time(s) each, need at least %d pods of %d x %d GiB: raise it, or lower placement.copies." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.copies) $needed (int $role.accelerator.count) (int $role.accelerator.memoryGiB)) }}
+{{- end }}
+{{- if and (gt (int .Values.placement.copies) 1) (lt $have (int .Values.placement.copies)) }}
+{{- fail (printf "placement.copies is %d but there are only %d expert pods: two copies on one pod protect nobody." (int .Values.placement.copies) $have) }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.check.roles" -}}
+{{- range $component := list "router" "attention" "expert" }}
+{{- $role := fromYaml (include "caracal.role" (dict "root" $ "component" $component)) }}
+{{- $scale := $role.autoscaling }}
+{{- if gt (int $scale.minReplicas) (int $scale.maxReplicas) }}
+{{- fail (printf "%s.autoscaling.minReplicas is %d, above maxReplicas %d." $component (int $scale.minReplicas) (int $scale.maxReplicas)) }}
+{{- end }}
+{{- if and $scale.enabled (eq $scale.kind "hpa") (not (int $scale.minReplicas)) }}
+{{- fail (printf "%s.autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler refuses: use kind=keda." $component) }}
+{{- end }}
+{{- if and $scale.enabled (eq $component "router") (not (dig "requests" "cpu" "" $role.resources)) (not $scale.metric) }}
+{{- fail "router.autoscaling scales on CPU in % of the request: give router.resources.requests.cpu." }}
+{{- end }}
+{{- if and (int $role.accelerator.count) $role.resourceClaims }}
+{{- fail (printf "%s has both accelerator.count and resourceClaims: the pod would ask for its GPUs twice." $component) }}
+{{- end }}
+{{- if has (toString (index $role.pdb "maxUnavailable")) (list "0" "0%") }}
+{{- fail (printf "%s.pdb.maxUnavailable is 0: no node with such a pod could ever be drained. Use 1, or pdb.enabled=false." $component) }}
+{{- end }}
+{{- if eq (($role.image).tag | default $.Values.image.tag) "latest" }}
+{{- fail "An image tag \"latest\" cannot be rolled back: give a version, or a digest." }}
+{{- end }}
+{{- end }}
+{{- end }}

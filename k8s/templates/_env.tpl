@@ -1,0 +1,76 @@
+{{/* Environment of the services: the names are the fields of their settings, and nothing else (a test compares them). */}}
+
+{{- define "caracal.redisUrl" -}}
+{{- $url := .Values.externalRedis }}
+{{- if .Values.redis.enabled }}
+{{- if .Values.redis.existingSecret }}
+- name: REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.redis.existingSecret }}, key: {{ .Values.redis.secretKey }}}
+{{- end }}
+- name: CARACAL_REDIS_URL
+  value: redis://{{ if .Values.redis.existingSecret }}:$(REDIS_PASSWORD)@{{ end }}{{ include "caracal.fullname" . }}-redis:{{ int .Values.redis.port }}/0
+{{- else if $url.existingSecret }}
+- name: CARACAL_REDIS_URL
+  valueFrom:
+    secretKeyRef: {name: {{ $url.existingSecret }}, key: {{ $url.secretKey }}}
+{{- else }}
+- {name: CARACAL_REDIS_URL, value: {{ $url.url | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Given once, used by all three roles. */}}
+{{- define "caracal.env.common" -}}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- {name: HOME, value: /tmp}
+{{- include "caracal.redisUrl" .root }}
+- {name: CARACAL_CLUSTER, value: {{ .root.Values.cluster | default (printf "%s.%s" .root.Release.Namespace (include "caracal.fullname" .root)) | quote }}}
+- {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
+- {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
+{{- with .root.Values.otel.endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Workers listen on the pod's own address and are known by the pod's name. */}}
+{{- define "caracal.env.worker" -}}
+- {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
+- {name: CARACAL_HOST, value: $(POD_IP)}
+- {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
+- {name: CARACAL_METRICS_PORT, value: {{ int .role.metricsPort | quote }}}
+{{- with .root.Values.model.dtype }}
+- {name: CARACAL_DTYPE, value: {{ . }}}
+{{- end }}
+{{- if int .role.threads }}
+- {name: CARACAL_THREADS, value: {{ int .role.threads | quote }}}
+{{- else if dig "limits" "cpu" "" .role.resources }}
+- name: CARACAL_THREADS
+  valueFrom: {resourceFieldRef: {containerName: {{ .component }}, resource: limits.cpu}}
+{{- else if dig "requests" "cpu" "" .role.resources }}
+- name: CARACAL_THREADS
+  valueFrom: {resourceFieldRef: {containerName: {{ .component }}, resource: requests.cpu}}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.env.attention" -}}
+{{- include "caracal.env.worker" . }}
+{{- range $name, $key := dict "CARACAL_KV_PAGES" "kvPages" "CARACAL_PAGE_SIZE" "pageSize" "CARACAL_MAX_BATCH_TOKENS" "maxBatchTokens" "CARACAL_MAX_MODEL_LEN" "maxModelLen" }}
+{{- with int (index $.role $key) }}
+- {name: {{ $name }}, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.env.expert" -}}
+{{- include "caracal.env.worker" . }}
+{{- end }}
+
+{{- define "caracal.env.router" -}}
+- {name: CARACAL_HOST, value: {{ .role.host | quote }}}
+- {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
+- {name: CARACAL_GRPC_PORT, value: {{ int .role.grpcPort | quote }}}
+- {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
+{{- end }}

@@ -1,0 +1,69 @@
+{{/* Names, labels, images. `component` is router, attention, expert, redis or test. */}}
+
+{{- define "caracal.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "caracal.fullname" -}}
+{{- $name := include "caracal.name" . }}
+{{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- .Values.fullnameOverride | default $both | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* (dict "root" $ "component" "expert") -> caracal-expert */}}
+{{- define "caracal.component" -}}
+{{- printf "%s-%s" (include "caracal.fullname" .root) .component }}
+{{- end }}
+
+{{/* What selectors use, and nothing else does: these never change. */}}
+{{- define "caracal.selector" -}}
+app.kubernetes.io/name: {{ include "caracal.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "caracal.labels" -}}
+{{- $own := fromYaml (include "caracal.selector" .) }}
+{{- $_ := set $own "app.kubernetes.io/part-of" "caracal" }}
+{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace "+" "_")) }}
+{{- toYaml (merge $own .root.Values.commonLabels) }}
+{{- end }}
+
+{{/* metadata of an object: (dict "root" $ "component" "expert" ["name" ...] ["annotations" map] ["labels" map]) */}}
+{{- define "caracal.metadata" -}}
+{{- $annotations := merge (dict) (.annotations | default dict) .root.Values.commonAnnotations -}}
+name: {{ .name | default (include "caracal.component" .) }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "caracal.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* registry/repository:tag or @digest of a role: its own image over the common one, key by key. */}}
+{{- define "caracal.image" -}}
+{{- $image := deepCopy .root.Values.image }}
+{{- range $key, $value := .image }}{{ $_ := set $image $key $value }}{{ end }}
+{{- $where := ternary (printf "%s/%s" $image.registry $image.repository) $image.repository (ne $image.registry "") }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $where $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $where ($image.tag | default .root.Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.serviceAccount" -}}
+{{- $account := .Values.serviceAccount }}
+{{- $account.name | default (ternary (include "caracal.fullname" .) "default" $account.create) }}
+{{- end }}
+
+{{- define "caracal.tlsSecret" -}}
+{{- .Values.tls.secretName | default (printf "%s-tls" (include "caracal.fullname" .)) }}
+{{- end }}

@@ -1,0 +1,150 @@
+{{/*
+The pod of a role: (dict "root" $ "component" "expert" "role" ROLE "revisionLabel" "controller-revision-hash").
+What differs between roles comes from the defines named after them: caracal.env.ROLE, caracal.ports.ROLE, caracal.probes.ROLE.
+*/}}
+{{- define "caracal.pod" -}}
+{{- $rdma := and .root.Values.rdma.enabled (has .component (list "attention" "expert")) -}}
+metadata:
+  labels:
+    {{- include "caracal.selector" . | nindent 4 }}
+    # No helm.sh/chart here: a new chart with the same pods must not restart them.
+    app.kubernetes.io/part-of: caracal
+    app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+    {{- if eq .component "router" }}
+    llm-d.ai/engine-type: caracal
+    {{- end }}
+    {{- with .role.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .role.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ .role.serviceAccountName | default (include "caracal.serviceAccount" .root) }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ include "caracal.grace" . }}
+  {{- with .root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- range $key := list "runtimeClassName" "priorityClassName" "schedulerName" }}
+  {{- with index $.role $key }}
+  {{ $key }}: {{ . }}
+  {{- end }}
+  {{- end }}
+  {{- range $key := list "nodeSelector" "tolerations" "affinity" "resourceClaims" }}
+  {{- with index $.role $key }}
+  {{ $key }}:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  {{- if and $rdma .root.Values.rdma.hostNetwork }}
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  {{- end }}
+  {{- if and $rdma .root.Values.rdma.hostIPC }}
+  hostIPC: true
+  {{- end }}
+  topologySpreadConstraints:
+    {{- include "caracal.spread" . | trim | nindent 4 }}
+  securityContext:
+    {{- toYaml .role.podSecurityContext | nindent 4 }}
+  {{- $init := ternary (include "caracal.modelInit" . | trim) "" (ne .component "redis") }}
+  {{- if or $init .role.initContainers }}
+  initContainers:
+    {{- with $init }}{{ . | nindent 4 }}{{ end }}
+    {{- with .role.initContainers }}{{ toYaml . | nindent 4 }}{{ end }}
+  {{- end }}
+  containers:
+    - name: {{ .component }}
+      {{- include "caracal.container" (merge (dict "rdma" $rdma) .) | nindent 6 }}
+    {{- with .role.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    - {name: tmp, emptyDir: {}}
+    {{- with .role.shmSize }}
+    - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ . }}}}
+    {{- end }}
+    {{- if ne .component "redis" }}
+    {{- with include "caracal.modelVolume" .root | trim }}{{ . | nindent 4 }}{{ end }}
+    {{- end }}
+    {{- with .role.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{- define "caracal.container" -}}
+image: {{ include "caracal.image" (dict "root" .root "image" .role.image) }}
+imagePullPolicy: {{ .role.image.pullPolicy | default .root.Values.image.pullPolicy }}
+command: {{ .role.command | default (list "python" "-m" (printf "services.%s" (ternary "router" (printf "%s_worker" .component) (eq .component "router")))) | toJson }}
+{{- with .role.args }}
+args:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+env:
+  {{- if ne .component "redis" }}
+  {{- include "caracal.env.common" . | trim | nindent 2 }}
+  {{- end }}
+  {{- include (printf "caracal.env.%s" .component) . | trim | nindent 2 }}
+  {{- with .role.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .role.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  {{- include (printf "caracal.ports.%s" .component) . | trim | nindent 2 }}
+  {{- with .role.extraPorts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- $defaults := fromYaml (include (printf "caracal.probes.%s" .component) .) }}
+{{- range $probe := list "startup" "readiness" "liveness" }}
+{{ $probe }}Probe:
+  {{- toYaml (index $.role.probes $probe | default (index $defaults $probe)) | nindent 2 }}
+{{- end }}
+{{- if int .role.drain.preStopSeconds }}
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ int .role.drain.preStopSeconds }}}
+{{- end }}
+resources:
+  {{- include "caracal.resources" . | nindent 2 }}
+securityContext:
+  {{- $security := deepCopy .role.securityContext }}
+  {{- if and .rdma .root.Values.rdma.ipcLock }}
+  {{- $_ := set $security "capabilities" (merge (dict "add" (list "IPC_LOCK")) $security.capabilities) }}
+  {{- end }}
+  {{- toYaml $security | nindent 2 }}
+# What a process said last is what `kubectl describe` shows when it cannot start: which file, which tensor.
+terminationMessagePolicy: FallbackToLogsOnError
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  {{- if .role.shmSize }}
+  - {name: shm, mountPath: /dev/shm}
+  {{- end }}
+  {{- if ne .component "redis" }}
+  {{- with include "caracal.modelMount" .root | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- end }}
+  {{- with .role.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Requests and limits, with GPUs, RDMA devices and DRA claims added. */}}
+{{- define "caracal.resources" -}}
+{{- $resources := deepCopy .role.resources }}
+{{- $extra := dict }}
+{{- if int .role.accelerator.count }}{{ $_ := set $extra .role.accelerator.resourceName (int .role.accelerator.count) }}{{ end }}
+{{- if and .rdma .root.Values.rdma.resourceName }}{{ $_ := set $extra .root.Values.rdma.resourceName 1 }}{{ end }}
+{{- if $extra }}{{ $_ := set $resources "limits" (merge $extra ($resources.limits | default dict)) }}{{ end }}
+{{- if .role.resourceClaims }}
+{{- $claims := list }}
+{{- range .role.resourceClaims }}{{ $claims = append $claims (dict "name" .name) }}{{ end }}
+{{- $_ := set $resources "claims" $claims }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}

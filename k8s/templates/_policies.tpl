@@ -1,0 +1,131 @@
+{{/* PDB, autoscaler and network policy of a role: (dict "root" $ "component" NAME "kind" "StatefulSet"). */}}
+
+{{- define "caracal.pdb" -}}
+{{- $role := fromYaml (include "caracal.role" .) }}
+{{- if $role.pdb.enabled }}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "caracal.metadata" . | nindent 2 }}
+spec:
+  maxUnavailable: {{ $role.pdb.maxUnavailable }}
+  # A pod that is not ready anyway must not hold up a drain.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "caracal.selector" . | nindent 6 }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.autoscaler" -}}
+{{- $scale := (fromYaml (include "caracal.role" .)).autoscaling }}
+{{- if and $scale.enabled (eq $scale.kind "hpa") }}
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  {{- include "caracal.metadata" . | nindent 2 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: {{ .kind }}, name: {{ include "caracal.component" . }}}
+  minReplicas: {{ int $scale.minReplicas }}
+  maxReplicas: {{ int $scale.maxReplicas }}
+  metrics:
+    {{- if $scale.metric }}
+    - type: Pods
+      pods:
+        metric: {name: {{ $scale.metric | replace ":" "_" }}}
+        target: {type: AverageValue, averageValue: {{ include "caracal.scaleTarget" $scale }}}
+    {{- else }}
+    - type: Resource
+      resource:
+        name: cpu
+        target: {type: Utilization, averageUtilization: {{ int $scale.target }}}
+    {{- end }}
+  behavior:
+    scaleDown:
+      stabilizationWindowSeconds: {{ int $scale.scaleDownStabilizationSeconds }}
+      policies:
+        - {type: Pods, value: 1, periodSeconds: 60}
+{{- else if $scale.enabled }}
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  {{- include "caracal.metadata" . | nindent 2 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: {{ .kind }}, name: {{ include "caracal.component" . }}}
+  minReplicaCount: {{ int $scale.minReplicas }}
+  maxReplicaCount: {{ int $scale.maxReplicas }}
+  cooldownPeriod: {{ int $scale.scaleDownStabilizationSeconds }}
+  triggers:
+    {{- if $scale.metric }}
+    - type: prometheus
+      metadata:
+        serverAddress: {{ $scale.prometheusAddress }}
+        query: {{ $scale.query | default (printf "sum(%s{namespace=%q,pod=~\"%s-.+\"})" $scale.metric .root.Release.Namespace (include "caracal.component" .)) | squote }}
+        threshold: {{ include "caracal.scaleTarget" $scale | quote }}
+    {{- else }}
+    - type: cpu
+      metricType: Utilization
+      metadata: {value: {{ int $scale.target | quote }}}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Shares are metrics between 0 and 1 and targets in %. */}}
+{{- define "caracal.scaleTarget" -}}
+{{- if hasSuffix "_perc" .metric }}{{ divf (float64 .target) 100 }}{{ else }}{{ .target }}{{ end }}
+{{- end }}
+
+{{/* (dict ... "ingress" (list RULE ...) "egress" (list RULE ...)), a RULE being (dict "peers" (list COMPONENT ...) "ports" (list N ...)). */}}
+{{- define "caracal.networkPolicy" -}}
+{{- if .root.Values.networkPolicy.enabled }}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  {{- include "caracal.metadata" . | nindent 2 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "caracal.selector" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    {{- range .ingress }}
+    {{- include "caracal.networkRule" (dict "direction" "from" "rule" . "root" $.root) | nindent 4 }}
+    {{- else }} []
+    {{- end }}
+  egress:
+    {{- range .egress }}
+    {{- include "caracal.networkRule" (dict "direction" "to" "rule" . "root" $.root) | nindent 4 }}
+    {{- else }} []
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.networkRule" -}}
+{{- $peers := .rule.raw | default list }}
+{{- range .rule.peers }}
+{{- $labels := fromYaml (include "caracal.selector" (dict "root" $.root "component" .)) }}
+{{- $peers = append $peers (dict "podSelector" (dict "matchLabels" $labels)) }}
+{{- end }}
+{{- $ports := list }}
+{{- range .rule.ports }}{{ $ports = append $ports (dict "protocol" "TCP" "port" (int .)) }}{{ end }}
+{{- $rule := dict }}
+{{- with $peers }}{{ $_ := set $rule $.direction . }}{{ end }}
+{{- with $ports }}{{ $_ := set $rule "ports" . }}{{ end }}
+{{- toYaml (list $rule) }}
+{{- end }}
+
+{{/* The way to Redis, wherever it is. */}}
+{{- define "caracal.redisEgress" -}}
+{{- if .Values.redis.enabled }}
+peers: [redis]
+ports: [{{ int .Values.redis.port }}]
+{{- else }}
+{{- with .Values.externalRedis.cidrs }}
+raw:
+  {{- range . }}
+  - ipBlock: {cidr: {{ . }}}
+  {{- end }}
+{{- end }}
+ports: [{{ int .Values.externalRedis.port }}]
+{{- end }}
+{{- end }}

@@ -1,0 +1,53 @@
+{{/* A role's values: `pod`, overlaid by the role's own. Maps key by key, everything else whole. Used through fromYaml. */}}
+{{- define "caracal.role" -}}
+{{- $role := deepCopy .root.Values.pod }}
+{{- range $key, $value := index .root.Values .component }}
+{{-   $base := index $role $key }}
+{{-   if and (kindIs "map" $value) (kindIs "map" $base) }}
+{{-     range $inner, $innerValue := $value }}{{ $_ := set $base $inner $innerValue }}{{ end }}
+{{-   else if not (kindIs "invalid" $value) }}
+{{-     $_ := set $role $key $value }}
+{{-   end }}
+{{- end }}
+{{- toYaml $role }}
+{{- end }}
+
+{{/* terminationGracePeriodSeconds of a role. */}}
+{{- define "caracal.grace" -}}
+{{- $drain := .role.drain }}
+{{- $least := add (int $drain.preStopSeconds) (int $drain.timeoutSeconds) }}
+{{- $grace := int $drain.gracePeriodSeconds | default (add $least 15) }}
+{{- if le (int $grace) (int $least) }}
+{{- fail (printf "%s.drain.gracePeriodSeconds is %d, but preStopSeconds + timeoutSeconds is %d: the pod would be killed while it hands over. Give more, or 0 to have it computed." .component (int $grace) (int $least)) }}
+{{- end }}
+{{- $grace }}
+{{- end }}
+
+{{/*
+replicas of a role, or nothing while an autoscaler owns them. A number set by `kubectl scale` is kept as long as the
+number in the values is the one the object was last installed with. Without a cluster (helm template) the values decide.
+*/}}
+{{- define "caracal.replicas" -}}
+{{- if not .role.autoscaling.enabled }}
+{{- $live := lookup "apps/v1" .kind .root.Release.Namespace (include "caracal.component" .) | default dict }}
+{{- $installed := dig "metadata" "annotations" "caracal.dev/replicas" "" $live }}
+{{- $kept := and (eq $installed (int .role.replicas | toString)) (hasKey ($live.spec | default dict) "replicas") }}
+replicas: {{ ternary (dig "spec" "replicas" 0 $live) .role.replicas $kept | int }}
+{{- end }}
+{{- end }}
+
+{{- define "caracal.spread" -}}
+{{- with .role.topologySpreadConstraints }}
+{{- toYaml . }}
+{{- else }}
+{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- maxSkew: 1
+  topologyKey: {{ $key }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "caracal.selector" $ | nindent 6 }}
+  matchLabelKeys: [{{ $.revisionLabel }}]
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,29 @@
+{{/* How many expert pods hold the model: integers only, in KiB, so that an exact fit counts as one. */}}
+
+{{/* KiB of one expert: gate, up and down of hiddenSize x expertSize, in the storage format. */}}
+{{- define "caracal.expertKiB" -}}
+{{- $shape := .Values.model.shape }}
+{{- $parameters := mul 3 (int $shape.hiddenSize) (int $shape.expertSize) }}
+{{- $bytes := mul $parameters (get (dict "float32" 4 "bfloat16" 2 "float8_e4m3" 1) $shape.storage) }}
+{{- if eq $shape.storage "float8_e4m3" }}{{ $bytes = add $bytes (mul 4 (div $parameters 16384)) }}{{ end }}
+{{- div (add $bytes 1023) 1024 }}
+{{- end }}
+
+{{/* KiB of a pod's accelerators that experts may fill. */}}
+{{- define "caracal.expertPodKiB" -}}
+{{- $gpu := .accelerator }}
+{{- div (mul (int $gpu.memoryGiB) (int $gpu.count) 1048576 (int $gpu.usablePercent)) 100 }}
+{{- end }}
+
+{{/* Pods needed for all copies of all experts; 0 when the sizes are not given. */}}
+{{- define "caracal.expertPodsNeeded" -}}
+{{- $shape := .Values.model.shape }}
+{{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "expert")) }}
+{{- $pod := int (include "caracal.expertPodKiB" $role) }}
+{{- if or (not (int $shape.layers)) (not $pod) }}0{{ else }}
+{{- $perPod := div $pod (int (include "caracal.expertKiB" .)) }}
+{{- if not (int $perPod) }}{{ fail "One expert does not fit a pod: look at model.shape and expert.accelerator." }}{{ end }}
+{{- $all := mul (int $shape.layers) (int $shape.experts) (int .Values.placement.copies) }}
+{{- div (sub (add $all $perPod) 1) $perPod }}
+{{- end }}
+{{- end }}

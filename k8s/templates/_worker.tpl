@@ -1,0 +1,78 @@
+{{/* What attention and expert workers share: StatefulSet, headless Service, ports, probes. Called with (dict "root" $ "component" NAME). */}}
+
+{{- define "caracal.worker.statefulset" -}}
+{{- $role := fromYaml (include "caracal.role" .) }}
+{{- $all := merge (dict "role" $role "kind" "StatefulSet" "revisionLabel" "controller-revision-hash") . }}
+apiVersion: apps/v1
+kind: StatefulSet
+metadata:
+  {{- include "caracal.metadata" (merge (dict "annotations" (dict "caracal.dev/replicas" (int $role.replicas | toString))) .) | nindent 2 }}
+spec:
+  {{- with include "caracal.replicas" $all | trim }}{{ . | nindent 2 }}{{ end }}
+  serviceName: {{ include "caracal.component" . }}
+  podManagementPolicy: Parallel
+  minReadySeconds: {{ int $role.minReadySeconds }}
+  updateStrategy:
+    {{- $role.updateStrategy | default (dict "type" "RollingUpdate") | toYaml | nindent 4 }}
+  selector:
+    matchLabels:
+      {{- include "caracal.selector" . | nindent 6 }}
+  template:
+    {{- include "caracal.pod" $all | nindent 4 }}
+{{- end }}
+
+{{/* Headless, for stable names only: members find each other by the addresses in Redis, not by DNS. */}}
+{{- define "caracal.worker.service" -}}
+{{- $role := fromYaml (include "caracal.role" .) }}
+apiVersion: v1
+kind: Service
+metadata:
+  {{- include "caracal.metadata" (merge (dict "annotations" $role.serviceAnnotations) .) | nindent 2 }}
+spec:
+  clusterIP: None
+  publishNotReadyAddresses: true
+  selector:
+    {{- include "caracal.selector" . | nindent 4 }}
+  ports:
+    - {name: grpc, port: {{ int $role.port }}, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    - {name: metrics, port: {{ int $role.metricsPort }}, targetPort: metrics}
+{{- end }}
+
+{{- define "caracal.ports.worker" -}}
+- {name: grpc, containerPort: {{ int .role.port }}}
+- {name: metrics, containerPort: {{ int .role.metricsPort }}}
+{{- end }}
+
+{{- define "caracal.ports.attention" -}}
+{{- include "caracal.ports.worker" . }}
+{{- end }}
+
+{{- define "caracal.ports.expert" -}}
+{{- include "caracal.ports.worker" . }}
+{{- end }}
+
+{{/* The kubelet speaks the standard gRPC health protocol; each probe asks for a service name of its own. */}}
+{{- define "caracal.probes.worker" -}}
+startup:
+  grpc: {port: {{ int .role.port }}, service: startup}
+  periodSeconds: 2
+  failureThreshold: {{ div (add (int .role.probes.startupTimeoutSeconds) 1) 2 }}
+readiness:
+  grpc: {port: {{ int .role.port }}, service: readiness}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+liveness:
+  grpc: {port: {{ int .role.port }}, service: liveness}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}
+
+{{- define "caracal.probes.attention" -}}
+{{- include "caracal.probes.worker" . }}
+{{- end }}
+
+{{- define "caracal.probes.expert" -}}
+{{- include "caracal.probes.worker" . }}
+{{- end }}

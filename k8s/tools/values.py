@@ -1,0 +1,60 @@
+"""Reads k8s/values.yaml as what it is, a manual: every key with the prose above it and its default."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+CHART = Path(__file__).resolve().parent.parent
+ROLES = ("router", "attention", "expert", "redis")
+
+Tree = dict[str, object]
+
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w.-]*):(?P<rest>.*)$")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key: `path` from the root, `prose` without comment signs, `section` when its children have prose of their own."""
+
+    path: tuple[str, ...]
+    prose: str
+    default: object
+    section: bool
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def defaults() -> Tree:
+    tree = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert isinstance(tree, dict)
+    return tree
+
+
+def look_up(tree: object, path: tuple[str, ...]) -> object:
+    for key in path:
+        assert isinstance(tree, dict), path
+        tree = tree[key]
+    return tree
+
+
+def read_entries() -> list[Entry]:
+    """All keys in the order of the file. Flow-style maps and lists are one entry: what is in them is free."""
+    tree = defaults()
+    found: list[tuple[tuple[str, ...], str]] = []
+    stack: list[str] = []
+    prose: list[str] = []
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if line.strip().startswith("#"):
+            prose.append(line.strip().removeprefix("#").strip())
+            continue
+        match = _KEY.match(line)
+        if match:
+            stack = [*stack[: len(match["indent"]) // 2], match["key"]]
+            found.append((tuple(stack), " ".join(prose)))
+        prose = []
+    parents = {path[:-1] for path, _ in found}
+    return [Entry(path, text, look_up(tree, path), path in parents) for path, text in found]
