@@ -1,11 +1,11 @@
 """Writes k8s/values.schema.json from k8s/values.yaml: closed sections, types from the defaults, prose as descriptions.
 
-What defaults cannot say (choices, ranges, forms) stands in REFINED. Usage: python k8s/tools/schema.py
+What defaults cannot say (choices, ranges, forms) stands in REFINED. `python -m k8s.tools` writes it.
 """
 
 import json
 
-from values import CHART, ROLES, Entry, Tree, read_entries
+from k8s.tools.values import CHART, ROLES, Entry, Tree, read_entries
 
 _PORT: Tree = {"type": "integer", "minimum": 1, "maximum": 65535}
 _COUNT: Tree = {"type": "integer", "minimum": 0}
@@ -97,7 +97,9 @@ def build() -> Tree:
     tops = root["properties"]
     assert isinstance(tops, dict)
     for role in ROLES:
-        tops[role]["properties"] |= {key: {"$ref": f"#/properties/pod/properties/{key}"} for key in tops["pod"]["properties"]}
+        tops[role]["properties"] |= {
+            key: {"$ref": f"#/properties/pod/properties/{key}"} for key in tops["pod"]["properties"]
+        }
     # Helm adds `global` when the chart is a subchart.
     tops["global"] = {"type": "object", "description": "Given by a parent chart; not read."}
     head: Tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Values of the Caracal chart"}
@@ -106,7 +108,3 @@ def build() -> Tree:
 
 def render() -> str:
     return json.dumps(build(), indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    (CHART / "values.schema.json").write_text(render())

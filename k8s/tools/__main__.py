@@ -1,0 +1,57 @@
+"""`python -m k8s.tools` writes everything that is made from the chart; `--check` compares instead and names what differs."""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+from k8s.tools import readme, render, schema
+from k8s.tools.helm import HelmMissing
+from k8s.tools.values import CHART
+
+
+def _made_here() -> dict[Path, str]:
+    return {CHART / "values.schema.json": schema.render(), CHART / "README.md": readme.render()}
+
+
+def _rendered() -> dict[Path, str]:
+    examples = {CHART / "examples" / f"rendered-{name}.yaml": render.example(name) for name in render.PROFILES}
+    return examples | {CHART / "manifests" / "caracal.yaml": render.manifests()}
+
+
+def _write(files: dict[Path, str]) -> None:
+    for path, text in files.items():
+        path.write_text(text)
+
+
+def _differences(files: dict[Path, str]) -> list[str]:
+    found: list[str] = []
+    for path, text in files.items():
+        name = str(path.relative_to(CHART.parent))
+        old = path.read_text() if path.exists() else ""
+        found += difflib.unified_diff(old.splitlines(True), text.splitlines(True), name, f"{name} (made anew)", n=1)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare, write nothing, fail on a difference")
+    check = parser.parse_args().check
+    for make in (_made_here, _rendered):
+        try:
+            files = make()
+        except HelmMissing as missing:
+            if not check:
+                raise SystemExit(str(missing)) from None
+            print(f"rendered examples not compared: {missing}")
+            continue
+        if not check:
+            _write(files)
+        elif differences := _differences(files):
+            sys.stdout.writelines(differences)
+            raise SystemExit("the chart and what is made from it differ: run 'make chart' and look at the change")
+    print("the chart's schema, README and examples are up to date" if check else "written")
+
+
+if __name__ == "__main__":
+    main()

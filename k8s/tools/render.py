@@ -1,0 +1,32 @@
+"""What the chart makes of each profile, and the same for `kubectl apply -k`: a chart is reviewed by its rendering."""
+
+import yaml
+
+from k8s.tools.helm import template
+from k8s.tools.values import CHART
+
+PROFILES = tuple(sorted(path.stem for path in (CHART / "profiles").glob("*.yaml")))
+MANIFESTS = "cpu-tiny"
+_HEAD = "# Made by `make chart` from k8s/templates with {profile}; do not edit.\n"
+
+
+def render_profile(profile: str, *arguments: str) -> str:
+    """The objects of one profile, helm's comments kept: they name the template of each object."""
+    return template("--values", str(CHART / "profiles" / f"{profile}.yaml"), *arguments)
+
+
+def example(profile: str) -> str:
+    return _HEAD.format(profile=f"profiles/{profile}.yaml") + render_profile(profile)
+
+
+def manifests() -> str:
+    """The profile for `kubectl apply -k`: no tests, no sign of Helm, no namespace (the kustomization gives it)."""
+    text = render_profile(MANIFESTS, "--skip-tests")
+    documents = [document for document in yaml.safe_load_all(text) if document]
+    for document in documents:
+        document["metadata"].pop("namespace")
+        labels = document["metadata"]["labels"]
+        labels.pop("helm.sh/chart")
+        labels.pop("app.kubernetes.io/managed-by")
+    head = _HEAD.format(profile=f"profiles/{MANIFESTS}.yaml")
+    return head + yaml.safe_dump_all(documents, sort_keys=False, width=120)
