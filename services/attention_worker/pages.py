@@ -1,0 +1,68 @@
+"""Pages of the latent cache as numbers: which are free, and which each running sequence holds. No torch, no I/O.
+
+Legend: S rows of the page table (running sequences), X pages a sequence may hold.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class PagePool:
+    """Hands out pages and keeps the page table. A row belongs to one running sequence; its pages are in order of position."""
+
+    def __init__(
+        self, num_pages: int, page_size: int, rows: int, max_length: int, shuffle: Random | None = None
+    ) -> None:
+        self.page_size = page_size
+        self.total = num_pages
+        self.table_SX: NDArray[np.int32] = np.full((rows, self.pages_for(max_length)), -1, np.int32)
+        self._held = [0] * rows
+        self._free_rows = list(range(rows))[::-1]
+        self._free = list(range(num_pages))[::-1]
+        self._shuffle = shuffle
+
+    @property
+    def used(self) -> int:
+        return self.total - len(self._free)
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    def open(self, tokens: int) -> int | None:
+        """A row with pages for `tokens` positions, or None when pages or rows do not suffice."""
+        if not self._free_rows or self.pages_for(tokens) > len(self._free):
+            return None
+        row = self._free_rows.pop()
+        self.grow(row, tokens)
+        return row
+
+    def grow(self, row: int, tokens: int) -> bool:
+        """Extends a row to `tokens` positions, all or nothing."""
+        held, wanted = self._held[row], self.pages_for(tokens)
+        if wanted <= held:
+            return True
+        if wanted - held > len(self._free):
+            return False
+        for index in range(held, wanted):
+            self.table_SX[row, index] = self._take()
+        self._held[row] = wanted
+        return True
+
+    def close(self, row: int) -> None:
+        """Frees a row and its pages."""
+        held = self._held[row]
+        assert held, f"row {row} is not open"
+        self._free.extend(self.table_SX[row, :held].tolist())
+        self.table_SX[row, :held] = -1
+        self._held[row] = 0
+        self._free_rows.append(row)
+
+    def _take(self) -> int:
+        if self._shuffle is not None:
+            chosen = self._shuffle.randrange(len(self._free))
+            self._free[chosen], self._free[-1] = self._free[-1], self._free[chosen]
+        return self._free.pop()

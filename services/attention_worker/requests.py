@@ -1,0 +1,83 @@
+"""GenerateRequest -> Request, refused by the name of the field that is wrong. Nothing past this file checks again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from types import MappingProxyType
+
+from caracal_proto import attention_pb2
+
+from services.attention_worker.sequence import Request, Sampling
+
+MAX_TOP_LOGPROBS = 64
+
+
+class BadRequest(ValueError):
+    """The caller's mistake; the message begins with the field's name."""
+
+
+def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len: int) -> Request:
+    """The request as the engine takes it. Raises BadRequest."""
+    prompt, emitted = tuple(message.prompt_ids), tuple(message.emitted_ids)
+    _require(len(prompt) > 0, "prompt_ids", "is empty")
+    _check_ids("prompt_ids", prompt, vocab_size)
+    _check_ids("emitted_ids", emitted, vocab_size)
+    _require(
+        len(prompt) < max_model_len,
+        "prompt_ids",
+        f"has {len(prompt)} tokens, which leaves no room in a model length of {max_model_len}",
+    )
+    _require(
+        len(prompt) + len(emitted) <= max_model_len,
+        "emitted_ids",
+        f"has {len(emitted)} tokens after a prompt of {len(prompt)}, the model length is {max_model_len}",
+    )
+    sampling = _sampling(message.sampling, vocab_size)
+    return Request(request_id=message.request_id, prompt_ids=prompt, emitted_ids=emitted, sampling=sampling)
+
+
+def _sampling(asked: attention_pb2.Sampling, vocab_size: int) -> Sampling:
+    _check_ids("sampling.stop_ids", asked.stop_ids, vocab_size)
+    _check_ids("sampling.logit_bias", asked.logit_bias, vocab_size)
+    for token, bias in asked.logit_bias.items():
+        _within(f"sampling.logit_bias[{token}]", bias, -100.0, 100.0)
+    _within("sampling.temperature", asked.temperature, 0.0, 100.0)
+    _within("sampling.top_p", asked.top_p, 0.0, 1.0)
+    _within("sampling.min_p", asked.min_p, 0.0, 1.0)
+    _within("sampling.presence_penalty", asked.presence_penalty, -2.0, 2.0)
+    _within("sampling.frequency_penalty", asked.frequency_penalty, -2.0, 2.0)
+    _within("sampling.repetition_penalty", asked.repetition_penalty, 0.0, 100.0)
+    _within("sampling.top_logprobs", asked.top_logprobs, 0, min(MAX_TOP_LOGPROBS, vocab_size))
+    return Sampling(
+        temperature=asked.temperature,
+        top_k=min(asked.top_k, vocab_size),
+        # In proto3 an unset number reads 0, and 0 is no useful value of these two: it means off.
+        top_p=asked.top_p or 1.0,
+        repetition_penalty=asked.repetition_penalty or 1.0,
+        min_p=asked.min_p,
+        seed=asked.seed - 2**64 if asked.seed >= 2**63 else asked.seed,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        logit_bias=MappingProxyType(dict(asked.logit_bias)),
+        stop_ids=frozenset(asked.stop_ids),
+        ignore_eos=asked.ignore_eos,
+        min_tokens=asked.min_tokens,
+        max_tokens=asked.max_tokens,
+        logprobs=asked.logprobs,
+        top_logprobs=asked.top_logprobs,
+    )
+
+
+def _check_ids(field: str, ids: Iterable[int], vocab_size: int) -> None:
+    worst = max(ids, default=0)
+    _require(worst < vocab_size, field, f"has id {worst}, the vocabulary ends at {vocab_size - 1}")
+
+
+def _within(field: str, value: float, low: float, high: float) -> None:
+    _require(math.isfinite(value) and low <= value <= high, field, f"is {value}, it must lie in [{low}, {high}]")
+
+
+def _require(holds: bool, field: str, message: str) -> None:
+    if not holds:
+        raise BadRequest(f"{field} {message}")

@@ -1,0 +1,121 @@
+"""One sequence as the engine sees it: what was asked, what exists so far, what follows from both. No torch, no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. Neutral values switch a rule off: they are the defaults."""
+
+    temperature: float = 0.0  # 0 = greedy
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0  # any 64 bits, read as signed
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    stop_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    max_tokens: int = 0  # over all attempts; 0 = up to the model length
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+    @property
+    def penalised(self) -> bool:
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the logits row has to be changed before the draw."""
+        return self.penalised or bool(self.logit_bias) or self.min_tokens > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One attempt at one generation. `emitted_ids` were delivered by earlier attempts and are replayed as context."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    emitted_ids: tuple[int, ...] = ()
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOut:
+    """One generated token: its index over all attempts, and the CRC-32 of the logits row it was drawn from."""
+
+    index: int
+    id: int
+    logits_checksum: int
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a sequence ended. `unavailable` may succeed on another worker; `failed` is our fault."""
+
+    reason: Literal["stop", "length", "cancelled", "unavailable", "failed"]
+    stop_id: int = 0
+    message: str = ""
+
+
+Emit = Callable[[list[TokenOut], Ending | None], None]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The engine's state of one request: ids known, how many of them lie in the cache, and where."""
+
+    key: int  # in order of arrival
+    request: Request
+    stop_ids: frozenset[int]
+    max_length: int  # prompt and generated tokens together
+    emit: Emit
+    ids: list[int] = field(init=False)
+    counts: Counter[int] = field(init=False)  # of generated ids: what the penalties fold over
+    cached: int = 0
+    row: int | None = None  # of the page table; None while it waits
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.ids = [*self.request.prompt_ids, *self.request.emitted_ids]
+        self.counts = Counter(self.request.emitted_ids)
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.request.sampling
+
+    @property
+    def generated(self) -> int:
+        return len(self.ids) - len(self.request.prompt_ids)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that still have to go through the model; 1 is a decode."""
+        return len(self.ids) - self.cached
+
+    @property
+    def stop_masked(self) -> bool:
+        """Whether the next token may not be a stop id yet."""
+        return self.generated < self.sampling.min_tokens
+
+    @property
+    def ending(self) -> Ending | None:
+        """The finish that the ids call for: a function of the ids, so a replay ends where the first attempt would."""
+        if self.generated and self.ids[-1] in self.stop_ids:
+            return Ending("stop", stop_id=self.ids[-1])
+        return Ending("length") if len(self.ids) >= self.max_length else None
+
+    def append(self, token: int) -> None:
+        self.ids.append(token)
+        self.counts[token] += 1

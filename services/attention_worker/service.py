@@ -1,0 +1,169 @@
+"""The worker's gRPC edge: message -> engine -> message. It checks requests and carries endings; it decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import grpc
+from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
+
+from services.attention_worker.engine import Engine, EngineStopped
+from services.attention_worker.requests import BadRequest, parse
+from services.attention_worker.scheduler import CannotFit
+from services.attention_worker.sequence import Ending, Request, TokenOut
+
+Event = tuple[list[TokenOut], Ending | None]
+Context = grpc.aio.ServicerContext[attention_pb2.GenerateRequest, attention_pb2.GenerateEvent]
+
+_CODES = {
+    "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "failed": grpc.StatusCode.INTERNAL,
+    "cancelled": grpc.StatusCode.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a worker says about itself; fixed for the life of the process."""
+
+    worker_id: str
+    boot_id: str
+    numerics_class: str
+
+
+class AttentionService(attention_pb2_grpc.AttentionServicer):
+    """The Attention service over one engine. `apply_table` is the exchange's: it returns the epoch in force."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        vocab_size: int,
+        identity: Identity,
+        apply_table: Callable[[placement_pb2.Table], int],
+        on_table: Callable[[int], None] = lambda epoch: None,
+    ) -> None:
+        self.draining = False
+        self.epoch = 0
+        self._engine = engine
+        self._vocab_size = vocab_size
+        self._identity = identity
+        self._apply_table = apply_table
+        self._on_table = on_table
+
+    async def Generate(  # type: ignore[override]
+        self, request: attention_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[attention_pb2.GenerateEvent]:
+        wanted = await self._accepted(request, context)
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        key = await self._submit(wanted, events, context)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + request.deadline_ms / 1000 if request.deadline_ms else None
+        try:
+            while True:
+                tokens, ending = await self._next(events, deadline, context)
+                code = _CODES.get(ending.reason) if ending else None
+                if tokens or not code:
+                    yield _event(request.attempt, tokens, None if code else ending)
+                if code and ending:
+                    await context.abort(code, ending.message)
+                if ending:
+                    return
+        finally:
+            self._engine.cancel(key)
+
+    async def Describe(  # type: ignore[override]
+        self, request: attention_pb2.AttentionDescribeRequest, context: Context
+    ) -> attention_pb2.AttentionDescription:
+        engine, pages = self._engine, self._engine.cache.pages
+        return attention_pb2.AttentionDescription(
+            worker_id=self._identity.worker_id,
+            boot_id=self._identity.boot_id,
+            numerics_class=self._identity.numerics_class,
+            epoch=self.epoch,
+            kv_pages_total=pages.total,
+            kv_pages_used=pages.used,
+            page_size=pages.page_size,
+            running=len(engine.scheduler.running),
+            waiting=len(engine.scheduler.waiting),
+            progress=engine.counters.progress,
+            max_model_len=engine.limits.max_model_len,
+            draining=self.draining,
+        )
+
+    async def ApplyTable(  # type: ignore[override]
+        self, request: placement_pb2.Table, context: Context
+    ) -> attention_pb2.ApplyTableReply:
+        if request.numerics_class not in ("", self._identity.numerics_class):
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the table is for {request.numerics_class}, this worker is {self._identity.numerics_class}",
+            )
+        return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
+
+    async def apply(self, table: placement_pb2.Table) -> int:
+        """Puts a table in force unless a newer one is; returns the epoch in force."""
+        self.epoch = await asyncio.to_thread(self._apply_table, table)
+        self._on_table(self.epoch)
+        return self.epoch
+
+    def drain(self, move: bool) -> None:
+        """Takes nothing new; with `move`, ends what runs so that the router continues it elsewhere."""
+        self.draining = True
+        if move:
+            self._engine.evict("draining")
+
+    async def _accepted(self, request: attention_pb2.GenerateRequest, context: Context) -> Request:
+        if self.draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+        try:
+            return parse(request, self._vocab_size, self._engine.limits.max_model_len)
+        except BadRequest as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+
+    async def _submit(self, wanted: Request, events: asyncio.Queue[Event], context: Context) -> int:
+        try:
+            return self._engine.submit(wanted, lambda tokens, ending: events.put_nowait((tokens, ending)))
+        except CannotFit as error:
+            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error)
+        except EngineStopped as error:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, error)
+
+    @staticmethod
+    async def _next(events: asyncio.Queue[Event], deadline: float | None, context: Context) -> Event:
+        """What the next step said; what several steps said while the client was slow comes as one."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                tokens, ending = await events.get()
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request's deadline has passed")
+        while ending is None and not events.empty():
+            more, ending = events.get_nowait()
+            tokens = tokens + more
+        return tokens, ending
+
+
+async def _abort(context: Context, code: grpc.StatusCode, error: Exception) -> NoReturn:
+    await context.abort(code, str(error))
+    raise AssertionError("abort raises")
+
+
+def _event(attempt: int, tokens: list[TokenOut], ending: Ending | None) -> attention_pb2.GenerateEvent:
+    return attention_pb2.GenerateEvent(
+        attempt=attempt,
+        tokens=[_token(token) for token in tokens],
+        finish_reason=ending.reason if ending else "",
+        stop_id=ending.stop_id if ending else 0,
+    )
+
+
+def _token(token: TokenOut) -> attention_pb2.Token:
+    return attention_pb2.Token(
+        index=token.index,
+        id=token.id,
+        logits_checksum=token.logits_checksum,
+        logprob=token.logprob,
+        top=[attention_pb2.TopLogprob(id=id, logprob=logprob) for id, logprob in token.top],
+    )

@@ -1,0 +1,168 @@
+"""The scheduler under arbitrary arrivals, cancels and steps: pages, budget, order, progress."""
+
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.attention_worker.pages import PagePool
+from services.attention_worker.scheduler import CannotFit, Chunk, Scheduler
+from services.attention_worker.sequence import Request, Sampling, Sequence
+
+PAGE_SIZE = 4
+
+
+def make(key: int, prompt: int, answer: int, emitted: int = 0) -> Sequence:
+    request = Request(
+        request_id=str(key),
+        prompt_ids=tuple(range(1, prompt + 1)),
+        emitted_ids=(7,) * emitted,
+        sampling=Sampling(max_tokens=answer),
+    )
+    return Sequence(key, request, frozenset(), prompt + answer, lambda tokens, ending: None)
+
+
+def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
+    """What the engine does with a step: cache the chunk, append a token, take out who has ended."""
+    ended = []
+    for chunk in chunks:
+        samples = chunk.samples
+        chunk.sequence.cached += chunk.length
+        if samples:
+            chunk.sequence.append(9)
+            if chunk.sequence.ending:
+                scheduler.remove(chunk.sequence)
+                ended.append(chunk.sequence)
+    return ended
+
+
+def build(pages: int, budget: int, max_running: int, shuffle: Random | None = None) -> Scheduler:
+    pool = PagePool(pages, PAGE_SIZE, max_running, pages * PAGE_SIZE, shuffle)
+    return Scheduler(pool, budget, max_running)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(
+        pages=st.integers(2, 12), budget=st.integers(1, 24), max_running=st.integers(1, 6), shuffle=st.booleans()
+    )
+    def start(self, pages: int, budget: int, max_running: int, shuffle: bool) -> None:
+        self.scheduler = build(pages, budget, min(max_running, budget), Random(0) if shuffle else None)
+        self.capacity = pages * PAGE_SIZE
+        self.live: dict[int, Sequence] = {}
+        self.keys = 0
+        self.first_runs: list[int] = []
+
+    @rule(data=st.data())
+    def submit(self, data: st.DataObject) -> None:
+        prompt = data.draw(st.integers(1, self.capacity - 1))
+        answer = data.draw(st.integers(1, self.capacity - prompt))
+        emitted = data.draw(st.integers(0, answer - 1))
+        self.scheduler.check_fits(prompt + answer)
+        self.live[self.keys] = make(self.keys, prompt, answer, emitted)
+        self.scheduler.submit(self.live[self.keys])
+        self.keys += 1
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.scheduler.remove(self.live.pop(data.draw(st.sampled_from(sorted(self.live)))))
+
+    @rule()
+    def step(self) -> None:
+        decoding = [sequence for sequence in self.scheduler.running if sequence.remaining == 1]
+        chunks = self.scheduler.schedule()
+        assert bool(chunks) == bool(self.live), "work exists, so something runs"
+        assert sum(chunk.length for chunk in chunks) <= self.scheduler.max_batch_tokens
+        scheduled = [chunk.sequence for chunk in chunks]
+        assert len({sequence.key for sequence in scheduled}) == len(scheduled)
+        assert all(sequence in scheduled or sequence.row is None for sequence in decoding), "a decode was passed over"
+        assert min(self.live, default=None) == min((sequence.key for sequence in scheduled), default=None)
+        prompts = [chunk.sequence.key for chunk in chunks if chunk.sequence not in decoding]
+        assert prompts == sorted(prompts), "prompts are taken in order of arrival"
+        for chunk in chunks:
+            self.check_chunk(chunk)
+        for sequence in run(self.scheduler, chunks):
+            del self.live[sequence.key]
+
+    def check_chunk(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
+        assert chunk.length >= 1
+        assert chunk.start == sequence.cached
+        held = self.scheduler.pages.table_SX[sequence.row]
+        assert (held[: self.scheduler.pages.pages_for(chunk.start + chunk.length)] >= 0).all(), "no page for the chunk"
+
+    @invariant()
+    def order_of_arrival(self) -> None:
+        keys = [sequence.key for sequence in [*self.scheduler.running, *self.scheduler.waiting]]
+        assert keys == sorted(self.live)
+
+    @invariant()
+    def every_page_is_free_or_held_once(self) -> None:
+        pool = self.scheduler.pages
+        held = pool.table_SX[pool.table_SX >= 0].tolist()
+        assert len(held) == len(set(held)) == pool.used
+        assert all(sequence.row is None for sequence in self.scheduler.waiting)
+        rows = [sequence.row for sequence in self.scheduler.running]
+        assert len(rows) == len(set(rows))
+        closed = [row for row in range(len(pool.table_SX)) if row not in rows]
+        assert (pool.table_SX[closed] == -1).all()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        wanted = sum(sequence.max_length for sequence in self.live.values())
+        for _ in range(200 * (wanted + 1)):
+            if not self.live:
+                break
+            self.step()
+        assert not self.live, "everything accepted finishes, preempted or not"
+        assert self.scheduler.pages.used == 0
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def test_a_long_prompt_does_not_hold_up_decodes() -> None:
+    scheduler = build(pages=64, budget=8, max_running=4)
+    decoding = make(0, prompt=2, answer=40)
+    scheduler.submit(decoding)
+    run(scheduler, scheduler.schedule())
+    scheduler.submit(make(1, prompt=100, answer=4))
+    for step in range(12):
+        chunks = scheduler.schedule()
+        assert chunks[0].sequence is decoding
+        assert [chunk.length for chunk in chunks] == [1, 7], f"step {step}"
+        run(scheduler, chunks)
+        assert decoding.generated == step + 2
+
+
+def test_the_latest_arrival_is_preempted_and_goes_on_with_its_answer() -> None:
+    scheduler = build(pages=4, budget=16, max_running=3)
+    old, new = make(0, prompt=4, answer=12), make(1, prompt=4, answer=6)
+    scheduler.submit(old)
+    scheduler.submit(new)
+    ended: list[Sequence] = []
+    while scheduler.preemptions == 0:
+        ended += run(scheduler, scheduler.schedule())
+    assert list(scheduler.waiting) == [new]
+    assert new.cached == 0
+    assert new.generated > 0, "what it has emitted is kept"
+    emitted = list(new.ids)
+    while scheduler.running or scheduler.waiting:
+        ended += run(scheduler, scheduler.schedule())
+    assert ended == [old, new]
+    assert new.ids[: len(emitted)] == emitted
+    assert len(new.ids) == new.max_length
+    assert scheduler.pages.used == 0
+
+
+def test_what_can_never_fit_is_refused_with_the_counts() -> None:
+    scheduler = build(pages=4, budget=16, max_running=2)
+    scheduler.check_fits(16)
+    with pytest.raises(CannotFit, match="17 tokens need 5 pages of 4, the cache has 4"):
+        scheduler.check_fits(17)
