@@ -1,4 +1,4 @@
-"""One streamed chat through the Service, standard library only. The test pod runs it; `activeDeadlineSeconds` bounds it."""
+"""One streamed chat through the Service, standard library only. Run by the test pod, which bounds its time."""
 
 import json
 import os

@@ -57,7 +57,8 @@
 
 {{- define "caracal.env.attention" -}}
 {{- include "caracal.env.worker" . }}
-{{- range $name, $key := dict "CARACAL_KV_PAGES" "kvPages" "CARACAL_PAGE_SIZE" "pageSize" "CARACAL_MAX_BATCH_TOKENS" "maxBatchTokens" "CARACAL_MAX_MODEL_LEN" "maxModelLen" }}
+- {name: CARACAL_DRAIN_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
+{{- range $name, $key := dict "CARACAL_KV_PAGES" "kvPages" "CARACAL_PAGE_SIZE" "pageSize" "CARACAL_MAX_BATCH_TOKENS" "maxBatchTokens" "CARACAL_MAX_RUNNING" "maxRunning" "CARACAL_MAX_MODEL_LEN" "maxModelLen" "CARACAL_EXPERT_WAIT_S" "expertWaitSeconds" }}
 {{- with int (index $.role $key) }}
 - {name: {{ $name }}, value: {{ . | quote }}}
 {{- end }}

@@ -1,1 +1,1 @@
-"""What keeps the chart true: its schema, its README table and its rendered examples are made here and compared in `make check`."""
+"""What keeps the chart true: its schema, README table and rendered examples are made here, compared in `make check`."""

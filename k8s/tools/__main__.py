@@ -1,4 +1,4 @@
-"""`python -m k8s.tools` writes everything that is made from the chart; `--check` compares instead and names what differs."""
+"""`python -m k8s.tools` writes all that is made from the chart; `--check` compares instead and names what differs."""
 
 import argparse
 import difflib

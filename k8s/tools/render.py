@@ -1,5 +1,7 @@
 """What the chart makes of each profile, and the same for `kubectl apply -k`: a chart is reviewed by its rendering."""
 
+from pathlib import Path
+
 import yaml
 
 from k8s.tools.helm import template
@@ -10,9 +12,9 @@ MANIFESTS = "cpu-tiny"
 _HEAD = "# Made by `make chart` from k8s/templates with {profile}; do not edit.\n"
 
 
-def render_profile(profile: str, *arguments: str) -> str:
+def render_profile(profile: str, *arguments: str, helm: Path | None = None) -> str:
     """The objects of one profile, helm's comments kept: they name the template of each object."""
-    return template("--values", str(CHART / "profiles" / f"{profile}.yaml"), *arguments)
+    return template("--values", str(CHART / "profiles" / f"{profile}.yaml"), *arguments, helm=helm)
 
 
 def example(profile: str) -> str:

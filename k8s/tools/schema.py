@@ -5,7 +5,7 @@ What defaults cannot say (choices, ranges, forms) stands in REFINED. `python -m 
 
 import json
 
-from k8s.tools.values import CHART, ROLES, Entry, Tree, read_entries
+from k8s.tools.values import ROLES, Entry, Tree, read_entries
 
 _PORT: Tree = {"type": "integer", "minimum": 1, "maximum": 65535}
 _COUNT: Tree = {"type": "integer", "minimum": 0}

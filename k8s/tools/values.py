@@ -16,7 +16,7 @@ _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w.-]*):(?P<rest>.*)$")
 
 @dataclass(frozen=True)
 class Entry:
-    """One key: `path` from the root, `prose` without comment signs, `section` when its children have prose of their own."""
+    """One key: `path` from the root, `prose` without comment signs, `section` when its children have prose too."""
 
     path: tuple[str, ...]
     prose: str

@@ -1,0 +1,14 @@
+"""Renders of the chart, each made once. Without a helm binary these tests are skipped with the reason."""
+
+import pytest
+from chart_objects import Chart
+
+from k8s.tools.helm import HelmMissing, find_helm
+
+
+@pytest.fixture(scope="session")
+def chart() -> Chart:
+    try:
+        return Chart(find_helm())
+    except HelmMissing as missing:
+        pytest.skip(str(missing))

@@ -1,0 +1,88 @@
+"""NetworkPolicies: everything is denied, then exactly the edges of the design are allowed."""
+
+from chart_objects import Chart, Object, find, of_kind
+
+ROLES = ("router", "attention", "expert", "redis")
+COMPONENT = "app.kubernetes.io/component"
+# (from, to, port): routers reach experts because the placement leader lives in a router.
+EDGES = {
+    ("router", "attention", 50051),
+    ("router", "expert", 50051),
+    ("attention", "expert", 50051),
+    ("router", "redis", 6379),
+    ("attention", "redis", 6379),
+    ("expert", "redis", 6379),
+}
+
+
+def _peers(rules: list[Object], direction: str) -> set[tuple[str, int]]:
+    found = set()
+    for rule in rules:
+        for peer in rule.get(direction, []):
+            component = peer.get("podSelector", {}).get("matchLabels", {}).get(COMPONENT)
+            found |= {(component, port["port"]) for port in rule["ports"] if component}
+    return found
+
+
+def _policy(objects: list[Object], role: str) -> Object:
+    spec: Object = find(objects, "NetworkPolicy", f"caracal-{role}")["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["podSelector"]["matchLabels"][COMPONENT] == role
+    return spec
+
+
+def test_only_the_edges_of_the_design(chart: Chart) -> None:
+    objects = chart.render()
+    leaving = {(role, *peer) for role in ROLES for peer in _peers(_policy(objects, role)["egress"], "to")}
+    arriving = {(peer, role, port) for role in ROLES for peer, port in _peers(_policy(objects, role)["ingress"], "from")}
+    assert leaving == EDGES
+    assert arriving == EDGES
+
+
+def test_default_deny_covers_every_pod_both_ways(chart: Chart) -> None:
+    objects = chart.render()
+    spec = find(objects, "NetworkPolicy", "caracal-default-deny")["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in spec
+    assert [{port["port"] for port in rule["ports"]} for rule in spec["egress"]] == [{53}]
+    for thing in of_kind(objects, "Deployment", "StatefulSet"):
+        labels = thing["spec"]["template"]["metadata"]["labels"]
+        assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_workers_and_redis_take_calls_from_no_other_namespace_but_the_scraper(chart: Chart) -> None:
+    objects = chart.render()
+    for role in ("attention", "expert", "redis"):
+        for rule in _policy(objects, role)["ingress"]:
+            assert rule["from"]
+            outside = [peer for peer in rule["from"] if "namespaceSelector" in peer]
+            assert not outside or [port["port"] for port in rule["ports"]] == [9090]
+
+
+def test_gateway_is_open_unless_told_who_may_call(chart: Chart) -> None:
+    assert "from" not in _policy(chart.render(), "router")["ingress"][0]
+    rule = _policy(chart.profile("tls"), "router")["ingress"][0]
+    assert rule["from"][0] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
+    assert rule["from"][1]["podSelector"]["matchLabels"][COMPONENT] == "test", "helm test still gets through"
+
+
+def test_external_redis_is_reached_in_its_networks_only(chart: Chart) -> None:
+    objects = chart.profile("external-redis")
+    for role in ("router", "attention", "expert"):
+        rule = _policy(objects, role)["egress"][-1]
+        assert rule == {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 6380}]}
+    assert not [thing for thing in objects if thing["metadata"]["name"] == "caracal-redis"]
+
+
+def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) -> None:
+    objects = chart.render("rdma.enabled=true")
+    open_rules = {
+        role: [rule for rule in _policy(objects, role)["egress"] if "ports" not in rule] for role in ROLES
+    }
+    assert {role for role, rules in open_rules.items() if rules} == {"attention", "expert"}
+    for rule in (*open_rules["attention"], *open_rules["expert"]):
+        assert rule["to"][0]["podSelector"]["matchLabels"][COMPONENT] in ("attention", "expert")
+
+
+def test_policies_can_be_switched_off(chart: Chart) -> None:
+    assert not of_kind(chart.render("networkPolicy.enabled=false"), "NetworkPolicy")

@@ -1,0 +1,112 @@
+"""What every pod of every profile satisfies: PodSecurity `restricted`, sizes, probes, an orderly end."""
+
+import pytest
+from chart_objects import EVERYTHING, Chart, Object, containers, find, of_kind, pod_specs
+
+from k8s.tools.render import PROFILES
+
+RENDERS = (*PROFILES, "defaults", "everything")
+
+
+@pytest.fixture(params=RENDERS)
+def objects(request: pytest.FixtureRequest, chart: Chart) -> list[Object]:
+    if request.param in PROFILES:
+        return chart.profile(request.param)
+    return chart.render(*(EVERYTHING if request.param == "everything" else ()))
+
+
+def test_pods_are_restricted(objects: list[Object]) -> None:
+    for name, spec in pod_specs(objects):
+        security = spec["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert spec["automountServiceAccountToken"] is False, name
+        assert not {"hostNetwork", "hostIPC", "hostPID"} & spec.keys(), name
+        assert all("hostPath" not in volume for volume in spec.get("volumes", [])), name
+
+
+def test_containers_are_restricted(objects: list[Object]) -> None:
+    for name, spec in pod_specs(objects):
+        for container in containers(spec):
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["readOnlyRootFilesystem"] is True, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+
+
+def test_containers_say_what_they_need(objects: list[Object]) -> None:
+    for name, spec in pod_specs(objects):
+        for container in containers(spec):
+            resources = container["resources"]
+            assert {"cpu", "memory"} <= resources["requests"].keys(), name
+            assert "memory" in resources["limits"], name
+
+
+def test_containers_have_all_three_probes(objects: list[Object]) -> None:
+    for name, spec in pod_specs([thing for thing in objects if thing["kind"] != "Pod"]):
+        for container in spec["containers"]:
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
+
+
+def test_worker_probes_ask_for_a_service_each(objects: list[Object]) -> None:
+    for thing in of_kind(objects, "StatefulSet"):
+        container = thing["spec"]["template"]["spec"]["containers"][0]
+        asked = {probe: container[f"{probe}Probe"]["grpc"]["service"] for probe in ("startup", "readiness", "liveness")}
+        assert asked == {"startup": "startup", "readiness": "readiness", "liveness": "liveness"}
+
+
+def test_grace_covers_pause_and_drain(objects: list[Object]) -> None:
+    for name, spec in pod_specs([thing for thing in objects if thing["kind"] != "Pod"]):
+        container = spec["containers"][0]
+        pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        drains = [int(entry["value"]) for entry in container["env"] if entry["name"] == "CARACAL_DRAIN_S"]
+        assert spec["terminationGracePeriodSeconds"] > pause + sum(drains), name
+        assert drains or spec["containers"][0]["name"] == "redis", name
+
+
+def test_images_are_pinned(objects: list[Object]) -> None:
+    for name, spec in pod_specs(objects):
+        for container in containers(spec):
+            assert "@sha256:" in container["image"] or container["image"].rpartition(":")[2] not in ("", "latest"), name
+
+
+def test_objects_carry_the_standard_labels(objects: list[Object]) -> None:
+    wanted = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component", "version", "part-of", "managed-by")}
+    for thing in objects:
+        assert wanted | {"helm.sh/chart"} <= thing["metadata"]["labels"].keys(), thing["metadata"]["name"]
+        assert thing["metadata"]["namespace"] == "caracal"
+
+
+def test_selectors_hold_only_what_never_changes(objects: list[Object]) -> None:
+    fixed = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
+    for thing in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
+        selector = thing["spec"]["selector"]["matchLabels"]
+        assert selector.keys() == fixed, thing["metadata"]["name"]
+        template = thing["spec"].get("template")
+        assert template is None or selector.items() <= template["metadata"]["labels"].items()
+    for thing in of_kind(objects, "Service"):
+        assert thing["spec"]["selector"].keys() == fixed
+
+
+def test_new_chart_version_restarts_no_pod(objects: list[Object]) -> None:
+    for thing in of_kind(objects, "Deployment", "StatefulSet"):
+        assert "helm.sh/chart" not in thing["spec"]["template"]["metadata"]["labels"]
+
+
+def test_workers_are_parallel_statefulsets_with_headless_services(objects: list[Object]) -> None:
+    for role in ("attention", "expert"):
+        spec = find(objects, "StatefulSet", f"caracal-{role}")["spec"]
+        assert spec["podManagementPolicy"] == "Parallel"
+        service = find(objects, "Service", spec["serviceName"])["spec"]
+        assert service["clusterIP"] == "None"
+        assert service["publishNotReadyAddresses"] is True
+
+
+def test_budgets_let_drains_through(objects: list[Object]) -> None:
+    budgets = of_kind(objects, "PodDisruptionBudget")
+    assert {thing["metadata"]["name"] for thing in budgets} == {"caracal-router", "caracal-attention", "caracal-expert"}
+    for thing in budgets:
+        assert thing["spec"]["maxUnavailable"] == 1
+        assert thing["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
