@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class PagePool:
-    """Hands out pages and keeps the page table. A row belongs to one running sequence; its pages are in order of position."""
+    """Hands out pages and keeps the page table. A row is one running sequence; its pages are in order."""
 
     def __init__(
         self, num_pages: int, page_size: int, rows: int, max_length: int, shuffle: Random | None = None

@@ -1,0 +1,267 @@
+"""The gRPC edge over a real socket: one request, bad requests, disconnects, draining, health, reflection."""
+
+import asyncio
+import math
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Any
+
+import grpc
+import pytest
+from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
+from engine_driver import Driver, limits
+from fake_model import VOCAB, FakeModel
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from services.attention_worker.engine import Engine, EngineLimits, deliver_here
+from services.attention_worker.sequence import Sampling
+from services.attention_worker.server import SERVICE, AttentionServer
+from services.attention_worker.service import AttentionService, Identity
+
+TABLE = placement_pb2.Table(epoch=7, numerics_class="caracal-test")
+
+
+class Worker:
+    """A whole worker but for model and exchange, and a channel to it."""
+
+    def __init__(self, sizes: EngineLimits) -> None:
+        loop = asyncio.get_running_loop()
+        self.engine = Engine(
+            FakeModel(),
+            None,
+            sizes,
+            frozenset(),
+            deliver=partial(loop.call_soon_threadsafe, deliver_here),  # type: ignore[arg-type]
+        )
+        identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
+        self.service = AttentionService(self.engine, VOCAB, identity, lambda table: table.epoch)
+        self.server = AttentionServer(self.service)
+        self.thread = threading.Thread(target=self.engine.run)
+
+    async def start(self) -> None:
+        self.thread.start()
+        port = await self.server.start("127.0.0.1", 0)
+        self.target = f"127.0.0.1:{port}"
+        self.channel = grpc.aio.insecure_channel(self.target)
+        self.stub: Any = attention_pb2_grpc.AttentionStub(self.channel)
+
+    async def stop(self) -> None:
+        await self.channel.close()
+        await self.server.stop(5)
+        self.engine.stop()
+        await asyncio.to_thread(self.thread.join)
+        assert self.engine.cache.pages.used == 0
+
+
+@asynccontextmanager
+async def worker(sizes: EngineLimits | None = None) -> AsyncIterator[Worker]:
+    one = Worker(sizes or limits(max_len=256))
+    await one.start()
+    try:
+        yield one
+    finally:
+        await one.stop()
+
+
+def request(prompt: list[int] | None = None, **sampling: Any) -> attention_pb2.GenerateRequest:
+    asked = attention_pb2.Sampling(**{"max_tokens": 20, **sampling})
+    return attention_pb2.GenerateRequest(request_id="r", attempt=3, prompt_ids=prompt or [1, 2, 3], sampling=asked)
+
+
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(body(), 60))  # type: ignore[arg-type]
+
+
+async def status(call: Any) -> tuple[grpc.StatusCode, str]:
+    try:
+        [event async for event in call]
+    except grpc.aio.AioRpcError as error:
+        return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+async def pages_free(one: Worker) -> None:
+    async with asyncio.timeout(20):
+        while one.engine.cache.pages.used or one.engine.scheduler.waiting:  # noqa: ASYNC110 - another thread's state
+            await asyncio.sleep(0.002)
+
+
+def test_one_request_streams_its_tokens_and_ends() -> None:
+    async def body() -> None:
+        async with worker() as one:
+            events = [event async for event in one.stub.Generate(request())]
+        tokens = [token for event in events for token in event.tokens]
+        driver = Driver(FakeModel())
+        expected = driver.submit([1, 2, 3], Sampling(max_tokens=20)).tokens
+        driver.finish()
+        assert [(t.index, t.id, t.logits_checksum) for t in tokens] == [
+            (t.index, t.id, t.logits_checksum) for t in expected
+        ]
+        assert [event.finish_reason for event in events] == [""] * (len(events) - 1) + ["length"]
+        assert {event.attempt for event in events} == {3}
+
+    run(body)
+
+
+def test_logprobs_and_stop_id_reach_the_client() -> None:
+    async def body() -> None:
+        async with worker() as one:
+            events = [event async for event in one.stub.Generate(request(logprobs=True, top_logprobs=4))]
+            token = events[0].tokens[0]
+            stopped = [event async for event in one.stub.Generate(request(stop_ids=[token.id]))]
+        assert token.top[0].id == token.id
+        assert len(token.top) == 4
+        assert token.top[0].logprob == token.logprob < 0
+        assert stopped[-1].finish_reason == "stop"
+        assert stopped[-1].stop_id == token.id
+
+    run(body)
+
+
+BAD: list[tuple[str, attention_pb2.GenerateRequest]] = [
+    ("prompt_ids is empty", attention_pb2.GenerateRequest(sampling=attention_pb2.Sampling(max_tokens=1))),
+    (f"prompt_ids has id {VOCAB}", request([1, VOCAB])),
+    ("prompt_ids has id 4294967295", request([2**32 - 1])),
+    ("prompt_ids has 256 tokens", request([1] * 256)),
+    ("emitted_ids has 250 tokens", attention_pb2.GenerateRequest(prompt_ids=[1] * 10, emitted_ids=[1] * 250)),
+    ("sampling.temperature is nan", request(temperature=math.nan)),
+    ("sampling.temperature is inf", request(temperature=math.inf)),
+    ("sampling.temperature is -1.0", request(temperature=-1)),
+    ("sampling.top_p is 1.5", request(top_p=1.5)),
+    ("sampling.min_p is nan", request(min_p=math.nan)),
+    ("sampling.presence_penalty is -3.0", request(presence_penalty=-3)),
+    ("sampling.frequency_penalty is nan", request(frequency_penalty=math.nan)),
+    ("sampling.repetition_penalty is -1.0", request(repetition_penalty=-1)),
+    (f"sampling.stop_ids has id {VOCAB + 4}", request(stop_ids=[VOCAB + 4])),
+    (f"sampling.logit_bias has id {VOCAB}", request(logit_bias={VOCAB: 1.0})),
+    ("sampling.logit_bias[3] is inf", request(logit_bias={3: math.inf})),
+    ("sampling.top_logprobs is 65", request(top_logprobs=65)),
+]
+
+
+def test_bad_requests_are_refused_by_the_name_of_the_field() -> None:
+    async def body() -> None:
+        async with worker() as one:
+            for message, bad in BAD:
+                code, details = await status(one.stub.Generate(bad))
+                assert code == grpc.StatusCode.INVALID_ARGUMENT, message
+                assert message in details
+            assert (await status(one.stub.Generate(request())))[0] == grpc.StatusCode.OK
+            assert one.engine.counters.prompt_tokens == 3, "nothing bad reached the engine"
+
+    run(body)
+
+
+def test_what_can_never_fit_is_resource_exhausted_with_the_counts() -> None:
+    async def body() -> None:
+        async with worker(limits(num_pages=4, max_len=256)) as one:
+            code, details = await status(one.stub.Generate(request([1] * 60, max_tokens=100)))
+            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert details == "160 tokens need 10 pages of 16, the cache has 4"
+
+    run(body)
+
+
+def test_five_hundred_disconnects_at_random_moments_leave_no_page_behind() -> None:
+    rng = Random(5)
+
+    async def leave(one: Worker) -> None:
+        call = one.stub.Generate(request([rng.randrange(VOCAB) for _ in range(rng.randint(1, 80))], max_tokens=150))
+        if rng.random() < 0.2:
+            await asyncio.sleep(rng.random() * 0.01)
+            call.cancel()
+            return
+        wanted = rng.randint(1, 8)
+        async for _ in call:
+            wanted -= 1
+            if not wanted:
+                call.cancel()
+                return
+
+    async def body() -> None:
+        async with worker(limits(num_pages=40, max_len=256)) as one:
+            witness = asyncio.create_task(status(one.stub.Generate(request(max_tokens=200))))
+            for _ in range(10):
+                await asyncio.gather(*(leave(one) for _ in range(50)))
+            assert await witness == (grpc.StatusCode.OK, ""), "others are not touched"
+            await pages_free(one)
+            assert len(one.engine.scheduler.running) == 0
+
+    run(body)
+
+
+def test_a_broken_connection_frees_the_pages() -> None:
+    async def body() -> None:
+        async with worker(limits(max_len=4096, num_pages=256)) as one:
+            channel = grpc.aio.insecure_channel(one.target)
+            stub: Any = attention_pb2_grpc.AttentionStub(channel)
+            call = stub.Generate(request(max_tokens=4000))
+            await anext(aiter(call))
+            await channel.close()
+            await pages_free(one)
+
+    run(body)
+
+
+def test_a_deadline_ends_the_request() -> None:
+    async def body() -> None:
+        async with worker(limits(max_len=4096, num_pages=256)) as one:
+            asked = request(max_tokens=4000)
+            asked.deadline_ms = 50
+            assert (await status(one.stub.Generate(asked)))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+            await pages_free(one)
+
+    run(body)
+
+
+def test_draining_sends_requests_elsewhere() -> None:
+    async def body() -> None:
+        async with worker(limits(max_len=4096, num_pages=256)) as one:
+            call = one.stub.Generate(request(max_tokens=4000))
+            await anext(aiter(call))
+            one.service.drain(move=True)
+            assert await status(call) == (grpc.StatusCode.UNAVAILABLE, "draining")
+            assert await status(one.stub.Generate(request())) == (grpc.StatusCode.UNAVAILABLE, "draining")
+            description = await one.stub.Describe(attention_pb2.AttentionDescribeRequest())
+            assert description.draining
+            assert description.kv_pages_used == 0
+
+    run(body)
+
+
+def test_a_drain_without_a_move_lets_what_runs_finish() -> None:
+    async def body() -> None:
+        async with worker() as one:
+            call = one.stub.Generate(request(max_tokens=200))
+            await anext(aiter(call))
+            one.service.drain(move=False)
+            assert await status(call) == (grpc.StatusCode.OK, "")
+
+    run(body)
+
+
+def test_tables_describe_health_and_reflection() -> None:
+    async def body() -> None:
+        async with worker() as one:
+            health: Any = health_pb2_grpc.HealthStub(one.channel)
+            asked = health_pb2.HealthCheckRequest(service=SERVICE)
+            assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert (await one.stub.ApplyTable(TABLE)).epoch == 7
+            await one.server.ready(True)
+            assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await one.stub.ApplyTable(placement_pb2.Table(epoch=8, numerics_class="caracal-other"))
+            assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+            description = await one.stub.Describe(attention_pb2.AttentionDescribeRequest())
+            assert (description.epoch, description.worker_id, description.max_model_len) == (7, "attention-0", 256)
+            assert (description.kv_pages_total, description.page_size) == (64, 16)
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(one.channel)
+            answers = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+            names = [service.name async for answer in answers for service in answer.list_services_response.service]
+            assert {SERVICE, "grpc.health.v1.Health"} <= set(names)
+
+    run(body)
