@@ -29,7 +29,7 @@ class Chart:
 
     helm: Path
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019: lives as long as the session
+    @functools.lru_cache(maxsize=64)  # noqa: B019
     def profile(self, name: str) -> list[Object]:
         return _parse(render_profile(name, helm=self.helm))
 

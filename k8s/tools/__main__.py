@@ -10,11 +10,11 @@ from k8s.tools.helm import HelmMissing
 from k8s.tools.values import CHART
 
 
-def _made_here() -> dict[Path, str]:
+def made_here() -> dict[Path, str]:
     return {CHART / "values.schema.json": schema.render(), CHART / "README.md": readme.render()}
 
 
-def _rendered() -> dict[Path, str]:
+def rendered() -> dict[Path, str]:
     examples = {CHART / "examples" / f"rendered-{name}.yaml": render.example(name) for name in render.PROFILES}
     return examples | {CHART / "manifests" / "caracal.yaml": render.manifests()}
 
@@ -24,7 +24,7 @@ def _write(files: dict[Path, str]) -> None:
         path.write_text(text)
 
 
-def _differences(files: dict[Path, str]) -> list[str]:
+def differences(files: dict[Path, str]) -> list[str]:
     found: list[str] = []
     for path, text in files.items():
         name = str(path.relative_to(CHART.parent))
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing, fail on a difference")
     check = parser.parse_args().check
-    for make in (_made_here, _rendered):
+    for make in (made_here, rendered):
         try:
             files = make()
         except HelmMissing as missing:
@@ -47,8 +47,8 @@ def main() -> None:
             continue
         if not check:
             _write(files)
-        elif differences := _differences(files):
-            sys.stdout.writelines(differences)
+        elif found := differences(files):
+            sys.stdout.writelines(found)
             raise SystemExit("the chart and what is made from it differ: run 'make chart' and look at the change")
     print("the chart's schema, README and examples are up to date" if check else "written")
 

@@ -34,7 +34,9 @@ def _policy(objects: list[Object], role: str) -> Object:
 def test_only_the_edges_of_the_design(chart: Chart) -> None:
     objects = chart.render()
     leaving = {(role, *peer) for role in ROLES for peer in _peers(_policy(objects, role)["egress"], "to")}
-    arriving = {(peer, role, port) for role in ROLES for peer, port in _peers(_policy(objects, role)["ingress"], "from")}
+    arriving = {
+        (peer, role, port) for role in ROLES for peer, port in _peers(_policy(objects, role)["ingress"], "from")
+    }
     assert leaving == EDGES
     assert arriving == EDGES
 
@@ -76,9 +78,7 @@ def test_external_redis_is_reached_in_its_networks_only(chart: Chart) -> None:
 
 def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) -> None:
     objects = chart.render("rdma.enabled=true")
-    open_rules = {
-        role: [rule for rule in _policy(objects, role)["egress"] if "ports" not in rule] for role in ROLES
-    }
+    open_rules = {role: [rule for rule in _policy(objects, role)["egress"] if "ports" not in rule] for role in ROLES}
     assert {role for role, rules in open_rules.items() if rules} == {"attention", "expert"}
     for rule in (*open_rules["attention"], *open_rules["expert"]):
         assert rule["to"][0]["podSelector"]["matchLabels"][COMPONENT] in ("attention", "expert")

@@ -73,7 +73,9 @@ def test_images_are_pinned(objects: list[Object]) -> None:
 
 
 def test_objects_carry_the_standard_labels(objects: list[Object]) -> None:
-    wanted = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component", "version", "part-of", "managed-by")}
+    wanted = {
+        f"app.kubernetes.io/{key}" for key in ("name", "instance", "component", "version", "part-of", "managed-by")
+    }
     for thing in objects:
         assert wanted | {"helm.sh/chart"} <= thing["metadata"]["labels"].keys(), thing["metadata"]["name"]
         assert thing["metadata"]["namespace"] == "caracal"

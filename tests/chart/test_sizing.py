@@ -1,0 +1,56 @@
+"""How many expert pods hold the model: the chart's integers against an independent count, and the profile's table."""
+
+import math
+import re
+from fractions import Fraction
+
+import pytest
+from chart_objects import Chart
+
+from k8s.tools.helm import HelmRefused
+from k8s.tools.values import CHART
+
+LAYERS, EXPERTS, HIDDEN, EXPERT_SIZE = 28, 512, 6144, 2048
+BYTES_PER_WEIGHT = {"bfloat16": Fraction(2), "float8_e4m3": 1 + Fraction(4, 128 * 128)}
+FLASH = f"model.shape.layers={LAYERS},model.shape.experts={EXPERTS},model.shape.hiddenSize={HIDDEN},model.shape.expertSize={EXPERT_SIZE}"
+
+
+def _pods(gib: int, storage: str, copies: int) -> int:
+    weights = 3 * HIDDEN * EXPERT_SIZE * BYTES_PER_WEIGHT[storage]
+    per_pod = Fraction(gib * 2**30 * 9, 10) // weights
+    return math.ceil(Fraction(LAYERS * EXPERTS * copies, per_pod))
+
+
+def _render(chart: Chart, gib: int, storage: str, copies: int, replicas: int) -> None:
+    gpu = f"expert.accelerator.count=1,expert.accelerator.memoryGiB={gib}"
+    chart.render(FLASH, gpu, f"model.shape.storage={storage},placement.copies={copies},expert.replicas={replicas}")
+
+
+@pytest.mark.parametrize("gib", [79, 140, 179])
+@pytest.mark.parametrize("storage", BYTES_PER_WEIGHT)
+@pytest.mark.parametrize("copies", [1, 2])
+def test_one_pod_too_few_is_refused_with_the_number(chart: Chart, gib: int, storage: str, copies: int) -> None:
+    needed = _pods(gib, storage, copies)
+    with pytest.raises(HelmRefused, match=rf"need at least {needed} pods of 1 x {gib} GiB"):
+        _render(chart, gib, storage, copies, needed - 1)
+    _render(chart, gib, storage, copies, needed)
+
+
+def test_table_in_the_profile_is_true() -> None:
+    text = (CHART / "profiles/gpu-multinode.yaml").read_text()
+    rows = re.findall(r"^# +\w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", text, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [79, 140, 179]
+    for gib, *counts in ([int(cell) for cell in row] for row in rows):
+        cases = [(storage, copies) for storage in BYTES_PER_WEIGHT for copies in (1, 2)]
+        assert counts == [_pods(gib, storage, copies) for storage, copies in cases]
+
+
+def test_two_gpus_in_a_pod_hold_twice_as_much(chart: Chart) -> None:
+    with pytest.raises(HelmRefused, match="need at least 4 pods of 2 x 140 GiB"):
+        chart.render(FLASH, "expert.accelerator.count=2,expert.accelerator.memoryGiB=140,expert.replicas=3")
+
+
+def test_an_autoscaler_may_not_go_below_what_the_experts_need(chart: Chart) -> None:
+    gpu = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140"
+    with pytest.raises(HelmRefused, match=r"expert\.autoscaling\.minReplicas is 2"):
+        chart.render(FLASH, gpu, "expert.replicas=9,expert.autoscaling.enabled=true,expert.autoscaling.minReplicas=2")
