@@ -11,12 +11,15 @@ FROM base AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/caracal && /opt/caracal/bin/pip install --no-cache-dir 'setuptools>=77' wheel ninja
 
-# The gateway's packages; its own code without kernels, which only workers run.
+# The gateway's packages; without setup.py no kernel is compiled, and none runs there.
 FROM build AS gateway-build
 COPY pyproject.toml README.md ./
+COPY kernels kernels
 COPY proto proto
 COPY services services
 RUN /opt/caracal/bin/pip install --no-cache-dir '.[gateway]'
+COPY models models
+RUN find models -name '*.safetensors' -delete
 
 FROM build AS worker-build
 # Torch first and pinned, so that nothing after it replaces the build that was chosen here.
@@ -31,7 +34,7 @@ RUN /opt/caracal/bin/pip install --no-cache-dir --no-build-isolation '.[gateway,
 
 FROM base AS gateway
 COPY --from=gateway-build /opt/caracal /opt/caracal
-COPY --exclude=*.safetensors models models
+COPY --from=gateway-build /app/models models
 USER 65532:65532
 CMD ["python", "-m", "services.router"]
 

@@ -5,13 +5,14 @@ import difflib
 import sys
 from pathlib import Path
 
-from k8s.tools import readme, render, schema
+from k8s.tools import dashboards, readme, render, schema
 from k8s.tools.helm import HelmMissing
 from k8s.tools.values import CHART
 
 
 def made_here() -> dict[Path, str]:
-    return {CHART / "values.schema.json": schema.render(), CHART / "README.md": readme.render()}
+    boards = {CHART / "dashboards" / name: text for name, text in dashboards.render().items()}
+    return {CHART / "values.schema.json": schema.render(), CHART / "README.md": readme.render(), **boards}
 
 
 def rendered() -> dict[Path, str]:

@@ -1,4 +1,4 @@
-"""Strict validation against the API schemas of three Kubernetes minors: the oldest supported, one between, the newest."""
+"""Strict validation against the API schemas of three Kubernetes minors: oldest supported, one between, newest."""
 
 import kubernetes_validate
 import pytest

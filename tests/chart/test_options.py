@@ -192,6 +192,7 @@ def test_http_route_reaches_the_service_or_the_pool(chart: Chart) -> None:
 
 def test_extra_objects_pass_through_tpl(chart: Chart) -> None:
     objects = chart.render(
-        "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=more-{{ .Release.Name }}"
+        "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap",
+        "extraObjects[0].metadata.name=more-{{ .Release.Name }}",
     )
     assert find(objects, "ConfigMap", "more-caracal")

@@ -12,7 +12,8 @@ from k8s.tools.values import CHART
 
 LAYERS, EXPERTS, HIDDEN, EXPERT_SIZE = 28, 512, 6144, 2048
 BYTES_PER_WEIGHT = {"bfloat16": Fraction(2), "float8_e4m3": 1 + Fraction(4, 128 * 128)}
-FLASH = f"model.shape.layers={LAYERS},model.shape.experts={EXPERTS},model.shape.hiddenSize={HIDDEN},model.shape.expertSize={EXPERT_SIZE}"
+SHAPE = {"layers": LAYERS, "experts": EXPERTS, "hiddenSize": HIDDEN, "expertSize": EXPERT_SIZE}
+FLASH = ",".join(f"model.shape.{key}={value}" for key, value in SHAPE.items())
 
 
 def _pods(gib: int, storage: str, copies: int) -> int:
