@@ -24,15 +24,18 @@
 {{- end }}
 
 {{/*
-replicas of a role, or nothing while an autoscaler owns them. A number set by `kubectl scale` is kept as long as the
-number in the values is the one the object was last installed with. Without a cluster (helm template) the values decide.
+replicas of a role. A number set by `kubectl scale` is kept as long as the number in the values is the one the object was
+last installed with; an autoscaler's number always (leaving the field out would reset it to 1 once). Without a cluster
+(helm template) the values decide, and an autoscaled role has none.
 */}}
 {{- define "caracal.replicas" -}}
-{{- if not .role.autoscaling.enabled }}
 {{- $live := lookup "apps/v1" .kind .root.Release.Namespace (include "caracal.component" .) | default dict }}
+{{- $exists := hasKey ($live.spec | default dict) "replicas" }}
 {{- $installed := dig "metadata" "annotations" "caracal.dev/replicas" "" $live }}
-{{- $kept := and (eq $installed (int .role.replicas | toString)) (hasKey ($live.spec | default dict) "replicas") }}
-replicas: {{ ternary (dig "spec" "replicas" 0 $live) .role.replicas $kept | int }}
+{{- if and $exists (or .role.autoscaling.enabled (eq $installed (int .role.replicas | toString))) }}
+replicas: {{ int $live.spec.replicas }}
+{{- else if not .role.autoscaling.enabled }}
+replicas: {{ int .role.replicas }}
 {{- end }}
 {{- end }}
 
