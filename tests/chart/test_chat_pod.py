@@ -1,0 +1,95 @@
+"""The program of `helm test`, as the pod runs it, against a gateway that answers over a real socket."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from chart_objects import Chart, containers, find
+
+DONE = b"data: [DONE]\n\n"
+
+
+def _frame(content: str, finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+@contextmanager
+def _gateway(*frames: bytes, refusals: int = 0) -> Iterator[str]:
+    """Not ready for `refusals` probes, then one stream of `frames` per chat."""
+    left = [refusals]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            left[0] -= 1
+            self._answer(503 if left[0] >= 0 else 200, b"")
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert body["stream"] is True
+            self._answer(200, b"".join(frames))
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def pod(chart: Chart) -> dict[str, object]:
+    return containers(find(chart.render(), "Pod", "caracal-test")["spec"])[0]
+
+
+def _run(pod: dict[str, object], gateway: str) -> subprocess.CompletedProcess[str]:
+    assert pod["command"] == ["python", "-u", "-c"]
+    env = {entry["name"]: entry["value"] for entry in pod["env"]}  # type: ignore[attr-defined]
+    assert env["GATEWAY"] == "http://caracal-router:8000"
+    command = [sys.executable, "-u", "-c", *pod["args"]]  # type: ignore[misc]
+    environment = {**os.environ, **env, "GATEWAY": gateway}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_whole_stream_passes(pod: dict[str, object]) -> None:
+    with _gateway(_frame("Hel"), _frame("lo", "stop"), DONE) as gateway:
+        done = _run(pod, gateway)
+    assert done.returncode == 0, done.stderr
+    assert "Hello" in done.stdout
+    assert "finish_reason: stop" in done.stdout
+
+
+def test_it_waits_until_the_gateway_is_ready(pod: dict[str, object]) -> None:
+    with _gateway(_frame("x", "length"), DONE, refusals=1) as gateway:
+        done = _run(pod, gateway)
+    assert done.returncode == 0, done.stderr
+    assert "not ready yet" in done.stdout
+
+
+def test_a_broken_stream_fails(pod: dict[str, object]) -> None:
+    with _gateway(_frame("Hel")) as gateway:
+        done = _run(pod, gateway)
+    assert done.returncode != 0
+    assert "broke off" in done.stderr
+
+
+def test_an_error_event_fails_with_its_message(pod: dict[str, object]) -> None:
+    with _gateway(b'data: {"error": {"message": "no worker"}}\n\n', DONE) as gateway:
+        done = _run(pod, gateway)
+    assert done.returncode != 0
+    assert "no worker" in done.stderr

@@ -1,0 +1,96 @@
+"""The image without an engine: the archive is a valid OCI layout, and both ways to build it agree."""
+
+import hashlib
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from k8s.image import __main__ as image
+from k8s.image import debian
+from k8s.image.archive import write_archive
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "usr/bin").mkdir(parents=True)
+    (first / "usr/bin/tool").write_text("#!/bin/true\n")
+    (first / "usr/bin/tool").chmod(0o755)
+    (first / "usr/bin/alias").symlink_to("tool")
+    (second / "app").mkdir(parents=True)
+    (second / "app/file").write_text("content")
+    return [first, second]
+
+
+def _blob(archive: tarfile.TarFile, descriptor: dict[str, object]) -> bytes:
+    digest = str(descriptor["digest"]).removeprefix("sha256:")
+    member = archive.extractfile(f"blobs/sha256/{digest}")
+    assert member is not None
+    content = member.read()
+    assert hashlib.sha256(content).hexdigest() == digest
+    assert len(content) == descriptor["size"]
+    return content
+
+
+def test_archive_is_an_oci_layout(folders: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "image.tar"
+    digest = write_archive(output, "registry.local/name:7", {"User": "1:1"}, folders, tmp_path / "work")
+    with tarfile.open(output) as archive:
+        layout, index_file = archive.extractfile("oci-layout"), archive.extractfile("index.json")
+        assert layout is not None
+        assert index_file is not None
+        assert json.load(layout) == {"imageLayoutVersion": "1.0.0"}
+        index = json.load(index_file)
+        assert index["manifests"][0]["digest"] == digest
+        assert index["manifests"][0]["annotations"]["io.containerd.image.name"] == "registry.local/name:7"
+        manifest = json.loads(_blob(archive, index["manifests"][0]))
+        config = json.loads(_blob(archive, manifest["config"]))
+        assert config["config"] == {"User": "1:1"}
+        layers = [_blob(archive, layer) for layer in manifest["layers"]]
+        assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+
+
+def test_layers_keep_modes_and_links_and_belong_to_root(folders: list[Path], tmp_path: Path) -> None:
+    write_archive(tmp_path / "image.tar", "name:1", {}, folders, tmp_path / "work")
+    with tarfile.open(tmp_path / "work/layer0.tar") as layer:
+        members = {member.name: member for member in layer.getmembers()}
+    assert members["usr/bin/tool"].mode & 0o777 == 0o755
+    assert members["usr/bin/alias"].linkname == "tool"
+    assert {(member.uid, member.gid, member.mtime) for member in members.values()} == {(0, 0, 0)}
+
+
+def test_equal_folders_give_equal_digests(folders: list[Path], tmp_path: Path) -> None:
+    first = write_archive(tmp_path / "a.tar", "name:1", {}, folders, tmp_path / "a")
+    (folders[1] / "app/file").touch()
+    assert write_archive(tmp_path / "b.tar", "name:1", {}, folders, tmp_path / "b") == first
+    (folders[1] / "app/file").write_text("other")
+    assert write_archive(tmp_path / "c.tar", "name:1", {}, folders, tmp_path / "c") != first
+
+
+def test_dockerfile_and_builder_make_the_same_image() -> None:
+    text = (REPOSITORY / "Dockerfile").read_text()
+    stages = dict(
+        re.findall(r"^FROM (\S+) AS (\S+)$", text, re.MULTILINE)[i][::-1] for i in range(text.count("\nFROM "))
+    )
+    assert image.EXTRAS.keys() <= stages.keys()
+    assert (
+        set(re.findall(r"^USER (\S+)$", text, re.MULTILINE))
+        == {image.CONFIG["User"]}
+        == {f"{debian.USER}:{debian.USER}"}
+    )
+    for extras in image.EXTRAS.values():
+        assert f"'.[{extras}]'" in text
+    assert re.findall(r"^CMD (.+)$", text, re.MULTILINE) == [json.dumps(image.CONFIG["Cmd"])] * len(image.EXTRAS)
+    assert set(re.findall(r"^WORKDIR (\S+)$", text, re.MULTILINE)) == {image.CONFIG["WorkingDir"]}
+
+
+def test_gateway_target_brings_no_torch() -> None:
+    assert "worker" not in image.EXTRAS["gateway"].split(",")
+    text = (REPOSITORY / "Dockerfile").read_text()
+    gateway = text[text.index("AS gateway-build") : text.index("AS worker-build")]
+    assert "torch" not in gateway.partition("# Torch")[0]
