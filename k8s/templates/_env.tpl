@@ -30,14 +30,14 @@
 - {name: CARACAL_CLUSTER, value: {{ .root.Values.cluster | default (printf "%s.%s" .root.Release.Namespace (include "caracal.fullname" .root)) | quote }}}
 - {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
 - {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
+- {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
 {{- with .root.Values.otel.endpoint }}
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
-{{/* Workers listen on the pod's own address and are known by the pod's name. */}}
+{{/* Workers listen on the pod's own address only. */}}
 {{- define "caracal.env.worker" -}}
-- {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
 - {name: CARACAL_HOST, value: $(POD_IP)}
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_METRICS_PORT, value: {{ int .role.metricsPort | quote }}}
@@ -74,4 +74,6 @@
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_GRPC_PORT, value: {{ int .role.grpcPort | quote }}}
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
+- {name: CARACAL_REQUEST_TIMEOUT, value: {{ int .role.requestTimeoutSeconds | quote }}}
+- {name: CARACAL_DRAIN_TIMEOUT, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- end }}
