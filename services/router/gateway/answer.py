@@ -1,0 +1,59 @@
+"""What chat completions and completions share: the envelope of an answer, its usage, its streaming head."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from services.router.requests.reply import Reply
+
+
+@dataclass(slots=True)
+class Envelope:
+    """The fields that every chunk of one answer repeats. The fingerprint is known with the first tokens."""
+
+    prefix: str
+    object: str
+    model: str
+    fingerprint: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint or None,
+        }
+
+    def event(self, choices: Sequence[Any], **more: Any) -> bytes:
+        """One server-sent event."""
+        return b"data: " + orjson.dumps({**self.fields(), "choices": choices, **more}) + b"\n\n"
+
+    def head(self, choice: str) -> bytes:
+        """An event up to the beginning of its choice, ready to be used for every token of a stream."""
+        return b"data: " + orjson.dumps(self.fields())[:-1] + b',"choices":[' + choice.encode()
+
+
+def usage(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Token counts of an answer; prompts count once, however many choices were drawn from each."""
+    prompts = {id(reply.prompt_ids): reply for reply in replies}.values()
+    prompt = sum(reply.prompt_tokens for reply in prompts)
+    completion = sum(reply.completion_tokens for reply in replies)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(reply.cached_tokens for reply in prompts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(reply.reasoning_tokens for reply in replies)},
+    }

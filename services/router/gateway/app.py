@@ -1,0 +1,104 @@
+"""The HTTP application: routes, errors, the OpenAPI document. What the routes do is in the modules they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from services.router.gateway import errors
+from services.router.gateway.chat import chat_completions
+from services.router.gateway.completions import completions
+from services.router.gateway.middleware import Edge
+from services.router.gateway.service import Service
+from services.router.gateway.shapes import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from services.router.gateway.status_routes import StatusRoutes, package_version
+from services.router.gateway.text_routes import detokenize, tokenize
+
+SCHEMA = "#/components/schemas/"
+Handler = Callable[[Service, Request], Coroutine[Any, Any, Any]]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """Every response that is not a success has this body."""
+
+    error: ErrorDetail
+
+
+POSTS: tuple[tuple[str, Handler, type[BaseModel]], ...] = (
+    ("/v1/chat/completions", chat_completions, ChatRequest),
+    ("/v1/completions", completions, CompletionRequest),
+    ("/tokenize", tokenize, TokenizeRequest),
+    ("/detokenize", detokenize, DetokenizeRequest),
+)
+POST_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 404, 413, 415, 503, 504)}
+
+
+def build_app(service: Service) -> FastAPI:
+    """The application for one served model."""
+    app = FastAPI(title="Caracal", version=package_version(), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.redirect_slashes = False
+    app.state.service = service
+    errors.install(app)
+    app.add_middleware(Edge, metrics=service.cluster.metrics)
+    for path, handler, shape in POSTS:
+        _add_post(app, service, path, handler, shape)
+    _add_gets(app, StatusRoutes(service))
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_post(app: FastAPI, service: Service, path: str, handler: Handler, shape: type[BaseModel]) -> None:
+    async def route(request: Request) -> Any:
+        return await handler(service, request)
+
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": SCHEMA + shape.__name__}}}}
+    app.add_api_route(
+        path,
+        route,
+        methods=["POST"],
+        name=handler.__name__,
+        response_model=None,
+        responses=POST_ERRORS,
+        openapi_extra={"requestBody": body},
+    )
+
+
+def _add_gets(app: FastAPI, status: StatusRoutes) -> None:
+    unready: dict[int | str, dict[str, Any]] = {503: {"model": ErrorBody}}
+    app.add_api_route("/health", status.health)
+    app.add_api_route("/ready", status.ready, response_model=None, responses=unready)
+    app.add_api_route("/ping", status.ping, response_model=None)
+    app.add_api_route("/version", status.version)
+    app.add_api_route("/load", status.load)
+    app.add_api_route("/v1/models", status.models)
+    app.add_api_route("/v1/models/{model_id:path}", status.model, responses={404: {"model": ErrorBody}})
+    app.add_api_route("/metrics", status.metrics, response_model=None)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document. Bodies are parsed by hand, so their schemas are added by hand too."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        shapes = [(shape, "validation") for _, _, shape in POSTS]
+        _, schemas = models_json_schema(shapes, ref_template=SCHEMA + "{model}")  # type: ignore[arg-type]
+        document["components"]["schemas"].update(schemas["$defs"])
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,171 @@
+"""A request's body: bytes within the limit, strict JSON, a checked shape. Every refusal is an InvalidRequest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 4 << 20
+MAX_DEPTH = 64
+LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
+
+UNSUPPORTED = {  # fields whose silent neglect would change the answer's meaning, and what is refused about them
+    "chat_template": "templates come with the model",
+    "chat_template_kwargs": "templates come with the model",
+    "best_of": "use n",
+    "suffix": "this model does not fill in the middle",
+    "prompt_embeds": "only text and token ids are taken",
+    "response_format": "only plain text is generated",
+    "structured_outputs": "only plain text is generated",
+    "prompt_logprobs": "logprobs of the prompt are not computed",
+}
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+async def read_shape(request: Request, shape: type[Shape]) -> Shape:
+    """The request's body as `shape`. Raises InvalidRequest, or ClientDisconnect when the client left before its end."""
+    check_media_type(request)
+    body = await read_body(request)
+    if len(body) > LONG_BODY_BYTES:
+        return await run_in_threadpool(parse_shape, body, shape)
+    return parse_shape(body, shape)
+
+
+def check_media_type(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("Content-Type must be application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Content-Encoding must be identity.")
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body; refused as soon as it is known to be too large, chunked or not."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
+        raise _too_large()
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_shape(body: bytes, shape: type[Shape]) -> Shape:
+    """Strict JSON, then the shape."""
+    return check_shape(parse_json(body), shape)
+
+
+def check_shape(value: Any, shape: type[Shape]) -> Shape:
+    """A parsed value as `shape`. Raises InvalidRequest."""
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    for field, reason in UNSUPPORTED.items():
+        if value.get(field) not in (None, False, {}, {"type": "text"}):
+            raise InvalidRequest(f"{field} is not supported: {reason}.", param=field, code="unsupported_parameter")
+    try:
+        checked = shape.model_validate(value)
+    except ValidationError as error:
+        raise _first_mistake(error) from None
+    if checked.model_extra:
+        log.debug("unknown fields ignored", fields=sorted(name[:64] for name in checked.model_extra)[:32])
+    return checked
+
+
+def parse_json(body: bytes) -> Any:
+    """One JSON value. Refuses what parsers disagree on: BOMs, NaN, lone surrogates, duplicate keys, deep nesting."""
+    try:
+        # orjson is strict about bytes, numbers and surrogates, and its own depth limit protects the second parser,
+        # which alone sees duplicate keys and whole integers.
+        orjson.loads(body)
+        value = json.loads(body, object_pairs_hook=_unique)
+    except ValueError as error:
+        reason = str(error) if isinstance(error, DuplicateKey) else _json_reason(error)
+        raise InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid_json") from None
+    _check_depth(value)
+    return value
+
+
+class DuplicateKey(ValueError):
+    """Expected: an object that says two things under one name."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise DuplicateKey("an object has a key twice")
+    return value
+
+
+def _json_reason(error: ValueError) -> str:
+    return str(getattr(error, "msg", "it cannot be read")).partition(":")[0][:100] or "it cannot be read"
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += [child for child in item.values() if isinstance(child, (dict, list))]
+            elif isinstance(item, list):
+                below += [child for child in item if isinstance(child, (dict, list))]
+        level = below
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+
+
+CODES = {
+    "missing": "missing_required_parameter",
+    "greater_than": "value_out_of_range",
+    "greater_than_equal": "value_out_of_range",
+    "less_than": "value_out_of_range",
+    "less_than_equal": "value_out_of_range",
+    "finite_number": "value_out_of_range",
+    "too_long": "value_out_of_range",
+    "too_short": "value_out_of_range",
+}
+BRANCHES = {"str", "dict", "constrained-str", "function-after[_stops(), nullable[union[constrained-str,list[str]]]]"}
+
+
+def _first_mistake(error: ValidationError) -> InvalidRequest:
+    """The first mistake, in one sentence that never repeats the offending value."""
+    mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = _param(mistake["loc"])
+    if mistake["type"] == "missing":
+        message = f"{param} is required."
+    else:
+        message = f"{param}: {mistake['msg'].removeprefix('Value error, ')[:200]}."
+    return InvalidRequest(message, param=param or None, code=CODES.get(mistake["type"], "invalid_type"))
+
+
+def _param(loc: tuple[int | str, ...]) -> str:
+    """`messages[0].content` of a location; the names pydantic gives to branches of unions are left out."""
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif (text and not part.isidentifier()) or part in BRANCHES:
+            continue
+        else:
+            text += f".{part[:64]}" if text else part[:64]
+    return text

@@ -1,0 +1,84 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+
+from services.router.gateway.answer import Envelope, usage
+from services.router.gateway.body import read_shape
+from services.router.gateway.chat_choice import ChatChoice, ChatChunks
+from services.router.gateway.live import Client, LiveResponse, run_all
+from services.router.gateway.parser import ARGUMENT_TAGS, TAGS, THINK
+from services.router.gateway.prompts import chat_ids, chat_segments
+from services.router.gateway.service import Service
+from services.router.gateway.shapes import ChatRequest, NamedTool
+from services.router.requests.errors import InvalidRequest
+from services.router.requests.reply import TextRules
+
+
+async def chat_completions(service: Service, request: Request) -> LiveResponse:
+    """Checks the request and prepares its choices; the answer itself is made while the client waits."""
+    body = await read_shape(request, ChatRequest)
+    service.check_model(body.model)
+    check_tools(body)
+    segments = await chat_segments(
+        service.cluster.assets,
+        body.messages,
+        body.tools,
+        body.tool_choice,
+        add_generation_prompt=body.add_generation_prompt is not False,
+    )
+    prompt = await chat_ids(service.cluster.assets, segments)
+    max_tokens = body.max_completion_tokens or body.max_tokens
+    orders = service.orders(body, [prompt], max_tokens, request.state.request_id, "messages")
+    service.check_open()
+    thinking = "".join(text for text, _ in segments[-1:]).rstrip().endswith(THINK)
+    replies = service.replies(orders, text_rules(service, body))
+    choices = [ChatChoice(reply, i, body, thinking=thinking) for i, reply in enumerate(replies)]
+    return LiveResponse(partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream))
+
+
+def check_tools(body: ChatRequest) -> None:
+    names = {tool.function.name for tool in body.tools or []}
+    if body.tool_choice not in (None, "none", "auto") and not names:
+        raise InvalidRequest("tool_choice needs tools.", param="tool_choice")
+    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
+        raise InvalidRequest("tool_choice names a function that is not among the tools.", param="tool_choice")
+
+
+def text_rules(service: Service, body: ChatRequest) -> TextRules:
+    """LongCat's tags are shown to the parser even where the tokenizer calls them special."""
+    added = service.cluster.assets.vocabulary.added
+    return TextRules(
+        stop=body.stops,
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        shown_ids=frozenset(added[tag] for tag in (*TAGS, *ARGUMENT_TAGS) if tag in added),
+    )
+
+
+async def stream(service: Service, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
+    """Every choice writes its own events as they come; then usage, if wanted, and the end."""
+    envelope = Envelope("chatcmpl", "chat.completion.chunk", service.cluster.assets.name)
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+    chunks = [ChatChunks(envelope, choice, with_usage=with_usage) for choice in choices]
+    await run_all([one.write(client) for one in chunks])
+    if with_usage:
+        await client.events(envelope.event([], usage=usage([choice.reply for choice in choices])))
+    await client.end()
+
+
+async def whole(service: Service, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
+    envelope = Envelope("chatcmpl", "chat.completion", service.cluster.assets.name)
+    await run_all([choice.run() for choice in choices])
+    replies = [choice.reply for choice in choices]
+    envelope.fingerprint = replies[0].numerics_class
+    answer: dict[str, Any] = {
+        **envelope.fields(),
+        "choices": [choice.message() for choice in choices],
+        "usage": usage(replies),
+    }
+    await client.whole(answer)

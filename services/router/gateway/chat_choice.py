@@ -1,0 +1,158 @@
+"""One choice of a chat answer: a reply's text taken apart into content, reasoning and tool calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from caracal_proto import attention_pb2
+
+from services.router.gateway.answer import Envelope
+from services.router.gateway.live import Client
+from services.router.gateway.logprobs import chat_logprobs
+from services.router.gateway.parser import Delta, ReplyParser
+from services.router.gateway.shapes import ChatRequest
+from services.router.requests.reply import Piece, Reply
+
+
+class ChatChoice:
+    """Reads its reply to the end; `thinking` says that the prompt has opened a reasoning block."""
+
+    def __init__(self, reply: Reply, index: int, body: ChatRequest, *, thinking: bool) -> None:
+        self.reply = reply
+        self.index = index
+        self.wants_logprobs = bool(body.logprobs)
+        self.wants_ids = bool(body.return_token_ids)
+        self.finish_reason: str | None = None
+        schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or []}
+        wants_tools = bool(schemas) and body.tool_choice != "none"
+        self._parser = ReplyParser(schemas if wants_tools else None, reasoning=thinking)
+        self._deltas: list[Delta] = []
+        self._tokens: list[attention_pb2.Token] = []
+
+    def parse(self, piece: Piece) -> list[Delta]:
+        """The parts that a piece completes; sets `finish_reason` with the last."""
+        deltas = self._parser.push(piece.text) if piece.text else []
+        if self._parser.reasoning:
+            self.reply.reasoning_tokens += len(piece.tokens)
+        if piece.finish_reason:
+            deltas += self._parser.finish()
+            called = self._parser.calls and piece.finish_reason == "stop"
+            self.finish_reason = "tool_calls" if called else piece.finish_reason
+        return deltas
+
+    def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
+        if not self.wants_logprobs:
+            return None
+        return {"content": chat_logprobs(tokens, self.reply.vocabulary), "refusal": None}
+
+    async def run(self) -> None:
+        """Reads everything, for an answer that is sent whole."""
+        with self.reply as reply:
+            while self.finish_reason is None:
+                piece = await reply.next()
+                self._deltas += self.parse(piece)
+                self._tokens += piece.tokens
+
+    def message(self) -> dict[str, Any]:
+        """The choice as it stands in a whole answer."""
+        content = "".join(delta.text for delta in self._deltas if delta.kind == "content")
+        reasoning = "".join(delta.text for delta in self._deltas if delta.kind == "reasoning")
+        calls = self._calls()
+        message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
+        if reasoning:
+            message |= {"reasoning": reasoning, "reasoning_content": reasoning}
+        if calls:
+            message["tool_calls"] = calls
+        choice = {
+            "index": self.index,
+            "message": message,
+            "logprobs": self.logprobs(self._tokens),
+            "finish_reason": self.finish_reason,
+            "stop_reason": self.reply.stop_reason,
+        }
+        if self.wants_ids:
+            choice["token_ids"] = [token.id for token in self._tokens]
+        return choice
+
+    def _calls(self) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+        for step in (delta.tool for delta in self._deltas if delta.tool is not None):
+            if step.name is not None:
+                function = {"name": step.name, "arguments": ""}
+                calls.append({"id": step.call_id, "type": "function", "function": function})
+            calls[step.index]["function"]["arguments"] += step.arguments
+        return calls
+
+
+class ChatChunks:
+    """A choice's events. The usual one, a piece of content, is joined from bytes that are made once per stream."""
+
+    def __init__(self, envelope: Envelope, choice: ChatChoice, *, with_usage: bool) -> None:
+        self._envelope = envelope
+        self._choice = choice
+        self._more = {"usage": None} if with_usage else {}
+        self._tail = b'},"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
+        self._head = b""
+        self._waiting: list[attention_pb2.Token] = []  # tokens that no event has told of yet
+        self._detailed = choice.wants_logprobs or choice.wants_ids
+
+    async def write(self, client: Client) -> None:
+        """Writes the events as the reply comes in."""
+        choice = self._choice
+        with choice.reply as reply:
+            while choice.finish_reason is None:
+                piece = await reply.next()
+                events = self._opening() if not self._head else b""
+                if self._detailed:
+                    self._waiting += piece.tokens
+                for delta in choice.parse(piece):
+                    events += self._event(delta)
+                if choice.finish_reason is not None:
+                    events += self._full({}, choice.finish_reason)
+                if events:
+                    await client.events(events)
+
+    def _opening(self) -> bytes:
+        self._envelope.fingerprint = self._choice.reply.numerics_class
+        self._head = self._envelope.head(f'{{"index":{self._choice.index},"delta":{{')
+        return self._plain(b'"role":"assistant","content":""')
+
+    def _plain(self, delta: bytes) -> bytes:
+        return self._head + delta + self._tail
+
+    def _event(self, delta: Delta) -> bytes:
+        if self._detailed:
+            return self._full(delta_fields(delta), None)
+        if delta.kind == "content":
+            return self._plain(b'"content":' + orjson.dumps(delta.text))
+        return self._plain(orjson.dumps(delta_fields(delta))[1:-1])
+
+    def _full(self, delta: dict[str, Any], finish_reason: str | None) -> bytes:
+        choice, tokens = self._choice, self._waiting
+        self._waiting = []
+        fields: dict[str, Any] = {
+            "index": choice.index,
+            "delta": delta,
+            "logprobs": choice.logprobs(tokens) if tokens else None,
+            "finish_reason": finish_reason,
+        }
+        if finish_reason is not None:
+            fields["stop_reason"] = choice.reply.stop_reason
+        if choice.wants_ids:
+            fields["token_ids"] = [token.id for token in tokens]
+        return self._envelope.event([fields], **self._more)
+
+
+def delta_fields(delta: Delta) -> dict[str, Any]:
+    """A part as the `delta` of a chunk."""
+    if delta.kind == "content":
+        return {"content": delta.text}
+    if delta.tool is None:
+        return {"reasoning": delta.text, "reasoning_content": delta.text}
+    call: dict[str, Any] = {"index": delta.tool.index}
+    if delta.tool.name is not None:
+        call |= {"id": delta.tool.call_id, "type": "function"}
+    call["function"] = {"name": delta.tool.name} if delta.tool.name is not None else {}
+    call["function"]["arguments"] = delta.tool.arguments
+    return {"tool_calls": [call]}

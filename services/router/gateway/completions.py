@@ -1,0 +1,132 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import orjson
+from caracal_proto import attention_pb2
+from fastapi import Request
+
+from services.router.gateway.answer import Envelope, usage
+from services.router.gateway.body import read_shape
+from services.router.gateway.live import Client, LiveResponse, run_all
+from services.router.gateway.logprobs import completion_logprobs
+from services.router.gateway.prompts import completion_ids
+from services.router.gateway.service import Service
+from services.router.gateway.shapes import CompletionRequest
+from services.router.requests.errors import InvalidRequest
+from services.router.requests.reply import Reply, TextRules
+
+DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionChoice:
+    """One choice: the text of a reply, after the echo of its prompt if that was asked for."""
+
+    def __init__(self, reply: Reply, index: int, body: CompletionRequest, echo: str) -> None:
+        self.reply = reply
+        self.index = index
+        self._echo = echo
+        self._wants_logprobs = body.logprobs is not None
+        self._wants_ids = bool(body.return_token_ids)
+        self._texts = [echo]
+        self._offset = 0
+        self._tokens: list[attention_pb2.Token] = []
+        self._finish_reason: str | None = None
+
+    async def run(self) -> None:
+        """Reads everything, for an answer that is sent whole."""
+        with self.reply as reply:
+            while self._finish_reason is None:
+                piece = await reply.next()
+                self._texts.append(piece.text)
+                self._tokens += piece.tokens
+                self._finish_reason = piece.finish_reason
+
+    async def write(self, client: Client, envelope: Envelope, *, with_usage: bool) -> None:
+        """Writes events as the reply comes in."""
+        head, text = b"", self._echo
+        tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
+        more = {"usage": None} if with_usage else {}
+        detailed = self._wants_logprobs or self._wants_ids
+        with self.reply as reply:
+            while self._finish_reason is None:
+                piece = await reply.next()
+                if not head:
+                    envelope.fingerprint = reply.numerics_class
+                    head = envelope.head(f'{{"index":{self.index},"text":')
+                text += piece.text
+                self._tokens += piece.tokens
+                self._finish_reason = piece.finish_reason
+                if piece.finish_reason or (detailed and text):
+                    await client.events(envelope.event([self.choice(text)], **more))
+                    self._tokens = []
+                elif text:
+                    await client.events(head + orjson.dumps(text) + tail)
+                else:
+                    continue
+                text = ""
+
+    def choice(self, text: str | None = None) -> dict[str, Any]:
+        """The choice as it stands, with the tokens not yet told."""
+        logprobs = None
+        if self._wants_logprobs:
+            logprobs, self._offset = completion_logprobs(self._tokens, self.reply.vocabulary, self._offset)
+        choice: dict[str, Any] = {
+            "index": self.index,
+            "text": "".join(self._texts) if text is None else text,
+            "logprobs": logprobs,
+            "finish_reason": self._finish_reason,
+            "stop_reason": self.reply.stop_reason,
+        }
+        if self._wants_ids:
+            choice["token_ids"] = [token.id for token in self._tokens]
+        return choice
+
+
+async def completions(service: Service, request: Request) -> LiveResponse:
+    """Checks the request and prepares its choices; the answer itself is made while the client waits."""
+    body = await read_shape(request, CompletionRequest)
+    service.check_model(body.model)
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest(
+            "echo with logprobs is not supported: logprobs of the prompt are not computed.",
+            param="echo",
+            code="unsupported_parameter",
+        )
+    prompts = await completion_ids(service.cluster.assets, body)
+    max_tokens = body.max_tokens or max(DEFAULT_MAX_TOKENS, body.min_tokens or 0)
+    orders = service.orders(body, prompts, max_tokens, request.state.request_id, "prompt")
+    service.check_open()
+    rules = TextRules(
+        stop=body.stops,
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+    )
+    decode = service.cluster.assets.tokenizer.decode
+    choices = [
+        CompletionChoice(reply, i, body, decode(list(reply.prompt_ids)) if body.echo else "")
+        for i, reply in enumerate(service.replies(orders, rules))
+    ]
+    return LiveResponse(partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream))
+
+
+async def stream(service: Service, body: CompletionRequest, choices: list[CompletionChoice], client: Client) -> None:
+    envelope = Envelope("cmpl", "text_completion", service.cluster.assets.name)
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+    await run_all([choice.write(client, envelope, with_usage=with_usage) for choice in choices])
+    if with_usage:
+        await client.events(envelope.event([], usage=usage([choice.reply for choice in choices])))
+    await client.end()
+
+
+async def whole(service: Service, body: CompletionRequest, choices: list[CompletionChoice], client: Client) -> None:
+    envelope = Envelope("cmpl", "text_completion", service.cluster.assets.name)
+    await run_all([choice.run() for choice in choices])
+    replies = [choice.reply for choice in choices]
+    envelope.fingerprint = replies[0].numerics_class
+    await client.whole(
+        {**envelope.fields(), "choices": [choice.choice() for choice in choices], "usage": usage(replies)}
+    )

@@ -1,0 +1,65 @@
+"""Errors in OpenAI's shape, for everything that the framework itself would answer otherwise."""
+
+from __future__ import annotations
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from services.router.requests.errors import RouterError
+
+log = structlog.get_logger(__name__)
+
+CLIENT_GONE = 499
+REASONS = {
+    400: ("The request cannot be read.", "bad_request"),
+    404: ("There is no such route.", "not_found"),
+    405: ("This route does not have that method.", "method_not_allowed"),
+}
+
+
+def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
+    """What tells clients whether and when to try again."""
+    headers = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    return headers
+
+
+def error_response(error: RouterError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(orjson.dumps(error.body()), error.status, headers, "application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the application leaves in the one shape."""
+    app.add_exception_handler(RouterError, _router_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _router_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RouterError)
+    return error_response(error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message, code = REASONS.get(error.status_code, ("The request was refused.", "http_error"))
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return Response(orjson.dumps(body), error.status_code, error.headers, "application/json")
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    return error_response(RouterError("Something went wrong here; the log knows more."))

@@ -1,0 +1,137 @@
+"""A response that is computed while its client waits: ends with the client, and always tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+import orjson
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from services.router.gateway.errors import error_headers
+from services.router.requests.errors import RouterError
+
+log = structlog.get_logger(__name__)
+
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+PING_S = 10.0
+
+
+class Client:
+    """The waiting end. Nothing is sent before the first word, so an early error still has its own status."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.wrote_at = time.monotonic()
+
+    async def events(self, data: bytes) -> None:
+        """Sends server-sent events, whole ones."""
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        self.wrote_at = time.monotonic()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self.events(DONE)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def whole(self, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Sends one JSON value as the whole response."""
+        self.started = True
+        body = orjson.dumps(value)
+        length = (b"content-length", str(len(body)).encode())
+        start = [(b"content-type", b"application/json"), length, *headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": start})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def error(self, error: RouterError) -> None:
+        """A status and a body while nothing has been sent; an event, and the end, afterwards."""
+        if self.started:
+            await self.events(b"data: " + orjson.dumps(error.body()) + b"\n\n")
+            await self.end()
+        else:
+            await self.whole(error.body(), error.status, error_headers(error))
+
+
+Produce = Callable[[Client], Coroutine[Any, Any, None]]
+
+
+class LiveResponse(Response):
+    """Runs `produce` until it is done or the client is gone. `stream` responses are kept awake with pings."""
+
+    def __init__(self, produce: Produce, *, stream: bool) -> None:
+        self._produce = produce
+        self._stream = stream
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = Client(send)
+        watchers: list[Coroutine[Any, Any, None]] = [until_disconnect(receive)]
+        if self._stream:
+            watchers.append(keep_awake(client))
+        try:
+            await first_of(self._produce(client), watchers)
+        except RouterError as error:
+            await client.error(error)
+        except Exception:  # the process edge: the client is told, the log has the rest
+            log.exception("request failed")
+            await client.error(RouterError("Something went wrong here; the log knows more."))
+
+
+async def until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def keep_awake(client: Client) -> None:
+    """Comment events while nothing else is sent: proxies cut connections that are silent."""
+    while True:
+        idle = time.monotonic() - client.wrote_at
+        if idle >= PING_S:
+            await client.events(PING)
+            idle = 0.0
+        await asyncio.sleep(PING_S - idle)
+
+
+async def first_of(main: Coroutine[Any, Any, None], watchers: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs `main` until it ends, or until a watcher does; whatever is left is cancelled and awaited."""
+    task = asyncio.ensure_future(main)
+    watching = [asyncio.ensure_future(watcher) for watcher in watchers]
+    try:
+        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left = [other for other in (task, *watching) if not other.done()]
+        for other in left:
+            other.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+    if not task.cancelled():
+        task.result()
+
+
+async def run_all(coroutines: list[Awaitable[None]]) -> None:
+    """Awaits all of them; the first error cancels the others and is raised."""
+    if len(coroutines) == 1:
+        return await coroutines[0]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, Exception)]
+    if errors:
+        raise errors[0]
+    return None

@@ -1,0 +1,77 @@
+"""Around every request: its id, the header limits, one log line, one count."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.router.gateway.errors import error_response
+from services.router.requests.errors import InvalidRequest
+from services.router.requests.metrics import RequestMetrics
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 << 10
+QUIET = {"/health", "/ready", "/ping", "/metrics", "/load"}  # asked every few seconds by machines
+
+
+class HeadersTooLarge(InvalidRequest):
+    """Expected: more headers than a request may have."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class Edge:
+    """Outermost ASGI layer. Takes the client's x-request-id if it is harmless, else draws one."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = wanted_id(scope["headers"]) or uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        began, status = time.monotonic(), 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            if too_large(scope["headers"]):
+                error = HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them.")
+                await error_response(error)(scope, receive, tagged)
+            else:
+                await self._app(scope, receive, tagged)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+            self._metrics.http(method, route, status).inc()
+            if route not in QUIET:
+                seconds = round(time.monotonic() - began, 3)
+                log.info("request", method=method, route=route, status=status, seconds=seconds, request_id=request_id)
+
+
+def wanted_id(headers: list[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            return text if REQUEST_ID.fullmatch(text) else None
+    return None
+
+
+def too_large(headers: list[tuple[bytes, bytes]]) -> bool:
+    return len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES

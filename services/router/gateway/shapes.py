@@ -1,0 +1,162 @@
+"""Request bodies of the public API. Unknown fields are accepted and ignored; known ones are checked strictly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
+
+MAX_CHOICES = 8
+MAX_STOPS = 4
+MAX_STOP_BYTES = 256
+MAX_LOGIT_BIAS = 300
+MAX_TOP_LOGPROBS = 20
+MAX_PROMPTS = 128
+
+Number = StrictInt | StrictFloat
+Finite = Field(allow_inf_nan=False)
+
+
+def number(low: float, high: float) -> Any:
+    return Field(ge=low, le=high, allow_inf_nan=False)
+
+
+class Lenient(BaseModel):
+    """Extra fields are kept, so that they can be named in a debug log."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class StreamOptions(Lenient):
+    include_usage: StrictBool | None = None
+
+
+class Sampled(Lenient):
+    """Fields that chat completions and completions share."""
+
+    model: StrictStr | None = None
+    n: Annotated[StrictInt, number(1, MAX_CHOICES)] | None = None
+    max_tokens: Annotated[StrictInt, number(1, 2**31 - 1)] | None = None
+    min_tokens: Annotated[StrictInt, number(0, 2**31 - 1)] | None = None
+    temperature: Annotated[Number, number(0, 2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[StrictInt, number(-1, 2**31 - 1)] | None = None
+    min_p: Annotated[Number, number(0, 1)] | None = None
+    presence_penalty: Annotated[Number, number(-2, 2)] | None = None
+    frequency_penalty: Annotated[Number, number(-2, 2)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[Number, number(-100, 100)]], Field(max_length=MAX_LOGIT_BIAS)] | None = (
+        None
+    )
+    seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Annotated[str, Field(strict=True)] | list[StrictStr] | None = None
+    stop_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(max_length=64)] | None = None
+    ignore_eos: StrictBool | None = None
+    include_stop_str_in_output: StrictBool | None = None
+    skip_special_tokens: StrictBool | None = None
+    return_token_ids: StrictBool | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _stops(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        stops = [stop] if isinstance(stop, str) else stop or []
+        if len(stops) > MAX_STOPS:
+            raise ValueError(f"at most {MAX_STOPS} stop strings")
+        if any(not 1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stops):
+            raise ValueError(f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
+        return stop
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+
+class FunctionCall(Lenient):
+    name: StrictStr
+    arguments: StrictStr | dict[str, Any] = "{}"
+
+
+class ToolCall(Lenient):
+    id: StrictStr | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ContentPart(Lenient):
+    type: StrictStr
+    text: StrictStr | None = None
+
+
+class ChatMessage(Lenient):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: StrictStr | list[ContentPart] | None = None
+    name: StrictStr | None = None
+    tool_call_id: StrictStr | None = None
+    tool_calls: list[ToolCall] | None = None
+    reasoning: StrictStr | None = None
+    reasoning_content: StrictStr | None = None
+
+
+class ToolFunction(Lenient):
+    name: Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    description: StrictStr | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Lenient):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(Lenient):
+    name: StrictStr
+
+
+class NamedTool(Lenient):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatRequest(Sampled):
+    """POST /v1/chat/completions"""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[StrictInt, number(1, 2**31 - 1)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    add_generation_prompt: StrictBool | None = None
+
+
+Ids = list[Annotated[StrictInt, Field(ge=0)]]
+
+
+class CompletionRequest(Sampled):
+    """POST /v1/completions"""
+
+    prompt: StrictStr | list[StrictStr] | Ids | list[Ids]
+    logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
+    echo: StrictBool | None = None
+    add_special_tokens: StrictBool | None = None
+
+
+class TokenizeRequest(Lenient):
+    """POST /tokenize: a prompt, or messages as in a chat."""
+
+    model: StrictStr | None = None
+    prompt: StrictStr | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: StrictBool | None = None
+    add_generation_prompt: StrictBool | None = None
+    return_token_strs: StrictBool | None = None
+
+
+class DetokenizeRequest(Lenient):
+    """POST /detokenize"""
+
+    model: StrictStr | None = None
+    tokens: Annotated[Ids, Field(max_length=1 << 20)]

@@ -1,0 +1,82 @@
+"""Routes that tell about the router itself: health, readiness, models, load, version, metrics."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+
+from services.router.gateway.service import Service
+from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
+
+
+def package_version() -> str:
+    try:
+        return version("caracal")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+class StatusRoutes:
+    """Handlers bound to one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._started = int(time.time())
+
+    async def health(self) -> dict[str, str]:
+        """The process is alive; says nothing about the cluster."""
+        return {"status": "ok"}
+
+    async def ready(self) -> Response:
+        """503 with the reason while no request could be served."""
+        reason = self._not_ready()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        body = NoWorker(reason, code="not_ready").body() | {"status": "not ready", "reason": reason}
+        return JSONResponse(body, 503, {"retry-after": "1"})
+
+    async def ping(self) -> Response:
+        return Response(b"", 200)
+
+    async def version(self) -> dict[str, str]:
+        return {"version": package_version()}
+
+    async def load(self) -> dict[str, Any]:
+        """Sequences open here, and by attention worker."""
+        cluster = self._service.cluster
+        return {"server_load": len(cluster.open_replies), "open_on": dict(cluster.fleet.open_on)}
+
+    async def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self._card()]}
+
+    async def model(self, model_id: str) -> dict[str, Any]:
+        if model_id != self._service.cluster.assets.name:
+            raise ModelNotFound("The model does not exist here; see GET /v1/models.", param="model")
+        return self._card()
+
+    async def metrics(self) -> Response:
+        cluster = self._service.cluster
+        metrics = cluster.metrics
+        metrics.workers.set(sum(worker.serving for worker in cluster.fleet.workers))
+        metrics.kv_usage.set(max((worker.kv_usage for worker in cluster.fleet.workers), default=0.0))
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _not_ready(self) -> str | None:
+        closing: RouterError | None = self._service.cluster.closing
+        return closing.message if closing else self._service.cluster.fleet.not_ready()
+
+    def _card(self) -> dict[str, Any]:
+        cluster = self._service.cluster
+        return {
+            "id": cluster.assets.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "caracal",
+            "root": cluster.assets.name,
+            "parent": None,
+            "max_model_len": cluster.max_model_len,
+        }

@@ -1,0 +1,181 @@
+"""The attention workers this router knows, the channels to them, and what it has open on each.
+
+Keeps the last list while membership cannot be read. Who gets a sequence is decided in `choice.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+import grpc.aio
+import structlog
+from caracal_proto import attention_pb2
+from caracal_proto.attention_pb2_grpc import AttentionStub
+
+from services.router.requests.choice import AttentionWorker, choose_worker
+
+log = structlog.get_logger(__name__)
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", 64 << 20),
+    # A worker that comes back on its old address must be found within a second, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+)
+CONNECT_S = 2.0
+LOST_S = 2.0  # a worker without a lease that has sent nothing for so long is given up
+
+
+class WorkerDirectory(Protocol):
+    """Where the attention workers come from."""
+
+    async def attention_workers(self) -> Sequence[AttentionWorker]:
+        """The workers alive now. Raises DirectoryUnavailable when nobody can say."""
+        ...
+
+
+class DirectoryUnavailable(Exception):
+    """Membership cannot be read now; the last list goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticDirectory:
+    """A list that does not change: tests, and clusters without Redis."""
+
+    workers: Sequence[AttentionWorker]
+
+    async def attention_workers(self) -> Sequence[AttentionWorker]:
+        return self.workers
+
+
+class OpenAttempt(Protocol):
+    """What the fleet needs of an attempt under way."""
+
+    worker: AttentionWorker
+    heard_at: float
+
+    def abandon(self) -> None: ...
+
+
+class Fleet:
+    """One per router process; everything on its event loop."""
+
+    def __init__(self, directory: WorkerDirectory, *, max_model_len: int, refresh_s: float = 0.5) -> None:
+        self._directory = directory
+        self._refresh_s = refresh_s
+        self._model_limit = max_model_len
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
+        self._changed = asyncio.Event()
+        self._missing_since: dict[str, float] = {}
+        self.workers: tuple[AttentionWorker, ...] = ()
+        self.open_on: Counter[str] = Counter()
+        self.attempts: set[OpenAttempt] = set()
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens a sequence may have: the model's context, or less when every worker that can say holds less."""
+        known = [limit for worker in self.workers if (limit := self._limits.get((worker.worker_id, worker.boot_id)))]
+        return min(self._model_limit, max(known)) if known else self._model_limit
+
+    def not_ready(self) -> str | None:
+        """Why no sequence can be served now; None when it can."""
+        if any(worker.serving for worker in self.workers):
+            return None
+        if not self.workers:
+            return "no attention worker"
+        if all(worker.draining for worker in self.workers):
+            return "every attention worker is draining"
+        return "no attention worker has a placement table yet"
+
+    def choose(self, numerics_class: str | None, avoid: Collection[str]) -> AttentionWorker | None:
+        return choose_worker(self.workers, self.open_on, numerics_class=numerics_class, avoid=avoid)
+
+    async def channel(self, worker: AttentionWorker) -> grpc.aio.Channel | None:
+        """A connected channel, or None when the worker cannot be reached."""
+        channel = self._channels.get(worker.address)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS)
+            self._channels[worker.address] = channel
+        state = channel.get_state(try_to_connect=True)
+        deadline = time.monotonic() + CONNECT_S
+        while state is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE or time.monotonic() > deadline:
+                return None
+            try:
+                await asyncio.wait_for(channel.wait_for_state_change(state), deadline - time.monotonic())
+            except TimeoutError:
+                return None
+            state = channel.get_state(try_to_connect=True)
+        return channel
+
+    async def wait_for_change(self, timeout: float) -> None:
+        """Until the list was read anew, or the time is up."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout)
+        except TimeoutError:
+            return
+
+    async def run(self) -> None:
+        """Reads the list again and again, until cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self._refresh_s)
+
+    async def refresh(self) -> None:
+        """Reads the list once; gives up attempts whose worker is gone and silent."""
+        try:
+            self.workers = tuple(await self._directory.attention_workers())
+        except DirectoryUnavailable:
+            log.debug("membership unavailable, keeping the last list", workers=len(self.workers))
+        await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
+        self._abandon_lost()
+        await self._close_unused()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close(None)
+        self._channels.clear()
+
+    async def _describe(self, worker: AttentionWorker) -> None:
+        key = (worker.worker_id, worker.boot_id)
+        if key in self._limits:
+            return
+        channel = await self.channel(worker)
+        if channel is None:
+            return
+        try:
+            about = await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=CONNECT_S)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker does not describe itself", worker=worker.worker_id, code=error.code().name)
+            return
+        pages = about.kv_pages_total * about.page_size
+        self._limits[key] = min(limit for limit in (about.max_model_len, pages, self._model_limit) if limit)
+
+    def _abandon_lost(self) -> None:
+        now = time.monotonic()
+        listed = {worker.worker_id for worker in self.workers}
+        gone = {attempt.worker.worker_id for attempt in self.attempts} - listed
+        self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
+        for attempt in list(self.attempts):
+            missing_since = self._missing_since.get(attempt.worker.worker_id, now)
+            if max(missing_since, attempt.heard_at) < now - LOST_S:
+                log.warning("worker lost", worker=attempt.worker.worker_id)
+                attempt.abandon()
+
+    async def _close_unused(self) -> None:
+        wanted = {worker.address for worker in self.workers} | {attempt.worker.address for attempt in self.attempts}
+        for address in self._channels.keys() - wanted:
+            await self._channels.pop(address).close(None)

@@ -1,0 +1,235 @@
+"""One generation at the attention workers: attempts, one after the other, that look like a single stream of tokens.
+
+A failed worker costs the client a pause and nothing else: the next attempt carries prompt and emitted ids.
+Text, HTTP and metrics of the outcome are left to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import structlog
+from caracal_proto import attention_pb2
+from caracal_proto.attention_pb2_grpc import AttentionStub
+
+from services.router.requests.choice import AttentionWorker
+from services.router.requests.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NoWorker,
+    Quarantined,
+    RouterError,
+    WorkerRefused,
+)
+from services.router.requests.fleet import Fleet
+from services.router.requests.metrics import RequestMetrics
+from services.router.requests.progress import Progress
+
+log = structlog.get_logger(__name__)
+
+MAX_BARREN_ATTEMPTS = 3
+RETRY_PAUSE_S = 0.05
+FIRST_WORKER_S = 5.0  # how long a request that no worker has taken yet goes on knocking
+OUR_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
+CALLERS_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be generated. `deadline` is a moment of the monotonic clock; `eos_ids` end it unless ignored."""
+
+    request_id: str
+    prompt_ids: Sequence[int]
+    sampling: attention_pb2.Sampling
+    deadline: float
+    eos_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Tokens that came together; `finish_reason` (stop, length) is set on the last."""
+
+    tokens: Sequence[attention_pb2.Token]
+    finish_reason: str = ""
+    stop_id: int | None = None
+
+
+class Attempt:
+    """One call of Attention.Generate."""
+
+    def __init__(
+        self, worker: AttentionWorker, channel: grpc.aio.Channel, request: attention_pb2.GenerateRequest
+    ) -> None:
+        self.worker = worker
+        self.number = request.attempt
+        self.heard_at = time.monotonic()
+        self.abandoned = False
+        self._call = AttentionStub(channel).Generate(request, timeout=request.deadline_ms / 1000)
+
+    async def read(self) -> attention_pb2.GenerateEvent | None:
+        """The next event; None at the end. Raises AioRpcError, or CancelledError after `abandon`."""
+        event = await self._call.read()
+        self.heard_at = time.monotonic()
+        return event if isinstance(event, attention_pb2.GenerateEvent) else None
+
+    def abandon(self) -> None:
+        """Gives the worker up; `read` ends at once."""
+        self.abandoned = True
+        self._call.cancel()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class Generation:
+    """Use as a context manager: leaving it cancels whatever is still under way."""
+
+    def __init__(self, fleet: Fleet, metrics: RequestMetrics, order: Order) -> None:
+        self._fleet = fleet
+        self._metrics = metrics
+        self._order = order
+        self._attempt: Attempt | None = None
+        self._failed: set[str] = set()  # workers that failed this generation
+        self._abort: RouterError | None = None
+        self.progress = Progress()
+        self.numerics_class: str | None = None
+        self.cached_tokens = 0
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+        self._metrics.dropped_tokens.inc(self.progress.dropped)
+
+    def abort(self, error: RouterError) -> None:
+        """Ends the generation from outside: the next `arrival` raises `error`."""
+        self._abort = error
+        if self._attempt is not None:
+            self._attempt.abandon()
+
+    async def arrival(self) -> Arrival:
+        """The next tokens. Raises RouterError when the generation cannot go on."""
+        while True:
+            if self._attempt is None:
+                over = self._already_over()
+                if over is not None:
+                    return over
+                self._attempt = await self._open()
+            attempt = self._attempt
+            try:
+                event = await attempt.read()
+            except grpc.aio.AioRpcError as error:
+                await self._recover(attempt, error)
+                continue
+            except asyncio.CancelledError:
+                if not attempt.abandoned:
+                    raise
+                await self._recover(attempt, None)
+                continue
+            if event is None:
+                await self._recover(attempt, None)
+                continue
+            tokens = self.progress.accept(event.attempt, event.tokens)
+            self.cached_tokens = event.cached_tokens or self.cached_tokens
+            if tokens or event.finish_reason:
+                return Arrival(tokens, event.finish_reason, self._stop_id(event))
+
+    def _stop_id(self, event: attention_pb2.GenerateEvent) -> int | None:
+        """The id that ended it, when the worker sent it as the last token."""
+        emitted = self.progress.emitted_ids
+        stopped = event.finish_reason == "stop" and emitted and emitted[-1] == event.stop_id
+        return event.stop_id if stopped else None
+
+    def _already_over(self) -> Arrival | None:
+        """The end that a worker reached but could not tell any more."""
+        emitted, sampling = self.progress.emitted_ids, self._order.sampling
+        if not emitted:
+            return None
+        ends: Collection[int] = set(sampling.stop_ids) | (set() if sampling.ignore_eos else self._order.eos_ids)
+        if emitted[-1] in ends and len(emitted) >= sampling.min_tokens:
+            return Arrival((), "stop", emitted[-1])
+        return Arrival((), "length") if len(emitted) >= sampling.max_tokens else None
+
+    async def _open(self) -> Attempt:
+        """A new attempt at the best worker. Once a worker had taken the request, waits for one until the deadline."""
+        patience = time.monotonic() + FIRST_WORKER_S
+        while True:
+            self._check_time()
+            worker = self._fleet.choose(self.numerics_class if self.progress.emitted_ids else None, self._failed)
+            channel = await self._fleet.channel(worker) if worker else None
+            if worker and channel:
+                return self._start(worker, channel)
+            if self.progress.attempt == 0 and (worker is None or time.monotonic() > patience):
+                reason = self._fleet.not_ready() or "no attention worker can be reached"
+                raise NoWorker(f"The cluster cannot serve this now: {reason}.")
+            if worker:
+                self._failed.add(worker.worker_id)
+            await self._fleet.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
+
+    def _start(self, worker: AttentionWorker, channel: grpc.aio.Channel) -> Attempt:
+        request = attention_pb2.GenerateRequest(
+            request_id=self._order.request_id,
+            attempt=self.progress.open_attempt(),
+            prompt_ids=self._order.prompt_ids,
+            emitted_ids=self.progress.emitted_ids,
+            sampling=self._order.sampling,
+            deadline_ms=max(1, int(self._seconds_left() * 1000)),
+        )
+        self._metrics.attempts.inc()
+        if request.attempt > 1:
+            self._metrics.failovers.inc()
+        self.numerics_class = worker.numerics_class
+        attempt = Attempt(worker, channel, request)
+        self._fleet.attempts.add(attempt)
+        self._fleet.open_on[worker.worker_id] += 1
+        return attempt
+
+    def _leave(self) -> None:
+        if self._attempt is None:
+            return
+        attempt, self._attempt = self._attempt, None
+        attempt.cancel()
+        self._fleet.attempts.discard(attempt)
+        self._fleet.open_on[attempt.worker.worker_id] -= 1
+
+    async def _recover(self, attempt: Attempt, error: grpc.aio.AioRpcError | None) -> None:
+        """Leaves a failed attempt behind. Raises RouterError when another one would be no better."""
+        self._leave()
+        self._check_time()
+        code = error.code() if error else None
+        detail = (error.details() or "")[:200] if error else ""
+        log.warning(
+            "attempt failed",
+            worker=attempt.worker.worker_id,
+            request_id=self._order.request_id,
+            attempt=attempt.number,
+            emitted=self.progress.next_index,
+            status=code.name if code else "ended early",
+            detail=detail,
+        )
+        if code in CALLERS_FAULT:
+            raise InvalidRequest(f"The request was refused: {detail}")
+        if code in OUR_FAULT:
+            raise WorkerRefused("An attention worker refused the request.")
+        self._failed.add(attempt.worker.worker_id)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            if self.progress.next_index == 0:
+                raise NoWorker("The cluster has no room for this request now.", code="overloaded")
+        elif self.progress.attempt_failed() >= MAX_BARREN_ATTEMPTS:
+            raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
+        await asyncio.sleep(RETRY_PAUSE_S)
+
+    def _check_time(self) -> None:
+        if self._abort is not None:
+            raise self._abort
+        if self._seconds_left() <= 0:
+            raise DeadlineExceeded("The request's time is up.")
+
+    def _seconds_left(self) -> float:
+        return self._order.deadline - time.monotonic()

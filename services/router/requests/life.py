@@ -1,0 +1,88 @@
+"""One sequence from acceptance to its one ending, and the metrics that tell of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.router.requests.errors import RouterError
+from services.router.requests.metrics import RequestMetrics
+
+
+class Life:
+    """Counts one sequence. It ends exactly once: with a finish reason, an error's code, or a cancel."""
+
+    def __init__(self, metrics: RequestMetrics, prompt_tokens: int) -> None:
+        self._metrics = metrics
+        self._began = time.monotonic()
+        self._first = self._last = 0.0
+        self.prompt_tokens = prompt_tokens
+        self.tokens = 0
+        self.ending: str | None = None
+        metrics.waiting.inc()
+        metrics.prompt_tokens.inc(prompt_tokens)
+        metrics.prompt_length.observe(prompt_tokens)
+
+    def generated(self, count: int) -> None:
+        """Tokens arrived together."""
+        now = time.monotonic()
+        metrics = self._metrics
+        if self.tokens:
+            for _ in range(count):
+                metrics.between_tokens.observe((now - self._last) / count)
+        else:
+            self._first = now
+            metrics.waiting.dec()
+            metrics.running.inc()
+            metrics.first_token.observe(now - self._began)
+        self._last = now
+        self.tokens += count
+        metrics.generation_tokens.inc(count)
+
+    def finish(self, reason: str) -> None:
+        self._end(reason)
+        metrics = self._metrics
+        metrics.success(reason).inc()
+        metrics.whole.observe(time.monotonic() - self._began)
+        metrics.decode.observe(self._last - self._first)
+        metrics.reply_length.observe(self.tokens)
+        if self.tokens > 1:
+            metrics.per_token.observe((self._last - self._first) / (self.tokens - 1))
+
+    def fail(self, code: str) -> None:
+        self._end("error")
+        self._metrics.failure(code).inc()
+
+    def cancel(self) -> None:
+        self._end("cancel")
+        self._metrics.cancelled.inc()
+
+    def _end(self, ending: str) -> None:
+        assert self.ending is None, f"a sequence ended with {self.ending} ends again with {ending}"
+        self.ending = ending
+        (self._metrics.running if self.tokens else self._metrics.waiting).dec()
+
+
+@contextmanager
+def lived(metrics: RequestMetrics, prompt_tokens: int) -> Iterator[Life]:
+    """A life whose ending follows from how the block is left, unless the block has ended it before."""
+    life = Life(metrics, prompt_tokens)
+    try:
+        yield life
+    except RouterError as error:
+        if life.ending is None:
+            life.fail(error.code)
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        if life.ending is None:
+            life.cancel()
+        raise
+    except BaseException:
+        if life.ending is None:
+            life.fail(RouterError.code)
+        raise
+    else:
+        if life.ending is None:
+            life.cancel()

@@ -1,0 +1,44 @@
+"""What a sequence's tokens say: characters whole, stop strings kept back. A pure fold over the emitted ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.router.requests.detokenizer import Decoder
+from services.router.requests.stops import StopStrings
+
+
+class TextFold:
+    """Feeds ids to a decoder and its text to the stop strings.
+
+    The first `min_tokens` tokens pass unchecked: a stop string among them ends nothing.
+    """
+
+    def __init__(self, decoder: Decoder, stops: StopStrings, *, min_tokens: int = 0, checked: bool = True) -> None:
+        self._decoder = decoder
+        self._stops = stops
+        self._min_tokens = min_tokens
+        self._checked = checked  # whether there is any stop string
+        self._tokens = 0
+
+    @property
+    def hit(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stops.hit
+
+    def push(self, ids: Sequence[int]) -> tuple[str, int]:
+        """(text that may be shown now, number of ids used): ids after a complete stop string are not used."""
+        if not self._checked:
+            return self._decoder.push(ids), len(ids)
+        text = ""
+        for used, token_id in enumerate(ids, 1):
+            self._tokens += 1
+            piece = self._decoder.push((token_id,))
+            text += piece if self._tokens <= self._min_tokens else self._stops.push(piece)
+            if self._stops.hit is not None:
+                return text, used
+        return text, len(ids)
+
+    def finish(self) -> str:
+        """The text held back, now that no token will follow."""
+        return self._stops.push(self._decoder.finish()) + self._stops.finish()
