@@ -26,20 +26,14 @@ def install(root: Path, extras: str, work: Path) -> None:
     for unused in _UNUSED:
         shutil.rmtree(site / unused, ignore_errors=True)
     _link_programs(root)
-    # The root is read-only and layers carry no times, so byte code must be there and must not look at them.
-    compiling = [
-        "-m",
-        "compileall",
-        "-q",
-        "-j",
-        "0",
-        "--invalidation-mode",
-        "unchecked-hash",
-        "-s",
-        str(root),
-        str(site),
-    ]
-    subprocess.run([sys.executable, *compiling], check=True)
+    _compile(root, site)
+
+
+def _compile(root: Path, site: Path) -> None:
+    """The root is read-only and layers carry no times: byte code must be there and must not look at them. Files for
+    newer Pythons, which packages carry along, fail to compile and are never imported: hence no check."""
+    how = ["-qq", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", str(root)]
+    subprocess.run([sys.executable, "-m", "compileall", *how, str(site)], check=False)
 
 
 def _own_wheel(work: Path) -> Path:

@@ -226,5 +226,5 @@ def test_images_by_digest_and_per_role(chart: Chart) -> None:
     objects = chart.render(f"image.registry=r.local:5000,image.digest={digest},router.image.repository=caracal-gateway")
     assert _main(objects, "expert")["image"] == f"r.local:5000/caracal@{digest}"
     assert _main(objects, "router")["image"] == f"r.local:5000/caracal-gateway@{digest}"
-    tagged = chart.render("router.image.repository=gateway,router.image.tag=7")
-    assert (_main(tagged, "router")["image"], _main(tagged, "attention")["image"]) == ("gateway:7", "caracal:0.1.0")
+    tagged = chart.render("router.image.repository=gateway,router.image.tag=v7")
+    assert (_main(tagged, "router")["image"], _main(tagged, "attention")["image"]) == ("gateway:v7", "caracal:0.1.0")
