@@ -7,7 +7,7 @@ What differs between roles comes from the defines named after them: caracal.env.
 metadata:
   labels:
     {{- include "caracal.selector" . | nindent 4 }}
-    # No helm.sh/chart here: a new chart with the same pods must not restart them.
+    {{- /* No helm.sh/chart here: a new chart with the same pods must not restart them. */}}
     app.kubernetes.io/part-of: caracal
     app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
     {{- if eq .component "router" }}
@@ -119,7 +119,7 @@ securityContext:
   {{- $_ := set $security "capabilities" (merge (dict "add" (list "IPC_LOCK")) $security.capabilities) }}
   {{- end }}
   {{- toYaml $security | nindent 2 }}
-# What a process said last is what `kubectl describe` shows when it cannot start: which file, which tensor.
+{{- /* What a process said last is what `kubectl describe` shows when it cannot start: which file, which tensor. */}}
 terminationMessagePolicy: FallbackToLogsOnError
 volumeMounts:
   - {name: tmp, mountPath: /tmp}

@@ -9,7 +9,7 @@ metadata:
   {{- include "caracal.metadata" . | nindent 2 }}
 spec:
   maxUnavailable: {{ $role.pdb.maxUnavailable }}
-  # A pod that is not ready anyway must not hold up a drain.
+  {{- /* A pod that is not ready anyway must not hold up a drain. */}}
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
