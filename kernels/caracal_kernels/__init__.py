@@ -1,0 +1,42 @@
+"""The ops. Each file holds one: `op`, and `op_reference` beside it with the same signature, which is also its oracle."""
+
+from caracal_kernels.backend import available
+from caracal_kernels.combine import combine, combine_reference
+from caracal_kernels.grouped_swiglu import grouped_swiglu, grouped_swiglu_reference
+from caracal_kernels.linear import linear, linear_reference
+from caracal_kernels.mla_attention import mla_attention, mla_attention_reference
+from caracal_kernels.mla_output import mla_output, mla_output_reference
+from caracal_kernels.mla_project import mla_project, mla_project_reference
+from caracal_kernels.plan_rows import plan_rows, plan_rows_reference
+from caracal_kernels.probe import probe
+from caracal_kernels.rms_norm import rms_norm, rms_norm_reference
+from caracal_kernels.route import route, route_reference
+from caracal_kernels.sample import sample, sample_reference
+from caracal_kernels.swiglu import swiglu, swiglu_reference
+
+__all__ = [
+    "available",
+    "combine",
+    "combine_reference",
+    "grouped_swiglu",
+    "grouped_swiglu_reference",
+    "linear",
+    "linear_reference",
+    "mla_attention",
+    "mla_attention_reference",
+    "mla_output",
+    "mla_output_reference",
+    "mla_project",
+    "mla_project_reference",
+    "plan_rows",
+    "plan_rows_reference",
+    "probe",
+    "rms_norm",
+    "rms_norm_reference",
+    "route",
+    "route_reference",
+    "sample",
+    "sample_reference",
+    "swiglu",
+    "swiglu_reference",
+]

@@ -1,0 +1,31 @@
+"""SwiGLU of many experts over rows sorted by expert. Legend: R rows, P (row, expert) pairs, G experts, D hidden, F inner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caracal_kernels.backend import compiled
+from caracal_kernels.swiglu import swiglu_reference
+
+
+def grouped_swiglu_reference(
+    x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor, gate_up: list[Tensor], down: list[Tensor]
+) -> Tensor:
+    y_PD = x_RD.new_empty((len(row_P), x_RD.shape[1]))
+    start = 0
+    for count, gate_up_2FD, down_DF in zip(expert_count_G.tolist(), gate_up, down, strict=True):
+        rows = row_P[start : start + count].long()
+        y_PD[start : start + count] = swiglu_reference(x_RD[rows], gate_up_2FD, down_DF)
+        start += count
+    return y_PD
+
+
+def grouped_swiglu(
+    x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor, gate_up: list[Tensor], down: list[Tensor]
+) -> Tensor:
+    """[P, D]: y[p] = swiglu of the pair's expert on x[row_P[p]]; the first `expert_count_G[0]` pairs are the first expert's."""
+    if compiled(x_RD):
+        y: Tensor = torch.ops.caracal.grouped_swiglu(x_RD, row_P, expert_count_G, gate_up, down)
+        return y
+    return grouped_swiglu_reference(x_RD, row_P, expert_count_G, gate_up, down)

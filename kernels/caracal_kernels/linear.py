@@ -1,0 +1,33 @@
+"""y = x @ w.T with one fixed order over K. Legend: M rows, K inputs, N outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caracal_kernels.backend import compiled
+
+
+def accumulate_reference(x_MK: Tensor, w_NK: Tensor) -> Tensor:
+    """fp32 [M, N]: every row on its own in fp64, so that its rounding cannot depend on how many rows there are."""
+    w64_NK = w_NK.double()
+    if not len(x_MK):
+        return x_MK.new_zeros((0, len(w_NK)), dtype=torch.float32)
+    return torch.stack([torch.mv(w64_NK, x_K) for x_K in x_MK.double()]).float()
+
+
+def linear_reference(
+    x_MK: Tensor, w_NK: Tensor, residual_MN: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    y_MN = accumulate_reference(x_MK, w_NK).to(out_dtype or x_MK.dtype)
+    return y_MN if residual_MN is None else (residual_MN.float() + y_MN.float()).to(y_MN.dtype)
+
+
+def linear(
+    x_MK: Tensor, w_NK: Tensor, residual_MN: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """[M, N] = round(x @ w.T), or round(residual + round(x @ w.T)). bf16 or fp32 in, fp32 sums, `out_dtype` (default x's) out."""
+    if compiled(x_MK):
+        y: Tensor = torch.ops.caracal.linear(x_MK, w_NK, residual_MN, out_dtype)
+        return y
+    return linear_reference(x_MK, w_NK, residual_MN, out_dtype)

@@ -1,0 +1,63 @@
+"""Attention over the paged latent cache: one form for prefill, chunks and decode.
+
+Legend: T rows, H heads, C kv_lora_rank, L = C + rope, P pages of B slots, S sequences, X pages a sequence may hold.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from caracal_kernels.backend import compiled
+
+KEY_BLOCK = 16  # the online softmax steps over keys in blocks at absolute multiples of this, whatever the page size
+
+
+def _one_row(q_HL: Tensor, keys_NL: Tensor, scale: float, latent: int) -> Tensor:
+    top_H = torch.full((len(q_HL),), -math.inf, dtype=torch.float64)
+    sum_H = torch.zeros(len(q_HL), dtype=torch.float64)
+    acc_HC = torch.zeros((len(q_HL), latent), dtype=torch.float64)
+    for start in range(0, len(keys_NL), KEY_BLOCK):
+        block = keys_NL[start : start + KEY_BLOCK]
+        score_HB = torch.stack([torch.mv(block, q_L) for q_L in q_HL]) * scale
+        new_top_H = torch.maximum(top_H, score_HB.amax(-1))
+        p_HB, shrink_H = torch.exp(score_HB - new_top_H[:, None]), torch.exp(top_H - new_top_H)
+        sum_H = sum_H * shrink_H + p_HB.sum(-1)
+        acc_HC = acc_HC * shrink_H[:, None] + torch.stack([torch.mv(block[:, :latent].T, p_B) for p_B in p_HB])
+        top_H = new_top_H
+    return acc_HC / sum_H[:, None]
+
+
+def mla_attention_reference(
+    q_THL: Tensor,
+    cache_PBL: Tensor,
+    page_table_SX: Tensor,
+    seq_T: Tensor,
+    positions_T: Tensor,
+    scale: float,
+    kv_lora_rank: int,
+) -> Tensor:
+    page_size = cache_PBL.shape[1]
+    o_THC = q_THL.new_empty((*q_THL.shape[:2], kv_lora_rank))
+    for t, (seq, position) in enumerate(zip(seq_T.tolist(), positions_T.tolist(), strict=True)):
+        pages = page_table_SX[seq, : position // page_size + 1].long()
+        keys_NL = cache_PBL[pages].flatten(0, 1)[: position + 1].double()
+        o_THC[t] = _one_row(q_THL[t].double(), keys_NL, scale, kv_lora_rank).to(q_THL.dtype)
+    return o_THC
+
+
+def mla_attention(
+    q_THL: Tensor,
+    cache_PBL: Tensor,
+    page_table_SX: Tensor,
+    seq_T: Tensor,
+    positions_T: Tensor,
+    scale: float,
+    kv_lora_rank: int,
+) -> Tensor:
+    """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. The page size is a multiple of 16."""
+    body = torch.ops.caracal.mla_attention if compiled(q_THL) else mla_attention_reference
+    o_THC: Tensor = body(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
+    return o_THC

@@ -1,0 +1,77 @@
+"""A fingerprint of this machine's arithmetic: fixed inputs through every op."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from caracal_kernels.combine import combine
+from caracal_kernels.grouped_swiglu import grouped_swiglu
+from caracal_kernels.linear import linear
+from caracal_kernels.mla_attention import mla_attention
+from caracal_kernels.mla_output import mla_output
+from caracal_kernels.mla_project import mla_project
+from caracal_kernels.rms_norm import rms_norm
+from caracal_kernels.route import route
+from caracal_kernels.sample import sample
+from caracal_kernels.swiglu import swiglu
+
+
+def golden(shape: tuple[int, ...], salt: int, scale: float = 1.0) -> Tensor:
+    """fp32 values in (-scale, scale) from integer arithmetic alone: the same on every machine and torch."""
+    count = torch.Size(shape).numel()
+    bits = (torch.arange(count, dtype=torch.int64) * 2654435761 + salt * 40503) & 0xFFFF
+    return ((bits.float() / 32768.0) - 1.0).view(shape) * scale
+
+
+def _outputs(dtype: torch.dtype) -> list[Tensor]:
+    def weights(*shape: int, salt: int) -> Tensor:
+        return golden(shape, salt, 0.2).to(dtype)
+
+    rows, hidden, heads, nope, latent, rope, inner, gates = 3, 72, 3, 12, 24, 8, 37, 9
+    x_TD = golden((rows, hidden), 1).to(dtype)
+    i32 = torch.arange(rows, dtype=torch.int32)
+    cache_PBL = torch.zeros((1, 16, latent + rope), dtype=dtype)
+    cos_sin = golden((rows, rope), 2)
+    q_THL = mla_project(
+        x_TD,
+        weights(hidden, salt=3),
+        1e-5,
+        weights(20, hidden, salt=4),
+        weights(20, salt=5),
+        weights(heads * (nope + rope), 20, salt=6),
+        weights(latent + rope, hidden, salt=7),
+        weights(latent, salt=8),
+        weights(heads, nope, latent, salt=9),
+        cos_sin,
+        i32,
+        i32,
+        cache_PBL,
+        1.5,
+        2.5,
+    )
+    table = torch.zeros((1, 1), dtype=torch.int32)
+    o_THC = mla_attention(q_THL, cache_PBL, table, torch.zeros_like(i32), i32, 0.25, latent)
+    out_TD = mla_output(o_THC, weights(heads, 10, latent, salt=10), weights(hidden, heads * 10, salt=11), x_TD)
+    gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
+    mlp_TD = swiglu(rms_norm(out_TD, weights(hidden, salt=3), 1e-5), gate_up, down, out_TD)
+    ids_TK, weights_TK, zero_T = route(mlp_TD, golden((gates, hidden), 14), golden((gates,), 15, 0.1), 4, 6, 2.0)
+    y_PD = grouped_swiglu(mlp_TD, i32, torch.tensor([1, 2], dtype=torch.int32), [gate_up] * 2, [down] * 2)
+    home_TK = torch.where(ids_TK < 6, i32[:, None], -1).int().contiguous()
+    sum_TD = combine(y_PD, home_TK, weights_TK, zero_T, mlp_TD, out_TD)
+    logits_BV = linear(sum_TD, weights(50, hidden, salt=16), out_dtype=torch.float32)
+    ones = torch.ones(rows)
+    drawn_B = sample(logits_BV, i32.long(), i32.long(), ones, i32, ones * 0.9, ones * 0.01)
+    return [cache_PBL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_PD, sum_TD, logits_BV, drawn_B]
+
+
+@cache
+def probe(dtype: torch.dtype) -> str:
+    """Hex SHA-256 over every op's output on golden inputs in `dtype`."""
+    digest = hashlib.sha256()
+    for tensor in _outputs(dtype):
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,23 @@
+"""A whole SwiGLU MLP. Legend: T rows, D hidden, F inner width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from caracal_kernels.backend import compiled
+from caracal_kernels.linear import accumulate_reference, linear_reference
+
+
+def swiglu_reference(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tensor | None = None) -> Tensor:
+    gate_TF, up_TF = accumulate_reference(x_TD, gate_up_2FD).chunk(2, dim=-1)
+    return linear_reference((silu(gate_TF) * up_TF).to(x_TD.dtype), down_DF, residual_TD)
+
+
+def swiglu(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tensor | None = None) -> Tensor:
+    """down(silu(gate x) * up x), plus the residual when given. The inner product is rounded once, to x's dtype."""
+    if compiled(x_TD):
+        y: Tensor = torch.ops.caracal.swiglu(x_TD, gate_up_2FD, down_DF, residual_TD)
+        return y
+    return swiglu_reference(x_TD, gate_up_2FD, down_DF, residual_TD)
