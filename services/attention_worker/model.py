@@ -1,0 +1,166 @@
+"""The transformer, top to bottom: everything of LongCat-Flash but the FFN experts.
+
+Synchronous, and without a word about networks: `exchange` starts what leaves and the pending handle brings it home.
+Legend: T tokens, D hidden, H heads, N nope dims, R rope dims, C kv_lora_rank, V value dims or vocabulary, B sampled rows.
+Source: longcat-flash.md 1.1, 1.2, 7; arithmetic follows Hugging Face's LongcatFlashForCausalLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from caracal_kernels import linear, mla_attention, mla_output, mla_project, rms_norm, swiglu
+from torch import Tensor
+
+from services.attention_worker.step import Step
+from services.checkpoint import Checkpoint, ModelConfig
+
+LORA_NORM_EPS = 1e-6  # Hugging Face builds q_a and kv_a norms with the class default, not with rms_norm_eps
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GateWeights:
+    """The router of one layer, fp32: classifier [E, D] and selection bias [E]."""
+
+    classifier_ED: Tensor
+    bias_E: Tensor
+
+
+class PendingLike(Protocol):
+    """A MoE output on its way home."""
+
+    def finish(self, residual_TD: Tensor) -> Tensor: ...
+
+
+class ExchangeLike(Protocol):
+    """Where tokens meet experts; `start` returns before anything has been answered."""
+
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike: ...
+
+
+class Attention:
+    """One MLA sublayer with its input norm, in absorbed form for prefill and decode alike."""
+
+    def __init__(self, load: Load, layer: int, index: int, cos_sin_PR: Tensor) -> None:
+        config = load.config
+        self._scale = (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
+        self._latent = config.kv_lora_rank
+        prefix = f"model.layers.{layer}.self_attn.{index}."
+        kv_b = load(f"{prefix}kv_b_proj.weight")
+        w_uk, w_uv = kv_b.view(config.num_attention_heads, -1, config.kv_lora_rank).split(
+            [config.qk_nope_head_dim, config.v_head_dim], dim=1
+        )
+        self._w_uv_HVC = w_uv.contiguous()
+        self._o_proj_DE = load(f"{prefix}o_proj.weight")
+        self._before = (
+            load(f"model.layers.{layer}.input_layernorm.{index}.weight"),
+            config.rms_norm_eps,
+            load(f"{prefix}q_a_proj.weight"),
+            load(f"{prefix}q_a_layernorm.weight"),
+            load(f"{prefix}q_b_proj.weight"),
+            load(f"{prefix}kv_a_proj_with_mqa.weight"),
+            load(f"{prefix}kv_a_layernorm.weight"),
+            w_uk.contiguous(),
+            cos_sin_PR,
+        )
+        self._after = (config.q_scale, config.kv_scale, LORA_NORM_EPS)
+
+    def __call__(self, x_TD: Tensor, step: Step, cache_PBL: Tensor) -> Tensor:
+        """x + MLA(in_norm(x))."""
+        q_THL = mla_project(x_TD, *self._before, step.positions_T, step.slots_T, cache_PBL, *self._after)
+        o_THC = mla_attention(
+            q_THL, cache_PBL, step.page_table_SX, step.seq_T, step.positions_T, self._scale, self._latent
+        )
+        return mla_output(o_THC, self._w_uv_HVC, self._o_proj_DE, x_TD)
+
+
+class Layer:
+    """Two attentions, two dense MLPs, and the shortcut to the experts."""
+
+    def __init__(self, load: Load, layer: int, cos_sin_PR: Tensor) -> None:
+        prefix = f"model.layers.{layer}."
+        self._index = layer
+        self._eps = load.config.rms_norm_eps
+        self._attention = [Attention(load, layer, i, cos_sin_PR) for i in (0, 1)]
+        self._post_norm_D = [load(f"{prefix}post_attention_layernorm.{i}.weight") for i in (0, 1)]
+        self._mlp = [load.mlp(f"{prefix}mlps.{i}.") for i in (0, 1)]
+        self._gate = GateWeights(
+            load(f"{prefix}mlp.router.classifier.weight", torch.float32),
+            load(f"{prefix}mlp.router.e_score_correction_bias", torch.float32),
+        )
+
+    def forward(self, x_TD: Tensor, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
+        x_TD = self._attention[0](x_TD, step, caches[2 * self._index])
+        h_TD = rms_norm(x_TD, self._post_norm_D[0], self._eps)
+        moe = exchange.start(self._index, h_TD, self._gate, step)  # leaves for the expert workers
+        x_TD = swiglu(h_TD, *self._mlp[0], x_TD)
+        x_TD = self._attention[1](x_TD, step, caches[2 * self._index + 1])
+        x_TD = swiglu(rms_norm(x_TD, self._post_norm_D[1], self._eps), *self._mlp[1], x_TD)
+        return moe.finish(x_TD)  # and is home again
+
+
+class Model:
+    """The attention worker's share of a checkpoint."""
+
+    def __init__(self, load: Load) -> None:
+        config = load.config
+        self.config = config
+        self.dtype = load.dtype
+        self._embed_VD = load("model.embed_tokens.weight")
+        cos_sin_PR = rope_table(config)
+        self._layers = [Layer(load, layer, cos_sin_PR) for layer in range(config.num_layers)]
+        self._norm_D = load("model.norm.weight")
+        self._head_VD = load("lm_head.weight")
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
+        """Two latent caches [pages, page_size, C + R] per layer; sublayer i of layer l is 2 l + i."""
+        shape = (num_pages, page_size, self.config.latent)
+        return [torch.zeros(shape, dtype=self.dtype) for _ in range(2 * self.config.num_layers)]
+
+    def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
+        """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
+        x_TD = self._embed_VD[step.ids_T]
+        for layer in self._layers:
+            x_TD = layer.forward(x_TD, step, caches, exchange)
+        x_BD = rms_norm(x_TD[step.sample_rows_B], self._norm_D, self.config.rms_norm_eps)
+        return linear(x_BD, self._head_VD, None, torch.float32)
+
+
+class Load:
+    """Reads tensors in the model's dtype, counting them for the progress report."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress) -> None:
+        self.config: ModelConfig = checkpoint.config
+        self.dtype = dtype
+        self._checkpoint = checkpoint
+        self._progress = progress
+        self._total = checkpoint.attention_tensors()
+        self._done = 0
+
+    def __call__(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        tensor = self._checkpoint.tensor(name, dtype or self.dtype)
+        self._done += 1
+        self._progress(self._done, self._total)
+        return tensor
+
+    def mlp(self, prefix: str) -> tuple[Tensor, Tensor]:
+        """(gate and up rows in one [2F, D], down [D, F])."""
+        gate_up = torch.cat([self(f"{prefix}gate_proj.weight"), self(f"{prefix}up_proj.weight")])
+        return gate_up, self(f"{prefix}down_proj.weight")
+
+
+def rope_table(config: ModelConfig) -> Tensor:
+    """[max positions, R] fp32: R/2 cosines, then R/2 sines, of the default rope."""
+    half = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
+    angle_PR = torch.outer(torch.arange(config.max_position_embeddings).float(), 1.0 / config.rope_theta**half)
+    return torch.cat([angle_PR.cos(), angle_PR.sin()], dim=-1)
+
+
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress) -> Model:
+    """Reads everything but the experts. Raises CheckpointError naming the file and tensor at fault."""
+    return Model(Load(checkpoint, dtype, progress))

@@ -1,0 +1,23 @@
+"""One forward pass's input: a flat run of tokens of many sequences.
+
+Legend: T tokens, S rows of the page table, X pages a row may hold, B tokens whose logits are wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What to run. Cache slots are page * page_size + offset, the same in every sublayer's cache."""
+
+    number: int
+    ids_T: Tensor  # int64
+    positions_T: Tensor  # int32, absolute
+    seq_T: Tensor  # int32, each token's row of the page table
+    slots_T: Tensor  # int32, where the token's latent is written
+    page_table_SX: Tensor  # int32, -1 padded
+    sample_rows_B: Tensor  # int64, indices into T
