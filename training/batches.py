@@ -1,0 +1,59 @@
+"""Dialogues as training batches: right-padded in groups of similar length, answers marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from training.chat import segments
+from training.dialogues import Dialogue
+from training.tokenizer import PAD
+
+Encoded = tuple[list[int], list[bool]]  # ids, and whether the model has to produce each
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`wanted_A` are the positions of T whose next token is an answer's, `target_A` those tokens."""
+
+    ids_T: Tensor
+    groups: list[tuple[int, int]]
+    real_T: Tensor
+    wanted_A: Tensor
+    target_A: Tensor
+    dialogue_A: Tensor  # place of the dialogue in the batch's input order
+
+
+def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
+    ids: list[int] = []
+    answer: list[bool] = []
+    for text, produced in segments(dialogue):
+        piece = tokenizer.encode(text, add_special_tokens=False).ids
+        ids += piece
+        answer += [produced] * len(piece)
+    return ids, answer
+
+
+def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> Batch:
+    """All dialogues of one step, shortest first, in `groups` groups each padded to its longest."""
+    encoded = sorted(enumerate(encode(tokenizer, d) for d in dialogues), key=lambda item: len(item[1][0]))
+    size = -(-len(encoded) // groups)
+    ids: list[int] = []
+    real: list[bool] = []
+    owner: list[int] = []
+    wanted: list[int] = []
+    shapes = []
+    for chunk in (encoded[i : i + size] for i in range(0, len(encoded), size)):
+        length = len(chunk[-1][1][0])
+        shapes.append((len(chunk), length))
+        for number, (row, answer) in chunk:
+            wanted += [len(ids) + i - 1 for i, produced in enumerate(answer) if produced]
+            owner += [number] * sum(answer)
+            ids += row + [PAD] * (length - len(row))
+            real += [True] * len(row) + [False] * (length - len(row))
+    ids_T, wanted_A = torch.tensor(ids), torch.tensor(wanted)
+    return Batch(ids_T, shapes, torch.tensor(real), wanted_A, ids_T[wanted_A + 1], torch.tensor(owner))

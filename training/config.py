@@ -1,0 +1,57 @@
+"""Sizes of the built-in model and the recipe that trains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Names are those of config.json."""
+
+    vocab_size: int = 1024
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_attention_heads: int = 4
+    q_lora_rank: int = 64
+    kv_lora_rank: int = 32
+    qk_nope_head_dim: int = 16
+    qk_rope_head_dim: int = 16
+    v_head_dim: int = 32
+    ffn_hidden_size: int = 256
+    expert_ffn_hidden_size: int = 64
+    n_routed_experts: int = 16
+    zero_expert_num: int = 8
+    moe_topk: int = 6
+    routed_scaling_factor: float = 3.0
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 4096
+
+    @property
+    def num_gates(self) -> int:
+        return self.n_routed_experts + self.zero_expert_num
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        """Of a parsed config.json; fields of no interest here are passed over."""
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. The seed fixes tokenizer, initial weights and every batch."""
+
+    seed: int = 1
+    steps: int = 1800
+    batch_dialogues: int = 32
+    groups: int = 8  # a batch is padded in groups of similar length
+    warmup: int = 60
+    decay_from: float = 0.5  # share of the run after which the learning rates fall linearly to zero
+    matrix_rate: float = 0.02
+    vector_rate: float = 0.004
+    weight_decay: float = 0.05
+    ffn_experts: float = 4.0  # K_e: FFN experts per token that the controller steers to
+    bias_rate: float = 0.2  # μ, falls with the learning rates but not below a tenth
+    save_every: int = 100

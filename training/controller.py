@@ -1,0 +1,49 @@
+"""The zero-expert bias controller (technical report, section 2.1.1, Eq. 2) and the statistics it steers by.
+
+Legend: G gates, N FFN experts, K slots per token, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.moe import MoE
+
+
+@dataclass(frozen=True)
+class Usage:
+    """FFN experts per token of one layer over some tokens."""
+
+    mean: float
+    std: float
+    busiest: float  # tokens of the most used FFN expert, relative to an even split
+    histogram: list[int]  # tokens by number of FFN experts, 0..K
+
+    @classmethod
+    def of(cls, chosen_TK: Tensor, num_experts: int) -> Usage:
+        number_T = (chosen_TK < num_experts).sum(-1)
+        loads_N = chosen_TK.flatten().bincount(minlength=num_experts)[:num_experts].float()
+        return cls(
+            number_T.float().mean().item(),
+            number_T.float().std().item(),
+            (loads_N.max() / loads_N.mean()).item(),
+            number_T.bincount(minlength=chosen_TK.shape[1] + 1).tolist(),
+        )
+
+
+@torch.no_grad()
+def adjust(moe: MoE, real_T: Tensor, ffn_experts: float, rate: float) -> Usage:
+    """Moves the selection bias of one layer after a step; zero experts' entries stay zero.
+
+    bias_i += rate * (K_e/K * 1/N - T_i/(K * T)) for each FFN expert i.
+    """
+    assert moe.chosen_TK is not None
+    chosen_TK = moe.chosen_TK[real_T]
+    tokens, slots = chosen_TK.shape
+    experts = moe.num_experts
+    load_N = chosen_TK.flatten().bincount(minlength=experts)[:experts].float() / (slots * tokens)
+    moe.router.e_score_correction_bias[:experts] += rate * (ffn_experts / slots / experts - load_N)
+    return Usage.of(chosen_TK, experts)

@@ -1,0 +1,137 @@
+"""Writes trained weights as a Hugging Face directory, tensor names and files as LongCat-Flash publishes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from training.config import ModelConfig
+from training.model import LongcatFlash
+from training.tokenizer import BOS, EOS, FRAME, PAD
+
+SHARD_BYTES = 2_000_000  # far less than it could be: the sharding is to be real
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:
+    """Replaces what is in `folder`. Raises ValueError when a weight is not finite."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    _write_weights(checkpoint_tensors(model), folder)
+    _write_json(folder / "config.json", config_json(model.config))
+    _write_json(folder / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD})
+    _write_json(folder / "tokenizer_config.json", tokenizer_config(model.config))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def checkpoint_tensors(model: LongcatFlash) -> dict[str, Tensor]:
+    """Published names; one tensor per expert and projection; bf16, except for the fp32 routers."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name}: not finite")
+        full = name if name.startswith("lm_head") else f"model.{name}"
+        if name.endswith("gate_up_E2FD"):
+            for expert, both in enumerate(value):
+                gate, up = both.chunk(2)
+                stem = f"{full.removesuffix('gate_up_E2FD')}{expert}"
+                tensors |= {f"{stem}.gate_proj.weight": gate, f"{stem}.up_proj.weight": up}
+        elif name.endswith("down_EDF"):
+            stem = full.removesuffix("down_EDF")
+            tensors |= {f"{stem}{expert}.down_proj.weight": down for expert, down in enumerate(value)}
+        else:
+            tensors[full] = value
+    return {n: v.detach().to(_dtype(n)).clone().contiguous() for n, v in sorted(tensors.items())}
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.float32 if ".mlp.router." in name else torch.bfloat16
+
+
+def _write_weights(tensors: dict[str, Tensor], folder: Path) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    room = SHARD_BYTES
+    for name, value in tensors.items():
+        if room < value.nbytes:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = value
+        room -= value.nbytes
+    where: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, {"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+    total = sum(value.nbytes for value in tensors.values())
+    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+    """Every field that readers of this architecture look for."""
+    return {
+        "architectures": ["LongcatFlashForCausalLM"],
+        "model_type": "longcat_flash",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "attention_method": "MLA",
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "expert_ffn_hidden_size": config.expert_ffn_hidden_size,
+        "ffn_hidden_size": config.ffn_hidden_size,
+        "head_dim": config.qk_rope_head_dim,  # transformers sizes its rotary table by it
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "kv_lora_rank": config.kv_lora_rank,
+        "max_position_embeddings": config.max_position_embeddings,
+        "mla_scale_kv_lora": True,
+        "mla_scale_q_lora": True,
+        "moe_topk": config.moe_topk,
+        "n_routed_experts": config.n_routed_experts,
+        "norm_topk_prob": False,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": 2 * config.num_layers,
+        "num_layers": config.num_layers,
+        "q_lora_rank": config.q_lora_rank,
+        "qk_nope_head_dim": config.qk_nope_head_dim,
+        "qk_rope_head_dim": config.qk_rope_head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "routed_scaling_factor": config.routed_scaling_factor,
+        "router_bias": False,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "v_head_dim": config.v_head_dim,
+        "vocab_size": config.vocab_size,
+        "zero_expert_num": config.zero_expert_num,
+        "zero_expert_type": "identity",
+    }
+
+
+def tokenizer_config(config: ModelConfig) -> dict[str, Any]:
+    """No bos before a prompt: the model has never seen one there."""
+    unk, bos, eos, pad = FRAME
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": bos,
+        "eos_token": eos,
+        "pad_token": pad,
+        "unk_token": unk,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_position_embeddings,
+        "chat_template": TEMPLATE.read_text(encoding="utf-8"),
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""LongCat-Flash for training: the exact dataflow of the architecture on padded groups of rows, without a cache.
+
+Legend: T tokens of all groups, D hidden, A answer positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.attention import Attention, RMSNorm, linear, rope_table
+from training.config import ModelConfig
+from training.moe import MoE
+
+Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = linear(config.hidden_size, config.ffn_hidden_size)
+        self.up_proj = linear(config.hidden_size, config.ffn_hidden_size)
+        self.down_proj = linear(config.ffn_hidden_size, config.hidden_size)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        y_TD: Tensor = self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+        return y_TD
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.ModuleList(RMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(2))
+        self.post_attention_layernorm = nn.ModuleList(
+            RMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(2)
+        )
+        self.self_attn = nn.ModuleList(Attention(config) for _ in range(2))
+        self.mlps = nn.ModuleList(MLP(config) for _ in range(2))
+        self.mlp = MoE(config)
+
+    def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
+        x_TD = x_TD + self.self_attn[0](self.input_layernorm[0](x_TD), rope_TR, groups)
+        h_TD = self.post_attention_layernorm[0](x_TD)
+        shortcut_TD = self.mlp(h_TD)
+        x_TD = x_TD + self.mlps[0](h_TD)
+        x_TD = x_TD + self.self_attn[1](self.input_layernorm[1](x_TD), rope_TR, groups)
+        x_TD = x_TD + self.mlps[1](self.post_attention_layernorm[1](x_TD))
+        out_TD: Tensor = x_TD + shortcut_TD
+        return out_TD
+
+
+class LongcatFlash(nn.Module):
+    """Parameter names are the checkpoint's, except that experts are stacked and `model.` is left out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = linear(config.hidden_size, config.vocab_size)
+
+    def initialise(self, seed: int) -> None:
+        """Matrices uniform-variance in their inputs; matrices that write to the residual stream begin at zero."""
+        rng = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                continue
+            writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_EDF", "lm_head.weight"))
+            std = 0.0 if writes else 1.0 if name.startswith("embed") else weight.shape[-1] ** -0.5
+            nn.init.normal_(weight, 0.0, std, generator=rng)
+
+    def forward(self, ids_T: Tensor, groups: Groups, wanted_A: Tensor) -> Tensor:
+        """Logits [A, V] fp32 of the wanted positions of T."""
+        longest = max(length for _, length in groups)
+        table_SR = rope_table(self.config, longest)
+        rope_TR = torch.cat([table_SR[:length].repeat(rows, 1) for rows, length in groups])
+        x_TD: Tensor = self.embed_tokens(ids_T)
+        for layer in self.layers:
+            x_TD = layer(x_TD, rope_TR, groups)
+        logits_AV: Tensor = self.lm_head(self.norm(x_TD[wanted_A]))
+        return logits_AV.float()
+
+    def mixtures(self) -> list[MoE]:
+        """The MoE of each layer."""
+        return [module for module in self.modules() if isinstance(module, MoE)]
+
+    def to_bfloat16(self) -> LongcatFlash:
+        """The served precision: everything bf16 except the routers."""
+        self.to(torch.bfloat16)
+        for moe in self.mixtures():
+            moe.router.float()
+        return self

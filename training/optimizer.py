@@ -1,0 +1,97 @@
+"""Muon for matrices, AdamW for everything else.
+
+Muon: momentum, then the nearest orthogonal matrix by five Newton-Schulz steps (Jordan et al., 2024). Equal shapes are
+stacked, so that one batched product serves all layers and experts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from training.config import Recipe
+
+MOMENTUM = 0.95
+ADAM_EPS = 1e-16  # report section 4.4: far below the gradient's size, which is small here too
+
+
+def orthogonal(g_BMN: Tensor) -> Tensor:
+    """Newton-Schulz with the usual quintic coefficients; singular values end near 1."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    flip = g_BMN.shape[1] > g_BMN.shape[2]
+    x_BMN: Tensor = g_BMN.mT if flip else g_BMN
+    x_BMN = x_BMN / (x_BMN.norm(dim=(1, 2), keepdim=True) + 1e-12)
+    for _ in range(5):
+        xx_BMM = x_BMN @ x_BMN.mT
+        x_BMN = a * x_BMN + (b * xx_BMM + c * xx_BMM @ xx_BMM) @ x_BMN
+    return x_BMN.mT if flip else x_BMN
+
+
+def _matrices(name: str, value: Tensor) -> Tensor:
+    """A parameter as a stack of matrices; gate and up of an expert are two."""
+    if name.endswith("gate_up_E2FD"):
+        return value.view(2 * value.shape[0], -1, value.shape[2])
+    return value if value.ndim == 3 else value[None]
+
+
+class Optimizer:
+    """Holds all state in named tensors, so that a checkpoint is one safetensors file."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.matrices: dict[str, nn.Parameter] = {}
+        self.vectors: dict[str, nn.Parameter] = {}
+        for name, value in model.named_parameters():
+            own = value.ndim == 1 or "embed" in name or "lm_head" in name or "classifier" in name
+            (self.vectors if own else self.matrices)[name] = value
+        self.momentum = {name: torch.zeros_like(value) for name, value in self.matrices.items()}
+        self.adam = torch.optim.AdamW(
+            self.vectors.values(), lr=recipe.vector_rate, betas=(0.9, 0.98), eps=ADAM_EPS, weight_decay=0.0
+        )
+
+    def scale(self, step: int) -> float:
+        """Share of the full learning rates at a step."""
+        recipe = self.recipe
+        left = (recipe.steps - step) / max(1.0, recipe.steps * (1 - recipe.decay_from))
+        return min(1.0, (step + 1) / recipe.warmup, left)
+
+    def step(self, step: int) -> None:
+        """One update from the parameters' gradients, which it clears."""
+        scale = self.scale(step)
+        for group in self.adam.param_groups:
+            group["lr"] = self.recipe.vector_rate * scale
+        self.adam.step()
+        self._muon(self.recipe.matrix_rate * scale)
+        for value in (*self.vectors.values(), *self.matrices.values()):
+            value.grad = None
+
+    @torch.no_grad()
+    def _muon(self, rate: float) -> None:
+        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for name, value in self.matrices.items():
+            assert value.grad is not None
+            momentum = self.momentum[name].lerp_(value.grad, 1 - MOMENTUM)
+            update_BMN = _matrices(name, value.grad.lerp(momentum, MOMENTUM))
+            shapes[update_BMN.shape[1:]].append((_matrices(name, value.data), update_BMN))
+        for (rows, columns), pairs in shapes.items():
+            update_BMN = orthogonal(torch.cat([update for _, update in pairs])) * max(1.0, rows / columns) ** 0.5
+            for (value_BMN, _), part in zip(pairs, update_BMN.split([len(v) for v, _ in pairs]), strict=True):
+                value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor needed to go on."""
+        tensors = {f"momentum.{name}": value for name, value in self.momentum.items()}
+        for name, value in self.vectors.items():
+            for kind, state in self.adam.state[value].items():
+                tensors[f"adam.{kind}.{name}"] = state
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+        for name, value in self.momentum.items():
+            value.copy_(tensors[f"momentum.{name}"])
+        for name, parameter in self.vectors.items():
+            kinds = ("step", "exp_avg", "exp_avg_sq")
+            self.adam.state[parameter] = {kind: tensors[f"adam.{kind}.{name}"].clone() for kind in kinds}

@@ -1,0 +1,36 @@
+"""Trains the byte-level BPE on the dialogues themselves; every digit stays a token of its own."""
+
+from __future__ import annotations
+
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer
+
+from training.chat import segments
+from training.dialogues import dialogues
+
+UNK, BOS, EOS, PAD = range(4)
+# Tokens that frame a text are special; those inside a reply are not, or a decoder that skips specials would lose them.
+FRAME = ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")
+MARKS = ("<longcat_tool_call>", "</longcat_tool_call>", "<longcat_think>", "</longcat_think>")
+PIECES = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(seed: int, vocab_size: int, sample: int = 3000) -> Tokenizer:
+    """BPE with LongCat's special tokens at ids 0, 1, 2, ... Same seed, same tokenizer."""
+    tokenizer = Tokenizer(BPE())
+    split = Split(Regex(PIECES), behavior="isolated")
+    tokenizer.pre_tokenizer = Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in FRAME]
+        + [AddedToken(t, special=False, normalized=False) for t in MARKS],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = ("".join(text for text, _ in segments(d)) for d in dialogues(seed, 0, sample))
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
