@@ -22,10 +22,11 @@ from torch import Tensor
 
 from services.attention_worker.inputs import StepInputs
 from services.attention_worker.kv_cache import KvCache
+from services.attention_worker.model import ExchangeLike
 from services.attention_worker.sampler import NonFiniteLogits, sample_tokens
 from services.attention_worker.scheduler import Chunk, Scheduler
 from services.attention_worker.sequence import Emit, Ending, Request, Sequence, TokenOut
-from services.attention_worker.step import ExchangeLike, Step
+from services.attention_worker.step import Step
 from services.router.dispatch import WorkerUnavailable
 
 log = structlog.get_logger(__name__)

@@ -52,6 +52,7 @@ class StepInputs:
         for chunk in chunks:
             sequence, start, length = chunk.sequence, chunk.start, chunk.length
             end = token + length
+            assert sequence.row is not None, "only running sequences are scheduled"
             self._rows_T[token:end] = sequence.row
             if length == 1:
                 self._ids_T[token] = sequence.ids[start]

@@ -23,7 +23,7 @@ class AttentionServer:
     """The server and its health. It is NOT_SERVING until `ready` says otherwise."""
 
     def __init__(self, service: AttentionService) -> None:
-        self.health = health.aio.HealthServicer()
+        self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(options=OPTIONS)
         attention_pb2_grpc.add_AttentionServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)

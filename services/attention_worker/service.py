@@ -53,7 +53,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         self._apply_table = apply_table
         self._on_table = on_table
 
-    async def Generate(  # type: ignore[override]
+    async def Generate(
         self, request: attention_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[attention_pb2.GenerateEvent]:
         wanted = await self._accepted(request, context)
@@ -74,7 +74,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         finally:
             self._engine.cancel(key)
 
-    async def Describe(  # type: ignore[override]
+    async def Describe(
         self, request: attention_pb2.AttentionDescribeRequest, context: Context
     ) -> attention_pb2.AttentionDescription:
         engine, pages = self._engine, self._engine.cache.pages
@@ -93,19 +93,21 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             draining=self.draining,
         )
 
-    async def ApplyTable(  # type: ignore[override]
-        self, request: placement_pb2.Table, context: Context
-    ) -> attention_pb2.ApplyTableReply:
-        if request.numerics_class not in ("", self._identity.numerics_class):
+    async def ApplyTable(self, request: placement_pb2.Table, context: Context) -> attention_pb2.ApplyTableReply:
+        if not self.takes(request):
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the table is for {request.numerics_class}, this worker is {self._identity.numerics_class}",
             )
         return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
 
+    def takes(self, table: placement_pb2.Table) -> bool:
+        """Whether the table's experts compute the same bits as this worker; no class named means that nobody cares."""
+        return table.numerics_class in ("", self._identity.numerics_class)
+
     async def apply(self, table: placement_pb2.Table) -> int:
         """Puts a table in force unless a newer one is; returns the epoch in force."""
-        self.epoch = await asyncio.to_thread(self._apply_table, table)
+        self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))
         self._on_table(self.epoch)
         return self.epoch
 
