@@ -1,0 +1,81 @@
+"""Logs and metrics of a process: structlog on stderr (JSON lines, pretty on a terminal), Prometheus over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+
+log = structlog.get_logger(__name__)
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def configure_logging(role: str, worker_id: str = "") -> None:
+    """One format for everything the process logs, the libraries' lines included. Raises ValueError on a bad CARACAL_LOG_LEVEL."""
+    level = os.environ.get("CARACAL_LOG_LEVEL", "INFO").upper()
+    if level not in LEVELS:
+        raise ValueError(f"CARACAL_LOG_LEVEL is {level!r}: not one of {', '.join(LEVELS)}")
+    who = {"role": role} | ({"worker_id": worker_id} if worker_id else {})
+
+    def add_identity(_: Any, __: str, event: Any) -> Any:
+        return {**event, **who}
+
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", key="ts"),
+        add_identity,
+    ]
+    terminal = sys.stderr.isatty()
+    render: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    last = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    last += [] if terminal else [structlog.processors.format_exc_info]
+    handler = logging.StreamHandler()
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*last, render]))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for noisy in ("asyncio", "uvicorn.access", "httpx"):
+        logging.getLogger(noisy).setLevel("WARNING")
+
+
+def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
+    """Serves /metrics on a thread of its own; returns the port (0 asks for any free one). Raises OSError when it is taken."""
+    server, _ = start_http_server(port, host, registry)
+    return int(server.server_port)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields `report(done, total)`: a bar on a terminal, a log line every two seconds elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    said = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        if done == total or time.monotonic() - said > 2:
+            said = time.monotonic()
+            log.info(label, done=done, total=total)
+
+    yield report
