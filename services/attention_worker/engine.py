@@ -7,6 +7,7 @@ Legend: B sequences that get a token in a step, V vocabulary.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from services.attention_worker.sampler import NonFiniteLogits, sample_tokens
 from services.attention_worker.scheduler import Chunk, Scheduler
 from services.attention_worker.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.step import Step
-from services.router.dispatch import WorkerUnavailable
+from services.router.dispatch.links import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +80,15 @@ def deliver_here(deliveries: list[Delivery]) -> None:
         emit(tokens, ending)
 
 
+def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
+    """Calls every receiver on an event loop, with one wake-up of that loop per step."""
+
+    def deliver(deliveries: list[Delivery]) -> None:
+        loop.call_soon_threadsafe(deliver_here, deliveries)
+
+    return deliver
+
+
 class Engine:
     """Continuous batching over one model. Every accepted request gets exactly one ending."""
 
@@ -107,6 +117,11 @@ class Engine:
         self._inbox: deque[Callable[[], list[Delivery]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether any accepted request has not ended."""
+        return bool(self._sequences or self._inbox)
 
     def submit(self, request: Request, emit: Emit) -> int:
         """Queues a request, from any thread; returns the key to cancel it by.

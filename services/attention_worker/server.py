@@ -20,28 +20,33 @@ OPTIONS = (
 
 
 class AttentionServer:
-    """The server and its health. It is NOT_SERVING until `ready` says otherwise."""
+    """The server, and its health, which is the service's readiness."""
 
     def __init__(self, service: AttentionService) -> None:
-        self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._service = service
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(options=OPTIONS)
         attention_pb2_grpc.add_AttentionServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port. Port 0 takes any free one."""
-        await self.ready(False)
-        bound = self._server.add_insecure_port(f"{host}:{port}")
+        """Listens; returns the port. Port 0 takes any free one. Raises OSError when the port is taken."""
+        await self._tell(self._service.ready)
+        self._service.on_ready_change = self._tell
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error}") from None
         await self._server.start()
         return bound
-
-    async def ready(self, serving: bool) -> None:
-        """What probes are told, for the server as a whole and for the service by name."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE):
-            await self.health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, gives open ones `grace_s`, then cancels them."""
         await self._server.stop(grace_s)
+
+    async def _tell(self, ready: bool) -> None:
+        """What probes are told, for the server as a whole and for the service by name."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -43,7 +43,6 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         vocab_size: int,
         identity: Identity,
         apply_table: Callable[[placement_pb2.Table], int],
-        on_table: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         self.draining = False
         self.epoch = 0
@@ -51,7 +50,12 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         self._vocab_size = vocab_size
         self._identity = identity
         self._apply_table = apply_table
-        self._on_table = on_table
+        self.on_ready_change: Callable[[bool], Awaitable[None]] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: a table is in force and the worker is not leaving."""
+        return self.epoch > 0 and not self.draining
 
     async def Generate(
         self, request: attention_pb2.GenerateRequest, context: Context
@@ -99,23 +103,32 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the table is for {request.numerics_class}, this worker is {self._identity.numerics_class}",
             )
-        return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
+        try:
+            return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
+        except ValueError as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
 
     def takes(self, table: placement_pb2.Table) -> bool:
         """Whether the table's experts compute the same bits as this worker; no class named means that nobody cares."""
         return table.numerics_class in ("", self._identity.numerics_class)
 
     async def apply(self, table: placement_pb2.Table) -> int:
-        """Puts a table in force unless a newer one is; returns the epoch in force."""
+        """Puts a table in force unless a newer one is; returns the epoch in force. Raises ValueError."""
+        before = self.ready
         self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))
-        self._on_table(self.epoch)
+        await self._tell(before)
         return self.epoch
 
-    def drain(self, move: bool) -> None:
+    async def drain(self, move: bool) -> None:
         """Takes nothing new; with `move`, ends what runs so that the router continues it elsewhere."""
-        self.draining = True
+        before, self.draining = self.ready, True
+        await self._tell(before)
         if move:
             self._engine.evict("draining")
+
+    async def _tell(self, before: bool) -> None:
+        if self.ready != before and self.on_ready_change is not None:
+            await self.on_ready_change(self.ready)
 
     async def _accepted(self, request: attention_pb2.GenerateRequest, context: Context) -> Request:
         if self.draining:

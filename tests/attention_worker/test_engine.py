@@ -12,7 +12,7 @@ from fake_model import VOCAB, FakeModel
 from services.attention_worker.engine import Engine, EngineStopped
 from services.attention_worker.scheduler import CannotFit
 from services.attention_worker.sequence import Ending, Request, Sampling
-from services.router.dispatch import WorkerUnavailable
+from services.router.dispatch.links import WorkerUnavailable
 
 
 def prompts(count: int, rng: Random, longest: int = 60) -> list[list[int]]:

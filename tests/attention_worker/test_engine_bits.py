@@ -1,6 +1,6 @@
 """A sequence's logits, bit for bit, whatever else happens in the engine: the numerics contract, request by request.
 
-The real model on a random checkpoint. Every comparison is of whole logits rows and of checksums, over at least 50 steps,
+The real model on a random checkpoint. Whole logits rows and checksums are compared, over 50 steps and more,
 greedy and sampled with penalties.
 """
 

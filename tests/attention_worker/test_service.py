@@ -5,7 +5,6 @@ import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -17,7 +16,7 @@ from fake_model import VOCAB, FakeModel
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.attention_worker.engine import Engine, EngineLimits, deliver_here
+from services.attention_worker.engine import Engine, EngineLimits, deliver_on
 from services.attention_worker.sequence import Sampling
 from services.attention_worker.server import SERVICE, AttentionServer
 from services.attention_worker.service import AttentionService, Identity
@@ -35,7 +34,7 @@ class Worker:
             None,
             sizes,
             frozenset(),
-            deliver=partial(loop.call_soon_threadsafe, deliver_here),  # type: ignore[arg-type]
+            deliver=deliver_on(loop),  # type: ignore[arg-type]
         )
         identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
         self.service = AttentionService(self.engine, VOCAB, identity, lambda table: table.epoch)
@@ -223,7 +222,7 @@ def test_draining_sends_requests_elsewhere() -> None:
         async with worker(limits(max_len=4096, num_pages=256)) as one:
             call = one.stub.Generate(request(max_tokens=4000))
             await anext(aiter(call))
-            one.service.drain(move=True)
+            await one.service.drain(move=True)
             assert await status(call) == (grpc.StatusCode.UNAVAILABLE, "draining")
             assert await status(one.stub.Generate(request())) == (grpc.StatusCode.UNAVAILABLE, "draining")
             description = await one.stub.Describe(attention_pb2.AttentionDescribeRequest())
@@ -238,7 +237,7 @@ def test_a_drain_without_a_move_lets_what_runs_finish() -> None:
         async with worker() as one:
             call = one.stub.Generate(request(max_tokens=200))
             await anext(aiter(call))
-            one.service.drain(move=False)
+            await one.service.drain(move=False)
             assert await status(call) == (grpc.StatusCode.OK, "")
 
     run(body)
@@ -251,7 +250,6 @@ def test_tables_describe_health_and_reflection() -> None:
             asked = health_pb2.HealthCheckRequest(service=SERVICE)
             assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert (await one.stub.ApplyTable(TABLE)).epoch == 7
-            await one.server.ready(True)
             assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await one.stub.ApplyTable(placement_pb2.Table(epoch=8, numerics_class="caracal-other"))

@@ -1,0 +1,77 @@
+"""What Prometheus is told: engine counters and the exchange's sums, read when it asks. Nothing is counted twice.
+
+Request metrics carry vLLM's names under `caracal:`; what only this cluster has is `caracal_*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.attention_worker.engine import Engine
+from services.router.dispatch.stats import DispatchStats
+
+
+class WorkerMetrics(Collector):
+    """Reads engine and exchange at every scrape."""
+
+    def __init__(self, engine: Engine, dispatch: DispatchStats) -> None:
+        self._engine = engine
+        self._dispatch = dispatch
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._requests()
+        yield from self._layers()
+        yield from self._wire()
+
+    def _requests(self) -> Iterator[Metric]:
+        scheduler, counters = self._engine.scheduler, self._engine.counters
+        pages = scheduler.pages
+        yield _gauge("caracal:num_requests_running", "Sequences in the batch", len(scheduler.running))
+        yield _gauge("caracal:num_requests_waiting", "Sequences waiting for a place", len(scheduler.waiting))
+        yield _gauge("caracal:kv_cache_usage_perc", "Share of pages in use, 0 to 1", pages.used / pages.total)
+        yield _count("caracal:num_preemptions", "Sequences put back to wait for pages", scheduler.preemptions)
+        yield _count("caracal:prompt_tokens", "Prompt tokens of accepted requests", counters.prompt_tokens)
+        yield _count("caracal:generation_tokens", "Tokens generated", counters.generation_tokens)
+        yield _count("caracal_engine_steps", "Steps run", counters.steps)
+        yield _count("caracal_engine_failed_steps", "Steps that failed with all their sequences", counters.failed_steps)
+        yield _count(
+            "caracal_engine_model_tokens", "Tokens through the model, recomputed ones too", counters.model_tokens
+        )
+        info = InfoMetricFamily("caracal:cache_config", "Sizes of the paged latent cache")
+        info.add_metric((), {"block_size": str(pages.page_size), "num_gpu_blocks": str(pages.total)})
+        yield info
+
+    def _layers(self) -> Iterator[Metric]:
+        exposed = CounterMetricFamily("caracal_moe_exposed_seconds", "Waited for experts", labels=("layer",))
+        round_trip = CounterMetricFamily("caracal_moe_round_trip_seconds", "Sent until answered", labels=("layer",))
+        slots = CounterMetricFamily("caracal_moe_slots", "Top-k slots by what they chose", labels=("layer", "kind"))
+        for index, layer in enumerate(self._dispatch.layers):
+            exposed.add_metric((str(index),), layer.exposed_s)
+            round_trip.add_metric((str(index),), layer.round_trip_s)
+            slots.add_metric((str(index), "ffn"), layer.ffn_slots)
+            slots.add_metric((str(index), "zero"), layer.slots - layer.ffn_slots)
+        yield from (exposed, round_trip, slots)
+
+    def _wire(self) -> Iterator[Metric]:
+        total = self._dispatch.total()
+        size = CounterMetricFamily("caracal_dispatch_bytes", "Payload bytes of hidden rows", labels=("direction",))
+        size.add_metric(("sent",), total.bytes_sent)
+        size.add_metric(("received",), total.bytes_received)
+        yield size
+        yield _count("caracal_dispatch_bytes_if_all_slots", "What all slots would bring back", total.bytes_if_all_slots)
+        yield _count("caracal_dispatch_rows", "Rows sent, once per worker", total.rows_sent)
+        yield _count("caracal_dispatch_pairs", "(row, expert) pairs asked for", total.pairs_sent)
+        yield _count("caracal_dispatch_tokens_all_zero", "Tokens of a layer that sent nothing", total.tokens_all_zero)
+        yield _count("caracal_dispatch_retries", "Messages sent again", total.retries)
+        yield _count("caracal_dispatch_stale_refusals", "Calls refused for their epoch", total.stale_refusals)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value)
+
+
+def _count(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value)

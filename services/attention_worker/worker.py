@@ -1,0 +1,143 @@
+"""One attention worker, put together: engine thread, exchange, gRPC server, lease; and how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Coroutine
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from services.attention_worker.engine import Engine, deliver_on
+from services.attention_worker.loading import Loaded
+from services.attention_worker.metrics import WorkerMetrics
+from services.attention_worker.server import AttentionServer
+from services.attention_worker.service import AttentionService, Identity
+from services.attention_worker.settings import Settings
+from services.attention_worker.tables import follow_tables
+from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.grpc_link import GrpcLink
+from services.telemetry import serve_metrics
+
+log = structlog.get_logger(__name__)
+
+MOVE_S = 5.0  # for evicted sequences to be told, and for what cannot be moved after the drain's time
+
+
+class AttentionWorker:
+    """Built on the event loop that serves it. `start`, then `drain` and `stop`, each once."""
+
+    def __init__(self, settings: Settings, loaded: Loaded) -> None:
+        config = loaded.model.config
+        self._settings = settings
+        self._identity = Identity(
+            worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics_class
+        )
+        self._exchange = Exchange(GrpcLink, config, overlap=settings.overlap, expert_wait_s=settings.expert_wait_s)
+        deliver = deliver_on(asyncio.get_running_loop())
+        self._engine = Engine(loaded.model, self._exchange, loaded.limits, config.eos_ids, deliver=deliver)
+        self._thread = threading.Thread(target=self._engine.run, name="engine")
+        self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._exchange.apply)
+        self._server = AttentionServer(self._service)
+        self._membership = Membership(settings.redis_url, settings.cluster)
+        self._address = self._metrics_address = ""
+
+    async def start(self) -> None:
+        """Starts the engine and opens the ports. Raises OSError when a port is taken."""
+        settings = self._settings
+        self._thread.start()
+        port = await self._server.start(settings.host, settings.port)
+        registry = CollectorRegistry()
+        registry.register(WorkerMetrics(self._engine, self._exchange.stats))
+        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
+        self._address = f"{settings.reachable_host}:{port}"
+        self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
+        log.info(
+            "attention worker listens",
+            worker_id=self._identity.worker_id,
+            address=self._address,
+            metrics=self._metrics_address,
+            numerics_class=self._identity.numerics_class,
+            kv_bytes=self._engine.cache.bytes,
+        )
+
+    def background(self) -> tuple[Coroutine[None, None, None], ...]:
+        """What has to run beside the server: the lease, and the search for newer tables."""
+        return self._membership.advertise(self.record), follow_tables(self._membership, self._service)
+
+    async def drain(self) -> None:
+        """Sends running sequences elsewhere when there is an elsewhere, else lets them finish while time lasts."""
+        await self._service.drain(move=False)
+        with contextlib.suppress(RedisUnavailable):
+            await self._membership.announce(self.record())
+        if await self._others() or not await self._empties(self._settings.drain_s):
+            await self._service.drain(move=True)
+            await self._empties(MOVE_S)
+
+    async def stop(self) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            await self._membership.withdraw(self.record())
+        self._engine.stop()
+        await self._server.stop(MOVE_S)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+        self._exchange.close()
+        await self._membership.close()
+
+    def record(self) -> WorkerRecord:
+        """What the lease says now."""
+        return WorkerRecord(
+            worker_id=self._identity.worker_id,
+            role="attention",
+            address=self._address,
+            metrics_address=self._metrics_address,
+            boot_id=self._identity.boot_id,
+            numerics_class=self._identity.numerics_class,
+            epoch=self._service.epoch,
+            progress=self._engine.counters.progress,
+            draining=self._service.draining,
+            stats=self._stats(),
+        )
+
+    def _stats(self) -> dict[str, float]:
+        scheduler, counters = self._engine.scheduler, self._engine.counters
+        sums = self._exchange.stats.total()
+        layers = max(1, sums.layer_calls)
+        return {
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "kv_pages_used": scheduler.pages.used,
+            "kv_pages_total": scheduler.pages.total,
+            "zero_share": 1 - sums.ffn_slots / sums.slots if sums.slots else 0.0,
+            "exposed_s_per_layer": sums.exposed_s / layers,
+            "round_trip_s_per_layer": sums.round_trip_s / layers,
+            "prompt_tokens": counters.prompt_tokens,
+            "generation_tokens": counters.generation_tokens,
+            "preemptions": scheduler.preemptions,
+        }
+
+    async def _others(self) -> bool:
+        """Whether another worker of this numerics class could take over."""
+        try:
+            async with asyncio.timeout(2):
+                workers = await self._membership.workers("attention")
+        except (RedisUnavailable, TimeoutError):
+            return False
+        return any(
+            one.boot_id != self._identity.boot_id
+            and not one.draining
+            and one.epoch > 0
+            and one.numerics_class == self._identity.numerics_class
+            for one in workers
+        )
+
+    async def _empties(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._engine.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
+            await asyncio.sleep(0.02)
+        return not self._engine.busy
