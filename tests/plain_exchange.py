@@ -34,6 +34,7 @@ class PlainExchange:
     """Every expert of a checkpoint, asked for one row at a time."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
         self._config = checkpoint.config
         self._experts: list[list[ExpertWeights]] = [
             [load_expert(checkpoint, layer, expert, dtype) for expert in range(self._config.n_routed_experts)]

@@ -17,7 +17,10 @@ from services.telemetry import configure_logging
 async def serve(settings: Settings, loaded: Loaded) -> None:
     worker = AttentionWorker(settings, loaded)
     try:
-        await worker.start()
+        try:
+            await worker.start()
+        except OSError as error:
+            refuse(str(error))
         await serve_until_signal(worker.drain, *worker.background())
     finally:
         await worker.stop()
@@ -30,9 +33,9 @@ def main() -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         loaded = load(settings)
-        asyncio.run(serve(settings, loaded))
-    except (BadSetting, CheckpointError, OSError) as error:
+    except (BadSetting, CheckpointError) as error:
         refuse(str(error))
+    asyncio.run(serve(settings, loaded))
 
 
 if __name__ == "__main__":

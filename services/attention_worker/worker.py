@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Coroutine
 
 import structlog
+import torch
 from prometheus_client import CollectorRegistry
 
 from services.attention_worker.engine import Engine, deliver_on
@@ -18,7 +19,7 @@ from services.attention_worker.metrics import WorkerMetrics
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import Settings
-from services.attention_worker.tables import follow_tables
+from services.attention_worker.tables import TableFollower
 from services.membership import Membership, RedisUnavailable, WorkerRecord
 from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
@@ -38,13 +39,20 @@ class AttentionWorker:
         self._identity = Identity(
             worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics_class
         )
-        self._exchange = Exchange(GrpcLink, config, overlap=settings.overlap, expert_wait_s=settings.expert_wait_s)
+        self._exchange = Exchange(
+            GrpcLink,
+            config,
+            overlap=settings.overlap,
+            expert_wait_s=settings.expert_wait_s,
+            refresh=lambda: self._tables.look_now(),
+        )
         deliver = deliver_on(asyncio.get_running_loop())
         self._engine = Engine(loaded.model, self._exchange, loaded.limits, config.eos_ids, deliver=deliver)
-        self._thread = threading.Thread(target=self._engine.run, name="engine")
+        self._thread = threading.Thread(target=self._run_engine, name="engine")
         self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._exchange.apply)
         self._server = AttentionServer(self._service)
         self._membership = Membership(settings.redis_url, settings.cluster)
+        self._tables = TableFollower(self._membership, self._service)
         self._address = self._metrics_address = ""
 
     async def start(self) -> None:
@@ -68,7 +76,7 @@ class AttentionWorker:
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
         """What has to run beside the server: the lease, and the search for newer tables."""
-        return self._membership.advertise(self.record), follow_tables(self._membership, self._service)
+        return self._membership.advertise(self.record), self._tables.run()
 
     async def drain(self) -> None:
         """Sends running sequences elsewhere when there is an elsewhere, else lets them finish while time lasts."""
@@ -88,6 +96,11 @@ class AttentionWorker:
             await asyncio.to_thread(self._thread.join)
         self._exchange.close()
         await self._membership.close()
+
+    def _run_engine(self) -> None:
+        if self._settings.threads:
+            torch.set_num_threads(self._settings.threads)  # OpenMP keeps this number per thread
+        self._engine.run()
 
     def record(self) -> WorkerRecord:
         """What the lease says now."""

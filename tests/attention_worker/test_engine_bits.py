@@ -4,10 +4,12 @@ The real model on a random checkpoint. Whole logits rows and checksums are compa
 greedy and sampled with penalties.
 """
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 import torch
+from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
 from engine_driver import Driver, Heard, limits
 from plain_exchange import PlainExchange
 from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
@@ -15,6 +17,9 @@ from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 from services.attention_worker.model import Model, load_model
 from services.attention_worker.sequence import Sampling
 from services.checkpoint import Checkpoint
+from services.expert_worker.experts import Experts
+from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.local_link import LocalLink
 
 STEPS = 52
 PENALISED = {"repetition_penalty": 1.1, "frequency_penalty": 0.3, "presence_penalty": 0.2, "logit_bias": {17: 1.5}}
@@ -50,6 +55,25 @@ def alone(cluster: Cluster) -> dict[str, tuple[list[int], Heard]]:
         result[kind] = (asked, driver.submit(asked, sampling))
         driver.finish()
     return result
+
+
+@pytest.fixture(scope="module")
+def exchange_of_three(cluster: Cluster) -> Iterator[Exchange]:
+    """Three workers in memory: expert e of layer l is on worker (l + e) % 3, every second one on the next too."""
+    model, plain = cluster
+    config = model.config
+    experts = Experts(plain.checkpoint, model.dtype)
+    layers = []
+    for layer in range(config.num_layers):
+        for expert in range(config.n_routed_experts):
+            experts.load(layer, expert)
+        homes = [sorted({(layer + e) % 3, (layer + e + e % 2) % 3}) for e in range(config.n_routed_experts)]
+        layers.append(LayerPlacement(experts=[Replicas(worker=home) for home in homes]))
+    workers = [Endpoint(worker_id=f"expert-{n}", address=f"local:{n}", boot_id=str(n)) for n in range(3)]
+    exchange = Exchange(lambda endpoint: LocalLink(experts), config)
+    exchange.apply(Table(epoch=1, workers=workers, layers=layers))
+    yield exchange
+    exchange.close()
 
 
 def assert_same(heard: Heard, expected: Heard, start: int = 0) -> None:
@@ -105,6 +129,21 @@ def test_replayed_from_any_cut(cluster: Cluster, alone: dict[str, tuple[list[int
         rest = driver.submit(asked, KINDS[kind], emitted=expected.ids[:cut])
         driver.finish()
         assert_same(rest, expected, start=cut)
+
+
+def test_over_the_exchange_with_three_workers(
+    cluster: Cluster, alone: dict[str, tuple[list[int], Heard]], exchange_of_three: Exchange
+) -> None:
+    rng = Random(9)
+    driver = Driver(cluster[0], exchange_of_three, limits(max_batch_tokens=20, max_running=6))
+    ours = {kind: driver.submit(asked, KINDS[kind]) for kind, (asked, _) in alone.items()}
+    crowd(driver, rng, 4)
+    driver.finish()
+    for kind, (_, expected) in alone.items():
+        assert_same(ours[kind], expected)
+    sums = exchange_of_three.stats.total()
+    assert 0 < sums.ffn_slots < sums.slots
+    assert sums.tokens_all_zero > 0
 
 
 def test_the_requests_are_worth_comparing(alone: dict[str, tuple[list[int], Heard]]) -> None:
