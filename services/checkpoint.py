@@ -1,7 +1,8 @@
-"""A Hugging Face model directory, read by slices and never trusted: the only file that knows Hugging Face's tensor names.
+"""A Hugging Face model directory, read by slices and never trusted: the one file that knows Hugging Face's tensor names.
 
-Opening reads config.json, the index and the safetensors headers, nothing else. Every tensor the config calls for is checked
-(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity when they are.
+Opening reads config.json, the index and the safetensors headers. Every tensor that the config calls for is checked
+(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity as they are read.
+Weights get memory of their own, never a mapping: a file that changes under a serving worker changes no answer.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from caracal_kernels import available, probe
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from services.model_config import CheckpointError, ModelConfig
@@ -25,11 +28,33 @@ from services.model_config import CheckpointError, ModelConfig
 __all__ = ["Checkpoint", "CheckpointError", "ExpertWeights", "ModelConfig", "load_expert", "numerics_class"]
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100 << 20
+_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
+_ITEM_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "F8_E4M3": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_MAX_DIMS = 8
 _SAMPLE_BYTES = 4096
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
-_WEIGHT_DTYPES = ("BF16", "F32")
-_NUMERIC_FIELDS = tuple(name for name in ModelConfig.__slots__ if name not in ("bos_token_id", "eos_token_id", "torch_dtype"))
+_FINITE_CHUNK = 1 << 24
+_SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+_NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
+
+Wanted = tuple[str, tuple[int, ...]]
+
+
+def _bad(file: str, tensor: str, why: str) -> CheckpointError:
+    return CheckpointError(f"{file}: {tensor if tensor.isprintable() else ascii(tensor)}: {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +77,41 @@ class ExpertWeights:
 
 
 class Checkpoint:
-    """An opened, checked directory. `open` raises CheckpointError: one line naming file and tensor."""
+    """An opened, checked directory, safe to share by threads. `open` raises CheckpointError, which names file and tensor."""
 
     def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
         self.path = path
         self.config = config
         self._stored = stored
-        self._open: dict[Path, Any] = {}
         self.digest = _digest(config, stored)
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: is not a directory")
         config = ModelConfig.from_dict(_json_object(path / "config.json"))
-        stored = {name: where for file in _shards(path) for name, where in _header(file)}
-        _check_index(path, stored)
-        for name, shape in (attention_shapes(config) | expert_shapes(config)).items():
+        stored = _stored(path)
+        for name, shape in chain(attention_tensors(config), expert_tensors(config)):
             _check_tensor(path, stored, name, shape)
         return cls(path, config, stored)
 
     def names(self) -> list[str]:
+        """Every tensor in the files, also those that are never read (multi-token prediction)."""
         return sorted(self._stored)
 
-    def attention_tensors(self) -> int:
-        """How many tensors an attention worker reads."""
-        return len(attention_shapes(self.config))
-
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One tensor in `dtype`, and not a byte of another. Raises CheckpointError when a value is NaN or infinite."""
+        """One tensor in `dtype`, and not a byte of another. Raises CheckpointError for values not finite in `dtype`."""
         where = self._stored[name]
-        try:
-            if where.file not in self._open:
-                self._open[where.file] = safe_open(where.file, "pt")
-            tensor: Tensor = self._open[where.file].get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{where.file.name}: {name}: {error}") from None
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{where.file.name}: {name}: holds NaN or infinite values")
-        return tensor.to(dtype)
+        raw = torch.empty(where.end - where.begin, dtype=torch.uint8)
+        with _reading(where.file, name), where.file.open("rb") as stream:
+            stream.seek(where.begin)
+            got = stream.readinto(raw.numpy().data)
+        if got != len(raw):
+            raise _bad(where.file.name, name, f"truncated since it was opened: {got} of {len(raw)} bytes")
+        tensor = raw.view(_DTYPES[where.dtype]).view(where.shape).to(dtype)
+        if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
+            raise _bad(where.file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}")
+        return tensor
 
 
 def load_expert(checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype) -> ExpertWeights:
@@ -104,148 +127,168 @@ def numerics_class(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
     return "caracal-" + hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def attention_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+def attention_tensors(c: ModelConfig) -> Iterator[Wanted]:
     """Every tensor of an attention worker and its shape, in Hugging Face's [out, in] order."""
-    heads, hidden = c.num_attention_heads, c.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (c.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-        "lm_head.weight": (c.vocab_size, hidden),
-    }
+    yield "model.embed_tokens.weight", (c.vocab_size, c.hidden_size)
     for layer in range(c.num_layers):
         prefix = f"model.layers.{layer}."
-        shapes[f"{prefix}mlp.router.classifier.weight"] = (c.num_gate_outputs, hidden)
-        shapes[f"{prefix}mlp.router.e_score_correction_bias"] = (c.num_gate_outputs,)
+        yield f"{prefix}mlp.router.classifier.weight", (c.num_gate_outputs, c.hidden_size)
+        yield f"{prefix}mlp.router.e_score_correction_bias", (c.num_gate_outputs,)
         for i in (0, 1):
-            attention = f"{prefix}self_attn.{i}."
-            shapes |= {
-                f"{prefix}input_layernorm.{i}.weight": (hidden,),
-                f"{prefix}post_attention_layernorm.{i}.weight": (hidden,),
-                f"{attention}q_a_proj.weight": (c.q_lora_rank, hidden),
-                f"{attention}q_a_layernorm.weight": (c.q_lora_rank,),
-                f"{attention}q_b_proj.weight": (heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), c.q_lora_rank),
-                f"{attention}kv_a_proj_with_mqa.weight": (c.latent, hidden),
-                f"{attention}kv_a_layernorm.weight": (c.kv_lora_rank,),
-                f"{attention}kv_b_proj.weight": (heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank),
-                f"{attention}o_proj.weight": (hidden, heads * c.v_head_dim),
-                f"{prefix}mlps.{i}.gate_proj.weight": (c.ffn_hidden_size, hidden),
-                f"{prefix}mlps.{i}.up_proj.weight": (c.ffn_hidden_size, hidden),
-                f"{prefix}mlps.{i}.down_proj.weight": (hidden, c.ffn_hidden_size),
-            }
-    return shapes
+            yield f"{prefix}input_layernorm.{i}.weight", (c.hidden_size,)
+            yield f"{prefix}post_attention_layernorm.{i}.weight", (c.hidden_size,)
+            yield from _mla_tensors(c, f"{prefix}self_attn.{i}.")
+            yield from _mlp_tensors(f"{prefix}mlps.{i}.", c.hidden_size, c.ffn_hidden_size)
+    yield "model.norm.weight", (c.hidden_size,)
+    yield "lm_head.weight", (c.vocab_size, c.hidden_size)
 
 
-def expert_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+def expert_tensors(c: ModelConfig) -> Iterator[Wanted]:
     """Every tensor of the FFN experts and its shape."""
-    inner, hidden = c.expert_ffn_hidden_size, c.hidden_size
-    parts = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
-    return {
-        f"model.layers.{layer}.mlp.experts.{expert}.{part}_proj.weight": shape
-        for layer in range(c.num_layers)
-        for expert in range(c.n_routed_experts)
-        for part, shape in parts.items()
-    }
+    for layer in range(c.num_layers):
+        for expert in range(c.n_routed_experts):
+            prefix = f"model.layers.{layer}.mlp.experts.{expert}."
+            yield from _mlp_tensors(prefix, c.hidden_size, c.expert_ffn_hidden_size)
+
+
+def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[Wanted]:
+    heads = c.num_attention_heads
+    yield f"{prefix}q_a_proj.weight", (c.q_lora_rank, c.hidden_size)
+    yield f"{prefix}q_a_layernorm.weight", (c.q_lora_rank,)
+    yield f"{prefix}q_b_proj.weight", (heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), c.q_lora_rank)
+    yield f"{prefix}kv_a_proj_with_mqa.weight", (c.latent, c.hidden_size)
+    yield f"{prefix}kv_a_layernorm.weight", (c.kv_lora_rank,)
+    yield f"{prefix}kv_b_proj.weight", (heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank)
+    yield f"{prefix}o_proj.weight", (c.hidden_size, heads * c.v_head_dim)
+
+
+def _mlp_tensors(prefix: str, hidden: int, inner: int) -> Iterator[Wanted]:
+    yield f"{prefix}gate_proj.weight", (inner, hidden)
+    yield f"{prefix}up_proj.weight", (inner, hidden)
+    yield f"{prefix}down_proj.weight", (hidden, inner)
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _reading(file: Path, tensor: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{file.name}: {error.strerror or error}") from None
+        raise CheckpointError(f"{file.name}: {tensor and tensor + ': '}{error.strerror or error}") from None
+
+
+def _parsed(file: Path, text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.name}: is not valid JSON: {error}") from None
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    with _reading(file):
-        value = json.loads(file.read_bytes())
     if not isinstance(value, dict):
         raise CheckpointError(f"{file.name}: is not a JSON object")
     return value
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def _json_object(file: Path) -> dict[str, Any]:
+    with _reading(file):
+        text = file.read_bytes()
+    return _parsed(file, text)
+
+
+def _stored(path: Path) -> dict[str, Stored]:
+    """Every tensor of the directory's safetensors files, after a check against the index where there is one."""
+    if not (path / INDEX).exists():
+        if not (path / SINGLE).exists():
+            raise _no_weights(path)
+        return dict(_header(path / SINGLE))
     weight_map = _json_object(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{INDEX}: weight_map: is not a map from tensor to file")
-    return weight_map
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _bad(INDEX, "weight_map", "is not a map from tensor to file")
+    stored: dict[str, Stored] = {}
+    files: set[str] = set()
+    for name, shard in sorted(weight_map.items()):
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
+            raise _bad(INDEX, name, f"{shard!r} is not the name of a safetensors file beside the index")
+        if shard not in files:
+            files.add(shard)
+            if not (path / shard).is_file():
+                raise _bad(shard, name, "the index puts this tensor there, and the file is missing")
+            for stored_name, where in _header(path / shard):
+                if stored_name in stored:
+                    raise _bad(shard, stored_name, f"is also in {stored[stored_name].file.name}")
+                stored[stored_name] = where
+        if name not in stored or stored[name].file.name != shard:
+            raise _bad(shard, name, "the index puts this tensor there, and the file does not hold it")
+    return stored
 
 
-def _shards(path: Path) -> list[Path]:
-    if (path / INDEX).exists():
-        names = sorted(set(_weight_map(path).values()))
-        if bad := [name for name in names if Path(name).name != name]:
-            raise CheckpointError(f"{INDEX}: weight_map: {bad[0]!r} is not a file name")
-        return [path / name for name in names]
-    if (path / "model.safetensors").exists():
-        return [path / "model.safetensors"]
-    pickled = sorted(file.name for suffix in ("bin", "pt", "pth") for file in path.glob(f"*.{suffix}"))
+def _no_weights(path: Path) -> CheckpointError:
+    pickled = sorted(file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in path.glob(f"*.{suffix}"))
     if pickled:
-        raise CheckpointError(f"{pickled[0]}: pickled weights are never read; convert them to safetensors")
-    raise CheckpointError(f"{INDEX}: missing, and there is no model.safetensors either")
+        return CheckpointError(f"{pickled[0]}: pickled weights are never read; convert them to safetensors")
+    return CheckpointError(f"{INDEX}: missing, and there is no {SINGLE} either")
 
 
 def _header(file: Path) -> list[tuple[str, Stored]]:
-    with _reading(file):
+    with _reading(file), file.open("rb") as stream:
         size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise CheckpointError(f"{file.name}: truncated: {size} bytes cannot hold its header")
-            entries = json.loads(stream.read(length))
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"{file.name}: the safetensors header is not a JSON object")
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise CheckpointError(
+                f"{file.name}: truncated: its header of {length} bytes is not in {size} bytes of file"
+            )
+        text = stream.read(length)
+    entries = _parsed(file, text)
     entries.pop("__metadata__", None)
-    return [(name, _entry(file, name, entry, 8 + length, size)) for name, entry in entries.items()]
+    tensors = [(name, _entry(file, name, entry, 8 + length, size)) for name, entry in entries.items()]
+    end = 8 + length
+    for name, where in sorted(tensors, key=lambda item: (item[1].begin, item[1].end)):
+        if where.begin != end:
+            raise _bad(file.name, name, f"starts at byte {where.begin}, the tensor before it ends at {end}")
+        end = where.end
+    if end != size:
+        raise CheckpointError(f"{file.name}: has {size} bytes, its header speaks of {end}")
+    return tensors
 
 
 def _entry(file: Path, name: str, entry: Any, base: int, size: int) -> Stored:
+    malformed = _bad(file.name, name, "malformed header entry")
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-        wanted = math.prod(shape) * _ITEM_BYTES.get(dtype, 0)
     except (TypeError, KeyError, ValueError):
-        raise CheckpointError(f"{file.name}: {name}: malformed header entry") from None
-    if not whole or end < begin:
-        raise CheckpointError(f"{file.name}: {name}: malformed header entry")
+        raise malformed from None
+    numbers = (*shape, begin, end)
+    if not isinstance(dtype, str) or len(shape) > _MAX_DIMS or not all(type(n) is int and n >= 0 for n in numbers):
+        raise malformed
     if base + end > size:
-        raise CheckpointError(f"{file.name}: {name}: truncated: ends at byte {base + end}, the file has {size}")
-    if dtype in _ITEM_BYTES and wanted != end - begin:
-        raise CheckpointError(f"{file.name}: {name}: {list(shape)} of {dtype} is not {end - begin} bytes")
-    return Stored(file, str(dtype), shape, base + begin, base + end)
-
-
-def _check_index(path: Path, stored: dict[str, Stored]) -> None:
-    if not (path / INDEX).exists():
-        return
-    for name, shard in _weight_map(path).items():
-        if name not in stored or stored[name].file.name != shard:
-            raise CheckpointError(f"{shard}: {name}: named by the index, not in the file")
+        raise _bad(file.name, name, f"truncated: ends at byte {base + end}, the file has {size}")
+    if end < begin or (dtype in _ITEM_BYTES and math.prod(shape) * _ITEM_BYTES[dtype] != end - begin):
+        raise _bad(file.name, name, f"{list(shape)} of {dtype} is not {end - begin} bytes")
+    return Stored(file, dtype, shape, base + begin, base + end)
 
 
 def _check_tensor(path: Path, stored: dict[str, Stored], name: str, shape: tuple[int, ...]) -> None:
-    if name not in stored:
-        raise CheckpointError(f"{path.name or path}: {name}: missing in every file")
-    where = stored[name]
+    where = stored.get(name)
+    if where is None:
+        raise _bad(INDEX if (path / INDEX).exists() else SINGLE, name, "is missing")
     if where.shape != shape:
-        raise CheckpointError(f"{where.file.name}: {name}: shape {list(where.shape)}, config.json makes it {list(shape)}")
-    if where.dtype not in _WEIGHT_DTYPES:
-        raise CheckpointError(f"{where.file.name}: {name}: dtype {where.dtype}, only {' and '.join(_WEIGHT_DTYPES)} are read")
+        raise _bad(where.file.name, name, f"shape {list(where.shape)}, config.json makes it {list(shape)}")
+    if where.dtype not in _DTYPES:
+        raise _bad(where.file.name, name, f"dtype {where.dtype} is not supported, only {' and '.join(_DTYPES)}")
 
 
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
-    """SHA-256 over numeric config fields, headers, and each tensor's first and last 4 KiB: cheap for terabytes, blind to a
-    flipped bit in the middle of a tensor (golden vectors of loaded experts look there)."""
-    digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _NUMERIC_FIELDS]).encode())
-    streams = {where.file: where.file.open("rb") for where in stored.values()}
-    try:
+    """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
+
+    Cheap for terabytes and independent of how tensors are spread over files; blind to what differs only in a tensor's middle.
+    """
+    numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
+    digest = hashlib.sha256(repr(numeric).encode())
+    with ExitStack() as stack:
+        streams: dict[Path, BufferedReader] = {}
         for name, where in sorted(stored.items()):
-            digest.update(f"{name} {where.dtype} {where.shape}".encode())
-            for begin in (where.begin, max(where.begin, where.end - _SAMPLE_BYTES)):
-                streams[where.file].seek(begin)
-                digest.update(streams[where.file].read(min(_SAMPLE_BYTES, where.end - begin)))
-    finally:
-        for stream in streams.values():
-            stream.close()
+            digest.update(ascii((name, where.dtype, where.shape)).encode())
+            with _reading(where.file, name):
+                if where.file not in streams:
+                    streams[where.file] = stack.enter_context(where.file.open("rb"))
+                for begin in (where.begin, max(where.begin, where.end - _SAMPLE_BYTES)):
+                    streams[where.file].seek(begin)
+                    digest.update(streams[where.file].read(min(_SAMPLE_BYTES, where.end - begin)))
     return digest.hexdigest()

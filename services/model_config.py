@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 
@@ -16,7 +16,7 @@ def _refuse(field: str, why: str) -> CheckpointError:
     return CheckpointError(f"config.json: {field}: {why}")
 
 
-# Accepted only with these values; the arithmetic of others is not written.
+# Accepted only with these values (or null); the arithmetic of others is not written.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "model_type": ("longcat_flash",),
     "hidden_act": ("silu", None),
@@ -24,20 +24,26 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "router_bias": (False, None),
     "tie_word_embeddings": (False, None),
-    "rope_scaling": (None,),
     "auto_map": (None,),
     "quantization_config": (None,),
+    "ngram_vocab_size_ratio": (None,),
+    "index_topk": (None,),
 }
 _WHY = {
     "auto_map": "code in a model directory is never run; remove the field",
     "quantization_config": "quantised checkpoints are not supported yet",
-    "rope_scaling": "only the default rope is supported",
+    "ngram_vocab_size_ratio": "n-gram embeddings are not supported",
+    "index_topk": "sparse attention is not supported",
 }
+_LARGEST = 2**31 - 1  # sizes above it are damage; positions and ids are int32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Sizes and constants, under the names config.json gives them."""
+    """Sizes and constants, under the names config.json gives them.
+
+    `mla_scale_q_lora` and `mla_scale_kv_lora` are not read: both latents are always scaled, as transformers does.
+    """
 
     num_layers: int
     hidden_size: int
@@ -91,45 +97,57 @@ class ModelConfig:
         for name, allowed in _ONLY.items():
             value = raw.get(name)
             if value not in allowed:
-                default = f"{value!r} is not supported, only {allowed[0]!r}"
-                raise _refuse(name, _WHY.get(name, default))
-        values = dict(raw)
-        if isinstance(rope := raw.get("rope_parameters"), Mapping):
-            if rope.get("rope_type", "default") != "default":
-                raise _refuse("rope_parameters", _WHY["rope_scaling"])
-            values.setdefault("rope_theta", rope.get("rope_theta"))
-        if "torch_dtype" not in values and "dtype" in values:
-            values["torch_dtype"] = values["dtype"]
+                raise _refuse(name, _WHY.get(name, f"{value!r} is not supported, only {allowed[0]!r}"))
+        values = {**raw, "rope_theta": _rope_theta(raw), "torch_dtype": raw.get("torch_dtype") or raw.get("dtype")}
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
         config = cls(**{field.name: _typed(field.name, values) for field in fields(cls) if _given(field.name, values)})
-        config._check(raw)
-        return config
-
-    def _check(self, raw: Mapping[str, Any]) -> None:
-        experts = self.num_gate_outputs
-        caches = raw.get("num_hidden_layers", 2 * self.num_layers)
-        key = self.qk_nope_head_dim + self.qk_rope_head_dim
-        checks = (
-            ("moe_topk", self.moe_topk <= experts, f"{self.moe_topk} of {experts} experts cannot be chosen"),
-            ("qk_rope_head_dim", self.qk_rope_head_dim % 2 == 0, f"{self.qk_rope_head_dim} is odd"),
-            (
-                "num_hidden_layers",
-                caches in (2 * self.num_layers, self.num_layers),
-                f"{caches} contradicts num_layers {self.num_layers}: it counts two attentions per layer",
-            ),
-            ("qk_head_dim", raw.get("qk_head_dim", key) == key, f"is not qk_nope_head_dim + qk_rope_head_dim = {key}"),
-            ("zero_expert_type", self.zero_expert_type in ("identity", "drop"), f"{self.zero_expert_type!r} is unknown"),
-            ("torch_dtype", self.torch_dtype in ("bfloat16", "float32"), f"{self.torch_dtype!r}: bfloat16 or float32"),
-            (
-                "eos_token_id",
-                all(0 <= eos < self.vocab_size for eos in self.eos_ids),
-                f"{self.eos_token_id} lies outside the vocabulary of {self.vocab_size}",
-            ),
-        )
-        for field, holds, why in checks:
+        for field, holds, why in _consistency(config, raw):
             if not holds:
                 raise _refuse(field, why)
+        return config
+
+
+def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """(field, whether it agrees with the others, what is wrong if not)."""
+    yield "moe_topk", c.moe_topk <= c.num_gate_outputs, f"{c.moe_topk} of {c.num_gate_outputs} experts cannot be chosen"
+    yield "qk_rope_head_dim", c.qk_rope_head_dim % 2 == 0, f"{c.qk_rope_head_dim} is odd"
+    caches = 2 * c.num_layers
+    why = f"contradicts num_layers {c.num_layers}: it counts attentions, so it has to be {caches}"
+    yield "num_hidden_layers", raw.get("num_hidden_layers") in (None, caches), why
+    heads = c.num_attention_heads
+    yield (
+        "num_key_value_heads",
+        raw.get("num_key_value_heads") in (None, heads),
+        f"is not num_attention_heads = {heads}",
+    )
+    key = c.qk_nope_head_dim + c.qk_rope_head_dim
+    yield "qk_head_dim", raw.get("qk_head_dim") in (None, key), f"is not qk_nope_head_dim + qk_rope_head_dim = {key}"
+    yield "zero_expert_type", c.zero_expert_type in ("identity", "drop"), f"{c.zero_expert_type!r}: identity or drop"
+    yield "torch_dtype", c.torch_dtype in ("bfloat16", "float32"), f"{c.torch_dtype!r}: bfloat16 or float32"
+    inside = all(0 <= eos < c.vocab_size for eos in c.eos_ids)
+    yield "eos_token_id", inside, f"{c.eos_token_id} lies outside the vocabulary of {c.vocab_size}"
+    yield (
+        "bos_token_id",
+        c.bos_token_id < c.vocab_size,
+        f"{c.bos_token_id} lies outside the vocabulary of {c.vocab_size}",
+    )
+
+
+def _rope_theta(raw: Mapping[str, Any]) -> Any:
+    """`rope_theta` stands at the top in older files, in `rope_parameters` in newer ones; scaled ropes are refused."""
+    found = raw.get("rope_theta")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(name)
+        if rope is None:
+            continue
+        if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise _refuse(name, "only the default rope is supported")
+        theta = rope.get("rope_theta")
+        if None not in (found, theta) and found != theta:
+            raise _refuse(name, f"rope_theta {theta!r} contradicts {found!r}")
+        found = theta if found is None else found
+    return found
 
 
 _MAY_BE_ZERO = {"zero_expert_num", "bos_token_id"}
@@ -139,7 +157,7 @@ _FIELDS = {field.name: field for field in fields(ModelConfig)}
 def _given(name: str, values: Mapping[str, Any]) -> bool:
     if values.get(name) is not None:
         return True
-    if _FIELDS[name].default is _FIELDS["num_layers"].default:
+    if _FIELDS[name].default is MISSING:
         raise _refuse(name, "is missing")
     return False
 
@@ -147,17 +165,20 @@ def _given(name: str, values: Mapping[str, Any]) -> bool:
 def _typed(name: str, values: Mapping[str, Any]) -> Any:
     value, kind = values[name], str(_FIELDS[name].type)
     if kind == "float":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        # Compared before it is converted: a whole number of 400 digits has no float.
+        if type(value) not in (int, float) or not 0 < value < 1e30:
             raise _refuse(name, f"{value!r} is not a positive number")
         return float(value)
     if kind == "int":
         least = 0 if name in _MAY_BE_ZERO else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if type(value) is not int or not least <= value <= _LARGEST:
             raise _refuse(name, f"{value!r} is not a whole number of at least {least}")
     if kind == "bool" and not isinstance(value, bool):
         raise _refuse(name, f"{value!r} is not true or false")
     if kind == "str" and not isinstance(value, str):
         raise _refuse(name, f"{value!r} is not a string")
-    if name == "eos_token_id" and not all(type(eos) is int for eos in (value if isinstance(value, tuple) else [value])):
-        raise _refuse(name, f"{value!r} is not a token id or a list of them")
+    if name == "eos_token_id":
+        ids = value if isinstance(value, tuple) else (value,)
+        if not ids or not all(type(eos) is int for eos in ids):
+            raise _refuse(name, f"{value!r} is not a token id or a list of them")
     return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gateway_assets import TEMPLATE, train_tokenizer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from services.checkpoint import INDEX, attention_shapes, expert_shapes
+from services.checkpoint import INDEX, attention_tensors, expert_tensors
 from services.model_config import ModelConfig
 
 PLAIN: dict[str, Any] = {
@@ -45,7 +46,7 @@ PLAIN: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# As many zero experts as slots and as many FFN experts as slots: tokens with 0 and tokens with all FFN slots both occur.
+# As many zero experts as slots, and more FFN experts: tokens with 0 and tokens with all FFN slots both occur.
 WIDE_TOP_K = PLAIN | {"moe_topk": 3, "n_routed_experts": 5, "zero_expert_num": 5}
 UNEVEN = PLAIN | {
     "hidden_size": 72,
@@ -67,7 +68,7 @@ def random_weights(config: ModelConfig, seed: int, dtype: torch.dtype, bias_scal
     """Every tensor, from one generator in the order of the names; norms near 1, the router in fp32."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
-    for name, shape in sorted((attention_shapes(config) | expert_shapes(config)).items()):
+    for name, shape in sorted(chain(attention_tensors(config), expert_tensors(config))):
         values = torch.randn(shape, generator=generator)
         if name.endswith("e_score_correction_bias"):
             weights[name] = values * bias_scale

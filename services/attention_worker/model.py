@@ -1,7 +1,7 @@
 """The transformer, top to bottom: everything of LongCat-Flash but the FFN experts.
 
 Synchronous, and without a word about networks: `exchange` starts what leaves and the pending handle brings it home.
-Legend: T tokens, D hidden, H heads, N nope dims, R rope dims, C kv_lora_rank, V value dims or vocabulary, B sampled rows.
+Legend: T tokens, D hidden, H heads, C kv_lora_rank, R rope dims, L = C + R, V value dims or vocabulary, B sampled rows.
 Source: longcat-flash.md 1.1, 1.2, 7; arithmetic follows Hugging Face's LongcatFlashForCausalLM.
 """
 
@@ -16,7 +16,7 @@ from caracal_kernels import linear, mla_attention, mla_output, mla_project, rms_
 from torch import Tensor
 
 from services.attention_worker.step import Step
-from services.checkpoint import Checkpoint, ModelConfig
+from services.checkpoint import Checkpoint, ModelConfig, attention_tensors
 
 LORA_NORM_EPS = 1e-6  # Hugging Face builds q_a and kv_a norms with the class default, not with rms_norm_eps
 
@@ -52,9 +52,8 @@ class Attention:
         self._latent = config.kv_lora_rank
         prefix = f"model.layers.{layer}.self_attn.{index}."
         kv_b = load(f"{prefix}kv_b_proj.weight")
-        w_uk, w_uv = kv_b.view(config.num_attention_heads, -1, config.kv_lora_rank).split(
-            [config.qk_nope_head_dim, config.v_head_dim], dim=1
-        )
+        kv_b_HEC = kv_b.view(config.num_attention_heads, -1, config.kv_lora_rank)
+        w_uk, w_uv = torch.split(kv_b_HEC, [config.qk_nope_head_dim, config.v_head_dim], dim=1)
         self._w_uv_HVC = w_uv.contiguous()
         self._o_proj_DE = load(f"{prefix}o_proj.weight")
         self._before = (
@@ -139,7 +138,7 @@ class Load:
         self.dtype = dtype
         self._checkpoint = checkpoint
         self._progress = progress
-        self._total = checkpoint.attention_tensors()
+        self._total = sum(1 for _ in attention_tensors(checkpoint.config))
         self._done = 0
 
     def __call__(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
