@@ -1,0 +1,41 @@
+"""`python -m services.expert_worker`: reads settings, opens the checkpoint, serves the experts it is told to hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+import torch
+
+from services.checkpoint import Checkpoint, CheckpointError
+from services.expert_worker.settings import BadSetting, Settings
+from services.expert_worker.worker import ExpertWorker
+from services.lifecycle import refuse, serve_until_signal
+from services.telemetry import configure_logging
+
+
+async def serve(settings: Settings, checkpoint: Checkpoint) -> None:
+    worker = ExpertWorker(settings, checkpoint)
+    try:
+        try:
+            worker.start()
+        except (OSError, RuntimeError) as error:
+            refuse(str(error))
+        await serve_until_signal(worker.drain, *worker.background())
+    finally:
+        await worker.stop()
+
+
+def main() -> None:
+    try:
+        settings = Settings.from_env()
+        configure_logging("expert", settings.identity)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        checkpoint = Checkpoint.open(settings.model)
+    except (BadSetting, CheckpointError) as error:
+        refuse(str(error))
+    asyncio.run(serve(settings, checkpoint))
+
+
+if __name__ == "__main__":
+    main()

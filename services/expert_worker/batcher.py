@@ -1,0 +1,141 @@
+"""Callers of one layer share one launch. It takes whatever has arrived and never waits for more; it does not compute.
+
+The caller whose turn it is runs the launch for all who wait with it, on its own thread: handing every call to a thread
+of the batcher's would cost a switch each way. One launch runs at a time. A launch of several that raises is repeated
+one by one, so that a caller's bad rows are nobody else's; then each caller gets what its own launch raised.
+Legend: R rows, P (row, expert) pairs ascending by (expert, row), D hidden; merged: callers' rows one after another.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Compute = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class DeadlinePassed(TimeoutError):
+    """The caller has stopped waiting; its rows were not computed."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One caller's rows of one layer."""
+
+    layer: int
+    x_RD: Tensor
+    row_P: Tensor
+    expert_P: Tensor
+    deadline: float  # time.monotonic
+    y_PD: Tensor | None = None
+    error: Exception | None = None
+    done: bool = False
+
+
+@dataclass(slots=True)
+class BatchCounters:
+    """Since the process started."""
+
+    launches: int = 0
+    calls: int = 0
+    rows: int = 0
+    pairs: int = 0
+    failed: int = 0  # calls that got an exception
+    progress: int = 0  # launches and idle ticks: stands still only while a launch runs
+
+
+class Batcher:
+    """Merges jobs of one layer, oldest first."""
+
+    def __init__(self, compute: Compute, max_rows: int = 8192) -> None:
+        self.counters = BatchCounters()
+        self._compute = compute
+        self._max_rows = max_rows
+        self._waiting: deque[Job] = deque()
+        self._turn = threading.Lock()
+
+    def run(self, job: Job) -> Tensor:
+        """[P, D]: the job's answers. Blocks; raises what its launch raised, or DeadlinePassed."""
+        self._waiting.append(job)
+        while not job.done:
+            with self._turn:
+                if not job.done:
+                    self._launch(self._take())
+        if job.error is not None:
+            raise job.error
+        assert job.y_PD is not None
+        return job.y_PD
+
+    def tick(self) -> None:
+        """Shows that the next launch could start; blocks while one is running."""
+        with self._turn:
+            self.counters.progress += 1
+
+    def _take(self) -> list[Job]:
+        """The oldest job and the others of its layer, up to `max_rows`; those past their deadline are told so."""
+        oldest = self._waiting.popleft()
+        jobs, rows = [oldest], len(oldest.x_RD)
+        others: list[Job] = []
+        while self._waiting:
+            job = self._waiting.popleft()
+            fits = job.layer == oldest.layer and rows + len(job.x_RD) <= self._max_rows
+            (jobs if fits else others).append(job)
+            rows += len(job.x_RD) if fits else 0
+        self._waiting.extendleft(reversed(others))
+        return jobs
+
+    def _launch(self, jobs: list[Job]) -> None:
+        now = time.monotonic()
+        late = [job for job in jobs if job.deadline < now]
+        jobs = [job for job in jobs if job.deadline >= now]
+        self._tell(late, DeadlinePassed("the deadline passed before the rows were computed"))
+        if not jobs:
+            return
+        try:
+            self._answer(jobs)
+        except Exception as error:  # noqa: BLE001 - the edge of a launch: its callers get it, the next launch runs
+            if len(jobs) == 1:
+                self._tell(jobs, error)
+            for job in jobs if len(jobs) > 1 else ():
+                self._launch([job])
+
+    def _answer(self, jobs: list[Job]) -> None:
+        if len(jobs) == 1:
+            job = jobs[0]
+            answers: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_P, job.expert_P)]
+        else:
+            answers = self._merged(jobs)
+        counters = self.counters
+        counters.launches += 1
+        counters.progress += 1
+        counters.calls += len(jobs)
+        counters.rows += sum(len(job.x_RD) for job in jobs)
+        counters.pairs += sum(len(job.row_P) for job in jobs)
+        for job, y_PD in zip(jobs, answers, strict=True):
+            job.y_PD, job.done = y_PD, True
+
+    def _merged(self, jobs: list[Job]) -> list[Tensor]:
+        """One launch over several jobs' rows; each gets its own pairs back, in its own order."""
+        starts = [0]
+        for job in jobs:
+            starts.append(starts[-1] + len(job.x_RD))
+        row_P = torch.cat([job.row_P + start for job, start in zip(jobs, starts, strict=False)])
+        expert_P = torch.cat([job.expert_P for job in jobs])
+        order_P = torch.argsort(expert_P, stable=True)
+        merged_PD = self._compute(
+            jobs[0].layer, torch.cat([job.x_RD for job in jobs]), row_P[order_P], expert_P[order_P]
+        )
+        y_PD = torch.empty_like(merged_PD)
+        y_PD[order_P] = merged_PD
+        return list(torch.split(y_PD, [len(job.row_P) for job in jobs]))
+
+    def _tell(self, jobs: list[Job], error: Exception) -> None:
+        self.counters.failed += len(jobs)
+        for job in jobs:
+            job.error, job.done = error, True

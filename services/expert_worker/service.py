@@ -1,0 +1,98 @@
+"""The worker's gRPC edge: message -> batcher -> message. It checks calls and carries refusals; it computes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+import grpc
+from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto.tensors import checksum, dtype_name, raw_bytes
+
+from services.checkpoint import CheckpointError
+from services.expert_worker.batcher import Batcher, DeadlinePassed
+from services.expert_worker.calls import BadCall, parse
+from services.expert_worker.experts import NotHeldError
+from services.expert_worker.holding import Holding, StaleTable, WrongTable
+from services.telemetry import progress
+
+Reply = expert_pb2.ExpertReply
+
+
+class ExpertService(expert_pb2_grpc.ExpertServicer):
+    """The Expert service over one Holding and one Batcher."""
+
+    def __init__(self, holding: Holding, batcher: Batcher) -> None:
+        self.answered = self.refused = 0  # calls, whatever the answer; calls with another answer than OK
+        self._holding, self._batcher = holding, batcher
+
+    def Session(
+        self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
+    ) -> Iterator[Reply]:
+        for call in request_iterator:
+            reply = self._reply(call)
+            self.answered += 1
+            self.refused += reply.status != Reply.OK
+            yield reply
+
+    def Describe(
+        self, request: expert_pb2.ExpertDescribeRequest, context: grpc.ServicerContext
+    ) -> expert_pb2.ExpertDescription:
+        holding = self._holding
+        return expert_pb2.ExpertDescription(
+            worker_id=holding.worker_id,
+            boot_id=holding.boot_id,
+            numerics_class=holding.numerics_class,
+            epoch=holding.epoch,
+            held=[placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(holding.experts.held)],
+            progress=self._batcher.counters.progress,
+            draining=holding.draining,
+        )
+
+    def Prepare(self, request: expert_pb2.PrepareRequest, context: grpc.ServicerContext) -> expert_pb2.PrepareReply:
+        wanted = [(id.layer, id.expert) for id in request.experts]
+        try:
+            with progress("loading experts") as report:
+                digests = self._holding.prepare(request.epoch, wanted, report)
+        except StaleTable as error:
+            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+        except CheckpointError as error:
+            _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+        pairs = zip(request.experts, digests, strict=True)
+        return expert_pb2.PrepareReply(digests=[expert_pb2.GoldenDigest(id=id, digest=digest) for id, digest in pairs])
+
+    def Commit(self, request: expert_pb2.CommitRequest, context: grpc.ServicerContext) -> expert_pb2.CommitReply:
+        try:
+            epoch, held = self._holding.commit(request.table)
+        except (StaleTable, WrongTable) as error:
+            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+        return expert_pb2.CommitReply(epoch=epoch, held=held)
+
+    def _reply(self, call: expert_pb2.ExpertCall) -> Reply:
+        holding = self._holding
+        experts = holding.experts
+        if call.epoch < holding.epoch:
+            return self._refusal(call, Reply.STALE_EPOCH, f"epoch {call.epoch} is below {holding.epoch}")
+        try:
+            job = parse(call, experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, time.monotonic())
+            y_PD = self._batcher.run(job)
+        except BadCall as error:
+            return self._refusal(call, Reply.INVALID, str(error))
+        except NotHeldError as error:
+            return self._refusal(call, Reply.NOT_HELD, str(error))
+        except DeadlinePassed as error:
+            return self._refusal(call, Reply.DEADLINE_EXCEEDED, str(error))
+        data = raw_bytes(y_PD)
+        reply = Reply(call=call.call, epoch=holding.epoch, rows=len(y_PD), checksum=checksum(data))
+        reply.y.data, reply.y.dtype = data, dtype_name(y_PD.dtype)
+        reply.y.shape.extend(y_PD.shape)
+        return reply
+
+    def _refusal(self, call: expert_pb2.ExpertCall, status: Reply.Status.ValueType, message: str) -> Reply:
+        return Reply(call=call.call, status=status, message=message, epoch=self._holding.epoch)
+
+
+def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, error: Exception) -> NoReturn:
+    context.abort(code, str(error))
+    raise AssertionError("abort raises")

@@ -1,0 +1,113 @@
+"""One expert worker, put together: experts, batcher, gRPC server, lease; and how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Coroutine
+
+import structlog
+import torch
+from prometheus_client import CollectorRegistry
+
+from services.checkpoint import Checkpoint, numerics_class
+from services.expert_worker.batcher import Batcher
+from services.expert_worker.experts import Experts
+from services.expert_worker.holding import Holding
+from services.expert_worker.metrics import WorkerMetrics
+from services.expert_worker.server import ExpertServer
+from services.expert_worker.service import ExpertService
+from services.expert_worker.settings import Settings
+from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.telemetry import serve_metrics
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.5
+GRACE_S = 2.0  # for answers that are being computed when the server stops
+
+
+class ExpertWorker:
+    """`start`, then `drain` and `stop`, each once."""
+
+    def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
+        dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)
+        experts = Experts(checkpoint, dtype)
+        self._settings = settings
+        self._capacity = settings.capacity
+        self._holding = Holding(experts, settings.identity, uuid.uuid4().hex, numerics_class(checkpoint, dtype))
+        self._batcher = Batcher(experts.compute)
+        self._service = ExpertService(self._holding, self._batcher)
+        self._server = ExpertServer(self._service, settings.max_sessions)
+        self._membership = Membership(settings.redis_url, settings.cluster)
+        self._address = self._metrics_address = ""
+
+    def start(self) -> None:
+        """Opens the ports. Raises OSError or RuntimeError when one is taken."""
+        settings = self._settings
+        port = self._server.start(settings.host, settings.port)
+        registry = CollectorRegistry()
+        registry.register(WorkerMetrics(self._batcher.counters, self._holding, self._service))
+        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
+        self._address = f"{settings.reachable_host}:{port}"
+        self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
+        self._server.ready(True)
+        log.info(
+            "expert worker listens",
+            worker_id=self._holding.worker_id,
+            address=self._address,
+            metrics=self._metrics_address,
+            numerics_class=self._holding.numerics_class,
+        )
+
+    def background(self) -> tuple[Coroutine[None, None, None], ...]:
+        """What has to run beside the server: the lease, and the pulse of the batcher."""
+        return self._membership.advertise(self.record), self._tick()
+
+    async def drain(self) -> None:
+        """Asks to be let go, and serves on until the leader has placed its experts elsewhere or time is up."""
+        self._holding.drain()
+        with contextlib.suppress(RedisUnavailable):
+            await self._membership.announce(self.record())
+        deadline = time.monotonic() + self._settings.drain_s
+        while not self._holding.released and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
+            await asyncio.sleep(0.05)
+        held = len(self._holding.experts.held)
+        log.info("released" if self._holding.released else "leaving unreleased", held=held)
+
+    async def stop(self) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            await self._membership.withdraw(self.record())
+        await asyncio.to_thread(self._server.stop, GRACE_S)
+        await self._membership.close()
+
+    def record(self) -> WorkerRecord:
+        """What the lease says now."""
+        counters = self._batcher.counters
+        return WorkerRecord(
+            worker_id=self._holding.worker_id,
+            role="expert",
+            address=self._address,
+            metrics_address=self._metrics_address,
+            boot_id=self._holding.boot_id,
+            numerics_class=self._holding.numerics_class,
+            epoch=self._holding.epoch,
+            progress=counters.progress,
+            draining=self._holding.draining,
+            capacity=self._capacity,
+            held=len(self._holding.experts.held),
+            stats={
+                "launches": counters.launches,
+                "calls": counters.calls,
+                "rows": counters.rows,
+                "pairs": counters.pairs,
+                "refused": self._service.refused,
+            },
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.to_thread(self._batcher.tick)
+            await asyncio.sleep(TICK_S)

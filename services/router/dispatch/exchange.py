@@ -1,0 +1,93 @@
+"""Where tokens meet experts: `start` sends them, `finish` brings the answers home.
+
+Legend: T tokens, K slots, D hidden, E gate outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from caracal_kernels import route
+from caracal_proto import placement_pb2
+from torch import Tensor
+
+from services.model_config import ModelConfig
+from services.router.dispatch.fleet import Fleet, nothing
+from services.router.dispatch.links import Connect
+from services.router.dispatch.pending import Patience, Pending
+from services.router.dispatch.plan import Gated, launch
+from services.router.dispatch.stats import DispatchStats
+
+
+class GateLike(Protocol):
+    """One layer's router, fp32."""
+
+    @property
+    def classifier_ED(self) -> Tensor: ...
+
+    @property
+    def bias_E(self) -> Tensor: ...
+
+
+class StepLike(Protocol):
+    """What the exchange wants to know of a step: its number, and each token's absolute position (int32)."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def positions_T(self) -> Tensor: ...
+
+
+class Exchange:
+    """The data half of the router, linked into an attention worker.
+
+    `start` and `finish` belong to the engine's thread; `apply` and `epoch` to any.
+    overlap=False waits in `start` already: for measuring what the shortcut hides, nothing else.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        config: ModelConfig,
+        *,
+        overlap: bool = True,
+        expert_wait_s: float = 30.0,
+        call_timeout_s: float = 10.0,
+        refresh: Callable[[], None] = nothing,
+    ) -> None:
+        self.stats = DispatchStats.of(config.num_layers)
+        self._fleet = Fleet(connect, config.num_layers, config.n_routed_experts, refresh)
+        self._patience = Patience(min(call_timeout_s, expert_wait_s), expert_wait_s)
+        self._overlap = overlap
+        self._drop = config.zero_expert_type == "drop"
+        self._gate = config.moe_topk, config.n_routed_experts, config.routed_scaling_factor, config.norm_topk_prob
+
+    @property
+    def epoch(self) -> int:
+        """Of the table in force; 0 before the first."""
+        return self._fleet.table.epoch
+
+    def apply(self, table: placement_pb2.Table) -> int:
+        """Puts a table in force unless a newer one is; returns the epoch in force. Raises TableError."""
+        return self._fleet.apply(table)
+
+    def start(self, layer: int, h_TD: Tensor, gate: GateLike, step: StepLike) -> Pending:
+        """Gate, then rows out, once per worker; zero experts are settled here. Returns before anything has arrived."""
+        ids_TK, weights_TK, zero_T = route(h_TD, gate.classifier_ED, gate.bias_E, *self._gate)
+        if self._drop:
+            zero_T = zero_T.new_zeros(len(zero_T))
+        table = self._fleet.view
+        gated = Gated(layer, step.number, self._gate[1], step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
+        launched = launch(self._fleet, table, table.layers[layer], gated, ids_TK, self._patience.call_s)
+        stats = self.stats.layers[layer]
+        pending = Pending(self._fleet, gated, launched, self._patience, stats)
+        stats.count_start(launched, gated)
+        if not self._overlap:
+            pending.wait()
+        return pending
+
+    def close(self) -> None:
+        """Ends every session."""
+        self._fleet.close()

@@ -1,0 +1,41 @@
+"""Experts in the same process, on the link's own thread: overlap is real here too, since the ops release the GIL."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from services.expert_worker.experts import Experts, NotHeldError
+from services.router.dispatch.links import Answer, ExpertRequest, NotHeld, WorkerUnavailable
+
+
+class LocalLink:
+    """The single-process cluster's link, and the oracle of the others' bits."""
+
+    def __init__(self, experts: Experts) -> None:
+        self._experts = experts
+        self._threads = torch.get_num_threads()
+        self._thread = ThreadPoolExecutor(1, "local-link", initializer=self._begin)
+        self._closed = False
+
+    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+        if self._closed:
+            gone: Future[Answer] = Future()
+            gone.set_exception(WorkerUnavailable("the local experts are closed"))
+            return gone
+        return self._thread.submit(self._compute, request)
+
+    def close(self) -> None:
+        self._closed = True
+        self._thread.shutdown(wait=False)
+
+    def _begin(self) -> None:
+        torch.set_num_threads(self._threads)  # OpenMP keeps this number per thread
+
+    def _compute(self, request: ExpertRequest) -> Answer:
+        try:
+            y_PD = self._experts.compute(request.layer, request.x_RD, request.row_P, request.expert_P)
+        except NotHeldError as error:
+            raise NotHeld(str(error), 0) from None
+        return Answer.of(y_PD)

@@ -1,0 +1,89 @@
+"""From the gate's choice to messages: one op plans, one message leaves per worker.
+
+Legend: T tokens, K slots, D hidden, F FFN experts, R rows sent to one worker, P (row, expert) pairs over all workers.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from caracal_kernels import plan_rows
+from torch import Tensor
+
+from services.router.dispatch.fleet import Fleet
+from services.router.dispatch.links import Answer, ExpertRequest
+from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """One layer's input and what the gate made of it; everything a retry needs."""
+
+    layer: int
+    step: int
+    num_ffn: int
+    positions_T: Tensor
+    h_TD: Tensor
+    ids_TK: Tensor
+    weights_TK: Tensor
+    zero_T: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One message that is out. Its answers are pairs `first` to `first + pairs` of its plan."""
+
+    key: Key
+    first: int
+    pairs: int
+    rows: int
+    future: Future[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What one plan sent. home_TK is each slot's pair; -1 zero expert, -2 an expert that nobody holds."""
+
+    epoch: int
+    complete: bool  # nobody is missing: there is no -2
+    home_TK: Tensor
+    pairs: int
+    flights: list[Flight]
+
+
+def launch(
+    fleet: Fleet, table: RoutingTable, replicas: LayerReplicas, gated: Gated, ids_TK: Tensor, timeout_s: float
+) -> Launched:
+    """Sends the rows of `ids_TK`'s FFN slots, once per worker, and returns. Slots past `num_ffn` send nothing."""
+    row, row_count_W, pair_row, pair_expert, pair_count_W, home_TK = plan_rows(
+        ids_TK,
+        gated.positions_T,
+        gated.layer,
+        gated.num_ffn,
+        replicas.offset_F,
+        replicas.worker,
+        len(table.workers),
+    )
+    flights: list[Flight] = []
+    row_end = pair_end = 0
+    for worker, (rows, pairs) in enumerate(zip(row_count_W.tolist(), pair_count_W.tolist(), strict=True)):
+        if not pairs:
+            continue
+        # All rows in ascending order are the input as it lies.
+        everything = rows == len(gated.h_TD)
+        x_RD = gated.h_TD if everything else gated.h_TD.index_select(0, row[row_end : row_end + rows])
+        request = ExpertRequest(
+            gated.step,
+            gated.layer,
+            table.epoch,
+            timeout_s,
+            x_RD,
+            pair_row[pair_end : pair_end + pairs],
+            pair_expert[pair_end : pair_end + pairs],
+        )
+        future = fleet.dispatch(table.workers[worker], request)
+        flights.append(Flight(table.keys[worker], pair_end, pairs, rows, future))
+        row_end += rows
+        pair_end += pairs
+    return Launched(table.epoch, replicas.complete, home_TK, pair_end, flights)

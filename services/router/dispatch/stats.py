@@ -1,0 +1,80 @@
+"""What the exchange counts. Written by the engine's thread alone, read by any.
+
+Bytes are payload bytes of hidden rows, counted as they are handed over; headers, ids and checksums are not in them.
+One row comes back per (token, FFN slot), so `bytes_received / bytes_if_all_slots` is exactly the share of slots that
+went to FFN experts: `ffn_slots / slots`. Rows go out once per (token, worker), which is fewer: `bytes_sent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from services.router.dispatch.plan import Flight, Gated, Launched
+
+
+@dataclass(slots=True)
+class LayerStats:
+    """Sums since the process started, of one layer or of all."""
+
+    layer_calls: int = 0  # calls of `start`
+    exposed_s: float = 0.0  # waited in `finish`
+    round_trip_s: float = 0.0  # from the end of the gate to the last answer's arrival; layers that sent nothing add 0
+    slots: int = 0  # tokens * top-k
+    ffn_slots: int = 0  # of these, chosen FFN experts
+    tokens: int = 0
+    tokens_all_zero: int = 0  # tokens of which nothing was sent
+    messages_sent: int = 0
+    rows_sent: int = 0  # a token counts once per worker it went to; retries count again
+    pairs_sent: int = 0  # (token, expert) pairs asked for; retries count again
+    bytes_sent: int = 0  # of rows_sent
+    bytes_received: int = 0  # of the answers that were combined: each pair once, retried or not
+    bytes_if_all_slots: int = 0  # slots * bytes of one row: what coming back would take without zero experts
+    retries: int = 0  # messages sent because an earlier one brought no answer
+    stale_refusals: int = 0  # calls refused for their epoch
+
+    def count_start(self, launched: Launched, gated: Gated) -> None:
+        """One call of `start`, after its messages have left."""
+        tokens, slots = gated.ids_TK.shape
+        self.layer_calls += 1
+        self.tokens += tokens
+        self.slots += tokens * slots
+        self.bytes_if_all_slots += tokens * slots * row_bytes(gated.h_TD)
+        if launched.complete and len(launched.flights) < 2:
+            self.ffn_slots += launched.pairs
+            self.tokens_all_zero += tokens - sum(flight.rows for flight in launched.flights)
+        else:
+            ffn_TK = launched.home_TK != -1
+            self.ffn_slots += int(ffn_TK.sum())
+            self.tokens_all_zero += tokens - int(ffn_TK.any(1).sum())
+        self.count_sent(launched.flights, gated.h_TD)
+
+    def count_sent(self, flights: Iterable[Flight], h_TD: Tensor) -> None:
+        """Messages that have left."""
+        for flight in flights:
+            self.messages_sent += 1
+            self.rows_sent += flight.rows
+            self.pairs_sent += flight.pairs
+            self.bytes_sent += flight.rows * row_bytes(h_TD)
+
+
+def row_bytes(h_TD: Tensor) -> int:
+    """Payload bytes of one hidden row."""
+    return h_TD.shape[1] * h_TD.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchStats:
+    """One LayerStats per layer."""
+
+    layers: tuple[LayerStats, ...]
+
+    @classmethod
+    def of(cls, num_layers: int) -> DispatchStats:
+        return cls(tuple(LayerStats() for _ in range(num_layers)))
+
+    def total(self) -> LayerStats:
+        """The sum over layers."""
+        return LayerStats(**{f.name: sum(getattr(layer, f.name) for layer in self.layers) for f in fields(LayerStats)})

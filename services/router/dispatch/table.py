@@ -1,0 +1,99 @@
+"""A placement table, compiled for the plan: per layer, which workers hold each expert. Never changed, only replaced.
+
+Legend: F FFN experts of a layer; the replicas of expert e are worker[offset_F[e] : offset_F[e + 1]].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+import torch
+from caracal_proto import placement_pb2
+from torch import Tensor
+
+Key = tuple[str, str, str]
+
+
+def key_of(endpoint: placement_pb2.Endpoint) -> Key:
+    """One start of one worker process."""
+    return endpoint.worker_id, endpoint.boot_id, endpoint.address
+
+
+class TableError(ValueError):
+    """A table that does not fit the model, or contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReplicas:
+    """One layer's replicas as `plan_rows` takes them."""
+
+    offset_F: Tensor  # int32 [F + 1]
+    worker: Tensor  # int32, indices into RoutingTable.workers
+    complete: bool  # every expert has a replica
+
+    @classmethod
+    def of(cls, replicas: Iterable[Iterable[int]]) -> LayerReplicas:
+        lists = [list(workers) for workers in replicas]
+        offsets = [0, *accumulate(map(len, lists))]
+        flat = [worker for workers in lists for worker in workers]
+        offset_F, worker = torch.tensor(offsets, dtype=torch.int32), torch.tensor(flat, dtype=torch.int32)
+        return cls(offset_F, worker, all(lists))
+
+    def lists(self) -> list[list[int]]:
+        """Per expert, the workers that hold it."""
+        offsets, workers = self.offset_F.tolist(), self.worker.tolist()
+        return [workers[begin:end] for begin, end in pairwise(offsets)]
+
+    def without(self, banned: frozenset[int]) -> LayerReplicas:
+        """The same layer as if some workers held nothing: what is asked after they have failed."""
+        if not banned:
+            return self
+        return LayerReplicas.of([worker for worker in workers if worker not in banned] for workers in self.lists())
+
+    def avoiding(self, banned: frozenset[int]) -> LayerReplicas:
+        """The same layer with some workers passed over, except where they are the only ones."""
+        return LayerReplicas.of(
+            [worker for worker in workers if worker not in banned] or workers for workers in self.lists()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """Who holds what, under one epoch."""
+
+    epoch: int
+    workers: tuple[placement_pb2.Endpoint, ...]
+    keys: tuple[Key, ...]  # of the workers
+    layers: tuple[LayerReplicas, ...]
+
+    @classmethod
+    def empty(cls, num_layers: int, num_ffn: int) -> RoutingTable:
+        """What is in force before the first table arrives: nobody holds anything."""
+        return cls(0, (), (), (LayerReplicas.of([[]] * num_ffn),) * num_layers)
+
+    def avoiding(self, keys: Set[Key]) -> RoutingTable:
+        """The same table with some workers passed over wherever another replica can do it."""
+        banned = frozenset(worker for worker, key in enumerate(self.keys) if key in keys)
+        return replace(self, layers=tuple(layer.avoiding(banned) for layer in self.layers)) if banned else self
+
+
+def compile_table(table: placement_pb2.Table, num_layers: int, num_ffn: int) -> RoutingTable:
+    """Raises TableError."""
+    if len(table.layers) != num_layers:
+        raise TableError(f"the table has {len(table.layers)} layers, the model {num_layers}")
+    for layer, placement in enumerate(table.layers):
+        _check(layer, placement, num_ffn, len(table.workers))
+    layers = tuple(LayerReplicas.of(replicas.worker for replicas in layer.experts) for layer in table.layers)
+    return RoutingTable(table.epoch, tuple(table.workers), tuple(map(key_of, table.workers)), layers)
+
+
+def _check(layer: int, placement: placement_pb2.LayerPlacement, num_ffn: int, num_workers: int) -> None:
+    if len(placement.experts) != num_ffn:
+        raise TableError(f"layer {layer} of the table has {len(placement.experts)} experts, the model {num_ffn}")
+    for expert, replicas in enumerate(placement.experts):
+        if any(worker >= num_workers for worker in replicas.worker):
+            raise TableError(f"expert {expert} of layer {layer} is placed on a worker that the table does not name")
+        if len(set(replicas.worker)) != len(replicas.worker):
+            raise TableError(f"expert {expert} of layer {layer} is placed on one worker twice")

@@ -1,0 +1,83 @@
+"""One MoE layer gives the same bits wherever its experts are: 1, 2, 3 workers, replicas, local and grpc links, any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from expert_fleet import Gate, Worker, exchange, gates, place, random_batch, run, workers
+from plain_exchange import PlainExchange
+from tiny_checkpoint import PRESETS, make_checkpoint
+
+from services.checkpoint import Checkpoint
+from services.expert_worker.experts import Experts
+from services.router.dispatch.local_link import LocalLink
+
+CASES = [("plain", torch.float32), ("uneven", torch.bfloat16), ("wide_top_k", torch.bfloat16)]
+STEPS = 50
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{dtype}" for name, dtype in CASES])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, torch.dtype]:
+    name, dtype = request.param
+    path: Path = make_checkpoint(tmp_path_factory.mktemp(name), PRESETS[name], dtype=dtype)
+    return Checkpoint.open(path), dtype
+
+
+@pytest.fixture(scope="module")
+def three(case: tuple[Checkpoint, torch.dtype]) -> Iterator[list[Worker]]:
+    with workers(*case, 3) as running:
+        for worker in running:
+            load_everything(worker.experts)
+        yield running
+
+
+def load_everything(experts: Experts) -> Experts:
+    for layer in range(experts.num_layers):
+        for expert in range(experts.num_ffn):
+            experts.load(layer, expert)
+    return experts
+
+
+PLACEMENTS = {
+    "one worker": lambda layer, expert: [0],
+    "two workers": lambda layer, expert: [expert % 2],
+    "three workers": lambda layer, expert: [(expert + layer) % 3],
+    "two replicas": lambda layer, expert: [expert % 3, (expert + 1) % 3],
+    "everyone has everything": lambda layer, expert: [0, 1, 2],
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
+def test_bits_do_not_depend_on_the_placement(
+    case: tuple[Checkpoint, torch.dtype], three: list[Worker], placement: str
+) -> None:
+    checkpoint, dtype = case
+    table = place(1, checkpoint, [worker.endpoint for worker in three], PLACEMENTS[placement])
+    with exchange(checkpoint) as over_grpc:
+        over_grpc.apply(table)
+        compare(checkpoint, dtype, over_grpc, gates(checkpoint))
+
+
+def test_local_links_give_the_same_bits(case: tuple[Checkpoint, torch.dtype]) -> None:
+    checkpoint, dtype = case
+    experts = load_everything(Experts(checkpoint, dtype))
+    with exchange(checkpoint, lambda endpoint: LocalLink(experts)) as local:
+        local.apply(place(1, checkpoint, [endpoint(0), endpoint(1)], PLACEMENTS["two workers"]))
+        compare(checkpoint, dtype, local, gates(checkpoint))
+
+
+def endpoint(index: int):  # noqa: ANN201
+    from caracal_proto import placement_pb2
+
+    return placement_pb2.Endpoint(worker_id=f"local-{index}", address="local", boot_id="b")
+
+
+def compare(checkpoint: Checkpoint, dtype: torch.dtype, exchange: object, gate: list[Gate]) -> None:
+    plain = PlainExchange(checkpoint, dtype)
+    for number in range(STEPS):
+        batch = random_batch(number, checkpoint.config.hidden_size, dtype)
+        layer = number % checkpoint.config.num_layers
+        assert torch.equal(run(exchange, layer, gate[layer], batch), run(plain, layer, gate[layer], batch)), number
