@@ -1,7 +1,7 @@
-"""A Hugging Face model directory, read by slices and never trusted: the one file that knows Hugging Face's tensor names.
+"""A Hugging Face model directory, read by slices and never trusted. The one file that knows its tensor names.
 
 Opening reads config.json, the index and the safetensors headers. Every tensor that the config calls for is checked
-(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity as they are read.
+(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity on the way in.
 Weights get memory of their own, never a mapping: a file that changes under a serving worker changes no answer.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from caracal_kernels import available, probe
@@ -77,7 +77,7 @@ class ExpertWeights:
 
 
 class Checkpoint:
-    """An opened, checked directory, safe to share by threads. `open` raises CheckpointError, which names file and tensor."""
+    """An opened, checked directory; threads may share it. `open` raises CheckpointError: one line, file and tensor."""
 
     def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
         self.path = path
@@ -86,7 +86,7 @@ class Checkpoint:
         self.digest = _digest(config, stored)
 
     @classmethod
-    def open(cls, path: Path) -> Checkpoint:
+    def open(cls, path: Path) -> Self:
         if not path.is_dir():
             raise CheckpointError(f"{path}: is not a directory")
         config = ModelConfig.from_dict(_json_object(path / "config.json"))
@@ -277,7 +277,8 @@ def _check_tensor(path: Path, stored: dict[str, Stored], name: str, shape: tuple
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
     """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
 
-    Cheap for terabytes and independent of how tensors are spread over files; blind to what differs only in a tensor's middle.
+    Cheap for terabytes and independent of how tensors are spread over files; blind to what differs only in the middle
+    of a tensor.
     """
     numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
     digest = hashlib.sha256(repr(numeric).encode())

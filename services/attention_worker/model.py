@@ -64,7 +64,7 @@ class Attention:
             load(f"{prefix}q_b_proj.weight"),
             load(f"{prefix}kv_a_proj_with_mqa.weight"),
             load(f"{prefix}kv_a_layernorm.weight"),
-            w_uk.contiguous(),
+            w_uk.transpose(1, 2).contiguous(),
             cos_sin_PR,
         )
         self._after = (config.q_scale, config.kv_scale, LORA_NORM_EPS)
