@@ -46,9 +46,11 @@ class AttentionWorker:
             expert_wait_s=settings.expert_wait_s,
             refresh=lambda: self._tables.look_now(),
         )
-        deliver = deliver_on(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        deliver = deliver_on(self._loop)
         self._engine = Engine(loaded.model, self._exchange, loaded.limits, config.eos_ids, deliver=deliver)
-        self._thread = threading.Thread(target=self._run_engine, name="engine")
+        self._engine_ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._exchange.apply)
         self._server = AttentionServer(self._service)
         self._membership = Membership(settings.redis_url, settings.cluster)
@@ -75,8 +77,8 @@ class AttentionWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """What has to run beside the server: the lease, and the search for newer tables."""
-        return self._membership.advertise(self.record), self._tables.run()
+        """What has to run beside the server: the lease, the search for newer tables, the engine."""
+        return self._membership.advertise(self.record), self._tables.run(), self._watch_engine()
 
     async def drain(self) -> None:
         """Sends running sequences elsewhere when there is an elsewhere, else lets them finish while time lasts."""
@@ -88,19 +90,28 @@ class AttentionWorker:
             await self._empties(MOVE_S)
 
     async def stop(self) -> None:
-        with contextlib.suppress(RedisUnavailable):
-            await self._membership.withdraw(self.record())
+        """Ends everything, also after a `start` that failed."""
+        if self._metrics_address:
+            with contextlib.suppress(RedisUnavailable):
+                await self._membership.withdraw(self.record())
         self._engine.stop()
         await self._server.stop(MOVE_S)
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        # A step that waits for experts may outlast this; the thread is a daemon and dies with the process.
+        await asyncio.to_thread(self._thread.join, MOVE_S)
         self._exchange.close()
         await self._membership.close()
 
     def _run_engine(self) -> None:
         if self._settings.threads:
             torch.set_num_threads(self._settings.threads)  # OpenMP keeps this number per thread
-        self._engine.run()
+        try:
+            self._engine.run()
+        finally:
+            self._loop.call_soon_threadsafe(self._engine_ended.set)
+
+    async def _watch_engine(self) -> None:
+        await self._engine_ended.wait()
+        raise RuntimeError("the engine's thread has ended")
 
     def record(self) -> WorkerRecord:
         """What the lease says now."""
