@@ -30,7 +30,7 @@ def mla_project_reference(
     q_b_EQ: Tensor,
     kv_a_LD: Tensor,
     kv_a_norm_C: Tensor,
-    w_uk_HNC: Tensor,
+    w_uk_HCN: Tensor,
     cos_sin_PR: Tensor,
     positions_T: Tensor,
     slots_T: Tensor,
@@ -39,7 +39,7 @@ def mla_project_reference(
     kv_scale: float,
     lora_eps: float = 1e-6,
 ) -> Tensor:
-    heads, nope, latent = w_uk_HNC.shape
+    heads, latent, nope = w_uk_HCN.shape
     dtype = x_TD.dtype
     h_TD = rms_norm_reference(x_TD, norm_w_D, eps)
     q_TQ = rms_norm_reference(linear_reference(h_TD, q_a_QD), q_a_norm_Q, lora_eps)
@@ -49,7 +49,7 @@ def mla_project_reference(
     cos_sin_TR = cos_sin_PR[positions_T.long()]
     k_TR = rope_reference(ckv_TL[:, latent:], cos_sin_TR)
     cache_PBL.view(-1, cache_PBL.shape[-1])[slots_T.long()] = torch.cat([c_TC, k_TR], dim=-1)
-    absorbed = [accumulate_reference(q_THE[:, head, :nope], w_uk_HNC[head].T) for head in range(heads)]
+    absorbed = [accumulate_reference(q_THE[:, head, :nope], w_uk_HCN[head]) for head in range(heads)]
     q_rope_THR = rope_reference(q_THE[..., nope:], cos_sin_TR[:, None])
     return torch.cat([torch.stack(absorbed, dim=1).to(dtype), q_rope_THR], dim=-1)
 
@@ -63,7 +63,7 @@ def mla_project(
     q_b_EQ: Tensor,
     kv_a_LD: Tensor,
     kv_a_norm_C: Tensor,
-    w_uk_HNC: Tensor,
+    w_uk_HCN: Tensor,
     cos_sin_PR: Tensor,
     positions_T: Tensor,
     slots_T: Tensor,
@@ -72,7 +72,10 @@ def mla_project(
     kv_scale: float,
     lora_eps: float = 1e-6,
 ) -> Tensor:
-    """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [c | k_rope] to cache slot `slots_T` (page * size + offset)."""
+    """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [c | k_rope] to its cache slot (page * size + offset).
+
+    `w_uk_HCN` is kv_b_proj's key half, transposed per head once at load, so that absorbing is a product like the others.
+    """
     body = torch.ops.caracal.mla_project if compiled(x_TD) else mla_project_reference
     q_THL: Tensor = body(
         x_TD,
@@ -83,7 +86,7 @@ def mla_project(
         q_b_EQ,
         kv_a_LD,
         kv_a_norm_C,
-        w_uk_HNC,
+        w_uk_HCN,
         cos_sin_PR,
         positions_T,
         slots_T,

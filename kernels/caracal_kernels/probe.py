@@ -45,7 +45,7 @@ def _outputs(dtype: torch.dtype) -> list[Tensor]:
         weights(heads * (nope + rope), 20, salt=6),
         weights(latent + rope, hidden, salt=7),
         weights(latent, salt=8),
-        weights(heads, nope, latent, salt=9),
+        weights(heads, latent, nope, salt=9),
         cos_sin,
         i32,
         i32,

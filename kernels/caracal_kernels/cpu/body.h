@@ -1,0 +1,259 @@
+// The kernels' bodies, written once over `Simd` and `Dot<T>` and compiled once per instruction set.
+// Everything lies in an anonymous namespace: two instruction sets must never share an inline function.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace caracal {
+namespace {
+
+using vec = Simd::vec;
+constexpr int kKeyBlock = 16;  // the online softmax steps at absolute multiples of this
+
+// exp by Cody-Waite reduction and a degree-6 polynomial; the same operations in every lane, so a lane never sees its place.
+inline vec exp_vec(vec x) {
+  x = Simd::max(Simd::min(x, Simd::set(88.0f)), Simd::set(-87.0f));
+  vec n = Simd::round(Simd::mul(x, Simd::set(1.44269504088896341f)));
+  vec r = Simd::fma(n, Simd::set(-0.693359375f), x);
+  r = Simd::fma(n, Simd::set(2.12194440e-4f), r);
+  vec p = Simd::set(1.9875691500e-4f);
+  p = Simd::fma(p, r, Simd::set(1.3981999507e-3f));
+  p = Simd::fma(p, r, Simd::set(8.3334519073e-3f));
+  p = Simd::fma(p, r, Simd::set(4.1665795894e-2f));
+  p = Simd::fma(p, r, Simd::set(1.6666665459e-1f));
+  p = Simd::fma(p, r, Simd::set(5.0000001201e-1f));
+  p = Simd::add(Simd::fma(p, Simd::mul(r, r), r), Simd::set(1.0f));
+  return Simd::mul(p, Simd::exp2i(n));
+}
+
+template <typename F>
+inline void chunks(int64_t count, F&& each) {
+  int64_t i = 0;
+  for (; i + Simd::lanes <= count; i += Simd::lanes) each(i, static_cast<int64_t>(Simd::lanes));
+  if (i < count) each(i, count - i);
+}
+
+template <typename T>
+inline vec load_some(const T* p, int64_t count) {
+  return count == Simd::lanes ? Simd::load(p) : Simd::load(p, count);
+}
+
+template <typename T>
+inline void store_some(T* p, vec a, int64_t count) {
+  if (count == Simd::lanes) {
+    Simd::store(p, a);
+  } else {
+    Simd::store(p, a, count);
+  }
+}
+
+// rows x columns accumulators over the whole depth. Columns are 1, 4 or 8.
+template <typename T, int Rows, int Columns>
+inline void tile(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t depth) {
+  using D = Dot<T>;
+  vec acc[Rows][Columns];
+  for (int m = 0; m < Rows; ++m)
+    for (int n = 0; n < Columns; ++n) acc[m][n] = Simd::zero();
+  int64_t k = 0;
+  for (; k + D::step <= depth; k += D::step) {
+    typename D::in wk[Columns];
+    for (int n = 0; n < Columns; ++n) wk[n] = D::load(w + n * ldw + k);
+    for (int m = 0; m < Rows; ++m) {
+      typename D::in xk = D::load(x + m * ldx + k);
+      for (int n = 0; n < Columns; ++n) acc[m][n] = D::mac(acc[m][n], xk, wk[n]);
+    }
+  }
+  if (k < depth) {
+    typename D::in wk[Columns];
+    for (int n = 0; n < Columns; ++n) wk[n] = D::load(w + n * ldw + k, depth - k);
+    for (int m = 0; m < Rows; ++m) {
+      typename D::in xk = D::load(x + m * ldx + k, depth - k);
+      for (int n = 0; n < Columns; ++n) acc[m][n] = D::mac(acc[m][n], xk, wk[n]);
+    }
+  }
+  for (int m = 0; m < Rows; ++m) {
+    if constexpr (Columns == 1) {
+      c[m * ldc] = Simd::sum(acc[m][0]);
+    } else {
+      for (int n = 0; n < Columns; n += 4)
+        _mm_storeu_ps(c + m * ldc + n, Simd::sum4(acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]));
+    }
+  }
+}
+
+template <typename T, int Columns>
+inline void column(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t depth) {
+  constexpr int block = Columns == 8 ? 1 : Simd::max_rows;
+  int64_t m = 0;
+  for (; m + block <= rows; m += block) tile<T, block, Columns>(x + m * ldx, ldx, w, ldw, c + m * ldc, ldc, depth);
+  const T* xm = x + m * ldx;
+  float* cm = c + m * ldc;
+  switch (rows - m) {
+    case 5: return tile<T, std::min(5, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
+    case 4: return tile<T, std::min(4, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
+    case 3: return tile<T, std::min(3, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
+    case 2: return tile<T, std::min(2, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
+    case 1: return tile<T, 1, Columns>(xm, ldx, w, ldw, cm, ldc, depth);
+    default: return;
+  }
+}
+
+template <typename T>
+void gemm(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t n_begin,
+          int64_t n_end, int64_t depth) {
+  int64_t n = n_begin;
+  if (rows == 1)
+    for (; n + 8 <= n_end; n += 8) column<T, 8>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
+  for (; n + 4 <= n_end; n += 4) column<T, 4>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
+  for (; n < n_end; ++n) column<T, 1>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
+}
+
+template <typename T>
+inline vec rounded(vec a);
+template <>
+inline vec rounded<float>(vec a) { return a; }
+template <>
+inline vec rounded<bf16>(vec a) { return Simd::widen(Simd::narrow(a)); }
+
+template <typename T>
+void store(const float* c, const T* residual, T* out, int64_t count) {
+  chunks(count, [&](int64_t i, int64_t some) {
+    vec y = load_some(c + i, some);
+    if (residual) y = Simd::add(load_some(residual + i, some), rounded<T>(y));
+    store_some(out + i, y, some);
+  });
+}
+
+template <typename T>
+void rms_norm(const T* x, const T* weight, T* out, int64_t width, float eps) {
+  vec squares = Simd::zero();
+  chunks(width, [&](int64_t i, int64_t some) {
+    vec v = load_some(x + i, some);
+    squares = Simd::fma(v, v, squares);
+  });
+  vec factor = Simd::set(1.0f / std::sqrt(Simd::sum(squares) / static_cast<float>(width) + eps));
+  chunks(width, [&](int64_t i, int64_t some) {
+    vec normed = rounded<T>(Simd::mul(load_some(x + i, some), factor));
+    store_some(out + i, Simd::mul(normed, load_some(weight + i, some)), some);
+  });
+}
+
+template <typename T>
+void silu_mul(const float* gate, const float* up, T* out, int64_t width) {
+  chunks(width, [&](int64_t i, int64_t some) {
+    vec g = load_some(gate + i, some);
+    vec sigmoid = Simd::add(Simd::set(1.0f), exp_vec(Simd::sub(Simd::zero(), g)));
+    store_some(out + i, Simd::mul(Simd::div(g, sigmoid), load_some(up + i, some)), some);
+  });
+}
+
+template <typename T>
+void scale(const T* x, float factor, T* out, int64_t count) {
+  chunks(count, [&](int64_t i, int64_t some) {
+    store_some(out + i, Simd::mul(load_some(x + i, some), Simd::set(factor)), some);
+  });
+}
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) {
+  uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float y;
+  __builtin_memcpy(&y, &bits, 4);
+  return y;
+}
+inline void put(float* out, float x) { *out = x; }
+inline void put(bf16* out, float x) { Simd::store(out, Simd::set(x), 1); }
+
+template <typename T>
+void rope(const T* x, const float* cos_sin, T* out, int64_t width) {
+  int64_t half = width / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    float even = to_float(x[2 * i]), odd = to_float(x[2 * i + 1]), c = cos_sin[i], s = cos_sin[half + i];
+    put(out + i, even * c - odd * s);
+    put(out + half + i, odd * c + even * s);
+  }
+}
+
+template <typename T>
+void add_scaled(float* acc, const T* row, float weight, int64_t width) {
+  vec w = Simd::set(weight);
+  chunks(width, [&](int64_t i, int64_t some) {
+    store_some(acc + i, Simd::add(load_some(acc + i, some), Simd::mul(w, load_some(row + i, some))), some);
+  });
+}
+
+template <typename T>
+void widen(const T* x, float* out, int64_t count) {
+  chunks(count, [&](int64_t i, int64_t some) { store_some(out + i, load_some(x + i, some), some); });
+}
+
+inline float exp_one(float x) {
+  float lane[Simd::lanes];
+  Simd::store(lane, exp_vec(Simd::set(x)));
+  return lane[0];
+}
+
+template <typename T>
+void softmax(float* p, int64_t count) {
+  float top = *std::max_element(p, p + count);
+  vec total = Simd::zero();
+  chunks(count, [&](int64_t i, int64_t some) {
+    vec e = exp_vec(Simd::sub(load_some(p + i, some), Simd::set(top)));
+    store_some(p + i, e, some);
+    total = Simd::add(total, load_some(p + i, some));
+  });
+  vec sum = Simd::set(Simd::sum(total));
+  chunks(count, [&](int64_t i, int64_t some) { store_some(p + i, Simd::div(load_some(p + i, some), sum), some); });
+}
+
+template <typename T>
+void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
+            int64_t width, int64_t latent, float scale, T* o, float* scratch) {
+  float* tops = scratch + heads * latent;
+  float* sums = tops + heads;
+  std::fill(scratch, tops, 0.0f);
+  std::fill(tops, sums, -std::numeric_limits<float>::infinity());
+  std::fill(sums, sums + heads, 0.0f);
+  for (int64_t begin = 0; begin < keys; begin += kKeyBlock) {
+    const T* block = cache + (pages[begin / page_size] * page_size + begin % page_size) * width;
+    int64_t some = std::min<int64_t>(kKeyBlock, keys - begin);
+    for (int64_t h = 0; h < heads; ++h) {
+      float p[kKeyBlock];
+      gemm<T>(q + h * width, width, block, width, p, kKeyBlock, 1, 0, some, width);
+      float top = tops[h];
+      for (int64_t j = 0; j < some; ++j) top = std::max(top, p[j] *= scale);
+      for (int64_t j = some; j < kKeyBlock; ++j) p[j] = -std::numeric_limits<float>::infinity();
+      float shrink = begin ? exp_one(tops[h] - top) : 0.0f;
+      vec total = Simd::zero();
+      for (int j = 0; j < kKeyBlock; j += Simd::lanes) {
+        Simd::store(p + j, exp_vec(Simd::sub(Simd::load(p + j), Simd::set(top))));
+        if (some < j + Simd::lanes) std::fill(p + std::max<int64_t>(some, j), p + j + Simd::lanes, 0.0f);
+        total = Simd::add(total, Simd::load(p + j));
+      }
+      sums[h] = sums[h] * shrink + Simd::sum(total);
+      tops[h] = top;
+      float* acc = scratch + h * latent;
+      chunks(latent, [&](int64_t i, int64_t lanes) {
+        vec a = Simd::mul(load_some(acc + i, lanes), Simd::set(shrink));
+        for (int64_t j = 0; j < some; ++j) a = Simd::fma(Simd::set(p[j]), load_some(block + j * width + i, lanes), a);
+        store_some(acc + i, a, lanes);
+      });
+    }
+  }
+  for (int64_t h = 0; h < heads; ++h) {
+    vec sum = Simd::set(sums[h]);
+    chunks(latent, [&](int64_t i, int64_t some) {
+      store_some(o + h * latent + i, Simd::div(load_some(scratch + h * latent + i, some), sum), some);
+    });
+  }
+}
+
+template <typename T>
+constexpr Kernels<T> table() {
+  return {gemm<T>,  store<T>,      rms_norm<T>, silu_mul<T>, scale<T>, rope<T>,
+          attend<T>, add_scaled<T>, widen<T>,    softmax<T>};
+}
+
+}  // namespace
+}  // namespace caracal

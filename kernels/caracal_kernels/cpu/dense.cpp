@@ -1,0 +1,163 @@
+// linear, rms_norm, swiglu, grouped_swiglu, combine.
+#include "dense.h"
+
+namespace caracal {
+
+Tensor linear(const Tensor& x, const Tensor& w, const optional<Tensor>& residual, optional<at::ScalarType> out_dtype) {
+  auto dtype = model_dtype("linear", "x", x);
+  check("linear", "x", x, dtype, 2);
+  check("linear", "w", w, dtype, 2);
+  check_size("linear", "w", w, 1, x.size(1));
+  int64_t rows = x.size(0), n = w.size(0), depth = x.size(1);
+  auto out_type = out_dtype.value_or(dtype);
+  TORCH_CHECK(out_type == dtype || out_type == at::kFloat, "linear: out_dtype is ", out_type, ", expected x's or float32");
+  if (residual) {
+    check("linear", "residual", *residual, out_type, 2);
+    check_size("linear", "residual", *residual, 0, rows);
+    check_size("linear", "residual", *residual, 1, n);
+  }
+  Tensor out = at::empty({rows, n}, x.options().dtype(out_type));
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    bool direct = out_type == at::kFloat && !residual;
+    float* c = direct ? ptr<float>(out) : scratch<float>(0, rows * n);
+    product<T>(ptr<T>(x), depth, ptr<T>(w), depth, c, n, rows, n, depth);
+    if (direct) return;
+    if (out_type == at::kFloat) {
+      active<float>().store(c, ptr<float>(*residual), ptr<float>(out), rows * n);
+    } else {
+      active<T>().store(c, residual ? ptr<T>(*residual) : nullptr, ptr<T>(out), rows * n);
+    }
+  });
+  return out;
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
+  auto dtype = model_dtype("rms_norm", "x", x);
+  check("rms_norm", "x", x, dtype, 2);
+  check("rms_norm", "w", w, dtype, 1);
+  check_size("rms_norm", "w", w, 0, x.size(1));
+  Tensor out = at::empty_like(x);
+  int64_t width = x.size(1);
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    for (int64_t m = 0; m < x.size(0); ++m)
+      active<T>().rms_norm(ptr<T>(x) + m * width, ptr<T>(w), ptr<T>(out) + m * width, width, static_cast<float>(eps));
+  });
+  return out;
+}
+
+void check_mlp(const char* op, const Tensor& x, const Tensor& gate_up, const Tensor& down) {
+  check(op, "gate_up", gate_up, x.scalar_type(), 2);
+  check(op, "down", down, x.scalar_type(), 2);
+  check_size(op, "gate_up", gate_up, 1, x.size(1));
+  check_size(op, "down", down, 0, x.size(1));
+  check_size(op, "gate_up", gate_up, 0, 2 * down.size(1));
+}
+
+Tensor swiglu(const Tensor& x, const Tensor& gate_up, const Tensor& down, const optional<Tensor>& residual) {
+  auto dtype = model_dtype("swiglu", "x", x);
+  check("swiglu", "x", x, dtype, 2);
+  check_mlp("swiglu", x, gate_up, down);
+  if (residual) {
+    check("swiglu", "residual", *residual, dtype, 2);
+    TORCH_CHECK(residual->sizes() == x.sizes(), "swiglu: residual has another shape than x");
+  }
+  Tensor out = at::empty_like(x);
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    mlp<T>(ptr<T>(x), x.size(0), x.size(1), ptr<T>(gate_up), ptr<T>(down), down.size(1),
+           residual ? ptr<T>(*residual) : nullptr, ptr<T>(out));
+  });
+  return out;
+}
+
+Tensor grouped_swiglu(const Tensor& x, const Tensor& row, const Tensor& count, at::TensorList gate_up, at::TensorList down) {
+  const char* op = "grouped_swiglu";
+  auto dtype = model_dtype(op, "x", x);
+  check(op, "x", x, dtype, 2);
+  check(op, "row", row, at::kInt, 1);
+  check(op, "expert_count", count, at::kInt, 1);
+  TORCH_CHECK(gate_up.size() == static_cast<size_t>(count.size(0)) && down.size() == gate_up.size(), op,
+              ": gate_up, down and expert_count differ in length");
+  const int32_t* rows = ptr<int32_t>(row);
+  const int32_t* counts = ptr<int32_t>(count);
+  int64_t hidden = x.size(1), total = 0;
+  for (int64_t p = 0; p < row.size(0); ++p)
+    TORCH_CHECK(rows[p] >= 0 && rows[p] < x.size(0), op, ": row[", p, "] = ", rows[p], " lies outside x");
+  for (int64_t g = 0; g < count.size(0); ++g) {
+    TORCH_CHECK(counts[g] >= 0, op, ": expert_count[", g, "] is negative");
+    check_mlp(op, x, gate_up[g], down[g]);
+    total += counts[g];
+  }
+  TORCH_CHECK(total == row.size(0), op, ": expert_count sums to ", total, ", row has ", row.size(0));
+  Tensor out = at::empty({row.size(0), hidden}, x.options());
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    int64_t begin = 0;
+    for (int64_t g = 0; g < count.size(0); begin += counts[g++]) {
+      T* gathered = scratch<T>(2, counts[g] * hidden);
+      for (int64_t p = 0; p < counts[g]; ++p)
+        std::copy_n(ptr<T>(x) + rows[begin + p] * hidden, hidden, gathered + p * hidden);
+      mlp<T>(gathered, counts[g], hidden, ptr<T>(gate_up[g]), ptr<T>(down[g]), down[g].size(1), nullptr,
+             ptr<T>(out) + begin * hidden);
+    }
+  });
+  return out;
+}
+
+Tensor combine(const Tensor& y, const Tensor& home, const Tensor& weights, const Tensor& zero, const Tensor& h,
+               const Tensor& residual) {
+  const char* op = "combine";
+  auto dtype = model_dtype(op, "h", h);
+  check(op, "h", h, dtype, 2);
+  check(op, "y", y, dtype, 2);
+  check(op, "residual", residual, dtype, 2);
+  check(op, "home", home, at::kInt, 2);
+  check(op, "weights", weights, at::kFloat, 2);
+  check(op, "zero", zero, at::kFloat, 1);
+  int64_t tokens = h.size(0), width = h.size(1), slots = home.size(1);
+  check_size(op, "y", y, 1, width);
+  check_size(op, "home", home, 0, tokens);
+  check_size(op, "zero", zero, 0, tokens);
+  TORCH_CHECK(weights.sizes() == home.sizes(), op, ": weights has another shape than home");
+  TORCH_CHECK(residual.sizes() == h.sizes(), op, ": residual has another shape than h");
+  const int32_t* at = ptr<int32_t>(home);
+  for (int64_t i = 0; i < tokens * slots; ++i)
+    TORCH_CHECK(at[i] >= -1 && at[i] < y.size(0), op, ": home points at an answer that is not there (", at[i], " of ",
+                y.size(0), ")");
+  Tensor out = at::empty_like(h);
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    const auto& k = active<T>();
+    float* acc = scratch<float>(0, width);
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::fill(acc, acc + width, 0.0f);
+      for (int64_t s = 0; s < slots; ++s) {
+        int32_t p = at[t * slots + s];
+        if (p >= 0) k.add_scaled(acc, ptr<T>(y) + p * width, ptr<float>(weights)[t * slots + s], width);
+      }
+      k.add_scaled(acc, ptr<T>(h) + t * width, ptr<float>(zero)[t], width);
+      k.store(acc, ptr<T>(residual) + t * width, ptr<T>(out) + t * width, width);
+    }
+  });
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(caracal, m) {
+  m.def("linear(Tensor x, Tensor w, Tensor? residual=None, ScalarType? out_dtype=None) -> Tensor");
+  m.def("rms_norm(Tensor x, Tensor w, float eps) -> Tensor");
+  m.def("swiglu(Tensor x, Tensor gate_up, Tensor down, Tensor? residual=None) -> Tensor");
+  m.def("grouped_swiglu(Tensor x, Tensor row, Tensor expert_count, Tensor[] gate_up, Tensor[] down) -> Tensor");
+  m.def("combine(Tensor y, Tensor home, Tensor weights, Tensor zero, Tensor h, Tensor residual) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(caracal, CPU, m) {
+  m.impl("linear", &linear);
+  m.impl("rms_norm", &rms_norm);
+  m.impl("swiglu", &swiglu);
+  m.impl("grouped_swiglu", &grouped_swiglu);
+  m.impl("combine", &combine);
+}
+
+}  // namespace caracal

@@ -1,0 +1,41 @@
+// The table of kernels that one instruction set offers for one dtype. Plain pointers: no torch header is needed to compile them.
+//
+// Numerics: every output element of a product has its own accumulator vector, lanes along K, walked in one order and reduced
+// by one tree. Register blocking over rows and columns, and threads over columns, therefore never change a bit.
+#pragma once
+#include <cstdint>
+
+namespace caracal {
+
+template <typename T>
+struct Kernels {
+  // c[m, n] = sum over k of x[m, k] * w[n, k] for n in [n_begin, n_end); c has leading dimension ldc.
+  void (*gemm)(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t n_begin,
+               int64_t n_end, int64_t depth);
+  // out = round(c), or round(residual + round(c)).
+  void (*store)(const float* c, const T* residual, T* out, int64_t count);
+  // out = round(round(x * rsqrt(mean(x^2) + eps)) * weight)
+  void (*rms_norm)(const T* x, const T* weight, T* out, int64_t width, float eps);
+  // out = round(silu(gate) * up)
+  void (*silu_mul)(const float* gate, const float* up, T* out, int64_t width);
+  // out = round(x * scale)
+  void (*scale)(const T* x, float factor, T* out, int64_t count);
+  // Interleaved pairs in, de-interleaved halves out; cos_sin holds width/2 cosines, then width/2 sines.
+  void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
+  // One row's attention: q [heads, latent + rope], o [heads, latent]; scratch holds heads * (latent + 2) floats.
+  void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
+                 int64_t width, int64_t latent, float scale, T* o, float* scratch);
+  // acc += weight * row
+  void (*add_scaled)(float* acc, const T* row, float weight, int64_t width);
+  void (*widen)(const T* x, float* out, int64_t count);
+  // In place: p = softmax(p)
+  void (*softmax)(float* p, int64_t count);
+};
+
+using bf16 = uint16_t;
+const Kernels<bf16>& avx512_bf16();
+const Kernels<float>& avx512_f32();
+const Kernels<bf16>& avx2_bf16();
+const Kernels<float>& avx2_f32();
+
+}  // namespace caracal

@@ -1,0 +1,187 @@
+// mla_project, mla_attention, mla_output. C latent, R rope dims, L = C + R, H heads.
+#include "dense.h"
+
+namespace caracal {
+
+struct Sizes {
+  int64_t rows, hidden, q_rank, heads, nope, latent, rope, width;
+};
+
+Sizes check_project(const Tensor& x, const Tensor& norm_w, const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b,
+                    const Tensor& kv_a, const Tensor& kv_a_norm, const Tensor& w_uk, const Tensor& cos_sin,
+                    const Tensor& positions, const Tensor& slots, const Tensor& cache) {
+  const char* op = "mla_project";
+  auto dtype = model_dtype(op, "x", x);
+  check(op, "x", x, dtype, 2);
+  check(op, "norm_w", norm_w, dtype, 1);
+  check(op, "q_a", q_a, dtype, 2);
+  check(op, "q_a_norm", q_a_norm, dtype, 1);
+  check(op, "q_b", q_b, dtype, 2);
+  check(op, "kv_a", kv_a, dtype, 2);
+  check(op, "kv_a_norm", kv_a_norm, dtype, 1);
+  check(op, "w_uk", w_uk, dtype, 3);
+  check(op, "cos_sin", cos_sin, at::kFloat, 2);
+  check(op, "positions", positions, at::kInt, 1);
+  check(op, "slots", slots, at::kInt, 1);
+  check(op, "cache", cache, dtype, 3);
+  Sizes s{x.size(0), x.size(1), q_a.size(0), w_uk.size(0), w_uk.size(2), w_uk.size(1), cos_sin.size(1), cache.size(2)};
+  check_size(op, "norm_w", norm_w, 0, s.hidden);
+  check_size(op, "q_a", q_a, 1, s.hidden);
+  check_size(op, "q_a_norm", q_a_norm, 0, s.q_rank);
+  check_size(op, "q_b", q_b, 0, s.heads * (s.nope + s.rope));
+  check_size(op, "q_b", q_b, 1, s.q_rank);
+  check_size(op, "kv_a", kv_a, 0, s.latent + s.rope);
+  check_size(op, "kv_a", kv_a, 1, s.hidden);
+  check_size(op, "kv_a_norm", kv_a_norm, 0, s.latent);
+  check_size(op, "cache", cache, 2, s.latent + s.rope);
+  check_size(op, "positions", positions, 0, s.rows);
+  check_size(op, "slots", slots, 0, s.rows);
+  int64_t places = cache.size(0) * cache.size(1);
+  for (int64_t t = 0; t < s.rows; ++t) {
+    int32_t position = ptr<int32_t>(positions)[t], slot = ptr<int32_t>(slots)[t];
+    TORCH_CHECK(position >= 0 && position < cos_sin.size(0), op, ": positions[", t, "] = ", position, " lies outside cos_sin");
+    TORCH_CHECK(slot >= 0 && slot < places, op, ": slots[", t, "] = ", slot, " lies outside the cache");
+  }
+  return s;
+}
+
+// q = round(scale * q_b norm(q_a h)) in `q`, [rows, heads * (nope + rope)].
+template <typename T>
+void project_query(const Sizes& s, const T* h, const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b, float scale,
+                   float eps, float* c, T* low, T* q) {
+  const auto& k = active<T>();
+  product<T>(h, s.hidden, ptr<T>(q_a), s.hidden, c, s.q_rank, s.rows, s.q_rank, s.hidden);
+  k.store(c, nullptr, low, s.rows * s.q_rank);
+  for (int64_t t = 0; t < s.rows; ++t)
+    k.rms_norm(low + t * s.q_rank, ptr<T>(q_a_norm), low + t * s.q_rank, s.q_rank, eps);
+  int64_t n = s.heads * (s.nope + s.rope);
+  product<T>(low, s.q_rank, ptr<T>(q_b), s.q_rank, c, n, s.rows, n, s.q_rank);
+  k.store(c, nullptr, q, s.rows * n);
+  k.scale(q, scale, q, s.rows * n);
+}
+
+Tensor mla_project(const Tensor& x, const Tensor& norm_w, double eps, const Tensor& q_a, const Tensor& q_a_norm,
+                   const Tensor& q_b, const Tensor& kv_a, const Tensor& kv_a_norm, const Tensor& w_uk,
+                   const Tensor& cos_sin, const Tensor& positions, const Tensor& slots, Tensor cache, double q_scale,
+                   double kv_scale, double lora_eps) {
+  Sizes s = check_project(x, norm_w, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, cos_sin, positions, slots, cache);
+  Tensor out = at::empty({s.rows, s.heads, s.width}, x.options());
+  by_dtype(x.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    const auto& k = active<T>();
+    int64_t per_head = s.nope + s.rope, n = s.heads * per_head;
+    float* c = scratch<float>(0, s.rows * std::max({s.q_rank, n, s.width, s.heads * s.latent}));
+    T* h = scratch<T>(1, s.rows * s.hidden);
+    T* low = scratch<T>(2, s.rows * std::max(s.q_rank, s.width));
+    T* q = scratch<T>(3, s.rows * n);
+    float eps_lora = static_cast<float>(lora_eps);
+    for (int64_t t = 0; t < s.rows; ++t)
+      k.rms_norm(ptr<T>(x) + t * s.hidden, ptr<T>(norm_w), h + t * s.hidden, s.hidden, static_cast<float>(eps));
+    project_query<T>(s, h, q_a, q_a_norm, q_b, static_cast<float>(q_scale), eps_lora, c, low, q);
+
+    product<T>(h, s.hidden, ptr<T>(kv_a), s.hidden, c, s.width, s.rows, s.width, s.hidden);
+    k.store(c, nullptr, low, s.rows * s.width);
+    for (int64_t t = 0; t < s.rows; ++t) {
+      T* place = ptr<T>(cache) + ptr<int32_t>(slots)[t] * s.width;
+      const float* angles = ptr<float>(cos_sin) + ptr<int32_t>(positions)[t] * s.rope;
+      k.rms_norm(low + t * s.width, ptr<T>(kv_a_norm), place, s.latent, eps_lora);
+      k.scale(place, static_cast<float>(kv_scale), place, s.latent);
+      k.rope(low + t * s.width + s.latent, angles, place + s.latent, s.rope);
+      for (int64_t i = 0; i < s.heads; ++i)
+        k.rope(q + t * n + i * per_head + s.nope, angles, ptr<T>(out) + (t * s.heads + i) * s.width + s.latent, s.rope);
+    }
+    for (int64_t i = 0; i < s.heads; ++i)
+      product<T>(q + i * per_head, n, ptr<T>(w_uk) + i * s.nope * s.latent, s.nope, c + i * s.latent, s.heads * s.latent,
+                 s.rows, s.latent, s.nope);
+    for (int64_t t = 0; t < s.rows * s.heads; ++t) k.store(c + t * s.latent, nullptr, ptr<T>(out) + t * s.width, s.latent);
+  });
+  return out;
+}
+
+Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_table, const Tensor& seq,
+                     const Tensor& positions, double scale, int64_t latent) {
+  const char* op = "mla_attention";
+  auto dtype = model_dtype(op, "q", q);
+  check(op, "q", q, dtype, 3);
+  check(op, "cache", cache, dtype, 3);
+  check(op, "page_table", page_table, at::kInt, 2);
+  check(op, "seq", seq, at::kInt, 1);
+  check(op, "positions", positions, at::kInt, 1);
+  int64_t rows = q.size(0), heads = q.size(1), width = q.size(2), page_size = cache.size(1), table_width = page_table.size(1);
+  check_size(op, "cache", cache, 2, width);
+  check_size(op, "seq", seq, 0, rows);
+  check_size(op, "positions", positions, 0, rows);
+  TORCH_CHECK(page_size % 16 == 0, op, ": the page size ", page_size, " is not a multiple of 16");
+  TORCH_CHECK(latent > 0 && latent <= width, op, ": kv_lora_rank ", latent, " does not fit q's width ", width);
+  for (int64_t t = 0; t < rows; ++t) {
+    int64_t s = ptr<int32_t>(seq)[t], pages = ptr<int32_t>(positions)[t] / page_size + 1;
+    TORCH_CHECK(s >= 0 && s < page_table.size(0), op, ": seq[", t, "] = ", s, " lies outside page_table");
+    TORCH_CHECK(ptr<int32_t>(positions)[t] >= 0 && pages <= table_width, op, ": positions[", t, "] lies outside page_table");
+    for (int64_t p = 0; p < pages; ++p) {
+      int32_t page = ptr<int32_t>(page_table)[s * table_width + p];
+      TORCH_CHECK(page >= 0 && page < cache.size(0), op, ": page_table[", s, ", ", p, "] = ", page, " is no page");
+    }
+  }
+  Tensor out = at::empty({rows, heads, latent}, q.options());
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    at::parallel_for(0, rows, 4, [&](int64_t begin, int64_t end) {
+      float* own = scratch<float>(5, heads * (latent + 2));
+      for (int64_t t = begin; t < end; ++t)
+        active<T>().attend(ptr<T>(q) + t * heads * width, ptr<T>(cache),
+                           ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
+                           ptr<int32_t>(positions)[t] + 1, heads, width, latent, static_cast<float>(scale),
+                           ptr<T>(out) + t * heads * latent, own);
+    });
+  });
+  return out;
+}
+
+Tensor mla_output(const Tensor& o, const Tensor& w_uv, const Tensor& o_proj, const Tensor& residual) {
+  const char* op = "mla_output";
+  auto dtype = model_dtype(op, "o", o);
+  check(op, "o", o, dtype, 3);
+  check(op, "w_uv", w_uv, dtype, 3);
+  check(op, "o_proj", o_proj, dtype, 2);
+  check(op, "residual", residual, dtype, 2);
+  int64_t rows = o.size(0), heads = o.size(1), latent = o.size(2), values = w_uv.size(1), hidden = o_proj.size(0);
+  check_size(op, "w_uv", w_uv, 0, heads);
+  check_size(op, "w_uv", w_uv, 2, latent);
+  check_size(op, "o_proj", o_proj, 1, heads * values);
+  check_size(op, "residual", residual, 0, rows);
+  check_size(op, "residual", residual, 1, hidden);
+  Tensor out = at::empty_like(residual);
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    const auto& k = active<T>();
+    int64_t wide = heads * values;
+    float* c = scratch<float>(0, rows * std::max(wide, hidden));
+    T* v = scratch<T>(1, rows * wide);
+    for (int64_t i = 0; i < heads; ++i)
+      product<T>(ptr<T>(o) + i * latent, heads * latent, ptr<T>(w_uv) + i * values * latent, latent, c + i * values, wide,
+                 rows, values, latent);
+    k.store(c, nullptr, v, rows * wide);
+    product<T>(v, wide, ptr<T>(o_proj), wide, c, hidden, rows, hidden, wide);
+    k.store(c, ptr<T>(residual), ptr<T>(out), rows * hidden);
+  });
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(caracal, m) {
+  m.def(
+      "mla_project(Tensor x, Tensor norm_w, float eps, Tensor q_a, Tensor q_a_norm, Tensor q_b, Tensor kv_a, Tensor "
+      "kv_a_norm, Tensor w_uk, Tensor cos_sin, Tensor positions, Tensor slots, Tensor(a!) cache, float q_scale, float "
+      "kv_scale, float lora_eps) -> Tensor");
+  m.def(
+      "mla_attention(Tensor q, Tensor cache, Tensor page_table, Tensor seq, Tensor positions, float scale, int "
+      "kv_lora_rank) -> Tensor");
+  m.def("mla_output(Tensor o, Tensor w_uv, Tensor o_proj, Tensor residual) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(caracal, CPU, m) {
+  m.impl("mla_project", &mla_project);
+  m.impl("mla_attention", &mla_attention);
+  m.impl("mla_output", &mla_output);
+}
+
+}  // namespace caracal
