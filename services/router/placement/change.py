@@ -1,0 +1,141 @@
+"""One change of the table, in two phases. Until `publish` begins, nothing that serves has changed.
+
+Experts are loaded by those who gain them, and their golden digests compared. Then attention workers are told first:
+a gainer already holds what they will ask for, and a loser keeps answering until its Commit, so that nothing is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from caracal_proto.placement_pb2 import Table
+
+from services.membership import WorkerRecord
+from services.router.placement.calls import CallFailed, Workers
+from services.router.placement.policy import Item, TableView
+
+log = structlog.get_logger(__name__)
+
+SETTLE_S = 0.05  # calls routed by the table before are answered before anybody refuses them
+
+
+class JoinRefused(Exception):
+    """Expected: a worker could not take its experts. Nothing has changed."""
+
+    def __init__(self, worker_id: str, reason: str) -> None:
+        super().__init__(reason)
+        self.worker_id = worker_id
+
+
+@dataclass(slots=True)
+class Digests:
+    """The golden digest of each expert, as first given under a numerics class."""
+
+    numerics_class: str = ""
+    known: dict[Item, int] = field(default_factory=dict)
+
+    def under(self, numerics_class: str) -> Digests:
+        return self if self.numerics_class == numerics_class else Digests(numerics_class)
+
+    def compare(self, worker_id: str, given: Mapping[Item, int]) -> None:
+        """Raises JoinRefused when a worker answers the golden vector unlike the others."""
+        for (layer, expert), digest in sorted(given.items()):
+            if self.known.get((layer, expert), digest) != digest:
+                raise JoinRefused(
+                    worker_id,
+                    f"{worker_id}: expert {expert} of layer {layer} answers the golden vector with {digest:016x}, "
+                    f"other replicas with {self.known[layer, expert]:016x}",
+                )
+
+    def learn(self, given: Mapping[Item, int]) -> None:
+        self.known = dict(given) | self.known
+
+
+def gains(before: TableView, after: TableView) -> dict[str, set[Item]]:
+    """What each worker has to load."""
+    had = dict(before.items())
+    found: dict[str, set[Item]] = {}
+    for item, holders in after.items():
+        for worker_id in set(holders) - set(had.get(item, ())):
+            found.setdefault(worker_id, set()).add(item)
+    return found
+
+
+async def prepare(
+    workers: Workers,
+    epoch: int,
+    before: TableView,
+    after: TableView,
+    records: Mapping[str, WorkerRecord],
+    digests: Digests,
+) -> None:
+    """First phase: every gainer loads, in parallel. Raises JoinRefused."""
+    wanted = gains(before, after)
+    await _ask_holders(workers, epoch, before, set().union(*wanted.values()), records, digests)
+    asked = [_load(workers, epoch, records[worker_id], items, digests) for worker_id, items in wanted.items()]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    for worker_id, given in zip(wanted, results, strict=True):
+        assert isinstance(given, dict)
+        digests.compare(worker_id, given)
+        digests.learn(given)
+
+
+async def _load(
+    workers: Workers, epoch: int, record: WorkerRecord, items: Iterable[Item], digests: Digests
+) -> dict[Item, int]:
+    try:
+        given = await workers.prepare(record, epoch, items)
+    except CallFailed as error:
+        raise JoinRefused(record.worker_id, str(error)) from None
+    digests.compare(record.worker_id, given)
+    return given
+
+
+async def _ask_holders(
+    workers: Workers,
+    epoch: int,
+    before: TableView,
+    moving: set[Item],
+    records: Mapping[str, WorkerRecord],
+    digests: Digests,
+) -> None:
+    """A leader that did not see the experts loaded learns their digests from who holds them; reads nothing there."""
+    ask: dict[str, set[Item]] = {}
+    for item, holders in before.items():
+        if item in moving and item not in digests.known and holders and holders[0] in records:
+            ask.setdefault(holders[0], set()).add(item)
+    for worker_id, items in ask.items():
+        try:
+            digests.learn(await workers.prepare(records[worker_id], epoch, items))
+        except CallFailed as error:
+            log.warning("a holder gives no digests", worker_id=worker_id, error=str(error))
+
+
+async def publish(
+    workers: Workers, table: Table, attention: Sequence[WorkerRecord], experts: Sequence[WorkerRecord]
+) -> set[tuple[str, bool]]:
+    """Second phase. Returns (boot id, draining) of everybody who has the table; the others are asked again later."""
+    told = await tell(workers, table, attention)
+    await asyncio.sleep(SETTLE_S)
+    return told | await tell(workers, table, experts)
+
+
+async def tell(workers: Workers, table: Table, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
+    """Gives the table to workers of either role, in parallel."""
+    return {key for key in await asyncio.gather(*(_tell(workers, table, r) for r in records)) if key is not None}
+
+
+async def _tell(workers: Workers, table: Table, record: WorkerRecord) -> tuple[str, bool] | None:
+    send = workers.apply if record.role == "attention" else workers.commit
+    try:
+        await send(record, table)
+    except CallFailed as error:
+        log.warning("a worker did not take the table", worker_id=record.worker_id, epoch=table.epoch, error=str(error))
+        return None
+    return record.boot_id, record.draining

@@ -1,0 +1,242 @@
+"""The leader's loop: sees who lives, asks the policy, carries the change out. Every router runs it; one of them leads.
+
+Leadership is a hint in Redis. What keeps two leaders from harm is the epoch: workers refuse lower ones, and a new
+leader starts above all it can see. While Redis is away the last leader goes on with the workers it knows; nobody joins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import structlog
+from caracal_proto.placement_pb2 import Table
+
+from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.router.placement.calls import CallFailed, Workers
+from services.router.placement.change import Digests, JoinRefused, prepare, publish, tell
+from services.router.placement.policy import TableView, WorkerView, place
+from services.router.placement.roster import Roster
+from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.2
+TICK_S = 0.05
+LEAD_MS = 2000
+AGAIN_S = 1.0  # between two attempts to give somebody the table
+FIRST_EXILE_S, LAST_EXILE_S = 2.0, 60.0  # how long a worker whose join failed is not asked again
+
+
+class Leader:
+    """One per router process. `holder` is this router's name in the election."""
+
+    def __init__(self, membership: Membership, holder: str, layers: int, experts: int, replicas: int = 1) -> None:
+        self._membership, self._holder = membership, holder
+        self._layers, self._experts, self._replicas = layers, experts, replicas
+        self._workers = Workers()
+        self._rosters = {role: Roster(self._workers.state, self._workers.probe) for role in ("expert", "attention")}
+        self._table: Table | None = None
+        self._digests = Digests()
+        self._highest = 0  # epoch seen anywhere
+        self._leading = self._away = False
+        self._told: set[tuple[str, bool]] = set()
+        self._tell_at = 0.0
+        self._exiles: dict[str, tuple[float, float]] = {}  # boot id -> (until, for how long)
+        self._change: asyncio.Task[None] | None = None
+        self._changing: frozenset[str] = frozenset()  # boot ids that the change needs
+        self._complaint = ""
+
+    @property
+    def leading(self) -> bool:
+        return self._leading
+
+    @property
+    def epoch(self) -> int:
+        """Of the table this router published or read; 0 before the first."""
+        return self._table.epoch if self._table else 0
+
+    async def run(self) -> None:
+        """Leads whenever it can, for ever."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch_redis())
+                group.create_task(self._act())
+        finally:
+            self._cancel_change()
+            await self._workers.close()
+
+    async def resign(self) -> None:
+        """Lets another router lead at once."""
+        self._leading = False
+        try:
+            await self._membership.resign(self._holder)
+        except RedisUnavailable:
+            return
+
+    async def _watch_redis(self) -> None:
+        while True:
+            try:
+                await self._look()
+                if self._away:
+                    log.info("redis is back; workers may join again")
+                self._away = False
+            except RedisUnavailable as error:
+                if not self._away:
+                    log.warning("redis is away; the table stays, joins wait", error=str(error))
+                self._away = True
+            await asyncio.sleep(POLL_S)
+
+    async def _look(self) -> None:
+        leads = await self._membership.lead(self._holder, LEAD_MS)
+        stored = await self._membership.read_table()
+        seen = {role: await self._membership.workers(role) for role in self._rosters}
+        for role, records in seen.items():
+            self._rosters[role].see(records)
+        self._highest = max(
+            [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
+        )
+        if stored is not None and fits(stored, self._layers, self._experts):
+            self._highest = max(self._highest, stored.epoch)
+            if stored.epoch > self.epoch:
+                self._table, self._told = stored, set()
+        if leads and not self._leading:
+            await self._take_over()
+        elif not leads and self._leading:
+            log.warning("another router leads")
+            self._cancel_change()
+        self._leading = leads
+        if leads and self._table and self.epoch and (stored is None or stored.epoch < self._table.epoch):
+            await self._membership.write_table(self._table)
+
+    async def _take_over(self) -> None:
+        """Nothing in Redis: what the workers hold is the table to begin from."""
+        self._told = set()
+        if self._table is None:
+            records = self._of_one_class(await self._rosters["expert"].alive(time.monotonic()), [])
+            held = {}
+            for record in records:
+                try:
+                    held[record.worker_id] = await self._workers.held(record)
+                except CallFailed as error:
+                    log.warning("a worker does not say what it holds", error=str(error))
+            if any(held.values()):
+                view = view_of(held, self._layers, self._experts)
+                self._table = to_table(0, records[0].numerics_class, view, records)
+        self._highest = next_term(self._highest) - 1
+        log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
+
+    async def _act(self) -> None:
+        while True:
+            experts, attention = [await roster.alive(time.monotonic()) for roster in self._rosters.values()]
+            await self._workers.keep_only([r for roster in self._rosters.values() for r in roster.known()])
+            if self._leading:
+                await self._settle(experts, attention)
+            await asyncio.sleep(TICK_S)
+
+    async def _settle(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+        if self._change is not None:
+            if not self._change.done() and self._changing <= {r.boot_id for r in experts}:
+                return
+            self._cancel_change()
+        fit = self._of_one_class(experts, attention)
+        before, after = self._plan(fit)
+        if after is not None and (not self.epoch or after != before or self._moved_house(fit)):
+            self._changing = frozenset(r.boot_id for r in fit if after.of(r.worker_id))
+            work = self._carry_out(before or view_of({}, self._layers, self._experts), after, fit, attention, experts)
+            self._change = asyncio.create_task(work)
+        else:
+            await self._tell_again(experts, attention)
+
+    def _plan(self, fit: list[WorkerRecord]) -> tuple[TableView | None, TableView | None]:
+        """What is in force and still lives, and what should be; None when that cannot be had."""
+        before = still_there(self._table, {r.worker_id: r for r in fit}) if self._table else None
+        views = [self._as_view(record, before) for record in fit]
+        after = place(self._experts, self._layers, views, self._replicas, before)
+        if after.missing:
+            self._complain("experts have no room" if fit else "no expert worker", missing=after.missing)
+            return before, None
+        self._complaint = ""
+        return before, after
+
+    def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
+        """A worker whose join failed gains nothing for a while, but keeps what it has."""
+        holds = len(before.of(record.worker_id)) if before else 0
+        if self._exiles.get(record.boot_id, (0.0, 0.0))[0] > time.monotonic():
+            return WorkerView(record.worker_id, draining=not holds or record.draining, capacity=max(1, holds))
+        return WorkerView(record.worker_id, record.draining, record.capacity)
+
+    def _of_one_class(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> list[WorkerRecord]:
+        """One table holds workers of one numerics class: the table's while any lives, else the one most can use."""
+        classes = [r.numerics_class for r in experts]
+        if self._table and self._table.numerics_class in classes:
+            chosen = self._table.numerics_class
+        else:
+            wanted = [r.numerics_class for r in attention]
+            chosen = max(sorted(set(classes)), key=lambda c: (wanted.count(c), classes.count(c)), default="")
+        if others := [r.worker_id for r in experts if r.numerics_class != chosen]:
+            self._complain("workers of another numerics class are left out", workers=others, chosen=chosen)
+        return [r for r in experts if r.numerics_class == chosen]
+
+    def _moved_house(self, fit: Sequence[WorkerRecord]) -> bool:
+        """Whether a worker that is in the table answers at another address now."""
+        named = {w.boot_id: w.address for w in self._table.workers} if self._table else {}
+        return any(named.get(r.boot_id, r.address) != r.address for r in fit)
+
+    async def _carry_out(
+        self,
+        before: TableView,
+        after: TableView,
+        fit: list[WorkerRecord],
+        attention: list[WorkerRecord],
+        experts: list[WorkerRecord],
+    ) -> None:
+        epoch = max(self._highest, self.epoch) + 1
+        numerics_class = fit[0].numerics_class
+        records = {r.worker_id: r for r in fit}
+        digests = self._digests.under(numerics_class)
+        try:
+            await prepare(self._workers, epoch, before, after, records, digests)
+        except JoinRefused as error:
+            self._exile(records[error.worker_id], str(error))
+            return
+        self._digests, self._highest = digests, epoch
+        self._table, self._told = to_table(epoch, numerics_class, after, fit), set()
+        log.info("table published", epoch=epoch, held={w: len(after.of(w)) for w in records if after.of(w)})
+        try:
+            await self._membership.write_table(self._table)
+        except RedisUnavailable:
+            log.warning("the table could not be written to redis; workers get it all the same", epoch=epoch)
+        self._told = await publish(self._workers, self._table, attention, experts)
+
+    async def _tell_again(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+        """Gives the table to newcomers, and to those who missed it or have begun to drain since."""
+        table = self._table
+        if table is None or time.monotonic() < self._tell_at:
+            return
+        missed = [r for r in (*attention, *experts) if (r.boot_id, r.draining) not in self._told]
+        missed = [r for r in missed if r.numerics_class == table.numerics_class]
+        if missed:
+            told = await tell(self._workers, table, missed)
+            self._told |= told
+            self._tell_at = time.monotonic() + (AGAIN_S if len(told) < len(missed) else 0.0)
+
+    def _exile(self, record: WorkerRecord, reason: str) -> None:
+        _, last_s = self._exiles.get(record.boot_id, (0.0, FIRST_EXILE_S / 2))
+        for_s = min(LAST_EXILE_S, 2 * last_s)
+        self._exiles[record.boot_id] = time.monotonic() + for_s, for_s
+        log.warning("a join failed and changed nothing", worker_id=record.worker_id, reason=reason, again_in_s=for_s)
+
+    def _cancel_change(self) -> None:
+        if self._change is not None:
+            if not self._change.done():
+                self._change.cancel()
+            elif not self._change.cancelled():
+                self._change.result()
+            self._change = None
+
+    def _complain(self, why: str, **details: object) -> None:
+        if why != self._complaint:
+            self._complaint = why
+            log.warning(why, **details)
