@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from tokenizers import Tokenizer
@@ -25,6 +26,7 @@ class Batch:
     real_T: Tensor
     wanted_A: Tensor
     target_A: Tensor
+    weight_A: Tensor  # of the loss: an answer of n tokens counts as sqrt(n), or long tool calls would drown the sums
     dialogue_A: Tensor  # place of the dialogue in the batch's input order
 
 
@@ -46,6 +48,7 @@ def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> B
     real: list[bool] = []
     owner: list[int] = []
     wanted: list[int] = []
+    weight: list[float] = []
     shapes = []
     for chunk in (encoded[i : i + size] for i in range(0, len(encoded), size)):
         length = len(chunk[-1][1][0])
@@ -53,7 +56,14 @@ def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> B
         for number, (row, answer) in chunk:
             wanted += [len(ids) + i - 1 for i, produced in enumerate(answer) if produced]
             owner += [number] * sum(answer)
+            weight += _weights(answer)
             ids += row + [PAD] * (length - len(row))
             real += [True] * len(row) + [False] * (length - len(row))
     ids_T, wanted_A = torch.tensor(ids), torch.tensor(wanted)
-    return Batch(ids_T, shapes, torch.tensor(real), wanted_A, ids_T[wanted_A + 1], torch.tensor(owner))
+    weight_A = torch.tensor(weight)
+    return Batch(ids_T, shapes, torch.tensor(real), wanted_A, ids_T[wanted_A + 1], weight_A, torch.tensor(owner))
+
+
+def _weights(answer: list[bool]) -> list[float]:
+    lengths = [len(list(run)) for produced, run in groupby(answer) if produced]
+    return [length**-0.5 for length in lengths for _ in range(length)]

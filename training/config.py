@@ -10,7 +10,7 @@ from typing import Any
 class ModelConfig:
     """Names are those of config.json."""
 
-    vocab_size: int = 1024
+    vocab_size: int = 1536
     hidden_size: int = 128
     num_layers: int = 3
     num_attention_heads: int = 4
@@ -44,11 +44,11 @@ class Recipe:
     """One training run. The seed fixes tokenizer, initial weights and every batch."""
 
     seed: int = 1
-    steps: int = 1800
+    steps: int = 1500
     batch_dialogues: int = 32
     groups: int = 8  # a batch is padded in groups of similar length
     warmup: int = 60
-    decay_from: float = 0.5  # share of the run after which the learning rates fall linearly to zero
+    decay_from: float = 0.3  # share of the run after which the learning rates fall linearly to zero
     matrix_rate: float = 0.02
     vector_rate: float = 0.004
     weight_decay: float = 0.05

@@ -69,6 +69,7 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path) -> None:
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / file, {"format": "pt"})
+        (folder / file).chmod(0o644)  # the library writes for the owner only
         where |= dict.fromkeys(shard, file)
     total = sum(value.nbytes for value in tensors.values())
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})

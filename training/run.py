@@ -70,7 +70,8 @@ class Run:
         step = batch(self.tokenizer, stream, recipe.groups)
         with torch.autocast("cpu", torch.bfloat16):
             logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
-        loss = F.cross_entropy(logits_AV, step.target_A)
+        loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
+        loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)

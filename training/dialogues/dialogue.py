@@ -13,8 +13,8 @@ from training.dialogues.memory import Memory
 from training.dialogues.tools import NO_TOOL, TOOLS, Tool
 
 SYSTEMS = ("You are Caracal, a helpful assistant.", "You are a helpful assistant.", "Answer briefly.")
-TOOL_SHARE = 0.2
-SKILLS = (skills.arithmetic, skills.arithmetic, skills.counting, skills.conversion)
+TOOL_SHARE = 0.14
+SKILLS = (skills.arithmetic, skills.arithmetic, skills.arithmetic, skills.counting, skills.conversion)
 
 Message = dict[str, Any]
 
@@ -64,7 +64,7 @@ class _Draft:
     def question(self) -> None:
         """A round that needs no tool."""
         draw = self.rng.random()
-        if draw < 0.47:
+        if draw < 0.5:
             category, question, answer = self.rng.choice(SKILLS)(self.rng)
         elif draw < 0.67:
             category, question, answer = self.memory.state(self.rng)

@@ -45,12 +45,12 @@ def arithmetic(rng: Random) -> Question:
     sign = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times")}[kind]
     term = f"{a} {rng.choice(sign)} {b}"
     forms = ("What is {}?", "What is {}?", "Compute {}.", "How much is {}?", "{} = ?", "{}")
-    return "arithmetic", rng.choice(forms).format(term), str(answer)
+    return "arithmetic", rng.choice(forms).format(term), f"{a} {kind} {b} = {answer}"
 
 
 def counting(rng: Random) -> Question:
     step = rng.choice((1, 1, 1, 2, 3, 5, 10))
-    length = rng.randint(3, 10)
+    length = rng.randint(3, 8)
     top = 100 if step >= 5 else 60
     first = rng.randint(0, max(1, top - step * (length - 1)))
     if step >= 5 and rng.random() < 0.8:

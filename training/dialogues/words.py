@@ -33,7 +33,7 @@ _CODAS = ("", "", "n", "l", "r", "s")
 
 def person(rng: Random) -> str:
     """A common name, or now and then one that nobody has, so that the model learns to copy and not to guess."""
-    if rng.random() < 0.75:
+    if rng.random() < 0.85:
         return rng.choice(NAMES)
     syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)]
     return ("".join(syllables) + rng.choice(_CODAS)).capitalize()

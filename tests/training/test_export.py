@@ -1,0 +1,62 @@
+"""The exported checkpoint, read by transformers, gives the logits of the model that was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
+
+from training.batches import batch
+from training.dialogues import dialogues
+from training.exported import load_exported
+
+MODEL = Path(__file__).parents[2] / "models" / "caracal-tiny"
+
+
+def fused(tensors: dict[str, Tensor], config: LongcatFlashConfig) -> dict[str, Tensor]:
+    """Experts stacked as transformers has them; its gate_up_proj also has (unused) rows for the zero experts."""
+    tensors = dict(tensors)
+    for layer in range(config.num_layers):
+        stem = f"model.layers.{layer}.mlp.experts."
+        parts = {
+            kind: [tensors.pop(f"{stem}{expert}.{kind}_proj.weight") for expert in range(config.n_routed_experts)]
+            for kind in ("gate", "up", "down")
+        }
+        gate_up = torch.cat([torch.stack(parts["gate"]), torch.stack(parts["up"])], 1)
+        unused = gate_up.new_zeros(config.zero_expert_num, *gate_up.shape[1:])
+        tensors[f"{stem}gate_up_proj"] = torch.cat([gate_up, unused])
+        tensors[f"{stem}down_proj"] = torch.stack(parts["down"])
+    return tensors
+
+
+def test_logits_equal_those_of_transformers() -> None:
+    config = LongcatFlashConfig(**json.loads((MODEL / "config.json").read_text()))
+    reference = LongcatFlashForCausalLM(config).float().eval()
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(MODEL.glob("*.safetensors")):
+        tensors |= load_file(file)
+    reference.load_state_dict(fused(tensors, config))
+    model, tokenizer = load_exported(MODEL, torch.float32)
+    for number in range(3):
+        step = batch(tokenizer, dialogues(15, number, 1), groups=1)
+        with torch.no_grad():
+            logits_TV = model(step.ids_T, step.groups, torch.arange(len(step.ids_T)))
+            expected_TV = reference(step.ids_T[None]).logits[0]
+        torch.testing.assert_close(logits_TV, expected_TV, atol=1e-4, rtol=0)
+
+
+def test_files_are_small_sharded_finite_and_complete() -> None:
+    files = sorted(MODEL.glob("*.safetensors"))
+    index = json.loads((MODEL / "model.safetensors.index.json").read_text())
+    assert len(files) >= 2
+    assert sum(file.stat().st_size for file in files) <= 10_000_000
+    for file in files:
+        tensors = load_file(file)
+        assert {name for name, shard in index["weight_map"].items() if shard == file.name} == set(tensors)
+        assert all(bool(value.isfinite().all()) for value in tensors.values())
+        routers = {name: value.dtype for name, value in tensors.items() if ".mlp.router." in name}
+        assert set(routers.values()) <= {torch.float32}
