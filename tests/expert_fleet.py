@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import torch
-from caracal_proto import placement_pb2
+from caracal_proto import expert_pb2, placement_pb2
 from torch import Tensor
 
 from services.checkpoint import Checkpoint
@@ -28,6 +30,8 @@ from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
 
 REPO = Path(__file__).resolve().parent.parent
+
+Fault = Callable[[expert_pb2.ExpertReply], expert_pb2.ExpertReply | None]
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,45 @@ def random_batch(number: int, hidden: int, dtype: torch.dtype, tokens: int | Non
     )
 
 
-class Worker:
-    """An expert worker on this process's threads. `compute` may be exchanged before it starts."""
+class FaultyService(ExpertService):
+    """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, name: str, compute: Compute | None = None) -> None:
+    def __init__(self, holding: Holding, batcher: Batcher) -> None:
+        super().__init__(holding, batcher)
+        self.calls: list[expert_pb2.ExpertCall] = []
+        self.fault: Fault = lambda reply: reply
+
+    def Session(
+        self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
+    ) -> Iterator[expert_pb2.ExpertReply]:
+        replies = super().Session(self._noted(request_iterator), context)
+        for reply in replies:
+            changed = self.fault(reply)
+            if changed is not None:
+                yield changed
+
+    def _noted(self, calls: Iterator[expert_pb2.ExpertCall]) -> Iterator[expert_pb2.ExpertCall]:
+        for call in calls:
+            self.calls.append(call)
+            yield call
+
+
+class Worker:
+    """An expert worker on this process's threads."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        name: str,
+        around: Callable[[Compute], Compute] = lambda compute: compute,
+    ) -> None:
         self.experts = Experts(checkpoint, dtype)
         self.holding = Holding(self.experts, name, f"boot-{name}", "class-of-the-test")
-        self.batcher = Batcher(compute or self.experts.compute)
-        self.service = ExpertService(self.holding, self.batcher)
-        self._server = ExpertServer(self.service, max_sessions=16)
-        port = self._server.start("127.0.0.1", 0)
+        self.batcher = Batcher(around(self.experts.compute))
+        self.service = FaultyService(self.holding, self.batcher)
+        self.server = ExpertServer(self.service, max_sessions=16)
+        port = self.server.start("127.0.0.1", 0)
         self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=f"127.0.0.1:{port}")
 
     def take(self, table: placement_pb2.Table) -> None:
@@ -88,7 +121,7 @@ class Worker:
         self.holding.commit(table)
 
     def stop(self) -> None:
-        self._server.stop(0)
+        self.server.stop(0)
 
 
 class Child:
@@ -139,6 +172,13 @@ def wanted(table: placement_pb2.Table, name: str) -> list[tuple[int, int]]:
     ]
 
 
+def load_everything(experts: Experts) -> Experts:
+    for layer in range(experts.num_layers):
+        for expert in range(experts.num_ffn):
+            experts.load(layer, expert)
+    return experts
+
+
 @contextmanager
 def workers(checkpoint: Checkpoint, dtype: torch.dtype, count: int) -> Iterator[list[Worker]]:
     running = [Worker(checkpoint, dtype, f"w{i}") for i in range(count)]
@@ -166,22 +206,19 @@ def run(exchange: Any, layer: int, gate: Gate, batch: Batch) -> Tensor:
 
 def main() -> None:
     """A child: serves every expert of the checkpoint, says where, and ends with its parent's pipe."""
-    import time
-
     path, dtype, name, slow_s = sys.argv[1:]
     torch.set_num_threads(1)
     checkpoint = Checkpoint.open(Path(path))
-    worker = Worker(checkpoint, getattr(torch, dtype), name)
-    for layer in range(checkpoint.config.num_layers):
-        for expert in range(checkpoint.config.n_routed_experts):
-            worker.experts.load(layer, expert)
-    compute = worker.experts.compute
 
-    def slowly(layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
-        time.sleep(float(slow_s))
-        return compute(layer, x_RD, row_P, expert_P)
+    def slowly(compute: Compute) -> Compute:
+        def slow(layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
+            time.sleep(float(slow_s))
+            return compute(layer, x_RD, row_P, expert_P)
 
-    worker.service._batcher = Batcher(slowly)
+        return slow
+
+    worker = Worker(checkpoint, getattr(torch, dtype), name, slowly)
+    load_everything(worker.experts)
     print(worker.endpoint.address, flush=True)
     while os.getppid() != 1:
         time.sleep(0.2)

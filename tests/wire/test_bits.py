@@ -1,4 +1,4 @@
-"""One MoE layer gives the same bits wherever its experts are: 1, 2, 3 workers, replicas, local and grpc links, any batch."""
+"""One MoE layer gives the same bits wherever its experts are: 1 to 3 workers, replicas, local or grpc, any batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from expert_fleet import Gate, Worker, exchange, gates, place, random_batch, run, workers
+from caracal_proto import placement_pb2
+from expert_fleet import Gate, Worker, exchange, gates, load_everything, place, random_batch, run, workers
 from plain_exchange import PlainExchange
 from tiny_checkpoint import PRESETS, make_checkpoint
 
@@ -32,13 +33,6 @@ def three(case: tuple[Checkpoint, torch.dtype]) -> Iterator[list[Worker]]:
         for worker in running:
             load_everything(worker.experts)
         yield running
-
-
-def load_everything(experts: Experts) -> Experts:
-    for layer in range(experts.num_layers):
-        for expert in range(experts.num_ffn):
-            experts.load(layer, expert)
-    return experts
 
 
 PLACEMENTS = {
@@ -69,9 +63,7 @@ def test_local_links_give_the_same_bits(case: tuple[Checkpoint, torch.dtype]) ->
         compare(checkpoint, dtype, local, gates(checkpoint))
 
 
-def endpoint(index: int):  # noqa: ANN201
-    from caracal_proto import placement_pb2
-
+def endpoint(index: int) -> placement_pb2.Endpoint:
     return placement_pb2.Endpoint(worker_id=f"local-{index}", address="local", boot_id="b")
 
 

@@ -1,0 +1,231 @@
+"""Combine never proceeds with a row missing: what a worker drops, damages or takes along is had elsewhere or awaited."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from caracal_proto import expert_pb2
+from caracal_proto.tensors import checksum
+from expert_fleet import Child, Fault, Worker, exchange, gates, load_everything, place, random_batch, run, workers
+from plain_exchange import PlainExchange
+from tiny_checkpoint import make_checkpoint
+
+from services.checkpoint import Checkpoint
+from services.router.dispatch import ExpertsUnavailable, Refused
+
+DTYPE = torch.bfloat16
+Reply = expert_pb2.ExpertReply
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("plain"), dtype=DTYPE)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(path: Path) -> Checkpoint:
+    return Checkpoint.open(path)
+
+
+@pytest.fixture
+def two(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
+    with workers(checkpoint, DTYPE, 2) as running:
+        for worker in running:
+            load_everything(worker.experts)
+        yield running
+
+
+def swallow(reply: Reply) -> None:
+    return None
+
+
+def flip_a_bit(reply: Reply) -> Reply:
+    data = bytearray(reply.y.data)
+    data[len(data) // 2] ^= 1
+    reply.y.data = bytes(data)
+    return reply
+
+
+def lose_a_row(reply: Reply) -> Reply:
+    pairs, hidden = reply.y.shape
+    reply.y.data = reply.y.data[: -hidden * DTYPE.itemsize]
+    reply.y.shape[0] = pairs - 1
+    reply.checksum = checksum(reply.y.data)
+    return reply
+
+
+def lose_bytes(reply: Reply) -> Reply:
+    reply.y.data = reply.y.data[:-2]
+    reply.checksum = checksum(reply.y.data)
+    return reply
+
+
+def nan(reply: Reply) -> Reply:
+    bad = bytearray(reply.y.data)
+    bad[0:2] = (0x7FC0 + nan.count).to_bytes(2, "little")
+    nan.count += 1  # never the same bits twice: no honest computation
+    reply.y.data = bytes(bad)
+    reply.checksum = checksum(reply.y.data)
+    return reply
+
+
+nan.count = 0  # type: ignore[attr-defined]
+
+
+def leaving(reply: Reply) -> Reply:
+    return Reply(call=reply.call, status=Reply.DRAINING, message="leaving")
+
+
+def late(reply: Reply) -> Reply:
+    return Reply(call=reply.call, status=Reply.DEADLINE_EXCEEDED, message="too late")
+
+
+def hang_up(reply: Reply) -> Reply:
+    raise RuntimeError("the test's worker hangs up")
+
+
+def damaged_call(reply: Reply) -> Reply:
+    return Reply(call=reply.call, status=Reply.INVALID, message="the checksum of x is wrong")
+
+
+FAULTS: list[Fault] = [swallow, flip_a_bit, lose_a_row, lose_bytes, nan, leaving, late, hang_up, damaged_call]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_faulty_worker_s_rows_go_to_the_replica(checkpoint: Checkpoint, two: list[Worker], fault: Fault) -> None:
+    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    two[0].service.fault = fault
+    with exchange(checkpoint, call_timeout_s=0.5) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        for number in range(8):
+            batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
+            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert 1 <= over_grpc.stats.total().retries <= 8
+        asked_again = over_grpc.stats.total().pairs_sent - over_grpc.stats.total().ffn_slots
+        assert 0 < asked_again < over_grpc.stats.total().ffn_slots, "only the missing pairs are asked for again"
+
+
+@pytest.mark.parametrize("fault", [flip_a_bit, nan, hang_up], ids=lambda fault: fault.__name__)
+def test_without_a_replica_the_same_worker_is_asked_until_it_answers(
+    checkpoint: Checkpoint, two: list[Worker], fault: Fault
+) -> None:
+    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    left = [3]
+
+    def three_times(reply: Reply) -> Reply | None:
+        left[0] -= 1
+        return fault(reply) if left[0] >= 0 else reply
+
+    two[0].service.fault = three_times
+    with exchange(checkpoint, call_timeout_s=0.5) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+        batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+        assert torch.equal(run(over_grpc, 1, gate[1], batch), run(plain, 1, gate[1], batch))
+        assert over_grpc.stats.layers[1].retries == 3
+
+
+def test_when_nobody_answers_the_layer_fails_by_name_and_is_never_combined(
+    checkpoint: Checkpoint, two: list[Worker]
+) -> None:
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    two[0].service.fault = flip_a_bit
+    with exchange(checkpoint, expert_wait_s=0.4) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [int(expert != 5)]))
+        with pytest.raises(ExpertsUnavailable, match=r"experts 5 of layer 1 .*checksum") as caught:
+            run(over_grpc, 1, gate[1], batch)
+        assert (caught.value.layer, caught.value.experts) == (1, [5])
+        two[0].service.fault = lambda reply: reply
+        assert torch.equal(
+            run(over_grpc, 1, gate[1], batch), run(PlainExchange(checkpoint, DTYPE), 1, gate[1], batch)
+        ), "the exchange lives on"
+
+
+def test_a_call_that_stays_malformed_is_our_bug_and_is_raised(checkpoint: Checkpoint, two: list[Worker]) -> None:
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    for worker in two:
+        worker.service.fault = damaged_call
+    with exchange(checkpoint) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        with pytest.raises(Refused):
+            run(over_grpc, 0, gate[0], batch)
+
+
+def test_an_answer_that_is_truly_not_finite_is_believed(checkpoint: Checkpoint, two: list[Worker]) -> None:
+    """One sequence that overflows must not stop the batch it shares."""
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    batch.h_TD[3] *= 3e38
+    with exchange(checkpoint, expert_wait_s=5) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+        out_TD = run(over_grpc, 0, gate[0], batch)
+        same_TD = run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch)
+        assert torch.equal(out_TD.view(torch.int16), same_TD.view(torch.int16))
+        assert not torch.isfinite(out_TD[3]).all()
+
+
+@pytest.fixture
+def children(path: Path) -> Iterator[list[Child]]:
+    running = [Child(path, DTYPE, f"c{i}", slow_s=0.3) for i in range(2)]
+    yield running
+    for child in running:
+        child.kill()
+
+
+def test_a_worker_killed_in_flight_is_replaced_by_the_replica(checkpoint: Checkpoint, children: list[Child]) -> None:
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    with exchange(checkpoint) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
+        pending = over_grpc.start(0, batch.h_TD, gate[0], batch)
+        time.sleep(0.1)
+        children[0].process.send_signal(signal.SIGKILL)
+        out_TD = pending.finish(batch.residual_TD)
+        assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
+        assert over_grpc.stats.layers[0].retries == 1
+
+
+def test_without_a_replica_the_layer_waits_for_a_new_table(checkpoint: Checkpoint, children: list[Child]) -> None:
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    ends = [child.endpoint for child in children]
+    with exchange(checkpoint) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
+        pending = over_grpc.start(0, batch.h_TD, gate[0], batch)
+        time.sleep(0.1)
+        children[0].process.send_signal(signal.SIGKILL)
+        new = place(2, checkpoint, ends[1:], lambda layer, expert: [0])
+        threading.Timer(0.7, over_grpc.apply, [new]).start()
+        assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
+        assert over_grpc.epoch == 2
+        assert over_grpc.stats.layers[0].exposed_s > 0.5
+
+
+def test_a_hung_worker_is_passed_over_after_its_first_silence(checkpoint: Checkpoint, children: list[Child]) -> None:
+    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    os.kill(children[0].process.pid, signal.SIGSTOP)
+    with exchange(checkpoint, call_timeout_s=0.8) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
+        began_s = time.monotonic()
+        for number in range(3):
+            batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
+            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert over_grpc.stats.layers[0].retries <= 2
+        assert time.monotonic() - began_s < 8
+    os.kill(children[0].process.pid, signal.SIGCONT)
+
+
+def test_a_restarted_worker_is_found_again_at_its_address(checkpoint: Checkpoint, two: list[Worker]) -> None:
+    """A broken session is reopened by the next call that needs it."""
+    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    with exchange(checkpoint) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
+        for number in range(6):
+            two[0].service.fault = hang_up if number % 2 else lambda reply: reply
+            if number % 2:
+                threading.Timer(0.1, setattr, [two[0].service, "fault", lambda reply: reply]).start()
+            batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
+            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))

@@ -1,0 +1,79 @@
+"""The choice of what to do about a missing answer, as a table of cases; and what a compiled table says."""
+
+from __future__ import annotations
+
+import pytest
+from caracal_proto import placement_pb2
+
+from services.router.dispatch.links import BadReply, DispatchError, NotHeld, Refused, StaleEpoch, WorkerUnavailable
+from services.router.dispatch.retry import LAST_PAUSE_S, MAX_REFUSALS, Choice, Grievance, aggrieved, choose
+from services.router.dispatch.table import LayerReplicas, RoutingTable, compile_table
+
+GONE = WorkerUnavailable("gone")
+
+
+def against(error: DispatchError, epoch: int = 3) -> Grievance:
+    return aggrieved(None, epoch, error)
+
+
+def test_another_replica_is_asked_at_once() -> None:
+    assert choose({0: against(GONE)}, 3, [[0, 1]], {0}, 0) == Choice(frozenset({0}))
+
+
+def test_one_expert_with_a_replica_is_enough_to_go_on_at_once() -> None:
+    assert choose({0: against(GONE)}, 3, [[0], [0, 1]], {0, 1}, 0) == Choice(frozenset({0}))
+
+
+def test_the_only_holder_is_asked_again_after_pauses_that_grow_to_a_limit() -> None:
+    pauses = [choose({0: against(BadReply("bits"))}, 3, [[0]], {0}, attempt).pause_s for attempt in range(12)]
+    assert choose({0: against(GONE)}, 3, [[0]], {0}, 0).banned == frozenset()
+    assert 0 < pauses[0] < pauses[1] < pauses[2]
+    assert pauses[-1] == LAST_PAUSE_S == max(pauses)
+
+
+@pytest.mark.parametrize(
+    ("error", "needs"),
+    [(StaleEpoch("", 7), 7), (StaleEpoch("", 1), 4), (NotHeld("", 5), 5), (NotHeld("", 3), 4), (GONE, 0)],
+)
+def test_a_worker_that_named_an_epoch_waits_for_a_table_that_new(error: DispatchError, needs: int) -> None:
+    grievance = against(error)
+    assert grievance.needs_epoch == needs
+    if needs:
+        before, after = (choose({0: grievance}, epoch, [[0]], {0}, 0) for epoch in (needs - 1, needs))
+        assert before.banned == {0}
+        assert before.pause_s > 0
+        assert after == Choice(frozenset()), "under the newer table nothing is held against it"
+
+
+def test_experts_that_nobody_holds_are_waited_for() -> None:
+    assert choose({}, 3, [[], [0]], {0}, 0).pause_s > 0
+
+
+def test_refusals_are_counted_over_retries() -> None:
+    grievance = None
+    for _ in range(MAX_REFUSALS):
+        assert grievance is None or not grievance.fatal
+        grievance = aggrieved(grievance, 1, Refused("malformed"))
+        grievance = aggrieved(grievance, 1, GONE)
+    assert grievance is not None
+    assert grievance.fatal
+
+
+def test_a_compiled_table_lists_replicas_per_expert() -> None:
+    lists = [[0, 2], [], [1]]
+    layer = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=workers) for workers in lists])
+    ends = [placement_pb2.Endpoint(worker_id=f"w{i}", boot_id="b", address=f"a{i}") for i in range(3)]
+    table = compile_table(placement_pb2.Table(epoch=9, workers=ends, layers=[layer, layer]), 2, 3)
+    assert table.epoch == 9
+    assert table.layers[1].lists() == lists
+    assert not table.layers[0].complete
+    assert table.layers[0].without(frozenset({2, 1})).lists() == [[0], [], []]
+    avoiding = table.avoiding({("w0", "b", "a0"), ("w1", "b", "a1")})
+    assert avoiding.layers[0].lists() == [[2], [], [1]], "passed over only where another can do it"
+    assert table.avoiding(set()) is table
+
+
+def test_the_empty_table_holds_nothing() -> None:
+    empty = RoutingTable.empty(2, 3)
+    assert (empty.epoch, empty.workers, empty.layers[1].lists()) == (0, (), [[], [], []])
+    assert LayerReplicas.of([[0], [1]]).complete
