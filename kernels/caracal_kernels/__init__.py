@@ -1,4 +1,4 @@
-"""The ops. Each file holds one: `op`, and `op_reference` beside it with the same signature, which is also its oracle."""
+"""The ops. Each file holds one: `op`, and beside it `op_reference`, the same signature in plain torch and its oracle."""
 
 from caracal_kernels.backend import available
 from caracal_kernels.combine import combine, combine_reference

@@ -1,4 +1,4 @@
-"""SwiGLU of many experts over rows sorted by expert. Legend: R rows, P (row, expert) pairs, G experts, D hidden, F inner."""
+"""SwiGLU of many experts over sorted rows. Legend: R rows, P (row, expert) pairs, G experts, D hidden, F inner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def grouped_swiglu_reference(
 def grouped_swiglu(
     x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor, gate_up: list[Tensor], down: list[Tensor]
 ) -> Tensor:
-    """[P, D]: y[p] = swiglu of the pair's expert on x[row_P[p]]; the first `expert_count_G[0]` pairs are the first expert's."""
+    """[P, D]: y[p] = swiglu of its expert on x[row_P[p]]; the first `expert_count_G[0]` pairs are the first expert's."""
     if compiled(x_RD):
         y: Tensor = torch.ops.caracal.grouped_swiglu(x_RD, row_P, expert_count_G, gate_up, down)
         return y

@@ -26,7 +26,7 @@ def linear_reference(
 def linear(
     x_MK: Tensor, w_NK: Tensor, residual_MN: Tensor | None = None, out_dtype: torch.dtype | None = None
 ) -> Tensor:
-    """[M, N] = round(x @ w.T), or round(residual + round(x @ w.T)). bf16 or fp32 in, fp32 sums, `out_dtype` (default x's) out."""
+    """[M, N] = round(x @ w.T), or round(residual + round(x @ w.T)). Sums are fp32, `out_dtype` is x's by default."""
     if compiled(x_MK):
         y: Tensor = torch.ops.caracal.linear(x_MK, w_NK, residual_MN, out_dtype)
         return y

@@ -57,7 +57,7 @@ def mla_attention(
     scale: float,
     kv_lora_rank: int,
 ) -> Tensor:
-    """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. The page size is a multiple of 16."""
+    """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. Pages hold a multiple of 16."""
     body = torch.ops.caracal.mla_attention if compiled(q_THL) else mla_attention_reference
     o_THC: Tensor = body(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
     return o_THC

@@ -1,4 +1,4 @@
-"""From attended latents back to the residual stream. Legend: T rows, H heads, C kv_lora_rank, V value dims, D hidden."""
+"""From attended latents to the residual stream. Legend: T rows, H heads, C kv_lora_rank, V value dims, D hidden."""
 
 from __future__ import annotations
 

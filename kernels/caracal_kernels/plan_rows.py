@@ -73,12 +73,12 @@ def plan_rows(
 ) -> Plan:
     """(row, row_count_W, pair_row, pair_expert, pair_count_W, home_TK), all int32, grouped by worker in worker order.
 
-    A token is one row per worker, rows ascend by token, pairs by (expert, row); `pair_row` indexes the worker's own rows.
-    `home_TK` is a pair's place among all pairs; -1 for a zero expert, -2 for an expert nobody holds (it is in no group).
+    A token is one row per worker; rows ascend by token, pairs by (expert, row); `pair_row` indexes the worker's own
+    rows. `home_TK` is a pair's place among all pairs: -1 for a zero expert, -2 for an expert nobody holds.
     """
     if compiled(ids_TK):
-        plan = torch.ops.caracal.plan_rows(
+        plan: Plan = torch.ops.caracal.plan_rows(
             ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers
         )
-        return plan  # type: ignore[no-any-return]
+        return plan
     return plan_rows_reference(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)

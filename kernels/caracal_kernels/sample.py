@@ -1,4 +1,4 @@
-"""Gumbel-max sampling from a counter hash: no generator state, so any worker draws the same token. Legend: B rows, V vocabulary."""
+"""Gumbel-max sampling from a counter hash: no state, so any worker draws the same. Legend: B rows, V vocabulary."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gumbel_reference(seed: int, position: int, vocabulary: int) -> Tensor:
 
 
 def kept_reference(logits_V: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """[V] bool: what top-k, then top-p, then min-p leave of tempered fp64 logits; equal logits count by id, lower first."""
+    """[V] bool: what top-k, then top-p, then min-p leave of tempered logits; equal ones count by id, lower first."""
     order = torch.sort(logits_V, descending=True, stable=True).indices
     probability = torch.softmax(logits_V, dim=-1)[order]
     keep = torch.ones(len(order), dtype=torch.bool)

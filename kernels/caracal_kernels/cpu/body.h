@@ -194,9 +194,21 @@ inline float exp_one(float x) {
   return lane[0];
 }
 
+inline float largest(const float* x, int64_t count) {
+  vec top = Simd::set(-std::numeric_limits<float>::infinity());
+  chunks(count, [&](int64_t i, int64_t some) {
+    if (some == Simd::lanes) {
+      top = Simd::max(Simd::load(x + i), top);
+    } else {
+      for (int64_t j = i; j < i + some; ++j) top = Simd::max(Simd::set(x[j]), top);
+    }
+  });
+  return Simd::highest(top);
+}
+
 template <typename T>
 void softmax(float* p, int64_t count) {
-  float top = *std::max_element(p, p + count);
+  float top = largest(p, count);
   vec total = Simd::zero();
   chunks(count, [&](int64_t i, int64_t some) {
     vec e = exp_vec(Simd::sub(load_some(p + i, some), Simd::set(top)));
@@ -207,38 +219,62 @@ void softmax(float* p, int64_t count) {
   chunks(count, [&](int64_t i, int64_t some) { store_some(p + i, Simd::div(load_some(p + i, some), sum), some); });
 }
 
+// Turns a block's scores into weights in place; returns by how much what came before shrinks.
+inline float soften(float* p, int64_t some, float scale, bool first, float& top, float& sum) {
+  float before = top;
+  for (int64_t j = 0; j < some; ++j) top = std::max(top, p[j] *= scale);
+  for (int64_t j = some; j < kKeyBlock; ++j) p[j] = -std::numeric_limits<float>::infinity();
+  float shrink = first ? 0.0f : exp_one(before - top);
+  vec total = Simd::zero();
+  for (int j = 0; j < kKeyBlock; j += Simd::lanes) {
+    Simd::store(p + j, exp_vec(Simd::sub(Simd::load(p + j), Simd::set(top))));
+    for (int64_t i = std::max<int64_t>(some, j); i < j + Simd::lanes; ++i) p[i] = 0.0f;
+    total = Simd::add(total, Simd::load(p + j));
+  }
+  sum = sum * shrink + Simd::sum(total);
+  return shrink;
+}
+
+// acc = acc * shrink + sum over the block's keys of p * latent, keys in order; four vectors at once hide the FMA's latency.
+template <typename T>
+inline void add_values(float* acc, const T* block, int64_t width, int64_t latent, const float* p, int64_t some, float shrink) {
+  constexpr int lanes = Simd::lanes;
+  vec factor = Simd::set(shrink);
+  int64_t i = 0;
+  for (; i + 4 * lanes <= latent; i += 4 * lanes) {
+    vec a[4];
+    for (int n = 0; n < 4; ++n) a[n] = Simd::mul(Simd::load(acc + i + n * lanes), factor);
+    for (int64_t j = 0; j < some; ++j) {
+      vec pj = Simd::set(p[j]);
+      for (int n = 0; n < 4; ++n) a[n] = Simd::fma(pj, Simd::load(block + j * width + i + n * lanes), a[n]);
+    }
+    for (int n = 0; n < 4; ++n) Simd::store(acc + i + n * lanes, a[n]);
+  }
+  chunks(latent - i, [&](int64_t at, int64_t count) {
+    float* own = acc + i + at;
+    vec a = Simd::mul(load_some(own, count), factor);
+    for (int64_t j = 0; j < some; ++j) a = Simd::fma(Simd::set(p[j]), load_some(block + j * width + i + at, count), a);
+    store_some(own, a, count);
+  });
+}
+
 template <typename T>
 void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
             int64_t width, int64_t latent, float scale, T* o, float* scratch) {
   float* tops = scratch + heads * latent;
   float* sums = tops + heads;
+  float* scores = sums + heads;
   std::fill(scratch, tops, 0.0f);
   std::fill(tops, sums, -std::numeric_limits<float>::infinity());
-  std::fill(sums, sums + heads, 0.0f);
+  std::fill(sums, scores, 0.0f);
   for (int64_t begin = 0; begin < keys; begin += kKeyBlock) {
     const T* block = cache + (pages[begin / page_size] * page_size + begin % page_size) * width;
     int64_t some = std::min<int64_t>(kKeyBlock, keys - begin);
+    gemm<T>(q, width, block, width, scores, kKeyBlock, heads, 0, some, width);
     for (int64_t h = 0; h < heads; ++h) {
-      float p[kKeyBlock];
-      gemm<T>(q + h * width, width, block, width, p, kKeyBlock, 1, 0, some, width);
-      float top = tops[h];
-      for (int64_t j = 0; j < some; ++j) top = std::max(top, p[j] *= scale);
-      for (int64_t j = some; j < kKeyBlock; ++j) p[j] = -std::numeric_limits<float>::infinity();
-      float shrink = begin ? exp_one(tops[h] - top) : 0.0f;
-      vec total = Simd::zero();
-      for (int j = 0; j < kKeyBlock; j += Simd::lanes) {
-        Simd::store(p + j, exp_vec(Simd::sub(Simd::load(p + j), Simd::set(top))));
-        if (some < j + Simd::lanes) std::fill(p + std::max<int64_t>(some, j), p + j + Simd::lanes, 0.0f);
-        total = Simd::add(total, Simd::load(p + j));
-      }
-      sums[h] = sums[h] * shrink + Simd::sum(total);
-      tops[h] = top;
-      float* acc = scratch + h * latent;
-      chunks(latent, [&](int64_t i, int64_t lanes) {
-        vec a = Simd::mul(load_some(acc + i, lanes), Simd::set(shrink));
-        for (int64_t j = 0; j < some; ++j) a = Simd::fma(Simd::set(p[j]), load_some(block + j * width + i, lanes), a);
-        store_some(acc + i, a, lanes);
-      });
+      float* p = scores + h * kKeyBlock;
+      float shrink = soften(p, some, scale, begin == 0, tops[h], sums[h]);
+      add_values(scratch + h * latent, block, width, latent, p, some, shrink);
     }
   }
   for (int64_t h = 0; h < heads; ++h) {
@@ -250,9 +286,24 @@ void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size,
 }
 
 template <typename T>
+int64_t argmax(const float* x, int64_t count) {
+  float top = largest(x, count);
+  for (int64_t i = 0; i < count; ++i)
+    if (x[i] == top) return i;
+  return 0;
+}
+
+template <typename T>
+void exp_scaled(const float* x, float top, float heat, float* out, int64_t count) {
+  chunks(count, [&](int64_t i, int64_t some) {
+    store_some(out + i, exp_vec(Simd::div(Simd::sub(load_some(x + i, some), Simd::set(top)), Simd::set(heat))), some);
+  });
+}
+
+template <typename T>
 constexpr Kernels<T> table() {
   return {gemm<T>,  store<T>,      rms_norm<T>, silu_mul<T>, scale<T>, rope<T>,
-          attend<T>, add_scaled<T>, widen<T>,    softmax<T>};
+          attend<T>, add_scaled<T>, widen<T>,    softmax<T>,  argmax<T>, exp_scaled<T>};
 }
 
 }  // namespace

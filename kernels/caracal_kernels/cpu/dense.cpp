@@ -41,8 +41,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
   int64_t width = x.size(1);
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
-    for (int64_t m = 0; m < x.size(0); ++m)
-      active<T>().rms_norm(ptr<T>(x) + m * width, ptr<T>(w), ptr<T>(out) + m * width, width, static_cast<float>(eps));
+    over_rows(x.size(0), 4 * width, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m)
+        active<T>().rms_norm(ptr<T>(x) + m * width, ptr<T>(w), ptr<T>(out) + m * width, width, static_cast<float>(eps));
+    });
   });
   return out;
 }
@@ -130,16 +132,18 @@ Tensor combine(const Tensor& y, const Tensor& home, const Tensor& weights, const
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
     const auto& k = active<T>();
-    float* acc = scratch<float>(0, width);
-    for (int64_t t = 0; t < tokens; ++t) {
-      std::fill(acc, acc + width, 0.0f);
-      for (int64_t s = 0; s < slots; ++s) {
-        int32_t p = at[t * slots + s];
-        if (p >= 0) k.add_scaled(acc, ptr<T>(y) + p * width, ptr<float>(weights)[t * slots + s], width);
+    over_rows(tokens, 4 * (slots + 2) * width, [&](int64_t begin, int64_t end) {
+      float* acc = scratch<float>(0, width);
+      for (int64_t t = begin; t < end; ++t) {
+        std::fill(acc, acc + width, 0.0f);
+        for (int64_t s = 0; s < slots; ++s) {
+          int32_t p = at[t * slots + s];
+          if (p >= 0) k.add_scaled(acc, ptr<T>(y) + p * width, ptr<float>(weights)[t * slots + s], width);
+        }
+        k.add_scaled(acc, ptr<T>(h) + t * width, ptr<float>(zero)[t], width);
+        k.store(acc, ptr<T>(residual) + t * width, ptr<T>(out) + t * width, width);
       }
-      k.add_scaled(acc, ptr<T>(h) + t * width, ptr<float>(zero)[t], width);
-      k.store(acc, ptr<T>(residual) + t * width, ptr<T>(out) + t * width, width);
-    }
+    });
   });
   return out;
 }

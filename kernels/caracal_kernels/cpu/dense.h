@@ -56,6 +56,12 @@ void product(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t
   });
 }
 
+// body(begin, end) over rows that cost `flops` each, over torch's threads.
+template <typename F>
+void over_rows(int64_t rows, int64_t flops, F&& body) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, kFlopsPerThread / std::max<int64_t>(1, flops)), body);
+}
+
 // Scratch that lives as long as its thread; grows, never shrinks below its largest use.
 template <typename T>
 T* scratch(int slot, int64_t count) {
@@ -72,7 +78,9 @@ void mlp(const T* x, int64_t rows, int64_t hidden, const T* gate_up, const T* do
   T* a = scratch<T>(1, rows * inner);
   product<T>(x, hidden, gate_up, hidden, c, 2 * inner, rows, 2 * inner, hidden);
   const auto& k = active<T>();
-  for (int64_t m = 0; m < rows; ++m) k.silu_mul(c + m * 2 * inner, c + m * 2 * inner + inner, a + m * inner, inner);
+  over_rows(rows, 16 * inner, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) k.silu_mul(c + m * 2 * inner, c + m * 2 * inner + inner, a + m * inner, inner);
+  });
   product<T>(a, inner, down, inner, c, hidden, rows, hidden, inner);
   k.store(c, residual, out, rows * hidden);
 }

@@ -22,7 +22,7 @@ struct Kernels {
   void (*scale)(const T* x, float factor, T* out, int64_t count);
   // Interleaved pairs in, de-interleaved halves out; cos_sin holds width/2 cosines, then width/2 sines.
   void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
-  // One row's attention: q [heads, latent + rope], o [heads, latent]; scratch holds heads * (latent + 2) floats.
+  // One row's attention: q [heads, latent + rope], o [heads, latent]; scratch holds heads * (latent + 18) floats.
   void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
                  int64_t width, int64_t latent, float scale, T* o, float* scratch);
   // acc += weight * row
@@ -30,6 +30,10 @@ struct Kernels {
   void (*widen)(const T* x, float* out, int64_t count);
   // In place: p = softmax(p)
   void (*softmax)(float* p, int64_t count);
+  // The lowest index of the largest value.
+  int64_t (*argmax)(const float* x, int64_t count);
+  // out = exp((x - top) / heat)
+  void (*exp_scaled)(const float* x, float top, float heat, float* out, int64_t count);
 };
 
 using bf16 = uint16_t;

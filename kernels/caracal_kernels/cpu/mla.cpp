@@ -113,10 +113,12 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   check_size(op, "positions", positions, 0, rows);
   TORCH_CHECK(page_size % 16 == 0, op, ": the page size ", page_size, " is not a multiple of 16");
   TORCH_CHECK(latent > 0 && latent <= width, op, ": kv_lora_rank ", latent, " does not fit q's width ", width);
+  int64_t total_keys = 0;
   for (int64_t t = 0; t < rows; ++t) {
     int64_t s = ptr<int32_t>(seq)[t], pages = ptr<int32_t>(positions)[t] / page_size + 1;
     TORCH_CHECK(s >= 0 && s < page_table.size(0), op, ": seq[", t, "] = ", s, " lies outside page_table");
     TORCH_CHECK(ptr<int32_t>(positions)[t] >= 0 && pages <= table_width, op, ": positions[", t, "] lies outside page_table");
+    total_keys += ptr<int32_t>(positions)[t] + 1;
     for (int64_t p = 0; p < pages; ++p) {
       int32_t page = ptr<int32_t>(page_table)[s * table_width + p];
       TORCH_CHECK(page >= 0 && page < cache.size(0), op, ": page_table[", s, ", ", p, "] = ", page, " is no page");
@@ -125,13 +127,22 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   Tensor out = at::empty({rows, heads, latent}, q.options());
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
-    at::parallel_for(0, rows, 4, [&](int64_t begin, int64_t end) {
-      float* own = scratch<float>(5, heads * (latent + 2));
-      for (int64_t t = begin; t < end; ++t)
-        active<T>().attend(ptr<T>(q) + t * heads * width, ptr<T>(cache),
-                           ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
-                           ptr<int32_t>(positions)[t] + 1, heads, width, latent, static_cast<float>(scale),
-                           ptr<T>(out) + t * heads * latent, own);
+    auto some_heads = [&](int64_t t, int64_t first, int64_t end) {
+      active<T>().attend(ptr<T>(q) + (t * heads + first) * width, ptr<T>(cache),
+                         ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
+                         ptr<int32_t>(positions)[t] + 1, end - first, width, latent, static_cast<float>(scale),
+                         ptr<T>(out) + (t * heads + first) * latent, scratch<float>(5, heads * (latent + 18)));
+    };
+    // Every thread takes every n-th row, since later rows have more keys; few rows are split by heads instead.
+    int64_t threads = total_keys * heads * width * 2 > kFlopsPerThread ? at::get_num_threads() : 1;
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        if (rows >= 2 * threads) {
+          for (int64_t t = part; t < rows; t += threads) some_heads(t, 0, heads);
+        } else {
+          for (int64_t t = 0; t < rows; ++t) some_heads(t, heads * part / threads, heads * (part + 1) / threads);
+        }
+      }
     });
   });
   return out;

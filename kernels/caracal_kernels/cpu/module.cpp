@@ -20,4 +20,7 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, methods, nullp
 
 }  // namespace
 
+// What it was compiled from and for; read from the file before the file is loaded.
+__attribute__((used)) const char stamp[] = CARACAL_STAMP;
+
 PyMODINIT_FUNC PyInit__cpu() { return PyModule_Create(&module); }

@@ -1,5 +1,6 @@
 // route, plan_rows. E gate outputs, K slots, W workers.
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "dense.h"
@@ -30,15 +31,16 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& h, const Tensor& classifi
   float* scores = scratch<float>(0, tokens * outputs);
   product<float>(wide, width, ptr<float>(classifier), width, scores, outputs, tokens, outputs, width);
   std::vector<int32_t> order(outputs);
+  std::vector<float> choice(outputs);
   for (int64_t t = 0; t < tokens; ++t) {
     float* p = scores + t * outputs;
     k.softmax(p, outputs);
-    for (int64_t e = 0; e < outputs; ++e) order[e] = static_cast<int32_t>(e);
-    const float* b = ptr<float>(bias);
-    auto better = [&](int32_t i, int32_t j) {
-      float a = p[i] + b[i], c = p[j] + b[j];
-      return a > c || (a == c && i < j);
-    };
+    for (int64_t e = 0; e < outputs; ++e) {
+      order[e] = static_cast<int32_t>(e);
+      float with_bias = p[e] + ptr<float>(bias)[e];
+      choice[e] = with_bias == with_bias ? with_bias : -INFINITY;  // NaN would break the order, and with it the sort
+    }
+    auto better = [&](int32_t i, int32_t j) { return choice[i] > choice[j] || (choice[i] == choice[j] && i < j); };
     std::nth_element(order.begin(), order.begin() + (top_k - 1), order.end(), better);
     int32_t* chosen = ptr<int32_t>(ids) + t * top_k;
     std::copy_n(order.begin(), top_k, chosen);

@@ -1,8 +1,9 @@
 // sample: Gumbel-max from a counter hash of (seed, position, id).
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <limits>
-#include <numeric>
 
 #include "dense.h"
 
@@ -21,42 +22,85 @@ struct Draw {
   double best = -std::numeric_limits<double>::infinity();
   int64_t id = -1;
 
-  // Scores one candidate. Its noise is at most -log(1 - u), so most ids are passed over without a logarithm.
+  // Scores one candidate; the order of offers does not matter. The noise is at most -log(1 - u), so most ids are passed
+  // over without a logarithm.
   void offer(int64_t v, double logit) {
     uint64_t bits = splitmix64(key + static_cast<uint64_t>(v)) >> 11;
     int zeros = __builtin_clzll((1ull << 53) - bits) - 10;
     if (logit + (zeros + 1) * 0.6931471805599454 < best) return;
     double u = (static_cast<double>(bits) + 0.5) * 0x1p-53;
     double score = logit - std::log(-std::log(u));
-    if (score > best) {
+    if (score > best || (score == best && v < id)) {
       best = score;
       id = v;
     }
   }
 };
 
-int64_t argmax(const float* logits, int64_t size) { return std::max_element(logits, logits + size) - logits; }
+// Larger logit first, then lower id, as one integer: a total order even over NaN.
+uint64_t rank_of(float logit, int64_t id) {
+  float plain = logit + 0.0f;  // -0 and 0 are equal
+  uint32_t bits;
+  std::memcpy(&bits, &plain, 4);
+  bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
+  return static_cast<uint64_t>(bits) << 32 | (0xffffffffu - static_cast<uint32_t>(id));
+}
 
-// Offers what top-k, then top-p, then min-p leave, in ascending order of id.
-void offer_truncated(Draw& draw, const float* logits, int64_t size, double temperature, int64_t top_k, double top_p,
-                     double min_p) {
-  std::vector<int64_t> order(size);
-  std::iota(order.begin(), order.end(), 0);
-  auto higher = [&](int64_t a, int64_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
-  int64_t kept = top_k > 0 ? std::min(top_k, size) : size;
-  std::partial_sort(order.begin(), order.begin() + kept, order.end(), higher);
-  double top = logits[order[0]] / temperature, total = 0;
-  std::vector<double> p(kept);
-  for (int64_t i = 0; i < kept; ++i) total += p[i] = std::exp(logits[order[i]] / temperature - top);
+int64_t id_of(uint64_t rank) { return 0xffffffffu - static_cast<uint32_t>(rank); }
+
+// How many of the best-ranked ids the nucleus keeps; sorts only as far as it must look.
+int64_t nucleus(uint64_t* rank, int64_t count, const float* p, double bound) {
   double before = 0;
-  int64_t last = 0;
-  for (; last < kept; ++last) {
-    bool inside = last == 0 || ((top_p >= 1 || before < top_p * total) && p[last] >= min_p * p[0]);
-    if (!inside) break;
-    before += p[last];
+  for (int64_t sorted = 0, step = 64; sorted < count; step *= 4) {
+    int64_t end = std::min(count, sorted + step);
+    if (end < count) std::nth_element(rank + sorted, rank + end, rank + count, std::greater<>());
+    std::sort(rank + sorted, rank + end, std::greater<>());
+    for (; sorted < end; ++sorted) {
+      if (sorted && before >= bound) return sorted;
+      before += p[id_of(rank[sorted])];
+    }
   }
-  std::sort(order.begin(), order.begin() + last);
-  for (int64_t i = 0; i < last; ++i) draw.offer(order[i], logits[order[i]] / temperature);
+  return count;
+}
+
+struct Truncation {
+  int64_t top_k;
+  double top_p, min_p;
+  bool off() const { return top_k <= 0 && top_p >= 1 && min_p <= 0; }
+};
+
+// Offers what top-k, then top-p, then min-p leave. The probabilities that decide it are fp32, up to a common factor.
+void offer_truncated(Draw& draw, const float* logits, int64_t size, float heat, const Truncation& by) {
+  float* p = scratch<float>(0, size);
+  active<float>().exp_scaled(logits, logits[active<float>().argmax(logits, size)], heat, p, size);
+  uint64_t* rank = scratch<uint64_t>(0, size);
+  for (int64_t v = 0; v < size; ++v) rank[v] = rank_of(logits[v], v);
+  int64_t kept = size;
+  if (by.top_k > 0 && by.top_k < size) {
+    kept = by.top_k;
+    std::nth_element(rank, rank + kept, rank + size, std::greater<>());
+    std::sort(rank, rank + kept, std::greater<>());
+  }
+  if (by.top_p < 1) {
+    double total = 0;
+    for (int64_t i = 0; i < kept; ++i) total += p[id_of(rank[i])];
+    kept = nucleus(rank, kept, p, by.top_p * total);
+  }
+  for (int64_t i = 0; i < kept; ++i) {
+    int64_t v = id_of(rank[i]);
+    if (p[v] >= by.min_p) draw.offer(v, static_cast<double>(logits[v]) / heat);
+  }
+}
+
+int64_t draw_one(const float* logits, int64_t size, uint64_t key, float heat, const Truncation& by) {
+  if (heat == 0) return active<float>().argmax(logits, size);
+  Draw draw{key};
+  if (by.off()) {
+    for (int64_t v = 0; v < size; ++v) draw.offer(v, static_cast<double>(logits[v]) / heat);
+  } else {
+    offer_truncated(draw, logits, size, heat, by);
+  }
+  return draw.id >= 0 ? draw.id : active<float>().argmax(logits, size);
 }
 
 }  // namespace
@@ -75,26 +119,16 @@ Tensor sample(const Tensor& logits, const Tensor& seeds, const Tensor& positions
   for (const Tensor* t : {&seeds, &positions, &temperature, &top_k, &top_p, &min_p})
     TORCH_CHECK(t->size(0) == rows, op, ": an argument has ", t->size(0), " rows, logits has ", rows);
   TORCH_CHECK(size > 0, op, ": logits has no columns");
+  for (int64_t b = 0; b < rows; ++b)
+    TORCH_CHECK(ptr<float>(temperature)[b] >= 0, op, ": temperature[", b, "] is ", ptr<float>(temperature)[b]);
   Tensor ids = at::empty({rows}, logits.options().dtype(at::kLong));
-  for (int64_t b = 0; b < rows; ++b) {
-    const float* row = ptr<float>(logits) + b * size;
-    double heat = ptr<float>(temperature)[b];
-    TORCH_CHECK(heat >= 0, op, ": temperature[", b, "] is ", heat);
-    int64_t& id = ptr<int64_t>(ids)[b];
-    if (heat == 0) {
-      id = argmax(row, size);
-      continue;
+  over_rows(rows, 32 * size, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      uint64_t key = splitmix64(splitmix64(ptr<int64_t>(seeds)[b]) + ptr<int64_t>(positions)[b]);
+      Truncation by{ptr<int32_t>(top_k)[b], ptr<float>(top_p)[b], ptr<float>(min_p)[b]};
+      ptr<int64_t>(ids)[b] = draw_one(ptr<float>(logits) + b * size, size, key, ptr<float>(temperature)[b], by);
     }
-    Draw draw{splitmix64(splitmix64(ptr<int64_t>(seeds)[b]) + ptr<int64_t>(positions)[b])};
-    int64_t k = ptr<int32_t>(top_k)[b];
-    double p = ptr<float>(top_p)[b], m = ptr<float>(min_p)[b];
-    if (k <= 0 && p >= 1 && m <= 0) {
-      for (int64_t v = 0; v < size; ++v) draw.offer(v, row[v] / heat);
-    } else {
-      offer_truncated(draw, row, size, heat, k, p, m);
-    }
-    id = draw.id >= 0 ? draw.id : argmax(row, size);
-  }
+  });
   return ids;
 }
 

@@ -1,0 +1,17 @@
+"""What a compiled extension was made from; setup.py runs this file by itself, so it imports neither torch nor the package."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "cpu"
+
+
+def stamp(torch_version: str) -> str:
+    """`caracal-kernels-` and 16 hex digits over the kernels' sources and torch's version: equal means the extension fits."""
+    digest = hashlib.sha256(torch_version.encode())
+    for source in sorted(SOURCES.iterdir()):
+        if source.suffix in (".cpp", ".h"):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return f"caracal-kernels-{digest.hexdigest()[:16]}"
