@@ -1,0 +1,175 @@
+"""The measurements of `caracal bench`, one function a question. Speeds are medians over interleaved rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import statistics
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from bench.load import Load, run_load
+from bench.processes import Cluster, Peer, cluster, peak_rss_bytes
+from services.membership import WorkerRecord
+
+PROMPT_TOKENS, NEW_TOKENS = 32, 64
+MODEL = "bench"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result table. `goal` is empty where the issue names none."""
+
+    what: str
+    value: float
+    unit: str
+    goal: str = ""
+    met: bool | None = None
+    detail: str = ""
+
+
+def prompts(count: int, vocabulary: int) -> list[list[int]]:
+    draw = random.Random(0)
+    return [[draw.randrange(10, vocabulary) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
+
+
+def load(target: Cluster, batch: list[list[int]]) -> Load:
+    return asyncio.run(run_load(target.url, MODEL, batch, NEW_TOKENS))
+
+
+def throughput(target: Cluster, peer: Peer, rounds: int, vocabulary: int) -> list[Row]:
+    """Tokens per second over HTTP against `transformers.generate`, for one stream and for 32."""
+    rows = []
+    for streams, repeats in ((1, 4), (32, 1)):
+        batch = prompts(streams, vocabulary)
+        load(target, batch)
+        peer.tokens_per_second(batch, NEW_TOKENS)
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours += [load(target, batch).tokens_per_second for _ in range(repeats)]
+            theirs.append(peer.tokens_per_second(batch, NEW_TOKENS))
+        mine, other = statistics.median(ours), statistics.median(theirs)
+        name = "single stream" if streams == 1 else f"{streams} streams"
+        detail = f"rounds: {_list(ours)} against {_list(theirs)}"
+        rows.append(Row(f"{name}, Caracal over HTTP", mine, "tokens/s", detail=detail))
+        rows.append(Row(f"{name}, transformers.generate", other, "tokens/s"))
+        rows.append(Row(f"{name}, Caracal ÷ transformers", mine / other, "×", "≥ 4", mine / other >= 4))
+    return rows
+
+
+def distribution_tax(target: Cluster, local: Peer, rounds: int, vocabulary: int) -> list[Row]:
+    """Inter-token latency of the cluster, as its HTTP client sees it, against the same engine with local links."""
+    batch = prompts(8, vocabulary)
+    load(target, batch)
+    local.ask(batch, NEW_TOKENS)
+    spread, alone = [], []
+    for _ in range(2 * rounds):
+        spread.append(load(target, batch).inter_token_seconds * 1e3)
+        alone.append(local.ask(batch, NEW_TOKENS)["inter_token_s"] * 1e3)
+    mine, other = statistics.median(spread), statistics.median(alone)
+    return [
+        Row("8 streams, inter-token latency of the cluster", mine, "ms", detail=f"rounds: {_list(spread)}"),
+        Row("8 streams, the same engine, local links, one process", other, "ms", detail=f"rounds: {_list(alone)}"),
+        Row("distribution tax", mine / other, "×", "≤ 1.25", mine / other <= 1.25),
+    ]
+
+
+def overlap(model: Path, directory: Path, rounds: int, vocabulary: int, delay_s: float) -> list[Row]:
+    """Every expert round trip delayed by a proxy: inter-token latency with the shortcut's overlap and without."""
+    batch = prompts(1, vocabulary)
+    with (
+        cluster(model, directory / "overlap", delay_s=delay_s) as hidden,
+        cluster(model, directory / "plain", delay_s=delay_s, CARACAL_OVERLAP="0") as exposed,
+    ):
+        latencies: dict[str, list[float]] = {"with": [], "without": []}
+        load(hidden, batch)
+        load(exposed, batch)
+        before = {"with": layer_seconds(hidden), "without": layer_seconds(exposed)}
+        for _ in range(rounds):
+            latencies["with"].append(load(hidden, batch).inter_token_seconds * 1e3)
+            latencies["without"].append(load(exposed, batch).inter_token_seconds * 1e3)
+        after = {"with": layer_seconds(hidden), "without": layer_seconds(exposed)}
+    rows = []
+    for name, values in latencies.items():
+        shares = exposed_per_call(before[name], after[name])
+        what = f"+{delay_s * 1e3:.0f} ms per round trip, {name} overlap"
+        rows.append(
+            Row(f"{what}: inter-token latency", statistics.median(values), "ms", detail=f"rounds: {_list(values)}")
+        )
+        detail = "per layer: " + ", ".join(f"{1e3 * waited:.2f} of {1e3 * trip:.2f} ms" for waited, trip in shares)
+        rows.append(
+            Row(f"{what}: exposed per layer and step", 1e3 * statistics.mean(w for w, _ in shares), "ms", detail=detail)
+        )
+    return rows
+
+
+def wire(target: Cluster) -> list[Row]:
+    """Bytes that came back ÷ bytes that all slots would bring back, against the share of FFN slots. Counted."""
+    values = scrape(metrics_address(target))
+    received = values['caracal_dispatch_bytes_total{direction="received"}']
+    share = received / values["caracal_dispatch_bytes_if_all_slots_total"]
+    ffn = sum(v for name, v in values.items() if name.startswith("caracal_moe_slots_total") and 'kind="ffn"' in name)
+    zero = sum(v for name, v in values.items() if name.startswith("caracal_moe_slots_total") and 'kind="zero"' in name)
+    detail = f"FFN slots {ffn:.0f} of {ffn + zero:.0f}; {received:.0f} bytes came back"
+    return [
+        Row(
+            "wire: bytes ÷ bytes of all slots",
+            share,
+            "",
+            f"= FFN share {ffn / (ffn + zero):.6f}",
+            share == ffn / (ffn + zero),
+            detail,
+        )
+    ]
+
+
+def memory(target: Cluster, needed: dict[str, int]) -> list[Row]:
+    """Peak resident memory of each process against the weights and pages it must hold."""
+    rows = []
+    for role, pid in target.pids.items():
+        peak = peak_rss_bytes(pid) / 2**20
+        need = needed.get(role, 0) / 2**20
+        rows.append(
+            Row(f"memory: {role.replace('_', ' ')}, peak", peak, "MiB", detail=f"weights and pages need {need:.0f} MiB")
+        )
+    return rows
+
+
+def metrics_address(target: Cluster) -> str:
+    store = redis.Redis.from_url(target.redis_url)
+    text = store.get("caracal:worker:attention:attention-0")
+    assert isinstance(text, bytes), "the attention worker's lease is gone"
+    return WorkerRecord.from_json(text).metrics_address
+
+
+def scrape(address: str) -> dict[str, float]:
+    """Every sample of a /metrics page by its full name."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def layer_seconds(target: Cluster) -> dict[str, float]:
+    wanted = ("caracal_moe_exposed", "caracal_moe_round_trip", "caracal_engine_steps")
+    return {name: value for name, value in scrape(metrics_address(target)).items() if name.startswith(wanted)}
+
+
+def exposed_per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:
+    """(exposed, round trip) seconds per layer and step between two scrapes."""
+    steps = after["caracal_engine_steps_total"] - before["caracal_engine_steps_total"]
+    layers = sum(1 for name in after if re.match(r"caracal_moe_exposed_seconds_total\{", name))
+
+    def per_step(what: str, layer: int) -> float:
+        name = f'caracal_moe_{what}_seconds_total{{layer="{layer}"}}'
+        return (after[name] - before[name]) / steps
+
+    return [(per_step("exposed", layer), per_step("round_trip", layer)) for layer in range(layers)]
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)

@@ -1,0 +1,70 @@
+"""The peer as a process of its own: `transformers.generate` on the same weights, driven by JSON lines on stdin.
+
+Reads `{"prompts": [[id, ...], ...], "new_tokens": n}`, answers `{"seconds": s, "tokens": n}`. Greedy, static batch.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
+
+
+def load_peer(directory: Path, dtype: torch.dtype) -> LongcatFlashForCausalLM:
+    """transformers' model with the directory's tensors, experts fused; its rows for zero experts stay unused."""
+    config = LongcatFlashConfig(**json.loads((directory / "config.json").read_text()))
+    with torch.device("meta"):
+        model = LongcatFlashForCausalLM(config)
+    state: dict[str, torch.Tensor] = {}
+    for shard in sorted(directory.glob("*.safetensors")):
+        state.update(load_file(shard))
+    total = config.n_routed_experts + config.zero_expert_num
+    for layer in range(config.num_layers):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        gates, ups, downs = (
+            torch.stack([state.pop(f"{prefix}.{e}.{name}_proj.weight") for e in range(config.n_routed_experts)])
+            for name in ("gate", "up", "down")
+        )
+        fused = torch.cat([gates, ups], dim=1)
+        state[f"{prefix}.gate_up_proj"] = fused.new_zeros(total, *fused.shape[1:]).index_copy(
+            0, torch.arange(len(fused)), fused
+        )
+        state[f"{prefix}.down_proj"] = downs
+    keep = ("classifier.weight", "e_score_correction_bias")
+    state = {name: value if name.endswith(keep) else value.to(dtype) for name, value in state.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    assert not unexpected, unexpected
+    assert not missing, missing
+    # Rotary tables are not in the checkpoint, so they are still on the meta device.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model.eval()
+
+
+def main() -> None:
+    directory, dtype, threads = Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(threads)
+    model = load_peer(directory, dtype)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        ids = torch.tensor(job["prompts"])
+        new = job["new_tokens"]
+        start = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                min_new_tokens=new,
+                max_new_tokens=new,
+                pad_token_id=0,
+            )
+        seconds = time.perf_counter() - start
+        print(json.dumps({"seconds": seconds, "tokens": (out.shape[1] - ids.shape[1]) * len(ids)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

