@@ -19,6 +19,7 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 PACKAGE = Path("kernels/caracal_kernels")
 # -g0 and -fvisibility keep the file near 1 MB; no contraction, so that every instantiation rounds alike.
 COMMON = ["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
+COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 warns of its own intrinsics
 NARROW = ["-mavx2", "-mfma"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", *NARROW]
 FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
@@ -26,7 +27,7 @@ PLAIN = ("avx512.cpp", "avx2.cpp", "isa.cpp", "module.cpp")  # these need no tor
 
 
 class BuildKernels(build_ext):
-    """Compiles with per-source flags, two at a time; what keeps it from doing so is told in one line and is no error."""
+    """Compiles with per-source flags, two at a time; what hinders it is told in one line and is no error."""
 
     def build_extension(self, ext: Extension) -> None:
         obstacle = self._obstacle()
@@ -51,12 +52,13 @@ class BuildKernels(build_ext):
 
         stamp: str = runpy.run_path(str(PACKAGE / "stamp.py"))["stamp"](torch.__version__)
         target = Path(self.get_ext_fullpath(ext.name))
-        if not self.force and target.exists() and stamp.encode() in target.read_bytes():
+        newer = target.exists() and target.stat().st_mtime > Path(__file__).stat().st_mtime
+        if not self.force and newer and stamp.encode() in target.read_bytes():
             return
 
         def compile_one(source: str) -> list[str]:
             name = Path(source).name
-            # OpenMP at compile time only: the runtime must be the very one that torch brought, or set_num_threads is not heard.
+            # OpenMP at compile time only: the runtime must be the one torch brought, or set_num_threads is not heard.
             torch_only = [] if name in PLAIN else ["-fopenmp"]
             flags = [*COMMON, *torch_only, *FLAGS.get(name, []), f'-DCARACAL_STAMP="{stamp}"']
             include = [*self.compiler.include_dirs, *([] if name in PLAIN else include_paths())]

@@ -1,4 +1,4 @@
-"""The ops. Each file holds one: `op`, and beside it `op_reference`, the same signature in plain torch and its oracle."""
+"""The ops. Each file holds one: `op`, beside it `op_reference`: same signature, plain torch, its oracle."""
 
 from caracal_kernels.backend import available
 from caracal_kernels.combine import combine, combine_reference

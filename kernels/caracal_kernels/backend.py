@@ -1,4 +1,4 @@
-"""Which bodies the ops run: the compiled CPU kernels for the widest instruction set at hand, or the plain references."""
+"""Which bodies the ops run: compiled CPU kernels for the widest instruction set at hand, or the plain references."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("caracal_kernels")
 
 
 def _extension() -> ModuleType:
-    """The compiled extension. Raises ImportError when there is none, or when it was made from other sources or for another torch.
+    """The compiled extension. Raises ImportError when there is none, or it was made from other sources or torch.
 
     The file is looked at before it is loaded: one that does not fit may crash the process instead of failing to import.
     """

@@ -24,7 +24,7 @@ def combine_reference(
 def combine(
     y_PD: Tensor, home_TK: Tensor, weights_TK: Tensor, zero_T: Tensor, h_TD: Tensor, residual_TD: Tensor
 ) -> Tensor:
-    """round(residual + round(sum over slots of w * y[home] + zero * h)); home -1 is a zero expert's slot, -2 an error."""
+    """round(residual + round(sum over slots of w * y[home] + zero * h)); home -1: a zero expert, -2: an error."""
     if compiled(h_TD):
         out: Tensor = torch.ops.caracal.combine(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)
         return out

@@ -24,7 +24,7 @@ def grouped_swiglu_reference(
 def grouped_swiglu(
     x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor, gate_up: list[Tensor], down: list[Tensor]
 ) -> Tensor:
-    """[P, D]: y[p] = swiglu of its expert on x[row_P[p]]; the first `expert_count_G[0]` pairs are the first expert's."""
+    """[P, D]: y[p] = swiglu of its expert on x[row_P[p]]; the first `expert_count_G[0]` pairs are the first's."""
     if compiled(x_RD):
         y: Tensor = torch.ops.caracal.grouped_swiglu(x_RD, row_P, expert_count_G, gate_up, down)
         return y

@@ -72,7 +72,7 @@ def mla_project(
     kv_scale: float,
     lora_eps: float = 1e-6,
 ) -> Tensor:
-    """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [c | k_rope] to its slot (page * size + offset).
+    """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [c | k_rope] to its slot (page * size + place).
 
     `w_uk_HCN` is kv_b_proj's key half, transposed per head once at load: absorbing is then a product like the others.
     """

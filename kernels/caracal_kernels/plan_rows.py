@@ -45,7 +45,8 @@ def plan_rows_reference(
                 continue
             worker = worker_of[offset[expert] + mix(layer, expert, position) % replicas]
             wanted[worker].append((expert, token, slot))
-    rows, row_counts, pair_rows, pair_experts, pair_counts = [], [], [], [], []
+    lists: tuple[list[int], ...] = ([], [], [], [], [])
+    rows, row_counts, pair_rows, pair_experts, pair_counts = lists
     for pairs in wanted:
         pairs.sort()
         tokens = sorted({token for _, token, _ in pairs})
@@ -57,7 +58,6 @@ def plan_rows_reference(
         rows += tokens
         row_counts.append(len(tokens))
         pair_counts.append(len(pairs))
-    lists = (rows, row_counts, pair_rows, pair_experts, pair_counts)
     row, row_count_W, pair_row_P, pair_expert_P, pair_count_W = (torch.tensor(x, dtype=torch.int32) for x in lists)
     return row, row_count_W, pair_row_P, pair_expert_P, pair_count_W, home_TK
 

@@ -1,4 +1,4 @@
-"""What a compiled extension was made from; setup.py runs this file by itself, so it imports neither torch nor the package."""
+"""What an extension was compiled from; setup.py runs this file alone, so it imports neither torch nor the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SOURCES = Path(__file__).parent / "cpu"
 
 
 def stamp(torch_version: str) -> str:
-    """`caracal-kernels-` and 16 hex digits over the kernels' sources and torch's version: equal means the extension fits."""
+    """`caracal-kernels-` and 16 hex digits over the kernels' sources and torch's version: equal means it fits."""
     digest = hashlib.sha256(torch_version.encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".cpp", ".h"):

@@ -59,6 +59,8 @@ inline void tile(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int
   for (; k + D::step <= depth; k += D::step) {
     typename D::in wk[Columns];
     for (int n = 0; n < Columns; ++n) wk[n] = D::load(w + n * ldw + k);
+    // The next columns: four streams alone do not keep the memory busy.
+    for (int n = 0; n < Columns; ++n) __builtin_prefetch(w + (n + Columns) * ldw + k);
     for (int m = 0; m < Rows; ++m) {
       typename D::in xk = D::load(x + m * ldx + k);
       for (int n = 0; n < Columns; ++n) acc[m][n] = D::mac(acc[m][n], xk, wk[n]);
@@ -82,20 +84,23 @@ inline void tile(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int
   }
 }
 
+// Rows in blocks as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
 template <typename T, int Columns>
 inline void column(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t depth) {
-  constexpr int block = Columns == 8 ? 1 : Simd::max_rows;
-  int64_t m = 0;
-  for (; m + block <= rows; m += block) tile<T, block, Columns>(x + m * ldx, ldx, w, ldw, c + m * ldc, ldc, depth);
-  const T* xm = x + m * ldx;
-  float* cm = c + m * ldc;
-  switch (rows - m) {
-    case 5: return tile<T, std::min(5, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
-    case 4: return tile<T, std::min(4, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
-    case 3: return tile<T, std::min(3, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
-    case 2: return tile<T, std::min(2, block), Columns>(xm, ldx, w, ldw, cm, ldc, depth);
-    case 1: return tile<T, 1, Columns>(xm, ldx, w, ldw, cm, ldc, depth);
-    default: return;
+  constexpr int most = Columns == 8 ? 1 : Simd::max_rows;
+  for (int64_t m = 0; m < rows;) {
+    int64_t blocks = (rows - m + most - 1) / most, block = (rows - m + blocks - 1) / blocks;
+    const T* xm = x + m * ldx;
+    float* cm = c + m * ldc;
+    m += block;
+    switch (block) {
+      case 1: tile<T, 1, Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 2: tile<T, std::min(2, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 3: tile<T, std::min(3, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 4: tile<T, std::min(4, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 5: tile<T, std::min(5, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      default: tile<T, std::min(6, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+    }
   }
 }
 

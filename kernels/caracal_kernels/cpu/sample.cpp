@@ -48,19 +48,34 @@ uint64_t rank_of(float logit, int64_t id) {
 
 int64_t id_of(uint64_t rank) { return 0xffffffffu - static_cast<uint32_t>(rank); }
 
-// How many of the best-ranked ids the nucleus keeps; sorts only as far as it must look.
+// In units of 2^-40: sums of integers do not depend on their order.
+uint64_t mass(float p) { return static_cast<uint64_t>(static_cast<double>(p) * 0x1p40); }
+
+uint64_t mass(const uint64_t* rank, int64_t count, const float* p) {
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += mass(p[id_of(rank[i])]);
+  return sum;
+}
+
+// How many of the best-ranked ids the nucleus keeps: the first, and each whose betters hold less than `bound`. Leaves them in
+// front; narrows the place down by selection and sorts the last few only.
 int64_t nucleus(uint64_t* rank, int64_t count, const float* p, double bound) {
-  double before = 0;
-  for (int64_t sorted = 0, step = 64; sorted < count; step *= 4) {
-    int64_t end = std::min(count, sorted + step);
-    if (end < count) std::nth_element(rank + sorted, rank + end, rank + count, std::greater<>());
-    std::sort(rank + sorted, rank + end, std::greater<>());
-    for (; sorted < end; ++sorted) {
-      if (sorted && before >= bound) return sorted;
-      before += p[id_of(rank[sorted])];
+  int64_t low = 0, high = count;
+  uint64_t before = 0;  // held by rank[0 .. low)
+  while (high - low > 64) {
+    int64_t middle = low + (high - low) / 4;
+    std::nth_element(rank + low, rank + middle, rank + high, std::greater<>());
+    uint64_t more = mass(rank + low, middle - low, p);
+    if (static_cast<double>(before + more) < bound) {
+      before += more;
+      low = middle;
+    } else {
+      high = middle;
     }
   }
-  return count;
+  std::sort(rank + low, rank + high, std::greater<>());
+  for (; low < high && (!low || static_cast<double>(before) < bound); ++low) before += mass(p[id_of(rank[low])]);
+  return low;
 }
 
 struct Truncation {
@@ -79,13 +94,8 @@ void offer_truncated(Draw& draw, const float* logits, int64_t size, float heat, 
   if (by.top_k > 0 && by.top_k < size) {
     kept = by.top_k;
     std::nth_element(rank, rank + kept, rank + size, std::greater<>());
-    std::sort(rank, rank + kept, std::greater<>());
   }
-  if (by.top_p < 1) {
-    double total = 0;
-    for (int64_t i = 0; i < kept; ++i) total += p[id_of(rank[i])];
-    kept = nucleus(rank, kept, p, by.top_p * total);
-  }
+  if (by.top_p < 1) kept = nucleus(rank, kept, p, by.top_p * static_cast<double>(mass(rank, kept, p)));
   for (int64_t i = 0; i < kept; ++i) {
     int64_t v = id_of(rank[i]);
     if (p[v] >= by.min_p) draw.offer(v, static_cast<double>(logits[v]) / heat);
