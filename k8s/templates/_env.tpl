@@ -41,6 +41,7 @@
 - {name: CARACAL_HOST, value: $(POD_IP)}
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_METRICS_PORT, value: {{ int .role.metricsPort | quote }}}
+- {name: CARACAL_DRAIN_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- with .root.Values.model.dtype }}
 - {name: CARACAL_DTYPE, value: {{ . }}}
 {{- end }}
@@ -55,18 +56,28 @@
 {{- end }}
 {{- end }}
 
-{{- define "caracal.env.attention" -}}
-{{- include "caracal.env.worker" . }}
-- {name: CARACAL_DRAIN_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
-{{- range $name, $key := dict "CARACAL_KV_PAGES" "kvPages" "CARACAL_PAGE_SIZE" "pageSize" "CARACAL_MAX_BATCH_TOKENS" "maxBatchTokens" "CARACAL_MAX_RUNNING" "maxRunning" "CARACAL_MAX_MODEL_LEN" "maxModelLen" "CARACAL_EXPERT_WAIT_S" "expertWaitSeconds" }}
+{{/* Numbers whose 0 stands for the service's own default. */}}
+{{- define "caracal.env.numbers" -}}
+{{- range $name, $key := .numbers }}
 {{- with int (index $.role $key) }}
-- {name: {{ $name }}, value: {{ . | quote }}}
+- {name: CARACAL_{{ $name }}, value: {{ . | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}
 
+{{- define "caracal.env.attention" -}}
+{{- include "caracal.env.worker" . }}
+{{- $cache := dict "KV_PAGES" "kvPages" "PAGE_SIZE" "pageSize" "MAX_MODEL_LEN" "maxModelLen" }}
+{{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
+{{- include "caracal.env.numbers" (dict "role" .role "numbers" (merge $cache $step)) }}
+{{- end }}
+
 {{- define "caracal.env.expert" -}}
 {{- include "caracal.env.worker" . }}
+{{- include "caracal.env.numbers" (dict "role" .role "numbers" (dict "MAX_SESSIONS" "maxSessions")) }}
+{{- with int .role.capacity | default (int (include "caracal.expertsPerPod" .root)) }}
+- {name: CARACAL_CAPACITY, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 
 {{- define "caracal.env.router" -}}
@@ -74,6 +85,7 @@
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_GRPC_PORT, value: {{ int .role.grpcPort | quote }}}
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
+- {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.copies | quote }}}
 - {name: CARACAL_REQUEST_TIMEOUT, value: {{ int .role.requestTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- end }}

@@ -15,14 +15,22 @@
 {{- div (mul (int $gpu.memoryGiB) (int $gpu.count) 1048576 (int $gpu.usablePercent)) 100 }}
 {{- end }}
 
+{{/* Experts that fit one pod; 0 when the sizes are not given. */}}
+{{- define "caracal.expertsPerPod" -}}
+{{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "expert")) }}
+{{- $pod := int (include "caracal.expertPodKiB" $role) }}
+{{- if or (not (int .Values.model.shape.layers)) (not $pod) }}0{{ else }}
+{{- $fit := div $pod (int (include "caracal.expertKiB" .)) }}
+{{- if not (int $fit) }}{{ fail "One expert does not fit a pod: look at model.shape and expert.accelerator." }}{{ end }}
+{{- $fit }}
+{{- end }}
+{{- end }}
+
 {{/* Pods needed for all copies of all experts; 0 when the sizes are not given. */}}
 {{- define "caracal.expertPodsNeeded" -}}
 {{- $shape := .Values.model.shape }}
-{{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "expert")) }}
-{{- $pod := int (include "caracal.expertPodKiB" $role) }}
-{{- if or (not (int $shape.layers)) (not $pod) }}0{{ else }}
-{{- $perPod := div $pod (int (include "caracal.expertKiB" .)) }}
-{{- if not (int $perPod) }}{{ fail "One expert does not fit a pod: look at model.shape and expert.accelerator." }}{{ end }}
+{{- $perPod := int (include "caracal.expertsPerPod" .) }}
+{{- if not $perPod }}0{{ else }}
 {{- $all := mul (int $shape.layers) (int $shape.experts) (int .Values.placement.copies) }}
 {{- div (sub (add $all $perPod) 1) $perPod }}
 {{- end }}

@@ -9,6 +9,10 @@ from grpc_reflection.v1alpha import reflection
 
 from services.attention_worker.service import AttentionService
 
+ALIVE = (
+    "startup",
+    "liveness",
+)  # what Kubernetes asks besides "readiness"; the model is loaded before the server is made
 SERVICE = attention_pb2.DESCRIPTOR.services_by_name["Attention"].full_name
 
 OPTIONS = (
@@ -33,6 +37,8 @@ class AttentionServer:
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Port 0 takes any free one. Raises OSError when the port is taken."""
         await self._tell(self._service.ready)
+        for name in ALIVE:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._service.on_ready_change = self._tell
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
@@ -48,5 +54,5 @@ class AttentionServer:
     async def _tell(self, ready: bool) -> None:
         """What probes are told, for the server as a whole and for the service by name."""
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE):
+        for name in ("", SERVICE, "readiness"):
             await self._health.set(name, status)

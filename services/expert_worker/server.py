@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.expert_worker.service import ExpertService
 
+ALIVE = ("startup", "liveness")  # what Kubernetes asks besides "readiness"
 SERVICE = expert_pb2.DESCRIPTOR.services_by_name["Expert"].full_name
 MAX_MESSAGE_BYTES = 1 << 30
 SPARE_CALLS = 16  # threads kept for Describe, Prepare, Commit, health and reflection
@@ -48,6 +49,8 @@ class ExpertServer:
     def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Port 0 takes any free one. Raises RuntimeError when the port is taken."""
         self.ready(False)
+        for name in ALIVE:
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         bound = self._server.add_insecure_port(f"{host}:{port}")
         self._server.start()
         return bound
@@ -55,7 +58,7 @@ class ExpertServer:
     def ready(self, serving: bool) -> None:
         """What probes are told, for the server as a whole and for the service by name."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE):
+        for name in ("", SERVICE, "readiness"):
             self._health.set(name, status)
 
     def stop(self, grace_s: float) -> None:

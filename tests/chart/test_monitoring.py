@@ -50,8 +50,9 @@ def test_alerts_ask_for_metrics_that_exist(chart: Chart) -> None:
 
 def test_autoscalers_ask_for_metrics_that_exist() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    for role in ("attention", "expert"):
-        assert _unknown(values[role]["autoscaling"]["metric"], _made_by_services()) == set(), role
+    metric = values["attention"]["autoscaling"]["metric"]
+    assert _NAME.fullmatch(metric)
+    assert _unknown(metric, _made_by_services()) == set()
 
 
 def test_every_dashboard_becomes_a_config_map(chart: Chart) -> None:

@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from chart_objects import Chart
+from chart_objects import Chart, environment, find
 
 from k8s.tools.helm import HelmRefused
 from k8s.tools.values import CHART
@@ -55,3 +55,16 @@ def test_an_autoscaler_may_not_go_below_what_the_experts_need(chart: Chart) -> N
     gpu = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140"
     with pytest.raises(HelmRefused, match=r"expert\.autoscaling\.minReplicas is 2"):
         chart.render(FLASH, gpu, "expert.replicas=9,expert.autoscaling.enabled=true,expert.autoscaling.minReplicas=2")
+
+
+def test_pods_are_told_how_many_experts_fit(chart: Chart) -> None:
+    def capacity(*sets: str) -> str | None:
+        container = find(chart.render(*sets), "StatefulSet", "caracal-expert")["spec"]["template"]["spec"][
+            "containers"
+        ][0]
+        return environment(container).get("CARACAL_CAPACITY", {}).get("value")
+
+    gpu = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140,expert.replicas=8"
+    assert capacity() is None
+    assert capacity(FLASH, gpu) == "1792"
+    assert capacity("expert.capacity=40") == "40"
