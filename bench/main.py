@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -109,8 +110,14 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(rounds: int = 5) -> None:
-    rows = run(rounds)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="caracal bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 3; medians are reported")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where cpu.json and cpu.md go")
+    given = parser.parse_args(arguments)
+    if given.rounds < 3:
+        parser.error("--rounds: a median of fewer than 3 rounds says nothing")
+    rows = run(given.rounds, given.out)
     console.print(markdown(rows), markup=False)
     for row in rows:
         if row.detail:
@@ -118,4 +125,4 @@ def main(rounds: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main(sys.argv[1:])

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -28,7 +28,7 @@ async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
     tasks = [asyncio.ensure_future(work) for work in background]
-    told = asyncio.create_task(first.wait())
+    told: asyncio.Task[Any] = asyncio.create_task(first.wait())
     try:
         await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:

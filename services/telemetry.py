@@ -19,7 +19,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def configure_logging(role: str, worker_id: str = "") -> None:
-    """One format for everything the process logs, the libraries' lines included. Raises ValueError on a bad CARACAL_LOG_LEVEL."""
+    """One format for everything the process logs, libraries included. Raises ValueError on a bad CARACAL_LOG_LEVEL."""
     level = os.environ.get("CARACAL_LOG_LEVEL", "INFO").upper()
     if level not in LEVELS:
         raise ValueError(f"CARACAL_LOG_LEVEL is {level!r}: not one of {', '.join(LEVELS)}")
@@ -42,7 +42,7 @@ def configure_logging(role: str, worker_id: str = "") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    last = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     last += [] if terminal else [structlog.processors.format_exc_info]
     handler = logging.StreamHandler()
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*last, render]))
@@ -54,7 +54,7 @@ def configure_logging(role: str, worker_id: str = "") -> None:
 
 
 def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
-    """Serves /metrics on a thread of its own; returns the port (0 asks for any free one). Raises OSError when it is taken."""
+    """Serves /metrics on its own thread; returns the port (0 asks for any free one). Raises OSError when it is taken."""
     server, _ = start_http_server(port, host, registry)
     return int(server.server_port)
 
