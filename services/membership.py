@@ -1,6 +1,6 @@
 """Who is alive, and the placement table, as hints in Redis: nothing here that cannot be rebuilt.
 
-Every call is bounded in time and raises only RedisUnavailable. What Redis holds is not trusted: it is checked when read.
+Every call is bounded in time and raises only RedisUnavailable. What Redis holds is checked when read, not trusted.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def configure_logging(role: str, worker_id: str = "") -> None:
 
 
 def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
-    """Serves /metrics on its own thread; returns the port (0 asks for any free one). Raises OSError when it is taken."""
+    """Serves /metrics on its own thread; returns the port (0 asks for a free one). Raises OSError when it is taken."""
     server, _ = start_http_server(port, host, registry)
     return int(server.server_port)
 
