@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,10 +29,15 @@ class RouterSettings:
     model_name: str = ""
     request_timeout: float = 600.0
     drain_timeout: float = 25.0
+    replicas: int = 1  # expert workers that hold each expert, when there are so many
 
     @property
     def served_name(self) -> str:
         return self.model_name or self.model.resolve().name
+
+    @property
+    def identity(self) -> str:
+        return self.worker_id or socket.gethostname()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> RouterSettings:
@@ -53,6 +59,8 @@ class RouterSettings:
         for name in ("port", "grpc_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise SettingError(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a port.")
+        if self.replicas < 1:
+            raise SettingError(f"CARACAL_REPLICAS has value {self.replicas}. Not a positive number.")
         for name in ("request_timeout", "drain_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingError(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a positive number.")

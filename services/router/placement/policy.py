@@ -183,7 +183,7 @@ class _Board:
         return TableView(tuple(tuple(tuple(holders) for holders in row) for row in rows))
 
     def _burden(self, worker_id: str, item: Item) -> tuple[int, float, float]:
-        """The least gets the item: few of its layer, so that one layer's rows spread; then little load; then much room."""
+        """The least gets the item: few of its layer, so that a layer's rows spread; then little load; then room."""
         full = len(self.held[worker_id]) / self.quota[worker_id]
         return self.in_layer.get((worker_id, item[0]), 0), self.weight[worker_id], full
 

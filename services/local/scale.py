@@ -1,0 +1,72 @@
+"""`caracal scale`: writes the wanted counts, waits until the workers are there, or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from services.local.settings import SCALED, BadSetting, check_count
+from services.local.state import NoCluster, RunState, find
+from services.membership import Membership, WorkerRecord
+from services.telemetry import progress
+
+WAIT_S = 120.0
+LOOK_S = 0.1
+
+
+def parse_counts(words: Sequence[str]) -> dict[str, int]:
+    """{"expert": 3} of ["expert=3"]. Raises BadSetting in words."""
+    counts: dict[str, int] = {}
+    for word in words:
+        role, _, number = word.partition("=")
+        if role not in SCALED:
+            raise BadSetting(f"{word!r}: scale takes {' and '.join(f'{name}=COUNT' for name in SCALED)}")
+        if not number.lstrip("-").isascii() or not number.lstrip("-").isdigit() or len(number) > 9:
+            raise BadSetting(f"{word!r}: {number!r} is not a whole number")
+        check_count(role, int(number))
+        counts[role] = int(number)
+    return counts
+
+
+def scale(counts: dict[str, int]) -> None:
+    """Raises NoCluster, RedisUnavailable; BadSetting when the counts are not reached in time."""
+    state = find()
+    if not state.pid:
+        raise NoCluster("`caracal scale` needs the `caracal up` of this machine; on Kubernetes use kubectl scale")
+    seconds = asyncio.run(_scale(state, counts))
+    print(f"{', '.join(f'{role}={count}' for role, count in counts.items())}: reached in {seconds:.1f} s")
+
+
+async def _scale(state: RunState, counts: dict[str, int]) -> float:
+    membership = Membership(state.redis_url, state.cluster)
+    started = time.monotonic()
+    try:
+        for role, count in counts.items():
+            await membership.set_desired(role, count)
+        with progress("scaling") as report:
+            while not await _reached(membership, counts, report):
+                if time.monotonic() - started > WAIT_S:
+                    raise BadSetting(f"not reached within {WAIT_S:.0f} s; `caracal status` shows how far it came")
+                await asyncio.sleep(LOOK_S)
+    finally:
+        await membership.close()
+    return time.monotonic() - started
+
+
+async def _reached(membership: Membership, counts: dict[str, int], report: object) -> bool:
+    done = total = 0
+    for role, count in counts.items():
+        names = {f"{role}-{n}" for n in range(count)}
+        records = await membership.workers(role)
+        settled = {r.worker_id for r in records if serves(r)}
+        done += len(settled & names)
+        total += count + len(settled - names)
+    assert callable(report)
+    report(done, total)
+    return done == total
+
+
+def serves(record: WorkerRecord) -> bool:
+    """It has a place in the cluster: a table, and experts if that is its part."""
+    return record.epoch > 0 and not record.draining and (record.held > 0 or record.role != "expert")

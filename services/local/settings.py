@@ -1,0 +1,90 @@
+"""What a local cluster is made of; a bad setting is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_WORKERS = 64
+DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
+SCALED = ("attention", "expert")
+
+
+class BadSetting(ValueError):
+    """A cluster that cannot be started; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """Counts are those at the start; `caracal scale` changes them later."""
+
+    model: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    attention: int = 1
+    expert: int = 1
+    routers: int = 1
+    dtype: str = ""
+    environment: dict[str, str] = field(default_factory=dict)  # for every child
+
+    def check(self) -> None:
+        """Raises BadSetting."""
+        if not self.model.is_dir():
+            raise BadSetting(f"--model: {self.model} is not a directory")
+        _check_config(self.model / "config.json")
+        for name in (*SCALED, "routers"):
+            check_count(name, getattr(self, name))
+        if self.dtype not in ("", "bfloat16", "float32"):
+            raise BadSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
+        if not 0 <= self.port < 65536:
+            raise BadSetting(f"--port: {self.port} is no port number")
+        if self.port:
+            _check_port(self.host, self.port)
+
+    def worker_environment(self) -> dict[str, str]:
+        """Of every child. Threads are shared out, and wait asleep: two pools that spin on one core stop each other."""
+        threads = str(max(1, (os.cpu_count() or 1) // (self.attention + self.expert)))
+        return {
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)),
+            "CARACAL_MODEL": str(self.model),
+            "CARACAL_DTYPE": self.dtype,
+            "CARACAL_HOST": self.host,
+            "CARACAL_ADVERTISE_HOST": self.host,
+            "CARACAL_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+            "OMP_WAIT_POLICY": "passive",
+            "TOKENIZERS_PARALLELISM": "false",
+            **self.environment,
+        }
+
+
+def check_count(role: str, count: int) -> None:
+    """Raises BadSetting."""
+    if count < 1:
+        raise BadSetting(
+            f"{role}={count}: a cluster needs at least one {role} worker to answer; `Ctrl-C` stops it whole"
+        )
+    if count > MAX_WORKERS:
+        raise BadSetting(f"{role}={count}: more than {MAX_WORKERS} processes on one machine are refused")
+
+
+def _check_config(path: Path) -> None:
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadSetting(f"--model: {path.parent} has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise BadSetting(f"--model: {path}: {error}") from None
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadSetting(f"--port: cannot listen on {host}:{port}: {error.strerror}; try another") from None

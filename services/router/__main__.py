@@ -1,0 +1,82 @@
+"""`python -m services.router`: the gateway's two listeners and the placement loop of one router process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from services.lifecycle import refuse, serve_until_signal
+from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.model_config import CheckpointError, ModelConfig
+from services.router.edge import RouterEdge
+from services.router.gateway.service import Service
+from services.router.placement.leader import Leader
+from services.router.requests.assets import AssetError, ModelAssets
+from services.router.requests.directory import LeaseDirectory
+from services.router.requests.fleet import Fleet
+from services.router.requests.metrics import RequestMetrics
+from services.router.requests.reply import Cluster
+from services.router.settings import RouterSettings, SettingError
+from services.telemetry import configure_logging
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig) -> None:
+    boot_id = uuid.uuid4().hex
+    membership = Membership(settings.redis_url, settings.cluster)
+    leader = Leader(
+        membership, f"{settings.identity}/{boot_id}", config.num_layers, config.n_routed_experts, settings.replicas
+    )
+    fleet = Fleet(LeaseDirectory(membership), max_model_len=assets.max_model_len)
+    metrics = RequestMetrics(assets.name, CollectorRegistry())
+    edge = RouterEdge(Service(Cluster(assets, fleet, metrics), settings.request_timeout))
+    try:
+        await edge.start(settings.host, settings.port, settings.grpc_port)
+    except (OSError, RuntimeError) as error:
+        refuse(f"cannot listen on {settings.host}:{settings.port} and {settings.grpc_port}: {error}")
+    log.info("router listens", http=f"{settings.host}:{edge.http_port}", grpc=f"{settings.host}:{edge.grpc_port}")
+
+    def record() -> WorkerRecord:
+        host = settings.advertise_host or settings.host
+        return WorkerRecord(
+            worker_id=settings.identity,
+            role="router",
+            address=f"{host}:{edge.grpc_port}",
+            metrics_address=f"{host}:{edge.http_port}",
+            boot_id=boot_id,
+            epoch=leader.epoch,
+            stats={"leading": float(leader.leading)},
+        )
+
+    async def drain() -> None:
+        await leader.resign()
+        await edge.stop(settings.drain_timeout)
+
+    try:
+        await serve_until_signal(drain, leader.run(), membership.advertise(record))
+    finally:
+        with contextlib.suppress(RedisUnavailable):
+            await membership.withdraw(record())
+        await membership.close()
+
+
+def main() -> None:
+    try:
+        settings = RouterSettings.from_env()
+        configure_logging("router", settings.identity)
+        assets = ModelAssets.load(settings.model, settings.served_name)
+        config = ModelConfig.from_dict(json.loads((settings.model / "config.json").read_text(encoding="utf-8")))
+    except (SettingError, AssetError, CheckpointError, ValueError) as error:
+        refuse(str(error))
+    uvloop.run(serve(settings, assets, config))
+
+
+if __name__ == "__main__":
+    main()
