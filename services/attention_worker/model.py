@@ -123,10 +123,11 @@ class Model:
 
     def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
-        x_TD = self._embed_VD[step.ids_T]
+        # index_select, not x[rows]: that one wakes OpenMP's threads for a handful of rows.
+        x_TD = self._embed_VD.index_select(0, step.ids_T)
         for layer in self._layers:
             x_TD = layer.forward(x_TD, step, caches, exchange)
-        x_BD = rms_norm(x_TD[step.sample_rows_B], self._norm_D, self.config.rms_norm_eps)
+        x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
         return linear(x_BD, self._head_VD, None, torch.float32)
 
 
