@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import runpy
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,13 @@ FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
 PLAIN = ("avx512.cpp", "avx2.cpp", "isa.cpp", "module.cpp")  # these need no torch header
 
 
+def fits(built: Path, stamp: str) -> bool:
+    """Whether an extension was compiled from these very sources, flags and torch."""
+    if not built.exists() or built.stat().st_mtime < Path(__file__).stat().st_mtime:
+        return False
+    return stamp.encode() in built.read_bytes()
+
+
 class BuildKernels(build_ext):
     """Compiles with per-source flags, two at a time; what hinders it is told in one line and is no error."""
 
@@ -34,8 +42,8 @@ class BuildKernels(build_ext):
         if not obstacle:
             try:
                 self._build(ext)
-            except (CCompilerError, ExecError, PlatformError) as error:
-                obstacle = str(error).splitlines()[0]
+            except (CCompilerError, ExecError, PlatformError):
+                obstacle = "the compiler failed, see above"
         if obstacle:
             print(f"caracal: no compiled CPU kernels ({obstacle}): its slower reference ops will run", file=sys.stderr)
 
@@ -44,6 +52,9 @@ class BuildKernels(build_ext):
             return "torch is not installed, or hidden by build isolation"
         if platform.machine().lower() not in ("x86_64", "amd64") or sys.platform != "linux":
             return f"there are none for {sys.platform} on {platform.machine()}"
+        compiler: str = self.compiler.compiler_so_cxx[0]
+        if not shutil.which(compiler):
+            return f"no C++ compiler, {compiler} is not there"
         return ""
 
     def _build(self, ext: Extension) -> None:
@@ -52,9 +63,13 @@ class BuildKernels(build_ext):
 
         stamp: str = runpy.run_path(str(PACKAGE / "stamp.py"))["stamp"](torch.__version__)
         target = Path(self.get_ext_fullpath(ext.name))
-        newer = target.exists() and target.stat().st_mtime > Path(__file__).stat().st_mtime
-        if not self.force and newer and stamp.encode() in target.read_bytes():
-            return
+        # pip builds an editable install in a fresh folder each time: what lies beside the sources is as good.
+        for built in (target, PACKAGE / target.name):
+            if not self.force and fits(built, stamp):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if built != target:
+                    shutil.copyfile(built, target)
+                return
 
         def compile_one(source: str) -> list[str]:
             name = Path(source).name
