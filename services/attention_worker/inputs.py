@@ -31,10 +31,6 @@ class StepInputs:
     def build(self, number: int, chunks: list[Chunk]) -> Step:
         """The chunks as one flat run of tokens, chunk after chunk."""
         tokens, wanted = self._fill(chunks)
-        pool = self._cache.pages
-        positions_T, rows_T = self._positions_T[:tokens], self._rows_T[:tokens]
-        page_T, offset_T = np.divmod(positions_T, pool.page_size)
-        self._slots_T[:tokens] = pool.table_SX[rows_T, page_T] * pool.page_size + offset_T
         ids_T, position_T, seq_T, slots_T, sample_B = self._tensors
         return Step(
             number=number,
@@ -47,19 +43,25 @@ class StepInputs:
         )
 
     def _fill(self, chunks: list[Chunk]) -> tuple[int, int]:
-        """Writes ids, positions, rows and sample rows; returns how many tokens and sample rows there are."""
+        """Writes every array; returns how many tokens and sample rows there are."""
+        table_SX, page_size = self._cache.pages.table_SX, self._cache.pages.page_size
         token = wanted = 0
         for chunk in chunks:
             sequence, start, length = chunk.sequence, chunk.start, chunk.length
             end = token + length
             assert sequence.row is not None, "only running sequences are scheduled"
             self._rows_T[token:end] = sequence.row
+            # A decode goes by scalars: numpy's fixed cost per call is what a step of decodes would consist of.
             if length == 1:
+                page, offset = divmod(start, page_size)
                 self._ids_T[token] = sequence.ids[start]
                 self._positions_T[token] = start
+                self._slots_T[token] = table_SX[sequence.row, page] * page_size + offset
             else:
+                positions = np.add(self._arange[:length], start, out=self._positions_T[token:end])
+                page_T, offset_T = np.divmod(positions, page_size)
                 self._ids_T[token:end] = sequence.ids[start : start + length]
-                np.add(self._arange[:length], start, out=self._positions_T[token:end])
+                self._slots_T[token:end] = table_SX[sequence.row, page_T] * page_size + offset_T
             token = end
             if chunk.samples:
                 self._sample_B[wanted] = token - 1

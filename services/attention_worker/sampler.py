@@ -8,6 +8,7 @@ Legend: B sequences that get a token, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -30,14 +31,14 @@ def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut
 
     `logits_BV` is fp32 on the CPU and is left as it was. A row's result depends on that row and its sequence only.
     """
-    finite_B = torch.isfinite(logits_BV.sum(-1))
+    finite_B = [math.isfinite(total) for total in logits_BV.sum(-1).tolist()]
     # The op is only ever shown numbers: a row that has none is drawn from zeros, and the draw thrown away.
-    usable_BV = logits_BV if bool(finite_B.all()) else logits_BV.where(finite_B[:, None], 0.0)
+    usable_BV = logits_BV if all(finite_B) else logits_BV.where(torch.tensor(finite_B)[:, None], 0.0)
     ids_B = _draw(_reshaped(usable_BV, sequences), sequences)
     rows = logits_BV.numpy()
     return [
         _token_out(row, sequence, token) if finite else NonFiniteLogits("the model gave logits that are not finite")
-        for row, sequence, token, finite in zip(rows, sequences, ids_B, finite_B.tolist(), strict=True)
+        for row, sequence, token, finite in zip(rows, sequences, ids_B, finite_B, strict=True)
     ]
 
 
