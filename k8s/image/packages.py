@@ -9,8 +9,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 SITE = "opt/caracal/site"
 TORCH = "torch==2.13.*"
-# Headers, test programs and the like: only compilers want them.
-_UNUSED = ("torch/include", "torch/share", "torch/bin", "torch/test")
+# redis-py wants it below Python 3.11.3, Debian 12 has 3.11.2, and pip judges by the interpreter that it runs on.
+OLDER_PYTHON = "async-timeout"
+# Headers and test programs: only compilers want them. torch_shm_manager stays: torch looks for it when imported.
+_UNUSED = ("torch/include", "torch/share", "torch/test", "torch/bin/*test*", "torch/bin/proto*")
 _SOURCES = ("pyproject.toml", "setup.py", "README.md", "kernels", "proto", "services")
 _PROGRAMS = ("caracal", "hf")
 
@@ -18,13 +20,13 @@ _PROGRAMS = ("caracal", "hf")
 def install(root: Path, extras: str, work: Path) -> None:
     """Installs our dependencies for `extras` (as in "gateway,worker") under `root`/opt/caracal/site."""
     site = root / SITE
-    wanted = [TORCH] if "worker" in extras else []
+    wanted = [OLDER_PYTHON, *([TORCH] if "worker" in extras else [])]
     constraints = work / "constraints.txt"
     constraints.write_text(_pip("freeze", "--exclude-editable", "--exclude", "caracal", capture=True))
     wheel = _own_wheel(work)
     _pip("install", "-q", "--no-compile", "--target", str(site), "-c", str(constraints), *wanted, f"{wheel}[{extras}]")
-    for unused in _UNUSED:
-        shutil.rmtree(site / unused, ignore_errors=True)
+    for path in [found for unused in _UNUSED for found in site.glob(unused)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     _link_programs(root)
     _compile(root, site)
 
