@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
 MAX_DEPTH = 64
+MAX_NAME = 40  # characters of a field's name in an error
 LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
 
 UNSUPPORTED = {  # fields whose silent neglect would change the answer's meaning, and what is refused about them
@@ -80,7 +81,7 @@ def check_shape(value: Any, shape: type[Shape]) -> Shape:
     try:
         checked = shape.model_validate(value)
     except ValidationError as error:
-        raise _first_mistake(error) from None
+        raise _first_mistake(error, value) from None
     if checked.model_extra:
         log.debug("unknown fields ignored", fields=sorted(name[:64] for name in checked.model_extra)[:32])
     return checked
@@ -144,13 +145,12 @@ CODES = {
     "too_long": "value_out_of_range",
     "too_short": "value_out_of_range",
 }
-BRANCHES = {"str", "dict", "constrained-str", "function-after[_stops(), nullable[union[constrained-str,list[str]]]]"}
 
 
-def _first_mistake(error: ValidationError) -> InvalidRequest:
+def _first_mistake(error: ValidationError, value: Any) -> InvalidRequest:
     """The first mistake, in one sentence that never repeats the offending value."""
     mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = _param(mistake["loc"])
+    param = _param(mistake["loc"], value)
     if mistake["type"] == "missing":
         message = f"{param} is required."
     else:
@@ -158,14 +158,15 @@ def _first_mistake(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(message, param=param or None, code=CODES.get(mistake["type"], "invalid_type"))
 
 
-def _param(loc: tuple[int | str, ...]) -> str:
-    """`messages[0].content` of a location; the names pydantic gives to branches of unions are left out."""
+def _param(loc: tuple[int | str, ...], value: Any) -> str:
+    """`messages[0].content` of a location, followed through the value: pydantic also names branches of unions in it."""
     text = ""
     for part in loc:
         if isinstance(part, int):
+            value = value[part] if isinstance(value, list) and part < len(value) else None
             text += f"[{part}]"
-        elif (text and not part.isidentifier()) or part in BRANCHES:
-            continue
-        else:
-            text += f".{part[:64]}" if text else part[:64]
+        elif isinstance(value, dict) and part.isidentifier() and (part in value or part == loc[-1]):
+            value = value.get(part)
+            if len(part) <= MAX_NAME:  # longer names are the client's own
+                text += f".{part}" if text else part
     return text

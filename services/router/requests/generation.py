@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 MAX_BARREN_ATTEMPTS = 3
 RETRY_PAUSE_S = 0.05
+CLOCK_SLACK_S = 1.0  # a worker's deadline may pass before the router's own
+DRAINING = "draining"  # what a worker says when it hands its sequences back
+OUT_OF_TIME = "The request's time is up."
 FIRST_WORKER_S = 5.0  # how long a request that no worker has taken yet goes on knocking
 OUR_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CALLERS_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
@@ -218,7 +221,11 @@ class Generation:
         if code in OUR_FAULT:
             raise WorkerRefused("An attention worker refused the request.")
         self._failed.add(attempt.worker.worker_id)
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and self._seconds_left() < CLOCK_SLACK_S:
+            raise DeadlineExceeded(OUT_OF_TIME)
+        if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
+            pass  # it leaves in good order: no sign that the request is at fault
+        elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             if self.progress.next_index == 0:
                 raise NoWorker("The cluster has no room for this request now.", code="overloaded")
         elif self.progress.attempt_failed() >= MAX_BARREN_ATTEMPTS:
@@ -229,7 +236,7 @@ class Generation:
         if self._abort is not None:
             raise self._abort
         if self._seconds_left() <= 0:
-            raise DeadlineExceeded("The request's time is up.")
+            raise DeadlineExceeded(OUT_OF_TIME)
 
     def _seconds_left(self) -> float:
         return self._order.deadline - time.monotonic()

@@ -1,0 +1,32 @@
+"""Fixtures of the gateway's tests: a model directory, one fake worker, a router over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_attention import FakeAttention, says
+from gateway_assets import EOS, write_assets
+from gateway_harness import Harness
+
+
+@pytest.fixture(scope="session")
+def assets_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_assets(tmp_path_factory.mktemp("model") / "tiny-cat")
+
+
+@pytest.fixture(scope="module")
+def shared_router(assets_path: Path) -> Iterator[Harness]:
+    """One router for a whole file; tests set its worker's script."""
+    with Harness(assets_path, FakeAttention(says([], eos=EOS))) as harness:
+        yield harness
+
+
+@pytest.fixture
+def router(shared_router: Harness) -> Harness:
+    """The file's router; its worker says hello."""
+    fake = shared_router.fakes[0]
+    fake.script = says(shared_router.ids("hello world"), eos=EOS)
+    fake.requests.clear()
+    return shared_router

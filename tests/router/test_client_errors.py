@@ -1,0 +1,175 @@
+"""Each mistake reaches the official client as the exception its users expect, with code and param."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from fake_attention import FakeAttention, says
+from gateway_assets import CONTEXT, EOS, write_assets
+from gateway_harness import MODEL, Harness
+
+HI: list[Any] = [{"role": "user", "content": "hi"}]
+
+
+def test_unknown_model(router: Harness) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        router.client().chat.completions.create(model="../etc/passwd", messages=HI)
+    assert caught.value.code == "model_not_found"
+    assert "passwd" not in str(caught.value.body)
+    with pytest.raises(openai.NotFoundError):
+        router.client().models.retrieve("gpt-4")
+
+
+def test_prompt_too_long_says_the_counts(router: Harness) -> None:
+    with pytest.raises(openai.BadRequestError, match=rf"{CONTEXT} tokens.*{CONTEXT + 8} in the prompt") as caught:
+        router.client().completions.create(model=MODEL, prompt=[5] * (CONTEXT + 8))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_prompt_and_max_tokens_too_long_say_the_counts(router: Harness) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"500 in the prompt and 13 to generate") as caught:
+        router.client().completions.create(model=MODEL, prompt=[5] * 500, max_tokens=13)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
+    assert router.client().completions.create(model=MODEL, prompt=[5] * 500, max_tokens=12).choices
+
+
+def test_the_worker_may_hold_less_than_the_model(assets_path: Path) -> None:
+    fake = FakeAttention(says([70], eos=EOS), max_model_len=100)
+    with Harness(assets_path, fake) as harness:
+        assert harness.client().models.retrieve(MODEL).model_extra["max_model_len"] == 100  # type: ignore[index]
+        with pytest.raises(openai.BadRequestError, match=r"context length is 100 tokens"):
+            harness.client().completions.create(model=MODEL, prompt=[5] * 99, max_tokens=2)
+
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "n_zero": ({"n": 0}, "n"),
+    "n_nine": ({"n": 9}, "n"),
+    "n_huge": ({"n": 10**9}, "n"),
+    "max_tokens_zero": ({"max_tokens": 0}, "max_tokens"),
+    "max_tokens_negative": ({"max_tokens": -1}, "max_tokens"),
+    "max_tokens_huge": ({"max_tokens": 2**63}, "max_tokens"),
+    "max_tokens_float": ({"max_tokens": 1.5}, "max_tokens"),
+    "max_tokens_text": ({"max_tokens": "10"}, "max_tokens"),
+    "max_tokens_bool": ({"max_tokens": True}, "max_tokens"),
+    "temperature_negative": ({"temperature": -0.1}, "temperature"),
+    "temperature_huge": ({"temperature": 1e9}, "temperature"),
+    "temperature_text": ({"temperature": "warm"}, "temperature"),
+    "temperature_bool": ({"temperature": True}, "temperature"),
+    "top_p_zero": ({"top_p": 0}, "top_p"),
+    "top_p_two": ({"top_p": 2}, "top_p"),
+    "top_k_negative": ({"top_k": -5}, "top_k"),
+    "min_p": ({"min_p": 1.5}, "min_p"),
+    "presence_penalty": ({"presence_penalty": 1e30}, "presence_penalty"),
+    "frequency_penalty": ({"frequency_penalty": -2.5}, "frequency_penalty"),
+    "repetition_penalty": ({"repetition_penalty": 0}, "repetition_penalty"),
+    "seed_huge": ({"seed": 2**70}, "seed"),
+    "seed_float": ({"seed": 0.5}, "seed"),
+    "logit_bias_key": ({"logit_bias": {"cat": 1}}, "logit_bias"),
+    "logit_bias_outside": ({"logit_bias": {"99999": 1}}, "logit_bias"),
+    "logit_bias_value": ({"logit_bias": {"1": 101}}, "logit_bias"),
+    "logit_bias_many": ({"logit_bias": {str(i): 0 for i in range(301)}}, "logit_bias"),
+    "stop_many": ({"stop": ["a"] * 5}, "stop"),
+    "stop_empty": ({"stop": [""]}, "stop"),
+    "stop_long": ({"stop": "猫" * 86}, "stop"),
+    "stop_number": ({"stop": 3}, "stop"),
+    "stop_ids_outside": ({"stop_token_ids": [10**6]}, "stop_token_ids"),
+    "min_above_max": ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+    "stream_text": ({"stream": "yes"}, "stream"),
+    "best_of": ({"best_of": 4}, "best_of"),
+    "response_format": ({"response_format": {"type": "json_object"}}, "response_format"),
+    "chat_template": ({"chat_template": "{{ 1 }}"}, "chat_template"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("api", ["chat/completions", "completions"])
+def test_bad_values(router: Harness, name: str, api: str) -> None:
+    fields, param = CASES[name]
+    body = {"model": MODEL, **({"messages": HI} if api.startswith("chat") else {"prompt": "a"}), **fields}
+    with pytest.raises(openai.BadRequestError) as caught:
+        router.client().post(f"/{api}", body=body, cast_to=dict[str, Any])
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+    assert not router.fakes[0].requests
+
+
+CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "no_messages": ({}, "messages"),
+    "empty_messages": ({"messages": []}, "messages"),
+    "messages_text": ({"messages": "hi"}, "messages"),
+    "role": ({"messages": [{"role": "cat", "content": "hi"}]}, "messages[0].role"),
+    "no_content": ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    "content_number": ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+    "image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}]},
+        "messages[0].content",
+    ),
+    "top_logprobs_alone": ({"messages": HI, "top_logprobs": 2}, "top_logprobs"),
+    "top_logprobs_many": ({"messages": HI, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    "logprobs_number": ({"messages": HI, "logprobs": 3}, "logprobs"),
+    "tool_choice_alone": ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
+    "tool_without_name": ({"messages": HI, "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+    "tool_bad_name": (
+        {"messages": HI, "tools": [{"type": "function", "function": {"name": "a b"}}]},
+        "tools[0].function.name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHAT_CASES)
+def test_bad_chats(router: Harness, name: str) -> None:
+    fields, param = CHAT_CASES[name]
+    with pytest.raises(openai.BadRequestError) as caught:
+        router.client().post("/chat/completions", body={"model": MODEL, **fields}, cast_to=dict[str, Any])
+    assert caught.value.param == param
+    assert "file:///etc" not in str(caught.value.body)
+
+
+PROMPTS: dict[str, Any] = {
+    "empty": "",
+    "empty_list": [],
+    "empty_text_in_list": ["a", ""],
+    "empty_ids_in_list": [[5], []],
+    "number": 5,
+    "null": None,
+    "negative_id": [5, -1],
+    "id_outside": [10**6],
+    "float_id": [1.5],
+    "bool_id": [True],
+    "nested": [[[5]]],
+    "mixed": ["a", 5],
+    "many": ["a"] * 129,
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_bad_prompts(router: Harness, name: str) -> None:
+    body = {"model": MODEL, "prompt": PROMPTS[name]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        router.client().post("/completions", body=body, cast_to=dict[str, Any])
+    assert (caught.value.param or "").startswith("prompt")
+
+
+def test_the_template_may_refuse(router: Harness) -> None:
+    with pytest.raises(openai.BadRequestError, match="no boom") as caught:
+        router.client().chat.completions.create(model=MODEL, messages=[{"role": "developer", "content": "x"}])
+    assert caught.value.param == "messages"
+
+
+def test_no_template_means_no_chat(tmp_path: Path) -> None:
+    with Harness(write_assets(tmp_path / "plain", template=None), FakeAttention(says([70], eos=EOS))) as harness:
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            harness.client().chat.completions.create(model=MODEL, messages=HI)
+        assert harness.client().completions.create(model=MODEL, prompt="a").choices
+
+
+def test_no_worker(assets_path: Path) -> None:
+    with Harness(assets_path) as harness:
+        with pytest.raises(openai.InternalServerError) as caught:
+            harness.client().chat.completions.create(model=MODEL, messages=HI)
+        assert caught.value.status_code == 503
+        assert caught.value.code == "no_worker"
+        assert caught.value.response.headers["retry-after"] == "1"
