@@ -43,7 +43,7 @@ def mla_project_reference(
     dtype = x_TD.dtype
     h_TD = rms_norm_reference(x_TD, norm_w_D, eps)
     q_TQ = rms_norm_reference(linear_reference(h_TD, q_a_QD), q_a_norm_Q, lora_eps)
-    q_THE = (linear_reference(q_TQ, q_b_EQ).float() * q_scale).to(dtype).view(len(x_TD), heads, -1)
+    q_THE = (linear_reference(q_TQ, q_b_EQ).float() * q_scale).to(dtype).view(len(x_TD), heads, len(q_b_EQ) // heads)
     ckv_TL = linear_reference(h_TD, kv_a_LD)
     c_TC = (rms_norm_reference(ckv_TL[:, :latent], kv_a_norm_C, lora_eps).float() * kv_scale).to(dtype)
     cos_sin_TR = cos_sin_PR[positions_T.long()]

@@ -55,6 +55,11 @@ def kept_reference(logits_V: Tensor, top_k: int, top_p: float, min_p: float) -> 
     return result
 
 
+def _first_highest(values_V: Tensor) -> int:
+    plain_V = torch.where(values_V.isnan(), -math.inf, values_V)
+    return int(torch.nonzero(plain_V == plain_V.max())[0])
+
+
 def sample_reference(
     logits_BV: Tensor,
     seeds_B: Tensor,
@@ -68,13 +73,13 @@ def sample_reference(
     for row, logits_V in enumerate(logits_BV):
         temperature = float(temperature_B[row])
         if temperature == 0.0:
-            ids.append(int(torch.nonzero(logits_V == logits_V.max())[0]))
+            ids.append(_first_highest(logits_V))
             continue
         tempered_V = logits_V.double() / temperature
         keep_V = kept_reference(tempered_V, int(top_k_B[row]), float(top_p_B[row]), float(min_p_B[row]))
         noise_V = gumbel_reference(int(seeds_B[row]), int(positions_B[row]), len(logits_V))
         score_V = torch.where(keep_V, tempered_V + noise_V, -math.inf)
-        ids.append(int(torch.nonzero(score_V == score_V.max())[0]))
+        ids.append(_first_highest(score_V))
     return torch.tensor(ids, dtype=torch.int64)
 
 
