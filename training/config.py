@@ -44,11 +44,12 @@ class Recipe:
     """One training run. The seed fixes tokenizer, initial weights and every batch."""
 
     seed: int = 1
-    steps: int = 1500
+    steps: int = 1900
     batch_dialogues: int = 32
     groups: int = 8  # a batch is padded in groups of similar length
     warmup: int = 60
-    decay_from: float = 0.3  # share of the run after which the learning rates fall linearly to zero
+    # Share of the full learning rates at some steps, linear between them: they fall, rise once more, and fall to zero.
+    rates: tuple[tuple[int, float], ...] = ((0, 1.0), (450, 1.0), (1299, 0.19), (1300, 0.5), (1500, 0.4), (1900, 0.0))
     matrix_rate: float = 0.02
     vector_rate: float = 0.004
     weight_decay: float = 0.05

@@ -7,6 +7,7 @@ stacked, so that one batched product serves all layers and experts.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +54,11 @@ class Optimizer:
 
     def scale(self, step: int) -> float:
         """Share of the full learning rates at a step."""
-        recipe = self.recipe
-        left = (recipe.steps - step) / max(1.0, recipe.steps * (1 - recipe.decay_from))
-        return min(1.0, (step + 1) / recipe.warmup, left)
+        warm = min(1.0, (step + 1) / self.recipe.warmup)
+        for (before, high), (after, low) in pairwise(self.recipe.rates):
+            if step < after:
+                return warm * (high + (low - high) * (step - before) / (after - before))
+        return 0.0
 
     def step(self, step: int) -> None:
         """One update from the parameters' gradients, which it clears."""

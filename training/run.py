@@ -53,11 +53,11 @@ class Run:
     def open(cls, folder: Path, config: ModelConfig, recipe: Recipe) -> Run:
         """A new run, or the one in `folder` where its checkpoint left it. Refuses another recipe."""
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"config": asdict(config), "recipe": asdict(recipe)}
+        text = json.dumps({"config": asdict(config), "recipe": asdict(recipe)}, indent=1) + "\n"
         path = folder / "recipe.json"
-        if path.exists() and json.loads(path.read_text()) != settings:
+        if path.exists() and path.read_text() != text:
             raise ValueError(f"{path}: the run there has another recipe; choose another --run or remove it")
-        path.write_text(json.dumps(settings, indent=1) + "\n")
+        path.write_text(text)
         run = cls(folder, config, recipe)
         if (folder / "checkpoint.safetensors").exists():
             run._resume()
