@@ -58,9 +58,8 @@ def test_what_it_cannot_serve_it_refuses_in_one_line(env: dict[str, str], messag
     assert "Traceback" not in errors
 
 
-def leave(worker: subprocess.Popen[str]) -> None:
-    """SIGTERM, and a clean exit."""
-    worker.send_signal(signal.SIGTERM)
+def check_left(worker: subprocess.Popen[str]) -> None:
+    """A clean exit of a worker that has had its SIGTERM."""
     _, errors = worker.communicate(timeout=60)
     assert worker.returncode == 0, errors
     assert "Traceback" not in errors
@@ -84,7 +83,8 @@ def test_it_takes_a_lease_waits_for_a_table_and_gives_the_lease_back(checkpoint:
             assert time.monotonic() < deadline, "an idle engine's progress goes on"
             time.sleep(0.1)
     finally:
-        leave(worker)
+        worker.send_signal(signal.SIGTERM)
+        check_left(worker)
     assert store.record("attention", "attention-7") is None
 
 
@@ -133,12 +133,12 @@ def test_a_sequence_moves_to_another_process_bit_for_bit(checkpoint: Path, store
         rest = told(generate(new, 320, emitted=[id for _, id, _ in begun_tokens]))
         whole = [(token.index, token.id, token.logits_checksum) for token in expected(checkpoint, 320).tokens]
         assert begun_tokens + rest == whole
-        leave(first)
+        check_left(first)
         alone = generate(new, 60)
         next(alone)
         second.send_signal(signal.SIGTERM)
         assert len(told(alone)) == 59, "the last of its kind lets its sequences finish"
-        leave(second)
+        check_left(second)
     finally:
         for process in (first, second, expert):
             process.kill()
