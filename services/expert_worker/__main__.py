@@ -18,7 +18,7 @@ async def serve(settings: Settings, checkpoint: Checkpoint) -> None:
     try:
         try:
             worker.start()
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             refuse(str(error))
         await serve_until_signal(worker.drain, *worker.background())
     finally:

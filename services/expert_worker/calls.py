@@ -13,7 +13,7 @@ from torch import Tensor
 
 from services.expert_worker.batcher import Job
 
-_INT32 = np.dtype("<i4")
+_INT32, _UINT32 = np.dtype("<i4"), np.dtype("<u4")
 
 
 class BadCall(ValueError):
@@ -22,31 +22,37 @@ class BadCall(ValueError):
 
 def parse(call: expert_pb2.ExpertCall, layers: int, experts: int, hidden: int, dtype: torch.dtype, now: float) -> Job:
     """The call's rows and pairs, as views of its bytes. Raises BadCall."""
-    _require(call.layer < layers, f"layer {call.layer} of a model with {layers}")
-    _require(call.x.dtype == dtype_name(dtype), f"x is dtype {call.x.dtype}, this worker computes in {dtype}")
-    _require(list(call.x.shape) == [call.rows, hidden], f"x is {list(call.x.shape)}, not [{call.rows}, {hidden}]")
-    data = call.x.data
-    _require(len(data) == call.rows * hidden * dtype.itemsize, f"x carries {len(data)} bytes for {list(call.x.shape)}")
-    _require(checksum(data) == call.checksum, "the checksum of x is wrong: the rows were damaged on their way")
-    row_P, expert_P = _pairs(call, experts)
+    x, rows = call.x, call.rows
+    data, shape = x.data, tuple(x.shape)
+    if call.layer >= layers:
+        raise BadCall(f"layer {call.layer} of a model with {layers}")
+    if x.dtype != dtype_name(dtype):
+        raise BadCall(f"x is dtype {x.dtype}, this worker computes in {dtype}")
+    if shape != (rows, hidden):
+        raise BadCall(f"x is {list(shape)}, not [{rows}, {hidden}]")
+    if len(data) != rows * hidden * dtype.itemsize:
+        raise BadCall(f"x carries {len(data)} bytes for {list(shape)}")
+    if checksum(data) != call.checksum:
+        raise BadCall("the checksum of x is wrong: the rows were damaged on their way")
+    row_P, expert_P = _pairs(call.row, call.expert, rows, experts)
     deadline = now + call.deadline_ms / 1000 if call.deadline_ms else float("inf")
-    return Job(call.layer, view(data, (call.rows, hidden), dtype), row_P, expert_P, deadline)
+    return Job(call.layer, view(data, shape, dtype), row_P, expert_P, deadline)
 
 
-def _pairs(call: expert_pb2.ExpertCall, experts: int) -> tuple[Tensor, Tensor]:
-    """int32 [P] twice: in range, strictly ascending by (expert, row), every row wanted by someone."""
-    size = len(call.row)
-    _require(0 < size == len(call.expert) and size % 4 == 0, f"{size} bytes of rows, {len(call.expert)} of experts")
-    _require(size // 4 <= call.rows * experts, f"{size // 4} pairs of {call.rows} rows and {experts} experts")
-    row_P, expert_P = np.frombuffer(call.row, _INT32), np.frombuffer(call.expert, _INT32)
-    _require(row_P.min() >= 0 and row_P.max() < call.rows, f"a row outside 0..{call.rows - 1}")
-    _require(expert_P.min() >= 0 and expert_P.max() < experts, f"an expert outside 0..{experts - 1}")
-    rank_P = expert_P.astype(np.int64) * call.rows + row_P
-    _require(bool((rank_P[1:] > rank_P[:-1]).all()), "pairs do not ascend by (expert, row)")
-    shape = (size // 4,)
-    return view(call.row, shape, torch.int32), view(call.expert, shape, torch.int32)
-
-
-def _require(holds: object, message: str) -> None:
-    if not holds:
-        raise BadCall(message)
+def _pairs(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, Tensor]:
+    """int32 [P] twice: in range, strictly ascending by (expert, row)."""
+    pairs = len(row) // 4
+    if not 0 < len(row) == len(expert) == 4 * pairs or pairs > rows * experts:
+        raise BadCall(
+            f"{len(row)} bytes of row indices, {len(expert)} of experts, for {rows} rows and {experts} experts"
+        )
+    # Read as unsigned, a negative number is one that is too large.
+    if int(np.frombuffer(row, _UINT32).max()) >= rows:
+        raise BadCall(f"a row outside 0..{rows - 1}")
+    row_P, expert_P = view(row, (pairs,), torch.int32), view(expert, (pairs,), torch.int32)
+    rank_P = np.frombuffer(expert, _INT32) * np.int64(rows) + np.frombuffer(row, _INT32)
+    if not bool((rank_P[1:] > rank_P[:-1]).all()):
+        raise BadCall("pairs do not ascend by (expert, row)")
+    if rank_P[0] < 0 or rank_P[-1] >= rows * experts:
+        raise BadCall(f"an expert outside 0..{experts - 1}")
+    return row_P, expert_P

@@ -47,11 +47,14 @@ class ExpertServer:
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     def start(self, host: str, port: int) -> int:
-        """Listens; returns the port. Port 0 takes any free one. Raises RuntimeError when the port is taken."""
+        """Listens; returns the port. Port 0 takes any free one. Raises OSError when the port is taken."""
         self.ready(False)
         for name in ALIVE:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        bound = self._server.add_insecure_port(f"{host}:{port}")
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error}") from None
         self._server.start()
         return bound
 

@@ -45,12 +45,15 @@ class ExpertWorker:
         self._address = self._metrics_address = ""
 
     def start(self) -> None:
-        """Opens the ports. Raises OSError or RuntimeError when one is taken."""
+        """Opens the ports. Raises OSError when one is taken."""
         settings = self._settings
         port = self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
         registry.register(WorkerMetrics(self._batcher.counters, self._holding, self._service))
-        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
+        try:
+            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
+        except OSError as error:
+            raise OSError(f"cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}") from None
         self._address = f"{settings.reachable_host}:{port}"
         self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
         self._server.ready(True)

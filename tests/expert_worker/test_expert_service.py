@@ -1,4 +1,4 @@
-"""The worker's gRPC edge: hostile calls get INVALID and the worker lives; placements have two phases and never go back."""
+"""The gRPC edge: hostile calls get INVALID and the worker lives; placements have two phases and never go back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Combine never proceeds with a row missing: what a worker drops, damages or takes along is had elsewhere or awaited."""
+"""Combine never proceeds with a row missing: what a worker drops, damages or takes along is had elsewhere."""
 
 from __future__ import annotations
 

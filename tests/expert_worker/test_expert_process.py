@@ -1,0 +1,140 @@
+"""The expert worker as a process with a real Redis: its lease, placement in two phases, drain, refusals in words."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tiny_checkpoint import make_checkpoint
+from worker_processes import Store, place_everything, redis_store, spawn
+
+from services.expert_worker.settings import BadSetting, Settings
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("process"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with redis_store(tmp_path) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({}, "CARACAL_MODEL is not set"),
+        ({"MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"MODEL": "{broken}"}, "config.json: num_layers: is missing"),
+        ({"MODEL": "{model}", "DTYPE": "float16"}, "CARACAL_DTYPE must be bfloat16 or float32"),
+        ({"MODEL": "{model}", "PORT": "{taken}"}, "cannot listen on 127.0.0.1:{taken}"),
+        ({"MODEL": "{model}", "METRICS_PORT": "{taken}"}, "cannot listen on 127.0.0.1:{taken}"),
+    ],
+)
+def test_what_it_cannot_serve_it_refuses_in_one_line(
+    env: dict[str, str], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "longcat_flash"}')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        names = {"model": checkpoint, "broken": tmp_path, "taken": taken.getsockname()[1]}
+        worker = spawn("expert", **{key: value.format(**names) for key, value in env.items()})
+        _, errors = worker.communicate(timeout=60)
+    last = errors.strip().splitlines()[-1]
+    assert worker.returncode == 2, errors
+    assert last.startswith("caracal: ")
+    assert message.format(**names) in last
+    assert "Traceback" not in errors
+
+
+def end(worker: subprocess.Popen[str], seconds: float = 20) -> str:
+    """Waits for a clean exit; returns what it logged."""
+    _, errors = worker.communicate(timeout=seconds)
+    assert worker.returncode == 0, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def test_it_is_placed_serves_while_it_drains_and_goes_when_it_is_let_go(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-3")
+    try:
+        lease = store.await_record("expert", "expert-3")
+        assert (lease["held"], lease["epoch"], lease["draining"]) == (0, 0, False)
+        place_everything(store, lease, layers=2, experts=8, epoch=5)
+        assert store.await_record("expert", "expert-3", epoch=5)["held"] == 16
+        with grpc.insecure_channel(lease["address"]) as channel:
+            stub = expert_pb2_grpc.ExpertStub(channel)
+            described = stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5)
+            assert (described.worker_id, described.boot_id) == ("expert-3", lease["boot_id"])
+            assert described.numerics_class == lease["numerics_class"]
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
+                assert "caracal_expert_held 16.0" in page.read().decode()
+            worker.send_signal(signal.SIGTERM)
+            draining = store.await_record("expert", "expert-3", draining=True)
+            assert draining["held"] == 16
+            time.sleep(0.5)
+            assert stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5).draining, "it serves until it is let go"
+            stub.Commit(expert_pb2.CommitRequest(table=placement_pb2.Table(epoch=6)), timeout=5)
+        assert "released" in end(worker)
+        assert store.record("expert", "expert-3") is None
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def test_without_a_leader_it_leaves_when_its_time_is_up(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="1")
+    try:
+        place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
+        worker.send_signal(signal.SIGTERM)
+        assert "leaving unreleased" in end(worker)
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def test_an_idle_worker_shows_progress(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0")
+    try:
+        first = store.await_record("expert", "expert-0")
+        deadline = time.monotonic() + 20
+        while (store.record("expert", "expert-0") or first)["progress"] <= first["progress"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        worker.send_signal(signal.SIGTERM)
+        end(worker)
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "http", "CARACAL_PORT is 'http': not a number"),
+        ("PORT", "70000", "CARACAL_PORT is no port number"),
+        ("DRAIN_S", "-1", "CARACAL_DRAIN_S must not be negative"),
+        ("MAX_SESSIONS", "0", "CARACAL_MAX_SESSIONS must be positive"),
+        ("THREADS", "-2", "CARACAL_THREADS must not be negative"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(name: str, value: str, message: str) -> None:
+    with pytest.raises(BadSetting, match=message):
+        Settings.from_env({"CARACAL_MODEL": "m", f"CARACAL_{name}": value})
+
+
+def test_empty_variables_count_as_not_set() -> None:
+    settings = Settings.from_env({"CARACAL_MODEL": "m", "CARACAL_PORT": "", "CARACAL_ADVERTISE_HOST": "pod-1"})
+    assert (settings.port, settings.reachable_host, settings.model) == (0, "pod-1", Path("m"))
