@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = kernels proto services tests bench training
+IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test check proto fmt train bench clean
+.PHONY: up test check proto fmt train bench chart image clean
 
 up: $(VENV)/.run
 	@$(BIN)/caracal up $(UP)
@@ -18,6 +18,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy -p k8s.tools -p k8s.image
+	$(BIN)/python -m k8s.tools --check
 	$(BIN)/python -m pytest -q tests/test_import_names.py
 	@rm -rf build/proto && $(MAKE) --no-print-directory build/proto
 	@for f in build/proto/caracal_proto/*; do \
@@ -39,6 +41,12 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+chart: $(VENV)/.dev
+	$(BIN)/python -m k8s.tools
+
+image: $(VENV)/.dev
+	$(BIN)/python -m k8s.image --name $(IMAGE)
+
 train: $(VENV)/.dev
 	$(BIN)/python -m training
 
@@ -54,7 +62,7 @@ $(VENV)/.torch:
 	@echo "==> [1/3] virtual environment and torch 2.13 in $(VENV) (once)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip 'setuptools>=77' wheel ninja
-	$(BIN)/python -m pip install 'torch==2.13.*'
+	$(BIN)/python -m pip install numpy 'torch==2.13.*'
 	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
 	@touch $@
 
@@ -62,10 +70,10 @@ KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*)
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)
 	@echo "==> [2/3] Caracal with its kernels, compiled for this machine (about a minute)"
-	$(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gateway,worker,local]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gateway,worker,local]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "==> [3/3] what the tests need"
-	$(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
