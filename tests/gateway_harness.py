@@ -38,11 +38,12 @@ class MutableDirectory:
 class Harness:
     """Use as a context manager. `fakes` are started first, and listed in `directory`."""
 
-    def __init__(self, assets: Path, *fakes: FakeAttention, deadline_s: float = 30.0) -> None:
+    def __init__(self, assets: Path, *fakes: FakeAttention, deadline_s: float = 30.0, lost_s: float = 2.0) -> None:
         self.assets = ModelAssets.load(assets, MODEL)
         self.fakes = fakes
         self.directory = MutableDirectory()
         self._deadline_s = deadline_s
+        self._lost_s = lost_s
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
@@ -83,7 +84,8 @@ class Harness:
         for fake in self.fakes:
             await fake.start()
             self.directory.workers.append(fake.record())
-        fleet = Fleet(self.directory, max_model_len=self.assets.max_model_len, refresh_s=0.05)
+        limit = self.assets.max_model_len
+        fleet = Fleet(self.directory, max_model_len=limit, refresh_s=0.05, lost_s=self._lost_s)
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.cluster = Cluster(self.assets, fleet, self.metrics)
         self.edge = RouterEdge(Service(self.cluster, self._deadline_s))

@@ -95,14 +95,14 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def keep_awake(client: Client) -> None:
+async def keep_awake(client: Client, every_s: float = PING_S) -> None:
     """Comment events while nothing else is sent: proxies cut connections that are silent."""
     while True:
         idle = time.monotonic() - client.wrote_at
-        if idle >= PING_S:
+        if idle >= every_s:
             await client.events(PING)
             idle = 0.0
-        await asyncio.sleep(PING_S - idle)
+        await asyncio.sleep(every_s - idle)
 
 
 async def first_of(main: Coroutine[Any, Any, None], watchers: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -33,7 +33,6 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 CONNECT_S = 2.0
-LOST_S = 2.0  # a worker without a lease that has sent nothing for so long is given up
 
 
 class WorkerDirectory(Protocol):
@@ -70,9 +69,12 @@ class OpenAttempt(Protocol):
 class Fleet:
     """One per router process; everything on its event loop."""
 
-    def __init__(self, directory: WorkerDirectory, *, max_model_len: int, refresh_s: float = 0.5) -> None:
+    def __init__(
+        self, directory: WorkerDirectory, *, max_model_len: int, refresh_s: float = 0.5, lost_s: float = 2.0
+    ) -> None:
         self._directory = directory
         self._refresh_s = refresh_s
+        self._lost_s = lost_s  # a worker without a lease that has sent nothing for so long is given up
         self._model_limit = max_model_len
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
@@ -171,7 +173,7 @@ class Fleet:
         self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
         for attempt in list(self.attempts):
             missing_since = self._missing_since.get(attempt.worker.worker_id, now)
-            if max(missing_since, attempt.heard_at) < now - LOST_S:
+            if max(missing_since, attempt.heard_at) < now - self._lost_s:
                 log.warning("worker lost", worker=attempt.worker.worker_id)
                 attempt.abandon()
 

@@ -226,7 +226,8 @@ class Generation:
         if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
             pass  # it leaves in good order: no sign that the request is at fault
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            if self.progress.next_index == 0:
+            another = self._fleet.choose(self.numerics_class, self._failed)
+            if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no room for this request now.", code="overloaded")
         elif self.progress.attempt_failed() >= MAX_BARREN_ATTEMPTS:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")

@@ -1,0 +1,85 @@
+"""Clients that leave at random moments: the worker hears of each, and every sequence has its one ending."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fake_attention import FakeAttention, says
+from gateway_harness import MODEL, Harness
+
+CLIENTS = 500
+
+
+@pytest.fixture
+def router(assets_path: Path) -> Iterator[Harness]:
+    """Its worker never finishes by itself within a test."""
+    with Harness(assets_path, FakeAttention(says([70] * 400, pause=0.02))) as harness:
+        yield harness
+
+
+def request(stream: bool, n: int) -> bytes:
+    messages = [{"role": "user", "content": "hi"}]
+    body = json.dumps({"model": MODEL, "messages": messages, "stream": stream, "n": n}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def leave(port: int, seed: int) -> None:
+    """Sends some or all of a request, waits a random moment, and goes with a FIN or a RST."""
+    rng = random.Random(seed)
+    data = request(stream=rng.random() < 0.7, n=rng.choice((1, 1, 1, 2)))
+    if rng.random() < 0.1:
+        data = data[: rng.randrange(len(data))]
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(data)
+    time.sleep(rng.choice((0.0, 0.001, 0.01, 0.1)) * rng.random() * 3)
+    if rng.random() < 0.5:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def value(router: Harness, name: str) -> float:
+    return router.metrics.registry.get_sample_value(name, {"model_name": MODEL}) or 0.0
+
+
+def test_five_hundred_disconnects_reach_the_worker(router: Harness) -> None:
+    fake = router.fakes[0]
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(lambda seed: leave(router.edge.http_port, seed), range(CLIENTS)))
+    deadline = time.monotonic() + 20
+    while (fake.running or router.cluster.open_replies) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert fake.running == 0, "a worker goes on for nobody"
+    assert fake.opened > CLIENTS / 4, "most clients got as far as a worker"
+    assert fake.cancelled == fake.opened
+    assert not router.cluster.open_replies
+    assert not +router.cluster.fleet.open_on
+    assert not router.cluster.fleet.attempts
+    assert value(router, "caracal:num_requests_waiting") == value(router, "caracal:num_requests_running") == 0
+    assert value(router, "caracal_gateway_cancelled_total") >= fake.cancelled
+    assert value(router, "caracal:prompt_tokens_total") > 0
+    failures = [s for m in router.metrics.registry.collect() if m.name == "caracal:request_failure" for s in m.samples]
+    assert not failures
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_worker_hears_within_moments(router: Harness, stream: bool) -> None:
+    fake = router.fakes[0]
+    with socket.create_connection(("127.0.0.1", router.edge.http_port)) as connection:
+        connection.sendall(request(stream, 2))
+        deadline = time.monotonic() + 10
+        while fake.running < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert fake.running == 2
+    deadline = time.monotonic() + 10
+    while fake.running and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert fake.cancelled == 2

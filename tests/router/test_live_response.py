@@ -1,0 +1,120 @@
+"""Responses that are computed while the client waits, over an ASGI channel of lists."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.router.gateway.live import DONE, PING, Client, LiveResponse, first_of, keep_awake, run_all
+from services.router.requests.errors import NoWorker
+
+
+def respond(response: LiveResponse, *, leaves: bool = False) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        if not leaves:
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    asyncio.run(response({"type": "http"}, receive, send))
+    return sent
+
+
+def test_silent_streams_are_kept_awake_and_busy_ones_are_not() -> None:
+    async def scenario(*, busy: bool) -> list[bytes]:
+        sent: list[bytes] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+
+        client = Client(send)
+        pinging = asyncio.create_task(keep_awake(client, 0.1))
+        for _ in range(25):
+            await asyncio.sleep(0.02)
+            if busy:
+                await client.events(b"data: 1\n\n")
+        pinging.cancel()
+        return sent
+
+    assert asyncio.run(scenario(busy=False)).count(PING) >= 2
+    assert PING not in asyncio.run(scenario(busy=True))
+
+
+def test_an_error_before_the_first_word_has_its_status() -> None:
+    async def produce(_: Client) -> None:
+        raise NoWorker("nobody")
+
+    start, body = respond(LiveResponse(produce, stream=True))
+    assert start["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+    assert b'"code":"no_worker"' in body["body"]
+
+
+def test_an_error_after_the_first_word_is_an_event() -> None:
+    async def produce(client: Client) -> None:
+        await client.events(b"data: 1\n\n")
+        raise ValueError("our own bug, with /a/path")
+
+    messages = respond(LiveResponse(produce, stream=True))
+    assert messages[0]["status"] == 200
+    bodies = [message["body"] for message in messages[1:]]
+    assert bodies[-2:] == [DONE, b""]
+    assert b'"code":"internal_error"' in bodies[1]
+    assert b"/a/path" not in b"".join(bodies)
+
+
+def test_the_client_s_leaving_cancels_the_work() -> None:
+    ended: list[str] = []
+
+    async def produce(_: Client) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+
+    assert respond(LiveResponse(produce, stream=False), leaves=True) == []
+    assert ended == ["cancelled"]
+
+
+def test_the_first_failure_cancels_the_others() -> None:
+    ended: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+
+    async def fails() -> None:
+        await asyncio.sleep(0.01)
+        raise NoWorker("nobody")
+
+    with pytest.raises(NoWorker):
+        asyncio.run(run_all([waits(), fails(), waits()]))
+    assert ended == ["cancelled"] * 2
+
+
+def test_cancelling_from_outside_reaches_the_work() -> None:
+    ended: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(first_of(waits(), [waits()]))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert ended == ["cancelled"] * 2
