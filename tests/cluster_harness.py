@@ -168,7 +168,7 @@ class ClusterUnderTest:
         if role == "expert":
             return until(lambda: sorted(self.placed()) == names, f"never {count} experts: {self.placed()}")
         return until(
-            lambda: [r.worker_id for r in self.records(role) if r.epoch and not r.draining] == names, "not there"
+            lambda: [r.worker_id for r in self.records(role) if serves(r)] == names, f"never {count} {role} workers"
         )
 
     def kill(self, name: str) -> None:

@@ -1,0 +1,158 @@
+"""`caracal up` and the commands that talk to what it started, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_checkpoint import make_checkpoint
+
+REPO = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "services.cli"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("up") / "tiny-random")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user with an empty home."""
+    (tmp_path / "tmp").mkdir()
+    path = os.pathsep.join(str(REPO / folder) for folder in ("", "kernels", "proto"))
+    kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
+    return kept | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": path, "COLUMNS": "200"}
+
+
+@contextmanager
+def up(home: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*COMMAND, "up", *arguments], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """What it prints up to the first line with `pattern`, that line included."""
+    assert process.stdout
+    said = ""
+    for line in process.stdout:
+        said += line
+        if re.search(pattern, line):
+            return said
+    raise AssertionError(f"it ended: {said}\n{process.stderr.read() if process.stderr else ''}")
+
+
+def command(home: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], env=home, capture_output=True, text=True, timeout=120)
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The refusal: all there is on stderr, but for log lines of progress."""
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("caracal: ")
+    return lines[0]
+
+
+def test_a_user_starts_asks_scales_and_stops(home: dict[str, str], model: Path) -> None:
+    with up(home, "--model", str(model), "--port", "0", "--dtype", "float32") as process:
+        said = lines_until(process, "Ctrl-C stops everything")
+        assert "> What is" in said
+        curl = re.search(r"  (curl .*)", said)
+        assert curl
+        answer = subprocess.run(curl[1], shell=True, capture_output=True, text=True, timeout=60)
+        assert '"delta"' in answer.stdout
+        assert answer.stdout.rstrip().endswith("data: [DONE]")
+
+        ask = ("generate", "the cat", "--max-tokens", "8", "--temperature", "1", "--seed", "5")
+        first, second = command(home, *ask), command(home, *ask)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout == second.stdout
+
+        scaled = command(home, "scale", "expert=2")
+        assert scaled.returncode == 0, scaled.stderr
+        assert "expert=2: reached in" in scaled.stdout
+        shown = command(home, "status").stdout
+        assert re.search(r"expert-1 .*expert .*serving .* 8 ", shown), shown
+        assert re.search(r"attention-0 .*serving.*%.*of the trip", shown), shown
+        assert "leader router-0" in shown
+
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) == 5
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        _, left = psutil.wait_procs(family, timeout=1)
+        assert not left
+    assert not list(Path(home["TMPDIR"]).iterdir())
+    assert "no cluster is running" in one_line(command(home, "status"))
+
+
+def test_children_do_not_outlive_a_killed_parent(home: dict[str, str], model: Path) -> None:
+    with up(home, "--model", str(model), "--port", "0") as process:
+        lines_until(process, "Ctrl-C stops everything")
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        _, left = psutil.wait_procs(family, timeout=5)
+        assert not left
+    assert "ended without a farewell" in one_line(command(home, "scale", "expert=2"))
+
+
+def test_a_taken_port_is_one_line(home: dict[str, str], model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"127.0.0.1:{port}" in one_line(command(home, "up", "--model", str(model), "--port", port))
+
+
+def test_a_wrong_directory_is_one_line(home: dict[str, str], tmp_path: Path) -> None:
+    assert "is not a directory" in one_line(command(home, "up", "--model", str(tmp_path / "nowhere")))
+    assert "config.json" in one_line(command(home, "up", "--model", str(tmp_path / "tmp")))
+
+
+def test_a_child_that_cannot_start_says_why_and_nothing_stays(home: dict[str, str], tmp_path: Path) -> None:
+    broken = make_checkpoint(tmp_path / "broken")
+    (broken / "model-00001-of-00002.safetensors").unlink()
+    said = one_line(command(home, "up", "--model", str(broken), "--port", "0"))
+    assert "model-00001-of-00002.safetensors" in said
+    mine = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("HOME") == home["HOME"]]
+    assert not mine
+    assert not list(Path(home["TMPDIR"]).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["expert=0"], "needs at least one expert worker"),
+        (["attention=0"], "needs at least one attention worker"),
+        (["expert=-1"], "needs at least one expert worker"),
+        (["router=2"], "scale takes attention=COUNT and expert=COUNT"),
+        (["expert=many"], "is not a whole number"),
+        (["expert=1000"], "more than 64"),
+    ],
+)
+def test_scale_refuses_in_words(home: dict[str, str], words: list[str], why: str) -> None:
+    assert why in one_line(command(home, "scale", *words))
+
+
+def test_generate_says_when_nobody_answers(home: dict[str, str]) -> None:
+    assert "refused" in one_line(command(home, "generate", "hello", "--url", "http://127.0.0.1:9"))
+
+
+def test_plan_of_the_large_model(home: dict[str, str]) -> None:
+    done = command(home, "plan", "flash-chat", "--memory", "80", "--attention-memory", "141")
+    assert re.search(r"all experts .* 1,082 GB .* 541\.2 GB", done.stdout), done.stdout

@@ -1,0 +1,135 @@
+"""Leases and tables in a real Redis: bounded calls, nothing in Redis believed unchecked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from cluster_harness import until
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.local.children import Child, end, start
+from services.local.redis_server import free_port, start_redis
+from services.membership import Membership, RedisUnavailable, WorkerRecord
+
+RECORD = WorkerRecord(worker_id="expert-0", role="expert", address="127.0.0.1:1", boot_id="b", stats={"rows": 1.5})
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Child]]:
+    port = free_port()
+    child = start_redis(port, tmp_path)
+    yield f"redis://127.0.0.1:{port}/0", child
+    child.signal(signal.SIGCONT)
+    end([child], 2)
+
+
+async def awaited(membership: Membership) -> None:
+    for _ in range(200):
+        try:
+            await membership.desired()
+            return
+        except RedisUnavailable:
+            await asyncio.sleep(0.02)
+    raise AssertionError("redis never answered")
+
+
+def test_a_record_comes_back_as_it_was() -> None:
+    assert WorkerRecord.from_json(RECORD.to_json()) == RECORD
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
+def test_a_record_of_anything_else_is_a_value_error(value: object) -> None:
+    for text in (json.dumps(value), json.dumps({**json.loads(RECORD.to_json()), "epoch": value, "role": value})):
+        with pytest.raises(ValueError):  # noqa: PT011 - any ValueError is the contract
+            WorkerRecord.from_json(text)
+
+
+@pytest.mark.parametrize("text", [b"\xff", "[" * 100_000, "{}", '{"worker_id": "x", "role": "emperor"}'])
+def test_malformed_records_are_skipped_and_the_rest_is_read(server: tuple[str, Child], text: bytes | str) -> None:
+    async def scene() -> None:
+        membership = Membership(server[0])
+        await awaited(membership)
+        redis.Redis.from_url(server[0]).set("caracal:worker:expert:bad", text)
+        await membership.announce(RECORD)
+        assert await membership.workers("expert") == [RECORD]
+        await membership.withdraw(RECORD)
+        assert await membership.workers("expert") == []
+        await membership.close()
+
+    asyncio.run(scene())
+
+
+def test_advertising_survives_a_redis_that_dies_and_comes_back_empty(server: tuple[str, Child], tmp_path: Path) -> None:
+    url, child = server
+
+    async def scene() -> None:
+        membership = Membership(url)
+        await awaited(membership)
+        task = asyncio.create_task(membership.advertise(lambda: RECORD))
+        await asyncio.sleep(0.1)
+        end([child], 2)
+        with pytest.raises(RedisUnavailable):
+            await membership.workers("expert")
+        again = start_redis(int(url.rsplit(":", 1)[1].split("/")[0]), tmp_path)
+        try:
+            await awaited(membership)
+            deadline = time.monotonic() + 10
+            while await membership.workers("expert") != [RECORD]:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        finally:
+            end([again], 2)
+        task.cancel()
+        await membership.close()
+
+    asyncio.run(scene())
+
+
+def test_a_hung_redis_holds_nobody_for_long(server: tuple[str, Child]) -> None:
+    async def scene() -> None:
+        membership = Membership(server[0])
+        await awaited(membership)
+        os.kill(server[1].pid, signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(RedisUnavailable):
+            await membership.read_table()
+        assert time.monotonic() - started < 30  # far above the limit of a call; without one it would hang for ever
+        await membership.close()
+
+    asyncio.run(scene())
+
+
+def test_one_leads_and_a_stranger_cannot_resign_for_it(server: tuple[str, Child]) -> None:
+    async def scene() -> None:
+        membership = Membership(server[0])
+        await awaited(membership)
+        assert await membership.lead("a", 5000)
+        assert not await membership.lead("b", 5000)
+        await membership.resign("b")
+        assert await membership.lead("a", 5000)
+        await membership.resign("a")
+        assert await membership.lead("b", 300)
+        assert await membership.leader() == "b"
+        await asyncio.sleep(0.5)
+        assert await membership.leader() is None
+        await membership.close()
+
+    asyncio.run(scene())
+
+
+def test_a_child_is_ended_even_when_it_is_deaf(tmp_path: Path) -> None:
+    script = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    child = start("deaf", [sys.executable, "-c", script], tmp_path / "log", {})
+    until(lambda: "deaf" in (tmp_path / "log").read_text(), "it did not start")
+    end([child], 0.4)
+    assert child.process.returncode == -signal.SIGKILL

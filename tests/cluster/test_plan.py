@@ -1,0 +1,40 @@
+"""`caracal plan` against the published sizes of LongCat-Flash."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.local.plan import FLASH_CHAT, BadPlan, Sizes, load_sizes, make_plan
+
+SIZES = Sizes.of("flash", FLASH_CHAT)
+
+
+def test_parameters_are_those_of_the_published_model() -> None:
+    assert SIZES.expert_params == 37_748_736
+    assert SIZES.experts * SIZES.expert_params == 541_165_879_296
+    total = SIZES.experts * SIZES.expert_params + SIZES.attention_params
+    assert total == 559_054_361_600 + 1_610_618_880
+    assert SIZES.cache_values * 2 == 64_512  # bytes per token in bf16
+
+
+@pytest.mark.parametrize(("weights", "per_worker", "workers"), [("bf16", 1059, 14), ("fp8", 2119, 7)])
+def test_workers_of_80_gb(weights: str, per_worker: int, workers: int) -> None:
+    plan = make_plan(SIZES, weights, 80, 141)
+    assert (plan.experts_per_worker, plan.expert_workers) == (per_worker, workers)
+
+
+def test_what_is_left_of_a_gpu_caches_tokens() -> None:
+    plan = make_plan(SIZES, "bf16", 80, 141)
+    assert plan.attention_bytes == 2 * SIZES.attention_params
+    assert plan.cached_tokens == int((141e9 - plan.attention_bytes) // 64_512)
+    assert make_plan(SIZES, "bf16", 80, 30).cached_tokens < 0
+
+
+def test_a_worker_too_small_for_one_expert_is_refused() -> None:
+    with pytest.raises(BadPlan, match="one expert in bf16 takes"):
+        make_plan(SIZES, "bf16", 0.05, 80)
+
+
+def test_an_unreadable_model_is_refused(tmp_path) -> None:
+    with pytest.raises(BadPlan, match="nowhere"):
+        load_sizes(str(tmp_path / "nowhere"))

@@ -1,0 +1,51 @@
+"""Two routers over one cluster: either serves, and when the leader dies the other leads."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from cluster_harness import ClusterUnderTest, running_cluster, until
+
+from services.local.answer import stream_chat
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
+    yield from running_cluster(tmp_path_factory.mktemp("pair"), routers=2)
+
+
+def _leader(cluster: ClusterUnderTest) -> str:
+    return (cluster.do(cluster.membership.leader()) or "").partition("/")[0]
+
+
+def _answer(url: str) -> str:
+    return "".join(stream_chat(url, "the cat", max_tokens=12, temperature=1, seed=11))
+
+
+def test_the_other_router_leads_when_the_leader_is_killed(pair: ClusterUnderTest) -> None:
+    until(lambda: len(pair.records("router")) == 2, "the second router never came")
+    until(lambda: all(_ready(url) for url in pair.local.urls), "a router is not ready")
+    leader, urls = _leader(pair), dict(zip(("router-0", "router-1"), pair.local.urls, strict=True))
+    other = ({"router-0", "router-1"} - {leader}).pop()
+    before, answer = pair.epoch(), _answer(urls[leader])
+    assert _answer(urls[other]) == answer
+
+    pair.kill(leader)
+    assert _answer(urls[other]) == answer
+    until(lambda: _leader(pair) not in ("", leader), "nobody leads")
+    assert _leader(pair) == other
+    pair.scale("expert", 2)
+    assert pair.epoch() > before
+    assert _answer(urls[other]) == answer
+    until(lambda: _ready(urls[leader]), "the killed router was not started again")
+    assert _answer(urls[leader]) == answer
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/ready", timeout=2):
+            return True
+    except OSError:
+        return False
