@@ -6,6 +6,8 @@ import asyncio
 import random
 import re
 import statistics
+import subprocess
+import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,31 +81,43 @@ def distribution_tax(target: Cluster, local: Peer, rounds: int, vocabulary: int)
 
 
 def overlap(model: Path, directory: Path, rounds: int, vocabulary: int, delay_s: float) -> list[Row]:
-    """Every expert round trip delayed by a proxy: inter-token latency with the shortcut's overlap and without."""
-    batch = prompts(1, vocabulary)
+    """Every expert round trip delayed by a proxy: inter-token latency with the shortcut's overlap and without.
+
+    What can be hidden is the time of a layer's dense path: short for one stream, longer for a batch.
+    """
+    rows = []
     with (
         cluster(model, directory / "overlap", delay_s=delay_s) as hidden,
         cluster(model, directory / "plain", delay_s=delay_s, CARACAL_OVERLAP="0") as exposed,
     ):
-        latencies: dict[str, list[float]] = {"with": [], "without": []}
-        load(hidden, batch)
-        load(exposed, batch)
-        before = {"with": layer_seconds(hidden), "without": layer_seconds(exposed)}
-        for _ in range(rounds):
-            latencies["with"].append(load(hidden, batch).inter_token_seconds * 1e3)
-            latencies["without"].append(load(exposed, batch).inter_token_seconds * 1e3)
-        after = {"with": layer_seconds(hidden), "without": layer_seconds(exposed)}
+        for streams in (1, 32):
+            rows += _with_and_without(
+                {"with": hidden, "without": exposed}, prompts(streams, vocabulary), rounds, delay_s
+            )
+    return rows
+
+
+def _with_and_without(targets: dict[str, Cluster], batch: list[list[int]], rounds: int, delay_s: float) -> list[Row]:
+    latencies: dict[str, list[float]] = {name: [] for name in targets}
+    for target in targets.values():
+        load(target, batch)
+    before = {name: layer_seconds(target) for name, target in targets.items()}
+    for _ in range(rounds):
+        for name, target in targets.items():
+            latencies[name].append(load(target, batch).inter_token_seconds * 1e3)
     rows = []
-    for name, values in latencies.items():
-        shares = exposed_per_call(before[name], after[name])
-        what = f"+{delay_s * 1e3:.0f} ms per round trip, {name} overlap"
+    for name, target in targets.items():
+        shares = exposed_per_call(before[name], layer_seconds(target))
+        what = f"+{delay_s * 1e3:.0f} ms per round trip, {len(batch)} streams, {name} overlap".replace(
+            "1 streams", "1 stream"
+        )
+        values = latencies[name]
         rows.append(
             Row(f"{what}: inter-token latency", statistics.median(values), "ms", detail=f"rounds: {_list(values)}")
         )
         detail = "per layer: " + ", ".join(f"{1e3 * waited:.2f} of {1e3 * trip:.2f} ms" for waited, trip in shares)
-        rows.append(
-            Row(f"{what}: exposed per layer and step", 1e3 * statistics.mean(w for w, _ in shares), "ms", detail=detail)
-        )
+        mean = 1e3 * statistics.mean(waited for waited, _ in shares)
+        rows.append(Row(f"{what}: exposed per layer and step", mean, "ms", detail=detail))
     return rows
 
 
@@ -129,14 +143,21 @@ def wire(target: Cluster) -> list[Row]:
 
 def memory(target: Cluster, needed: dict[str, int]) -> list[Row]:
     """Peak resident memory of each process against the weights and pages it must hold."""
+    bare = bare_torch_bytes() / 2**20
     rows = []
     for role, pid in target.pids.items():
-        peak = peak_rss_bytes(pid) / 2**20
-        need = needed.get(role, 0) / 2**20
-        rows.append(
-            Row(f"memory: {role.replace('_', ' ')}, peak", peak, "MiB", detail=f"weights and pages need {need:.0f} MiB")
+        peak, need = peak_rss_bytes(pid) / 2**20, needed[role] / 2**20
+        floor = f"weights and pages {need:.0f} MiB" + (
+            f", a process that only imports torch {bare:.0f} MiB" if need else ""
         )
+        rows.append(Row(f"memory: {role.replace('_', ' ')}, peak", peak, "MiB", f"({floor})" if need else "(no torch)"))
     return rows
+
+
+def bare_torch_bytes() -> int:
+    """Peak resident memory of a process that imports torch and does nothing."""
+    code = "import torch; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) * 1024
 
 
 def metrics_address(target: Cluster) -> str:

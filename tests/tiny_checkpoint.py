@@ -104,13 +104,18 @@ def make_checkpoint(
         save_file({name: weights[name] for name in names if weight_map[name] == shard}, path / shard)
     index = {"metadata": {"total_size": sum(w.nbytes for w in weights.values())}, "weight_map": weight_map}
     (path / INDEX).write_text(json.dumps(index))
-    write_text_side(path)
+    write_text_side(path, raw["vocab_size"])
     return path
 
 
-def write_text_side(path: Path) -> None:
-    """Tokenizer with LongCat's special tokens (about 310 ids), chat template, generation defaults."""
-    train_tokenizer().save(str(path / "tokenizer.json"))
+def write_text_side(path: Path, vocabulary: int) -> None:
+    """Tokenizer with LongCat's special tokens, chat template, generation defaults.
+
+    About 310 ids are trained; the rest are made-up words, so that any id a random model draws has a text.
+    """
+    tokenizer = train_tokenizer()
+    tokenizer.add_tokens([f"w{i}" for i in range(tokenizer.get_vocab_size(), vocabulary)])
+    tokenizer.save(str(path / "tokenizer.json"))
     names = {"bos_token": "<longcat_s>", "eos_token": "</longcat_s>", "pad_token": "<longcat_pad>"}
     (path / "tokenizer_config.json").write_text(json.dumps(names))
     (path / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}))
