@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -13,18 +14,9 @@ from services.local.scale import serves
 from services.local.state import RunState, find
 from services.membership import Membership, RedisUnavailable, WorkerRecord
 
-COLUMNS = (
-    "worker",
-    "role",
-    "state",
-    "experts",
-    "KV use",
-    "running",
-    "waiting",
-    "zero experts",
-    "exposed/layer",
-    "address",
-)
+# Short on purpose: the table has to fit 80 columns. `run+wait` are sequences, `zero` the share of slots that send
+# nothing, `exposed` the wait for experts per layer and its share of the round trip.
+COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "address")
 
 
 def status(watch: bool) -> None:
@@ -54,7 +46,7 @@ async def look(membership: Membership, state: RunState) -> Group:
     """What there is to see now. Raises RedisUnavailable."""
     records = [record for role in ("router", "attention", "expert") for record in await membership.workers(role)]
     table, leader, wanted = await membership.read_table(), await membership.leader(), await membership.desired()
-    rows = Table(*COLUMNS)
+    rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1))
     for record in records:
         rows.add_row(*_row(record))
     epoch = table.epoch if table else 0
@@ -70,17 +62,16 @@ async def look(membership: Membership, state: RunState) -> Group:
 def _row(record: WorkerRecord) -> tuple[str, ...]:
     stats = record.stats
     state = "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
-    cells = [record.worker_id, record.role, state, str(record.held) if record.role == "expert" else ""]
+    cells = [record.worker_id, state, str(record.held) if record.role == "expert" else ""]
     if record.role != "attention":
-        return (*cells, "", "", "", "", "", record.address)
+        return (*cells, "", "", "", "", record.address)
     used, total = stats.get("kv_pages_used", 0.0), stats.get("kv_pages_total", 0.0)
     exposed, trip = stats.get("exposed_s_per_layer", 0.0), stats.get("round_trip_s_per_layer", 0.0)
     return (
         *cells,
         f"{used / total:.0%}" if total else "",
-        f"{stats.get('running', 0):.0f}",
-        f"{stats.get('waiting', 0):.0f}",
+        f"{stats.get('running', 0):.0f}+{stats.get('waiting', 0):.0f}",
         f"{stats.get('zero_share', 0):.0%}",
-        f"{exposed * 1e6:.0f} µs, {exposed / trip:.0%} of the trip" if trip else "",
+        f"{exposed * 1e6:.0f} µs {exposed / trip:.0%}" if trip else "",
         record.address,
     )
