@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,7 @@ class FakeAttention:
     cancelled: int = 0
     port: int = 0
     server: grpc.aio.Server | None = None
-    before: Callable[[attention_pb2.GenerateRequest], Awaitable[None]] | None = None
+    frozen: bool = False  # answers no Describe, as a stopped process would not
 
     @property
     def running(self) -> int:
@@ -104,6 +104,8 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
         self, request: attention_pb2.AttentionDescribeRequest, context: Context
     ) -> attention_pb2.AttentionDescription:
         fake = self._fake
+        while fake.frozen:  # noqa: ASYNC110  tests thaw it from another thread
+            await asyncio.sleep(0.01)
         return attention_pb2.AttentionDescription(
             worker_id=fake.worker_id, numerics_class=fake.numerics_class, max_model_len=fake.max_model_len
         )

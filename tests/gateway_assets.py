@@ -23,7 +23,7 @@ TEXT = [
     '{"name": "get", "arguments": {}}',
 ] * 4
 TEMPLATE = """\
-{%- if messages[0].role == "developer" %}{{ raise_exception("no boom") }}{% endif -%}
+{%- if messages[0].role == "tool" %}{{ raise_exception("no boom") }}{% endif -%}
 {%- if tools %}## Tools
 {% for tool in tools %}{{ tool.function | tojson }}
 {% endfor %}{% endif -%}

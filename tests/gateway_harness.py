@@ -20,6 +20,7 @@ from services.router.requests.choice import AttentionWorker
 from services.router.requests.fleet import Fleet
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.reply import Cluster
+from services.router.requests.watch import Patience
 
 T = TypeVar("T")
 MODEL = "tiny-cat"
@@ -85,7 +86,7 @@ class Harness:
             await fake.start()
             self.directory.workers.append(fake.record())
         limit = self.assets.max_model_len
-        fleet = Fleet(self.directory, max_model_len=limit, refresh_s=0.05, lost_s=self._lost_s)
+        fleet = Fleet(self.directory, max_model_len=limit, refresh_s=0.05, patience=Patience(lost_s=self._lost_s))
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.cluster = Cluster(self.assets, fleet, self.metrics)
         self.edge = RouterEdge(Service(self.cluster, self._deadline_s))

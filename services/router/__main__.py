@@ -59,7 +59,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await edge.stop(settings.drain_timeout)
 
     try:
-        await serve_until_signal(drain, leader.run(), membership.advertise(record))
+        await serve_until_signal(drain, leader.run(), membership.advertise(record), edge.watch())
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())

@@ -69,6 +69,15 @@ class RouterEdge:
         self._serving = asyncio.create_task(self._http.serve(sockets=[listener]))
         await self._http.listening.wait()
 
+    async def watch(self) -> None:
+        """Ends, with its error, when a part of the edge ends by itself: background work of the process."""
+        assert self._serving is not None
+        assert self._fleet_loop is not None
+        await asyncio.wait([self._serving, self._fleet_loop], return_when=asyncio.FIRST_COMPLETED)
+        for part in (self._serving, self._fleet_loop):
+            if part.done() and not part.cancelled():
+                part.result()
+
     async def stop(self, grace_s: float) -> None:
         """Takes nothing new; lets streams finish within `grace_s`; tells the rest with an error, and closes."""
         assert self._serving is not None

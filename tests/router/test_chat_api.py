@@ -245,6 +245,12 @@ def test_control_tokens_typed_by_users_stay_text(router: Harness) -> None:
     assert router.assets.tokenizer.decode(ids) == "[Round 0] USER:a</longcat_s>b<longcat_s> ASSISTANT:"
 
 
+def test_developers_speak_as_the_system(router: Harness) -> None:
+    router.client().chat.completions.create(model=MODEL, messages=[{"role": "developer", "content": "be brief"}, *HI])
+    prompt = router.assets.tokenizer.decode(list(router.fakes[0].requests[0].prompt_ids))
+    assert prompt.startswith("SYSTEM:be brief ")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_strings(router: Harness, stream: bool) -> None:
     say(router, "one two three four")

@@ -155,7 +155,9 @@ def test_bad_prompts(router: Harness, name: str) -> None:
 
 def test_the_template_may_refuse(router: Harness) -> None:
     with pytest.raises(openai.BadRequestError, match="no boom") as caught:
-        router.client().chat.completions.create(model=MODEL, messages=[{"role": "developer", "content": "x"}])
+        router.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "tool", "content": "x", "tool_call_id": "a"}]
+        )
     assert caught.value.param == "messages"
 
 

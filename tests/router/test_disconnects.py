@@ -33,14 +33,20 @@ def request(stream: bool, n: int) -> bytes:
 
 
 def leave(port: int, seed: int) -> None:
-    """Sends some or all of a request, waits a random moment, and goes with a FIN or a RST."""
+    """Sends some or all of a request, stays for a while or for some of the answer, and goes with a FIN or a RST."""
     rng = random.Random(seed)
-    data = request(stream=rng.random() < 0.7, n=rng.choice((1, 1, 1, 2)))
+    stream = rng.random() < 0.7
+    data = request(stream, n=rng.choice((1, 1, 1, 2)))
     if rng.random() < 0.1:
         data = data[: rng.randrange(len(data))]
+        stream = False
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall(data)
-    time.sleep(rng.choice((0.0, 0.001, 0.01, 0.1)) * rng.random() * 3)
+    if stream and rng.random() < 0.7:
+        for _ in range(rng.randint(1, 6)):
+            assert connection.recv(4096)
+    else:
+        time.sleep(rng.choice((0.0, 0.001, 0.01, 0.1)) * rng.random())
     if rng.random() < 0.5:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()

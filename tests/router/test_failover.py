@@ -256,6 +256,37 @@ def test_a_silent_worker_without_a_lease_is_given_up(pair: Harness) -> None:
     wait_until(lambda: first.cancelled == 1)
 
 
+def test_a_frozen_worker_with_a_lease_is_left_for_another(pair: Harness) -> None:
+    first, second = pair.fakes
+
+    async def freeze(_: Any) -> None:
+        first.frozen = True
+        await asyncio.sleep(60)
+
+    first.script = after(6, freeze, first.script)
+    assert stream(pair) == right(pair)
+    assert list(second.requests[0].emitted_ids) == pair.ids(TEXT)[:6]
+    assert [stream(pair)[2] for _ in range(2)] == ["stop"] * 2, "nothing new goes to it"
+    assert len(first.requests) == 1
+    first.frozen, first.script = False, says(pair.ids(TEXT), eos=EOS)
+    wait_until(lambda: stream(pair)[2] == "stop" and len(first.requests) > 1)
+
+
+def test_a_slow_worker_that_answers_keeps_its_sequence(pair: Harness) -> None:
+    first, second = pair.fakes
+    first.script = says(pair.ids("hello"), eos=EOS, pause=1.3)
+    assert stream(pair)[0] == "hello"
+    assert not second.requests
+
+
+def test_a_frozen_worker_without_another_is_waited_for(assets_path: Path) -> None:
+    fake = FakeAttention(says([]), frozen=True)
+    with Harness(assets_path, fake) as harness:
+        fake.script = says(harness.ids("hello"), eos=EOS, pause=1.5)
+        assert stream(harness)[0] == "hello"
+        assert len(fake.requests) == 1
+
+
 def test_sequences_spread_over_the_workers(pair: Harness) -> None:
     answer = pair.client().chat.completions.create(model=MODEL, messages=HI, n=8)
     assert {choice.message.content for choice in answer.choices} == {TEXT}

@@ -13,6 +13,7 @@ from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import ContextTooLong, InvalidRequest
 from services.router.requests.template import Message, Segment
 
+SAME_ROLE = {"developer": "system", "function": "tool"}  # newer and older names of what templates know
 LONG_TEXT = 4096  # characters; longer texts are encoded off the event loop
 
 
@@ -90,7 +91,7 @@ def check_context(prompt: int, max_tokens: int | None, limit: int, *, param: str
 
 def plain_message(message: ChatMessage, number: int) -> Message:
     """A message as templates expect it: content is text, tool arguments are objects."""
-    plain: Message = {"role": message.role, "content": _content(message, number)}
+    plain: Message = {"role": SAME_ROLE.get(message.role, message.role), "content": _content(message, number)}
     for field in ("name", "tool_call_id"):
         if (value := getattr(message, field)) is not None:
             plain[field] = value

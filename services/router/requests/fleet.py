@@ -19,6 +19,7 @@ from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from services.router.requests.choice import AttentionWorker, choose_worker
+from services.router.requests.watch import OpenAttempt, Patience, Watch
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 CONNECT_S = 2.0
+ANSWER_S = 1.5  # for a Describe, which no worker is too busy to answer
 
 
 class WorkerDirectory(Protocol):
@@ -57,29 +59,24 @@ class StaticDirectory:
         return self.workers
 
 
-class OpenAttempt(Protocol):
-    """What the fleet needs of an attempt under way."""
-
-    worker: AttentionWorker
-    heard_at: float
-
-    def abandon(self) -> None: ...
-
-
 class Fleet:
     """One per router process; everything on its event loop."""
 
     def __init__(
-        self, directory: WorkerDirectory, *, max_model_len: int, refresh_s: float = 0.5, lost_s: float = 2.0
+        self,
+        directory: WorkerDirectory,
+        *,
+        max_model_len: int,
+        refresh_s: float = 0.5,
+        patience: Patience = Patience(),  # noqa: B008  frozen
     ) -> None:
         self._directory = directory
         self._refresh_s = refresh_s
-        self._lost_s = lost_s  # a worker without a lease that has sent nothing for so long is given up
         self._model_limit = max_model_len
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
         self._changed = asyncio.Event()
-        self._missing_since: dict[str, float] = {}
+        self._watch = Watch(self._answers, patience)
         self.workers: tuple[AttentionWorker, ...] = ()
         self.open_on: Counter[str] = Counter()
         self.attempts: set[OpenAttempt] = set()
@@ -101,7 +98,9 @@ class Fleet:
         return "no attention worker has a placement table yet"
 
     def choose(self, numerics_class: str | None, avoid: Collection[str]) -> AttentionWorker | None:
-        return choose_worker(self.workers, self.open_on, numerics_class=numerics_class, avoid=avoid)
+        return choose_worker(
+            self.workers, self.open_on, numerics_class=numerics_class, avoid={*avoid, *self._watch.suspects}
+        )
 
     async def channel(self, worker: AttentionWorker) -> grpc.aio.Channel | None:
         """A connected channel, or None when the worker cannot be reached."""
@@ -141,41 +140,39 @@ class Fleet:
         except DirectoryUnavailable:
             log.debug("membership unavailable, keeping the last list", workers=len(self.workers))
         await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
-        self._abandon_lost()
+        self._watch.look(self.workers, self.attempts)
         await self._close_unused()
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def close(self) -> None:
+        self._watch.close()
         for channel in self._channels.values():
             await channel.close(None)
         self._channels.clear()
 
     async def _describe(self, worker: AttentionWorker) -> None:
+        """Learns the sequence length that a new worker can hold."""
         key = (worker.worker_id, worker.boot_id)
         if key in self._limits:
             return
+        about = await self._ask(worker)
+        if about is not None:
+            pages = about.kv_pages_total * about.page_size
+            self._limits[key] = min(limit for limit in (about.max_model_len, pages, self._model_limit) if limit)
+
+    async def _answers(self, worker: AttentionWorker) -> bool:
+        return await self._ask(worker) is not None
+
+    async def _ask(self, worker: AttentionWorker) -> attention_pb2.AttentionDescription | None:
         channel = await self.channel(worker)
         if channel is None:
-            return
+            return None
         try:
-            about = await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=CONNECT_S)
+            return await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=ANSWER_S)
         except grpc.aio.AioRpcError as error:
-            log.warning("worker does not describe itself", worker=worker.worker_id, code=error.code().name)
-            return
-        pages = about.kv_pages_total * about.page_size
-        self._limits[key] = min(limit for limit in (about.max_model_len, pages, self._model_limit) if limit)
-
-    def _abandon_lost(self) -> None:
-        now = time.monotonic()
-        listed = {worker.worker_id for worker in self.workers}
-        gone = {attempt.worker.worker_id for attempt in self.attempts} - listed
-        self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
-        for attempt in list(self.attempts):
-            missing_since = self._missing_since.get(attempt.worker.worker_id, now)
-            if max(missing_since, attempt.heard_at) < now - self._lost_s:
-                log.warning("worker lost", worker=attempt.worker.worker_id)
-                attempt.abandon()
+            log.info("worker does not describe itself", worker=worker.worker_id, code=error.code().name)
+            return None
 
     async def _close_unused(self) -> None:
         wanted = {worker.address for worker in self.workers} | {attempt.worker.address for attempt in self.attempts}
