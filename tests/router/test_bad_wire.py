@@ -178,4 +178,8 @@ def test_a_long_value_is_never_echoed(router: Harness) -> None:
 def test_a_megabyte_of_one_character_does_not_stop_the_others(router: Harness) -> None:
     body = json.dumps({"model": MODEL, "prompt": "a" * (1 << 20)}).encode()
     message = refused(router, post(body, "/v1/completions"), 400, "context_length_exceeded")
-    assert "512 tokens" in message
+    assert "512 tokens, but at least" in message
+    chat = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "a" * (1 << 21)}]}).encode()
+    refused(router, post(chat), 400, "context_length_exceeded")
+    barely = json.dumps({"model": MODEL, "prompt": "a" * 600}).encode()
+    assert "601 were requested" in refused(router, post(barely, "/v1/completions"), 400, "context_length_exceeded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -44,6 +45,20 @@ def test_silent_streams_are_kept_awake_and_busy_ones_are_not() -> None:
 
     assert asyncio.run(scenario(busy=False)).count(PING) >= 2
     assert PING not in asyncio.run(scenario(busy=True))
+
+
+def test_a_client_that_does_not_read_is_left() -> None:
+    async def scenario() -> float:
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.sleep(60)
+
+        client = Client(send)
+        began = time.monotonic()
+        await first_of(client.events(b"data: 1\n\n"), [keep_awake(client, 0.1, 0.3)])
+        return time.monotonic() - began
+
+    assert 0.3 < asyncio.run(scenario()) < 10
 
 
 def test_an_error_before_the_first_word_has_its_status() -> None:

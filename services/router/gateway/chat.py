@@ -31,7 +31,7 @@ async def chat_completions(service: Service, request: Request) -> LiveResponse:
         body.tool_choice,
         add_generation_prompt=body.add_generation_prompt is not False,
     )
-    prompt = await chat_ids(service.cluster.assets, segments)
+    prompt = await chat_ids(service.cluster.assets, segments, service.cluster.max_model_len)
     max_tokens = body.max_completion_tokens or body.max_tokens
     orders = service.orders(body, [prompt], max_tokens, request.state.request_id, "messages")
     service.check_open()

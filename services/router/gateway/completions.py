@@ -96,7 +96,7 @@ async def completions(service: Service, request: Request) -> LiveResponse:
             param="echo",
             code="unsupported_parameter",
         )
-    prompts = await completion_ids(service.cluster.assets, body)
+    prompts = await completion_ids(service.cluster.assets, body, service.cluster.max_model_len)
     max_tokens = body.max_tokens or max(DEFAULT_MAX_TOKENS, body.min_tokens or 0)
     orders = service.orders(body, prompts, max_tokens, request.state.request_id, "prompt")
     service.check_open()

@@ -55,9 +55,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         service.check_model(request.model)
         if isinstance(shape, ChatRequest):
             segments = await chat_segments(service.cluster.assets, shape.messages, None)
-            prompts = [await chat_ids(service.cluster.assets, segments)]
+            prompts = [await chat_ids(service.cluster.assets, segments, service.cluster.max_model_len)]
         else:
-            prompts = await completion_ids(service.cluster.assets, shape)
+            prompts = await completion_ids(service.cluster.assets, shape, service.cluster.max_model_len)
         (order,) = service.orders(shape, prompts, shape.max_tokens, uuid.uuid4().hex, "prompt")
         service.check_open()
         (reply,) = service.replies([order], TextRules(stop=shape.stops))

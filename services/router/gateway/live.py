@@ -25,6 +25,7 @@ STREAM_HEADERS = (
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 PING_S = 10.0
+READ_S = 30.0
 
 
 class Client:
@@ -34,14 +35,16 @@ class Client:
         self._send = send
         self.started = False
         self.wrote_at = time.monotonic()
+        self.blocked_since: float | None = None  # set while a write waits for the client to read
 
     async def events(self, data: bytes) -> None:
         """Sends server-sent events, whole ones."""
         if not self.started:
             self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-        self.wrote_at = time.monotonic()
+        self.wrote_at = self.blocked_since = time.monotonic()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self.blocked_since = None
 
     async def end(self) -> None:
         await self.events(DONE)
@@ -95,14 +98,20 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def keep_awake(client: Client, every_s: float = PING_S) -> None:
-    """Comment events while nothing else is sent: proxies cut connections that are silent."""
+async def keep_awake(client: Client, every_s: float = PING_S, patience_s: float = READ_S) -> None:
+    """Comment events while nothing else is sent: proxies cut connections that are silent.
+
+    Ends when the client has not read for `patience_s`: its sequence holds pages that others could use.
+    """
     while True:
-        idle = time.monotonic() - client.wrote_at
-        if idle >= every_s:
+        now = time.monotonic()
+        if client.blocked_since is not None:
+            if now - client.blocked_since > patience_s:
+                log.info("client does not read")
+                return
+        elif now - client.wrote_at >= every_s:
             await client.events(PING)
-            idle = 0.0
-        await asyncio.sleep(every_s - idle)
+        await asyncio.sleep(every_s / 4)
 
 
 async def first_of(main: Coroutine[Any, Any, None], watchers: Iterable[Coroutine[Any, Any, None]]) -> None:

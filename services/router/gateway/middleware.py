@@ -9,7 +9,7 @@ import uuid
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.router.gateway.errors import error_response
+from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
 
@@ -58,6 +58,7 @@ class Edge:
                 await self._app(scope, receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
+            status = status or CLIENT_GONE
             method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
             self._metrics.http(method, route, status).inc()
             if route not in QUIET:

@@ -14,6 +14,7 @@ from services.router.requests.errors import ContextTooLong, InvalidRequest
 from services.router.requests.template import Message, Segment
 
 SAME_ROLE = {"developer": "system", "function": "tool"}  # newer and older names of what templates know
+MAX_SHRINKAGE = 4  # times that a normalizer may shorten a text
 LONG_TEXT = 4096  # characters; longer texts are encoded off the event loop
 
 
@@ -38,26 +39,40 @@ async def chat_segments(
     )
 
 
-async def chat_ids(assets: ModelAssets, segments: list[Segment]) -> list[int]:
-    if sum(len(text) for text, _ in segments) > LONG_TEXT:
+async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: int | None = None) -> list[int]:
+    """Ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
+    text = "".join(part for part, _ in segments)
+    check_size(assets, text, limit, param="messages")
+    if len(text) > LONG_TEXT:
         return await run_in_threadpool(assets.encode_segments, segments)
     return assets.encode_segments(segments)
 
 
-async def text_ids(assets: ModelAssets, text: str, *, add_special_tokens: bool = True) -> list[int]:
+async def text_ids(
+    assets: ModelAssets, text: str, limit: int | None = None, *, add_special_tokens: bool = True
+) -> list[int]:
+    """Ids of a raw prompt. Raises ContextTooLong when it is far beyond `limit` tokens."""
+    check_size(assets, text, limit, param="prompt")
     if len(text) > LONG_TEXT:
         return await run_in_threadpool(assets.encode, text, add_special_tokens=add_special_tokens)
     return assets.encode(text, add_special_tokens=add_special_tokens)
 
 
-async def completion_ids(assets: ModelAssets, request: CompletionRequest) -> list[list[int]]:
+def check_size(assets: ModelAssets, text: str, limit: int | None, *, param: str) -> None:
+    """Refuses a text that no tokenizer could make fit, before seconds are spent on encoding it."""
+    least = len(text) // (MAX_SHRINKAGE * assets.vocabulary.longest)
+    if limit is not None and least > limit:
+        raise ContextTooLong(least, 0, limit, param=param, at_least=True)
+
+
+async def completion_ids(assets: ModelAssets, request: CompletionRequest, limit: int) -> list[list[int]]:
     """Ids of every prompt of a completion request. Raises InvalidRequest."""
     prompts = split_prompts(request.prompt)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise InvalidRequest(f"prompt: between 1 and {MAX_PROMPTS} prompts.", param="prompt")
     special = request.add_special_tokens is not False
     ids = [
-        await text_ids(assets, prompt, add_special_tokens=special) if isinstance(prompt, str) else list(prompt)
+        await text_ids(assets, prompt, limit, add_special_tokens=special) if isinstance(prompt, str) else list(prompt)
         for prompt in prompts
     ]
     if any(not prompt for prompt in prompts) or any(not one for one in ids):

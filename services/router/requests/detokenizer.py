@@ -36,6 +36,7 @@ class Vocabulary:
         self.byte_level = _is_byte_level(raw.get("decoder"))
         self.special_ids = frozenset(token["id"] for token in raw.get("added_tokens", []) if token.get("special"))
         self.added = {token["content"]: token["id"] for token in raw.get("added_tokens", [])}
+        self.longest = max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=1)  # characters of a token
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property

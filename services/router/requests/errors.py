@@ -70,11 +70,11 @@ class ContextTooLong(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt: int, wanted: int, limit: int, *, param: str) -> None:
+    def __init__(self, prompt: int, wanted: int, limit: int, *, param: str, at_least: bool = False) -> None:
         asked = f"{prompt} in the prompt" + (f" and {wanted} to generate" if wanted else "")
+        total = f"at least {prompt}" if at_least else f"{prompt + wanted}"
         super().__init__(
-            f"This model's context length is {limit} tokens, but {prompt + wanted} were requested ({asked}).",
-            param=param,
+            f"This model's context length is {limit} tokens, but {total} were requested ({asked}).", param=param
         )
 
 
