@@ -86,7 +86,7 @@ def _greet(url: str) -> None:
     _say(
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
     )
-    _say("In another terminal: caracal status --watch · caracal scale expert=3 · caracal generate 'hello'")
+    _say("In another terminal: caracal status --watch · caracal scale expert=3 · caracal generate 'What is 7 * 8?'")
     _say("Ctrl-C stops everything.")
 
 
