@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +181,8 @@ def test_a_late_call_is_not_computed(checkpoint: Checkpoint) -> None:
         with grpc.insecure_channel(running.endpoint.address) as channel, ThreadPoolExecutor(1) as thread:
             stub = expert_pb2_grpc.ExpertStub(channel)
             first = thread.submit(answer, stub, good_call())
+            while not running.service.calls:
+                time.sleep(0.01)
             threading.Timer(0.4, opened.set).start()
             (late,) = answer(stub, changed(lambda c: setattr(c, "deadline_ms", 50)))
             assert first.result()[0].status == Reply.OK
@@ -288,8 +291,8 @@ def test_callers_of_one_layer_share_launches(checkpoint: Checkpoint) -> None:
             stub = expert_pb2_grpc.ExpertStub(channel)
             answers = [threads.submit(answer, stub, good_call()) for _ in range(4)]
             while len(running.service.calls) < 4:
-                threading.Event().wait(0.01)
-            threading.Event().wait(0.1)
+                time.sleep(0.01)
+            time.sleep(0.1)
             opened.set()
             replies = [one.result()[0] for one in answers]
         assert len({reply.y.data for reply in replies}) == 1

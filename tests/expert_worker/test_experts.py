@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoint import PLAIN, make_checkpoint
 
 from services.checkpoint import Checkpoint, CheckpointError, load_expert
-from services.expert_worker.experts import Experts, NotHeldError
+from services.expert_worker.experts import Experts, NotHeldError, golden_row
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
@@ -79,8 +79,9 @@ def test_an_expert_whose_golden_answer_is_not_finite_is_refused(tmp_path: Path) 
     path = make_checkpoint(tmp_path, PLAIN, shards=1)
     shard = path / "model-00001-of-00001.safetensors"
     weights = load_file(shard)
-    for part in ("gate", "up", "down"):
-        weights[f"model.layers.0.mlp.experts.3.{part}_proj.weight"].fill_(1e30)
+    toward_D = golden_row(PLAIN["hidden_size"], torch.float32)[0].sign() * 1e30
+    for part in ("gate", "up"):
+        weights[f"model.layers.0.mlp.experts.3.{part}_proj.weight"][:] = toward_D
     save_file(weights, shard)
     experts = Experts(Checkpoint.open(path), torch.float32)
     with pytest.raises(CheckpointError, match="expert 3 of layer 0 answers the golden vector"):

@@ -229,3 +229,17 @@ def test_a_restarted_worker_is_found_again_at_its_address(checkpoint: Checkpoint
                 threading.Timer(0.1, setattr, [two[0].service, "fault", lambda reply: reply]).start()
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
             assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+
+
+def test_a_hung_worker_that_leaves_the_table_is_not_waited_for(checkpoint: Checkpoint, children: list[Child]) -> None:
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    ends = [child.endpoint for child in children]
+    with exchange(checkpoint, call_timeout_s=60, expert_wait_s=60) as over_grpc:
+        over_grpc.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
+        os.kill(children[0].process.pid, signal.SIGSTOP)
+        pending = over_grpc.start(0, batch.h_TD, gate[0], batch)
+        threading.Timer(0.2, over_grpc.apply, [place(2, checkpoint, ends[1:], lambda layer, expert: [0])]).start()
+        began_s = time.monotonic()
+        assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
+        assert time.monotonic() - began_s < 20, "the leader's word ends the wait, not the call's own deadline"
+    os.kill(children[0].process.pid, signal.SIGCONT)

@@ -54,7 +54,7 @@ class Exchange:
         *,
         overlap: bool = True,
         expert_wait_s: float = 30.0,
-        call_timeout_s: float = 10.0,
+        call_timeout_s: float = 20.0,
         refresh: Callable[[], None] = nothing,
     ) -> None:
         self.stats = DispatchStats.of(config.num_layers)
