@@ -46,7 +46,7 @@ async def look(membership: Membership, state: RunState) -> Group:
     """What there is to see now. Raises RedisUnavailable."""
     records = [record for role in ("router", "attention", "expert") for record in await membership.workers(role)]
     table, leader, wanted = await membership.read_table(), await membership.leader(), await membership.desired()
-    rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1))
+    rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for record in records:
         rows.add_row(*_row(record))
     epoch = table.epoch if table else 0

@@ -33,6 +33,7 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 )
+LINGER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
 CONNECT_S = 2.0
 ANSWER_S = 1.5  # for a Describe, which no worker is too busy to answer
 
@@ -77,6 +78,7 @@ class Fleet:
         self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
         self._changed = asyncio.Event()
         self._watch = Watch(self._answers, patience)
+        self._listed_at: dict[str, float] = {}  # by worker id
         self.workers: tuple[AttentionWorker, ...] = ()
         self.open_on: Counter[str] = Counter()
         self.attempts: set[OpenAttempt] = set()
@@ -136,7 +138,7 @@ class Fleet:
     async def refresh(self) -> None:
         """Reads the list once; gives up attempts whose worker is gone and silent."""
         try:
-            self.workers = tuple(await self._directory.attention_workers())
+            self.workers = self._with_lingering(await self._directory.attention_workers())
         except DirectoryUnavailable:
             log.debug("membership unavailable, keeping the last list", workers=len(self.workers))
         await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
@@ -144,6 +146,15 @@ class Fleet:
         await self._close_unused()
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _with_lingering(self, listed: Sequence[AttentionWorker]) -> tuple[AttentionWorker, ...]:
+        """The list, and those who were on it a moment ago: a Redis that comes back empty must not empty the cluster."""
+        now = time.monotonic()
+        self._listed_at |= {worker.worker_id: now for worker in listed}
+        self._listed_at = {worker_id: at for worker_id, at in self._listed_at.items() if now - at < LINGER_S}
+        on_it = {worker.worker_id for worker in listed}
+        lingering = (worker for worker in self.workers if worker.worker_id not in on_it and not worker.draining)
+        return (*listed, *(worker for worker in lingering if worker.worker_id in self._listed_at))
 
     async def close(self) -> None:
         self._watch.close()
