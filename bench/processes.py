@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.local.cores import cores_of
+
 REPO = Path(__file__).resolve().parent.parent
 PATH = os.pathsep.join(str(REPO / part) for part in ("", "kernels", "proto"))
 
@@ -26,7 +28,7 @@ def free_port() -> int:
 @contextmanager
 def process(arguments: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A child that is terminated, and after 20 s killed, when the block ends. Its output goes to `log`."""
-    env = os.environ | {"PYTHONPATH": PATH, "OMP_WAIT_POLICY": "passive"} | environment
+    env = os.environ | {"PYTHONPATH": PATH} | environment
     with log.open("ab") as sink:
         child = subprocess.Popen(arguments, stdout=sink, stderr=sink, env=env, cwd=REPO)
     try:
@@ -110,6 +112,8 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
             arguments = [sys.executable, "-m", f"services.{role}"]
             child = stack.enter_context(process(arguments, directory / f"{role}.log", **shared, **own))
             pids[role] = child.pid
+            if (kind := role.removesuffix("_worker")) != "router":  # as `caracal up` does
+                os.sched_setaffinity(child.pid, cores_of(kind, 1, 1, sorted(os.sched_getaffinity(0))))
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ready")
         yield Cluster(url, redis_url, pids)
@@ -133,7 +137,7 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=os.environ | {"PYTHONPATH": PATH, "OMP_WAIT_POLICY": "passive"},
+                env=os.environ | {"PYTHONPATH": PATH},
                 cwd=REPO,
                 text=True,
             )

@@ -38,6 +38,11 @@ class Child:
         if self.alive:
             self.process.send_signal(number)
 
+    def keep_to(self, cores: frozenset[int]) -> None:
+        """Binds it, and what it starts, to some of the machine's cores, where the system can do that."""
+        if hasattr(os, "sched_setaffinity") and self.alive:
+            os.sched_setaffinity(self.pid, cores)
+
     def last_words(self) -> str:
         """What it said of its end: its own refusal when there is one, else its last line."""
         with self.log.open("rb") as file:
@@ -61,6 +66,11 @@ def start(name: str, command: list[str], log: Path, environment: Mapping[str, st
             start_new_session=True,
         )
     return Child(name, process, log)
+
+
+def available_cores() -> list[int]:
+    """The cores this process may use, in order."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def end(children: Iterable[Child], polite_s: float) -> None:

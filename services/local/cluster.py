@@ -17,6 +17,7 @@ import structlog
 
 from services.local import children
 from services.local.children import Child
+from services.local.cores import cores_of
 from services.local.redis_server import free_port, start_redis
 from services.local.settings import MAX_WORKERS, SCALED, LocalSettings
 from services.membership import Membership, RedisUnavailable
@@ -181,9 +182,14 @@ class LocalCluster:
             "CARACAL_METRICS_PORT": "0",
             "CARACAL_PORT": str(self._ports[int(number)]) if role == "router" else "0",
             "CARACAL_GRPC_PORT": "0",
+            "CARACAL_DRAIN_TIMEOUT": str(POLITE_S / 3),  # streams still open then are told so, before patience ends
         }
         command = [sys.executable, "-m", MODULES[role]]
-        return children.start(name, command, self.directory / f"{name}.log", environment)
+        child = children.start(name, command, self.directory / f"{name}.log", environment)
+        settings = self.settings
+        if int(number) < {"attention": settings.attention, "expert": settings.expert}.get(role, 0):
+            child.keep_to(cores_of(role, settings.attention, settings.expert, children.available_cores()))
+        return child
 
     def _raise_the_dead(self) -> None:
         for child in self.children.values():

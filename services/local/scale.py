@@ -32,6 +32,8 @@ def parse_counts(words: Sequence[str]) -> dict[str, int]:
 def scale(counts: dict[str, int]) -> None:
     """Raises NoCluster, RedisUnavailable; BadSetting when the counts are not reached in time."""
     state = find()
+    if not state.redis_url:
+        raise NoCluster(f"no cluster at {state.url} was started here")
     if not state.pid:
         raise NoCluster("`caracal scale` needs the `caracal up` of this machine; on Kubernetes use kubectl scale")
     seconds = asyncio.run(_scale(state, counts))

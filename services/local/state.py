@@ -23,7 +23,7 @@ class RunState:
     cluster: str = "caracal"
 
 
-def state_path() -> Path:
+def state_directory() -> Path:
     """In XDG_RUNTIME_DIR, else in the home's cache, else (no home that can be written) among temporary files."""
     home = Path(os.environ.get("HOME") or "/nonexistent")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
@@ -32,44 +32,57 @@ def state_path() -> Path:
         base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     else:
         base = Path(tempfile.gettempdir()) / f"caracal-{os.getuid()}"
-    return base / "caracal" / "run.json"
+    return base / "caracal"
 
 
 def save(state: RunState) -> None:
-    path = state_path()
+    path = _path(state.pid)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_suffix(f".{state.pid}")
+    draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(asdict(state)))
     draft.replace(path)
 
 
 def clear(pid: int) -> None:
-    """Removes the file if it is this process's."""
-    try:
-        if json.loads(state_path().read_text()).get("pid") == pid:
-            state_path().unlink()
-    except (OSError, ValueError, AttributeError):
-        return
+    """Forgets this process's cluster."""
+    _path(pid).unlink(missing_ok=True)
 
 
 def find() -> RunState:
-    """The running cluster's state; CARACAL_URL and CARACAL_REDIS_URL come first. Raises NoCluster."""
-    url, redis_url = os.environ.get("CARACAL_URL", ""), os.environ.get("CARACAL_REDIS_URL", "")
-    try:
-        state = RunState(**json.loads(state_path().read_text()))
-        os.kill(state.pid, 0)
-    except FileNotFoundError:
-        state, why = None, "no cluster is running here: start one with `caracal up`"
-    except ProcessLookupError:
-        state, why = None, "the last cluster here has ended without a farewell: start one with `caracal up`"
-    except (OSError, ValueError, TypeError) as error:
-        state, why = None, f"{state_path()} cannot be read: {error}"
-    cluster = os.environ.get("CARACAL_CLUSTER") or (state.cluster if state else "caracal")
-    if state is None and not (url or redis_url):
-        raise NoCluster(why + ", or name another with CARACAL_URL and CARACAL_REDIS_URL")
-    return RunState(
-        pid=state.pid if state else 0,
-        url=url or (state.url if state else ""),
-        redis_url=redis_url or (state.redis_url if state else ""),
-        cluster=cluster,
-    )
+    """The cluster that CARACAL_URL names, else the one started last. Raises NoCluster.
+
+    CARACAL_REDIS_URL may name the Redis of a cluster that was not started here; a URL is never paired with another
+    cluster's Redis.
+    """
+    url, redis_url = os.environ.get("CARACAL_URL", "").rstrip("/"), os.environ.get("CARACAL_REDIS_URL", "")
+    if redis_url:
+        return RunState(pid=0, url=url, redis_url=redis_url, cluster=os.environ.get("CARACAL_CLUSTER") or "caracal")
+    states, dead = _running()
+    if url:
+        named = [state for state in states if state.url == url]
+        return named[-1] if named else RunState(pid=0, url=url, redis_url="")
+    if states:
+        return states[-1]
+    ended = "the last cluster here has ended without a farewell" if dead else "no cluster is running here"
+    raise NoCluster(f"{ended}: start one with `caracal up`, or name another with CARACAL_URL and CARACAL_REDIS_URL")
+
+
+def _path(pid: int) -> Path:
+    return state_directory() / f"run-{pid}.json"
+
+
+def _running() -> tuple[list[RunState], int]:
+    """Clusters of living processes, the last started last, and how many ended without a farewell."""
+    states: list[tuple[float, RunState]] = []
+    dead = 0
+    for path in state_directory().glob("run-*.json"):
+        try:
+            state = RunState(**json.loads(path.read_text()))
+            os.kill(state.pid, 0)
+            states.append((path.stat().st_mtime, state))
+        except (ProcessLookupError, ValueError, TypeError):
+            path.unlink(missing_ok=True)
+            dead += 1
+        except OSError:
+            continue
+    return [state for _, state in sorted(states, key=lambda pair: pair[0])], dead

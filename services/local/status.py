@@ -11,17 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from services.local.scale import serves
-from services.local.state import RunState, find
+from services.local.state import NoCluster, RunState, find
 from services.membership import Membership, RedisUnavailable, WorkerRecord
 
 # Short on purpose: the table has to fit 80 columns. `run+wait` are sequences, `zero` the share of slots that send
-# nothing, `exposed` the wait for experts per layer and its share of the round trip.
-COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "address")
+# nothing, `exposed` the wait for experts per layer and its share of the round trip, `metrics` where /metrics is.
+COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
 
 
 def status(watch: bool) -> None:
     """Raises NoCluster, RedisUnavailable."""
-    asyncio.run(_status(find(), watch))
+    state = find()
+    if not state.redis_url:
+        raise NoCluster(f"no cluster at {state.url} was started here; CARACAL_REDIS_URL names its Redis")
+    asyncio.run(_status(state, watch))
 
 
 async def _status(state: RunState, watch: bool) -> None:
@@ -64,7 +67,7 @@ def _row(record: WorkerRecord) -> tuple[str, ...]:
     state = "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
     cells = [record.worker_id, state, str(record.held) if record.role == "expert" else ""]
     if record.role != "attention":
-        return (*cells, "", "", "", "", record.address)
+        return (*cells, "", "", "", "", record.metrics_address)
     used, total = stats.get("kv_pages_used", 0.0), stats.get("kv_pages_total", 0.0)
     exposed, trip = stats.get("exposed_s_per_layer", 0.0), stats.get("round_trip_s_per_layer", 0.0)
     return (
@@ -73,5 +76,5 @@ def _row(record: WorkerRecord) -> tuple[str, ...]:
         f"{stats.get('running', 0):.0f}+{stats.get('waiting', 0):.0f}",
         f"{stats.get('zero_share', 0):.0%}",
         f"{exposed * 1e6:.0f} µs {exposed / trip:.0%}" if trip else "",
-        record.address,
+        record.metrics_address,
     )

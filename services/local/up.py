@@ -86,6 +86,7 @@ def _greet(url: str) -> None:
     _say(
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
     )
+    _say(f"More than one cluster here? CARACAL_URL={url} tells the commands below which one is meant.")
     _say("In another terminal: caracal status --watch · caracal scale expert=3 · caracal generate 'What is 7 * 8?'")
     _say("Ctrl-C stops everything.")
 

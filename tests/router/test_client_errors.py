@@ -111,6 +111,10 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
     "top_logprobs_many": ({"messages": HI, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     "logprobs_number": ({"messages": HI, "logprobs": 3}, "logprobs"),
     "tool_choice_alone": ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
+    "tool_choice_forced": (
+        {"messages": HI, "tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+        "tool_choice",
+    ),
     "tool_without_name": ({"messages": HI, "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
     "tool_bad_name": (
         {"messages": HI, "tools": [{"type": "function", "function": {"name": "a b"}}]},

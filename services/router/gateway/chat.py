@@ -43,6 +43,12 @@ async def chat_completions(service: Service, request: Request) -> LiveResponse:
 
 def check_tools(body: ChatRequest) -> None:
     names = {tool.function.name for tool in body.tools or []}
+    if names and body.tool_choice not in (None, "none", "auto"):
+        raise InvalidRequest(
+            "tool_choice can be none or auto: a call cannot be forced.",
+            param="tool_choice",
+            code="unsupported_parameter",
+        )
     if body.tool_choice not in (None, "none", "auto") and not names:
         raise InvalidRequest("tool_choice needs tools.", param="tool_choice")
     if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:

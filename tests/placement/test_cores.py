@@ -1,0 +1,27 @@
+"""Roles on cores of their own."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.local.cores import cores_of
+
+
+def test_two_cores_two_workers() -> None:
+    assert cores_of("attention", 1, 1, [0, 1]) == {0}
+    assert cores_of("expert", 1, 1, [0, 1]) == {1}
+    assert cores_of("router", 1, 1, [0, 1]) == {0, 1}
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 64))
+def test_shares_are_whole_apart_and_never_empty(attention: int, expert: int, count: int) -> None:
+    cores = list(range(3, 3 + count))
+    mine, theirs = (cores_of(role, attention, expert, cores) for role in ("attention", "expert"))
+    assert mine
+    assert theirs
+    if count < attention + expert:
+        assert mine == theirs == set(cores)
+    else:
+        assert mine | theirs == set(cores)
+        assert not mine & theirs
