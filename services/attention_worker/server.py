@@ -28,7 +28,7 @@ class AttentionServer:
 
     def __init__(self, service: AttentionService) -> None:
         self._service = service
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=OPTIONS)
         attention_pb2_grpc.add_AttentionServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -116,7 +116,7 @@ class GrpcEdge:
 
     def __init__(self, service: Service) -> None:
         self._server = grpc.aio.server(options=(("grpc.max_receive_message_length", MAX_MESSAGE),))
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = health.aio.HealthServicer()
         router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(service), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)

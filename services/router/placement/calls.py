@@ -48,7 +48,7 @@ class Workers:
     async def probe(self, record: WorkerRecord) -> bool:
         """Whether the worker answers the standard health check at all."""
         try:
-            await HealthStub(self._channel(record)).Check(HealthCheckRequest(), timeout=PROBE_S)
+            await HealthStub(self._channel(record)).Check(HealthCheckRequest(), timeout=PROBE_S)  # type: ignore[attr-defined]  # the stubs lack it
         except grpc.aio.AioRpcError:
             return False
         return True
