@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from tiny_checkpoint import make_checkpoint
 from services.local.cluster import LocalCluster
 from services.local.scale import serves
 from services.local.settings import LocalSettings
-from services.membership import Membership, WorkerRecord
+from services.membership import Membership, RedisUnavailable, WorkerRecord
 
 T = TypeVar("T")
 WAIT_S = 60.0
@@ -146,9 +146,16 @@ class ClusterUnderTest:
     def grpc_target(self) -> str:
         return self.records("router")[0].address
 
+    def asked(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Asks Redis; once more when a connection has not survived its restart."""
+        try:
+            return self.do(question())
+        except RedisUnavailable:
+            return self.do(question())
+
     def placed(self) -> dict[str, int]:
         """Experts by worker, as the published table says."""
-        table = self.do(self.membership.read_table())
+        table = self.asked(self.membership.read_table)
         counts: dict[str, int] = {}
         for layer in table.layers if table else ():
             for slot in layer.experts:
@@ -163,7 +170,7 @@ class ClusterUnderTest:
 
     def scale(self, role: str, count: int) -> float:
         """Returns the seconds until the table, or the workers' leases, are as wanted."""
-        self.do(self.membership.set_desired(role, count))
+        self.asked(lambda: self.membership.set_desired(role, count))
         names = [f"{role}-{n}" for n in range(count)]
         if role == "expert":
             return until(lambda: sorted(self.placed()) == names, f"never {count} experts: {self.placed()}")

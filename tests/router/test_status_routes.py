@@ -39,12 +39,13 @@ def test_ready_follows_the_workers(assets_path: Path) -> None:
             return answer.status_code, answer.json().get("reason", "")
 
         assert readiness(fake.record()) == (200, "")
-        assert readiness() == (503, "no attention worker")
         assert readiness(fake.record(epoch=0)) == (503, "no attention worker has a placement table yet")
         assert readiness(fake.record(draining=True)) == (503, "every attention worker is draining")
         assert get(harness, "/ready").json()["error"]["code"] == "not_ready"
+        assert readiness() == (503, "no attention worker")
         assert get(harness, "/health").status_code == 200
         assert readiness(fake.record(epoch=0), fake.record(worker_id="b")) == (200, "")
+        assert readiness() == (200, ""), "a list that is suddenly empty does not empty the cluster at once"
 
 
 def test_metrics_agree_with_what_was_asked(assets_path: Path) -> None:
