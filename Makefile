@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test check proto fmt train bench chart image clean
+.PHONY: up test check proto fmt train bench chart image e2e-k8s clean
 
 up: $(VENV)/.run
 	@$(BIN)/caracal up $(UP)
@@ -18,7 +18,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p k8s.tools -p k8s.image
+	$(BIN)/mypy -p k8s.tools -p k8s.image -p k8s.e2e
 	$(BIN)/python -m k8s.tools --check
 	$(BIN)/python -m pytest -q tests/test_import_names.py
 	@rm -rf build/proto && $(MAKE) --no-print-directory build/proto
@@ -46,6 +46,10 @@ chart: $(VENV)/.dev
 
 image: $(VENV)/.dev
 	$(BIN)/python -m k8s.image --name $(IMAGE)
+
+# On the cluster of KUBECONFIG, else kind, else a private one of CARACAL_K8S_LAB; SHORT=1 takes minutes.
+e2e-k8s: $(VENV)/.dev
+	$(BIN)/python -m pytest -v --timeout 900 k8s/e2e $(if $(SHORT),-m short) $(E2E)
 
 train: $(VENV)/.dev
 	$(BIN)/python -m training

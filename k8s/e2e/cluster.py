@@ -1,0 +1,102 @@
+"""kubectl and helm against the cluster under test, in one namespace under PodSecurity `restricted`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from k8s.e2e.targets import Target
+from k8s.tools.values import CHART
+
+WAIT_S = 120.0
+
+
+def until(holds: Callable[[], object], message: str, timeout_s: float = WAIT_S) -> float:
+    """Waits; returns the seconds it took. What raises RuntimeError (kubectl, say) does not hold yet."""
+    started, last = time.monotonic(), ""
+    while True:
+        try:
+            if holds():
+                return time.monotonic() - started
+        except RuntimeError as error:
+            last = str(error)
+        assert time.monotonic() - started < timeout_s, f"{message} ({last})" if last else message
+        time.sleep(0.3)
+
+
+@dataclass
+class Cluster:
+    """The release `caracal` in a namespace of its own."""
+
+    target: Target
+    namespace: str = "caracal-e2e"
+    release: str = "caracal"
+
+    @property
+    def image(self) -> str:
+        return self.target.image
+
+    def create_namespace(self) -> None:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"name": self.namespace, "labels": labels}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        until(lambda: self.get("serviceaccount", "default"), "the namespace gets no service account")
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Raises RuntimeError with what kubectl said."""
+        return self._run(["kubectl", "-n", self.namespace, *arguments], stdin)
+
+    def helm(self, *arguments: str) -> str:
+        return self._run(["helm", "-n", self.namespace, *arguments], "")
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def get(self, *what: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kubectl("get", *what, "-o", "json"))
+        return found
+
+    def install(self, command: str, **values: object) -> None:
+        """`helm install` or `helm upgrade` with profile cpu-tiny; dots in names of values are written as two _."""
+        repository, _, tag = self.image.rpartition(":")
+        given = {"image__repository": repository, "image__tag": tag} | values
+        sets = [f"{name.replace('__', '.')}={value}" for name, value in given.items()]
+        profile = str(CHART / "profiles/cpu-tiny.yaml")
+        flags = [part for one in sets for part in ("--set", one)]
+        self.helm(command, self.release, str(CHART), "-f", profile, *flags)
+
+    def pods(self, role: str) -> list[dict[str, Any]]:
+        selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component={role}"
+        items = self.get("pods", "-l", selector)["items"]
+        return [pod for pod in items if pod["status"].get("phase") in ("Pending", "Running")]
+
+    def settled(self, **counts: int) -> float:
+        """Waits until each role has just so many pods, all ready, none leaving."""
+        return until(
+            lambda: all([_ready(pod) for pod in self.pods(role)] == [True] * n for role, n in counts.items()),
+            f"never {counts}",
+            WAIT_S * 2,
+        )
+
+    def scale(self, role: str, replicas: int) -> float:
+        """`kubectl scale`; returns the seconds until it is so."""
+        self.kubectl("scale", f"statefulset/{self.release}-{role}", f"--replicas={replicas}")
+        return self.settled(**{role: replicas})
+
+    def _run(self, arguments: list[str], stdin: str) -> str:
+        command = [*self.target.command(arguments[0]), *arguments[1:]]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(arguments[:5])}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+
+def _ready(pod: dict[str, Any]) -> bool:
+    conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]

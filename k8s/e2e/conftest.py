@@ -1,0 +1,79 @@
+"""One cluster for the run, the undisturbed answers, and the table of stalls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import pytest
+
+from k8s.e2e.cluster import Cluster
+from k8s.e2e.report import Report
+from k8s.e2e.streams import Answer, Stalls, Streams
+from k8s.e2e.targets import NoTarget, find_target
+
+PEACE_ROUNDS = 3
+
+
+class Disturbed(Protocol):
+    """Runs streams from a pod (on `node`, when one is named) while `do` is done."""
+
+    def __call__(self, event: str, do: Callable[[Streams], None], node: str = "") -> list[Answer]: ...
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster with the release installed: two routers, one worker of each kind."""
+    try:
+        target = find_target()
+    except NoTarget as none:
+        pytest.skip(str(none))
+    try:
+        target.start()
+        cluster = Cluster(target)
+        cluster.create_namespace()
+        cluster.install("install", router__replicas=2)
+        cluster.settled(router=2, attention=1, expert=1, redis=1)
+        yield cluster
+    finally:
+        target.stop()
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+    report = Report(short=request.config.getoption("markexpr") == "short")
+    yield report
+    report.write()
+
+
+@pytest.fixture(scope="session")
+def peaceful(cluster: Cluster, report: Report) -> dict[str, str]:
+    """The digest of each caller's answer when nothing happens; it is one and the same each time."""
+    streams = Streams(cluster)
+    streams.begin("peace", PEACE_ROUNDS)
+    answers = streams.finish()
+    digests: dict[str, str] = {}
+    for answer in answers:
+        assert not answer.error
+        assert digests.setdefault(answer.caller, answer.digest) == answer.digest
+    report.add("nothing", Stalls.of(answers))
+    return digests
+
+
+@pytest.fixture
+def disturbed(cluster: Cluster, peaceful: dict[str, str], report: Report) -> Disturbed:
+    """Runs streams while something is done; no request may fail, and every answer must be the peaceful one."""
+
+    def run(event: str, do: Callable[[Streams], None], node: str = "") -> list[Answer]:
+        streams = Streams(cluster, node)
+        streams.begin(event.replace(" ", "-").replace(",", ""))
+        do(streams)
+        answers = streams.end()
+        report.add(event, Stalls.of(answers))
+        failed = [f"{answer.caller}: {answer.error}" for answer in answers if answer.error]
+        assert not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[:5]}"
+        wrong = [answer.caller for answer in answers if answer.digest != peaceful[answer.caller]]
+        assert not wrong, f"{len(wrong)} of {len(answers)} answers differ from the undisturbed ones: {wrong[:5]}"
+        return answers
+
+    return run

@@ -1,0 +1,73 @@
+"""A private cluster from a folder of scripts: prep.sh, images.sh, up.sh, n, node-kill, node-start, down.sh.
+
+Beside another cluster of the same scripts it keeps to itself: state, networks and cgroup are its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from k8s.e2e.targets import IMAGE, NODES, build_image, run
+
+APART = {"NET": "10.251.0", "PODPFX": "10.245", "SVCPFX": "10.97", "CG": "caracal-e2e"}
+PREPARE_S = 600
+
+
+class Lab:
+    """Needs root. The scripts' state lies in R, else in the home's cache."""
+
+    image = IMAGE
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._root = Path(os.environ.get("R") or Path.home() / ".cache/k8s-lab")
+        self._environment = {**os.environ, **APART, "R": str(self._root), "W": str(self._root / "caracal-e2e")}
+
+    def start(self) -> None:
+        if not (self._root / "bin/kubectl").exists() or not (self._root / "golden/root").exists():
+            self._script("prep.sh")
+        shutil.copyfile(build_image(), self._root / "img/caracal-e2e.tar")
+        self._script("images.sh")
+        self._script("down.sh")
+        self._script("up.sh", str(NODES))
+
+    def stop(self) -> None:
+        self._script("down.sh")
+
+    def command(self, program: str) -> list[str]:
+        variables = [f"{name}={self._environment[name]}" for name in (*APART, "R", "W")]
+        return ["env", *variables, str(self._folder / "n"), "0", program]
+
+    def power_off(self, node: str) -> None:
+        self._script("node-kill", node.removeprefix("n"))
+
+    def power_on(self, node: str) -> None:
+        start = [*self.command("setsid"), str(self._folder / "node-start"), node.removeprefix("n")]
+        subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill_api_server(self) -> None:
+        run(*self.command("sh"), "-c", "kill -9 $(pgrep -x kube-apiserver)")
+
+    def add_metrics(self) -> None:
+        run(*self.command("kubectl"), "apply", "-f", str(self._folder / "metrics.yaml"))
+
+    def _script(self, name: str, *arguments: str) -> None:
+        """The cluster stays in the background and would hold a pipe open: what a script says goes to a file."""
+        log = self._root / f"caracal-e2e-{name}.log"
+        started = time.monotonic()
+        with log.open("wb") as out:
+            done = subprocess.run(
+                [str(self._folder / name), *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=PREPARE_S,
+                check=False,
+            )
+        if done.returncode:
+            raise RuntimeError(f"{name} failed after {time.monotonic() - started:.0f} s: {log.read_text()[-2000:]}")

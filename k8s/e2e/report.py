@@ -1,0 +1,45 @@
+"""The table of stalls: what an event costs the streams that run through it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+from k8s.e2e.streams import Stalls
+
+RESULTS = Path(__file__).parents[2] / "bench/results"
+HEAD = (
+    "| while 10 streams run | requests | failed | p50 ms | p99 ms | longest ms | longest first token ms |\n"
+    "|---|---:|---:|---:|---:|---:|---:|\n"
+)
+
+
+class Report:
+    """Written at the end of a whole run; the short form writes under build/."""
+
+    def __init__(self, short: bool) -> None:
+        self._rows: dict[str, Stalls] = {}
+        self._folder = RESULTS.parents[1] / "build" if short else RESULTS
+
+    def add(self, event: str, stalls: Stalls) -> None:
+        self._rows[event] = stalls
+
+    def write(self) -> None:
+        if not self._rows:
+            return
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, all nodes and clients on it"
+        rows = {event: {k: round(v, 1) for k, v in asdict(stalls).items()} for event, stalls in self._rows.items()}
+        document = {"machine": machine, "unit": "ms between two tokens of a stream", "events": rows}
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / "k8s-stalls.json").write_text(json.dumps(document, indent=1) + "\n")
+        lines = "".join(_row(event, stalls) for event, stalls in self._rows.items())
+        text = f"# Stalls on Kubernetes\n\n{machine}. `make e2e-k8s` writes this.\n\n{HEAD}{lines}"
+        (self._folder / "k8s-stalls.md").write_text(text)
+
+
+def _row(event: str, s: Stalls) -> str:
+    figures = f"{s.p50:.1f} | {s.p99:.0f} | {s.worst:.0f} | {s.worst_first:.0f}"
+    return f"| {event} | {s.requests} | {s.failed} | {figures} |\n"

@@ -1,0 +1,135 @@
+"""The cluster that is tested: one that KUBECONFIG names, else kind, else a private one from the scripts of a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from k8s.image.__main__ import build
+from k8s.image.packages import REPOSITORY
+
+NODES = 3
+IMAGE = "registry.local/caracal:e2e"
+BUILD = REPOSITORY / "build/image"
+
+
+class NoTarget(RuntimeError):
+    """There is no cluster to test on; the message says what would be one."""
+
+
+class CannotDo(RuntimeError):
+    """This kind of cluster has no way to bring the fault about; the message says which."""
+
+
+class Target(Protocol):
+    """A cluster. `command` gives what runs kubectl or helm against it."""
+
+    image: str
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def command(self, program: str) -> list[str]: ...
+    def power_off(self, node: str) -> None: ...
+    def power_on(self, node: str) -> None: ...
+    def kill_api_server(self) -> None: ...
+    def add_metrics(self) -> None: ...
+
+
+def find_target() -> Target:
+    """Raises NoTarget."""
+    if os.environ.get("KUBECONFIG"):
+        return Given(os.environ.get("CARACAL_E2E_IMAGE", ""))
+    if shutil.which("kind"):
+        return Kind()
+    lab = Path(os.environ.get("CARACAL_K8S_LAB") or REPOSITORY.parent / "shared/k8s/lab")
+    if (lab / "up.sh").exists():
+        from k8s.e2e.lab import Lab
+
+        return Lab(lab)
+    raise NoTarget("no cluster to test on: set KUBECONFIG, or install kind, or set CARACAL_K8S_LAB")
+
+
+def build_image() -> Path:
+    """The image that is tested, as an OCI archive."""
+    archive = BUILD / "e2e.tar"
+    shutil.rmtree(BUILD / "work/wheel", ignore_errors=True)
+    build("all", IMAGE, archive, BUILD / "work")
+    return archive
+
+
+def run(*command: str, timeout_s: float = 600) -> str:
+    """Raises RuntimeError with what the program said."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+@dataclass
+class Given:
+    """Somebody's cluster. It is left running, and no fault is brought upon its nodes or its control plane."""
+
+    image: str
+
+    def start(self) -> None:
+        if not self.image:
+            raise NoTarget("KUBECONFIG is set: push the image of `make image` and name it in CARACAL_E2E_IMAGE")
+
+    def stop(self) -> None:
+        return
+
+    def command(self, program: str) -> list[str]:
+        return [program]
+
+    def power_off(self, node: str) -> None:
+        raise CannotDo(f"{node} is not ours to power off")
+
+    def power_on(self, node: str) -> None:
+        raise CannotDo(f"{node} is not ours")
+
+    def kill_api_server(self) -> None:
+        raise CannotDo("the API server is not ours to kill")
+
+    def add_metrics(self) -> None:
+        if "metrics.k8s.io" not in run("kubectl", "api-versions"):
+            raise CannotDo("the cluster has no metrics-server")
+
+
+class Kind:
+    """A cluster of kind's, deleted afterwards."""
+
+    image = IMAGE
+    NAME = "caracal-e2e"
+
+    def start(self) -> None:
+        roles = ["control-plane", *["worker"] * NODES]
+        nodes = [{"role": role} for role in roles]
+        config = BUILD / "kind.json"
+        archive = build_image()
+        config.write_text(json.dumps({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": nodes}))
+        kubeconfig = str(BUILD / "kind.kubeconfig")
+        run("kind", "create", "cluster", "--name", self.NAME, "--config", str(config), "--kubeconfig", kubeconfig)
+        run("kind", "load", "image-archive", str(archive), "--name", self.NAME)
+
+    def stop(self) -> None:
+        run("kind", "delete", "cluster", "--name", self.NAME)
+
+    def command(self, program: str) -> list[str]:
+        return [program, "--kubeconfig", str(BUILD / "kind.kubeconfig")]
+
+    def power_off(self, node: str) -> None:
+        run("docker", "kill", node)
+
+    def power_on(self, node: str) -> None:
+        run("docker", "start", node)
+
+    def kill_api_server(self) -> None:
+        run("docker", "exec", f"{self.NAME}-control-plane", "pkill", "-9", "kube-apiserver")
+
+    def add_metrics(self) -> None:
+        raise CannotDo("kind brings no metrics-server")

@@ -1,0 +1,90 @@
+"""Nodes and the control plane fail under streams. The last node holds experts only, each of them also elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.conftest import Disturbed
+from k8s.e2e.streams import Streams
+from k8s.e2e.targets import CannotDo
+
+LABEL = "caracal-e2e"
+ROLES = {"router": 2, "attention": 2, "expert": 3}
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster, peaceful: dict[str, str]) -> Iterator[list[str]]:
+    """Three nodes; routers, attention workers and Redis keep to the first two, experts are one on each."""
+    names = sorted(node["metadata"]["name"] for node in cluster.get("nodes")["items"])
+    names = [name for name in names if "control-plane" not in name]
+    if len(names) < 3:
+        pytest.skip(f"three nodes are needed, there are {names}")
+    for name, value in zip(names, ("all", "all", "experts"), strict=False):
+        cluster.kubectl("label", "node", name, f"{LABEL}={value}", "--overwrite")
+    places = {f"{role}__nodeSelector__{LABEL}": "all" for role in ("router", "attention", "redis")}
+    apart = "expert.topologySpreadConstraints[0]"
+    spread = {
+        f"{apart}.maxSkew": 1,
+        f"{apart}.topologyKey": "kubernetes.io/hostname",
+        f"{apart}.whenUnsatisfiable": "DoNotSchedule",
+        f"{apart}.labelSelector.matchLabels.app\\.kubernetes\\.io/component": "expert",
+    }
+    replicas = {f"{role}__replicas": count for role, count in ROLES.items()}
+    cluster.install("upgrade", placement__copies=2, **replicas, **places, **spread)
+    for workload in ("deployment/{}-router", "statefulset/{}-attention", "statefulset/{}-expert"):
+        cluster.kubectl("rollout", "status", workload.format(cluster.release), "--timeout=240s")
+    cluster.settled(**ROLES)
+    yield names[:3]
+    for name in names:
+        cluster.kubectl("label", "node", name, f"{LABEL}-")
+
+
+def test_a_node_is_drained(cluster: Cluster, nodes: list[str], disturbed: Disturbed) -> None:
+    """`kubectl drain` against the budgets; a deleted StatefulSet pod finds room again when the node is back."""
+
+    def drain(streams: Streams) -> None:
+        cluster.kubectl("drain", nodes[1], "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
+        streams.more(1)
+        cluster.kubectl("uncordon", nodes[1])
+        cluster.settled(**ROLES)
+        streams.more(1)
+
+    disturbed("node drained", drain, nodes[0])
+
+
+def test_the_api_server_is_killed(cluster: Cluster, nodes: list[str], disturbed: Disturbed) -> None:
+    def kill(streams: Streams) -> None:
+        try:
+            cluster.target.kill_api_server()
+        except CannotDo as cannot:
+            pytest.skip(str(cannot))
+        streams.more(2)
+
+    disturbed("API server killed", kill, nodes[0])
+
+
+def test_a_node_with_replicated_experts_loses_power(cluster: Cluster, nodes: list[str], disturbed: Disturbed) -> None:
+    on_it = [p["metadata"]["name"] for role in ROLES for p in cluster.pods(role) if p["spec"]["nodeName"] == nodes[2]]
+    assert len(on_it) == 1
+    assert "-expert-" in on_it[0]
+
+    def power_off(streams: Streams) -> None:
+        try:
+            cluster.target.power_off(nodes[2])
+        except CannotDo as cannot:
+            pytest.skip(str(cannot))
+        streams.more(2)
+        cluster.target.power_on(nodes[2])
+        cluster.kubectl("delete", "pod", on_it[0], "--force", "--grace-period=0", "--wait=false")
+        until(lambda: "True" in _node_ready(cluster, nodes[2]), "the node never came back", 240)
+        cluster.settled(**ROLES)
+        streams.more(1)
+
+    disturbed("node lost its power", power_off, nodes[0])
+
+
+def _node_ready(cluster: Cluster, name: str) -> list[str]:
+    return [c["status"] for c in cluster.get("node", name)["status"]["conditions"] if c["type"] == "Ready"]

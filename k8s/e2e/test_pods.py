@@ -1,0 +1,75 @@
+"""Pods are deleted, killed and replaced under streams."""
+
+from __future__ import annotations
+
+import pytest
+
+from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.conftest import Disturbed
+from k8s.e2e.streams import Streams
+
+FULL = {"router": 2, "attention": 2, "expert": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_of_each(cluster: Cluster, peaceful: dict[str, str]) -> None:
+    cluster.scale("attention", 2)
+    cluster.scale("expert", 2)
+
+
+def _delete(cluster: Cluster, role: str, *flags: str) -> None:
+    """Takes the last pod of a role and waits until another one serves in its place."""
+    victim = cluster.pods(role)[-1]["metadata"]
+    cluster.kubectl("delete", "pod", victim["name"], "--wait=false", *flags)
+    until(lambda: victim["uid"] not in [pod["metadata"]["uid"] for pod in cluster.pods(role)], "it never went")
+    cluster.settled(**{role: FULL.get(role, 1)})
+
+
+@pytest.mark.parametrize("role", ["router", "attention", "expert"])
+def test_a_pod_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
+    def delete(streams: Streams) -> None:
+        _delete(cluster, role)
+        streams.more(1)
+
+    disturbed(f"{role} pod deleted", delete)
+
+
+@pytest.mark.parametrize("role", ["attention", "expert", "redis"])
+def test_a_pod_is_deleted_by_force(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
+    def delete(streams: Streams) -> None:
+        _delete(cluster, role, "--grace-period=0", "--force")
+        streams.more(1)
+
+    disturbed(f"{role} pod deleted by force", delete)
+
+
+def test_rolling_restart_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> None:
+    def restart(streams: Streams) -> None:
+        workloads = [f"deployment/{cluster.release}-router"]
+        workloads += [f"statefulset/{cluster.release}-{role}" for role in ("attention", "expert")]
+        cluster.kubectl("rollout", "restart", *workloads)
+        for workload in workloads:
+            cluster.kubectl("rollout", "status", workload, "--timeout=240s")
+        streams.more(1)
+
+    disturbed("rolling restart of all roles", restart)
+
+
+def test_helm_upgrade_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> None:
+    """Every pod is replaced; numbers set by `kubectl scale` stay; from here on experts have two copies."""
+
+    def upgrade(streams: Streams) -> None:
+        cluster.install(
+            "upgrade",
+            router__replicas=2,
+            attention__replicas=2,
+            expert__replicas=2,
+            placement__copies=2,
+            pod__podAnnotations__release="two",
+        )
+        for workload in ("deployment/{}-router", "statefulset/{}-attention", "statefulset/{}-expert"):
+            cluster.kubectl("rollout", "status", workload.format(cluster.release), "--timeout=240s")
+        cluster.settled(**FULL)
+        streams.more(1)
+
+    disturbed("helm upgrade of all roles", upgrade)
