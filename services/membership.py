@@ -79,6 +79,7 @@ class Membership:
         self._cluster = cluster
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
         self._skipped: set[str] = set()
+        self.reachable = False  # whether the last renewal of the lease went through
 
     async def advertise(self, make_record: Callable[[], WorkerRecord]) -> None:
         """Renews the lease each second, for ever; while Redis is away it tries again, and says so once."""
@@ -93,6 +94,7 @@ class Membership:
                 if not away:
                     log.warning("redis is away; going on with what is known", error=str(error))
                 away = True
+            self.reachable = not away
             await asyncio.sleep(RENEW_S)
 
     async def announce(self, record: WorkerRecord) -> None:

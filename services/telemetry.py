@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,12 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
     """Serves /metrics on its own thread; returns the port (0 asks for a free one). Raises OSError when it is taken."""
     server, _ = start_http_server(port, host, registry)
     return int(server.server_port)
+
+
+def show_redis(registry: CollectorRegistry, reachable: Callable[[], bool]) -> None:
+    """Adds what the process knows of Redis to its metrics; `reachable` is asked at every scrape and asks nobody."""
+    gauge = Gauge("caracal_redis_up", "Whether the lease was renewed at the last try, 0 or 1", registry=registry)
+    gauge.set_function(lambda: float(reachable()))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Request metrics carry vLLM's names under `caracal:`; what only this cluster has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,14 +17,16 @@ from services.router.dispatch.stats import DispatchStats
 class WorkerMetrics(Collector):
     """Reads engine and exchange at every scrape."""
 
-    def __init__(self, engine: Engine, dispatch: DispatchStats) -> None:
+    def __init__(self, engine: Engine, dispatch: DispatchStats, epoch: Callable[[], int]) -> None:
         self._engine = engine
         self._dispatch = dispatch
+        self._epoch = epoch
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
         yield from self._layers()
         yield from self._wire()
+        yield _gauge("caracal_attention_epoch", "Of the placement in force here", self._epoch())
 
     def _requests(self) -> Iterator[Metric]:
         scheduler, counters = self._engine.scheduler, self._engine.counters

@@ -23,7 +23,7 @@ from services.attention_worker.tables import TableFollower
 from services.membership import Membership, RedisUnavailable, WorkerRecord
 from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
-from services.telemetry import serve_metrics
+from services.telemetry import serve_metrics, show_redis
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,8 @@ class AttentionWorker:
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(WorkerMetrics(self._engine, self._exchange.stats))
+        registry.register(WorkerMetrics(self._engine, self._exchange.stats, lambda: self._service.epoch))
+        show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
         self._address = f"{settings.reachable_host}:{port}"
         self._metrics_address = f"{settings.reachable_host}:{metrics_port}"

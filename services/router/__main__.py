@@ -22,7 +22,7 @@ from services.router.requests.fleet import Fleet
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.reply import Cluster
 from services.router.settings import RouterSettings, SettingError
-from services.telemetry import configure_logging
+from services.telemetry import configure_logging, show_redis
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     )
     fleet = Fleet(LeaseDirectory(membership), max_model_len=assets.max_model_len)
     metrics = RequestMetrics(assets.name, CollectorRegistry())
+    show_redis(metrics.registry, lambda: membership.reachable)
     edge = RouterEdge(Service(Cluster(assets, fleet, metrics), settings.request_timeout))
     try:
         await edge.start(settings.host, settings.port, settings.grpc_port)

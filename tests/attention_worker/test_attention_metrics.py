@@ -18,7 +18,7 @@ from services.router.dispatch.stats import DispatchStats
 
 def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(WorkerMetrics(driver.engine, dispatch))
+    registry.register(WorkerMetrics(driver.engine, dispatch, lambda: 7))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
@@ -52,6 +52,7 @@ def test_counters_and_gauges_follow_the_engine() -> None:
     assert after["caracal_moe_exposed_seconds_total,layer=1"] == 0.5
     assert after["caracal_moe_round_trip_seconds_total,layer=0"] == 0
     assert after["caracal_dispatch_bytes_total,direction=sent"] == 640
+    assert after["caracal_attention_epoch"] == 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

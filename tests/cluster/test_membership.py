@@ -43,6 +43,12 @@ async def awaited(membership: Membership) -> None:
     raise AssertionError("redis never answered")
 
 
+async def is_reachable(membership: Membership, wanted: bool) -> None:
+    async with asyncio.timeout(10):
+        while membership.reachable is not wanted:  # noqa: ASYNC110 - what a metric would show, looked at as a scrape does
+            await asyncio.sleep(0.02)
+
+
 def test_a_record_comes_back_as_it_was() -> None:
     assert WorkerRecord.from_json(RECORD.to_json()) == RECORD
 
@@ -75,11 +81,13 @@ def test_advertising_survives_a_redis_that_dies_and_comes_back_empty(server: tup
     async def scene() -> None:
         membership = Membership(url)
         await awaited(membership)
+        assert not membership.reachable, "nobody has renewed a lease yet"
         task = asyncio.create_task(membership.advertise(lambda: RECORD))
-        await asyncio.sleep(0.1)
+        await is_reachable(membership, True)
         end([child], 2)
         with pytest.raises(RedisUnavailable):
             await membership.workers("expert")
+        await is_reachable(membership, False)
         again = start_redis(int(url.rsplit(":", 1)[1].split("/")[0]), tmp_path)
         try:
             await awaited(membership)
@@ -87,6 +95,7 @@ def test_advertising_survives_a_redis_that_dies_and_comes_back_empty(server: tup
             while await membership.workers("expert") != [RECORD]:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
+            await is_reachable(membership, True)
         finally:
             end([again], 2)
         task.cancel()
