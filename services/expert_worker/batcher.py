@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from services.expert_worker.queue_time import QueueTimes
+
 Compute = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -33,6 +35,7 @@ class Job:
     row_P: Tensor
     expert_P: Tensor
     deadline: float  # time.monotonic
+    arrived: float = 0.0  # time.monotonic
     y_PD: Tensor | None = None
     error: Exception | None = None
     done: bool = False
@@ -47,6 +50,7 @@ class BatchCounters:
     rows: int = 0
     pairs: int = 0
     failed: int = 0  # calls that got an exception
+    busy_s: float = 0.0  # in launches, those that raised too
     progress: int = 0  # launches and idle ticks: stands still only while a launch runs
 
 
@@ -55,6 +59,7 @@ class Batcher:
 
     def __init__(self, compute: Compute, max_rows: int = 8192) -> None:
         self.counters = BatchCounters()
+        self.queue_times = QueueTimes()
         self._compute = compute
         self._max_rows = max_rows
         self._waiting: deque[Job] = deque()
@@ -62,11 +67,12 @@ class Batcher:
 
     def run(self, job: Job) -> Tensor:
         """[P, D]: the job's answers. Blocks; raises what its launch raised, or DeadlinePassed."""
+        job.arrived = time.monotonic()
         self._waiting.append(job)
         while not job.done:
             with self._turn:
                 if not job.done:
-                    self._launch(self._take())
+                    self._serve(self._take())
         if job.error is not None:
             raise job.error
         assert job.y_PD is not None
@@ -89,6 +95,14 @@ class Batcher:
             rows += len(job.x_RD) if fits else 0
         self._waiting.extendleft(reversed(others))
         return jobs
+
+    def _serve(self, jobs: list[Job]) -> None:
+        """A launch by the clock. Jobs past their deadline count as having waited: they are what a queue does."""
+        begun = time.monotonic()
+        for job in jobs:
+            self.queue_times.count(begun - job.arrived, begun)
+        self._launch(jobs)
+        self.counters.busy_s += time.monotonic() - begun
 
     def _launch(self, jobs: list[Job]) -> None:
         now = time.monotonic()

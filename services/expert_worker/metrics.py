@@ -1,33 +1,56 @@
-"""What Prometheus is told: the batcher's counters and what is held, read when it asks."""
+"""What Prometheus is told: the batcher's counters, its queue, and what is held, read when it asks."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.expert_worker.batcher import BatchCounters
+from services.expert_worker.batcher import Batcher
 from services.expert_worker.holding import Holding
+from services.expert_worker.queue_time import WINDOW_S
 from services.expert_worker.service import ExpertService
 
 
 class WorkerMetrics(Collector):
     """Reads the worker at every scrape."""
 
-    def __init__(self, counters: BatchCounters, holding: Holding, service: ExpertService) -> None:
-        self._counters, self._holding, self._service = counters, holding, service
+    def __init__(self, batcher: Batcher, holding: Holding, service: ExpertService) -> None:
+        self._batcher, self._holding, self._service = batcher, holding, service
 
     def collect(self) -> Iterator[Metric]:
-        counters, holding, service = self._counters, self._holding, self._service
+        yield from self._calls()
+        yield from self._queue()
+        held, epoch = len(self._holding.experts.held), self._holding.epoch
+        yield GaugeMetricFamily("caracal_expert_held", "Experts held, over all layers", held)
+        yield GaugeMetricFamily("caracal_expert_epoch", "Of the placement in force here", epoch)
+
+    def _calls(self) -> Iterator[Metric]:
+        counters = self._batcher.counters
         for name, text, value in (
             ("caracal_expert_launches", "Launches; each may serve several callers", counters.launches),
             ("caracal_expert_calls", "Calls that were computed", counters.calls),
             ("caracal_expert_rows", "Rows of those calls", counters.rows),
             ("caracal_expert_pairs", "(row, expert) pairs computed", counters.pairs),
             ("caracal_expert_failed_calls", "Calls whose launch raised or came too late", counters.failed),
-            ("caracal_expert_refused_calls", "Calls answered with another status than OK", service.refused),
+            ("caracal_expert_refused_calls", "Calls answered with another status than OK", self._service.refused),
         ):
             yield CounterMetricFamily(name, text, value)
-        yield GaugeMetricFamily("caracal_expert_held", "Experts held, over all layers", len(holding.experts.held))
-        yield GaugeMetricFamily("caracal_expert_epoch", "Of the placement in force here", holding.epoch)
+        yield CounterMetricFamily("caracal_expert_busy_seconds", "Time in launches", counters.busy_s)
+
+    def _queue(self) -> Iterator[Metric]:
+        times = self._batcher.queue_times
+        yield HistogramMetricFamily(
+            "caracal_expert_queue_seconds",
+            "From a call's arrival to the start of its launch",
+            buckets=times.buckets(),
+            sum_value=times.sum_s,
+        )
+        # Autoscalers reckon in thousandths of a metric's unit: of seconds, they would see whole milliseconds.
+        yield GaugeMetricFamily(
+            "caracal_expert_queue_milliseconds_recent",
+            f"Mean queue time over the last {WINDOW_S} s, 0 without calls",
+            1000 * times.recent_s(time.monotonic()),
+        )

@@ -21,7 +21,7 @@ from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import Settings
 from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.telemetry import serve_metrics
+from services.telemetry import serve_metrics, show_redis
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,8 @@ class ExpertWorker:
         settings = self._settings
         port = self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(WorkerMetrics(self._batcher.counters, self._holding, self._service))
+        registry.register(WorkerMetrics(self._batcher, self._holding, self._service))
+        show_redis(registry, lambda: self._membership.reachable)
         try:
             metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
         except OSError as error:

@@ -171,3 +171,28 @@ def test_a_merged_launch_equals_lone_ones(rows: int) -> None:
     merged = run_all(Batcher(gate), gate, jobs)
     for one, result in zip(jobs, merged, strict=True):
         assert torch.equal(result, Batcher(answer).run(one))  # type: ignore[arg-type]
+
+
+def test_queue_time_runs_from_arrival_to_the_launch() -> None:
+    gate = Gated()
+    batcher = Batcher(gate)
+    started = time.monotonic()
+    run_all(batcher, gate, [job(0, 0), job(1, 1), job(1, 2)])
+    took = time.monotonic() - started
+    times, counts = batcher.queue_times, dict(batcher.queue_times.buckets())
+    assert counts["+Inf"] == 3, "those in the queue and the one that found it empty"
+    assert counts["0.005"] <= 2, "the second call waited for the third to arrive"
+    assert 0.01 < times.sum_s < 2 * took
+    assert times.recent_s(time.monotonic()) == pytest.approx(times.sum_s / 3)
+    assert 0.02 < batcher.counters.busy_s < took
+
+
+def test_calls_that_came_too_late_or_failed_have_waited_once() -> None:
+    def broken(layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
+        raise LookupError("never")
+
+    gate = Gated(broken)
+    batcher = Batcher(gate)
+    run_all(batcher, gate, [job(0, 0), job(1, 1), job(1, 2), job(1, 3, deadline=time.monotonic() + 0.005)])
+    assert batcher.counters.failed == dict(batcher.queue_times.buckets())["+Inf"] == 4
+    assert batcher.counters.busy_s > 0
