@@ -39,12 +39,14 @@ class MutableDirectory:
 class Harness:
     """Use as a context manager. `fakes` are started first, and listed in `directory`."""
 
-    def __init__(self, assets: Path, *fakes: FakeAttention, deadline_s: float = 30.0, lost_s: float = 2.0) -> None:
+    def __init__(
+        self, assets: Path, *fakes: FakeAttention, deadline_s: float = 30.0, lost_s: float = 2.0, hold_s: float = 0.0
+    ) -> None:
         self.assets = ModelAssets.load(assets, MODEL)
         self.fakes = fakes
         self.directory = MutableDirectory()
         self._deadline_s = deadline_s
-        self._lost_s = lost_s
+        self._lost_s, self._hold_s = lost_s, hold_s
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
@@ -86,7 +88,13 @@ class Harness:
             await fake.start()
             self.directory.workers.append(fake.record())
         limit = self.assets.max_model_len
-        fleet = Fleet(self.directory, max_model_len=limit, refresh_s=0.05, patience=Patience(lost_s=self._lost_s))
+        fleet = Fleet(
+            self.directory,
+            max_model_len=limit,
+            refresh_s=0.05,
+            hold_s=self._hold_s,
+            patience=Patience(lost_s=self._lost_s),
+        )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.cluster = Cluster(self.assets, fleet, self.metrics)
         self.edge = RouterEdge(Service(self.cluster, self._deadline_s))

@@ -83,8 +83,7 @@ def ask(kind: str, caller: int) -> None:
     try:
         digest = {"grpc": over_grpc, "http": over_http}[kind](caller, times)
     except grpc.RpcError as failed:
-        assert isinstance(failed, grpc.Call)
-        error = f"{failed.code().name}: {failed.details()}"
+        error = f"{failed.code().name}: {failed.details()}" if isinstance(failed, grpc.Call) else repr(failed)
     except (OSError, ValueError, http.client.HTTPException) as failed:
         error = f"{type(failed).__name__}: {failed}"
     arrivals = [round((moment - started) * 1000, 1) for moment in times]

@@ -86,8 +86,14 @@ class Cluster:
 
     def scale(self, role: str, replicas: int) -> float:
         """`kubectl scale`; returns the seconds until it is so."""
-        self.kubectl("scale", f"statefulset/{self.release}-{role}", f"--replicas={replicas}")
+        kind = "deployment" if role == "router" else "statefulset"
+        self.kubectl("scale", f"{kind}/{self.release}-{role}", f"--replicas={replicas}")
         return self.settled(**{role: replicas})
+
+    def rolled_out(self) -> None:
+        """Waits for the rollouts of all roles."""
+        for workload in ("deployment/{}-router", "statefulset/{}-attention", "statefulset/{}-expert"):
+            self.kubectl("rollout", "status", workload.format(self.release), "--timeout=240s")
 
     def _run(self, arguments: list[str], stdin: str) -> str:
         command = [*self.target.command(arguments[0]), *arguments[1:]]

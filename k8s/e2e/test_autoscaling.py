@@ -29,3 +29,5 @@ def test_routers_scale_up_on_cpu(cluster: Cluster, disturbed: Disturbed) -> None
         router__autoscaling__target=20,
     )
     disturbed("router autoscaler adds pods", wait)
+    cluster.install("upgrade", router__replicas=2)
+    cluster.scale("router", 2)

@@ -34,9 +34,9 @@ def nodes(cluster: Cluster, peaceful: dict[str, str]) -> Iterator[list[str]]:
     }
     replicas = {f"{role}__replicas": count for role, count in ROLES.items()}
     cluster.install("upgrade", placement__copies=2, **replicas, **places, **spread)
-    for workload in ("deployment/{}-router", "statefulset/{}-attention", "statefulset/{}-expert"):
-        cluster.kubectl("rollout", "status", workload.format(cluster.release), "--timeout=240s")
-    cluster.settled(**ROLES)
+    cluster.rolled_out()
+    for role, count in ROLES.items():
+        cluster.scale(role, count)
     yield names[:3]
     for name in names:
         cluster.kubectl("label", "node", name, f"{LABEL}-")

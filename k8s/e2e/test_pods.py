@@ -13,8 +13,8 @@ FULL = {"router": 2, "attention": 2, "expert": 2}
 
 @pytest.fixture(scope="module", autouse=True)
 def _two_of_each(cluster: Cluster, peaceful: dict[str, str]) -> None:
-    cluster.scale("attention", 2)
-    cluster.scale("expert", 2)
+    for role, count in FULL.items():
+        cluster.scale(role, count)
 
 
 def _delete(cluster: Cluster, role: str, *flags: str) -> None:
@@ -48,8 +48,7 @@ def test_rolling_restart_of_all_roles(cluster: Cluster, disturbed: Disturbed) ->
         workloads = [f"deployment/{cluster.release}-router"]
         workloads += [f"statefulset/{cluster.release}-{role}" for role in ("attention", "expert")]
         cluster.kubectl("rollout", "restart", *workloads)
-        for workload in workloads:
-            cluster.kubectl("rollout", "status", workload, "--timeout=240s")
+        cluster.rolled_out()
         streams.more(1)
 
     disturbed("rolling restart of all roles", restart)
@@ -67,8 +66,7 @@ def test_helm_upgrade_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> No
             placement__copies=2,
             pod__podAnnotations__release="two",
         )
-        for workload in ("deployment/{}-router", "statefulset/{}-attention", "statefulset/{}-expert"):
-            cluster.kubectl("rollout", "status", workload.format(cluster.release), "--timeout=240s")
+        cluster.rolled_out()
         cluster.settled(**FULL)
         streams.more(1)
 

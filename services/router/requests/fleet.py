@@ -6,6 +6,7 @@ Keeps the last list while membership cannot be read. Who gets a sequence is deci
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -34,6 +35,7 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 LINGER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
+HOLD_S = 30.0  # for so long after the last worker went, another is expected in its place: it restarts or is replaced
 CONNECT_S = 2.0
 ANSWER_S = 1.5  # for a Describe, which no worker is too busy to answer
 
@@ -69,16 +71,18 @@ class Fleet:
         *,
         max_model_len: int,
         refresh_s: float = 0.5,
+        hold_s: float = HOLD_S,
         patience: Patience = Patience(),  # noqa: B008  frozen
     ) -> None:
         self._directory = directory
-        self._refresh_s = refresh_s
+        self._refresh_s, self._hold_s = refresh_s, hold_s
         self._model_limit = max_model_len
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
         self._changed = asyncio.Event()
         self._watch = Watch(self._answers, patience)
         self._listed_at: dict[str, float] = {}  # by worker id
+        self._served_at = -math.inf
         self.workers: tuple[AttentionWorker, ...] = ()
         self.open_on: Counter[str] = Counter()
         self.attempts: set[OpenAttempt] = set()
@@ -89,9 +93,14 @@ class Fleet:
         known = [limit for worker in self.workers if (limit := self._limits.get((worker.worker_id, worker.boot_id)))]
         return min(self._model_limit, max(known)) if known else self._model_limit
 
+    @property
+    def serving(self) -> bool:
+        """Whether some worker takes sequences now."""
+        return any(worker.serving for worker in self.workers)
+
     def not_ready(self) -> str | None:
-        """Why no sequence can be served now; None when it can."""
-        if any(worker.serving for worker in self.workers):
+        """Why new requests are sent away; None while they are served, or wait for a worker that is expected."""
+        if self.serving or time.monotonic() - self._served_at < self._hold_s:
             return None
         if not self.workers:
             return "no attention worker"
@@ -141,6 +150,8 @@ class Fleet:
             self.workers = self._with_lingering(await self._directory.attention_workers())
         except DirectoryUnavailable:
             log.debug("membership unavailable, keeping the last list", workers=len(self.workers))
+        if self.serving:
+            self._served_at = time.monotonic()
         await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
         self._watch.look(self.workers, self.attempts)
         await self._close_unused()

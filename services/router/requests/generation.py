@@ -160,7 +160,8 @@ class Generation:
         return Arrival((), "length") if len(emitted) >= sampling.max_tokens else None
 
     async def _open(self) -> Attempt:
-        """A new attempt at the best worker. Once a worker had taken the request, waits for one until the deadline."""
+        """A new attempt at the best worker. Waits for one until the deadline, once a worker had taken the request, and
+        at first as long as one is expected."""
         patience = time.monotonic() + FIRST_WORKER_S
         while True:
             self._check_time()
@@ -168,12 +169,14 @@ class Generation:
             channel = await self._fleet.channel(worker) if worker else None
             if worker and channel:
                 return self._start(worker, channel)
-            if self.progress.attempt == 0 and (worker is None or time.monotonic() > patience):
+            hopeless = worker is None and self._fleet.not_ready() is not None
+            if self.progress.attempt == 0 and (hopeless or (worker and time.monotonic() > patience)):
                 reason = self._fleet.not_ready() or "no attention worker can be reached"
                 raise NoWorker(f"The cluster cannot serve this now: {reason}.")
             if worker:
                 self._failed.add(worker.worker_id)
             await self._fleet.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
+            patience = patience if worker else time.monotonic() + FIRST_WORKER_S
 
     def _start(self, worker: AttentionWorker, channel: grpc.aio.Channel) -> Attempt:
         request = attention_pb2.GenerateRequest(

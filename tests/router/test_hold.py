@@ -1,0 +1,58 @@
+"""For a moment after the last attention worker went, new requests wait for the one that takes its place."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import openai
+import pytest
+from fake_attention import FakeAttention, says
+from gateway_assets import EOS
+from gateway_harness import MODEL, Harness
+
+
+def _ready(harness: Harness) -> int:
+    return httpx.get(harness.url + "/ready").status_code
+
+
+def _replace(harness: Harness, *fakes: FakeAttention) -> None:
+    """The workers draw back (a draining one does not linger), then `fakes` are the list."""
+    leaving = [fake.record(draining=True) for fake in harness.fakes]
+    for workers in (leaving, [fake.record() for fake in fakes]):
+        harness.directory.workers = workers
+        harness.do(harness.cluster.fleet.refresh())
+
+
+def test_a_new_request_waits_for_the_next_worker(assets_path: Path) -> None:
+    fake = FakeAttention(says([70, 71], eos=EOS))
+    with Harness(assets_path, fake, hold_s=20.0) as harness, ThreadPoolExecutor(1) as pool:
+        _replace(harness)
+        assert _ready(harness) == 200
+        asked = pool.submit(harness.client().completions.create, model=MODEL, prompt=[5, 6])
+        time.sleep(0.5)
+        assert not asked.done()
+        assert not fake.requests
+        _replace(harness, fake)
+        assert asked.result(10).choices[0].finish_reason == "stop"
+
+
+def test_it_does_not_wait_for_ever(assets_path: Path) -> None:
+    fake = FakeAttention(says([70], eos=EOS))
+    with Harness(assets_path, fake, hold_s=1.0) as harness:
+        _replace(harness)
+        began = time.monotonic()
+        with pytest.raises(openai.InternalServerError, match="no attention worker") as refused:
+            harness.client().completions.create(model=MODEL, prompt=[5, 6])
+        assert refused.value.status_code == 503
+        assert 0.5 < time.monotonic() - began < 10
+        assert _ready(harness) == 503
+
+
+def test_a_cluster_that_never_had_a_worker_says_so_at_once(assets_path: Path) -> None:
+    with Harness(assets_path, hold_s=20.0) as harness:
+        assert _ready(harness) == 503
+        with pytest.raises(openai.InternalServerError, match="no attention worker"):
+            harness.client().completions.create(model=MODEL, prompt=[5, 6])
