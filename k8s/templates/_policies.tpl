@@ -33,7 +33,7 @@ spec:
     - type: Pods
       pods:
         metric: {name: {{ $scale.metric | replace ":" "_" }}}
-        target: {type: AverageValue, averageValue: {{ include "caracal.scaleTarget" $scale }}}
+        target: {type: AverageValue, averageValue: {{ include "caracal.scaleTarget" $scale | quote }}}
     {{- else }}
     - type: Resource
       resource:

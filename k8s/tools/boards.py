@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_HERE = '{namespace="$namespace"}'
+_HERE = 'namespace="$namespace"'
+# Routers and attention workers count some things under the same name, vLLM's; only routers know a model's name.
+_ROUTERS = f'{_HERE},model_name!=""'
+_ATTENTION = f'{_HERE},model_name=""'
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,27 @@ class Board:
 
 
 def _quantiles(histogram: str, *quantiles: float) -> dict[str, str]:
-    rate = f"sum by (le) (rate({histogram}_bucket{_HERE}[$__rate_interval]))"
+    rate = f"sum by (le) (rate({histogram}_bucket{{{_HERE}}}[$__rate_interval]))"
     return {f"p{quantile * 100:g}": f"histogram_quantile({quantile}, {rate})" for quantile in quantiles}
 
 
-def _rate(counter: str, by: str = "") -> str:
+def _rate(counter: str, by: str = "", where: str = _HERE) -> str:
     grouping = f" by ({by})" if by else ""
-    return f"sum{grouping} (rate({counter}{_HERE}[$__rate_interval]))"
+    return f"sum{grouping} (rate({counter}{{{where}}}[$__rate_interval]))"
 
 
-def _sum(gauge: str, by: str = "pod") -> str:
-    return f"sum by ({by}) ({gauge}{_HERE})"
+def _sum(gauge: str, by: str = "pod", where: str = _HERE) -> str:
+    return f"sum by ({by}) ({gauge}{{{where}}})"
+
+
+def _per(counter: str, each: str, by: str = "pod") -> str:
+    """How much of one counter comes with one of another."""
+    return f"{_rate(counter, by)} / {_rate(each, by)}"
+
+
+def _by_layer(counter: str) -> str:
+    """Of one engine step, which goes through every layer once."""
+    return f"{_rate(counter, 'layer')} / scalar({_rate('caracal_engine_steps_total')})"
 
 
 REQUESTS = Board(
@@ -48,7 +61,10 @@ REQUESTS = Board(
         Panel(
             "Tokens per second",
             "short",
-            {"generated": _rate("caracal:generation_tokens_total"), "prompt": _rate("caracal:prompt_tokens_total")},
+            {
+                "generated": _rate("caracal:generation_tokens_total", where=_ROUTERS),
+                "prompt": _rate("caracal:prompt_tokens_total", where=_ROUTERS),
+            },
         ),
         Panel(
             "Finished, by reason",
@@ -70,4 +86,101 @@ REQUESTS = Board(
     ),
 )
 
-BOARDS = (REQUESTS,)
+ENGINE = Board(
+    "engine",
+    "engine",
+    (
+        Panel(
+            "Sequences",
+            "short",
+            {
+                "{{pod}} in the batch": _sum("caracal:num_requests_running", where=_ATTENTION),
+                "{{pod}} waiting": _sum("caracal:num_requests_waiting", where=_ATTENTION),
+            },
+        ),
+        Panel("KV pages in use", "percentunit", {"{{pod}}": _sum("caracal:kv_cache_usage_perc", where=_ATTENTION)}),
+        Panel("Put back to wait for pages", "ops", {"{{pod}}": _rate("caracal:num_preemptions_total", "pod")}),
+        Panel(
+            "Steps per second",
+            "ops",
+            {
+                "{{pod}}": _rate("caracal_engine_steps_total", "pod"),
+                "{{pod}} failed": _rate("caracal_engine_failed_steps_total", "pod"),
+            },
+        ),
+        Panel(
+            "Tokens of one step",
+            "short",
+            {"{{pod}}": _per("caracal_engine_model_tokens_total", "caracal_engine_steps_total")},
+        ),
+        Panel("Exposed wait of one step, by layer", "s", {"{{layer}}": _by_layer("caracal_moe_exposed_seconds_total")}),
+        Panel(
+            "Round trip of one step, by layer", "s", {"{{layer}}": _by_layer("caracal_moe_round_trip_seconds_total")}
+        ),
+        Panel(
+            "Slots that chose zero experts, by layer",
+            "percentunit",
+            {
+                "{{layer}}": _rate("caracal_moe_slots_total", "layer", f'{_HERE},kind="zero"')
+                + f" / {_rate('caracal_moe_slots_total', 'layer')}"
+            },
+        ),
+        Panel(
+            "Hidden rows on the wire",
+            "Bps",
+            {
+                "{{direction}}": _rate("caracal_dispatch_bytes_total", "direction"),
+                "received, if all slots were sent": _rate("caracal_dispatch_bytes_if_all_slots_total"),
+            },
+        ),
+        Panel(
+            "Sent again",
+            "ops",
+            {
+                "{{pod}} messages": _rate("caracal_dispatch_retries_total", "pod"),
+                "{{pod}} refused for their epoch": _rate("caracal_dispatch_stale_refusals_total", "pod"),
+            },
+        ),
+    ),
+)
+
+EXPERTS = Board(
+    "experts",
+    "experts",
+    (
+        Panel("Experts held", "short", {"{{pod}}": _sum("caracal_expert_held")}),
+        Panel(
+            "Epoch in force",
+            "none",
+            {"{{pod}}": f"{_sum('caracal_expert_epoch')} or {_sum('caracal_attention_epoch')}"},
+        ),
+        Panel("Queue time", "s", _quantiles("caracal_expert_queue_seconds", 0.5, 0.99)),
+        Panel(
+            "Queue time, as the autoscaler sees it", "ms", {"{{pod}}": _sum("caracal_expert_queue_milliseconds_recent")}
+        ),
+        Panel(
+            "Share of time in launches", "percentunit", {"{{pod}}": _rate("caracal_expert_busy_seconds_total", "pod")}
+        ),
+        Panel("Launches per second", "ops", {"{{pod}}": _rate("caracal_expert_launches_total", "pod")}),
+        Panel(
+            "Rows of one launch",
+            "short",
+            {"{{pod}}": _per("caracal_expert_rows_total", "caracal_expert_launches_total")},
+        ),
+        Panel(
+            "Calls of one launch",
+            "short",
+            {"{{pod}}": _per("caracal_expert_calls_total", "caracal_expert_launches_total")},
+        ),
+        Panel(
+            "Calls not computed",
+            "ops",
+            {
+                "{{pod}} failed": _rate("caracal_expert_failed_calls_total", "pod"),
+                "{{pod}} refused": _rate("caracal_expert_refused_calls_total", "pod"),
+            },
+        ),
+    ),
+)
+
+BOARDS = (REQUESTS, ENGINE, EXPERTS)

@@ -50,6 +50,8 @@ REFINED: dict[str, Tree] = {
     "httpRoute.timeout": {"type": "string", "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$"},
     "inferencePool.endpointPicker.port": _PORT,
     "inferencePool.endpointPicker.failureMode": _one_of("FailOpen", "FailClose"),
+    "monitoring.rules.errorPercent": {"type": "number", "minimum": 0, "maximum": 100},
+    "monitoring.rules.kvCachePercent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     "test.maxTokens": {"type": "integer", "minimum": 1},
 }
 

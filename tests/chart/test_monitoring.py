@@ -2,57 +2,103 @@
 
 import json
 import re
-from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from chart_objects import EVERYTHING, Chart, find, of_kind
+from live_metrics import exported
 
 from k8s.tools.values import CHART
 
-SERVICES = Path(__file__).resolve().parents[2] / "services"
+OPERATIONS = CHART.parent / "docs/operations.md"
 _NAME = re.compile(r"\bcaracal[:_][a-z0-9_]+\b(?!=)")
-# prometheus-client adds these to the names in the source.
-_ADDED = re.compile(r"_(total|bucket|sum|count)$")
+# An HPA reckons in thousandths of a metric's unit: a target this small would be lost in rounding.
+_LEAST_TARGET = 0.1
 
 
-def _made_by_services() -> set[str]:
-    sources = [path.read_text() for path in SERVICES.rglob("*.py")]
-    return {name for source in sources for name in re.findall(r'"(caracal[:_][a-z0-9_]+)"', source)}
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    return exported(tmp_path_factory.mktemp("model"))
 
 
-def _unknown(expression: str, made: set[str]) -> set[str]:
-    return {name for name in _NAME.findall(expression) if name not in made and _ADDED.sub("", name) not in made}
+@pytest.fixture(scope="module")
+def known(roles: dict[str, set[str]]) -> set[str]:
+    return set().union(*roles.values())
+
+
+def _unknown(expression: str, known: set[str]) -> set[str]:
+    return set(_NAME.findall(expression)) - known
 
 
 def _boards() -> dict[str, str]:
     return {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
 
 
-def test_dashboards_ask_for_metrics_that_exist() -> None:
-    made = _made_by_services()
+def test_dashboards_ask_for_metrics_that_exist(known: set[str]) -> None:
     boards = _boards()
-    assert boards
+    assert boards.keys() == {"requests.json", "engine.json", "experts.json"}
     for name, text in boards.items():
         queries = [target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]]
         assert all(_NAME.search(query) for query in queries), name
-        assert {query: _unknown(query, made) for query in queries if _unknown(query, made)} == {}, name
+        assert {query: _unknown(query, known) for query in queries if _unknown(query, known)} == {}, name
 
 
-def test_alerts_ask_for_metrics_that_exist(chart: Chart) -> None:
-    made = _made_by_services()
-    rules = find(chart.render(*EVERYTHING), "PrometheusRule", "caracal-alerts")["spec"]["groups"][0]["rules"]
+def test_what_two_roles_count_is_asked_of_one(roles: dict[str, set[str]], chart: Chart) -> None:
+    """A sum over both would count everything twice."""
+    both = roles["router"] & roles["attention"] - {"caracal_redis_up"}
+    assert "caracal:generation_tokens_total" in both
+    queries = [
+        target["expr"]
+        for text in _boards().values()
+        for panel in json.loads(text)["panels"]
+        for target in panel["targets"]
+    ]
+    queries += [rule["expr"] for rule in _rules(chart)]
+    doubled = [query for query in queries for name in both if re.search(rf"sum.*\b{name}{{(?!.*model_name)", query)]
+    assert doubled == []
+
+
+def _rules(chart: Chart) -> list[dict[str, Any]]:
+    return find(chart.render(*EVERYTHING), "PrometheusRule", "caracal-alerts")["spec"]["groups"][0]["rules"]
+
+
+def test_alerts_ask_for_metrics_that_exist(chart: Chart, known: set[str]) -> None:
+    rules = _rules(chart)
     assert len(rules) > 3
     for rule in rules:
-        assert _unknown(rule["expr"], made) == set(), rule["alert"]
-        assert 'namespace="caracal"' in rule["expr"]
+        assert _unknown(rule["expr"], known) == set(), rule["alert"]
+        asked = rule["expr"].count("{")
+        assert asked == rule["expr"].count('namespace="caracal"') > 0, "every selector stays in its namespace"
         assert rule["annotations"]["summary"].endswith(".")
 
 
-def test_autoscalers_ask_for_metrics_that_exist() -> None:
+def test_every_alert_has_its_line_of_what_to_do(chart: Chart) -> None:
+    lines = re.findall(r"^\| `(Caracal\w+)` \| .{20,} \|$", OPERATIONS.read_text(), re.MULTILINE)
+    assert lines == [rule["alert"] for rule in _rules(chart)]
+
+
+def test_autoscalers_ask_for_what_their_pods_show(roles: dict[str, set[str]]) -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    metric = values["attention"]["autoscaling"]["metric"]
-    assert _NAME.fullmatch(metric)
-    assert _unknown(metric, _made_by_services()) == set()
+    metrics = {role: values[role]["autoscaling"].get("metric", "") for role in roles}
+    assert metrics["router"] == "", "CPU"
+    for role in ("attention", "expert"):
+        assert metrics[role] in roles[role]
+    assert values["expert"]["autoscaling"]["target"] >= _LEAST_TARGET
+
+
+def test_the_adapter_s_rule_in_the_manual_serves_the_autoscalers(chart: Chart) -> None:
+    (text,) = re.findall(r"```yaml\n(rules:.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    (rule,) = yaml.safe_load(text)["rules"]
+    series = re.search(r'__name__=~"([^"]+)"', rule["seriesQuery"])
+    assert series
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    asked = [values[role]["autoscaling"]["metric"] for role in ("attention", "expert")]
+    given = {re.sub(rule["name"]["matches"], rule["name"]["as"].replace("$1", r"\1"), name) for name in asked}
+    assert all(re.fullmatch(series[1], name) for name in asked)
+    scalers = of_kind(chart.render("pod.autoscaling.enabled=true"), "HorizontalPodAutoscaler")
+    wanted = [metric for scaler in scalers for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
+    assert {metric["pods"]["metric"]["name"] for metric in wanted} == given
 
 
 def test_every_dashboard_becomes_a_config_map(chart: Chart) -> None:

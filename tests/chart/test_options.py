@@ -144,7 +144,7 @@ def test_autoscaled_roles_render_no_replicas(chart: Chart) -> None:
         assert target == {"apiVersion": "apps/v1", "kind": kind, "name": f"caracal-{role}"}
 
 
-def test_attention_scales_on_its_cache_and_the_others_on_cpu(chart: Chart) -> None:
+def test_each_role_scales_on_what_it_runs_out_of(chart: Chart) -> None:
     objects = chart.render("pod.autoscaling.enabled=true")
     metrics = {
         thing["metadata"]["name"]: thing["spec"]["metrics"][0] for thing in of_kind(objects, "HorizontalPodAutoscaler")
@@ -153,7 +153,9 @@ def test_attention_scales_on_its_cache_and_the_others_on_cpu(chart: Chart) -> No
     attention = metrics["caracal-attention"]["pods"]
     assert attention["metric"]["name"] == "caracal_kv_cache_usage_perc"
     assert float(attention["target"]["averageValue"]) == 0.7
-    assert metrics["caracal-expert"]["resource"]["name"] == "cpu"
+    expert = metrics["caracal-expert"]["pods"]
+    assert expert["metric"]["name"] == "caracal_expert_queue_milliseconds_recent"
+    assert float(expert["target"]["averageValue"]) == 2
 
 
 def test_keda_takes_the_place_of_the_autoscaler(chart: Chart) -> None:
