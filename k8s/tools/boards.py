@@ -163,6 +163,11 @@ EXPERTS = Board(
         ),
         Panel("Launches per second", "ops", {"{{pod}}": _rate("caracal_expert_launches_total", "pod")}),
         Panel(
+            "Time of one launch",
+            "s",
+            {"{{pod}}": _per("caracal_expert_busy_seconds_total", "caracal_expert_launches_total")},
+        ),
+        Panel(
             "Rows of one launch",
             "short",
             {"{{pod}}": _per("caracal_expert_rows_total", "caracal_expert_launches_total")},
