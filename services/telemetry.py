@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 log = structlog.get_logger(__name__)
 
@@ -53,9 +61,33 @@ def configure_logging(role: str, worker_id: str = "") -> None:
         logging.getLogger(noisy).setLevel("WARNING")
 
 
-def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
-    """Serves /metrics on its own thread; returns the port (0 asks for a free one). Raises OSError when it is taken."""
-    server, _ = start_http_server(port, host, registry)
+class QuietHandler(WSGIRequestHandler):
+    """Scrapes and probes are no news."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str] = lambda: "") -> int:
+    """Serves /metrics and /ready on threads of its own; returns the port (0 asks for a free one). `not_ready` gives the
+    reason, empty when there is none. Raises OSError when the port is taken."""
+    metrics = make_wsgi_app(registry)
+
+    def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/ready":
+            return metrics(environ, start_response)  # type: ignore[no-any-return]
+        reason = not_ready()
+        start_response("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "application/json")])
+        body = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
+        return [json.dumps(body).encode()]
+
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+
+    class Server(ThreadingWSGIServer):
+        address_family = family
+
+    server = make_server(str(address[0]), port, pages, Server, QuietHandler)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return int(server.server_port)
 
 

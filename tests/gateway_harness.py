@@ -50,6 +50,7 @@ class Harness:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
+        self.warning = ""
 
     def __enter__(self) -> Harness:
         self._thread.start()
@@ -97,5 +98,5 @@ class Harness:
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.cluster = Cluster(self.assets, fleet, self.metrics)
-        self.edge = RouterEdge(Service(self.cluster, self._deadline_s))
+        self.edge = RouterEdge(Service(self.cluster, self._deadline_s, lambda: self.warning))
         await self.edge.start("127.0.0.1", 0, 0)

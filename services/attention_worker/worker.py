@@ -65,7 +65,7 @@ class AttentionWorker:
         registry = CollectorRegistry()
         registry.register(WorkerMetrics(self._engine, self._exchange.stats, lambda: self._service.epoch))
         show_redis(registry, lambda: self._membership.reachable)
-        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
+        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
         self._address = f"{settings.reachable_host}:{port}"
         self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
         log.info(
@@ -128,6 +128,12 @@ class AttentionWorker:
             draining=self._service.draining,
             stats=self._stats(),
         )
+
+    def _not_ready(self) -> str:
+        if self._service.draining:
+            running = len(self._engine.scheduler.running) + len(self._engine.scheduler.waiting)
+            return f"draining: {running} sequences are still here" if running else "draining"
+        return "" if self._service.epoch else "no placement yet"
 
     def _stats(self) -> dict[str, float]:
         scheduler, counters = self._engine.scheduler, self._engine.counters

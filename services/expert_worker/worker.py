@@ -17,6 +17,7 @@ from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
 from services.expert_worker.metrics import WorkerMetrics
+from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import Settings
@@ -42,6 +43,7 @@ class ExpertWorker:
         self._service = ExpertService(self._holding, self._batcher)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
+        self._readiness = Readiness(self._holding, self._membership)
         self._address = self._metrics_address = ""
 
     def start(self) -> None:
@@ -52,7 +54,7 @@ class ExpertWorker:
         registry.register(WorkerMetrics(self._batcher, self._holding, self._service))
         show_redis(registry, lambda: self._membership.reachable)
         try:
-            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry)
+            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)
         except OSError as error:
             raise OSError(f"cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}") from None
         self._address = f"{settings.reachable_host}:{port}"
@@ -76,10 +78,14 @@ class ExpertWorker:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
         deadline = time.monotonic() + self._settings.drain_s
+        following = asyncio.create_task(self._readiness.follow())
         while not self._holding.released and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
             await asyncio.sleep(0.05)
-        held = len(self._holding.experts.held)
-        log.info("released" if self._holding.released else "leaving unreleased", held=held)
+        following.cancel()
+        if self._holding.released:
+            log.info("released", held=len(self._holding.experts.held))
+        else:
+            log.error("leaving unreleased", reason=self._readiness.still_here())
 
     async def stop(self) -> None:
         with contextlib.suppress(RedisUnavailable):

@@ -15,7 +15,9 @@ from services.membership import Membership, RedisUnavailable, WorkerRecord
 from services.model_config import CheckpointError, ModelConfig
 from services.router.edge import RouterEdge
 from services.router.gateway.service import Service
+from services.router.placement.events import KubernetesEvents
 from services.router.placement.leader import Leader
+from services.router.placement.refusals import Refusals
 from services.router.requests.assets import AssetError, ModelAssets
 from services.router.requests.directory import LeaseDirectory
 from services.router.requests.fleet import Fleet
@@ -30,13 +32,22 @@ log = structlog.get_logger(__name__)
 async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig) -> None:
     boot_id = uuid.uuid4().hex
     membership = Membership(settings.redis_url, settings.cluster)
+    events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
+    refusals = Refusals(membership, events.tell if events else None)
     leader = Leader(
-        membership, f"{settings.identity}/{boot_id}", config.num_layers, config.n_routed_experts, settings.replicas
+        membership,
+        f"{settings.identity}/{boot_id}",
+        config.num_layers,
+        config.n_routed_experts,
+        settings.replicas,
+        refusals,
     )
     fleet = Fleet(LeaseDirectory(membership), max_model_len=assets.max_model_len)
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
-    edge = RouterEdge(Service(Cluster(assets, fleet, metrics), settings.request_timeout))
+    refusals.show(metrics.registry)
+    cluster = Cluster(assets, fleet, metrics)
+    edge = RouterEdge(Service(cluster, settings.request_timeout, lambda: refusals.warning))
     try:
         await edge.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:

@@ -30,6 +30,8 @@ class RouterSettings:
     request_timeout: float = 600.0
     drain_timeout: float = 25.0
     replicas: int = 1  # expert workers that hold each expert, when there are so many
+    events: str = ""  # kubernetes: refusals of the placement become Events; empty = they do not
+    expert_set: str = ""  # name of the StatefulSet of expert workers, for such Events
 
     @property
     def served_name(self) -> str:
@@ -61,6 +63,8 @@ class RouterSettings:
                 raise SettingError(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a port.")
         if self.replicas < 1:
             raise SettingError(f"CARACAL_REPLICAS has value {self.replicas}. Not a positive number.")
+        if self.events not in ("", "kubernetes"):
+            raise SettingError(f"CARACAL_EVENTS has value {self.events!r}. Not kubernetes.")
         for name in ("request_timeout", "drain_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingError(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a positive number.")

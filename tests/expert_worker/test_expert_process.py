@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,6 +22,9 @@ from tiny_checkpoint import make_checkpoint
 from worker_processes import Store, place_everything, redis_store, spawn
 
 from services.expert_worker.settings import BadSetting, Settings
+from services.membership import Membership
+from services.refusal import Refusal
+from services.router.placement.leader import Leader
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,71 @@ def test_without_a_leader_it_leaves_when_its_time_is_up(checkpoint: Path, store:
     finally:
         worker.kill()
         worker.communicate()
+
+
+def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    """Status and body of the worker's /ready."""
+    try:
+        with urllib.request.urlopen(f"http://{lease['metrics_address']}/ready", timeout=5) as page:
+            return page.status, json.load(page)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_it_says_at_ready_and_when_it_leaves_why_it_must_not_go(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="4")
+    try:
+        lease = store.await_record("expert", "expert-0")
+        assert ready(lease) == (503, {"status": "not ready", "reason": "no placement yet"})
+        place_everything(store, lease, layers=2, experts=8, epoch=1)
+        assert ready(lease) == (200, {"status": "ready"})
+        store.client.set("caracal:refusal", Refusal("no room", {"expert-9": 3}).to_json())
+        worker.send_signal(signal.SIGTERM)
+        store.await_record("expert", "expert-0", draining=True)
+        words = "16 experts here have no other place yet"
+        assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {words}"}), "the hint names another"
+        store.client.set("caracal:refusal", Refusal("no room", {"expert-0": 16}).to_json())
+        time.sleep(1.5)
+        assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {words}: no room"})
+        with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
+            assert "caracal_expert_held 16.0" in page.read().decode()
+        logged = [json.loads(line) for line in end(worker).splitlines()]
+        last = next(line for line in logged if line["event"] == "leaving unreleased")
+        assert (last["level"], last["reason"]) == ("error", f"{words}: no room")
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def test_a_real_leader_keeps_it_while_the_others_have_no_room(checkpoint: Path, store: Store) -> None:
+    env = {"MODEL": str(checkpoint), "REDIS_URL": store.url, "CAPACITY": "10"}
+    workers = [spawn("expert", WORKER_ID=f"expert-{number}", **env) for number in range(2)]
+
+    async def lead() -> tuple[int, dict[str, str]]:
+        leader = asyncio.create_task(Leader(Membership(store.url), "router-0", layers=2, experts=8).run())
+        lease = await asyncio.to_thread(store.await_record, "expert", "expert-1", epoch=1)
+        workers[1].send_signal(signal.SIGTERM)
+        found = await asyncio.to_thread(ready, lease)
+        deadline = time.monotonic() + 20
+        while "places" not in found[1].get("reason", "") and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+            found = await asyncio.to_thread(ready, lease)
+        leader.cancel()
+        await asyncio.gather(leader, return_exceptions=True)
+        return found
+
+    try:
+        status, body = asyncio.run(lead())
+        assert status == 503
+        assert body["reason"] == (
+            "draining: 6 experts here have no other place yet: experts need 16 places, the workers that stay have 10: "
+            "bring at least 1 more expert worker of 10, or raise their capacity"
+        )
+        assert workers[1].poll() is None, "it stays"
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
 
 
 def test_an_idle_worker_shows_progress(checkpoint: Path, store: Store) -> None:

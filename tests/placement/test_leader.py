@@ -3,99 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from caracal_proto.placement_pb2 import Table
 from fake_experts import FakeWorker
+from leader_stage import Stage, play
 from worker_processes import Store, redis_store
-
-from services.membership import Membership
-from services.router.placement.leader import Leader
-
-LAYERS, EXPERTS = 2, 4
-Said = list[tuple[str, str, int]]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with redis_store(tmp_path_factory.mktemp("redis")) as store:
         yield store
-
-
-class Stage:
-    """One test's leaders and workers. Leases are renewed for those that were not killed."""
-
-    def __init__(self, store: Store) -> None:
-        store.client.flushall()
-        self.store, self.said, self.workers, self.tasks = store, Said(), [], {}
-        self.membership = Membership(store.url)
-
-    def lead(self, name: str = "router-0", replicas: int = 1) -> Leader:
-        leader = Leader(Membership(self.store.url), name, LAYERS, EXPERTS, replicas)
-        self.tasks[name] = asyncio.create_task(leader.run())
-        return leader
-
-    async def join(self, role: str, number: int, **more: Any) -> FakeWorker:
-        worker = FakeWorker(role, number, self.said, **more)
-        await self.add(worker)
-        return worker
-
-    async def add(self, worker: FakeWorker) -> None:
-        await worker.join(self.membership)
-        self.workers.append(worker)
-        self.tasks[worker.boot_id] = asyncio.create_task(self.membership.advertise(worker.record))
-
-    async def kill(self, worker: FakeWorker) -> None:
-        await self.end(worker.boot_id)
-        await worker.stop()
-        self.workers.remove(worker)
-
-    async def end(self, name: str) -> None:
-        task = self.tasks.pop(name)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    async def held(self, *counts: int) -> None:
-        """Waits until the living expert workers hold so many, in the order they joined."""
-        await self.until(lambda: [len(w.held) for w in self.workers if w.role == "expert"] == list(counts), str(counts))
-
-    async def until(self, holds: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, f"never {what}; {self.said}"
-            for task in self.tasks.values():
-                assert not task.done(), task
-            await asyncio.sleep(0.01)
-
-    async def close(self) -> None:
-        for name in list(self.tasks):
-            await self.end(name)
-        for worker in self.workers:
-            await worker.stop()
-        await self.membership.close()
-
-
-@contextlib.asynccontextmanager
-async def stage(store: Store) -> AsyncIterator[Stage]:
-    made = Stage(store)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-def play(store: Store, scene: Callable[[Stage], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with stage(store) as made:
-            await scene(made)
-
-    asyncio.run(run())
 
 
 def test_growth_loads_before_it_publishes_and_tells_attention_before_experts(store: Store) -> None:

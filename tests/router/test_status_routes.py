@@ -48,6 +48,15 @@ def test_ready_follows_the_workers(assets_path: Path) -> None:
         assert readiness() == (200, ""), "a list that is suddenly empty does not empty the cluster at once"
 
 
+def test_a_warning_of_the_placement_changes_no_status(router: Harness) -> None:
+    router.warning = "no room"
+    try:
+        answer = get(router, "/ready")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "warning": "no room"})
+    finally:
+        router.warning = ""
+
+
 def test_metrics_agree_with_what_was_asked(assets_path: Path) -> None:
     fake = FakeAttention(says([]))
     with Harness(assets_path, fake) as harness:

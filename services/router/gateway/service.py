@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.router.gateway.prompts import check_context
@@ -20,6 +20,7 @@ class Service:
 
     cluster: Cluster
     deadline_s: float = 600.0
+    warning: Callable[[], str] = lambda: ""  # what the placement has no room for, empty when all is well
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

@@ -32,11 +32,12 @@ class StatusRoutes:
         return {"status": "ok"}
 
     async def ready(self) -> Response:
-        """503 with the reason while no request could be served."""
-        reason = self._not_ready()
+        """503 with the reason while no request could be served; a warning, if there is one, changes no status."""
+        reason, warning = self._not_ready(), self._service.warning()
+        more = {"warning": warning} if warning else {}
         if reason is None:
-            return JSONResponse({"status": "ready"})
-        body = NoWorker(reason, code="not_ready").body() | {"status": "not ready", "reason": reason}
+            return JSONResponse({"status": "ready"} | more)
+        body = NoWorker(reason, code="not_ready").body() | {"status": "not ready", "reason": reason} | more
         return JSONResponse(body, 503, {"retry-after": "1"})
 
     async def ping(self) -> Response:

@@ -17,6 +17,8 @@ from services.membership import Membership, RedisUnavailable, WorkerRecord
 from services.router.placement.calls import CallFailed, Workers
 from services.router.placement.change import Digests, JoinRefused, prepare, publish, tell
 from services.router.placement.policy import TableView, WorkerView, place
+from services.router.placement.refusals import Refusals
+from services.router.placement.room import refusal
 from services.router.placement.roster import Roster
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
 
@@ -32,10 +34,19 @@ FIRST_EXILE_S, LAST_EXILE_S = 2.0, 60.0  # how long a worker whose join failed i
 class Leader:
     """One per router process. `holder` is this router's name in the election."""
 
-    def __init__(self, membership: Membership, holder: str, layers: int, experts: int, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        holder: str,
+        layers: int,
+        experts: int,
+        replicas: int = 1,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._membership, self._holder = membership, holder
         self._layers, self._experts, self._replicas = layers, experts, replicas
         self._workers = Workers()
+        self._refusals = refusals or Refusals(membership)
         self._rosters = {role: Roster(self._workers.state, self._workers.probe) for role in ("expert", "attention")}
         self._table: Table | None = None
         self._digests = Digests()
@@ -63,6 +74,7 @@ class Leader:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_redis())
                 group.create_task(self._act())
+                group.create_task(self._refusals.run())
         finally:
             self._cancel_change()
             await self._workers.close()
@@ -70,6 +82,7 @@ class Leader:
     async def resign(self) -> None:
         """Lets another router lead at once."""
         self._leading = False
+        self._refusals.forget()
         try:
             await self._membership.resign(self._holder)
         except RedisUnavailable:
@@ -106,6 +119,7 @@ class Leader:
         elif not leads and self._leading:
             log.warning("another router leads")
             self._cancel_change()
+            self._refusals.forget()
         self._leading = leads
         if leads and self._table and self.epoch and (stored is None or stored.epoch < self._table.epoch):
             await self._membership.write_table(self._table)
@@ -154,11 +168,11 @@ class Leader:
         before = still_there(self._table, {r.worker_id: r for r in fit}) if self._table else None
         views = [self._as_view(record, before) for record in fit]
         after = place(self._experts, self._layers, views, self._replicas, before)
-        if after.missing:
-            self._complain("experts have no room" if fit else "no expert worker", missing=after.missing)
-            return before, None
-        self._complaint = ""
-        return before, after
+        # A worker whose join failed is no draining one, however it is treated.
+        asked = [view for view, record in zip(views, fit, strict=True) if record.draining or not view.draining]
+        unplaced = before.missing if before else self._layers * self._experts
+        self._refusals.note(refusal(after, asked), unplaced)
+        return before, None if after.missing else after
 
     def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
         """A worker whose join failed gains nothing for a while, but keeps what it has."""
@@ -177,6 +191,8 @@ class Leader:
             chosen = max(sorted(set(classes)), key=lambda c: (wanted.count(c), classes.count(c)), default="")
         if others := [r.worker_id for r in experts if r.numerics_class != chosen]:
             self._complain("workers of another numerics class are left out", workers=others, chosen=chosen)
+        else:
+            self._complaint = ""
         return [r for r in experts if r.numerics_class == chosen]
 
     def _moved_house(self, fit: Sequence[WorkerRecord]) -> bool:

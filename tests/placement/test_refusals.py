@@ -1,0 +1,118 @@
+"""A leader without room over a real Redis: what it says, where, and when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+from leader_stage import Stage, play
+from prometheus_client import CollectorRegistry, generate_latest
+from structlog.testing import capture_logs
+from worker_processes import Store, redis_store
+
+from services.refusal import Refusal
+from services.router.placement.refusals import Refusals
+
+LACKING = (
+    "experts need 8 places, the workers that stay have 5: "
+    "bring at least 1 more expert worker of 5, or raise their capacity"
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with redis_store(tmp_path_factory.mktemp("redis")) as store:
+        yield store
+
+
+def gauges(refusals: Refusals) -> dict[str, float]:
+    registry = CollectorRegistry()
+    refusals.show(registry)
+    lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.split() for line in lines)}
+
+
+def test_a_worker_that_must_not_go_is_named_everywhere_until_there_is_room(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        told: list[Refusal] = []
+        s.lead("router-0", tell=told.append)
+        first, second = await s.join("expert", 0, capacity=5), await s.join("expert", 1, capacity=5)
+        await s.held(4, 4)
+        s.lead("router-1")
+        second.draining = True
+        await s.membership.announce(second.record())
+        await s.until(lambda: store.client.exists("caracal:refusal") == 1, "a hint")
+        await s.held(5, 3)
+        await s.until(lambda: told[-1:] == [Refusal(LACKING, {"expert-1": 3})], "others are told")
+        hint = json.loads(store.client.get("caracal:refusal"))
+        assert hint == {"reason": LACKING, "workers": {"expert-1": 3}}
+        assert 0 < store.client.pttl("caracal:refusal") <= 3000
+        leading, other = s.refusals["router-0"], s.refusals["router-1"]
+        await s.until(lambda: other.warning == leading.warning != "", "the other router knows")
+        assert gauges(leading) == {"caracal_experts_unplaced": 0.0, "caracal_placement_refused": 1.0}
+        await s.join("expert", 2, capacity=5)
+        await s.until(lambda: (len(first.held), len(second.held)) == (4, 0), "released")
+        await s.until(lambda: not store.client.exists("caracal:refusal"), "the hint is gone", seconds=2)
+        await s.until(lambda: not other.warning, "the other router knows")
+        assert gauges(leading) == {"caracal_experts_unplaced": 0.0, "caracal_placement_refused": 0.0}
+        assert told == [Refusal(LACKING, {"expert-1": 3})]
+
+    with capture_logs() as logs:
+        play(store, scene)
+    said = [entry for entry in logs if entry["event"] == "experts have no room" and entry["must_stay"]]
+    assert [(entry["reason"], entry["must_stay"]) for entry in said] == [(LACKING, {"expert-1": 3})]
+
+
+def test_experts_without_a_place_are_counted_from_the_start(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        s.lead()
+        refusals = s.refusals["router-0"]
+        await s.until(lambda: refusals.unplaced == 8, "counted")
+        assert refusals.warning == "no expert worker: experts need 8 places"
+        await s.join("expert", 0, capacity=5)
+        await s.until(lambda: refusals.warning == LACKING, "counted anew")
+        assert refusals.unplaced == 8
+        await s.join("expert", 1, capacity=5)
+        await s.until(lambda: refusals.unplaced == 0, "all placed")
+        assert refusals.known is None
+
+    play(store, scene)
+
+
+def test_experts_that_died_with_their_worker_are_counted_until_others_hold_them(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        s.lead()
+        refusals = s.refusals["router-0"]
+        for number in range(2):
+            await s.join("expert", number, capacity=5)
+        await s.held(4, 4)
+        await s.kill(s.workers[0])
+        await s.until(lambda: refusals.unplaced == 4, "counted")
+        await s.join("expert", 2, capacity=5)
+        await s.until(lambda: refusals.unplaced == 0, "all placed")
+
+    play(store, scene)
+
+
+def test_another_leader_says_it_when_the_first_is_gone(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        s.lead("router-0")
+        await s.until(lambda: bool(s.refusals["router-0"].warning), "said")
+        second = s.lead("router-1")
+        await s.end("router-0")
+        await s.until(lambda: second.leading and s.refusals["router-1"].unplaced == 8, "said by the second")
+        await asyncio.sleep(3.5)
+        assert store.client.exists("caracal:refusal"), "renewed beyond the first one's time"
+
+    play(store, scene)
+
+
+@pytest.mark.parametrize("poison", [b"\xff", b'{"reason": 1}', b"[" * 100_000])
+def test_a_poisoned_hint_is_not_believed(store: Store, poison: bytes) -> None:
+    async def scene(s: Stage) -> None:
+        store.client.set("caracal:refusal", poison)
+        assert await s.membership.refusal() is None
+
+    play(store, scene)
