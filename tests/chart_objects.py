@@ -19,7 +19,7 @@ EVERYTHING = (
     "inferencePool.enabled=true,inferencePool.endpointPicker.name=picker,tls.mode=certManager,tls.issuerRef.name=ca",
     "monitoring.monitors.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true",
     "pod.autoscaling.enabled=true,pod.shmSize=1Gi,otel.endpoint=http://collector:4317,redis.existingSecret=password",
-    "pod.accelerator.count=1,pod.priorityClassName=high,pod.runtimeClassName=nvidia",
+    "pod.accelerator.count=1,pod.priorityClassName=high,pod.runtimeClassName=nvidia,scaleGuard.enabled=true",
 )
 
 

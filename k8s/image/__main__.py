@@ -8,7 +8,7 @@ from k8s.image import debian, packages
 from k8s.image.archive import Document, write_archive
 
 # Both of the Dockerfile's targets. The gateway's has no torch and no weights.
-EXTRAS = {"all": "gateway,worker,local", "gateway": "gateway"}
+EXTRAS = {"all": "gateway,k8s,worker,local", "gateway": "gateway,k8s"}
 MODELS = packages.REPOSITORY / "models"
 CONFIG: Document = {
     "User": f"{debian.USER}:{debian.USER}",

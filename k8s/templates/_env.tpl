@@ -88,4 +88,8 @@
 - {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.copies | quote }}}
 - {name: CARACAL_REQUEST_TIMEOUT, value: {{ int .role.requestTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT, value: {{ int .role.drain.timeoutSeconds | quote }}}
+{{- if include "caracal.events" .root }}
+- {name: CARACAL_EVENTS, value: kubernetes}
+- {name: CARACAL_EXPERT_SET, value: {{ include "caracal.component" (dict "root" .root "component" "expert") }}}
+{{- end }}
 {{- end }}

@@ -47,6 +47,11 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The same for an object that belongs to no namespace. */}}
+{{- define "caracal.clusterMetadata" -}}
+{{- omit (fromYaml (include "caracal.metadata" .)) "namespace" | toYaml }}
+{{- end }}
+
 {{/* registry/repository:tag or @digest of a role: its own image over the common one, key by key. */}}
 {{- define "caracal.image" -}}
 {{- $image := deepCopy .root.Values.image }}
@@ -62,6 +67,18 @@ annotations:
 {{- define "caracal.serviceAccount" -}}
 {{- $account := .Values.serviceAccount }}
 {{- $account.name | default (ternary (include "caracal.fullname" .) "default" $account.create) }}
+{{- end }}
+
+{{/* Routers alone may write events, by an account of their own; given accounts are taken as they are. */}}
+{{- define "caracal.routerAccount" -}}
+{{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "router")) }}
+{{- $own := and .Values.events.enabled .Values.serviceAccount.create }}
+{{- $role.serviceAccountName | default (ternary (include "caracal.component" (dict "root" . "component" "router")) (include "caracal.serviceAccount" .) $own) }}
+{{- end }}
+
+{{/* Whether routers write events: never as "default", whose rights every other pod of the namespace would share. */}}
+{{- define "caracal.events" -}}
+{{- if and .Values.events.enabled (ne (include "caracal.routerAccount" .) "default") }}yes{{ end }}
 {{- end }}
 
 {{- define "caracal.tlsSecret" -}}

@@ -21,8 +21,9 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ .role.serviceAccountName | default (include "caracal.serviceAccount" .root) }}
-  automountServiceAccountToken: false
+  {{- $router := eq .component "router" }}
+  serviceAccountName: {{ ternary (include "caracal.routerAccount" .root) (.role.serviceAccountName | default (include "caracal.serviceAccount" .root)) $router }}
+  automountServiceAccountToken: {{ and $router (include "caracal.events" .root | eq "yes") }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "caracal.grace" . }}
   {{- with .root.Values.image.pullSecrets }}

@@ -26,6 +26,18 @@
 {{- end }}
 {{- end }}
 
+{{/* What the scale guard says, up to the number that was asked for: (dict "root" $ "set" NAME "needed" N). */}}
+{{- define "caracal.scaleGuardWords" -}}
+{{- $shape := .root.Values.model.shape }}
+{{- $pods := printf "%d pod%s" .needed (ternary "" "s" (eq .needed 1)) }}
+{{- $perPod := int (include "caracal.expertsPerPod" .root) }}
+{{- if $perPod }}
+{{- printf "%s needs at least %s: %d x %d experts, %d time(s) each, at %d per pod, have no room on fewer. Asked for: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.copies) $perPod }}
+{{- else }}
+{{- printf "%s needs at least %s: without any no expert is held and nothing is answered. Asked for: " .set $pods }}
+{{- end }}
+{{- end }}
+
 {{/* Pods needed for all copies of all experts; 0 when the sizes are not given. */}}
 {{- define "caracal.expertPodsNeeded" -}}
 {{- $shape := .Values.model.shape }}

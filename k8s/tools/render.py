@@ -27,6 +27,8 @@ def manifests() -> str:
     documents = [document for document in yaml.safe_load_all(text) if document]
     for document in documents:
         document["metadata"].pop("namespace")
+        for subject in document.get("subjects", ()):
+            subject.pop("namespace")
         labels = document["metadata"]["labels"]
         labels.pop("helm.sh/chart")
         labels.pop("app.kubernetes.io/managed-by")
