@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +72,15 @@ def spawn(role: str, **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    """Status and body of the worker's /ready."""
+    try:
+        with urllib.request.urlopen(f"http://{lease['metrics_address']}/ready", timeout=5) as page:
+            return page.status, json.load(page)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
 
 
 def place_everything(store: Store, worker: dict[str, Any], layers: int, experts: int, epoch: int) -> None:

@@ -16,7 +16,7 @@ from engine_driver import Driver, Heard, limits
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
-from worker_processes import Store, place_everything, redis_store, spawn
+from worker_processes import Store, place_everything, ready, redis_store, spawn
 
 from services.attention_worker.model import load_model
 from services.attention_worker.sequence import Sampling
@@ -78,6 +78,7 @@ def test_it_takes_a_lease_waits_for_a_table_and_gives_the_lease_back(checkpoint:
         assert (first["role"], first["epoch"], first["draining"]) == ("attention", 0, False)
         assert first["stats"]["kv_pages_total"] == 32
         assert health(first["address"]) != SERVING, "no table yet"
+        assert ready(first) == (503, {"status": "not ready", "reason": "no placement yet"})
         deadline = time.monotonic() + 20
         while (store.record("attention", "attention-7") or first)["progress"] <= first["progress"]:
             assert time.monotonic() < deadline, "an idle engine's progress goes on"
@@ -118,7 +119,9 @@ def test_a_sequence_moves_to_another_process_bit_for_bit(checkpoint: Path, store
     first, second = (spawn("attention", WORKER_ID=f"attention-{n}", **common) for n in (0, 1))
     try:
         place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=3)
-        old = store.await_record("attention", "attention-0", epoch=3)["address"]
+        lease = store.await_record("attention", "attention-0", epoch=3)
+        assert ready(lease) == (200, {"status": "ready"})
+        old = lease["address"]
         new = store.await_record("attention", "attention-1", epoch=3)["address"]
         assert health(old) == health(new) == SERVING
         call = generate(old, 320)
@@ -134,10 +137,12 @@ def test_a_sequence_moves_to_another_process_bit_for_bit(checkpoint: Path, store
         whole = [(token.index, token.id, token.logits_checksum) for token in expected(checkpoint, 320).tokens]
         assert begun_tokens + rest == whole
         check_left(first)
-        alone = generate(new, 60)
+        alone = generate(new, 300)
         next(alone)
         second.send_signal(signal.SIGTERM)
-        assert len(told(alone)) == 59, "the last of its kind lets its sequences finish"
+        leaving = store.await_record("attention", "attention-1", draining=True)
+        assert ready(leaving)[1]["reason"].startswith("draining")
+        assert len(told(alone)) == 299, "the last of its kind lets its sequences finish"
         check_left(second)
     finally:
         for process in (first, second, expert):

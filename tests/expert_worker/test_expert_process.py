@@ -8,18 +8,16 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tiny_checkpoint import make_checkpoint
-from worker_processes import Store, place_everything, redis_store, spawn
+from worker_processes import Store, place_everything, ready, redis_store, spawn
 
 from services.expert_worker.settings import BadSetting, Settings
 from services.membership import Membership
@@ -110,15 +108,6 @@ def test_without_a_leader_it_leaves_when_its_time_is_up(checkpoint: Path, store:
     finally:
         worker.kill()
         worker.communicate()
-
-
-def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
-    """Status and body of the worker's /ready."""
-    try:
-        with urllib.request.urlopen(f"http://{lease['metrics_address']}/ready", timeout=5) as page:
-            return page.status, json.load(page)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def test_it_says_at_ready_and_when_it_leaves_why_it_must_not_go(checkpoint: Path, store: Store) -> None:
