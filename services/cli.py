@@ -17,6 +17,9 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Option("--url", help="The gateway; default: the cluster running here, or CARACAL_URL.")]
+Context = Annotated[str, typer.Option("--context", help="A context of the kubeconfig: the cluster on Kubernetes.")]
+Namespace = Annotated[str, typer.Option("--namespace", help="With --context; default: the context's own.")]
+ReleaseName = Annotated[str, typer.Option("--release", help="With --context, when there are several.")]
 
 
 @app.command()
@@ -60,20 +63,53 @@ def generate(
 
 
 @app.command()
-def status(watch: Annotated[bool, typer.Option("--watch", help="Look again each second.")] = False) -> None:
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again each second.")] = False,
+    gateway: Annotated[str, typer.Option(help="Ask the gateway at this URL instead of the cluster's Redis.")] = "",
+    context: Context = "",
+    namespace: Namespace = "",
+    release: ReleaseName = "",
+) -> None:
     """Show workers, what they hold, and what the experts cost."""
     from services.local.status import status as run
 
-    _asks_redis(lambda: run(watch))
+    if gateway and context:
+        fail("--gateway and --context name two clusters: give one")
+    if context and watch:
+        fail("--watch goes with --gateway or the cluster running here")
+
+    def show() -> None:
+        if context:
+            from services.local.kube import Release
+
+            Release(context, namespace, release).show()
+        else:
+            run(watch, gateway)
+
+    _asks_redis(show)
 
 
 @app.command()
-def scale(counts: Annotated[list[str], typer.Argument(metavar="ROLE=COUNT...", help="expert=3 attention=2")]) -> None:
-    """Change the number of workers of the cluster running here, and wait until it is so."""
+def scale(
+    counts: Annotated[list[str], typer.Argument(metavar="ROLE=COUNT...", help="expert=3 attention=2")],
+    context: Context = "",
+    namespace: Namespace = "",
+    release: ReleaseName = "",
+) -> None:
+    """Change the number of workers of the cluster running here, or on Kubernetes, and wait until it is so."""
     from services.local.scale import parse_counts
     from services.local.scale import scale as run
 
-    _asks_redis(lambda: run(parse_counts(counts)))
+    def change() -> None:
+        if context:
+            from services.local.kube import MOST_PODS, Release
+
+            wanted = parse_counts(counts, MOST_PODS)
+            Release(context, namespace, release).scale(wanted)
+        else:
+            run(parse_counts(counts))
+
+    _asks_redis(change)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from services.local.settings import SCALED, BadSetting, check_count
+from services.local.settings import MAX_WORKERS, SCALED, BadSetting, check_count
 from services.local.state import NoCluster, RunState, find
 from services.membership import Membership, WorkerRecord
 from services.telemetry import progress
@@ -15,7 +15,7 @@ WAIT_S = 120.0
 LOOK_S = 0.1
 
 
-def parse_counts(words: Sequence[str]) -> dict[str, int]:
+def parse_counts(words: Sequence[str], most: int = MAX_WORKERS) -> dict[str, int]:
     """{"expert": 3} of ["expert=3"]. Raises BadSetting in words."""
     counts: dict[str, int] = {}
     for word in words:
@@ -24,7 +24,7 @@ def parse_counts(words: Sequence[str]) -> dict[str, int]:
             raise BadSetting(f"{word!r}: scale takes {' and '.join(f'{name}=COUNT' for name in SCALED)}")
         if not number.lstrip("-").isascii() or not number.lstrip("-").isdigit() or len(number) > 9:
             raise BadSetting(f"{word!r}: {number!r} is not a whole number")
-        check_count(role, int(number))
+        check_count(role, int(number), most)
         counts[role] = int(number)
     return counts
 
@@ -35,7 +35,7 @@ def scale(counts: dict[str, int]) -> None:
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here")
     if not state.pid:
-        raise NoCluster("`caracal scale` needs the `caracal up` of this machine; on Kubernetes use kubectl scale")
+        raise NoCluster("`caracal scale` needs the `caracal up` of this machine; on Kubernetes give --context")
     seconds = asyncio.run(_scale(state, counts))
     print(f"{', '.join(f'{role}={count}' for role, count in counts.items())}: reached in {seconds:.1f} s")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from rich import box
 from rich.console import Console, Group
@@ -10,54 +12,62 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from services.local.gateway import ask_gateway
 from services.local.scale import serves
 from services.local.state import NoCluster, RunState, find
 from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.overview import Overview
 
 # Short on purpose: the table has to fit 80 columns. `run+wait` are sequences, `zero` the share of slots that send
 # nothing, `exposed` the wait for experts per layer and its share of the round trip, `metrics` where /metrics is.
 COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
 
 
-def status(watch: bool) -> None:
-    """Raises NoCluster, RedisUnavailable."""
+def status(watch: bool, gateway: str = "") -> None:
+    """Of the gateway at that URL, else of the cluster running here. Raises NoCluster, RedisUnavailable."""
+    if gateway:
+        show(lambda: ask_gateway(gateway), gateway, watch)
+        return
     state = find()
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here; CARACAL_REDIS_URL names its Redis")
-    asyncio.run(_status(state, watch))
+    show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch)
 
 
-async def _status(state: RunState, watch: bool) -> None:
+def show(read: Callable[[], Overview], name: str, watch: bool) -> None:
+    """Prints once, or again each second. Raises what `read` raises the first time; later it is shown in place."""
+    view = look(read(), name)
+    if not watch:
+        Console().print(view)
+        return
+    with Live(view, refresh_per_second=4) as live:
+        while True:
+            time.sleep(1)
+            try:
+                live.update(look(read(), name))
+            except (NoCluster, RedisUnavailable) as error:
+                live.update(Text(str(error)))
+
+
+async def _read(state: RunState) -> Overview:
     membership = Membership(state.redis_url, state.cluster)
     try:
-        view = await look(membership, state)
-        if not watch:
-            Console().print(view)
-            return
-        with Live(view, refresh_per_second=4) as live:
-            while True:
-                await asyncio.sleep(1)
-                try:
-                    live.update(await look(membership, state))
-                except RedisUnavailable as error:
-                    live.update(Text(f"redis is away: {error}"))
+        return await Overview.read(membership)
     finally:
         await membership.close()
 
 
-async def look(membership: Membership, state: RunState) -> Group:
-    """What there is to see now. Raises RedisUnavailable."""
-    records = [record for role in ("router", "attention", "expert") for record in await membership.workers(role)]
-    table, leader, wanted = await membership.read_table(), await membership.leader(), await membership.desired()
+def look(overview: Overview, name: str) -> Group:
+    """What there is to see."""
     rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
-    for record in records:
+    for record in overview.workers:
         rows.add_row(*_row(record))
-    epoch = table.epoch if table else 0
-    classes = sorted({record.numerics_class for record in records if record.numerics_class})
-    asked = ", ".join(f"{role}={count}" for role, count in sorted(wanted.items())) or "nothing"
+    classes = sorted({record.numerics_class for record in overview.workers if record.numerics_class})
+    asked = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items())) or "nothing"
     return Group(
-        Text(f"{state.url or 'gateway unknown'} · epoch {epoch} · leader {(leader or 'none').partition('/')[0]}"),
+        Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
         Text(f"numerics class {', '.join(classes) or 'unknown'} · asked for {asked}"),
+        *([Text(f"warning: {overview.warning}")] if overview.warning else []),
         rows,
     )
 

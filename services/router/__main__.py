@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
+from functools import partial
 
 import structlog
 import uvloop
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.lifecycle import refuse, serve_until_signal
 from services.membership import Membership, RedisUnavailable, WorkerRecord
 from services.model_config import CheckpointError, ModelConfig
+from services.overview import Overview
 from services.router.edge import RouterEdge
 from services.router.gateway.service import Service
 from services.router.placement.events import KubernetesEvents
@@ -47,7 +49,8 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     show_redis(metrics.registry, lambda: membership.reachable)
     refusals.show(metrics.registry)
     cluster = Cluster(assets, fleet, metrics)
-    edge = RouterEdge(Service(cluster, settings.request_timeout, lambda: refusals.warning))
+    overview = partial(Overview.read, membership)
+    edge = RouterEdge(Service(cluster, settings.request_timeout, lambda: refusals.warning, overview))
     try:
         await edge.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:

@@ -83,6 +83,7 @@ def _add_gets(app: FastAPI, status: StatusRoutes) -> None:
     app.add_api_route("/ping", status.ping, response_model=None)
     app.add_api_route("/version", status.version)
     app.add_api_route("/load", status.load)
+    app.add_api_route("/cluster", status.cluster, response_model=None, responses=unready)
     app.add_api_route("/v1/models", status.models)
     app.add_api_route("/v1/models/{model_id:path}", status.model, responses={404: {"model": ErrorBody}})
     app.add_api_route("/metrics", status.metrics, response_model=None)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from services.overview import Overview
 from services.router.gateway.prompts import check_context
 from services.router.gateway.sampling import choice_seed, draw_seed, sampling_of
 from services.router.gateway.shapes import Sampled
 from services.router.requests.errors import ModelNotFound, NoWorker
 from services.router.requests.generation import Order
 from services.router.requests.reply import Cluster, Reply, TextRules
+
+
+async def _nothing_known() -> Overview:
+    return Overview()
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Service:
     cluster: Cluster
     deadline_s: float = 600.0
     warning: Callable[[], str] = lambda: ""  # what the placement has no room for, empty when all is well
+    overview: Callable[[], Awaitable[Overview]] = _nothing_known  # of the whole cluster; raises RedisUnavailable
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
+from services.membership import RedisUnavailable
 from services.router.gateway.service import Service
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
 
@@ -50,6 +51,14 @@ class StatusRoutes:
         """Sequences open here, and by attention worker."""
         cluster = self._service.cluster
         return {"server_load": len(cluster.open_replies), "open_on": dict(cluster.fleet.open_on)}
+
+    async def cluster(self) -> Response:
+        """What `caracal status --gateway` shows: workers, epoch, leader. 503 while Redis is away."""
+        try:
+            overview = await self._service.overview()
+        except RedisUnavailable as error:
+            return JSONResponse(NoWorker(f"Redis does not answer: {error}", code="redis_unavailable").body(), 503)
+        return JSONResponse(overview.to_dict())
 
     async def models(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._card()]}

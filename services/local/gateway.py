@@ -1,0 +1,44 @@
+"""Asks a router what its cluster looks like, with the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from urllib.parse import urlsplit
+
+from services.local.state import NoCluster
+from services.overview import Overview
+
+TIMEOUT_S = 5.0
+
+
+def ask_gateway(url: str) -> Overview:
+    """GET /cluster. Raises NoCluster in one line that names the URL."""
+    parts = urlsplit(url)
+    try:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise NoCluster(f"{url!r} is no address of a gateway: write http://HOST:PORT") from None
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", parts.path.rstrip("/") + "/cluster")
+        response = connection.getresponse()
+        text = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise NoCluster(f"no gateway answers at {url}: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+    return overview_of(text, response.status, url)
+
+
+def overview_of(text: str | bytes, status: int, name: str) -> Overview:
+    """What `name` answered to GET /cluster. Raises NoCluster when that was something else."""
+    try:
+        if status == 200:
+            return Overview.from_json(text)
+        reason = str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NoCluster(f"what answers at {name} is no gateway of Caracal (status {status} for /cluster)") from None
+    raise NoCluster(f"{name} answers: {reason}")

@@ -1,0 +1,53 @@
+"""A cluster at one moment, as `caracal status` shows it: read from Redis, or told by a router as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from services.membership import Membership, WorkerRecord
+
+SHOWN = ("router", "attention", "expert")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """`desired`: counts somebody asked for, by role. `warning`: what has no room, in words; empty when all is well."""
+
+    epoch: int = 0
+    leader: str = ""
+    warning: str = ""
+    desired: dict[str, int] = field(default_factory=dict)
+    workers: tuple[WorkerRecord, ...] = ()
+
+    @classmethod
+    async def read(cls, membership: Membership) -> Overview:
+        """Raises RedisUnavailable."""
+        workers = [record for role in SHOWN for record in await membership.workers(role)]
+        table, leader = await membership.read_table(), await membership.leader()
+        refusal = await membership.refusal()
+        return cls(
+            epoch=table.epoch if table else 0,
+            leader=(leader or "").partition("/")[0],
+            warning=str(refusal) if refusal else "",
+            desired=await membership.desired(),
+            workers=tuple(workers),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Overview:
+        """Raises ValueError when the text is not what a router tells."""
+        raw = json.loads(text)
+        if not isinstance(raw, dict) or not isinstance(raw.get("workers"), list):
+            raise ValueError("no list of workers")
+        desired = raw.get("desired")
+        return cls(
+            epoch=int(raw.get("epoch", 0)),
+            leader=str(raw.get("leader", "")),
+            warning=str(raw.get("warning", "")),
+            desired={str(role): int(count) for role, count in desired.items()} if isinstance(desired, dict) else {},
+            workers=tuple(WorkerRecord.from_json(json.dumps(worker)) for worker in raw["workers"]),
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
