@@ -18,7 +18,9 @@ from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
 from services.expert_worker.service import ExpertService
+from services.membership import Membership
 from services.router.dispatch.stats import DispatchStats
+from services.router.placement.refusals import Refusals
 from services.router.requests.metrics import RequestMetrics
 from services.telemetry import show_redis
 
@@ -33,7 +35,9 @@ def names(registry: CollectorRegistry) -> Iterator[str]:
 
 
 def _router(folder: Path) -> CollectorRegistry:
-    return RequestMetrics("tiny", CollectorRegistry()).registry
+    registry = RequestMetrics("tiny", CollectorRegistry()).registry
+    Refusals(Membership("redis://127.0.0.1:1")).show(registry)
+    return registry
 
 
 def _attention(folder: Path) -> CollectorRegistry:

@@ -66,7 +66,7 @@ def disturbed(cluster: Cluster, peaceful: dict[str, str], report: Report) -> Dis
 
     def run(event: str, do: Callable[[Streams], None], node: str = "") -> list[Answer]:
         streams = Streams(cluster, node)
-        streams.begin(event.replace(" ", "-").replace(",", ""))
+        streams.begin(event.lower().replace(" ", "-"))
         do(streams)
         answers = streams.end()
         report.add(event, Stalls.of(answers))

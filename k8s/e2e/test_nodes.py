@@ -38,6 +38,8 @@ def nodes(cluster: Cluster, peaceful: dict[str, str]) -> Iterator[list[str]]:
     for role, count in ROLES.items():
         cluster.scale(role, count)
     yield names[:3]
+    cluster.install("upgrade", **replicas)
+    cluster.rolled_out()
     for name in names:
         cluster.kubectl("label", "node", name, f"{LABEL}-")
 
@@ -61,6 +63,7 @@ def test_the_api_server_is_killed(cluster: Cluster, nodes: list[str], disturbed:
             cluster.target.kill_api_server()
         except CannotDo as cannot:
             pytest.skip(str(cannot))
+        until(lambda: cluster.get("nodes"), "the API server never came back")
         streams.more(2)
 
     disturbed("API server killed", kill, nodes[0])

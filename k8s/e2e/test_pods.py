@@ -17,18 +17,18 @@ def _two_of_each(cluster: Cluster, peaceful: dict[str, str]) -> None:
         cluster.scale(role, count)
 
 
-def _delete(cluster: Cluster, role: str, *flags: str) -> None:
-    """Takes the last pod of a role and waits until another one serves in its place."""
+def _delete(cluster: Cluster, role: str, count: int, *flags: str) -> None:
+    """Takes the last pod of a role and waits until there are `count` again."""
     victim = cluster.pods(role)[-1]["metadata"]
     cluster.kubectl("delete", "pod", victim["name"], "--wait=false", *flags)
     until(lambda: victim["uid"] not in [pod["metadata"]["uid"] for pod in cluster.pods(role)], "it never went")
-    cluster.settled(**{role: FULL.get(role, 1)})
+    cluster.settled(**{role: count})
 
 
 @pytest.mark.parametrize("role", ["router", "attention", "expert"])
 def test_a_pod_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
     def delete(streams: Streams) -> None:
-        _delete(cluster, role)
+        _delete(cluster, role, 2)
         streams.more(1)
 
     disturbed(f"{role} pod deleted", delete)
@@ -37,10 +37,23 @@ def test_a_pod_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> 
 @pytest.mark.parametrize("role", ["attention", "expert", "redis"])
 def test_a_pod_is_deleted_by_force(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
     def delete(streams: Streams) -> None:
-        _delete(cluster, role, "--grace-period=0", "--force")
+        _delete(cluster, role, FULL.get(role, 1), "--grace-period=0", "--force")
         streams.more(1)
 
     disturbed(f"{role} pod deleted by force", delete)
+
+
+@pytest.mark.parametrize("role", ["attention", "expert"])
+def test_the_only_pod_of_a_role_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
+    """Nobody is there to take over for some seconds: requests wait."""
+    cluster.scale(role, 1)
+
+    def delete(streams: Streams) -> None:
+        _delete(cluster, role, 1)
+        streams.more(1)
+
+    disturbed(f"the only {role} pod deleted", delete)
+    cluster.scale(role, 2)
 
 
 def test_rolling_restart_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +11,8 @@ from k8s.e2e.cluster import Cluster, until
 
 CORRUPT = """
 import os, runpy, shutil
-shutil.copytree('/app/models/caracal-tiny', '/tmp/model')
-weights = [n for n in os.listdir('/tmp/model') if n.endswith('.safetensors')][0]
+shutil.copytree('/app/models/caracal-tiny', '/tmp/model', dirs_exist_ok=True)
+weights = sorted(n for n in os.listdir('/tmp/model') if n.endswith('.safetensors'))[0]
 os.truncate('/tmp/model/' + weights, os.path.getsize('/tmp/model/' + weights) // 2)
 os.environ['CARACAL_MODEL'] = '/tmp/model'
 runpy.run_module('services.expert_worker', run_name='__main__')
@@ -35,7 +36,7 @@ def test_a_corrupt_checkpoint_never_becomes_ready_and_says_why(cluster: Cluster,
 
     until(told, "the pod does not end")
     said = cluster.kubectl("describe", "pod", broken)
-    assert "model.safetensors" in said
+    assert re.search(r"model-00001-of-\d+\.safetensors: model\.layers\.\S+\.weight: truncated", said), said
     conditions = cluster.get("pod", broken)["status"]["conditions"]
     assert {"Ready": "False"}.items() <= {one["type"]: one["status"] for one in conditions}.items()
 

@@ -94,10 +94,14 @@ class Release:
             console.print("no router is ready: nothing is known of the workers")
             return
         name = f"{router.metadata.name}:{ROUTER_PORT}"
-        answer = self._core.connect_get_namespaced_pod_proxy_with_path(
-            name, self.namespace, "cluster", _preload_content=False, _request_timeout=TIMEOUT_S
-        )
-        console.print(look(overview_of(answer.data, answer.status, name), name))
+        try:
+            with self._calls():
+                answer = self._core.connect_get_namespaced_pod_proxy_with_path(
+                    name, self.namespace, "cluster", _preload_content=False, _request_timeout=TIMEOUT_S
+                )
+            console.print(look(overview_of(answer.data, answer.status, name), name))
+        except NoCluster as error:
+            console.print(f"{name} tells nothing of the workers: {error}", markup=False)
 
     def _pods_of(self, counts: dict[str, int]) -> list[Any]:
         with self._calls():
