@@ -150,6 +150,14 @@ EXPERTS = Board(
     (
         Panel("Experts held", "short", {"{{pod}}": _sum("caracal_expert_held")}),
         Panel(
+            "Experts without a holder, and workers that must stay",
+            "short",
+            {
+                "experts": f"max(caracal_experts_unplaced{{{_HERE}}})",
+                "workers": f"max(caracal_placement_refused{{{_HERE}}})",
+            },
+        ),
+        Panel(
             "Epoch in force",
             "none",
             {"{{pod}}": f"{_sum('caracal_expert_epoch')} or {_sum('caracal_attention_epoch')}"},
