@@ -59,7 +59,8 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
     def get(self, *what: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", *what, "-o", "json"))
+        output = () if "--raw" in what else ("-o", "json")
+        found: dict[str, Any] = json.loads(self.kubectl("get", *what, *output))
         return found
 
     def install(self, command: str, **values: object) -> None:

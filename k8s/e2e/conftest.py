@@ -41,7 +41,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def report(request: pytest.FixtureRequest) -> Iterator[Report]:
-    report = Report(short=request.config.getoption("markexpr") == "short")
+    options = request.config.option
+    report = Report(whole=not (options.markexpr or options.keyword))
     yield report
     report.write()
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from k8s.e2e.streams import Stalls
@@ -18,11 +19,11 @@ HEAD = (
 
 
 class Report:
-    """Written at the end of a whole run; the short form writes under build/."""
+    """Written at the end of a run; a run of some tests only writes under build/."""
 
-    def __init__(self, short: bool) -> None:
+    def __init__(self, whole: bool) -> None:
         self._rows: dict[str, Stalls] = {}
-        self._folder = RESULTS.parents[1] / "build" if short else RESULTS
+        self._folder = RESULTS if whole else RESULTS.parents[1] / "build"
 
     def add(self, event: str, stalls: Stalls) -> None:
         self._rows[event] = stalls
@@ -30,7 +31,8 @@ class Report:
     def write(self) -> None:
         if not self._rows:
             return
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, all nodes and clients on it"
+        day = datetime.now(UTC).strftime("%Y-%m-%d")
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, all nodes and clients on it, {day}"
         rows = {event: {k: round(v, 1) for k, v in asdict(stalls).items()} for event, stalls in self._rows.items()}
         document = {"machine": machine, "unit": "ms between two tokens of a stream", "events": rows}
         self._folder.mkdir(exist_ok=True)
