@@ -196,7 +196,14 @@ class Membership:
                 return
 
     async def _call(self, command: Any) -> Any:
+        task = asyncio.current_task()
+        asked = task.cancelling() if task else 0
         try:
-            return await asyncio.wait_for(command, 2 * CALL_S)
+            async with asyncio.timeout(2 * CALL_S):
+                return await command
         except (RedisError, OSError, TimeoutError) as error:
             raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
+        finally:
+            # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
+            if task and task.cancelling() > asked:
+                raise asyncio.CancelledError

@@ -86,7 +86,8 @@ class RouterEdge:
         self._http.should_exit = True
         leaving = asyncio.create_task(self._grpc.stop(grace_s + LAST_WORDS_S))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._cluster.idle.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._cluster.idle.wait()
         if self._cluster.open_replies:
             log.warning("streams cut short by shutdown", open=len(self._cluster.open_replies))
         self._cluster.close(ShuttingDown("This server is shutting down; please send the request again."))

@@ -136,6 +136,29 @@ def test_one_leads_and_a_stranger_cannot_resign_for_it(server: tuple[str, Child]
     asyncio.run(scene())
 
 
+def test_a_loop_that_is_cancelled_as_a_reply_comes_ends(server: tuple[str, Child]) -> None:
+    """It did not always: Python 3.11's wait_for drops such a cancellation, and a leaving router went on for ever."""
+
+    async def scene() -> None:
+        membership = Membership(server[0])
+        await awaited(membership)
+
+        async def loop() -> None:
+            while True:
+                await membership.leader()
+
+        for attempt in range(300):
+            task = asyncio.create_task(loop())
+            for _ in range(attempt % 40):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=2)
+            assert done, "the cancellation was dropped"
+        await membership.close()
+
+    asyncio.run(scene())
+
+
 def test_a_child_is_ended_even_when_it_is_deaf(tmp_path: Path) -> None:
     script = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
     child = start("deaf", [sys.executable, "-c", script], tmp_path / "log", {})

@@ -226,3 +226,21 @@ def test_known_workers_fail_over_while_redis_is_away_and_nobody_joins(tmp_path: 
             await s.until(lambda: attention.epoch > before, "the attention worker is told")
 
         play(store, scene)
+
+
+def test_who_resigned_never_leads_again(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        leader = s.lead()
+        await s.join("attention", 0)
+        await s.join("expert", 0)
+        await s.held(8)
+        await leader.resign()
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            assert await s.membership.leader() is None
+            assert not leader.leading
+        s.lead("router-1")
+        await s.join("expert", 1)
+        await s.held(4, 4)
+
+    play(store, scene)

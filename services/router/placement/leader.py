@@ -51,7 +51,7 @@ class Leader:
         self._table: Table | None = None
         self._digests = Digests()
         self._highest = 0  # epoch seen anywhere
-        self._leading = self._away = False
+        self._leading = self._away = self._resigned = False
         self._told: set[tuple[str, bool]] = set()
         self._tell_at = 0.0
         self._exiles: dict[str, tuple[float, float]] = {}  # boot id -> (until, for how long)
@@ -80,8 +80,8 @@ class Leader:
             await self._workers.close()
 
     async def resign(self) -> None:
-        """Lets another router lead at once."""
-        self._leading = False
+        """Lets another router lead at once; this one never leads again."""
+        self._resigned, self._leading = True, False
         self._refusals.forget()
         try:
             await self._membership.resign(self._holder)
@@ -102,7 +102,7 @@ class Leader:
             await asyncio.sleep(POLL_S)
 
     async def _look(self) -> None:
-        leads = await self._membership.lead(self._holder, LEAD_MS)
+        leads = not self._resigned and await self._membership.lead(self._holder, LEAD_MS)
         stored = await self._membership.read_table()
         seen = {role: await self._membership.workers(role) for role in self._rosters}
         for role, records in seen.items():
@@ -114,6 +114,9 @@ class Leader:
             self._highest = max(self._highest, stored.epoch)
             if stored.epoch > self.epoch:
                 self._table, self._told = stored, set()
+        if leads and self._resigned:  # it was asked to while we asked
+            await self._membership.resign(self._holder)
+            leads = False
         if leads and not self._leading:
             await self._take_over()
         elif not leads and self._leading:

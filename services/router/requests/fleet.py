@@ -125,7 +125,8 @@ class Fleet:
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE or time.monotonic() > deadline:
                 return None
             try:
-                await asyncio.wait_for(channel.wait_for_state_change(state), deadline - time.monotonic())
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await channel.wait_for_state_change(state)
             except TimeoutError:
                 return None
             state = channel.get_state(try_to_connect=True)
@@ -134,7 +135,8 @@ class Fleet:
     async def wait_for_change(self, timeout: float) -> None:
         """Until the list was read anew, or the time is up."""
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
         except TimeoutError:
             return
 
