@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from k8s.e2e.cluster import Cluster, until
-from k8s.e2e.conftest import Disturbed
-from k8s.e2e.streams import Streams
 
 CORRUPT = """
 import os, runpy, shutil
@@ -41,32 +39,6 @@ def test_a_corrupt_checkpoint_never_becomes_ready_and_says_why(cluster: Cluster,
     assert re.search(r"model-00001-of-\d+\.safetensors: model\.layers\.\S+\.weight: truncated", said), said
     conditions = cluster.get("pod", broken)["status"]["conditions"]
     assert {"Ready": "False"}.items() <= {one["type"]: one["status"] for one in conditions}.items()
-
-
-def test_fewer_expert_pods_than_the_experts_need(cluster: Cluster, disturbed: Disturbed) -> None:
-    """Two pods of 24 hold 48 experts. The leader says in words why one alone does not do, and nothing is lost."""
-    cluster.install("upgrade", router__replicas=2, attention__replicas=1, expert__replicas=2, expert__capacity=24)
-    cluster.rolled_out()
-    cluster.settled(router=2, attention=1, expert=2)
-
-    def shrink(streams: Streams) -> None:
-        cluster.kubectl("scale", f"statefulset/{cluster.release}-expert", "--replicas=1")
-        until(lambda: _events(cluster, "ExpertsNeedMorePods"), "no event tells of it", 60)
-        router = cluster.pods("router")[0]["metadata"]["name"]
-        said = cluster.get("--raw", f"/api/v1/namespaces/{cluster.namespace}/pods/{router}:8000/proxy/ready")
-        assert "at least 1 more" in said["warning"]
-        cluster.kubectl("scale", f"statefulset/{cluster.release}-expert", "--replicas=3")
-        cluster.settled(expert=3)
-        streams.more(1)
-
-    disturbed("fewer expert pods than needed", shrink)
-    cluster.install("upgrade", router__replicas=2, attention__replicas=1, expert__replicas=1)
-    cluster.rolled_out()
-    cluster.settled(router=2, attention=1, expert=1)
-
-
-def _events(cluster: Cluster, reason: str) -> list[str]:
-    return [event["message"] for event in cluster.get("events")["items"] if event["reason"] == reason]
 
 
 def test_a_pod_with_more_rights_is_refused_by_the_namespace(cluster: Cluster) -> None:
