@@ -49,5 +49,11 @@ class Overview:
             workers=tuple(WorkerRecord.from_json(json.dumps(worker)) for worker in raw["workers"]),
         )
 
+    @property
+    def numerics_classes(self) -> list[str]:
+        """One, but while workers of another class replace them."""
+        return sorted({record.numerics_class for record in self.workers if record.numerics_class})
+
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        """What `from_json` reads, and for others what follows from it."""
+        return asdict(self) | {"numerics_classes": self.numerics_classes}

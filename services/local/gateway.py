@@ -12,7 +12,7 @@ from services.overview import Overview
 TIMEOUT_S = 5.0
 
 
-def ask_gateway(url: str) -> Overview:
+def ask_gateway(url: str, timeout_s: float = TIMEOUT_S) -> Overview:
     """GET /cluster. Raises NoCluster in one line that names the URL."""
     parts = urlsplit(url)
     try:
@@ -21,15 +21,17 @@ def ask_gateway(url: str) -> Overview:
     except ValueError:
         raise NoCluster(f"{url!r} is no address of a gateway: write http://HOST:PORT") from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
+    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
         connection.request("GET", parts.path.rstrip("/") + "/cluster")
         response = connection.getresponse()
         text = response.read()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: no name that DNS could have
         raise NoCluster(f"no gateway answers at {url}: {error or type(error).__name__}") from None
     finally:
         connection.close()
+    if 300 <= response.status < 400:
+        raise NoCluster(f"{url} sends us to {response.headers.get('location', 'nowhere')}: ask there")
     return overview_of(text, response.status, url)
 
 

@@ -62,11 +62,10 @@ def look(overview: Overview, name: str) -> Group:
     rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for record in overview.workers:
         rows.add_row(*_row(record))
-    classes = sorted({record.numerics_class for record in overview.workers if record.numerics_class})
     asked = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items())) or "nothing"
     return Group(
         Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
-        Text(f"numerics class {', '.join(classes) or 'unknown'} · asked for {asked}"),
+        Text(f"numerics class {', '.join(overview.numerics_classes) or 'unknown'} · asked for {asked}"),
         *([Text(f"warning: {overview.warning}")] if overview.warning else []),
         rows,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import http.server
-import subprocess
-import sys
+import json
+import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ from cluster_harness import ClusterUnderTest
 from typer.testing import CliRunner
 
 from services.cli import app
+from services.local.gateway import ask_gateway
+from services.local.state import NoCluster
 
 
 def _status(url: str) -> tuple[int, str]:
@@ -26,20 +29,57 @@ def test_the_table_comes_from_the_router(cluster: ClusterUnderTest) -> None:
     assert code == 0, said
     for expected in ("attention-0", "expert-0", f"epoch {cluster.epoch()}", "numerics class"):
         assert expected in said
+    with urllib.request.urlopen(f"{url}/cluster") as answer:
+        told = json.load(answer)
+    assert told["leader"] == told["workers"][0]["worker_id"]
+    assert told["numerics_classes"] == [cluster.records("expert")[0].numerics_class]
+    assert {worker["role"] for worker in told["workers"]} == {"router", "attention", "expert"}
 
 
-@pytest.fixture
+class SomethingElse(http.server.BaseHTTPRequestHandler):
+    """Answers /STATUS/TEXT/cluster with that status and text."""
+
+    def do_GET(self) -> None:
+        _, status, text, _ = self.path.split("/")
+        self.send_response(int(status))
+        self.send_header("Location", "https://elsewhere")
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
 def something_else() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SomethingElse)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
 
 
-def test_something_else_answers(something_else: str) -> None:
-    code, said = _status(something_else)
-    assert (code, "is no gateway of Caracal (status 404" in said) == (1, True), said
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/404/none", "is no gateway of Caracal (status 404"),
+        ("/200/<html>", "is no gateway of Caracal (status 200"),
+        ("/200/{}", "is no gateway of Caracal (status 200"),
+        ('/200/{"workers":[{}]}', "is no gateway of Caracal (status 200"),
+        ('/503/{"error":{"message":"gone"}}', "answers: gone"),
+        ("/308/moved", "sends us to https://elsewhere: ask there"),
+    ],
+)
+def test_something_else_answers(something_else: str, path: str, expected: str) -> None:
+    code, said = _status(something_else + path)
+    assert (code, expected in said, something_else in said) == (1, True, True), said
+
+
+def test_something_that_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(NoCluster, match=f"no gateway answers at {url}: timed out"):
+            ask_gateway(url, timeout_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +87,7 @@ def test_something_else_answers(something_else: str) -> None:
     [
         ("http://127.0.0.1:1", "no gateway answers at http://127.0.0.1:1"),
         ("127.0.0.1:8000", "is no address of a gateway"),
+        ("http://a..b:1", "no gateway answers at http://a..b:1"),
         ("http://127.0.0.1:99999", "is no address of a gateway"),
         ("http://", "is no address of a gateway"),
     ],
@@ -54,9 +95,3 @@ def test_something_else_answers(something_else: str) -> None:
 def test_nothing_answers(url: str, expected: str) -> None:
     code, said = _status(url)
     assert (code, expected in said) == (1, True), said
-
-
-@pytest.mark.parametrize("module", ["services.router.__main__", "services.attention_worker.worker", "services.cli"])
-def test_the_kubernetes_client_is_not_imported(module: str) -> None:
-    look = f"import sys, {module}; sys.exit('kubernetes' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0

@@ -74,6 +74,9 @@ def test_starts_without_redis_and_leaves_on_sigterm(tmp_path: Path) -> None:
         assert httpx2.get(f"http://{listening['http']}/health").json() == {"status": "ok"}
         ready = httpx2.get(f"http://{listening['http']}/ready")
         assert (ready.status_code, ready.json()["reason"]) == (503, "no attention worker")
+        told = httpx2.get(f"http://{listening['http']}/cluster")
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "redis_unavailable")
+        assert "Redis does not answer: ConnectionError" in told.json()["error"]["message"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:

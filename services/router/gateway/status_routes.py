@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,8 +11,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
 from services.membership import RedisUnavailable
+from services.overview import Overview
 from services.router.gateway.service import Service
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
+
+OVERVIEW_S = 4.0  # for one answer
+FRESH_S = 0.5  # so often Redis is asked at most, by however many
 
 
 def package_version() -> str:
@@ -27,6 +32,8 @@ class StatusRoutes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._started = int(time.time())
+        self._looking = asyncio.Lock()
+        self._seen: tuple[float, Overview] | None = None  # when, by the monotonic clock
 
     async def health(self) -> dict[str, str]:
         """The process is alive; says nothing about the cluster."""
@@ -55,10 +62,19 @@ class StatusRoutes:
     async def cluster(self) -> Response:
         """What `caracal status --gateway` shows: workers, epoch, leader. 503 while Redis is away."""
         try:
-            overview = await self._service.overview()
-        except RedisUnavailable as error:
-            return JSONResponse(NoWorker(f"Redis does not answer: {error}", code="redis_unavailable").body(), 503)
+            async with asyncio.timeout(OVERVIEW_S):
+                overview = await self._look()
+        except (RedisUnavailable, TimeoutError) as error:
+            why = str(error) or f"not within {OVERVIEW_S:g} s"
+            return JSONResponse(NoWorker(f"Redis does not answer: {why}", code="redis_unavailable").body(), 503)
         return JSONResponse(overview.to_dict())
+
+    async def _look(self) -> Overview:
+        async with self._looking:
+            if self._seen is None or time.monotonic() - self._seen[0] > FRESH_S:
+                overview = await self._service.overview()
+                self._seen = time.monotonic(), overview
+            return self._seen[1]
 
     async def models(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._card()]}
