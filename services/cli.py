@@ -75,18 +75,20 @@ def status(
 
     if gateway and context:
         fail("--gateway and --context name two clusters: give one")
+    _check_context(context, namespace, release)
     if context and watch:
         fail("--watch goes with --gateway or the cluster running here")
 
     def show() -> None:
         if context:
             from services.local.kube import Release
+            from services.local.pods import show as show_release
 
-            Release(context, namespace, release).show()
+            show_release(Release(context, namespace, release))
         else:
             run(watch, gateway)
 
-    _asks_redis(show)
+    _asks_cluster(show)
 
 
 @app.command()
@@ -100,16 +102,18 @@ def scale(
     from services.local.scale import parse_counts
     from services.local.scale import scale as run
 
+    _check_context(context, namespace, release)
+
     def change() -> None:
         if context:
-            from services.local.kube import MOST_PODS, Release
+            from services.local.kube import Release, check_pods
 
-            wanted = parse_counts(counts, MOST_PODS)
+            wanted = parse_counts(counts, check_pods)
             Release(context, namespace, release).scale(wanted)
         else:
             run(parse_counts(counts))
 
-    _asks_redis(change)
+    _asks_cluster(change)
 
 
 @app.command()
@@ -146,8 +150,14 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _asks_redis(run: Callable[[], None]) -> None:
-    """Runs a command that talks to the cluster's Redis; what is expected to go wrong becomes one line."""
+def _check_context(context: str, namespace: str, release: str) -> None:
+    """A command meant for Kubernetes must not fall on the cluster running here."""
+    if (namespace or release) and not context:
+        fail("--namespace and --release go with --context")
+
+
+def _asks_cluster(run: Callable[[], None]) -> None:
+    """Runs a command that talks to a cluster; what is expected to go wrong becomes one line."""
     from services.local.settings import BadSetting
     from services.local.state import NoCluster
     from services.membership import RedisUnavailable

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from services.local.settings import MAX_WORKERS, SCALED, BadSetting, check_count
+from services.local.settings import SCALED, BadSetting, check_count
 from services.local.state import NoCluster, RunState, find
 from services.membership import Membership, WorkerRecord
 from services.telemetry import progress
@@ -15,8 +15,8 @@ WAIT_S = 120.0
 LOOK_S = 0.1
 
 
-def parse_counts(words: Sequence[str], most: int = MAX_WORKERS) -> dict[str, int]:
-    """{"expert": 3} of ["expert=3"]. Raises BadSetting in words."""
+def parse_counts(words: Sequence[str], check: Callable[[str, int], None] = check_count) -> dict[str, int]:
+    """{"expert": 3} of ["expert=3"]. Raises BadSetting in words, as `check` does of a count that cannot be."""
     counts: dict[str, int] = {}
     for word in words:
         role, _, number = word.partition("=")
@@ -24,7 +24,7 @@ def parse_counts(words: Sequence[str], most: int = MAX_WORKERS) -> dict[str, int
             raise BadSetting(f"{word!r}: scale takes {' and '.join(f'{name}=COUNT' for name in SCALED)}")
         if not number.lstrip("-").isascii() or not number.lstrip("-").isdigit() or len(number) > 9:
             raise BadSetting(f"{word!r}: {number!r} is not a whole number")
-        check_count(role, int(number), most)
+        check(role, int(number))
         counts[role] = int(number)
     return counts
 

@@ -62,14 +62,14 @@ class LocalSettings:
         }
 
 
-def check_count(role: str, count: int, most: int = MAX_WORKERS) -> None:
+def check_count(role: str, count: int) -> None:
     """Raises BadSetting."""
     if count < 1:
         raise BadSetting(
             f"{role}={count}: a cluster needs at least one {role} worker to answer; `Ctrl-C` stops it whole"
         )
-    if count > most:
-        raise BadSetting(f"{role}={count}: more than {most} processes on one machine are refused")
+    if count > MAX_WORKERS:
+        raise BadSetting(f"{role}={count}: more than {MAX_WORKERS} processes on one machine are refused")
 
 
 def _check_config(path: Path) -> None:

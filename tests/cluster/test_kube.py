@@ -3,132 +3,56 @@
 from __future__ import annotations
 
 import json
-import threading
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
+from kube_api import FakeApi
 from typer.testing import CliRunner
 
 from services.cli import app
-
-NAMESPACE = "/namespaces/models"
-
-
-class FakeApi(ThreadingHTTPServer):
-    """Two StatefulSets and their pods; a patch of a scale takes effect after a look or two."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replicas = {"attention": 1, "expert": 1}
-        self.releases = ["caracal"]
-        self.refuse = 0
-        self.message = ""
-        self.looks = 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def sets(self) -> list[dict[str, Any]]:
-        spec = {"selector": {}, "template": {}, "serviceName": "x"}
-        return [
-            {"metadata": {"name": f"{release}-{role}", "labels": _labels(release, role)}, "spec": spec}
-            for release in self.releases
-            for role in self.replicas
-        ]
-
-    def pods(self) -> list[dict[str, Any]]:
-        self.looks += 1
-        counts = {**self.replicas, "router": 1}
-        found = [_pod(role, n, self.looks > 2 or n == 0) for role, count in counts.items() for n in range(count)]
-        if self.message:
-            ended = {"terminated": {"exitCode": 2, "message": self.message}}
-            found[-2]["status"] |= {"conditions": [], "containerStatuses": [_container(ended)]}
-        return found
-
-
-def _labels(release: str, role: str) -> dict[str, str]:
-    prefix = "app.kubernetes.io/"
-    return {f"{prefix}instance": release, f"{prefix}component": role, f"{prefix}part-of": "caracal"}
-
-
-def _container(state: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "x", "image": "x", "imageID": "x", "ready": False, "restartCount": 3, "state": state}
-
-
-def _pod(role: str, number: int, ready: bool) -> dict[str, Any]:
-    condition = {"type": "Ready", "status": str(ready)}
-    return {
-        "metadata": {"name": f"caracal-{role}-{number}", "labels": _labels("caracal", role)},
-        "spec": {"nodeName": "n1", "containers": [{"name": "x"}]},
-        "status": {"phase": "Running", "conditions": [condition]},
-    }
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FakeApi
-
-    def do_GET(self) -> None:
-        path = unquote(self.path.partition("?")[0])
-        if self.server.refuse:
-            self._send(self.server.refuse, {"kind": "Status", "message": "no"})
-        elif path == f"/apis/apps/v1{NAMESPACE}/statefulsets":
-            self._send(200, {"items": self.server.sets()})
-        elif path == f"/api/v1{NAMESPACE}/pods":
-            self._send(200, {"items": self.server.pods()})
-        elif path == f"/api/v1{NAMESPACE}/pods/caracal-router-0:8000/proxy/cluster":
-            self._send(200, {"epoch": 7, "leader": "caracal-router-0", "workers": [], "warning": "too few"})
-        else:
-            self._send(404, {"kind": "Status", "message": path})
-
-    def do_PATCH(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        role = self.path.split("/")[-2].removeprefix("caracal-")
-        self.server.replicas[role] = body["spec"]["replicas"]
-        self._send(200, {"metadata": {}, "spec": body["spec"]})
-
-    def log_message(self, *_: object) -> None:
-        return
-
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+from services.local.kube import Release
+from services.local.settings import BadSetting
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    server = FakeApi()
-    _kubeconfig(tmp_path / "config", server.server_address[1])
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    yield server
-    server.shutdown()
-    server.server_close()
+    return tmp_path / "config"
 
 
-def _kubeconfig(path: Path, port: int) -> None:
+@pytest.fixture
+def api(kubeconfig: Path) -> Iterator[FakeApi]:
+    with FakeApi() as server:
+        _write(kubeconfig, server.url)
+        yield server
+
+
+def _write(path: Path, server: str, **more: Any) -> None:
     config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
         "users": [{"name": "u", "user": {}}],
         "contexts": [{"name": "lab", "context": {"cluster": "c", "user": "u", "namespace": "models"}}],
-        "current-context": "lab",
     }
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config | more))
 
 
 def _run(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.output
+
+
+def _refused(*words: str) -> str:
+    """The one line a command ends with."""
+    code, said = _run(*words)
+    assert (code, len(said.strip().splitlines())) == (1, 1), said
+    return said
 
 
 def test_scale_patches_and_waits(api: FakeApi) -> None:
@@ -136,30 +60,64 @@ def test_scale_patches_and_waits(api: FakeApi) -> None:
     assert code == 0, said
     assert api.replicas == {"attention": 2, "expert": 3}
     assert "expert=3, attention=2: reached in" in said
-    assert api.looks > 2, "it did not wait for the pods"
+    assert api.settled, "it did not wait for the pods"
 
 
-def test_status_shows_pods_workers_and_last_words(api: FakeApi) -> None:
-    api.message = "starting\ncaracal: model-1.safetensors: model.norm.weight: truncated"
+def test_scale_counts_each_role_by_itself_and_waits_for_those_that_leave(api: FakeApi) -> None:
+    api.start(attention=1, expert=2)
+    code, said = _run("scale", "expert=1", "attention=2", "--context", "lab")
+    assert code == 0, said
+    assert api.settled, "as many pods as before are not yet the pods that were asked for"
+
+
+def test_scale_says_what_stands_in_its_way(api: FakeApi) -> None:
+    api.stuck = True
+    with pytest.raises(BadSetting, match=r"not reached within 0\.1 s; caracal-expert-1: no node has 8 GPUs"):
+        Release("lab").scale({"expert": 2}, wait_s=0.1)
+
+
+def test_status_shows_workloads_pods_and_workers(api: FakeApi) -> None:
     code, said = _run("status", "--context", "lab")
     assert code == 0, said
-    for expected in (
-        "release caracal in namespace models of lab",
-        "caracal-attention-0",
-        "epoch 7",
-        "warning: too few",
-    ):
-        assert expected in said
-    assert "caracal-expert-0: caracal: model-1.safetensors: model.norm.weight: truncated" in said
+    assert "release caracal in namespace models of lab" in said
+    rows = [line.split() for line in said.splitlines()]
+    assert ["caracal-expert", "1", "1"] in rows
+    assert ["caracal-router", "1", "1"] in rows
+    assert ["caracal-attention-0", "Running", "yes", "3", "n1"] in rows
+    assert "epoch 7" in said
+    assert "warning: too few" in said
+
+
+@pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
+def test_status_tells_a_pods_last_words(api: FakeApi, where: str) -> None:
+    words = "starting\ncaracal: model-1.safetensors: model.norm.weight: truncated"
+    api.ended = where, {"exitCode": 2, "reason": "Error", "message": words}
+    assert f"caracal-expert-0: {words.splitlines()[1]} (Error, exit code 2)" in _run("status", "--context", "lab")[1]
+    api.ended = where, {"exitCode": 137, "reason": "OOMKilled"}
+    assert "caracal-expert-0: OOMKilled, exit code 137" in _run("status", "--context", "lab")[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ((503, {"error": {"message": "Redis does not answer: gone"}}), "answers: Redis does not answer: gone"),
+        ((403, {"kind": "Status", "message": "may not get pods/proxy"}), "of lab answers 403: may not get pods/proxy"),
+        ((200, {"hello": "world"}), "is no gateway of Caracal"),
+    ],
+)
+def test_status_without_the_workers(api: FakeApi, answer: tuple[int, dict[str, Any]], expected: str) -> None:
+    api.proxied = answer
+    code, said = _run("status", "--context", "lab")
+    assert (code, expected in said, "caracal-expert-0" in said) == (0, True, True), said
 
 
 def test_several_releases_are_told_apart(api: FakeApi) -> None:
     api.releases = ["caracal", "other"]
-    code, said = _run("scale", "expert=2", "--context", "lab")
-    assert (code, "name one with --release: caracal, other" in said) == (1, True), said
-    code, said = _run("scale", "expert=2", "--context", "lab", "--release", "third")
-    assert (code, "no release 'third'" in said) == (1, True), said
-    assert _run("scale", "expert=2", "--context", "lab", "--release", "caracal")[0] == 0
+    assert "name one with --release: caracal, other" in _refused("scale", "expert=2", "--context", "lab")
+    assert "no release 'third'" in _refused("scale", "expert=2", "--context", "lab", "--release", "third")
+    assert _run("scale", "expert=1", "--context", "lab", "--release", "caracal")[0] == 0
+    api.releases = []
+    assert "namespace models of lab has no release of Caracal" in _refused("status", "--context", "lab")
 
 
 @pytest.mark.parametrize(
@@ -168,20 +126,56 @@ def test_several_releases_are_told_apart(api: FakeApi) -> None:
         (("status", "--context", "elsewhere"), "no context 'elsewhere'; it has: lab"),
         (("status", "--context", "lab", "--namespace", "empty"), "the API server of lab answers 404"),
         (("scale", "expert=0", "--context", "lab"), "at least one expert worker"),
+        (("scale", "expert=10001", "--context", "lab"), "more than 10000 pods"),
         (("scale", "router=2", "--context", "lab"), "scale takes"),
+        (("scale", "expert=2", "--namespace", "models"), "--namespace and --release go with --context"),
         (("status", "--context", "lab", "--gateway", "http://127.0.0.1:1"), "name two clusters"),
     ],
 )
 def test_slips_get_one_line(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    code, said = _run(*words)
-    assert code == 1
+    assert expected in _refused(*words)
+
+
+def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path) -> None:
+    api.answer = 403, {"kind": "Status", "message": 'statefulsets.apps is forbidden: User "cat" cannot list'}
+    expected = 'the API server of lab answers 403: statefulsets.apps is forbidden: User "cat" cannot list'
+    assert expected in _refused("status", "--context", "lab")
+    api.answer = 200, "<html>"
+    assert "what answers as the API server of lab is no Kubernetes" in _refused("status", "--context", "lab")
+    _write(kubeconfig, api.url.replace("http:", "https:"))
+    assert "the API server of lab does not answer: [SSL" in _refused("status", "--context", "lab")
+    _write(kubeconfig, "http://127.0.0.1:1")
+    assert "the API server of lab does not answer" in _refused("status", "--context", "lab")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "there is no kubeconfig at"),
+        ("a: [b", "expected ',' or ']'"),
+        ("hello", "config:"),
+        ('{"contexts": [{"name": "lab", "context": {"cluster": "c", "user": "u"}}]}', "name c in"),
+        ('{"contexts": [{"name": "lab"}]}', "config:"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_named(kubeconfig: Path, text: str | None, expected: str) -> None:
+    if text is not None:
+        kubeconfig.write_text(text)
+    said = _refused("status", "--context", "lab")
+    assert str(kubeconfig) in said
     assert expected in said
-    assert "Traceback" not in said
 
 
-def test_a_server_that_forbids_or_is_away(api: FakeApi, tmp_path: Path) -> None:
-    api.refuse = 403
-    assert "the API server of lab answers 403" in _run("status", "--context", "lab")[1]
-    _kubeconfig(tmp_path / "config", 1)
-    code, said = _run("status", "--context", "lab")
-    assert (code, "the API server of lab does not answer" in said) == (1, True), said
+def test_without_the_client_one_line_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "kubernetes.py").write_text("raise ModuleNotFoundError('not installed', name='kubernetes')")
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli", "status", "--context", "lab"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "caracal: --context needs the official client: pip install 'caracal[k8s]'\n",
+    )

@@ -1,0 +1,149 @@
+"""A small HTTP server that speaks the few routes of the Kubernetes API that `caracal --context` uses."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+CORE, APPS = "/api/v1/namespaces/models", "/apis/apps/v1/namespaces/models"
+LOOKS = 2  # so often a new pod is seen not ready, and one that leaves is still seen
+
+
+class FakeApi(ThreadingHTTPServer):
+    """Use as a context manager. The release `caracal` in namespace `models`: a router, and workers that a patch of a
+    scale starts or stops."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.releases = ["caracal"]
+        self.answer: tuple[int, Any] | None = None  # to everything
+        self.proxied: tuple[int, Any] = 200, OVERVIEW
+        self.ended: tuple[str, dict[str, Any]] | None = None  # how caracal-expert-0 ended: kind of container, state
+        self.stuck = False  # new pods find no node
+        self.start(attention=1, expert=1)
+
+    def __enter__(self) -> FakeApi:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def start(self, **replicas: int) -> None:
+        """Workers that are there and ready."""
+        self.replicas = replicas
+        self._changing: dict[tuple[str, int], int] = {}  # pod -> looks until it is ready, or gone
+        self._there = {(role, n) for role, count in replicas.items() for n in range(count)}
+
+    @property
+    def settled(self) -> bool:
+        return not self._changing
+
+    def scale(self, role: str, count: int) -> None:
+        self.replicas[role] = count
+        wanted = {(role, n) for n in range(count)}
+        for pod in wanted ^ {pod for pod in self._there if pod[0] == role}:
+            self._changing[pod] = LOOKS
+        self._there |= wanted
+
+    def pods(self) -> list[dict[str, Any]]:
+        """One look."""
+        for pod, looks in list(self._changing.items()):
+            self._changing[pod] = looks if self.stuck else looks - 1
+            if looks == 0:
+                del self._changing[pod]
+                if pod[1] >= self.replicas[pod[0]]:
+                    self._there.discard(pod)
+        return [self._pod(*pod) for pod in sorted(self._there | {("router", 0)})]
+
+    def workloads(self, *roles: str) -> list[dict[str, Any]]:
+        spec = {"selector": {}, "template": {}, "serviceName": "x"}
+        counts = self.replicas | {"router": 1}
+        return [
+            {
+                "metadata": {"name": f"{release}-{role}", "labels": _labels(release, role)},
+                "spec": spec | {"replicas": counts[role]},
+                "status": {"replicas": counts[role], "readyReplicas": counts[role]},
+            }
+            for release in self.releases
+            for role in roles
+        ]
+
+    def _pod(self, role: str, number: int) -> dict[str, Any]:
+        changing, leaving = (role, number) in self._changing, number >= (self.replicas | {"router": 1})[role]
+        conditions = [{"type": "Ready", "status": str(leaving or not changing)}]
+        if self.stuck and changing:
+            conditions.append({"type": "PodScheduled", "status": "False", "message": "no node has 8 GPUs"})
+        status = {"phase": "Running", "conditions": conditions, "containerStatuses": [_container({})]}
+        if self.ended and (role, number) == ("expert", 0):
+            status |= {"conditions": [], self.ended[0]: [_container({"terminated": self.ended[1]})]}
+        metadata: dict[str, Any] = {"name": f"caracal-{role}-{number}", "labels": _labels("caracal", role)}
+        if changing and leaving:
+            metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        return {"metadata": metadata, "spec": {"nodeName": "n1", "containers": [{"name": "x"}]}, "status": status}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakeApi
+
+    def do_GET(self) -> None:
+        path, _, query = unquote(self.path).partition("?")
+        if self.server.answer:
+            self._send(*self.server.answer)
+        elif path == f"{APPS}/statefulsets":
+            self._list(query, self.server.workloads("attention", "expert"))
+        elif path == f"{APPS}/deployments":
+            self._list(query, self.server.workloads("router"))
+        elif path == f"{CORE}/pods":
+            self._list(query, self.server.pods())
+        elif path == f"{CORE}/pods/caracal-router-0:8000/proxy/cluster":
+            self._send(*self.server.proxied)
+        else:
+            self._send(404, {"kind": "Status", "message": path})
+
+    def do_PATCH(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        role = self.path.removeprefix(f"{APPS}/statefulsets/caracal-").removesuffix("/scale")
+        self.server.scale(role, body["spec"]["replicas"])
+        self._send(200, {"metadata": {}, "spec": body["spec"]})
+
+    def log_message(self, *_: object) -> None:
+        return
+
+    def _list(self, query: str, found: list[dict[str, Any]]) -> None:
+        labels = set(dict(parse_qsl(query))["labelSelector"].split(","))
+        self._send(200, {"items": [one for one in found if labels <= _pairs(one["metadata"]["labels"])]})
+
+    def _send(self, status: int, body: Any) -> None:
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+OVERVIEW = {"epoch": 7, "leader": "caracal-router-0", "workers": [], "warning": "too few"}
+
+
+def _labels(release: str, role: str) -> dict[str, str]:
+    prefix = "app.kubernetes.io/"
+    return {f"{prefix}instance": release, f"{prefix}component": role, f"{prefix}part-of": "caracal"}
+
+
+def _pairs(labels: dict[str, str]) -> set[str]:
+    return {f"{key}={value}" for key, value in labels.items()}
+
+
+def _container(state: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "x", "image": "x", "imageID": "x", "ready": False, "restartCount": 3, "state": state}
