@@ -16,21 +16,12 @@ def test_helm_test_streams_a_chat(cluster: Cluster) -> None:
     assert "finish_reason: stop" in said
 
 
-def test_experts_scale_from_one_to_three_to_one(cluster: Cluster, disturbed: Disturbed) -> None:
+@pytest.mark.parametrize(("role", "most"), [("expert", 3), ("attention", 2)])
+def test_workers_scale_up_and_down(cluster: Cluster, disturbed: Disturbed, role: str, most: int) -> None:
     def scale(streams: Streams) -> None:
-        cluster.scale("expert", 3)
-        streams.more(1)
-        cluster.scale("expert", 1)
-        streams.more(1)
-
-    disturbed("experts 1 to 3 to 1", scale)
-
-
-def test_attention_scales_from_one_to_two_to_one(cluster: Cluster, disturbed: Disturbed) -> None:
-    def scale(streams: Streams) -> None:
-        cluster.scale("attention", 2)
+        cluster.scale(role, most)
         streams.more(2)
-        cluster.scale("attention", 1)
+        cluster.scale(role, 1)
         streams.more(1)
 
-    disturbed("attention 1 to 2 to 1", scale)
+    disturbed(f"{role} 1 to {most} to 1", scale)
