@@ -1,4 +1,5 @@
-"""Which bodies the ops run: compiled CPU kernels for the widest instruction set at hand, or the plain references."""
+"""Which bodies the ops run: Triton on a GPU; on a CPU compiled kernels for the widest instruction set at hand, or the
+plain references, or (on demand) Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import torch
 
 from caracal_kernels.stamp import stamp
 
-KINDS = ("avx512bf16", "avx2", "reference")
+KINDS = ("avx512bf16", "avx2", "reference", "triton")
 log = logging.getLogger("caracal_kernels")
 
 
@@ -39,6 +40,10 @@ def _load() -> str:
         raise ValueError(f"CARACAL_KERNELS is {wanted!r}: not one of {', '.join(KINDS)}")
     if wanted == "reference":
         return wanted
+    if wanted == "triton":
+        if importlib.util.find_spec("triton") is None:
+            raise ValueError("CARACAL_KERNELS=triton, but triton is not installed")
+        return wanted
     try:
         extension = _extension()
     except ImportError as error:
@@ -56,7 +61,7 @@ def _load() -> str:
 
 @cache
 def available() -> str:
-    """The kernels in use: avx512bf16, avx2 or reference. Part of the numerics class: their bits differ.
+    """The kernels that CPU tensors get: avx512bf16, avx2, reference or triton. Part of the numerics class.
 
     Raises ValueError when CARACAL_KERNELS asks for some that cannot be had.
     """
@@ -65,4 +70,9 @@ def available() -> str:
 
 def compiled(tensor: torch.Tensor) -> bool:
     """Whether the compiled kernels take this tensor."""
-    return available() != "reference" and tensor.device.type in ("cpu", "meta")
+    return available() in ("avx512bf16", "avx2") and tensor.device.type in ("cpu", "meta")
+
+
+def on_triton(tensor: torch.Tensor) -> bool:
+    """Whether the Triton bodies take this tensor: always on a GPU, on a CPU only when CARACAL_KERNELS=triton."""
+    return tensor.is_cuda or (tensor.device.type == "cpu" and available() == "triton")
