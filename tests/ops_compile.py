@@ -1,0 +1,96 @@
+"""Ahead-of-time compilation of a Triton kernel for Hopper, without a GPU, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SM90_SHARED_BYTES = 227 * 1024  # what one block may ask for
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What ptxas made: bytes of shared memory of a block; registers of a thread; bytes of them it spills."""
+
+    shared_bytes: int
+    registers: int
+    spills: int
+    ptx: str
+
+
+@cache
+def why_not() -> str:
+    """The reason why nothing can be compiled here, or ''."""
+    try:
+        from triton.backends.nvidia import compiler
+    except ImportError:
+        return "triton is not installed"
+    tools = Path(compiler.__file__).parent / "bin"
+    missing = [name for name in ("ptxas", "cuobjdump") if not (tools / name).exists()]
+    return f"triton carries no {' or '.join(missing)}" if missing else ""
+
+
+def compile_sm90(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constexprs: Mapping[str, int | float | bool | str | None],
+    num_warps: int = 4,
+    num_stages: int = 3,
+    aligned: tuple[str, ...] = (),
+) -> Compiled:
+    """Compile a `@triton.jit` function that is a module's attribute.
+
+    `signature` names the types of what is no constexpr: {"x_ptr": "*bf16", "rows": "i32"}. Pointers, and the integers in
+    `aligned`, are said to be multiples of 16, as Triton finds at a launch. Raises RuntimeError with the compiler's words.
+    """
+    job = {
+        "module": kernel.fn.__module__,
+        "name": kernel.fn.__name__,
+        "signature": dict(signature),
+        "constexprs": dict(constexprs),
+        "options": {"num_warps": num_warps, "num_stages": num_stages},
+        "aligned": [name for name, kind in signature.items() if kind.startswith("*") or name in aligned],
+    }
+    env = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, __file__, json.dumps(job)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{job['name']} does not compile for sm_90:\n{done.stderr[-4000:]}")
+    return Compiled(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _compile(job: dict[str, Any]) -> Compiled:
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia import compiler
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(job["module"]), job["name"])
+    given = job["signature"] | dict.fromkeys(job["constexprs"], "constexpr")
+    signature = {name: given[name] for name in kernel.arg_names}
+    constexprs = {(kernel.arg_names.index(name),): value for name, value in job["constexprs"].items()}
+    attrs = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in job["aligned"]}
+    source = ASTSource(kernel, signature, constexprs, attrs)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=job["options"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(made.asm["cubin"])
+        cubin.flush()
+        tool = Path(compiler.__file__).parent / "bin" / "cuobjdump"
+        usage = subprocess.run([tool, "-res-usage", cubin.name], capture_output=True, text=True, check=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    return Compiled(made.metadata.shared, found["REG"], found["STACK"] + found["LOCAL"], made.asm["ptx"])
+
+
+if __name__ == "__main__":
+    print(json.dumps(vars(_compile(json.loads(sys.argv[1])))))
