@@ -49,8 +49,9 @@ def compile_sm90(
 ) -> Compiled:
     """Compile a `@triton.jit` function that is a module's attribute.
 
-    `signature` names the types of what is no constexpr: {"x_ptr": "*bf16", "rows": "i32"}. Pointers, and the integers in
-    `aligned`, are said to be multiples of 16, as Triton finds at a launch. Raises RuntimeError with the compiler's words.
+    `signature` names the types of what is no constexpr: {"x_ptr": "*bf16", "rows": "i32"}. Pointers, and the integers
+    in `aligned`, are said to be multiples of 16, as Triton finds at a launch. Raises RuntimeError with the compiler's
+    words.
     """
     job = {
         "module": kernel.fn.__module__,
