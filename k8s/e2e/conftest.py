@@ -16,9 +16,11 @@ PEACE_ROUNDS = 3
 
 
 class Disturbed(Protocol):
-    """Runs streams from a pod (on `node`, when one is named) while `do` is done."""
+    """Runs streams from a pod (on `node`, when one is named; to another release, when one is) while `do` is done."""
 
-    def __call__(self, event: str, do: Callable[[Streams], None], node: str = "") -> list[Answer]: ...
+    def __call__(
+        self, event: str, do: Callable[[Streams], None], node: str = "", to: Cluster | None = None
+    ) -> list[Answer]: ...
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +67,8 @@ def peaceful(cluster: Cluster, report: Report) -> dict[str, str]:
 def disturbed(cluster: Cluster, peaceful: dict[str, str], report: Report) -> Disturbed:
     """Runs streams while something is done; no request may fail, and every answer must be the peaceful one."""
 
-    def run(event: str, do: Callable[[Streams], None], node: str = "") -> list[Answer]:
-        streams = Streams(cluster, node)
+    def run(event: str, do: Callable[[Streams], None], node: str = "", to: Cluster | None = None) -> list[Answer]:
+        streams = Streams(to or cluster, node)
         streams.begin(event.lower().replace(" ", "-"))
         do(streams)
         answers = streams.end()

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.conftest import Disturbed
+from k8s.e2e.streams import Streams
 
+LOOK = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1]).read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())
+"""
 CORRUPT = """
 import os, runpy, shutil
 shutil.copytree('/app/models/caracal-tiny', '/tmp/model', dirs_exist_ok=True)
@@ -54,3 +64,47 @@ def test_the_network_policies_are_there(cluster: Cluster) -> None:
     names = {policy["metadata"]["name"] for policy in cluster.get("networkpolicies")["items"]}
     roles = ("attention", "default-deny", "expert", "redis", "router", "test")
     assert names == {f"{cluster.release}-{role}" for role in roles}
+
+
+@pytest.fixture
+def tight(cluster: Cluster) -> Iterator[Cluster]:
+    """Another release of the same model, whose 48 experts take up both of its expert pods."""
+    tight = Cluster(cluster.target, "caracal-tight")
+    tight.create_namespace()
+    tight.install("install", expert__replicas=2, expert__capacity=24, expert__drain__timeoutSeconds=20)
+    tight.settled(router=1, attention=1, expert=2, redis=1)
+    yield tight
+    tight.helm("uninstall", tight.release)
+    tight.kubectl("delete", "namespace", tight.namespace, "--wait=false")
+
+
+def test_fewer_pods_than_the_experts_need_is_refused_in_words(tight: Cluster, disturbed: Disturbed) -> None:
+    """The pod that must not go serves until its drain time is over; scaled up again, nothing is lost."""
+    leaves, role_set = f"{tight.release}-expert-1", f"statefulset/{tight.release}-expert"
+
+    def refuse(streams: Streams) -> None:
+        tight.kubectl("scale", role_set, "--replicas=1")
+        for what in (f"pod/{leaves}", role_set):
+            until(partial(_told, tight, what), f"{what} is not told", 15)
+        router = tight.pods("router")[0]["metadata"]["name"]
+        words = "bring at least 1 more expert worker of 24"
+        assert words in tight.kubectl("describe", role_set)
+        assert words in tight.kubectl("logs", router)
+        assert words in _asked(tight, router, "http://127.0.0.1:8000/ready")
+        assert "caracal_placement_refused 1.0" in _asked(tight, router, "http://127.0.0.1:8000/metrics")
+        kept = _asked(tight, leaves, "http://127.0.0.1:9090/ready")
+        assert "24 experts here have no other place yet" in kept
+        assert words in kept
+        tight.scale("expert", 2)
+        streams.more(1)
+        until(lambda: words not in _asked(tight, router, "http://127.0.0.1:8000/ready"), "the warning stays")
+
+    disturbed("fewer expert pods than needed", refuse, to=tight)
+
+
+def _told(cluster: Cluster, what: str) -> bool:
+    return "ExpertsNeedMorePods" in cluster.kubectl("describe", what)
+
+
+def _asked(cluster: Cluster, pod: str, url: str) -> str:
+    return cluster.kubectl("exec", pod, "--", "python", "-c", LOOK, url)

@@ -26,6 +26,7 @@ class ApiServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.events: dict[str, dict[str, Any]] = {}
+        self.uids = {"caracal-expert": "set-7", "caracal-expert-1": "pod-9"}
         self.forbids, self.answers_after_s, self.asked = False, 0.0, 0
         super().__init__(("127.0.0.1", 0), Routes)
 
@@ -44,6 +45,10 @@ class Routes(BaseHTTPRequestHandler):
             return self._answer(404, {})
         self.server.events[event["metadata"]["name"]] = event
         return self._answer(201, event)
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0].rpartition("/")[2]
+        return self._answer(200 if name in self.server.uids else 404, {"metadata": {"uid": self.server.uids.get(name)}})
 
     def do_PATCH(self) -> None:
         patch, name = self._body(), self.path.partition("?")[0].rpartition("/")[2]
@@ -90,12 +95,13 @@ def test_the_pods_and_their_set_are_told_in_words(api: ApiServer) -> None:
     KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).tell(REFUSAL)
     until(lambda: len(api.events) == 2)
     of = {event["involvedObject"]["kind"]: event for event in api.events.values()}
-    assert of["Pod"]["involvedObject"]["name"] == "caracal-expert-1"
+    assert of["Pod"]["involvedObject"].items() >= {"name": "caracal-expert-1", "uid": "pod-9"}.items()
     assert of["StatefulSet"]["involvedObject"] == {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
         "name": "caracal-expert",
         "namespace": "zoo",
+        "uid": "set-7",
     }
     assert {(event["type"], event["reason"]) for event in of.values()} == {("Warning", "ExpertsNeedMorePods")}
     assert of["Pod"]["message"] == "3 experts here have no other place yet: experts need 8 places"
@@ -111,6 +117,13 @@ def test_the_same_again_counts_up_and_a_forgotten_event_is_made_anew(api: ApiSer
     api.events.clear()
     events.tell(Refusal("no expert worker"))
     until(lambda: [event["count"] for event in api.events.values()] == [1])
+
+
+def test_of_a_pod_that_is_gone_it_tells_all_the_same(api: ApiServer) -> None:
+    api.uids.clear()
+    KubernetesEvents("r", "caracal-expert", api.connect).tell(REFUSAL)
+    until(lambda: len(api.events) == 2)
+    assert all("uid" not in event["involvedObject"] for event in api.events.values())
 
 
 def test_what_it_may_not_is_said_once_and_works_again_later(api: ApiServer) -> None:

@@ -5,6 +5,7 @@ A daemon thread tells them, each call bounded in time; that it cannot is logged 
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -103,7 +104,7 @@ class KubernetesEvents:
                         raise
                     count = 0
             if not count:
-                event = self._event(namespace, told, now)
+                event = self._event(namespace, told, _uid(api, namespace, told), now)
                 name = event["metadata"]["name"]
                 api.create_namespaced_event(namespace, event, _request_timeout=TIMEOUT_S)
         except (ApiException, HTTPError, OSError, ValueError) as error:
@@ -111,7 +112,7 @@ class KubernetesEvents:
             raise CannotTell(f"{type(error).__name__}: {why}") from None
         self._told[told] = name, count + 1
 
-    def _event(self, namespace: str, told: Told, now: str) -> dict[str, Any]:
+    def _event(self, namespace: str, told: Told, uid: str, now: str) -> dict[str, Any]:
         kind, name, message = told
         return {
             "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": namespace},
@@ -120,7 +121,8 @@ class KubernetesEvents:
                 "kind": kind,
                 "name": name,
                 "namespace": namespace,
-            },
+            }
+            | ({"uid": uid} if uid else {}),
             "type": "Warning",
             "reason": REASON,
             "message": message[:1024],  # the API's limit
@@ -131,3 +133,19 @@ class KubernetesEvents:
             "lastTimestamp": now,
             "count": 1,
         }
+
+
+def _uid(api: Any, namespace: str, told: Told) -> str:
+    """`kubectl describe` shows only events that carry it. Empty when the object is gone or not ours to read."""
+    from kubernetes.client import ApiException, AppsV1Api
+
+    kind, name, _ = told
+    read = api.read_namespaced_pod if kind == "Pod" else AppsV1Api(api.api_client).read_namespaced_stateful_set
+    try:
+        # Unparsed: the client would refuse an object of a newer API that lacks what it expects.
+        answer = read(name, namespace, _preload_content=False, _request_timeout=TIMEOUT_S)
+    except ApiException as error:
+        if error.status in (403, 404):
+            return ""
+        raise
+    return str(json.loads(answer.data)["metadata"]["uid"])
