@@ -24,13 +24,15 @@ from caracal_kernels import available, probe
 from torch import Tensor
 
 from services.model_config import CheckpointError, ModelConfig
+from services.quantization import SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
 
 __all__ = ["Checkpoint", "CheckpointError", "ExpertWeights", "ModelConfig", "load_expert", "numerics_class"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100 << 20
-_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
+_WIDE = {"BF16": torch.bfloat16, "F32": torch.float32}
+_DTYPES = _WIDE | {STORED: torch.float8_e4m3fn}
 _ITEM_BYTES = {
     "F64": 8,
     "I64": 8,
@@ -89,10 +91,13 @@ class Checkpoint:
     def open(cls, path: Path) -> Self:
         if not path.is_dir():
             raise CheckpointError(f"{path}: is not a directory")
-        config = ModelConfig.from_dict(_json_object(path / "config.json"))
+        raw = _json_object(path / "config.json")
+        config, quantization = ModelConfig.from_dict(raw), Quantization.from_config(raw)
         stored = _stored(path)
         for name, shape in chain(attention_tensors(config), expert_tensors(config)):
             _check_tensor(path, stored, name, shape)
+            if stored[name].dtype == STORED:
+                _check_fp8(path, stored, name, quantization)
         return cls(path, config, stored)
 
     def names(self) -> list[str]:
@@ -100,7 +105,21 @@ class Checkpoint:
         return sorted(self._stored)
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One tensor in `dtype`, and not a byte of another. Raises CheckpointError for values not finite in `dtype`."""
+        """One tensor in `dtype`, and not a byte of another. Raises CheckpointError for values not finite in `dtype`.
+
+        One that is stored in fp8 comes with its scales multiplied in.
+        """
+        tensor = self._read(name)
+        if tensor.dtype == torch.float8_e4m3fn:
+            tensor = dequantize(tensor, self._read(name + SCALE_SUFFIX), dtype)
+        tensor = tensor.to(dtype)
+        if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
+            raise _bad(
+                self._stored[name].file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}"
+            )
+        return tensor
+
+    def _read(self, name: str) -> Tensor:
         where = self._stored[name]
         raw = torch.empty(where.end - where.begin, dtype=torch.uint8)
         with _reading(where.file, name), where.file.open("rb") as stream:
@@ -108,10 +127,7 @@ class Checkpoint:
             got = stream.readinto(raw.numpy().data)
         if got != len(raw):
             raise _bad(where.file.name, name, f"truncated since it was opened: {got} of {len(raw)} bytes")
-        tensor = raw.view(_DTYPES[where.dtype]).view(where.shape).to(dtype)
-        if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
-            raise _bad(where.file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}")
-        return tensor
+        return raw.view(_DTYPES[where.dtype]).view(where.shape)
 
 
 def load_expert(checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype) -> ExpertWeights:
@@ -271,7 +287,25 @@ def _check_tensor(path: Path, stored: dict[str, Stored], name: str, shape: tuple
     if where.shape != shape:
         raise _bad(where.file.name, name, f"shape {list(where.shape)}, config.json makes it {list(shape)}")
     if where.dtype not in _DTYPES:
-        raise _bad(where.file.name, name, f"dtype {where.dtype} is not supported, only {' and '.join(_DTYPES)}")
+        raise _bad(
+            where.file.name,
+            name,
+            f"dtype {where.dtype} is not supported, only {' and '.join(_WIDE)}, matrices also {STORED}",
+        )
+
+
+def _check_fp8(path: Path, stored: dict[str, Stored], name: str, quantization: Quantization | None) -> None:
+    where = stored[name]
+    if quantization is None:
+        raise _bad(where.file.name, name, f"is stored as {STORED}, and config.json has no quantization_config")
+    if len(where.shape) != 2:
+        raise _bad(where.file.name, name, f"is stored as {STORED}, only matrices may be")
+    if module := quantization.left_wide(name):
+        raise _bad(where.file.name, name, f"is stored as {STORED}, and {module} is to be left wide")
+    scale = name + SCALE_SUFFIX
+    _check_tensor(path, stored, scale, scale_shape(where.shape))
+    if stored[scale].dtype != "F32":
+        raise _bad(stored[scale].file.name, scale, f"dtype {stored[scale].dtype}, scales are F32")
 
 
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:

@@ -25,13 +25,11 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "router_bias": (False, None),
     "tie_word_embeddings": (False, None),
     "auto_map": (None,),
-    "quantization_config": (None,),
     "ngram_vocab_size_ratio": (None,),
     "index_topk": (None,),
 }
 _WHY = {
     "auto_map": "code in a model directory is never run; remove the field",
-    "quantization_config": "quantised checkpoints are not supported yet",
     "ngram_vocab_size_ratio": "n-gram embeddings are not supported",
     "index_topk": "sparse attention is not supported",
 }

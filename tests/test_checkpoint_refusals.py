@@ -72,10 +72,6 @@ def config_refusal(**changes: Any) -> str:
         ({"rope_scaling": {"type": "yarn", "factor": 10}}, "rope_scaling: only the default rope is supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: only the default rope is supported"),
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters: rope_theta 5.0 contradicts 10000.0"),
-        (
-            {"quantization_config": {"quant_method": "fp8"}},
-            "quantization_config: quantised checkpoints are not supported yet",
-        ),
         ({"auto_map": {"AutoConfig": "x.Y"}}, "auto_map: code in a model directory is never run; remove the field"),
         ({"ngram_vocab_size_ratio": 78}, "ngram_vocab_size_ratio: n-gram embeddings are not supported"),
     ],
@@ -162,9 +158,12 @@ def test_missing_tensor(directory: Path) -> None:
     [
         (lambda tensor: tensor[:-1], "shape [31, 64], config.json makes it [32, 64]"),
         (lambda tensor: tensor.T, "shape [64, 32], config.json makes it [32, 64]"),
-        (lambda tensor: tensor.half(), "dtype F16 is not supported, only BF16 and F32"),
-        (lambda tensor: tensor.to(torch.float8_e4m3fn), "dtype F8_E4M3 is not supported, only BF16 and F32"),
-        (lambda tensor: tensor.to(torch.int64), "dtype I64 is not supported, only BF16 and F32"),
+        (lambda tensor: tensor.half(), "dtype F16 is not supported, only BF16 and F32, matrices also F8_E4M3"),
+        (
+            lambda tensor: tensor.to(torch.float8_e4m3fn),
+            "is stored as F8_E4M3, and config.json has no quantization_config",
+        ),
+        (lambda tensor: tensor.to(torch.int64), "dtype I64 is not supported, only BF16 and F32, matrices also F8_E4M3"),
     ],
 )
 def test_wrong_shape_or_dtype(directory: Path, change: Callable[[torch.Tensor], torch.Tensor], expected: str) -> None:
