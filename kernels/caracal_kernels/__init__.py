@@ -7,12 +7,14 @@ from caracal_kernels.linear import linear, linear_reference
 from caracal_kernels.mla_attention import mla_attention, mla_attention_reference
 from caracal_kernels.mla_output import mla_output, mla_output_reference
 from caracal_kernels.mla_project import mla_project, mla_project_reference
+from caracal_kernels.mla_values import mla_values, mla_values_reference
 from caracal_kernels.plan_rows import plan_rows, plan_rows_reference
 from caracal_kernels.probe import probe
 from caracal_kernels.rms_norm import rms_norm, rms_norm_reference
 from caracal_kernels.route import route, route_reference
 from caracal_kernels.sample import sample, sample_reference
 from caracal_kernels.swiglu import swiglu, swiglu_reference
+from caracal_kernels.swiglu_inner import swiglu_inner, swiglu_inner_reference
 
 __all__ = [
     "available",
@@ -28,6 +30,8 @@ __all__ = [
     "mla_output_reference",
     "mla_project",
     "mla_project_reference",
+    "mla_values",
+    "mla_values_reference",
     "plan_rows",
     "plan_rows_reference",
     "probe",
@@ -38,5 +42,7 @@ __all__ = [
     "sample",
     "sample_reference",
     "swiglu",
+    "swiglu_inner",
+    "swiglu_inner_reference",
     "swiglu_reference",
 ]

@@ -48,6 +48,14 @@ def _attention(
     return q.new_empty((q.shape[0], q.shape[1], latent))
 
 
+def _values(o: Tensor, w_uv: Tensor) -> Tensor:
+    return o.new_empty((o.shape[0], o.shape[1] * w_uv.shape[1]))
+
+
+def _inner(x: Tensor, gate_up: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], gate_up.shape[0] // 2))
+
+
 def _output(o: Tensor, w_uv: Tensor, o_proj: Tensor, residual: Tensor) -> Tensor:
     return torch.empty_like(residual)
 
@@ -75,10 +83,12 @@ for _name, _body in {
     "linear": _linear,
     "rms_norm": _like_first,
     "swiglu": _like_first,
+    "swiglu_inner": _inner,
     "grouped_swiglu": _grouped,
     "combine": _combine,
     "mla_project": _project,
     "mla_attention": _attention,
+    "mla_values": _values,
     "mla_output": _output,
     "route": _route,
     "plan_rows": _plan,

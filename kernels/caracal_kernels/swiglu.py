@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
 
 from caracal_kernels.backend import compiled
-from caracal_kernels.linear import accumulate_reference, linear_reference
+from caracal_kernels.linear import linear_reference
+from caracal_kernels.swiglu_inner import swiglu_inner_reference
 
 
 def swiglu_reference(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tensor | None = None) -> Tensor:
-    gate_TF, up_TF = accumulate_reference(x_TD, gate_up_2FD).chunk(2, dim=-1)
-    return linear_reference((silu(gate_TF) * up_TF).to(x_TD.dtype), down_DF, residual_TD)
+    return linear_reference(swiglu_inner_reference(x_TD, gate_up_2FD), down_DF, residual_TD)
 
 
 def swiglu(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tensor | None = None) -> Tensor:

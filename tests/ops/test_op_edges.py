@@ -38,11 +38,13 @@ def everything(rows: int, s: Sizes, dtype: torch.dtype) -> dict[str, Callable[[]
         "linear": lambda: (k.linear(x, wide), k.linear(x, wide, None, torch.float32)),
         "rms_norm": lambda: (k.rms_norm(x, weights[0], 1e-5),),  # type: ignore[arg-type]
         "swiglu": lambda: (k.swiglu(x, gate_up, down), k.swiglu(x, gate_up, down, x)),
+        "swiglu_inner": lambda: (k.swiglu_inner(x, gate_up),),
         "grouped_swiglu": lambda: (k.grouped_swiglu(x, position, count, [gate_up] * 3, [down] * 3),),
         "mla_project": project,
         "mla_attention": lambda: (
             k.mla_attention(q, keys, torch.arange(20, dtype=torch.int32)[None], zero, position + 200, 0.2, s.latent),
         ),
+        "mla_values": lambda: (k.mla_values(o, w_uv),),
         "mla_output": lambda: (k.mla_output(o, w_uv, o_proj, x),),
         "route": lambda: k.route(x, classifier, bias, 4, 6, 6.0),
         "plan_rows": lambda: k.plan_rows(ids, position, 1, 6, i32([0, 1, 2, 3, 3, 5, 6]), i32([0, 1, 0, 0, 1, 1]), 2),

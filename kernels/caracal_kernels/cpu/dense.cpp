@@ -1,4 +1,4 @@
-// linear, rms_norm, swiglu, grouped_swiglu, combine.
+// linear, rms_norm, swiglu, swiglu_inner, grouped_swiglu, combine.
 #include "dense.h"
 
 namespace caracal {
@@ -70,6 +70,22 @@ Tensor swiglu(const Tensor& x, const Tensor& gate_up, const Tensor& down, const 
     using T = decltype(kind);
     mlp<T>(ptr<T>(x), x.size(0), x.size(1), ptr<T>(gate_up), ptr<T>(down), down.size(1),
            residual ? ptr<T>(*residual) : nullptr, ptr<T>(out));
+  });
+  return out;
+}
+
+Tensor swiglu_inner(const Tensor& x, const Tensor& gate_up) {
+  const char* op = "swiglu_inner";
+  auto dtype = model_dtype(op, "x", x);
+  check(op, "x", x, dtype, 2);
+  check(op, "gate_up", gate_up, dtype, 2);
+  check_size(op, "gate_up", gate_up, 1, x.size(1));
+  TORCH_CHECK(gate_up.size(0) % 2 == 0, op, ": gate_up has ", gate_up.size(0), " rows, expected as many of gate as of up");
+  int64_t inner = gate_up.size(0) / 2;
+  Tensor out = at::empty({x.size(0), inner}, x.options());
+  by_dtype(dtype, [&](auto kind) {
+    using T = decltype(kind);
+    gated<T>(ptr<T>(x), x.size(0), x.size(1), ptr<T>(gate_up), inner, ptr<T>(out));
   });
   return out;
 }
@@ -152,6 +168,7 @@ TORCH_LIBRARY_FRAGMENT(caracal, m) {
   m.def("linear(Tensor x, Tensor w, Tensor? residual=None, ScalarType? out_dtype=None) -> Tensor");
   m.def("rms_norm(Tensor x, Tensor w, float eps) -> Tensor");
   m.def("swiglu(Tensor x, Tensor gate_up, Tensor down, Tensor? residual=None) -> Tensor");
+  m.def("swiglu_inner(Tensor x, Tensor gate_up) -> Tensor");
   m.def("grouped_swiglu(Tensor x, Tensor row, Tensor expert_count, Tensor[] gate_up, Tensor[] down) -> Tensor");
   m.def("combine(Tensor y, Tensor home, Tensor weights, Tensor zero, Tensor h, Tensor residual) -> Tensor");
 }
@@ -160,6 +177,7 @@ TORCH_LIBRARY_IMPL(caracal, CPU, m) {
   m.impl("linear", &linear);
   m.impl("rms_norm", &rms_norm);
   m.impl("swiglu", &swiglu);
+  m.impl("swiglu_inner", &swiglu_inner);
   m.impl("grouped_swiglu", &grouped_swiglu);
   m.impl("combine", &combine);
 }

@@ -71,18 +71,25 @@ T* scratch(int slot, int64_t count) {
   return buffer.data();
 }
 
-// out[rows, D] = (residual +) down(silu(gate x) * up x); out may be strided by its width only.
+// a[rows, F] = round(silu(gate x) * up x)
 template <typename T>
-void mlp(const T* x, int64_t rows, int64_t hidden, const T* gate_up, const T* down, int64_t inner, const T* residual, T* out) {
-  float* c = scratch<float>(0, rows * std::max(2 * inner, hidden));
-  T* a = scratch<T>(1, rows * inner);
+void gated(const T* x, int64_t rows, int64_t hidden, const T* gate_up, int64_t inner, T* a) {
+  float* c = scratch<float>(0, rows * 2 * inner);
   product<T>(x, hidden, gate_up, hidden, c, 2 * inner, rows, 2 * inner, hidden);
   const auto& k = active<T>();
   over_rows(rows, 16 * inner, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) k.silu_mul(c + m * 2 * inner, c + m * 2 * inner + inner, a + m * inner, inner);
   });
+}
+
+// out[rows, D] = (residual +) down(silu(gate x) * up x); out may be strided by its width only.
+template <typename T>
+void mlp(const T* x, int64_t rows, int64_t hidden, const T* gate_up, const T* down, int64_t inner, const T* residual, T* out) {
+  T* a = scratch<T>(1, rows * inner);
+  gated<T>(x, rows, hidden, gate_up, inner, a);
+  float* c = scratch<float>(0, rows * hidden);
   product<T>(a, inner, down, inner, c, hidden, rows, hidden, inner);
-  k.store(c, residual, out, rows * hidden);
+  active<T>().store(c, residual, out, rows * hidden);
 }
 
 }  // namespace caracal

@@ -1,4 +1,4 @@
-// mla_project, mla_attention, mla_output. C latent, R rope dims, L = C + R, H heads.
+// mla_project, mla_attention, mla_values, mla_output. C latent, R rope dims, L = C + R, H heads.
 #include "dense.h"
 
 namespace caracal {
@@ -148,32 +148,53 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   return out;
 }
 
-Tensor mla_output(const Tensor& o, const Tensor& w_uv, const Tensor& o_proj, const Tensor& residual) {
-  const char* op = "mla_output";
+void check_values(const char* op, const Tensor& o, const Tensor& w_uv) {
   auto dtype = model_dtype(op, "o", o);
   check(op, "o", o, dtype, 3);
   check(op, "w_uv", w_uv, dtype, 3);
+  check_size(op, "w_uv", w_uv, 0, o.size(1));
+  check_size(op, "w_uv", w_uv, 2, o.size(2));
+}
+
+// v[rows, heads * values] = round(o_head w_uv_head^T), head beside head
+template <typename T>
+void head_values(const Tensor& o, const Tensor& w_uv, T* v) {
+  int64_t rows = o.size(0), heads = o.size(1), latent = o.size(2), values = w_uv.size(1), wide = heads * values;
+  float* c = scratch<float>(0, rows * wide);
+  for (int64_t i = 0; i < heads; ++i)
+    product<T>(ptr<T>(o) + i * latent, heads * latent, ptr<T>(w_uv) + i * values * latent, latent, c + i * values, wide, rows,
+               values, latent);
+  active<T>().store(c, nullptr, v, rows * wide);
+}
+
+Tensor mla_values(const Tensor& o, const Tensor& w_uv) {
+  check_values("mla_values", o, w_uv);
+  Tensor out = at::empty({o.size(0), o.size(1) * w_uv.size(1)}, o.options());
+  by_dtype(o.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    head_values<T>(o, w_uv, ptr<T>(out));
+  });
+  return out;
+}
+
+Tensor mla_output(const Tensor& o, const Tensor& w_uv, const Tensor& o_proj, const Tensor& residual) {
+  const char* op = "mla_output";
+  check_values(op, o, w_uv);
+  auto dtype = o.scalar_type();
   check(op, "o_proj", o_proj, dtype, 2);
   check(op, "residual", residual, dtype, 2);
-  int64_t rows = o.size(0), heads = o.size(1), latent = o.size(2), values = w_uv.size(1), hidden = o_proj.size(0);
-  check_size(op, "w_uv", w_uv, 0, heads);
-  check_size(op, "w_uv", w_uv, 2, latent);
-  check_size(op, "o_proj", o_proj, 1, heads * values);
+  int64_t rows = o.size(0), wide = o.size(1) * w_uv.size(1), hidden = o_proj.size(0);
+  check_size(op, "o_proj", o_proj, 1, wide);
   check_size(op, "residual", residual, 0, rows);
   check_size(op, "residual", residual, 1, hidden);
   Tensor out = at::empty_like(residual);
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
-    const auto& k = active<T>();
-    int64_t wide = heads * values;
-    float* c = scratch<float>(0, rows * std::max(wide, hidden));
     T* v = scratch<T>(1, rows * wide);
-    for (int64_t i = 0; i < heads; ++i)
-      product<T>(ptr<T>(o) + i * latent, heads * latent, ptr<T>(w_uv) + i * values * latent, latent, c + i * values, wide,
-                 rows, values, latent);
-    k.store(c, nullptr, v, rows * wide);
+    head_values<T>(o, w_uv, v);
+    float* c = scratch<float>(0, rows * hidden);
     product<T>(v, wide, ptr<T>(o_proj), wide, c, hidden, rows, hidden, wide);
-    k.store(c, ptr<T>(residual), ptr<T>(out), rows * hidden);
+    active<T>().store(c, ptr<T>(residual), ptr<T>(out), rows * hidden);
   });
   return out;
 }
@@ -186,12 +207,14 @@ TORCH_LIBRARY_FRAGMENT(caracal, m) {
   m.def(
       "mla_attention(Tensor q, Tensor cache, Tensor page_table, Tensor seq, Tensor positions, float scale, int "
       "kv_lora_rank) -> Tensor");
+  m.def("mla_values(Tensor o, Tensor w_uv) -> Tensor");
   m.def("mla_output(Tensor o, Tensor w_uv, Tensor o_proj, Tensor residual) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(caracal, CPU, m) {
   m.impl("mla_project", &mla_project);
   m.impl("mla_attention", &mla_attention);
+  m.impl("mla_values", &mla_values);
   m.impl("mla_output", &mla_output);
 }
 
