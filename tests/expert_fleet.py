@@ -24,6 +24,7 @@ from services.checkpoint import Checkpoint
 from services.expert_worker.batcher import Batcher, Compute
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
+from services.expert_worker.pairs import Pairs
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.router.dispatch.exchange import Exchange
@@ -77,7 +78,7 @@ class FaultyService(ExpertService):
     """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
 
     def __init__(self, holding: Holding, batcher: Batcher) -> None:
-        super().__init__(holding, batcher)
+        super().__init__(holding, batcher, Pairs("127.0.0.1", torch.device("cpu")))
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
 

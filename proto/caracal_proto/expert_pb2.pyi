@@ -36,6 +36,8 @@ class ExpertCall(_message.Message):
     X_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     EXPERT_FIELD_NUMBER: _builtins.int
+    PAIR_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     call: _builtins.int
     """unique in the session; the reply repeats it"""
@@ -49,14 +51,18 @@ class ExpertCall(_message.Message):
     rows: _builtins.int
     """R"""
     checksum: _builtins.int
-    """CRC-32 of x.data"""
+    """CRC-32 of the payload"""
     row: _builtins.bytes
     """int32 LE [P]: index into x of each (row, expert) pair"""
     expert: _builtins.bytes
     """int32 LE [P]: the expert wanted; pairs ascend by (expert, row)"""
+    pair: _builtins.int
+    """the pair over which the payload comes, already sent: x has no data; 0 = the payload is x.data"""
+    unchecked: _builtins.bool
+    """the payload never left device memory: no checksum"""
     @_builtins.property
     def x(self) -> _tensor_pb2.Tensor:
-        """[R, D], the model's dtype"""
+        """[R, D]: the model's dtype, or FLOAT8_E4M3, whose data has fp32 scales [R, D / 128] behind it"""
 
     def __init__(
         self,
@@ -72,10 +78,12 @@ class ExpertCall(_message.Message):
         x: _tensor_pb2.Tensor | None = ...,
         row: _builtins.bytes = ...,
         expert: _builtins.bytes = ...,
+        pair: _builtins.int = ...,
+        unchecked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["x", b"x"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "expert", b"expert", "layer", b"layer", "row", b"row", "rows", b"rows", "session", b"session", "step", b"step", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "expert", b"expert", "layer", b"layer", "pair", b"pair", "row", b"row", "rows", b"rows", "session", b"session", "step", b"step", "unchecked", b"unchecked", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,6 +129,8 @@ class ExpertReply(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     Y_FIELD_NUMBER: _builtins.int
+    OVER_PAIR_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     status: Global___ExpertReply.Status.ValueType
     message: _builtins.str
@@ -128,10 +138,14 @@ class ExpertReply(_message.Message):
     rows: _builtins.int
     """P"""
     checksum: _builtins.int
-    """CRC-32 of y.data"""
+    """CRC-32 of the payload"""
+    over_pair: _builtins.bool
+    """the payload comes over the call's pair, already sent: y has no data"""
+    unchecked: _builtins.bool
+    """the payload never left device memory: no checksum"""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
-        """[P, D]: one unweighted row per pair, in the call's order"""
+        """[P, D]: one unweighted row per (row, expert) pair, in the call's order"""
 
     def __init__(
         self,
@@ -143,14 +157,48 @@ class ExpertReply(_message.Message):
         rows: _builtins.int = ...,
         checksum: _builtins.int = ...,
         y: _tensor_pb2.Tensor | None = ...,
+        over_pair: _builtins.bool = ...,
+        unchecked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "epoch", b"epoch", "message", b"message", "rows", b"rows", "status", b"status", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "epoch", b"epoch", "message", b"message", "over_pair", b"over_pair", "rows", b"rows", "status", b"status", "unchecked", b"unchecked", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExpertReply: _TypeAlias = ExpertReply  # noqa: Y015
+
+@_typing.final
+class PairItem(_message.Message):
+    """One key of the store that the pair's groups meet at, sent to the other side as it is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIR_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    pair: _builtins.int
+    """chosen by the caller, in its first item"""
+    max_bytes: _builtins.int
+    """of one call's payload; in the caller's first item"""
+    key: _builtins.str
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        pair: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        key: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max_bytes", b"max_bytes", "pair", b"pair", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairItem: _TypeAlias = PairItem  # noqa: Y015
 
 @_typing.final
 class ExpertDescribeRequest(_message.Message):

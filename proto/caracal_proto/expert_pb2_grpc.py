@@ -44,6 +44,11 @@ class ExpertStub:
                 request_serializer=caracal__proto_dot_expert__pb2.ExpertCall.SerializeToString,
                 response_deserializer=caracal__proto_dot_expert__pb2.ExpertReply.FromString,
                 _registered_method=True)
+        self.Pair = channel.stream_stream(
+                '/caracal.Expert/Pair',
+                request_serializer=caracal__proto_dot_expert__pb2.PairItem.SerializeToString,
+                response_deserializer=caracal__proto_dot_expert__pb2.PairItem.FromString,
+                _registered_method=True)
         self.Prepare = channel.unary_unary(
                 '/caracal.Expert/Prepare',
                 request_serializer=caracal__proto_dot_expert__pb2.PrepareRequest.SerializeToString,
@@ -67,6 +72,14 @@ class ExpertServicer:
 
     def Session(self, request_iterator, context):
         """The exchange: one long-lived stream per (attention worker, expert worker) pair.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pair(self, request_iterator, context):
+        """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
+        travels while the stream carries everything else. The stream ends well once the worker's side stands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +111,11 @@ def add_ExpertServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=caracal__proto_dot_expert__pb2.ExpertCall.FromString,
                     response_serializer=caracal__proto_dot_expert__pb2.ExpertReply.SerializeToString,
+            ),
+            'Pair': grpc.stream_stream_rpc_method_handler(
+                    servicer.Pair,
+                    request_deserializer=caracal__proto_dot_expert__pb2.PairItem.FromString,
+                    response_serializer=caracal__proto_dot_expert__pb2.PairItem.SerializeToString,
             ),
             'Prepare': grpc.unary_unary_rpc_method_handler(
                     servicer.Prepare,
@@ -164,6 +182,33 @@ class Expert:
             '/caracal.Expert/Session',
             caracal__proto_dot_expert__pb2.ExpertCall.SerializeToString,
             caracal__proto_dot_expert__pb2.ExpertReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pair(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/caracal.Expert/Pair',
+            caracal__proto_dot_expert__pb2.PairItem.SerializeToString,
+            caracal__proto_dot_expert__pb2.PairItem.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,10 @@ class ExpertStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_expert_pb2.ExpertDescribeRequest, _expert_pb2.ExpertDescription]
     Session: _grpc.StreamStreamMultiCallable[_expert_pb2.ExpertCall, _expert_pb2.ExpertReply]
     """The exchange: one long-lived stream per (attention worker, expert worker) pair."""
+    Pair: _grpc.StreamStreamMultiCallable[_expert_pb2.PairItem, _expert_pb2.PairItem]
+    """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
+    travels while the stream carries everything else. The stream ends well once the worker's side stands.
+    """
     Prepare: _grpc.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]
     """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
     Commit: _grpc.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]
@@ -45,6 +49,10 @@ class ExpertAsyncStub(ExpertStub):
     Describe: _aio.UnaryUnaryMultiCallable[_expert_pb2.ExpertDescribeRequest, _expert_pb2.ExpertDescription]  # type: ignore[assignment]
     Session: _aio.StreamStreamMultiCallable[_expert_pb2.ExpertCall, _expert_pb2.ExpertReply]  # type: ignore[assignment]
     """The exchange: one long-lived stream per (attention worker, expert worker) pair."""
+    Pair: _aio.StreamStreamMultiCallable[_expert_pb2.PairItem, _expert_pb2.PairItem]  # type: ignore[assignment]
+    """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
+    travels while the stream carries everything else. The stream ends well once the worker's side stands.
+    """
     Prepare: _aio.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]  # type: ignore[assignment]
     """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
     Commit: _aio.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]  # type: ignore[assignment]
@@ -65,6 +73,16 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_expert_pb2.ExpertReply], _abc.AsyncIterator[_expert_pb2.ExpertReply]]:
         """The exchange: one long-lived stream per (attention worker, expert worker) pair."""
+
+    @_abc_1.abstractmethod
+    def Pair(
+        self,
+        request_iterator: _MaybeAsyncIterator[_expert_pb2.PairItem],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_expert_pb2.PairItem], _abc.AsyncIterator[_expert_pb2.PairItem]]:
+        """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
+        travels while the stream carries everything else. The stream ends well once the worker's side stands.
+        """
 
     @_abc_1.abstractmethod
     def Prepare(

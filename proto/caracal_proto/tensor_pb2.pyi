@@ -31,6 +31,7 @@ class _DTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DType.ValueType
     INT32: _DType.ValueType  # 3
     INT64: _DType.ValueType  # 4
     UINT8: _DType.ValueType  # 5
+    FLOAT8_E4M3: _DType.ValueType  # 6
 
 class DType(_DType, metaclass=_DTypeEnumTypeWrapper):
     """How anything large travels: raw little-endian values, row-major."""
@@ -41,6 +42,7 @@ BFLOAT16: DType.ValueType  # 2
 INT32: DType.ValueType  # 3
 INT64: DType.ValueType  # 4
 UINT8: DType.ValueType  # 5
+FLOAT8_E4M3: DType.ValueType  # 6
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
 @_typing.final

@@ -15,6 +15,7 @@ _DTYPES: dict[tensor_pb2.DType.ValueType, torch.dtype] = {
     tensor_pb2.INT32: torch.int32,
     tensor_pb2.INT64: torch.int64,
     tensor_pb2.UINT8: torch.uint8,
+    tensor_pb2.FLOAT8_E4M3: torch.float8_e4m3fn,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 

@@ -5,13 +5,16 @@ Legend: R rows, P (row, expert) pairs, D hidden.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from caracal_proto import expert_pb2
-from caracal_proto.tensors import checksum, dtype_name, view
+from caracal_proto.tensors import dtype_name, view
 from torch import Tensor
 
 from services.expert_worker.batcher import Job
+from services.pair.payload import check_of, payload_bytes, unpack
 
 _INT32, _UINT32 = np.dtype("<i4"), np.dtype("<u4")
 
@@ -20,23 +23,36 @@ class BadCall(ValueError):
     """A call that contradicts itself, the model, or its checksum."""
 
 
-def parse(call: expert_pb2.ExpertCall, layers: int, experts: int, hidden: int, dtype: torch.dtype, now: float) -> Job:
-    """The call's rows and pairs, as views of its bytes. Raises BadCall."""
-    x, rows = call.x, call.rows
-    data, shape = x.data, tuple(x.shape)
-    if call.layer >= layers:
-        raise BadCall(f"layer {call.layer} of a model with {layers}")
-    if x.dtype != dtype_name(dtype):
-        raise BadCall(f"x is dtype {x.dtype}, this worker computes in {dtype}")
-    if shape != (rows, hidden):
-        raise BadCall(f"x is {list(shape)}, not [{rows}, {hidden}]")
-    if len(data) != rows * hidden * dtype.itemsize:
-        raise BadCall(f"x carries {len(data)} bytes for {list(shape)}")
-    if checksum(data) != call.checksum:
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What this worker takes: the model's sizes, the dtype it computes in, and the one rows come in."""
+
+    layers: int
+    experts: int
+    hidden: int
+    dtype: torch.dtype
+    wire: torch.dtype
+
+
+def parse(call: expert_pb2.ExpertCall, payload_N: Tensor, expected: Expected, now: float) -> Job:
+    """The call's rows and pairs, as views of its bytes wherever that can be. Raises BadCall."""
+    x, rows, hidden, wire = call.x, call.rows, expected.hidden, expected.wire
+    if call.layer >= expected.layers:
+        raise BadCall(f"layer {call.layer} of a model with {expected.layers}")
+    if x.dtype != dtype_name(wire):
+        raise BadCall(f"x is dtype {x.dtype}, this worker takes rows in {wire}")
+    if tuple(x.shape) != (rows, hidden):
+        raise BadCall(f"x is {list(x.shape)}, not [{rows}, {hidden}]")
+    if len(payload_N) != payload_bytes(rows, hidden, wire):
+        raise BadCall(f"x carries {len(payload_N)} bytes for {list(x.shape)}")
+    on_device = payload_N.device.type != "cpu"
+    if call.unchecked and not on_device:
+        raise BadCall("x has no checksum, and did not come over device memory")
+    if not call.unchecked and check_of(payload_N.cpu()) != call.checksum:
         raise BadCall("the checksum of x is wrong: the rows were damaged on their way")
-    row_P, expert_P = _pairs(call.row, call.expert, rows, experts)
+    row_P, expert_P = _pairs(call.row, call.expert, rows, expected.experts)
     deadline = now + call.deadline_ms / 1000 if call.deadline_ms else float("inf")
-    return Job(call.layer, view(data, shape, dtype), row_P, expert_P, deadline)
+    return Job(call.layer, unpack(payload_N, rows, hidden, wire, expected.dtype), row_P, expert_P, deadline)
 
 
 def _pairs(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, Tensor]:

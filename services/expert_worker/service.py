@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import grpc
+import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
-from caracal_proto.tensors import checksum, dtype_name, raw_bytes
 
 from services.checkpoint import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
-from services.expert_worker.calls import BadCall, parse
+from services.expert_worker.calls import BadCall, Expected, parse
 from services.expert_worker.experts import NotHeldError
 from services.expert_worker.holding import Holding, StaleTable, WrongTable
+from services.expert_worker.pairs import Pairs, Payloads
+from services.pair.group import PairBroken
 from services.telemetry import progress
 
 Reply = expert_pb2.ExpertReply
@@ -23,18 +25,41 @@ Reply = expert_pb2.ExpertReply
 class ExpertService(expert_pb2_grpc.ExpertServicer):
     """The Expert service over one Holding and one Batcher."""
 
-    def __init__(self, holding: Holding, batcher: Batcher) -> None:
+    def __init__(
+        self, holding: Holding, batcher: Batcher, pairs: Pairs | None = None, wire: torch.dtype | None = None
+    ) -> None:
+        """`wire`: what rows come in, the model's dtype unless given. Without `pairs` all payload is in the messages."""
         self.answered = self.refused = 0  # calls, whatever the answer; calls with another answer than OK
-        self._holding, self._batcher = holding, batcher
+        self.over_pair = 0  # calls whose payload came over a pair
+        self._holding, self._batcher, self._pairs = holding, batcher, pairs
+        experts = holding.experts
+        self._expected = Expected(
+            experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, wire or experts.dtype
+        )
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
     ) -> Iterator[Reply]:
-        for call in request_iterator:
-            reply = self._reply(call)
-            self.answered += 1
-            self.refused += reply.status != Reply.OK
-            yield reply
+        payloads = Payloads(self._pairs, self._expected.hidden, self._expected.wire)
+        try:
+            for call in request_iterator:
+                reply = self._reply(call, payloads)
+                self.answered += 1
+                self.refused += reply.status != Reply.OK
+                self.over_pair += call.pair != 0
+                yield reply
+                payloads.settle()
+        except PairBroken as error:
+            _abort(context, grpc.StatusCode.UNAVAILABLE, error)
+        finally:
+            payloads.close()
+
+    def Pair(
+        self, request_iterator: Iterator[expert_pb2.PairItem], context: grpc.ServicerContext
+    ) -> Iterator[expert_pb2.PairItem]:
+        if self._pairs is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this worker makes no pairs")
+        yield from self._pairs.rendezvous(request_iterator, context)
 
     def Describe(
         self, request: expert_pb2.ExpertDescribeRequest, context: grpc.ServicerContext
@@ -69,24 +94,22 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, held=held)
 
-    def _reply(self, call: expert_pb2.ExpertCall) -> Reply:
+    def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
+        """The call's answer or refusal. Raises PairBroken."""
         holding = self._holding
-        experts = holding.experts
+        payload_N = payloads.take(call)
         if call.epoch < holding.epoch:
             return self._refusal(call, Reply.STALE_EPOCH, f"epoch {call.epoch} is below {holding.epoch}")
         try:
-            job = parse(call, experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, time.monotonic())
-            y_PD = self._batcher.run(job)
+            y_PD = self._batcher.run(parse(call, payload_N, self._expected, time.monotonic()))
         except BadCall as error:
             return self._refusal(call, Reply.INVALID, str(error))
         except NotHeldError as error:
             return self._refusal(call, Reply.NOT_HELD, str(error))
         except DeadlinePassed as error:
             return self._refusal(call, Reply.DEADLINE_EXCEEDED, str(error))
-        data = raw_bytes(y_PD)
-        reply = Reply(call=call.call, epoch=holding.epoch, rows=len(y_PD), checksum=checksum(data))
-        reply.y.data, reply.y.dtype = data, dtype_name(y_PD.dtype)
-        reply.y.shape.extend(y_PD.shape)
+        reply = Reply(call=call.call, epoch=holding.epoch, rows=len(y_PD))
+        payloads.put(call, reply, y_PD)
         return reply
 
     def _refusal(self, call: expert_pb2.ExpertCall, status: Reply.Status.ValueType, message: str) -> Reply:

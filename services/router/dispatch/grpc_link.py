@@ -17,7 +17,10 @@ import grpc
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
+from torch import Tensor
 
+from services.pair.group import PairBroken
+from services.pair.payload import pack, payload_bytes
 from services.router.dispatch.links import (
     Answer,
     BadReply,
@@ -47,42 +50,59 @@ CHANNEL_OPTIONS = (
 class GrpcLink:
     """The session with one worker. A broken one is replaced by the next dispatch."""
 
-    def __init__(self, endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self._endpoint, self._credentials = endpoint, credentials
-        self._session: _Session | None = None
+    def __init__(
+        self,
+        endpoint: placement_pb2.Endpoint,
+        credentials: grpc.ChannelCredentials | None = None,
+        wire: torch.dtype | None = None,
+    ) -> None:
+        """`wire`: what rows go out in, the model's dtype unless given."""
+        self._endpoint, self._credentials, self._wire = endpoint, credentials, wire
+        self._session: Session | None = None
         self._closed = False
 
     def dispatch(self, request: ExpertRequest) -> Future[Answer]:
-        session = self._session
-        if session is None or session.over:
-            session = self._session = _Session(self._endpoint, self._credentials)
-            if self._closed:
-                session.close()
-        return session.send(request)
+        return self._open().send(request)
 
     def close(self) -> None:
         self._closed = True
         if self._session is not None:
             self._session.close()
 
+    def _open(self) -> Session:
+        """The session in use, a new one when the last is over."""
+        if self._session is None or self._session.over:
+            self._session = self._new_session()
+            if self._closed:
+                self._session.close()
+        return self._session
 
-class _Waiting(NamedTuple):
-    """What an answer must look like."""
+    def _new_session(self) -> Session:
+        return Session(self._endpoint, self._credentials, self._wire)
+
+
+class Waiting(NamedTuple):
+    """What an answer must look like, and what must stay in memory until it comes."""
 
     future: Future[Answer]
     shape: tuple[int, int]
     dtype: torch.dtype
+    device: torch.device
+    sent: object
 
 
-class _Session:
+class Session:
     """One stream from its opening to its end. A thread of its own reads; gRPC's thread writes."""
 
-    def __init__(self, endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(
+        self, endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None, wire: torch.dtype | None
+    ) -> None:
         self.over = False
         self._name = f"expert worker {endpoint.worker_id} at {endpoint.address}"
+        self._wire = wire
         self._id = secrets.randbits(64)
         self._calls = count(1)
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}
         self._ending = threading.Lock()
         self._outbox: SimpleQueue[expert_pb2.ExpertCall | None] = SimpleQueue()
         self._channel = (
@@ -95,14 +115,20 @@ class _Session:
 
     def send(self, request: ExpertRequest) -> Future[Answer]:
         future: Future[Answer] = Future()
-        call = next(self._calls)
-        waiting = _Waiting(future, (len(request.row_P), request.x_RD.shape[1]), request.x_RD.dtype)
-        message = self._message(call, request)
+        wire = self._wire or request.x_RD.dtype
+        message, payload_N = self._message(request, wire), pack(request.x_RD, wire)
+        try:
+            sent = self._load(message, payload_N)
+        except PairBroken as error:
+            self._end(str(error))
+            sent = None
+        x_RD = request.x_RD
+        waiting = Waiting(future, (len(request.row_P), x_RD.shape[1]), x_RD.dtype, x_RD.device, sent)
         with self._ending:
             if self.over:
                 future.set_exception(WorkerUnavailable(f"the session with {self._name} is over"))
             else:
-                self._waiting[call] = waiting
+                self._waiting[message.call] = waiting
                 self._outbox.put(message)
         return future
 
@@ -111,22 +137,26 @@ class _Session:
         self._outbox.put(None)
         self._channel.close()
 
-    def _message(self, call: int, request: ExpertRequest) -> expert_pb2.ExpertCall:
-        x_RD = request.x_RD
-        data = raw_bytes(x_RD)
+    def _message(self, request: ExpertRequest, wire: torch.dtype) -> expert_pb2.ExpertCall:
+        """All of a call but its payload."""
         return expert_pb2.ExpertCall(
             session=self._id,
-            call=call,
+            call=next(self._calls),
             step=request.step,
             layer=request.layer,
             epoch=request.epoch,
             deadline_ms=max(1, int(request.timeout_s * 1000)),
-            rows=len(x_RD),
-            checksum=checksum(data),
-            x=tensor_pb2.Tensor(data=data, shape=x_RD.shape, dtype=dtype_name(x_RD.dtype)),
-            row=raw_bytes(request.row_P),
-            expert=raw_bytes(request.expert_P),
+            rows=len(request.x_RD),
+            x=tensor_pb2.Tensor(shape=request.x_RD.shape, dtype=dtype_name(wire)),
+            row=raw_bytes(request.row_P.cpu()),
+            expert=raw_bytes(request.expert_P.cpu()),
         )
+
+    def _load(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
+        """Puts the payload on its way; what is returned is kept until the answer. Raises PairBroken."""
+        data = raw_bytes(payload_N.cpu())
+        message.x.data, message.checksum = data, checksum(data)
+        return None
 
     def _read(self) -> None:
         why = "it ended the session"
@@ -135,30 +165,49 @@ class _Session:
                 self._deliver(reply)
         except grpc.RpcError as error:
             why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+        except PairBroken as error:
+            why = f"over the pair: {error}"
         except ValueError as error:
             why = str(error)  # the channel was closed before the stream was read
         self._end(why)
 
     def _deliver(self, reply: expert_pb2.ExpertReply) -> None:
-        waiting = self._waiting.pop(reply.call, None)
+        """Raises PairBroken when no further reply can be trusted to be what it says."""
+        waiting = self._waiting.get(reply.call)
         if waiting is None:
-            return  # given up on, or never asked
+            self._unexpected(reply)
+            return
+        # Taken out only now: a pair that breaks leaves the call to `_end`, which fails all that are left.
         try:
-            waiting.future.set_result(self._answer(reply, waiting))
+            answer: Answer | DispatchError = self._answer(reply, waiting)
         except DispatchError as error:
-            waiting.future.set_exception(error)
+            answer = error
+        with self._ending:
+            if self._waiting.pop(reply.call, None) is None:
+                return  # the session was ended meanwhile
+        if isinstance(answer, DispatchError):
+            waiting.future.set_exception(answer)
+        else:
+            waiting.future.set_result(answer)
 
-    def _answer(self, reply: expert_pb2.ExpertReply, waiting: _Waiting) -> Answer:
+    def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
+        """A reply to a call that was given up on, or never made."""
+
+    def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
         if reply.status != expert_pb2.ExpertReply.OK:
             raise _error_of(reply, self._name)
-        data = reply.y.data
         if tuple(reply.y.shape) != waiting.shape or reply.y.dtype != dtype_name(waiting.dtype):
             raise BadReply(f"{self._name} answered {list(reply.y.shape)}, asked for {list(waiting.shape)}")
-        if len(data) != waiting.shape[0] * waiting.shape[1] * waiting.dtype.itemsize:
+        return Answer.of(self._rows(reply, waiting))
+
+    def _rows(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Tensor:
+        """[P, D]: the reply's payload, checked. Raises BadReply, PairBroken."""
+        data = reply.y.data
+        if len(data) != payload_bytes(*waiting.shape, waiting.dtype):
             raise BadReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
         if checksum(data) != reply.checksum:
             raise BadReply(f"the answer of {self._name} fails its checksum")
-        return Answer.of(view(data, waiting.shape, waiting.dtype))
+        return view(data, waiting.shape, waiting.dtype).to(waiting.device)
 
     def _end(self, why: str) -> None:
         with self._ending:

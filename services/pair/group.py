@@ -1,0 +1,194 @@
+"""A pair: one caller and one expert worker, joined by two-rank groups of torch.distributed of their own.
+
+Gloo for CPU tensors, NCCL for CUDA ones, the same calls. There is no world: a group is built on the pair's own store
+and nothing else knows of it, so pairs come, go and break one by one.
+
+Two groups, one per direction, and a strict order in each. NCCL has no tags: on one communicator, a caller that sends
+call 2 before it receives answer 1, to a worker that answers 1 before it receives call 2, waits for ever. With a group
+per direction both sides post sends and receives in the one order in which the stream announces them. Gloo could do
+with one; it gets two so that both run the same way.
+
+Why launch order between groups does not matter, though services launch as they please: a receive is launched after the
+announcement, and that after the matching send; so a receive waits only for bytes, never for a launch. A send waits for
+its receive to be launched, which the peer's launcher thread does as soon as it hears, since it only launches. There is
+no circle as long as waiting sends leave room for receives to run: at most one kernel per group runs at a time, MAX_CTAS
+blocks each, so 2 * MAX_CTAS * pairs must stay below the device's multiprocessors. NCCL_LAUNCH_ORDER_IMPLICIT stays 0:
+with it a pair's receive would stand behind another pair's send.
+
+A group that has failed is aborted, never destroyed: NCCL's destroy waits for the dead peer. Gloo has no abort: a
+blocked wait ends with the connection or with its timeout, and nothing else ends it (torch 2.13: abort() and shutdown()
+do nothing, a timeout closes the connection). Hence every wait here is bounded by `patience_s`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroupGloo, Work
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from services.pair.launcher import launch
+
+CALLER, WORKER = 0, 1
+HANDSHAKE_S = 5.0
+SILENCE_S = 0.8  # a payload that was announced is on its way: so long without it and the peer counts as gone
+SLOWEST = 50e6  # bytes per second
+MAX_CTAS = 2
+POLL_S = 20e-6
+
+# NCCL's watchdog of torch would end the process when one pair's peer dies.
+NCCL_ENVIRONMENT = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_NONBLOCKING_TIMEOUT": str(int(HANDSHAKE_S)),
+    "NCCL_LAUNCH_ORDER_IMPLICIT": "0",
+}
+
+
+class PairBroken(ConnectionError):
+    """The peer is gone, silent, or out of step. The pair is of no further use."""
+
+
+def patience_s(nbytes: int) -> float:
+    """How long an announced payload may take."""
+    return SILENCE_S + nbytes / SLOWEST
+
+
+class Sent:
+    """A send under way. Its tensor must not change before `wait` returns, or before the peer has answered."""
+
+    def __init__(self, work: Work, payload_N: Tensor) -> None:
+        self._work, self._payload_N = work, payload_N
+
+    def wait(self, limit_s: float = 0.0) -> None:
+        """Until the peer has taken the payload. Raises PairBroken."""
+        _settle(self._work, self._payload_N, limit_s)
+
+
+class Pair:
+    """One side of a pair. One thread sends, one thread receives; `abort` belongs to any.
+
+    `receive` gives views of one buffer of `max_bytes`, made once: they hold until the next `receive`.
+    """
+
+    def __init__(self, rank: int, groups: list[Any], max_bytes: int, device: torch.device) -> None:
+        self.max_bytes = max_bytes
+        self.device = device
+        self._out, self._in, self._peer = groups[rank], groups[1 - rank], 1 - rank
+        self._buffer_N = torch.empty(max_bytes, dtype=torch.uint8, device=device)
+        self._sends = self._receives = 0
+        self._broken = ""
+
+    @classmethod
+    def meet(cls, store: Store, rank: int, max_bytes: int, device: torch.device, host: str) -> Pair:
+        """Both sides call this together, each with its rank. Ends when a byte has gone each way. Raises PairBroken."""
+        build = _nccl if device.type == "cuda" else _gloo
+        try:
+            groups = [build(PrefixStore(name, store), rank, device, host) for name in ("dispatch", "combine")]
+            pair = cls(rank, groups, max_bytes, device)
+        except RuntimeError as error:
+            raise PairBroken(_first_line(error)) from None
+        # In one order on both sides, or each would wait for the other's group to come up.
+        for sender in (CALLER, WORKER):
+            if rank == sender:
+                pair.send(torch.ones(1, dtype=torch.uint8, device=device)).wait(HANDSHAKE_S)
+            else:
+                pair.receive(1, HANDSHAKE_S)
+        return pair
+
+    def send(self, payload_N: Tensor) -> Sent:
+        """Posts the next payload, uint8 [N]; then it may be announced. Raises PairBroken."""
+        self._sends += 1
+        tag = self._sends % 2**30
+        return Sent(self._launch(lambda: self._out.send([payload_N], self._peer, tag)), payload_N)
+
+    def receive(self, nbytes: int, limit_s: float = 0.0) -> Tensor:
+        """uint8 [N]: the next payload, which must have been announced. Raises PairBroken."""
+        if not 0 < nbytes <= self.max_bytes:
+            self._break(f"{nbytes} bytes were announced, there is room for {self.max_bytes}")
+        self._receives += 1
+        tag = self._receives % 2**30
+        into_N = self._buffer_N[:nbytes]
+        work = self._launch(lambda: self._in.recv([into_N], self._peer, tag))
+        try:
+            _settle(work, into_N, limit_s)
+        except PairBroken as error:
+            self._break(str(error))
+        return into_N
+
+    def abort(self) -> None:
+        """Ends the pair without waiting for anybody."""
+        self._broken = self._broken or "it was ended here"
+        groups, self._out, self._in = (self._out, self._in), None, None
+        if self.device.type == "cuda":
+            for group in groups:
+                if group is not None:
+                    group.abort()
+
+    def _launch(self, post: Callable[[], Work]) -> Work:
+        if self._broken:
+            raise PairBroken(self._broken)
+        try:
+            return launch(self.device, post)
+        except (RuntimeError, AttributeError) as error:  # gloo's closed connection; a group that `abort` took away
+            self._break(_first_line(error))
+
+    def _break(self, why: str) -> NoReturn:
+        self._broken = self._broken or why
+        raise PairBroken(self._broken)
+
+
+def _settle(work: Work, payload_N: Tensor, limit_s: float) -> None:
+    """Until the work is done, for `limit_s` or the payload's patience. Raises PairBroken when that is over."""
+    limit_s = limit_s or patience_s(payload_N.numel())
+    try:
+        if payload_N.device.type == "cpu":
+            work.wait(timedelta(seconds=limit_s))
+            return
+        # NCCL's own wait only makes the current stream wait, and then the engine's kernels stand behind a dead peer.
+        deadline = time.monotonic() + limit_s
+        while not work.is_completed():
+            if time.monotonic() > deadline:
+                raise PairBroken(f"nothing came within {limit_s:.1f} s")
+            time.sleep(POLL_S)
+    except RuntimeError as error:
+        raise PairBroken(_first_line(error)) from None
+
+
+@cache
+def _device(host: str) -> Any:
+    """Gloo's listening socket and thread, one per process."""
+    return ProcessGroupGloo.create_device(hostname=host)
+
+
+def _gloo(store: Store, rank: int, device: torch.device, host: str) -> Any:
+    gloo: Any = ProcessGroupGloo  # its type stub lacks the options with the device
+    options = gloo._Options()
+    options._devices, options._threads = [_device(host)], 1
+    options._timeout = timedelta(seconds=HANDSHAKE_S)
+    return gloo(store, rank, 2, options)
+
+
+def _nccl(store: Store, rank: int, device: torch.device, host: str) -> Any:
+    from torch.distributed import ProcessGroupNCCL  # only builds for CUDA have it
+
+    os.environ.update({name: value for name, value in NCCL_ENVIRONMENT.items() if name not in os.environ})
+    options = ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=HANDSHAKE_S)
+    options.config.blocking = 0  # else a peer that dies in the handshake is waited for without end
+    options.config.max_ctas = MAX_CTAS
+    group = ProcessGroupNCCL(store, rank, 2, options)
+    group.eager_connect_single_device(device)  # here and not at the first launch, where every pair would wait for it
+    return group
+
+
+def _first_line(error: Exception) -> str:
+    """Torch's message without its C++ frames."""
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

@@ -1,0 +1,203 @@
+"""A gRPC session whose payload travels over a pair: NCCL between GPUs, gloo between CPUs.
+
+A session begins as a plain one and serves at once; a thread beside it meets the worker, and from then on calls go over
+the pair. When the pair breaks, the session ends with it, what was in flight is asked for again by the exchange, and
+the next session is a plain one until a pause is over that grows with each failure. So a peer that cannot be reached
+except by gRPC costs a handshake now and then and nothing else.
+
+An answer is copied out of the pair's receive buffer on the link's own thread: the buffer is overwritten by the next
+answer, while the engine may still hold this one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import grpc
+import torch
+from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from torch import Tensor
+
+from services.pair.group import CALLER, HANDSHAKE_S, Pair, PairBroken
+from services.pair.payload import check_of, payload_bytes
+from services.pair.store import MirrorStore
+from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
+from services.router.dispatch.links import Answer, BadReply, ExpertRequest
+
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 30.0
+STEADY_S = 10.0  # a pair that held so long is tried again as if it were the first
+
+
+@dataclass(slots=True)
+class PairStats:
+    """Of all pairs of one attention worker, since it started."""
+
+    met: int = 0
+    failed: int = 0  # handshakes that came to nothing
+    broken: int = 0
+    calls: int = 0  # whose rows went over a pair
+
+
+@dataclass(frozen=True, slots=True)
+class PairOptions:
+    """What a link must know to make pairs. Rows are those of one step, pairs (token, expert) ones."""
+
+    host: str  # of this side, as the worker can reach it
+    max_rows: int
+    max_pairs: int
+    hidden: int
+    dtype: torch.dtype
+    device: torch.device
+    stats: PairStats
+
+    @property
+    def max_bytes(self) -> int:
+        """Of an answer with every slot in it."""
+        return payload_bytes(self.max_pairs, self.hidden, self.dtype)
+
+
+class NcclLink(GrpcLink):
+    """The session with one worker, over a pair while there is one."""
+
+    def __init__(
+        self,
+        endpoint: placement_pb2.Endpoint,
+        options: PairOptions,
+        credentials: grpc.ChannelCredentials | None = None,
+        wire: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(endpoint, credentials, wire)
+        self._options = options
+        self._pause_s, self._again_s = FIRST_PAUSE_S, 0.0
+        self._meeting: threading.Thread | None = None
+
+    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+        session = self._open()
+        if session.pair is None and time.monotonic() >= self._again_s:
+            self._meet(session)
+        return session.send(request)
+
+    def meet(self, timeout_s: float) -> bool:
+        """Opens the session and waits until its calls go over a pair; false when they still do not."""
+        session = self._open()
+        if session.pair is None:
+            self._meet(session).join(timeout_s)
+        return session.pair is not None
+
+    def _open(self) -> PairSession:
+        before, session = self._session, super()._open()
+        assert isinstance(session, PairSession)
+        if isinstance(before, PairSession) and before is not session and before.pair is not None:
+            self._options.stats.broken += 1
+            self._back_off(steady=time.monotonic() - before.met_s > STEADY_S)
+        return session
+
+    def _new_session(self) -> Session:
+        return PairSession(self._endpoint, self._credentials, self._wire, self._options)
+
+    def _meet(self, session: PairSession) -> threading.Thread:
+        """One handshake at a time, on a thread of its own."""
+        if self._meeting is None or not self._meeting.is_alive():
+            self._meeting = threading.Thread(target=self._try, args=(session,), name="pair", daemon=True)
+            self._meeting.start()
+        return self._meeting
+
+    def _try(self, session: PairSession) -> None:
+        try:
+            session.meet()
+        except PairBroken:
+            self._options.stats.failed += 1
+            self._back_off(steady=False)
+        else:
+            self._options.stats.met += 1
+
+    def _back_off(self, steady: bool) -> None:
+        self._pause_s = FIRST_PAUSE_S if steady else min(LAST_PAUSE_S, 2 * self._pause_s)
+        self._again_s = time.monotonic() + self._pause_s
+
+
+class PairSession(Session):
+    """A session that may get a pair. Once it has had one, it ends with it."""
+
+    def __init__(
+        self,
+        endpoint: placement_pb2.Endpoint,
+        credentials: grpc.ChannelCredentials | None,
+        wire: torch.dtype | None,
+        options: PairOptions,
+    ) -> None:
+        self.pair: Pair | None = None
+        self.met_s = 0.0
+        self._options = options
+        super().__init__(endpoint, credentials, wire)
+
+    def meet(self) -> None:
+        """Meets the worker's side. Blocks for HANDSHAKE_S at most for each of its steps. Raises PairBroken."""
+        options, store = self._options, MirrorStore(HANDSHAKE_S)
+        wire = self._wire or options.dtype
+        hello = expert_pb2.PairItem(pair=self._id, max_bytes=payload_bytes(options.max_rows, options.hidden, wire))
+        try:
+            stream = expert_pb2_grpc.ExpertStub(self._channel).Pair(store.outgoing(hello), timeout=4 * HANDSHAKE_S)
+        except ValueError as error:  # the channel was closed
+            raise PairBroken(str(error)) from None
+        following = threading.Thread(target=store.follow, args=(stream,), name="pair-store", daemon=True)
+        following.start()
+        try:
+            pair = Pair.meet(store, CALLER, options.max_bytes, options.device, options.host)
+            following.join(HANDSHAKE_S)  # the worker ends the stream when it is ready for calls
+            if stream.code() is not grpc.StatusCode.OK:
+                pair.abort()
+                raise PairBroken(f"{stream.code()}: {stream.details()}")
+        finally:
+            store.end()
+            stream.cancel()
+        self.met_s = time.monotonic()
+        with self._ending:
+            self.pair = pair
+        if self.over:
+            pair.abort()
+
+    def close(self) -> None:
+        self._end("the session was closed")  # at once: the reader may be waiting for a payload
+
+    def _load(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
+        pair = self.pair
+        if pair is None or message.rows > self._options.max_rows or len(message.row) // 4 > self._options.max_pairs:
+            return super()._load(message, payload_N)
+        message.pair = self._id
+        if payload_N.device.type == "cpu":
+            message.checksum = check_of(payload_N)
+        else:
+            message.unchecked = True
+        self._options.stats.calls += 1
+        return pair.send(payload_N)
+
+    def _rows(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Tensor:
+        if not reply.over_pair:
+            return super()._rows(reply, waiting)
+        if self.pair is None:
+            raise PairBroken("a payload is announced over a pair that does not exist")
+        payload_N = self.pair.receive(payload_bytes(*waiting.shape, waiting.dtype))
+        if not reply.unchecked and check_of(payload_N.cpu()) != reply.checksum:
+            raise BadReply(f"the answer of {self._name} fails its checksum")
+        return payload_N.clone().view(waiting.dtype).view(waiting.shape)
+
+    def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
+        if reply.over_pair:
+            raise PairBroken("a payload is announced that nobody asked for")
+
+    def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
+        try:
+            return super()._answer(reply, waiting)
+        except BadReply:
+            if reply.over_pair and tuple(reply.y.shape) != waiting.shape:
+                raise PairBroken(f"{list(reply.y.shape)} announced, {list(waiting.shape)} asked for") from None
+            raise
+
+    def _end(self, why: str) -> None:
+        super()._end(why)
+        if self.pair is not None:
+            self.pair.abort()
