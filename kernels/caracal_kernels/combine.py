@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 
 
 def combine_reference(
@@ -28,4 +28,8 @@ def combine(
     if compiled(h_TD):
         out: Tensor = torch.ops.caracal.combine(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)
         return out
+    if on_triton(h_TD):
+        from caracal_kernels.gpu.combine import combine_triton
+
+        return combine_triton(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)
     return combine_reference(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 
 KEY_BLOCK = 16  # the online softmax steps over keys in blocks at absolute multiples of this, whatever the page size
 
@@ -58,6 +58,10 @@ def mla_attention(
     kv_lora_rank: int,
 ) -> Tensor:
     """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. Pages hold a multiple of 16."""
+    if on_triton(q_THL):
+        from caracal_kernels.gpu.mla_attention import mla_attention_triton
+
+        return mla_attention_triton(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
     body = torch.ops.caracal.mla_attention if compiled(q_THL) else mla_attention_reference
     o_THC: Tensor = body(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
     return o_THC

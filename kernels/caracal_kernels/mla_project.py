@@ -6,10 +6,12 @@ Source: longcat-flash.md 1.2. The latent is cached normed and scaled; the rope p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import accumulate_reference, linear_reference
 from caracal_kernels.rms_norm import rms_norm_reference
 
@@ -54,6 +56,14 @@ def mla_project_reference(
     return torch.cat([torch.stack(absorbed, dim=1).to(dtype), q_rope_THR], dim=-1)
 
 
+def _body(x_TD: Tensor) -> Callable[..., Tensor]:
+    if on_triton(x_TD):
+        from caracal_kernels.gpu.mla_project import mla_project_triton
+
+        return mla_project_triton
+    return torch.ops.caracal.mla_project if compiled(x_TD) else mla_project_reference
+
+
 def mla_project(
     x_TD: Tensor,
     norm_w_D: Tensor,
@@ -76,7 +86,7 @@ def mla_project(
 
     `w_uk_HCN` is kv_b_proj's key half, transposed per head once at load: absorbing is then a product like the others.
     """
-    body = torch.ops.caracal.mla_project if compiled(x_TD) else mla_project_reference
+    body = _body(x_TD)
     q_THL: Tensor = body(
         x_TD,
         norm_w_D,
