@@ -25,9 +25,11 @@ from torch import Tensor
 
 from services.model_config import CheckpointError, ModelConfig
 from services.quantization import SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
+from services.staging import Staging
 
 __all__ = ["Checkpoint", "CheckpointError", "ExpertWeights", "ModelConfig", "load_expert", "numerics_class"]
 
+HOST = Staging(torch.device("cpu"))
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100 << 20
@@ -104,29 +106,30 @@ class Checkpoint:
         """Every tensor in the files, also those that are never read (multi-token prediction)."""
         return sorted(self._stored)
 
-    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+    def tensor(self, name: str, dtype: torch.dtype, to: Staging = HOST, rows: range | None = None) -> Tensor:
         """One tensor in `dtype`, and not a byte of another. Raises CheckpointError for values not finite in `dtype`.
 
-        One that is stored in fp8 comes with its scales multiplied in.
+        One that is stored in fp8 comes with its scales multiplied in. `to` says whose memory it is put in, `rows` that
+        only these are read, and in fp8 the rest of their blocks.
         """
-        tensor = self._read(name)
-        if tensor.dtype == torch.float8_e4m3fn:
-            tensor = dequantize(tensor, self._read(name + SCALE_SUFFIX), dtype)
-        tensor = tensor.to(dtype)
+        if self._stored[name].dtype == STORED:
+            tensor = self._scaled(name, dtype, to, rows)
+        else:
+            tensor = self._read(name, to, rows).to(dtype)
         if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
             raise _bad(
                 self._stored[name].file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}"
             )
         return tensor
 
-    def _read(self, name: str) -> Tensor:
+    def _read(self, name: str, to: Staging) -> Tensor:
         where = self._stored[name]
-        raw = torch.empty(where.end - where.begin, dtype=torch.uint8)
+        count = where.end - where.begin
         with _reading(where.file, name), where.file.open("rb") as stream:
             stream.seek(where.begin)
-            got = stream.readinto(raw.numpy().data)
-        if got != len(raw):
-            raise _bad(where.file.name, name, f"truncated since it was opened: {got} of {len(raw)} bytes")
+            raw = to.read(stream, count)
+        if len(raw) != count:
+            raise _bad(where.file.name, name, f"truncated since it was opened: {len(raw)} of {count} bytes")
         return raw.view(_DTYPES[where.dtype]).view(where.shape)
 
 
