@@ -90,14 +90,14 @@ def test_fewer_pods_than_the_experts_need_is_refused_in_words(tight: Cluster, di
         words = "bring at least 1 more expert worker of 24"
         assert words in tight.kubectl("describe", role_set)
         assert words in tight.kubectl("logs", router)
-        assert words in _asked(tight, router, "http://127.0.0.1:8000/ready")
-        assert "caracal_placement_refused 1.0" in _asked(tight, router, "http://127.0.0.1:8000/metrics")
-        kept = _asked(tight, leaves, "http://127.0.0.1:9090/ready")
+        assert words in _asked(tight, router, ":8000/ready")
+        assert "caracal_placement_refused 1.0" in _asked(tight, router, ":8000/metrics")
+        kept = _asked(tight, leaves, ":9090/ready")
         assert "24 experts here have no other place yet" in kept
         assert words in kept
         tight.scale("expert", 2)
         streams.more(1)
-        until(lambda: words not in _asked(tight, router, "http://127.0.0.1:8000/ready"), "the warning stays")
+        until(lambda: words not in _asked(tight, router, ":8000/ready"), "the warning stays")
 
     disturbed("fewer expert pods than needed", refuse, to=tight)
 
@@ -106,5 +106,7 @@ def _told(cluster: Cluster, what: str) -> bool:
     return "ExpertsNeedMorePods" in cluster.kubectl("describe", what)
 
 
-def _asked(cluster: Cluster, pod: str, url: str) -> str:
-    return cluster.kubectl("exec", pod, "--", "python", "-c", LOOK, url)
+def _asked(cluster: Cluster, pod: str, path: str) -> str:
+    """What the pod answers to a GET of `:port/path`, asked from inside it: workers listen on its address alone."""
+    address = cluster.get("pod", pod)["status"]["podIP"]
+    return cluster.kubectl("exec", pod, "--", "python", "-c", LOOK, f"http://{address}{path}")
