@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.swiglu import swiglu_reference
 
 
@@ -28,4 +28,8 @@ def grouped_swiglu(
     if compiled(x_RD):
         y: Tensor = torch.ops.caracal.grouped_swiglu(x_RD, row_P, expert_count_G, gate_up, down)
         return y
+    if on_triton(x_RD):
+        from caracal_kernels.gpu.grouped_swiglu import grouped_swiglu_triton
+
+        return grouped_swiglu_triton(x_RD, row_P, expert_count_G, gate_up, down)
     return grouped_swiglu_reference(x_RD, row_P, expert_count_G, gate_up, down)

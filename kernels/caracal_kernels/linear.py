@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 
 
 def accumulate_reference(x_MK: Tensor, w_NK: Tensor) -> Tensor:
@@ -30,4 +30,8 @@ def linear(
     if compiled(x_MK):
         y: Tensor = torch.ops.caracal.linear(x_MK, w_NK, residual_MN, out_dtype)
         return y
+    if on_triton(x_MK):
+        from caracal_kernels.gpu.linear import linear_triton
+
+        return linear_triton(x_MK, w_NK, residual_MN, out_dtype)
     return linear_reference(x_MK, w_NK, residual_MN, out_dtype)

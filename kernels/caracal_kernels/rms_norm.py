@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 
 
 def rms_norm_reference(x_TD: Tensor, w_D: Tensor, eps: float) -> Tensor:
@@ -19,4 +19,8 @@ def rms_norm(x_TD: Tensor, w_D: Tensor, eps: float) -> Tensor:
     if compiled(x_TD):
         y: Tensor = torch.ops.caracal.rms_norm(x_TD, w_D, eps)
         return y
+    if on_triton(x_TD):
+        from caracal_kernels.gpu.rms_norm import rms_norm_triton
+
+        return rms_norm_triton(x_TD, w_D, eps)
     return rms_norm_reference(x_TD, w_D, eps)

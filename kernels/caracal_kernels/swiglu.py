@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import linear_reference
 from caracal_kernels.swiglu_inner import swiglu_inner_reference
 
@@ -19,4 +19,8 @@ def swiglu(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tens
     if compiled(x_TD):
         y: Tensor = torch.ops.caracal.swiglu(x_TD, gate_up_2FD, down_DF, residual_TD)
         return y
+    if on_triton(x_TD):
+        from caracal_kernels.gpu.swiglu import swiglu_triton
+
+        return swiglu_triton(x_TD, gate_up_2FD, down_DF, residual_TD)
     return swiglu_reference(x_TD, gate_up_2FD, down_DF, residual_TD)

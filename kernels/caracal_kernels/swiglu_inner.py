@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import accumulate_reference
 
 
@@ -18,6 +18,11 @@ def swiglu_inner_reference(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
 
 def swiglu_inner(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
     """[T, F] = silu(gate x) * up x, rounded once. `linear` of the whole of it is swiglu, bit for bit."""
-    body = torch.ops.caracal.swiglu_inner if compiled(x_TD) else swiglu_inner_reference
-    a_TF: Tensor = body(x_TD, gate_up_2FD)
-    return a_TF
+    if compiled(x_TD):
+        a: Tensor = torch.ops.caracal.swiglu_inner(x_TD, gate_up_2FD)
+        return a
+    if on_triton(x_TD):
+        from caracal_kernels.gpu.swiglu_inner import swiglu_inner_triton
+
+        return swiglu_inner_triton(x_TD, gate_up_2FD)
+    return swiglu_inner_reference(x_TD, gate_up_2FD)

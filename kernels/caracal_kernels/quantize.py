@@ -1,0 +1,32 @@
+"""Rows as e4m3 with a scale for every 128 values. Legend: T rows, D hidden, S = ceil(D / 128) scales of a row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from caracal_kernels.backend import on_triton
+
+E4M3_MAX = 448.0
+BLOCK = 128
+
+
+def quantize_reference(x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    rows, width = x_TD.shape
+    x_TSB = pad(x_TD.float(), (0, -width % BLOCK)).view(rows, -(-width // BLOCK), BLOCK)
+    scale_TS = x_TSB.abs().amax(-1).clamp(min=1e-10) / E4M3_MAX
+    q_TSB = (x_TSB / scale_TS[..., None]).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return q_TSB.view(rows, -1)[:, :width].contiguous(), scale_TS
+
+
+def quantize(x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """(e4m3 [T, D], fp32 scale [T, S]): x is about q * scale, the largest value of a block is ±448.
+
+    A block of zeros stays zeros. `q * scale` is what DeepSeek-style checkpoints call dequantised by `scale_inv`.
+    """
+    if on_triton(x_TD):
+        from caracal_kernels.gpu.quantize import quantize_triton
+
+        return quantize_triton(x_TD)
+    return quantize_reference(x_TD)
