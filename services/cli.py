@@ -29,12 +29,23 @@ def up(
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory; default: the built-in model.")] = None,
     port: Annotated[int, typer.Option(help="Of the gateway; 0 takes any free one.")] = 8000,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32; default: the checkpoint's own.")] = "",
+    link: Annotated[str, typer.Option(help="Between attention and experts: grpc or nccl (gloo on CPUs).")] = "grpc",
+    dispatch_dtype: Annotated[str, typer.Option(help="Of rows sent to experts: fp8; default: the model's.")] = "",
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops all of it."""
     from services.local.settings import DEFAULT_MODEL, LocalSettings
     from services.local.up import up as run
 
-    run(LocalSettings(model=model or DEFAULT_MODEL, port=port, attention=attention, expert=expert, dtype=dtype))
+    where = LocalSettings(
+        model=model or DEFAULT_MODEL,
+        port=port,
+        attention=attention,
+        expert=expert,
+        dtype=dtype,
+        link=link,
+        dispatch_dtype=dispatch_dtype,
+    )
+    run(where)
 
 
 @app.command()

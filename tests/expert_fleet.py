@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,14 @@ from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
+from services.router.dispatch.links import Answer, Connect, ExpertRequest
+from services.router.dispatch.nccl_link import NcclLink, PairOptions, PairStats
 
 REPO = Path(__file__).resolve().parent.parent
+
+LINKS = ("grpc", "nccl")
+MAX_TOKENS = 64  # of one layer call
+FIRST_PAIR_S = 2.0
 
 Fault = Callable[[expert_pb2.ExpertReply], expert_pb2.ExpertReply | None]
 
@@ -74,6 +81,34 @@ def random_batch(number: int, hidden: int, dtype: torch.dtype, tokens: int | Non
     )
 
 
+class Patient(NcclLink):
+    """Waits for its first pair, as no engine should: so all calls of a test go over one until something breaks it."""
+
+    waited = False
+
+    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+        if not self.waited:
+            self.waited = True
+            self.meet(FIRST_PAIR_S)
+        return super().dispatch(request)
+
+
+def connecting(link: str, checkpoint: Checkpoint, dtype: torch.dtype, stats: PairStats | None = None) -> Connect:
+    """A way to workers of a checkpoint, over either link."""
+    config = checkpoint.config
+    options = PairOptions(
+        host="127.0.0.1",
+        max_rows=MAX_TOKENS,
+        max_pairs=MAX_TOKENS * config.moe_topk,
+        hidden=config.hidden_size,
+        dtype=dtype,
+        wire=dtype,
+        device=torch.device("cpu"),
+        stats=stats or PairStats(),
+    )
+    return lambda endpoint: Patient(endpoint, options) if link == "nccl" else GrpcLink(endpoint)
+
+
 class FaultyService(ExpertService):
     """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
 
@@ -109,7 +144,9 @@ class Worker:
     ) -> None:
         self.experts = Experts(checkpoint, dtype)
         self.holding = Holding(self.experts, name, f"boot-{name}", "class-of-the-test")
-        self.batcher = Batcher(around(self.experts.compute))
+        self.spoil: Callable[[Tensor], Tensor] = lambda y_PD: y_PD
+        compute = around(self.experts.compute)
+        self.batcher = Batcher(lambda *call: self.spoil(compute(*call)))
         self.service = FaultyService(self.holding, self.batcher)
         self.server = ExpertServer(self.service, max_sessions=16)
         port = self.server.start("127.0.0.1", 0)

@@ -36,6 +36,7 @@ class WorkerMetrics(Collector):
             ("caracal_expert_pairs", "(row, expert) pairs computed", counters.pairs),
             ("caracal_expert_failed_calls", "Calls whose launch raised or came too late", counters.failed),
             ("caracal_expert_refused_calls", "Calls answered with another status than OK", self._service.refused),
+            ("caracal_expert_pair_calls", "Calls whose rows came over a pair", self._service.over_pair),
         ):
             yield CounterMetricFamily(name, text, value)
         yield CounterMetricFamily("caracal_expert_busy_seconds", "Time in launches", counters.busy_s)

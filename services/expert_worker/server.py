@@ -38,7 +38,7 @@ class ExpertServer:
     def __init__(self, service: ExpertService, max_sessions: int) -> None:
         self._health = health.HealthServicer()
         threads = torch.get_num_threads()
-        calls = max_sessions + SPARE_CALLS
+        calls = 2 * max_sessions + SPARE_CALLS  # a session, and now and then the rendezvous of its pair
         # OpenMP keeps its number of threads per calling thread. A session too many is refused, not left waiting.
         pool = ThreadPoolExecutor(calls, "session", initializer=torch.set_num_threads, initargs=(threads,))
         self._server = grpc.server(pool, options=OPTIONS, maximum_concurrent_rpcs=calls)

@@ -30,6 +30,7 @@ class Settings:
     metrics_port: int = 0  # 0 = any free one
     threads: int = 0  # of the kernels; 0 = torch's choice
     capacity: int = 0  # experts this worker may hold; 0 = all of the model's
+    dispatch_dtype: str = ""  # of rows that attention workers send: fp8; empty = the model's
     max_sessions: int = 128  # attention workers that may be connected at once
     drain_s: float = 30.0  # how long after SIGTERM it waits for its experts to be placed elsewhere
 
@@ -40,6 +41,7 @@ class Settings:
             _require(getattr(self, name) >= 0, name, "must not be negative")
         _require(self.max_sessions > 0, "max_sessions", "must be positive")
         _require(self.dtype in ("", "bfloat16", "float32"), "dtype", "must be bfloat16 or float32")
+        _require(self.dispatch_dtype in ("", "fp8"), "dispatch_dtype", "must be fp8 or empty")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -17,11 +17,13 @@ from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
 from services.expert_worker.metrics import WorkerMetrics
+from services.expert_worker.pairs import Pairs
 from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import Settings
 from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.pair.payload import class_of, wire_dtype
 from services.telemetry import serve_metrics, show_redis
 
 log = structlog.get_logger(__name__)
@@ -38,9 +40,12 @@ class ExpertWorker:
         experts = Experts(checkpoint, dtype)
         self._settings = settings
         self._capacity = settings.capacity
-        self._holding = Holding(experts, settings.identity, uuid.uuid4().hex, numerics_class(checkpoint, dtype))
+        wire = wire_dtype(settings.dispatch_dtype, dtype)
+        numerics = class_of(numerics_class(checkpoint, dtype), wire)
+        self._holding = Holding(experts, settings.identity, uuid.uuid4().hex, numerics)
         self._batcher = Batcher(experts.compute)
-        self._service = ExpertService(self._holding, self._batcher)
+        self._pairs = Pairs(settings.reachable_host, torch.device("cpu"), settings.max_sessions)
+        self._service = ExpertService(self._holding, self._batcher, self._pairs, wire)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._readiness = Readiness(self._holding, self._membership)
@@ -91,6 +96,7 @@ class ExpertWorker:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.withdraw(self.record())
         await asyncio.to_thread(self._server.stop, GRACE_S)
+        self._pairs.close()
         await self._membership.close()
 
     def record(self) -> WorkerRecord:
@@ -114,6 +120,7 @@ class ExpertWorker:
                 "rows": counters.rows,
                 "pairs": counters.pairs,
                 "refused": self._service.refused,
+                "over_pair": self._service.over_pair,
             },
         )
 

@@ -29,6 +29,8 @@ class LocalSettings:
     expert: int = 1
     routers: int = 1
     dtype: str = ""
+    link: str = "grpc"
+    dispatch_dtype: str = ""
     environment: dict[str, str] = field(default_factory=dict)  # for every child
 
     def check(self) -> None:
@@ -40,6 +42,10 @@ class LocalSettings:
             check_count(name, getattr(self, name))
         if self.dtype not in ("", "bfloat16", "float32"):
             raise BadSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
+        if self.link not in ("grpc", "nccl"):
+            raise BadSetting(f"--link: {self.link!r} is neither grpc nor nccl")
+        if self.dispatch_dtype not in ("", "fp8"):
+            raise BadSetting(f"--dispatch-dtype: {self.dispatch_dtype!r} is not fp8")
         if not 0 <= self.port < 65536:
             raise BadSetting(f"--port: {self.port} is no port number")
         if self.port:
@@ -52,6 +58,8 @@ class LocalSettings:
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)),
             "CARACAL_MODEL": str(self.model),
             "CARACAL_DTYPE": self.dtype,
+            "CARACAL_LINK": self.link,
+            "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
             "CARACAL_HOST": self.host,
             "CARACAL_ADVERTISE_HOST": self.host,
             "CARACAL_THREADS": threads,

@@ -1,4 +1,4 @@
-"""One MoE layer gives the same bits wherever its experts are: 1 to 3 workers, replicas, local or grpc, any batch."""
+"""One MoE layer gives the same bits wherever its experts are: 1 to 3 workers, replicas, any link, any batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_proto import placement_pb2
-from expert_fleet import Gate, Worker, exchange, gates, load_everything, place, random_batch, run, workers
+from expert_fleet import (
+    LINKS,
+    Gate,
+    Worker,
+    connecting,
+    exchange,
+    gates,
+    load_everything,
+    place,
+    random_batch,
+    run,
+    workers,
+)
 from plain_exchange import PlainExchange
 from tiny_checkpoint import PRESETS, make_checkpoint
 
@@ -44,15 +56,19 @@ PLACEMENTS = {
 }
 
 
+@pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
 def test_bits_do_not_depend_on_the_placement(
-    case: tuple[Checkpoint, torch.dtype], three: list[Worker], placement: str
+    case: tuple[Checkpoint, torch.dtype], three: list[Worker], placement: str, link: str
 ) -> None:
     checkpoint, dtype = case
     table = place(1, checkpoint, [worker.endpoint for worker in three], PLACEMENTS[placement])
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(table)
-        compare(checkpoint, dtype, over_grpc, gates(checkpoint))
+    before = sum(worker.service.over_pair for worker in three)
+    with exchange(checkpoint, connecting(link, checkpoint, dtype)) as linked:
+        linked.apply(table)
+        compare(checkpoint, dtype, linked, gates(checkpoint))
+        sent = linked.stats.total().messages_sent
+    assert sum(worker.service.over_pair for worker in three) - before == (sent if link == "nccl" else 0)
 
 
 def test_local_links_give_the_same_bits(case: tuple[Checkpoint, torch.dtype]) -> None:

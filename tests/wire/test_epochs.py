@@ -11,13 +11,26 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_proto import placement_pb2
-from expert_fleet import Worker, exchange, gates, load_everything, place, random_batch, run, wanted, workers
+from expert_fleet import (
+    LINKS,
+    Worker,
+    connecting,
+    exchange,
+    gates,
+    load_everything,
+    place,
+    random_batch,
+    run,
+    wanted,
+    workers,
+)
 from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
 
 from services.checkpoint import Checkpoint
 from services.router.dispatch import ExpertsUnavailable
 from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.links import Connect
 from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
@@ -30,13 +43,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint.open(path)
 
 
+@pytest.fixture(params=LINKS)
+def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
+    return connecting(request.param, checkpoint, DTYPE)
+
+
 @pytest.fixture
 def three(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
     with workers(checkpoint, DTYPE, 3) as running:
         yield running
 
 
-def test_a_stale_epoch_is_refused_and_recovered_from(checkpoint: Checkpoint, three: list[Worker]) -> None:
+def test_a_stale_epoch_is_refused_and_recovered_from(
+    checkpoint: Checkpoint, connect: Connect, three: list[Worker]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [worker.endpoint for worker in three]
     old = place(1, checkpoint, ends, lambda layer, expert: [expert % 2])
@@ -48,34 +68,36 @@ def test_a_stale_epoch_is_refused_and_recovered_from(checkpoint: Checkpoint, thr
 
     def refresh() -> None:
         asked.append(True)
-        threading.Timer(0.1, over_grpc.apply, [new]).start()
+        threading.Timer(0.1, linked.apply, [new]).start()
 
-    with exchange(checkpoint, refresh=refresh) as over_grpc:
-        assert over_grpc.apply(old) == 1
-        out_TD = run(over_grpc, 0, gate[0], batch)
+    with exchange(checkpoint, connect, refresh=refresh) as linked:
+        assert linked.apply(old) == 1
+        out_TD = run(linked, 0, gate[0], batch)
         assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert over_grpc.epoch == 2
+        assert linked.epoch == 2
         assert asked, "the exchange asks for a newer table"
-        assert over_grpc.stats.layers[0].stale_refusals == 2
-        assert over_grpc.apply(old) == 2, "an older table is ignored"
+        assert linked.stats.layers[0].stale_refusals == 2
+        assert linked.apply(old) == 2, "an older table is ignored"
     epochs = [call.epoch for worker in three for call in worker.service.calls]
     assert sorted(set(epochs)) == [1, 2]
 
 
-def test_a_stale_epoch_without_a_newer_table_ends_in_words(checkpoint: Checkpoint, three: list[Worker]) -> None:
+def test_a_stale_epoch_without_a_newer_table_ends_in_words(
+    checkpoint: Checkpoint, connect: Connect, three: list[Worker]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [worker.endpoint for worker in three]
     for epoch in (1, 5):
         three[0].take(place(epoch, checkpoint, ends, lambda layer, expert: [0]))
-    with exchange(checkpoint, expert_wait_s=0.3) as over_grpc:
-        over_grpc.apply(place(4, checkpoint, ends, lambda layer, expert: [0]))
+    with exchange(checkpoint, connect, expert_wait_s=0.3) as linked:
+        linked.apply(place(4, checkpoint, ends, lambda layer, expert: [0]))
         with pytest.raises(ExpertsUnavailable, match="epoch 4 is below 5"):
-            run(over_grpc, 0, gate[0], batch)
+            run(linked, 0, gate[0], batch)
         assert len(three[0].service.calls) == 1, "it is not asked again under the table it has refused"
 
 
 def test_an_expert_that_is_not_held_is_said_and_had_from_the_replica(
-    checkpoint: Checkpoint, three: list[Worker]
+    checkpoint: Checkpoint, connect: Connect, three: list[Worker]
 ) -> None:
     """Worker 0 has lost half of what the table gives it."""
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
@@ -83,26 +105,28 @@ def test_an_expert_that_is_not_held_is_said_and_had_from_the_replica(
         load_everything(worker.experts)
     for expert in range(0, 8, 2):
         three[0].experts.drop(0, expert)
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in three], lambda layer, expert: [0, 1]))
+    with exchange(checkpoint, connect) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in three], lambda layer, expert: [0, 1]))
         for number in range(4):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
     assert three[0].service.refused
 
 
-def test_before_the_first_table_a_layer_waits_for_it(checkpoint: Checkpoint, three: list[Worker]) -> None:
+def test_before_the_first_table_a_layer_waits_for_it(
+    checkpoint: Checkpoint, connect: Connect, three: list[Worker]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     load_everything(three[0].experts)
     table = place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0])
-    with exchange(checkpoint) as over_grpc:
-        threading.Timer(0.2, over_grpc.apply, [table]).start()
-        out_TD = run(over_grpc, 0, gate[0], batch)
+    with exchange(checkpoint, connect) as linked:
+        threading.Timer(0.2, linked.apply, [table]).start()
+        out_TD = run(linked, 0, gate[0], batch)
         assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert over_grpc.stats.layers[0].ffn_slots == over_grpc.stats.layers[0].pairs_sent
+        assert linked.stats.layers[0].ffn_slots == linked.stats.layers[0].pairs_sent
 
 
-def test_a_table_for_another_model_is_refused(checkpoint: Checkpoint) -> None:
+def test_a_table_for_another_model_is_refused(checkpoint: Checkpoint, connect: Connect) -> None:
     end = placement_pb2.Endpoint(worker_id="w", address="127.0.0.1:1")
     good = place(1, checkpoint, [end], lambda layer, expert: [0])
     short, narrow, unknown, twice = (placement_pb2.Table.FromString(good.SerializeToString()) for _ in range(4))
@@ -110,35 +134,35 @@ def test_a_table_for_another_model_is_refused(checkpoint: Checkpoint) -> None:
     del narrow.layers[0].experts[-1]
     unknown.layers[0].experts[0].worker.append(1)
     twice.layers[0].experts[0].worker.append(0)
-    with exchange(checkpoint) as over_grpc:
+    with exchange(checkpoint, connect) as linked:
         for bad in (short, narrow, unknown, twice):
             with pytest.raises(TableError):
-                over_grpc.apply(bad)
-        assert over_grpc.epoch == 0
+                linked.apply(bad)
+        assert linked.epoch == 0
 
 
-def test_a_storm_of_tables_never_changes_a_bit(checkpoint: Checkpoint, three: list[Worker]) -> None:
+def test_a_storm_of_tables_never_changes_a_bit(checkpoint: Checkpoint, connect: Connect, three: list[Worker]) -> None:
     """Placements change hundreds of times, committed by workers before and after the exchange hears of them."""
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
     batches = [random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=6) for number in range(10)]
     right = [run(plain, i % 2, gate[i % 2], batch) for i, batch in enumerate(batches)]
-    with exchange(checkpoint) as over_grpc:
+    with exchange(checkpoint, connect) as linked:
         done = threading.Event()
-        storm = threading.Thread(target=_storm, args=(checkpoint, three, over_grpc, random.Random(0), done))
+        storm = threading.Thread(target=_storm, args=(checkpoint, three, linked, random.Random(0), done))
         storm.start()
         steps = 0
         while not done.is_set() or steps < STORM:
             index = steps % len(batches)
-            out_TD = run(over_grpc, index % 2, gate[index % 2], batches[index])
-            assert torch.equal(out_TD, right[index]), f"step {steps}, epoch {over_grpc.epoch}"
+            out_TD = run(linked, index % 2, gate[index % 2], batches[index])
+            assert torch.equal(out_TD, right[index]), f"step {steps}, epoch {linked.epoch}"
             steps += 1
         storm.join()
-        assert over_grpc.epoch == STORM
-        assert over_grpc.stats.total().stale_refusals > 10, "the storm was felt"
+        assert linked.epoch == STORM
+        assert linked.stats.total().stale_refusals > 10, "the storm was felt"
 
 
 def _storm(
-    checkpoint: Checkpoint, three: list[Worker], over_grpc: Exchange, dice: random.Random, done: threading.Event
+    checkpoint: Checkpoint, three: list[Worker], linked: Exchange, dice: random.Random, done: threading.Event
 ) -> None:
     ends, config = [worker.endpoint for worker in three], checkpoint.config
     try:
@@ -153,7 +177,7 @@ def _storm(
                 mine = wanted(table, worker.endpoint.worker_id)
                 worker.holding.prepare(epoch, mine, lambda done, total: None)
             steps: list[Callable[[placement_pb2.Table], object]] = [worker.holding.commit for worker in three]
-            steps.append(over_grpc.apply)
+            steps.append(linked.apply)
             for step in dice.sample(steps, len(steps)):
                 step(table)
                 time.sleep(dice.choice((0, 0, 0.002)))

@@ -8,20 +8,36 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from caracal_proto import expert_pb2
+from caracal_proto import expert_pb2, tensor_pb2
 from caracal_proto.tensors import checksum
-from expert_fleet import Child, Fault, Worker, exchange, gates, load_everything, place, random_batch, run, workers
+from expert_fleet import (
+    LINKS,
+    Child,
+    Worker,
+    connecting,
+    exchange,
+    gates,
+    load_everything,
+    place,
+    random_batch,
+    run,
+    workers,
+)
 from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
+from torch import Tensor
 
 from services.checkpoint import Checkpoint
 from services.router.dispatch import ExpertsUnavailable, Refused
+from services.router.dispatch.links import Connect
 
 DTYPE = torch.bfloat16
 Reply = expert_pb2.ExpertReply
+DType = tensor_pb2.DType
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +48,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(path: Path) -> Checkpoint:
     return Checkpoint.open(path)
+
+
+@pytest.fixture(params=LINKS)
+def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
+    return connecting(request.param, checkpoint, DTYPE)
 
 
 @pytest.fixture
@@ -47,6 +68,9 @@ def swallow(reply: Reply) -> None:
 
 
 def flip_a_bit(reply: Reply) -> Reply:
+    if reply.over_pair:
+        reply.checksum ^= 1
+        return reply
     data = bytearray(reply.y.data)
     data[len(data) // 2] ^= 1
     reply.y.data = bytes(data)
@@ -55,6 +79,9 @@ def flip_a_bit(reply: Reply) -> Reply:
 
 def lose_a_row(reply: Reply) -> Reply:
     pairs, hidden = reply.y.shape
+    if reply.over_pair:
+        reply.y.shape[0] = pairs - 1
+        return reply
     reply.y.data = reply.y.data[: -hidden * DTYPE.itemsize]
     reply.y.shape[0] = pairs - 1
     reply.checksum = checksum(reply.y.data)
@@ -62,21 +89,38 @@ def lose_a_row(reply: Reply) -> Reply:
 
 
 def lose_bytes(reply: Reply) -> Reply:
+    if reply.over_pair:
+        reply.y.dtype = DType.UINT8
+        return reply
     reply.y.data = reply.y.data[:-2]
     reply.checksum = checksum(reply.y.data)
     return reply
 
 
-def nan(reply: Reply) -> Reply:
-    bad = bytearray(reply.y.data)
-    bad[0:2] = (0x7FC0 + nan.count).to_bytes(2, "little")
-    nan.count += 1  # never the same bits twice: no honest computation
-    reply.y.data = bytes(bad)
-    reply.checksum = checksum(reply.y.data)
-    return reply
+class _Nan:
+    """Not a number in each answer, never the same bits twice: no honest computation."""
+
+    __name__ = "nan"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, y_PD: Tensor) -> Tensor:
+        bad_PD = y_PD.clone()
+        bad_PD.view(torch.int16)[0, 0] = 0x7FC0 + self.count % 32
+        self.count += 1
+        return bad_PD
 
 
-nan.count = 0  # type: ignore[attr-defined]
+nan = _Nan()
+
+
+def afflict(worker: Worker, fault: Any) -> None:
+    """`fault` is one of replies, or nan."""
+    if fault is nan:
+        worker.spoil = nan
+    else:
+        worker.service.fault = fault
 
 
 def leaving(reply: Reply) -> Reply:
@@ -95,75 +139,84 @@ def damaged_call(reply: Reply) -> Reply:
     return Reply(call=reply.call, status=Reply.INVALID, message="the checksum of x is wrong")
 
 
-FAULTS: list[Fault] = [swallow, flip_a_bit, lose_a_row, lose_bytes, nan, leaving, late, hang_up, damaged_call]
+FAULTS: list[Any] = [swallow, flip_a_bit, lose_a_row, lose_bytes, nan, leaving, late, hang_up, damaged_call]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_faulty_worker_s_rows_go_to_the_replica(checkpoint: Checkpoint, two: list[Worker], fault: Fault) -> None:
+def test_a_faulty_worker_s_rows_go_to_the_replica(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker], fault: Any
+) -> None:
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
-    two[0].service.fault = fault
-    with exchange(checkpoint, call_timeout_s=0.5) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+    afflict(two[0], fault)
+    with exchange(checkpoint, connect, call_timeout_s=0.5) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
         for number in range(8):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
-        assert 1 <= over_grpc.stats.total().retries <= 8
-        asked_again = over_grpc.stats.total().pairs_sent - over_grpc.stats.total().ffn_slots
-        assert 0 < asked_again < over_grpc.stats.total().ffn_slots, "only the missing pairs are asked for again"
+            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert 1 <= linked.stats.total().retries <= 8
+        asked_again = linked.stats.total().pairs_sent - linked.stats.total().ffn_slots
+        assert 0 < asked_again < linked.stats.total().ffn_slots, "only the missing pairs are asked for again"
 
 
 @pytest.mark.parametrize("fault", [flip_a_bit, nan, hang_up], ids=lambda fault: fault.__name__)
 def test_without_a_replica_the_same_worker_is_asked_until_it_answers(
-    checkpoint: Checkpoint, two: list[Worker], fault: Fault
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker], fault: Any
 ) -> None:
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
     left = [3]
 
-    def three_times(reply: Reply) -> Reply | None:
+    def three_times(answer: Any) -> Any:
         left[0] -= 1
-        return fault(reply) if left[0] >= 0 else reply
+        return fault(answer) if left[0] >= 0 else answer
 
-    two[0].service.fault = three_times
-    with exchange(checkpoint, call_timeout_s=0.5) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+    if fault is nan:
+        two[0].spoil = three_times
+    else:
+        two[0].service.fault = three_times
+    with exchange(checkpoint, connect, call_timeout_s=0.5) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
         batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
-        assert torch.equal(run(over_grpc, 1, gate[1], batch), run(plain, 1, gate[1], batch))
-        assert over_grpc.stats.layers[1].retries == 3
+        assert torch.equal(run(linked, 1, gate[1], batch), run(plain, 1, gate[1], batch))
+        assert linked.stats.layers[1].retries == 3
 
 
 def test_when_nobody_answers_the_layer_fails_by_name_and_is_never_combined(
-    checkpoint: Checkpoint, two: list[Worker]
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     two[0].service.fault = flip_a_bit
-    with exchange(checkpoint, expert_wait_s=0.4) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [int(expert != 5)]))
+    with exchange(checkpoint, connect, expert_wait_s=0.4) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [int(expert != 5)]))
         with pytest.raises(ExpertsUnavailable, match=r"experts 5 of layer 1 .*checksum") as caught:
-            run(over_grpc, 1, gate[1], batch)
+            run(linked, 1, gate[1], batch)
         assert (caught.value.layer, caught.value.experts) == (1, [5])
         two[0].service.fault = lambda reply: reply
-        assert torch.equal(
-            run(over_grpc, 1, gate[1], batch), run(PlainExchange(checkpoint, DTYPE), 1, gate[1], batch)
-        ), "the exchange lives on"
+        assert torch.equal(run(linked, 1, gate[1], batch), run(PlainExchange(checkpoint, DTYPE), 1, gate[1], batch)), (
+            "the exchange lives on"
+        )
 
 
-def test_a_call_that_stays_malformed_is_our_bug_and_is_raised(checkpoint: Checkpoint, two: list[Worker]) -> None:
+def test_a_call_that_stays_malformed_is_our_bug_and_is_raised(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     for worker in two:
         worker.service.fault = damaged_call
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+    with exchange(checkpoint, connect) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
         with pytest.raises(Refused):
-            run(over_grpc, 0, gate[0], batch)
+            run(linked, 0, gate[0], batch)
 
 
-def test_an_answer_that_is_truly_not_finite_is_believed(checkpoint: Checkpoint, two: list[Worker]) -> None:
+def test_an_answer_that_is_truly_not_finite_is_believed(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
     """One sequence that overflows must not stop the batch it shares."""
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     batch.h_TD[3] *= 3e38
-    with exchange(checkpoint, expert_wait_s=5) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
-        out_TD = run(over_grpc, 0, gate[0], batch)
+    with exchange(checkpoint, connect, expert_wait_s=5) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+        out_TD = run(linked, 0, gate[0], batch)
         same_TD = run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch)
         assert torch.equal(out_TD.view(torch.int16), same_TD.view(torch.int16))
         assert not torch.isfinite(out_TD[3]).all()
@@ -177,68 +230,78 @@ def children(path: Path) -> Iterator[list[Child]]:
         child.kill()
 
 
-def test_a_worker_killed_in_flight_is_replaced_by_the_replica(checkpoint: Checkpoint, children: list[Child]) -> None:
+def test_a_worker_killed_in_flight_is_replaced_by_the_replica(
+    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
-        pending = over_grpc.start(0, batch.h_TD, gate[0], batch)
+    with exchange(checkpoint, connect) as linked:
+        linked.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
+        pending = linked.start(0, batch.h_TD, gate[0], batch)
         time.sleep(0.1)
         children[0].process.send_signal(signal.SIGKILL)
         out_TD = pending.finish(batch.residual_TD)
         assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert over_grpc.stats.layers[0].retries == 1
+        assert linked.stats.layers[0].retries == 1
 
 
-def test_without_a_replica_the_layer_waits_for_a_new_table(checkpoint: Checkpoint, children: list[Child]) -> None:
+def test_without_a_replica_the_layer_waits_for_a_new_table(
+    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [child.endpoint for child in children]
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
-        pending = over_grpc.start(0, batch.h_TD, gate[0], batch)
+    with exchange(checkpoint, connect) as linked:
+        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
+        pending = linked.start(0, batch.h_TD, gate[0], batch)
         time.sleep(0.1)
         children[0].process.send_signal(signal.SIGKILL)
         new = place(2, checkpoint, ends[1:], lambda layer, expert: [0])
-        threading.Timer(0.7, over_grpc.apply, [new]).start()
+        threading.Timer(0.7, linked.apply, [new]).start()
         assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert over_grpc.epoch == 2
-        assert over_grpc.stats.layers[0].exposed_s > 0.5
+        assert linked.epoch == 2
+        assert linked.stats.layers[0].exposed_s > 0.5
 
 
-def test_a_hung_worker_is_passed_over_after_its_first_silence(checkpoint: Checkpoint, children: list[Child]) -> None:
+def test_a_hung_worker_is_passed_over_after_its_first_silence(
+    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+) -> None:
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
     os.kill(children[0].process.pid, signal.SIGSTOP)
-    with exchange(checkpoint, call_timeout_s=0.8) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
+    with exchange(checkpoint, connect, call_timeout_s=0.8) as linked:
+        linked.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
         began_s = time.monotonic()
         for number in range(3):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
-        assert over_grpc.stats.layers[0].retries <= 2
+            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert linked.stats.layers[0].retries <= 2
         assert time.monotonic() - began_s < 8
     os.kill(children[0].process.pid, signal.SIGCONT)
 
 
-def test_a_restarted_worker_is_found_again_at_its_address(checkpoint: Checkpoint, two: list[Worker]) -> None:
+def test_a_restarted_worker_is_found_again_at_its_address(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
     """A broken session is reopened by the next call that needs it."""
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
+    with exchange(checkpoint, connect) as linked:
+        linked.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
         for number in range(6):
             two[0].service.fault = hang_up if number % 2 else lambda reply: reply
             if number % 2:
                 threading.Timer(0.1, setattr, [two[0].service, "fault", lambda reply: reply]).start()
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(over_grpc, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
 
 
-def test_a_hung_worker_that_leaves_the_table_is_not_waited_for(checkpoint: Checkpoint, children: list[Child]) -> None:
+def test_a_hung_worker_that_leaves_the_table_is_not_waited_for(
+    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [child.endpoint for child in children]
-    with exchange(checkpoint, call_timeout_s=60, expert_wait_s=60) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
+    with exchange(checkpoint, connect, call_timeout_s=60, expert_wait_s=60) as linked:
+        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
         os.kill(children[0].process.pid, signal.SIGSTOP)
-        pending = over_grpc.start(0, batch.h_TD, gate[0], batch)
-        threading.Timer(0.2, over_grpc.apply, [place(2, checkpoint, ends[1:], lambda layer, expert: [0])]).start()
+        pending = linked.start(0, batch.h_TD, gate[0], batch)
+        threading.Timer(0.2, linked.apply, [place(2, checkpoint, ends[1:], lambda layer, expert: [0])]).start()
         began_s = time.monotonic()
         assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
         assert time.monotonic() - began_s < 20, "the leader's word ends the wait, not the call's own deadline"

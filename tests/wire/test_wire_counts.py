@@ -9,11 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_kernels import route
-from expert_fleet import Gate, Worker, exchange, gates, load_everything, place, random_batch, run, workers
+from expert_fleet import (
+    LINKS,
+    Gate,
+    Worker,
+    connecting,
+    exchange,
+    gates,
+    load_everything,
+    place,
+    random_batch,
+    run,
+    workers,
+)
 from plain_exchange import PlainExchange
 from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.checkpoint import Checkpoint
+from services.router.dispatch.links import Connect
 
 DTYPE = torch.bfloat16
 
@@ -22,6 +35,11 @@ DTYPE = torch.bfloat16
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     path: Path = make_checkpoint(tmp_path_factory.mktemp("wide"), WIDE_TOP_K, dtype=DTYPE)
     return Checkpoint.open(path)
+
+
+@pytest.fixture(params=LINKS)
+def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
+    return connecting(request.param, checkpoint, DTYPE)
 
 
 @pytest.fixture
@@ -39,16 +57,16 @@ def leaning(gate: Gate, ffn: int, by: float) -> Gate:
     return Gate(gate.classifier_ED, bias_E)
 
 
-def test_tokens_of_zero_experts_alone_send_nothing(checkpoint: Checkpoint, two: list[Worker]) -> None:
+def test_tokens_of_zero_experts_alone_send_nothing(checkpoint: Checkpoint, connect: Connect, two: list[Worker]) -> None:
     zero = leaning(gates(checkpoint)[0], checkpoint.config.n_routed_experts, 100.0)
-    with exchange(checkpoint) as over_grpc:
-        over_grpc.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+    with exchange(checkpoint, connect) as linked:
+        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
         for number in range(5):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE)
-            out_TD = run(over_grpc, 0, zero, batch)
+            out_TD = run(linked, 0, zero, batch)
             assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, zero, batch))
             assert not torch.equal(out_TD, batch.residual_TD), "zero experts return their input"
-        stats = over_grpc.stats.layers[0]
+        stats = linked.stats.layers[0]
     assert not any(worker.service.calls for worker in two)
     assert stats.tokens_all_zero == stats.tokens > 0
     assert stats.bytes_sent == stats.bytes_received == stats.messages_sent == stats.ffn_slots == 0
@@ -57,9 +75,9 @@ def test_tokens_of_zero_experts_alone_send_nothing(checkpoint: Checkpoint, two: 
 def test_zero_experts_of_type_drop_add_nothing(checkpoint: Checkpoint, two: list[Worker]) -> None:
     zero = leaning(gates(checkpoint)[0], checkpoint.config.n_routed_experts, 100.0)
     dropping = replace(checkpoint.config, zero_expert_type="drop")
-    with exchange(_Configured(dropping)) as over_grpc:  # type: ignore[arg-type]
+    with exchange(_Configured(dropping)) as linked:  # type: ignore[arg-type]
         batch = random_batch(0, checkpoint.config.hidden_size, DTYPE)
-        assert torch.equal(run(over_grpc, 0, zero, batch), batch.residual_TD)
+        assert torch.equal(run(linked, 0, zero, batch), batch.residual_TD)
 
 
 class _Configured:
@@ -68,16 +86,18 @@ class _Configured:
 
 
 @pytest.mark.parametrize("workers_used", [1, 2])
-def test_every_count_is_what_the_workers_saw(checkpoint: Checkpoint, two: list[Worker], workers_used: int) -> None:
+def test_every_count_is_what_the_workers_saw(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker], workers_used: int
+) -> None:
     config = checkpoint.config
     gate = leaning(gates(checkpoint)[1], config.n_routed_experts, 0.05)
     tokens = pairs = all_zero = 0
-    with exchange(checkpoint) as over_grpc:
+    with exchange(checkpoint, connect) as linked:
         ends = [w.endpoint for w in two][:workers_used]
-        over_grpc.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % workers_used]))
+        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % workers_used]))
         for number in range(20):
             batch = random_batch(number, config.hidden_size, DTYPE)
-            run(over_grpc, 1, gate, batch)
+            run(linked, 1, gate, batch)
             ids_TK, _, _ = route(
                 batch.h_TD, gate.classifier_ED, gate.bias_E, config.moe_topk, config.n_routed_experts, 1.0
             )
@@ -85,7 +105,7 @@ def test_every_count_is_what_the_workers_saw(checkpoint: Checkpoint, two: list[W
             tokens += len(ids_TK)
             pairs += int(ffn_TK.sum())
             all_zero += int((~ffn_TK.any(1)).sum())
-        stats = over_grpc.stats.layers[1]
+        stats = linked.stats.layers[1]
     calls = [call for worker in two for call in worker.service.calls]
     row_bytes = config.hidden_size * DTYPE.itemsize
     assert 0 < all_zero < tokens
@@ -95,7 +115,8 @@ def test_every_count_is_what_the_workers_saw(checkpoint: Checkpoint, two: list[W
     assert stats.messages_sent == len(calls)
     assert stats.rows_sent == sum(call.rows for call in calls)
     assert stats.pairs_sent == pairs == sum(len(call.row) // 4 for call in calls)
-    assert stats.bytes_sent == sum(len(call.x.data) for call in calls) == stats.rows_sent * row_bytes
+    assert stats.bytes_sent == stats.rows_sent * row_bytes
+    assert sum(len(call.x.data) for call in calls) == sum(call.rows * row_bytes for call in calls if not call.pair)
     assert stats.bytes_received == pairs * row_bytes
     # The wire figure: exact, since both sides count rows of one size.
     assert stats.bytes_received * stats.slots == stats.bytes_if_all_slots * stats.ffn_slots
@@ -103,15 +124,15 @@ def test_every_count_is_what_the_workers_saw(checkpoint: Checkpoint, two: list[W
         assert stats.rows_sent == tokens - all_zero, "a row goes once to a worker, however many experts want it"
 
 
-def test_waiting_is_counted_where_it_happens(checkpoint: Checkpoint, two: list[Worker]) -> None:
+def test_waiting_is_counted_where_it_happens(checkpoint: Checkpoint, connect: Connect, two: list[Worker]) -> None:
     gate = gates(checkpoint)[0]
     for overlap in (True, False):
-        with exchange(checkpoint, overlap=overlap) as over_grpc:
-            over_grpc.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
+        with exchange(checkpoint, connect, overlap=overlap) as linked:
+            linked.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
             batch = random_batch(3, checkpoint.config.hidden_size, DTYPE, tokens=8)
-            pending = over_grpc.start(0, batch.h_TD, gate, batch)
-            stats = over_grpc.stats.layers[0]
+            pending = linked.start(0, batch.h_TD, gate, batch)
+            stats = linked.stats.layers[0]
             assert (stats.exposed_s > 0) is not overlap, "only without overlap does start wait"
             pending.finish(batch.residual_TD)
             assert 0 < stats.round_trip_s < 5
-            assert over_grpc.stats.total().round_trip_s == stats.round_trip_s
+            assert linked.stats.total().round_trip_s == stats.round_trip_s

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from caracal_kernels import route
 from caracal_proto import placement_pb2
 from torch import Tensor
@@ -18,6 +19,7 @@ from services.router.dispatch.links import Connect
 from services.router.dispatch.pending import Patience, Pending
 from services.router.dispatch.plan import Gated, launch
 from services.router.dispatch.stats import DispatchStats
+from services.router.dispatch.table import CPU
 
 
 class GateLike(Protocol):
@@ -44,7 +46,8 @@ class Exchange:
     """The data half of the router, linked into an attention worker.
 
     `start` and `finish` belong to the engine's thread; `apply` and `epoch` to any.
-    overlap=False waits in `start` already: for measuring what the shortcut hides, nothing else.
+    overlap=False waits in `start` already: for measuring what the shortcut hides, nothing else. `device` is the
+    model's, where hidden rows lie and the plan is made; `wire` is what the links send rows in, to count bytes by.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class Exchange:
         expert_wait_s: float = 30.0,
         call_timeout_s: float = 20.0,
         refresh: Callable[[], None] = nothing,
+        device: torch.device = CPU,
+        wire: torch.dtype | None = None,
     ) -> None:
         self.stats = DispatchStats.of(config.num_layers)
-        self._fleet = Fleet(connect, config.num_layers, config.n_routed_experts, refresh)
+        self._fleet = Fleet(connect, config.num_layers, config.n_routed_experts, refresh, device, wire)
         self._patience = Patience(min(call_timeout_s, expert_wait_s), expert_wait_s)
         self._overlap = overlap
         self._drop = config.zero_expert_type == "drop"

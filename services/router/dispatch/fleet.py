@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import torch
 from caracal_proto import placement_pb2
 
 from services.router.dispatch.links import Answer, Connect, ExpertRequest, Link
-from services.router.dispatch.table import Key, RoutingTable, compile_table, key_of
+from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
 LINGER_S = 1.0  # how long a worker that left the table may still answer what is in flight
 FIRST_DOUBT_S, LAST_DOUBT_S = 1.0, 60.0
@@ -23,8 +24,18 @@ def nothing() -> None:
 class Fleet:
     """Expert workers as one exchange sees them."""
 
-    def __init__(self, connect: Connect, num_layers: int, num_ffn: int, refresh: Callable[[], None] = nothing) -> None:
-        self._connect, self._refresh = connect, refresh
+    def __init__(
+        self,
+        connect: Connect,
+        num_layers: int,
+        num_ffn: int,
+        refresh: Callable[[], None] = nothing,
+        device: torch.device = CPU,
+        wire: torch.dtype | None = None,
+    ) -> None:
+        """`wire`: what the links send rows in, the model's dtype unless given."""
+        self.wire = wire
+        self._connect, self._refresh, self._device = connect, refresh, device
         self._sizes = num_layers, num_ffn
         self._table = self._view = RoutingTable.empty(num_layers, num_ffn)
         self._links: dict[Key, Link] = {}
@@ -52,7 +63,7 @@ class Fleet:
         Calls in flight keep what they started with. Links to workers that are in the new table no more are closed after
         LINGER_S, so that what such a worker still owes is either here by then or asked for elsewhere.
         """
-        compiled = compile_table(table, *self._sizes)
+        compiled = compile_table(table, *self._sizes, self._device)
         with self._changed:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled

@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import grpc
 import torch
@@ -197,8 +197,11 @@ class Session:
         if reply.status != expert_pb2.ExpertReply.OK:
             raise _error_of(reply, self._name)
         if tuple(reply.y.shape) != waiting.shape or reply.y.dtype != dtype_name(waiting.dtype):
-            raise BadReply(f"{self._name} answered {list(reply.y.shape)}, asked for {list(waiting.shape)}")
+            self._misshapen(reply, f"{self._name} answered {list(reply.y.shape)}, asked for {list(waiting.shape)}")
         return Answer.of(self._rows(reply, waiting))
+
+    def _misshapen(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
+        raise BadReply(why)
 
     def _rows(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Tensor:
         """[P, D]: the reply's payload, checked. Raises BadReply, PairBroken."""

@@ -76,9 +76,9 @@ class ExpertRequest:
     layer: int
     epoch: int
     timeout_s: float  # from now until the answer is of no use
-    x_RD: Tensor  # contiguous, the model's dtype
-    row_P: Tensor  # int32, indices into x_RD
-    expert_P: Tensor  # int32
+    x_RD: Tensor  # contiguous, the model's dtype, on its device
+    row_P: Tensor  # int32, indices into x_RD, on the CPU
+    expert_P: Tensor  # int32, on the CPU
 
 
 class Answer(NamedTuple):

@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NoReturn
 
 import grpc
 import torch
@@ -49,7 +50,8 @@ class PairOptions:
     max_rows: int
     max_pairs: int
     hidden: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of answers
+    wire: torch.dtype  # of rows
     device: torch.device
     stats: PairStats
 
@@ -67,9 +69,8 @@ class NcclLink(GrpcLink):
         endpoint: placement_pb2.Endpoint,
         options: PairOptions,
         credentials: grpc.ChannelCredentials | None = None,
-        wire: torch.dtype | None = None,
     ) -> None:
-        super().__init__(endpoint, credentials, wire)
+        super().__init__(endpoint, credentials, options.wire)
         self._options = options
         self._pause_s, self._again_s = FIRST_PAUSE_S, 0.0
         self._meeting: threading.Thread | None = None
@@ -96,7 +97,7 @@ class NcclLink(GrpcLink):
         return session
 
     def _new_session(self) -> Session:
-        return PairSession(self._endpoint, self._credentials, self._wire, self._options)
+        return PairSession(self._endpoint, self._credentials, self._options)
 
     def _meet(self, session: PairSession) -> threading.Thread:
         """One handshake at a time, on a thread of its own."""
@@ -126,19 +127,18 @@ class PairSession(Session):
         self,
         endpoint: placement_pb2.Endpoint,
         credentials: grpc.ChannelCredentials | None,
-        wire: torch.dtype | None,
         options: PairOptions,
     ) -> None:
         self.pair: Pair | None = None
         self.met_s = 0.0
         self._options = options
-        super().__init__(endpoint, credentials, wire)
+        super().__init__(endpoint, credentials, options.wire)
 
     def meet(self) -> None:
         """Meets the worker's side. Blocks for HANDSHAKE_S at most for each of its steps. Raises PairBroken."""
         options, store = self._options, MirrorStore(HANDSHAKE_S)
-        wire = self._wire or options.dtype
-        hello = expert_pb2.PairItem(pair=self._id, max_bytes=payload_bytes(options.max_rows, options.hidden, wire))
+        max_bytes = payload_bytes(options.max_rows, options.hidden, options.wire)
+        hello = expert_pb2.PairItem(pair=self._id, max_bytes=max_bytes)
         try:
             stream = expert_pb2_grpc.ExpertStub(self._channel).Pair(store.outgoing(hello), timeout=4 * HANDSHAKE_S)
         except ValueError as error:  # the channel was closed
@@ -189,13 +189,9 @@ class PairSession(Session):
         if reply.over_pair:
             raise PairBroken("a payload is announced that nobody asked for")
 
-    def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
-        try:
-            return super()._answer(reply, waiting)
-        except BadReply:
-            if reply.over_pair and tuple(reply.y.shape) != waiting.shape:
-                raise PairBroken(f"{list(reply.y.shape)} announced, {list(waiting.shape)} asked for") from None
-            raise
+    def _misshapen(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
+        # How many bytes are on their way is not known now, so nothing after them can be received either.
+        raise PairBroken(why) if reply.over_pair else BadReply(why)
 
     def _end(self, why: str) -> None:
         super()._end(why)

@@ -81,7 +81,7 @@ class Pending:
                 self._answers.append(self._gated.h_TD.new_full((flight.pairs, self._gated.h_TD.shape[1]), torch.nan))
                 continue
             arrived_s = max(arrived_s, answer.arrived_s)
-            self._answers.append(answer.y_PD)
+            self._answers.append(answer.y_PD.to(self._gated.h_TD.device))
             self._stats.bytes_received += answer.y_PD.nbytes
         self._stats.round_trip_s += arrived_s - self._sent_s
         self._sent_s = arrived_s
@@ -106,7 +106,7 @@ class Pending:
         """A non-finite answer is believed when a second computation gives the same bits: then it is the model's own."""
         if answer.finite:
             return
-        rows = [raw_bytes(row) for row in answer.y_PD]
+        rows = [raw_bytes(row) for row in answer.y_PD.cpu()]
         slots = self._slots(flight, base)
         ids = self._gated.ids_TK[slots].tolist()
         bad = False
@@ -164,7 +164,7 @@ class Pending:
         """Adds a retry's plan to the first one and takes in what it brings."""
         base = sum(map(len, self._answers))
         self._home_TK = torch.where(again.home_TK >= 0, again.home_TK + base, self._home_TK)
-        self._stats.count_sent(again.flights, self._gated.h_TD)
+        self._stats.count_sent(again.flights)
         self._collect(again, base)
 
     def _last_error(self) -> DispatchError | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from caracal_kernels import plan_rows
 from torch import Tensor
 
+from services.pair.payload import payload_bytes
 from services.router.dispatch.fleet import Fleet
 from services.router.dispatch.links import Answer, ExpertRequest
 from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
@@ -38,6 +39,7 @@ class Flight:
     first: int
     pairs: int
     rows: int
+    bytes: int  # of its payload
     future: Future[Answer]
 
 
@@ -65,6 +67,8 @@ def launch(
         replicas.worker,
         len(table.workers),
     )
+    # Ids and counts travel in messages that the host writes; rows stay where they are.
+    pair_row, pair_expert = pair_row.cpu(), pair_expert.cpu()
     flights: list[Flight] = []
     row_end = pair_end = 0
     for worker, (rows, pairs) in enumerate(zip(row_count_W.tolist(), pair_count_W.tolist(), strict=True)):
@@ -83,7 +87,8 @@ def launch(
             pair_expert[pair_end : pair_end + pairs],
         )
         future = fleet.dispatch(table.workers[worker], request)
-        flights.append(Flight(table.keys[worker], pair_end, pairs, rows, future))
+        size = payload_bytes(rows, x_RD.shape[1], fleet.wire or x_RD.dtype)
+        flights.append(Flight(table.keys[worker], pair_end, pairs, rows, size, future))
         row_end += rows
         pair_end += pairs
     return Launched(table.epoch, replicas.complete, home_TK, pair_end, flights)

@@ -29,7 +29,7 @@ class LayerStats:
     messages_sent: int = 0
     rows_sent: int = 0  # a token counts once per worker it went to; retries count again
     pairs_sent: int = 0  # (token, expert) pairs asked for; retries count again
-    bytes_sent: int = 0  # of rows_sent
+    bytes_sent: int = 0  # of rows_sent, in the dtype they travel in, scales included
     bytes_received: int = 0  # of the answers that were combined: each pair once, retried or not
     bytes_if_all_slots: int = 0  # slots * bytes of one row: what coming back would take without zero experts
     retries: int = 0  # messages sent because an earlier one brought no answer
@@ -49,15 +49,15 @@ class LayerStats:
             ffn_TK = launched.home_TK != -1
             self.ffn_slots += int(ffn_TK.sum())
             self.tokens_all_zero += tokens - int(ffn_TK.any(1).sum())
-        self.count_sent(launched.flights, gated.h_TD)
+        self.count_sent(launched.flights)
 
-    def count_sent(self, flights: Iterable[Flight], h_TD: Tensor) -> None:
+    def count_sent(self, flights: Iterable[Flight]) -> None:
         """Messages that have left."""
         for flight in flights:
             self.messages_sent += 1
             self.rows_sent += flight.rows
             self.pairs_sent += flight.pairs
-            self.bytes_sent += flight.rows * row_bytes(h_TD)
+            self.bytes_sent += flight.bytes
 
 
 def row_bytes(h_TD: Tensor) -> int:

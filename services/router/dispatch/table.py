@@ -14,6 +14,7 @@ from caracal_proto import placement_pb2
 from torch import Tensor
 
 Key = tuple[str, str, str]
+CPU = torch.device("cpu")
 
 
 def key_of(endpoint: placement_pb2.Endpoint) -> Key:
@@ -34,11 +35,11 @@ class LayerReplicas:
     complete: bool  # every expert has a replica
 
     @classmethod
-    def of(cls, replicas: Iterable[Iterable[int]]) -> LayerReplicas:
+    def of(cls, replicas: Iterable[Iterable[int]], device: torch.device = CPU) -> LayerReplicas:
         lists = [list(workers) for workers in replicas]
         offsets = [0, *accumulate(map(len, lists))]
         flat = [worker for workers in lists for worker in workers]
-        offset_F, worker = torch.tensor(offsets, dtype=torch.int32), torch.tensor(flat, dtype=torch.int32)
+        offset_F, worker = (torch.tensor(each, dtype=torch.int32, device=device) for each in (offsets, flat))
         return cls(offset_F, worker, all(lists))
 
     def lists(self) -> list[list[int]]:
@@ -50,13 +51,13 @@ class LayerReplicas:
         """The same layer as if some workers held nothing: what is asked after they have failed."""
         if not banned:
             return self
-        return LayerReplicas.of([worker for worker in workers if worker not in banned] for workers in self.lists())
+        left = ([worker for worker in workers if worker not in banned] for workers in self.lists())
+        return LayerReplicas.of(left, self.worker.device)
 
     def avoiding(self, banned: frozenset[int]) -> LayerReplicas:
         """The same layer with some workers passed over, except where they are the only ones."""
-        return LayerReplicas.of(
-            [worker for worker in workers if worker not in banned] or workers for workers in self.lists()
-        )
+        left = ([worker for worker in workers if worker not in banned] or workers for workers in self.lists())
+        return LayerReplicas.of(left, self.worker.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,15 @@ class RoutingTable:
         return replace(self, layers=tuple(layer.avoiding(banned) for layer in self.layers)) if banned else self
 
 
-def compile_table(table: placement_pb2.Table, num_layers: int, num_ffn: int) -> RoutingTable:
-    """Raises TableError."""
+def compile_table(
+    table: placement_pb2.Table, num_layers: int, num_ffn: int, device: torch.device = CPU
+) -> RoutingTable:
+    """`device` is where the plan is made. Raises TableError."""
     if len(table.layers) != num_layers:
         raise TableError(f"the table has {len(table.layers)} layers, the model {num_layers}")
     for layer, placement in enumerate(table.layers):
         _check(layer, placement, num_ffn, len(table.workers))
-    layers = tuple(LayerReplicas.of(replicas.worker for replicas in layer.experts) for layer in table.layers)
+    layers = tuple(LayerReplicas.of((replicas.worker for replicas in layer.experts), device) for layer in table.layers)
     return RoutingTable(table.epoch, tuple(table.workers), tuple(map(key_of, table.workers)), layers)
 
 
