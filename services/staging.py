@@ -69,7 +69,7 @@ class Staging:
     def _mark(self) -> torch.cuda.Event | None:
         if not self._cuda:
             return None
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch leaves it untyped
         event.record(torch.cuda.current_stream(self.device))
         return event
 

@@ -142,12 +142,13 @@ class Batcher:
         row_P = torch.cat([job.row_P + start for job, start in zip(jobs, starts, strict=False)])
         expert_P = torch.cat([job.expert_P for job in jobs])
         order_P = torch.argsort(expert_P, stable=True)
-        merged_PD = self._compute(
-            jobs[0].layer, torch.cat([job.x_RD for job in jobs]), row_P[order_P], expert_P[order_P]
-        )
+        # Rows that came over different links may lie on different devices.
+        x_RD = torch.cat([job.x_RD.to(jobs[0].x_RD.device) for job in jobs])
+        merged_PD = self._compute(jobs[0].layer, x_RD, row_P[order_P], expert_P[order_P])
         y_PD = torch.empty_like(merged_PD)
         y_PD[order_P] = merged_PD
-        return list(torch.split(y_PD, [len(job.row_P) for job in jobs]))
+        parts = torch.split(y_PD, [len(job.row_P) for job in jobs])
+        return [part.to(job.x_RD.device) for part, job in zip(parts, jobs, strict=True)]
 
     def _tell(self, jobs: list[Job], error: Exception) -> None:
         self.counters.failed += len(jobs)

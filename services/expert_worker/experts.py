@@ -16,8 +16,10 @@ from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
 from services.checkpoint import Checkpoint, CheckpointError, ExpertWeights, load_expert
+from services.staging import Staging
 
 GOLDEN_STEP = 0x9E3779B1
+CPU = torch.device("cpu")
 
 
 class NotHeldError(LookupError):
@@ -33,11 +35,11 @@ Read = Callable[[int, int], ExpertWeights]
 class Experts:
     """Weights, and the one computation over them. `load` and `drop` may run beside `compute`."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU) -> None:
         config = checkpoint.config
-        self.dtype = dtype
+        self.dtype, self.device, self.staging = dtype, device, Staging(device)
         self.num_layers, self.num_ffn, self.hidden = config.num_layers, config.n_routed_experts, config.hidden_size
-        self._read: Read = lambda layer, expert: load_expert(checkpoint, layer, expert, dtype)
+        self._read: Read = lambda layer, expert: load_expert(checkpoint, layer, expert, dtype, self.staging)
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
         self._loading = threading.Lock()
@@ -71,7 +73,10 @@ class Experts:
 
     @torch.inference_mode()
     def compute(self, layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
-        """[P, D]: each pair's expert on its row, unweighted. Raises NotHeldError, with nothing computed."""
+        """[P, D], where x_RD lies: each pair's expert on its row, unweighted. Pairs are on the CPU.
+
+        Raises NotHeldError, with nothing computed.
+        """
         held = self._weights[layer]
         groups = [(expert, sum(1 for _ in run)) for expert, run in groupby(expert_P.tolist())]
         weights = [held.get(expert) for expert, _ in groups]
@@ -80,8 +85,10 @@ class Experts:
             raise NotHeldError(
                 layer, [expert for (expert, _), weight in zip(groups, weights, strict=True) if not weight]
             )
-        count_G = torch.tensor([count for _, count in groups], dtype=torch.int32)
-        return grouped_swiglu(x_RD, row_P, count_G, [w.gate_up_2FD for w in there], [w.down_DF for w in there])
+        count_G = torch.tensor([count for _, count in groups], dtype=torch.int32, device=self.device)
+        gate_up, down = [w.gate_up_2FD for w in there], [w.down_DF for w in there]
+        y_PD = grouped_swiglu(x_RD.to(self.device), row_P.to(self.device), count_G, gate_up, down)
+        return y_PD.to(x_RD.device)
 
 
 def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
@@ -92,11 +99,12 @@ def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
 
 def golden_digest(weights: ExpertWeights, layer: int, expert: int) -> int:
     """64 bits of SHA-256 over the expert's answer to the golden row. Raises CheckpointError when that is not finite."""
-    x_RD = golden_row(weights.down_DF.shape[0], weights.down_DF.dtype)
-    row_P, count_G = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    device = weights.down_DF.device
+    x_RD = golden_row(weights.down_DF.shape[0], weights.down_DF.dtype).to(device)
+    row_P, count_G = (make(1, dtype=torch.int32, device=device) for make in (torch.zeros, torch.ones))
     y_PD = grouped_swiglu(x_RD, row_P, count_G, [weights.gate_up_2FD], [weights.down_DF])
     if not bool(torch.isfinite(y_PD).all()):
         raise CheckpointError(
             f"expert {expert} of layer {layer} answers the golden vector with values that are not finite"
         )
-    return int.from_bytes(hashlib.sha256(raw_bytes(y_PD)).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(raw_bytes(y_PD.cpu())).digest()[:8], "little")
