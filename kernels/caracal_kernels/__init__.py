@@ -3,13 +3,16 @@
 from caracal_kernels.backend import available
 from caracal_kernels.combine import combine, combine_reference
 from caracal_kernels.grouped_swiglu import grouped_swiglu, grouped_swiglu_reference
+from caracal_kernels.grouped_swiglu_fp8 import grouped_swiglu_fp8, grouped_swiglu_fp8_reference
 from caracal_kernels.linear import linear, linear_reference
+from caracal_kernels.linear_fp8 import linear_fp8, linear_fp8_reference
 from caracal_kernels.mla_attention import mla_attention, mla_attention_reference
 from caracal_kernels.mla_output import mla_output, mla_output_reference
 from caracal_kernels.mla_project import mla_project, mla_project_reference
 from caracal_kernels.mla_values import mla_values, mla_values_reference
 from caracal_kernels.plan_rows import plan_rows, plan_rows_reference
 from caracal_kernels.probe import probe
+from caracal_kernels.quantize import quantize, quantize_reference
 from caracal_kernels.rms_norm import rms_norm, rms_norm_reference
 from caracal_kernels.route import route, route_reference
 from caracal_kernels.sample import sample, sample_reference
@@ -21,8 +24,12 @@ __all__ = [
     "combine",
     "combine_reference",
     "grouped_swiglu",
+    "grouped_swiglu_fp8",
+    "grouped_swiglu_fp8_reference",
     "grouped_swiglu_reference",
     "linear",
+    "linear_fp8",
+    "linear_fp8_reference",
     "linear_reference",
     "mla_attention",
     "mla_attention_reference",
@@ -35,6 +42,8 @@ __all__ = [
     "plan_rows",
     "plan_rows_reference",
     "probe",
+    "quantize",
+    "quantize_reference",
     "rms_norm",
     "rms_norm_reference",
     "route",

@@ -1,4 +1,7 @@
-"""Rows as e4m3 with a scale for every 128 values. Legend: T rows, D hidden, S = ceil(D / 128) scales of a row."""
+"""Rows as e4m3 with a scale for every 128 values, and back.
+
+Legend: T rows, D hidden, S = ceil(D / 128) scales of a row, N outputs, K inputs.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,23 @@ def quantize_reference(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     x_TSB = pad(x_TD.float(), (0, -width % BLOCK)).view(rows, -(-width // BLOCK), BLOCK)
     scale_TS = x_TSB.abs().amax(-1).clamp(min=1e-10) / E4M3_MAX
     q_TSB = (x_TSB / scale_TS[..., None]).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    return q_TSB.view(rows, -1)[:, :width].contiguous(), scale_TS
+    return q_TSB.flatten(1)[:, :width].contiguous(), scale_TS
 
 
 def quantize(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     """(e4m3 [T, D], fp32 scale [T, S]): x is about q * scale, the largest value of a block is ±448.
 
-    A block of zeros stays zeros. `q * scale` is what DeepSeek-style checkpoints call dequantised by `scale_inv`.
+    A block of zeros stays zeros. Checkpoints call this scale `weight_scale_inv`.
     """
     if on_triton(x_TD):
         from caracal_kernels.gpu.quantize import quantize_triton
 
         return quantize_triton(x_TD)
     return quantize_reference(x_TD)
+
+
+def dequantize_reference(w_NK: Tensor, scale: Tensor, rows: int = BLOCK) -> Tensor:
+    """fp64 [N, K] = w * scale, with a scale for `rows` x 128 values: [ceil(N / rows), ceil(K / 128)]."""
+    outputs, inputs = w_NK.shape
+    scale_NK = scale.double().repeat_interleave(rows, 0)[:outputs].repeat_interleave(BLOCK, 1)[:, :inputs]
+    return w_NK.double() * scale_NK

@@ -103,7 +103,10 @@ def _table(addresses: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def table_of(weights: list[Tensor]) -> Tensor:
-    return _table(tuple(w.data_ptr() for w in weights), weights[0].device)
+    addresses = tuple(w.data_ptr() for w in weights)
+    if any(address % 16 for address in addresses):
+        raise RuntimeError("grouped_swiglu: weights or scales that do not start at a multiple of 16 bytes")
+    return _table(addresses, weights[0].device)
 
 
 def _constants(tile: Tile, groups: int, k: int, fp8: bool) -> dict[str, int | bool]:
@@ -116,7 +119,7 @@ def _constants(tile: Tile, groups: int, k: int, fp8: bool) -> dict[str, int | bo
 
 def _programs(pairs: int, groups: int, n: int, tile: Tile) -> int:
     """No less than there are tiles: of a group's row tiles only the last is not full."""
-    return (pairs // tile.BM + min(groups, pairs)) * triton.cdiv(n, tile.BN)
+    return (pairs // tile.BM + min(groups, pairs)) * -(-n // tile.BN)
 
 
 def gate_up_launch(

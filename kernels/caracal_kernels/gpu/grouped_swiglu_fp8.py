@@ -1,0 +1,50 @@
+"""SwiGLU of many experts in block-scaled e4m3: quantise, gate and up, quantise, down.
+
+Legend: R rows, P (row, expert) pairs, G experts, D hidden, F inner width, S scales of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caracal_kernels.gpu.arguments import check
+from caracal_kernels.gpu.grouped_swiglu import down_launch, gate_up_launch
+from caracal_kernels.gpu.quantize import quantize_triton
+from caracal_kernels.gpu.tiles import FP8_BLOCK, Tile, tile_for
+
+
+def _check(
+    x_RD: Tensor, gate_up: list[Tensor], gate_up_scale: list[Tensor], down: list[Tensor], s: list[Tensor]
+) -> None:
+    d, f = down[0].shape
+    d_blocks, f_blocks = -(-d // FP8_BLOCK), -(-f // FP8_BLOCK)
+    for w, scale in zip(gate_up, gate_up_scale, strict=True):
+        check("grouped_swiglu_fp8", down[0], gate_up=(w, (2 * f, x_RD.shape[1])))
+        check("grouped_swiglu_fp8", s[0], gate_up_scale=(scale, (2 * f_blocks, d_blocks)))
+    for w, scale in zip(down, s, strict=True):
+        check("grouped_swiglu_fp8", down[0], down=(w, (x_RD.shape[1], f)))
+        check("grouped_swiglu_fp8", s[0], down_scale=(scale, (d_blocks, f_blocks)))
+    check("grouped_swiglu_fp8", x_RD)
+
+
+def grouped_swiglu_fp8_triton(
+    x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor,
+    gate_up: list[Tensor], gate_up_scale: list[Tensor], down: list[Tensor], down_scale: list[Tensor],
+    y_PD: Tensor | None = None, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
+    """As the op `grouped_swiglu_fp8`. `y_PD` receives the result; `tile` is for tests and tuning."""
+    pairs, d = len(row_P), x_RD.shape[1]
+    y_PD = x_RD.new_empty((pairs, d)) if y_PD is None else y_PD
+    if not pairs:
+        return y_PD
+    _check(x_RD, gate_up, gate_up_scale, down, down_scale)
+    f = down[0].shape[1]
+    x_q_RD, x_scale_RS = quantize_triton(x_RD)
+    inner_PF = x_RD.new_empty((pairs, f))
+    shape = tile or tile_for(f, d, torch.float8_e4m3fn)
+    gate_up_launch(x_q_RD, row_P, expert_count_G, gate_up, inner_PF, shape, (x_scale_RS, gate_up_scale))
+    inner_q_PF, inner_scale_PS = quantize_triton(inner_PF)
+    shape = tile or tile_for(d, f, torch.float8_e4m3fn)
+    down_launch(inner_q_PF, expert_count_G, down, y_PD, shape, (inner_scale_PS, down_scale))
+    return y_PD
