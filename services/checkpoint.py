@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from caracal_kernels import available, probe
 from torch import Tensor
 
 from services.model_config import CheckpointError, ModelConfig
-from services.quantization import SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
+from services.quantization import BLOCK, SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
 from services.staging import Staging
 
 __all__ = ["Checkpoint", "CheckpointError", "ExpertWeights", "ModelConfig", "load_expert", "numerics_class"]
@@ -71,6 +71,12 @@ class Stored:
     begin: int
     end: int
 
+    def part(self, rows: range) -> Stored:
+        """Where some of its rows lie."""
+        height = (self.end - self.begin) // self.shape[0]
+        begin, end = (self.begin + row * height for row in (rows.start, rows.stop))
+        return replace(self, shape=(len(rows), *self.shape[1:]), begin=begin, end=end)
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
@@ -112,8 +118,10 @@ class Checkpoint:
         One that is stored in fp8 comes with its scales multiplied in. `to` says whose memory it is put in, `rows` that
         only these are read, and in fp8 the rest of their blocks.
         """
-        if self._stored[name].dtype == STORED:
-            tensor = self._scaled(name, dtype, to, rows)
+        where = self._stored[name]
+        rows = range(where.shape[0]) if rows is None else rows
+        if where.dtype == STORED:
+            tensor = self._dequantized(name, dtype, to, rows)
         else:
             tensor = self._read(name, to, rows).to(dtype)
         if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
@@ -122,8 +130,15 @@ class Checkpoint:
             )
         return tensor
 
-    def _read(self, name: str, to: Staging) -> Tensor:
-        where = self._stored[name]
+    def _dequantized(self, name: str, dtype: torch.dtype, to: Staging, rows: range) -> Tensor:
+        blocks = range(rows.start // BLOCK, -(-rows.stop // BLOCK))
+        around = range(blocks.start * BLOCK, min(blocks.stop * BLOCK, self._stored[name].shape[0]))
+        scale_nk = self._read(name + SCALE_SUFFIX, to, blocks)
+        whole_NK = dequantize(self._read(name, to, around), scale_nk, dtype)
+        return whole_NK[rows.start - around.start : rows.stop - around.start]
+
+    def _read(self, name: str, to: Staging, rows: range) -> Tensor:
+        where = self._stored[name].part(rows)
         count = where.end - where.begin
         with _reading(where.file, name), where.file.open("rb") as stream:
             stream.seek(where.begin)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,9 +37,9 @@ class Reads(Checkpoint):
         super().__init__(*given)  # type: ignore[arg-type]
         self.read: list[str] = []
 
-    def tensor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+    def tensor(self, name: str, *given: Any, **options: Any) -> torch.Tensor:
         self.read.append(name)
-        return super().tensor(name, dtype)
+        return super().tensor(name, *given, **options)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

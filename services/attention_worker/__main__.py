@@ -6,7 +6,9 @@ import asyncio
 
 import torch
 
-from services.attention_worker.loading import Loaded, load
+from services.attention_worker.loading import Loaded, Servable, open_model
+from services.attention_worker.parallel.followers import Followers, RankLost
+from services.attention_worker.parallel.leader import load_leader
 from services.attention_worker.settings import BadSetting, Settings
 from services.attention_worker.worker import AttentionWorker
 from services.checkpoint import CheckpointError
@@ -14,14 +16,14 @@ from services.lifecycle import refuse, serve_until_signal
 from services.telemetry import configure_logging
 
 
-async def serve(settings: Settings, loaded: Loaded) -> None:
+async def serve(settings: Settings, loaded: Loaded[Servable], followers: Followers) -> None:
     worker = AttentionWorker(settings, loaded)
     try:
         try:
             await worker.start()
         except OSError as error:
             refuse(str(error))
-        await serve_until_signal(worker.drain, *worker.background())
+        await serve_until_signal(worker.drain, *worker.background(), followers.watch())
     finally:
         await worker.stop()
 
@@ -32,10 +34,12 @@ def main() -> None:
         configure_logging("attention", settings.identity)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        loaded = load(settings)
-    except (BadSetting, CheckpointError) as error:
+        opened = open_model(settings)
+        with Followers(settings.tp) as followers:
+            loaded = load_leader(opened, followers)
+            asyncio.run(serve(settings, loaded, followers))
+    except (BadSetting, CheckpointError, RankLost) as error:
         refuse(str(error))
-    asyncio.run(serve(settings, loaded))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from caracal_kernels import linear, mla_attention, mla_output, mla_project, rms_norm, swiglu
+from caracal_kernels import mla_attention, mla_project, rms_norm
 from torch import Tensor
 
+from services.attention_worker.parallel.ranks import ALONE, Ranks
 from services.attention_worker.step import Step
 from services.checkpoint import Checkpoint, ModelConfig, attention_tensors
 
@@ -50,18 +51,20 @@ class Attention:
         config = load.config
         self._scale = (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
         self._latent = config.kv_lora_rank
+        self._ranks = load.ranks
+        shard, heads = load.ranks.shard, config.num_attention_heads
         prefix = f"model.layers.{layer}.self_attn.{index}."
-        kv_b = load(f"{prefix}kv_b_proj.weight")
-        kv_b_HEC = kv_b.view(config.num_attention_heads, -1, config.kv_lora_rank)
-        w_uk, w_uv = torch.split(kv_b_HEC, [config.qk_nope_head_dim, config.v_head_dim], dim=1)
+        nope, rope, values = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+        kv_b = load(f"{prefix}kv_b_proj.weight", rows=shard.rows(heads, nope + values))
+        w_uk, w_uv = torch.split(kv_b.view(-1, nope + values, config.kv_lora_rank), [nope, values], dim=1)
         self._w_uv_HVC = w_uv.contiguous()
-        self._o_proj_DE = load(f"{prefix}o_proj.weight")
+        self._o_proj_DE = load(f"{prefix}o_proj.weight", rows=shard.rows(config.hidden_size))
         self._before = (
             load(f"model.layers.{layer}.input_layernorm.{index}.weight"),
             config.rms_norm_eps,
             load(f"{prefix}q_a_proj.weight"),
             load(f"{prefix}q_a_layernorm.weight"),
-            load(f"{prefix}q_b_proj.weight"),
+            load(f"{prefix}q_b_proj.weight", rows=shard.rows(heads, nope + rope)),
             load(f"{prefix}kv_a_proj_with_mqa.weight"),
             load(f"{prefix}kv_a_layernorm.weight"),
             w_uk.transpose(1, 2).contiguous(),
@@ -75,7 +78,7 @@ class Attention:
         o_THC = mla_attention(
             q_THL, cache_PBL, step.page_table_SX, step.seq_T, step.positions_T, self._scale, self._latent
         )
-        return mla_output(o_THC, self._w_uv_HVC, self._o_proj_DE, x_TD)
+        return self._ranks.attention_output(o_THC, self._w_uv_HVC, self._o_proj_DE, x_TD)
 
 
 class Layer:
@@ -84,6 +87,7 @@ class Layer:
     def __init__(self, load: Load, layer: int, cos_sin_PR: Tensor) -> None:
         prefix = f"model.layers.{layer}."
         self._index = layer
+        self._ranks = load.ranks
         self._eps = load.config.rms_norm_eps
         self._attention = [Attention(load, layer, i, cos_sin_PR) for i in (0, 1)]
         self._post_norm_D = [load(f"{prefix}post_attention_layernorm.{i}.weight") for i in (0, 1)]
@@ -97,24 +101,25 @@ class Layer:
         x_TD = self._attention[0](x_TD, step, caches[2 * self._index])
         h_TD = rms_norm(x_TD, self._post_norm_D[0], self._eps)
         moe = exchange.start(self._index, h_TD, self._gate, step)  # leaves for the expert workers
-        x_TD = swiglu(h_TD, *self._mlp[0], x_TD)
+        x_TD = self._ranks.mlp(h_TD, *self._mlp[0], x_TD)
         x_TD = self._attention[1](x_TD, step, caches[2 * self._index + 1])
-        x_TD = swiglu(rms_norm(x_TD, self._post_norm_D[1], self._eps), *self._mlp[1], x_TD)
+        x_TD = self._ranks.mlp(rms_norm(x_TD, self._post_norm_D[1], self._eps), *self._mlp[1], x_TD)
         return moe.finish(x_TD)  # and is home again
 
 
 class Model:
-    """The attention worker's share of a checkpoint."""
+    """The attention worker's share of a checkpoint; of several ranks, one rank's."""
 
     def __init__(self, load: Load) -> None:
         config = load.config
         self.config = config
         self.dtype = load.dtype
+        self._ranks = load.ranks
         self._embed_VD = load("model.embed_tokens.weight")
         cos_sin_PR = rope_table(config)
         self._layers = [Layer(load, layer, cos_sin_PR) for layer in range(config.num_layers)]
         self._norm_D = load("model.norm.weight")
-        self._head_VD = load("lm_head.weight")
+        self._head_VD = load("lm_head.weight", rows=load.ranks.shard.rows(config.vocab_size))
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         """Two latent caches [pages, page_size, C + R] per layer; sublayer i of layer l is 2 l + i."""
@@ -128,30 +133,32 @@ class Model:
         for layer in self._layers:
             x_TD = layer.forward(x_TD, step, caches, exchange)
         x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
-        return linear(x_BD, self._head_VD, None, torch.float32)
+        return self._ranks.logits(x_BD, self._head_VD)
 
 
 class Load:
-    """Reads tensors in the model's dtype, counting them for the progress report."""
+    """Reads tensors, or a rank's rows of them, in the model's dtype, counting them for the progress report."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress, ranks: Ranks = ALONE) -> None:
         self.config: ModelConfig = checkpoint.config
         self.dtype = dtype
+        self.ranks = ranks
         self._checkpoint = checkpoint
         self._progress = progress
         self._total = sum(1 for _ in attention_tensors(checkpoint.config))
         self._done = 0
 
-    def __call__(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        tensor = self._checkpoint.tensor(name, dtype or self.dtype)
+    def __call__(self, name: str, dtype: torch.dtype | None = None, rows: range | None = None) -> Tensor:
+        tensor = self._checkpoint.tensor(name, dtype or self.dtype, rows=rows)
         self._done += 1
         self._progress(self._done, self._total)
         return tensor
 
     def mlp(self, prefix: str) -> tuple[Tensor, Tensor]:
         """(gate and up rows in one [2F, D], down [D, F])."""
-        gate_up = torch.cat([self(f"{prefix}gate_proj.weight"), self(f"{prefix}up_proj.weight")])
-        return gate_up, self(f"{prefix}down_proj.weight")
+        inner, hidden = (self.ranks.shard.rows(n) for n in (self.config.ffn_hidden_size, self.config.hidden_size))
+        gate_up = torch.cat([self(f"{prefix}{part}_proj.weight", rows=inner) for part in ("gate", "up")])
+        return gate_up, self(f"{prefix}down_proj.weight", rows=hidden)
 
 
 def rope_table(config: ModelConfig) -> Tensor:
@@ -161,6 +168,6 @@ def rope_table(config: ModelConfig) -> Tensor:
     return torch.cat([angle_PR.cos(), angle_PR.sin()], dim=-1)
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress) -> Model:
-    """Reads everything but the experts. Raises CheckpointError naming the file and tensor at fault."""
-    return Model(Load(checkpoint, dtype, progress))
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress, ranks: Ranks = ALONE) -> Model:
+    """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor."""
+    return Model(Load(checkpoint, dtype, progress, ranks))

@@ -28,7 +28,8 @@ class Settings:
     advertise_host: str = ""  # empty = host
     worker_id: str = ""  # empty = the machine's name
     metrics_port: int = 0  # 0 = any free one
-    threads: int = 0  # of the kernels; 0 = torch's choice
+    threads: int = 0  # of the kernels, in every rank; 0 = torch's choice
+    tp: int = 1  # ranks, each a process with its part of every layer; must divide the attention heads
     kv_pages: int = 512
     page_size: int = 64  # tokens
     max_batch_tokens: int = 256  # per step
@@ -39,7 +40,7 @@ class Settings:
     overlap: bool = True  # off only to measure what the shortcut hides
 
     def __post_init__(self) -> None:
-        for name in ("kv_pages", "page_size", "max_batch_tokens", "max_running"):
+        for name in ("kv_pages", "page_size", "max_batch_tokens", "max_running", "tp"):
             _require(getattr(self, name) > 0, name, "must be positive")
         for name in ("port", "metrics_port"):
             _require(0 <= getattr(self, name) < 65536, name, "is no port number")

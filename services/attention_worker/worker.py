@@ -14,7 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from services.attention_worker.engine import Engine, deliver_on
-from services.attention_worker.loading import Loaded
+from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import WorkerMetrics
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
@@ -33,7 +33,7 @@ MOVE_S = 5.0  # for evicted sequences to be told, and for what cannot be moved a
 class AttentionWorker:
     """Built on the event loop that serves it. `start`, then `drain` and `stop`, each once."""
 
-    def __init__(self, settings: Settings, loaded: Loaded) -> None:
+    def __init__(self, settings: Settings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
         self._settings = settings
         self._identity = Identity(

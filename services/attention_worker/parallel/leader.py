@@ -1,0 +1,63 @@
+"""Rank 0 of several: a model for the engine, whose forward pass every rank takes part in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from services.attention_worker.loading import Loaded, Opened
+from services.attention_worker.model import ExchangeLike, Model
+from services.attention_worker.parallel.exchange import Broadcasts, GaveUp, LeadingExchange
+from services.attention_worker.parallel.followers import Followers
+from services.attention_worker.parallel.group import RankGroup
+from services.attention_worker.parallel.plan import pack
+from services.attention_worker.parallel.ranks import SharedRanks
+from services.attention_worker.parallel.shard import Shard
+from services.attention_worker.step import Step
+from services.checkpoint import ModelConfig
+from services.router.dispatch.links import WorkerUnavailable
+
+
+class LeadingModel:
+    """Rank 0's part of the model, and the word to the others before each step."""
+
+    def __init__(self, model: Model, group: Broadcasts, followers: Followers) -> None:
+        self.config = model.config
+        self._model, self._group, self._followers = model, group, followers
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
+        """This rank's caches: latents belong to all heads, so every rank has all of them."""
+        return self._model.new_cache(num_pages, page_size)
+
+    def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
+        """As Model.forward. Raises what the exchange raises, and WorkerUnavailable when the ranks are out of step."""
+        try:
+            self._followers.send(pack(step, caches[0].shape[1]))
+            return self._model.forward(step, caches, LeadingExchange(self._group, exchange))
+        except GaveUp as gave_up:
+            raise gave_up.why from None
+        except Exception as error:
+            self._followers.part()
+            raise WorkerUnavailable(f"the ranks of this worker are out of step: {error}") from error
+
+
+def ranks_of(config: ModelConfig, group: RankGroup) -> SharedRanks:
+    """A rank's share of the work on this model."""
+    return SharedRanks(
+        group.shard,
+        group,
+        heads_width=config.num_attention_heads * config.v_head_dim,
+        inner=config.ffn_hidden_size,
+        vocabulary=config.vocab_size,
+    )
+
+
+def load_leader(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[LeadingModel]:
+    """The whole model, or rank 0's part of it, joined by the others. Raises CheckpointError or RankLost."""
+    if followers.size == 1:
+        return opened.load()
+    group = RankGroup(Shard(0, followers.size), followers.folder, torch.device("cpu"))
+    loaded = opened.load(ranks_of(opened.config, group))
+    followers.await_ready(loaded.numerics_class)
+    group.connect()
+    return Loaded(LeadingModel(loaded.model, group, followers), loaded.limits, loaded.numerics_class)

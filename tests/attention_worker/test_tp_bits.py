@@ -1,0 +1,158 @@
+"""Several ranks give the bits of one: whole logits rows, over mixed batches and prefill chunks, through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from engine_driver import Driver, Heard, limits
+from plain_exchange import Answers, PlainExchange
+from tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
+from torch import Tensor
+
+from services.attention_worker.engine import EngineLimits
+from services.attention_worker.loading import Servable, open_model
+from services.attention_worker.model import GateWeights, PendingLike
+from services.attention_worker.parallel.followers import Followers
+from services.attention_worker.parallel.leader import load_leader
+from services.attention_worker.sequence import Sampling
+from services.attention_worker.settings import Settings
+from services.attention_worker.step import Step
+from services.checkpoint import Checkpoint
+from services.router.dispatch.links import WorkerUnavailable
+
+SIZES = limits(max_batch_tokens=24, max_running=6, num_pages=48)
+# 4 heads over 2 ranks and 3 over 3; hidden, inner width and vocabulary that leave the last rank with fewer rows.
+CASES = [
+    pytest.param((PLAIN, 2, torch.float32), id="plain-2-fp32"),
+    pytest.param((UNEVEN | {"num_attention_heads": 4}, 2, torch.bfloat16), id="uneven-2-bf16"),
+    pytest.param((UNEVEN | {"hidden_size": 70}, 3, torch.float32), id="uneven-3-fp32"),
+]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A model on one rank, the same model on several, and its experts."""
+
+    one: Servable
+    several: Servable
+    exchange: PlainExchange
+
+
+@pytest.fixture(scope="module", params=CASES)
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    preset, size, dtype = request.param
+    torch.set_num_threads(1)
+    path = make_checkpoint(tmp_path_factory.mktemp("tp"), preset, seed=11, dtype=dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings(path, size, SIZES).items():
+            patch.setenv(name, value)
+        opened = open_model(Settings.from_env())
+        with Followers(size) as followers:
+            several = load_leader(opened, followers).model
+            yield Ranks(opened.load().model, several, PlainExchange(opened.checkpoint, dtype))
+
+
+def settings(path: Path, size: int, sizes: EngineLimits) -> dict[str, str]:
+    """The environment that ranks read."""
+    return {
+        "CARACAL_MODEL": str(path),
+        "CARACAL_TP": str(size),
+        "CARACAL_THREADS": "1",
+        "CARACAL_KV_PAGES": str(sizes.num_pages),
+        "CARACAL_PAGE_SIZE": str(sizes.page_size),
+    }
+
+
+def ask(driver: Driver, seed: int) -> list[Heard]:
+    """A mixed crowd: short and long prompts that come while others decode; greedy and sampled."""
+    rng, heard = Random(seed), []
+    for number in range(9):
+        prompt = [rng.randrange(3, 300) for _ in range(rng.choice([1, 3, 17, 60]))]
+        sampling = Sampling(max_tokens=rng.randint(2, 25), ignore_eos=True, temperature=number % 2 * 0.9, seed=number)
+        heard.append(driver.submit(prompt, sampling))
+        for _ in range(rng.randint(0, 3)):
+            driver.engine.step()
+    return heard
+
+
+def assert_same(some: list[Heard], others: list[Heard]) -> None:
+    for one, other in zip(some, others, strict=True):
+        assert one.tokens == other.tokens, "indices, ids and checksums"
+        assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
+        assert one.endings == other.endings
+
+
+def test_logits_are_those_of_one_rank(ranks: Ranks) -> None:
+    heard = []
+    for model in (ranks.one, ranks.several):
+        driver = Driver(model, ranks.exchange, SIZES)
+        heard.append(ask(driver, 5))
+        driver.finish()
+        assert driver.engine.counters.steps < driver.engine.counters.model_tokens / 3, "batches, not rows"
+    assert_same(*heard)
+    assert len({token.logits_checksum for one in heard[0] for token in one.tokens}) > 50
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A MoE output that does not come."""
+
+    def finish(self, residual_TD: Tensor) -> Tensor:
+        raise WorkerUnavailable("expert-0 is gone")
+
+
+class Unreliable:
+    """Fails in one layer of some steps, where it starts or where it is waited for."""
+
+    def __init__(self, inner: PlainExchange, bad_steps: dict[int, str]) -> None:
+        self._inner, self._bad_steps = inner, bad_steps
+
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike | Answers:
+        where = self._bad_steps.get(step.number, "") if layer == 1 else ""
+        if where == "start":
+            raise WorkerUnavailable("expert-0 is gone")
+        return Lost() if where == "finish" else self._inner.start(layer, h_TD, gate, step)
+
+
+def test_a_step_that_fails_on_rank_0_leaves_the_ranks_in_step(ranks: Ranks) -> None:
+    exchange = Unreliable(ranks.exchange, {3: "finish", 6: "start"})
+    driver = Driver(ranks.several, exchange, SIZES)
+    lost = [driver.submit([5, 6, 7 + number], Sampling(max_tokens=9, ignore_eos=True)) for number in range(3)]
+    for _ in range(3):
+        driver.engine.step()
+    lost.append(driver.submit([9] * 30, Sampling(max_tokens=9, ignore_eos=True)))
+    for _ in range(3):
+        driver.engine.step()
+    assert [(one.endings[0].reason, one.endings[0].message) for one in lost] == [
+        ("unavailable", "expert-0 is gone")
+    ] * 4
+    assert driver.engine.counters.failed_steps == 2
+    after = ask(driver, 6)
+    driver.finish()
+    alone = Driver(ranks.one, ranks.exchange, SIZES)
+    expected = ask(alone, 6)
+    alone.finish()
+    assert_same(after, expected)
+
+
+def test_a_step_that_breaks_on_rank_0_alone_ends_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    for name, value in settings(path, 2, SIZES).items():
+        monkeypatch.setenv(name, value)
+    checkpoint = Checkpoint.open(path)
+    with Followers(2) as followers:
+        model = load_leader(open_model(Settings.from_env()), followers).model
+        driver = Driver(model, PlainExchange(checkpoint, torch.float32), SIZES)
+        driver.engine.cache.tensors[1].resize_(0)  # rank 0's second attention has no cache to write to
+        heard = driver.submit([5, 6, 7], Sampling(max_tokens=9))
+        driver.finish()
+        assert heard.endings[0].reason == "unavailable", "it may go on elsewhere"
+        assert "out of step" in heard.endings[0].message
+        again = driver.submit([5, 6, 7], Sampling(max_tokens=9))
+        driver.finish()
+        assert again.endings[0].reason == "unavailable"

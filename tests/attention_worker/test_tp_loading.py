@@ -1,0 +1,85 @@
+"""A rank reads its rows and no others, and what cannot be shared out is refused by name."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from quantized_checkpoint import to_fp8
+from tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
+
+from services.attention_worker.loading import open_model
+from services.attention_worker.parallel.group import RankGroup
+from services.attention_worker.parallel.leader import ranks_of
+from services.attention_worker.parallel.shard import Shard
+from services.attention_worker.settings import BadSetting, Settings
+from services.checkpoint import HOST, Checkpoint, attention_tensors
+
+SHARED_OUT = ("q_b_proj.weight", "kv_b_proj.weight", "o_proj.weight", "gate_proj.weight", "up_proj.weight")
+SHARED_OUT += ("down_proj.weight", "lm_head.weight")
+
+
+def bytes_read(path: Path, shard: Shard) -> int:
+    opened = open_model(Settings(model=path, tp=shard.size))
+    before = HOST.bytes
+    opened.load(ranks_of(opened.config, RankGroup(shard, path, torch.device("cpu"))))
+    return HOST.bytes - before
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Bytes of the attention side that every rank reads, and bytes that are shared out."""
+    checkpoint, common, shared = Checkpoint.open(path), 0, 0
+    for name, shape in attention_tensors(checkpoint.config):
+        count = torch.Size(shape).numel() * (4 if "mlp.router" in name else 2)
+        if name.endswith(SHARED_OUT):
+            shared += count
+        else:
+            common += count
+    return common, shared
+
+
+def test_each_rank_reads_its_half(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, PLAIN, dtype=torch.bfloat16)
+    common, shared = sizes(path)
+    assert bytes_read(path, Shard()) == common + shared
+    assert [bytes_read(path, Shard(rank, 2)) for rank in (0, 1)] == [common + shared // 2] * 2
+
+
+def test_uneven_parts_are_the_whole(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, UNEVEN, dtype=torch.bfloat16)
+    common, shared = sizes(path)
+    read = [bytes_read(path, Shard(rank, 3)) for rank in range(3)]
+    assert sum(read) == 3 * common + shared
+    assert read[2] < read[0] == read[1], "101 inner rows are 34, 34 and 33"
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_rows_are_those_of_the_whole_tensor(tmp_path: Path, fp8: bool) -> None:
+    path = make_checkpoint(tmp_path / "wide", PLAIN, dtype=torch.bfloat16, ffn_hidden_size=300)
+    if fp8:
+        path = to_fp8(path, lambda name: name.endswith("gate_proj.weight"))
+    checkpoint, name = Checkpoint.open(path), "model.layers.0.mlps.0.gate_proj.weight"
+    whole = checkpoint.tensor(name, torch.bfloat16)
+    for start, stop in pairwise([0, 1, 100, 128, 130, 257, 300]):
+        part = checkpoint.tensor(name, torch.bfloat16, rows=range(start, stop))
+        assert torch.equal(part, whole[start:stop])
+        assert part.is_contiguous()
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 101])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_every_row_has_one_rank(count: int, size: int) -> None:
+    rows = [row for rank in range(size) for row in Shard(rank, size).rows(count)]
+    assert rows == list(range(count))
+
+
+def test_what_cannot_be_shared_is_refused_by_name(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path)
+    with pytest.raises(BadSetting, match=r"CARACAL_TP is 3: it must divide the model's 4 attention heads"):
+        open_model(Settings(model=path, tp=3))
+    with pytest.raises(BadSetting, match="CARACAL_TP must be positive"):
+        Settings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "0"})
+    with pytest.raises(BadSetting, match="CARACAL_TP is 'two': not a number"):
+        Settings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "two"})
