@@ -15,6 +15,7 @@ from caracal_kernels.probe import probe
 from caracal_kernels.quantize import quantize, quantize_reference
 from caracal_kernels.rms_norm import rms_norm, rms_norm_reference
 from caracal_kernels.route import route, route_reference
+from caracal_kernels.route_rows import route_rows, route_rows_reference
 from caracal_kernels.sample import sample, sample_reference
 from caracal_kernels.swiglu import swiglu, swiglu_reference
 from caracal_kernels.swiglu_inner import swiglu_inner, swiglu_inner_reference
@@ -48,6 +49,8 @@ __all__ = [
     "rms_norm_reference",
     "route",
     "route_reference",
+    "route_rows",
+    "route_rows_reference",
     "sample",
     "sample_reference",
     "swiglu",

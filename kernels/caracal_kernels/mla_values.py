@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import accumulate_reference
 
 
@@ -16,6 +16,10 @@ def mla_values_reference(o_THC: Tensor, w_uv_HVC: Tensor) -> Tensor:
 
 def mla_values(o_THC: Tensor, w_uv_HVC: Tensor) -> Tensor:
     """[T, H V]: the values of these heads, side by side. `linear` of all heads' values is mla_output, bit for bit."""
+    if on_triton(o_THC):
+        from caracal_kernels.gpu.mla_output import mla_values_triton
+
+        return mla_values_triton(o_THC, w_uv_HVC)
     body = torch.ops.caracal.mla_values if compiled(o_THC) else mla_values_reference
     v_TE: Tensor = body(o_THC, w_uv_HVC)
     return v_TE

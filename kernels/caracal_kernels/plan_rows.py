@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 
 Plan = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 NO_REPLICA = -2
@@ -81,4 +81,8 @@ def plan_rows(
             ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers
         )
         return plan
+    if on_triton(ids_TK):
+        from caracal_kernels.gpu.plan_rows import plan_rows_triton
+
+        return plan_rows_triton(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)
     return plan_rows_reference(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)

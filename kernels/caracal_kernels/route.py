@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import accumulate_reference
 
 Route = tuple[Tensor, Tensor, Tensor]
@@ -35,6 +35,10 @@ def route(
     h_TD: Tensor, classifier_ED: Tensor, bias_E: Tensor, top_k: int, num_ffn: int, scale: float, norm_topk: bool = False
 ) -> Route:
     """(ids [T, K] int32 ascending, weights [T, K] fp32, zero [T] fp32: the summed weight of the zero experts)."""
+    if on_triton(h_TD):
+        from caracal_kernels.gpu.route import route_triton
+
+        return route_triton(h_TD, classifier_ED, bias_E, top_k, num_ffn, scale, norm_topk)
     body = torch.ops.caracal.route if compiled(h_TD) else route_reference
     ids_TK, weights_TK, zero_T = body(h_TD, classifier_ED, bias_E, top_k, num_ffn, scale, norm_topk)
     return ids_TK, weights_TK, zero_T

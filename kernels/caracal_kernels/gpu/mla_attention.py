@@ -1,4 +1,4 @@
-"""Attention over the paged latent cache: one program per (row, block of heads, split of the keys), then one fold of splits.
+"""Attention over the paged latent cache: one program per (row, heads, split of the keys), then a fold.
 
 Legend: T rows, H heads, C latent, R rope, L = C + R, P pages of B slots, X pages in the table, S splits, N keys.
 
@@ -126,7 +126,7 @@ def fold_splits(
         c_C = tl.arange(0, BLOCK_C)
         top, total = float("-inf"), 0.0
         acc_C = tl.zeros([BLOCK_C], tl.float32)
-        for split in range(0, tl.minimum(position // SPLIT + 1, num_splits)):
+        for split in range(tl.minimum(position // SPLIT + 1, num_splits)):
             place = (row * num_splits + split) * H + head
             split_top = tl.load(top_ptr + place)
             new_top = tl.maximum(top, split_top)

@@ -39,21 +39,21 @@ def write_row(
     turns = is_pair & (position >= 0) & (position < num_positions)
     cos = tl.load(cos_sin_ptr + position * R + r_R, turns, 0.0)
     sin = tl.load(cos_sin_ptr + position * R + R // 2 + r_R, turns, 0.0)
-    pair_ptr = kv_ptr + row * (C + R) + C + 2 * r_R
-    first, second = rotate(tl.load(pair_ptr, is_pair, 0.0), tl.load(pair_ptr + 1, is_pair, 0.0), cos, sin, dtype)
-    tl.store(cache_ptr + slot * (C + R) + C + r_R, first, writes & is_pair)
-    tl.store(cache_ptr + slot * (C + R) + C + R // 2 + r_R, second, writes & is_pair)
+    k_at = kv_ptr + row * (C + R) + C + 2 * r_R
+    first_R, second_R = rotate(tl.load(k_at, is_pair, 0.0), tl.load(k_at + 1, is_pair, 0.0), cos, sin, dtype)
+    tl.store(cache_ptr + slot * (C + R) + C + r_R, first_R, writes & is_pair)
+    tl.store(cache_ptr + slot * (C + R) + C + R // 2 + r_R, second_R, writes & is_pair)
 
     for begin in range(0, H, BLOCK_H):
         head_H = begin + tl.arange(0, BLOCK_H)
         both = (head_H < H)[:, None] & is_pair[None, :]
-        pair_ptr = q_ptr + (row * H + head_H)[:, None] * (N + R) + N + 2 * r_R[None, :]
-        even = round_to(tl.load(pair_ptr, both, 0.0).to(tl.float32) * q_scale, dtype)
-        odd = round_to(tl.load(pair_ptr + 1, both, 0.0).to(tl.float32) * q_scale, dtype)
-        first, second = rotate(even, odd, cos[None, :], sin[None, :], dtype)
-        out = out_ptr + (row * H + head_H)[:, None] * (C + R) + C + r_R[None, :]
-        tl.store(out, first, both)
-        tl.store(out + R // 2, second, both)
+        q_at = q_ptr + (row * H + head_H)[:, None] * (N + R) + N + 2 * r_R[None, :]
+        even_HR = round_to(tl.load(q_at, both, 0.0).to(tl.float32) * q_scale, dtype)
+        odd_HR = round_to(tl.load(q_at + 1, both, 0.0).to(tl.float32) * q_scale, dtype)
+        first_HR, second_HR = rotate(even_HR, odd_HR, cos[None, :], sin[None, :], dtype)
+        out_at = out_ptr + (row * H + head_H)[:, None] * (C + R) + C + r_R[None, :]
+        tl.store(out_at, first_HR, both)
+        tl.store(out_at + R // 2, second_HR, both)
 
 
 def mla_project_triton(

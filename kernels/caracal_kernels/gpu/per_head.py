@@ -14,7 +14,7 @@ from caracal_kernels.gpu.rounding import round_to
 TILES = {torch.bfloat16: (64, 64, 64), torch.float32: (16, 64, 32)}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def per_head_kernel(
     x_ptr, w_ptr, y_ptr, x_scale, T, K, N, x_row, x_head, y_row, y_head,
     SCALED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
