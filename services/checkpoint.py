@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from caracal_kernels import available, probe
+from caracal_kernels import probe
 from torch import Tensor
 
+from services.device import CPU, kernels_of
 from services.model_config import CheckpointError, ModelConfig
 from services.quantization import BLOCK, SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
 from services.staging import Staging
 
 __all__ = ["Checkpoint", "CheckpointError", "ExpertWeights", "ModelConfig", "load_expert", "numerics_class"]
 
-HOST = Staging(torch.device("cpu"))
+HOST = Staging(CPU)
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100 << 20
@@ -148,16 +149,18 @@ class Checkpoint:
         return raw.view(_DTYPES[where.dtype]).view(where.shape)
 
 
-def load_expert(checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype) -> ExpertWeights:
+def load_expert(
+    checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype, to: Staging = HOST
+) -> ExpertWeights:
     """One expert's weights. Raises CheckpointError."""
     prefix = f"model.layers.{layer}.mlp.experts.{expert}."
-    gate, up, down = (checkpoint.tensor(f"{prefix}{part}_proj.weight", dtype) for part in ("gate", "up", "down"))
+    gate, up, down = (checkpoint.tensor(f"{prefix}{part}_proj.weight", dtype, to) for part in ("gate", "up", "down"))
     return ExpertWeights(torch.cat([gate, up]), down)
 
 
-def numerics_class(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
+def numerics_class(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU) -> str:
     """Equal on two workers exactly when their answers are interchangeable bit for bit."""
-    parts = "\n".join([available(), probe(dtype), str(dtype), checkpoint.digest])
+    parts = "\n".join([kernels_of(device), probe(dtype, device), str(dtype), checkpoint.digest])
     return "caracal-" + hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 

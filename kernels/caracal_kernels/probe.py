@@ -19,6 +19,8 @@ from caracal_kernels.route import route
 from caracal_kernels.sample import sample
 from caracal_kernels.swiglu import swiglu
 
+_CPU = torch.device("cpu")
+
 
 def golden(shape: tuple[int, ...], salt: int, scale: float = 1.0) -> Tensor:
     """fp32 values in (-scale, scale) from integer arithmetic alone: the same on every machine and torch."""
@@ -27,15 +29,18 @@ def golden(shape: tuple[int, ...], salt: int, scale: float = 1.0) -> Tensor:
     return ((bits.float() / 32768.0) - 1.0).view(shape) * scale
 
 
-def _outputs(dtype: torch.dtype) -> list[Tensor]:
+def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    def fp32(*shape: int, salt: int, scale: float = 1.0) -> Tensor:
+        return golden(shape, salt, scale).to(device)
+
     def weights(*shape: int, salt: int) -> Tensor:
-        return golden(shape, salt, 0.2).to(dtype)
+        return fp32(*shape, salt=salt, scale=0.2).to(dtype)
 
     rows, hidden, heads, nope, latent, rope, inner, gates = 3, 72, 3, 12, 24, 8, 37, 9
-    x_TD = golden((rows, hidden), 1).to(dtype)
-    i32 = torch.arange(rows, dtype=torch.int32)
-    cache_PBL = torch.zeros((1, 16, latent + rope), dtype=dtype)
-    cos_sin = golden((rows, rope), 2)
+    x_TD = fp32(rows, hidden, salt=1).to(dtype)
+    i32 = torch.arange(rows, dtype=torch.int32, device=device)
+    cache_PBL = torch.zeros((1, 16, latent + rope), dtype=dtype, device=device)
+    cos_sin = fp32(rows, rope, salt=2)
     q_THL = mla_project(
         x_TD,
         weights(hidden, salt=3),
@@ -53,25 +58,25 @@ def _outputs(dtype: torch.dtype) -> list[Tensor]:
         1.5,
         2.5,
     )
-    table = torch.zeros((1, 1), dtype=torch.int32)
+    table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     o_THC = mla_attention(q_THL, cache_PBL, table, torch.zeros_like(i32), i32, 0.25, latent)
     out_TD = mla_output(o_THC, weights(heads, 10, latent, salt=10), weights(hidden, heads * 10, salt=11), x_TD)
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
     mlp_TD = swiglu(rms_norm(out_TD, weights(hidden, salt=3), 1e-5), gate_up, down, out_TD)
-    ids_TK, weights_TK, zero_T = route(mlp_TD, golden((gates, hidden), 14), golden((gates,), 15, 0.1), 4, 6, 2.0)
-    y_PD = grouped_swiglu(mlp_TD, i32, torch.tensor([1, 2], dtype=torch.int32), [gate_up] * 2, [down] * 2)
+    ids_TK, weights_TK, zero_T = route(mlp_TD, fp32(gates, hidden, salt=14), fp32(gates, salt=15, scale=0.1), 4, 6, 2.0)
+    y_PD = grouped_swiglu(mlp_TD, i32, i32[1:], [gate_up] * 2, [down] * 2)
     home_TK = torch.where(ids_TK < 6, i32[:, None], -1).int().contiguous()
     sum_TD = combine(y_PD, home_TK, weights_TK, zero_T, mlp_TD, out_TD)
     logits_BV = linear(sum_TD, weights(50, hidden, salt=16), out_dtype=torch.float32)
-    ones = torch.ones(rows)
+    ones = torch.ones(rows, device=device)
     drawn_B = sample(logits_BV, i32.long(), i32.long(), ones, i32, ones * 0.9, ones * 0.01)
     return [cache_PBL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_PD, sum_TD, logits_BV, drawn_B]
 
 
 @cache
-def probe(dtype: torch.dtype) -> str:
-    """Hex SHA-256 over every op's output on golden inputs in `dtype`."""
+def probe(dtype: torch.dtype, device: torch.device = _CPU) -> str:
+    """Hex SHA-256 over every op's output on golden inputs in `dtype`, computed on `device`."""
     digest = hashlib.sha256()
-    for tensor in _outputs(dtype):
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    for tensor in _outputs(dtype, device):
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

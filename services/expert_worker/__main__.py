@@ -7,6 +7,7 @@ import asyncio
 import torch
 
 from services.checkpoint import Checkpoint, CheckpointError
+from services.device import NoSuchDevice
 from services.expert_worker.settings import BadSetting, Settings
 from services.expert_worker.worker import ExpertWorker
 from services.lifecycle import refuse, serve_until_signal
@@ -14,7 +15,10 @@ from services.telemetry import configure_logging
 
 
 async def serve(settings: Settings, checkpoint: Checkpoint) -> None:
-    worker = ExpertWorker(settings, checkpoint)
+    try:
+        worker = ExpertWorker(settings, checkpoint)
+    except NoSuchDevice as error:
+        refuse(str(error))
     try:
         try:
             worker.start()

@@ -16,10 +16,10 @@ from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
 from services.checkpoint import Checkpoint, CheckpointError, ExpertWeights, load_expert
+from services.device import CPU
 from services.staging import Staging
 
 GOLDEN_STEP = 0x9E3779B1
-CPU = torch.device("cpu")
 
 
 class NotHeldError(LookupError):

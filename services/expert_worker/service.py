@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import grpc
+import structlog
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 
@@ -18,6 +19,8 @@ from services.expert_worker.holding import Holding, StaleTable, WrongTable
 from services.expert_worker.pairs import Pairs, Payloads
 from services.pair.group import PairBroken
 from services.telemetry import progress
+
+log = structlog.get_logger(__name__)
 
 Reply = expert_pb2.ExpertReply
 
@@ -84,6 +87,9 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except CheckpointError as error:
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+        staging = self._holding.experts.staging
+        rate = round(staging.gigabytes_per_second, 2)
+        log.info("experts are ready", asked=len(wanted), bytes_since_start=staging.bytes, gigabytes_per_second=rate)
         pairs = zip(request.experts, digests, strict=True)
         return expert_pb2.PrepareReply(digests=[expert_pb2.GoldenDigest(id=id, digest=digest) for id, digest in pairs])
 

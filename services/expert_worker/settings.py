@@ -21,6 +21,7 @@ class Settings:
 
     model: Path
     dtype: str = ""  # bfloat16 | float32; empty = the checkpoint's own
+    device: str = "cpu"  # cpu | cuda | cuda:N
     redis_url: str = "redis://127.0.0.1:6379/0"
     cluster: str = "caracal"  # prefix of every Redis key
     host: str = "127.0.0.1"

@@ -13,6 +13,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint import Checkpoint, numerics_class
+from services.device import find_device
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
@@ -33,18 +34,19 @@ GRACE_S = 2.0  # for answers that are being computed when the server stops
 
 
 class ExpertWorker:
-    """`start`, then `drain` and `stop`, each once."""
+    """`start`, then `drain` and `stop`, each once. Raises NoSuchDevice."""
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
         dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)
-        experts = Experts(checkpoint, dtype)
+        device = find_device(settings.device)
+        experts = Experts(checkpoint, dtype, device)
         self._settings = settings
         self._capacity = settings.capacity
         wire = wire_dtype(settings.dispatch_dtype, dtype)
-        numerics = class_of(numerics_class(checkpoint, dtype), wire)
+        numerics = class_of(numerics_class(checkpoint, dtype, device), wire)
         self._holding = Holding(experts, settings.identity, uuid.uuid4().hex, numerics)
         self._batcher = Batcher(experts.compute)
-        self._pairs = Pairs(settings.reachable_host, torch.device("cpu"), settings.max_sessions)
+        self._pairs = Pairs(settings.reachable_host, device, settings.max_sessions)
         self._service = ExpertService(self._holding, self._batcher, self._pairs, wire)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)

@@ -1,0 +1,34 @@
+"""Where a worker's weights lie and its kernels run: the CPU, or one GPU."""
+
+from __future__ import annotations
+
+import torch
+from caracal_kernels import available
+
+CPU = torch.device("cpu")
+
+
+class NoSuchDevice(ValueError):
+    """A device that this machine does not have; the message begins with the variable's name."""
+
+
+def find_device(name: str) -> torch.device:
+    """Of CARACAL_DEVICE: cpu, cuda (the first GPU that the process sees) or cuda:N. Raises NoSuchDevice."""
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}: cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return CPU
+    count, index = torch.cuda.device_count(), int(number or 0)
+    if index >= count:
+        have = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU that torch can use"
+        raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}: this machine has {have} (torch {torch.__version__})")
+    return torch.device("cuda", index)
+
+
+def kernels_of(device: torch.device) -> str:
+    """The kernels that run there, by name: part of the numerics class."""
+    if device.type != "cuda":
+        return available()
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}"
