@@ -26,6 +26,7 @@ from services.membership import Membership, RedisUnavailable, WorkerRecord
 
 T = TypeVar("T")
 WAIT_S = 60.0
+LINKS = ("grpc", "nccl")
 CALLERS, TOKENS = 8, 200  # streams at once, and their length
 
 

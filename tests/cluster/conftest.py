@@ -1,16 +1,16 @@
-"""One cluster for all tests that leave it as they found it: one attention and one expert worker."""
+"""One cluster per link for all tests that leave it as they found it: one attention and one expert worker."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from cluster_harness import CALLERS, TOKENS, ClusterUnderTest, Stream, running_cluster
+from cluster_harness import CALLERS, LINKS, TOKENS, ClusterUnderTest, Stream, running_cluster
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
-    yield from running_cluster(tmp_path_factory.mktemp("cluster"))
+@pytest.fixture(scope="session", params=LINKS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
+    yield from running_cluster(tmp_path_factory.mktemp("cluster"), link=request.param)
 
 
 @pytest.fixture
@@ -21,9 +21,18 @@ def cluster(shared: ClusterUnderTest) -> Iterator[ClusterUnderTest]:
 
 
 @pytest.fixture(scope="session")
-def unscaled(shared: ClusterUnderTest) -> list[Stream]:
-    """What the callers get while nothing happens."""
+def peaceful() -> list[list[Stream]]:
+    """What each cluster's callers got while nothing happened."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def unscaled(shared: ClusterUnderTest, peaceful: list[list[Stream]]) -> list[Stream]:
+    """What the callers get while nothing happens: the same over every link."""
     answers = [caller[0] for caller in shared.streams().finish()]
     assert [len(stream.ids) for stream in answers] == [TOKENS] * CALLERS
     assert len({tuple(stream.checksums) for stream in answers}) == CALLERS
+    peaceful.append(answers)
+    for stream, first in zip(answers, peaceful[0], strict=True):
+        assert (stream.ids, stream.checksums) == (first.ids, first.checksums)
     return answers

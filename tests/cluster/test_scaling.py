@@ -20,6 +20,14 @@ def check(streams: Streams, unscaled: list[Stream]) -> float:
     return max(stream.longest_pause for stream in streams.all)
 
 
+def test_rows_go_over_the_link_that_was_asked_for(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
+    stats = cluster.records("expert")[0].stats
+    if cluster.local.settings.link == "nccl":
+        assert stats["over_pair"] > stats["calls"] / 2, "only the first few calls go before the pair stands"
+    else:
+        assert stats["over_pair"] == 0 < stats["calls"]
+
+
 def test_experts_scale_from_one_to_three_to_two(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
     before = cluster.epoch()
     streams = cluster.streams()
