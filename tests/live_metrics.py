@@ -19,6 +19,7 @@ from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
 from services.expert_worker.service import ExpertService
 from services.membership import Membership
+from services.router.dispatch.nccl_link import PairStats
 from services.router.dispatch.stats import DispatchStats
 from services.router.placement.refusals import Refusals
 from services.router.requests.metrics import RequestMetrics
@@ -42,7 +43,7 @@ def _router(folder: Path) -> CollectorRegistry:
 
 def _attention(folder: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(attention.WorkerMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), lambda: 1))
+    registry.register(attention.WorkerMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), PairStats(), lambda: 1))
     return registry
 
 

@@ -176,12 +176,15 @@ class PairItem(_message.Message):
 
     PAIR_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
+    ON_DEVICE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     pair: _builtins.int
     """chosen by the caller, in its first item"""
     max_bytes: _builtins.int
-    """of one call's payload; in the caller's first item"""
+    """of one call's payload; in the caller's first item, as is `on_device`"""
+    on_device: _builtins.bool
+    """payload lies in device memory and NCCL carries it; else in host memory, and gloo does"""
     key: _builtins.str
     value: _builtins.bytes
     def __init__(
@@ -189,12 +192,13 @@ class PairItem(_message.Message):
         *,
         pair: _builtins.int = ...,
         max_bytes: _builtins.int = ...,
+        on_device: _builtins.bool = ...,
         key: _builtins.str = ...,
         value: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max_bytes", b"max_bytes", "pair", b"pair", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max_bytes", b"max_bytes", "on_device", b"on_device", "pair", b"pair", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,15 +11,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from services.attention_worker.engine import Engine
+from services.router.dispatch.nccl_link import PairStats
 from services.router.dispatch.stats import DispatchStats
 
 
 class WorkerMetrics(Collector):
     """Reads engine and exchange at every scrape."""
 
-    def __init__(self, engine: Engine, dispatch: DispatchStats, epoch: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, dispatch: DispatchStats, pairs: PairStats, epoch: Callable[[], int]) -> None:
         self._engine = engine
-        self._dispatch = dispatch
+        self._dispatch, self._pairs = dispatch, pairs
         self._epoch = epoch
 
     def collect(self) -> Iterator[Metric]:
@@ -69,6 +70,10 @@ class WorkerMetrics(Collector):
         yield _count("caracal_dispatch_tokens_all_zero", "Tokens of a layer that sent nothing", total.tokens_all_zero)
         yield _count("caracal_dispatch_retries", "Messages sent again", total.retries)
         yield _count("caracal_dispatch_stale_refusals", "Calls refused for their epoch", total.stale_refusals)
+        yield _count("caracal_pair_calls", "Messages whose rows went over a pair", self._pairs.calls)
+        yield _count("caracal_pairs_met", "Pairs made with expert workers", self._pairs.met)
+        yield _count("caracal_pairs_failed", "Pairs that did not come about", self._pairs.failed)
+        yield _count("caracal_pairs_broken", "Pairs that ended before their link did", self._pairs.broken)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -37,6 +37,8 @@ class Settings:
     max_model_len: int = 0  # prompt and answer; 0 = what the model and the cache both allow
     expert_wait_s: float = 30.0  # how long a step waits for an expert that nobody holds
     drain_s: float = 20.0  # how long running sequences may finish after SIGTERM when nobody else can take them
+    link: str = "grpc"  # to expert workers: grpc | nccl
+    dispatch_dtype: str = ""  # of rows on their way to experts: fp8; empty = the model's. Expert workers need the same
     overlap: bool = True  # off only to measure what the shortcut hides
 
     def __post_init__(self) -> None:
@@ -49,6 +51,8 @@ class Settings:
         _require(self.page_size % 16 == 0, "page_size", "must be a multiple of 16")
         _require(self.max_running <= self.max_batch_tokens, "max_running", "must not exceed CARACAL_MAX_BATCH_TOKENS")
         _require(self.dtype in ("", "bfloat16", "float32"), "dtype", "must be bfloat16 or float32")
+        _require(self.link in ("grpc", "nccl"), "link", "must be grpc or nccl")
+        _require(self.dispatch_dtype in ("", "fp8"), "dispatch_dtype", "must be fp8 or empty")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

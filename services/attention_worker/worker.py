@@ -21,8 +21,11 @@ from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import Settings
 from services.attention_worker.tables import TableFollower
 from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.model_config import ModelConfig
+from services.pair.payload import class_of, wire_dtype
+from services.router.dispatch.connect import connector
 from services.router.dispatch.exchange import Exchange
-from services.router.dispatch.grpc_link import GrpcLink
+from services.router.dispatch.nccl_link import PairOptions, PairStats
 from services.telemetry import serve_metrics, show_redis
 
 log = structlog.get_logger(__name__)
@@ -36,12 +39,17 @@ class AttentionWorker:
     def __init__(self, settings: Settings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
         self._settings = settings
+        pairs = pair_options(settings, config)
         self._identity = Identity(
-            worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics_class
+            worker_id=settings.identity,
+            boot_id=uuid.uuid4().hex,
+            numerics_class=class_of(loaded.numerics_class, pairs.wire),
         )
+        self._pairs = pairs.stats
         self._exchange = Exchange(
-            GrpcLink,
+            connector(settings.link, pairs),
             config,
+            wire=pairs.wire,
             overlap=settings.overlap,
             expert_wait_s=settings.expert_wait_s,
             refresh=lambda: self._tables.look_now(),
@@ -63,7 +71,7 @@ class AttentionWorker:
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(WorkerMetrics(self._engine, self._exchange.stats, lambda: self._service.epoch))
+        registry.register(WorkerMetrics(self._engine, self._exchange.stats, self._pairs, lambda: self._service.epoch))
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
         self._address = f"{settings.reachable_host}:{port}"
@@ -150,6 +158,7 @@ class AttentionWorker:
             "prompt_tokens": counters.prompt_tokens,
             "generation_tokens": counters.generation_tokens,
             "preemptions": scheduler.preemptions,
+            "pair_calls": self._pairs.calls,
         }
 
     async def _others(self) -> bool:
@@ -172,3 +181,18 @@ class AttentionWorker:
         while self._engine.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
             await asyncio.sleep(0.02)
         return not self._engine.busy
+
+
+def pair_options(settings: Settings, config: ModelConfig) -> PairOptions:
+    """What links of this worker need to know: how rows travel, and how much room a pair must have."""
+    dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
+    return PairOptions(
+        host=settings.reachable_host,
+        max_rows=settings.max_batch_tokens,
+        max_pairs=settings.max_batch_tokens * config.moe_topk,
+        hidden=config.hidden_size,
+        dtype=dtype,
+        wire=wire_dtype(settings.dispatch_dtype, dtype),
+        device=torch.device("cpu"),
+        stats=PairStats(),
+    )

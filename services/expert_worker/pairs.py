@@ -48,7 +48,7 @@ class Pairs:
         hello = next(items, expert_pb2.PairItem())
         refusal = self._admit(hello)
         if refusal:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
         store = MirrorStore(HANDSHAKE_S)
         errors: list[str] = []
         threading.Thread(target=store.follow, args=(items,), name="pair-store", daemon=True).start()
@@ -80,6 +80,8 @@ class Pairs:
             left = [self._meetings.pop(key).pair for key in stale]
             if not 0 < hello.max_bytes <= MAX_PAYLOAD_BYTES:
                 refusal = f"a pair for calls of {hello.max_bytes} bytes"
+            elif hello.on_device and self._device.type == "cpu":
+                refusal = "NCCL is asked for, and this worker has no GPU"
             elif hello.pair in self._meetings:
                 refusal = f"pair {hello.pair:x} is there already"
             elif len(self._meetings) >= self._limit:
@@ -93,8 +95,9 @@ class Pairs:
         return refusal
 
     def _build(self, hello: expert_pb2.PairItem, store: MirrorStore, errors: list[str]) -> None:
+        device = self._device if hello.on_device else torch.device("cpu")
         try:
-            pair = Pair.meet(store, WORKER, hello.max_bytes, self._device, self._host)
+            pair = Pair.meet(store, WORKER, hello.max_bytes, device, self._host)
         except PairBroken as error:
             log.info("no pair", reason=str(error))
             errors.append(str(error))

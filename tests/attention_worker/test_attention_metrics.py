@@ -13,12 +13,13 @@ from services.attention_worker.metrics import WorkerMetrics
 from services.attention_worker.model import load_model
 from services.attention_worker.sequence import Sampling
 from services.checkpoint import Checkpoint
+from services.router.dispatch.nccl_link import PairStats
 from services.router.dispatch.stats import DispatchStats
 
 
 def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(WorkerMetrics(driver.engine, dispatch, lambda: 7))
+    registry.register(WorkerMetrics(driver.engine, dispatch, PairStats(calls=5, met=2), lambda: 7))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
@@ -52,6 +53,7 @@ def test_counters_and_gauges_follow_the_engine() -> None:
     assert after["caracal_moe_exposed_seconds_total,layer=1"] == 0.5
     assert after["caracal_moe_round_trip_seconds_total,layer=0"] == 0
     assert after["caracal_dispatch_bytes_total,direction=sent"] == 640
+    assert (after["caracal_pair_calls_total"], after["caracal_pairs_met_total"]) == (5, 2)
     assert after["caracal_attention_epoch"] == 7
 
 

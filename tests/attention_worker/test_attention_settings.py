@@ -26,6 +26,8 @@ def test_defaults_and_what_the_environment_says() -> None:
         ("CARACAL_MAX_RUNNING", "300", "CARACAL_MAX_RUNNING must not exceed CARACAL_MAX_BATCH_TOKENS"),
         ("CARACAL_DTYPE", "float16", "CARACAL_DTYPE must be bfloat16 or float32"),
         ("CARACAL_OVERLAP", "yes", "CARACAL_OVERLAP is 'yes', it must be 0 or 1"),
+        ("CARACAL_LINK", "rdma", "CARACAL_LINK must be grpc or nccl"),
+        ("CARACAL_DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE must be fp8 or empty"),
         ("CARACAL_DRAIN_S", "-1", "CARACAL_DRAIN_S must not be negative"),
         ("CARACAL_EXPERT_WAIT_S", "nan", "CARACAL_EXPERT_WAIT_S must not be negative"),
     ],

@@ -138,7 +138,8 @@ class PairSession(Session):
         """Meets the worker's side. Blocks for HANDSHAKE_S at most for each of its steps. Raises PairBroken."""
         options, store = self._options, MirrorStore(HANDSHAKE_S)
         max_bytes = payload_bytes(options.max_rows, options.hidden, options.wire)
-        hello = expert_pb2.PairItem(pair=self._id, max_bytes=max_bytes)
+        on_device = options.device.type != "cpu"
+        hello = expert_pb2.PairItem(pair=self._id, max_bytes=max_bytes, on_device=on_device)
         try:
             stream = expert_pb2_grpc.ExpertStub(self._channel).Pair(store.outgoing(hello), timeout=4 * HANDSHAKE_S)
         except ValueError as error:  # the channel was closed
