@@ -19,6 +19,7 @@ from services.local.children import LAUNCHER
 
 MODULE = "services.attention_worker.parallel.follower"
 LEAVE_S = 2.0
+NOTICE_S = 0.2
 
 
 class RankLost(Exception):
@@ -33,15 +34,6 @@ class Follower:
     process: subprocess.Popen[bytes]
     channel: Channel
 
-    @property
-    def end(self) -> RankLost:
-        """What to say of its end; waits a moment for the exit code."""
-        try:
-            code = self.process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            return RankLost(f"rank {self.rank} has closed its channel")
-        return RankLost(f"rank {self.rank} has ended with code {code}")
-
 
 class Followers:
     """Ranks 1 to size - 1, on this machine, with this process's environment. A context manager: at its end they end."""
@@ -50,6 +42,7 @@ class Followers:
         self.size = size
         self.folder = Path(tempfile.mkdtemp(prefix="caracal-ranks-")) if size > 1 else Path()
         self._all = [_start(rank, self.folder) for rank in range(1, size)]
+        self._why: RankLost | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +60,7 @@ class Followers:
             try:
                 found = one.channel.receive().decode()
             except ChannelClosed:
-                raise one.end from None
+                raise self._ended(NOTICE_S) or RankLost(f"rank {one.rank} has closed its channel") from None
             if found != numerics_class:
                 raise RankLost(f"rank {one.rank} is of numerics class {found}, rank 0 of {numerics_class}")
 
@@ -86,13 +79,26 @@ class Followers:
         finally:
             for one in self._all:
                 loop.remove_reader(one.channel)
-        raise next((one.end for one in self._all if one.process.poll() is not None), RankLost("the ranks have parted"))
+        raise self._why or self._ended(NOTICE_S) or RankLost("a rank has closed its channel")
 
-    def part(self) -> None:
-        """Ends every rank, from any thread: they are out of step. `watch` notices."""
+    def part(self, error: Exception) -> RankLost:
+        """Ends every rank, from any thread, after a step that not all took to its end. Returns why; so does `watch`."""
+        self._why = self._ended(NOTICE_S) or RankLost(f"the ranks are out of step: {error}")
         for one in self._all:
             one.channel.close_down()
             one.process.kill()
+        return self._why
+
+    def _ended(self, seconds: float) -> RankLost | None:
+        """A rank that has ended by itself; its connections close before its exit code can be had."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for one in self._all:
+                if (code := one.process.poll()) is not None:
+                    return RankLost(f"rank {one.rank} has ended with code {code}")
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
 
     def end(self) -> None:
         """Lets every rank leave, kills what stays; may be called twice."""

@@ -37,8 +37,7 @@ class LeadingModel:
         except GaveUp as gave_up:
             raise gave_up.why from None
         except Exception as error:
-            self._followers.part()
-            raise WorkerUnavailable(f"the ranks of this worker are out of step: {error}") from error
+            raise WorkerUnavailable(str(self._followers.part(error))) from error
 
 
 def ranks_of(config: ModelConfig, group: RankGroup) -> SharedRanks:
