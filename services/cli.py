@@ -29,6 +29,7 @@ def up(
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory; default: the built-in model.")] = None,
     port: Annotated[int, typer.Option(help="Of the gateway; 0 takes any free one.")] = 8000,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32; default: the checkpoint's own.")] = "",
+    tp: Annotated[int, typer.Option(help="Ranks of each attention worker: processes that share every layer.")] = 1,
     link: Annotated[str, typer.Option(help="Between attention and experts: grpc or nccl (gloo on CPUs).")] = "grpc",
     dispatch_dtype: Annotated[str, typer.Option(help="Of rows sent to experts: fp8; default: the model's.")] = "",
 ) -> None:
@@ -42,6 +43,7 @@ def up(
         attention=attention,
         expert=expert,
         dtype=dtype,
+        tp=tp,
         link=link,
         dispatch_dtype=dispatch_dtype,
     )

@@ -188,7 +188,7 @@ class LocalCluster:
         child = children.start(name, command, self.directory / f"{name}.log", environment)
         settings = self.settings
         if int(number) < {"attention": settings.attention, "expert": settings.expert}.get(role, 0):
-            child.keep_to(cores_of(role, settings.attention, settings.expert, children.available_cores()))
+            child.keep_to(cores_of(role, settings.attention_ranks, settings.expert, children.available_cores()))
         return child
 
     def _raise_the_dead(self) -> None:

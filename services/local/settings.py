@@ -29,6 +29,7 @@ class LocalSettings:
     expert: int = 1
     routers: int = 1
     dtype: str = ""
+    tp: int = 1  # ranks of an attention worker
     link: str = "grpc"
     dispatch_dtype: str = ""
     environment: dict[str, str] = field(default_factory=dict)  # for every child
@@ -42,6 +43,8 @@ class LocalSettings:
             check_count(name, getattr(self, name))
         if self.dtype not in ("", "bfloat16", "float32"):
             raise BadSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
+        if not 1 <= self.tp <= MAX_WORKERS:
+            raise BadSetting(f"--tp: {self.tp} is not between 1 and {MAX_WORKERS}")
         if self.link not in ("grpc", "nccl"):
             raise BadSetting(f"--link: {self.link!r} is neither grpc nor nccl")
         if self.dispatch_dtype not in ("", "fp8"):
@@ -51,13 +54,19 @@ class LocalSettings:
         if self.port:
             _check_port(self.host, self.port)
 
+    @property
+    def attention_ranks(self) -> int:
+        """Processes that compute attention."""
+        return self.attention * self.tp
+
     def worker_environment(self) -> dict[str, str]:
         """Of every child. Threads are shared out, and wait asleep: two pools that spin on one core stop each other."""
-        threads = str(max(1, (os.cpu_count() or 1) // (self.attention + self.expert)))
+        threads = str(max(1, (os.cpu_count() or 1) // (self.attention_ranks + self.expert)))
         return {
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)),
             "CARACAL_MODEL": str(self.model),
             "CARACAL_DTYPE": self.dtype,
+            "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
             "CARACAL_HOST": self.host,

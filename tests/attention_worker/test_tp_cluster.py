@@ -1,0 +1,47 @@
+"""A cluster with attention workers of two ranks: a rank dies under running streams, and no answer changes by a bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster_harness import CALLERS, TOKENS, ClusterUnderTest, running_cluster, until
+from tiny_checkpoint import make_checkpoint
+
+from services.local.settings import BadSetting, LocalSettings
+
+
+def followers(cluster: ClusterUnderTest, name: str) -> list[psutil.Process]:
+    return psutil.Process(cluster.local.children[name].pid).children(recursive=True)
+
+
+def test_a_rank_dies_under_running_streams(tmp_path: Path) -> None:
+    running = running_cluster(tmp_path, attention=2, tp=2)
+    cluster = next(running)
+    everybody = [followers(cluster, f"attention-{n}") for n in range(2)]
+    try:
+        assert [len(ranks) for ranks in everybody] == [1, 1]
+        before = {record.worker_id: record.boot_id for record in cluster.records("attention")}
+        streams = cluster.streams()
+        streams.go_on(CALLERS * 30)
+        everybody[0][0].kill()
+        until(
+            lambda: [r for r in cluster.records("attention") if r.boot_id not in before.values() and r.epoch],
+            "attention-0 does not come back",
+        )
+        everybody.append(followers(cluster, "attention-0"))
+        answers = streams.finish()
+    finally:
+        running.close()  # type: ignore[attr-defined]
+    assert sum(len(caller) for caller in answers) > CALLERS, "there is something to compare"
+    for caller in answers:
+        assert all(len(stream.ids) == TOKENS and stream.finish_reason == "length" for stream in caller)
+        assert {(*stream.ids, *stream.checksums) for stream in caller} == {(*caller[0].ids, *caller[0].checksums)}
+    _, left = psutil.wait_procs([rank for ranks in everybody for rank in ranks], 2)
+    assert not left
+
+
+def test_a_bad_count_of_ranks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="--tp: 0 is not between 1 and 64"):
+        LocalSettings(model=make_checkpoint(tmp_path), port=0, tp=0).check()
