@@ -93,7 +93,14 @@ class Patient(NcclLink):
         return super().dispatch(request)
 
 
-def connecting(link: str, checkpoint: Checkpoint, dtype: torch.dtype, stats: PairStats | None = None) -> Connect:
+def connecting(
+    link: str,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    stats: PairStats | None = None,
+    wire: torch.dtype | None = None,
+    nccl: type[NcclLink] = Patient,
+) -> Connect:
     """A way to workers of a checkpoint, over either link."""
     config = checkpoint.config
     options = PairOptions(
@@ -102,18 +109,18 @@ def connecting(link: str, checkpoint: Checkpoint, dtype: torch.dtype, stats: Pai
         max_pairs=MAX_TOKENS * config.moe_topk,
         hidden=config.hidden_size,
         dtype=dtype,
-        wire=dtype,
+        wire=wire or dtype,
         device=torch.device("cpu"),
         stats=stats or PairStats(),
     )
-    return lambda endpoint: Patient(endpoint, options) if link == "nccl" else GrpcLink(endpoint)
+    return lambda endpoint: nccl(endpoint, options) if link == "nccl" else GrpcLink(endpoint, wire=wire)
 
 
 class FaultyService(ExpertService):
     """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
 
-    def __init__(self, holding: Holding, batcher: Batcher) -> None:
-        super().__init__(holding, batcher, Pairs("127.0.0.1", torch.device("cpu")))
+    def __init__(self, holding: Holding, batcher: Batcher, pairs: bool, wire: torch.dtype | None) -> None:
+        super().__init__(holding, batcher, Pairs("127.0.0.1", torch.device("cpu")) if pairs else None, wire)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
 
@@ -141,13 +148,15 @@ class Worker:
         dtype: torch.dtype,
         name: str,
         around: Callable[[Compute], Compute] = lambda compute: compute,
+        pairs: bool = True,
+        wire: torch.dtype | None = None,
     ) -> None:
         self.experts = Experts(checkpoint, dtype)
         self.holding = Holding(self.experts, name, f"boot-{name}", "class-of-the-test")
         self.spoil: Callable[[Tensor], Tensor] = lambda y_PD: y_PD
         compute = around(self.experts.compute)
         self.batcher = Batcher(lambda *call: self.spoil(compute(*call)))
-        self.service = FaultyService(self.holding, self.batcher)
+        self.service = FaultyService(self.holding, self.batcher, pairs, wire)
         self.server = ExpertServer(self.service, max_sessions=16)
         port = self.server.start("127.0.0.1", 0)
         self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=f"127.0.0.1:{port}")
@@ -218,8 +227,8 @@ def load_everything(experts: Experts) -> Experts:
 
 
 @contextmanager
-def workers(checkpoint: Checkpoint, dtype: torch.dtype, count: int) -> Iterator[list[Worker]]:
-    running = [Worker(checkpoint, dtype, f"w{i}") for i in range(count)]
+def workers(checkpoint: Checkpoint, dtype: torch.dtype, count: int, **options: Any) -> Iterator[list[Worker]]:
+    running = [Worker(checkpoint, dtype, f"w{i}", **options) for i in range(count)]
     try:
         yield running
     finally:

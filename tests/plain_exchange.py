@@ -41,6 +41,10 @@ class PlainExchange:
             for layer in range(self._config.num_layers)
         ]
 
+    def sent(self, h_TD: Tensor) -> Tensor:
+        """[T, D]: the rows as experts see them."""
+        return h_TD
+
     def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> Answers:
         config = self._config
         ids_TK, weights_TK, zero_T = route(
@@ -52,6 +56,7 @@ class PlainExchange:
             config.routed_scaling_factor,
             config.norm_topk_prob,
         )
+        x_TD = self.sent(h_TD)
         answers: list[Tensor] = []
         home_TK = torch.full_like(ids_TK, -1)
         for token, ids in enumerate(ids_TK.tolist()):
@@ -59,7 +64,7 @@ class PlainExchange:
                 if expert < config.n_routed_experts:
                     weights = self._experts[layer][expert]
                     home_TK[token, slot] = len(answers)
-                    answers.append(swiglu(h_TD[token : token + 1], weights.gate_up_2FD, weights.down_DF))
+                    answers.append(swiglu(x_TD[token : token + 1], weights.gate_up_2FD, weights.down_DF))
         zero_T = zero_T if config.zero_expert_type == "identity" else torch.zeros_like(zero_T)
         y_PD = torch.cat(answers) if answers else h_TD.new_empty(0, h_TD.shape[1])
         return Answers(y_PD, home_TK, weights_TK, zero_T, h_TD)

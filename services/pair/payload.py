@@ -11,12 +11,11 @@ import hashlib
 import zlib
 
 import torch
+from caracal_kernels import quantize
 from torch import Tensor
-from torch.nn.functional import pad
 
 FP8 = torch.float8_e4m3fn
 BLOCK = 128
-LARGEST = 448.0  # of e4m3
 
 
 def wire_dtype(name: str, model: torch.dtype) -> torch.dtype:
@@ -52,16 +51,6 @@ def unpack(payload_N: Tensor, rows: int, hidden: int, wire: torch.dtype, dtype: 
     # The scales lie where the values end, which need not be a multiple of four.
     scale_RS = payload_N[split:].clone().view(torch.float32).view(rows, -(-hidden // BLOCK))
     return dequantize(payload_N[:split].view(FP8).view(rows, hidden), scale_RS, dtype)
-
-
-def quantize(x_RD: Tensor) -> tuple[Tensor, Tensor]:
-    """e4m3 [R, D] and fp32 [R, S]: each block by its largest magnitude over 448, an empty one by 1."""
-    rows, hidden = x_RD.shape
-    blocks_RSB = pad(x_RD.to(torch.float32), (0, -hidden % BLOCK)).view(rows, -1, BLOCK)
-    scale_RS = blocks_RSB.abs().amax(-1) / LARGEST
-    scale_RS = torch.where(scale_RS == 0, 1.0, scale_RS)
-    q_RSB = (blocks_RSB / scale_RS[..., None]).clamp(-LARGEST, LARGEST).to(FP8)
-    return q_RSB.view(rows, -1)[:, :hidden].contiguous(), scale_RS
 
 
 def dequantize(q_RD: Tensor, scale_RS: Tensor, dtype: torch.dtype) -> Tensor:

@@ -81,12 +81,18 @@ class NcclLink(GrpcLink):
             self._meet(session)
         return session.send(request)
 
+    @property
+    def paired(self) -> bool:
+        """Whether calls go over a pair now."""
+        session = self._session
+        return isinstance(session, PairSession) and session.pair is not None and not session.over
+
     def meet(self, timeout_s: float) -> bool:
-        """Opens the session and waits until its calls go over a pair; false when they still do not."""
+        """Opens the session and waits until it is `paired`; false when that does not come."""
         session = self._open()
         if session.pair is None:
             self._meet(session).join(timeout_s)
-        return session.pair is not None
+        return self.paired
 
     def _open(self) -> PairSession:
         before, session = self._session, super()._open()

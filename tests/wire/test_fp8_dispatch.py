@@ -1,0 +1,117 @@
+"""Rows sent as fp8: what quantising does to a row, that it is the same everywhere, and that classes do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from caracal_kernels import quantize
+from expert_fleet import LINKS, Worker, connecting, exchange, gates, load_everything, place, random_batch, run, workers
+from plain_exchange import PlainExchange
+from tiny_checkpoint import PRESETS, make_checkpoint
+from torch import Tensor
+
+from services.checkpoint import Checkpoint
+from services.pair.payload import FP8, class_of, dequantize, pack, payload_bytes, unpack, wire_dtype
+from services.router.dispatch import Refused
+
+DTYPE = torch.bfloat16
+
+
+class Fp8Plain(PlainExchange):
+    """Experts see each row as it comes out of fp8; the gate and the zero experts see it as it is."""
+
+    def sent(self, h_TD: Tensor) -> Tensor:
+        return dequantize(*quantize(h_TD), h_TD.dtype)
+
+
+@pytest.fixture(scope="module", params=["plain", "uneven"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    path: Path = make_checkpoint(tmp_path_factory.mktemp(request.param), PRESETS[request.param], dtype=DTYPE)
+    return Checkpoint.open(path)
+
+
+@pytest.fixture(scope="module")
+def three(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
+    with workers(checkpoint, DTYPE, 3, wire=FP8) as running:
+        for worker in running:
+            load_everything(worker.experts)
+        yield running
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_bits_depend_on_no_link_and_no_placement(
+    checkpoint: Checkpoint, three: list[Worker], link: str, replicas: int
+) -> None:
+    gate, plain, wide = gates(checkpoint), Fp8Plain(checkpoint, DTYPE), PlainExchange(checkpoint, DTYPE)
+    ends, hidden, other = [worker.endpoint for worker in three], checkpoint.config.hidden_size, 0
+    with exchange(checkpoint, connecting(link, checkpoint, DTYPE, wire=FP8), wire=FP8) as linked:
+        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [(expert + i) % 3 for i in range(replicas)]))
+        for number in range(30):
+            batch, layer = random_batch(number, hidden, DTYPE), number % 2
+            out_TD = run(linked, layer, gate[layer], batch)
+            assert torch.equal(out_TD, run(plain, layer, gate[layer], batch)), number
+            other += not torch.equal(out_TD, run(wide, layer, gate[layer], batch))
+        total = linked.stats.total()
+    assert other > 20, "fp8 shows in the bits: it must be a class of its own"
+    assert total.bytes_sent == payload_bytes(total.rows_sent, hidden, FP8)
+    if link == "nccl":
+        assert all(call.pair for worker in three for call in worker.service.calls[-3:])
+
+
+def test_rows_of_the_other_class_are_refused(checkpoint: Checkpoint, three: list[Worker]) -> None:
+    gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=8)
+    for link in LINKS:
+        with exchange(checkpoint, connecting(link, checkpoint, DTYPE)) as linked:
+            linked.apply(place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0]))
+            with pytest.raises(Refused, match=r"this worker takes rows in torch.float8_e4m3fn"):
+                run(linked, 0, gate[0], batch)
+
+
+def test_classes_differ_by_the_dispatch_dtype_alone() -> None:
+    assert wire_dtype("", DTYPE) == DTYPE
+    assert wire_dtype("fp8", DTYPE) == FP8
+    assert class_of("caracal-0", DTYPE) == "caracal-0"
+    assert class_of("caracal-0", FP8) not in ("caracal-0", class_of("caracal-1", FP8))
+    assert class_of("caracal-0", FP8).startswith("caracal-")
+
+
+@pytest.mark.parametrize("hidden", [1, 64, 128, 130, 6144])
+def test_each_block_of_a_row_has_its_own_scale_and_rows_stand_alone(hidden: int) -> None:
+    x_RD = random_batch(hidden, hidden, torch.float32, tokens=5).h_TD
+    x_RD *= torch.logspace(-6, 6, 5)[:, None]
+    x_RD[1] = 0
+    q_RD, scale_RS = quantize(x_RD)
+    assert (q_RD.dtype, q_RD.shape, scale_RS.shape) == (FP8, x_RD.shape, (5, -(-hidden // 128)))
+    back_RD = dequantize(q_RD, scale_RS, torch.float32)
+    largest_RD = scale_RS.repeat_interleave(128, 1)[:, :hidden] * 448
+    # e4m3 has 3 bits behind the leading one, and steps of 2^-9 below 2^-6.
+    assert bool(((back_RD - x_RD).abs() <= torch.maximum(x_RD.abs() / 16, largest_RD / 448 / 1024) * 1.001).all())
+    assert not back_RD[1].any()
+    for row in range(5):
+        q_1D, scale_1S = quantize(x_RD[row : row + 1])
+        assert torch.equal(q_1D.view(torch.uint8), q_RD[row : row + 1].view(torch.uint8))
+        assert torch.equal(scale_1S, scale_RS[row : row + 1])
+
+
+@pytest.mark.parametrize("wire", [torch.float32, torch.bfloat16, FP8])
+@pytest.mark.parametrize(("rows", "hidden"), [(1, 1), (3, 5), (7, 130), (64, 256)])
+def test_a_payload_is_as_long_as_said_and_comes_out_as_it_went_in(wire: torch.dtype, rows: int, hidden: int) -> None:
+    dtype = torch.float32 if wire == torch.float32 else DTYPE
+    x_RD = random_batch(rows, hidden, dtype, tokens=rows).h_TD
+    payload_N = pack(x_RD, wire)
+    assert payload_N.shape == (payload_bytes(rows, hidden, wire),)
+    right_RD = dequantize(*quantize(x_RD), dtype) if wire == FP8 else x_RD
+    assert torch.equal(unpack(payload_N, rows, hidden, wire, dtype), right_RD)
+
+
+def test_rows_that_are_not_finite_stay_so() -> None:
+    x_RD = torch.ones(2, 256, dtype=DTYPE)
+    x_RD[0, 3], x_RD[1, 200] = torch.inf, torch.nan
+    back_RD = dequantize(*quantize(x_RD), DTYPE)
+    assert not torch.isfinite(back_RD[0, :128]).all()
+    assert not torch.isfinite(back_RD[1, 128:]).all()
+    assert torch.isfinite(back_RD[0, 128:]).all()
