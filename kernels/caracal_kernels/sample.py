@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled
+from caracal_kernels.backend import compiled, on_triton
 
 _M64 = (1 << 64) - 1
 
@@ -96,6 +96,10 @@ def sample(
 
     Truncation is top-k (0 = off), then top-p (1 = off), then min-p (0 = off), on the tempered distribution.
     """
+    if on_triton(logits_BV):
+        from caracal_kernels.gpu.sample import sample_triton
+
+        return sample_triton(logits_BV, seeds_B, positions_B, temperature_B, top_k_B, top_p_B, min_p_B)
     body = torch.ops.caracal.sample if compiled(logits_BV) else sample_reference
     ids_B: Tensor = body(logits_BV, seeds_B, positions_B, temperature_B, top_k_B, top_p_B, min_p_B)
     return ids_B

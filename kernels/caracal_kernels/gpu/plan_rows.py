@@ -1,4 +1,4 @@
-"""The plan of rows and pairs, on the device. Legend: T tokens, K slots, F FFN experts, W workers, P pairs, S slots of one
+"""The plan of rows and pairs, on the device. Legend: T tokens, K slots, F FFN experts, W workers, P pairs, S slots of a
 token, G of a chunk of tokens, N those it is compared with.
 
 Every program settles its token's slots and counts them; the one that arrives last lays all slots out, by worker, expert
@@ -30,8 +30,8 @@ def settle(
     token, ids_ptr, positions_ptr, offset_ptr, worker_ptr, home_ptr, state_ptr, layer, F, W,
     K: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Leaves in home 2 * worker + (the token's first slot there), or -1, or -2; counts pairs of (worker, expert) and rows
-    of workers."""
+    """Leaves in home 2 * worker + (the token's first slot there), or -1, or -2; counts pairs of (worker, expert) and
+    rows of workers."""
     slot_S = tl.arange(0, BLOCK_K)
     at_S = token.to(tl.int64) * K + slot_S
     expert_S = tl.load(ids_ptr + at_S, slot_S < K, -1)

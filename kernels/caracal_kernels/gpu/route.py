@@ -1,4 +1,4 @@
-"""The gate, and with it the plan of its rows. Legend: T tokens, D hidden, E gate outputs, K slots, S slots of one token.
+"""The gate, and with it the plan of its rows. Legend: T tokens, D hidden, E gate outputs, K slots, S slots of a token.
 
 After the product one launch: a program per token, all of E in its registers; the last one to arrive lays out the rows.
 """
