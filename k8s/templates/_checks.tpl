@@ -81,6 +81,9 @@
 {{- if and (int $role.accelerator.count) $role.resourceClaims }}
 {{- fail (printf "%s has both accelerator.count and resourceClaims: the pod would ask for its GPUs twice." $component) }}
 {{- end }}
+{{- if and $role.tp (int $role.accelerator.count) (ne (int $role.tp) (int $role.accelerator.count)) }}
+{{- fail (printf "%s.tp is %d but %s.accelerator.count is %d: every rank has one GPU of its own. Leave tp at 0 to follow the count." $component (int $role.tp) $component (int $role.accelerator.count)) }}
+{{- end }}
 {{- if has (toString (index $role.pdb "maxUnavailable")) (list "0" "0%") }}
 {{- fail (printf "%s.pdb.maxUnavailable is 0: no node with such a pod could ever be drained. Use 1, or pdb.enabled=false." $component) }}
 {{- end }}

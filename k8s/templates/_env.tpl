@@ -45,6 +45,9 @@
 {{- with .root.Values.model.dtype }}
 - {name: CARACAL_DTYPE, value: {{ . }}}
 {{- end }}
+{{- with .root.Values.link.dispatchDtype }}
+- {name: CARACAL_DISPATCH_DTYPE, value: {{ . }}}
+{{- end }}
 {{- if int .role.threads }}
 - {name: CARACAL_THREADS, value: {{ int .role.threads | quote }}}
 {{- else if dig "limits" "cpu" "" .role.resources }}
@@ -67,6 +70,11 @@
 
 {{- define "caracal.env.attention" -}}
 {{- include "caracal.env.worker" . }}
+- {name: CARACAL_LINK, value: {{ .root.Values.link.kind }}}
+{{- $ranks := int .role.tp | default (int .role.accelerator.count) }}
+{{- if gt $ranks 1 }}
+- {name: CARACAL_TP, value: {{ $ranks | quote }}}
+{{- end }}
 {{- $cache := dict "KV_PAGES" "kvPages" "PAGE_SIZE" "pageSize" "MAX_MODEL_LEN" "maxModelLen" }}
 {{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (merge $cache $step)) }}

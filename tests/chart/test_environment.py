@@ -17,7 +17,10 @@ OTHERS = {"POD_IP", "POD_NAME", "HOME", "REDIS_PASSWORD", "OTEL_EXPORTER_OTLP_EN
 # Every number of the attention worker given, so that its optional variables show.
 NUMBERS = ",".join(
     f"attention.{key}=16"
-    for key in ("kvPages", "pageSize", "maxBatchTokens", "maxRunning", "maxModelLen", "expertWaitSeconds")
+    for key in (
+        *("tp", "accelerator.count"),
+        *("kvPages", "pageSize", "maxBatchTokens", "maxRunning", "maxModelLen", "expertWaitSeconds"),
+    )
 )
 
 
@@ -37,7 +40,7 @@ def _fields(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("role", SETTINGS)
 def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
-    objects = chart.render(*EVERYTHING, NUMBERS, "model.dtype=bfloat16", "pod.threads=2")
+    objects = chart.render(*EVERYTHING, NUMBERS, "model.dtype=bfloat16", "pod.threads=2", "link.dispatchDtype=fp8")
     specs = dict(pod_specs([thing for thing in objects if thing["metadata"]["name"] == f"caracal-{role}"]))
     assert len(specs) == 1
     given = environment(next(iter(specs.values()))["containers"][0]).keys() - OTHERS

@@ -30,6 +30,12 @@ def test_a_role_overrides_what_all_pods_have(chart: Chart) -> None:
     assert _pod(objects, "expert")["nodeSelector"] == {"pool": "gpu", "disk": "fast"}
 
 
+def test_a_pod_has_a_rank_for_each_gpu(chart: Chart) -> None:
+    for values, ranks in {"tp=4": "4", "accelerator.count=2": "2", "accelerator.count=1": None, "tp=1": None}.items():
+        given = environment(_main(chart.render(f"attention.{values}"), "attention"))
+        assert given.get("CARACAL_TP", {}).get("value") == ranks, values
+
+
 def test_a_probe_is_replaced_whole(chart: Chart) -> None:
     objects = chart.render("expert.probes.liveness.tcpSocket.port=grpc")
     assert _main(objects, "expert")["livenessProbe"] == {"tcpSocket": {"port": "grpc"}}

@@ -44,6 +44,7 @@ REFUSED = {
     "expert.autoscaling.enabled=true,expert.autoscaling.minReplicas=0": "use kind=keda",
     "router.autoscaling.enabled=true,router.resources.requests=null": "give router.resources.requests.cpu",
     "expert.accelerator.count=1,expert.resourceClaims[0].name=gpu": "ask for its GPUs twice",
+    "attention.tp=2,attention.accelerator.count=4": "every rank has one GPU of its own",
     "image.tag=latest": "cannot be rolled back",
     "router.image.tag=latest": "cannot be rolled back",
 }
