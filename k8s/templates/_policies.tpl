@@ -114,6 +114,11 @@ spec:
 {{- toYaml (list $rule) }}
 {{- end }}
 
+{{/* Not empty when attention and expert pods reach every port of each other: RDMA and pair groups choose theirs as they go. */}}
+{{- define "caracal.openPorts" -}}
+{{- if or .Values.rdma.enabled (and (eq .Values.link.kind "nccl") .Values.link.openPorts) }}yes{{ end }}
+{{- end }}
+
 {{/* The way to Redis, wherever it is. */}}
 {{- define "caracal.redisEgress" -}}
 {{- if .Values.redis.enabled }}

@@ -22,6 +22,8 @@ REFINED: dict[str, Tree] = {
     "model.dtype": _one_of("", "bfloat16", "float32"),
     "model.name": {"type": "string", "minLength": 1},
     "model.shape.storage": _one_of("bfloat16", "float32", "float8_e4m3"),
+    "link.kind": _one_of("grpc", "nccl"),
+    "link.dispatchDtype": _one_of("", "fp8"),
     "placement.copies": {"type": "integer", "minimum": 1},
     "pod.image": {"$ref": "#/properties/image"},
     "pod.accelerator.usablePercent": {"type": "integer", "minimum": 1, "maximum": 100},

@@ -49,6 +49,17 @@ def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
     assert {"CARACAL_MODEL", "CARACAL_REDIS_URL", "CARACAL_CLUSTER", "CARACAL_HOST", "CARACAL_PORT"} <= given
 
 
+def test_the_link_is_the_callers_and_the_dispatch_dtype_is_both_sides(chart: Chart) -> None:
+    for values, link, dtype in (((), "grpc", None), (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8")):
+        given = {
+            name: environment(spec["containers"][0])
+            for name, spec in pod_specs(chart.render(*values))
+            if name in ("StatefulSet/caracal-attention", "StatefulSet/caracal-expert")
+        }
+        assert given["StatefulSet/caracal-attention"]["CARACAL_LINK"] == link
+        assert [env.get("CARACAL_DISPATCH_DTYPE") for env in given.values()] == [dtype, dtype]
+
+
 def test_variables_are_given_once(chart: Chart) -> None:
     for name, spec in pod_specs(chart.render(*EVERYTHING, NUMBERS)):
         for container in spec["containers"]:

@@ -1,5 +1,6 @@
 """NetworkPolicies: everything is denied, then exactly the edges of the design are allowed."""
 
+import pytest
 from chart_objects import Chart, Object, find, of_kind
 
 ROLES = ("router", "attention", "expert", "redis")
@@ -82,6 +83,18 @@ def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) 
     assert {role for role, rules in open_rules.items() if rules} == {"attention", "expert"}
     for rule in (*open_rules["attention"], *open_rules["expert"]):
         assert rule["to"][0]["podSelector"]["matchLabels"][COMPONENT] in ("attention", "expert")
+
+
+@pytest.mark.parametrize(("value", "opens"), [("link.openPorts=true", True), ("link.openPorts=false", False)])
+def test_pairs_open_every_port_between_attention_and_experts_unless_told_not_to(
+    chart: Chart, value: str, opens: bool
+) -> None:
+    objects = chart.render("link.kind=nccl", value)
+    for role, other in (("attention", "expert"), ("expert", "attention")):
+        for direction, ways in (("to", "egress"), ("from", "ingress")):
+            rules = [rule for rule in _policy(objects, role)[ways] if "ports" not in rule]
+            peers = [peer["podSelector"]["matchLabels"][COMPONENT] for rule in rules for peer in rule[direction]]
+            assert peers == ([other] if opens else [])
 
 
 def test_policies_can_be_switched_off(chart: Chart) -> None:

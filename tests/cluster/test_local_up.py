@@ -104,7 +104,7 @@ def test_a_user_starts_asks_scales_and_stops(home: dict[str, str], model: Path) 
 
 
 def test_children_do_not_outlive_a_killed_parent(home: dict[str, str], model: Path) -> None:
-    with up(home, "--model", str(model), "--port", "0") as process:
+    with up(home, "--model", str(model), "--port", "0", "--link", "nccl", "--dispatch-dtype", "fp8") as process:
         lines_until(process, "Ctrl-C stops everything")
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
@@ -117,6 +117,12 @@ def test_a_taken_port_is_one_line(home: dict[str, str], model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert f"127.0.0.1:{port}" in one_line(command(home, "up", "--model", str(model), "--port", port))
+
+
+@pytest.mark.parametrize(("option", "value"), [("--link", "rdma"), ("--dispatch-dtype", "int4")])
+def test_a_link_that_is_not_known_is_one_line(home: dict[str, str], model: Path, option: str, value: str) -> None:
+    said = one_line(command(home, "up", "--model", str(model), "--port", "0", option, value))
+    assert f"{option}: '{value}'" in said
 
 
 def test_a_wrong_directory_is_one_line(home: dict[str, str], tmp_path: Path) -> None:

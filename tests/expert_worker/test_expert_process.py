@@ -188,6 +188,7 @@ def test_an_idle_worker_shows_progress(checkpoint: Path, store: Store) -> None:
         ("PORT", "70000", "CARACAL_PORT is no port number"),
         ("DRAIN_S", "-1", "CARACAL_DRAIN_S must not be negative"),
         ("MAX_SESSIONS", "0", "CARACAL_MAX_SESSIONS must be positive"),
+        ("DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE must be fp8 or empty"),
         ("THREADS", "-2", "CARACAL_THREADS must not be negative"),
     ],
 )
