@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton bodies' tests
 
 
 def rand(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:

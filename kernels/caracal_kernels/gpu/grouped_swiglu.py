@@ -42,8 +42,8 @@ def _group_of(tile, count_ptr, G, BG: tl.constexpr, BM: tl.constexpr):
 
 @triton.jit
 def _weights(table_ptr, group, dtype: tl.constexpr):
-    """The address of a group's matrix. Allocations start at multiples of 16 bytes; the kernel must be told."""
-    return tl.multiple_of(tl.load(table_ptr + group), 16).to(tl.pointer_type(dtype))
+    """The address of a group's matrix, a multiple of 16: said of the pointer, since a cast forgets what was known."""
+    return tl.multiple_of(tl.load(table_ptr + group).to(tl.pointer_type(dtype)), 16)
 
 
 @triton.jit
@@ -163,6 +163,8 @@ def grouped_swiglu_triton(
         return y_PD
     f = down[0].shape[1]
     inner_PF = x_RD.new_empty((pairs, f))
-    gate_up_launch(x_RD, row_P, expert_count_G, gate_up, inner_PF, tile or tile_for(f, d, x_RD.dtype))
-    down_launch(inner_PF, expert_count_G, down, y_PD, tile or tile_for(d, f, x_RD.dtype))
+    rows = pairs // len(down)
+    shape = tile or tile_for(f, d, x_RD.dtype, pair=True, rows=rows)
+    gate_up_launch(x_RD, row_P, expert_count_G, gate_up, inner_PF, shape)
+    down_launch(inner_PF, expert_count_G, down, y_PD, tile or tile_for(d, f, x_RD.dtype, rows=rows))
     return y_PD

@@ -42,9 +42,10 @@ def grouped_swiglu_fp8_triton(
     f = down[0].shape[1]
     x_q_RD, x_scale_RS = quantize_triton(x_RD)
     inner_PF = x_RD.new_empty((pairs, f))
-    shape = tile or tile_for(f, d, torch.float8_e4m3fn)
+    rows = pairs // len(down)
+    shape = tile or tile_for(f, d, torch.float8_e4m3fn, pair=True, rows=rows)
     gate_up_launch(x_q_RD, row_P, expert_count_G, gate_up, inner_PF, shape, (x_scale_RS, gate_up_scale))
     inner_q_PF, inner_scale_PS = quantize_triton(inner_PF)
-    shape = tile or tile_for(d, f, torch.float8_e4m3fn)
+    shape = tile or tile_for(d, f, torch.float8_e4m3fn, rows=rows)
     down_launch(inner_q_PF, expert_count_G, down, y_PD, shape, (inner_scale_PS, down_scale))
     return y_PD

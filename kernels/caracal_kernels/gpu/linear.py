@@ -50,9 +50,10 @@ def linear_triton(
     (m, k), n = x_MK.shape, len(w_NK)
     check("linear", x_MK, w=(w_NK, (n, k)))
     y_MN = x_MK.new_empty((m, n), dtype=out_dtype or x_MK.dtype) if y_MN is None else y_MN
+    check("linear", y_MN, residual=(residual_MN, (m, n)))
     if not m:
         return y_MN
-    t = tile or tile_for(n, k, w_NK.dtype)
+    t = tile or tile_for(n, k, w_NK.dtype, rows=m)
     xs, ws = scales or (x_MK, w_NK)
     linear_kernel[(triton.cdiv(m, t.BM) * triton.cdiv(n, t.BN),)](
         x_MK, xs, w_NK, ws, y_MN if residual_MN is None else residual_MN, y_MN, m, n, k,

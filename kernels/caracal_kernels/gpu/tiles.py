@@ -1,6 +1,7 @@
-"""Tile shapes: one for each (N, K, dtype), so that a row's bits do not depend on how many rows there are.
+"""Tile shapes. A row's bits may not depend on how many rows there are.
 
 BK is one for every tile of a dtype: it is how products are grouped before they are added, so part of the numerics.
+BM, BN and which operand is left are not, as long as the hardware adds each group in the same way in both paths.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import torch
 
 from caracal_kernels.gpu.rounding import INTERPRET
 
-FP8_BLOCK = 128  # products under one scale: 1 x 128 of x, 128 x 128 of w
+FP8_BLOCK = 128  # values under one scale: 1 x 128 of x, 128 x 128 of w
 STRIP = 8  # row tiles that run next to each other
+
+# Whether the number of rows may choose between the two paths. The interpreter's give the same bits (its tests say so).
+# On a GPU each (N, K) has the small path until tests/ops/gpu/test_paths.py has passed on that device.
+ROWS_MAY_CHOOSE = bool(INTERPRET.value)
 
 
 @dataclass(frozen=True)
@@ -28,20 +33,46 @@ class Tile:
     swap_ab: bool
 
 
-_INTERPRETED_BK = {torch.bfloat16: 64, torch.float32: 64, torch.float8_e4m3fn: FP8_BLOCK}
+@dataclass(frozen=True)
+class Paths:
+    """`small` for few rows, bound by reading weights; `large`, from `many` rows on, bound by multiplying."""
 
-# An expert sees few rows and is bound by reading weights: BM 64 keeps the multiplications below that time, and
-# swapped, an output tile of 2 x 128 x 64 fills two warp groups. Three buffers of 40 KiB (bf16) are in flight.
+    small: Tile
+    large: Tile
+    many: int
+
+
+# Small: 64 rows take less time to multiply than their weights to read, from 1 row to 64 (H100: 3.35 TB/s, 990 TFLOP/s
+# of bf16). Weights on the left fill the 64 rows of a warp group's instruction. Up to 160 KiB in flight on an SM.
+# Large: as wide as registers hold without spilling (tests/ops/gpu/test_compile_dense.py), to read L2 less often.
 _HOPPER = {
-    torch.bfloat16: Tile(64, 128, 64, warps=8, stages=4, swap_ab=True),
-    torch.float8_e4m3fn: Tile(64, 128, FP8_BLOCK, warps=8, stages=4, swap_ab=True),
-    torch.float32: Tile(32, 64, 32, warps=4, stages=3, swap_ab=False),
+    torch.bfloat16: Paths(Tile(64, 128, 64, 8, 4, swap_ab=True), Tile(128, 256, 64, 8, 4, swap_ab=False), 256),
+    torch.float8_e4m3fn: Paths(Tile(64, 128, 128, 8, 4, swap_ab=True), Tile(128, 128, 128, 8, 4, swap_ab=False), 256),
+    torch.float32: Paths(Tile(32, 64, 32, 4, 3, swap_ab=False), Tile(64, 64, 32, 8, 3, swap_ab=False), 256),
+}
+# Two products at once, gate and up, hold twice the sums.
+_HOPPER_PAIR = _HOPPER | {
+    torch.bfloat16: Paths(Tile(64, 128, 64, 8, 4, swap_ab=True), Tile(128, 128, 64, 8, 4, swap_ab=False), 256),
+    torch.float8_e4m3fn: Paths(Tile(64, 128, 128, 8, 4, swap_ab=True), Tile(128, 64, 128, 8, 4, swap_ab=False), 256),
+}
+_INTERPRETED = {
+    torch.bfloat16: Paths(Tile(16, 64, 64, 4, 1, swap_ab=True), Tile(32, 64, 64, 4, 1, swap_ab=False), 17),
+    torch.float8_e4m3fn: Paths(Tile(16, 64, 128, 4, 1, swap_ab=True), Tile(32, 128, 128, 4, 1, swap_ab=False), 17),
+    torch.float32: Paths(Tile(16, 64, 64, 4, 1, swap_ab=True), Tile(32, 64, 64, 4, 1, swap_ab=False), 17),
 }
 
 
+def hopper_paths(dtype: torch.dtype, pair: bool = False) -> Paths:
+    return (_HOPPER_PAIR if pair else _HOPPER)[dtype]
+
+
 @cache
-def tile_for(n: int, k: int, dtype: torch.dtype) -> Tile:
-    """The tile of an [M, k] x [n, k] product of `dtype`. M is not asked for."""
-    if INTERPRET:
-        return Tile(32, 64, _INTERPRETED_BK[dtype], warps=4, stages=1, swap_ab=k > 64)
-    return _HOPPER[dtype]
+def paths_for(n: int, k: int, dtype: torch.dtype, pair: bool = False) -> Paths:
+    """The tiles of an [M, k] x [n, k] product of `dtype`, or of a pair of them."""
+    return _INTERPRETED[dtype] if INTERPRET else hopper_paths(dtype, pair)
+
+
+def tile_for(n: int, k: int, dtype: torch.dtype, pair: bool = False, rows: int = 0) -> Tile:
+    """One tile for each (n, k), unless `rows` (of an expert, on average) may choose."""
+    paths = paths_for(n, k, dtype, pair)
+    return paths.large if ROWS_MAY_CHOOSE and rows >= paths.many else paths.small
