@@ -52,7 +52,7 @@ def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
 def test_the_link_is_the_callers_and_the_dispatch_dtype_is_both_sides(chart: Chart) -> None:
     for values, link, dtype in (((), "grpc", None), (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8")):
         given = {
-            name: environment(spec["containers"][0])
+            name: {key: entry.get("value") for key, entry in environment(spec["containers"][0]).items()}
             for name, spec in pod_specs(chart.render(*values))
             if name in ("StatefulSet/caracal-attention", "StatefulSet/caracal-expert")
         }
