@@ -63,6 +63,13 @@ def told(events: Any) -> list[Told]:
     return [(token.index, token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
+def wait_left(store: Store, name: str, since_s: float) -> None:
+    """The worker gives its lease back within two seconds: sooner than the lease would end by itself."""
+    while store.record("attention", name):
+        assert time.monotonic() - since_s < 2
+        time.sleep(0.01)
+
+
 def wait_gone(processes: list[psutil.Process], seconds: float) -> None:
     _, left = psutil.wait_procs(processes, seconds)
     assert not left
@@ -82,12 +89,11 @@ def test_it_answers_like_one_rank_and_dies_with_its_follower(checkpoint: Path, t
         with pytest.raises(grpc.RpcError) as lost:
             begun += list(call)
         assert lost.value.code() == grpc.StatusCode.UNAVAILABLE, "the router takes it elsewhere"
+        wait_left(store, "attention-0", killed_s)
         _, errors = two.communicate(timeout=20)
-        assert time.monotonic() - killed_s < 2
         assert errors.splitlines()[-1] == "caracal: rank 1 has ended with code -9"
         assert two.returncode != 0
         assert "Traceback" not in errors.split("rank 1")[-1]
-        assert store.record("attention", "attention-0") is None, "its lease is given back"
         assert told(begun) + told(generate(at_one, told(begun))) == whole
 
 
@@ -95,8 +101,8 @@ def test_ranks_live_and_die_together(checkpoint: Path, tmp_path: Path) -> None:
     with redis_store(tmp_path) as store, cluster(checkpoint, store, 2, 2) as [(idle, _), (busy, address)]:
         killed_s = time.monotonic()
         followers(idle)[0].kill()
+        wait_left(store, "attention-0", killed_s)
         _, errors = idle.communicate(timeout=20)
-        assert time.monotonic() - killed_s < 2
         assert errors.splitlines()[-1] == "caracal: rank 1 has ended with code -9"
         ranks = followers(busy)
         next(generate(address))
