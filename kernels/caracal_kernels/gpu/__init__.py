@@ -11,3 +11,8 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which must not have happened yet
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from caracal_kernels.gpu.one_at_a_time import install
+
+    install()

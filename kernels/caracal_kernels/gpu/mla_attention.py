@@ -50,7 +50,7 @@ def attend_splits(
     scale_log2,
     num_seqs,
     table_stride,
-    table_width,
+    capacity,
     num_pages,
     page_size,
     H: tl.constexpr,
@@ -64,7 +64,7 @@ def attend_splits(
 ):
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
-    position = tl.load(position_ptr + row)
+    position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
     seq = tl.load(seq_ptr + row).to(tl.int64)
     begin = split * SPLIT
     if begin <= position:
@@ -81,7 +81,7 @@ def attend_splits(
         for start in range(begin, end, KEYS):
             n_N = start + tl.arange(0, KEYS)
             page_N = n_N // page_size
-            known_N = (n_N <= position) & (page_N < table_width) & (seq >= 0) & (seq < num_seqs)
+            known_N = (n_N <= position) & (seq >= 0) & (seq < num_seqs)
             id_N = tl.load(table_ptr + seq * table_stride + page_N, known_N, -1)
             known_N = known_N & (id_N >= 0) & (id_N < num_pages)
             key_N = (id_N.to(tl.int64) * page_size + n_N % page_size) * (C + R)
@@ -115,18 +115,19 @@ def fold_splits(
     position_ptr,
     out_ptr,
     num_splits,
+    capacity,
     H: tl.constexpr,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    position = tl.load(position_ptr + row)
+    position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
     if position >= SPLIT:
         c_C = tl.arange(0, BLOCK_C)
         top, total = float("-inf"), 0.0
         acc_C = tl.zeros([BLOCK_C], tl.float32)
-        for split in range(tl.minimum(position // SPLIT + 1, num_splits)):
+        for split in range(position // SPLIT + 1):
             place = (row * num_splits + split) * H + head
             split_top = tl.load(top_ptr + place)
             new_top = tl.maximum(top, split_top)
@@ -147,6 +148,7 @@ def mla_attention_triton(
     positions_T: Tensor,
     scale: float,
     kv_lora_rank: int,
+    scratch_bytes: int = SCRATCH_BYTES,
 ) -> Tensor:
     """As mla_attention. Indices are not checked: what points outside is not read, and its row's answer means nothing.
 
@@ -155,8 +157,9 @@ def mla_attention_triton(
     rows, heads, width = q_THL.shape
     pages, page_size, _ = cache_PBL.shape
     o_THC = q_THL.new_empty((rows, heads, kv_lora_rank))
-    splits = max(1, -(-page_table_SX.shape[1] * page_size // SPLIT))
-    fitting = SCRATCH_BYTES // (4 * splits * heads * (kv_lora_rank + 2))
+    capacity = page_table_SX.shape[1] * page_size
+    splits = max(1, triton.cdiv(capacity, SPLIT))
+    fitting = scratch_bytes // (4 * splits * heads * (kv_lora_rank + 2))
     group = min(rows, max(1, fitting))
     scratch = q_THL.new_empty((group * splits if splits > 1 else 0, heads, kv_lora_rank + 2), dtype=torch.float32)
     part, top, total = scratch.view(-1).split([len(scratch) * heads * n for n in (kv_lora_rank, 1, 1)])
@@ -179,7 +182,7 @@ def mla_attention_triton(
             scale * _LOG2_E,
             page_table_SX.shape[0],
             page_table_SX.stride(0),
-            page_table_SX.shape[1],
+            capacity,
             pages,
             page_size,
             H=heads,
@@ -201,6 +204,7 @@ def mla_attention_triton(
                 position,
                 out,
                 splits,
+                capacity,
                 H=heads,
                 C=kv_lora_rank,
                 BLOCK_C=block_c,

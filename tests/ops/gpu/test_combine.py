@@ -1,0 +1,54 @@
+"""combine in Triton: the reference's bits."""
+
+from __future__ import annotations
+
+import random
+
+import caracal_kernels.gpu  # noqa: F401  before triton
+import pytest
+import torch
+from caracal_kernels.combine import combine_reference
+from caracal_kernels.gpu.combine import combine_triton
+from op_inputs import DEVICE, DTYPES, i32, rand
+from poisoned_memory import poisoned_memory
+from torch import Tensor
+
+Inputs = tuple[Tensor, ...]
+
+
+def inputs(tokens: int, slots: int, answers: int, hidden: int, dtype: torch.dtype) -> Inputs:
+    """Some slots are zero experts', some answers nobody's."""
+    home = i32([random.randrange(-1, answers) for _ in range(tokens * slots)]).view(tokens, slots)
+    y, h, residual = (rand(n, hidden, dtype=dtype) for n in (answers, tokens, tokens))
+    return y, home, rand(tokens, slots), rand(tokens), h, residual
+
+
+def combined(given: Inputs) -> Tensor:
+    with poisoned_memory():
+        return combine_triton(*(x.to(DEVICE) for x in given)).cpu()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("tokens", "slots", "hidden"), [(0, 3, 8), (1, 1, 1), (7, 12, 1500), (5, 3, 72)])
+def test_the_references_bits(tokens: int, slots: int, hidden: int, dtype: torch.dtype) -> None:
+    random.seed(1)
+    for answers in (0, 1, 40):
+        given = inputs(tokens, slots, answers, hidden, dtype)
+        assert torch.equal(combined(given), combine_reference(*given))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tokens_bits_are_its_own(dtype: torch.dtype) -> None:
+    random.seed(2)
+    y, *rows = inputs(20, 4, 30, 72, dtype)
+    whole = combined((y, *rows))
+    for _ in range(40):
+        mix = random.sample(range(20), random.choice([1, 2, 5, 9]))
+        assert torch.equal(combined((y, *(x[mix] for x in rows))), whole[mix])
+
+
+def test_a_home_that_is_no_answers_is_not_read() -> None:
+    y, home, *rest = inputs(4, 3, 5, 72, torch.float32)
+    home[1, 2], home[2, 0], home[3, 1] = -2, 5, 1 << 30
+    skipped = torch.where((home < 0) | (home >= 5), -1, home)
+    assert torch.equal(combined((y, home, *rest)), combine_reference(y, skipped, *rest))

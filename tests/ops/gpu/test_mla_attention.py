@@ -1,0 +1,106 @@
+"""mla_attention in Triton: right against fp64 over splits, and a row's bits its own in prefill, chunks and decode."""
+
+from __future__ import annotations
+
+import random
+
+import caracal_kernels.gpu  # noqa: F401  before triton
+import pytest
+import torch
+from caracal_kernels.gpu.mla_attention import SPLIT, mla_attention_triton
+from op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, rand
+from poisoned_memory import poisoned_memory
+from torch import Tensor
+
+SCALE = 0.2
+# One key, a short block, the ends of blocks and splits, three splits.
+POSITIONS = [0, 5, 63, 64, SPLIT - 1, SPLIT, 2 * SPLIT - 1, 2 * SPLIT + 70]
+
+
+class Sequences:
+    """Keys of several sequences in shuffled pages; what nobody wrote is NaN."""
+
+    def __init__(self, lengths: list[int], s: Sizes, dtype: torch.dtype, page_size: int = 16, spare: int = 0) -> None:
+        self.keys = [rand(length, s.width, dtype=dtype) for length in lengths]
+        self.latent = s.latent
+        self.lay_out(page_size, spare)
+
+    def lay_out(self, page_size: int, spare: int = 0) -> None:
+        needed = [-(-len(keys) // page_size) for keys in self.keys]
+        pages = torch.randperm(sum(needed) + 3).tolist()
+        cache = torch.full((len(pages), page_size, self.keys[0].shape[1]), float("nan"), dtype=self.keys[0].dtype)
+        table = torch.full((len(needed), max(needed) + spare), -1, dtype=torch.int32)
+        for seq, keys in enumerate(self.keys):
+            for x in range(needed[seq]):
+                table[seq, x] = pages.pop()
+                part = keys[x * page_size : (x + 1) * page_size]
+                cache[table[seq, x], : len(part)] = part
+        self.cache, self.table = cache.to(DEVICE), table.to(DEVICE)
+
+    def attend(self, q: Tensor, seq: list[int], positions: list[int], scratch_bytes: int = 1 << 30) -> Tensor:
+        arguments = (self.cache, self.table, i32(seq).to(DEVICE), i32(positions).to(DEVICE), SCALE, self.latent)
+        with poisoned_memory():
+            return mla_attention_triton(q.to(DEVICE), *arguments, scratch_bytes).cpu()
+
+    def exact(self, q: Tensor, seq: list[int], positions: list[int]) -> Tensor:
+        rows = []
+        for q_HL, s, position in zip(q.double(), seq, positions, strict=True):
+            keys = self.keys[s][: position + 1].double()
+            rows.append(torch.softmax(q_HL @ keys.T * SCALE, -1) @ keys[:, : self.latent])
+        return torch.stack(rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("s", [ODD, EVEN])
+def test_agrees_with_fp64_over_splits_pages_and_room(s: Sizes, dtype: torch.dtype) -> None:
+    sequences = Sequences([2 * SPLIT + 71], s, dtype)
+    q, seq = rand(len(POSITIONS), s.heads, s.width, dtype=dtype), [0] * len(POSITIONS)
+    answer = sequences.attend(q, seq, POSITIONS)
+    close(answer, sequences.exact(q, seq, POSITIONS), dtype)
+    if s is ODD:
+        sequences.lay_out(page_size=48, spare=100)
+        row_of_scratch = 4 * 6 * s.heads * (s.latent + 2)
+        assert torch.equal(sequences.attend(q, seq, POSITIONS, 3 * row_of_scratch), answer), "groups of a few rows"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rows_bits_are_its_own(dtype: torch.dtype) -> None:
+    """Chunks of prefill and single rows of three sequences in 40 mixes; one row has two splits."""
+    random.seed(3)
+    sequences = Sequences([90, 40, SPLIT + 40], ODD, dtype, page_size=32)
+    rows = [(0, p) for p in range(50, 66)] + [(1, 39), (2, SPLIT + 30), (2, 7)]
+    q = rand(len(rows), ODD.heads, ODD.width, dtype=dtype)
+    alone = torch.cat([sequences.attend(q[i : i + 1], [seq], [p]) for i, (seq, p) in enumerate(rows)])
+    for _ in range(40):
+        start = random.randint(0, 12)
+        mix = list(range(start, min(16, start + random.randint(0, 5)))) + [
+            i for i in (16, 17, 18) if random.random() < 0.1
+        ]
+        random.shuffle(mix)
+        batch = sequences.attend(q[mix], [rows[i][0] for i in mix], [rows[i][1] for i in mix])
+        assert torch.equal(batch, alone[mix])
+
+
+def test_no_rows_and_many_heads() -> None:
+    s = Sizes(heads=70, latent=16, rope=8)
+    sequences = Sequences([20], s, torch.bfloat16)
+    assert sequences.attend(rand(0, 70, 24, dtype=torch.bfloat16), [], []).shape == (0, 70, 16)
+    q = rand(1, 70, 24, dtype=torch.bfloat16)
+    close(sequences.attend(q, [0], [19]), sequences.exact(q, [0], [19]), torch.bfloat16)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    sequences = Sequences([SPLIT + 50], ODD, torch.float32)
+    q = rand(1, ODD.heads, ODD.width, scale=30)
+    sequences.keys[0].mul_(30)
+    sequences.lay_out(16)
+    answer = sequences.attend(q, [0], [SPLIT + 49])
+    close(answer, sequences.exact(q, [0], [SPLIT + 49]), torch.float32)
+
+
+def test_what_points_outside_is_not_read_and_disturbs_nobody() -> None:
+    sequences = Sequences([40, 40], ODD, torch.float32)
+    q = rand(3, ODD.heads, ODD.width)
+    good = sequences.attend(q[:1], [0], [39])
+    sequences.table[1] = 1 << 30
+    assert torch.equal(sequences.attend(q, [0, 1, 7], [39, 39, 5000])[:1], good)

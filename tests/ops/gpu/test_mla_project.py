@@ -1,0 +1,82 @@
+"""mla_project, mla_values and mla_output in Triton: right against the reference, and a row's bits its own."""
+
+from __future__ import annotations
+
+import random
+
+import caracal_kernels.gpu  # noqa: F401  before triton
+import pytest
+import torch
+from caracal_kernels.gpu.mla_output import mla_output_triton, mla_values_triton
+from caracal_kernels.gpu.mla_project import mla_project_triton
+from caracal_kernels.mla_project import mla_project_reference
+from op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
+from poisoned_memory import poisoned_memory
+from torch import Tensor
+
+Weights = tuple[object, ...]
+
+
+def on_device(weights: Weights) -> Weights:
+    return tuple(w.to(DEVICE) if isinstance(w, Tensor) else w for w in weights)
+
+
+def project(s: Sizes, weights: Weights, x: Tensor, positions: list[int], slots: list[int]) -> tuple[Tensor, Tensor]:
+    cache = torch.full((4, 16, s.width), float("nan"), dtype=x.dtype, device=DEVICE)
+    where = i32(positions).to(DEVICE), i32(slots).to(DEVICE)
+    with poisoned_memory():
+        q = mla_project_triton(x.to(DEVICE), *on_device(weights), *where, cache, 1.5, 2.5)  # type: ignore[arg-type]
+    return q.cpu(), cache.view(-1, s.width).cpu()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("s", [ODD, EVEN, Sizes(heads=17, rope=6)])
+def test_project_agrees_with_the_reference(s: Sizes, dtype: torch.dtype) -> None:
+    weights = project_weights(s, dtype)
+    x, positions, slots = rand(9, s.hidden, dtype=dtype), list(range(5, 14)), list(range(48, 39, -1))
+    q, cache = project(s, weights, x, positions, slots)
+    other = torch.zeros((4, 16, s.width), dtype=dtype)
+    expected = mla_project_reference(x, *weights, i32(positions), i32(slots), other, 1.5, 2.5)  # type: ignore[arg-type]
+    close(q, expected, dtype)
+    close(cache[slots], other.view(-1, s.width)[slots], dtype)
+    written = ~cache.isnan().any(-1)
+    assert written.nonzero().flatten().tolist() == sorted(slots), "exactly the named slots are written"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_projected_bits_are_the_rows_own(dtype: torch.dtype) -> None:
+    random.seed(2)
+    weights = project_weights(ODD, dtype)
+    x = rand(20, ODD.hidden, dtype=dtype)
+    alone = [project(ODD, weights, x[i : i + 1], [i], [i]) for i in range(20)]
+    for _ in range(40):
+        rows = random.sample(range(20), random.choice([1, 2, 3, 5, 9]))
+        q, cache = project(ODD, weights, x[rows], rows, rows)
+        assert all(torch.equal(q[j], alone[i][0][0]) for j, i in enumerate(rows))
+        assert all(torch.equal(cache[i], alone[i][1][i]) for i in rows)
+
+
+def test_no_rows_and_slots_outside() -> None:
+    weights = project_weights(ODD, torch.float32)
+    q, cache = project(ODD, weights, rand(0, ODD.hidden), [], [])
+    assert q.shape == (0, ODD.heads, ODD.width)
+    assert cache.isnan().all()
+    q, cache = project(ODD, weights, rand(2, ODD.hidden), [3, 256], [-1, 64])
+    assert cache.isnan().all(), "neither slot is in the cache"
+    assert not q.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("s", [ODD, EVEN])
+def test_values_and_output(s: Sizes, dtype: torch.dtype) -> None:
+    o, residual = (rand(70, *shape, dtype=dtype).to(DEVICE) for shape in ((s.heads, s.latent), (s.hidden,)))
+    w_uv = rand(s.heads, s.value, s.latent, dtype=dtype, scale=s.latent**-0.5).to(DEVICE)
+    o_proj = rand(s.hidden, s.heads * s.value, dtype=dtype, scale=0.1).to(DEVICE)
+    with poisoned_memory():
+        values, out = mla_values_triton(o, w_uv), mla_output_triton(o, w_uv, o_proj, residual)
+    exact = torch.einsum("thc,hvc->thv", o.double(), w_uv.double()).flatten(1)
+    close(values, exact, dtype)
+    close(out, residual.double() + exact @ o_proj.double().T, dtype)
+    for i in (0, 1, 63, 64, 69):
+        assert torch.equal(mla_output_triton(o[i : i + 1], w_uv, o_proj, residual[i : i + 1])[0], out[i])
+    assert mla_output_triton(o[:0], w_uv, o_proj, residual[:0]).shape == (0, s.hidden)
