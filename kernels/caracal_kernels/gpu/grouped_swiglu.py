@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caracal_kernels.gpu.arguments import check
+from caracal_kernels.gpu.arguments import check, check_all
 from caracal_kernels.gpu.dot import nearby_tiles, product, product_pair, silu_times
 from caracal_kernels.gpu.rounding import round_to
 from caracal_kernels.gpu.tiles import STRIP, Tile, tile_for
@@ -154,14 +154,13 @@ def grouped_swiglu_triton(
 ) -> Tensor:  # fmt: skip
     """As the op `grouped_swiglu`. `y_PD` receives the result; `tile` is for tests and tuning."""
     pairs, d = len(row_P), x_RD.shape[1]
-    for w in gate_up:
-        check("grouped_swiglu", x_RD, gate_up=(w, (len(gate_up[0]), d)))
-    for w in down:
-        check("grouped_swiglu", x_RD, down=(w, (d, len(gate_up[0]) // 2)))
     y_PD = x_RD.new_empty((pairs, d)) if y_PD is None else y_PD
+    check("grouped_swiglu", x_RD, y=(y_PD, (pairs, d)))
     if not pairs:
         return y_PD
-    f = down[0].shape[1]
+    f = len(gate_up[0]) // 2
+    check_all("grouped_swiglu", x_RD, "gate_up", gate_up, (2 * f, d))
+    check_all("grouped_swiglu", x_RD, "down", down, (d, f))
     inner_PF = x_RD.new_empty((pairs, f))
     rows = pairs // len(down)
     shape = tile or tile_for(f, d, x_RD.dtype, pair=True, rows=rows)

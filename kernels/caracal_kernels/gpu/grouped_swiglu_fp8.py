@@ -8,24 +8,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.gpu.arguments import check
+from caracal_kernels.gpu.arguments import check, check_all
 from caracal_kernels.gpu.grouped_swiglu import down_launch, gate_up_launch
 from caracal_kernels.gpu.quantize import quantize_triton
 from caracal_kernels.gpu.tiles import FP8_BLOCK, Tile, tile_for
 
 
 def _check(
-    x_RD: Tensor, gate_up: list[Tensor], gate_up_scale: list[Tensor], down: list[Tensor], s: list[Tensor]
+    x: Tensor, gate_up: list[Tensor], gate_up_scale: list[Tensor], down: list[Tensor], scale: list[Tensor]
 ) -> None:
-    d, f = down[0].shape
+    op, d, f = "grouped_swiglu_fp8", x.shape[1], len(gate_up[0]) // 2
     d_blocks, f_blocks = -(-d // FP8_BLOCK), -(-f // FP8_BLOCK)
-    for w, scale in zip(gate_up, gate_up_scale, strict=True):
-        check("grouped_swiglu_fp8", down[0], gate_up=(w, (2 * f, x_RD.shape[1])))
-        check("grouped_swiglu_fp8", s[0], gate_up_scale=(scale, (2 * f_blocks, d_blocks)))
-    for w, scale in zip(down, s, strict=True):
-        check("grouped_swiglu_fp8", down[0], down=(w, (x_RD.shape[1], f)))
-        check("grouped_swiglu_fp8", s[0], down_scale=(scale, (d_blocks, f_blocks)))
-    check("grouped_swiglu_fp8", x_RD)
+    check_all(op, gate_up[0], "gate_up", gate_up, (2 * f, d))
+    check_all(op, gate_up_scale[0], "gate_up_scale", gate_up_scale, (2 * f_blocks, d_blocks))
+    check_all(op, gate_up[0], "down", down, (d, f))
+    check_all(op, gate_up_scale[0], "down_scale", scale, (d_blocks, f_blocks))
+    if not len(gate_up) == len(gate_up_scale) == len(down) == len(scale):
+        raise RuntimeError(f"{op}: gate_up, down and their scales are of different numbers of experts")
 
 
 def grouped_swiglu_fp8_triton(
@@ -36,6 +35,7 @@ def grouped_swiglu_fp8_triton(
     """As the op `grouped_swiglu_fp8`. `y_PD` receives the result; `tile` is for tests and tuning."""
     pairs, d = len(row_P), x_RD.shape[1]
     y_PD = x_RD.new_empty((pairs, d)) if y_PD is None else y_PD
+    check("grouped_swiglu_fp8", x_RD, y=(y_PD, (pairs, d)))
     if not pairs:
         return y_PD
     _check(x_RD, gate_up, gate_up_scale, down, down_scale)
