@@ -57,7 +57,7 @@ class ExpertCall(_message.Message):
     expert: _builtins.bytes
     """int32 LE [P]: the expert wanted; pairs ascend by (expert, row)"""
     pair: _builtins.int
-    """the pair over which the payload comes, already sent: x has no data; 0 = the payload is x.data"""
+    """`session` when the payload comes over its pair, already sent: x has no data; 0 = it is x.data"""
     unchecked: _builtins.bool
     """the payload never left device memory: no checksum"""
     @_builtins.property
@@ -180,7 +180,7 @@ class PairItem(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     pair: _builtins.int
-    """chosen by the caller, in its first item"""
+    """the session's id, in the caller's first item"""
     max_bytes: _builtins.int
     """of one call's payload; in the caller's first item, as is `on_device`"""
     on_device: _builtins.bool

@@ -1,7 +1,4 @@
-"""The worker's side of pairs: the rendezvous, and a session's payload over a pair or in its messages.
-
-Legend: N bytes, P (row, expert) pairs, D hidden.
-"""
+"""The worker's side of pairs, from their rendezvous to the session that uses them."""
 
 from __future__ import annotations
 
@@ -14,16 +11,13 @@ import grpc
 import structlog
 import torch
 from caracal_proto import expert_pb2
-from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
-from torch import Tensor
 
-from services.pair.group import HANDSHAKE_S, WORKER, Pair, PairBroken, Sent
-from services.pair.payload import check_of, pack, payload_bytes
+from services.pair.group import HANDSHAKE_S, WORKER, Pair, PairBroken
 from services.pair.store import MirrorStore
 
 log = structlog.get_logger(__name__)
 
-UNCLAIMED_S = 30.0  # a pair that no call has named by then belongs to a caller that is gone
+UNCLAIMED_S = 30.0  # a pair whose session has made no call by then belongs to a caller that is gone
 MAX_PAYLOAD_BYTES = 1 << 30
 
 
@@ -39,6 +33,7 @@ class Pairs:
     def __init__(self, host: str, device: torch.device, limit: int = 128) -> None:
         self._host, self._device, self._limit = host, device, limit
         self._meetings: dict[int, _Meeting] = {}
+        self._sessions: set[int] = set()  # those whose pair may still be asked for, however long they are silent
         self._lock = threading.Lock()
 
     def rendezvous(
@@ -56,6 +51,19 @@ class Pairs:
         yield from store.outgoing()
         if errors:
             context.abort(grpc.StatusCode.UNAVAILABLE, errors[0])
+
+    def enter(self, session: int) -> None:
+        """A session has made its first call."""
+        with self._lock:
+            self._sessions.add(session)
+
+    def leave(self, session: int) -> None:
+        """A session has ended: nobody will claim its pair."""
+        with self._lock:
+            self._sessions.discard(session)
+            meeting = self._meetings.pop(session, None)
+        if meeting is not None and meeting.pair is not None:
+            meeting.pair.abort()
 
     def claim(self, pair: int) -> Pair:
         """The session that names a pair owns it. Raises PairBroken."""
@@ -76,7 +84,11 @@ class Pairs:
         """Why a pair is refused; empty when its meeting is noted."""
         now = time.monotonic()
         with self._lock:
-            stale = [key for key, one in self._meetings.items() if now - one.since > UNCLAIMED_S]
+            stale = [
+                name
+                for name, one in self._meetings.items()
+                if name not in self._sessions and now - one.since > UNCLAIMED_S
+            ]
             left = [self._meetings.pop(key).pair for key in stale]
             if not 0 < hello.max_bytes <= MAX_PAYLOAD_BYTES:
                 refusal = f"a pair for calls of {hello.max_bytes} bytes"
@@ -107,61 +119,3 @@ class Pairs:
             with self._lock:
                 self._meetings[hello.pair] = _Meeting(pair, time.monotonic())
         store.end()
-
-
-class Payloads:
-    """How one session's payloads come and go. Its thread alone uses it; `close` ends the session's pair."""
-
-    def __init__(self, pairs: Pairs | None, hidden: int, wire: torch.dtype) -> None:
-        self._pairs, self._hidden, self._wire = pairs, hidden, wire
-        self._pair: Pair | None = None
-        self._name = 0
-        self._sent: Sent | None = None
-
-    def take(self, call: expert_pb2.ExpertCall) -> Tensor:
-        """uint8 [N]: the call's payload, valid until the next. Raises PairBroken.
-
-        It comes over the pair even for a call that will be refused: whatever was announced is received, in order.
-        """
-        if not call.pair:
-            return view(call.x.data, (len(call.x.data),), torch.uint8)
-        pair = self._pair_of(call.pair)
-        if tuple(call.x.shape) != (call.rows, self._hidden) or call.x.dtype != dtype_name(self._wire):
-            raise PairBroken("a payload of another shape or dtype than this worker's is announced")
-        return pair.receive(payload_bytes(call.rows, self._hidden, self._wire))
-
-    def put(self, call: expert_pb2.ExpertCall, reply: expert_pb2.ExpertReply, y_PD: Tensor) -> None:
-        """Adds the answer to the reply, or sends it the way the call came. Raises PairBroken."""
-        reply.y.dtype = dtype_name(y_PD.dtype)
-        reply.y.shape.extend(y_PD.shape)
-        if not call.pair:
-            data = raw_bytes(y_PD.cpu())
-            reply.y.data, reply.checksum = data, checksum(data)
-            return
-        payload_N = pack(y_PD, y_PD.dtype)
-        reply.over_pair = True
-        if payload_N.device.type == "cpu":
-            reply.checksum = check_of(payload_N)
-        else:
-            reply.unchecked = True
-        self._sent = self._pair_of(call.pair).send(payload_N)
-
-    def settle(self) -> None:
-        """After the reply has left: until the caller has taken the answer. Raises PairBroken."""
-        sent, self._sent = self._sent, None
-        if sent is not None:
-            sent.wait()
-
-    def close(self) -> None:
-        self._sent = None
-        if self._pair is not None:
-            self._pair.abort()
-
-    def _pair_of(self, name: int) -> Pair:
-        if self._pair is None:
-            if self._pairs is None:
-                raise PairBroken("this worker makes no pairs")
-            self._pair, self._name = self._pairs.claim(name), name
-        if name != self._name:
-            raise PairBroken(f"pair {name:x} is named in the session of pair {self._name:x}")
-        return self._pair

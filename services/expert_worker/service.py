@@ -16,7 +16,8 @@ from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.calls import BadCall, Expected, parse
 from services.expert_worker.experts import NotHeldError
 from services.expert_worker.holding import Holding, StaleTable, WrongTable
-from services.expert_worker.pairs import Pairs, Payloads
+from services.expert_worker.pairs import Pairs
+from services.expert_worker.payloads import Payloads
 from services.pair.group import PairBroken
 from services.telemetry import progress
 

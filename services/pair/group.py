@@ -22,34 +22,26 @@ do nothing, a timeout closes the connection). Hence every wait here is bounded b
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import cache
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroupGloo, Work
+from torch.distributed import Work
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from services.pair.backends import HANDSHAKE_S, MAX_CTAS, gloo, nccl
 from services.pair.launcher import launch
 
+__all__ = ["CALLER", "HANDSHAKE_S", "MAX_CTAS", "SILENCE_S", "WORKER", "Pair", "PairBroken", "Sent", "patience_s"]
+
 CALLER, WORKER = 0, 1
-HANDSHAKE_S = 5.0
 SILENCE_S = 0.8  # a payload that was announced is on its way: so long without it and the peer counts as gone
 SLOWEST = 50e6  # bytes per second
-MAX_CTAS = 2
 POLL_S = 20e-6
-
-# NCCL's watchdog of torch would end the process when one pair's peer dies.
-NCCL_ENVIRONMENT = {
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
-    "TORCH_NCCL_ENABLE_MONITORING": "0",
-    "TORCH_NCCL_NONBLOCKING_TIMEOUT": str(int(HANDSHAKE_S)),
-    "NCCL_LAUNCH_ORDER_IMPLICIT": "0",
-}
 
 
 class PairBroken(ConnectionError):
@@ -83,66 +75,93 @@ class Pair:
         self.device = device
         self._out, self._in, self._peer = groups[rank], groups[1 - rank], 1 - rank
         self._buffer_N = torch.empty(max_bytes, dtype=torch.uint8, device=device)
+        # Receives must not stand behind what the engine has queued: that is the work that hides them.
+        cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it bare
         self._sends = self._receives = 0
         self._broken = ""
 
     @classmethod
     def meet(cls, store: Store, rank: int, max_bytes: int, device: torch.device, host: str) -> Pair:
         """Both sides call this together, each with its rank. Ends when a byte has gone each way. Raises PairBroken."""
-        build = _nccl if device.type == "cuda" else _gloo
+        build = nccl if device.type == "cuda" else gloo
+        groups: list[Any] = []
         try:
-            groups = [build(PrefixStore(name, store), rank, device, host) for name in ("dispatch", "combine")]
+            for name in ("dispatch", "combine"):
+                groups.append(build(PrefixStore(name, store), rank, device, host))
             pair = cls(rank, groups, max_bytes, device)
-        except RuntimeError as error:
+            # In one order on both sides, or each would wait for the other's group to come up.
+            for sender in (CALLER, WORKER):
+                if rank == sender:
+                    pair.send(torch.ones(1, dtype=torch.uint8, device=device)).wait(HANDSHAKE_S)
+                else:
+                    pair.receive(1, HANDSHAKE_S)
+        except (RuntimeError, PairBroken) as error:
+            _abort(groups, device)
             raise PairBroken(_first_line(error)) from None
-        # In one order on both sides, or each would wait for the other's group to come up.
-        for sender in (CALLER, WORKER):
-            if rank == sender:
-                pair.send(torch.ones(1, dtype=torch.uint8, device=device)).wait(HANDSHAKE_S)
-            else:
-                pair.receive(1, HANDSHAKE_S)
         return pair
 
     def send(self, payload_N: Tensor) -> Sent:
         """Posts the next payload, uint8 [N]; then it may be announced. Raises PairBroken."""
         self._sends += 1
-        tag = self._sends % 2**30
-        return Sent(self._launch(lambda: self._out.send([payload_N], self._peer, tag)), payload_N)
+        group, tag = self._out, self._sends % 2**30
+        return Sent(self._launch(lambda: group.send([payload_N], self._peer, tag)), payload_N)
 
     def receive(self, nbytes: int, limit_s: float = 0.0) -> Tensor:
         """uint8 [N]: the next payload, which must have been announced. Raises PairBroken."""
         if not 0 < nbytes <= self.max_bytes:
             self._break(f"{nbytes} bytes were announced, there is room for {self.max_bytes}")
         self._receives += 1
-        tag = self._receives % 2**30
-        into_N = self._buffer_N[:nbytes]
-        work = self._launch(lambda: self._in.recv([into_N], self._peer, tag))
+        group, tag, into_N = self._in, self._receives % 2**30, self._buffer_N[:nbytes]
+
+        def post() -> Work:
+            with self.beside():
+                return group.recv([into_N], self._peer, tag)  # type: ignore[no-any-return]  # see gloo
+
+        work = self._launch(post)
         try:
             _settle(work, into_N, limit_s)
         except PairBroken as error:
             self._break(str(error))
         return into_N
 
+    def beside(self) -> AbstractContextManager[object]:
+        """On a GPU, the stream on which payloads arrive; elsewhere nothing."""
+        return torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
+
+    def copy(self, payload_N: Tensor) -> Tensor:
+        """Of what `receive` gave, to keep: made beside the engine's stream, complete, and usable on it."""
+        with self.beside():
+            copied_N = payload_N.clone()
+        if self._stream is not None:
+            self._stream.synchronize()
+            copied_N.record_stream(torch.cuda.default_stream(self.device))
+        return copied_N
+
     def abort(self) -> None:
         """Ends the pair without waiting for anybody."""
         self._broken = self._broken or "it was ended here"
         groups, self._out, self._in = (self._out, self._in), None, None
-        if self.device.type == "cuda":
-            for group in groups:
-                if group is not None:
-                    group.abort()
+        _abort([group for group in groups if group is not None], self.device)
 
     def _launch(self, post: Callable[[], Work]) -> Work:
         if self._broken:
             raise PairBroken(self._broken)
         try:
             return launch(self.device, post)
-        except (RuntimeError, AttributeError) as error:  # gloo's closed connection; a group that `abort` took away
+        except (RuntimeError, AttributeError) as error:  # gloo's closed connection; `abort` came in between
             self._break(_first_line(error))
 
     def _break(self, why: str) -> NoReturn:
         self._broken = self._broken or why
         raise PairBroken(self._broken)
+
+
+def _abort(groups: list[Any], device: torch.device) -> None:
+    """Gloo's connections close when nobody holds the group any more."""
+    if device.type == "cuda":
+        for group in groups:
+            group.abort()
 
 
 def _settle(work: Work, payload_N: Tensor, limit_s: float) -> None:
@@ -160,33 +179,6 @@ def _settle(work: Work, payload_N: Tensor, limit_s: float) -> None:
             time.sleep(POLL_S)
     except RuntimeError as error:
         raise PairBroken(_first_line(error)) from None
-
-
-@cache
-def _device(host: str) -> Any:
-    """Gloo's listening socket and thread, one per process."""
-    return ProcessGroupGloo.create_device(hostname=host)
-
-
-def _gloo(store: Store, rank: int, device: torch.device, host: str) -> Any:
-    gloo: Any = ProcessGroupGloo  # its type stub lacks the options with the device
-    options = gloo._Options()
-    options._devices, options._threads = [_device(host)], 1
-    options._timeout = timedelta(seconds=HANDSHAKE_S)
-    return gloo(store, rank, 2, options)
-
-
-def _nccl(store: Store, rank: int, device: torch.device, host: str) -> Any:
-    from torch.distributed import ProcessGroupNCCL  # only builds for CUDA have it
-
-    os.environ.update({name: value for name, value in NCCL_ENVIRONMENT.items() if name not in os.environ})
-    options = ProcessGroupNCCL.Options()
-    options._timeout = timedelta(seconds=HANDSHAKE_S)
-    options.config.blocking = 0  # else a peer that dies in the handshake is waited for without end
-    options.config.max_ctas = MAX_CTAS
-    group = ProcessGroupNCCL(store, rank, 2, options)
-    group.eager_connect_single_device(device)  # here and not at the first launch, where every pair would wait for it
-    return group
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -190,11 +191,15 @@ class PairSession(Session):
         payload_N = self.pair.receive(payload_bytes(*waiting.shape, waiting.dtype))
         if not reply.unchecked and check_of(payload_N.cpu()) != reply.checksum:
             raise BadReply(f"the answer of {self._name} fails its checksum")
-        return payload_N.clone().view(waiting.dtype).view(waiting.shape)
+        return self.pair.copy(payload_N).view(waiting.dtype).view(waiting.shape)
 
     def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
         if reply.over_pair:
             raise PairBroken("a payload is announced that nobody asked for")
+
+    def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
+        with self.pair.beside() if self.pair is not None else nullcontext():
+            return super()._answer(reply, waiting)
 
     def _misshapen(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
         # How many bytes are on their way is not known now, so nothing after them can be received either.

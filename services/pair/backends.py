@@ -1,0 +1,52 @@
+"""A two-rank group of torch.distributed on a store of its own: gloo for CPU tensors, NCCL for CUDA ones."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+from torch.distributed import ProcessGroupGloo
+from torch.distributed.distributed_c10d import Store
+
+HANDSHAKE_S = 5.0
+MAX_CTAS = 2  # of an NCCL kernel: few, since a send holds them until the peer receives
+
+# NCCL's watchdog of torch would end the process when one pair's peer dies.
+NCCL_ENVIRONMENT = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_NONBLOCKING_TIMEOUT": str(int(HANDSHAKE_S)),
+    "NCCL_LAUNCH_ORDER_IMPLICIT": "0",
+}
+
+
+@cache
+def _device(host: str) -> Any:
+    """Gloo's listening socket and thread, one per process."""
+    return ProcessGroupGloo.create_device(hostname=host)
+
+
+def gloo(store: Store, rank: int, device: torch.device, host: str) -> Any:
+    """Raises RuntimeError, after HANDSHAKE_S at most for each step. `host` is this side, as the peer can reach it."""
+    group: Any = ProcessGroupGloo  # its type stub lacks the options with the device
+    options = group._Options()
+    options._devices, options._threads = [_device(host)], 1
+    options._timeout = timedelta(seconds=HANDSHAKE_S)
+    return group(store, rank, 2, options)
+
+
+def nccl(store: Store, rank: int, device: torch.device, host: str) -> Any:
+    """The same; NCCL finds its own interfaces."""
+    from torch.distributed import ProcessGroupNCCL  # only builds for CUDA have it
+
+    os.environ.update({name: value for name, value in NCCL_ENVIRONMENT.items() if name not in os.environ})
+    options = ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=HANDSHAKE_S)
+    options.config.blocking = 0  # else a peer that dies in the handshake is waited for without end
+    options.config.max_ctas = MAX_CTAS
+    group = ProcessGroupNCCL(store, rank, 2, options)
+    group.eager_connect_single_device(device)  # here and not at the first launch, where every pair would wait for it
+    return group
