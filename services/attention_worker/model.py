@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
 import torch
 from caracal_kernels import mla_attention, mla_project, rms_norm
 from torch import Tensor
@@ -18,6 +19,10 @@ from torch import Tensor
 from services.attention_worker.parallel.ranks import ALONE, Ranks
 from services.attention_worker.step import Step
 from services.checkpoint import Checkpoint, ModelConfig, attention_tensors
+from services.device import CPU
+from services.staging import Staging
+
+log = structlog.get_logger(__name__)
 
 LORA_NORM_EPS = 1e-6  # Hugging Face builds q_a and kv_a norms with the class default, not with rms_norm_eps
 
@@ -113,10 +118,10 @@ class Model:
     def __init__(self, load: Load) -> None:
         config = load.config
         self.config = config
-        self.dtype = load.dtype
+        self.dtype, self.device = load.dtype, load.device
         self._ranks = load.ranks
         self._embed_VD = load("model.embed_tokens.weight")
-        cos_sin_PR = rope_table(config)
+        cos_sin_PR = rope_table(config).to(load.device)
         self._layers = [Layer(load, layer, cos_sin_PR) for layer in range(config.num_layers)]
         self._norm_D = load("model.norm.weight")
         self._head_VD = load("lm_head.weight", rows=load.ranks.shard.rows(config.vocab_size))
@@ -124,10 +129,11 @@ class Model:
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         """Two latent caches [pages, page_size, C + R] per layer; sublayer i of layer l is 2 l + i."""
         shape = (num_pages, page_size, self.config.latent)
-        return [torch.zeros(shape, dtype=self.dtype) for _ in range(2 * self.config.num_layers)]
+        return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2 * self.config.num_layers)]
 
     def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
+        step = step.to(self.device)
         # index_select, not x[rows]: that one wakes OpenMP's threads for a handful of rows.
         x_TD = self._embed_VD.index_select(0, step.ids_T)
         for layer in self._layers:
@@ -139,9 +145,17 @@ class Model:
 class Load:
     """Reads tensors, or a rank's rows of them, in the model's dtype, counting them for the progress report."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        progress: Progress,
+        ranks: Ranks = ALONE,
+        device: torch.device = CPU,
+    ) -> None:
         self.config: ModelConfig = checkpoint.config
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
+        self.staging = Staging(device)
         self.ranks = ranks
         self._checkpoint = checkpoint
         self._progress = progress
@@ -149,7 +163,7 @@ class Load:
         self._done = 0
 
     def __call__(self, name: str, dtype: torch.dtype | None = None, rows: range | None = None) -> Tensor:
-        tensor = self._checkpoint.tensor(name, dtype or self.dtype, rows=rows)
+        tensor = self._checkpoint.tensor(name, dtype or self.dtype, self.staging, rows)
         self._done += 1
         self._progress(self._done, self._total)
         return tensor
@@ -168,6 +182,16 @@ def rope_table(config: ModelConfig) -> Tensor:
     return torch.cat([angle_PR.cos(), angle_PR.sin()], dim=-1)
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress, ranks: Ranks = ALONE) -> Model:
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    progress: Progress,
+    ranks: Ranks = ALONE,
+    device: torch.device = CPU,
+) -> Model:
     """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor."""
-    return Model(Load(checkpoint, dtype, progress, ranks))
+    load = Load(checkpoint, dtype, progress, ranks, device)
+    model = Model(load)
+    rate = round(load.staging.gigabytes_per_second, 2)
+    log.info("weights are read", bytes=load.staging.bytes, gigabytes_per_second=rate, device=str(device))
+    return model

@@ -29,13 +29,15 @@ class NonFiniteLogits(ArithmeticError):
 def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut | NonFiniteLogits]:
     """One token for each sequence, or the reason why that one can have none.
 
-    `logits_BV` is fp32 on the CPU and is left as it was. A row's result depends on that row and its sequence only.
+    `logits_BV` is fp32, on any device, and is left as it was. A row's result depends on that row and its sequence only.
     """
     finite_B = [math.isfinite(total) for total in logits_BV.sum(-1).tolist()]
     # The op is only ever shown numbers: a row that has none is drawn from zeros, and the draw thrown away.
-    usable_BV = logits_BV if all(finite_B) else logits_BV.where(torch.tensor(finite_B)[:, None], 0.0)
+    usable_BV = (
+        logits_BV if all(finite_B) else logits_BV.where(torch.tensor(finite_B, device=logits_BV.device)[:, None], 0.0)
+    )
     ids_B = _draw(_reshaped(usable_BV, sequences), sequences)
-    rows = logits_BV.numpy()
+    rows = logits_BV.cpu().numpy()
     return [
         _token_out(row, sequence, token) if finite else NonFiniteLogits("the model gave logits that are not finite")
         for row, sequence, token, finite in zip(rows, sequences, ids_B, finite_B, strict=True)
@@ -43,15 +45,15 @@ def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut
 
 
 def _draw(logits_BV: Tensor, sequences: list[Sequence]) -> list[int]:
-    asked = [sequence.sampling for sequence in sequences]
+    asked, device = [sequence.sampling for sequence in sequences], logits_BV.device
     ids_B = sample(
         logits_BV,
-        torch.tensor([one.seed for one in asked], dtype=torch.int64),
-        torch.tensor([len(sequence.ids) for sequence in sequences], dtype=torch.int64),
-        torch.tensor([one.temperature for one in asked], dtype=torch.float32),
-        torch.tensor([one.top_k for one in asked], dtype=torch.int32),
-        torch.tensor([one.top_p for one in asked], dtype=torch.float32),
-        torch.tensor([one.min_p for one in asked], dtype=torch.float32),
+        torch.tensor([one.seed for one in asked], dtype=torch.int64, device=device),
+        torch.tensor([len(sequence.ids) for sequence in sequences], dtype=torch.int64, device=device),
+        torch.tensor([one.temperature for one in asked], dtype=torch.float32, device=device),
+        torch.tensor([one.top_k for one in asked], dtype=torch.int32, device=device),
+        torch.tensor([one.top_p for one in asked], dtype=torch.float32, device=device),
+        torch.tensor([one.min_p for one in asked], dtype=torch.float32, device=device),
     )
     drawn: list[int] = ids_B.tolist()
     return drawn
@@ -62,11 +64,11 @@ def _reshaped(logits_BV: Tensor, sequences: list[Sequence]) -> Tensor:
     changed = [index for index, sequence in enumerate(sequences) if sequence.sampling.reshapes]
     if not changed:
         return logits_BV
-    logits_BV = logits_BV.clone()
-    rows = logits_BV.numpy()
+    host_BV = logits_BV.cpu() if logits_BV.is_cuda else logits_BV.clone()
+    rows = host_BV.numpy()
     for index in changed:
         _reshape(rows[index], sequences[index])
-    return logits_BV
+    return host_BV.to(logits_BV.device)
 
 
 def _reshape(row: Row, sequence: Sequence) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,17 @@ class Step:
     slots_T: Tensor  # int32, where the token's latent is written
     page_table_SX: Tensor  # int32, -1 padded
     sample_rows_B: Tensor  # int64, indices into T
+
+    def to(self, device: torch.device) -> Step:
+        """The same step on a device; itself where it lies there already."""
+        if self.ids_T.device == device:
+            return self
+        return Step(
+            number=self.number,
+            ids_T=self.ids_T.to(device),
+            positions_T=self.positions_T.to(device),
+            seq_T=self.seq_T.to(device),
+            slots_T=self.slots_T.to(device),
+            page_table_SX=self.page_table_SX.to(device),
+            sample_rows_B=self.sample_rows_B.to(device),
+        )
