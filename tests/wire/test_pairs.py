@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
+from caracal_proto import expert_pb2, expert_pb2_grpc
 from expert_fleet import Worker, connecting, exchange, gates, load_everything, place, random_batch, run, workers
 from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
@@ -183,6 +185,47 @@ def test_a_pair_that_broke_is_made_again_after_a_pause(checkpoint: Checkpoint, o
             assert time.monotonic() < deadline, "the pair was never made again"
             assert torch.equal(run(linked, 0, gate[0], batch), right_TD)
     assert (stats.met, stats.broken) == (2, 1)
+
+
+@pytest.mark.parametrize("named", ["its own, which it never made", "another session's"])
+def test_a_call_over_a_pair_that_is_not_its_own_ends_its_session_only(
+    checkpoint: Checkpoint, one: Worker, named: str
+) -> None:
+    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    batch, stats = random_batch(0, checkpoint.config.hidden_size, DTYPE), PairStats()
+    with exchange(checkpoint, connecting("nccl", checkpoint, DTYPE, stats)) as linked:
+        linked.apply(place(1, checkpoint, [one.endpoint], lambda layer, expert: [0]))
+        run(linked, 0, gate[0], batch)
+        call = expert_pb2.ExpertCall.FromString(one.service.calls[-1].SerializeToString())
+        assert call.pair
+        call.session = 77
+        if named.startswith("its own"):
+            call.pair = 77
+        with grpc.insecure_channel(one.endpoint.address) as channel:
+            stream = expert_pb2_grpc.ExpertStub(channel).Session(iter([call]), timeout=10)
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert linked.stats.total().retries == 0
+    assert (stats.met, stats.broken) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("hello", "why"),
+    [
+        (expert_pb2.PairItem(pair=5), "a pair for calls of 0 bytes"),
+        (expert_pb2.PairItem(pair=5, max_bytes=1 << 50), "a pair for calls of"),
+        (expert_pb2.PairItem(pair=5, max_bytes=100, on_device=True), "this worker has no GPU"),
+    ],
+)
+def test_a_rendezvous_that_asks_for_what_cannot_be_is_refused_in_words(
+    one: Worker, hello: expert_pb2.PairItem, why: str
+) -> None:
+    with grpc.insecure_channel(one.endpoint.address) as channel:
+        with pytest.raises(grpc.RpcError, match=why) as caught:
+            list(expert_pb2_grpc.ExpertStub(channel).Pair(iter([hello]), timeout=10))
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def _hang_up(reply: object) -> None:
