@@ -12,17 +12,21 @@ class NoSuchDevice(ValueError):
     """A device that this machine does not have; the message begins with the variable's name."""
 
 
-def find_device(name: str) -> torch.device:
-    """Of CARACAL_DEVICE: cpu, cuda (the first GPU that the process sees) or cuda:N. Raises NoSuchDevice."""
+def find_device(name: str, rank: int = 0) -> torch.device:
+    """Of CARACAL_DEVICE: cpu, cuda (the first GPU that the process sees) or cuda:N; of several ranks each its own.
+
+    Raises NoSuchDevice.
+    """
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}: cpu, cuda or cuda:N")
     if kind == "cpu":
         return CPU
-    count, index = torch.cuda.device_count(), int(number or 0)
+    count, index = torch.cuda.device_count(), int(number or 0) + rank
     if index >= count:
         have = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU that torch can use"
-        raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}: this machine has {have} (torch {torch.__version__})")
+        who = f" and rank {rank} takes number {index}" if rank else ""
+        raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}{who}: this machine has {have} (torch {torch.__version__})")
     return torch.device("cuda", index)
 
 

@@ -8,10 +8,12 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from services.attention_worker.engine import EngineLimits, ModelLike
+from services.attention_worker.memory import room_for_pages
 from services.attention_worker.model import Model, load_model
 from services.attention_worker.parallel.ranks import ALONE, Ranks
 from services.attention_worker.settings import BadSetting, Settings
 from services.checkpoint import Checkpoint, ModelConfig, numerics_class
+from services.device import NoSuchDevice, find_device
 from services.telemetry import progress
 
 
@@ -20,6 +22,9 @@ class Servable(ModelLike, Protocol):
 
     @property
     def config(self) -> ModelConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 M = TypeVar("M", bound=Servable, covariant=True)
@@ -39,40 +44,52 @@ class Opened:
     """A checkpoint that fits the settings, before any weight is read."""
 
     checkpoint: Checkpoint
-    limits: EngineLimits
+    settings: Settings
     dtype: torch.dtype
+    device: torch.device
 
     @property
     def config(self) -> ModelConfig:
         return self.checkpoint.config
 
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
-        """Reads everything but the experts, or a rank's part of it. Raises CheckpointError of one line."""
+        """Reads everything but the experts, or a rank's part of it. Raises CheckpointError or BadSetting."""
         with progress("loading the attention side") as report:
-            model = load_model(self.checkpoint, self.dtype, report, ranks)
-        return Loaded(model, self.limits, numerics_class(self.checkpoint, self.dtype))
+            model = load_model(self.checkpoint, self.dtype, report, ranks, self.device)
+        room = room_for_pages(self.device, self.config, self.dtype, self.settings.page_size)
+        numerics = numerics_class(self.checkpoint, self.dtype, self.device)
+        return Loaded(model, self.limits(self.settings.kv_pages or room), numerics)
+
+    def limits(self, pages: int) -> EngineLimits:
+        """The engine's sizes; the model length defaults to what the positions and the whole cache both allow.
+
+        Raises BadSetting when there is no room for a single page.
+        """
+        if not pages:
+            raise BadSetting("CARACAL_KV_PAGES: the weights leave the GPU no room for a page: more ranks (CARACAL_TP)?")
+        settings, positions = self.settings, self.config.max_position_embeddings
+        return EngineLimits(
+            num_pages=pages,
+            page_size=settings.page_size,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_running=settings.max_running,
+            max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
+        )
 
 
-def open_model(settings: Settings) -> Opened:
+def open_model(settings: Settings, rank: int = 0) -> Opened:
     """Checks the model directory against the settings. Raises CheckpointError or BadSetting, each of one line."""
+    try:
+        device = find_device(settings.device, rank)
+    except NoSuchDevice as error:
+        raise BadSetting(str(error)) from None
     checkpoint = Checkpoint.open(settings.model)
-    heads = checkpoint.config.num_attention_heads
-    if heads % settings.tp:
+    config = checkpoint.config
+    if config.num_attention_heads % settings.tp:
+        heads = config.num_attention_heads
         raise BadSetting(f"CARACAL_TP is {settings.tp}: it must divide the model's {heads} attention heads")
-    dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)
-    return Opened(checkpoint, engine_limits(settings, checkpoint.config), dtype)
-
-
-def engine_limits(settings: Settings, config: ModelConfig) -> EngineLimits:
-    """The engine's sizes; the model length defaults to what the positions and the whole cache both allow."""
     if settings.max_model_len > config.max_position_embeddings:
         positions = config.max_position_embeddings
         raise BadSetting(f"CARACAL_MAX_MODEL_LEN is {settings.max_model_len}, the model has {positions} positions")
-    capacity = settings.kv_pages * settings.page_size
-    return EngineLimits(
-        num_pages=settings.kv_pages,
-        page_size=settings.page_size,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_running=settings.max_running,
-        max_model_len=settings.max_model_len or min(config.max_position_embeddings, capacity),
-    )
+    dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
+    return Opened(checkpoint, settings, dtype, device)

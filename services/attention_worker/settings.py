@@ -21,6 +21,7 @@ class Settings:
 
     model: Path
     dtype: str = ""  # bfloat16 | float32; empty = the checkpoint's own
+    device: str = "cpu"  # cpu | cuda | cuda:N, of rank 0; further ranks take the next ones
     redis_url: str = "redis://127.0.0.1:6379/0"
     cluster: str = "caracal"  # prefix of every Redis key
     host: str = "127.0.0.1"
@@ -30,7 +31,7 @@ class Settings:
     metrics_port: int = 0  # 0 = any free one
     threads: int = 0  # of the kernels, in every rank; 0 = torch's choice
     tp: int = 1  # ranks, each a process with its part of every layer; must divide the attention heads
-    kv_pages: int = 512
+    kv_pages: int = 0  # of the latent cache; 0 = 512 on a CPU, on a GPU as many as its memory has room for
     page_size: int = 64  # tokens
     max_batch_tokens: int = 256  # per step
     max_running: int = 64  # sequences per step
@@ -42,11 +43,11 @@ class Settings:
     overlap: bool = True  # off only to measure what the shortcut hides
 
     def __post_init__(self) -> None:
-        for name in ("kv_pages", "page_size", "max_batch_tokens", "max_running", "tp"):
+        for name in ("page_size", "max_batch_tokens", "max_running", "tp"):
             _require(getattr(self, name) > 0, name, "must be positive")
         for name in ("port", "metrics_port"):
             _require(0 <= getattr(self, name) < 65536, name, "is no port number")
-        for name in ("threads", "max_model_len", "drain_s", "expert_wait_s"):
+        for name in ("kv_pages", "threads", "max_model_len", "drain_s", "expert_wait_s"):
             _require(getattr(self, name) >= 0, name, "must not be negative")
         _require(self.page_size % 16 == 0, "page_size", "must be a multiple of 16")
         _require(self.max_running <= self.max_batch_tokens, "max_running", "must not exceed CARACAL_MAX_BATCH_TOKENS")

@@ -39,7 +39,7 @@ class AttentionWorker:
     def __init__(self, settings: Settings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
         self._settings = settings
-        pairs = pair_options(settings, config)
+        pairs = pair_options(settings, config, loaded.model.device)
         self._identity = Identity(
             worker_id=settings.identity,
             boot_id=uuid.uuid4().hex,
@@ -49,6 +49,7 @@ class AttentionWorker:
         self._exchange = Exchange(
             connector(settings.link, pairs),
             config,
+            device=loaded.model.device,
             wire=pairs.wire,
             overlap=settings.overlap,
             expert_wait_s=settings.expert_wait_s,
@@ -183,7 +184,7 @@ class AttentionWorker:
         return not self._engine.busy
 
 
-def pair_options(settings: Settings, config: ModelConfig) -> PairOptions:
+def pair_options(settings: Settings, config: ModelConfig, device: torch.device) -> PairOptions:
     """What links of this worker need to know: how rows travel, and how much room a pair must have."""
     dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
     return PairOptions(
@@ -193,6 +194,6 @@ def pair_options(settings: Settings, config: ModelConfig) -> PairOptions:
         hidden=config.hidden_size,
         dtype=dtype,
         wire=wire_dtype(settings.dispatch_dtype, dtype),
-        device=torch.device("cpu"),
+        device=device,
         stats=PairStats(),
     )

@@ -22,7 +22,7 @@ def test_defaults_and_what_the_environment_says() -> None:
         ("CARACAL_PORT", "http", "CARACAL_PORT is 'http': not a number"),
         ("CARACAL_PORT", "70000", "CARACAL_PORT is no port number"),
         ("CARACAL_PAGE_SIZE", "24", "CARACAL_PAGE_SIZE must be a multiple of 16"),
-        ("CARACAL_KV_PAGES", "0", "CARACAL_KV_PAGES must be positive"),
+        ("CARACAL_KV_PAGES", "-1", "CARACAL_KV_PAGES must not be negative"),
         ("CARACAL_MAX_RUNNING", "300", "CARACAL_MAX_RUNNING must not exceed CARACAL_MAX_BATCH_TOKENS"),
         ("CARACAL_DTYPE", "float16", "CARACAL_DTYPE must be bfloat16 or float32"),
         ("CARACAL_OVERLAP", "yes", "CARACAL_OVERLAP is 'yes', it must be 0 or 1"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from quantized_checkpoint import to_fp8
+from structlog.testing import capture_logs
 from tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 
 from services.attention_worker.loading import open_model
@@ -15,7 +16,7 @@ from services.attention_worker.parallel.group import RankGroup
 from services.attention_worker.parallel.leader import ranks_of
 from services.attention_worker.parallel.shard import Shard
 from services.attention_worker.settings import BadSetting, Settings
-from services.checkpoint import HOST, Checkpoint, attention_tensors
+from services.checkpoint import Checkpoint, attention_tensors
 
 SHARED_OUT = ("q_b_proj.weight", "kv_b_proj.weight", "o_proj.weight", "gate_proj.weight", "up_proj.weight")
 SHARED_OUT += ("down_proj.weight", "lm_head.weight")
@@ -23,9 +24,10 @@ SHARED_OUT += ("down_proj.weight", "lm_head.weight")
 
 def bytes_read(path: Path, shard: Shard) -> int:
     opened = open_model(Settings(model=path, tp=shard.size))
-    before = HOST.bytes
-    opened.load(ranks_of(opened.config, RankGroup(shard, path, torch.device("cpu"))))
-    return HOST.bytes - before
+    with capture_logs() as logs:
+        opened.load(ranks_of(opened.config, RankGroup(shard, path, torch.device("cpu"))))
+    (read,) = (entry["bytes"] for entry in logs if entry["event"] == "weights are read")
+    return int(read)
 
 
 def sizes(path: Path) -> tuple[int, int]:

@@ -31,12 +31,12 @@ log = structlog.get_logger(__name__)
 @torch.inference_mode()
 def follow(settings: Settings, shard: Shard, channel: Channel, folder: Path) -> None:
     """Takes part until the channel ends. Raises CheckpointError, BadSetting, RuntimeError of a failed collective."""
-    opened = open_model(settings)
-    group = RankGroup(shard, folder, torch.device("cpu"))
+    opened = open_model(settings, shard.rank)
+    group = RankGroup(shard, folder, opened.device)
     loaded = opened.load(ranks_of(opened.config, group))
-    caches = loaded.model.new_cache(loaded.limits.num_pages, loaded.limits.page_size)
     channel.send(loaded.numerics_class.encode())
     group.connect()
+    caches = loaded.model.new_cache(group.least(loaded.limits.num_pages), loaded.limits.page_size)
     exchange = FollowingExchange(group)
     log.info("rank follows", rank=shard.rank, of=shard.size)
     while True:

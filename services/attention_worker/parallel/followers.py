@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -43,16 +44,13 @@ class Followers:
         self.folder = Path(tempfile.mkdtemp(prefix="caracal-ranks-")) if size > 1 else Path()
         self._all = [_start(rank, self.folder) for rank in range(1, size)]
         self._why: RankLost | None = None
+        self._abort: Callable[[], None] = _nothing
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
-
-    @property
-    def pids(self) -> list[int]:
-        return [one.process.pid for one in self._all]
 
     def await_ready(self, numerics_class: str) -> None:
         """Until every rank has loaded its part. Raises RankLost for one that ended or computes other bits."""
@@ -63,6 +61,15 @@ class Followers:
                 raise self._ended(NOTICE_S) or RankLost(f"rank {one.rank} has closed its channel") from None
             if found != numerics_class:
                 raise RankLost(f"rank {one.rank} is of numerics class {found}, rank 0 of {numerics_class}")
+
+    def joined(self, abort: Callable[[], None]) -> None:
+        """The ranks have a group; `abort` ends its collectives once a rank is gone."""
+        self._abort = abort
+
+    def check(self) -> None:
+        """Raises RankLost when a rank was seen to be gone: what was computed with it is worth nothing."""
+        if self._why:
+            raise self._why
 
     def send(self, frame: bytes) -> None:
         """Raises ChannelClosed when a rank is gone."""
@@ -79,26 +86,17 @@ class Followers:
         finally:
             for one in self._all:
                 loop.remove_reader(one.channel)
-        raise self._why or self._ended(NOTICE_S) or RankLost("a rank has closed its channel")
+        self._why = self._why or self._ended(NOTICE_S) or RankLost("a rank has closed its channel")
+        self._abort()
+        raise self._why
 
     def part(self, error: Exception) -> RankLost:
         """Ends every rank, from any thread, after a step that not all took to its end. Returns why; so does `watch`."""
-        self._why = self._ended(NOTICE_S) or RankLost(f"the ranks are out of step: {error}")
+        self._why = self._why or self._ended(NOTICE_S) or RankLost(f"the ranks are out of step: {error}")
         for one in self._all:
             one.channel.close_down()
             one.process.kill()
         return self._why
-
-    def _ended(self, seconds: float) -> RankLost | None:
-        """A rank that has ended by itself; its connections close before its exit code can be had."""
-        deadline = time.monotonic() + seconds
-        while True:
-            for one in self._all:
-                if (code := one.process.poll()) is not None:
-                    return RankLost(f"rank {one.rank} has ended with code {code}")
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.01)
 
     def end(self) -> None:
         """Lets every rank leave, kills what stays; may be called twice."""
@@ -113,6 +111,21 @@ class Followers:
                 one.process.wait()
         if self.size > 1:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _ended(self, seconds: float) -> RankLost | None:
+        """A rank that has ended by itself; its connections close before its exit code can be had."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for one in self._all:
+                if (code := one.process.poll()) is not None:
+                    return RankLost(f"rank {one.rank} has ended with code {code}")
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _start(rank: int, folder: Path) -> Follower:

@@ -47,6 +47,21 @@ class RankGroup:
         whole = parts.view(size, rows, block).transpose(0, 1).reshape(rows, size * block)
         return whole[:, :width].contiguous()
 
+    def least(self, number: int) -> int:
+        """The smallest of the ranks' numbers. The call is collective."""
+        mine = torch.tensor([[number]], device=self._device)
+        return int(self.gather(mine, self.shard.size).min())
+
+    def settle(self) -> None:
+        """Waits until what was launched has run: on a GPU the host learns no sooner that a collective was aborted."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def abort(self) -> None:
+        """Ends collectives that wait for a dead rank, from any thread. Gloo's end by themselves, with connections."""
+        if self._group is not None:
+            self._group.abort()
+
     def broadcast(self, tensor: Tensor) -> None:
         """Rank 0's values into everybody's `tensor`."""
         self._group.broadcast(tensor, 0).wait()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from services.attention_worker.loading import Loaded, Opened
 from services.attention_worker.model import ExchangeLike, Model
-from services.attention_worker.parallel.exchange import Broadcasts, GaveUp, LeadingExchange
+from services.attention_worker.parallel.exchange import GaveUp, LeadingExchange
 from services.attention_worker.parallel.followers import Followers
 from services.attention_worker.parallel.group import RankGroup
 from services.attention_worker.parallel.plan import pack
@@ -21,8 +20,8 @@ from services.router.dispatch.links import WorkerUnavailable
 class LeadingModel:
     """Rank 0's part of the model, and the word to the others before each step."""
 
-    def __init__(self, model: Model, group: Broadcasts, followers: Followers) -> None:
-        self.config = model.config
+    def __init__(self, model: Model, group: RankGroup, followers: Followers) -> None:
+        self.config, self.device = model.config, model.device
         self._model, self._group, self._followers = model, group, followers
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
@@ -33,7 +32,10 @@ class LeadingModel:
         """As Model.forward. Raises what the exchange raises, and WorkerUnavailable when the ranks are out of step."""
         try:
             self._followers.send(pack(step, caches[0].shape[1]))
-            return self._model.forward(step, caches, LeadingExchange(self._group, exchange))
+            logits_BV = self._model.forward(step, caches, LeadingExchange(self._group, exchange))
+            self._group.settle()
+            self._followers.check()
+            return logits_BV
         except GaveUp as gave_up:
             raise gave_up.why from None
         except Exception as error:
@@ -55,8 +57,10 @@ def load_leader(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[
     """The whole model, or rank 0's part of it, joined by the others. Raises CheckpointError or RankLost."""
     if followers.size == 1:
         return opened.load()
-    group = RankGroup(Shard(0, followers.size), followers.folder, torch.device("cpu"))
+    group = RankGroup(Shard(0, followers.size), followers.folder, opened.device)
     loaded = opened.load(ranks_of(opened.config, group))
     followers.await_ready(loaded.numerics_class)
     group.connect()
-    return Loaded(LeadingModel(loaded.model, group, followers), loaded.limits, loaded.numerics_class)
+    followers.joined(group.abort)
+    limits = opened.limits(group.least(loaded.limits.num_pages))
+    return Loaded(LeadingModel(loaded.model, group, followers), limits, loaded.numerics_class)

@@ -1,0 +1,46 @@
+"""The latent cache takes the room there is, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_checkpoint import UNEVEN, make_checkpoint
+
+from services.attention_worker.kv_cache import KvCache
+from services.attention_worker.loading import open_model
+from services.attention_worker.memory import CPU_PAGES, page_bytes, pages_that_fit
+from services.attention_worker.settings import BadSetting, Settings
+
+
+def test_a_page_takes_what_it_is_counted_as(tmp_path: Path) -> None:
+    opened = open_model(Settings(model=make_checkpoint(tmp_path / "model", UNEVEN), page_size=32, kv_pages=7))
+    loaded = opened.load()
+    cache = KvCache(loaded.model, loaded.limits.num_pages, loaded.limits.page_size, 4, loaded.limits.max_model_len)
+    assert cache.bytes == 7 * page_bytes(opened.config, opened.dtype, 32)
+
+
+def test_the_real_model_on_a_gpu_of_80_gib() -> None:
+    """28 layers, 512 + 64 values a token and sublayer: 64 512 bytes a token in bfloat16."""
+    one, free, total = 64 * 64_512, 40 * 2**30, 80 * 2**30
+    pages = pages_that_fit(free, total, one)
+    assert pages * one <= free - total // 10 < (pages + 1) * one
+    assert pages_that_fit(total // 20, total, one) == 0
+
+
+def test_sizes_follow_the_pages(tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path / "model")
+    opened = open_model(Settings(model=model))
+    limits = opened.load().limits
+    assert (limits.num_pages, limits.max_model_len) == (CPU_PAGES, opened.config.max_position_embeddings)
+    assert opened.limits(2).max_model_len == 128
+    with pytest.raises(BadSetting, match="CARACAL_KV_PAGES: the weights leave the GPU no room"):
+        opened.limits(0)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    if torch.cuda.device_count() > 5:
+        pytest.skip("there are that many")
+    with pytest.raises(BadSetting, match="CARACAL_DEVICE is 'cuda:4' and rank 1 takes number 5: this machine has"):
+        open_model(Settings(model=tmp_path / "nothing", device="cuda:4"), rank=1)
