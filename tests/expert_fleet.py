@@ -1,14 +1,10 @@
-"""Expert workers and exchanges over a tiny checkpoint: real gRPC servers on loopback, in this process or in children.
+"""Expert workers and exchanges over a tiny checkpoint: real gRPC servers on loopback.
 
 Legend: T tokens, D hidden, E gate outputs.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -171,24 +167,6 @@ class Worker:
         self.server.stop(0)
 
 
-class Child:
-    """An expert worker in a process of its own, to be killed."""
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, name: str, slow_s: float = 0.0) -> None:
-        path = os.pathsep.join(str(REPO / p) for p in ("", "kernels", "proto", "tests"))
-        arguments = [sys.executable, __file__, str(checkpoint), str(dtype).removeprefix("torch."), name, str(slow_s)]
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
-        assert self.process.stdout
-        address = self.process.stdout.readline().strip()
-        assert address, "the child died"
-        self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=address)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 def place(
     epoch: int,
     checkpoint: Checkpoint,
@@ -249,27 +227,3 @@ def run(exchange: Any, layer: int, gate: Gate, batch: Batch) -> Tensor:
     """One MoE layer through an exchange."""
     out_TD: Tensor = exchange.start(layer, batch.h_TD, gate, batch).finish(batch.residual_TD)
     return out_TD
-
-
-def main() -> None:
-    """A child: serves every expert of the checkpoint, says where, and ends with its parent's pipe."""
-    path, dtype, name, slow_s = sys.argv[1:]
-    torch.set_num_threads(1)
-    checkpoint = Checkpoint.open(Path(path))
-
-    def slowly(compute: Compute) -> Compute:
-        def slow(layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
-            time.sleep(float(slow_s))
-            return compute(layer, x_RD, row_P, expert_P)
-
-        return slow
-
-    worker = Worker(checkpoint, getattr(torch, dtype), name, slowly)
-    load_everything(worker.experts)
-    print(worker.endpoint.address, flush=True)
-    while os.getppid() != 1:
-        time.sleep(0.2)
-
-
-if __name__ == "__main__":
-    main()

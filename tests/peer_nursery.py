@@ -11,17 +11,37 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from caracal_proto import placement_pb2
 from expert_fleet import REPO, Worker, load_everything
+from torch import Tensor
 
 from services.checkpoint import Checkpoint
+from services.expert_worker.batcher import Compute
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A worker in a process of its own."""
+
+    endpoint: placement_pb2.Endpoint
+    pid: int
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
 
 
 class Nursery:
-    """`worker()` gives the endpoint and process id of a new worker that holds every expert."""
+    """`worker()` gives a new worker that holds every expert; `slow_s` is added to each of its launches."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         path = os.pathsep.join(str(REPO / p) for p in ("", "kernels", "proto", "tests"))
@@ -36,26 +56,39 @@ class Nursery:
         self._born = 0
         self._asking = threading.Lock()
 
-    def worker(self) -> tuple[placement_pb2.Endpoint, int]:
+    def worker(self, slow_s: float = 0.0) -> Peer:
         with self._asking:
             name = f"n{self._born}"
             self._born += 1
             assert self._process.stdin
             assert self._process.stdout
-            self._process.stdin.write(f"{name}\n")
+            self._process.stdin.write(f"{name} {slow_s}\n")
             said = self._process.stdout.readline().split()
         assert len(said) == 3, "the nursery died"
         assert said[0] == name
-        return placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=said[1]), int(said[2])
+        return Peer(placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=said[1]), int(said[2]))
 
     def close(self) -> None:
-        """Its workers go with it."""
+        """Its workers go with it, stopped ones too."""
+        for child in psutil.Process(self._process.pid).children():
+            child.kill()
         self._process.kill()
         self._process.communicate()
 
 
-def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, parent: int) -> None:
-    worker = Worker(checkpoint, dtype, name)
+def slowly(slow_s: float) -> Callable[[Compute], Compute]:
+    def around(compute: Compute) -> Compute:
+        def slow(layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
+            time.sleep(slow_s)
+            return compute(layer, x_RD, row_P, expert_P)
+
+        return slow
+
+    return around
+
+
+def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, parent: int) -> None:
+    worker = Worker(checkpoint, dtype, name, slowly(slow_s))
     load_everything(worker.experts)
     print(name, worker.endpoint.address, os.getpid(), flush=True)
     gone = threading.Event()
@@ -71,7 +104,8 @@ def main() -> None:
     for line in sys.stdin:
         if os.fork() == 0:
             try:
-                serve(checkpoint, dtype, line.strip(), parent)
+                name, slow_s = line.split()
+                serve(checkpoint, dtype, name, float(slow_s), parent)
             finally:
                 os._exit(0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -16,7 +15,6 @@ from caracal_proto import expert_pb2, tensor_pb2
 from caracal_proto.tensors import checksum
 from expert_fleet import (
     LINKS,
-    Child,
     Worker,
     connecting,
     exchange,
@@ -27,6 +25,7 @@ from expert_fleet import (
     run,
     workers,
 )
+from peer_nursery import Nursery, Peer
 from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
 from torch import Tensor
@@ -222,30 +221,34 @@ def test_an_answer_that_is_truly_not_finite_is_believed(
         assert not torch.isfinite(out_TD[3]).all()
 
 
+@pytest.fixture(scope="module")
+def nursery(path: Path) -> Iterator[Nursery]:
+    made = Nursery(path, DTYPE)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def children(path: Path) -> Iterator[list[Child]]:
-    running = [Child(path, DTYPE, f"c{i}", slow_s=0.3) for i in range(2)]
-    yield running
-    for child in running:
-        child.kill()
+def children(nursery: Nursery) -> list[Peer]:
+    return [nursery.worker(slow_s=0.3) for _ in range(2)]
 
 
 def test_a_worker_killed_in_flight_is_replaced_by_the_replica(
-    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     with exchange(checkpoint, connect) as linked:
         linked.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
         pending = linked.start(0, batch.h_TD, gate[0], batch)
         time.sleep(0.1)
-        children[0].process.send_signal(signal.SIGKILL)
+        children[0].kill()
         out_TD = pending.finish(batch.residual_TD)
         assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
         assert linked.stats.layers[0].retries == 1
 
 
 def test_without_a_replica_the_layer_waits_for_a_new_table(
-    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [child.endpoint for child in children]
@@ -253,7 +256,7 @@ def test_without_a_replica_the_layer_waits_for_a_new_table(
         linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
         pending = linked.start(0, batch.h_TD, gate[0], batch)
         time.sleep(0.1)
-        children[0].process.send_signal(signal.SIGKILL)
+        children[0].kill()
         new = place(2, checkpoint, ends[1:], lambda layer, expert: [0])
         threading.Timer(0.7, linked.apply, [new]).start()
         assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
@@ -262,10 +265,10 @@ def test_without_a_replica_the_layer_waits_for_a_new_table(
 
 
 def test_a_hung_worker_is_passed_over_after_its_first_silence(
-    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
 ) -> None:
     gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
-    os.kill(children[0].process.pid, signal.SIGSTOP)
+    children[0].signal(signal.SIGSTOP)
     with exchange(checkpoint, connect, call_timeout_s=0.8) as linked:
         linked.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
         began_s = time.monotonic()
@@ -274,7 +277,7 @@ def test_a_hung_worker_is_passed_over_after_its_first_silence(
             assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
         assert linked.stats.layers[0].retries <= 2
         assert time.monotonic() - began_s < 8
-    os.kill(children[0].process.pid, signal.SIGCONT)
+    children[0].signal(signal.SIGCONT)
 
 
 def test_a_restarted_worker_is_found_again_at_its_address(
@@ -293,16 +296,16 @@ def test_a_restarted_worker_is_found_again_at_its_address(
 
 
 def test_a_hung_worker_that_leaves_the_table_is_not_waited_for(
-    checkpoint: Checkpoint, connect: Connect, children: list[Child]
+    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [child.endpoint for child in children]
     with exchange(checkpoint, connect, call_timeout_s=60, expert_wait_s=60) as linked:
         linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
-        os.kill(children[0].process.pid, signal.SIGSTOP)
+        children[0].signal(signal.SIGSTOP)
         pending = linked.start(0, batch.h_TD, gate[0], batch)
         threading.Timer(0.2, linked.apply, [place(2, checkpoint, ends[1:], lambda layer, expert: [0])]).start()
         began_s = time.monotonic()
         assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
         assert time.monotonic() - began_s < 20, "the leader's word ends the wait, not the call's own deadline"
-    os.kill(children[0].process.pid, signal.SIGCONT)
+    children[0].signal(signal.SIGCONT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from expert_fleet import (
     random_batch,
     run,
 )
-from peer_nursery import Nursery
+from peer_nursery import Nursery, Peer
 from plain_exchange import PlainExchange
 from tiny_checkpoint import make_checkpoint
 from torch import Tensor
@@ -102,7 +101,7 @@ class Slot:
     """One pair at a time, called without a pause for as long as its worker lives."""
 
     link: NcclLink
-    pid: int
+    peer: Peer
     answered: int = 0
     slowest_s: float = 0.0
     killed_s: float = 0.0
@@ -112,11 +111,11 @@ class Slot:
 
     def kill(self) -> None:
         self.killed_s = time.monotonic()
-        os.kill(self.pid, signal.SIGKILL)
+        self.peer.kill()
 
-    def replace(self, link: NcclLink, pid: int) -> None:
+    def replace(self, link: NcclLink, peer: Peer) -> None:
         self.link.close()
-        self.link, self.pid, self.killed_s = link, pid, 0.0
+        self.link, self.peer, self.killed_s = link, peer, 0.0
         self.noticed.clear()
         self.reborn.set()
 
@@ -145,11 +144,11 @@ def test_pairs_die_and_join_and_the_others_never_notice(checkpoint: Checkpoint, 
     work, dice, stats = calls(checkpoint), random.Random(1), PairStats()
     connect = connecting("nccl", checkpoint, DTYPE, stats)
 
-    def born() -> tuple[NcclLink, int]:
-        endpoint, pid = nursery.worker()
-        link = connect(endpoint)
+    def born() -> tuple[NcclLink, Peer]:
+        peer = nursery.worker()
+        link = connect(peer.endpoint)
         assert isinstance(link, NcclLink)
-        return link, pid
+        return link, peer
 
     slots = [Slot(*born()) for _ in range(PAIRS)]
     over, pulse = threading.Event(), Pulse()
@@ -212,9 +211,9 @@ def test_a_layer_goes_on_bit_for_bit_while_its_workers_die_and_join(checkpoint: 
 
         pulse = Pulse()
         for epoch in range(1, LAYER_KILLS + 1):
-            tell(epoch, [endpoint for endpoint, _ in living])
+            tell(epoch, [peer.endpoint for peer in living])
             go_on(dice.randint(3, 8))
-            os.kill(living.pop(dice.randrange(len(living)))[1], signal.SIGKILL)
+            living.pop(dice.randrange(len(living))).kill()
             go_on(2)
             living.append(nursery.worker())
         pulse.stop()
