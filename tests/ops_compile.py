@@ -1,4 +1,7 @@
-"""Ahead-of-time compilation of a Triton kernel for Hopper, without a GPU, in a process of its own."""
+"""Ahead-of-time compilation of Triton kernels for Hopper, without a GPU, in a process of their own.
+
+The tests' process interprets kernels, and Triton is one or the other from its import on. The child takes a job a line.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 SM90_SHARED_BYTES = 227 * 1024  # what one block may ask for
@@ -61,12 +65,22 @@ def compile_sm90(
         "options": {"num_warps": num_warps, "num_stages": num_stages},
         "aligned": [name for name, kind in signature.items() if kind.startswith("*") or name in aligned],
     }
+    child = _child()
+    assert child.stdin
+    assert child.stdout
+    child.stdin.write(json.dumps(job) + "\n")
+    child.stdin.flush()
+    answer = json.loads(child.stdout.readline())
+    if "error" in answer:
+        raise RuntimeError(f"{job['name']} does not compile for sm_90:\n{answer['error'][-4000:]}")
+    return Compiled(**answer)
+
+
+@cache
+def _child() -> subprocess.Popen[str]:
+    """Ends with its standard input, so with this process."""
     env = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, __file__, json.dumps(job)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{job['name']} does not compile for sm_90:\n{done.stderr[-4000:]}")
-    return Compiled(**json.loads(done.stdout.splitlines()[-1]))
+    return subprocess.Popen([sys.executable, __file__], env=env, stdin=PIPE, stdout=PIPE, text=True)
 
 
 def _compile(job: dict[str, Any]) -> Compiled:
@@ -93,5 +107,14 @@ def _compile(job: dict[str, Any]) -> Compiled:
     return Compiled(made.metadata.shared, found["REG"], found["STACK"] + found["LOCAL"], made.asm["ptx"])
 
 
+def _answer(line: str) -> dict[str, Any]:
+    try:
+        return vars(_compile(json.loads(line)))
+    except Exception as error:  # noqa: BLE001  the edge of this process: every failure is the caller's to show
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
 if __name__ == "__main__":
-    print(json.dumps(vars(_compile(json.loads(sys.argv[1])))))
+    answers, sys.stdout = sys.stdout, sys.stderr  # what the compiler prints is no answer
+    for line in sys.stdin:
+        print(json.dumps(_answer(line)), file=answers, flush=True)
