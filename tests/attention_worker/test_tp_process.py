@@ -63,9 +63,9 @@ def told(events: Any) -> list[Told]:
     return [(token.index, token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
-def wait_left(store: Store, name: str, since_s: float) -> None:
-    """The worker gives its lease back within two seconds: sooner than the lease would end by itself."""
-    while store.record("attention", name):
+def wait_left(worker: subprocess.Popen[str], store: Store, since_s: float) -> None:
+    """Within two seconds attention-0 has given its lease back or is gone: sooner than the lease ends by itself."""
+    while worker.poll() is None and store.record("attention", "attention-0"):
         assert time.monotonic() - since_s < 2
         time.sleep(0.01)
 
@@ -89,7 +89,7 @@ def test_it_answers_like_one_rank_and_dies_with_its_follower(checkpoint: Path, t
         with pytest.raises(grpc.RpcError) as lost:
             begun += list(call)
         assert lost.value.code() == grpc.StatusCode.UNAVAILABLE, "the router takes it elsewhere"
-        wait_left(store, "attention-0", killed_s)
+        wait_left(two, store, killed_s)
         _, errors = two.communicate(timeout=20)
         assert errors.splitlines()[-1] == "caracal: rank 1 has ended with code -9"
         assert two.returncode != 0
@@ -101,7 +101,7 @@ def test_ranks_live_and_die_together(checkpoint: Path, tmp_path: Path) -> None:
     with redis_store(tmp_path) as store, cluster(checkpoint, store, 2, 2) as [(idle, _), (busy, address)]:
         killed_s = time.monotonic()
         followers(idle)[0].kill()
-        wait_left(store, "attention-0", killed_s)
+        wait_left(idle, store, killed_s)
         _, errors = idle.communicate(timeout=20)
         assert errors.splitlines()[-1] == "caracal: rank 1 has ended with code -9"
         ranks = followers(busy)
