@@ -11,10 +11,14 @@ LONGEST = 2000  # characters of a reason; longer ones are not ours
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why experts have no room, and how many of them each worker would take away that asked to leave."""
+    """Why experts have no room, and how many of them each worker would take away that asked to leave.
+
+    `lost`: how many nobody holds already, so that requests wait for them.
+    """
 
     reason: str
     workers: Mapping[str, int] = field(default_factory=dict)
+    lost: int = 0
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Refusal:
@@ -25,16 +29,22 @@ class Refusal:
         workers = raw.get("workers", {})
         if not isinstance(workers, dict) or not all(type(count) is int and count >= 0 for count in workers.values()):
             raise ValueError("workers are not counted")
-        return cls(raw["reason"], workers)
+        lost = raw.get("lost", 0)
+        if type(lost) is not int or lost < 0:
+            raise ValueError("what is lost is not counted")
+        return cls(raw["reason"], workers, lost)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
-        if not self.workers:
-            return self.reason
         kept = ", ".join(f"{worker_id} ({_experts(count)})" for worker_id, count in self.workers.items())
-        return f"{self.reason}. Until then these must not go: {kept}"
+        verb = "is" if self.lost == 1 else "are"
+        return (
+            (f"{_experts(self.lost)} {verb} held by nobody, requests wait for them: " if self.lost else "")
+            + self.reason
+            + (f". Until then these must not go: {kept}" if kept else "")
+        )
 
 
 def no_place_yet(count: int, reason: str = "") -> str:

@@ -17,9 +17,12 @@ from services.membership import Membership, WorkerRecord
 class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionServicer):
     """Plays one worker of either role. `say` is told what happens, in order: (worker id, what, epoch)."""
 
-    def __init__(self, role: str, number: int, say: list[tuple[str, str, int]], boot: str = "a", **record: Any) -> None:
+    def __init__(
+        self, role: str, number: int, say: list[tuple[str, str, int]], boot: str = "a", refuses: str = "", **record: Any
+    ) -> None:
         self.role, self.worker_id, self.boot_id = role, f"{role}-{number}", f"{role}{number}{boot}"
         self.held: set[tuple[int, int]] = set()
+        self.refuses = refuses  # what it says to every Prepare, if anything
         self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
         self._say, self._record, self._port = say, {"numerics_class": "c", **record}, 0
         self._server: Any = None
@@ -55,6 +58,8 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     async def Prepare(self, request: expert_pb2.PrepareRequest, context: Any) -> expert_pb2.PrepareReply:
         self._say.append((self.worker_id, "prepare", request.epoch))
         await asyncio.sleep(self.load_s)
+        if self.refuses:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refuses)
         reply = expert_pb2.PrepareReply()
         for id in request.experts:
             self.held.add((id.layer, id.expert))

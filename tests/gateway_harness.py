@@ -13,6 +13,7 @@ import uvloop
 from fake_attention import FakeAttention
 from prometheus_client import CollectorRegistry
 
+from services.refusal import Refusal
 from services.router.edge import RouterEdge
 from services.router.gateway.service import Service
 from services.router.requests.assets import ModelAssets
@@ -50,7 +51,7 @@ class Harness:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
-        self.warning = ""
+        self.refusal: Refusal | None = None
 
     def __enter__(self) -> Harness:
         self._thread.start()
@@ -98,5 +99,5 @@ class Harness:
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.cluster = Cluster(self.assets, fleet, self.metrics)
-        self.edge = RouterEdge(Service(self.cluster, self._deadline_s, lambda: self.warning))
+        self.edge = RouterEdge(Service(self.cluster, self._deadline_s, lambda: self.refusal))
         await self.edge.start("127.0.0.1", 0, 0)

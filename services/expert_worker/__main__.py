@@ -25,6 +25,8 @@ async def serve(settings: Settings, checkpoint: Checkpoint) -> None:
         except OSError as error:
             refuse(str(error))
         await serve_until_signal(worker.drain, *worker.background())
+    except CheckpointError as error:
+        refuse(str(error))
     finally:
         await worker.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import NoReturn
@@ -35,6 +36,9 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         """`wire`: what rows come in, the model's dtype unless given. Without `pairs` all payload is in the messages."""
         self.answered = self.refused = 0  # calls, whatever the answer; calls with another answer than OK
         self.over_pair = 0  # calls whose payload came over a pair
+        self.sessions = 0  # open ones
+        self.broken: CheckpointError | None = None  # why a worker that holds nothing could load nothing
+        self._counting = threading.Lock()
         self._holding, self._batcher, self._pairs = holding, batcher, pairs
         experts = holding.experts
         self._expected = Expected(
@@ -45,6 +49,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
     ) -> Iterator[Reply]:
         payloads = Payloads(self._pairs, self._expected.hidden, self._expected.wire)
+        self._count_session(1)
         try:
             for call in request_iterator:
                 reply = self._reply(call, payloads)
@@ -56,6 +61,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except PairBroken as error:
             _abort(context, grpc.StatusCode.UNAVAILABLE, error)
         finally:
+            self._count_session(-1)
             payloads.close()
 
     def Pair(
@@ -87,6 +93,8 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except StaleTable as error:
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except CheckpointError as error:
+            if not self._holding.experts.held:
+                self.broken = error
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
         staging = self._holding.experts.staging
         rate = round(staging.gigabytes_per_second, 2)
@@ -100,6 +108,10 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except (StaleTable, WrongTable) as error:
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, held=held)
+
+    def _count_session(self, change: int) -> None:
+        with self._counting:
+            self.sessions += change
 
     def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
         """The call's answer or refusal. Raises PairBroken."""

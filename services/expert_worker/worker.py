@@ -30,6 +30,7 @@ from services.telemetry import serve_metrics, show_redis
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.5
+ALONE_S = 5.0  # without callers and without Redis, before a worker that was told to go believes it
 GRACE_S = 2.0  # for answers that are being computed when the server stops
 
 
@@ -76,18 +77,28 @@ class ExpertWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """What has to run beside the server: the lease, and the pulse of the batcher."""
+        """What has to run beside the server: the lease, and the pulse of the batcher.
+
+        Raises CheckpointError once the worker was asked for experts that cannot be read and has no others: the one line
+        that names the file and the tensor is worth more as its end than in somebody else's log.
+        """
         return self._membership.advertise(self.record), self._tick()
 
     async def drain(self) -> None:
-        """Asks to be let go, and serves on until the leader has placed its experts elsewhere or time is up."""
+        """Asks to be let go, and serves on until the leader has placed its experts elsewhere or time is up.
+
+        When for some seconds nobody has been connected and Redis was away too, the cluster is gone and so is the wait.
+        """
         self._holding.drain()
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
         deadline = time.monotonic() + self._settings.drain_s
         following = asyncio.create_task(self._readiness.follow())
-        while not self._holding.released and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
+        wanted_s = time.monotonic()
+        while not self._holding.released and time.monotonic() < min(deadline, wanted_s + ALONE_S):
             await asyncio.sleep(0.05)
+            if self._service.sessions or self._membership.reachable:
+                wanted_s = time.monotonic()
         following.cancel()
         if self._holding.released:
             log.info("released", held=len(self._holding.experts.held))
@@ -127,6 +138,7 @@ class ExpertWorker:
         )
 
     async def _tick(self) -> None:
-        while True:
+        while self._service.broken is None:
             await asyncio.to_thread(self._batcher.tick)
             await asyncio.sleep(TICK_S)
+        raise self._service.broken

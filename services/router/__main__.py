@@ -50,7 +50,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     refusals.show(metrics.registry)
     cluster = Cluster(assets, fleet, metrics)
     overview = partial(Overview.read, membership)
-    edge = RouterEdge(Service(cluster, settings.request_timeout, lambda: refusals.warning, overview))
+    edge = RouterEdge(Service(cluster, settings.request_timeout, lambda: refusals.known, overview))
     try:
         await edge.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:

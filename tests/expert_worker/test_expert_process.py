@@ -11,9 +11,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from broken_checkpoint import edit_tensor
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tiny_checkpoint import make_checkpoint
@@ -105,6 +107,55 @@ def test_without_a_leader_it_leaves_when_its_time_is_up(checkpoint: Path, store:
         place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
         worker.send_signal(signal.SIGTERM)
         assert "leaving unreleased" in end(worker)
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def test_without_callers_and_redis_it_does_not_wait_to_be_let_go(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="60")
+    try:
+        place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
+        store.client.shutdown(nosave=True)
+        worker.send_signal(signal.SIGTERM)
+        assert "leaving unreleased" in end(worker, seconds=40)
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def prepare(lease: dict[str, Any], expert: int) -> str:
+    """Asks the worker to load an expert of layer 0; returns its refusal, empty when it took it."""
+    wanted = [placement_pb2.ExpertId(layer=0, expert=expert)]
+    with grpc.insecure_channel(lease["address"]) as channel:
+        try:
+            request = expert_pb2.PrepareRequest(epoch=1, experts=wanted)
+            expert_pb2_grpc.ExpertStub(channel).Prepare(request, timeout=30)
+        except grpc.RpcError as error:
+            assert isinstance(error, grpc.Call)
+            return str(error.details())
+    return ""
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_experts_that_cannot_be_read_end_a_worker_that_has_no_others(tmp_path: Path, store: Store, holds: bool) -> None:
+    name = "model.layers.0.mlp.experts.3.down_proj.weight"
+    path = make_checkpoint(tmp_path / "model")
+    edit_tensor(path, name, lambda weight: weight * float("nan"))
+    worker = spawn("expert", MODEL=str(path), REDIS_URL=store.url, WORKER_ID="expert-0")
+    try:
+        lease = store.await_record("expert", "expert-0")
+        if holds:
+            assert not prepare(lease, 2)
+        assert f"{name}: holds NaN" in prepare(lease, 3)
+        if holds:
+            time.sleep(1.5)
+            assert worker.poll() is None, "what it has is worth more"
+            return
+        _, errors = worker.communicate(timeout=20)
+        assert worker.returncode == 2, errors
+        assert errors.strip().splitlines()[-1].startswith("caracal: model-0000")
+        assert f"{name}: holds NaN" in errors.strip().splitlines()[-1]
     finally:
         worker.kill()
         worker.communicate()

@@ -119,6 +119,14 @@ def test_the_same_again_counts_up_and_a_forgotten_event_is_made_anew(api: ApiSer
     until(lambda: [event["count"] for event in api.events.values()] == [1])
 
 
+def test_experts_that_are_lost_are_another_matter(api: ApiServer) -> None:
+    KubernetesEvents("r", "caracal-expert", api.connect).tell(Refusal("no room", lost=3))
+    until(lambda: len(api.events) == 1)
+    (event,) = api.events.values()
+    said = "3 experts are held by nobody, requests wait for them: no room"
+    assert (event["reason"], event["message"]) == ("ExpertsUnplaced", said)
+
+
 def test_of_a_pod_that_is_gone_it_tells_all_the_same(api: ApiServer) -> None:
     api.uids.clear()
     KubernetesEvents("r", "caracal-expert", api.connect).tell(REFUSAL)

@@ -47,7 +47,7 @@ def test_a_worker_that_must_not_go_is_named_everywhere_until_there_is_room(store
         await s.held(5, 3)
         await s.until(lambda: told[-1:] == [Refusal(LACKING, {"expert-1": 3})], "others are told")
         hint = json.loads(store.client.get("caracal:refusal"))
-        assert hint == {"reason": LACKING, "workers": {"expert-1": 3}}
+        assert hint == {"reason": LACKING, "workers": {"expert-1": 3}, "lost": 0}
         assert 0 < store.client.pttl("caracal:refusal") <= 3000
         leading, other = s.refusals["router-0"], s.refusals["router-1"]
         await s.until(lambda: other.warning == leading.warning != "", "the other router knows")
@@ -67,12 +67,15 @@ def test_a_worker_that_must_not_go_is_named_everywhere_until_there_is_room(store
 
 def test_experts_without_a_place_are_counted_from_the_start(store: Store) -> None:
     async def scene(s: Stage) -> None:
-        s.lead()
-        refusals = s.refusals["router-0"]
+        told: list[Refusal] = []
+        s.lead(tell=told.append)
+        refusals, nobody = s.refusals["router-0"], "8 experts are held by nobody, requests wait for them: "
         await s.until(lambda: refusals.unplaced == 8, "counted")
-        assert refusals.warning == "no expert worker: experts need 8 places"
+        assert refusals.warning == f"{nobody}no expert worker: experts need 8 places"
         await s.join("expert", 0, capacity=5)
-        await s.until(lambda: refusals.warning == LACKING, "counted anew")
+        await s.until(lambda: refusals.warning == nobody + LACKING, "counted anew")
+        await asyncio.sleep(3)
+        assert not told, "a cluster that is starting needs nobody's help"
         assert refusals.unplaced == 8
         await s.join("expert", 1, capacity=5)
         await s.until(lambda: refusals.unplaced == 0, "all placed")
@@ -83,15 +86,33 @@ def test_experts_without_a_place_are_counted_from_the_start(store: Store) -> Non
 
 def test_experts_that_died_with_their_worker_are_counted_until_others_hold_them(store: Store) -> None:
     async def scene(s: Stage) -> None:
-        s.lead()
+        told: list[Refusal] = []
+        s.lead(tell=told.append)
         refusals = s.refusals["router-0"]
         for number in range(2):
             await s.join("expert", number, capacity=5)
         await s.held(4, 4)
         await s.kill(s.workers[0])
         await s.until(lambda: refusals.unplaced == 4, "counted")
+        await s.until(lambda: bool(told), "others are told")
+        assert told == [Refusal(LACKING, lost=4)]
         await s.join("expert", 2, capacity=5)
         await s.until(lambda: refusals.unplaced == 0, "all placed")
+
+    play(store, scene)
+
+
+def test_why_a_join_failed_is_part_of_it(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        told: list[Refusal] = []
+        s.lead(tell=told.append)
+        worker = await s.join("expert", 0, refuses="model-1.safetensors: a.weight: holds NaN")
+        why = "expert-0 could not take its experts: "
+        await s.until(lambda: why in s.refusals["router-0"].warning, "said")
+        assert "model-1.safetensors: a.weight: holds NaN" in s.refusals["router-0"].warning
+        await s.until(lambda: bool(told), "others are told, though nothing was placed yet")
+        worker.refuses = ""
+        await s.until(lambda: not s.refusals["router-0"].warning, "forgotten", seconds=30)
 
     play(store, scene)
 

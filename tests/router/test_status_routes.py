@@ -12,6 +12,8 @@ from gateway_assets import CONTEXT, EOS
 from gateway_harness import MODEL, Harness
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.refusal import Refusal
+
 
 def get(router: Harness, path: str) -> httpx2.Response:
     return httpx2.get(router.url + path)
@@ -48,13 +50,17 @@ def test_ready_follows_the_workers(assets_path: Path) -> None:
         assert readiness() == (200, ""), "a list that is suddenly empty does not empty the cluster at once"
 
 
-def test_a_warning_of_the_placement_changes_no_status(router: Harness) -> None:
-    router.warning = "no room"
+def test_a_warning_of_the_placement_takes_no_router_away(router: Harness) -> None:
     try:
+        router.refusal = Refusal("no room")
         answer = get(router, "/ready")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "warning": "no room"})
+        router.refusal = Refusal("no room", lost=3)
+        answer = get(router, "/ready")
+        warning = "3 experts are held by nobody, requests wait for them: no room"
+        assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "warning": warning})
     finally:
-        router.warning = ""
+        router.refusal = None
 
 
 def test_metrics_agree_with_what_was_asked(assets_path: Path) -> None:

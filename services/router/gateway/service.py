@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from services.overview import Overview
+from services.refusal import Refusal
 from services.router.gateway.prompts import check_context
 from services.router.gateway.sampling import choice_seed, draw_seed, sampling_of
 from services.router.gateway.shapes import Sampled
@@ -25,7 +26,7 @@ class Service:
 
     cluster: Cluster
     deadline_s: float = 600.0
-    warning: Callable[[], str] = lambda: ""  # what the placement has no room for, empty when all is well
+    refusal: Callable[[], Refusal | None] = lambda: None  # what the placement has no room for
     overview: Callable[[], Awaitable[Overview]] = _nothing_known  # of the whole cluster; raises RedisUnavailable
 
     def check_model(self, model: str | None) -> None:

@@ -40,11 +40,15 @@ class StatusRoutes:
         return {"status": "ok"}
 
     async def ready(self) -> Response:
-        """503 with the reason while no request could be served; a warning, if there is one, changes no status."""
-        reason, warning = self._not_ready(), self._service.warning()
-        more = {"warning": warning} if warning else {}
+        """503 with the reason while no request could be served.
+
+        What the placement has no room for is a warning; while requests wait for experts that nobody holds, the router
+        is degraded and yet ready: they may come, and the requests with them.
+        """
+        reason, refusal = self._not_ready(), self._service.refusal()
+        more = {"warning": str(refusal)} if refusal else {}
         if reason is None:
-            return JSONResponse({"status": "ready"} | more)
+            return JSONResponse({"status": "degraded" if refusal and refusal.lost else "ready"} | more)
         body = NoWorker(reason, code="not_ready").body() | {"status": "not ready", "reason": reason} | more
         return JSONResponse(body, 503, {"retry-after": "1"})
 

@@ -20,10 +20,10 @@ from services.refusal import Refusal, no_place_yet
 
 log = structlog.get_logger(__name__)
 
-REASON = "ExpertsNeedMorePods"
+NEEDED, LOST = "ExpertsNeedMorePods", "ExpertsUnplaced"
 TIMEOUT_S = (2.0, 5.0)  # to connect, to be answered
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-Told = tuple[str, str, str]  # kind, name, message
+Told = tuple[str, str, str, str]  # kind, name, reason, message
 
 
 class CannotTell(Exception):
@@ -83,9 +83,9 @@ class KubernetesEvents:
 
     def _objects(self, refusal: Refusal) -> Iterator[Told]:
         for worker_id, count in refusal.workers.items():
-            yield "Pod", worker_id, no_place_yet(count, refusal.reason)
+            yield "Pod", worker_id, NEEDED, no_place_yet(count, refusal.reason)
         if self._expert_set:
-            yield "StatefulSet", self._expert_set, str(refusal)
+            yield "StatefulSet", self._expert_set, LOST if refusal.lost else NEEDED, str(refusal)
 
     def _send(self, api: Any, namespace: str, told: Told) -> None:
         """What was told before counts one up; an event that is gone by then is made anew."""
@@ -113,7 +113,7 @@ class KubernetesEvents:
         self._told[told] = name, count + 1
 
     def _event(self, namespace: str, told: Told, uid: str, now: str) -> dict[str, Any]:
-        kind, name, message = told
+        kind, name, reason, message = told
         return {
             "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": namespace},
             "involvedObject": {
@@ -124,7 +124,7 @@ class KubernetesEvents:
             }
             | ({"uid": uid} if uid else {}),
             "type": "Warning",
-            "reason": REASON,
+            "reason": reason,
             "message": message[:1024],  # the API's limit
             "source": {"component": "caracal-placement"},
             "reportingComponent": "caracal-placement",
@@ -139,7 +139,7 @@ def _uid(api: Any, namespace: str, told: Told) -> str:
     """`kubectl describe` shows only events that carry it. Empty when the object is gone or not ours to read."""
     from kubernetes.client import ApiException, AppsV1Api
 
-    kind, name, _ = told
+    kind, name, *_ = told
     read = api.read_namespaced_pod if kind == "Pod" else AppsV1Api(api.api_client).read_namespaced_stateful_set
     try:
         # Unparsed: the client would refuse an object of a newer API that lacks what it expects.

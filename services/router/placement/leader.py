@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 from caracal_proto.placement_pb2 import Table
@@ -55,6 +56,7 @@ class Leader:
         self._told: set[tuple[str, bool]] = set()
         self._tell_at = 0.0
         self._exiles: dict[str, tuple[float, float]] = {}  # boot id -> (until, for how long)
+        self._failures: dict[str, str] = {}  # boot id -> why its last join failed
         self._change: asyncio.Task[None] | None = None
         self._changing: frozenset[str] = frozenset()  # boot ids that the change needs
         self._complaint = ""
@@ -174,7 +176,10 @@ class Leader:
         # A worker whose join failed is no draining one, however it is treated.
         asked = [view for view, record in zip(views, fit, strict=True) if record.draining or not view.draining]
         unplaced = before.missing if before else self._layers * self._experts
-        self._refusals.note(refusal(after, asked), unplaced)
+        refused = refusal(after, asked)
+        if refused is not None:
+            refused = replace(refused, reason=refused.reason + self._failed_joins(fit), lost=unplaced)
+        self._refusals.note(refused, unplaced, starting=not self.epoch and not self._exiles)
         return before, None if after.missing else after
 
     def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
@@ -222,6 +227,8 @@ class Leader:
             return
         self._digests, self._highest = digests, epoch
         self._table, self._told = to_table(epoch, numerics_class, after, fit), set()
+        for record in fit:
+            self._failures.pop(record.boot_id, None)
         log.info("table published", epoch=epoch, held={w: len(after.of(w)) for w in records if after.of(w)})
         try:
             await self._membership.write_table(self._table)
@@ -245,7 +252,13 @@ class Leader:
         _, last_s = self._exiles.get(record.boot_id, (0.0, FIRST_EXILE_S / 2))
         for_s = min(LAST_EXILE_S, 2 * last_s)
         self._exiles[record.boot_id] = time.monotonic() + for_s, for_s
+        self._failures[record.boot_id] = reason
         log.warning("a join failed and changed nothing", worker_id=record.worker_id, reason=reason, again_in_s=for_s)
+
+    def _failed_joins(self, records: Sequence[WorkerRecord]) -> str:
+        """Of workers that live, in words; the newest of many say enough."""
+        known = [(r.worker_id, self._failures[r.boot_id]) for r in records if r.boot_id in self._failures]
+        return "".join(f"; {worker_id} could not take its experts: {why[:400]}" for worker_id, why in known[-3:])
 
     def _cancel_change(self) -> None:
         if self._change is not None:

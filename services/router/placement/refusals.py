@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 0.5
 SETTLED = 4  # ticks that a refusal stays the same before others are told: workers leave and start one after another
+STARTING = 120  # the same while there never was a table: pods are being started, which needs nobody's help
 
 
 class Refusals:
@@ -28,7 +29,7 @@ class Refusals:
         self._noted: Refusal | None = None  # by this router, which leads
         self._heard: Refusal | None = None  # from the router that leads
         self._leads = self._hinted = False
-        self._age = 0  # ticks
+        self._age, self._settled = 0, SETTLED  # ticks
         self.unplaced = 0  # experts that nobody living holds, as the leader knows; 0 elsewhere
 
     @property
@@ -40,13 +41,16 @@ class Refusals:
         """In words, empty when there is nothing to say."""
         return str(self.known or "")
 
-    def note(self, refusal: Refusal | None, unplaced: int) -> None:
+    def note(self, refusal: Refusal | None, unplaced: int, starting: bool = False) -> None:
         """What this router, which leads, has found; said once per change."""
+        self._settled = STARTING if starting else SETTLED
         self._leads, self._heard, self.unplaced = True, None, unplaced
         if refusal == self._noted:
             return
         if refusal is not None:
-            log.warning("experts have no room", reason=refusal.reason, must_stay=dict(refusal.workers))
+            log.warning(
+                "experts have no room", reason=refusal.reason, must_stay=dict(refusal.workers), lost=refusal.lost
+            )
         else:
             log.info("experts have room again")
         self._noted, self._age = refusal, 0
@@ -91,5 +95,5 @@ class Refusals:
         if self._noted is None or self._tell is None:
             return
         self._age += 1
-        if self._age == SETTLED:
+        if self._age == self._settled:
             self._tell(self._noted)
