@@ -132,8 +132,7 @@ def prepare(lease: dict[str, Any], expert: int) -> str:
             request = expert_pb2.PrepareRequest(epoch=1, experts=wanted)
             expert_pb2_grpc.ExpertStub(channel).Prepare(request, timeout=30)
         except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)
-            return str(error.details())
+            return str(error)
     return ""
 
 
