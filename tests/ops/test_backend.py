@@ -88,6 +88,30 @@ def test_the_op_tests_pass_on_the_other_kinds(kind: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_some_op_tests_pass_on_triton() -> None:
+    """Through the ops' own names; interpreted without a GPU, so the slow ones, about batches, are in tests/ops/gpu."""
+    chosen = "is_the_product or rms_norm or test_swiglu or combine_adds"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "tests/ops/test_dense_ops.py",
+            "-k",
+            chosen,
+        ],
+        env=os.environ | {"CARACAL_KERNELS": "triton"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 @pytest.mark.compiled
 def test_meta_kernels_know_the_shapes() -> None:
     with FakeTensorMode():
