@@ -1,4 +1,4 @@
-"""A Hugging Face model directory, read by slices and never trusted. The one file that knows its tensor names.
+"""A Hugging Face model directory, read by slices and never trusted. Its tensors' names are in model_tensors.
 
 Opening reads config.json, the index and the safetensors headers. Every tensor that the config calls for is checked
 (presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity on the way in.
@@ -25,10 +25,20 @@ from torch import Tensor
 
 from services.device import CPU, kernels_of
 from services.model_config import CheckpointError, ModelConfig
+from services.model_tensors import attention_tensors, expert_prefix, expert_tensors
 from services.quantization import BLOCK, SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
 from services.staging import Staging
 
-__all__ = ["Checkpoint", "CheckpointError", "ExpertWeights", "ModelConfig", "load_expert", "numerics_class"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ExpertWeights",
+    "ModelConfig",
+    "attention_tensors",
+    "expert_tensors",
+    "load_expert",
+    "numerics_class",
+]
 
 HOST = Staging(CPU)
 INDEX = "model.safetensors.index.json"
@@ -55,8 +65,6 @@ _FINITE_CHUNK = 1 << 24
 _SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
 
-Wanted = tuple[str, tuple[int, ...]]
-
 
 def _bad(file: str, tensor: str, why: str) -> CheckpointError:
     return CheckpointError(f"{file}: {tensor if tensor.isprintable() else ascii(tensor)}: {why}")
@@ -81,10 +89,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """One FFN expert. Legend: D hidden, F inner width; gate rows come first."""
+    """One FFN expert. Legend: D hidden, F inner width; gate rows come first.
+
+    Scales are there when the weights are in fp8: of gate_up [2 * (F/128), D/128], of down [D/128, F/128], rounded up.
+    """
 
     gate_up_2FD: Tensor
     down_DF: Tensor
+    gate_up_scale: Tensor | None = None
+    down_scale: Tensor | None = None
 
 
 class Checkpoint:
@@ -131,6 +144,19 @@ class Checkpoint:
             )
         return tensor
 
+    def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
+        """(e4m3 weight, fp32 scales) as they are stored; None for a tensor that is not. Raises CheckpointError."""
+        where = self._stored[name]
+        if where.dtype != STORED:
+            return None
+        stored_NK, scale_nk = (
+            self._read(each, to, range(self._stored[each].shape[0])) for each in (name, name + SCALE_SUFFIX)
+        )
+        # e4m3 has one NaN of each sign and no infinity.
+        if bool((stored_NK.view(torch.uint8) & 0x7F == 0x7F).any()) or not bool(scale_nk.isfinite().all()):
+            raise _bad(where.file.name, name, "holds NaN, or scales that are not finite")
+        return stored_NK, scale_nk
+
     def _dequantized(self, name: str, dtype: torch.dtype, to: Staging, rows: range) -> Tensor:
         blocks = range(rows.start // BLOCK, -(-rows.stop // BLOCK))
         around = range(blocks.start * BLOCK, min(blocks.stop * BLOCK, self._stored[name].shape[0]))
@@ -150,11 +176,16 @@ class Checkpoint:
 
 
 def load_expert(
-    checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype, to: Staging = HOST
+    checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype, to: Staging = HOST, keep_fp8: bool = False
 ) -> ExpertWeights:
-    """One expert's weights. Raises CheckpointError."""
-    prefix = f"model.layers.{layer}.mlp.experts.{expert}."
-    gate, up, down = (checkpoint.tensor(f"{prefix}{part}_proj.weight", dtype, to) for part in ("gate", "up", "down"))
+    """One expert's weights, in `dtype` unless all of it is stored in fp8 and to be kept so. Raises CheckpointError."""
+    names = [f"{expert_prefix(layer, expert)}{part}_proj.weight" for part in ("gate", "up", "down")]
+    if keep_fp8:
+        stored = [each for name in names if (each := checkpoint.fp8(name, to)) is not None]
+        if len(stored) == len(names):
+            (gate, gate_scale), (up, up_scale), (down, down_scale) = stored
+            return ExpertWeights(torch.cat([gate, up]), down, torch.cat([gate_scale, up_scale]), down_scale)
+    gate, up, down = (checkpoint.tensor(name, dtype, to) for name in names)
     return ExpertWeights(torch.cat([gate, up]), down)
 
 
@@ -162,47 +193,6 @@ def numerics_class(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.dev
     """Equal on two workers exactly when their answers are interchangeable bit for bit."""
     parts = "\n".join([kernels_of(device), probe(dtype, device), str(dtype), checkpoint.digest])
     return "caracal-" + hashlib.sha256(parts.encode()).hexdigest()[:16]
-
-
-def attention_tensors(c: ModelConfig) -> Iterator[Wanted]:
-    """Every tensor of an attention worker and its shape, in Hugging Face's [out, in] order."""
-    yield "model.embed_tokens.weight", (c.vocab_size, c.hidden_size)
-    for layer in range(c.num_layers):
-        prefix = f"model.layers.{layer}."
-        yield f"{prefix}mlp.router.classifier.weight", (c.num_gate_outputs, c.hidden_size)
-        yield f"{prefix}mlp.router.e_score_correction_bias", (c.num_gate_outputs,)
-        for i in (0, 1):
-            yield f"{prefix}input_layernorm.{i}.weight", (c.hidden_size,)
-            yield f"{prefix}post_attention_layernorm.{i}.weight", (c.hidden_size,)
-            yield from _mla_tensors(c, f"{prefix}self_attn.{i}.")
-            yield from _mlp_tensors(f"{prefix}mlps.{i}.", c.hidden_size, c.ffn_hidden_size)
-    yield "model.norm.weight", (c.hidden_size,)
-    yield "lm_head.weight", (c.vocab_size, c.hidden_size)
-
-
-def expert_tensors(c: ModelConfig) -> Iterator[Wanted]:
-    """Every tensor of the FFN experts and its shape."""
-    for layer in range(c.num_layers):
-        for expert in range(c.n_routed_experts):
-            prefix = f"model.layers.{layer}.mlp.experts.{expert}."
-            yield from _mlp_tensors(prefix, c.hidden_size, c.expert_ffn_hidden_size)
-
-
-def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[Wanted]:
-    heads = c.num_attention_heads
-    yield f"{prefix}q_a_proj.weight", (c.q_lora_rank, c.hidden_size)
-    yield f"{prefix}q_a_layernorm.weight", (c.q_lora_rank,)
-    yield f"{prefix}q_b_proj.weight", (heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), c.q_lora_rank)
-    yield f"{prefix}kv_a_proj_with_mqa.weight", (c.latent, c.hidden_size)
-    yield f"{prefix}kv_a_layernorm.weight", (c.kv_lora_rank,)
-    yield f"{prefix}kv_b_proj.weight", (heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank)
-    yield f"{prefix}o_proj.weight", (c.hidden_size, heads * c.v_head_dim)
-
-
-def _mlp_tensors(prefix: str, hidden: int, inner: int) -> Iterator[Wanted]:
-    yield f"{prefix}gate_proj.weight", (inner, hidden)
-    yield f"{prefix}up_proj.weight", (inner, hidden)
-    yield f"{prefix}down_proj.weight", (hidden, inner)
 
 
 @contextmanager

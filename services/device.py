@@ -36,3 +36,8 @@ def kernels_of(device: torch.device) -> str:
         return available()
     major, minor = torch.cuda.get_device_capability(device)
     return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}"
+
+
+def computes_fp8(device: torch.device) -> bool:
+    """Whether weights that are stored in fp8 stay so there; the CPU's compiled kernels take wider ones only."""
+    return device.type == "cuda" or available() == "triton"

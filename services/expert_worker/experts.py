@@ -11,12 +11,12 @@ from collections.abc import Callable
 from itertools import groupby
 
 import torch
-from caracal_kernels import grouped_swiglu
 from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
 from services.checkpoint import Checkpoint, CheckpointError, ExpertWeights, load_expert
 from services.device import CPU
+from services.expert_worker import grouped
 from services.staging import Staging
 
 GOLDEN_STEP = 0x9E3779B1
@@ -33,13 +33,18 @@ Read = Callable[[int, int], ExpertWeights]
 
 
 class Experts:
-    """Weights, and the one computation over them. `load` and `drop` may run beside `compute`."""
+    """Weights, and the one computation over them. `load` and `drop` may run beside `compute`.
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU) -> None:
+    With `keep_fp8`, experts that are stored in fp8 are held and computed so: half the memory, other bits.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU, keep_fp8: bool = False
+    ) -> None:
         config = checkpoint.config
         self.dtype, self.device, self.staging = dtype, device, Staging(device)
         self.num_layers, self.num_ffn, self.hidden = config.num_layers, config.n_routed_experts, config.hidden_size
-        self._read: Read = lambda layer, expert: load_expert(checkpoint, layer, expert, dtype, self.staging)
+        self._read: Read = lambda layer, expert: load_expert(checkpoint, layer, expert, dtype, self.staging, keep_fp8)
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
         self._loading = threading.Lock()
@@ -60,7 +65,7 @@ class Experts:
         with self._loading:
             if (layer, expert) not in self._digests:
                 weights = self._read(layer, expert)
-                digest = golden_digest(weights, layer, expert)
+                digest = golden_digest(weights, self.dtype, layer, expert)
                 self._weights[layer][expert] = weights
                 self._digests[layer, expert] = digest
             return self._digests[layer, expert]
@@ -85,9 +90,7 @@ class Experts:
             raise NotHeldError(
                 layer, [expert for (expert, _), weight in zip(groups, weights, strict=True) if not weight]
             )
-        count_G = torch.tensor([count for _, count in groups], dtype=torch.int32, device=self.device)
-        gate_up, down = [w.gate_up_2FD for w in there], [w.down_DF for w in there]
-        y_PD = grouped_swiglu(x_RD.to(self.device), row_P.to(self.device), count_G, gate_up, down)
+        y_PD = grouped.compute(x_RD.to(self.device), row_P.to(self.device), [count for _, count in groups], there)
         return y_PD.to(x_RD.device)
 
 
@@ -97,12 +100,11 @@ def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
     return (steps.to(torch.float32) / 2**23 - 1).to(dtype)[None]
 
 
-def golden_digest(weights: ExpertWeights, layer: int, expert: int) -> int:
+def golden_digest(weights: ExpertWeights, dtype: torch.dtype, layer: int, expert: int) -> int:
     """64 bits of SHA-256 over the expert's answer to the golden row. Raises CheckpointError when that is not finite."""
     device = weights.down_DF.device
-    x_RD = golden_row(weights.down_DF.shape[0], weights.down_DF.dtype).to(device)
-    row_P, count_G = (make(1, dtype=torch.int32, device=device) for make in (torch.zeros, torch.ones))
-    y_PD = grouped_swiglu(x_RD, row_P, count_G, [weights.gate_up_2FD], [weights.down_DF])
+    x_RD = golden_row(weights.down_DF.shape[0], dtype).to(device)
+    y_PD = grouped.compute(x_RD, torch.zeros(1, dtype=torch.int32, device=device), [1], [weights])
     if not bool(torch.isfinite(y_PD).all()):
         raise CheckpointError(
             f"expert {expert} of layer {layer} answers the golden vector with values that are not finite"

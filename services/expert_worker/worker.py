@@ -13,7 +13,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint import Checkpoint, numerics_class
-from services.device import find_device
+from services.device import computes_fp8, find_device
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
@@ -40,7 +40,7 @@ class ExpertWorker:
     def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
         dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)
         device = find_device(settings.device)
-        experts = Experts(checkpoint, dtype, device)
+        experts = Experts(checkpoint, dtype, device, keep_fp8=computes_fp8(device))
         self._settings = settings
         self._capacity = settings.capacity
         wire = wire_dtype(settings.dispatch_dtype, dtype)
