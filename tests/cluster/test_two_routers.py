@@ -6,14 +6,14 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from cluster_harness import ClusterUnderTest, running_cluster, until
+from cluster_harness import LINKS, ClusterUnderTest, running_cluster, until
 
 from services.local.answer import stream_chat
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
-    yield from running_cluster(tmp_path_factory.mktemp("pair"), routers=2)
+@pytest.fixture(scope="module", params=LINKS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
+    yield from running_cluster(tmp_path_factory.mktemp("pair"), routers=2, link=request.param)
 
 
 def _leader(cluster: ClusterUnderTest) -> str:
