@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from caracal_kernels import route
+from caracal_kernels import route_rows
 from caracal_proto import placement_pb2
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from services.model_config import ModelConfig
 from services.router.dispatch.fleet import Fleet, nothing
 from services.router.dispatch.links import Connect
 from services.router.dispatch.pending import Patience, Pending
-from services.router.dispatch.plan import Gated, launch
+from services.router.dispatch.plan import Gated, send
 from services.router.dispatch.stats import DispatchStats
 from services.router.dispatch.table import CPU
 
@@ -80,12 +80,23 @@ class Exchange:
 
     def start(self, layer: int, h_TD: Tensor, gate: GateLike, step: StepLike) -> Pending:
         """Gate, then rows out, once per worker; zero experts are settled here. Returns before anything has arrived."""
-        ids_TK, weights_TK, zero_T = route(h_TD, gate.classifier_ED, gate.bias_E, *self._gate)
+        table = self._fleet.view
+        replicas = table.layers[layer]
+        (ids_TK, weights_TK, zero_T), plan = route_rows(
+            h_TD,
+            gate.classifier_ED,
+            gate.bias_E,
+            *self._gate,
+            step.positions_T,
+            layer,
+            replicas.offset_F,
+            replicas.worker,
+            len(table.workers),
+        )
         if self._drop:
             zero_T = zero_T.new_zeros(len(zero_T))
-        table = self._fleet.view
         gated = Gated(layer, step.number, self._gate[1], step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
-        launched = launch(self._fleet, table, table.layers[layer], gated, ids_TK, self._patience.call_s)
+        launched = send(self._fleet, table, replicas, gated, plan, self._patience.call_s)
         stats = self.stats.layers[layer]
         pending = Pending(self._fleet, gated, launched, self._patience, stats)
         stats.count_start(launched, gated)

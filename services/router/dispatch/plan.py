@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from caracal_kernels import plan_rows
+from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
 from services.pair.payload import payload_bytes
@@ -57,16 +58,17 @@ class Launched:
 def launch(
     fleet: Fleet, table: RoutingTable, replicas: LayerReplicas, gated: Gated, ids_TK: Tensor, timeout_s: float
 ) -> Launched:
-    """Sends the rows of `ids_TK`'s FFN slots, once per worker, and returns. Slots past `num_ffn` send nothing."""
-    row, row_count_W, pair_row, pair_expert, pair_count_W, home_TK = plan_rows(
-        ids_TK,
-        gated.positions_T,
-        gated.layer,
-        gated.num_ffn,
-        replicas.offset_F,
-        replicas.worker,
-        len(table.workers),
-    )
+    """Plans and sends the rows of `ids_TK`'s FFN slots. Slots past `num_ffn` send nothing."""
+    workers = len(table.workers)
+    plan = plan_rows(ids_TK, gated.positions_T, gated.layer, gated.num_ffn, replicas.offset_F, replicas.worker, workers)
+    return send(fleet, table, replicas, gated, plan, timeout_s)
+
+
+def send(
+    fleet: Fleet, table: RoutingTable, replicas: LayerReplicas, gated: Gated, plan: Plan, timeout_s: float
+) -> Launched:
+    """One message for each worker that the plan names; returns before any has arrived."""
+    row, row_count_W, pair_row, pair_expert, pair_count_W, home_TK = plan
     # Ids and counts travel in messages that the host writes; rows stay where they are.
     pair_row, pair_expert = pair_row.cpu(), pair_expert.cpu()
     flights: list[Flight] = []
