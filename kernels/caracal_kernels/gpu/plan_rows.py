@@ -107,12 +107,14 @@ def lay_out(
         held_G = worker_G >= 0
         pair_rank_G, row_rank_G = tl.zeros_like(key_G), tl.zeros_like(key_G)
         for start in range(0, CHUNK * BLOCK_K, NARROW):
-            token_N, _, worker_N, first_N, key_N = _slots(
+            token_N, at_N, worker_N, first_N, key_N = _slots(
                 ids_ptr, home_ptr, begin, T, F, start + tl.arange(0, NARROW), K, BLOCK_K
             )
-            before_GN = token_N[None, :] < token_G[:, None]
-            rows_GN = before_GN & (worker_N[None, :] == worker_G[:, None]) & first_N[None, :]
-            pair_rank_G += tl.sum((before_GN & (key_N[None, :] == key_G[:, None])).to(tl.int32), 1)
+            pairs_GN = (at_N[None, :] < at_G[:, None]) & (key_N[None, :] == key_G[:, None])
+            rows_GN = (
+                (token_N[None, :] < token_G[:, None]) & (worker_N[None, :] == worker_G[:, None]) & first_N[None, :]
+            )
+            pair_rank_G += tl.sum(pairs_GN.to(tl.int32), 1)
             row_rank_G += tl.sum(rows_GN.to(tl.int32), 1)
         place_G = tl.load(state_ptr + key_G, held_G, 0) + pair_rank_G
         row_G = tl.load(rows_ptr + worker_G, held_G, 0) + row_rank_G
