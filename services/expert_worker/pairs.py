@@ -118,4 +118,5 @@ class Pairs:
         else:
             with self._lock:
                 self._meetings[hello.pair] = _Meeting(pair, time.monotonic())
-        store.end()
+        finally:
+            store.end()  # the call of the rendezvous waits for this

@@ -98,6 +98,7 @@ class Session:
         self, endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None, wire: torch.dtype | None
     ) -> None:
         self.over = False
+        self.ended_by = ""
         self._name = f"expert worker {endpoint.worker_id} at {endpoint.address}"
         self._wire = wire
         self._id = secrets.randbits(64)
@@ -214,7 +215,7 @@ class Session:
 
     def _end(self, why: str) -> None:
         with self._ending:
-            self.over = True
+            self.over, self.ended_by = True, self.ended_by or why
             orphans, self._waiting = self._waiting, {}
         for waiting in orphans.values():
             waiting.future.set_exception(WorkerUnavailable(f"{self._name} is gone: {why}"))

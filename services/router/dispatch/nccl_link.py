@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
+import structlog
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from torch import Tensor
@@ -28,6 +29,8 @@ from services.pair.payload import check_of, payload_bytes
 from services.pair.store import MirrorStore
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
 from services.router.dispatch.links import Answer, BadReply, ExpertRequest
+
+log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 30.0
 STEADY_S = 10.0  # a pair that held so long is tried again as if it were the first
@@ -100,6 +103,7 @@ class NcclLink(GrpcLink):
         assert isinstance(session, PairSession)
         if isinstance(before, PairSession) and before is not session and before.pair is not None:
             self._options.stats.broken += 1
+            log.info("a pair broke", worker_id=self._endpoint.worker_id, reason=before.ended_by)
             self._back_off(steady=time.monotonic() - before.met_s > STEADY_S)
         return session
 
@@ -114,13 +118,16 @@ class NcclLink(GrpcLink):
         return self._meeting
 
     def _try(self, session: PairSession) -> None:
+        self._again_s = time.monotonic() + LAST_PAUSE_S  # whatever happens here, not at each call
         try:
             session.meet()
-        except PairBroken:
+        except PairBroken as error:
             self._options.stats.failed += 1
+            log.info("no pair", worker_id=self._endpoint.worker_id, reason=str(error))
             self._back_off(steady=False)
         else:
             self._options.stats.met += 1
+            self._again_s = 0.0
 
     def _back_off(self, steady: bool) -> None:
         self._pause_s = FIRST_PAUSE_S if steady else min(LAST_PAUSE_S, 2 * self._pause_s)
