@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from k8s.e2e.targets import Target
-from k8s.tools.values import CHART
+from k8s.tools.values import CHART, default_image
 
 WAIT_S = 120.0
 
@@ -64,9 +64,11 @@ class Cluster:
         return found
 
     def install(self, command: str, **values: object) -> None:
-        """`helm install` or `helm upgrade` with profile cpu-tiny; dots in names of values are written as two _."""
+        """`helm install` or `helm upgrade` with profile cpu-tiny, but one expert pod unless `values` say otherwise;
+        dots in names of values are written as two _."""
         repository, _, tag = self.image.rpartition(":")
-        given = {"image__repository": repository, "image__tag": tag} | values
+        own = {} if self.image == default_image() else {"image__repository": repository, "image__tag": tag}
+        given = own | {"expert__replicas": 1} | values
         sets = [f"{name.replace('__', '.')}={value}" for name, value in given.items()]
         profile = str(CHART / "profiles/cpu-tiny.yaml")
         flags = [part for one in sets for part in ("--set", one)]

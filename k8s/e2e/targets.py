@@ -12,9 +12,11 @@ from typing import Protocol
 
 from k8s.image.__main__ import build
 from k8s.image.packages import REPOSITORY
+from k8s.tools.values import default_image
 
 NODES = 3
-IMAGE = "registry.local/caracal:e2e"
+# As a user names it: nothing but the chart and the archive decides whether a kubelet finds it.
+IMAGE = default_image()
 BUILD = REPOSITORY / "build/image"
 
 

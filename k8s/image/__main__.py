@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from k8s.image import debian, packages
-from k8s.image.archive import Document, write_archive
+from k8s.image.archive import Document, full_name, write_archive
+from k8s.tools.values import default_image
 
 # Both of the Dockerfile's targets. The gateway's has no torch and no weights.
 EXTRAS = {"all": "gateway,k8s,worker,local", "gateway": "gateway,k8s"}
@@ -39,13 +40,13 @@ def _empty(folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", choices=EXTRAS, default="all", help="all roles, or the gateway without torch")
-    parser.add_argument("--name", default="caracal:0.1.0", help="the image's full name (default: %(default)s)")
+    parser.add_argument("--name", default=default_image(), help="the image's name (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=packages.REPOSITORY / "build/image/caracal.tar")
     parser.add_argument("--work", type=Path, default=packages.REPOSITORY / "build/image/work")
     given = parser.parse_args()
     shutil.rmtree(given.work / "wheel", ignore_errors=True)
     digest = build(given.target, given.name, given.output.resolve(), given.work.resolve())
-    print(f"{given.output}: {given.name} {digest}, {given.output.stat().st_size / 2**20:.0f} MiB")
+    print(f"{given.output}: {full_name(given.name)} {digest}, {given.output.stat().st_size / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Blob:
 
 
 def write_archive(output: Path, name: str, config: Document, layers: list[Path], work: Path) -> str:
-    """Writes the image `name` (registry/repository:tag) to `output`; returns the digest of its manifest.
+    """Writes the image `name` ([registry/]repository:tag) to `output`; returns the digest of its manifest.
 
     `config` is the OCI image's `config` object; `layers` are folders, whose content becomes `/`.
     """
@@ -50,10 +50,10 @@ def write_archive(output: Path, name: str, config: Document, layers: list[Path],
         _MANIFEST,
         work / "manifest.json",
     )
-    named = {
-        **manifest.descriptor(),
-        "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]},
-    }
+    full = full_name(name)
+    # As BuildKit writes them: containerd and Docker read the first, Skopeo and Podman the second.
+    annotations = {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": full.rpartition(":")[2]}
+    named = {**manifest.descriptor(), "annotations": annotations}
     index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [named]}
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
@@ -61,6 +61,17 @@ def write_archive(output: Path, name: str, config: Document, layers: list[Path],
         for blob in (settings, manifest, *blobs):
             archive.add(blob.path, arcname=f"blobs/sha256/{blob.digest}", filter=_plain)
     return f"sha256:{manifest.digest}"
+
+
+def full_name(name: str) -> str:
+    """The name by which a kubelet asks for `name`: caracal:1 is docker.io/library/caracal:1. containerd keeps what an
+    archive says, so a short name would never be found. Raises ValueError on a name without a tag."""
+    if ":" not in name.rpartition("/")[2]:
+        raise ValueError(f"the image's name {name!r} has no tag")
+    first, slash, _ = name.partition("/")
+    if not slash:
+        return f"docker.io/library/{name}"
+    return name if "." in first or ":" in first or first == "localhost" else f"docker.io/{name}"
 
 
 def _layer(folder: Path, path: Path) -> Blob:

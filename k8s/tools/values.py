@@ -34,6 +34,12 @@ def defaults() -> Tree:
     return tree
 
 
+def default_image() -> str:
+    """repository:tag that pods ask for when no value says otherwise."""
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    return f"{look_up(defaults(), ('image', 'repository'))}:{about['appVersion']}"
+
+
 def look_up(tree: object, path: tuple[str, ...]) -> object:
     for key in path:
         assert isinstance(tree, dict), path

@@ -7,10 +7,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from chart_objects import Chart, containers, pod_specs
 
 from k8s.image import __main__ as image
 from k8s.image import debian
-from k8s.image.archive import write_archive
+from k8s.image.archive import full_name, write_archive
+from k8s.tools.values import default_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -53,6 +55,39 @@ def test_archive_is_an_oci_layout(folders: list[Path], tmp_path: Path) -> None:
         assert config["config"] == {"User": "1:1"}
         layers = [_blob(archive, layer) for layer in manifest["layers"]]
         assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("caracal:1", "docker.io/library/caracal:1"),
+        ("me/caracal:1", "docker.io/me/caracal:1"),
+        ("me/group/caracal:1", "docker.io/me/group/caracal:1"),
+        ("registry.local/caracal:1", "registry.local/caracal:1"),
+        ("registry:5000/caracal:1", "registry:5000/caracal:1"),
+        ("localhost/caracal:1", "localhost/caracal:1"),
+    ],
+)
+def test_archive_has_the_name_a_kubelet_asks_for(folders: list[Path], tmp_path: Path, name: str, full: str) -> None:
+    assert full_name(name) == full
+    write_archive(tmp_path / "image.tar", name, {}, folders, tmp_path / "work")
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        index_file = archive.extractfile("index.json")
+        assert index_file is not None
+        said = json.load(index_file)["manifests"][0]["annotations"]
+    assert said == {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": "1"}
+
+
+@pytest.mark.parametrize("name", ["caracal", "registry:5000/caracal"])
+def test_a_name_without_a_tag_is_refused(folders: list[Path], tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="has no tag"):
+        write_archive(tmp_path / "image.tar", name, {}, folders, tmp_path / "work")
+
+
+def test_pods_ask_for_the_image_that_make_image_builds(chart: Chart) -> None:
+    asked = {container["image"] for _, spec in pod_specs(chart.render()) for container in containers(spec)}
+    assert asked == {default_image()}
+    assert f"IMAGE ?= {default_image()}\n" in (REPOSITORY / "Makefile").read_text()
 
 
 def test_layers_keep_modes_and_links_and_belong_to_root(folders: list[Path], tmp_path: Path) -> None:
