@@ -12,9 +12,19 @@
 {{- if and (eq $scheme "hostPath") (not (hasPrefix "/" (include "caracal.modelRest" .))) }}
 {{- fail (printf "model.uri is %q: a host path is absolute, as in hostPath:///models/flash." $uri) }}
 {{- end }}
+{{- $rest := include "caracal.modelRest" . }}
+{{- if and (eq $scheme "builtin") (ne $rest "caracal-tiny") }}
+{{- fail (printf "model.uri is %q: the image carries builtin://caracal-tiny alone. For a model of yours write pvc://, oci://, hf:// or hostPath://." $uri) }}
+{{- end }}
+{{- if and (eq $scheme "pvc") (not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$" $rest)) }}
+{{- fail (printf "model.uri is %q: write pvc://CLAIM or pvc://CLAIM/PATH with the name of a PersistentVolumeClaim." $uri) }}
+{{- end }}
+{{- if and (eq $scheme "oci") (not (regexMatch "^[A-Za-z0-9][^ ]*$" $rest)) }}
+{{- fail (printf "model.uri is %q: write oci://REPOSITORY:TAG." $uri) }}
+{{- end }}
 {{- $shape := .Values.model.shape }}
 {{- if int $shape.layers }}
-{{- range $key := list "experts" "hiddenSize" "expertSize" }}
+{{- range $key := ternary (list "experts") (list "experts" "hiddenSize" "expertSize") (gt (int .Values.expert.capacity) 0) }}
 {{- if not (int (index $shape $key)) }}{{ fail (printf "model.shape.layers is set but model.shape.%s is 0: give all four sizes from config.json, or 0 layers for no capacity check." $key) }}{{ end }}
 {{- end }}
 {{- end }}
@@ -31,10 +41,21 @@
 {{- if regexMatch "://[^/@]*:[^/@]+@" .Values.externalRedis.url }}
 {{- fail "externalRedis.url holds a password, which would show in the pods' spec: put the whole URL into a secret and name it in externalRedis.existingSecret." }}
 {{- end }}
+{{- $given := int .Values.externalRedis.port }}
+{{- $inUrl := int (include "caracal.externalRedisPort" (dict "Values" (dict "externalRedis" (dict "url" .Values.externalRedis.url "port" 0)))) }}
+{{- if and .Values.externalRedis.url $given (ne $given $inUrl) }}
+{{- fail (printf "externalRedis.port is %d but externalRedis.url goes to port %d: the NetworkPolicy would close the way. Leave the port at 0 to follow the URL." $given $inUrl) }}
+{{- end }}
 {{- end }}
 
 {{- define "caracal.check.edge" -}}
 {{- $tls := .Values.tls }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- fail "ingress.enabled: name the hosts in ingress.hosts. An Ingress without any answers for every name that reaches the controller; if you want that, write \"*\"." }}
+{{- end }}
+{{- if and (ne $tls.mode "none") (has "*" .Values.ingress.hosts) }}
+{{- fail "ingress.hosts has \"*\", for which there is no certificate: name the hosts, or leave tls.mode at none." }}
+{{- end }}
 {{- if and (ne $tls.mode "none") (not (or .Values.ingress.enabled .Values.httpRoute.enabled)) }}
 {{- fail (printf "tls.mode is %q but neither ingress.enabled nor httpRoute.enabled is set: nothing would present the certificate." $tls.mode) }}
 {{- end }}
@@ -58,7 +79,13 @@
 {{- $have := int (ternary $role.autoscaling.minReplicas $role.replicas $role.autoscaling.enabled) }}
 {{- if lt $have $needed }}
 {{- $shape := .Values.model.shape }}
-{{- fail (printf "%s is %d, but %d x %d experts in %s, %d time(s) each, need at least %d pods of %d x %d GiB: raise it, or lower placement.copies." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.copies) $needed (int $role.accelerator.count) (int $role.accelerator.memoryGiB)) }}
+{{- $room := printf "%d x %d GiB" (int $role.accelerator.count) (int $role.accelerator.memoryGiB) }}
+{{- if int $role.capacity }}{{ $room = printf "%d experts (expert.capacity)" (int $role.capacity) }}{{ end }}
+{{- fail (printf "%s is %d, but %d x %d experts in %s, %d time(s) each, need at least %d pods of %s: raise it, or lower placement.copies." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.copies) $needed $room) }}
+{{- end }}
+{{- $fit := int (include "caracal.expertsFit" .) }}
+{{- if and $fit (gt (int $role.capacity) $fit) }}
+{{- fail (printf "expert.capacity is %d, but only %d experts fit a pod of %d x %d GiB: lower it, or leave it at 0." (int $role.capacity) $fit (int $role.accelerator.count) (int $role.accelerator.memoryGiB)) }}
 {{- end }}
 {{- if and (gt (int .Values.placement.copies) 1) (lt $have (int .Values.placement.copies)) }}
 {{- fail (printf "placement.copies is %d but there are only %d expert pods: two copies on one pod protect nobody." (int .Values.placement.copies) $have) }}
@@ -74,6 +101,19 @@
 {{- end }}
 {{- if and $scale.enabled (eq $scale.kind "hpa") (not (int $scale.minReplicas)) }}
 {{- fail (printf "%s.autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler refuses: use kind=keda." $component) }}
+{{- end }}
+{{- if and $scale.enabled (not (int $scale.minReplicas)) (not $scale.query) }}
+{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: the role's own metric is gone with its last pod, and nothing would bring one back. Give a query of something outside, such as the requests at your Ingress controller." $component $component) }}
+{{- end }}
+{{- $ports := ternary (list "port" "grpcPort") (list "port" "metricsPort") (eq $component "router") }}
+{{- if eq (int (index $role (first $ports))) (int (index $role (last $ports))) }}
+{{- fail (printf "%s.%s and %s.%s are both %d: the pod cannot listen twice on one port." $component (first $ports) $component (last $ports) (int (index $role (first $ports)))) }}
+{{- end }}
+{{- if and (eq $component "router") (eq (int $role.service.port) (int $role.grpcPort)) }}
+{{- fail (printf "router.service.port and router.grpcPort are both %d: the Service has the gRPC API on the latter." (int $role.grpcPort)) }}
+{{- end }}
+{{- if and (int ($role.maxRunning | default 0)) (int ($role.maxBatchTokens | default 0)) (gt (int $role.maxRunning) (int $role.maxBatchTokens)) }}
+{{- fail (printf "%s.maxRunning is %d, above %s.maxBatchTokens %d: a running sequence takes at least one token of a step." $component (int $role.maxRunning) $component (int $role.maxBatchTokens)) }}
 {{- end }}
 {{- if and $scale.enabled (eq $component "router") (not (dig "requests" "cpu" "" $role.resources)) (not $scale.metric) }}
 {{- fail "router.autoscaling scales on CPU in % of the request: give router.resources.requests.cpu." }}

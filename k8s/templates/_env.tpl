@@ -38,6 +38,10 @@
 
 {{/* Workers listen on the pod's own address only. */}}
 {{- define "caracal.env.worker" -}}
+{{- $gpus := and (or (int .role.accelerator.count) .role.resourceClaims) (hasPrefix "nvidia.com/" .role.accelerator.resourceName) }}
+{{- with .role.device | default (ternary "cuda" "" (not (not $gpus))) }}
+- {name: CARACAL_DEVICE, value: {{ . | quote }}}
+{{- end }}
 - {name: CARACAL_HOST, value: $(POD_IP)}
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_METRICS_PORT, value: {{ int .role.metricsPort | quote }}}
@@ -83,7 +87,7 @@
 {{- define "caracal.env.expert" -}}
 {{- include "caracal.env.worker" . }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (dict "MAX_SESSIONS" "maxSessions")) }}
-{{- with int .role.capacity | default (int (include "caracal.expertsPerPod" .root)) }}
+{{- with int (include "caracal.expertsPerPod" .root) }}
 - {name: CARACAL_CAPACITY, value: {{ . | quote }}}
 {{- end }}
 {{- end }}

@@ -1,13 +1,21 @@
 {{/* Names, labels, images. `component` is router, attention, expert, redis or test. */}}
 
 {{- define "caracal.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- .Values.nameOverride | default .Chart.Name }}
 {{- end }}
 
 {{- define "caracal.fullname" -}}
 {{- $name := include "caracal.name" . }}
 {{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
-{{- .Values.fullnameOverride | default $both | trunc 40 | trimSuffix "-" }}
+{{- $full := .Values.fullnameOverride | default $both }}
+{{- /* Two releases that agree in what is left of their names must not agree in all of them. */}}
+{{- if gt (len $full) 40 }}
+{{- $full = printf "%s-%s" (trunc 33 $full | trimSuffix "-") (sha256sum $full | trunc 6) }}
+{{- end }}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*[a-z0-9]$" $full) }}
+{{- fail (printf "Objects would be called %s-router and so on, which no Service may be: only a-z, 0-9 and -, and a letter first. Give another release name, or fullnameOverride." $full) }}
+{{- end }}
+{{- $full }}
 {{- end }}
 
 {{/* (dict "root" $ "component" "expert") -> caracal-expert */}}

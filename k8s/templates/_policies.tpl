@@ -56,7 +56,7 @@ spec:
   maxReplicaCount: {{ int $scale.maxReplicas }}
   cooldownPeriod: {{ int $scale.scaleDownStabilizationSeconds }}
   triggers:
-    {{- if $scale.metric }}
+    {{- if or $scale.metric $scale.query }}
     - type: prometheus
       metadata:
         serverAddress: {{ $scale.prometheusAddress }}
@@ -119,6 +119,13 @@ spec:
 {{- if or .Values.rdma.enabled (and (eq .Values.link.kind "nccl") .Values.link.openPorts) }}yes{{ end }}
 {{- end }}
 
+{{/* The port of your own Redis: as given, else the one in its URL, else the usual one. */}}
+{{- define "caracal.externalRedisPort" -}}
+{{- $redis := .Values.externalRedis }}
+{{- $host := regexReplaceAll "^[a-z]+://([^/]*@)?([^/?#]*).*$" $redis.url "${2}" }}
+{{- int $redis.port | default (regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" | int) }}
+{{- end }}
+
 {{/* The way to Redis, wherever it is. */}}
 {{- define "caracal.redisEgress" -}}
 {{- if .Values.redis.enabled }}
@@ -131,6 +138,6 @@ raw:
   - ipBlock: {cidr: {{ . }}}
   {{- end }}
 {{- end }}
-ports: [{{ int .Values.externalRedis.port }}]
+ports: [{{ include "caracal.externalRedisPort" . }}]
 {{- end }}
 {{- end }}

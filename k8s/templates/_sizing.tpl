@@ -15,15 +15,21 @@
 {{- div (mul (int $gpu.memoryGiB) (int $gpu.count) 1048576 (int $gpu.usablePercent)) 100 }}
 {{- end }}
 
-{{/* Experts that fit one pod; 0 when the sizes are not given. */}}
-{{- define "caracal.expertsPerPod" -}}
+{{/* Experts that fit a pod's accelerators; 0 when the sizes are not given. */}}
+{{- define "caracal.expertsFit" -}}
 {{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "expert")) }}
 {{- $pod := int (include "caracal.expertPodKiB" $role) }}
-{{- if or (not (int .Values.model.shape.layers)) (not $pod) }}0{{ else }}
-{{- $fit := div $pod (int (include "caracal.expertKiB" .)) }}
+{{- $expert := int (include "caracal.expertKiB" .) }}
+{{- if or (not (int .Values.model.shape.layers)) (not $pod) (not $expert) }}0{{ else }}
+{{- $fit := div $pod $expert }}
 {{- if not (int $fit) }}{{ fail "One expert does not fit a pod: look at model.shape and expert.accelerator." }}{{ end }}
 {{- $fit }}
 {{- end }}
+{{- end }}
+
+{{/* Experts that a pod takes: expert.capacity, else what fits; 0 when neither is known. */}}
+{{- define "caracal.expertsPerPod" -}}
+{{- int .Values.expert.capacity | default (int (include "caracal.expertsFit" .)) }}
 {{- end }}
 
 {{/* What the scale guard says, up to the number that was asked for: (dict "root" $ "set" NAME "needed" N). */}}
@@ -31,18 +37,18 @@
 {{- $shape := .root.Values.model.shape }}
 {{- $pods := printf "%d pod%s" .needed (ternary "" "s" (eq .needed 1)) }}
 {{- $perPod := int (include "caracal.expertsPerPod" .root) }}
-{{- if $perPod }}
+{{- if int (include "caracal.expertPodsNeeded" .root) }}
 {{- printf "%s needs at least %s: %d x %d experts, %d time(s) each, at %d per pod, have no room on fewer. Asked for: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.copies) $perPod }}
 {{- else }}
 {{- printf "%s needs at least %s: without any no expert is held and nothing is answered. Asked for: " .set $pods }}
 {{- end }}
 {{- end }}
 
-{{/* Pods needed for all copies of all experts; 0 when the sizes are not given. */}}
+{{/* Pods needed for all copies of all experts; 0 when the model's numbers or a pod's room are not given. */}}
 {{- define "caracal.expertPodsNeeded" -}}
 {{- $shape := .Values.model.shape }}
 {{- $perPod := int (include "caracal.expertsPerPod" .) }}
-{{- if not $perPod }}0{{ else }}
+{{- if not (and $perPod (int $shape.layers)) }}0{{ else }}
 {{- $all := mul (int $shape.layers) (int $shape.experts) (int .Values.placement.copies) }}
 {{- div (sub (add $all $perPod) 1) $perPod }}
 {{- end }}

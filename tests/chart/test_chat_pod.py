@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -55,6 +56,16 @@ def _gateway(*frames: bytes, refusals: int = 0) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def pod(chart: Chart) -> dict[str, object]:
     return containers(find(chart.render(), "Pod", "caracal-test")["spec"])[0]
+
+
+def test_the_pod_of_a_passed_test_goes_when_helm_has_read_its_log(chart: Chart) -> None:
+    said = subprocess.run(
+        [chart.helm, "version", "--template", "{{ .Version }}"], capture_output=True, text=True, check=True
+    )
+    version = tuple(int(part) for part in re.findall(r"\d+", said.stdout)[:3])
+    policies = ["before-hook-creation"] + ["hook-succeeded"] * (version >= (4, 0, 5))
+    pod = find(chart.render(), "Pod", "caracal-test")
+    assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",") == policies
 
 
 def _run(pod: dict[str, object], gateway: str) -> subprocess.CompletedProcess[str]:

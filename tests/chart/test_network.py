@@ -77,6 +77,22 @@ def test_external_redis_is_reached_in_its_networks_only(chart: Chart) -> None:
     assert not [thing for thing in objects if thing["metadata"]["name"] == "caracal-redis"]
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("redis://r.example:6380/0", 6380),
+        ("rediss://r.example/0", 6379),
+        ("redis://user@r.example:7000", 7000),
+        ("redis://[fd00::1]:6390/0", 6390),
+        ("redis://[fd00::1]/0", 6379),
+    ],
+)
+def test_the_way_to_external_redis_follows_its_url(chart: Chart, url: str, port: int) -> None:
+    objects = chart.render(f"redis.enabled=false,externalRedis.url={url}")
+    for role in ("router", "attention", "expert"):
+        assert _policy(objects, role)["egress"][-1]["ports"] == [{"protocol": "TCP", "port": port}]
+
+
 def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) -> None:
     objects = chart.render("rdma.enabled=true")
     open_rules = {role: [rule for rule in _policy(objects, role)["egress"] if "ports" not in rule] for role in ROLES}

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from chart_objects import WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
+from chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
+
+from services.router.gateway.app import POSTS
 
 
 def _pod(objects: list[Object], role: str) -> Object:
@@ -34,6 +36,30 @@ def test_a_pod_has_a_rank_for_each_gpu(chart: Chart) -> None:
     for values, ranks in {"tp=4": "4", "accelerator.count=2": "2", "accelerator.count=1": None, "tp=1": None}.items():
         given = environment(_main(chart.render(f"attention.{values}"), "attention"))
         assert given.get("CARACAL_TP", {}).get("value") == ranks, values
+
+
+GPU, CLAIM = "accelerator.count=1", "resourceClaims[0].name=gpu"
+AMD = "accelerator.resourceName=amd.com/gpu"
+
+
+@pytest.mark.parametrize(
+    ("values", "device"),
+    [
+        ((), None),
+        ((GPU,), "cuda"),
+        ((CLAIM,), "cuda"),
+        ((GPU, AMD), None),
+        ((GPU, AMD, "device=cuda"), "cuda"),
+        ((GPU, "device=cuda:1"), "cuda:1"),
+        ((GPU, "device=cpu"), "cpu"),
+    ],
+)
+def test_workers_run_on_the_gpus_they_ask_for(chart: Chart, values: tuple[str, ...], device: str | None) -> None:
+    for role, other in (("attention", "expert"), ("expert", "attention")):
+        objects = chart.render(*(f"{role}.{value}" for value in values))
+        assert environment(_main(objects, role)).get("CARACAL_DEVICE", {}).get("value") == device
+        assert "CARACAL_DEVICE" not in environment(_main(objects, other))
+        assert "CARACAL_DEVICE" not in environment(_main(objects, "router"))
 
 
 def test_a_probe_is_replaced_whole(chart: Chart) -> None:
@@ -165,25 +191,52 @@ def test_each_role_scales_on_what_it_runs_out_of(chart: Chart) -> None:
 
 
 def test_keda_takes_the_place_of_the_autoscaler(chart: Chart) -> None:
-    objects = chart.render(
-        "attention.autoscaling.enabled=true,attention.autoscaling.kind=keda,attention.autoscaling.minReplicas=0"
-    )
+    objects = chart.render("attention.autoscaling.enabled=true,attention.autoscaling.kind=keda")
     spec = find(objects, "ScaledObject", "caracal-attention")["spec"]
-    assert spec["minReplicaCount"] == 0
+    assert spec["minReplicaCount"] == 1
     query = spec["triggers"][0]["metadata"]["query"]
     assert query == 'sum(caracal:kv_cache_usage_perc{namespace="caracal",pod=~"caracal-attention-.+"})'
     assert not of_kind(objects, "HorizontalPodAutoscaler")
+
+
+def test_keda_reaches_0_with_a_query_of_its_own(chart: Chart) -> None:
+    for role in ("router", "attention"):
+        scale = f"{role}.autoscaling"
+        objects = chart.render(f"{scale}.enabled=true,{scale}.kind=keda,{scale}.minReplicas=0,{scale}.query=sum(x)")
+        spec = find(objects, "ScaledObject", f"caracal-{role}")["spec"]
+        assert spec["minReplicaCount"] == 0
+        assert spec["triggers"][0]["metadata"]["query"] == "sum(x)"
 
 
 def test_edge_of_the_tls_profile(chart: Chart) -> None:
     objects = chart.profile("tls")
     ingress = find(objects, "Ingress", "caracal-router")["spec"]
     assert ingress["tls"] == [{"secretName": "caracal-tls", "hosts": ["caracal.example.com"]}]
-    backend = ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]
-    assert backend == {"name": "caracal-router", "port": {"name": "http"}}
+    for path in ingress["rules"][0]["http"]["paths"]:
+        assert path["backend"]["service"] == {"name": "caracal-router", "port": {"name": "http"}}
     certificate = find(objects, "Certificate", "caracal-router")["spec"]
     assert certificate["secretName"] == "caracal-tls"
     assert certificate["dnsNames"] == ["caracal.example.com"]
+
+
+def test_the_edge_publishes_what_clients_call_and_nothing_else(chart: Chart) -> None:
+    objects = chart.render(*EVERYTHING)
+    ingress = find(objects, "Ingress", "caracal-router")["spec"]["rules"][0]["http"]["paths"]
+    route = find(objects, "HTTPRoute", "caracal-router")["spec"]["rules"][0]["matches"]
+    assert {path["pathType"] for path in ingress} == {"Prefix"}
+    assert [match["path"]["value"] for match in route] == [path["path"] for path in ingress]
+    published = tuple(path["path"] for path in ingress)
+    posts = [path for path, *_ in POSTS]
+    assert posts
+    assert all(path.startswith(published) for path in (*posts, "/v1/models"))
+    inside = ("/metrics", "/cluster", "/load", "/health", "/ready", "/version", "/openapi.json")
+    assert not [path for path in inside if path.startswith(published)]
+
+
+def test_every_host_is_taken_only_when_asked_for(chart: Chart) -> None:
+    rules = find(chart.render("ingress.enabled=true,ingress.hosts={*}"), "Ingress", "caracal-router")["spec"]["rules"]
+    assert len(rules) == 1
+    assert "host" not in rules[0]
 
 
 def test_http_route_reaches_the_service_or_the_pool(chart: Chart) -> None:

@@ -4,6 +4,7 @@ import pytest
 from chart_objects import Chart
 
 from k8s.tools.helm import HelmRefused
+from k8s.tools.values import CHART
 
 TYPOS = (
     "expert.replicaCuont=3",
@@ -18,6 +19,28 @@ WRONG_TYPES = (
     "model.dtype=int8",
     "attention.pageSize=24",
     "router.port=70000",
+    "router.port=80",
+    "redis.port=1023",
+    "expert.replicas=99999999999",
+    "attention.replicas=10001",
+    "attention.autoscaling.maxReplicas=99999999999",
+    "router.replicas=0",
+    "attention.replicas=0",
+    "expert.replicas=0",
+    "test.timeoutSeconds=0",
+    "router.drain.timeoutSeconds=0",
+    "image.repository=",
+    "image.repository=caracal:0.1.0",
+    "nameOverride=a.b",
+    "fullnameOverride=7b",
+    "commonLabels.team=7",
+    "pod.podAnnotations.count=7",
+    "expert.podLabels.on=true",
+    "monitoring.monitors.interval=15",
+    "ingress.hosts={https://a.example.com}",
+    "ingress.paths={v1}",
+    "expert.device=gpu",
+    "externalRedis.cidrs={10.0.0.0}",
     "image.digest=sha256:abc",
     "image.pullPolicy=Sometimes",
     "externalRedis.url=http://redis",
@@ -28,12 +51,24 @@ REFUSED = {
     "model.uri=/models/flash": "start it with builtin://, pvc://",
     "model.uri=hf://org/name": "pinned revision",
     "model.uri=hostPath://models": "a host path is absolute",
+    "model.uri=builtin://nosuch": "carries builtin://caracal-tiny alone",
+    "model.uri=pvc://": "write pvc://CLAIM",
+    "model.uri=pvc:///flash": "write pvc://CLAIM",
+    "model.uri=oci://": "write oci://REPOSITORY",
+    "redis.enabled=false,externalRedis.url=redis://r:6380/0,externalRedis.port=6379": "goes to port 6380",
+    "attention.metricsPort=50051": "attention.port and attention.metricsPort are both 50051",
+    "router.grpcPort=8000": "router.port and router.grpcPort are both 8000",
+    "router.service.port=50051": "router.service.port and router.grpcPort are both 50051",
+    "attention.maxRunning=64,attention.maxBatchTokens=32": "a running sequence takes at least one token",
+    "pod.autoscaling.enabled=true,pod.autoscaling.kind=keda,attention.autoscaling.minReplicas=0": "own metric is gone",
     "model.shape.layers=28": "model.shape.experts is 0",
     "redis.enabled=false": "there is no externalRedis.url",
     "externalRedis.existingSecret=mine": "which one?",
     "redis.enabled=false,externalRedis.url=redis://u:secret@r:6379/0": "holds a password",
     "tls.mode=secret": "nothing would present the certificate",
-    "tls.mode=secret,ingress.enabled=true": "needs a host name",
+    "tls.mode=secret,httpRoute.enabled=true,httpRoute.parentRefs[0].name=g": "needs a host name",
+    "tls.mode=secret,ingress.enabled=true,ingress.hosts={*}": "there is no certificate",
+    "ingress.enabled=true": "name the hosts in ingress.hosts",
     "tls.mode=certManager,ingress.enabled=true,ingress.hosts={a.example.com}": "name who signs",
     "httpRoute.enabled=true": "name the Gateway",
     "inferencePool.enabled=true": "name the endpoint picker's Service",
@@ -60,6 +95,18 @@ def test_unknown_keys_are_refused(chart: Chart, value: str) -> None:
 def test_wrong_values_are_refused_by_the_schema(chart: Chart, value: str) -> None:
     with pytest.raises(HelmRefused, match="don't meet the specifications of the schema"):
         chart.render(value)
+
+
+@pytest.mark.parametrize("value", ["expert=null", "expert.port=null", "pod.drain=null", "ingress=null"])
+def test_nothing_may_be_taken_away(chart: Chart, value: str) -> None:
+    with pytest.raises(HelmRefused, match=f"missing property '{value.removesuffix('=null').rpartition('.')[2]}'"):
+        chart.render(value)
+
+
+def test_the_model_in_the_image_is_the_one_there_is(chart: Chart) -> None:
+    models = [path.name for path in (CHART.parent / "models").iterdir() if (path / "config.json").exists()]
+    assert [chart.render(f"model.uri=builtin://{name}") for name in models]
+    assert models == ["caracal-tiny"]
 
 
 @pytest.mark.parametrize("values", REFUSED)

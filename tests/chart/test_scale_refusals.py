@@ -27,7 +27,9 @@ def test_routers_alone_may_write_events_and_nothing_else(chart: Chart) -> None:
     assert account(objects) == "caracal-router"
     assert find(objects, "ServiceAccount", "caracal-router")["automountServiceAccountToken"] is False
     (role,) = of_kind(objects, "Role")
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}]
+    rights = {(*rule["apiGroups"], *rule["resources"], *rule["verbs"]) for rule in role["rules"]}
+    reads = {("", "pods", "get"), ("apps", "statefulsets", "get")}
+    assert rights == {("", "events", "create", "patch"), *reads}, "to name the uid of what an event is about"
     (binding,) = of_kind(objects, "RoleBinding")
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "caracal-router", "namespace": "caracal"}]
@@ -87,6 +89,16 @@ def test_the_guard_looks_at_updates_of_this_set_alone(chart: Chart) -> None:
     assert match["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "caracal"}}
     assert (rule["operations"], rule["resourceNames"]) == (["UPDATE"], ["caracal-expert"])
     assert rule["resources"] == ["statefulsets", "statefulsets/scale"]
+
+
+def test_the_guard_reckons_with_the_capacity_that_was_given(chart: Chart) -> None:
+    (rule,) = guard(chart.render(GUARD, "model.shape.layers=3,model.shape.experts=16", "expert.capacity=24"))[
+        "validations"
+    ]
+    assert rule["expression"].startswith("variables.wanted >= 2 ||")
+    assert "3 x 16 experts, 1 time(s) each, at 24 per pod" in rule["messageExpression"]
+    (rule,) = guard(chart.render(GUARD, "expert.capacity=24"))["validations"]
+    assert rule["expression"].startswith("variables.wanted >= 1 ||"), "without the model's numbers nobody knows"
 
 
 def test_the_guard_knows_how_many_are_needed_and_why(chart: Chart) -> None:

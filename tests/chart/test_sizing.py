@@ -57,6 +57,23 @@ def test_an_autoscaler_may_not_go_below_what_the_experts_need(chart: Chart) -> N
         chart.render(FLASH, gpu, "expert.replicas=9,expert.autoscaling.enabled=true,expert.autoscaling.minReplicas=2")
 
 
+def test_a_given_capacity_tells_the_pods_needed(chart: Chart) -> None:
+    tiny = "model.shape.layers=3,model.shape.experts=16"
+    with pytest.raises(HelmRefused, match=r"need at least 3 pods of 16 experts \(expert\.capacity\)"):
+        chart.render(tiny, "expert.capacity=16,expert.replicas=2")
+    chart.render(tiny, "expert.capacity=16,expert.replicas=3")
+    gpu = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140"
+    with pytest.raises(HelmRefused, match="need at least 15 pods of 1000 experts"):
+        chart.render(FLASH, gpu, "expert.capacity=1000,expert.replicas=14")
+
+
+def test_a_capacity_beyond_the_accelerators_is_refused(chart: Chart) -> None:
+    gpu = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140,expert.replicas=9"
+    with pytest.raises(HelmRefused, match=r"expert\.capacity is 1793, but only 1792 experts fit"):
+        chart.render(FLASH, gpu, "expert.capacity=1793")
+    chart.render(FLASH, gpu, "expert.capacity=1792")
+
+
 def test_pods_are_told_how_many_experts_fit(chart: Chart) -> None:
     def capacity(*sets: str) -> str | None:
         container = find(chart.render(*sets), "StatefulSet", "caracal-expert")["spec"]["template"]["spec"][

@@ -3,7 +3,8 @@
 from typing import Any
 
 from k8s.tools import __main__ as tools
-from k8s.tools.schema import REFINED, build
+from k8s.tools.refined import REFINED
+from k8s.tools.schema import build
 from k8s.tools.values import ROLES, Entry, read_entries
 
 OVERRIDES = {"limits", "requests"}
@@ -32,6 +33,19 @@ def test_schema_is_closed_wherever_keys_are_ours() -> None:
                 closed(inner, f"{path}.{key}")
 
     closed(build(), "values")
+
+
+def test_every_integer_has_bounds() -> None:
+    """Helm wraps what is too large for its kind, and a StatefulSet of billions takes the control plane down."""
+
+    def integers(schema: Any, path: str) -> list[tuple[str, Any]]:
+        found = [(path, schema)] if isinstance(schema, dict) and schema.get("type") == "integer" else []
+        inner = schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ()
+        return [*found, *(one for key, value in inner for one in integers(value, f"{path}.{key}"))]
+
+    all_of_them = integers(build(), "")
+    assert len(all_of_them) > 40
+    assert [path for path, schema in all_of_them if not {"minimum", "maximum"} <= schema.keys()] == []
 
 
 def test_schema_knows_every_key() -> None:

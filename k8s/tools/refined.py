@@ -1,0 +1,147 @@
+"""What defaults cannot say of the chart's values: choices, ranges, forms. Every integer has its bounds here."""
+
+from k8s.tools.values import Tree
+
+# Replicas beyond this wrap around or exhaust the control plane long before they serve anything.
+MOST_PODS = 10_000
+DAY_S = 86_400
+_LABEL = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+_HOST = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_PART = "[a-z0-9]+([._-]+[a-z0-9]+)*"
+_QUANTITY = r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?"
+_RESOURCE = "[A-Za-z0-9.-]+/[A-Za-z0-9._-]+"
+_OPEN: Tree = {"type": "object"}
+_STRINGS: Tree = {"type": "object", "additionalProperties": {"type": "string"}}
+_LABELS: Tree = {"type": "object", "additionalProperties": {"type": "string", "pattern": _LABEL, "maxLength": 63}}
+
+
+def _between(least: int, most: int) -> Tree:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def _one_of(*choices: str) -> Tree:
+    return {"type": "string", "enum": list(choices)}
+
+
+def _form(pattern: str) -> Tree:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def _or_empty(pattern: str) -> Tree:
+    return _form(f"({pattern})?")
+
+
+def _list_of(item: Tree) -> Tree:
+    return {"type": "array", "items": item}
+
+
+_PORT = _between(1, 65535)
+# Pods have no root, and below 1024 their runtime may refuse to listen.
+_OWN_PORT = _between(1024, 65535)
+_PODS = _between(1, MOST_PODS)
+# At most 40 characters, the longest that leaves room for what is appended.
+_NAME = _or_empty("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+_CIDRS = _list_of(_form("[0-9A-Fa-f.:]+/[0-9]{1,3}"))
+_PATHS = {**_list_of(_form("/.*")), "minItems": 1}
+
+REFINED: dict[str, Tree] = {
+    "nameOverride": _NAME,
+    "fullnameOverride": _NAME,
+    "commonLabels": _LABELS,
+    "commonAnnotations": _STRINGS,
+    "image.repository": _form(f"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_PART}(/{_PART})*"),
+    "image.tag": _or_empty("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"),
+    "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
+    "image.digest": _or_empty("sha256:[0-9a-f]{64}"),
+    "model.dtype": _one_of("", "bfloat16", "float32"),
+    "model.name": {"type": "string", "minLength": 1},
+    "model.hf.sizeLimit": _form(_QUANTITY),
+    "model.shape.layers": _between(0, 1000),
+    "model.shape.experts": _between(0, 65536),
+    "model.shape.hiddenSize": _between(0, 1 << 20),
+    "model.shape.expertSize": _between(0, 1 << 20),
+    "model.shape.storage": _one_of("bfloat16", "float32", "float8_e4m3"),
+    "link.kind": _one_of("grpc", "nccl"),
+    "link.dispatchDtype": _one_of("", "fp8"),
+    "placement.copies": _between(1, 64),
+    "pod.image": {"$ref": "#/properties/image"},
+    "pod.accelerator.resourceName": _form(_RESOURCE),
+    "pod.accelerator.count": _between(0, 64),
+    "pod.accelerator.memoryGiB": _between(0, 10_000),
+    "pod.accelerator.usablePercent": _between(1, 100),
+    "pod.shmSize": _or_empty(_QUANTITY),
+    "pod.threads": _between(0, 1024),
+    "pod.podLabels": _LABELS,
+    "pod.podAnnotations": _STRINGS,
+    "pod.nodeSelector": _LABELS,
+    "pod.podSecurityContext": _OPEN,
+    "pod.securityContext": _OPEN,
+    "pod.probes.startupTimeoutSeconds": _between(1, DAY_S),
+    "pod.drain.preStopSeconds": _between(0, 3600),
+    "pod.drain.timeoutSeconds": _between(1, DAY_S),
+    "pod.drain.gracePeriodSeconds": _between(0, 2 * DAY_S),
+    "pod.pdb.maxUnavailable": {"oneOf": [_between(0, MOST_PODS), _form("[0-9]{1,2}%")]},
+    "pod.autoscaling.kind": _one_of("hpa", "keda"),
+    "pod.autoscaling.minReplicas": _between(0, MOST_PODS),
+    "pod.autoscaling.maxReplicas": _PODS,
+    "pod.autoscaling.target": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
+    "pod.autoscaling.prometheusAddress": _form("https?://.+"),
+    # As far as a HorizontalPodAutoscaler goes.
+    "pod.autoscaling.scaleDownStabilizationSeconds": _between(0, 3600),
+    "pod.minReadySeconds": _between(0, 3600),
+    "pod.serviceAnnotations": _STRINGS,
+    "router.replicas": _PODS,
+    "router.port": _OWN_PORT,
+    "router.grpcPort": _OWN_PORT,
+    "router.requestTimeoutSeconds": _between(1, DAY_S),
+    "router.service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
+    "router.service.port": _PORT,
+    "router.service.nodePort": _between(0, 65535),
+    "router.service.loadBalancerSourceRanges": _CIDRS,
+    "attention.replicas": _PODS,
+    "attention.port": _OWN_PORT,
+    "attention.metricsPort": _OWN_PORT,
+    "attention.device": _or_empty("cpu|cuda(:[0-9]{1,2})?"),
+    "attention.tp": _between(0, 64),
+    "attention.kvPages": _between(0, 100_000_000),
+    "attention.pageSize": {**_between(0, 4096), "multipleOf": 16},
+    "attention.maxBatchTokens": _between(0, 1 << 20),
+    "attention.maxRunning": _between(0, 1 << 16),
+    "attention.maxModelLen": _between(0, 1 << 24),
+    "attention.expertWaitSeconds": _between(0, 3600),
+    "expert.replicas": _PODS,
+    "expert.port": _OWN_PORT,
+    "expert.metricsPort": _OWN_PORT,
+    "expert.device": _or_empty("cpu|cuda(:[0-9]{1,2})?"),
+    "expert.capacity": _between(0, 10_000_000),
+    "expert.maxSessions": _between(0, 100_000),
+    "redis.port": _OWN_PORT,
+    "externalRedis.port": _between(0, 65535),
+    "externalRedis.url": _or_empty("rediss?://.+"),
+    "externalRedis.cidrs": _CIDRS,
+    "events.apiServerPorts": {**_list_of(_PORT), "minItems": 1},
+    "serviceAccount.annotations": _STRINGS,
+    "tls.mode": _one_of("none", "secret", "certManager"),
+    "tls.issuerRef.kind": _one_of("Issuer", "ClusterIssuer"),
+    "ingress.hosts": _list_of(_form(rf"(\*|(\*\.)?{_HOST})")),
+    "ingress.paths": _PATHS,
+    "ingress.pathType": _one_of("Prefix", "Exact", "ImplementationSpecific"),
+    "ingress.annotations": _STRINGS,
+    "httpRoute.hostnames": _list_of(_form(rf"(\*\.)?{_HOST}")),
+    "httpRoute.paths": _PATHS,
+    "httpRoute.timeout": _form("([0-9]{1,5}(h|m|s|ms)){1,4}"),
+    "inferencePool.endpointPicker.port": _PORT,
+    "inferencePool.endpointPicker.failureMode": _one_of("FailOpen", "FailClose"),
+    "monitoring.monitors.labels": _LABELS,
+    "monitoring.monitors.interval": _form("([0-9]{1,5}(ms|s|m|h)){1,4}"),
+    "monitoring.rules.labels": _LABELS,
+    "monitoring.rules.errorPercent": {"type": "number", "minimum": 0, "maximum": 100},
+    "monitoring.rules.waitingRequests": _between(0, 1_000_000),
+    "monitoring.rules.kvCachePercent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+    "monitoring.dashboards.labels": _LABELS,
+    "monitoring.dashboards.annotations": _STRINGS,
+    "otel.endpoint": _or_empty("https?://.+"),
+    "rdma.resourceName": _or_empty(_RESOURCE),
+    "test.maxTokens": _between(1, 4096),
+    "test.timeoutSeconds": _between(1, 3600),
+}

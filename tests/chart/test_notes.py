@@ -1,0 +1,34 @@
+"""What helm says after an install: the truth about names, addresses and checks that did not run."""
+
+import subprocess
+
+from chart_objects import Chart
+
+from k8s.tools.values import CHART
+
+OFF = "The capacity check is off"
+
+
+def _notes(chart: Chart, *arguments: str) -> str:
+    command = [str(chart.helm), "install", "flash", str(CHART), "--dry-run=client", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.rpartition("NOTES:")[2]
+
+
+def test_commands_have_the_names_of_this_release(chart: Chart) -> None:
+    notes = _notes(chart)
+    assert "statefulset/flash-caracal-expert" in notes
+    assert OFF not in notes
+
+
+def test_a_gpu_profile_without_sizes_says_that_nobody_checks(chart: Chart) -> None:
+    profile = ("--values", str(CHART / "profiles/gpu-1node.yaml"))
+    assert "need at least 5 expert pods" in _notes(chart, *profile)
+    for size in ("count", "memoryGiB"):
+        assert OFF in _notes(chart, *profile, "--set", f"expert.accelerator.{size}=0")
+    assert OFF not in _notes(chart, *profile, "--set", "expert.accelerator.memoryGiB=0,expert.capacity=3000")
+
+
+def test_addresses_outside_are_what_is_published(chart: Chart) -> None:
+    notes = _notes(chart, "--set", "ingress.enabled=true,ingress.hosts={a.example.com}")
+    assert "From outside: http://a.example.com/v1\n" in notes
