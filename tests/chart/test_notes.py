@@ -29,6 +29,11 @@ def test_a_gpu_profile_without_sizes_says_that_nobody_checks(chart: Chart) -> No
     assert OFF not in _notes(chart, *profile, "--set", "expert.accelerator.memoryGiB=0,expert.capacity=3000")
 
 
+def test_a_single_expert_pod_is_told_to_linger(chart: Chart) -> None:
+    assert "There is one expert pod" not in _notes(chart, "--values", str(CHART / "profiles/cpu-tiny.yaml"))
+    assert "There is one expert pod" in _notes(chart, "--set", "expert.replicas=1")
+
+
 def test_addresses_outside_are_what_is_published(chart: Chart) -> None:
     notes = _notes(chart, "--set", "ingress.enabled=true,ingress.hosts={a.example.com}")
     assert "From outside: http://a.example.com/v1\n" in notes

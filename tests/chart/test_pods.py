@@ -46,6 +46,18 @@ def test_containers_say_what_they_need(objects: list[Object]) -> None:
             assert "memory" in resources["limits"], name
 
 
+def test_the_small_profile_fits_a_laptop_and_rolls_out_without_lingering(chart: Chart) -> None:
+    objects = chart.profile("cpu-tiny")
+    mebibytes, cores = 0, 0
+    for thing in of_kind(objects, "Deployment", "StatefulSet"):
+        requests = thing["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
+        mebibytes += thing["spec"].get("replicas", 1) * int(requests["memory"].removesuffix("Mi"))
+        cores += thing["spec"].get("replicas", 1) * int(requests["cpu"].removesuffix("m"))
+    assert mebibytes < 1536
+    assert cores <= 500
+    assert find(objects, "StatefulSet", "caracal-expert")["spec"]["replicas"] > 1, "another pod takes the experts over"
+
+
 def test_containers_have_all_three_probes(objects: list[Object]) -> None:
     for name, spec in pod_specs([thing for thing in objects if thing["kind"] != "Pod"]):
         for container in spec["containers"]:
