@@ -179,3 +179,11 @@ def test_no_worker(assets_path: Path) -> None:
         assert caught.value.status_code == 503
         assert caught.value.code == "no_worker"
         assert caught.value.response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "frequency_penalty"])
+@pytest.mark.parametrize("value", ["hot", True, [1]])
+def test_what_may_be_a_fraction_is_called_a_number(router: Harness, field: str, value: object) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"{field}: Input should be a valid number") as caught:
+        router.client().post("/completions", body={"prompt": "a", field: value}, cast_to=dict[str, Any])
+    assert (caught.value.code, caught.value.param) == ("invalid_type", field)

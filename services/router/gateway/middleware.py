@@ -10,6 +10,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.router.gateway.errors import CLIENT_GONE, error_response
+from services.router.gateway.unread import Unread
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
 
@@ -42,20 +43,21 @@ class Edge:
         request_id = wanted_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.monotonic(), 0
+        body = Unread(scope, receive, send)
 
         async def tagged(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
+            await body.send(message)
 
         try:
             if too_large(scope["headers"]):
                 error = HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them.")
-                await error_response(error)(scope, receive, tagged)
+                await error_response(error)(scope, body.receive, tagged)
             else:
-                await self._app(scope, receive, tagged)
+                await self._app(scope, body.receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             status = status or CLIENT_GONE

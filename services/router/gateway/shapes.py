@@ -13,7 +13,7 @@ MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 128
 
-Number = StrictInt | StrictFloat
+Number = StrictFloat  # which takes integers too
 Finite = Field(allow_inf_nan=False)
 
 
