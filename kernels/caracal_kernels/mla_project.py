@@ -50,7 +50,8 @@ def mla_project_reference(
     c_TC = (rms_norm_reference(ckv_TL[:, :latent], kv_a_norm_C, lora_eps).float() * kv_scale).to(dtype)
     cos_sin_TR = cos_sin_PR[positions_T.long()]
     k_TR = rope_reference(ckv_TL[:, latent:], cos_sin_TR)
-    cache_PBL.view(-1, cache_PBL.shape[-1])[slots_T.long()] = torch.cat([c_TC, k_TR], dim=-1)
+    written_T = slots_T >= 0
+    cache_PBL.view(-1, cache_PBL.shape[-1])[slots_T[written_T].long()] = torch.cat([c_TC, k_TR], dim=-1)[written_T]
     absorbed = [accumulate_reference(q_THE[:, head, :nope], w_uk_HCN[head]) for head in range(heads)]
     q_rope_THR = rope_reference(q_THE[..., nope:], cos_sin_TR[:, None])
     return torch.cat([torch.stack(absorbed, dim=1).to(dtype), q_rope_THR], dim=-1)
@@ -82,8 +83,9 @@ def mla_project(
     kv_scale: float,
     lora_eps: float = 1e-6,
 ) -> Tensor:
-    """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [c | k_rope] to its slot (page * size + place).
+    """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [c | k_rope] to its slot.
 
+    A slot is page * size + place, or -1 for nowhere.
     `w_uk_HCN` is kv_b_proj's key half, transposed per head once at load: absorbing is then a product like the others.
     """
     body = _body(x_TD)

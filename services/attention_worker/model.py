@@ -17,6 +17,7 @@ from caracal_kernels import mla_attention, mla_project, rms_norm
 from torch import Tensor
 
 from services.attention_worker.parallel.ranks import ALONE, Ranks
+from services.attention_worker.segments import Rows, Run, Runs, runs_on
 from services.attention_worker.step import Step
 from services.checkpoint import Checkpoint, ModelConfig, attention_tensors
 from services.device import CPU
@@ -102,21 +103,32 @@ class Layer:
             load(f"{prefix}mlp.router.e_score_correction_bias", torch.float32),
         )
 
-    def forward(self, x_TD: Tensor, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
+    def forward(self, x_TD: Tensor, run: Run, exchange: ExchangeLike) -> Tensor:
+        x_TD, h_TD = run(self._to_the_gate, x_TD)
+        moe = exchange.start(self._index, h_TD, self._gate, run.step)  # leaves for the expert workers
+        (x_TD,) = run(self._meanwhile, x_TD, h_TD)
+        return moe.finish(x_TD)  # and is home again
+
+    def _to_the_gate(self, step: Step, caches: list[Tensor], x_TD: Tensor) -> Rows:
         x_TD = self._attention[0](x_TD, step, caches[2 * self._index])
-        h_TD = rms_norm(x_TD, self._post_norm_D[0], self._eps)
-        moe = exchange.start(self._index, h_TD, self._gate, step)  # leaves for the expert workers
+        return x_TD, rms_norm(x_TD, self._post_norm_D[0], self._eps)
+
+    def _meanwhile(self, step: Step, caches: list[Tensor], x_TD: Tensor, h_TD: Tensor) -> Rows:
+        """What hides the round trip."""
         x_TD = self._ranks.mlp(h_TD, *self._mlp[0], x_TD)
         x_TD = self._attention[1](x_TD, step, caches[2 * self._index + 1])
-        x_TD = self._ranks.mlp(rms_norm(x_TD, self._post_norm_D[1], self._eps), *self._mlp[1], x_TD)
-        return moe.finish(x_TD)  # and is home again
+        return (self._ranks.mlp(rms_norm(x_TD, self._post_norm_D[1], self._eps), *self._mlp[1], x_TD),)
 
 
 class Model:
-    """The attention worker's share of a checkpoint; of several ranks, one rank's."""
+    """The attention worker's share of a checkpoint; of several ranks, one rank's.
 
-    def __init__(self, load: Load) -> None:
+    `runs` says how segments of steps are run: recorded on a GPU, unless ranks meet in them.
+    """
+
+    def __init__(self, load: Load, runs: Runs | None = None) -> None:
         config = load.config
+        self._runs = runs or runs_on(load.device, load.ranks.shard.size)
         self.config = config
         self.dtype, self.device = load.dtype, load.device
         self._ranks = load.ranks
@@ -133,11 +145,12 @@ class Model:
 
     def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
-        step = step.to(self.device)
+        run = self._runs.begin(step, caches)
+        step = run.step
         # index_select, not x[rows]: that one wakes OpenMP's threads for a handful of rows.
         x_TD = self._embed_VD.index_select(0, step.ids_T)
         for layer in self._layers:
-            x_TD = layer.forward(x_TD, step, caches, exchange)
+            x_TD = layer.forward(x_TD, run, exchange)
         x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
         return self._ranks.logits(x_BD, self._head_VD)
 

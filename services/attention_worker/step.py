@@ -23,8 +23,13 @@ class Step:
     page_table_SX: Tensor  # int32, -1 padded
     sample_rows_B: Tensor  # int64, indices into T
 
+    @property
+    def pages(self) -> int:
+        """Columns of the page table that are in use: rows fill up from the left."""
+        return int((self.page_table_SX >= 0).any(0).sum())
+
     def to(self, device: torch.device) -> Step:
-        """The same step on a device; itself where it lies there already."""
+        """The same step on a device, without the page table's unused columns; itself where it lies there already."""
         if self.ids_T.device == device:
             return self
         return Step(
@@ -33,6 +38,6 @@ class Step:
             positions_T=self.positions_T.to(device),
             seq_T=self.seq_T.to(device),
             slots_T=self.slots_T.to(device),
-            page_table_SX=self.page_table_SX.to(device),
+            page_table_SX=self.page_table_SX[:, : self.pages].to(device),
             sample_rows_B=self.sample_rows_B.to(device),
         )

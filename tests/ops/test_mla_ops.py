@@ -46,6 +46,15 @@ def test_projected_bits_are_the_rows_own(dtype: torch.dtype) -> None:
             assert all(torch.equal(cache[i], alone[i][1][i]) for i in rows)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_without_a_slot_is_projected_and_written_nowhere(dtype: torch.dtype) -> None:
+    weights, x = project_weights(ODD, dtype), rand(5, ODD.hidden, dtype=dtype)
+    with_slots, _ = project(ODD, weights, x, list(range(5)), list(range(5)))
+    q, cache = project(ODD, weights, x, list(range(5)), [3, -1, 7, -1, -1])
+    assert torch.equal(q, with_slots)
+    assert (~cache.isnan().any(-1)).nonzero().flatten().tolist() == [3, 7]
+
+
 def paged(keys: Tensor, page_size: int) -> tuple[Tensor, Tensor]:
     """The same keys in shuffled pages of another size, unused slots poisoned."""
     needed = -(-len(keys) // page_size)

@@ -40,7 +40,7 @@ Sizes check_project(const Tensor& x, const Tensor& norm_w, const Tensor& q_a, co
   for (int64_t t = 0; t < s.rows; ++t) {
     int32_t position = ptr<int32_t>(positions)[t], slot = ptr<int32_t>(slots)[t];
     TORCH_CHECK(position >= 0 && position < cos_sin.size(0), op, ": positions[", t, "] = ", position, " lies outside cos_sin");
-    TORCH_CHECK(slot >= 0 && slot < places, op, ": slots[", t, "] = ", slot, " lies outside the cache");
+    TORCH_CHECK(slot >= -1 && slot < places, op, ": slots[", t, "] = ", slot, " lies outside the cache");
   }
   return s;
 }
@@ -74,6 +74,7 @@ Tensor mla_project(const Tensor& x, const Tensor& norm_w, double eps, const Tens
     T* h = scratch<T>(1, s.rows * s.hidden);
     T* low = scratch<T>(2, s.rows * std::max(s.q_rank, s.width));
     T* q = scratch<T>(3, s.rows * n);
+    T* nowhere = scratch<T>(4, s.width);
     float eps_lora = static_cast<float>(lora_eps);
     for (int64_t t = 0; t < s.rows; ++t)
       k.rms_norm(ptr<T>(x) + t * s.hidden, ptr<T>(norm_w), h + t * s.hidden, s.hidden, static_cast<float>(eps));
@@ -82,7 +83,8 @@ Tensor mla_project(const Tensor& x, const Tensor& norm_w, double eps, const Tens
     product<T>(h, s.hidden, ptr<T>(kv_a), s.hidden, c, s.width, s.rows, s.width, s.hidden);
     k.store(c, nullptr, low, s.rows * s.width);
     for (int64_t t = 0; t < s.rows; ++t) {
-      T* place = ptr<T>(cache) + ptr<int32_t>(slots)[t] * s.width;
+      int32_t slot = ptr<int32_t>(slots)[t];
+      T* place = slot < 0 ? nowhere : ptr<T>(cache) + slot * s.width;
       const float* angles = ptr<float>(cos_sin) + ptr<int32_t>(positions)[t] * s.rope;
       k.rms_norm(low + t * s.width, ptr<T>(kv_a_norm), place, s.latent, eps_lora);
       k.scale(place, static_cast<float>(kv_scale), place, s.latent);

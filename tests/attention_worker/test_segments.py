@@ -1,0 +1,102 @@
+"""Recorded segments give the bits of unrecorded ones. Where there is no GPU, recordings are played by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from engine_driver import Driver, Heard, limits
+from plain_exchange import PlainExchange
+from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
+
+from services.attention_worker.model import Load, Model
+from services.attention_worker.segments import SIZES, CudaRecorder, Recorded, Recorder, Rows, Runs, runs_on
+from services.attention_worker.sequence import Sampling
+from services.checkpoint import Checkpoint
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Again:
+    """Runs the work anew and puts the results where the first ones were: what a graph does, without a graph."""
+
+    def record(self, work: Callable[[], Rows]) -> tuple[Callable[[], None], Rows]:
+        results = work()
+
+        def again() -> None:
+            for place, value in zip(results, work(), strict=True):
+                place.copy_(value)
+
+        return again, results
+
+
+def recorder() -> Recorder:
+    return CudaRecorder() if DEVICE.type == "cuda" else Again()
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    path = make_checkpoint(tmp_path_factory.mktemp("segments"), WIDE_TOP_K, seed=5, dtype=request.param)
+    return Checkpoint.open(path)
+
+
+def model(checkpoint: Checkpoint, runs: Runs | None = None) -> Model:
+    dtype: torch.dtype = getattr(torch, checkpoint.config.torch_dtype)
+    return Model(Load(checkpoint, dtype, lambda done, total: None, device=DEVICE), runs)
+
+
+def answers(checkpoint: Checkpoint, runs: Runs | None) -> list[Heard]:
+    """Thirty requests of all lengths, prefilled in chunks beside decodes, some preempted."""
+    made = model(checkpoint, runs)
+    sizes = limits(max_batch_tokens=80, max_running=24, num_pages=40)
+    driver, rng = Driver(made, PlainExchange(checkpoint, made.dtype), sizes), Random(3)
+    heard = []
+    for _ in range(30):
+        prompt = [rng.randrange(3, 300) for _ in range(rng.randint(1, 60))]
+        sampling = Sampling(max_tokens=rng.randint(1, 30), ignore_eos=True, seed=rng.getrandbits(60), temperature=0.8)
+        heard.append(driver.submit(prompt, sampling))
+        for _ in range(rng.randint(0, 3)):
+            driver.engine.step()
+    driver.finish()
+    return heard
+
+
+def test_recorded_steps_give_the_same_bits(checkpoint: Checkpoint) -> None:
+    runs = Recorded(DEVICE, recorder())
+    for one, other in zip(answers(checkpoint, runs_on(torch.device("cpu"))), answers(checkpoint, runs), strict=True):
+        assert one.tokens == other.tokens
+        assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
+    segments = 2 * checkpoint.config.num_layers
+    widths = 4  # 1, 2, 4 and 8 pages of 16
+    assert segments * 5 <= runs.recordings <= segments * len(SIZES) * widths, "each size, width and segment once"
+
+
+def test_other_caches_are_recorded_anew(checkpoint: Checkpoint) -> None:
+    """A recording reads the caches it was made with; a second engine on the same model has others."""
+    runs = Recorded(DEVICE, recorder())
+    made = model(checkpoint, runs)
+    exchange, sampling = PlainExchange(checkpoint, made.dtype), Sampling(max_tokens=4, ignore_eos=True)
+    heard = []
+    for _ in range(2):
+        driver = Driver(made, exchange, limits(num_pages=8))
+        heard.append(driver.submit([5, 6, 7], sampling))
+        driver.finish()
+    assert torch.equal(torch.stack(heard[0].rows), torch.stack(heard[1].rows))
+
+
+def test_steps_too_large_run_as_they_come(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "model", WIDE_TOP_K))
+    runs = Recorded(DEVICE, recorder())
+    made = model(checkpoint, runs)
+    driver = Driver(made, PlainExchange(checkpoint, made.dtype), limits(max_batch_tokens=256, num_pages=32))
+    driver.submit(list(range(3, 3 + SIZES[-1] + 1)), Sampling(max_tokens=1, ignore_eos=True))
+    driver.finish()
+    assert runs.recordings == 0
+
+
+def test_a_cpu_and_several_ranks_record_nothing() -> None:
+    assert not isinstance(runs_on(torch.device("cpu")), Recorded)
+    assert not isinstance(runs_on(torch.device("cuda", 0), ranks=2), Recorded)
