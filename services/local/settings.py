@@ -14,6 +14,9 @@ DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
 SCALED = ("attention", "expert")
 
 
+SHARED_GPU_PAGES = 512
+
+
 class BadSetting(ValueError):
     """A cluster that cannot be started; one line."""
 
@@ -29,6 +32,7 @@ class LocalSettings:
     expert: int = 1
     routers: int = 1
     dtype: str = ""
+    device: str = "cpu"  # of all workers
     tp: int = 1  # ranks of an attention worker
     link: str = "grpc"
     dispatch_dtype: str = ""
@@ -66,6 +70,9 @@ class LocalSettings:
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)),
             "CARACAL_MODEL": str(self.model),
             "CARACAL_DTYPE": self.dtype,
+            "CARACAL_DEVICE": self.device,
+            # Workers share the GPU: the first one must not take what is free for its pages.
+            "CARACAL_KV_PAGES": "" if self.device == "cpu" else str(SHARED_GPU_PAGES),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,

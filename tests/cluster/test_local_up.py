@@ -125,6 +125,11 @@ def test_a_link_that_is_not_known_is_one_line(home: dict[str, str], model: Path,
     assert f"{option}: '{value}'" in said
 
 
+def test_a_device_that_is_not_there_is_one_line(home: dict[str, str], model: Path) -> None:
+    said = one_line(command(home, "up", "--model", str(model), "--port", "0", "--device", "cuda:99"))
+    assert "CARACAL_DEVICE is 'cuda:99': this machine has" in said
+
+
 def test_a_wrong_directory_is_one_line(home: dict[str, str], tmp_path: Path) -> None:
     assert "is not a directory" in one_line(command(home, "up", "--model", str(tmp_path / "nowhere")))
     assert "config.json" in one_line(command(home, "up", "--model", str(tmp_path / "tmp")))
