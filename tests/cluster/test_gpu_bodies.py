@@ -1,0 +1,47 @@
+"""Workers on the bodies that GPUs run: an fp8 checkpoint answers alike over both links.
+
+On a GPU where there is one, else in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import torch
+from caracal_proto import attention_pb2, attention_pb2_grpc
+from quantized_checkpoint import to_fp8
+from tiny_checkpoint import PLAIN, make_checkpoint
+from worker_processes import place_everything, redis_store, spawn
+
+WHERE = {"DEVICE": "cuda"} if torch.cuda.is_available() else {"KERNELS": "triton"}
+SMALL = PLAIN | {"num_layers": 1, "num_hidden_layers": 2, "n_routed_experts": 3, "zero_expert_num": 1, "moe_topk": 2}
+
+
+def answer(address: str) -> list[tuple[int, int]]:
+    """(id, checksum of its logits) of each token."""
+    sampling = attention_pb2.Sampling(max_tokens=3, temperature=0.8, seed=5, ignore_eos=True)
+    request = attention_pb2.GenerateRequest(request_id="r", attempt=1, prompt_ids=[5, 6, 7, 8], sampling=sampling)
+    with grpc.insecure_channel(address) as channel:
+        events = list(attention_pb2_grpc.AttentionStub(channel).Generate(request, timeout=120))
+    return [(token.id, token.logits_checksum) for event in events for token in event.tokens]
+
+
+def test_an_answer_on_the_gpu_bodies(tmp_path: Path) -> None:
+    model = to_fp8(make_checkpoint(tmp_path / "model", SMALL, dtype=torch.bfloat16))
+    with redis_store(tmp_path) as store:
+        common = {"MODEL": str(model), "REDIS_URL": store.url, "KV_PAGES": "4", **WHERE}
+        workers = [spawn("expert", WORKER_ID="expert-0", **common)]
+        workers += [spawn("attention", WORKER_ID=f"attention-{link}", LINK=link, **common) for link in ("grpc", "nccl")]
+        try:
+            lease = store.await_record("expert", "expert-0")
+            place_everything(store, lease, layers=1, experts=3, epoch=3)
+            leases = [store.await_record("attention", f"attention-{link}", epoch=3) for link in ("grpc", "nccl")]
+            assert {one["numerics_class"] for one in leases} == {lease["numerics_class"]}
+            first, second = (answer(one["address"]) for one in leases)
+            assert len(first) == 3
+            assert first == second
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.communicate()
