@@ -49,6 +49,7 @@ REFINED: dict[str, Tree] = {
     "fullnameOverride": _NAME,
     "commonLabels": _LABELS,
     "commonAnnotations": _STRINGS,
+    "image.registry": _or_empty(f"[A-Za-z0-9.-]+(:[0-9]+)?(/{_PART})*"),
     "image.repository": _form(f"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_PART}(/{_PART})*"),
     "image.tag": _or_empty("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"),
     "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),

@@ -29,6 +29,7 @@ WRONG_TYPES = (
     "expert.replicas=0",
     "test.timeoutSeconds=0",
     "router.drain.timeoutSeconds=0",
+    "image.registry=registry.local/",
     "image.repository=",
     "image.repository=caracal:0.1.0",
     "nameOverride=a.b",
