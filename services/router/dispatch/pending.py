@@ -68,7 +68,9 @@ class Pending:
         if not self._collect(self._launched, 0) or not self._launched.complete:
             self._recover()
         self._home = True
-        self._stats.exposed_s += time.perf_counter() - began_s
+        ended_s = time.perf_counter()
+        self._stats.exposed_s += ended_s - began_s
+        self._stats.round_trip_s += ended_s - max(began_s, self._sent_s)  # taking the last answer in
 
     def _collect(self, launched: Launched, base: int) -> bool:
         """Takes in what one plan brought home; false when some of it is missing."""

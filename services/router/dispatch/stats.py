@@ -20,8 +20,8 @@ class LayerStats:
     """Sums since the process started, of one layer or of all."""
 
     layer_calls: int = 0  # calls of `start`
-    exposed_s: float = 0.0  # waited in `finish`
-    round_trip_s: float = 0.0  # from the end of the gate to the last answer's arrival; layers that sent nothing add 0
+    exposed_s: float = 0.0  # in `wait`: until the last answer came, and was taken in
+    round_trip_s: float = 0.0  # from the end of the gate until then, without what it lay there; never below exposed_s
     slots: int = 0  # tokens * top-k
     ffn_slots: int = 0  # of these, chosen FFN experts
     tokens: int = 0
