@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -16,10 +16,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Url = Annotated[str, typer.Option("--url", help="The gateway; default: the cluster running here, or CARACAL_URL.")]
-Context = Annotated[str, typer.Option("--context", help="A context of the kubeconfig: the cluster on Kubernetes.")]
-Namespace = Annotated[str, typer.Option("--namespace", help="With --context; default: the context's own.")]
-ReleaseName = Annotated[str, typer.Option("--release", help="With --context, when there are several.")]
+Answer = TypeVar("Answer")
+CANNOT_SERVE = 3  # exit code of `caracal status`
+
+
+def _not_empty(value: str | None, param: typer.CallbackParam) -> str | None:
+    """An empty word is a variable that was not set: it must not mean the cluster running here."""
+    if value == "":
+        fail(f"{param.opts[0]} is empty")
+    return value
+
+
+def _option(name: str, text: str) -> Any:
+    return typer.Option(name, help=text, callback=_not_empty)
+
+
+Url = Annotated[str | None, _option("--url", "The gateway; default: the cluster running here, or CARACAL_URL.")]
+Gateway = Annotated[str | None, _option("--gateway", "Ask the gateway at this URL instead of the cluster's Redis.")]
+Context = Annotated[str | None, _option("--context", "A context of the kubeconfig: the cluster on Kubernetes.")]
+Namespace = Annotated[str | None, _option("--namespace", "With --context; default: the context's own.")]
+ReleaseName = Annotated[str | None, _option("--release", "With --context, when there are several.")]
 
 
 @app.command()
@@ -29,6 +45,7 @@ def up(
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory; default: the built-in model.")] = None,
     port: Annotated[int, typer.Option(help="Of the gateway; 0 takes any free one.")] = 8000,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32; default: the checkpoint's own.")] = "",
+    device: Annotated[str, typer.Option(help="Of all workers: cpu, cuda or cuda:N.")] = "cpu",
     tp: Annotated[int, typer.Option(help="Ranks of each attention worker: processes that share every layer.")] = 1,
     link: Annotated[str, typer.Option(help="Between attention and experts: grpc or nccl (gloo on CPUs).")] = "grpc",
     dispatch_dtype: Annotated[str, typer.Option(help="Of rows sent to experts: fp8; default: the model's.")] = "",
@@ -43,6 +60,7 @@ def up(
         attention=attention,
         expert=expert,
         dtype=dtype,
+        device=device,
         tp=tp,
         link=link,
         dispatch_dtype=dispatch_dtype,
@@ -53,7 +71,7 @@ def up(
 @app.command()
 def generate(
     text: str,
-    url: Url = "",
+    url: Url = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
     seed: Annotated[int | None, typer.Option()] = None,
@@ -78,12 +96,15 @@ def generate(
 @app.command()
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second.")] = False,
-    gateway: Annotated[str, typer.Option(help="Ask the gateway at this URL instead of the cluster's Redis.")] = "",
-    context: Context = "",
-    namespace: Namespace = "",
-    release: ReleaseName = "",
+    gateway: Gateway = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    release: ReleaseName = None,
 ) -> None:
-    """Show workers, what they hold, and what the experts cost."""
+    """Show workers, what they hold, and what the experts cost.
+
+    Exit code: 0 when the cluster can serve requests, 3 when it cannot, 1 when nothing is known of it.
+    """
     from services.local.status import status as run
 
     if gateway and context:
@@ -92,26 +113,30 @@ def status(
     if context and watch:
         fail("--watch goes with --gateway or the cluster running here")
 
-    def show() -> None:
+    def show() -> bool:
         if context:
             from services.local.kube import Release
             from services.local.pods import show as show_release
 
-            show_release(Release(context, namespace, release))
-        else:
-            run(watch, gateway)
+            return show_release(Release(context, namespace or "", release or ""))
+        return run(watch, gateway or "")
 
-    _asks_cluster(show)
+    if not _asks_cluster(show):
+        raise typer.Exit(CANNOT_SERVE)
 
 
 @app.command()
 def scale(
     counts: Annotated[list[str], typer.Argument(metavar="ROLE=COUNT...", help="expert=3 attention=2")],
-    context: Context = "",
-    namespace: Namespace = "",
-    release: ReleaseName = "",
+    context: Context = None,
+    namespace: Namespace = None,
+    release: ReleaseName = None,
+    timeout: Annotated[int, typer.Option(min=0, help="Seconds to wait; 0: set the counts, do not wait.")] = 600,
 ) -> None:
-    """Change the number of workers of the cluster running here, or on Kubernetes, and wait until it is so."""
+    """Change the number of workers of the cluster running here, or on Kubernetes, and wait until it is so.
+
+    Exit code: 0 when it is so (or with --timeout 0), 1 when it is not in time, or somebody else sets another number.
+    """
     from services.local.scale import parse_counts
     from services.local.scale import scale as run
 
@@ -122,9 +147,9 @@ def scale(
             from services.local.kube import Release, check_pods
 
             wanted = parse_counts(counts, check_pods)
-            Release(context, namespace, release).scale(wanted)
+            Release(context, namespace or "", release or "").scale(wanted, timeout)
         else:
-            run(parse_counts(counts))
+            run(parse_counts(counts), timeout)
 
     _asks_cluster(change)
 
@@ -163,20 +188,20 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _check_context(context: str, namespace: str, release: str) -> None:
+def _check_context(context: str | None, namespace: str | None, release: str | None) -> None:
     """A command meant for Kubernetes must not fall on the cluster running here."""
     if (namespace or release) and not context:
         fail("--namespace and --release go with --context")
 
 
-def _asks_cluster(run: Callable[[], None]) -> None:
+def _asks_cluster(run: Callable[[], Answer]) -> Answer:
     """Runs a command that talks to a cluster; what is expected to go wrong becomes one line."""
     from services.local.settings import BadSetting
     from services.local.state import NoCluster
     from services.membership import RedisUnavailable
 
     try:
-        run()
+        return run()
     except (BadSetting, NoCluster) as error:
         fail(str(error))
     except RedisUnavailable as error:

@@ -25,6 +25,11 @@ class FakeApi(ThreadingHTTPServer):
         self.proxied: tuple[int, Any] = 200, OVERVIEW
         self.ended: tuple[str, dict[str, Any]] | None = None  # how caracal-expert-0 ended: kind of container, state
         self.stuck = False  # new pods find no node
+        self.port: int | None = 8000  # that a router calls http
+        self.ready: tuple[int, Any] | None = None  # what the router, then not ready, says at /ready
+        self.states: dict[str, dict[str, Any]] = {}  # pod -> fields of its status in place of the usual
+        self.events: tuple[int, Any] = 200, {"items": []}
+        self.meddler: int | None = None  # what somebody else sets right after each patch of a scale
         self.start(attention=1, expert=1)
 
     def __enter__(self) -> FakeApi:
@@ -84,13 +89,20 @@ class FakeApi(ThreadingHTTPServer):
         conditions = [{"type": "Ready", "status": str(leaving or not changing)}]
         if self.stuck and changing:
             conditions.append({"type": "PodScheduled", "status": "False", "message": "no node has 8 GPUs"})
+        if role == "router" and self.ready is not None:
+            conditions[0]["status"] = "False"
         status = {"phase": "Running", "conditions": conditions, "containerStatuses": [_container({})]}
         if self.ended and (role, number) == ("expert", 0):
             status |= {"conditions": [], self.ended[0]: [_container({"terminated": self.ended[1]})]}
+        status |= self.states.get(f"caracal-{role}-{number}", {})
         metadata: dict[str, Any] = {"name": f"caracal-{role}-{number}", "labels": _labels("caracal", role)}
         if changing and leaving:
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-        return {"metadata": metadata, "spec": {"nodeName": "n1", "containers": [{"name": "x"}]}, "status": status}
+        return {"metadata": metadata, "spec": {"nodeName": "n1", "containers": [self._container()]}, "status": status}
+
+    def _container(self) -> dict[str, Any]:
+        ports = [{"name": "grpc", "containerPort": 50051}]
+        return {"name": "x", "ports": ports + ([{"name": "http", "containerPort": self.port}] if self.port else [])}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -106,8 +118,13 @@ class Handler(BaseHTTPRequestHandler):
             self._list(query, self.server.workloads("router"))
         elif path == f"{CORE}/pods":
             self._list(query, self.server.pods())
-        elif path == f"{CORE}/pods/caracal-router-0:8000/proxy/cluster":
+        elif path == f"{CORE}/events":
+            assert dict(parse_qsl(query))["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
+            self._send(*self.server.events)
+        elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8000}/proxy/cluster":
             self._send(*self.server.proxied)
+        elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8000}/proxy/ready" and self.server.ready:
+            self._send(*self.server.ready)
         else:
             self._send(404, {"kind": "Status", "message": path})
 
@@ -115,6 +132,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         role = self.path.removeprefix(f"{APPS}/statefulsets/caracal-").removesuffix("/scale")
         self.server.scale(role, body["spec"]["replicas"])
+        if self.server.meddler is not None:
+            self.server.scale(role, self.server.meddler)
         self._send(200, {"metadata": {}, "spec": body["spec"]})
 
     def log_message(self, *_: object) -> None:
@@ -133,7 +152,17 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-OVERVIEW = {"epoch": 7, "leader": "caracal-router-0", "workers": [], "warning": "too few"}
+WORKERS = [
+    {"worker_id": f"caracal-{role}-0", "role": role, "address": "a:1", "boot_id": "b", "epoch": 7, "held": held}
+    for role, held in (("router", 0), ("attention", 0), ("expert", 8))
+]
+OVERVIEW = {"epoch": 7, "leader": "caracal-router-0", "workers": WORKERS, "warning": "too few"}
+
+
+def warning(pod: str, reason: str, message: str, seen: str) -> dict[str, Any]:
+    """An Event about a pod; `seen` is a time as the API writes it."""
+    about = {"kind": "Pod", "name": pod}
+    return {"metadata": {}, "involvedObject": about, "reason": reason, "message": message, "lastTimestamp": seen}
 
 
 def _labels(release: str, role: str) -> dict[str, str]:

@@ -14,6 +14,17 @@ TIMEOUT_S = 5.0
 
 def ask_gateway(url: str, timeout_s: float = TIMEOUT_S) -> Overview:
     """GET /cluster. Raises NoCluster in one line that names the URL."""
+    status, text = _get(url, "/cluster", timeout_s)
+    return overview_of(text, status, url)
+
+
+def ask_ready(url: str, timeout_s: float = TIMEOUT_S) -> str:
+    """GET /ready: why requests cannot be served, empty when they can. Raises NoCluster in one line."""
+    status, text = _get(url, "/ready", timeout_s)
+    return reason_of(text, status, url)
+
+
+def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     parts = urlsplit(url)
     try:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
@@ -23,7 +34,7 @@ def ask_gateway(url: str, timeout_s: float = TIMEOUT_S) -> Overview:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
-        connection.request("GET", parts.path.rstrip("/") + "/cluster")
+        connection.request("GET", parts.path.rstrip("/") + path)
         response = connection.getresponse()
         text = response.read()
     except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: no name that DNS could have
@@ -32,7 +43,7 @@ def ask_gateway(url: str, timeout_s: float = TIMEOUT_S) -> Overview:
         connection.close()
     if 300 <= response.status < 400:
         raise NoCluster(f"{url} sends us to {response.headers.get('location', 'nowhere')}: ask there")
-    return overview_of(text, response.status, url)
+    return response.status, text
 
 
 def overview_of(text: str | bytes, status: int, name: str) -> Overview:
@@ -44,3 +55,16 @@ def overview_of(text: str | bytes, status: int, name: str) -> Overview:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NoCluster(f"what answers at {name} is no gateway of Caracal (status {status} for /cluster)") from None
     raise NoCluster(f"{name} answers: {reason}")
+
+
+def reason_of(text: str | bytes, status: int, name: str) -> str:
+    """Why `name` is not ready, by its answer to GET /ready; empty when it is. Raises NoCluster for another answer."""
+    if status == 200:
+        return ""
+    try:
+        told = json.loads(text)
+        return ". ".join(str(told[key]) for key in ("reason", "warning") if key in told) or str(
+            told["error"]["message"]
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NoCluster(f"what answers at {name} is no gateway of Caracal (status {status} for /ready)") from None

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from services.local.obstacles import grouped, is_ready
 from services.local.state import NoCluster
 from services.local.status import look
 
@@ -15,54 +16,47 @@ if TYPE_CHECKING:
     from services.local.kube import Release
 
 COMPONENT = "app.kubernetes.io/component"
+ASKED = 3  # routers, at most: one that does not answer costs seconds
 
 
-def show(release: Release) -> None:
-    """Workloads, pods, why one does not start, and what a router that is ready knows. Raises NoCluster."""
+def show(release: Release) -> bool:
+    """Workloads, pods, why some do not serve, and what a router knows. False when requests cannot be served: no router
+    is ready, or what one tells says so. Raises NoCluster."""
     console = Console()
     workloads, pods = release.workloads(), release.pods()
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
     console.print(_table(("workload", "wanted", "ready"), [_workload(one) for one in workloads]))
     console.print(_table(("pod", "state", "ready", "restarts", "node"), [_pod(pod) for pod in pods]))
-    for pod in pods:
-        if why := last_words(pod):
-            console.print(f"{pod.metadata.name}: {why}", markup=False)
-    router = next((pod.metadata.name for pod in pods if role_of(pod) == "router" and is_ready(pod)), "")
-    if not router:
-        console.print("no router is ready: nothing is known of the workers")
-        return
-    try:
-        console.print(look(release.overview(router), router))
-    except NoCluster as error:
-        console.print(f"{router} tells nothing of the workers: {error}", markup=False)
+    for line in grouped(release.obstacles(pods)):
+        console.print(line, markup=False)
+    return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"])
 
 
 def role_of(found: Any) -> str:
     return str((found.metadata.labels or {}).get(COMPONENT, ""))
 
 
-def is_ready(pod: Any) -> bool:
-    """It serves, and is not about to leave."""
-    if pod.metadata.deletion_timestamp is not None:
-        return False
-    return any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ())
-
-
-def last_words(pod: Any) -> str:
-    """Why a pod does not start: how its last run ended, or what it waits for; empty when there is nothing to tell."""
-    if is_ready(pod):
-        return ""
-    for one in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())):
-        ended = one.state.terminated or (one.last_state.terminated if one.last_state else None)
-        if ended is not None and ended.exit_code:
-            message = (ended.message or "").strip()  # may be the end of a log: the last line is the reason
-            how = f"{ended.reason or 'Error'}, exit code {ended.exit_code}"
-            return f"{message.splitlines()[-1]} ({how})" if message else how
-        waiting = one.state.waiting
-        if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
-            return f"{waiting.reason}: {waiting.message or 'no message'}"
-    unmet = [one.message for one in pod.status.conditions or () if one.type == "PodScheduled" and one.status == "False"]
-    return str(unmet[0] or "") if unmet else str(pod.status.message or "")
+def _show_workers(console: Console, release: Release, routers: list[Any]) -> bool:
+    """As the first router that answers tells it, a ready one if there is any. False when none is ready, or it tells of
+    no workers that serve."""
+    ready = [pod for pod in routers if is_ready(pod)]
+    running = [pod for pod in routers if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None]
+    if not ready:
+        console.print("no router is ready: requests are not served", markup=False)
+    for pod in (ready or running)[:ASKED]:
+        name = pod.metadata.name
+        try:
+            if not ready:
+                console.print(f"{name} is not ready: {release.not_ready(pod)}", markup=False)
+            overview = release.overview(pod)
+        except NoCluster as error:
+            console.print(f"{name} tells nothing of the workers: {error}", markup=False)
+            continue
+        console.print(look(overview, name))
+        if ready and (why := overview.obstacle):
+            console.print(f"requests are not served: {why}", markup=False)
+        return bool(ready) and not overview.obstacle
+    return bool(ready)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,7 +12,6 @@ from services.local.state import NoCluster, RunState, find
 from services.membership import Membership, WorkerRecord
 from services.telemetry import progress
 
-WAIT_S = 120.0
 LOOK_S = 0.1
 
 
@@ -22,34 +22,44 @@ def parse_counts(words: Sequence[str], check: Callable[[str, int], None] = check
         role, _, number = word.partition("=")
         if role not in SCALED:
             raise BadSetting(f"{word!r}: scale takes {' and '.join(f'{name}=COUNT' for name in SCALED)}")
-        if not number.lstrip("-").isascii() or not number.lstrip("-").isdigit() or len(number) > 9:
-            raise BadSetting(f"{word!r}: {number!r} is not a whole number")
+        if not re.fullmatch("-?[0-9]+", number):
+            raise BadSetting(f"{word!r}: {number[:20]!r} is not a whole number")
+        if len(number) > 9:
+            raise BadSetting(f"{role}: {number[:20]} is too large")
+        if role in counts:
+            raise BadSetting(f"{role} is given twice")
         check(role, int(number))
         counts[role] = int(number)
     return counts
 
 
-def scale(counts: dict[str, int]) -> None:
-    """Raises NoCluster, RedisUnavailable; BadSetting when the counts are not reached in time."""
+def scale(counts: dict[str, int], wait_s: float) -> None:
+    """Sets the counts and waits for them; 0 s: does not wait. Raises NoCluster, RedisUnavailable; BadSetting when they
+    are not reached in time, or somebody else sets others meanwhile."""
     state = find()
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here")
     if not state.pid:
         raise NoCluster("`caracal scale` needs the `caracal up` of this machine; on Kubernetes give --context")
-    seconds = asyncio.run(_scale(state, counts))
-    print(f"{', '.join(f'{role}={count}' for role, count in counts.items())}: reached in {seconds:.1f} s")
+    seconds = asyncio.run(_scale(state, counts, wait_s))
+    asked = ", ".join(f"{role}={count}" for role, count in counts.items())
+    print(f"{asked}: reached in {seconds:.1f} s" if wait_s else f"{asked}: set, not waited for")
 
 
-async def _scale(state: RunState, counts: dict[str, int]) -> float:
+async def _scale(state: RunState, counts: dict[str, int], wait_s: float) -> float:
     membership = Membership(state.redis_url, state.cluster)
     started = time.monotonic()
     try:
         for role, count in counts.items():
             await membership.set_desired(role, count)
         with progress("scaling") as report:
-            while not await _reached(membership, counts, report):
-                if time.monotonic() - started > WAIT_S:
-                    raise BadSetting(f"not reached within {WAIT_S:.0f} s; `caracal status` shows how far it came")
+            while wait_s and not await _reached(membership, counts, report):
+                desired = await membership.desired()
+                for role, count in counts.items():
+                    if (now := desired.get(role, count)) != count:
+                        raise BadSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
+                if time.monotonic() - started > wait_s:
+                    raise BadSetting(f"not reached within {wait_s:g} s; `caracal status` shows how far it came")
                 await asyncio.sleep(LOOK_S)
     finally:
         await membership.close()

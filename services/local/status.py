@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from services.local.gateway import ask_gateway
+from services.local.gateway import ask_gateway, ask_ready
 from services.local.scale import serves
 from services.local.state import NoCluster, RunState, find
 from services.membership import Membership, RedisUnavailable, WorkerRecord
@@ -23,23 +23,24 @@ from services.overview import Overview
 COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
 
 
-def status(watch: bool, gateway: str = "") -> None:
-    """Of the gateway at that URL, else of the cluster running here. Raises NoCluster, RedisUnavailable."""
+def status(watch: bool, gateway: str = "") -> bool:
+    """Of the gateway at that URL, else of the cluster running here; false when it cannot serve requests. Raises
+    NoCluster, RedisUnavailable."""
     if gateway:
-        show(lambda: ask_gateway(gateway), gateway, watch)
-        return
+        served = show(lambda: ask_gateway(gateway), gateway, watch)
+        return _say(ask_ready(gateway)) if served else False
     state = find()
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here; CARACAL_REDIS_URL names its Redis")
-    show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch)
+    return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch)
 
 
-def show(read: Callable[[], Overview], name: str, watch: bool) -> None:
+def show(read: Callable[[], Overview], name: str, watch: bool) -> bool:
     """Prints once, or again each second. Raises what `read` raises the first time; later it is shown in place."""
-    view = look(read(), name)
+    view = look(overview := read(), name)
     if not watch:
         Console().print(view)
-        return
+        return _say(overview.obstacle)
     with Live(view, refresh_per_second=4) as live:
         while True:
             time.sleep(1)
@@ -47,6 +48,12 @@ def show(read: Callable[[], Overview], name: str, watch: bool) -> None:
                 live.update(look(read(), name))
             except (NoCluster, RedisUnavailable) as error:
                 live.update(Text(str(error)))
+
+
+def _say(obstacle: str) -> bool:
+    if obstacle:
+        Console().print(Text(f"requests are not served: {obstacle}"))
+    return not obstacle
 
 
 async def _read(state: RunState) -> Overview:
@@ -62,10 +69,11 @@ def look(overview: Overview, name: str) -> Group:
     rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for record in overview.workers:
         rows.add_row(*_row(record))
-    asked = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items())) or "nothing"
+    asked = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
+    classes = ", ".join(overview.numerics_classes) or "unknown"
     return Group(
         Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
-        Text(f"numerics class {', '.join(overview.numerics_classes) or 'unknown'} · asked for {asked}"),
+        Text(f"numerics class {classes}" + (f" · asked for {asked}" if asked else "")),
         *([Text(f"warning: {overview.warning}")] if overview.warning else []),
         rows,
     )

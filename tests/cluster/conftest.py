@@ -1,11 +1,15 @@
-"""One cluster per link for all tests that leave it as they found it: one attention and one expert worker."""
+"""One cluster per link for all tests that leave it as they found it: one attention and one expert worker. And what
+looks like Kubernetes to `--context lab`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster_harness import CALLERS, LINKS, TOKENS, ClusterUnderTest, Stream, running_cluster
+from kube_api import FakeApi
+from kube_command import write_kubeconfig
 
 
 @pytest.fixture(scope="session", params=LINKS)
@@ -36,3 +40,16 @@ def unscaled(shared: ClusterUnderTest, peaceful: list[list[Stream]]) -> list[Str
     for stream, first in zip(answers, peaceful[0], strict=True):
         assert (stream.ids, stream.checksums) == (first.ids, first.checksums)
     return answers
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
+@pytest.fixture
+def api(kubeconfig: Path) -> Iterator[FakeApi]:
+    with FakeApi() as server:
+        write_kubeconfig(kubeconfig, server.url)
+        yield server

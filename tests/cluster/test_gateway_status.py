@@ -8,9 +8,11 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 from cluster_harness import ClusterUnderTest
+from kube_api import OVERVIEW
 from typer.testing import CliRunner
 
 from services.cli import app
@@ -95,3 +97,44 @@ def test_something_that_never_answers() -> None:
 def test_nothing_answers(url: str, expected: str) -> None:
     code, said = _status(url)
     assert (code, expected in said) == (1, True), said
+
+
+class Told(http.server.BaseHTTPRequestHandler):
+    """A router that tells `answers[path]`."""
+
+    answers: ClassVar[dict[str, tuple[int, object]]] = {}
+
+    def do_GET(self) -> None:
+        status, body = self.answers[self.path]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_the_exit_code_tells_whether_requests_are_served() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Told) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        Told.answers = {"/cluster": (200, OVERVIEW), "/ready": (200, {"status": "ready"})}
+        code, said = _status(url)
+        assert (code, "numerics class unknown\n" in said, "asked for" in said) == (0, True, False), said
+        Told.answers["/cluster"] = 200, OVERVIEW | {"desired": {"expert": 2}}
+        assert "numerics class unknown · asked for expert=2" in _status(url)[1]
+        Told.answers["/ready"] = 503, {"reason": "all attention workers are draining", "error": {"message": "x"}}
+        code, said = _status(url)
+        assert (code, "requests are not served: all attention workers are draining" in said) == (3, True), said
+        Told.answers["/cluster"] = 200, OVERVIEW | {"workers": []}
+        code, said = _status(url)
+        assert (code, "requests are not served: no router runs" in said) == (3, True), said
+        server.shutdown()
+
+
+def test_a_cluster_without_workers_is_not_served(cluster: ClusterUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARACAL_REDIS_URL", cluster.local.redis_url)
+    for name, expected in (("caracal", 0), ("nobody", 3)):
+        monkeypatch.setenv("CARACAL_CLUSTER", name)
+        done = CliRunner().invoke(app, ["status"])
+        assert done.exit_code == expected, done.output

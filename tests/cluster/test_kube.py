@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kube_api import FakeApi
-from typer.testing import CliRunner
+from kube_command import refused, run, write_kubeconfig
 
-from services.cli import app
 from services.local.kube import Release
 from services.local.settings import BadSetting
-
-
-@pytest.fixture
-def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    return tmp_path / "config"
-
-
-@pytest.fixture
-def api(kubeconfig: Path) -> Iterator[FakeApi]:
-    with FakeApi() as server:
-        _write(kubeconfig, server.url)
-        yield server
-
-
-def _write(path: Path, server: str, **more: Any) -> None:
-    config = {
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "lab", "context": {"cluster": "c", "user": "u", "namespace": "models"}}],
-    }
-    path.write_text(json.dumps(config | more))
-
-
-def _run(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.output
-
-
-def _refused(*words: str) -> str:
-    """The one line a command ends with."""
-    code, said = _run(*words)
-    assert (code, len(said.strip().splitlines())) == (1, 1), said
-    return said
+from services.local.state import NoCluster
 
 
 def test_scale_patches_and_waits(api: FakeApi) -> None:
-    code, said = _run("scale", "expert=3", "attention=2", "--context", "lab")
+    code, said = run("scale", "expert=3", "attention=2", "--context", "lab")
     assert code == 0, said
     assert api.replicas == {"attention": 2, "expert": 3}
     assert "expert=3, attention=2: reached in" in said
@@ -65,7 +28,7 @@ def test_scale_patches_and_waits(api: FakeApi) -> None:
 
 def test_scale_counts_each_role_by_itself_and_waits_for_those_that_leave(api: FakeApi) -> None:
     api.start(attention=1, expert=2)
-    code, said = _run("scale", "expert=1", "attention=2", "--context", "lab")
+    code, said = run("scale", "expert=1", "attention=2", "--context", "lab")
     assert code == 0, said
     assert api.settled, "as many pods as before are not yet the pods that were asked for"
 
@@ -77,7 +40,7 @@ def test_scale_says_what_stands_in_its_way(api: FakeApi) -> None:
 
 
 def test_status_shows_workloads_pods_and_workers(api: FakeApi) -> None:
-    code, said = _run("status", "--context", "lab")
+    code, said = run("status", "--context", "lab")
     assert code == 0, said
     assert "release caracal in namespace models of lab" in said
     rows = [line.split() for line in said.splitlines()]
@@ -92,9 +55,9 @@ def test_status_shows_workloads_pods_and_workers(api: FakeApi) -> None:
 def test_status_tells_a_pods_last_words(api: FakeApi, where: str) -> None:
     words = "starting\ncaracal: model-1.safetensors: model.norm.weight: truncated"
     api.ended = where, {"exitCode": 2, "reason": "Error", "message": words}
-    assert f"caracal-expert-0: {words.splitlines()[1]} (Error, exit code 2)" in _run("status", "--context", "lab")[1]
+    assert f"caracal-expert-0: {words.splitlines()[1]} (Error, exit code 2)" in run("status", "--context", "lab")[1]
     api.ended = where, {"exitCode": 137, "reason": "OOMKilled"}
-    assert "caracal-expert-0: OOMKilled, exit code 137" in _run("status", "--context", "lab")[1]
+    assert "caracal-expert-0: OOMKilled, exit code 137" in run("status", "--context", "lab")[1]
 
 
 @pytest.mark.parametrize(
@@ -107,17 +70,17 @@ def test_status_tells_a_pods_last_words(api: FakeApi, where: str) -> None:
 )
 def test_status_without_the_workers(api: FakeApi, answer: tuple[int, dict[str, Any]], expected: str) -> None:
     api.proxied = answer
-    code, said = _run("status", "--context", "lab")
+    code, said = run("status", "--context", "lab")
     assert (code, expected in said, "caracal-expert-0" in said) == (0, True, True), said
 
 
 def test_several_releases_are_told_apart(api: FakeApi) -> None:
     api.releases = ["caracal", "other"]
-    assert "name one with --release: caracal, other" in _refused("scale", "expert=2", "--context", "lab")
-    assert "no release 'third'" in _refused("scale", "expert=2", "--context", "lab", "--release", "third")
-    assert _run("scale", "expert=1", "--context", "lab", "--release", "caracal")[0] == 0
+    assert "name one with --release: caracal, other" in refused("scale", "expert=2", "--context", "lab")
+    assert "no release 'third'" in refused("scale", "expert=2", "--context", "lab", "--release", "third")
+    assert run("scale", "expert=1", "--context", "lab", "--release", "caracal")[0] == 0
     api.releases = []
-    assert "namespace models of lab has no release of Caracal" in _refused("status", "--context", "lab")
+    assert "namespace models of lab has no release of Caracal" in refused("status", "--context", "lab")
 
 
 @pytest.mark.parametrize(
@@ -133,19 +96,19 @@ def test_several_releases_are_told_apart(api: FakeApi) -> None:
     ],
 )
 def test_slips_get_one_line(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    assert expected in _refused(*words)
+    assert expected in refused(*words)
 
 
 def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path) -> None:
     api.answer = 403, {"kind": "Status", "message": 'statefulsets.apps is forbidden: User "cat" cannot list'}
     expected = 'the API server of lab answers 403: statefulsets.apps is forbidden: User "cat" cannot list'
-    assert expected in _refused("status", "--context", "lab")
+    assert expected in refused("status", "--context", "lab")
     api.answer = 200, "<html>"
-    assert "what answers as the API server of lab is no Kubernetes" in _refused("status", "--context", "lab")
-    _write(kubeconfig, api.url.replace("http:", "https:"))
-    assert "the API server of lab does not answer: [SSL" in _refused("status", "--context", "lab")
-    _write(kubeconfig, "http://127.0.0.1:1")
-    assert "the API server of lab does not answer" in _refused("status", "--context", "lab")
+    assert "what answers as the API server of lab is no Kubernetes" in refused("status", "--context", "lab")
+    write_kubeconfig(kubeconfig, api.url.replace("http:", "https:"))
+    assert "the API server of lab does not answer: [SSL" in refused("status", "--context", "lab")
+    write_kubeconfig(kubeconfig, "http://127.0.0.1:1")
+    assert "the API server of lab does not answer: Connection refused" in refused("status", "--context", "lab")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +116,9 @@ def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path
     [
         (None, "there is no kubeconfig at"),
         ("a: [b", "expected ',' or ']'"),
-        ("hello", "config:"),
+        ("hello", "config is no kubeconfig: it holds no clusters"),
+        ("", "or it is empty"),
+        ("a: 1", "has no context 'lab'; it has: none"),
         ('{"contexts": [{"name": "lab", "context": {"cluster": "c", "user": "u"}}]}', "name c in"),
         ('{"contexts": [{"name": "lab"}]}', "config:"),
     ],
@@ -161,9 +126,65 @@ def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path
 def test_a_kubeconfig_that_cannot_be_used_is_named(kubeconfig: Path, text: str | None, expected: str) -> None:
     if text is not None:
         kubeconfig.write_text(text)
-    said = _refused("status", "--context", "lab")
+    said = refused("status", "--context", "lab")
     assert str(kubeconfig) in said
     assert expected in said
+
+
+def test_files_that_are_missing_or_empty_are_skipped(
+    api: FakeApi, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = kubeconfig.with_name("empty")
+    empty.touch()
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(map(str, (kubeconfig.with_name("none"), empty, kubeconfig))))
+    assert run("status", "--context", "lab")[0] == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("server", ["notaurl", "127.0.0.1:6443", "https:", "ftp://x"])
+def test_a_server_that_is_no_address(kubeconfig: Path, server: str) -> None:
+    write_kubeconfig(kubeconfig, server)
+    assert f"server '{server}' is no address: write https://HOST:PORT" in refused("status", "--context", "lab")
+
+
+def test_a_server_that_never_answers(kubeconfig: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        write_kubeconfig(kubeconfig, f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        with pytest.raises(NoCluster, match=r"^the API server of lab does not answer within 0\.3 s$"):
+            Release("lab", timeout_s=(5, 0.3))
+        with pytest.raises(NoCluster, match=r"^the API server of lab does not answer within 0\.2 s$"):
+            Release("lab", timeout_s=(0.2, 5))  # the first call is still in the queue of length 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scale", "expert=2", "--context", ""),
+        ("status", "--context", ""),
+        ("status", "--gateway", ""),
+        ("status", "--context", "lab", "--namespace", ""),
+        ("scale", "expert=2", "--context", "lab", "--release", ""),
+        ("generate", "hi", "--url", ""),
+    ],
+)
+def test_an_empty_word_is_refused(api: FakeApi, words: tuple[str, ...]) -> None:
+    assert f"caracal: {words[-2]} is empty" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("expert=3", "expert=2"), "expert is given twice"),
+        (("expert=2147483648",), "2147483648 is too large"),
+        (("expert=" + "9" * 5000,), "is too large"),
+        (("expert=--3",), "'--3' is not a whole number"),
+        (("expert=3.5",), "'3.5' is not a whole number"),
+    ],
+)
+def test_counts_that_are_slips(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
+    said = refused("scale", *words, "--context", "lab")
+    assert expected in said
+    assert len(said) < 100
 
 
 def test_without_the_client_one_line_says_what_to_install(tmp_path: Path) -> None:

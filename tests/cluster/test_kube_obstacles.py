@@ -1,0 +1,121 @@
+"""What `caracal status --context` says of a release that does not serve, and with which exit code it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kube_api import OVERVIEW, FakeApi, warning
+from kube_command import refused, run
+
+NOT_READY = (
+    503,
+    {"error": {"message": "x"}, "reason": "no attention worker has a placement table yet", "warning": "few"},
+)
+
+
+def _status(expected_code: int) -> str:
+    code, said = run("status", "--context", "lab")
+    assert code == expected_code, said
+    return said
+
+
+@pytest.mark.parametrize("port", [8443, None])
+def test_the_routers_port_is_the_one_named_http(api: FakeApi, port: int | None) -> None:
+    api.port = port
+    assert "epoch 7" in _status(0)
+
+
+def test_a_release_whose_images_are_missing_cannot_serve_and_says_so_once(api: FakeApi) -> None:
+    api.start(attention=2, expert=4)
+    pulled = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "caracal:0"'}}
+    status = {"phase": "Pending", "conditions": [], "containerStatuses": [_container(pulled)]}
+    names = ["attention-0", "attention-1", "expert-0", "expert-1", "expert-2", "expert-3", "router-0"]
+    api.states = {f"caracal-{name}": status for name in names}
+    said = _status(3)
+    four = ", ".join(f"caracal-{name}" for name in names[:4])
+    assert f'{four} and 3 more: ImagePullBackOff: Back-off pulling image "caracal:0"' in said
+    assert said.count("ImagePullBackOff") == 1
+    assert "no router is ready: requests are not served" in said
+
+
+def test_a_router_that_is_not_ready_is_asked_why(api: FakeApi) -> None:
+    api.ready = NOT_READY
+    said = _status(3)
+    assert "caracal-router-0 is not ready: no attention worker has a placement table yet. few" in said
+    assert "epoch 7" in said, "it knows the cluster all the same"
+    api.states = {"caracal-router-0": {"phase": "Pending"}}
+    assert "caracal-router-0 is not ready" not in _status(3), "a pod that does not run cannot be asked"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"workers": []}, "no router runs"),
+        ({"workers": OVERVIEW["workers"][:1]}, "no attention worker serves"),
+        ({"workers": OVERVIEW["workers"][:2]}, "no expert worker holds experts"),
+        ({"lost": 3}, "3 experts are held by nobody"),
+    ],
+)
+def test_a_ready_router_may_know_that_nothing_is_served(api: FakeApi, change: dict[str, Any], expected: str) -> None:
+    api.proxied = 200, OVERVIEW | change
+    assert f"requests are not served: {expected}" in _status(3)
+
+
+def test_a_pod_that_only_waits_tells_its_newest_warning(api: FakeApi) -> None:
+    waits = {"waiting": {"reason": "ContainerCreating"}}
+    api.states["caracal-expert-0"] = {"phase": "Pending", "conditions": [], "containerStatuses": [_container(waits)]}
+    unready = [{"type": "Ready", "status": "False", "message": "containers with unready status: [x]"}]
+    api.states["caracal-attention-0"] = {"conditions": unready, "containerStatuses": [_container({})]}
+    said = _status(0)
+    assert "caracal-expert-0: container x: ContainerCreating" in said
+    assert "caracal-attention-0: Ready is False: containers with unready status: [x]" in said
+    events = [
+        warning("caracal-expert-0", "FailedMount", "old words", "2026-01-01T00:00:00Z"),
+        warning("caracal-expert-0", "FailedMount", 'secret\n "x" not found', "2026-01-01T00:05:00Z"),
+        warning("caracal-expert-0", "Older", "older words", "2026-01-01T00:01:00Z"),
+        warning("caracal-attention-0", "Unhealthy", "Readiness probe failed", "2099-01-01T00:00:00Z"),
+        warning("caracal-router-0", "Unhealthy", "not of interest", "2026-01-01T00:00:00Z"),
+    ]
+    api.events = 200, {"items": events}
+    said = _status(0)
+    assert 'caracal-expert-0: FailedMount: secret "x" not found (' in said
+    assert "min ago)" in said
+    assert "caracal-attention-0: Unhealthy: Readiness probe failed\n" in said
+    assert "words" not in said
+    assert "not of interest" not in said
+    api.events = 403, {"kind": "Status", "message": "events is forbidden"}
+    said = _status(0)
+    assert "caracal-expert-0: container x: ContainerCreating" in said
+    assert "forbidden" not in said
+
+
+def test_the_scheduler_is_not_quoted_twice(api: FakeApi) -> None:
+    message = '0/1 nodes are available: persistentvolumeclaim "m" not found. not found'
+    unmet = {"type": "PodScheduled", "status": "False", "message": message}
+    api.states["caracal-expert-0"] = {"phase": "Pending", "conditions": [unmet], "containerStatuses": []}
+    assert 'caracal-expert-0: 0/1 nodes are available: persistentvolumeclaim "m" not found\n' in _status(0)
+
+
+def test_scale_tells_whom_it_waits_for_and_how_long(api: FakeApi) -> None:
+    api.stuck = True
+    code, said = run("scale", "expert=3", "--context", "lab", "--timeout", "5")
+    why = "caracal-expert-1, caracal-expert-2: no node has 8 GPUs"
+    told = [line for line in said.splitlines() if line.startswith("caracal:")]
+    assert (code, told) == (1, [f"caracal: waits for {why}", f"caracal: not reached within 5 s; {why}"])
+
+
+def test_scale_does_not_wait_when_told_so(api: FakeApi) -> None:
+    api.stuck = True
+    assert run("scale", "expert=3", "--context", "lab", "--timeout", "0") == (0, "expert=3: set, not waited for\n")
+    assert api.replicas["expert"] == 3
+
+
+def test_scale_stops_when_somebody_else_sets_another_number(api: FakeApi) -> None:
+    api.stuck, api.meddler = True, 2
+    expected = "somebody else set expert=2: expert=3 is waited for no more"
+    assert expected in refused("scale", "expert=3", "--context", "lab")
+
+
+def _container(state: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "x", "image": "x", "imageID": "x", "ready": False, "restartCount": 0, "state": state}
