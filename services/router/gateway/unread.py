@@ -36,7 +36,7 @@ class Unread:
         if not self._drops or message["type"] != "http.response.body" or message.get("more_body", False):
             await self._send(message)
             return
-        await self._send(message | {"more_body": True})  # all of the answer leaves now: its length is in the headers
+        await self._send({**message, "more_body": True})  # all of the answer leaves now: its length is in the headers
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DROP_S):
                 await self._drop()
