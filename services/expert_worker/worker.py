@@ -30,7 +30,8 @@ from services.telemetry import serve_metrics, show_redis
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.5
-ALONE_S = 5.0  # without callers and without Redis, before a worker that was told to go believes it
+LOOK_S = 1.0  # between two looks for a router
+ALONE_S = 5.0  # without callers and routers, before a worker that was told to go believes that all are gone
 GRACE_S = 2.0  # for answers that are being computed when the server stops
 
 
@@ -87,23 +88,35 @@ class ExpertWorker:
     async def drain(self) -> None:
         """Asks to be let go, and serves on until the leader has placed its experts elsewhere or time is up.
 
-        When for some seconds nobody has been connected and Redis was away too, the cluster is gone and so is the wait.
+        When for some seconds nobody has been connected and no router could be seen in Redis either, the cluster is gone
+        and nobody is left to let it go.
         """
         self._holding.drain()
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
         deadline = time.monotonic() + self._settings.drain_s
         following = asyncio.create_task(self._readiness.follow())
-        wanted_s = time.monotonic()
+        wanted_s = looked_s = time.monotonic()
         while not self._holding.released and time.monotonic() < min(deadline, wanted_s + ALONE_S):
             await asyncio.sleep(0.05)
-            if self._service.sessions or self._membership.reachable:
+            if self._service.sessions:
                 wanted_s = time.monotonic()
+            elif time.monotonic() - looked_s > LOOK_S:
+                wanted_s = time.monotonic() if await self._led() else wanted_s
+                looked_s = time.monotonic()
         following.cancel()
         if self._holding.released:
             log.info("released", held=len(self._holding.experts.held))
         else:
             log.error("leaving unreleased", reason=self._readiness.still_here())
+
+    async def _led(self) -> bool:
+        """Whether there is a router, as far as Redis says."""
+        try:
+            async with asyncio.timeout(1):
+                return bool(await self._membership.workers("router"))
+        except (RedisUnavailable, TimeoutError):
+            return False
 
     async def stop(self) -> None:
         with contextlib.suppress(RedisUnavailable):

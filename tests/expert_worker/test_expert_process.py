@@ -22,7 +22,7 @@ from tiny_checkpoint import make_checkpoint
 from worker_processes import Store, place_everything, ready, redis_store, spawn
 
 from services.expert_worker.settings import BadSetting, Settings
-from services.membership import Membership
+from services.membership import Membership, WorkerRecord
 from services.refusal import Refusal
 from services.router.placement.leader import Leader
 
@@ -112,13 +112,23 @@ def test_without_a_leader_it_leaves_when_its_time_is_up(checkpoint: Path, store:
         worker.communicate()
 
 
-def test_without_callers_and_redis_it_does_not_wait_to_be_let_go(checkpoint: Path, store: Store) -> None:
+@pytest.mark.parametrize("redis_lives", [False, True])
+def test_without_callers_and_routers_it_does_not_wait_to_be_let_go(
+    checkpoint: Path, store: Store, redis_lives: bool
+) -> None:
     worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="60")
     try:
         place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
-        store.client.shutdown(nosave=True)
+        router = WorkerRecord(worker_id="r", role="router", address="127.0.0.1:1", boot_id="r").to_json()
+        store.client.set("caracal:worker:router:r", router)
         worker.send_signal(signal.SIGTERM)
-        assert "leaving unreleased" in end(worker, seconds=40)
+        time.sleep(8)
+        assert worker.poll() is None, "a router could still let it go"
+        if redis_lives:
+            store.client.delete("caracal:worker:router:r")
+        else:
+            store.client.shutdown(nosave=True)
+        assert "leaving unreleased" in end(worker, seconds=30)
     finally:
         worker.kill()
         worker.communicate()
