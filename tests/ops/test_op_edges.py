@@ -9,6 +9,7 @@ import caracal_kernels as k
 import pytest
 import torch
 from op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
+from poisoned_memory import poisoned_memory
 from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
@@ -67,17 +68,6 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Fresh memory is NaN, or the largest integer."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.empty(3).isnan().all(), "torch poisons fresh memory in this mode"
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def equal(one: Outputs, two: Outputs) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -88,7 +78,7 @@ def test_everything_is_written_and_repeats(s: Sizes, dtype: torch.dtype) -> None
     for name, call in everything(33, s, dtype).items():
         first = call()
         assert not any(part.is_floating_point() and part.isnan().any() for part in first), name
-        with poisoned():
+        with poisoned_memory():
             assert equal(call(), first), name
 
 
