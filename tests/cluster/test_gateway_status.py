@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
+import os
 import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,7 +21,10 @@ from typer.testing import CliRunner
 
 from services.cli import app
 from services.local.gateway import ask_gateway
-from services.local.state import NoCluster
+from services.local.scale import scale
+from services.local.settings import BadSetting
+from services.local.state import NoCluster, RunState, save
+from services.membership import Membership
 
 
 def _status(url: str) -> tuple[int, str]:
@@ -138,3 +145,30 @@ def test_a_cluster_without_workers_is_not_served(cluster: ClusterUnderTest, monk
         monkeypatch.setenv("CARACAL_CLUSTER", name)
         done = CliRunner().invoke(app, ["status"])
         assert done.exit_code == expected, done.output
+
+
+def test_scale_stops_when_somebody_else_sets_another_number(
+    cluster: ClusterUnderTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a cluster in the same Redis in which nobody follows what is asked for."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    redis_url = cluster.local.redis_url
+    save(RunState(pid=os.getpid(), url="http://x", redis_url=redis_url, cluster="nobody"))
+    scale({"expert": 2}, wait_s=0)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(scale, {"expert": 3}, wait_s=20)
+        asyncio.run(_set_expert(redis_url, after=3, to=5))
+        with pytest.raises(BadSetting, match="somebody else set expert=5: expert=3 is waited for no more"):
+            waits.result(10)
+    with pytest.raises(BadSetting, match=r"not reached within 0\.2 s"):
+        scale({"expert": 2}, wait_s=0.2)
+
+
+async def _set_expert(redis_url: str, after: int, to: int) -> None:
+    membership = Membership(redis_url, "nobody")
+    for _ in range(1000):
+        if (await membership.desired()).get("expert") == after:
+            break
+        await asyncio.sleep(0.01)
+    await membership.set_desired("expert", to)
+    await membership.close()
