@@ -34,8 +34,11 @@ def kernels_of(device: torch.device) -> str:
     """The kernels that run there, by name: part of the numerics class."""
     if device.type != "cuda":
         return available()
+    from caracal_kernels.gpu.same_bits import rows_that_choose
+
     major, minor = torch.cuda.get_device_capability(device)
-    return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}"
+    chosen = ", ".join(rows_that_choose(device)) or "none"
+    return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}; tiles by rows: {chosen}"
 
 
 def computes_fp8(device: torch.device) -> bool:

@@ -16,9 +16,9 @@ from caracal_kernels.gpu.rounding import INTERPRET
 FP8_BLOCK = 128  # values under one scale: 1 x 128 of x, 128 x 128 of w
 STRIP = 8  # row tiles that run next to each other
 
-# Whether the number of rows may choose between the two paths. The interpreter's give the same bits (its tests say so).
-# On a GPU each (N, K) has the small path until tests/ops/gpu/test_paths.py has passed on that device.
-ROWS_MAY_CHOOSE = bool(INTERPRET.value)
+# Of weights whose two paths give the same bits, so that the number of rows may choose between them. The interpreter's
+# do (its tests say so). On a GPU each (N, K) has the small path until same_bits.py has asked the device.
+_rows_choose = {torch.bfloat16, torch.float8_e4m3fn, torch.float32} if INTERPRET.value else set()
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,9 @@ def paths_for(n: int, k: int, dtype: torch.dtype, pair: bool = False) -> Paths:
 def tile_for(n: int, k: int, dtype: torch.dtype, pair: bool = False, rows: int = 0) -> Tile:
     """One tile for each (n, k), unless `rows` (of an expert, on average) may choose."""
     paths = paths_for(n, k, dtype, pair)
-    return paths.large if ROWS_MAY_CHOOSE and rows >= paths.many else paths.small
+    return paths.large if dtype in _rows_choose and rows >= paths.many else paths.small
+
+
+def let_rows_choose(dtype: torch.dtype) -> None:
+    """From now on, for products with weights of `dtype`."""
+    _rows_choose.add(dtype)

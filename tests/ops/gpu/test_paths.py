@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import caracal_kernels.gpu  # noqa: F401  before triton
 import pytest
@@ -10,6 +11,7 @@ import torch
 from caracal_kernels.gpu.grouped_swiglu import grouped_swiglu_triton
 from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 from caracal_kernels.gpu.linear import linear_triton
+from caracal_kernels.gpu.same_bits import agree
 from caracal_kernels.gpu.tiles import paths_for
 from gpu_inputs import WIDTHS, Experts, on_device
 from op_inputs import DEVICE, DTYPES, i32
@@ -41,3 +43,19 @@ def test_grouped_swiglu(hidden: int, inner: int, kind: str) -> None:
         else:
             answers.append(grouped_swiglu_triton(x, row, count, e.gate_up, e.down, tile=tile))
     assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_a_device_is_asked_before_rows_may_choose(dtype: torch.dtype) -> None:
+    sizes = 40, 256, 130
+    one, pair = paths_for(130, 256, dtype), paths_for(130, 256, dtype, pair=True)
+    assert agree(dtype, torch.device(DEVICE), one, pair, sizes)
+
+
+def test_paths_that_group_their_sums_otherwise_are_told_apart() -> None:
+    dtype = torch.bfloat16
+    one, pair = paths_for(130, 256, dtype), paths_for(130, 256, dtype, pair=True)
+    other = replace(one, large=replace(one.large, BK=one.large.BK // 2))
+    assert not agree(dtype, torch.device(DEVICE), other, pair, (40, 256, 130))
+    other = replace(pair, large=replace(pair.large, BK=pair.large.BK // 2))
+    assert not agree(dtype, torch.device(DEVICE), one, other, (40, 256, 130))
