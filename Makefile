@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test check proto fmt train bench chart image e2e-k8s clean
+.PHONY: up test check proto fmt train bench bench-gpu chart image e2e-k8s clean
 
 up: $(VENV)/.run
 	@$(BIN)/caracal up $(UP)
@@ -56,6 +56,10 @@ train: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/caracal bench
+
+# With whatever Python has a torch that sees the GPU: nothing is installed. BENCH_GPU='--only decode' and the like.
+bench-gpu:
+	@PYTHONPATH=.:kernels:proto $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu.main $(BENCH_GPU)
 
 clean:
 	rm -rf $(VENV) build *.egg-info kernels/caracal_kernels/*.so

@@ -149,16 +149,18 @@ def mla_attention_triton(
     scale: float,
     kv_lora_rank: int,
     scratch_bytes: int = SCRATCH_BYTES,
+    split: int = SPLIT,
 ) -> Tensor:
     """As mla_attention. Indices are not checked: what points outside is not read, and its row's answer means nothing.
 
     The launch covers the table's width: give a view of the columns in use and no program starts for the others.
+    Another `split` gives other bits: for measuring only.
     """
     rows, heads, width = q_THL.shape
     pages, page_size, _ = cache_PBL.shape
     o_THC = q_THL.new_empty((rows, heads, kv_lora_rank))
     capacity = page_table_SX.shape[1] * page_size
-    splits = max(1, triton.cdiv(capacity, SPLIT))
+    splits = max(1, triton.cdiv(capacity, split))
     fitting = scratch_bytes // (4 * splits * heads * (kv_lora_rank + 2))
     group = min(rows, max(1, fitting))
     scratch = q_THL.new_empty((group * splits if splits > 1 else 0, heads, kv_lora_rank + 2), dtype=torch.float32)
@@ -191,7 +193,7 @@ def mla_attention_triton(
             BLOCK_H=block_h,
             BLOCK_C=block_c,
             BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)),
-            SPLIT=SPLIT,
+            SPLIT=split,
             KEYS=tile.keys,
             num_warps=8,
             num_stages=tile.stages,
@@ -208,7 +210,7 @@ def mla_attention_triton(
                 H=heads,
                 C=kv_lora_rank,
                 BLOCK_C=block_c,
-                SPLIT=SPLIT,
+                SPLIT=split,
                 num_warps=4,
             )
     return o_THC

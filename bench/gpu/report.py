@@ -1,0 +1,103 @@
+"""The table and the files: `gpu.json` with all rows, `gpu.md` with the table."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import torch
+import triton
+
+from bench.gpu.bench import Left, Row, milliseconds
+
+HEAD = "| case | time | of its ceiling | goal | best alternative | ours is faster by | error | |"
+RULE = "|---|---|---|---|---|---|---|---|"
+
+
+@dataclass
+class Report:
+    """What a run found."""
+
+    machine: dict[str, str]
+    rows: list[Row] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return any(one.failed for one in self.left)
+
+    def add(self, found: Sequence[Row | Left]) -> None:
+        self.rows += [one for one in found if isinstance(one, Row)]
+        self.left += [one for one in found if isinstance(one, Left)]
+
+    def write(self, folders: list[Path]) -> None:
+        rows = [asdict(row) | {"share": row.share} for row in self.rows]
+        data = _without_nan({"machine": self.machine, "rows": rows, "left": [asdict(one) for one in self.left]})
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "gpu.json").write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+            (folder / "gpu.md").write_text(self.markdown())
+
+    def markdown(self) -> str:
+        lines = [", ".join(self.machine.values())]
+        for section, rows in groupby(self.rows, key=lambda row: row.section):
+            lines += ["", f"**{section}**", "", HEAD, RULE, *map(_line, rows)]
+        if self.left:
+            lines += ["", "Not measured:", ""]
+            lines += [f"- {x.section}, {x.case}: {'failed: ' if x.failed else ''}{x.reason}" for x in self.left]
+        return "\n".join(lines) + "\n"
+
+
+def machine() -> dict[str, str]:
+    """The card and the software, as the table's first line says it."""
+    return {
+        "device": torch.cuda.get_device_name(),
+        "driver": f"driver {_driver()}",
+        "torch": f"torch {torch.__version__}",
+        "triton": f"triton {triton.__version__}",
+        "cuda": f"CUDA {torch.version.cuda}",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def _line(row: Row) -> str:
+    share, goal = "", ""
+    if math.isfinite(row.share):
+        share = f"{100 * row.share:.1f} % of {row.bound}"
+    if row.goal is not None:
+        goal = f"{100 * row.goal:.0f} %" + ("" if row.share >= row.goal else ", **missed**")
+    ratio = row.rival_s / row.seconds
+    rival = f"{row.rival}, {milliseconds(row.rival_s)}" if math.isfinite(row.rival_s) else row.rival
+    gain = f"{ratio:.2f} ×" if math.isfinite(ratio) else ""
+    error = "" if row.error is None else f"{row.error:.1g}"
+    note = row.note or _achieved(row)
+    return f"| {row.case} | {milliseconds(row.seconds)} | {share} | {goal} | {rival} | {gain} | {error} | {note} |"
+
+
+def _achieved(row: Row) -> str:
+    rates = [f"{row.bytes / row.seconds / 1e12:.2f} TB/s"] if row.bytes else []
+    rates += [f"{row.flops / row.seconds / 1e12:.0f} TFLOP/s"] if row.flops else []
+    return ", ".join(rates)
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no NaN: what is not known is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

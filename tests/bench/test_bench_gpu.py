@@ -1,0 +1,198 @@
+"""The GPU benchmark without a GPU: every path runs in the interpreter, and nothing is passed off as a measurement."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import caracal_kernels.gpu  # noqa: F401  before triton
+import pytest
+import torch
+from caracal_kernels.gpu.tiles import Tile
+from ops_compile import SM90_SHARED_BYTES, compile_sm90, why_not
+from torch import Tensor
+
+from bench.gpu import experts, main, report
+from bench.gpu.bench import Bench, Case, Ceilings, Disagrees, Left, Rival, Row, distance, fastest
+from bench.gpu.expert_inputs import Rows, Weights
+from bench.gpu.layer_slice import layer_bytes, moved_and_flops
+from bench.gpu.sizes import LONGCAT, TINY
+from bench.gpu.split_k import split_k_kernel, split_k_linear
+from bench.gpu.timing import NoClock
+from bench.gpu.tuning import Tried, choose
+from services.model_config import ModelConfig
+
+REPO = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+MILLISECOND = re.compile(r"\d\s*(ms|us|µs|TB/s|TFLOP/s)\b")
+
+
+def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(str(REPO / part) for part in ("", "kernels", "proto"))
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "2"} | environment
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=env, cwd=REPO, capture_output=True, text=True, timeout=240
+    )
+
+
+def dry_bench() -> Bench:
+    return Bench(CPU, TINY, NoClock(), dry=True)
+
+
+def row(**changed: object) -> Row:
+    given = {"section": "s", "case": "c", "seconds": 2e-3, "bytes": 10**9, "flops": 10**9, "bound": "bandwidth"}
+    return Row(**(given | {"floor_s": 1e-3, "goal": 0.85, "rival": "other", "rival_s": 3e-3} | changed))  # type: ignore[arg-type]
+
+
+def test_a_dry_run_takes_every_path_and_measures_nothing(tmp_path: Path) -> None:
+    done = command("bench.gpu.main", "--dry", "--out", str(tmp_path), OUT=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    for section in main.SECTIONS:
+        assert any(line.startswith(f"{section}: ") for line in lines), section
+    for kind in ("bf16", "fp8"):
+        for link in ("grpc", "nccl"):
+            assert any(line.startswith("layer slice: ") and f"{kind}, {link}, " in line for line in lines), (kind, link)
+    assert lines[-1].startswith("dry run: ")
+    assert lines[-1].endswith("0 cases without; nothing was measured")
+    assert not MILLISECOND.search(done.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_tuning_takes_every_path() -> None:
+    done = command("bench.gpu.tune", "--dry")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Paths(Tile(") == len(TINY.linear) + 4
+    assert not MILLISECOND.search(done.stdout)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("module", ["bench.gpu.main", "bench.gpu.tune"])
+def test_without_a_gpu_one_line_and_2(module: str, tmp_path: Path) -> None:
+    done = command(module, *(["--out", str(tmp_path)] if module.endswith("main") else []), OUT=str(tmp_path))
+    assert done.returncode == 2
+    assert re.fullmatch(r".*no GPU that torch can use on this machine; nothing is measured\n", done.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_binds_and_the_share() -> None:
+    ceilings = Ceilings(bandwidth=1e12, rates={"bf16": 1e14})
+    assert ceilings.binding(10**9, 10**9, "bf16") == ("bandwidth", 1e-3)
+    assert ceilings.binding(10**9, 10**12, "bf16") == ("bf16 rate", 1e-2)
+    assert row().share == pytest.approx(0.5)
+
+
+def test_the_table_and_the_files(tmp_path: Path) -> None:
+    found = report.Report({"device": "a card", "torch": "torch 2"})
+    found.add(
+        [row(), row(section="t", rival="none: absent", rival_s=math.nan, goal=0.4), Left("t", "d", "skipped: late")]
+    )
+    assert not found.failed
+    found.write([tmp_path / "one", tmp_path / "two"])
+    table = (tmp_path / "one" / "gpu.md").read_text()
+    assert "| c | 2 ms | 50.0 % of bandwidth | 85 %, **missed** | other, 3 ms | 1.50 × |" in table
+    assert "| 40 % | none: absent |" in table
+    assert "- t, d: skipped: late" in table
+    data = json.loads((tmp_path / "two" / "gpu.json").read_text())
+    assert [one["rival_s"] for one in data["rows"]] == [3e-3, None]
+    assert data["rows"][0]["share"] == pytest.approx(0.5)
+    assert data["left"][0]["reason"] == "skipped: late"
+
+
+def test_late_cases_are_skipped_and_failing_ones_reported() -> None:
+    bench, found = dry_bench(), report.Report({})
+
+    def fails() -> list[Row]:
+        raise RuntimeError("first\nsecond")
+
+    def late() -> list[Row]:
+        bench.deadline_s = time.monotonic()
+        return [row()]
+
+    def cases(_: Bench) -> Iterator[Case]:
+        yield Case("fails", fails)
+        yield Case("late", late)
+        yield Case("never", late)
+        raise ValueError("prepared badly")
+
+    main.run_section(bench, found, "s", cases)
+    assert len(found.rows) == 1
+    assert [(one.case, one.reason, one.failed) for one in found.left] == [
+        ("fails", "RuntimeError: first", True),
+        ("never", "skipped: the section's time was over", False),
+        ("preparation", "ValueError: prepared badly", True),
+    ]
+    assert found.failed
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp8"])
+def test_a_wrong_answer_is_not_timed(kind: str) -> None:
+    weights = Weights.drawn(kind, 3, 128, 64, CPU)
+    rows = Rows.drawn(dry_bench(), 3, 4)
+    y_PD = experts.compute(weights, rows)
+    assert experts.check(weights, rows, y_PD) < experts.LIMIT
+    with pytest.raises(Disagrees):
+        experts.check(weights, rows, y_PD.roll(1, 0))
+    unwritten = y_PD.clone()
+    unwritten[5, 7] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        experts.check(weights, rows, unwritten)
+
+
+def test_a_rival_has_to_run_and_to_agree() -> None:
+    ours = torch.randn(5, 4)
+
+    def absent() -> Tensor:
+        raise ImportError("no such library")
+
+    wrong = Rival("wrong", [lambda: None], lambda: ours + 1)
+    missing = Rival("missing", [absent], absent)
+    right = Rival("right", [lambda: None], lambda: ours * 1.001)
+    assert fastest(NoClock(), [wrong, missing, right], ours)[0] == "right"
+    name, seconds = fastest(NoClock(), [wrong, missing], ours)
+    assert re.match(r"none: wrong: relative error .*; missing: no such library", name)
+    assert math.isnan(seconds)
+    assert distance(torch.tensor([math.nan]), torch.ones(1)) == math.inf
+
+
+def test_k_in_parts_is_the_same_product() -> None:
+    x_MK, w_NK = torch.randn(5, 200).bfloat16(), torch.randn(70, 200).bfloat16()
+    exact_MN = x_MK.double() @ w_NK.double().T
+    for parts in (1, 3):
+        assert distance(split_k_linear(x_MK, w_NK, Tile(16, 64, 64, 4, 1, swap_ab=True), parts), exact_MN) < 5e-3
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_k_in_parts_compiles_for_hopper() -> None:
+    signature = {"x_ptr": "*bf16", "w_ptr": "*bf16", "sum_ptr": "*fp32", "M": "i32", "N": "i32", "K": "i32"}
+    made = compile_sm90(split_k_kernel, signature, {"BM": 64, "BN": 128, "BK": 64}, 8, 4, ("N", "K"))
+    assert made.shared_bytes <= SM90_SHARED_BYTES
+    assert made.spills == 0
+    assert "wgmma.mma_async.sync.aligned.m64n" in made.ptx
+
+
+def test_the_tile_that_is_chosen() -> None:
+    a, b, c = (Tile(bm, 64, 64, 4, 1, swap_ab=True) for bm in (16, 32, 64))
+    tried = Tried({a: {1: 1.0, 16: 4.0}, b: {1: 1.2, 16: 2.0}, c: {1: 0.1}}, set(), {})
+    assert choose(tried, [1, 16]) == b  # c was not measured at 16
+    assert choose(tried, [1]) == c
+    assert choose(tried, [64]) is None
+
+
+def test_the_work_of_a_slice() -> None:
+    """longcat-flash 1.7: a layer is 19,966,227,200 parameters, each of its 512 experts 37,748,736. The gate is fp32."""
+    config = ModelConfig.from_dict(LONGCAT | {"num_layers": 1, "max_position_embeddings": 4096})
+    dense, expert = layer_bytes(config, "bf16")
+    assert expert == 2 * 37_748_736
+    assert layer_bytes(config, "fp8")[1] == 37_748_736
+    gate = 768 * 6144 + 768
+    assert (dense - 4 * gate) // 2 + gate == pytest.approx(19_966_227_200 - 512 * 37_748_736, rel=1e-5)
+    moved, _ = moved_and_flops(config, "bf16", 1, 0)
+    assert moved == dense + 512 * 12 / 768 * expert  # one row has 8 experts, on average
