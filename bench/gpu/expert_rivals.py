@@ -92,21 +92,20 @@ def _transformers(weights: Weights, name: str, rows: Rows) -> Tensor:
 def _scaled(weights: Weights, sets: Sequence[Rows]) -> Rival:
     """Coarser than ours and less than ours: rows quantised beforehand, nothing quantised between the products."""
     groups, hidden, inner = weights.sizes
-
-    def call(x_PD: Tensor, inner_PF: Tensor, end_G: Tensor) -> Tensor:
-        one = partial(torch.ones, device=x_PD.device, dtype=torch.float32)
-        both = torch._scaled_grouped_mm(
-            x_PD, weights.gate_up_G2FD.transpose(1, 2), one(len(x_PD)), one(groups, 2 * inner), offs=end_G,
-            out_dtype=torch.bfloat16,
-        )  # fmt: skip
-        _inner(both)
-        return torch._scaled_grouped_mm(
-            inner_PF, weights.down_GDF.transpose(1, 2), one(len(x_PD)), one(groups, hidden), offs=end_G,
-            out_dtype=torch.bfloat16,
-        )  # fmt: skip
-
     calls = []
     for rows in sets:
+        ones = partial(torch.ones, device=rows.x_RD.device, dtype=torch.float32)
         inner_PF = torch.randn(len(rows.row_P), inner, device=rows.x_RD.device, dtype=torch.bfloat16).to(FP8)
-        calls.append(partial(call, rows.x_RD.to(FP8), inner_PF, rows.count_G.cumsum(0, dtype=torch.int32)))
+        scales = ones(len(rows.row_P)), ones(groups, 2 * inner), ones(groups, hidden)
+        end_G = rows.count_G.cumsum(0, dtype=torch.int32)
+        calls.append(partial(_two_products, weights, rows.x_RD.to(FP8), inner_PF, end_G, *scales))
     return Rival(FP8_NAME, calls)
+
+
+def _two_products(
+    weights: Weights, x_PD: Tensor, inner_PF: Tensor, end_G: Tensor, row_P: Tensor, up_G2F: Tensor, down_GD: Tensor
+) -> None:
+    """`row_P`, `up_G2F` and `down_GD` are scales: of rows, and of the outputs of either matrix."""
+    product = partial(torch._scaled_grouped_mm, offs=end_G, out_dtype=torch.bfloat16)
+    _inner(product(x_PD, weights.gate_up_G2FD.transpose(1, 2), row_P, up_G2F))
+    product(inner_PF, weights.down_GDF.transpose(1, 2), row_P, down_GD)

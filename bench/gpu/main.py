@@ -61,8 +61,8 @@ def sections() -> dict[str, Cases]:
     return {module.SECTION: module.cases for module in found}
 
 
-def run(bench: Bench, report: Report, only: list[str] | None, scale: float) -> None:
-    """Fills the report."""
+def run(bench: Bench, report: Report, only: list[str] | None, scale: float, folders: list[Path]) -> None:
+    """Fills the report, and writes what there is after each section: a run that is ended leaves that behind."""
     began_s, until_s = time.monotonic(), 0.0
     for name, cases in sections().items():
         if only and name not in (*only, "ceilings"):
@@ -71,6 +71,7 @@ def run(bench: Bench, report: Report, only: list[str] | None, scale: float) -> N
         bench.deadline_s = began_s + until_s
         run_section(bench, report, name, cases)
         release(bench)
+        report.write(folders)
 
 
 def run_section(bench: Bench, report: Report, name: str, cases: Cases) -> None:
@@ -113,7 +114,8 @@ def main(arguments: list[str]) -> int:
     from bench.gpu.report import Report, machine
 
     report = Report({} if given.dry else machine())
-    run(bench, report, given.only, given.scale)
+    folders = [] if given.dry else [given.out, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
+    run(bench, report, given.only, given.scale, folders)
     if given.dry:
         for row in report.rows:
             error = "" if row.error is None else f", error {row.error:.1g}"
@@ -122,7 +124,6 @@ def main(arguments: list[str]) -> int:
             print(f"{left.section}: {left.case}: {'FAILED' if left.failed else 'left out'}: {left.reason}")
         print(f"dry run: {len(report.rows)} rows, {len(report.left)} cases without; nothing was measured")
     else:
-        report.write([given.out, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])])
         print(report.markdown())
     return 1 if report.failed else 0
 

@@ -66,9 +66,8 @@ class DeviceClock:
 
 
 class NoClock:
-    """Runs each call once and has no figure: for dry runs."""
+    """Runs one of the calls and has no figure: for dry runs."""
 
     def seconds(self, calls: Sequence[Call], target_s: float = TARGET_S) -> float:
-        for call in calls:
-            call()
+        calls[-1]()
         return math.nan

@@ -159,7 +159,16 @@ def test_a_rival_has_to_run_and_to_agree() -> None:
     name, seconds = fastest(NoClock(), [wrong, missing], ours)
     assert re.match(r"none: wrong: relative error .*; missing: no such library", name)
     assert math.isnan(seconds)
-    assert distance(torch.tensor([math.nan]), torch.ones(1)) == math.inf
+
+
+def test_the_distance_of_two_answers() -> None:
+    exact = torch.randn(5000, 3)  # more than one chunk
+    other = exact.clone()
+    other[4999] += 1
+    expected = ((other - exact).double().norm() / exact.double().norm()).item()
+    assert distance(other, exact) == pytest.approx(expected)
+    other[4500, 1] = math.nan
+    assert distance(other, exact) == math.inf
 
 
 def test_k_in_parts_is_the_same_product() -> None:
