@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from services.attention_worker.engine import EngineLimits, ModelLike
-from services.attention_worker.memory import room_for_pages
+from services.attention_worker.memory import free_memory, page_bytes, room_for_pages
 from services.attention_worker.model import Model, load_model
 from services.attention_worker.parallel.ranks import ALONE, Ranks
 from services.attention_worker.settings import BadSetting, Settings
@@ -67,6 +67,7 @@ class Opened:
         """
         if not pages:
             raise BadSetting("CARACAL_KV_PAGES: the weights leave the GPU no room for a page: more ranks (CARACAL_TP)?")
+        self._check_room(pages)
         settings, positions = self.settings, self.config.max_position_embeddings
         return EngineLimits(
             num_pages=pages,
@@ -75,6 +76,14 @@ class Opened:
             max_running=settings.max_running,
             max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
         )
+
+    def _check_room(self, pages: int) -> None:
+        """Before anything is allocated: a machine that runs out of memory says nothing and takes others with it."""
+        size = self.settings.page_size
+        wanted, free = pages * page_bytes(self.config, self.dtype, size), free_memory(self.device)
+        if wanted > free:
+            gib = f"{wanted / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+            raise BadSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")
 
 
 def open_model(settings: Settings, rank: int = 0) -> Opened:

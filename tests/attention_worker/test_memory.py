@@ -10,7 +10,7 @@ from tiny_checkpoint import UNEVEN, make_checkpoint
 
 from services.attention_worker.kv_cache import KvCache
 from services.attention_worker.loading import open_model
-from services.attention_worker.memory import CPU_PAGES, page_bytes, pages_that_fit
+from services.attention_worker.memory import CPU_PAGES, host_free, page_bytes, pages_that_fit
 from services.attention_worker.settings import BadSetting, Settings
 
 
@@ -37,6 +37,21 @@ def test_sizes_follow_the_pages(tmp_path: Path) -> None:
     assert opened.limits(2).max_model_len == 128
     with pytest.raises(BadSetting, match="CARACAL_KV_PAGES: the weights leave the GPU no room"):
         opened.limits(0)
+
+
+@pytest.mark.parametrize(("pages", "page_size"), [(10**20, 64), (10**9, 64), (1, 16 * 10**12)])
+def test_more_than_there_is_memory_for_is_refused(tmp_path: Path, pages: int, page_size: int) -> None:
+    settings = Settings(model=make_checkpoint(tmp_path / "model"), kv_pages=pages, page_size=page_size)
+    with pytest.raises(
+        BadSetting, match=r"CARACAL_KV_PAGES: \d+ pages of CARACAL_PAGE_SIZE \d+ take [\d.]+ GiB, [\d.]+ G"
+    ):
+        open_model(settings).load()
+
+
+def test_what_is_free_is_less_than_all() -> None:
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        total = int(next(lines).split()[1]) * 1024
+    assert 0 < host_free() < total
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:

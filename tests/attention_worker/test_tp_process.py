@@ -29,7 +29,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def cluster(checkpoint: Path, store: Store, *ranks: int) -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
     """An expert worker, and attention workers of so many ranks, as (process, address). Afterwards nothing is left."""
-    common = {"MODEL": str(checkpoint), "REDIS_URL": store.url}
+    # A drain that outlasts the answers, however slow the machine.
+    common = {"MODEL": str(checkpoint), "REDIS_URL": store.url, "DRAIN_S": "120"}
     expert = spawn("expert", WORKER_ID="expert-0", **common)
     workers = [spawn("attention", WORKER_ID=f"attention-{n}", TP=str(tp), **common) for n, tp in enumerate(ranks)]
     try:

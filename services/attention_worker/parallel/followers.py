@@ -109,6 +109,10 @@ class Followers:
             except subprocess.TimeoutExpired:
                 one.process.kill()
                 one.process.wait()
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes the folder in which the ranks meet; they must have met, or be gone."""
         if self.size > 1:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -63,4 +63,6 @@ def load_leader(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[
     group.connect()
     followers.joined(group.abort)
     limits = opened.limits(group.least(loaded.limits.num_pages))
+    if opened.device.type == "cpu":  # NCCL may look into its store later on; gloo has met and needs it no more
+        followers.clear()
     return Loaded(LeadingModel(loaded.model, group, followers), limits, loaded.numerics_class)
