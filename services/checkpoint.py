@@ -149,18 +149,23 @@ class Checkpoint:
         where = self._stored[name]
         if where.dtype != STORED:
             return None
-        stored_NK, scale_nk = (
-            self._read(each, to, range(self._stored[each].shape[0])) for each in (name, name + SCALE_SUFFIX)
-        )
-        # e4m3 has one NaN of each sign and no infinity.
-        if bool((stored_NK.view(torch.uint8) & 0x7F == 0x7F).any()) or not bool(scale_nk.isfinite().all()):
-            raise _bad(where.file.name, name, "holds NaN, or scales that are not finite")
+        scale_nk = self._scales(name, to, range(scale_shape(where.shape)[0]))
+        stored_NK = self._read(name, to, range(where.shape[0]))
+        if bool((stored_NK.view(torch.uint8) & 0x7F == 0x7F).any()):  # e4m3 has one NaN of each sign and no infinity
+            raise _bad(where.file.name, name, "holds NaN")
         return stored_NK, scale_nk
+
+    def _scales(self, weight: str, to: Staging, blocks: range) -> Tensor:
+        name = weight + SCALE_SUFFIX
+        scale_nk = self._read(name, to, blocks)
+        if not bool(((scale_nk > 0) & scale_nk.isfinite()).all()):
+            raise _bad(self._stored[name].file.name, name, "holds scales that are not positive numbers")
+        return scale_nk
 
     def _dequantized(self, name: str, dtype: torch.dtype, to: Staging, rows: range) -> Tensor:
         blocks = range(rows.start // BLOCK, -(-rows.stop // BLOCK))
         around = range(blocks.start * BLOCK, min(blocks.stop * BLOCK, self._stored[name].shape[0]))
-        scale_nk = self._read(name + SCALE_SUFFIX, to, blocks)
+        scale_nk = self._scales(name, to, blocks)
         whole_NK = dequantize(self._read(name, to, around), scale_nk, dtype)
         return whole_NK[rows.start - around.start : rows.stop - around.start]
 

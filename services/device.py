@@ -19,7 +19,7 @@ def find_device(name: str, rank: int = 0) -> torch.device:
     """
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}: cpu, cuda or cuda:N")
+        raise NoSuchDevice(f"CARACAL_DEVICE is {name!r}, it must be cpu, cuda or cuda:N")
     if kind == "cpu":
         return CPU
     count, index = torch.cuda.device_count(), int(number or 0) + rank

@@ -87,5 +87,5 @@ def test_what_is_not_a_number_is_refused(tmp_path: Path, what: str) -> None:
     path = to_fp8(make_checkpoint(tmp_path / "fp8", SIZES, dtype=BF16))
     name = f"model.layers.0.mlp.experts.1.{what}"
     edit_tensor(path, name, lambda stored: (stored.float() * torch.nan).to(stored.dtype))
-    with pytest.raises(CheckpointError, match=r"experts\.1\.down_proj\.weight: holds NaN, or scales"):
+    with pytest.raises(CheckpointError, match=rf"experts\.1\.{what}: holds "):
         load_expert(Checkpoint.open(path), 0, 1, BF16, keep_fp8=True)

@@ -110,12 +110,12 @@ def test_the_pods_and_their_set_are_told_in_words(api: ApiServer) -> None:
 
 def test_the_same_again_counts_up_and_a_forgotten_event_is_made_anew(api: ApiServer) -> None:
     events = KubernetesEvents("r", "caracal-expert", api.connect)
-    events.tell(Refusal("no expert worker"))
+    events.tell(Refusal("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [1])
-    events.tell(Refusal("no expert worker"))
+    events.tell(Refusal("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [2])
     api.events.clear()
-    events.tell(Refusal("no expert worker"))
+    events.tell(Refusal("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [1])
 
 
@@ -139,7 +139,7 @@ def test_what_it_may_not_is_said_once_and_works_again_later(api: ApiServer) -> N
     api.forbids = True
     with capture_logs() as logs:
         for time_ in (1, 2):
-            events.tell(Refusal("no expert worker"))
+            events.tell(Refusal("no expert worker", lost=1))
             until(lambda wanted=time_: api.asked == wanted)
         api.forbids = False
         events.tell(REFUSAL)

@@ -117,6 +117,24 @@ def test_why_a_join_failed_is_part_of_it(store: Store) -> None:
     play(store, scene)
 
 
+def test_who_is_of_another_class_is_named(store: Store) -> None:
+    async def scene(s: Stage) -> None:
+        told: list[Refusal] = []
+        s.lead(tell=told.append)
+        await s.join("expert", 0, numerics_class="c")
+        await s.join("attention", 0, numerics_class="c")
+        await s.held(8)
+        stranger = await s.join("attention", 1, numerics_class="d")
+        await s.join("expert", 1, numerics_class="e")
+        known = "attention-1, expert-1 are left out, of another numerics class than the table: "
+        await s.until(lambda: s.refusals["router-0"].warning.startswith(known), "named")
+        assert "CARACAL_DISPATCH_DTYPE" in s.refusals["router-0"].warning
+        await s.kill(stranger)
+        await s.until(lambda: s.refusals["router-0"].warning.startswith("expert-1 is left out"), "one is left")
+
+    play(store, scene)
+
+
 def test_another_leader_says_it_when_the_first_is_gone(store: Store) -> None:
     async def scene(s: Stage) -> None:
         s.lead("router-0")

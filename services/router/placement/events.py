@@ -84,7 +84,7 @@ class KubernetesEvents:
     def _objects(self, refusal: Refusal) -> Iterator[Told]:
         for worker_id, count in refusal.workers.items():
             yield "Pod", worker_id, NEEDED, no_place_yet(count, refusal.reason)
-        if self._expert_set:
+        if self._expert_set and (refusal.workers or refusal.lost):
             yield "StatefulSet", self._expert_set, LOST if refusal.lost else NEEDED, str(refusal)
 
     def _send(self, api: Any, namespace: str, told: Told) -> None:

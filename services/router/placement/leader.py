@@ -15,11 +15,12 @@ import structlog
 from caracal_proto.placement_pb2 import Table
 
 from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.refusal import Refusal
 from services.router.placement.calls import CallFailed, Workers
 from services.router.placement.change import Digests, JoinRefused, prepare, publish, tell
 from services.router.placement.policy import TableView, WorkerView, place
 from services.router.placement.refusals import Refusals
-from services.router.placement.room import refusal
+from services.router.placement.room import refusal, strangers
 from services.router.placement.roster import Roster
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
 
@@ -160,7 +161,10 @@ class Leader:
                 return
             self._cancel_change()
         fit = self._of_one_class(experts, attention)
-        before, after = self._plan(fit)
+        left_out = strangers(
+            {r.worker_id: r.numerics_class for r in (*attention, *experts)}, fit[0].numerics_class if fit else ""
+        )
+        before, after = self._plan(fit, left_out)
         if after is not None and (not self.epoch or after != before or self._moved_house(fit)):
             self._changing = frozenset(r.boot_id for r in fit if after.of(r.worker_id))
             work = self._carry_out(before or view_of({}, self._layers, self._experts), after, fit, attention, experts)
@@ -168,7 +172,7 @@ class Leader:
         else:
             await self._tell_again(experts, attention)
 
-    def _plan(self, fit: list[WorkerRecord]) -> tuple[TableView | None, TableView | None]:
+    def _plan(self, fit: list[WorkerRecord], left_out: str = "") -> tuple[TableView | None, TableView | None]:
         """What is in force and still lives, and what should be; None when that cannot be had."""
         before = still_there(self._table, {r.worker_id: r for r in fit}) if self._table else None
         views = [self._as_view(record, before) for record in fit]
@@ -178,7 +182,10 @@ class Leader:
         unplaced = before.missing if before else self._layers * self._experts
         refused = refusal(after, asked)
         if refused is not None:
-            refused = replace(refused, reason=refused.reason + self._failed_joins(fit), lost=unplaced)
+            more = self._failed_joins(fit) + (f"; {left_out}" if left_out else "")
+            refused = replace(refused, reason=refused.reason + more, lost=unplaced)
+        elif left_out:
+            refused = Refusal(left_out)
         self._refusals.note(refused, unplaced, starting=not self.epoch and not self._exiles)
         return before, None if after.missing else after
 

@@ -49,10 +49,13 @@ class Refusals:
             return
         if refusal is not None:
             log.warning(
-                "experts have no room", reason=refusal.reason, must_stay=dict(refusal.workers), lost=refusal.lost
+                "experts have no room" if refusal.workers or refusal.lost else "workers are left out",
+                reason=refusal.reason,
+                must_stay=dict(refusal.workers),
+                lost=refusal.lost,
             )
         else:
-            log.info("experts have room again")
+            log.info("experts have room again, and nobody is left out")
         self._noted, self._age = refusal, 0
 
     def forget(self) -> None:

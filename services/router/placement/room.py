@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.refusal import Refusal
 from services.router.placement.policy import TableView, WorkerView, ordinal
@@ -18,6 +18,17 @@ def refusal(plan: TableView, workers: Sequence[WorkerView]) -> Refusal | None:
     if not kept and not plan.missing:
         return None
     return Refusal(_lacking(sum(1 for _ in plan.items()), workers), kept)
+
+
+def strangers(classes: Mapping[str, str], numerics_class: str) -> str:
+    """Who cannot serve beside the others, in words, of workers and their classes; empty when there is nobody."""
+    others = sorted((worker_id for worker_id, its in classes.items() if its != numerics_class), key=ordinal)
+    if not numerics_class or not others:
+        return ""
+    names = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+    verb = "is" if len(others) == 1 else "are"
+    why = "weights, dtype, kernels, device or CARACAL_DISPATCH_DTYPE differ"
+    return f"{names} {verb} left out, of another numerics class than the table: {why}"
 
 
 def _lacking(experts: int, workers: Sequence[WorkerView]) -> str:
