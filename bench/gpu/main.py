@@ -51,7 +51,11 @@ def prepared(dry: bool) -> Bench | None:
     torch.manual_seed(0)
     if dry:
         return Bench(torch.device("cpu"), TINY, NoClock(), dry=True)
-    return Bench(torch.device("cuda", torch.cuda.current_device()), REAL, DeviceClock())
+    from caracal_kernels.gpu.same_bits import rows_that_choose
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    rows_that_choose(device)  # as every worker does at its start: it decides which tiles are ours
+    return Bench(device, REAL, DeviceClock())
 
 
 def sections() -> dict[str, Cases]:

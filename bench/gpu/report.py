@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import triton
+from caracal_kernels.gpu.same_bits import rows_that_choose
 
 from bench.gpu.bench import Left, Row, milliseconds
 
@@ -68,8 +69,13 @@ def machine() -> dict[str, str]:
         "torch": f"torch {torch.__version__}",
         "triton": f"triton {triton.__version__}",
         "cuda": f"CUDA {torch.version.cuda}",
+        "tiles by rows": f"tiles by rows: {', '.join(rows_that_choose(_here())) or 'none'}",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _here() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _driver() -> str:

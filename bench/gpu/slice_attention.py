@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.gpu.slice_spec import SliceSpec, say, share_one_gpu
 from services.attention_worker.model import GateWeights, Model, load_model
 from services.attention_worker.step import Step
-from services.device import find_device
+from services.device import find_device, kernels_of
 from services.pair.payload import wire_dtype
 from services.router.dispatch.connect import LINKS
 from services.router.dispatch.exchange import Exchange
@@ -52,6 +52,7 @@ class Side:
     @classmethod
     def drawn(cls, spec: SliceSpec) -> Side:
         device, checkpoint = find_device(spec.device), spec.checkpoint()
+        kernels_of(device)  # asks the device which tiles rows may choose, as a worker does
         model = load_model(checkpoint, torch.bfloat16, lambda done, total: None, device=device)
         names = [f"model.layers.{i}.mlp.router." for i in range(model.config.num_layers)]
         gates = [

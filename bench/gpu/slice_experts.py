@@ -7,7 +7,7 @@ import sys
 import torch
 
 from bench.gpu.slice_spec import SliceSpec, say, share_one_gpu
-from services.device import computes_fp8, find_device
+from services.device import computes_fp8, find_device, kernels_of
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.holding import Holding
@@ -17,6 +17,7 @@ from services.expert_worker.service import ExpertService
 from services.telemetry import configure_logging
 
 MAX_SESSIONS = 4
+PAYLOAD_BYTES = 1 << 30  # of a call, at most
 
 
 def main() -> None:
@@ -25,12 +26,13 @@ def main() -> None:
     device = find_device(spec.device)
     if device.type == "cuda":
         share_one_gpu("expert")
+    kernels_of(device)  # asks the device which tiles rows may choose, as a worker does
     experts = Experts(spec.checkpoint(), torch.bfloat16, device, keep_fp8=computes_fp8(device))
     for layer in range(experts.num_layers):
         for expert in range(experts.num_ffn):
             experts.load(layer, expert)
     holding = Holding(experts, "expert", "slice", "drawn")
-    service = ExpertService(holding, Batcher(experts.compute), Pairs("127.0.0.1", device))
+    service = ExpertService(holding, Batcher(experts.compute), Pairs("127.0.0.1", device, PAYLOAD_BYTES))
     server = ExpertServer(service, MAX_SESSIONS)
     port = server.start("127.0.0.1", 0)
     server.ready(True)

@@ -1,8 +1,8 @@
 """`python -m bench.gpu.tune`: which tiles gpu/tiles.py should hold, found by trying; bounded in time.
 
 For each product it prints the best tile for few rows, the best for many, from how many rows on the second is faster,
-and whether the two gave the same bits. Only then may rows choose (ROWS_MAY_CHOOSE, after tests/ops/gpu/test_paths.py);
-else the first has to serve all of them.
+and whether the two gave the same bits. Only then will rows choose between them: every process asks its device at start
+(gpu/same_bits.py), and where they differ the first has to serve all numbers of rows.
 """
 
 from __future__ import annotations

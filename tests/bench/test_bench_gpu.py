@@ -16,6 +16,7 @@ import caracal_kernels.gpu  # noqa: F401  before triton
 import pytest
 import torch
 from caracal_kernels.gpu.tiles import Tile
+from op_inputs import DEVICE
 from ops_compile import SM90_SHARED_BYTES, compile_sm90, why_not
 from torch import Tensor
 
@@ -30,7 +31,6 @@ from bench.gpu.tuning import Tried, choose
 from services.model_config import ModelConfig
 
 REPO = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
 MILLISECOND = re.compile(r"\d\s*(ms|us|µs|TB/s|TFLOP/s)\b")
 
 
@@ -43,7 +43,7 @@ def command(module: str, *arguments: str, **environment: str) -> subprocess.Comp
 
 
 def dry_bench() -> Bench:
-    return Bench(CPU, TINY, NoClock(), dry=True)
+    return Bench(torch.device(DEVICE), TINY, NoClock(), dry=True)
 
 
 def row(**changed: object) -> Row:
@@ -134,8 +134,8 @@ def test_late_cases_are_skipped_and_failing_ones_reported() -> None:
 
 @pytest.mark.parametrize("kind", ["bf16", "fp8"])
 def test_a_wrong_answer_is_not_timed(kind: str) -> None:
-    weights = Weights.drawn(kind, 3, 128, 64, CPU)
-    rows = Rows.drawn(dry_bench(), 3, 4)
+    bench = dry_bench()
+    weights, rows = Weights.drawn(kind, 3, 128, 64, bench.device), Rows.drawn(bench, 3, 4)
     y_PD = experts.compute(weights, rows)
     assert experts.check(weights, rows, y_PD) < experts.LIMIT
     with pytest.raises(Disagrees):
@@ -172,7 +172,7 @@ def test_the_distance_of_two_answers() -> None:
 
 
 def test_k_in_parts_is_the_same_product() -> None:
-    x_MK, w_NK = torch.randn(5, 200).bfloat16(), torch.randn(70, 200).bfloat16()
+    x_MK, w_NK = (torch.randn(outputs, 200, device=DEVICE).bfloat16() for outputs in (5, 70))
     exact_MN = x_MK.double() @ w_NK.double().T
     for parts in (1, 3):
         assert distance(split_k_linear(x_MK, w_NK, Tile(16, 64, 64, 4, 1, swap_ab=True), parts), exact_MN) < 5e-3
