@@ -31,6 +31,11 @@ def _option(name: str, text: str) -> Any:
     return typer.Option(name, help=text, callback=_not_empty)
 
 
+def _setting(variable: str, text: str) -> Any:
+    """An option of `up` that sets the variable for workers, and is taken from it where it is not given."""
+    return typer.Option(help=text, envvar=variable)
+
+
 Url = Annotated[str | None, _option("--url", "The gateway; default: the cluster running here, or CARACAL_URL.")]
 Gateway = Annotated[str | None, _option("--gateway", "Ask the gateway at this URL instead of the cluster's Redis.")]
 Context = Annotated[str | None, _option("--context", "A context of the kubeconfig: the cluster on Kubernetes.")]
@@ -44,11 +49,12 @@ def up(
     expert: Annotated[int, typer.Option(help="Expert workers.")] = 1,
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory; default: the built-in model.")] = None,
     port: Annotated[int, typer.Option(help="Of the gateway; 0 takes any free one.")] = 8000,
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32; default: the checkpoint's own.")] = "",
-    device: Annotated[str, typer.Option(help="Of all workers: cpu, cuda or cuda:N.")] = "cpu",
-    tp: Annotated[int, typer.Option(help="Ranks of each attention worker: processes that share every layer.")] = 1,
-    link: Annotated[str, typer.Option(help="Between attention and experts: grpc or nccl (gloo on CPUs).")] = "grpc",
-    dispatch_dtype: Annotated[str, typer.Option(help="Of rows sent to experts: fp8; default: the model's.")] = "",
+    dtype: Annotated[str, _setting("CARACAL_DTYPE", "bfloat16 or float32; default: the checkpoint's own.")] = "",
+    device: Annotated[str, _setting("CARACAL_DEVICE", "Of all workers: cpu, cuda or cuda:N.")] = "cpu",
+    tp: Annotated[int, _setting("CARACAL_TP", "Ranks of an attention worker: processes that share every layer.")] = 1,
+    kv_pages: Annotated[int, _setting("CARACAL_KV_PAGES", "Of an attention worker's latent cache; 0 = 512.")] = 0,
+    link: Annotated[str, _setting("CARACAL_LINK", "Attention to experts: grpc or nccl (gloo on CPUs).")] = "grpc",
+    dispatch_dtype: Annotated[str, _setting("CARACAL_DISPATCH_DTYPE", "Of rows sent to experts: fp8.")] = "",
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops all of it."""
     from services.local.settings import DEFAULT_MODEL, LocalSettings
@@ -62,6 +68,7 @@ def up(
         dtype=dtype,
         device=device,
         tp=tp,
+        kv_pages=kv_pages,
         link=link,
         dispatch_dtype=dispatch_dtype,
     )

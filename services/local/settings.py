@@ -14,7 +14,7 @@ DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
 SCALED = ("attention", "expert")
 
 
-SHARED_GPU_PAGES = 512
+PAGES = 512
 
 
 class BadSetting(ValueError):
@@ -34,6 +34,7 @@ class LocalSettings:
     dtype: str = ""
     device: str = "cpu"  # of all workers
     tp: int = 1  # ranks of an attention worker
+    kv_pages: int = 0  # 0 = PAGES
     link: str = "grpc"
     dispatch_dtype: str = ""
     environment: dict[str, str] = field(default_factory=dict)  # for every child
@@ -49,6 +50,8 @@ class LocalSettings:
             raise BadSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
         if not 1 <= self.tp <= MAX_WORKERS:
             raise BadSetting(f"--tp: {self.tp} is not between 1 and {MAX_WORKERS}")
+        if self.kv_pages < 0:
+            raise BadSetting(f"--kv-pages: {self.kv_pages} is negative")
         if self.link not in ("grpc", "nccl"):
             raise BadSetting(f"--link: {self.link!r} is neither grpc nor nccl")
         if self.dispatch_dtype not in ("", "fp8"):
@@ -71,8 +74,8 @@ class LocalSettings:
             "CARACAL_MODEL": str(self.model),
             "CARACAL_DTYPE": self.dtype,
             "CARACAL_DEVICE": self.device,
-            # Workers share the GPU: the first one must not take what is free for its pages.
-            "CARACAL_KV_PAGES": "" if self.device == "cpu" else str(SHARED_GPU_PAGES),
+            # A number also on a GPU: workers share it, and the first one must not take what is free for its pages.
+            "CARACAL_KV_PAGES": str(self.kv_pages or PAGES),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,

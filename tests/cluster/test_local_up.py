@@ -125,6 +125,23 @@ def test_a_link_that_is_not_known_is_one_line(home: dict[str, str], model: Path,
     assert f"{option}: '{value}'" in said
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("LINK", "foo", "--link: 'foo' is neither grpc nor nccl"),
+        ("DISPATCH_DTYPE", "int4", "--dispatch-dtype: 'int4' is not fp8"),
+        ("KV_PAGES", "-3", "--kv-pages: -3 is negative"),
+        ("KV_PAGES", "1000000000", "attention-0: CARACAL_KV_PAGES: 1000000000 pages of CARACAL_PAGE_SIZE 64 take"),
+        ("TP", "3", "attention-0: CARACAL_TP is 3: it must divide"),
+    ],
+)
+def test_variables_of_workers_are_taken_and_checked(
+    home: dict[str, str], model: Path, variable: str, value: str, why: str
+) -> None:
+    given = home | {f"CARACAL_{variable}": value}
+    assert why in one_line(command(given, "up", "--model", str(model), "--port", "0"))
+
+
 def test_a_device_that_is_not_there_is_one_line(home: dict[str, str], model: Path) -> None:
     said = one_line(command(home, "up", "--model", str(model), "--port", "0", "--device", "cuda:99"))
     assert "CARACAL_DEVICE is 'cuda:99': this machine has" in said
