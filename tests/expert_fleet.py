@@ -24,6 +24,7 @@ from services.expert_worker.holding import Holding
 from services.expert_worker.pairs import Pairs
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
+from services.pair.payload import MAX_ROWS, payload_bytes
 from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Answer, Connect, ExpertRequest
@@ -34,6 +35,7 @@ REPO = Path(__file__).resolve().parent.parent
 LINKS = ("grpc", "nccl")
 MAX_TOKENS = 64  # of one layer call
 FIRST_PAIR_S = 2.0
+MAX_SESSIONS = 16  # of a worker
 
 Fault = Callable[[expert_pb2.ExpertReply], expert_pb2.ExpertReply | None]
 
@@ -116,7 +118,9 @@ class FaultyService(ExpertService):
     """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
 
     def __init__(self, holding: Holding, batcher: Batcher, pairs: bool, wire: torch.dtype | None) -> None:
-        super().__init__(holding, batcher, Pairs("127.0.0.1", torch.device("cpu")) if pairs else None, wire)
+        max_bytes = payload_bytes(MAX_ROWS, holding.experts.hidden, wire or holding.experts.dtype)
+        made = Pairs("127.0.0.1", torch.device("cpu"), max_bytes) if pairs else None
+        super().__init__(holding, batcher, made, wire, MAX_SESSIONS)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
 
@@ -153,7 +157,7 @@ class Worker:
         compute = around(self.experts.compute)
         self.batcher = Batcher(lambda *call: self.spoil(compute(*call)))
         self.service = FaultyService(self.holding, self.batcher, pairs, wire)
-        self.server = ExpertServer(self.service, max_sessions=16)
+        self.server = ExpertServer(self.service, MAX_SESSIONS)
         port = self.server.start("127.0.0.1", 0)
         self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=f"127.0.0.1:{port}")
 

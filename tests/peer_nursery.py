@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import structlog
 import torch
 from caracal_proto import placement_pb2
 from expert_fleet import REPO, Worker, load_everything
@@ -98,6 +99,7 @@ def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, 
 
 def main() -> None:
     torch.set_num_threads(1)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout names the workers
     checkpoint, dtype = Checkpoint.open(Path(sys.argv[1])), getattr(torch, sys.argv[2])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     parent = os.getpid()

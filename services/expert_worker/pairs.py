@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 import grpc
 import structlog
@@ -18,7 +20,8 @@ from services.pair.store import MirrorStore
 log = structlog.get_logger(__name__)
 
 UNCLAIMED_S = 30.0  # a pair whose session has made no call by then belongs to a caller that is gone
-MAX_PAYLOAD_BYTES = 1 << 30
+FIRST_ITEM_S = 2.0  # a rendezvous whose caller has not said by then what it wants is over
+AT_ONCE = 32  # rendezvous; one takes some 20 ms
 
 
 @dataclass(slots=True)
@@ -28,10 +31,14 @@ class _Meeting:
 
 
 class Pairs:
-    """Pairs between their rendezvous and the first call that names them. Any thread may use it."""
+    """Pairs between their rendezvous and the first call that names them. Any thread may use it.
 
-    def __init__(self, host: str, device: torch.device, limit: int = 128) -> None:
-        self._host, self._device, self._limit = host, device, limit
+    `max_bytes` is the most that a call of this model can carry, `limit` how many sessions there may be.
+    """
+
+    def __init__(self, host: str, device: torch.device, max_bytes: int, limit: int = 128) -> None:
+        self._host, self._device, self._max_bytes, self._limit = host, device, max_bytes, limit
+        self._free = threading.Semaphore(min(limit, AT_ONCE))
         self._meetings: dict[int, _Meeting] = {}
         self._sessions: set[int] = set()  # those whose pair may still be asked for, however long they are silent
         self._lock = threading.Lock()
@@ -39,18 +46,37 @@ class Pairs:
     def rendezvous(
         self, items: Iterator[expert_pb2.PairItem], context: grpc.ServicerContext
     ) -> Iterator[expert_pb2.PairItem]:
-        """The Pair call: ends well when this side stands and calls may name it."""
-        hello = next(items, expert_pb2.PairItem())
-        refusal = self._admit(hello)
-        if refusal:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
-        store = MirrorStore(HANDSHAKE_S)
-        errors: list[str] = []
-        threading.Thread(target=store.follow, args=(items,), name="pair-store", daemon=True).start()
-        threading.Thread(target=self._build, args=(hello, store, errors), name="pair", daemon=True).start()
+        """The Pair call: ends well when this side stands and calls may name it.
+
+        It takes some steps of HANDSHAKE_S at most, whatever the caller does.
+        """
+        if not self._free.acquire(blocking=False):
+            _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many rendezvous at once")
+        store, errors = MirrorStore(HANDSHAKE_S, WORKER), list[str]()
+        try:
+            hello = self._hello(items, store, context)
+            threading.Thread(target=self._build, args=(hello, store, errors), name="pair", daemon=True).start()
+        except BaseException:
+            self._free.release()
+            raise
         yield from store.outgoing()
         if errors:
-            context.abort(grpc.StatusCode.UNAVAILABLE, errors[0])
+            _refuse(context, grpc.StatusCode.UNAVAILABLE, errors[0])
+
+    def _hello(
+        self, items: Iterator[expert_pb2.PairItem], store: MirrorStore, context: grpc.ServicerContext
+    ) -> expert_pb2.PairItem:
+        """What the caller asks for, which is granted; the store follows what it says from then on."""
+        first: SimpleQueue[expert_pb2.PairItem] = SimpleQueue()
+        threading.Thread(target=_listen, args=(items, first, store), name="pair-store", daemon=True).start()
+        try:
+            hello = first.get(timeout=FIRST_ITEM_S)
+        except Empty:
+            _refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was said within {FIRST_ITEM_S:g} s")
+        refusal = self._admit(hello)
+        if refusal:
+            _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, refusal)
+        return hello
 
     def enter(self, session: int) -> None:
         """A session has made its first call."""
@@ -90,8 +116,8 @@ class Pairs:
                 if name not in self._sessions and now - one.since > UNCLAIMED_S
             ]
             left = [self._meetings.pop(key).pair for key in stale]
-            if not 0 < hello.max_bytes <= MAX_PAYLOAD_BYTES:
-                refusal = f"a pair for calls of {hello.max_bytes} bytes"
+            if not 0 < hello.max_bytes <= self._max_bytes:
+                refusal = f"a pair for calls of {hello.max_bytes} bytes, of {self._max_bytes} at most"
             elif hello.on_device and self._device.type == "cpu":
                 refusal = "NCCL is asked for, and this worker has no GPU"
             elif hello.pair in self._meetings:
@@ -119,4 +145,19 @@ class Pairs:
             with self._lock:
                 self._meetings[hello.pair] = _Meeting(pair, time.monotonic())
         finally:
+            self._free.release()  # here: gloo goes on for seconds after a caller has hung up
             store.end()  # the call of the rendezvous waits for this
+
+
+def _listen(items: Iterator[expert_pb2.PairItem], first: SimpleQueue[expert_pb2.PairItem], store: MirrorStore) -> None:
+    """The first item for who waits for it, the others for the store. A thread of its own: a mute caller blocks it."""
+    try:
+        first.put(next(items, expert_pb2.PairItem()))
+    except grpc.RpcError:
+        return  # the call is over
+    store.follow(items)
+
+
+def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, why: str) -> NoReturn:
+    context.abort(code, why)
+    raise AssertionError("abort raises")

@@ -18,7 +18,7 @@ from services.expert_worker.service import ExpertService
 ALIVE = ("startup", "liveness")  # what Kubernetes asks besides "readiness"
 SERVICE = expert_pb2.DESCRIPTOR.services_by_name["Expert"].full_name
 MAX_MESSAGE_BYTES = 1 << 30
-SPARE_CALLS = 16  # threads kept for Describe, Prepare, Commit, health and reflection
+SPARE_CALLS = 16  # threads kept for Describe, Prepare, Commit, health and reflection; the service counts the others
 
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -39,7 +39,7 @@ class ExpertServer:
         self._health = health.HealthServicer()
         threads = torch.get_num_threads()
         calls = 2 * max_sessions + SPARE_CALLS  # a session, and now and then the rendezvous of its pair
-        # OpenMP keeps its number of threads per calling thread. A session too many is refused, not left waiting.
+        # OpenMP keeps its number of threads per calling thread. A call too many is refused, not left waiting.
         pool = ThreadPoolExecutor(calls, "session", initializer=torch.set_num_threads, initargs=(threads,))
         self._server = grpc.server(pool, options=OPTIONS, maximum_concurrent_rpcs=calls)
         expert_pb2_grpc.add_ExpertServicer_to_server(service, self._server)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from typing import NoReturn
@@ -19,6 +18,7 @@ from services.expert_worker.experts import NotHeldError
 from services.expert_worker.holding import Holding, StaleTable, WrongTable
 from services.expert_worker.pairs import Pairs
 from services.expert_worker.payloads import Payloads
+from services.expert_worker.sessions import Sessions
 from services.pair.group import PairBroken
 from services.telemetry import progress
 
@@ -31,27 +31,41 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     """The Expert service over one Holding and one Batcher."""
 
     def __init__(
-        self, holding: Holding, batcher: Batcher, pairs: Pairs | None = None, wire: torch.dtype | None = None
+        self,
+        holding: Holding,
+        batcher: Batcher,
+        pairs: Pairs | None = None,
+        wire: torch.dtype | None = None,
+        max_sessions: int = 128,
     ) -> None:
         """`wire`: what rows come in, the model's dtype unless given. Without `pairs` all payload is in the messages."""
         self.answered = self.refused = 0  # calls, whatever the answer; calls with another answer than OK
         self.over_pair = 0  # calls whose payload came over a pair
-        self.sessions = 0  # open ones
         self.broken: CheckpointError | None = None  # why a worker that holds nothing could load nothing
-        self._counting = threading.Lock()
+        self._sessions = Sessions(max_sessions)
         self._holding, self._batcher, self._pairs = holding, batcher, pairs
         experts = holding.experts
         self._expected = Expected(
             experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, wire or experts.dtype
         )
 
+    @property
+    def sessions(self) -> int:
+        """Open ones."""
+        return len(self._sessions)
+
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
     ) -> Iterator[Reply]:
+        if not self._sessions.enter(context):
+            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.sessions} sessions are open")
         payloads = Payloads(self._pairs, self._expected.hidden, self._expected.wire)
-        self._count_session(1)
+        heard = False
         try:
             for call in request_iterator:
+                if not heard:
+                    heard = True
+                    self._sessions.spoke(context)
                 reply = self._reply(call, payloads)
                 self.answered += 1
                 self.refused += reply.status != Reply.OK
@@ -61,7 +75,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except PairBroken as error:
             _abort(context, grpc.StatusCode.UNAVAILABLE, error)
         finally:
-            self._count_session(-1)
+            self._sessions.leave(context)
             payloads.close()
 
     def Pair(
@@ -109,10 +123,6 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, held=held)
 
-    def _count_session(self, change: int) -> None:
-        with self._counting:
-            self.sessions += change
-
     def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
         """The call's answer or refusal. Raises PairBroken."""
         holding = self._holding
@@ -135,6 +145,6 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         return Reply(call=call.call, status=status, message=message, epoch=self._holding.epoch)
 
 
-def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, error: Exception) -> NoReturn:
+def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, error: Exception | str) -> NoReturn:
     context.abort(code, str(error))
     raise AssertionError("abort raises")

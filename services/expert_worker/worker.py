@@ -24,7 +24,7 @@ from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import Settings
 from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.pair.payload import class_of, wire_dtype
+from services.pair.payload import MAX_ROWS, class_of, payload_bytes, wire_dtype
 from services.telemetry import serve_metrics, show_redis
 
 log = structlog.get_logger(__name__)
@@ -48,8 +48,9 @@ class ExpertWorker:
         numerics = class_of(numerics_class(checkpoint, dtype, device), wire)
         self._holding = Holding(experts, settings.identity, uuid.uuid4().hex, numerics)
         self._batcher = Batcher(experts.compute)
-        self._pairs = Pairs(settings.reachable_host, device, settings.max_sessions)
-        self._service = ExpertService(self._holding, self._batcher, self._pairs, wire)
+        max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, wire)
+        self._pairs = Pairs(settings.reachable_host, device, max_bytes, settings.max_sessions)
+        self._service = ExpertService(self._holding, self._batcher, self._pairs, wire, settings.max_sessions)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._readiness = Readiness(self._holding, self._membership)

@@ -18,6 +18,11 @@ with it a pair's receive would stand behind another pair's send.
 A group that has failed is aborted, never destroyed: NCCL's destroy waits for the dead peer. Gloo has no abort: a
 blocked wait ends with the connection or with its timeout, and nothing else ends it (torch 2.13: abort() and shutdown()
 do nothing, a timeout closes the connection). Hence every wait here is bounded by `patience_s`.
+
+Gloo ends the process when a message is longer than the buffer that waits for it, or when nothing waits for it. So gloo
+receives into the whole buffer: a peer that sends another length than it announced breaks only the pair, by the
+checksum. One that sends more than the room it was told of, or writes to gloo's socket by itself, can still end the
+process: who may reach the link's ports must be a member of the cluster.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from services.pair.backends import HANDSHAKE_S, MAX_CTAS, gloo, nccl
 from services.pair.launcher import launch
+from services.pair.store import GROUPS
 
 __all__ = ["CALLER", "HANDSHAKE_S", "MAX_CTAS", "SILENCE_S", "WORKER", "Pair", "PairBroken", "Sent", "patience_s"]
 
@@ -67,14 +73,15 @@ class Sent:
 class Pair:
     """One side of a pair. One thread sends, one thread receives; `abort` belongs to any.
 
-    `receive` gives views of one buffer of `max_bytes`, made once: they hold until the next `receive`.
+    `receive` gives views of one buffer of `max_bytes`, made for the first payload, so that a pair nobody uses holds
+    nothing: they hold until the next `receive`.
     """
 
     def __init__(self, rank: int, groups: list[Any], max_bytes: int, device: torch.device) -> None:
         self.max_bytes = max_bytes
         self.device = device
         self._out, self._in, self._peer = groups[rank], groups[1 - rank], 1 - rank
-        self._buffer_N = torch.empty(max_bytes, dtype=torch.uint8, device=device)
+        self._buffer_N = torch.empty(1, dtype=torch.uint8, device=device)  # for the handshake
         # Receives must not stand behind what the engine has queued: that is the work that hides them.
         cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it bare
@@ -87,7 +94,7 @@ class Pair:
         build = nccl if device.type == "cuda" else gloo
         groups: list[Any] = []
         try:
-            for name in ("dispatch", "combine"):
+            for name in GROUPS:
                 groups.append(build(PrefixStore(name, store), rank, device, host))
             pair = cls(rank, groups, max_bytes, device)
             # In one order on both sides, or each would wait for the other's group to come up.
@@ -96,7 +103,7 @@ class Pair:
                     pair.send(torch.ones(1, dtype=torch.uint8, device=device)).wait(HANDSHAKE_S)
                 else:
                     pair.receive(1, HANDSHAKE_S)
-        except (RuntimeError, PairBroken) as error:
+        except Exception as error:  # noqa: BLE001 - an edge: what a peer says goes through C++, which raises anything
             _abort(groups, device)
             raise PairBroken(_first_line(error)) from None
         return pair
@@ -112,7 +119,11 @@ class Pair:
         if not 0 < nbytes <= self.max_bytes:
             self._break(f"{nbytes} bytes were announced, there is room for {self.max_bytes}")
         self._receives += 1
-        group, tag, into_N = self._in, self._receives % 2**30, self._buffer_N[:nbytes]
+        if self._receives == 2:  # after the handshake's byte
+            self._make_room()
+        group, tag, got_N = self._in, self._receives % 2**30, self._buffer_N[:nbytes]
+        # NCCL wants both sides to name one length; gloo must have room for whatever comes.
+        into_N = self._buffer_N if self.device.type == "cpu" else got_N
 
         def post() -> Work:
             with self.beside():
@@ -120,10 +131,10 @@ class Pair:
 
         work = self._launch(post)
         try:
-            _settle(work, into_N, limit_s)
+            _settle(work, got_N, limit_s)
         except PairBroken as error:
             self._break(str(error))
-        return into_N
+        return got_N
 
     def beside(self) -> AbstractContextManager[object]:
         """On a GPU, the stream on which payloads arrive; elsewhere nothing."""
@@ -143,6 +154,12 @@ class Pair:
         self._broken = self._broken or "it was ended here"
         groups, self._out, self._in = (self._out, self._in), None, None
         _abort([group for group in groups if group is not None], self.device)
+
+    def _make_room(self) -> None:
+        try:
+            self._buffer_N = torch.empty(self.max_bytes, dtype=torch.uint8, device=self.device)
+        except RuntimeError as error:
+            self._break(_first_line(error))
 
     def _launch(self, post: Callable[[], Work]) -> Work:
         if self._broken:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 FP8 = torch.float8_e4m3fn
 BLOCK = 128
+MAX_ROWS = 8192  # of a call over a pair: no worker makes room for more
 
 
 def wire_dtype(name: str, model: torch.dtype) -> torch.dtype:

@@ -2,6 +2,9 @@
 
 It lives on the rendezvous stream of the pair, so it needs no port, nobody else can write to it, and a peer that dies
 during the handshake ends the wait at once. It is the pair's own: nothing of it outlives the handshake.
+
+The other side is not trusted: it may set its own few keys, once and briefly, and what it sets is checked before gloo
+or NCCL reads it.
 """
 
 from __future__ import annotations
@@ -15,13 +18,21 @@ import grpc
 from caracal_proto import expert_pb2
 from torch.distributed.distributed_c10d import Store
 
+from services.pair.rank_blob import refusal
+
+GROUPS = ("dispatch", "combine")
+MOST_BYTES = 512  # of one value: gloo's takes 168 and the host's name
+
 
 class MirrorStore(Store):
-    """Python's side of c10d's Store: what rendezvous of gloo and NCCL groups use of it."""
+    """Python's side of c10d's Store: what rendezvous of gloo and NCCL groups use of it. `rank` is this side's."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, rank: int) -> None:
         super().__init__()
         self._timeout_s = timeout_s
+        # Gloo's two ranks set a key each; NCCL's rank 0 sets its id.
+        self._ours = {f"{group}/0/{1 - rank}": f"{group}/0/{rank}" for group in GROUPS}
+        self._theirs = {*self._ours, *(f"{group}/0" for group in GROUPS if rank == 1)}
         self._items: dict[str, bytes] = {}
         self._changed = threading.Condition()
         self._outbox: SimpleQueue[expert_pb2.PairItem | None] = SimpleQueue()
@@ -39,6 +50,9 @@ class MirrorStore(Store):
         try:
             for item in items:
                 with self._changed:
+                    if item.key not in self._theirs or item.key in self._items or len(item.value) > MOST_BYTES:
+                        why = f"{len(item.value)} bytes for key {item.key[:64]!r} do not belong here"
+                        break
                     self._items[item.key] = item.value
                     self._changed.notify_all()
         except grpc.RpcError as error:
@@ -62,7 +76,12 @@ class MirrorStore(Store):
 
     def get(self, key: str) -> bytes:
         self.wait([key])
-        return self._items[key]
+        value = self._items[key]
+        if key in self._theirs:
+            wrong = refusal(value, self._items.get(self._ours.get(key, "")))
+            if wrong:
+                raise RuntimeError(f"{key}: {wrong}")
+        return value
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Raises RuntimeError, as c10d's own stores do."""

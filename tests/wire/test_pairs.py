@@ -27,13 +27,13 @@ CPU, HOST, MAX_BYTES = torch.device("cpu"), "127.0.0.1", 4 << 20
 DTYPE = torch.bfloat16
 
 
-def meet() -> tuple[Pair, Pair]:
+def meet(max_bytes: int = MAX_BYTES) -> tuple[Pair, Pair]:
     """The caller's side and the worker's."""
-    stores = [MirrorStore(5.0), MirrorStore(5.0)]
+    stores = [MirrorStore(5.0, rank) for rank in (CALLER, WORKER)]
     for here, there in (stores, stores[::-1]):
         threading.Thread(target=here.follow, args=(there.outgoing(),), daemon=True).start()
     with ThreadPoolExecutor(2) as pool:
-        sides = [pool.submit(Pair.meet, stores[rank], rank, MAX_BYTES, CPU, HOST) for rank in (CALLER, WORKER)]
+        sides = [pool.submit(Pair.meet, stores[rank], rank, max_bytes, CPU, HOST) for rank in (CALLER, WORKER)]
         caller, worker = (side.result(20) for side in sides)
     for store in stores:
         store.end()
@@ -97,6 +97,25 @@ def test_more_than_there_is_room_for_is_not_received(pair: tuple[Pair, Pair]) ->
         pair[WORKER].receive(MAX_BYTES + 1)
 
 
+def test_room_is_made_for_the_first_payload_and_not_before() -> None:
+    caller, worker = meet(1 << 46)  # more than any machine has
+    caller.send(payload(1, 0))
+    with pytest.raises(PairBroken, match="allocate"):
+        worker.receive(1)
+    for side in (caller, worker):
+        side.abort()
+
+
+def test_a_message_of_another_length_than_announced_breaks_nothing(pair: tuple[Pair, Pair]) -> None:
+    for announced, nbytes in ((10, 1000), (1000, 10), (MAX_BYTES, 1), (1, MAX_BYTES)):
+        sent = pair[CALLER].send(payload(nbytes, nbytes))
+        got = pair[WORKER].receive(announced)
+        sent.wait()
+        size = min(announced, nbytes)
+        assert len(got) == announced
+        assert torch.equal(got[:size], payload(nbytes, nbytes)[:size])
+
+
 def test_an_aborted_pair_is_of_no_use(pair: tuple[Pair, Pair]) -> None:
     pair[CALLER].abort()
     with pytest.raises(PairBroken, match="ended here"):
@@ -105,11 +124,11 @@ def test_an_aborted_pair_is_of_no_use(pair: tuple[Pair, Pair]) -> None:
 
 def test_a_rendezvous_to_which_nobody_comes_ends() -> None:
     with pytest.raises(PairBroken, match=r"nobody came to the rendezvous within 0.2 s"):
-        Pair.meet(MirrorStore(0.2), CALLER, MAX_BYTES, CPU, HOST)
+        Pair.meet(MirrorStore(0.2, CALLER), CALLER, MAX_BYTES, CPU, HOST)
 
 
 def test_a_rendezvous_that_the_other_side_leaves_ends_at_once() -> None:
-    store = MirrorStore(60.0)
+    store = MirrorStore(60.0, CALLER)
     threading.Timer(0.1, store.follow, [iter(())]).start()
     began_s = time.monotonic()
     with pytest.raises(PairBroken, match="has ended the rendezvous"):

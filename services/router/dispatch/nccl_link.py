@@ -25,7 +25,7 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from torch import Tensor
 
 from services.pair.group import CALLER, HANDSHAKE_S, Pair, PairBroken
-from services.pair.payload import check_of, payload_bytes
+from services.pair.payload import MAX_ROWS, check_of, payload_bytes
 from services.pair.store import MirrorStore
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
 from services.router.dispatch.links import Answer, BadReply, ExpertRequest
@@ -58,6 +58,11 @@ class PairOptions:
     wire: torch.dtype  # of rows
     device: torch.device
     stats: PairStats
+
+    @property
+    def paired_rows(self) -> int:
+        """Of a call that goes over a pair; a larger one goes over gRPC."""
+        return min(self.max_rows, MAX_ROWS)
 
     @property
     def max_bytes(self) -> int:
@@ -150,8 +155,8 @@ class PairSession(Session):
 
     def meet(self) -> None:
         """Meets the worker's side. Blocks for HANDSHAKE_S at most for each of its steps. Raises PairBroken."""
-        options, store = self._options, MirrorStore(HANDSHAKE_S)
-        max_bytes = payload_bytes(options.max_rows, options.hidden, options.wire)
+        options, store = self._options, MirrorStore(HANDSHAKE_S, CALLER)
+        max_bytes = payload_bytes(options.paired_rows, options.hidden, options.wire)
         on_device = options.device.type != "cpu"
         hello = expert_pb2.PairItem(pair=self._id, max_bytes=max_bytes, on_device=on_device)
         try:
@@ -180,7 +185,7 @@ class PairSession(Session):
 
     def _load(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
         pair = self.pair
-        if pair is None or message.rows > self._options.max_rows or len(message.row) // 4 > self._options.max_pairs:
+        if pair is None or message.rows > self._options.paired_rows or len(message.row) // 4 > self._options.max_pairs:
             return super()._load(message, payload_N)
         message.pair = self._id
         if payload_N.device.type == "cpu":
