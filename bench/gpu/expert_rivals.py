@@ -1,5 +1,6 @@
 """Other ways to compute many experts that a machine may have: torch's grouped products, transformers' expert forwards.
 
+Not tried: transformers' fp8 experts, whose kernel is fetched from the Hub when it is first used.
 Legend: G experts, P pairs, D hidden, F inner width.
 """
 

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from bench.gpu.bench import Bench, Case, Left, Row, milliseconds
+from bench.gpu.sizes import Sizes
 from bench.gpu.slice_spec import SliceSpec
 from services.model_config import ModelConfig
 from services.model_tensors import attention_tensors
@@ -44,13 +45,15 @@ def cases(bench: Bench) -> Iterator[Case]:
         yield Case(f"{kind} experts", partial(_measure, bench, kind))
 
 
-def fitted(bench: Bench, kind: str) -> dict[str, Any]:
-    """The config with as many layers, else as many experts, as the device has room for."""
-    s = bench.sizes
+def room(bench: Bench) -> int:
+    """Bytes for weights and caches."""
+    free: int = (1 << 50) if bench.dry else torch.cuda.mem_get_info(bench.device)[0]
+    return free - RESERVE_BYTES
+
+
+def fitted(s: Sizes, kind: str, room: float) -> dict[str, Any]:
+    """The config with as many layers, else as many experts, as `room` is for."""
     raw = s.slice_config | {"num_layers": s.slice_layers, "max_position_embeddings": s.slice_context + s.page_size}
-    if bench.dry:
-        return raw
-    room = torch.cuda.mem_get_info(bench.device)[0] - RESERVE_BYTES
     config = ModelConfig.from_dict(raw)
     dense, expert = layer_bytes(config, kind)
     dense += 2 * max(s.slice_rows) * s.slice_context * config.latent * 2  # its two caches
@@ -90,8 +93,9 @@ def _measure(bench: Bench, kind: str) -> Sequence[Row | Left]:
         return [Left(SECTION, f"{kind} experts", f"skipped: not installed here: {', '.join(missing)}")]
     s = bench.sizes
     spec = SliceSpec(
-        config=fitted(bench, kind), kind=kind, device=bench.device.type, rows=s.slice_rows, context=s.slice_context,
-        warm_up=1 if bench.dry else WARM_UP, steps=s.slice_steps, page_size=s.page_size,
+        config=fitted(s, kind, room(bench)), kind=kind, device=bench.device.type,
+        rows=s.slice_rows, context=s.slice_context, page_size=s.page_size,
+        warm_up=1 if bench.dry else WARM_UP, steps=s.slice_steps,
     )  # fmt: skip
     found: list[Row | Left] = []
     with tempfile.TemporaryDirectory(prefix="caracal-slice-") as folder:
@@ -183,7 +187,7 @@ class Child:
 @contextmanager
 def child(module: str, spec: SliceSpec, log: Path) -> Iterator[Child]:
     """Ended, and after 10 s killed, when the block ends."""
-    path = os.pathsep.join(str(REPO / part) for part in ("", "kernels", "proto"))
+    path = os.pathsep.join([*(str(REPO / part) for part in ("", "kernels", "proto")), os.environ.get("PYTHONPATH", "")])
     with log.open("w") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", module, spec.as_argument()],

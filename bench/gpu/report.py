@@ -97,7 +97,8 @@ def _line(row: Row) -> str:
     gain = f"{ratio:.2f} ×" if math.isfinite(ratio) else ""
     error = "" if row.error is None else f"{row.error:.1g}"
     note = row.note or _achieved(row)
-    return f"| {row.case} | {milliseconds(row.seconds)} | {share} | {goal} | {rival} | {gain} | {error} | {note} |"
+    cells = row.case, milliseconds(row.seconds), share, goal, rival, gain, error, note
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _achieved(row: Row) -> str:

@@ -23,8 +23,8 @@ from torch import Tensor
 from bench.gpu import experts, main, report
 from bench.gpu.bench import Bench, Case, Ceilings, Disagrees, Left, Rival, Row, distance, fastest
 from bench.gpu.expert_inputs import Rows, Weights
-from bench.gpu.layer_slice import layer_bytes, moved_and_flops
-from bench.gpu.sizes import LONGCAT, TINY
+from bench.gpu.layer_slice import fitted, layer_bytes, moved_and_flops
+from bench.gpu.sizes import LONGCAT, REAL, TINY
 from bench.gpu.split_k import split_k_kernel, split_k_linear
 from bench.gpu.timing import NoClock
 from bench.gpu.tuning import Tried, choose
@@ -205,3 +205,12 @@ def test_the_work_of_a_slice() -> None:
     assert (dense - 4 * gate) // 2 + gate == pytest.approx(19_966_227_200 - 512 * 37_748_736, rel=1e-5)
     moved, _ = moved_and_flops(config, "bf16", 1, 0)
     assert moved == dense + 512 * 12 / 768 * expert  # one row has 8 experts, on average
+
+
+@pytest.mark.parametrize(
+    ("kind", "room_gb", "layers", "experts"),
+    [("bf16", 70, 1, 512), ("fp8", 70, 3, 512), ("bf16", 130, 3, 512), ("bf16", 20, 1, 239), ("bf16", 2000, 28, 512)],
+)
+def test_the_slice_that_fits(kind: str, room_gb: int, layers: int, experts: int) -> None:
+    found = ModelConfig.from_dict(fitted(REAL, kind, room_gb * 1e9))
+    assert (found.num_layers, found.n_routed_experts) == (layers, experts)
