@@ -1,7 +1,9 @@
-"""Experts, widths and poison for the tests of Triton bodies. Legend as in the ops' files."""
+"""Experts, widths, batches and bounds for the tests of Triton bodies. Legend as in the ops' files."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 FP8 = torch.float8_e4m3fn
+HALF_ULP = {torch.float32: 2**-24, torch.bfloat16: 2**-8}  # of a value from 1 on
+GROWN = 4 if DEVICE == "cuda" else 1  # times the interpreter's sizes
 WIDTHS = [(72, 37), (130, 150)] + ([(6144, 2048)] if DEVICE == "cuda" else [])  # D, F
 
 
@@ -21,6 +25,22 @@ def on_device(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.
 def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
     """NaN everywhere: an element that a kernel leaves out is seen."""
     return torch.full(shape, float("nan"), device=DEVICE).to(dtype)
+
+
+def mixes(rows: int, sizes: list[int], count: int = 40) -> Iterator[Tensor]:
+    """Batches of some of `rows` rows, in any order and with repeats. None is empty."""
+    return (torch.tensor(random.choices(range(rows), k=random.choice(sizes))) for _ in range(count))
+
+
+def sum_error(x_MK: Tensor, w_NK: Tensor) -> Tensor:
+    """At most what fp32 sums of x @ w.T are off, in any order: K roundings, or cuts, of the magnitudes' sum."""
+    return (x_MK.shape[-1] + 1) * 2**-23 * (x_MK.double().abs() @ w_NK.double().abs().T)
+
+
+def within(actual: Tensor, exact: Tensor, error: Tensor) -> bool:
+    """Is each element as close to fp64 as `error` and one rounding to its own type allow?"""
+    allowed = error + HALF_ULP[actual.dtype] * (exact.abs() + error)
+    return bool(((actual.double() - exact).abs() <= allowed + 1e-30).all())
 
 
 def quantize_weight(w_NK: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,10 @@ from caracal_kernels.gpu.grouped_swiglu import gate_up_launch, grouped_swiglu_tr
 from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 from caracal_kernels.gpu.swiglu import swiglu_triton
 from caracal_kernels.gpu.tiles import tile_for
-from gpu_inputs import WIDTHS, Experts, on_device, poisoned
+from caracal_kernels.quantize import dequantize_reference, quantize_reference
+from gpu_inputs import FP8, GROWN, WIDTHS, Experts, on_device, poisoned, sum_error, within
 from op_inputs import DEVICE, DTYPES, close, i32
+from poisoned_memory import poisoned_memory
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -22,9 +24,10 @@ COUNTS = [[], [0, 0, 0], [1], [0, 1, 0], [3, 0, 40, 1, 17], [0, 0, 16, 32, 0], [
 
 def run(x: Tensor, rows: list[int], counts: list[int], e: Experts, y: Tensor | None = None) -> Tensor:
     row, count = i32(rows).to(DEVICE), i32(counts).to(DEVICE)
-    if e.down_scale:
-        return grouped_swiglu_fp8_triton(x, row, count, e.gate_up, e.gate_up_scale, e.down, e.down_scale, y)
-    return grouped_swiglu_triton(x, row, count, e.gate_up, e.down, y)
+    with poisoned_memory():  # y, unless it is given, and the inner products
+        if e.down_scale:
+            return grouped_swiglu_fp8_triton(x, row, count, e.gate_up, e.gate_up_scale, e.down, e.down_scale, y)
+        return grouped_swiglu_triton(x, row, count, e.gate_up, e.down, y)
 
 
 def exact(x: Tensor, rows: list[int], counts: list[int], e: Experts) -> Tensor:
@@ -46,6 +49,65 @@ def test_every_pair_gets_its_expert(hidden: int, inner: int, dtype: torch.dtype)
         rows = [random.randrange(19) for _ in range(sum(counts))]
         y = run(x, rows, counts, experts, poisoned(len(rows), hidden, dtype=dtype))
         close(y, exact(x, rows, counts, experts), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_pair_gets_its_expert_at_random_sizes(dtype: torch.dtype) -> None:
+    random.seed(71)
+    for _ in range(6):
+        hidden, inner = (8 * random.randint(1, 12 * GROWN) for _ in range(2))
+        counts = [random.choice([0, 0, 1, random.randint(2, 40 * GROWN)]) for _ in range(random.randint(1, 6))]
+        x, experts = on_device(11, hidden, dtype=dtype), Experts.random(len(counts), hidden, inner, dtype)
+        rows = [random.randrange(11) for _ in range(sum(counts))]
+        close(run(x, rows, counts, experts), exact(x, rows, counts, experts), dtype)
+
+
+def stored(inner: Tensor, error: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What e4m3 may hold of an inner product known but for `error`: (the middle, how far to either side), in fp64.
+
+    Both ends go through the kernel's steps, which are monotonic: to `dtype`, over the block's scale, to e4m3. So a
+    value is off by a step of e4m3 only where a tipping point lies between its ends.
+    """
+    block = torch.arange(inner.shape[1], device=inner.device) // 128
+    ends = [(inner.abs() + side * error).clamp(min=0).to(dtype).double() for side in (-1, 1)]
+    scales = [
+        torch.stack([end[:, block == s].amax(1).clamp(min=1e-10) / 448 for s in range(int(block[-1]) + 1)], 1)[:, block]
+        for end in ends
+    ]
+    rounded = 1e-6  # of the division, in fp32
+    low = (ends[0] / scales[1] * (1 - rounded)).clamp(max=448).to(FP8).double() * scales[0] * (1 - rounded)
+    high = (ends[1] / scales[0] * (1 + rounded)).clamp(max=448).to(FP8).double() * scales[1] * (1 + rounded)
+    low = torch.where(ends[0] == 0, -high, low)  # either sign
+    return (low + high) / 2 * inner.sign(), (high - low) / 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("hidden", "inner"), WIDTHS[:2])
+def test_fp8_agrees_with_fp64_element_by_element(hidden: int, inner: int, dtype: torch.dtype) -> None:
+    """Against fp64 products of the values that e4m3 and its scales stand for. What may differ: the sums' roundings, the
+    steps of e4m3 these tip in the inner product, and the last rounding."""
+    random.seed(72)
+    # A GPU's e4m3 products lose what lies 13 bits below a group's largest; of a group of 32 that is 2^-10 of its sum.
+    sums = 2**-10 / (2**-23 * hidden) if DEVICE == "cuda" else 1.0
+    counts = [random.choice([1, 17]), 0, random.randint(20, 40)]
+    x, e = on_device(19, hidden, dtype=dtype), Experts.random(3, hidden, inner, dtype).in_fp8()
+    rows = [random.randrange(19) for _ in range(sum(counts))]
+    y = run(x, rows, counts, e).split(counts)
+    known = dequantize_reference(*quantize_reference(x), rows=1)
+    for g, one in enumerate(torch.tensor(rows).split(counts)):
+        if not len(one):
+            continue
+        x_PD = known[one.to(DEVICE)]
+        pair = zip(e.gate_up[g].chunk(2), e.gate_up_scale[g].chunk(2), strict=True)
+        gate_w, up_w = (dequantize_reference(w, scale) for w, scale in pair)
+        gate, up, down = x_PD @ gate_w.T, x_PD @ up_w.T, dequantize_reference(e.down[g], e.down_scale[g])
+        a = silu(gate) * up
+        error = 1.1 * sums * sum_error(x_PD, gate_w) * up.abs()  # silu is no steeper than 1.1
+        error += (silu(gate).abs() + error) * sums * sum_error(x_PD, up_w) + 2**-20 * a.abs()
+        middle, either_side = stored(a, error, dtype)
+        allowed = either_side @ down.abs().T + sums * sum_error(middle.abs() + either_side, down)
+        assert within(y[g], middle @ down.T, allowed)
+        assert allowed.norm() < 0.1 * y[g].norm(), "a bound that says something"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,8 +1,9 @@
-"""mla_project, mla_values and mla_output in Triton: right against the reference, and a row's bits its own."""
+"""mla_project, mla_values and mla_output in Triton: right against the reference and fp64, and a row's bits its own."""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import caracal_kernels.gpu  # noqa: F401  before triton
 import pytest
@@ -10,6 +11,7 @@ import torch
 from caracal_kernels.gpu.mla_output import mla_output_triton, mla_values_triton
 from caracal_kernels.gpu.mla_project import mla_project_triton
 from caracal_kernels.mla_project import mla_project_reference
+from gpu_inputs import GROWN, mixes
 from op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
 from poisoned_memory import poisoned_memory
 from torch import Tensor
@@ -41,6 +43,69 @@ def test_project_agrees_with_the_reference(s: Sizes, dtype: torch.dtype) -> None
     close(cache[slots], other.view(-1, s.width)[slots], dtype)
     written = ~cache.isnan().any(-1)
     assert written.nonzero().flatten().tolist() == sorted(slots), "exactly the named slots are written"
+
+
+def exact(
+    s: Sizes, weights: tuple[Any, ...], x: Tensor, positions: list[int], q_scale: float, kv_scale: float
+) -> tuple[Tensor, Tensor]:
+    """(queries [T, H, L], keys [T, L]) in fp64, with no rounding on the way: longcat-flash's formulas."""
+    norm, eps, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, table = (
+        w.double() if isinstance(w, Tensor) else w for w in weights
+    )
+
+    def normed(y: Tensor, w: Tensor, epsilon: float) -> Tensor:
+        return y / (y.square().mean(-1, keepdim=True) + epsilon).sqrt() * w
+
+    def turned(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
+        return torch.cat([pairs.real, pairs.imag], -1)
+
+    h = normed(x.double(), norm, eps)
+    cos, sin = table[positions].chunk(2, -1)
+    q = (normed(h @ q_a.T, q_a_norm, 1e-6) @ q_b.T * q_scale).unflatten(-1, (s.heads, -1))
+    c, k = (h @ kv_a.T).split([s.latent, s.rope], -1)
+    absorbed = torch.einsum("thn,hcn->thc", q[..., : s.nope], w_uk)
+    queries = torch.cat([absorbed, turned(q[..., s.nope :], cos[:, None], sin[:, None])], -1)
+    return queries, torch.cat([normed(c, kv_a_norm, 1e-6) * kv_scale, turned(k, cos, sin)], -1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_project_agrees_with_fp64_at_random_sizes(dtype: torch.dtype) -> None:
+    random.seed(31)
+    for rows in (1, *(random.randint(2, 20) for _ in range(4))):
+        hidden, heads, nope, latent, q_rank = (random.randint(2, most * GROWN) for most in (150, 9, 40, 70, 60))
+        s = Sizes(hidden, heads, nope, 2 * random.randint(1, 20), latent, 8, q_rank)
+        weights, x = project_weights(s, dtype), rand(rows, hidden, dtype=dtype)
+        positions, slots = random.sample(range(256), rows), random.sample(range(64), rows)
+        q, cache = project(s, weights, x, positions, slots)
+        for actual, fp64 in zip((q, cache[slots]), exact(s, weights, x, positions, 1.5, 2.5), strict=True):
+            error = actual.double() - fp64
+            # Seven roundings to bf16 lie between x and a query, and all of them point one way in no row.
+            assert error.norm() <= (7 * 2**-9 if dtype == torch.bfloat16 else 2e-6) * fp64.norm()
+            scale = fp64.abs().amax(-1, keepdim=True)
+            assert (error.abs() <= (0.04 if dtype == torch.bfloat16 else 1e-5) * scale).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_and_outputs_bits_are_the_rows_own(dtype: torch.dtype) -> None:
+    random.seed(32)
+    s = ODD
+    o, residual = (rand(24, *shape, dtype=dtype).to(DEVICE) for shape in ((s.heads, s.latent), (s.hidden,)))
+    w_uv = rand(s.heads, s.value, s.latent, dtype=dtype, scale=s.latent**-0.5).to(DEVICE)
+    o_proj = rand(s.hidden, s.heads * s.value, dtype=dtype, scale=0.1).to(DEVICE)
+
+    def run(rows: Tensor) -> tuple[Tensor, Tensor]:
+        part, below = o[rows], residual[rows]
+        with poisoned_memory():
+            return mla_values_triton(part, w_uv), mla_output_triton(part, w_uv, o_proj, below)
+
+    singly = [run(torch.tensor([i])) for i in range(24)]
+    values, outputs = (torch.cat(rows) for rows in zip(*singly, strict=True))
+    assert outputs.isfinite().all()
+    for rows in mixes(24, [1, 2, 3, 9, 17, 66]):
+        value, output = run(rows)
+        assert torch.equal(value, values[rows])
+        assert torch.equal(output, outputs[rows])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,37 +11,78 @@ import torch
 from caracal_kernels.gpu.grouped_swiglu import grouped_swiglu_triton
 from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 from caracal_kernels.gpu.linear import linear_triton
+from caracal_kernels.gpu.quantize import quantize_triton
 from caracal_kernels.gpu.same_bits import agree
-from caracal_kernels.gpu.tiles import paths_for
-from gpu_inputs import WIDTHS, Experts, on_device
+from caracal_kernels.gpu.swiglu_inner import swiglu_inner_triton
+from caracal_kernels.gpu.tiles import STRIP, paths_for
+from gpu_inputs import FP8, WIDTHS, Experts, on_device, quantize_weight
 from op_inputs import DEVICE, DTYPES, i32
+from poisoned_memory import poisoned_memory
+from torch import Tensor
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize(("depth", "outputs"), WIDTHS)
+def test_linear(depth: int, outputs: int, kind: str) -> None:
+    """More row tiles of the large path than run next to each other, the last one short, and both sides of `many`."""
+    dtype = torch.float32 if kind == "fp32" else torch.bfloat16
+    paths = paths_for(outputs, depth, FP8 if kind == "fp8" else dtype)
+    rows = (STRIP + 1) * paths.large.BM + 5
+    x, w = on_device(rows, depth, dtype=dtype), on_device(outputs, depth, dtype=dtype)
+    x_scale, (stored, w_scale) = None, quantize_weight(w)
+    if kind == "fp8":
+        (x, x_scale), w = quantize_triton(x), stored
+
+    def product(m: int, path: str) -> Tensor:
+        scales = None if x_scale is None else (x_scale[:m], w_scale)
+        with poisoned_memory():
+            return linear_triton(x[:m], w, None, torch.float32, scales, tile=getattr(paths, path))
+
+    whole = product(rows, "large")
+    assert whole.isfinite().all()
+    assert torch.equal(product(rows, "small"), whole)
+    for m in (paths.many - 1, paths.many, 5 * paths.large.BM // 2):
+        assert torch.equal(product(m, "small"), whole[:m])
+        assert torch.equal(product(m, "large"), whole[:m])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("depth", "outputs"), WIDTHS)
-def test_linear(depth: int, outputs: int, dtype: torch.dtype) -> None:
-    x, w = on_device(70, depth, dtype=dtype), on_device(outputs, depth, dtype=dtype)
-    paths = paths_for(outputs, depth, dtype)
-    small, large = (linear_triton(x, w, None, torch.float32, tile=tile) for tile in (paths.small, paths.large))
-    assert torch.equal(small, large)
+def test_the_number_of_rows_does_not_show(dtype: torch.dtype) -> None:
+    """Nobody names a tile: one row fewer than `many`, `many`, and more tiles than run next to each other."""
+    many, tiled = paths_for(70, 130, dtype).many, (STRIP + 1) * paths_for(70, 130, dtype).large.BM
+    x, w, gate_up = (on_device(*shape, dtype=dtype) for shape in ((tiled, 130), (70, 130), (140, 130)))
+    ops = (lambda rows: linear_triton(rows, w), lambda rows: swiglu_inner_triton(rows, gate_up))
+    for op in ops:
+        with poisoned_memory():
+            few, enough, plenty = (op(x[:m]) for m in (many - 1, many, tiled))
+        assert plenty.isfinite().all()
+        assert torch.equal(few, plenty[: many - 1])
+        assert torch.equal(enough, plenty[:many])
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "fp8"])
 @pytest.mark.parametrize(("hidden", "inner"), WIDTHS)
 def test_grouped_swiglu(hidden: int, inner: int, kind: str) -> None:
+    """Two groups of 2.5 tiles of the large path, with one of none, one of one row and one of `many` between them."""
     random.seed(3)
     dtype = torch.float32 if kind == "fp32" else torch.bfloat16
-    e, x, counts = Experts.random(3, hidden, inner, dtype), on_device(9, hidden, dtype=dtype), [5, 0, 41]
-    row, count = i32([random.randrange(9) for _ in range(46)]).to(DEVICE), i32(counts).to(DEVICE)
-    paths = paths_for(inner, hidden, torch.float8_e4m3fn if kind == "fp8" else dtype, pair=True)
+    paths = paths_for(inner, hidden, FP8 if kind == "fp8" else dtype, pair=True)
+    ragged = 5 * paths.large.BM // 2
+    counts = [ragged, 0, 1, paths.many, ragged + 1]
+    e, x = Experts.random(len(counts), hidden, inner, dtype), on_device(9, hidden, dtype=dtype)
+    row = i32([random.randrange(9) for _ in range(sum(counts))]).to(DEVICE)
+    count = i32(counts).to(DEVICE)
+    assert sum(-(-n // paths.large.BM) for n in counts) >= STRIP
+    e = e.in_fp8() if kind == "fp8" else e
     answers = []
     for tile in (paths.small, paths.large):
-        if kind == "fp8":
-            s = e.in_fp8()
-            lists = (s.gate_up, s.gate_up_scale, s.down, s.down_scale)
-            answers.append(grouped_swiglu_fp8_triton(x, row, count, *lists, tile=tile))
-        else:
-            answers.append(grouped_swiglu_triton(x, row, count, e.gate_up, e.down, tile=tile))
+        with poisoned_memory():
+            if kind == "fp8":
+                lists = (e.gate_up, e.gate_up_scale, e.down, e.down_scale)
+                answers.append(grouped_swiglu_fp8_triton(x, row, count, *lists, tile=tile))
+            else:
+                answers.append(grouped_swiglu_triton(x, row, count, e.gate_up, e.down, tile=tile))
+    assert answers[0].isfinite().all()
     assert torch.equal(*answers)
 
 

@@ -75,6 +75,62 @@ def test_route_bits_are_the_tokens_own(dtype: torch.dtype) -> None:
         assert all(torch.equal(part, own[rows]) for part, own in zip(batch, whole, strict=True))
 
 
+def pairs_of(ids: Tensor, plan: tuple[Tensor, ...]) -> list[list[tuple[int, int]]]:
+    """Each token's (expert, worker) pairs, read from the lists the workers get; `home` has to say the same."""
+    row, row_count, pair_row, pair_expert, pair_count, home = (x.cpu() for x in plan)
+    token_of, expert_of, worker_of = [], pair_expert.tolist(), []
+    lists = zip(row.split(row_count.tolist()), pair_row.split(pair_count.tolist()), strict=True)
+    for worker, (rows, pairs) in enumerate(lists):
+        token_of += rows[pairs.long()].tolist()
+        worker_of += [worker] * len(pairs)
+    wanted: list[list[tuple[int, int]]] = [[] for _ in ids]
+    for token, expert, worker in zip(token_of, expert_of, worker_of, strict=True):
+        wanted[token].append((expert, worker))
+    for token, (experts, places) in enumerate(zip(ids.tolist(), home.tolist(), strict=True)):
+        here = [(expert, place) for expert, place in zip(experts, places, strict=True) if place >= 0]
+        assert len(here) == len(wanted[token])
+        assert all((token_of[place], expert_of[place]) == (token, expert) for expert, place in here)
+    return [sorted(pairs) for pairs in wanted]
+
+
+def test_a_tokens_experts_and_replicas_do_not_depend_on_its_neighbours() -> None:
+    """40 batches of plan_rows and of route_rows; places in the lists differ, who computes what does not."""
+    random.seed(8)
+    h, classifier, bias = (x.to(DEVICE) for x in (rand(48, 40), rand(30, 40), rand(30, scale=0.02)))
+    offset, worker_of, workers = (x.to(DEVICE) if isinstance(x, Tensor) else x for x in replicas(20, 7, 3))
+    positions = i32([random.randrange(1 << 17) for _ in range(48)]).to(DEVICE)
+
+    def run(tokens: list[int]) -> tuple[tuple[Tensor, ...], list[list[tuple[int, int]]]]:
+        h_TD, at = h[tokens], positions[tokens]
+        with poisoned_memory():
+            route, plan = route_rows_triton(
+                h_TD,
+                classifier,
+                bias,
+                5,
+                20,
+                6.0,
+                False,
+                at,
+                3,
+                offset,
+                worker_of,
+                workers,  # type: ignore[arg-type]
+            )
+            again = plan_rows_triton(route[0], at, 3, 20, offset, worker_of, workers)  # type: ignore[arg-type]
+        pairs = pairs_of(route[0].cpu(), plan)
+        assert pairs_of(route[0].cpu(), again) == pairs
+        return route, pairs
+
+    whole, wanted = run(list(range(48)))
+    assert len({worker for pairs in wanted for _, worker in pairs}) > 3
+    for _ in range(40):
+        tokens = random.sample(range(48), random.choice([1, 2, 5, 9, 20]))
+        route, pairs = run(tokens)
+        assert all(torch.equal(part, own[tokens]) for part, own in zip(route, whole, strict=True))
+        assert pairs == [wanted[token] for token in tokens]
+
+
 @pytest.mark.parametrize("top_k", [1, 3, 12])
 def test_plans_are_the_references(top_k: int) -> None:
     """No tokens, one, and several chunks of them; experts nobody chose, nobody holds, or several workers hold."""

@@ -49,6 +49,15 @@ def test_the_references_ids(vocabulary: int) -> None:
     assert drawn(logits, given) == sample_reference(logits, *given).tolist()
 
 
+def test_fp64s_ids_at_random_sizes() -> None:
+    """The reference works in fp64 throughout: probabilities, noise and scores."""
+    random.seed(51)
+    for rows in (1, *(random.randint(2, 14) for _ in range(5))):
+        logits, rules = rand(rows, random.randint(1, 3000), scale=random.choice([0.5, 2, 6])), random.sample(RULES, 6)
+        given = columns(rows, rules)
+        assert drawn(logits, given) == sample_reference(logits, *given).tolist()
+
+
 @pytest.mark.parametrize("rule", [{"k": 7}, {"p": 0.5}, {"k": 30, "p": 0.7}])
 def test_equal_logits_are_kept_by_id(rule: dict[str, float]) -> None:
     logits = torch.randint(0, 3, (12, 60)).float()
@@ -67,11 +76,14 @@ def test_the_lowest_of_equals_and_what_is_no_number() -> None:
     assert drawn(logits, given) == sample_reference(logits, *given).tolist()
 
 
-def test_a_draw_is_the_rows_own() -> None:
+@pytest.mark.parametrize("vocabulary", [300, 4500])
+def test_a_draw_is_the_rows_own(vocabulary: int) -> None:
+    """4500 is three blocks of 2048 where ids are drawn, two of 4096 where it is found what is kept."""
     random.seed(5)
-    logits, given = rand(20, 300), columns(20, RULES)
-    alone = [drawn(logits[i : i + 1], [column[i : i + 1] for column in given])[0] for i in range(20)]
+    logits, given = rand(14, vocabulary), columns(14, RULES)
+    alone = [drawn(logits[i : i + 1], [column[i : i + 1] for column in given])[0] for i in range(14)]
+    assert vocabulary == 300 or {i // 2048 for i in alone} == {0, 1, 2}
     for _ in range(40):
-        rows = random.sample(range(20), random.choice([1, 1, 2, 3]))
+        rows = random.sample(range(14), random.choice([1, 1, 2, 3]))
         assert drawn(logits[rows], [column[rows] for column in given]) == [alone[i] for i in rows]
     assert drawn(logits[:0], [column[:0] for column in given]) == []
