@@ -136,6 +136,16 @@ def test_a_rendezvous_that_the_other_side_leaves_ends_at_once() -> None:
     assert time.monotonic() - began_s < 10
 
 
+@pytest.mark.parametrize("raised", [ValueError("basic_string::_M_create"), MemoryError("std::bad_alloc"), KeyError()])
+def test_whatever_a_handshake_raises_there_is_no_pair(raised: Exception) -> None:
+    class Broken(MirrorStore):
+        def set(self, key: str, value: str | bytes) -> None:
+            raise raised
+
+    with pytest.raises(PairBroken):
+        Pair.meet(Broken(5.0, CALLER), CALLER, MAX_BYTES, CPU, HOST)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     path: Path = make_checkpoint(tmp_path_factory.mktemp("plain"), dtype=DTYPE)
