@@ -9,6 +9,7 @@ import pytest
 import torch
 from caracal_kernels.combine import combine_reference
 from caracal_kernels.gpu.combine import combine_triton
+from gpu_inputs import GROWN, HALF_ULP, within
 from op_inputs import DEVICE, DTYPES, i32, rand
 from poisoned_memory import poisoned_memory
 from torch import Tensor
@@ -35,6 +36,20 @@ def test_the_references_bits(tokens: int, slots: int, hidden: int, dtype: torch.
     for answers in (0, 1, 40):
         given = inputs(tokens, slots, answers, hidden, dtype)
         assert torch.equal(combined(given), combine_reference(*given))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_agrees_with_fp64_at_random_sizes(dtype: torch.dtype) -> None:
+    random.seed(3)
+    for tokens in (0, 1, *(random.randint(2, 20 * GROWN) for _ in range(6))):
+        slots, answers = random.randint(1, 13), random.randint(0, 60)
+        y, home, weights, zero, h, residual = given = inputs(tokens, slots, answers, random.randint(1, 2000), dtype)
+        nothing = torch.zeros(1, h.shape[1])
+        answer_TKD = torch.cat([y, nothing])[home.long()].double()  # home -1 is the row of zeros
+        terms = torch.cat([weights.double()[..., None] * answer_TKD, (zero[:, None] * h.double())[:, None]], 1)
+        error = (slots + 2) * 2**-23 * terms.abs().sum(1)
+        error += HALF_ULP[dtype] * (terms.sum(1).abs() + error)  # the sum is rounded once before the residual is added
+        assert within(combined(given), residual.double() + terms.sum(1), error)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -13,8 +13,9 @@ from caracal_kernels.gpu.linear_fp8 import linear_fp8_triton
 from caracal_kernels.gpu.rms_norm import rms_norm_triton
 from caracal_kernels.gpu.swiglu import swiglu_triton
 from caracal_kernels.gpu.swiglu_inner import swiglu_inner_triton
-from gpu_inputs import WIDTHS, on_device, poisoned, quantize_weight
+from gpu_inputs import GROWN, WIDTHS, mixes, on_device, poisoned, quantize_weight, sum_error, within
 from op_inputs import DTYPES, close
+from poisoned_memory import poisoned_memory
 from torch.nn.functional import silu
 
 SHAPES = [(0, 64, 8), (1, 64, 70), (1, 37, 101), (5, 300, 4), (13, 1, 1), (1, 1, 1), (33, 129, 65)]
@@ -31,6 +32,20 @@ def test_linear(rows: int, depth: int, outputs: int, dtype: torch.dtype) -> None
     y = poisoned(rows, outputs, dtype=dtype)
     assert linear_triton(x, w, residual, y_MN=y) is y
     assert torch.equal(y, (residual.float() + wide.to(dtype).float()).to(dtype)), "two roundings, as the reference"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_and_rms_norm_agree_with_fp64_at_random_sizes(dtype: torch.dtype) -> None:
+    random.seed(11)
+    for rows in (0, 1, *(random.randint(2, 80 * GROWN) for _ in range(6))):
+        depth, outputs = random.randint(1, 300 * GROWN), random.randint(1, 200 * GROWN)
+        x, w = on_device(rows, depth, dtype=dtype), on_device(outputs, depth, dtype=dtype)
+        norm = on_device(depth, dtype=dtype)
+        with poisoned_memory():
+            y, normed = linear_triton(x, w), rms_norm_triton(x, norm, 1e-5)
+        assert within(y, x.double() @ w.double().T, sum_error(x, w))
+        exact = x.double() * torch.rsqrt(x.double().pow(2).mean(-1, keepdim=True) + 1e-5)
+        close(normed, exact * norm.double(), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -63,9 +78,10 @@ def test_linear_fp8(rows: int, depth: int, outputs: int, dtype: torch.dtype) -> 
     x, residual = on_device(rows, depth, dtype=dtype), on_device(rows, outputs, dtype=dtype)
     w = on_device(outputs, depth, scale=depth**-0.5)
     stored = quantize_weight(w)
-    y = linear_fp8_triton(x, *stored, None, torch.float32)
+    with poisoned_memory():
+        y, added = linear_fp8_triton(x, *stored, None, torch.float32), linear_fp8_triton(x, *stored, residual)
     close(y, linear_fp8_reference(x, *stored, None, torch.float32), torch.float32)
-    assert torch.equal(linear_fp8_triton(x, *stored, residual), (residual.float() + y.to(dtype).float()).to(dtype))
+    assert torch.equal(added, (residual.float() + y.to(dtype).float()).to(dtype))
     exact = x.double() @ w.double().T
     assert (y - exact).norm() <= 0.06 * exact.norm(), "three bits of mantissa on both sides"
 
@@ -80,12 +96,33 @@ def test_a_rows_bits_are_its_own(kind: str) -> None:
 
     def run(rows: torch.Tensor) -> torch.Tensor:
         part = x[rows].contiguous()
-        return linear_fp8_triton(part, *stored) if kind == "fp8" else swiglu_triton(part, gate_up, down, part)
+        with poisoned_memory():
+            return linear_fp8_triton(part, *stored) if kind == "fp8" else swiglu_triton(part, gate_up, down, part)
 
     alone = torch.cat([run(torch.tensor([i])) for i in range(50)])
     for _ in range(40):
         rows = torch.tensor(random.choices(range(50), k=random.choice([2, 15, 16, 17, 33, 50])))
         assert torch.equal(run(rows), alone[rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rows_linear_and_norm_are_its_own(dtype: torch.dtype) -> None:
+    random.seed(12)
+    x, w, norm = (on_device(*shape, dtype=dtype) for shape in ((24, 150), (70, 150), (150,)))
+
+    def run(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        part = x[rows]
+        with poisoned_memory():
+            return linear_triton(part, w), rms_norm_triton(part, norm, 1e-5)
+
+    singly = [run(torch.tensor([i])) for i in range(24)]
+    ys, normed = (torch.cat(rows) for rows in zip(*singly, strict=True))
+    assert ys.isfinite().all()
+    assert normed.isfinite().all()
+    for rows in mixes(24, [1, 2, 15, 16, 17, 33, 50 * GROWN]):
+        y, n = run(rows)
+        assert torch.equal(y, ys[rows])
+        assert torch.equal(n, normed[rows])
 
 
 def test_a_bad_argument_is_named() -> None:

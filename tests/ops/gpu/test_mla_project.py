@@ -53,7 +53,7 @@ def exact(
         w.double() if isinstance(w, Tensor) else w for w in weights
     )
 
-    def normed(y: Tensor, w: Tensor, epsilon: float) -> Tensor:
+    def normed(y: Tensor, w: Tensor, epsilon: Any) -> Tensor:
         return y / (y.square().mean(-1, keepdim=True) + epsilon).sqrt() * w
 
     def turned(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

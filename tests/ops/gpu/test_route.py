@@ -97,27 +97,15 @@ def test_a_tokens_experts_and_replicas_do_not_depend_on_its_neighbours() -> None
     """40 batches of plan_rows and of route_rows; places in the lists differ, who computes what does not."""
     random.seed(8)
     h, classifier, bias = (x.to(DEVICE) for x in (rand(48, 40), rand(30, 40), rand(30, scale=0.02)))
-    offset, worker_of, workers = (x.to(DEVICE) if isinstance(x, Tensor) else x for x in replicas(20, 7, 3))
+    offset, worker_of, workers = replicas(20, 7, 3)
+    held = offset.to(DEVICE), worker_of.to(DEVICE), workers
     positions = i32([random.randrange(1 << 17) for _ in range(48)]).to(DEVICE)
 
     def run(tokens: list[int]) -> tuple[tuple[Tensor, ...], list[list[tuple[int, int]]]]:
         h_TD, at = h[tokens], positions[tokens]
         with poisoned_memory():
-            route, plan = route_rows_triton(
-                h_TD,
-                classifier,
-                bias,
-                5,
-                20,
-                6.0,
-                False,
-                at,
-                3,
-                offset,
-                worker_of,
-                workers,  # type: ignore[arg-type]
-            )
-            again = plan_rows_triton(route[0], at, 3, 20, offset, worker_of, workers)  # type: ignore[arg-type]
+            route, plan = route_rows_triton(h_TD, classifier, bias, 5, 20, 6.0, False, at, 3, *held)
+            again = plan_rows_triton(route[0], at, 3, 20, *held)
         pairs = pairs_of(route[0].cpu(), plan)
         assert pairs_of(route[0].cpu(), again) == pairs
         return route, pairs
