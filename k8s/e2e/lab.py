@@ -28,6 +28,7 @@ class Lab:
         self._environment = {**os.environ, **APART, "R": str(self._root), "W": str(self._root / "caracal-e2e")}
 
     def start(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
         if not (self._root / "bin/kubectl").exists() or not (self._root / "golden/root").exists():
             self._script("prep.sh")
         shutil.copyfile(build_image(), self._root / "img/caracal-e2e.tar")
