@@ -78,6 +78,7 @@ class LocalSettings:
             "CARACAL_KV_PAGES": str(self.kv_pages or PAGES),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
+            "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
             "CARACAL_HOST": self.host,
             "CARACAL_ADVERTISE_HOST": self.host,

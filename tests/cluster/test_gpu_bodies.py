@@ -5,6 +5,8 @@ On a GPU where there is one, else in Triton's interpreter.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -13,6 +15,8 @@ from caracal_proto import attention_pb2, attention_pb2_grpc
 from quantized_checkpoint import to_fp8
 from tiny_checkpoint import PLAIN, make_checkpoint
 from worker_processes import place_everything, redis_store, spawn
+
+from services.checkpoint import Checkpoint, numerics_class
 
 WHERE = {"DEVICE": "cuda"} if torch.cuda.is_available() else {"KERNELS": "triton"}
 SMALL = PLAIN | {"num_layers": 1, "num_hidden_layers": 2, "n_routed_experts": 3, "zero_expert_num": 1, "moe_topk": 2}
@@ -27,6 +31,13 @@ def answer(address: str) -> list[tuple[int, int]]:
     return [(token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_an_answer_on_the_gpu_bodies(tmp_path: Path) -> None:
     model = to_fp8(make_checkpoint(tmp_path / "model", SMALL, dtype=torch.bfloat16))
     with redis_store(tmp_path) as store:
@@ -38,9 +49,12 @@ def test_an_answer_on_the_gpu_bodies(tmp_path: Path) -> None:
             place_everything(store, lease, layers=1, experts=3, epoch=3)
             leases = [store.await_record("attention", f"attention-{link}", epoch=3) for link in ("grpc", "nccl")]
             assert {one["numerics_class"] for one in leases} == {lease["numerics_class"]}
+            other = numerics_class(Checkpoint.open(model), torch.bfloat16)
+            assert lease["numerics_class"] != other, "these are not the kernels that this process has"
             first, second = (answer(one["address"]) for one in leases)
             assert len(first) == 3
             assert first == second
+            until(lambda: (store.record("attention", "attention-nccl") or lease)["stats"].get("pair_calls", 0) > 0)
         finally:
             for worker in workers:
                 worker.kill()

@@ -38,30 +38,11 @@ TILES = {torch.bfloat16: Tile(64, 64, stages=3), torch.float32: Tile(16, 32, sta
 
 @triton.jit
 def attend_splits(
-    q_ptr,
-    cache_ptr,
-    table_ptr,
-    seq_ptr,
-    position_ptr,
-    out_ptr,
-    part_ptr,
-    top_ptr,
-    sum_ptr,
-    scale_log2,
-    num_seqs,
-    table_stride,
-    capacity,
-    num_pages,
-    page_size,
-    H: tl.constexpr,
-    C: tl.constexpr,
-    R: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    SPLIT: tl.constexpr,
-    KEYS: tl.constexpr,
-):
+    q_ptr, cache_ptr, table_ptr, seq_ptr, position_ptr, out_ptr, part_ptr, top_ptr, sum_ptr,
+    scale_log2, num_seqs, table_stride, capacity, num_pages, page_size,
+    H: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
     position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
@@ -172,45 +153,15 @@ def mla_attention_triton(
         here = slice(first, first + group)
         q, out, position, seq = q_THL[here], o_THC[here], positions_T[here], seq_T[here]
         attend_splits[(len(q), triton.cdiv(heads, block_h), splits)](
-            q,
-            cache_PBL,
-            page_table_SX,
-            seq,
-            position,
-            out,
-            part,
-            top,
-            total,
-            scale * _LOG2_E,
-            page_table_SX.shape[0],
-            page_table_SX.stride(0),
-            capacity,
-            pages,
-            page_size,
-            H=heads,
-            C=kv_lora_rank,
-            R=width - kv_lora_rank,
-            BLOCK_H=block_h,
-            BLOCK_C=block_c,
-            BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)),
-            SPLIT=split,
-            KEYS=tile.keys,
-            num_warps=8,
-            num_stages=tile.stages,
-        )
+            q, cache_PBL, page_table_SX, seq, position, out, part, top, total,
+            scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
+            H=heads, C=kv_lora_rank, R=width - kv_lora_rank, BLOCK_H=block_h, BLOCK_C=block_c,
+            BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)), SPLIT=split, KEYS=tile.keys,
+            num_warps=8, num_stages=tile.stages,
+        )  # fmt: skip
         if splits > 1:
             fold_splits[(len(q), heads)](
-                part,
-                top,
-                total,
-                position,
-                out,
-                splits,
-                capacity,
-                H=heads,
-                C=kv_lora_rank,
-                BLOCK_C=block_c,
-                SPLIT=split,
-                num_warps=4,
-            )
+                part, top, total, position, out, splits, capacity,
+                H=heads, C=kv_lora_rank, BLOCK_C=block_c, SPLIT=split, num_warps=4,
+            )  # fmt: skip
     return o_THC

@@ -14,18 +14,17 @@ from caracal_kernels.gpu.tiles import STRIP, Tile, tile_for
 
 @triton.jit
 def gate_up_kernel(
-    x_ptr, xs_ptr, w_ptr, ws_ptr, inner_ptr, T, F, D,
+    x_ptr, w_ptr, inner_ptr, T, F, D,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr, EVEN_K: tl.constexpr,
-    SWAP: tl.constexpr, FP8: tl.constexpr, STAGES: tl.constexpr,
+    SWAP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     rows, columns = nearby_tiles(tl.program_id(0), tl.cdiv(T, BM), tl.cdiv(F, BN), STRIP)
     t_BM = rows * BM + tl.arange(0, BM)
     f_BN = columns * BN + tl.arange(0, BN)
-    blocks = tl.cdiv(D, 128)
-    ws_ptr += columns * BN // 128 * blocks
-    gate, up = product_pair(
-        x_ptr, xs_ptr, tl.minimum(t_BM, T - 1), w_ptr, ws_ptr, w_ptr + tl.cast(F, tl.int64) * D,
-        ws_ptr + tl.cdiv(F, 128) * blocks, tl.minimum(f_BN, F - 1), D, BM, BN, BK, EVEN_K, SWAP, FP8, STAGES,
+    up_ptr = w_ptr + tl.cast(F, tl.int64) * D
+    gate, up = product_pair(  # without scales, whose places are taken by what they would scale
+        x_ptr, x_ptr, tl.minimum(t_BM, T - 1), w_ptr, w_ptr, up_ptr, up_ptr, tl.minimum(f_BN, F - 1), D,
+        BM, BN, BK, EVEN_K, SWAP, False, STAGES,
     )  # fmt: skip
     inner = round_to(silu_times(gate, up), inner_ptr.dtype.element_ty)
     at = t_BM.to(tl.int64)[:, None] * F + f_BN[None, :]
@@ -43,8 +42,8 @@ def swiglu_inner_triton(
         return inner_TF
     c = tile or tile_for(f, d, x_TD.dtype, pair=True, rows=t)
     gate_up_kernel[(triton.cdiv(t, c.BM) * triton.cdiv(f, c.BN),)](
-        x_TD, x_TD, gate_up_2FD, gate_up_2FD, inner_TF, t, f, d,
-        BM=c.BM, BN=c.BN, BK=c.BK, STRIP=STRIP, EVEN_K=d % c.BK == 0, SWAP=c.swap_ab, FP8=False, STAGES=c.stages,
+        x_TD, gate_up_2FD, inner_TF, t, f, d,
+        BM=c.BM, BN=c.BN, BK=c.BK, STRIP=STRIP, EVEN_K=d % c.BK == 0, SWAP=c.swap_ab, STAGES=c.stages,
         num_warps=c.warps, num_stages=c.stages,
     )  # fmt: skip
     return inner_TF

@@ -87,7 +87,6 @@ class Waiting(NamedTuple):
     future: Future[Answer]
     shape: tuple[int, int]
     dtype: torch.dtype
-    device: torch.device
     sent: object
 
 
@@ -124,7 +123,7 @@ class Session:
             self._end(str(error))
             sent = None
         x_RD = request.x_RD
-        waiting = Waiting(future, (len(request.row_P), x_RD.shape[1]), x_RD.dtype, x_RD.device, sent)
+        waiting = Waiting(future, (len(request.row_P), x_RD.shape[1]), x_RD.dtype, sent)
         with self._ending:
             if self.over:
                 future.set_exception(WorkerUnavailable(f"the session with {self._name} is over"))
@@ -149,8 +148,8 @@ class Session:
             deadline_ms=max(1, int(request.timeout_s * 1000)),
             rows=len(request.x_RD),
             x=tensor_pb2.Tensor(shape=request.x_RD.shape, dtype=dtype_name(wire)),
-            row=raw_bytes(request.row_P.cpu()),
-            expert=raw_bytes(request.expert_P.cpu()),
+            row=raw_bytes(request.row_P),
+            expert=raw_bytes(request.expert_P),
         )
 
     def _load(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
@@ -211,7 +210,7 @@ class Session:
             raise BadReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
         if checksum(data) != reply.checksum:
             raise BadReply(f"the answer of {self._name} fails its checksum")
-        return view(data, waiting.shape, waiting.dtype).to(waiting.device)
+        return view(data, waiting.shape, waiting.dtype)
 
     def _end(self, why: str) -> None:
         with self._ending:

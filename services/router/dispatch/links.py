@@ -82,7 +82,7 @@ class ExpertRequest:
 
 
 class Answer(NamedTuple):
-    """One unweighted row per pair, in the request's order."""
+    """One unweighted row per pair, in the request's order, on the device where it came in."""
 
     y_PD: Tensor
     finite: bool

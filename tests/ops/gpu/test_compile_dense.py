@@ -45,7 +45,8 @@ def compile_product(
     """`pointers`: x for the operands' type, s for their scales', y for the result's, else a type of its own."""
     kinds = {"x": NAMES[dtype], "s": "fp32", "y": "fp32" if dtype == torch.float32 else "bf16"}
     signature = {name: "*" + kinds.get(kind, kind) for name, kind in pointers.items()}
-    constants = product_constants(dtype, tile, **more)
+    given = product_constants(dtype, tile, **more)
+    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     sizes = {name: "i32" for name in kernel.arg_names if name not in signature | constants}
     return compile_sm90(kernel, signature | sizes, constants, tile.warps, tile.stages, ("D", "F", "N", "K"))
 
@@ -65,9 +66,9 @@ def test_linear(dtype: torch.dtype, tile: Tile) -> None:
     fits(compile_product(linear_kernel, dtype, tile, pointers, RESIDUAL=True), dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tile"), PAIR)
+@pytest.mark.parametrize(("dtype", "tile"), [case for case in PAIR if case[0] != FP8])
 def test_swiglu_inner(dtype: torch.dtype, tile: Tile) -> None:
-    pointers = {"x_ptr": "x", "xs_ptr": "s", "w_ptr": "x", "ws_ptr": "s", "inner_ptr": "y"}
+    pointers = {"x_ptr": "x", "w_ptr": "x", "inner_ptr": "y"}
     fits(compile_product(gate_up_kernel, dtype, tile, pointers), dtype)
 
 
@@ -98,5 +99,5 @@ def test_quantize() -> None:
 def test_one_row_of_one_value() -> None:
     """A launch makes every integer that is 1 a constant of the kernel."""
     tile = hopper_paths(torch.bfloat16, pair=True).small
-    pointers = {"x_ptr": "x", "xs_ptr": "s", "w_ptr": "x", "ws_ptr": "s", "inner_ptr": "y"}
+    pointers = {"x_ptr": "x", "w_ptr": "x", "inner_ptr": "y"}
     fits(compile_product(gate_up_kernel, torch.bfloat16, tile, pointers, T=1, F=1, D=1, EVEN_K=False))
