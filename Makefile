@@ -20,7 +20,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy -p k8s.tools -p k8s.image -p k8s.e2e
 	$(BIN)/python -m k8s.tools --check
-	$(BIN)/python -m pytest -q tests/test_import_names.py
+	$(BIN)/python -m pytest -q tests/repository/test_import_names.py
 	@rm -rf build/proto && $(MAKE) --no-print-directory build/proto
 	@for f in build/proto/caracal_proto/*; do \
 	  cmp $$f proto/caracal_proto/$$(basename $$f) || { echo "generated code is out of date: run 'make proto'"; exit 1; }; done

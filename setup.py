@@ -61,7 +61,7 @@ class BuildKernels(build_ext):
         import torch
         from torch.utils.cpp_extension import include_paths, library_paths
 
-        stamp: str = runpy.run_path(str(PACKAGE / "stamp.py"))["stamp"](torch.__version__)
+        stamp: str = runpy.run_path(str(PACKAGE / "build_stamp.py"))["stamp"](torch.__version__)
         target = Path(self.get_ext_fullpath(ext.name))
         # pip builds an editable install in a fresh folder each time: what lies beside the sources is as good.
         for built in (target, PACKAGE / target.name):

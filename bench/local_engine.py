@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from caracal_proto import placement_pb2
 
-from services.attention_worker.engine import Engine, EngineLimits
-from services.attention_worker.model import load_model
-from services.attention_worker.sequence import Ending, Request, Sampling, TokenOut
-from services.checkpoint import Checkpoint
+from services.attention_worker.engine.engine import Engine, EngineLimits
+from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
+from services.attention_worker.model.model import load_model
+from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
+from services.local.in_process_link import LocalLink
 from services.router.dispatch.exchange import Exchange
-from services.router.dispatch.local_link import LocalLink
 
 
 class Arrivals:

@@ -20,7 +20,7 @@ from rich.console import Console
 from bench import measures
 from bench.measures import Row
 from bench.processes import REPO, Peer, cluster
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 
 CONFIG = REPO / "bench" / "config" / "bench-90m.json"
 MODEL = REPO / "bench" / "tmp" / "bench-90m"

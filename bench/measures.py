@@ -16,7 +16,7 @@ import redis
 
 from bench.load import Load, run_load
 from bench.processes import Cluster, Peer, cluster, peak_rss_bytes
-from services.membership import WorkerRecord
+from services.membership.record import WorkerRecord
 
 PROMPT_TOKENS, NEW_TOKENS = 32, 64
 MODEL = "bench"

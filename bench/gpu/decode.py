@@ -6,54 +6,20 @@ Legend: T rows, one for each sequence; H heads, C latent, L = C + rope, N keys, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from caracal_kernels.gpu.mla_attention import SPLIT, mla_attention_triton
+from caracal_kernels.triton.mla_attention import SPLIT, mla_attention_triton
 from torch import Tensor
 
 from bench.gpu.bench import Bench, Case, Row, fastest, poisoned, require_close
-from bench.gpu.decode_rivals import rivals
+from bench.gpu.decode_baselines import rivals
+from bench.gpu.decode_inputs import Batch, batches
 
 SECTION = "decode"
 GOAL = 0.80
 LIMIT = 0.01
-ROTATED_BYTES, MOST_SETS = 256 << 20, 128  # of cache in turn: several times L2
 SCALE = 192**-0.5
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of equal length over pages in random order; all batches of a case share one cache."""
-
-    q_THL: Tensor
-    cache_PBL: Tensor
-    table_TX: Tensor  # int32
-    seq_T: Tensor  # int32
-    position_T: Tensor  # int32, each row's own: the last one
-
-    def keys_NL(self, row: int) -> Tensor:
-        """What a row attends to, as one matrix."""
-        return self.cache_PBL[self.table_TX[row].long()].flatten(0, 1)[: int(self.position_T[row]) + 1]
-
-
-def batches(bench: Bench, context: int, rows: int) -> list[Batch]:
-    s, device = bench.sizes, bench.device
-    width = s.latent + s.rope
-    pages = -(-context // s.page_size)
-    count = max(1, min(MOST_SETS, -(-ROTATED_BYTES // (rows * context * width * 2)))) if not bench.dry else 1
-    total = count * rows * pages
-    cache_PBL = torch.randn(total, s.page_size, width, device=device, dtype=torch.bfloat16)
-    tables = torch.randperm(total, device=device).int().view(count, rows, pages)
-    position_T = torch.full((rows,), context - 1, dtype=torch.int32, device=device)
-    seq_T = torch.arange(rows, dtype=torch.int32, device=device)
-    return [
-        Batch(
-            torch.randn(rows, s.heads, width, device=device, dtype=torch.bfloat16), cache_PBL, table, seq_T, position_T
-        )
-        for table in tables
-    ]
 
 
 def attend(latent: int, batch: Batch, split: int = SPLIT) -> Tensor:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from caracal_kernels.gpu.linear import linear_triton
-from caracal_kernels.gpu.mla_attention import SPLIT
-from caracal_kernels.gpu.tiles import Tile
+from caracal_kernels.triton.linear import linear_triton
+from caracal_kernels.triton.mla_attention import SPLIT
+from caracal_kernels.triton.tiles import Tile
 from torch import Tensor
 
-from bench.gpu import decode, experts
+from bench.gpu import decode, decode_inputs, experts
 from bench.gpu.bench import GIVES_UP, Bench, Case, Row, milliseconds, require_close
 from bench.gpu.expert_inputs import Rows, Weights
 from bench.gpu.expert_inputs import moved_and_flops as expert_work
@@ -133,7 +133,7 @@ def _linear(bench: Bench, n: int, k: int, rows: int) -> list[Row]:
 
 def _decode(bench: Bench, context: int, rows: int) -> list[Row]:
     latent = bench.sizes.latent
-    sets = decode.batches(bench, context, rows)
+    sets = decode_inputs.batches(bench, context, rows)
 
     def attend(i: int, split: int = SPLIT) -> Tensor:
         return decode.attend(latent, sets[i], split)

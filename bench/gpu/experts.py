@@ -10,14 +10,14 @@ from functools import partial
 
 import torch
 from caracal_kernels import grouped_swiglu_fp8_reference, grouped_swiglu_reference
-from caracal_kernels.gpu.grouped_swiglu import grouped_swiglu_triton
-from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
-from caracal_kernels.gpu.tiles import Tile
+from caracal_kernels.triton.grouped_swiglu import grouped_swiglu_triton
+from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
+from caracal_kernels.triton.tiles import Tile
 from torch import Tensor
 
 from bench.gpu.bench import Bench, Case, Row, fastest, poisoned, require_close
+from bench.gpu.expert_baselines import rivals
 from bench.gpu.expert_inputs import Rows, Weights, moved_and_flops
-from bench.gpu.expert_rivals import rivals
 
 SECTION = "experts"
 BANDWIDTH_GOAL, RATE_GOAL = 0.85, 0.70

@@ -42,7 +42,7 @@ def prepared(dry: bool) -> Bench | None:
 
     if not dry and not torch.cuda.is_available():
         return None
-    import caracal_kernels.gpu  # noqa: F401  before triton
+    import caracal_kernels.triton  # noqa: F401  before triton
 
     from bench.gpu.bench import Bench
     from bench.gpu.sizes import REAL, TINY
@@ -51,7 +51,7 @@ def prepared(dry: bool) -> Bench | None:
     torch.manual_seed(0)
     if dry:
         return Bench(torch.device("cpu"), TINY, NoClock(), dry=True)
-    from caracal_kernels.gpu.same_bits import rows_that_choose
+    from caracal_kernels.triton.tile_invariance import rows_that_choose
 
     device = torch.device("cuda", torch.cuda.current_device())
     rows_that_choose(device)  # as every worker does at its start: it decides which tiles are ours
@@ -59,7 +59,8 @@ def prepared(dry: bool) -> Bench | None:
 
 
 def sections() -> dict[str, Cases]:
-    from bench.gpu import ceilings, decode, determinism, experts, layer_slice
+    from bench.gpu import ceilings, decode, determinism, experts
+    from bench.gpu.layer_slice import parent as layer_slice
 
     found = (ceilings, experts, decode, layer_slice, determinism)
     return {module.SECTION: module.cases for module in found}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import triton
-from caracal_kernels.gpu.same_bits import rows_that_choose
+from caracal_kernels.triton.tile_invariance import rows_that_choose
 
 from bench.gpu.bench import Left, Row, milliseconds
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from caracal_kernels.gpu.dot import dot
-from caracal_kernels.gpu.tiles import Tile
+from caracal_kernels.triton.dot import dot
+from caracal_kernels.triton.tiles import Tile
 from torch import Tensor
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from caracal_kernels.gpu.grouped_swiglu import down_launch, gate_up_launch
-from caracal_kernels.gpu.linear import linear_triton
-from caracal_kernels.gpu.quantize import quantize_triton
-from caracal_kernels.gpu.tiles import Tile
+from caracal_kernels.triton.grouped_swiglu import down_launch, gate_up_launch
+from caracal_kernels.triton.linear import linear_triton
+from caracal_kernels.triton.quantize import quantize_triton
+from caracal_kernels.triton.tiles import Tile
 from torch import Tensor
 
 from bench.gpu.bench import GIVES_UP, Bench, first_line

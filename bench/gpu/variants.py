@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from caracal_kernels.gpu.tiles import Tile, paths_for
+from caracal_kernels.triton.tiles import Tile, paths_for
 
 from bench.gpu.bench import Bench
 

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import pytest
 
+from k8s.e2e.build import NoTarget
 from k8s.e2e.cluster import Cluster
 from k8s.e2e.report import Report
 from k8s.e2e.streams import Answer, Stalls, Streams
-from k8s.e2e.targets import NoTarget, find_target
+from k8s.e2e.targets import find_target
 
 PEACE_ROUNDS = 3
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from k8s.e2e.targets import IMAGE, NODES, build_image, run
+from k8s.e2e.build import IMAGE, NODES, build_image, run
 
 APART = {"NET": "10.251.0", "PODPFX": "10.245", "SVCPFX": "10.97", "CG": "caracal-e2e"}
 PREPARE_S = 600

@@ -5,27 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from k8s.image.__main__ import build
+from k8s.e2e.build import BUILD, IMAGE, NODES, CannotDo, NoTarget, build_image, run
 from k8s.image.packages import REPOSITORY
-from k8s.tools.values import default_image
-
-NODES = 3
-# As a user names it: nothing but the chart and the archive decides whether a kubelet finds it.
-IMAGE = default_image()
-BUILD = REPOSITORY / "build/image"
-
-
-class NoTarget(RuntimeError):
-    """There is no cluster to test on; the message says what would be one."""
-
-
-class CannotDo(RuntimeError):
-    """This kind of cluster has no way to bring the fault about; the message says which."""
 
 
 class Target(Protocol):
@@ -54,22 +39,6 @@ def find_target() -> Target:
 
         return Lab(lab)
     raise NoTarget("no cluster to test on: set KUBECONFIG, or install kind, or set CARACAL_K8S_LAB")
-
-
-def build_image() -> Path:
-    """The image that is tested, as an OCI archive."""
-    archive = BUILD / "e2e.tar"
-    shutil.rmtree(BUILD / "work/wheel", ignore_errors=True)
-    build("all", IMAGE, archive, BUILD / "work")
-    return archive
-
-
-def run(*command: str, timeout_s: float = 600) -> str:
-    """Raises RuntimeError with what the program said."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[:4])}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 @dataclass

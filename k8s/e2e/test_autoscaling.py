@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from k8s.e2e.build import CannotDo
 from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturbed
 from k8s.e2e.streams import Streams
-from k8s.e2e.targets import CannotDo
 
 
 def test_routers_scale_up_on_cpu(cluster: Cluster, disturbed: Disturbed) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from k8s.e2e.build import CannotDo
 from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturbed
 from k8s.e2e.streams import Streams
-from k8s.e2e.targets import CannotDo
 
 LABEL = "caracal-e2e"
 ROLES = {"router": 2, "attention": 2, "expert": 3}

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from caracal_kernels.stamp import stamp
+from caracal_kernels.build_stamp import stamp
 
 KINDS = ("avx512bf16", "avx2", "reference", "triton")
 log = logging.getLogger("caracal_kernels")

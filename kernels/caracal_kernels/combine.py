@@ -29,7 +29,7 @@ def combine(
         out: Tensor = torch.ops.caracal.combine(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)
         return out
     if on_triton(h_TD):
-        from caracal_kernels.gpu.combine import combine_triton
+        from caracal_kernels.triton.combine import combine_triton
 
         return combine_triton(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)
     return combine_reference(y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD)

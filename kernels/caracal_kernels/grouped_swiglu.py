@@ -29,7 +29,7 @@ def grouped_swiglu(
         y: Tensor = torch.ops.caracal.grouped_swiglu(x_RD, row_P, expert_count_G, gate_up, down)
         return y
     if on_triton(x_RD):
-        from caracal_kernels.gpu.grouped_swiglu import grouped_swiglu_triton
+        from caracal_kernels.triton.grouped_swiglu import grouped_swiglu_triton
 
         return grouped_swiglu_triton(x_RD, row_P, expert_count_G, gate_up, down)
     return grouped_swiglu_reference(x_RD, row_P, expert_count_G, gate_up, down)

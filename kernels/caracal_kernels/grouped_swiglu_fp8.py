@@ -53,7 +53,7 @@ def grouped_swiglu_fp8(
     [D/128, F/128]. The products of 128 inputs are summed, scaled and added in fp32, in ascending order.
     """
     if on_triton(x_RD):
-        from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
+        from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 
         return grouped_swiglu_fp8_triton(x_RD, row_P, expert_count_G, gate_up, gate_up_scale, down, down_scale)
     return grouped_swiglu_fp8_reference(x_RD, row_P, expert_count_G, gate_up, gate_up_scale, down, down_scale)

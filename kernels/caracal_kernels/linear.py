@@ -31,7 +31,7 @@ def linear(
         y: Tensor = torch.ops.caracal.linear(x_MK, w_NK, residual_MN, out_dtype)
         return y
     if on_triton(x_MK):
-        from caracal_kernels.gpu.linear import linear_triton
+        from caracal_kernels.triton.linear import linear_triton
 
         return linear_triton(x_MK, w_NK, residual_MN, out_dtype)
     return linear_reference(x_MK, w_NK, residual_MN, out_dtype)

@@ -25,7 +25,7 @@ def linear_fp8(
     The products of 128 inputs are summed, scaled and added in fp32, in ascending order.
     """
     if on_triton(x_MK):
-        from caracal_kernels.gpu.linear_fp8 import linear_fp8_triton
+        from caracal_kernels.triton.linear_fp8 import linear_fp8_triton
 
         return linear_fp8_triton(x_MK, w_NK, scale, residual_MN, out_dtype)
     return linear_fp8_reference(x_MK, w_NK, scale, residual_MN, out_dtype)

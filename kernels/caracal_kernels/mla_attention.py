@@ -59,7 +59,7 @@ def mla_attention(
 ) -> Tensor:
     """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. Pages hold a multiple of 16."""
     if on_triton(q_THL):
-        from caracal_kernels.gpu.mla_attention import mla_attention_triton
+        from caracal_kernels.triton.mla_attention import mla_attention_triton
 
         return mla_attention_triton(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
     body = torch.ops.caracal.mla_attention if compiled(q_THL) else mla_attention_reference

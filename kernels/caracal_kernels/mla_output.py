@@ -17,7 +17,7 @@ def mla_output_reference(o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, res
 def mla_output(o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, residual_TD: Tensor) -> Tensor:
     """[T, D] = residual + o_proj(values of all heads, side by side)."""
     if on_triton(o_THC):
-        from caracal_kernels.gpu.mla_output import mla_output_triton
+        from caracal_kernels.triton.mla_output import mla_output_triton
 
         return mla_output_triton(o_THC, w_uv_HVC, o_proj_DE, residual_TD)
     body = torch.ops.caracal.mla_output if compiled(o_THC) else mla_output_reference

@@ -59,7 +59,7 @@ def mla_project_reference(
 
 def _body(x_TD: Tensor) -> Callable[..., Tensor]:
     if on_triton(x_TD):
-        from caracal_kernels.gpu.mla_project import mla_project_triton
+        from caracal_kernels.triton.mla_project import mla_project_triton
 
         return mla_project_triton
     return torch.ops.caracal.mla_project if compiled(x_TD) else mla_project_reference

@@ -17,7 +17,7 @@ def mla_values_reference(o_THC: Tensor, w_uv_HVC: Tensor) -> Tensor:
 def mla_values(o_THC: Tensor, w_uv_HVC: Tensor) -> Tensor:
     """[T, H V]: the values of these heads, side by side. `linear` of all heads' values is mla_output, bit for bit."""
     if on_triton(o_THC):
-        from caracal_kernels.gpu.mla_output import mla_values_triton
+        from caracal_kernels.triton.mla_output import mla_values_triton
 
         return mla_values_triton(o_THC, w_uv_HVC)
     body = torch.ops.caracal.mla_values if compiled(o_THC) else mla_values_reference

@@ -82,7 +82,7 @@ def plan_rows(
         )
         return plan
     if on_triton(ids_TK):
-        from caracal_kernels.gpu.plan_rows import plan_rows_triton
+        from caracal_kernels.triton.plan_rows import plan_rows_triton
 
         return plan_rows_triton(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)
     return plan_rows_reference(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)

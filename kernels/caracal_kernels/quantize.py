@@ -29,7 +29,7 @@ def quantize(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     A block of zeros stays zeros. Checkpoints call this scale `weight_scale_inv`.
     """
     if on_triton(x_TD):
-        from caracal_kernels.gpu.quantize import quantize_triton
+        from caracal_kernels.triton.quantize import quantize_triton
 
         return quantize_triton(x_TD)
     return quantize_reference(x_TD)

@@ -20,7 +20,7 @@ def rms_norm(x_TD: Tensor, w_D: Tensor, eps: float) -> Tensor:
         y: Tensor = torch.ops.caracal.rms_norm(x_TD, w_D, eps)
         return y
     if on_triton(x_TD):
-        from caracal_kernels.gpu.rms_norm import rms_norm_triton
+        from caracal_kernels.triton.rms_norm import rms_norm_triton
 
         return rms_norm_triton(x_TD, w_D, eps)
     return rms_norm_reference(x_TD, w_D, eps)

@@ -36,7 +36,7 @@ def route(
 ) -> Route:
     """(ids [T, K] int32 ascending, weights [T, K] fp32, zero [T] fp32: the summed weight of the zero experts)."""
     if on_triton(h_TD):
-        from caracal_kernels.gpu.route import route_triton
+        from caracal_kernels.triton.route import route_triton
 
         return route_triton(h_TD, classifier_ED, bias_E, top_k, num_ffn, scale, norm_topk)
     body = torch.ops.caracal.route if compiled(h_TD) else route_reference

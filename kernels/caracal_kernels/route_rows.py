@@ -48,7 +48,7 @@ def route_rows(
     The plan's counts are read once at the end, to cut rows and pairs to size: the only wait for the device.
     """
     if on_triton(h_TD):
-        from caracal_kernels.gpu.route import route_rows_triton
+        from caracal_kernels.triton.route import route_rows_triton
 
         return route_rows_triton(
             h_TD,

@@ -97,7 +97,7 @@ def sample(
     Truncation is top-k (0 = off), then top-p (1 = off), then min-p (0 = off), on the tempered distribution.
     """
     if on_triton(logits_BV):
-        from caracal_kernels.gpu.sample import sample_triton
+        from caracal_kernels.triton.sample import sample_triton
 
         return sample_triton(logits_BV, seeds_B, positions_B, temperature_B, top_k_B, top_p_B, min_p_B)
     body = torch.ops.caracal.sample if compiled(logits_BV) else sample_reference

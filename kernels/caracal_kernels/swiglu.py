@@ -20,7 +20,7 @@ def swiglu(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tens
         y: Tensor = torch.ops.caracal.swiglu(x_TD, gate_up_2FD, down_DF, residual_TD)
         return y
     if on_triton(x_TD):
-        from caracal_kernels.gpu.swiglu import swiglu_triton
+        from caracal_kernels.triton.swiglu import swiglu_triton
 
         return swiglu_triton(x_TD, gate_up_2FD, down_DF, residual_TD)
     return swiglu_reference(x_TD, gate_up_2FD, down_DF, residual_TD)

@@ -22,7 +22,7 @@ def swiglu_inner(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
         a: Tensor = torch.ops.caracal.swiglu_inner(x_TD, gate_up_2FD)
         return a
     if on_triton(x_TD):
-        from caracal_kernels.gpu.swiglu_inner import swiglu_inner_triton
+        from caracal_kernels.triton.swiglu_inner import swiglu_inner_triton
 
         return swiglu_inner_triton(x_TD, gate_up_2FD)
     return swiglu_inner_reference(x_TD, gate_up_2FD)

@@ -7,13 +7,13 @@ import asyncio
 import torch
 
 from services.attention_worker.loading import Loaded, Servable, open_model
-from services.attention_worker.parallel.followers import Followers, RankLost
-from services.attention_worker.parallel.leader import load_leader
 from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.tensor_parallel.followers import Followers, RankLost
+from services.attention_worker.tensor_parallel.leader import load_leader
 from services.attention_worker.worker import AttentionWorker
-from services.checkpoint import CheckpointError
-from services.lifecycle import refuse, serve_until_signal
-from services.telemetry import configure_logging
+from services.checkpoint.config import CheckpointError
+from services.process.lifecycle import refuse, serve_until_signal
+from services.process.telemetry import configure_logging
 
 
 async def serve(settings: Settings, loaded: Loaded[Servable], followers: Followers) -> None:

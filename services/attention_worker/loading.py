@@ -7,14 +7,16 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from services.attention_worker.engine import EngineLimits, ModelLike
-from services.attention_worker.memory import free_memory, page_bytes, room_for_pages
-from services.attention_worker.model import Model, load_model
-from services.attention_worker.parallel.ranks import ALONE, Ranks
+from services.attention_worker.engine.engine import EngineLimits, ModelLike
+from services.attention_worker.engine.memory import free_memory, page_bytes, room_for_pages
+from services.attention_worker.model.model import Model, load_model
+from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.settings import BadSetting, Settings
-from services.checkpoint import Checkpoint, ModelConfig, numerics_class
-from services.device import NoSuchDevice, find_device
-from services.telemetry import progress
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.device import NoSuchDevice, find_device
+from services.checkpoint.numerics import numerics_class
+from services.checkpoint.reader import Checkpoint
+from services.process.telemetry import progress
 
 
 class Servable(ModelLike, Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.attention_worker.engine import Engine
+from services.attention_worker.engine.engine import Engine
 from services.router.dispatch.nccl_link import PairStats
 from services.router.dispatch.stats import DispatchStats
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from caracal_proto import attention_pb2
 
-from services.attention_worker.sequence import Request, Sampling
+from services.attention_worker.engine.sequence import Request, Sampling
 
 MAX_TOP_LOGPROBS = 64
 

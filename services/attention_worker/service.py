@@ -10,10 +10,10 @@ from typing import NoReturn
 import grpc
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
 
-from services.attention_worker.engine import Engine, EngineStopped
+from services.attention_worker.engine.engine import Engine, EngineStopped
+from services.attention_worker.engine.scheduler import CannotFit
+from services.attention_worker.engine.sequence import Ending, Request, TokenOut
 from services.attention_worker.requests import BadRequest, parse
-from services.attention_worker.scheduler import CannotFit
-from services.attention_worker.sequence import Ending, Request, TokenOut
 
 Event = tuple[list[TokenOut], Ending | None]
 Context = grpc.aio.ServicerContext[attention_pb2.GenerateRequest, attention_pb2.GenerateEvent]

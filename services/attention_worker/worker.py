@@ -13,20 +13,22 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.attention_worker.engine import Engine, deliver_on
+from services.attention_worker.engine.engine import Engine, deliver_on
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import WorkerMetrics
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import Settings
-from services.attention_worker.tables import TableFollower
-from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.model_config import ModelConfig
-from services.pair.payload import class_of, wire_dtype
+from services.attention_worker.table_follower import TableFollower
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.numerics import class_of
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.nccl_link import PairOptions, PairStats
-from services.telemetry import serve_metrics, show_redis
+from services.transport.payload import wire_dtype
 
 log = structlog.get_logger(__name__)
 

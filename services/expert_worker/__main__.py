@@ -6,12 +6,13 @@ import asyncio
 
 import torch
 
-from services.checkpoint import Checkpoint, CheckpointError
-from services.device import NoSuchDevice
+from services.checkpoint.config import CheckpointError
+from services.checkpoint.device import NoSuchDevice
+from services.checkpoint.reader import Checkpoint
 from services.expert_worker.settings import BadSetting, Settings
 from services.expert_worker.worker import ExpertWorker
-from services.lifecycle import refuse, serve_until_signal
-from services.telemetry import configure_logging
+from services.process.lifecycle import refuse, serve_until_signal
+from services.process.telemetry import configure_logging
 
 
 async def serve(settings: Settings, checkpoint: Checkpoint) -> None:

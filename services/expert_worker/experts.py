@@ -14,10 +14,11 @@ import torch
 from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
-from services.checkpoint import Checkpoint, CheckpointError, ExpertWeights, load_expert
-from services.device import CPU
+from services.checkpoint.config import CheckpointError
+from services.checkpoint.device import CPU
+from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
+from services.checkpoint.staging import Staging
 from services.expert_worker import grouped
-from services.staging import Staging
 
 GOLDEN_STEP = 0x9E3779B1
 

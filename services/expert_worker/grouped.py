@@ -11,7 +11,7 @@ import torch
 from caracal_kernels import grouped_swiglu, grouped_swiglu_fp8
 from torch import Tensor
 
-from services.checkpoint import ExpertWeights
+from services.checkpoint.reader import ExpertWeights
 
 
 def compute(x_RD: Tensor, row_P: Tensor, counts: Sequence[int], weights: Sequence[ExpertWeights]) -> Tensor:

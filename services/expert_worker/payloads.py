@@ -10,9 +10,9 @@ from caracal_proto import expert_pb2
 from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
 from torch import Tensor
 
-from services.expert_worker.pairs import Pairs
-from services.pair.group import Pair, PairBroken, Sent
-from services.pair.payload import check_of, pack, payload_bytes
+from services.expert_worker.p2p_registry import Pairs
+from services.transport.p2p_group import Pair, PairBroken, Sent
+from services.transport.payload import check_of, pack, payload_bytes
 
 
 class Payloads:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from services.expert_worker.holding import Holding
-from services.membership import Membership, RedisUnavailable
-from services.refusal import Refusal, no_place_yet
+from services.expert_worker.placement import Holding
+from services.membership.redis import Membership, RedisUnavailable
+from services.membership.shortage import Refusal, no_place_yet
 
 LOOK_S = 0.5
 

@@ -11,16 +11,16 @@ import structlog
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 
-from services.checkpoint import CheckpointError
+from services.checkpoint.config import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
-from services.expert_worker.calls import BadCall, Expected, parse
+from services.expert_worker.call_check import BadCall, Expected, parse
 from services.expert_worker.experts import NotHeldError
-from services.expert_worker.holding import Holding, StaleTable, WrongTable
-from services.expert_worker.pairs import Pairs
+from services.expert_worker.p2p_registry import Pairs
 from services.expert_worker.payloads import Payloads
+from services.expert_worker.placement import Holding, StaleTable, WrongTable
 from services.expert_worker.sessions import Sessions
-from services.pair.group import PairBroken
-from services.telemetry import progress
+from services.process.telemetry import progress
+from services.transport.p2p_group import PairBroken
 
 log = structlog.get_logger(__name__)
 

@@ -12,20 +12,22 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.checkpoint import Checkpoint, numerics_class
-from services.device import computes_fp8, find_device
+from services.checkpoint.device import computes_fp8, find_device
+from services.checkpoint.numerics import class_of, numerics_class
+from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
-from services.expert_worker.holding import Holding
 from services.expert_worker.metrics import WorkerMetrics
-from services.expert_worker.pairs import Pairs
+from services.expert_worker.p2p_registry import Pairs
+from services.expert_worker.placement import Holding
 from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import Settings
-from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.pair.payload import MAX_ROWS, class_of, payload_bytes, wire_dtype
-from services.telemetry import serve_metrics, show_redis
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+from services.process.telemetry import serve_metrics, show_redis
+from services.transport.payload import MAX_ROWS, payload_bytes, wire_dtype
 
 log = structlog.get_logger(__name__)
 

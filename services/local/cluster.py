@@ -15,12 +15,12 @@ from pathlib import Path
 
 import structlog
 
-from services.local import children
-from services.local.children import Child
 from services.local.cores import cores_of
 from services.local.redis_server import free_port, start_redis
 from services.local.settings import MAX_WORKERS, SCALED, LocalSettings
-from services.membership import Membership, RedisUnavailable
+from services.membership.redis import Membership, RedisUnavailable
+from services.process import children
+from services.process.children import Child
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from services.local.children import Child, start
+from services.process.children import Child, start
 
 
 class NoRedis(Exception):

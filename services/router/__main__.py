@@ -11,22 +11,23 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from services.lifecycle import refuse, serve_until_signal
-from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.model_config import CheckpointError, ModelConfig
-from services.overview import Overview
-from services.router.edge import RouterEdge
-from services.router.gateway.service import Service
-from services.router.placement.events import KubernetesEvents
+from services.checkpoint.config import CheckpointError, ModelConfig
+from services.membership.overview import Overview
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+from services.process.lifecycle import refuse, serve_until_signal
+from services.process.telemetry import configure_logging, show_redis
+from services.router.gateway.context import Service
+from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import Leader
-from services.router.placement.refusals import Refusals
+from services.router.placement.shortage import Refusals
 from services.router.requests.assets import AssetError, ModelAssets
+from services.router.requests.attention_workers import Fleet
 from services.router.requests.directory import LeaseDirectory
-from services.router.requests.fleet import Fleet
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.reply import Cluster
+from services.router.servers import RouterEdge
 from services.router.settings import RouterSettings, SettingError
-from services.telemetry import configure_logging, show_redis
 
 log = structlog.get_logger(__name__)
 

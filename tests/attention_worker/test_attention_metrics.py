@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from engine_driver import Driver, limits
-from fake_model import FakeModel
-from plain_exchange import PlainExchange
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from tiny_checkpoint import make_checkpoint
+from support.engine_driver import Driver, limits
+from support.fake_model import FakeModel
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import make_checkpoint
 
+from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.metrics import WorkerMetrics
-from services.attention_worker.model import load_model
-from services.attention_worker.sequence import Sampling
-from services.checkpoint import Checkpoint
+from services.attention_worker.model.model import load_model
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.nccl_link import PairStats
 from services.router.dispatch.stats import DispatchStats
 

@@ -12,15 +12,15 @@ import grpc
 import pytest
 import torch
 from caracal_proto import attention_pb2, attention_pb2_grpc
-from engine_driver import Driver, Heard, limits
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from plain_exchange import PlainExchange
-from tiny_checkpoint import make_checkpoint
-from worker_processes import Store, place_everything, ready, redis_store, spawn
+from support.engine_driver import Driver, Heard, limits
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import make_checkpoint
+from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 
-from services.attention_worker.model import load_model
-from services.attention_worker.sequence import Sampling
-from services.checkpoint import Checkpoint
+from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.model.model import load_model
+from services.checkpoint.reader import Checkpoint
 
 PROMPT = [11, 12, 13, 14, 15]
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -6,12 +6,12 @@ from random import Random
 
 import pytest
 import torch
-from engine_driver import Driver, Heard, limits
-from fake_model import VOCAB, FakeModel
+from support.engine_driver import Driver, Heard, limits
+from support.fake_model import VOCAB, FakeModel
 
-from services.attention_worker.engine import Engine, EngineStopped
-from services.attention_worker.scheduler import CannotFit
-from services.attention_worker.sequence import Ending, Request, Sampling
+from services.attention_worker.engine.engine import Engine, EngineStopped
+from services.attention_worker.engine.scheduler import CannotFit
+from services.attention_worker.engine.sequence import Ending, Request, Sampling
 from services.router.dispatch.links import WorkerUnavailable
 
 

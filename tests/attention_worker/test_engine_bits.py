@@ -10,16 +10,16 @@ from random import Random
 import pytest
 import torch
 from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
-from engine_driver import Driver, Heard, limits
-from plain_exchange import PlainExchange
-from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
+from support.engine_driver import Driver, Heard, limits
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
-from services.attention_worker.model import Model, load_model
-from services.attention_worker.sequence import Sampling
-from services.checkpoint import Checkpoint
+from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.model.model import Model, load_model
+from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
+from services.local.in_process_link import LocalLink
 from services.router.dispatch.exchange import Exchange
-from services.router.dispatch.local_link import LocalLink
 
 STEPS = 52
 PENALISED = {"repetition_penalty": 1.1, "frequency_penalty": 0.3, "presence_penalty": 0.2, "logit_bias": {17: 1.5}}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoint import UNEVEN, make_checkpoint
+from support.tiny_checkpoint import UNEVEN, make_checkpoint
 
-from services.attention_worker.kv_cache import KvCache
+from services.attention_worker.engine.kv_cache import KvCache
+from services.attention_worker.engine.memory import CPU_PAGES, host_free, page_bytes, pages_that_fit
 from services.attention_worker.loading import open_model
-from services.attention_worker.memory import CPU_PAGES, host_free, page_bytes, pages_that_fit
 from services.attention_worker.settings import BadSetting, Settings
 
 

@@ -10,16 +10,18 @@ from random import Random
 
 import pytest
 import torch
-from broken_checkpoint import edit_tensor
 from caracal_kernels import route
-from hf_oracle import load_oracle, oracle_greedy, oracle_logits
-from paged import Paged, local_exchange
-from tiny_checkpoint import PRESETS, UNEVEN, make_checkpoint
+from support.broken_checkpoint import edit_tensor
+from support.hf_oracle import load_oracle, oracle_greedy, oracle_logits
+from support.paged import Paged, local_exchange
+from support.tiny_checkpoint import PRESETS, UNEVEN, make_checkpoint
 from torch import Tensor
 
-from services.attention_worker.model import GateWeights, PendingLike, load_model
-from services.attention_worker.step import Step
-from services.checkpoint import Checkpoint, attention_tensors
+from services.attention_worker.model.interfaces import GateWeights, PendingLike
+from services.attention_worker.model.model import load_model
+from services.attention_worker.model.step import Step
+from services.checkpoint.reader import Checkpoint
+from services.checkpoint.tensors import attention_tensors
 from services.router.dispatch.exchange import Exchange
 
 PROMPT, NEW = 33, 64

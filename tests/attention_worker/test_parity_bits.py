@@ -5,12 +5,12 @@ from random import Random
 
 import pytest
 import torch
-from paged import Paged, local_exchange
-from tiny_checkpoint import UNEVEN, make_checkpoint
+from support.paged import Paged, local_exchange
+from support.tiny_checkpoint import UNEVEN, make_checkpoint
 from torch import Tensor
 
-from services.attention_worker.model import Model, load_model
-from services.checkpoint import Checkpoint
+from services.attention_worker.model.model import Model, load_model
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.exchange import Exchange
 
 LENGTH = 70  # five blocks of 16 keys, the last one short

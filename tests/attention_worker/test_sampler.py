@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from services.attention_worker.sampler import NonFiniteLogits, sample_tokens
-from services.attention_worker.sequence import Request, Sampling, Sequence, TokenOut
+from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
+from services.attention_worker.engine.sequence import Request, Sampling, Sequence, TokenOut
 
 V = 50
 LOGITS_V = torch.randn(V, generator=torch.Generator().manual_seed(1)) * 3

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.attention_worker.pages import PagePool
-from services.attention_worker.scheduler import CannotFit, Chunk, Scheduler
-from services.attention_worker.sequence import Request, Sampling, Sequence
+from services.attention_worker.engine.pages import PagePool
+from services.attention_worker.engine.scheduler import CannotFit, Chunk, Scheduler
+from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 
 PAGE_SIZE = 4
 

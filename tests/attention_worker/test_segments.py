@@ -8,14 +8,15 @@ from random import Random
 
 import pytest
 import torch
-from engine_driver import Driver, Heard, limits
-from plain_exchange import PlainExchange
-from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
+from support.engine_driver import Driver, Heard, limits
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
-from services.attention_worker.model import Load, Model
-from services.attention_worker.segments import SIZES, CudaRecorder, Recorded, Recorder, Rows, Runs, runs_on
-from services.attention_worker.sequence import Sampling
-from services.checkpoint import Checkpoint
+from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.model.cuda_graphs import SIZES, CudaRecorder, Recorded, Recorder, Rows, Runs, runs_on
+from services.attention_worker.model.load import Load
+from services.attention_worker.model.model import Model
+from services.checkpoint.reader import Checkpoint
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

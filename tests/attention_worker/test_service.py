@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 import pytest
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
-from engine_driver import Driver, limits
-from fake_model import VOCAB, FakeModel
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.engine_driver import Driver, limits
+from support.fake_model import VOCAB, FakeModel
 
-from services.attention_worker.engine import Engine, EngineLimits, deliver_on
-from services.attention_worker.sequence import Sampling
+from services.attention_worker.engine.engine import Engine, EngineLimits, deliver_on
+from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.server import SERVICE, AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 

@@ -9,20 +9,20 @@ from random import Random
 
 import pytest
 import torch
-from engine_driver import Driver, Heard, limits
-from plain_exchange import Answers, PlainExchange
-from tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
+from support.engine_driver import Driver, Heard, limits
+from support.plain_exchange import Answers, PlainExchange
+from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 from torch import Tensor
 
-from services.attention_worker.engine import EngineLimits
+from services.attention_worker.engine.engine import EngineLimits
+from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.loading import Servable, open_model
-from services.attention_worker.model import GateWeights, PendingLike
-from services.attention_worker.parallel.followers import Followers
-from services.attention_worker.parallel.leader import load_leader
-from services.attention_worker.sequence import Sampling
+from services.attention_worker.model.interfaces import GateWeights, PendingLike
+from services.attention_worker.model.step import Step
 from services.attention_worker.settings import Settings
-from services.attention_worker.step import Step
-from services.checkpoint import Checkpoint
+from services.attention_worker.tensor_parallel.followers import Followers
+from services.attention_worker.tensor_parallel.leader import load_leader
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.links import WorkerUnavailable
 
 SIZES = limits(max_batch_tokens=24, max_running=6, num_pages=48)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster_harness import CALLERS, TOKENS, ClusterUnderTest, running_cluster, until
-from tiny_checkpoint import make_checkpoint
+from support.cluster_harness import CALLERS, TOKENS, ClusterUnderTest, running_cluster, until
+from support.tiny_checkpoint import make_checkpoint
 
 from services.local.settings import BadSetting, LocalSettings
 

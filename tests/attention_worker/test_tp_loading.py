@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantized_checkpoint import to_fp8
 from structlog.testing import capture_logs
-from tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
+from support.quantized_checkpoint import to_fp8
+from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 
 from services.attention_worker.loading import open_model
-from services.attention_worker.parallel.group import RankGroup
-from services.attention_worker.parallel.leader import ranks_of
-from services.attention_worker.parallel.shard import Shard
+from services.attention_worker.model.shard import Shard
 from services.attention_worker.settings import BadSetting, Settings
-from services.checkpoint import Checkpoint, attention_tensors
+from services.attention_worker.tensor_parallel.group import RankGroup
+from services.attention_worker.tensor_parallel.leader import ranks_of
+from services.checkpoint.reader import Checkpoint
+from services.checkpoint.tensors import attention_tensors
 
 SHARED_OUT = ("q_b_proj.weight", "kv_b_proj.weight", "o_proj.weight", "gate_proj.weight", "up_proj.weight")
 SHARED_OUT += ("down_proj.weight", "lm_head.weight")

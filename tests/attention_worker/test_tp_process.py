@@ -14,8 +14,8 @@ import grpc
 import psutil
 import pytest
 from caracal_proto import attention_pb2, attention_pb2_grpc
-from tiny_checkpoint import make_checkpoint
-from worker_processes import Store, place_everything, redis_store, spawn
+from support.tiny_checkpoint import make_checkpoint
+from support.worker_processes import Store, place_everything, redis_store, spawn
 
 TOKENS = 300
 Told = tuple[int, int, int]

@@ -12,23 +12,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu.tiles import Tile
-from op_inputs import DEVICE
-from ops_compile import SM90_SHARED_BYTES, compile_sm90, why_not
+from caracal_kernels.triton.tiles import Tile
+from support.op_inputs import DEVICE
+from support.ops_compile import SM90_SHARED_BYTES, compile_sm90, why_not
 from torch import Tensor
 
 from bench.gpu import experts, main, report
 from bench.gpu.bench import Bench, Case, Ceilings, Disagrees, Left, Rival, Row, distance, fastest
 from bench.gpu.expert_inputs import Rows, Weights
-from bench.gpu.layer_slice import fitted, layer_bytes, moved_and_flops
+from bench.gpu.layer_slice.parent import fitted, layer_bytes, moved_and_flops
 from bench.gpu.sizes import LONGCAT, REAL, TINY
 from bench.gpu.split_k import split_k_kernel, split_k_linear
 from bench.gpu.timing import NoClock
 from bench.gpu.tuning import Tried, choose
-from services.model_config import ModelConfig
+from services.checkpoint.config import ModelConfig
 
 REPO = Path(__file__).resolve().parents[2]
 MILLISECOND = re.compile(r"\d\s*(ms|us|µs|TB/s|TFLOP/s)\b")

@@ -1,7 +1,7 @@
 """Renders of the chart, each made once. Without a helm binary these tests are skipped with the reason."""
 
 import pytest
-from chart_objects import Chart
+from support.chart_objects import Chart
 
 from k8s.tools.helm import HelmMissing, find_helm
 

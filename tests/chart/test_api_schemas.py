@@ -2,7 +2,7 @@
 
 import kubernetes_validate
 import pytest
-from chart_objects import EVERYTHING, Chart
+from support.chart_objects import EVERYTHING, Chart
 
 from k8s.tools.render import PROFILES
 

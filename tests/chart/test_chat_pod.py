@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from chart_objects import Chart, containers, find
+from support.chart_objects import Chart, containers, find
 
 DONE = b"data: [DONE]\n\n"
 

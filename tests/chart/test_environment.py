@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from chart_objects import EVERYTHING, Chart, environment, pod_specs
+from support.chart_objects import EVERYTHING, Chart, environment, pod_specs
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 SETTINGS = {

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from chart_objects import Chart, containers, pod_specs
+from support.chart_objects import Chart, containers, pod_specs
 
 from k8s.image import __main__ as image
 from k8s.image import debian

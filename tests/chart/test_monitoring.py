@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_objects import EVERYTHING, Chart, find, of_kind
-from live_metrics import exported
+from support.chart_objects import EVERYTHING, Chart, find, of_kind
+from support.live_metrics import exported
 
 from k8s.tools.values import CHART
 

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from chart_objects import Chart
+from support.chart_objects import Chart
 
 from k8s.tools.values import CHART
 

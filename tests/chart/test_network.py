@@ -1,7 +1,7 @@
 """NetworkPolicies: everything is denied, then exactly the edges of the design are allowed."""
 
 import pytest
-from chart_objects import Chart, Object, find, of_kind
+from support.chart_objects import Chart, Object, find, of_kind
 
 ROLES = ("router", "attention", "expert", "redis")
 COMPONENT = "app.kubernetes.io/component"

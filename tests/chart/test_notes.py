@@ -2,7 +2,7 @@
 
 import subprocess
 
-from chart_objects import Chart
+from support.chart_objects import Chart
 
 from k8s.tools.values import CHART
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
+from support.chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
 
 from services.router.gateway.app import POSTS
 

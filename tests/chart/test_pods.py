@@ -1,7 +1,7 @@
 """What every pod of every profile satisfies: PodSecurity `restricted`, sizes, probes, an orderly end."""
 
 import pytest
-from chart_objects import EVERYTHING, Chart, Object, containers, find, of_kind, pod_specs
+from support.chart_objects import EVERYTHING, Chart, Object, containers, find, of_kind, pod_specs
 
 from k8s.tools.render import PROFILES
 

@@ -1,7 +1,7 @@
 """Wrong values are refused by the schema or in words that name the value and the way out."""
 
 import pytest
-from chart_objects import Chart
+from support.chart_objects import Chart
 
 from k8s.tools.helm import HelmRefused
 from k8s.tools.values import CHART

@@ -1,6 +1,6 @@
 """The committed renderings are what the chart makes today: a change of the chart shows its effect in review."""
 
-from chart_objects import Chart
+from support.chart_objects import Chart
 
 from k8s.tools import __main__ as tools
 from k8s.tools.render import PROFILES

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chart_objects import Chart, Object, environment, find, of_kind, pod_specs
+from support.chart_objects import Chart, Object, environment, find, of_kind, pod_specs
 
 FLASH = "model.shape.layers=28,model.shape.experts=512,model.shape.hiddenSize=6144,model.shape.expertSize=2048"
 GPUS = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140,expert.replicas=9"

@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from chart_objects import Chart, environment, find
+from support.chart_objects import Chart, environment, find
 
 from k8s.tools.helm import HelmRefused
 from k8s.tools.values import CHART

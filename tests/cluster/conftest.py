@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_harness import CALLERS, LINKS, TOKENS, ClusterUnderTest, Stream, running_cluster
-from kube_api import FakeApi
-from kube_command import write_kubeconfig
+from support.cluster_harness import CALLERS, LINKS, TOKENS, ClusterUnderTest, Stream, running_cluster
+from support.kube_api import FakeApi
+from support.kube_command import write_kubeconfig
 
 
 @pytest.fixture(scope="session", params=LINKS)

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from cluster_harness import ClusterUnderTest
-from kube_api import OVERVIEW
+from support.cluster_harness import ClusterUnderTest
+from support.kube_api import OVERVIEW
 from typer.testing import CliRunner
 
-from services.cli import app
-from services.local.gateway import ask_gateway
-from services.local.scale import scale
+from services.cli.app import app
+from services.cli.gateway_client import ask_gateway
+from services.cli.run_state import NoCluster, RunState, save
+from services.cli.scale import scale
 from services.local.settings import BadSetting
-from services.local.state import NoCluster, RunState, save
-from services.membership import Membership
+from services.membership.redis import Membership
 
 
 def _status(url: str) -> tuple[int, str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 import grpc
 import torch
 from caracal_proto import attention_pb2, attention_pb2_grpc
-from quantized_checkpoint import to_fp8
-from tiny_checkpoint import PLAIN, make_checkpoint
-from worker_processes import place_everything, redis_store, spawn
+from support.quantized_checkpoint import to_fp8
+from support.tiny_checkpoint import PLAIN, make_checkpoint
+from support.worker_processes import place_everything, redis_store, spawn
 
-from services.checkpoint import Checkpoint, numerics_class
+from services.checkpoint.numerics import numerics_class
+from services.checkpoint.reader import Checkpoint
 
 WHERE = {"DEVICE": "cuda"} if torch.cuda.is_available() else {"KERNELS": "triton"}
 SMALL = PLAIN | {"num_layers": 1, "num_hidden_layers": 2, "n_routed_experts": 3, "zero_expert_num": 1, "moe_topk": 2}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_api import FakeApi
-from kube_command import refused, run, write_kubeconfig
+from support.kube_api import FakeApi
+from support.kube_command import refused, run, write_kubeconfig
 
-from services.local.kube import Release
+from services.cli.kube.release import Release
+from services.cli.run_state import NoCluster
 from services.local.settings import BadSetting
-from services.local.state import NoCluster
 
 
 def test_scale_patches_and_waits(api: FakeApi) -> None:
@@ -190,7 +190,7 @@ def test_counts_that_are_slips(api: FakeApi, words: tuple[str, ...], expected: s
 def test_without_the_client_one_line_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "kubernetes.py").write_text("raise ModuleNotFoundError('not installed', name='kubernetes')")
     done = subprocess.run(
-        [sys.executable, "-m", "services.cli", "status", "--context", "lab"],
+        [sys.executable, "-m", "services.cli.app", "status", "--context", "lab"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,

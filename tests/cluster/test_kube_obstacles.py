@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kube_api import OVERVIEW, FakeApi, warning
-from kube_command import refused, run
+from support.kube_api import OVERVIEW, FakeApi, warning
+from support.kube_command import refused, run
 
 NOT_READY = (
     503,

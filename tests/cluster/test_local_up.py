@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_checkpoint import make_checkpoint
+from support.tiny_checkpoint import make_checkpoint
 
 REPO = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "services.cli"]
+COMMAND = [sys.executable, "-m", "services.cli.app"]
 
 
 @pytest.fixture(scope="module")

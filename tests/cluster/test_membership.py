@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import redis
-from cluster_harness import until
 from hypothesis import given
 from hypothesis import strategies as st
+from support.cluster_harness import until
 
-from services.local.children import Child, end, start
 from services.local.redis_server import free_port, start_redis
-from services.membership import Membership, RedisUnavailable, WorkerRecord
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+from services.process.children import Child, end, start
 
 RECORD = WorkerRecord(worker_id="expert-0", role="expert", address="127.0.0.1:1", boot_id="b", stats={"rows": 1.5})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.local.plan import FLASH_CHAT, BadPlan, Sizes, load_sizes, make_plan
+from services.cli.plan import FLASH_CHAT, BadPlan, Sizes, load_sizes, make_plan
 
 SIZES = Sizes.of("flash", FLASH_CHAT)
 

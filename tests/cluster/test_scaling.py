@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cluster_harness import CALLERS, ClusterUnderTest, Stream, Streams, until
+from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, Streams, until
 
-from services.membership import RedisUnavailable
+from services.membership.redis import RedisUnavailable
 
 PAUSE_S = 1.0  # the promise to streams while workers come and go
 SOME = 20 * CALLERS  # tokens

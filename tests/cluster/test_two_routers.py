@@ -6,9 +6,9 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from cluster_harness import LINKS, ClusterUnderTest, running_cluster, until
+from support.cluster_harness import LINKS, ClusterUnderTest, running_cluster, until
 
-from services.local.answer import stream_chat
+from services.cli.generate import stream_chat
 
 
 @pytest.fixture(scope="module", params=LINKS)

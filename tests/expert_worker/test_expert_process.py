@@ -15,15 +15,16 @@ from typing import Any
 
 import grpc
 import pytest
-from broken_checkpoint import edit_tensor
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tiny_checkpoint import make_checkpoint
-from worker_processes import Store, place_everything, ready, redis_store, spawn
+from support.broken_checkpoint import edit_tensor
+from support.tiny_checkpoint import make_checkpoint
+from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 
 from services.expert_worker.settings import BadSetting, Settings
-from services.membership import Membership, WorkerRecord
-from services.refusal import Refusal
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership
+from services.membership.shortage import Refusal
 from services.router.placement.leader import Leader
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.tensors import checksum, decode, raw_bytes
-from expert_fleet import Worker, place, wanted
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tiny_checkpoint import make_checkpoint
+from support.expert_fleet import Worker, place, wanted
+from support.tiny_checkpoint import make_checkpoint
 
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 
 DTYPE = torch.bfloat16
 ROWS = 3

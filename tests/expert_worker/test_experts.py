@@ -9,9 +9,10 @@ import pytest
 import torch
 from caracal_kernels import swiglu
 from safetensors.torch import load_file, save_file
-from tiny_checkpoint import PLAIN, make_checkpoint
+from support.tiny_checkpoint import PLAIN, make_checkpoint
 
-from services.checkpoint import Checkpoint, CheckpointError, load_expert
+from services.checkpoint.config import CheckpointError
+from services.checkpoint.reader import Checkpoint, load_expert
 from services.expert_worker.experts import Experts, NotHeldError, golden_row
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from broken_checkpoint import edit_tensor
 from caracal_kernels import grouped_swiglu, grouped_swiglu_fp8
-from quantized_checkpoint import is_linear, to_fp8
-from tiny_checkpoint import UNEVEN, make_checkpoint
+from support.broken_checkpoint import edit_tensor
+from support.quantized_checkpoint import is_linear, to_fp8
+from support.tiny_checkpoint import UNEVEN, make_checkpoint
 
-from services.checkpoint import Checkpoint, CheckpointError, load_expert
+from services.checkpoint.config import CheckpointError
+from services.checkpoint.reader import Checkpoint, load_expert
 from services.expert_worker.experts import Experts
 
 BF16 = torch.bfloat16

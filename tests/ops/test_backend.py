@@ -15,7 +15,7 @@ import caracal_kernels
 import pytest
 import torch
 from caracal_kernels import available, combine, linear, probe, route, swiglu
-from op_inputs import i32, rand
+from support.op_inputs import i32, rand
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 PROBE = """

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from caracal_kernels import combine, grouped_swiglu, linear, rms_norm, swiglu
-from op_inputs import DTYPES, close, i32, rand
+from support.op_inputs import DTYPES, close, i32, rand
 from torch.nn.functional import silu
 
 SHAPES = [(0, 64, 8), (1, 64, 8), (1, 37, 1009), (5, 512, 4), (7, 33, 3), (40, 70, 101), (13, 1, 1), (6, 31, 9)]

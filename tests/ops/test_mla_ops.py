@@ -8,7 +8,7 @@ import pytest
 import torch
 from caracal_kernels import mla_attention, mla_output, mla_project
 from caracal_kernels.mla_project import mla_project_reference
-from op_inputs import DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
 from torch import Tensor
 
 

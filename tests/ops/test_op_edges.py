@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import caracal_kernels as k
 import pytest
 import torch
-from op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
-from poisoned_memory import poisoned_memory
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 Outputs = tuple[Tensor, ...]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from caracal_kernels import linear, mla_attention, mla_output, mla_project, mla_values, swiglu, swiglu_inner
-from op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
 from torch import Tensor
 
 ROWS = [1, 2, 4, 13]

@@ -10,7 +10,7 @@ from caracal_kernels import plan_rows, route
 from caracal_kernels.plan_rows import plan_rows_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_inputs import DTYPES, i32, rand
+from support.op_inputs import DTYPES, i32, rand
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

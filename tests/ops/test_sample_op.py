@@ -8,7 +8,7 @@ import pytest
 import torch
 from caracal_kernels import sample
 from caracal_kernels.sample import sample_reference
-from op_inputs import rand
+from support.op_inputs import rand
 from torch import Tensor
 
 

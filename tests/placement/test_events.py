@@ -14,8 +14,8 @@ import pytest
 from kubernetes import client
 from structlog.testing import capture_logs
 
-from services.refusal import Refusal
-from services.router.placement.events import KubernetesEvents
+from services.membership.shortage import Refusal
+from services.router.placement.kubernetes_events import KubernetesEvents
 
 REFUSAL = Refusal("experts need 8 places", {"caracal-expert-1": 3})
 EVENTS = r"/api/v1/namespaces/zoo/events"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from caracal_proto.placement_pb2 import Table
-from fake_experts import FakeWorker
-from leader_stage import Stage, play
-from worker_processes import Store, redis_store
+from support.fake_experts import FakeWorker
+from support.leader_stage import Stage, play
+from support.worker_processes import Store, redis_store
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from leader_stage import Stage, play
 from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
-from worker_processes import Store, redis_store
+from support.leader_stage import Stage, play
+from support.worker_processes import Store, redis_store
 
-from services.refusal import Refusal
-from services.router.placement.refusals import Refusals
+from services.membership.shortage import Refusal
+from services.router.placement.shortage import Refusals
 
 LACKING = (
     "experts need 8 places, the workers that stay have 5: "

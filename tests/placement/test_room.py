@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.refusal import Refusal
+from services.membership.shortage import Refusal
+from services.router.placement.capacity import refusal
 from services.router.placement.policy import WorkerView, place
-from services.router.placement.room import refusal
 
 
 def asked(experts: int, layers: int, *workers: tuple[int, bool]) -> Refusal | None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_attention import FakeAttention, says
-from gateway_assets import EOS, write_assets
-from gateway_harness import Harness
+from support.fake_attention import FakeAttention, says
+from support.gateway_assets import EOS, write_assets
+from support.gateway_harness import Harness
 
 
 @pytest.fixture(scope="session")

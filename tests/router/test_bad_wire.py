@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from gateway_harness import MODEL, Harness
+from support.gateway_harness import MODEL, Harness
 
 GOOD = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}).encode()
 CHAT = "/v1/chat/completions"

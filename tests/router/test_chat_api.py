@@ -9,9 +9,9 @@ import grpc
 import httpx2
 import openai
 import pytest
-from fake_attention import says
-from gateway_assets import EOS
-from gateway_harness import MODEL, Harness
+from support.fake_attention import says
+from support.gateway_assets import EOS
+from support.gateway_harness import MODEL, Harness
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 TOOLS: list[Any] = [

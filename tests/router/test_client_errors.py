@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from fake_attention import FakeAttention, says
-from gateway_assets import CONTEXT, EOS, write_assets
-from gateway_harness import MODEL, Harness
+from support.fake_attention import FakeAttention, says
+from support.gateway_assets import CONTEXT, EOS, write_assets
+from support.gateway_harness import MODEL, Harness
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import openai
 import pytest
-from fake_attention import says
-from gateway_assets import BOS, EOS
-from gateway_harness import MODEL, Harness
+from support.fake_attention import says
+from support.gateway_assets import BOS, EOS
+from support.gateway_harness import MODEL, Harness
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 import pytest
-from gateway_assets import BOS, EOS, train_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gateway_assets import BOS, EOS, train_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.models import WordLevel

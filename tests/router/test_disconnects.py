@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fake_attention import FakeAttention, says
-from gateway_harness import MODEL, Harness
+from support.fake_attention import FakeAttention, says
+from support.gateway_harness import MODEL, Harness
 
 CLIENTS = 500
 

@@ -13,9 +13,9 @@ import grpc
 import openai
 import pytest
 from caracal_proto import attention_pb2
-from fake_attention import FakeAttention, Script, says, token
-from gateway_assets import EOS
-from gateway_harness import MODEL, Harness
+from support.fake_attention import FakeAttention, Script, says, token
+from support.gateway_assets import EOS
+from support.gateway_harness import MODEL, Harness
 
 TEXT = "the cat sat on the mat, naïve 猫 🐈 hello world; the cat sat on the mat"
 HI: list[Any] = [{"role": "user", "content": "hi"}]

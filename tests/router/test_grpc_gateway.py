@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
-from fake_attention import says
-from gateway_assets import BOS, EOS
-from gateway_harness import MODEL, Harness
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.fake_attention import says
+from support.gateway_assets import BOS, EOS
+from support.gateway_harness import MODEL, Harness
 
 Sampling = attention_pb2.Sampling
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2 as httpx
 import openai
 import pytest
-from fake_attention import FakeAttention, says
-from gateway_assets import EOS
-from gateway_harness import MODEL, Harness
+from support.fake_attention import FakeAttention, says
+from support.gateway_assets import EOS
+from support.gateway_harness import MODEL, Harness
 
 
 def _ready(harness: Harness) -> int:

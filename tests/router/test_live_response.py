@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.router.gateway.live import DONE, PING, Client, LiveResponse, first_of, keep_awake, run_all
+from services.router.gateway.streaming import DONE, PING, Client, LiveResponse, first_of, keep_awake, run_all
 from services.router.requests.errors import NoWorker
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.gateway.sampling import choice_seed
-from services.router.requests.choice import AttentionWorker, choose_worker
 from services.router.requests.progress import Progress
+from services.router.requests.worker_choice import AttentionWorker, choose_worker
 
 
 @dataclass(frozen=True)

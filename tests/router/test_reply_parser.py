@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.gateway.parser import TAGS, Delta, ReplyParser
-from services.router.gateway.tool_call import read_xml_call
+from services.router.gateway.reply_parser import TAGS, Delta, ReplyParser
+from services.router.gateway.tool_calls import read_xml_call
 
 SCHEMAS = {"get": {"properties": {"text": {"type": "string"}, "count": {"type": "integer"}}}}
 Calls = list[tuple[str, str]]

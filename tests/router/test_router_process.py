@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tiny_checkpoint import PLAIN, make_checkpoint
+from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 from services.router.settings import RouterSettings, SettingError
 

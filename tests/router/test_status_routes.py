@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from fake_attention import FakeAttention, says
 from fastapi.openapi.models import OpenAPI
-from gateway_assets import CONTEXT, EOS
-from gateway_harness import MODEL, Harness
 from prometheus_client.parser import text_string_to_metric_families
+from support.fake_attention import FakeAttention, says
+from support.gateway_assets import CONTEXT, EOS
+from support.gateway_harness import MODEL, Harness
 
-from services.refusal import Refusal
+from services.membership.shortage import Refusal
 
 
 def get(router: Harness, path: str) -> httpx2.Response:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway_assets import train_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gateway_assets import train_tokenizer
 
 from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.stops import StopStrings, held_length

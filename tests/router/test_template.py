@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gateway_assets import TEMPLATE
+from support.gateway_assets import TEMPLATE
 
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.template import ChatTemplate

@@ -8,7 +8,7 @@ import socket
 import time
 
 import pytest
-from gateway_harness import Harness
+from support.gateway_harness import Harness
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_proto import placement_pb2
-from expert_fleet import (
+from support.expert_fleet import (
     LINKS,
     Gate,
     Worker,
@@ -21,12 +21,12 @@ from expert_fleet import (
     run,
     workers,
 )
-from plain_exchange import PlainExchange
-from tiny_checkpoint import PRESETS, make_checkpoint
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import PRESETS, make_checkpoint
 
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
-from services.router.dispatch.local_link import LocalLink
+from services.local.in_process_link import LocalLink
 
 CASES = [("plain", torch.float32), ("uneven", torch.bfloat16), ("wide_top_k", torch.bfloat16)]
 STEPS = 50

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_proto import placement_pb2
-from expert_fleet import (
+from support.expert_fleet import (
     LINKS,
     Worker,
     connecting,
@@ -24,10 +24,10 @@ from expert_fleet import (
     wanted,
     workers,
 )
-from plain_exchange import PlainExchange
-from tiny_checkpoint import make_checkpoint
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import make_checkpoint
 
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch import ExpertsUnavailable
 from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.links import Connect

@@ -13,7 +13,7 @@ import pytest
 import torch
 from caracal_proto import expert_pb2, tensor_pb2
 from caracal_proto.tensors import checksum
-from expert_fleet import (
+from support.expert_fleet import (
     LINKS,
     Worker,
     connecting,
@@ -25,12 +25,12 @@ from expert_fleet import (
     run,
     workers,
 )
-from peer_nursery import Nursery, Peer
-from plain_exchange import PlainExchange
-from tiny_checkpoint import make_checkpoint
+from support.peer_nursery import Nursery, Peer
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch import ExpertsUnavailable, Refused
 from services.router.dispatch.links import Connect
 

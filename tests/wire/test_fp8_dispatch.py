@@ -8,14 +8,26 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_kernels import quantize
-from expert_fleet import LINKS, Worker, connecting, exchange, gates, load_everything, place, random_batch, run, workers
-from plain_exchange import PlainExchange
-from tiny_checkpoint import PRESETS, make_checkpoint
+from support.expert_fleet import (
+    LINKS,
+    Worker,
+    connecting,
+    exchange,
+    gates,
+    load_everything,
+    place,
+    random_batch,
+    run,
+    workers,
+)
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import PRESETS, make_checkpoint
 from torch import Tensor
 
-from services.checkpoint import Checkpoint
-from services.pair.payload import FP8, class_of, dequantize, pack, payload_bytes, unpack, wire_dtype
+from services.checkpoint.numerics import class_of
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch import Refused
+from services.transport.payload import FP8, dequantize, pack, payload_bytes, unpack, wire_dtype
 
 DTYPE = torch.bfloat16
 

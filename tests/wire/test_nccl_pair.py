@@ -10,8 +10,8 @@ import sys
 
 import pytest
 import torch
-from expert_fleet import REPO
-from nccl_peer import DONE
+from support.expert_fleet import REPO
+from support.nccl_peer import DONE
 
 REFUSALS = r"Duplicate GPU|Multiple Ranks are using the same GPU|invalid usage"
 

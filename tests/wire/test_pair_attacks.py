@@ -19,18 +19,18 @@ import pytest
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, tensor_pb2
 from caracal_proto.tensors import dtype_name
-from expert_fleet import MAX_SESSIONS, REPO, connecting
-from peer_nursery import Nursery, Peer
-from tiny_checkpoint import make_checkpoint
+from support.expert_fleet import MAX_SESSIONS, REPO, connecting
+from support.peer_nursery import Nursery, Peer
+from support.tiny_checkpoint import make_checkpoint
 
-from services.checkpoint import Checkpoint
-from services.expert_worker.pairs import FIRST_ITEM_S
+from services.checkpoint.reader import Checkpoint
+from services.expert_worker.p2p_registry import FIRST_ITEM_S
 from services.expert_worker.sessions import MUTE_S
-from services.pair.group import CALLER, WORKER, Pair
-from services.pair.payload import MAX_ROWS
-from services.pair.rank_blob import refusal
-from services.pair.store import MirrorStore
 from services.router.dispatch.nccl_link import NcclLink
+from services.transport.p2p_group import CALLER, WORKER, Pair
+from services.transport.payload import MAX_ROWS
+from services.transport.rendezvous_check import refusal
+from services.transport.rendezvous_store import MirrorStore
 
 DTYPE = torch.bfloat16
 ITEM, CALL = expert_pb2.PairItem, expert_pb2.ExpertCall
@@ -154,8 +154,8 @@ def test_neither_side_lets_gloo_see_garbage(rank: int) -> None:
     code = f"""
 import struct, threading, torch
 from caracal_proto import expert_pb2
-from services.pair.group import Pair, PairBroken
-from services.pair.store import MirrorStore
+from services.transport.p2p_group import Pair, PairBroken
+from services.transport.rendezvous_store import MirrorStore
 store = MirrorStore(5.0, {rank})
 item = expert_pb2.PairItem(key="dispatch/0/{1 - rank}", value=struct.pack("<Q", 1 << 30) + b"a" * 100)
 threading.Thread(target=store.follow, args=(iter([item]),), daemon=True).start()

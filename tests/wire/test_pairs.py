@@ -12,16 +12,16 @@ import grpc
 import pytest
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc
-from expert_fleet import Worker, connecting, exchange, gates, load_everything, place, random_batch, run, workers
-from plain_exchange import PlainExchange
-from tiny_checkpoint import make_checkpoint
+from support.expert_fleet import Worker, connecting, exchange, gates, load_everything, place, random_batch, run, workers
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
-from services.checkpoint import Checkpoint
-from services.pair.group import CALLER, SILENCE_S, WORKER, Pair, PairBroken
-from services.pair.store import MirrorStore
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.links import ExpertRequest
 from services.router.dispatch.nccl_link import NcclLink, PairStats
+from services.transport.p2p_group import CALLER, SILENCE_S, WORKER, Pair, PairBroken
+from services.transport.rendezvous_store import MirrorStore
 
 CPU, HOST, MAX_BYTES = torch.device("cpu"), "127.0.0.1", 4 << 20
 DTYPE = torch.bfloat16

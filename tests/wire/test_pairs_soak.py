@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_proto import placement_pb2
-from expert_fleet import (
+from support.expert_fleet import (
     MAX_TOKENS,
     connecting,
     exchange,
@@ -24,12 +24,12 @@ from expert_fleet import (
     random_batch,
     run,
 )
-from peer_nursery import Nursery, Peer
-from plain_exchange import PlainExchange
-from tiny_checkpoint import make_checkpoint
+from support.peer_nursery import Nursery, Peer
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.router.dispatch import WorkerUnavailable
 from services.router.dispatch.links import ExpertRequest

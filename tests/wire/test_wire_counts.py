@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_kernels import route
-from expert_fleet import (
+from support.expert_fleet import (
     LINKS,
     Gate,
     Worker,
@@ -22,10 +22,10 @@ from expert_fleet import (
     run,
     workers,
 )
-from plain_exchange import PlainExchange
-from tiny_checkpoint import WIDE_TOP_K, make_checkpoint
+from support.plain_exchange import PlainExchange
+from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
-from services.checkpoint import Checkpoint
+from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.links import Connect
 
 DTYPE = torch.bfloat16

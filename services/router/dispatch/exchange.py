@@ -13,8 +13,8 @@ from caracal_kernels import route_rows
 from caracal_proto import placement_pb2
 from torch import Tensor
 
-from services.model_config import ModelConfig
-from services.router.dispatch.fleet import Fleet, nothing
+from services.checkpoint.config import ModelConfig
+from services.router.dispatch.expert_workers import Fleet, nothing
 from services.router.dispatch.links import Connect
 from services.router.dispatch.pending import Patience, Pending
 from services.router.dispatch.plan import Gated, send

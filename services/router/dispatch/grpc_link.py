@@ -19,8 +19,6 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
 from torch import Tensor
 
-from services.pair.group import PairBroken
-from services.pair.payload import pack, payload_bytes
 from services.router.dispatch.links import (
     Answer,
     BadReply,
@@ -31,6 +29,8 @@ from services.router.dispatch.links import (
     StaleEpoch,
     WorkerUnavailable,
 )
+from services.transport.p2p_group import PairBroken
+from services.transport.payload import pack, payload_bytes
 
 MAX_MESSAGE_BYTES = 1 << 30
 

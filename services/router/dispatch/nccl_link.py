@@ -24,11 +24,11 @@ import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from torch import Tensor
 
-from services.pair.group import CALLER, HANDSHAKE_S, Pair, PairBroken
-from services.pair.payload import MAX_ROWS, check_of, payload_bytes
-from services.pair.store import MirrorStore
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
 from services.router.dispatch.links import Answer, BadReply, ExpertRequest
+from services.transport.p2p_group import CALLER, HANDSHAKE_S, Pair, PairBroken
+from services.transport.payload import MAX_ROWS, check_of, payload_bytes
+from services.transport.rendezvous_store import MirrorStore
 
 log = structlog.get_logger(__name__)
 

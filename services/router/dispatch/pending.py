@@ -13,7 +13,7 @@ from caracal_kernels import combine
 from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
-from services.router.dispatch.fleet import Fleet
+from services.router.dispatch.expert_workers import Fleet
 from services.router.dispatch.links import (
     Answer,
     BadReply,

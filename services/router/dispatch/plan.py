@@ -12,10 +12,10 @@ from caracal_kernels import plan_rows
 from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
-from services.pair.payload import payload_bytes
-from services.router.dispatch.fleet import Fleet
+from services.router.dispatch.expert_workers import Fleet
 from services.router.dispatch.links import Answer, ExpertRequest
 from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
+from services.transport.payload import payload_bytes
 
 
 @dataclass(frozen=True, slots=True)

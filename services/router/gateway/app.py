@@ -14,11 +14,11 @@ from pydantic.json_schema import models_json_schema
 from services.router.gateway import errors
 from services.router.gateway.chat import chat_completions
 from services.router.gateway.completions import completions
+from services.router.gateway.context import Service
 from services.router.gateway.middleware import Edge
-from services.router.gateway.service import Service
-from services.router.gateway.shapes import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from services.router.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from services.router.gateway.status_routes import StatusRoutes, package_version
-from services.router.gateway.text_routes import detokenize, tokenize
+from services.router.gateway.tokenize_routes import detokenize, tokenize
 
 SCHEMA = "#/components/schemas/"
 Handler = Callable[[Service, Request], Coroutine[Any, Any, Any]]

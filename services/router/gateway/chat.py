@@ -7,14 +7,14 @@ from typing import Any
 
 from fastapi import Request
 
-from services.router.gateway.answer import Envelope, usage
 from services.router.gateway.body import read_shape
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
-from services.router.gateway.live import Client, LiveResponse, run_all
-from services.router.gateway.parser import ARGUMENT_TAGS, TAGS, THINK
+from services.router.gateway.context import Service
 from services.router.gateway.prompts import chat_ids, chat_segments
-from services.router.gateway.service import Service
-from services.router.gateway.shapes import ChatRequest, NamedTool
+from services.router.gateway.reply_parser import ARGUMENT_TAGS, TAGS, THINK
+from services.router.gateway.response import Envelope, usage
+from services.router.gateway.schemas import ChatRequest, NamedTool
+from services.router.gateway.streaming import Client, LiveResponse, run_all
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.reply import TextRules
 

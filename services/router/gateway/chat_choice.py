@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 from caracal_proto import attention_pb2
 
-from services.router.gateway.answer import Envelope
-from services.router.gateway.live import Client
 from services.router.gateway.logprobs import chat_logprobs
-from services.router.gateway.parser import Delta, ReplyParser
-from services.router.gateway.shapes import ChatRequest
+from services.router.gateway.reply_parser import Delta, ReplyParser
+from services.router.gateway.response import Envelope
+from services.router.gateway.schemas import ChatRequest
+from services.router.gateway.streaming import Client
 from services.router.requests.reply import Piece, Reply
 
 

@@ -9,13 +9,13 @@ import orjson
 from caracal_proto import attention_pb2
 from fastapi import Request
 
-from services.router.gateway.answer import Envelope, usage
 from services.router.gateway.body import read_shape
-from services.router.gateway.live import Client, LiveResponse, run_all
+from services.router.gateway.context import Service
 from services.router.gateway.logprobs import completion_logprobs
 from services.router.gateway.prompts import completion_ids
-from services.router.gateway.service import Service
-from services.router.gateway.shapes import CompletionRequest
+from services.router.gateway.response import Envelope, usage
+from services.router.gateway.schemas import CompletionRequest
+from services.router.gateway.streaming import Client, LiveResponse, run_all
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.reply import Reply, TextRules
 

@@ -16,9 +16,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.router.gateway.body import check_shape, parse_json
+from services.router.gateway.context import Service
 from services.router.gateway.prompts import chat_ids, chat_segments, completion_ids
-from services.router.gateway.service import Service
-from services.router.gateway.shapes import ChatRequest, CompletionRequest
+from services.router.gateway.schemas import ChatRequest, CompletionRequest
 from services.router.requests.errors import InvalidRequest, RouterError
 from services.router.requests.reply import TextRules
 

@@ -9,8 +9,8 @@ import uuid
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.router.gateway.drain_body import Unread
 from services.router.gateway.errors import CLIENT_GONE, error_response
-from services.router.gateway.unread import Unread
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
 

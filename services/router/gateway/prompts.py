@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from services.router.gateway.shapes import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, Tool, ToolCall
+from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, Tool, ToolCall
 from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import ContextTooLong, InvalidRequest
 from services.router.requests.template import Message, Segment

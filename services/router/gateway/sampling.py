@@ -7,7 +7,7 @@ import secrets
 
 from caracal_proto import attention_pb2
 
-from services.router.gateway.shapes import ChatRequest, CompletionRequest, Sampled
+from services.router.gateway.schemas import ChatRequest, CompletionRequest, Sampled
 from services.router.requests.errors import InvalidRequest
 
 SEED_MASK = 2**63 - 1  # workers hold seeds as signed 64-bit integers

@@ -10,9 +10,9 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
-from services.membership import RedisUnavailable
-from services.overview import Overview
-from services.router.gateway.service import Service
+from services.membership.overview import Overview
+from services.membership.redis import RedisUnavailable
+from services.router.gateway.context import Service
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
 
 OVERVIEW_S = 4.0  # for one answer

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import structlog
 from caracal_proto.placement_pb2 import Table
 
-from services.membership import WorkerRecord
-from services.router.placement.calls import CallFailed, Workers
+from services.membership.record import WorkerRecord
 from services.router.placement.policy import Item, TableView
+from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
 

@@ -14,15 +14,16 @@ from dataclasses import replace
 import structlog
 from caracal_proto.placement_pb2 import Table
 
-from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.refusal import Refusal
-from services.router.placement.calls import CallFailed, Workers
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+from services.membership.shortage import Refusal
+from services.router.placement.capacity import refusal, strangers
 from services.router.placement.change import Digests, JoinRefused, prepare, publish, tell
 from services.router.placement.policy import TableView, WorkerView, place
-from services.router.placement.refusals import Refusals
-from services.router.placement.room import refusal, strangers
 from services.router.placement.roster import Roster
+from services.router.placement.shortage import Refusals
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
+from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from grpc import ChannelConnectivity
 
-from services.membership import WorkerRecord
+from services.membership.record import WorkerRecord
 
 REFUSED_S = 0.2  # a connection that cannot be made for so long, on an address that worked
 

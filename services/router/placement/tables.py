@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
 
-from services.membership import WorkerRecord
+from services.membership.record import WorkerRecord
 from services.router.placement.policy import TableView, ordinal
 
 MAX_EPOCH = 1 << 62  # nothing true gets there; a value that does would end counting

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.membership import Membership, RedisUnavailable, WorkerRecord
-from services.router.requests.choice import AttentionWorker
-from services.router.requests.fleet import DirectoryUnavailable
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+from services.router.requests.attention_workers import DirectoryUnavailable
+from services.router.requests.worker_choice import AttentionWorker
 
 
 class LeaseDirectory:

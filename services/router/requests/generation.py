@@ -17,7 +17,7 @@ import structlog
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
-from services.router.requests.choice import AttentionWorker
+from services.router.requests.attention_workers import Fleet
 from services.router.requests.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -26,9 +26,9 @@ from services.router.requests.errors import (
     RouterError,
     WorkerRefused,
 )
-from services.router.requests.fleet import Fleet
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import Progress
+from services.router.requests.worker_choice import AttentionWorker
 
 log = structlog.get_logger(__name__)
 

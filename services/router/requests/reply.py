@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from caracal_proto import attention_pb2
 
 from services.router.requests.assets import ModelAssets
+from services.router.requests.attention_workers import Fleet
 from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.errors import RouterError
-from services.router.requests.fleet import Fleet
 from services.router.requests.generation import Generation, Order
-from services.router.requests.life import Life, lived
+from services.router.requests.lifecycle import Life, lived
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stops import StopStrings
 from services.router.requests.text import TextFold

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
 from caracal_kernels.combine import combine_reference
-from caracal_kernels.gpu.combine import combine_triton
-from gpu_inputs import GROWN, HALF_ULP, within
-from op_inputs import DEVICE, DTYPES, i32, rand
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.combine import combine_triton
+from support.gpu_inputs import GROWN, HALF_ULP, within
+from support.op_inputs import DEVICE, DTYPES, i32, rand
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 Inputs = tuple[Tensor, ...]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu import mla_attention, per_head
-from caracal_kernels.gpu.combine import combine_kernel
-from caracal_kernels.gpu.mla_project import write_row
-from caracal_kernels.gpu.plan_rows import plan_blocks, plan_kernel
-from caracal_kernels.gpu.route import route_kernel
-from caracal_kernels.gpu.sample import best_kernel, draw_kernel, keep_kernel
-from ops_compile import SM90_SHARED_BYTES, Compiled, compile_sm90, why_not
+from caracal_kernels.triton import mla_attention, per_head
+from caracal_kernels.triton.combine import combine_kernel
+from caracal_kernels.triton.mla_project import write_row
+from caracal_kernels.triton.plan_rows import plan_blocks, plan_kernel
+from caracal_kernels.triton.route import route_kernel
+from caracal_kernels.triton.sample import best_kernel, draw_kernel, keep_kernel
+from support.ops_compile import SM90_SHARED_BYTES, Compiled, compile_sm90, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 

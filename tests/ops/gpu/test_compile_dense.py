@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from caracal_kernels.gpu.grouped_swiglu import grouped_down_kernel, grouped_gate_up_kernel
-from caracal_kernels.gpu.linear import linear_kernel
-from caracal_kernels.gpu.quantize import BS, quantize_kernel
-from caracal_kernels.gpu.rms_norm import rms_norm_kernel
-from caracal_kernels.gpu.swiglu_inner import gate_up_kernel
-from caracal_kernels.gpu.tiles import FP8_BLOCK, STRIP, Tile, hopper_paths
-from ops_compile import SM90_SHARED_BYTES, Compiled, compile_sm90, why_not
+from caracal_kernels.triton.grouped_swiglu import grouped_down_kernel, grouped_gate_up_kernel
+from caracal_kernels.triton.linear import linear_kernel
+from caracal_kernels.triton.quantize import BS, quantize_kernel
+from caracal_kernels.triton.rms_norm import rms_norm_kernel
+from caracal_kernels.triton.swiglu_inner import gate_up_kernel
+from caracal_kernels.triton.tiles import FP8_BLOCK, STRIP, Tile, hopper_paths
+from support.ops_compile import SM90_SHARED_BYTES, Compiled, compile_sm90, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 

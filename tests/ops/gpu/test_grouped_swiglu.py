@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
 from caracal_kernels import grouped_swiglu_fp8_reference
-from caracal_kernels.gpu.grouped_swiglu import gate_up_launch, grouped_swiglu_triton
-from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
-from caracal_kernels.gpu.swiglu import swiglu_triton
-from caracal_kernels.gpu.tiles import tile_for
 from caracal_kernels.quantize import dequantize_reference, quantize_reference
-from gpu_inputs import FP8, GROWN, WIDTHS, Experts, on_device, poisoned, sum_error, within
-from op_inputs import DEVICE, DTYPES, close, i32
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.grouped_swiglu import gate_up_launch, grouped_swiglu_triton
+from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
+from caracal_kernels.triton.swiglu import swiglu_triton
+from caracal_kernels.triton.tiles import tile_for
+from support.gpu_inputs import FP8, GROWN, WIDTHS, Experts, on_device, poisoned, sum_error, within
+from support.op_inputs import DEVICE, DTYPES, close, i32
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 from torch.nn.functional import silu
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
 from caracal_kernels import linear_fp8_reference
-from caracal_kernels.gpu.linear import linear_triton
-from caracal_kernels.gpu.linear_fp8 import linear_fp8_triton
-from caracal_kernels.gpu.rms_norm import rms_norm_triton
-from caracal_kernels.gpu.swiglu import swiglu_triton
-from caracal_kernels.gpu.swiglu_inner import swiglu_inner_triton
-from gpu_inputs import GROWN, WIDTHS, mixes, on_device, poisoned, quantize_weight, sum_error, within
-from op_inputs import DTYPES, close
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.linear import linear_triton
+from caracal_kernels.triton.linear_fp8 import linear_fp8_triton
+from caracal_kernels.triton.rms_norm import rms_norm_triton
+from caracal_kernels.triton.swiglu import swiglu_triton
+from caracal_kernels.triton.swiglu_inner import swiglu_inner_triton
+from support.gpu_inputs import GROWN, WIDTHS, mixes, on_device, poisoned, quantize_weight, sum_error, within
+from support.op_inputs import DTYPES, close
+from support.poisoned_memory import poisoned_memory
 from torch.nn.functional import silu
 
 SHAPES = [(0, 64, 8), (1, 64, 70), (1, 37, 101), (5, 300, 4), (13, 1, 1), (1, 1, 1), (33, 129, 65)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu.mla_attention import SPLIT, mla_attention_triton
-from op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, rand
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.mla_attention import SPLIT, mla_attention_triton
+from support.op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, rand
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 SCALE = 0.2

@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu.mla_output import mla_output_triton, mla_values_triton
-from caracal_kernels.gpu.mla_project import mla_project_triton
 from caracal_kernels.mla_project import mla_project_reference
-from gpu_inputs import GROWN, mixes
-from op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.mla_output import mla_output_triton, mla_values_triton
+from caracal_kernels.triton.mla_project import mla_project_triton
+from support.gpu_inputs import GROWN, mixes
+from support.op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 Weights = tuple[object, ...]

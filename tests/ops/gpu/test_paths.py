@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu.grouped_swiglu import grouped_swiglu_triton
-from caracal_kernels.gpu.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
-from caracal_kernels.gpu.linear import linear_triton
-from caracal_kernels.gpu.quantize import quantize_triton
-from caracal_kernels.gpu.same_bits import agree
-from caracal_kernels.gpu.swiglu_inner import swiglu_inner_triton
-from caracal_kernels.gpu.tiles import STRIP, paths_for
-from gpu_inputs import FP8, WIDTHS, Experts, on_device, quantize_weight
-from op_inputs import DEVICE, DTYPES, i32
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.grouped_swiglu import grouped_swiglu_triton
+from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
+from caracal_kernels.triton.linear import linear_triton
+from caracal_kernels.triton.quantize import quantize_triton
+from caracal_kernels.triton.swiglu_inner import swiglu_inner_triton
+from caracal_kernels.triton.tile_invariance import agree
+from caracal_kernels.triton.tiles import STRIP, paths_for
+from support.gpu_inputs import FP8, WIDTHS, Experts, on_device, quantize_weight
+from support.op_inputs import DEVICE, DTYPES, i32
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
 from caracal_kernels import quantize_reference
-from caracal_kernels.gpu.quantize import quantize_triton
 from caracal_kernels.quantize import dequantize_reference
-from gpu_inputs import FP8, GROWN, mixes, on_device, poisoned
-from op_inputs import DEVICE, DTYPES
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.quantize import quantize_triton
+from support.gpu_inputs import FP8, GROWN, mixes, on_device, poisoned
+from support.op_inputs import DEVICE, DTYPES
+from support.poisoned_memory import poisoned_memory
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
 import triton
-from caracal_kernels.gpu.mla_project import write_row
 from caracal_kernels.mla_project import rope_reference
-from gpu_inputs import HALF_ULP, on_device, poisoned, within
-from op_inputs import DEVICE, DTYPES, i32
+from caracal_kernels.triton.mla_project import write_row
+from support.gpu_inputs import HALF_ULP, on_device, poisoned, within
+from support.op_inputs import DEVICE, DTYPES, i32
 from torch import Tensor
 
 POSITIONS = 300

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
 import triton
 import triton.language as tl
-from caracal_kernels.gpu.rounding import round_to
-from gpu_inputs import FP8
-from op_inputs import DEVICE
+from caracal_kernels.triton.rounding import round_to
+from support.gpu_inputs import FP8
+from support.op_inputs import DEVICE
 from torch import Tensor
 
 

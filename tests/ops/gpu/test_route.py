@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu.plan_rows import plan_rows_triton
-from caracal_kernels.gpu.route import route_rows_triton, route_rows_untrimmed, route_triton
 from caracal_kernels.plan_rows import plan_rows_reference
-from op_inputs import DEVICE, DTYPES, i32, rand
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.plan_rows import plan_rows_triton
+from caracal_kernels.triton.route import route_rows_triton, route_rows_untrimmed, route_triton
+from support.op_inputs import DEVICE, DTYPES, i32, rand
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 Table = tuple[Tensor, Tensor, int]

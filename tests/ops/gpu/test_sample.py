@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
-import caracal_kernels.gpu  # noqa: F401  before triton
+import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.gpu.sample import sample_triton
 from caracal_kernels.sample import sample_reference
-from op_inputs import DEVICE, rand
-from poisoned_memory import poisoned_memory
+from caracal_kernels.triton.sample import sample_triton
+from support.op_inputs import DEVICE, rand
+from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 INF = float("inf")

@@ -1,0 +1,197 @@
+"""The slice's attention side: decode steps over the real exchange, with and without overlap, and the steps' parts.
+
+Modes take turns, so that whatever drifts drifts for all.
+Legend: T rows, D hidden, P pages of B slots, X pages of a row.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from caracal_proto import placement_pb2
+from torch import Tensor
+
+from bench.gpu.layer_slice.spec import SliceSpec, say, share_one_gpu
+from services.attention_worker.model.interfaces import GateWeights
+from services.attention_worker.model.model import Model, load_model
+from services.attention_worker.model.step import Step
+from services.checkpoint.device import find_device
+from services.checkpoint.numerics import kernels_of
+from services.process.telemetry import configure_logging
+from services.router.dispatch.connect import LINKS
+from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.grpc_link import GrpcLink
+from services.router.dispatch.links import Link
+from services.router.dispatch.nccl_link import NcclLink, PairOptions, PairStats
+from services.transport.payload import wire_dtype
+
+MEET_S = 30.0
+PATIENCE_S = 60.0  # kernels are compiled at the first call
+
+
+class Dense:
+    """An exchange that sends nothing: what is left is the dense path."""
+
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> Dense:
+        return self
+
+    def finish(self, residual_TD: Tensor) -> Tensor:
+        return residual_TD
+
+
+@dataclass(frozen=True)
+class Side:
+    """The model, its caches, and the gates once more for the expert path alone."""
+
+    model: Model
+    gates: list[GateWeights]
+    device: torch.device
+
+    @classmethod
+    def drawn(cls, spec: SliceSpec) -> Side:
+        device, checkpoint = find_device(spec.device), spec.checkpoint()
+        kernels_of(device)  # asks the device which tiles rows may choose, as a worker does
+        model = load_model(checkpoint, torch.bfloat16, lambda done, total: None, device=device)
+        names = [f"model.layers.{i}.mlp.router." for i in range(model.config.num_layers)]
+        gates = [
+            GateWeights(
+                *(
+                    checkpoint.tensor(name + part, torch.float32).to(device)
+                    for part in ("classifier.weight", "e_score_correction_bias")
+                )
+            )
+            for name in names
+        ]
+        return cls(model, gates, device)
+
+
+def caches_and_step(spec: SliceSpec, side: Side, rows: int) -> tuple[list[Tensor], Step]:
+    """Full caches in random page order, and the step that adds one token to each sequence."""
+    pages, position = -(-spec.context // spec.page_size), spec.context - 1
+    caches = side.model.new_cache(rows * pages, spec.page_size)
+    for cache_PBL in caches:
+        cache_PBL.normal_()
+    table_TX = torch.randperm(rows * pages).int().view(rows, pages)
+    slots_T = table_TX[:, position // spec.page_size] * spec.page_size + position % spec.page_size
+    step = Step(
+        number=1,
+        ids_T=torch.randint(3, side.model.config.vocab_size, (rows,)),
+        positions_T=torch.full((rows,), position, dtype=torch.int32),
+        seq_T=torch.arange(rows, dtype=torch.int32),
+        slots_T=slots_T.int(),
+        page_table_SX=table_TX,
+        sample_rows_B=torch.arange(rows),
+    )
+    return caches, step
+
+
+def link_to(spec: SliceSpec, name: str, side: Side, endpoint: placement_pb2.Endpoint) -> Link:
+    """Raises ConnectionError when the two cannot meet over it."""
+    config = side.model.config
+    if name == "grpc":
+        return GrpcLink(endpoint, wire=torch.bfloat16)
+    options = PairOptions(
+        host="127.0.0.1",
+        max_rows=spec.most_rows,
+        max_pairs=spec.most_rows * config.moe_topk,
+        hidden=config.hidden_size,
+        dtype=torch.bfloat16,
+        wire=wire_dtype("", torch.bfloat16),
+        device=side.device,
+        stats=PairStats(),
+    )
+    link = NcclLink(endpoint, options)
+    if not link.meet(MEET_S):
+        raise ConnectionError("the two processes could not make a pair; the attention side's log says why")
+    return link
+
+
+def exchange_over(link: Link, spec: SliceSpec, side: Side, overlap: bool) -> Exchange:
+    config = side.model.config
+    exchange = Exchange(
+        lambda _: link, config, overlap=overlap, device=side.device,
+        expert_wait_s=2 * PATIENCE_S, call_timeout_s=PATIENCE_S,
+    )  # fmt: skip
+    everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
+    exchange.apply(placement_pb2.Table(epoch=1, workers=[endpoint_of(spec)], layers=[everywhere] * config.num_layers))
+    return exchange
+
+
+def endpoint_of(spec: SliceSpec) -> placement_pb2.Endpoint:
+    return placement_pb2.Endpoint(worker_id="expert", boot_id="slice", address=spec.address)
+
+
+def timed(side: Side, work: Callable[[], object]) -> float:
+    """Wall time of a step until the device is done: what an engine sees."""
+    began_s = time.perf_counter()
+    work()
+    if side.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began_s
+
+
+@torch.inference_mode()
+def measure(spec: SliceSpec, side: Side, link: Link, rows: int) -> dict[str, float]:
+    """Medians, in seconds: a step in each mode, its parts, and per layer what the exchange itself has counted."""
+    caches, step = caches_and_step(spec, side, rows)
+    hidden, config = exchange_over(link, spec, side, overlap=True), side.model.config
+    waiting, alone = (exchange_over(link, spec, side, overlap) for overlap in (False, True))
+    h_TD = torch.randn(rows, config.hidden_size, device=side.device, dtype=torch.bfloat16)
+    there = step.to(side.device)
+
+    def experts_alone() -> None:
+        for layer, gate in enumerate(side.gates):
+            y_TD = alone.start(layer, h_TD, gate, there).finish(h_TD)
+            assert y_TD.shape == h_TD.shape
+
+    modes: dict[str, Callable[[], object]] = {
+        "with overlap": lambda: side.model.forward(step, caches, hidden),
+        "without overlap": lambda: side.model.forward(step, caches, waiting),
+        "dense path alone": lambda: side.model.forward(step, caches, Dense()),
+        "experts' round trips alone": experts_alone,
+    }
+    for _ in range(spec.warm_up):
+        for work in modes.values():
+            timed(side, work)
+    exchanges = {"with overlap": hidden, "without overlap": waiting}
+    before = {name: exchange.stats.total() for name, exchange in exchanges.items()}
+    times: dict[str, list[float]] = {name: [] for name in modes}
+    for _ in range(spec.steps):
+        for name, work in modes.items():
+            times[name].append(timed(side, work))
+    found = {name: statistics.median(values) for name, values in times.items()}
+    for name, exchange in exchanges.items():
+        now, then = exchange.stats.total(), before[name]
+        calls = now.layer_calls - then.layer_calls
+        found[f"exposed per layer, {name}"] = (now.exposed_s - then.exposed_s) / calls
+        found[f"round trip per layer, {name}"] = (now.round_trip_s - then.round_trip_s) / calls
+    return found
+
+
+def main() -> None:
+    configure_logging("attention", "slice")
+    spec = SliceSpec.from_arguments()
+    if find_device(spec.device).type == "cuda":
+        share_one_gpu("attention")
+    side = Side.drawn(spec)
+    for name in LINKS:
+        try:
+            link = link_to(spec, name, side, endpoint_of(spec))
+        except ConnectionError as error:
+            say({"link": name, "left": str(error)})
+            continue
+        for rows in spec.rows:
+            seconds = measure(spec, side, link, rows)
+            if isinstance(link, NcclLink) and not link.paired:  # calls have gone over gRPC since
+                say({"link": name, "left": f"{rows} rows: the pair broke meanwhile"})
+                break
+            say({"link": name, "rows": rows, "seconds": seconds})
+        link.close()
+
+
+if __name__ == "__main__":
+    main()

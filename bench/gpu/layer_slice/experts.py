@@ -1,0 +1,46 @@
+"""The slice's expert worker: all experts of its layers behind the real server, batcher and pairs, without a lease."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from bench.gpu.layer_slice.spec import SliceSpec, say, share_one_gpu
+from services.checkpoint.device import computes_fp8, find_device
+from services.checkpoint.numerics import kernels_of
+from services.expert_worker.batcher import Batcher
+from services.expert_worker.experts import Experts
+from services.expert_worker.p2p_registry import Pairs
+from services.expert_worker.placement import Holding
+from services.expert_worker.server import ExpertServer
+from services.expert_worker.service import ExpertService
+from services.process.telemetry import configure_logging
+
+MAX_SESSIONS = 4
+PAYLOAD_BYTES = 1 << 30  # of a call, at most
+
+
+def main() -> None:
+    configure_logging("expert", "slice")
+    spec = SliceSpec.from_arguments()
+    device = find_device(spec.device)
+    if device.type == "cuda":
+        share_one_gpu("expert")
+    kernels_of(device)  # asks the device which tiles rows may choose, as a worker does
+    experts = Experts(spec.checkpoint(), torch.bfloat16, device, keep_fp8=computes_fp8(device))
+    for layer in range(experts.num_layers):
+        for expert in range(experts.num_ffn):
+            experts.load(layer, expert)
+    holding = Holding(experts, "expert", "slice", "drawn")
+    service = ExpertService(holding, Batcher(experts.compute), Pairs("127.0.0.1", device, PAYLOAD_BYTES))
+    server = ExpertServer(service, MAX_SESSIONS)
+    port = server.start("127.0.0.1", 0)
+    server.ready(True)
+    say({"address": f"127.0.0.1:{port}", "experts": len(experts.held)})
+    sys.stdin.read()  # until the benchmark closes it, or is gone
+    server.stop(1.0)
+
+
+if __name__ == "__main__":
+    main()

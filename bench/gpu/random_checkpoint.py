@@ -1,0 +1,55 @@
+"""A checkpoint whose values are drawn where they are needed: no disk has to hold the 40 GB of a real layer."""
+
+from __future__ import annotations
+
+import zlib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.fp8 import scale_shape
+from services.checkpoint.reader import HOST, Checkpoint
+from services.checkpoint.staging import Staging
+from services.checkpoint.tensors import attention_tensors, expert_tensors
+
+FP8_SCALE = 0.02  # of drawn values of about 1, so that products stay of that size
+
+
+class Drawn(Checkpoint):
+    """Any process that asks for a tensor on the same kind of device gets the same values.
+
+    With `fp8_experts` the experts' matrices are in block-scaled fp8.
+    """
+
+    def __init__(self, raw: dict[str, Any], fp8_experts: bool = False) -> None:
+        config = ModelConfig.from_dict(raw)
+        super().__init__(Path("drawn"), config, {})
+        self._shapes = dict(chain(attention_tensors(config), expert_tensors(config)))
+        self._fp8_experts = fp8_experts
+
+    def tensor(self, name: str, dtype: torch.dtype, to: Staging = HOST, rows: range | None = None) -> Tensor:
+        shape = self._shapes[name]
+        values = torch.randn(shape, dtype=dtype, device=to.device, generator=_generator(name, to))
+        if name.endswith("e_score_correction_bias"):
+            values *= 1e-3
+        elif len(shape) == 1:
+            values = 1 + values * 0.1
+        else:
+            values *= shape[1] ** -0.5
+        return values if rows is None else values[rows.start : rows.stop]
+
+    def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
+        if not (self._fp8_experts and ".mlp.experts." in name):
+            return None
+        shape, draw = self._shapes[name], _generator(name, to)
+        values = torch.randn(shape, dtype=torch.bfloat16, device=to.device, generator=draw)
+        scale = torch.rand(scale_shape(shape), device=to.device, generator=draw).add_(0.5).mul_(FP8_SCALE)
+        return values.to(torch.float8_e4m3fn), scale
+
+
+def _generator(name: str, to: Staging) -> torch.Generator:
+    return torch.Generator(to.device).manual_seed(zlib.crc32(name.encode()))

@@ -1,0 +1,1 @@
+"""One thread that turns waiting requests into tokens: scheduler, pages, sampler."""

@@ -1,0 +1,237 @@
+"""The engine: one thread that turns waiting requests into tokens, a step at a time.
+
+`step` is the whole of it: take what has arrived, schedule, run, publish. It owns every sequence; other threads only put
+commands in its inbox. How tokens travel to clients is left to `deliver`.
+Legend: B sequences that get a token in a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Literal, Protocol
+
+import structlog
+import torch
+from torch import Tensor
+
+from services.attention_worker.engine.inputs import StepInputs
+from services.attention_worker.engine.kv_cache import KvCache
+from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
+from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
+from services.attention_worker.model.interfaces import ExchangeLike
+from services.attention_worker.model.step import Step
+from services.router.dispatch.links import WorkerUnavailable
+
+log = structlog.get_logger(__name__)
+
+Delivery = tuple[Emit, list[TokenOut], Ending | None]
+Deliver = Callable[[list[Delivery]], None]
+Observe = Callable[[list[Sequence], Tensor], None]
+
+IDLE_TICK_S = 0.5  # how often an idle engine shows that it is alive
+
+
+class EngineStopped(RuntimeError):
+    """The engine takes no more requests."""
+
+
+class ModelLike(Protocol):
+    """What the engine needs of a model; the exchange is only passed through."""
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
+
+    def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """The sizes an engine is built with. `max_model_len` counts prompt and generated tokens."""
+
+    num_pages: int
+    page_size: int
+    max_batch_tokens: int
+    max_running: int
+    max_model_len: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the engine has done since it started; written by its thread, read by any."""
+
+    progress: int = 0  # turns of the loop: stands still only while a step is being computed
+    steps: int = 0
+    failed_steps: int = 0
+    model_tokens: int = 0  # through the model, recomputation included
+    prompt_tokens: int = 0  # of accepted requests
+    generation_tokens: int = 0
+
+
+def deliver_here(deliveries: list[Delivery]) -> None:
+    """Calls every receiver on the engine's own thread."""
+    for emit, tokens, ending in deliveries:
+        emit(tokens, ending)
+
+
+def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
+    """Calls every receiver on an event loop, with one wake-up of that loop per step."""
+
+    def deliver(deliveries: list[Delivery]) -> None:
+        loop.call_soon_threadsafe(deliver_here, deliveries)
+
+    return deliver
+
+
+class Engine:
+    """Continuous batching over one model. Every accepted request gets exactly one ending."""
+
+    def __init__(
+        self,
+        model: ModelLike,
+        exchange: ExchangeLike,
+        limits: EngineLimits,
+        eos_ids: frozenset[int],
+        *,
+        deliver: Deliver = deliver_here,
+        observe: Observe | None = None,
+        shuffle_pages: Random | None = None,
+    ) -> None:
+        self.limits = limits
+        self.counters = Counters()
+        self.cache = KvCache(
+            model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len, shuffle_pages
+        )
+        self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running)
+        self._model, self._exchange, self._eos_ids = model, exchange, eos_ids
+        self._deliver, self._observe = deliver, observe
+        self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
+        self._sequences: dict[int, Sequence] = {}
+        self._keys = count()
+        self._inbox: deque[Callable[[], list[Delivery]]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether any accepted request has not ended."""
+        return bool(self._sequences or self._inbox)
+
+    def submit(self, request: Request, emit: Emit) -> int:
+        """Queues a request, from any thread; returns the key to cancel it by.
+
+        Raises CannotFit with the counts when it could not finish even alone, EngineStopped after `stop`.
+        """
+        asked, prompt = request.sampling, len(request.prompt_ids)
+        max_length = min(prompt + asked.max_tokens if asked.max_tokens else 2**31, self.limits.max_model_len)
+        self.scheduler.check_fits(max_length)
+        stop_ids = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._eos_ids
+        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit)
+        if not self._put(partial(self._accept, sequence)):
+            raise EngineStopped("the worker is stopping")
+        return sequence.key
+
+    def cancel(self, key: int) -> None:
+        """Ends a sequence, from any thread; its pages are free before the next step. An ended one stays as it is."""
+        self._put(partial(self._cancel, key))
+
+    def evict(self, message: str) -> None:
+        """Ends every sequence as `unavailable`, from any thread: they are to go on elsewhere."""
+        self._put(partial(self._end_all, Ending("unavailable", message=message)))
+
+    def stop(self) -> None:
+        """Makes `run` return after the step it is in; sequences left over end as `unavailable`."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def run(self) -> None:
+        """Steps until `stop`, asleep while there is nothing to do."""
+        while not self._stopping:
+            worked = self.step()
+            self.counters.progress += 1
+            if not worked:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._inbox or self._stopping, IDLE_TICK_S)
+        self._deliver(self._receive() + self._end_all(Ending("unavailable", message="the worker is stopping")))
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """One turn: take what has arrived, schedule, run, publish. False when there was nothing to run."""
+        deliveries = self._receive()
+        chunks = self.scheduler.schedule()
+        if chunks:
+            deliveries += self._run(chunks)
+        if deliveries:
+            self._deliver(deliveries)
+        return bool(chunks)
+
+    def _receive(self) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        while self._inbox:
+            deliveries += self._inbox.popleft()()
+        return deliveries
+
+    def _run(self, chunks: list[Chunk]) -> list[Delivery]:
+        """Model and sampler over the scheduled chunks. Whatever fails in there ends the sequences of this step only."""
+        sequences = [chunk.sequence for chunk in chunks if chunk.samples]
+        self.counters.steps += 1
+        try:
+            step = self._inputs.build(self.counters.steps, chunks)
+            logits_BV = self._model.forward(step, self.cache.tensors, self._exchange)
+            if self._observe is not None:
+                self._observe(sequences, logits_BV)
+            tokens = sample_tokens(logits_BV, sequences) if sequences else []
+        except Exception as error:  # noqa: BLE001 - the edge of the engine's thread, which must outlive any one step
+            return self._fail(chunks, error)
+        for chunk in chunks:
+            chunk.sequence.cached += chunk.length
+        self.counters.model_tokens += len(step.ids_T)
+        return [self._take(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+
+    def _take(self, sequence: Sequence, token: TokenOut | NonFiniteLogits) -> Delivery:
+        if isinstance(token, NonFiniteLogits):
+            return self._end(sequence, [], Ending("failed", message=str(token)))
+        sequence.append(token.id)
+        self.counters.generation_tokens += 1
+        ending = sequence.ending
+        return self._end(sequence, [token], ending) if ending else (sequence.emit, [token], None)
+
+    def _fail(self, chunks: list[Chunk], error: Exception) -> list[Delivery]:
+        self.counters.failed_steps += 1
+        log.error("a step failed", sequences=len(chunks), exc_info=error)
+        reason: Literal["unavailable", "failed"] = "unavailable" if isinstance(error, WorkerUnavailable) else "failed"
+        return [self._end(chunk.sequence, [], Ending(reason, message=str(error))) for chunk in chunks]
+
+    def _accept(self, sequence: Sequence) -> list[Delivery]:
+        self._sequences[sequence.key] = sequence
+        self.scheduler.submit(sequence)
+        self.counters.prompt_tokens += len(sequence.request.prompt_ids)
+        # A replay may already hold all it asked for: the earlier attempt died between its last token and its finish.
+        return [self._end(sequence, [], sequence.ending)] if sequence.ending else []
+
+    def _cancel(self, key: int) -> list[Delivery]:
+        sequence = self._sequences.get(key)
+        return [self._end(sequence, [], Ending("cancelled"))] if sequence else []
+
+    def _end_all(self, ending: Ending) -> list[Delivery]:
+        return [self._end(sequence, [], ending) for sequence in list(self._sequences.values())]
+
+    def _end(self, sequence: Sequence, tokens: list[TokenOut], ending: Ending) -> Delivery:
+        del self._sequences[sequence.key]
+        self.scheduler.remove(sequence)
+        return sequence.emit, tokens, ending
+
+    def _put(self, command: Callable[[], list[Delivery]]) -> bool:
+        """Leaves a command for the engine's thread; False when it has stopped and will look no more."""
+        with self._wake:
+            if not self._stopping:
+                self._inbox.append(command)
+                self._wake.notify()
+            return not self._stopping

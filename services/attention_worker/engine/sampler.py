@@ -1,0 +1,102 @@
+"""Logits -> tokens. The draw itself is one op for the whole batch; what a request asks beyond it is folded row by row.
+
+Order, per row: repetition, frequency and presence penalties over the ids so far, logit bias, stop ids masked while
+`min_tokens` are not reached; then the op: temperature, top-k, top-p, min-p, Gumbel-max from (seed, position).
+Log-probabilities are those of the model: from the row before penalties, bias and temperature.
+Legend: B sequences that get a token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+import torch
+from caracal_kernels import sample
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.attention_worker.engine.sequence import Sequence, TokenOut
+
+Row = NDArray[np.float32]
+
+
+class NonFiniteLogits(ArithmeticError):
+    """The model gave NaN or infinity for this row; nothing may be drawn from it."""
+
+
+def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut | NonFiniteLogits]:
+    """One token for each sequence, or the reason why that one can have none.
+
+    `logits_BV` is fp32, on any device, and is left as it was. A row's result depends on that row and its sequence only.
+    """
+    finite_B = [math.isfinite(total) for total in logits_BV.sum(-1).tolist()]
+    # The op is only ever shown numbers: a row that has none is drawn from zeros, and the draw thrown away.
+    usable_BV = (
+        logits_BV if all(finite_B) else logits_BV.where(torch.tensor(finite_B, device=logits_BV.device)[:, None], 0.0)
+    )
+    ids_B = _draw(_reshaped(usable_BV, sequences), sequences)
+    rows = logits_BV.cpu().numpy()
+    return [
+        _token_out(row, sequence, token) if finite else NonFiniteLogits("the model gave logits that are not finite")
+        for row, sequence, token, finite in zip(rows, sequences, ids_B, finite_B, strict=True)
+    ]
+
+
+def _draw(logits_BV: Tensor, sequences: list[Sequence]) -> list[int]:
+    asked, device = [sequence.sampling for sequence in sequences], logits_BV.device
+    ids_B = sample(
+        logits_BV,
+        torch.tensor([one.seed for one in asked], dtype=torch.int64, device=device),
+        torch.tensor([len(sequence.ids) for sequence in sequences], dtype=torch.int64, device=device),
+        torch.tensor([one.temperature for one in asked], dtype=torch.float32, device=device),
+        torch.tensor([one.top_k for one in asked], dtype=torch.int32, device=device),
+        torch.tensor([one.top_p for one in asked], dtype=torch.float32, device=device),
+        torch.tensor([one.min_p for one in asked], dtype=torch.float32, device=device),
+    )
+    drawn: list[int] = ids_B.tolist()
+    return drawn
+
+
+def _reshaped(logits_BV: Tensor, sequences: list[Sequence]) -> Tensor:
+    """The logits to draw from: the same tensor when nobody asks for a change, else a copy with those rows changed."""
+    changed = [index for index, sequence in enumerate(sequences) if sequence.sampling.reshapes]
+    if not changed:
+        return logits_BV
+    host_BV = logits_BV.cpu() if logits_BV.is_cuda else logits_BV.clone()
+    rows = host_BV.numpy()
+    for index in changed:
+        _reshape(rows[index], sequences[index])
+    return host_BV.to(logits_BV.device)
+
+
+def _reshape(row: Row, sequence: Sequence) -> None:
+    asked = sequence.sampling
+    if asked.repetition_penalty != 1.0:
+        seen = np.fromiter({*sequence.request.prompt_ids, *sequence.counts}, np.int64)
+        penalty = np.float32(asked.repetition_penalty)
+        row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+    if sequence.counts and (asked.frequency_penalty or asked.presence_penalty):
+        ids = np.fromiter(sequence.counts.keys(), np.int64)
+        counts = np.fromiter(sequence.counts.values(), np.float32)
+        row[ids] -= np.float32(asked.frequency_penalty) * counts + np.float32(asked.presence_penalty)
+    for token, bias in asked.logit_bias.items():
+        row[token] += np.float32(bias)
+    if sequence.stop_masked:
+        row[list(sequence.stop_ids)] = -np.inf
+
+
+def _token_out(row: Row, sequence: Sequence, token: int) -> TokenOut:
+    checksum = zlib.crc32(row.data)
+    if not sequence.sampling.logprobs:
+        return TokenOut(sequence.generated, token, checksum)
+    logprobs_V = torch.log_softmax(torch.from_numpy(row), -1)
+    top = torch.topk(logprobs_V, sequence.sampling.top_logprobs)
+    return TokenOut(
+        sequence.generated,
+        token,
+        checksum,
+        logprob=float(logprobs_V[token]),
+        top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),
+    )

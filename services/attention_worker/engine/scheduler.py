@@ -1,0 +1,119 @@
+"""Who runs next. Continuous batching over plain numbers: no torch, no I/O, no clock.
+
+Sequences are served in order of arrival. `running` and `waiting` are each in that order, and everything that runs
+arrived before everything that waits: admission takes the head, preemption takes the tail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from services.attention_worker.engine.pages import PagePool
+from services.attention_worker.engine.sequence import Sequence
+
+
+class CannotFit(ValueError):
+    """The request would not fit even if it were alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of one sequence's tokens in one step: all of its prompt, a piece of it, or the one token of a decode."""
+
+    sequence: Sequence
+    start: int
+    length: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the last token of the chunk is the last one known, so that its logits give the next."""
+        return self.start + self.length == len(self.sequence.ids)
+
+
+class Scheduler:
+    """Divides a budget of tokens per step among sequences, and pages among those that run."""
+
+    def __init__(self, pages: PagePool, max_batch_tokens: int, max_running: int) -> None:
+        assert 0 < max_running <= max_batch_tokens, "a step must have room for one token of every running sequence"
+        self.pages = pages
+        self.max_batch_tokens = max_batch_tokens
+        self.max_running = max_running
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self.preemptions = 0
+
+    def check_fits(self, max_length: int) -> None:
+        """Raises CannotFit with the counts when a sequence of `max_length` tokens could never finish here."""
+        wanted = self.pages.pages_for(max_length)
+        if wanted > self.pages.total:
+            raise CannotFit(
+                f"{max_length} tokens need {wanted} pages of {self.pages.page_size}, the cache has {self.pages.total}"
+            )
+
+    def submit(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The next step: one token of every running decode first, then prompt chunks in order of arrival."""
+        preemptions = self.preemptions
+        chunks = self._decodes()
+        budget = self.max_batch_tokens - len(chunks)
+        budget = self._prefill(chunks, budget)
+        if self.preemptions == preemptions:  # what was just put out must not come back in the same breath
+            self._admit(chunks, budget)
+        return chunks
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a sequence out, wherever it is, and frees its pages."""
+        if sequence.row is None:
+            self.waiting.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            self._release(sequence)
+
+    def _decodes(self) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for sequence in list(self.running):
+            if sequence.row is not None and sequence.remaining == 1 and self._make_room(sequence):
+                chunks.append(Chunk(sequence, sequence.cached, 1))
+        return chunks
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Pages for the sequence's next token, at the expense of whoever arrived last; False when that is itself."""
+        assert sequence.row is not None
+        while not self.pages.grow(sequence.row, len(sequence.ids)):
+            victim = self.running.pop()
+            self._release(victim)
+            self.waiting.appendleft(victim)
+            self.preemptions += 1
+            if victim is sequence:
+                return False
+        return True
+
+    def _prefill(self, chunks: list[Chunk], budget: int) -> int:
+        for sequence in self.running:
+            if budget > 0 and sequence.remaining > 1:
+                budget -= self._chunk(chunks, sequence, budget)
+        return budget
+
+    def _admit(self, chunks: list[Chunk], budget: int) -> None:
+        while budget > 0 and self.waiting and len(self.running) < self.max_running:
+            sequence = self.waiting[0]
+            # The page of the first new token too: an admission must not end in its own preemption one step later.
+            sequence.row = self.pages.open(len(sequence.ids) + 1)
+            if sequence.row is None:
+                return
+            self.running.append(self.waiting.popleft())
+            budget -= self._chunk(chunks, sequence, budget)
+
+    @staticmethod
+    def _chunk(chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
+        length = min(sequence.remaining, budget)
+        chunks.append(Chunk(sequence, sequence.cached, length))
+        return length
+
+    def _release(self, sequence: Sequence) -> None:
+        assert sequence.row is not None
+        self.pages.close(sequence.row)
+        sequence.row, sequence.cached = None, 0

@@ -1,0 +1,1 @@
+"""The transformer without its experts. Knows no network."""

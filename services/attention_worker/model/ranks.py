@@ -1,0 +1,92 @@
+"""How one layer's dense work is shared by the ranks of a worker; alone, a worker is its only rank.
+
+Every product is cut by its output rows and summed over its whole depth on one rank; what the next one needs whole is
+gathered. So no sum is ever split, and the bits are those of one rank (docs/decisions, tensor parallel).
+
+Legend: T rows, D hidden, H this rank's heads, C kv_lora_rank, V value dims or vocabulary, E heads * V of all ranks,
+F inner width, B sampled rows. Weights are this rank's rows: o_proj_DE, down_DF and head_VD have part of D, D and V.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from caracal_kernels import linear, mla_output, mla_values, swiglu, swiglu_inner
+from torch import Tensor
+
+from services.attention_worker.model.shard import Shard
+
+WHOLE = Shard()
+
+
+class Ranks(Protocol):
+    """What of a layer depends on how many ranks there are."""
+
+    @property
+    def shard(self) -> Shard: ...
+
+    def attention_output(self, o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, x_TD: Tensor) -> Tensor:
+        """x + o_proj(values of all heads), whole on every rank."""
+        ...
+
+    def mlp(self, h_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, x_TD: Tensor) -> Tensor:
+        """x + mlp(h), whole on every rank."""
+        ...
+
+    def logits(self, x_BD: Tensor, head_VD: Tensor) -> Tensor:
+        """fp32 [B, vocabulary]."""
+        ...
+
+
+class OneRank:
+    """A worker by itself."""
+
+    shard = WHOLE
+
+    def attention_output(self, o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, x_TD: Tensor) -> Tensor:
+        return mla_output(o_THC, w_uv_HVC, o_proj_DE, x_TD)
+
+    def mlp(self, h_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, x_TD: Tensor) -> Tensor:
+        return swiglu(h_TD, gate_up_2FD, down_DF, x_TD)
+
+    def logits(self, x_BD: Tensor, head_VD: Tensor) -> Tensor:
+        return linear(x_BD, head_VD, None, torch.float32)
+
+
+ALONE = OneRank()
+
+
+class Gathers(Protocol):
+    """What a rank needs of the others."""
+
+    def gather(self, part: Tensor, width: int) -> Tensor:
+        """[rows, width] from every rank's columns, in the order of the ranks. The call is collective."""
+        ...
+
+
+class SharedRanks:
+    """One of several ranks. Every call is collective: all ranks make the same calls in the same order."""
+
+    def __init__(self, shard: Shard, group: Gathers, *, heads_width: int, inner: int, vocabulary: int) -> None:
+        self.shard = shard
+        self._group = group
+        self._heads_width, self._inner, self._vocabulary = heads_width, inner, vocabulary
+
+    def attention_output(self, o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, x_TD: Tensor) -> Tensor:
+        v_TE = self._group.gather(mla_values(o_THC, w_uv_HVC), self._heads_width)
+        return self._down(v_TE, o_proj_DE, x_TD)
+
+    def mlp(self, h_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, x_TD: Tensor) -> Tensor:
+        a_TF = self._group.gather(swiglu_inner(h_TD, gate_up_2FD), self._inner)
+        return self._down(a_TF, down_DF, x_TD)
+
+    def logits(self, x_BD: Tensor, head_VD: Tensor) -> Tensor:
+        return self._group.gather(linear(x_BD, head_VD, None, torch.float32), self._vocabulary)
+
+    def _down(self, a_TK: Tensor, w_DK: Tensor, x_TD: Tensor) -> Tensor:
+        """x + w a, of which this rank computes its own columns."""
+        hidden = x_TD.shape[1]
+        mine = self.shard.rows(hidden)
+        y_TD = linear(a_TK, w_DK, x_TD[:, mine.start : mine.stop].contiguous())
+        return self._group.gather(y_TD, hidden)

@@ -1,0 +1,54 @@
+"""Placement tables from Redis: the first one at start, later ones as a backup to the leader's push."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from caracal_proto.placement_pb2 import Table
+
+from services.attention_worker.service import AttentionService
+from services.membership.redis import Membership, RedisUnavailable
+
+log = structlog.get_logger(__name__)
+
+FIRST_S, LATER_S = 0.2, 2.0
+
+
+class TableFollower:
+    """Applies every newer table it finds. With Redis away the table in force stays in force."""
+
+    def __init__(self, membership: Membership, service: AttentionService) -> None:
+        self._membership = membership
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._asked = asyncio.Event()
+
+    def look_now(self) -> None:
+        """From any thread: somebody has reason to think that there is a newer table."""
+        self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def run(self) -> None:
+        """Looks again and again, for ever."""
+        while True:
+            await self._look()
+            try:
+                async with asyncio.timeout(LATER_S if self._service.epoch else FIRST_S):
+                    await self._asked.wait()
+            except TimeoutError:
+                continue
+            self._asked.clear()
+
+    async def _look(self) -> None:
+        try:
+            table = await self._membership.read_table()
+        except RedisUnavailable:
+            return
+        if table is not None and table.epoch > self._service.epoch and self._service.takes(table):
+            await self._take(table)
+
+    async def _take(self, table: Table) -> None:
+        try:
+            log.info("took a table from redis", epoch=await self._service.apply(table))
+        except ValueError as error:
+            log.warning("the table in redis does not fit the model and is ignored", epoch=table.epoch, error=str(error))

@@ -1,0 +1,64 @@
+"""`python -m services.attention_worker.tensor_parallel.follower RANK FD FOLDER`: ranks 1 and up, started by rank 0.
+
+Reads the same settings, loads its part of the model, then takes part in every step that it is told of. Ends when rank 0
+closes the channel, and with an error when a collective fails: rank 0 sees either.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import structlog
+import torch
+
+from services.attention_worker.loading import open_model
+from services.attention_worker.model.shard import Shard
+from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.tensor_parallel.channel import Channel, ChannelClosed
+from services.attention_worker.tensor_parallel.exchange import FollowingExchange, StepOver
+from services.attention_worker.tensor_parallel.group import RankGroup
+from services.attention_worker.tensor_parallel.leader import ranks_of
+from services.attention_worker.tensor_parallel.step_codec import unpack
+from services.checkpoint.config import CheckpointError
+from services.process.lifecycle import refuse
+from services.process.telemetry import configure_logging
+
+log = structlog.get_logger(__name__)
+
+
+@torch.inference_mode()
+def follow(settings: Settings, shard: Shard, channel: Channel, folder: Path) -> None:
+    """Takes part until the channel ends. Raises CheckpointError, BadSetting, RuntimeError of a failed collective."""
+    opened = open_model(settings, shard.rank)
+    group = RankGroup(shard, folder, opened.device)
+    loaded = opened.load(ranks_of(opened.config, group))
+    channel.send(loaded.numerics_class.encode())
+    group.connect()
+    caches = loaded.model.new_cache(group.least(loaded.limits.num_pages), loaded.limits.page_size)
+    exchange = FollowingExchange(group)
+    log.info("rank follows", rank=shard.rank, of=shard.size)
+    while True:
+        try:
+            loaded.model.forward(unpack(channel.receive()), caches, exchange)
+        except StepOver:
+            continue
+        except ChannelClosed:
+            return
+
+
+def main() -> None:
+    rank, descriptor, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    try:
+        settings = Settings.from_env()
+        configure_logging("attention", f"{settings.identity}.{rank}")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        follow(settings, Shard(rank, settings.tp), Channel(socket.socket(fileno=descriptor)), folder)
+    except (BadSetting, CheckpointError) as error:
+        refuse(str(error))
+
+
+if __name__ == "__main__":
+    main()

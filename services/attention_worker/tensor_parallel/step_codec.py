@@ -1,0 +1,54 @@
+"""A step as bytes: what rank 0 tells the others before each forward pass.
+
+Only the rows and pages of the page table that the step reads travel: the cache itself is the same on every rank.
+Legend: T tokens, S rows of the page table, X pages a row may hold, B sample rows.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.attention_worker.model.step import Step
+
+_HEAD = struct.Struct("<5q")  # number, T, B, S, X
+
+
+def pack(step: Step, page_size: int) -> bytes:
+    """The step, with its page table cut to what it reads."""
+    rows_S, seq_T = np.unique(step.seq_T.numpy(), return_inverse=True)
+    pages = int(step.positions_T.max()) // page_size + 1
+    table_SX = step.page_table_SX.numpy()[rows_S, :pages]
+    head = _HEAD.pack(step.number, len(seq_T), len(step.sample_rows_B), *table_SX.shape)
+    long = (step.ids_T.numpy(), step.sample_rows_B.numpy())
+    short = (step.positions_T.numpy(), seq_T.astype(np.int32), step.slots_T.numpy(), table_SX)
+    return b"".join([head, *(array.tobytes() for array in (*long, *short))])
+
+
+def unpack(frame: bytearray) -> Step:
+    """The step of a frame, as views of it."""
+    number, tokens, samples, rows, pages = _HEAD.unpack_from(frame)
+    at = _HEAD.size
+
+    def take(count: int, dtype: torch.dtype) -> Tensor:
+        nonlocal at
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        found = torch.frombuffer(frame, dtype=dtype, count=count, offset=at)
+        at += found.nbytes
+        return found
+
+    ids_T, sample_rows_B = take(tokens, torch.int64), take(samples, torch.int64)
+    positions_T, seq_T, slots_T = (take(tokens, torch.int32) for _ in range(3))
+    return Step(
+        number=number,
+        ids_T=ids_T,
+        positions_T=positions_T,
+        seq_T=seq_T,
+        slots_T=slots_T,
+        page_table_SX=take(rows * pages, torch.int32).view(rows, pages),
+        sample_rows_B=sample_rows_B,
+    )

@@ -1,0 +1,189 @@
+"""A Hugging Face model directory, read by slices and never trusted. Its tensors' names are in model_tensors.
+
+Opening reads config.json, the index and the safetensors headers. Every tensor that the config calls for is checked
+(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity on the way in.
+Weights get memory of their own, never a mapping: a file that changes under a serving worker changes no answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.device import CPU
+from services.checkpoint.fp8 import BLOCK, SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
+from services.checkpoint.safetensors import INDEX, SINGLE, Stored, bad_tensor, json_object, reading, stored_tensors
+from services.checkpoint.staging import Staging
+from services.checkpoint.tensors import attention_tensors, expert_prefix, expert_tensors
+
+HOST = Staging(CPU)
+_WIDE = {"BF16": torch.bfloat16, "F32": torch.float32}
+_DTYPES = _WIDE | {STORED: torch.float8_e4m3fn}
+_SAMPLE_BYTES = 4096
+_FINITE_CHUNK = 1 << 24
+_NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One FFN expert. Legend: D hidden, F inner width; gate rows come first.
+
+    Scales are there when the weights are in fp8: of gate_up [2 * (F/128), D/128], of down [D/128, F/128], rounded up.
+    """
+
+    gate_up_2FD: Tensor
+    down_DF: Tensor
+    gate_up_scale: Tensor | None = None
+    down_scale: Tensor | None = None
+
+
+class Checkpoint:
+    """An opened, checked directory; threads may share it. `open` raises CheckpointError: one line, file and tensor."""
+
+    def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
+        self.path = path
+        self.config = config
+        self._stored = stored
+        self.digest = _digest(config, stored)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: is not a directory")
+        raw = json_object(path / "config.json")
+        config, quantization = ModelConfig.from_dict(raw), Quantization.from_config(raw)
+        stored = stored_tensors(path)
+        for name, shape in chain(attention_tensors(config), expert_tensors(config)):
+            _check_tensor(path, stored, name, shape)
+            if stored[name].dtype == STORED:
+                _check_fp8(path, stored, name, quantization)
+        return cls(path, config, stored)
+
+    def names(self) -> list[str]:
+        """Every tensor in the files, also those that are never read (multi-token prediction)."""
+        return sorted(self._stored)
+
+    def tensor(self, name: str, dtype: torch.dtype, to: Staging = HOST, rows: range | None = None) -> Tensor:
+        """One tensor in `dtype`, and not a byte of another. Raises CheckpointError for values not finite in `dtype`.
+
+        One that is stored in fp8 comes with its scales multiplied in. `to` says whose memory it is put in, `rows` that
+        only these are read, and in fp8 the rest of their blocks.
+        """
+        where = self._stored[name]
+        rows = range(where.shape[0]) if rows is None else rows
+        if where.dtype == STORED:
+            tensor = self._dequantized(name, dtype, to, rows)
+        else:
+            tensor = self._read(name, to, rows).to(dtype)
+        if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
+            raise bad_tensor(
+                self._stored[name].file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}"
+            )
+        return tensor
+
+    def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
+        """(e4m3 weight, fp32 scales) as they are stored; None for a tensor that is not. Raises CheckpointError."""
+        where = self._stored[name]
+        if where.dtype != STORED:
+            return None
+        scale_nk = self._scales(name, to, range(scale_shape(where.shape)[0]))
+        stored_NK = self._read(name, to, range(where.shape[0]))
+        if bool((stored_NK.view(torch.uint8) & 0x7F == 0x7F).any()):  # e4m3 has one NaN of each sign and no infinity
+            raise bad_tensor(where.file.name, name, "holds NaN")
+        return stored_NK, scale_nk
+
+    def _scales(self, weight: str, to: Staging, blocks: range) -> Tensor:
+        name = weight + SCALE_SUFFIX
+        scale_nk = self._read(name, to, blocks)
+        if not bool(((scale_nk > 0) & scale_nk.isfinite()).all()):
+            raise bad_tensor(self._stored[name].file.name, name, "holds scales that are not positive numbers")
+        return scale_nk
+
+    def _dequantized(self, name: str, dtype: torch.dtype, to: Staging, rows: range) -> Tensor:
+        blocks = range(rows.start // BLOCK, -(-rows.stop // BLOCK))
+        around = range(blocks.start * BLOCK, min(blocks.stop * BLOCK, self._stored[name].shape[0]))
+        scale_nk = self._scales(name, to, blocks)
+        whole_NK = dequantize(self._read(name, to, around), scale_nk, dtype)
+        return whole_NK[rows.start - around.start : rows.stop - around.start]
+
+    def _read(self, name: str, to: Staging, rows: range) -> Tensor:
+        where = self._stored[name].part(rows)
+        count = where.end - where.begin
+        with reading(where.file, name), where.file.open("rb") as stream:
+            stream.seek(where.begin)
+            raw = to.read(stream, count)
+        if len(raw) != count:
+            raise bad_tensor(where.file.name, name, f"truncated since it was opened: {len(raw)} of {count} bytes")
+        return raw.view(_DTYPES[where.dtype]).view(where.shape)
+
+
+def load_expert(
+    checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype, to: Staging = HOST, keep_fp8: bool = False
+) -> ExpertWeights:
+    """One expert's weights, in `dtype` unless all of it is stored in fp8 and to be kept so. Raises CheckpointError."""
+    names = [f"{expert_prefix(layer, expert)}{part}_proj.weight" for part in ("gate", "up", "down")]
+    if keep_fp8:
+        stored = [each for name in names if (each := checkpoint.fp8(name, to)) is not None]
+        if len(stored) == len(names):
+            (gate, gate_scale), (up, up_scale), (down, down_scale) = stored
+            return ExpertWeights(torch.cat([gate, up]), down, torch.cat([gate_scale, up_scale]), down_scale)
+    gate, up, down = (checkpoint.tensor(name, dtype, to) for name in names)
+    return ExpertWeights(torch.cat([gate, up]), down)
+
+
+def _check_tensor(path: Path, stored: dict[str, Stored], name: str, shape: tuple[int, ...]) -> None:
+    where = stored.get(name)
+    if where is None:
+        raise bad_tensor(INDEX if (path / INDEX).exists() else SINGLE, name, "is missing")
+    if where.shape != shape:
+        raise bad_tensor(where.file.name, name, f"shape {list(where.shape)}, config.json makes it {list(shape)}")
+    if where.dtype not in _DTYPES:
+        raise bad_tensor(
+            where.file.name,
+            name,
+            f"dtype {where.dtype} is not supported, only {' and '.join(_WIDE)}, matrices also {STORED}",
+        )
+
+
+def _check_fp8(path: Path, stored: dict[str, Stored], name: str, quantization: Quantization | None) -> None:
+    where = stored[name]
+    if quantization is None:
+        raise bad_tensor(where.file.name, name, f"is stored as {STORED}, and config.json has no quantization_config")
+    if len(where.shape) != 2:
+        raise bad_tensor(where.file.name, name, f"is stored as {STORED}, only matrices may be")
+    if module := quantization.left_wide(name):
+        raise bad_tensor(where.file.name, name, f"is stored as {STORED}, and {module} is to be left wide")
+    scale = name + SCALE_SUFFIX
+    _check_tensor(path, stored, scale, scale_shape(where.shape))
+    if stored[scale].dtype != "F32":
+        raise bad_tensor(stored[scale].file.name, scale, f"dtype {stored[scale].dtype}, scales are F32")
+
+
+def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
+    """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
+
+    Cheap for terabytes and independent of how tensors are spread over files; blind to what differs only in the middle
+    of a tensor.
+    """
+    numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
+    digest = hashlib.sha256(repr(numeric).encode())
+    with ExitStack() as stack:
+        streams: dict[Path, BufferedReader] = {}
+        for name, where in sorted(stored.items()):
+            digest.update(ascii((name, where.dtype, where.shape)).encode())
+            with reading(where.file, name):
+                if where.file not in streams:
+                    streams[where.file] = stack.enter_context(where.file.open("rb"))
+                for begin in (where.begin, max(where.begin, where.end - _SAMPLE_BYTES)):
+                    streams[where.file].seek(begin)
+                    digest.update(streams[where.file].read(min(_SAMPLE_BYTES, where.end - begin)))
+    return digest.hexdigest()

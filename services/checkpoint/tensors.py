@@ -1,0 +1,54 @@
+"""The tensors of a checkpoint: names and shapes, in Hugging Face's [out, in] order. Source: longcat-flash.md 2.1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from services.checkpoint.config import ModelConfig
+
+Wanted = tuple[str, tuple[int, ...]]
+
+
+def attention_tensors(c: ModelConfig) -> Iterator[Wanted]:
+    """Every tensor of an attention worker and its shape, in Hugging Face's [out, in] order."""
+    yield "model.embed_tokens.weight", (c.vocab_size, c.hidden_size)
+    for layer in range(c.num_layers):
+        prefix = f"model.layers.{layer}."
+        yield f"{prefix}mlp.router.classifier.weight", (c.num_gate_outputs, c.hidden_size)
+        yield f"{prefix}mlp.router.e_score_correction_bias", (c.num_gate_outputs,)
+        for i in (0, 1):
+            yield f"{prefix}input_layernorm.{i}.weight", (c.hidden_size,)
+            yield f"{prefix}post_attention_layernorm.{i}.weight", (c.hidden_size,)
+            yield from _mla_tensors(c, f"{prefix}self_attn.{i}.")
+            yield from _mlp_tensors(f"{prefix}mlps.{i}.", c.hidden_size, c.ffn_hidden_size)
+    yield "model.norm.weight", (c.hidden_size,)
+    yield "lm_head.weight", (c.vocab_size, c.hidden_size)
+
+
+def expert_tensors(c: ModelConfig) -> Iterator[Wanted]:
+    """Every tensor of the FFN experts and its shape."""
+    for layer in range(c.num_layers):
+        for expert in range(c.n_routed_experts):
+            yield from _mlp_tensors(expert_prefix(layer, expert), c.hidden_size, c.expert_ffn_hidden_size)
+
+
+def expert_prefix(layer: int, expert: int) -> str:
+    """What the names of an expert's three matrices begin with."""
+    return f"model.layers.{layer}.mlp.experts.{expert}."
+
+
+def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[Wanted]:
+    heads = c.num_attention_heads
+    yield f"{prefix}q_a_proj.weight", (c.q_lora_rank, c.hidden_size)
+    yield f"{prefix}q_a_layernorm.weight", (c.q_lora_rank,)
+    yield f"{prefix}q_b_proj.weight", (heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), c.q_lora_rank)
+    yield f"{prefix}kv_a_proj_with_mqa.weight", (c.latent, c.hidden_size)
+    yield f"{prefix}kv_a_layernorm.weight", (c.kv_lora_rank,)
+    yield f"{prefix}kv_b_proj.weight", (heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank)
+    yield f"{prefix}o_proj.weight", (c.hidden_size, heads * c.v_head_dim)
+
+
+def _mlp_tensors(prefix: str, hidden: int, inner: int) -> Iterator[Wanted]:
+    yield f"{prefix}gate_proj.weight", (inner, hidden)
+    yield f"{prefix}up_proj.weight", (inner, hidden)
+    yield f"{prefix}down_proj.weight", (hidden, inner)

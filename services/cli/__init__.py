@@ -1,0 +1,1 @@
+"""The `caracal` command."""

@@ -1,0 +1,1 @@
+"""The same commands for a release on Kubernetes."""

@@ -1,0 +1,234 @@
+"""One release of the chart on Kubernetes, through the official client (extra `k8s`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from services.cli.gateway_client import overview_of, reason_of
+from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, obstacle, role_of
+from services.cli.kube.kubeconfig import connect, one_line
+from services.cli.run_state import NoCluster
+from services.local.settings import BadSetting
+from services.membership.overview import Overview
+from services.process.telemetry import progress
+
+PART_OF, INSTANCE = "app.kubernetes.io/part-of=caracal", "app.kubernetes.io/instance"
+ROLES = ("router", "attention", "expert", "redis")  # not the pods of `helm test`
+TIMEOUT_S = (3.0, 10.0)  # to connect, to be answered
+LOOK_S, REASON_S = 0.5, 3.0
+HTTP, HTTP_PORT = "http", 8000  # the port of a router by its name in the chart; the number where none has the name
+MOST_PODS = 10_000  # a number above is a slip of the finger
+
+
+def check_pods(role: str, count: int) -> None:
+    """Raises BadSetting."""
+    if count < 1:
+        raise BadSetting(f"{role}={count}: a release needs at least one {role} worker to answer")
+    if count > MOST_PODS:
+        raise BadSetting(f"{role}={count}: more than {MOST_PODS} pods are refused")
+
+
+class Release:
+    """One release in a namespace of the cluster that `context` of the kubeconfig names. Every call of every method is
+    bounded in time and raises NoCluster, in one line, when the API server refuses it or does not answer."""
+
+    def __init__(
+        self, context: str, namespace: str = "", release: str = "", timeout_s: tuple[float, float] = TIMEOUT_S
+    ) -> None:
+        """Raises NoCluster: no client, no such context, no such release, or several."""
+        api, own = connect(context)
+        from kubernetes import client
+
+        self._core, self._apps = client.CoreV1Api(api), client.AppsV1Api(api)
+        self._timeout_s = timeout_s
+        self.namespace = namespace or own or "default"
+        self.context = context
+        self.name = self._choose(release)
+
+    def scale(self, counts: dict[str, int], wait_s: float) -> None:
+        """Sets the replicas and waits until so many pods of each role serve and none is leaving; 0 s: does not wait.
+        Raises BadSetting when that is not reached in time, or somebody else sets another number meanwhile."""
+        started = time.monotonic()
+        names = {role: self._stateful_set(role).metadata.name for role in counts}
+        for role, count in counts.items():
+            body = {"spec": {"replicas": count}}
+            with self._calls():
+                self._apps.patch_namespaced_stateful_set_scale(
+                    names[role], self.namespace, body, _request_timeout=self._timeout_s
+                )
+        asked = ", ".join(f"{role}={count}" for role, count in counts.items())
+        if not wait_s:
+            print(f"{asked}: set, not waited for")
+            return
+        self._wait(counts, started, wait_s)
+        print(f"{asked}: reached in {time.monotonic() - started:.1f} s")
+
+    def _wait(self, counts: dict[str, int], started: float, wait_s: float) -> None:
+        told, tell_at = "", started + REASON_S
+        with progress("scaling") as report:
+            while not _reached(pods := self.pods(), counts, report):
+                for role, count in counts.items():
+                    if (now := self._stateful_set(role).spec.replicas) != count:
+                        raise BadSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
+                if time.monotonic() - started > wait_s:
+                    raise BadSetting(f"not reached within {wait_s:g} s; {self._first_obstacle(pods) or self._hint()}")
+                if time.monotonic() > tell_at:
+                    tell_at = time.monotonic() + REASON_S
+                    if (why := self._first_obstacle(pods)) not in ("", told):
+                        told = why
+                        print(f"caracal: waits for {why}", file=sys.stderr)
+                time.sleep(LOOK_S)
+
+    def workloads(self) -> list[Any]:
+        """The release's StatefulSets and Deployments, as the API gives them, by name."""
+        return sorted(
+            self._list(self._apps.list_namespaced_stateful_set, self.name)
+            + self._list(self._apps.list_namespaced_deployment, self.name),
+            key=_name,
+        )
+
+    def pods(self) -> list[Any]:
+        """The release's pods, as the API gives them, by role and name."""
+        found = self._list(self._core.list_namespaced_pod, self.name)
+        return sorted((pod for pod in found if role_of(pod) in ROLES), key=lambda pod: (role_of(pod), _name(pod)))
+
+    def obstacles(self, pods: list[Any]) -> dict[str, str]:
+        """Why each pod that does not serve does not, by its name; without Events where these may not be read."""
+        waiting = [pod for pod in pods if not is_ready(pod)]
+        warnings: dict[str, str] = {}
+        if waiting:
+            selector = "type=Warning,involvedObject.kind=Pod"
+            with suppress(NoCluster), self._calls():
+                warnings = newest_warnings(
+                    self._core.list_namespaced_event(
+                        self.namespace, field_selector=selector, _request_timeout=self._timeout_s
+                    ).items
+                )
+        return {_name(pod): obstacle(pod, warnings.get(_name(pod), "")) for pod in waiting}
+
+    def overview(self, router: Any) -> Overview:
+        """What the router in that pod knows of the workers, through the API server's proxy."""
+        status, text = self._ask(router, "cluster")
+        return overview_of(text, status, _address(router))
+
+    def not_ready(self, router: Any) -> str:
+        """What the router in that pod says of why it is not ready, warnings included."""
+        status, text = self._ask(router, "ready")
+        return reason_of(text, status, _address(router)) or "it answers that it is"
+
+    def _ask(self, pod: Any, path: str) -> tuple[int, str | bytes]:
+        from kubernetes.client import ApiException
+
+        with self._calls():
+            try:
+                answer = self._core.connect_get_namespaced_pod_proxy_with_path(
+                    _address(pod), self.namespace, path, _preload_content=False, _request_timeout=self._timeout_s
+                )
+                return answer.status, answer.data
+            except ApiException as error:
+                if not error.body or _status_message(error.body):
+                    raise
+                return error.status, error.body  # the router's own words
+
+    def _first_obstacle(self, pods: list[Any]) -> str:
+        return next(iter(grouped(self.obstacles(pods))), "")
+
+    def _hint(self) -> str:
+        return f"`caracal status --context {self.context}` shows how far it came"
+
+    def _stateful_set(self, role: str) -> Any:
+        found = [one for one in self._list(self._apps.list_namespaced_stateful_set, self.name) if role_of(one) == role]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(map(_name, found))
+        said = f"several StatefulSets of {role} workers: {names}" if found else f"no {role} StatefulSet"
+        raise NoCluster(f"release {self.name} in namespace {self.namespace} has {said}")
+
+    def _choose(self, wanted: str) -> str:
+        sets = self._list(self._apps.list_namespaced_stateful_set)
+        names = sorted({one.metadata.labels.get(INSTANCE, "") for one in sets if role_of(one) in ROLES})
+        if wanted in names:
+            return wanted
+        where = f"namespace {self.namespace} of {self.context}"
+        if wanted:
+            raise NoCluster(f"{where} has no release {wanted!r}; it has: {', '.join(names) or 'none'}")
+        if not names:
+            raise NoCluster(f"{where} has no release of Caracal; try --namespace")
+        if len(names) > 1:
+            raise NoCluster(f"{where} has several releases, name one with --release: {', '.join(names)}")
+        return str(names[0])
+
+    def _list(self, ask: Any, release: str = "") -> list[Any]:
+        selector = f"{PART_OF},{INSTANCE}={release}" if release else PART_OF
+        with self._calls():
+            return list(ask(self.namespace, label_selector=selector, _request_timeout=self._timeout_s).items)
+
+    @contextmanager
+    def _calls(self) -> Iterator[None]:
+        """What goes wrong between us and the API server becomes one line."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        server = f"the API server of {self.context}"
+        try:
+            yield
+        except ApiException as error:
+            said = one_line(_status_message(error.body) or error.reason)
+            raise NoCluster(
+                f"{server} answers {error.status}: {said}" if error.status else f"{server}: {said}"
+            ) from None
+        except (HTTPError, OSError) as error:
+            raise NoCluster(f"{server} does not answer{_why(error, self._timeout_s)}") from None
+        except ValueError:
+            raise NoCluster(f"what answers as {server} is no Kubernetes") from None
+
+
+def _reached(pods: list[Any], counts: dict[str, int], report: Any) -> bool:
+    done = total = 0
+    for role, count in counts.items():
+        own = [pod for pod in pods if role_of(pod) == role]
+        done += min(count, sum(map(is_ready, own)))
+        total += max(count, len(own))
+    report(done, total)
+    return done == total
+
+
+def _name(found: Any) -> str:
+    return str(found.metadata.name)
+
+
+def _address(router: Any) -> str:
+    """NAME:PORT, as the API server's proxy takes it."""
+    ports = [port for one in router.spec.containers for port in one.ports or () if port.name == HTTP]
+    return f"{_name(router)}:{ports[0].container_port if ports else HTTP_PORT}"
+
+
+def _status_message(body: str | bytes | None) -> str:
+    """The words of a Kubernetes `Status`, which the API server refuses with; empty for anything else."""
+    try:
+        raw = json.loads(body or "")
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(raw, dict) or raw.get("kind") != "Status":
+        return ""
+    return str(raw.get("message") or raw.get("reason") or "no words")
+
+
+def _why(error: BaseException, timeout_s: tuple[float, float]) -> str:
+    """urllib3 wraps what went wrong in the story of its attempts, and names objects by their addresses in it."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+
+    while True:
+        if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
+            return f" within {timeout_s[0]:g} s"
+        if isinstance(error, TimeoutError | ReadTimeoutError):
+            return f" within {timeout_s[1]:g} s"
+        inner = getattr(error, "reason", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            return f": {one_line(getattr(error, 'strerror', None) or error)}"
+        error = inner

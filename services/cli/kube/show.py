@@ -1,0 +1,72 @@
+"""What there is to see of a release on Kubernetes: `caracal status --context`. Objects are as the API gives them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.kube.diagnosis import grouped, is_ready, role_of
+from services.cli.run_state import NoCluster
+from services.cli.status import look
+
+if TYPE_CHECKING:
+    from services.cli.kube.release import Release
+
+ASKED = 3  # routers, at most: one that does not answer costs seconds
+
+
+def show(release: Release) -> bool:
+    """Workloads, pods, why some do not serve, and what a router knows. False when requests cannot be served: no router
+    is ready, or what one tells says so. Raises NoCluster."""
+    console = Console()
+    workloads, pods = release.workloads(), release.pods()
+    console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
+    console.print(_table(("workload", "wanted", "ready"), [_workload(one) for one in workloads]))
+    console.print(_table(("pod", "state", "ready", "restarts", "node"), [_pod(pod) for pod in pods]))
+    for line in grouped(release.obstacles(pods)):
+        console.print(line, markup=False)
+    return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"])
+
+
+def _show_workers(console: Console, release: Release, routers: list[Any]) -> bool:
+    """As the first router that answers tells it, a ready one if there is any. False when none is ready, or it tells of
+    no workers that serve."""
+    ready = [pod for pod in routers if is_ready(pod)]
+    running = [pod for pod in routers if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None]
+    if not ready:
+        console.print("no router is ready: requests are not served", markup=False)
+    for pod in (ready or running)[:ASKED]:
+        name = pod.metadata.name
+        try:
+            if not ready:
+                console.print(f"{name} is not ready: {release.not_ready(pod)}", markup=False)
+            overview = release.overview(pod)
+        except NoCluster as error:
+            console.print(f"{name} tells nothing of the workers: {error}", markup=False)
+            continue
+        console.print(look(overview, name))
+        if ready and (why := overview.obstacle):
+            console.print(f"requests are not served: {why}", markup=False)
+        return bool(ready) and not overview.obstacle
+    return bool(ready)
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _workload(one: Any) -> tuple[str, ...]:
+    wanted = 1 if one.spec.replicas is None else one.spec.replicas
+    return one.metadata.name, str(wanted), str(one.status.ready_replicas or 0)
+
+
+def _pod(pod: Any) -> tuple[str, ...]:
+    state = "leaving" if pod.metadata.deletion_timestamp is not None else str(pod.status.phase)
+    restarts = sum(one.restart_count for one in pod.status.container_statuses or ())
+    return pod.metadata.name, state, "yes" if is_ready(pod) else "no", str(restarts), pod.spec.node_name or "none yet"

@@ -1,0 +1,128 @@
+"""`caracal plan`: how many workers a model needs. Arithmetic on config.json, nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from services.checkpoint.config import CheckpointError, ModelConfig
+
+GB = 1e9
+WEIGHT_BYTES = {"bf16": 2, "fp8": 1}
+CACHE_BYTES = 2  # bf16, as the model computes
+
+FLASH_CHAT = ModelConfig(
+    num_layers=28,
+    hidden_size=6144,
+    num_attention_heads=64,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+    ffn_hidden_size=12288,
+    expert_ffn_hidden_size=2048,
+    n_routed_experts=512,
+    zero_expert_num=256,
+    moe_topk=12,
+    routed_scaling_factor=6.0,
+    max_position_embeddings=131072,
+    vocab_size=131072,
+)
+
+
+class BadPlan(ValueError):
+    """A model that cannot be planned for; one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Parameters of a model by where they live, and cached values per token."""
+
+    name: str
+    experts: int  # over all layers
+    expert_params: int  # of one
+    attention_params: int  # everything but the experts
+    cache_values: int  # per token, over all layers
+
+    @classmethod
+    def of(cls, name: str, c: ModelConfig) -> Sizes:
+        """longcat-flash arithmetic: two MLAs, two dense MLPs and one router per layer; embedding and head apart."""
+        d, heads = c.hidden_size, c.num_attention_heads
+        mla = (
+            (d + 1) * c.q_lora_rank
+            + c.q_lora_rank * heads * (c.qk_nope_head_dim + c.qk_rope_head_dim)
+            + d * c.latent
+            + c.kv_lora_rank
+            + c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim)
+            + heads * c.v_head_dim * d
+        )
+        layer = 2 * mla + 2 * 3 * d * c.ffn_hidden_size + c.num_gate_outputs * (d + 1) + 4 * d
+        return cls(
+            name=name,
+            experts=c.num_layers * c.n_routed_experts,
+            expert_params=3 * d * c.expert_ffn_hidden_size,
+            attention_params=c.num_layers * layer + 2 * c.vocab_size * d + d,
+            cache_values=2 * c.num_layers * c.latent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one kind of weights asks for."""
+
+    weights: str
+    expert_bytes: int
+    experts_per_worker: int
+    expert_workers: int
+    attention_bytes: int
+    cached_tokens: int  # per attention worker; negative: its weights do not fit
+
+
+def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float) -> Plan:
+    """Raises BadPlan when one expert is more than a worker can hold."""
+    one = sizes.expert_params * WEIGHT_BYTES[weights]
+    per_worker = min(sizes.experts, int(expert_gb * GB // one))
+    if per_worker < 1:
+        raise BadPlan(f"one expert in {weights} takes {one / GB:.3g} GB, a worker has {expert_gb:g}")
+    attention = sizes.attention_params * WEIGHT_BYTES[weights]
+    return Plan(
+        weights=weights,
+        expert_bytes=one * sizes.experts,
+        experts_per_worker=per_worker,
+        expert_workers=math.ceil(sizes.experts / per_worker),
+        attention_bytes=attention,
+        cached_tokens=math.floor((attention_gb * GB - attention) / (sizes.cache_values * CACHE_BYTES)),
+    )
+
+
+def load_sizes(model: str) -> Sizes:
+    """Of `flash-chat`, a directory, or a config.json. Raises BadPlan."""
+    if model == "flash-chat":
+        return Sizes.of("LongCat-Flash-Chat", FLASH_CHAT)
+    path = Path(model)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        return Sizes.of(path.resolve().parent.name, ModelConfig.from_dict(json.loads(path.read_text())))
+    except CheckpointError as error:
+        raise BadPlan(str(error)) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadPlan(f"{path}: {error}") from None
+
+
+def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
+    """Prints the plan for every kind of weights. Raises BadPlan."""
+    plans = [make_plan(sizes, weights, expert_gb, attention_gb) for weights in WEIGHT_BYTES]
+    table = Table("", *(plan.weights for plan in plans), title=f"{sizes.name}: {sizes.experts} experts")
+    table.add_row("all experts", *(f"{plan.expert_bytes / GB:,.4g} GB" for plan in plans))
+    table.add_row(f"experts on a worker of {expert_gb:g} GB", *(f"{plan.experts_per_worker:,}" for plan in plans))
+    table.add_row("expert workers, at least", *(str(plan.expert_workers) for plan in plans))
+    table.add_row("weights of an attention worker", *(f"{plan.attention_bytes / GB:,.4g} GB" for plan in plans))
+    left = [f"{p.cached_tokens:,}" if p.cached_tokens > 0 else "its weights do not fit" for p in plans]
+    table.add_row(f"tokens cached by one of {attention_gb:g} GB", *left)
+    Console().print(table)

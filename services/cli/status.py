@@ -1,0 +1,98 @@
+"""`caracal status`: one table of who is there, what they hold, and what the experts cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.gateway_client import ask_gateway, ask_ready
+from services.cli.run_state import NoCluster, RunState, find
+from services.cli.scale import serves
+from services.membership.overview import Overview
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership, RedisUnavailable
+
+# Short on purpose: the table has to fit 80 columns. `run+wait` are sequences, `zero` the share of slots that send
+# nothing, `exposed` the wait for experts per layer and its share of the round trip, `metrics` where /metrics is.
+COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
+
+
+def status(watch: bool, gateway: str = "") -> bool:
+    """Of the gateway at that URL, else of the cluster running here; false when it cannot serve requests. Raises
+    NoCluster, RedisUnavailable."""
+    if gateway:
+        served = show(lambda: ask_gateway(gateway), gateway, watch)
+        return _say(ask_ready(gateway)) if served else False
+    state = find()
+    if not state.redis_url:
+        raise NoCluster(f"no cluster at {state.url} was started here; CARACAL_REDIS_URL names its Redis")
+    return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch)
+
+
+def show(read: Callable[[], Overview], name: str, watch: bool) -> bool:
+    """Prints once, or again each second. Raises what `read` raises the first time; later it is shown in place."""
+    view = look(overview := read(), name)
+    if not watch:
+        Console().print(view)
+        return _say(overview.obstacle)
+    with Live(view, refresh_per_second=4) as live:
+        while True:
+            time.sleep(1)
+            try:
+                live.update(look(read(), name))
+            except (NoCluster, RedisUnavailable) as error:
+                live.update(Text(str(error)))
+
+
+def _say(obstacle: str) -> bool:
+    if obstacle:
+        Console().print(Text(f"requests are not served: {obstacle}"))
+    return not obstacle
+
+
+async def _read(state: RunState) -> Overview:
+    membership = Membership(state.redis_url, state.cluster)
+    try:
+        return await Overview.read(membership)
+    finally:
+        await membership.close()
+
+
+def look(overview: Overview, name: str) -> Group:
+    """What there is to see."""
+    rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for record in overview.workers:
+        rows.add_row(*_row(record))
+    asked = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
+    classes = ", ".join(overview.numerics_classes) or "unknown"
+    return Group(
+        Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
+        Text(f"numerics class {classes}" + (f" · asked for {asked}" if asked else "")),
+        *([Text(f"warning: {overview.warning}")] if overview.warning else []),
+        rows,
+    )
+
+
+def _row(record: WorkerRecord) -> tuple[str, ...]:
+    stats = record.stats
+    state = "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
+    cells = [record.worker_id, state, str(record.held) if record.role == "expert" else ""]
+    if record.role != "attention":
+        return (*cells, "", "", "", "", record.metrics_address)
+    used, total = stats.get("kv_pages_used", 0.0), stats.get("kv_pages_total", 0.0)
+    exposed, trip = stats.get("exposed_s_per_layer", 0.0), stats.get("round_trip_s_per_layer", 0.0)
+    return (
+        *cells,
+        f"{used / total:.0%}" if total else "",
+        f"{stats.get('running', 0):.0f}+{stats.get('waiting', 0):.0f}",
+        f"{stats.get('zero_share', 0):.0%}",
+        f"{exposed * 1e6:.0f} µs {exposed / trip:.0%}" if trip else "",
+        record.metrics_address,
+    )

@@ -1,0 +1,74 @@
+"""Checks a call before anything is allocated for it.
+
+Legend: R rows, P (row, expert) pairs, D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from caracal_proto import expert_pb2
+from caracal_proto.tensors import dtype_name, view
+from torch import Tensor
+
+from services.expert_worker.batcher import Job
+from services.transport.payload import check_of, payload_bytes, unpack
+
+_INT32, _UINT32 = np.dtype("<i4"), np.dtype("<u4")
+
+
+class BadCall(ValueError):
+    """A call that contradicts itself, the model, or its checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What this worker takes: the model's sizes, the dtype it computes in, and the one rows come in."""
+
+    layers: int
+    experts: int
+    hidden: int
+    dtype: torch.dtype
+    wire: torch.dtype
+
+
+def parse(call: expert_pb2.ExpertCall, payload_N: Tensor, expected: Expected, now: float) -> Job:
+    """The call's rows and pairs, as views of its bytes wherever that can be. Raises BadCall."""
+    x, rows, hidden, wire = call.x, call.rows, expected.hidden, expected.wire
+    if call.layer >= expected.layers:
+        raise BadCall(f"layer {call.layer} of a model with {expected.layers}")
+    if x.dtype != dtype_name(wire):
+        raise BadCall(f"x is dtype {x.dtype}, this worker takes rows in {wire}")
+    if tuple(x.shape) != (rows, hidden):
+        raise BadCall(f"x is {list(x.shape)}, not [{rows}, {hidden}]")
+    if len(payload_N) != payload_bytes(rows, hidden, wire):
+        raise BadCall(f"x carries {len(payload_N)} bytes for {list(x.shape)}")
+    on_device = payload_N.device.type != "cpu"
+    if call.unchecked and not on_device:
+        raise BadCall("x has no checksum, and did not come over device memory")
+    if not call.unchecked and check_of(payload_N.cpu()) != call.checksum:
+        raise BadCall("the checksum of x is wrong: the rows were damaged on their way")
+    row_P, expert_P = _pairs(call.row, call.expert, rows, expected.experts)
+    deadline = now + call.deadline_ms / 1000 if call.deadline_ms else float("inf")
+    return Job(call.layer, unpack(payload_N, rows, hidden, wire, expected.dtype), row_P, expert_P, deadline)
+
+
+def _pairs(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, Tensor]:
+    """int32 [P] twice: in range, strictly ascending by (expert, row)."""
+    pairs = len(row) // 4
+    if not 0 < len(row) == len(expert) == 4 * pairs or pairs > rows * experts:
+        raise BadCall(
+            f"{len(row)} bytes of row indices, {len(expert)} of experts, for {rows} rows and {experts} experts"
+        )
+    # Read as unsigned, a negative number is one that is too large.
+    if int(np.frombuffer(row, _UINT32).max()) >= rows:
+        raise BadCall(f"a row outside 0..{rows - 1}")
+    row_P, expert_P = view(row, (pairs,), torch.int32), view(expert, (pairs,), torch.int32)
+    rank_P = np.frombuffer(expert, _INT32) * np.int64(rows) + np.frombuffer(row, _INT32)
+    if not bool((rank_P[1:] > rank_P[:-1]).all()):
+        raise BadCall("pairs do not ascend by (expert, row)")
+    if rank_P[0] < 0 or rank_P[-1] >= rows * experts:
+        raise BadCall(f"an expert outside 0..{experts - 1}")
+    return row_P, expert_P

@@ -1,0 +1,1 @@
+"""Who is alive and what the leader decided, as hints in Redis."""

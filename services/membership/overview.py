@@ -1,0 +1,75 @@
+"""A cluster at one moment, as `caracal status` shows it: read from Redis, or told by a router as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership
+
+SHOWN = ("router", "attention", "expert")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """`desired`: counts somebody asked for, by role. `warning`: what has no room, in words; empty when all is well.
+    `lost`: experts that nobody holds for want of room, so that requests wait for them."""
+
+    epoch: int = 0
+    leader: str = ""
+    warning: str = ""
+    lost: int = 0
+    desired: dict[str, int] = field(default_factory=dict)
+    workers: tuple[WorkerRecord, ...] = ()
+
+    @classmethod
+    async def read(cls, membership: Membership) -> Overview:
+        """Raises RedisUnavailable."""
+        workers = [record for role in SHOWN for record in await membership.workers(role)]
+        table, leader = await membership.read_table(), await membership.leader()
+        refusal = await membership.refusal()
+        return cls(
+            epoch=table.epoch if table else 0,
+            leader=(leader or "").partition("/")[0],
+            warning=str(refusal) if refusal else "",
+            lost=refusal.lost if refusal else 0,
+            desired=await membership.desired(),
+            workers=tuple(workers),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Overview:
+        """Raises ValueError when the text is not what a router tells."""
+        raw = json.loads(text)
+        if not isinstance(raw, dict) or not isinstance(raw.get("workers"), list):
+            raise ValueError("no list of workers")
+        desired = raw.get("desired")
+        return cls(
+            epoch=int(raw.get("epoch", 0)),
+            leader=str(raw.get("leader", "")),
+            warning=str(raw.get("warning", "")),
+            lost=int(raw.get("lost", 0)),
+            desired={str(role): int(count) for role, count in desired.items()} if isinstance(desired, dict) else {},
+            workers=tuple(WorkerRecord.from_json(json.dumps(worker)) for worker in raw["workers"]),
+        )
+
+    @property
+    def numerics_classes(self) -> list[str]:
+        """One, but while workers of another class replace them."""
+        return sorted({record.numerics_class for record in self.workers if record.numerics_class})
+
+    @property
+    def obstacle(self) -> str:
+        """Why the cluster cannot serve requests, in words; empty when it can."""
+        if not any(one.role == "router" for one in self.workers):
+            return "no router runs"
+        if not any(one.role == "attention" and one.epoch > 0 and not one.draining for one in self.workers):
+            return "no attention worker serves"
+        if not any(one.role == "expert" and one.held for one in self.workers):
+            return "no expert worker holds experts"
+        return f"{self.lost} experts are held by nobody" if self.lost else ""
+
+    def to_dict(self) -> dict[str, object]:
+        """What `from_json` reads, and for others what follows from it."""
+        return asdict(self) | {"numerics_classes": self.numerics_classes}

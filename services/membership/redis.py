@@ -1,0 +1,164 @@
+"""Who is alive, and the placement table, as hints in Redis: nothing here that cannot be rebuilt.
+
+Every call is bounded in time and raises only RedisUnavailable. What Redis holds is checked when read, not trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import redis.asyncio as redis
+import structlog
+from caracal_proto.placement_pb2 import Table
+from google.protobuf.message import DecodeError
+from redis.exceptions import RedisError
+
+from services.membership.record import WorkerRecord
+from services.membership.shortage import Refusal
+
+log = structlog.get_logger(__name__)
+
+LEASE_MS = 3000
+RENEW_S = 1.0
+CALL_S = 1.0
+REFUSAL_MS = 3000
+
+
+class RedisUnavailable(Exception):
+    """Expected: Redis is away. Everything keeps its last table and goes on."""
+
+
+class Membership:
+    """One process's view of a cluster's Redis. `cluster` is the prefix of every key."""
+
+    def __init__(self, redis_url: str, cluster: str = "caracal") -> None:
+        self._cluster = cluster
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
+        self._skipped: set[str] = set()
+        self.reachable = False  # whether the last renewal of the lease went through
+
+    async def advertise(self, make_record: Callable[[], WorkerRecord]) -> None:
+        """Renews the lease each second, for ever; while Redis is away it tries again, and says so once."""
+        away = False
+        while True:
+            try:
+                await self.announce(make_record())
+                if away:
+                    log.info("redis is back")
+                away = False
+            except RedisUnavailable as error:
+                if not away:
+                    log.warning("redis is away; going on with what is known", error=str(error))
+                away = True
+            self.reachable = not away
+            await asyncio.sleep(RENEW_S)
+
+    async def announce(self, record: WorkerRecord) -> None:
+        """Writes the lease once, now."""
+        await self._call(self._redis.set(self._key(record), record.to_json(), px=LEASE_MS))
+
+    async def withdraw(self, record: WorkerRecord) -> None:
+        await self._call(self._redis.delete(self._key(record)))
+
+    async def workers(self, role: str) -> list[WorkerRecord]:
+        """The live records of a role, by worker id; a malformed one is skipped and logged once."""
+        pattern = f"{self._cluster}:worker:{role}:*"
+        keys = [key async for key in self._scan(pattern)]
+        if not keys:
+            return []
+        found = []
+        for key, text in zip(keys, await self._call(self._redis.mget(keys)), strict=True):
+            try:
+                record = WorkerRecord.from_json(text) if text is not None else None
+            except (ValueError, RecursionError) as error:
+                if key not in self._skipped:
+                    self._skipped.add(key)
+                    log.warning("a malformed worker record is ignored", key=key, error=str(error))
+                continue
+            if record and record.role == role:
+                found.append(record)
+        return sorted(found, key=lambda record: record.worker_id)
+
+    async def read_table(self) -> Table | None:
+        """The published placement table; None when there is none or it cannot be read as one."""
+        data = await self._call(self._redis.get(f"{self._cluster}:table"))
+        try:
+            return Table.FromString(data) if data else None
+        except DecodeError:
+            log.warning("the table in redis is malformed and ignored")
+            return None
+
+    async def write_table(self, table: Table) -> None:
+        await self._call(self._redis.set(f"{self._cluster}:table", table.SerializeToString()))
+
+    async def refusal(self) -> Refusal | None:
+        """What the leader says has no room; None when there is nothing, or nothing that can be read."""
+        text = await self._call(self._redis.get(f"{self._cluster}:refusal"))
+        try:
+            return Refusal.from_json(text) if text else None
+        except (ValueError, RecursionError):
+            return None
+
+    async def write_refusal(self, refusal: Refusal) -> None:
+        """Runs out by itself: whoever says it renews it while it holds."""
+        await self._call(self._redis.set(f"{self._cluster}:refusal", refusal.to_json(), px=REFUSAL_MS))
+
+    async def withdraw_refusal(self) -> None:
+        await self._call(self._redis.delete(f"{self._cluster}:refusal"))
+
+    async def desired(self) -> dict[str, int]:
+        """How many workers of a role somebody asked for; roles nobody asked about are absent."""
+        raw = await self._call(self._redis.hgetall(f"{self._cluster}:desired"))
+        return {key.decode(): int(value) for key, value in raw.items() if value.isdigit()}
+
+    async def set_desired(self, role: str, count: int) -> None:
+        await self._call(self._redis.hset(f"{self._cluster}:desired", role, str(count)))
+
+    async def lead(self, holder: str, lease_ms: int) -> bool:
+        """Takes or renews the leadership; False while another holds it."""
+        key = f"{self._cluster}:leader"
+        if await self._call(self._redis.set(key, holder, nx=True, px=lease_ms)):
+            return True
+        if await self._call(self._redis.get(key)) != holder.encode():
+            return False
+        await self._call(self._redis.pexpire(key, lease_ms))
+        return True
+
+    async def leader(self) -> str | None:
+        value = await self._call(self._redis.get(f"{self._cluster}:leader"))
+        return value.decode() if value else None
+
+    async def resign(self, holder: str) -> None:
+        key = f"{self._cluster}:leader"
+        if await self._call(self._redis.get(key)) == holder.encode():
+            await self._call(self._redis.delete(key))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    def _key(self, record: WorkerRecord) -> str:
+        return f"{self._cluster}:worker:{record.role}:{record.worker_id}"
+
+    async def _scan(self, pattern: str) -> Any:
+        cursor = 0
+        while True:
+            cursor, keys = await self._call(self._redis.scan(cursor, match=pattern, count=1000))
+            for key in keys:
+                yield key.decode()
+            if not cursor:
+                return
+
+    async def _call(self, command: Any) -> Any:
+        task = asyncio.current_task()
+        asked = task.cancelling() if task else 0
+        try:
+            async with asyncio.timeout(2 * CALL_S):
+                return await command
+        except (RedisError, OSError, TimeoutError) as error:
+            raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
+        finally:
+            # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
+            if task and task.cancelling() > asked:
+                raise asyncio.CancelledError

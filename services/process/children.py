@@ -1,0 +1,93 @@
+"""Child processes of a local cluster: started with a log of their own, ended for certain."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LAUNCHER = Path(__file__).with_name("dies_with_parent.py")
+TAIL_BYTES = 20_000
+
+
+@dataclass(slots=True)
+class Child:
+    """One process. `ordinal` counts within its role."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float = field(default_factory=time.monotonic)
+    leaving_since: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            self.process.send_signal(number)
+
+    def keep_to(self, cores: frozenset[int]) -> None:
+        """Binds it, and what it starts, to some of the machine's cores, where the system can do that."""
+        if hasattr(os, "sched_setaffinity") and self.alive:
+            os.sched_setaffinity(self.pid, cores)
+
+    def last_words(self) -> str:
+        """What it said of its end: its own refusal when there is one, else its last line."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        said = [line.removeprefix("caracal: ") for line in lines if line.startswith("caracal: ")]
+        if said:
+            return said[-1]
+        return _event(lines[-1]) if lines else "it said nothing"
+
+
+def start(name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> Child:
+    """Starts `command` (its first word a path) in a session of its own, so that a Ctrl-C reaches only us."""
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    return Child(name, process, log)
+
+
+def available_cores() -> list[int]:
+    """The cores this process may use, in order."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def end(children: Iterable[Child], polite_s: float) -> None:
+    """SIGTERM, again to those still draining halfway through `polite_s`, SIGKILL at its end. Returns when all left."""
+    children = [child for child in children if child.alive]
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        for child in children:
+            child.signal(number)
+        deadline = time.monotonic() + (polite_s / 2 if number is signal.SIGTERM else 10)
+        while any(child.alive for child in children) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _event(line: str) -> str:
+    """The message of a JSON log line; any other line as it is."""
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return line
+    return str(parsed.get("event", line)) if isinstance(parsed, dict) else line

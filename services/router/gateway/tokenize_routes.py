@@ -1,0 +1,38 @@
+"""POST /tokenize and /detokenize, as vLLM has them: evaluations need no local tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+
+from services.router.gateway.body import read_shape
+from services.router.gateway.context import Service
+from services.router.gateway.prompts import chat_ids, chat_segments, text_ids
+from services.router.gateway.schemas import DetokenizeRequest, TokenizeRequest
+from services.router.requests.errors import InvalidRequest
+
+
+async def tokenize(service: Service, request: Request) -> dict[str, Any]:
+    body = await read_shape(request, TokenizeRequest)
+    service.check_model(body.model)
+    assets = service.cluster.assets
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest("Exactly one of prompt and messages is required.", param="prompt")
+    if body.messages is not None:
+        generate = body.add_generation_prompt is not False
+        segments = await chat_segments(assets, body.messages, body.tools, add_generation_prompt=generate)
+        ids = await chat_ids(assets, segments)
+    else:
+        ids = await text_ids(assets, body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
+    strings = [assets.tokenizer.id_to_token(token) for token in ids] if body.return_token_strs else None
+    return {"count": len(ids), "max_model_len": service.cluster.max_model_len, "tokens": ids, "token_strs": strings}
+
+
+async def detokenize(service: Service, request: Request) -> dict[str, Any]:
+    body = await read_shape(request, DetokenizeRequest)
+    service.check_model(body.model)
+    assets = service.cluster.assets
+    if any(token >= assets.vocab_size for token in body.tokens):
+        raise InvalidRequest(f"tokens must be below {assets.vocab_size}.", param="tokens", code="value_out_of_range")
+    return {"prompt": assets.tokenizer.decode(body.tokens, skip_special_tokens=False)}

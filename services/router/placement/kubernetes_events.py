@@ -1,0 +1,151 @@
+"""The leader's refusals as Events of Kubernetes, for `kubectl get events`. Serving never waits for the API server.
+
+A daemon thread tells them, each call bounded in time; that it cannot is logged once and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.membership.shortage import Refusal, no_place_yet
+
+log = structlog.get_logger(__name__)
+
+NEEDED, LOST = "ExpertsNeedMorePods", "ExpertsUnplaced"
+TIMEOUT_S = (2.0, 5.0)  # to connect, to be answered
+NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+Told = tuple[str, str, str, str]  # kind, name, reason, message
+
+
+class CannotTell(Exception):
+    """Expected: there is no API server to be had; the message says why."""
+
+
+def in_cluster() -> tuple[Any, str]:
+    """The API and the namespace of this pod. Raises CannotTell."""
+    try:
+        from kubernetes import client, config
+    except ImportError as error:
+        raise CannotTell(f"{error}; install caracal[k8s]") from None
+    settings = client.Configuration()
+    settings.retries = 0
+    try:
+        config.load_incluster_config(client_configuration=settings)
+        return client.CoreV1Api(client.ApiClient(settings)), NAMESPACE.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, config.ConfigException) as error:
+        raise CannotTell(f"{type(error).__name__}: {error}") from None
+
+
+class KubernetesEvents:
+    """`reporter` is this router's name, `expert_set` that of the StatefulSet. Workers are called like their pods."""
+
+    def __init__(self, reporter: str, expert_set: str, connect: Callable[[], tuple[Any, str]] = in_cluster) -> None:
+        self._reporter, self._expert_set, self._connect = reporter, expert_set, connect
+        self._newest: queue.SimpleQueue[Refusal] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._told: dict[Told, tuple[str, int]] = {}  # name of the event, how often
+        self._failing = False
+
+    def tell(self, refusal: Refusal) -> None:
+        """Returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+            self._thread.start()
+        self._newest.put(refusal)
+
+    def _run(self) -> None:
+        while True:
+            refusal = self._newest.get()
+            while not self._newest.empty():
+                refusal = self._newest.get()
+            try:
+                self._emit(refusal)
+                self._failing = False
+            except CannotTell as error:
+                if not self._failing:
+                    log.warning("kubernetes is not told of a refusal", error=str(error))
+                self._failing = True
+
+    def _emit(self, refusal: Refusal) -> None:
+        api, namespace = self._connect()
+        with api.api_client:
+            for told in self._objects(refusal):
+                self._send(api, namespace, told)
+
+    def _objects(self, refusal: Refusal) -> Iterator[Told]:
+        for worker_id, count in refusal.workers.items():
+            yield "Pod", worker_id, NEEDED, no_place_yet(count, refusal.reason)
+        if self._expert_set and (refusal.workers or refusal.lost):
+            yield "StatefulSet", self._expert_set, LOST if refusal.lost else NEEDED, str(refusal)
+
+    def _send(self, api: Any, namespace: str, told: Told) -> None:
+        """What was told before counts one up; an event that is gone by then is made anew."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        name, count = self._told.get(told, ("", 0))
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        try:
+            if count:
+                try:
+                    body = {"count": count + 1, "lastTimestamp": now}
+                    api.patch_namespaced_event(name, namespace, body, _request_timeout=TIMEOUT_S)
+                except ApiException as error:
+                    if error.status != 404:
+                        raise
+                    count = 0
+            if not count:
+                event = self._event(namespace, told, _uid(api, namespace, told), now)
+                name = event["metadata"]["name"]
+                api.create_namespaced_event(namespace, event, _request_timeout=TIMEOUT_S)
+        except (ApiException, HTTPError, OSError, ValueError) as error:
+            why = f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error)
+            raise CannotTell(f"{type(error).__name__}: {why}") from None
+        self._told[told] = name, count + 1
+
+    def _event(self, namespace: str, told: Told, uid: str, now: str) -> dict[str, Any]:
+        kind, name, reason, message = told
+        return {
+            "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": "v1" if kind == "Pod" else "apps/v1",
+                "kind": kind,
+                "name": name,
+                "namespace": namespace,
+            }
+            | ({"uid": uid} if uid else {}),
+            "type": "Warning",
+            "reason": reason,
+            "message": message[:1024],  # the API's limit
+            "source": {"component": "caracal-placement"},
+            "reportingComponent": "caracal-placement",
+            "reportingInstance": self._reporter,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+
+
+def _uid(api: Any, namespace: str, told: Told) -> str:
+    """`kubectl describe` shows only events that carry it. Empty when the object is gone or not ours to read."""
+    from kubernetes.client import ApiException, AppsV1Api
+
+    kind, name, *_ = told
+    read = api.read_namespaced_pod if kind == "Pod" else AppsV1Api(api.api_client).read_namespaced_stateful_set
+    try:
+        # Unparsed: the client would refuse an object of a newer API that lacks what it expects.
+        answer = read(name, namespace, _preload_content=False, _request_timeout=TIMEOUT_S)
+    except ApiException as error:
+        if error.status in (403, 404):
+            return ""
+        raise
+    return str(json.loads(answer.data)["metadata"]["uid"])

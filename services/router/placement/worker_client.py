@@ -1,0 +1,100 @@
+"""The leader's side of the workers' gRPC: channels, and calls with one kind of failure."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Iterable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from caracal_proto.attention_pb2_grpc import AttentionStub
+from caracal_proto.expert_pb2 import CommitRequest, ExpertDescribeRequest, PrepareRequest
+from caracal_proto.expert_pb2_grpc import ExpertStub
+from caracal_proto.placement_pb2 import ExpertId, Table
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from services.membership.record import WorkerRecord
+from services.router.placement.policy import Item
+
+QUICK_S = 2.0
+PROBE_S = 0.5
+LOAD_S = 1800.0  # a worker may read a terabyte; that it died is noticed elsewhere
+OPTIONS = (
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 300),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+Reply = TypeVar("Reply")
+
+
+class CallFailed(Exception):
+    """Expected: a worker did not do what it was asked; the message names it and says why."""
+
+
+class Workers:
+    """Channels to every worker the leader knows."""
+
+    def __init__(self) -> None:
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+
+    def state(self, record: WorkerRecord) -> grpc.ChannelConnectivity:
+        """Of the connection, which is opened or tried again when it is not there."""
+        return self._channel(record).get_state(try_to_connect=True)
+
+    async def probe(self, record: WorkerRecord) -> bool:
+        """Whether the worker answers the standard health check at all."""
+        try:
+            await HealthStub(self._channel(record)).Check(HealthCheckRequest(), timeout=PROBE_S)  # type: ignore[attr-defined]  # the stubs lack it
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    async def held(self, record: WorkerRecord) -> set[Item]:
+        """What an expert worker says that it holds. Raises CallFailed."""
+        stub = ExpertStub(self._channel(record))
+        about = await _sent(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
+        return {(id.layer, id.expert) for id in about.held}
+
+    async def prepare(self, record: WorkerRecord, epoch: int, items: Iterable[Item]) -> dict[Item, int]:
+        """Has experts loaded and warmed; returns their golden digests. Raises CallFailed."""
+        request = PrepareRequest(epoch=epoch, experts=[ExpertId(layer=layer, expert=e) for layer, e in sorted(items)])
+        reply = await _sent(record, ExpertStub(self._channel(record)).Prepare(request, timeout=LOAD_S))
+        digests = {(d.id.layer, d.id.expert): d.digest for d in reply.digests}
+        if missing := {(id.layer, id.expert) for id in request.experts} - digests.keys():
+            raise CallFailed(f"{record.worker_id} gave no golden digest of {len(missing)} experts")
+        return digests
+
+    async def commit(self, record: WorkerRecord, table: Table) -> int:
+        """Raises CallFailed."""
+        stub = ExpertStub(self._channel(record))
+        return int((await _sent(record, stub.Commit(CommitRequest(table=table), timeout=QUICK_S))).epoch)
+
+    async def apply(self, record: WorkerRecord, table: Table) -> int:
+        """Raises CallFailed."""
+        return int((await _sent(record, AttentionStub(self._channel(record)).ApplyTable(table, timeout=QUICK_S))).epoch)
+
+    async def keep_only(self, records: Collection[WorkerRecord]) -> None:
+        """Closes channels to workers that are gone."""
+        wanted = {(record.address, record.boot_id) for record in records}
+        for key in self._channels.keys() - wanted:
+            await self._channels.pop(key).close(None)
+
+    async def close(self) -> None:
+        await self.keep_only(())
+
+    def _channel(self, record: WorkerRecord) -> grpc.aio.Channel:
+        key = record.address, record.boot_id
+        if key not in self._channels:
+            self._channels[key] = grpc.aio.insecure_channel(record.address, options=OPTIONS)
+        return self._channels[key]
+
+
+async def _sent(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise CallFailed(f"{record.worker_id}: {error.code().name}: {error.details()}") from None

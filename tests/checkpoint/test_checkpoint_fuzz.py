@@ -1,0 +1,94 @@
+"""Damage at random places: a directory is refused in one line or served, and nothing else comes out of its reader."""
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_checkpoint import make_checkpoint
+
+from services.checkpoint.config import CheckpointError
+from services.checkpoint.reader import Checkpoint
+from services.checkpoint.safetensors import INDEX
+
+VICTIMS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json", INDEX]
+SIZES = {"num_layers": 1, "n_routed_experts": 2, "zero_expert_num": 2, "moe_topk": 2}
+
+
+@functools.cache
+def pristine() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as place:
+        path = make_checkpoint(Path(place), **SIZES)
+        return {file.name: file.read_bytes() for file in path.iterdir() if file.name in VICTIMS}
+
+
+def outcome(files: dict[str, bytes]) -> str:
+    """ "served", or the refusal; anything else is raised."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, raw in files.items():
+            (Path(place) / name).write_bytes(raw)
+        try:
+            checkpoint = Checkpoint.open(Path(place))
+            for name in checkpoint.names():
+                checkpoint.tensor(name, torch.float32)
+        except CheckpointError as error:
+            return str(error)
+    return "served"
+
+
+VICTIM = st.sampled_from(VICTIMS)
+
+
+def one_line(message: str) -> bool:
+    file = message.split(":")[0]  # not always the damaged one: a flipped bit in the index names another file
+    return message == "served" or (message.splitlines() == [message] and file.endswith((".safetensors", ".json")))
+
+
+def test_undamaged_is_served() -> None:
+    assert outcome(pristine()) == "served"
+
+
+@settings(max_examples=100, deadline=None)
+@given(VICTIM, st.data())
+def test_truncated_anywhere(victim: str, data: st.DataObject) -> None:
+    raw = pristine()[victim]
+    message = outcome(pristine() | {victim: raw[: data.draw(st.integers(0, len(raw) - 1))]})
+    assert message.startswith(f"{victim}: ")
+    assert one_line(message)
+
+
+@settings(max_examples=200, deadline=None)
+@given(VICTIM, st.data())
+def test_bits_flipped_near_the_start(victim: str, data: st.DataObject) -> None:
+    raw = bytearray(pristine()[victim])
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, min(len(raw), 3000) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert one_line(outcome(pristine() | {victim: bytes(raw)}))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_value_anywhere_in_a_header(data: st.DataObject) -> None:
+    victim = "model-00001-of-00002.safetensors"
+    raw = pristine()[victim]
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    name = data.draw(st.sampled_from(sorted(header)))
+    if data.draw(st.booleans()):
+        header[name] = data.draw(JSON)
+    else:
+        header[name][data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))] = data.draw(JSON)
+    text = json.dumps(header).encode()
+    message = outcome(pristine() | {victim: len(text).to_bytes(8, "little") + text + raw[end:]})
+    assert message.startswith(f"{victim}: ")
+    assert one_line(message)

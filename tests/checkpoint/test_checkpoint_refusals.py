@@ -1,0 +1,277 @@
+"""A wrong directory: one line, naming the file and the tensor or field, before a single weight is read."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.broken_checkpoint import edit_header, edit_json, edit_tensor, shard_of
+from support.tiny_checkpoint import PLAIN, make_checkpoint
+
+from services.attention_worker.model.model import load_model
+from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.reader import Checkpoint, load_expert
+from services.checkpoint.safetensors import INDEX, SINGLE
+
+HEAD = "lm_head.weight"
+GATE = "model.layers.1.mlp.experts.3.gate_proj.weight"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "model")
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def config_refusal(**changes: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        ModelConfig.from_dict({name: value for name, value in (PLAIN | changes).items() if value != "absent"})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model_type": "llama"}, "model_type: 'llama' is not supported, only 'longcat_flash'"),
+        ({"model_type": "absent"}, "model_type: None is not supported, only 'longcat_flash'"),
+        ({"kv_lora_rank": "absent"}, "kv_lora_rank: is missing"),
+        ({"hidden_size": "64"}, "hidden_size: '64' is not a whole number of at least 1"),
+        ({"hidden_size": -64}, "hidden_size: -64 is not a whole number of at least 1"),
+        ({"num_layers": 0}, "num_layers: 0 is not a whole number of at least 1"),
+        ({"num_layers": True}, "num_layers: True is not a whole number of at least 1"),
+        ({"vocab_size": 10**30}, f"vocab_size: {10**30} is not a whole number of at least 1"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps: nan is not a positive number"),
+        ({"routed_scaling_factor": 10**400}, f"routed_scaling_factor: {10**400} is not a positive number"),
+        ({"norm_topk_prob": 1}, "norm_topk_prob: 1 is not true or false"),
+        ({"eos_token_id": ["</s>"]}, "eos_token_id: ('</s>',) is not a token id or a list of them"),
+        ({"eos_token_id": []}, "eos_token_id: () is not a token id or a list of them"),
+        ({"eos_token_id": 320}, "eos_token_id: 320 lies outside the vocabulary of 320"),
+        ({"qk_rope_head_dim": 7}, "qk_rope_head_dim: 7 is odd"),
+        ({"moe_topk": 13}, "moe_topk: 13 of 12 experts cannot be chosen"),
+        (
+            {"num_hidden_layers": 2},
+            "num_hidden_layers: contradicts num_layers 2: it counts attentions, so it has to be 4",
+        ),
+        ({"num_key_value_heads": 1}, "num_key_value_heads: is not num_attention_heads = 4"),
+        ({"qk_head_dim": 16}, "qk_head_dim: is not qk_nope_head_dim + qk_rope_head_dim = 24"),
+        ({"zero_expert_type": "copy"}, "zero_expert_type: 'copy': identity or drop"),
+        ({"torch_dtype": "float16"}, "torch_dtype: 'float16': bfloat16 or float32"),
+        ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported, only 'silu'"),
+        ({"attention_method": "MHA"}, "attention_method: 'MHA' is not supported, only 'MLA'"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings: True is not supported, only False"),
+        ({"rope_scaling": {"type": "yarn", "factor": 10}}, "rope_scaling: only the default rope is supported"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: only the default rope is supported"),
+        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters: rope_theta 5.0 contradicts 10000.0"),
+        ({"auto_map": {"AutoConfig": "x.Y"}}, "auto_map: code in a model directory is never run; remove the field"),
+        ({"ngram_vocab_size_ratio": 78}, "ngram_vocab_size_ratio: n-gram embeddings are not supported"),
+    ],
+)
+def test_config_fields(changes: dict[str, Any], expected: str) -> None:
+    assert config_refusal(**changes) == f"config.json: {expected}"
+
+
+def test_config_in_the_newer_spelling() -> None:
+    newer = PLAIN | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "dtype": "float32"}
+    del newer["rope_theta"]
+    config = ModelConfig.from_dict(newer | {"eos_token_id": [2, 7], "rope_scaling": None, "qk_head_dim": 24})
+    assert (config.rope_theta, config.torch_dtype, config.eos_ids) == (5e6, "float32", {2, 7})
+    assert (config.kv_scale, config.latent, config.num_gate_outputs) == (math.sqrt(2), 40, 12)
+
+
+def test_not_a_directory(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: is not a directory"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "config.json: is not valid JSON"),
+        ("[]", "config.json: is not a JSON object"),
+        ("[" * 10**5, "config.json: is not"),
+    ],
+)
+def test_config_is_no_object(directory: Path, text: str, expected: str) -> None:
+    (directory / "config.json").write_text(text)
+    assert refusal(directory).startswith(expected)
+    (directory / "config.json").unlink()
+    assert refusal(directory) == "config.json: No such file or directory"
+
+
+def test_missing_shard(directory: Path) -> None:
+    shard = shard_of(directory, HEAD)
+    first = min(
+        json.loads((directory / INDEX).read_text())["weight_map"].items(),
+        key=lambda item: (item[1] != shard.name, item),
+    )
+    shard.unlink()
+    assert refusal(directory) == f"{shard.name}: {first[0]}: the index puts this tensor there, and the file is missing"
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "pytorch_model.bin", "", 7, "a\x00.safetensors"])
+def test_index_names_no_safetensors_file(directory: Path, shard: object) -> None:
+    edit_json(directory / INDEX, lambda index: index["weight_map"].update({HEAD: shard}))
+    assert refusal(directory) == f"{INDEX}: {HEAD}: {shard!r} is not the name of a safetensors file beside the index"
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, "x"])
+def test_index_without_a_map(directory: Path, weight_map: object) -> None:
+    edit_json(directory / INDEX, lambda index: index.update(weight_map=weight_map))
+    assert refusal(directory) == f"{INDEX}: weight_map: is not a map from tensor to file"
+
+
+def test_index_and_file_disagree(directory: Path) -> None:
+    shard = shard_of(directory, HEAD)
+    edit_json(directory / INDEX, lambda index: index["weight_map"].update({"extra.weight": shard.name}))
+    assert (
+        refusal(directory)
+        == f"{shard.name}: extra.weight: the index puts this tensor there, and the file does not hold it"
+    )
+
+
+def test_tensor_in_two_files(directory: Path) -> None:
+    files = sorted(directory.glob("*.safetensors"))
+    home = shard_of(directory, HEAD)
+    other = next(file for file in files if file != home)
+    save_file(load_file(other) | {HEAD: torch.zeros(1)}, other)
+    assert f"{HEAD}: is also in " in refusal(directory)
+
+
+def test_missing_tensor(directory: Path) -> None:
+    shard = shard_of(directory, GATE)
+    save_file({name: value for name, value in load_file(shard).items() if name != GATE}, shard)
+    edit_json(directory / INDEX, lambda index: index["weight_map"].pop(GATE))
+    assert refusal(directory) == f"{INDEX}: {GATE}: is missing"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda tensor: tensor[:-1], "shape [31, 64], config.json makes it [32, 64]"),
+        (lambda tensor: tensor.T, "shape [64, 32], config.json makes it [32, 64]"),
+        (lambda tensor: tensor.half(), "dtype F16 is not supported, only BF16 and F32, matrices also F8_E4M3"),
+        (
+            lambda tensor: tensor.to(torch.float8_e4m3fn),
+            "is stored as F8_E4M3, and config.json has no quantization_config",
+        ),
+        (lambda tensor: tensor.to(torch.int64), "dtype I64 is not supported, only BF16 and F32, matrices also F8_E4M3"),
+    ],
+)
+def test_wrong_shape_or_dtype(directory: Path, change: Callable[[torch.Tensor], torch.Tensor], expected: str) -> None:
+    edit_tensor(directory, GATE, change)
+    assert refusal(directory) == f"{shard_of(directory, GATE).name}: {GATE}: {expected}"
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_truncated(directory: Path, kept: int) -> None:
+    shard = shard_of(directory, HEAD)
+    raw = shard.read_bytes()[:kept]
+    shard.write_bytes(raw)
+    message = refusal(directory)
+    assert message.startswith(f"{shard.name}: ")
+    assert "truncated" in message
+    assert str(len(raw)) in message
+
+
+def test_bytes_that_no_tensor_owns(directory: Path) -> None:
+    shard = shard_of(directory, HEAD)
+    size = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes() + b"tail")
+    assert refusal(directory) == f"{shard.name}: has {size + 4} bytes, its header speaks of {size}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"dtype": "F32", "shape": [320, 64]}, "malformed header entry"),
+        ({"dtype": "F32", "shape": [320, -64], "data_offsets": [0, 8]}, "malformed header entry"),
+        ({"dtype": "F32", "shape": [10**9, "x"], "data_offsets": [0, 8]}, "malformed header entry"),
+        ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "malformed header entry"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, "[2] of F32 is not -8 bytes"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "[3] of F32 is not 8 bytes"),
+        (7, "malformed header entry"),
+    ],
+)
+def test_header_entries(directory: Path, entry: object, expected: str) -> None:
+    shard = shard_of(directory, HEAD)
+    edit_header(shard, lambda header: header.update({HEAD: entry}))
+    assert refusal(directory) == f"{shard.name}: {HEAD}: {expected}"
+
+
+def test_overlapping_tensors(directory: Path) -> None:
+    norms = "model.layers.0.input_layernorm.0.weight", "model.layers.0.input_layernorm.1.weight"
+    shard = shard_of(directory, norms[0])
+
+    def overlap(header: dict[str, Any]) -> None:
+        header["a\nb"] = header[norms[0]]
+
+    edit_header(shard, overlap)
+    message = refusal(directory)
+    assert message.startswith(f"{shard.name}: ")
+    assert ": starts at byte " in message
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite(directory: Path, value: float) -> None:
+    for name in (HEAD, GATE):
+        edit_tensor(directory, name, lambda tensor: tensor.index_fill(1, torch.tensor([5]), value))
+    checkpoint = Checkpoint.open(directory)
+    why = "holds NaN, infinity, or values too large for float32"
+    with pytest.raises(CheckpointError) as attention:
+        load_model(checkpoint, torch.float32, lambda done, total: None)
+    assert str(attention.value) == f"{shard_of(directory, HEAD).name}: {HEAD}: {why}"
+    with pytest.raises(CheckpointError) as expert:
+        load_expert(checkpoint, 1, 3, torch.float32)
+    assert str(expert.value) == f"{shard_of(directory, GATE).name}: {GATE}: {why}"
+
+
+def test_weights_that_the_model_dtype_cannot_hold(directory: Path) -> None:
+    edit_tensor(directory, HEAD, lambda tensor: tensor.fill_(3.4e38))
+    checkpoint = Checkpoint.open(directory)
+    assert checkpoint.tensor(HEAD, torch.float32).max() > 3e38
+    with pytest.raises(CheckpointError, match="too large for bfloat16"):
+        checkpoint.tensor(HEAD, torch.bfloat16)
+
+
+def test_truncated_or_gone_after_opening(directory: Path) -> None:
+    checkpoint = Checkpoint.open(directory)
+    shard = shard_of(directory, HEAD)
+    with shard.open("r+b") as stream:
+        stream.truncate(3000)
+    with pytest.raises(CheckpointError, match=f"{shard.name}: {HEAD}: truncated since it was opened"):
+        checkpoint.tensor(HEAD, torch.float32)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"{shard.name}: {HEAD}: No such file or directory"):
+        checkpoint.tensor(HEAD, torch.float32)
+
+
+class Trap:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.pth", SINGLE])
+def test_pickles_are_never_opened(directory: Path, tmp_path: Path, name: str) -> None:
+    for file in (*directory.glob("*.safetensors"), directory / INDEX):
+        file.unlink()
+    assert refusal(directory) == f"{INDEX}: missing, and there is no {SINGLE} either"
+    torch.save({HEAD: Trap(tmp_path / "sprung")}, directory / name)
+    assert refusal(directory).startswith(
+        f"{name}: {'truncated' if name == SINGLE else 'pickled weights are never read'}"
+    )
+    assert not (tmp_path / "sprung").exists()

@@ -1,0 +1,125 @@
+"""An attention worker that speaks the real protocol and makes its tokens up: for tests of the router."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from caracal_proto import attention_pb2, attention_pb2_grpc
+
+from services.router.requests.worker_choice import AttentionWorker
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Script = Callable[[attention_pb2.GenerateRequest, Context], AsyncIterator[attention_pb2.GenerateEvent]]
+
+
+def token(index: int, token_id: int, request: attention_pb2.GenerateRequest) -> attention_pb2.Token:
+    """A token with log-probabilities that depend on its id only."""
+    made = attention_pb2.Token(index=index, id=token_id, logits_checksum=zlib.crc32(b"%d" % token_id))
+    if request.sampling.logprobs:
+        made.logprob = -token_id / 1000
+        for rank in range(request.sampling.top_logprobs):
+            made.top.add(id=token_id + rank, logprob=-(token_id + rank) / 1000)
+    return made
+
+
+def says(
+    ids: Sequence[int], *, chunk: int = 1, pause: float = 0.0, finish: str = "stop", eos: int | None = None
+) -> Script:
+    """Answers every request with `ids`, `chunk` at a time, going on after what was emitted before."""
+
+    async def script(request: attention_pb2.GenerateRequest, _: Context) -> AsyncIterator[attention_pb2.GenerateEvent]:
+        wanted = [*ids, *([] if eos is None else [eos])][: request.sampling.max_tokens]
+        cut = len(wanted) < len(ids) + (eos is not None)
+        done = len(request.emitted_ids)
+        assert list(request.emitted_ids) == wanted[:done]
+        while done < len(wanted):
+            until = min(done + chunk, len(wanted))
+            event = attention_pb2.GenerateEvent(attempt=request.attempt)
+            event.tokens.extend(token(i, wanted[i], request) for i in range(done, until))
+            if until == len(wanted):
+                event.finish_reason = "length" if cut else finish
+                event.stop_id = 0 if eos is None or cut else eos
+            yield event
+            done = until
+            await asyncio.sleep(pause)
+
+    return script
+
+
+@dataclass
+class FakeAttention:
+    """One worker; `script` may be replaced at any time. Counts what it saw."""
+
+    script: Script
+    worker_id: str = "attention-0"
+    numerics_class: str = "caracal-fake"
+    max_model_len: int = 0
+    epoch: int = 1
+    requests: list[attention_pb2.GenerateRequest] = field(default_factory=list)
+    opened: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    port: int = 0
+    server: grpc.aio.Server | None = None
+    frozen: bool = False  # answers no Describe, as a stopped process would not
+
+    @property
+    def running(self) -> int:
+        return self.opened - self.finished - self.cancelled
+
+    def record(self, **changes: Any) -> AttentionWorker:
+        fields = {
+            "worker_id": self.worker_id,
+            "address": f"127.0.0.1:{self.port}",
+            "boot_id": f"{self.worker_id}-boot",
+            "numerics_class": self.numerics_class,
+            "epoch": self.epoch,
+        }
+        return AttentionWorker(**(fields | changes))
+
+    async def start(self, port: int = 0) -> None:
+        self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        attention_pb2_grpc.add_AttentionServicer_to_server(_Servicer(self), self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """As if killed: open streams break at once."""
+        if self.server is not None:
+            await self.server.stop(None)
+            self.server = None
+
+
+class _Servicer(attention_pb2_grpc.AttentionServicer):
+    def __init__(self, fake: FakeAttention) -> None:
+        self._fake = fake
+
+    async def Describe(
+        self, request: attention_pb2.AttentionDescribeRequest, context: Context
+    ) -> attention_pb2.AttentionDescription:
+        fake = self._fake
+        while fake.frozen:  # noqa: ASYNC110  tests thaw it from another thread
+            await asyncio.sleep(0.01)
+        return attention_pb2.AttentionDescription(
+            worker_id=fake.worker_id, numerics_class=fake.numerics_class, max_model_len=fake.max_model_len
+        )
+
+    async def Generate(
+        self, request: attention_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[attention_pb2.GenerateEvent]:
+        fake = self._fake
+        fake.requests.append(request)
+        fake.opened += 1
+        try:
+            async for event in fake.script(request, context):
+                yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            fake.cancelled += 1
+            raise
+        fake.finished += 1

@@ -1,0 +1,95 @@
+"""Expert and attention workers that hold nothing but lists: real gRPC servers and leases for tests of the leader."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+import grpc
+import grpc.aio
+from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
+
+from services.membership.record import WorkerRecord
+from services.membership.redis import Membership
+
+
+class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionServicer):
+    """Plays one worker of either role. `say` is told what happens, in order: (worker id, what, epoch)."""
+
+    def __init__(
+        self, role: str, number: int, say: list[tuple[str, str, int]], boot: str = "a", refuses: str = "", **record: Any
+    ) -> None:
+        self.role, self.worker_id, self.boot_id = role, f"{role}-{number}", f"{role}{number}{boot}"
+        self.held: set[tuple[int, int]] = set()
+        self.refuses = refuses  # what it says to every Prepare, if anything
+        self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
+        self._say, self._record, self._port = say, {"numerics_class": "c", **record}, 0
+        self._server: Any = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        expert_pb2_grpc.add_ExpertServicer_to_server(self, self._server)
+        attention_pb2_grpc.add_AttentionServicer_to_server(self, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), self._server)
+        self._port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """As kill -9: the lease stays until it runs out."""
+        await self._server.stop(None)
+
+    def record(self) -> WorkerRecord:
+        return WorkerRecord(
+            worker_id=self.worker_id,
+            role=self.role,
+            address=f"127.0.0.1:{self._port}",
+            boot_id=self.boot_id,
+            epoch=self.epoch,
+            draining=self.draining,
+            held=len(self.held),
+            **self._record,
+        )
+
+    async def join(self, membership: Membership) -> None:
+        await self.start()
+        await membership.announce(self.record())
+
+    async def Prepare(self, request: expert_pb2.PrepareRequest, context: Any) -> expert_pb2.PrepareReply:
+        self._say.append((self.worker_id, "prepare", request.epoch))
+        await asyncio.sleep(self.load_s)
+        if self.refuses:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refuses)
+        reply = expert_pb2.PrepareReply()
+        for id in request.experts:
+            self.held.add((id.layer, id.expert))
+            digest = hashlib.sha256(b"%d %d" % (id.layer, id.expert) + self.salt).digest()
+            reply.digests.add(id=id, digest=int.from_bytes(digest[:8], "little"))
+        return reply
+
+    async def Commit(self, request: expert_pb2.CommitRequest, context: Any) -> expert_pb2.CommitReply:
+        table = request.table
+        if table.epoch < self.epoch:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "stale")
+        self._say.append((self.worker_id, "commit", table.epoch))
+        self.epoch = table.epoch
+        me = [i for i, worker in enumerate(table.workers) if worker.boot_id == self.boot_id]
+        given = {
+            (layer, expert)
+            for layer, placement in enumerate(table.layers)
+            for expert, slot in enumerate(placement.experts)
+            if set(me) & set(slot.worker)
+        }
+        assert given <= self.held, "given what was not prepared"
+        self.held = given
+        return expert_pb2.CommitReply(epoch=self.epoch, held=len(given))
+
+    async def ApplyTable(self, request: Any, context: Any) -> attention_pb2.ApplyTableReply:
+        self._say.append((self.worker_id, "apply", request.epoch))
+        self.epoch = max(self.epoch, request.epoch)
+        return attention_pb2.ApplyTableReply(epoch=self.epoch)
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        held = [{"layer": layer, "expert": expert} for layer, expert in sorted(self.held)]
+        return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, held=held)

@@ -1,0 +1,103 @@
+"""A router with real listeners over fake attention workers, on an event loop of its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import openai
+import uvloop
+from prometheus_client import CollectorRegistry
+from support.fake_attention import FakeAttention
+
+from services.membership.shortage import Refusal
+from services.router.gateway.context import Service
+from services.router.requests.assets import ModelAssets
+from services.router.requests.attention_workers import Fleet
+from services.router.requests.metrics import RequestMetrics
+from services.router.requests.reply import Cluster
+from services.router.requests.stall_detector import Patience
+from services.router.requests.worker_choice import AttentionWorker
+from services.router.servers import RouterEdge
+
+T = TypeVar("T")
+MODEL = "tiny-cat"
+
+
+class MutableDirectory:
+    """A directory whose list tests change."""
+
+    def __init__(self) -> None:
+        self.workers: list[AttentionWorker] = []
+
+    async def attention_workers(self) -> Sequence[AttentionWorker]:
+        return list(self.workers)
+
+
+class Harness:
+    """Use as a context manager. `fakes` are started first, and listed in `directory`."""
+
+    def __init__(
+        self, assets: Path, *fakes: FakeAttention, deadline_s: float = 30.0, lost_s: float = 2.0, hold_s: float = 0.0
+    ) -> None:
+        self.assets = ModelAssets.load(assets, MODEL)
+        self.fakes = fakes
+        self.directory = MutableDirectory()
+        self._deadline_s = deadline_s
+        self._lost_s, self._hold_s = lost_s, hold_s
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._stopped = False
+        self.refusal: Refusal | None = None
+
+    def __enter__(self) -> Harness:
+        self._thread.start()
+        self.do(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._stopped:
+            self.stop(0.5)
+        for fake in self.fakes:
+            self.do(fake.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the router's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def stop(self, grace_s: float) -> None:
+        self._stopped = True
+        self.do(self.edge.stop(grace_s))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.edge.http_port}"
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url + "/v1", api_key="unused", max_retries=0, **options)
+
+    def ids(self, text: str) -> list[int]:
+        return self.assets.encode(text, add_special_tokens=False)
+
+    async def _start(self) -> None:
+        for fake in self.fakes:
+            await fake.start()
+            self.directory.workers.append(fake.record())
+        limit = self.assets.max_model_len
+        fleet = Fleet(
+            self.directory,
+            max_model_len=limit,
+            refresh_s=0.05,
+            hold_s=self._hold_s,
+            patience=Patience(lost_s=self._lost_s),
+        )
+        self.metrics = RequestMetrics(MODEL, CollectorRegistry())
+        self.cluster = Cluster(self.assets, fleet, self.metrics)
+        self.edge = RouterEdge(Service(self.cluster, self._deadline_s, lambda: self.refusal))
+        await self.edge.start("127.0.0.1", 0, 0)

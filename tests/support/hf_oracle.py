@@ -1,0 +1,59 @@
+"""transformers' LongCat-Flash with a checkpoint's tensors: what our arithmetic is held against.
+
+Weights are set here: its model wants unused rows for the zero experts in one fused tensor, its loader makes none.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
+
+from services.checkpoint.reader import Checkpoint, load_expert
+from services.checkpoint.tensors import attention_tensors
+
+FP32 = ("classifier.weight", "e_score_correction_bias")
+
+
+def load_oracle(checkpoint: Checkpoint, dtype: torch.dtype) -> LongcatFlashForCausalLM:
+    """In `dtype`, its router in fp32 as `from_pretrained` keeps it."""
+    raw = json.loads((checkpoint.path / "config.json").read_text())
+    model = LongcatFlashForCausalLM(LongcatFlashConfig(**raw | {"attn_implementation": "eager"})).eval()
+    config, ours = model.config, checkpoint.config
+    state = {
+        name: checkpoint.tensor(name, torch.float32 if name.endswith(FP32) else dtype)
+        for name, _ in attention_tensors(ours)
+    }
+    for layer in range(ours.num_layers):
+        experts = [load_expert(checkpoint, layer, expert, dtype) for expert in range(ours.n_routed_experts)]
+        gate_up = torch.stack([expert.gate_up_2FD for expert in experts])
+        unused = gate_up.new_zeros((config.zero_expert_num, *gate_up.shape[1:]))
+        prefix = f"model.layers.{layer}.mlp.experts."
+        state[f"{prefix}gate_up_proj"] = torch.cat([gate_up, unused])
+        state[f"{prefix}down_proj"] = torch.stack([expert.down_DF for expert in experts])
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
+@torch.inference_mode()
+def oracle_logits(model: LongcatFlashForCausalLM, ids: list[int]) -> torch.Tensor:
+    """fp32 [T, V] of one sequence in one pass."""
+    logits_TV: torch.Tensor = model(torch.tensor([ids])).logits[0].float()
+    return logits_TV
+
+
+@torch.inference_mode()
+def oracle_greedy(model: LongcatFlashForCausalLM, ids: list[int], count: int) -> list[int]:
+    """The next `count` ids of `transformers.generate`."""
+    prompt = torch.tensor([ids])
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    new: list[int] = out[0, len(ids) :].tolist()
+    return new

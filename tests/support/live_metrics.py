@@ -1,0 +1,70 @@
+"""The names that processes of each role show on /metrics, from their own collectors over a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry
+from support.engine_driver import Driver
+from support.fake_model import FakeModel
+from support.tiny_checkpoint import make_checkpoint
+
+from services.attention_worker import metrics as attention
+from services.checkpoint.reader import Checkpoint
+from services.expert_worker import metrics as expert
+from services.expert_worker.batcher import Batcher
+from services.expert_worker.experts import Experts
+from services.expert_worker.placement import Holding
+from services.expert_worker.service import ExpertService
+from services.membership.redis import Membership
+from services.process.telemetry import show_redis
+from services.router.dispatch.nccl_link import PairStats
+from services.router.dispatch.stats import DispatchStats
+from services.router.placement.shortage import Refusals
+from services.router.requests.metrics import RequestMetrics
+
+_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
+
+
+def names(registry: CollectorRegistry) -> Iterator[str]:
+    """Names of samples as queries write them; of counters that have no sample yet, too."""
+    for family in registry.collect():
+        for suffix in _SUFFIXES.get(family.type, ("",)):
+            yield family.name + suffix
+
+
+def _router(folder: Path) -> CollectorRegistry:
+    registry = RequestMetrics("tiny", CollectorRegistry()).registry
+    Refusals(Membership("redis://127.0.0.1:1")).show(registry)
+    return registry
+
+
+def _attention(folder: Path) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(attention.WorkerMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), PairStats(), lambda: 1))
+    return registry
+
+
+def _expert(folder: Path) -> CollectorRegistry:
+    experts = Experts(Checkpoint.open(make_checkpoint(folder)), torch.float32)
+    holding, batcher = Holding(experts, "expert-0", "boot", "class"), Batcher(experts.compute)
+    registry = CollectorRegistry()
+    registry.register(expert.WorkerMetrics(batcher, holding, ExpertService(holding, batcher)))
+    return registry
+
+
+_ROLES: dict[str, Callable[[Path], CollectorRegistry]] = {
+    "router": _router,
+    "attention": _attention,
+    "expert": _expert,
+}
+
+
+def exported(folder: Path) -> dict[str, set[str]]:
+    """By role."""
+    registries = {role: make(folder) for role, make in _ROLES.items()}
+    for registry in registries.values():
+        show_redis(registry, lambda: True)
+    return {role: set(names(registry)) for role, registry in registries.items()}

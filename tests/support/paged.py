@@ -1,0 +1,90 @@
+"""A model driven by hand: pages, slots and steps without an engine, so that any layout and any mix can be tried.
+
+Legend: T tokens of a step, S sequences, X pages of one sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+import torch
+from caracal_proto import placement_pb2
+from torch import Tensor
+
+from services.attention_worker.model.interfaces import ExchangeLike
+from services.attention_worker.model.model import Model
+from services.attention_worker.model.step import Step
+from services.checkpoint.reader import Checkpoint
+from services.expert_worker.experts import Experts
+from services.local.in_process_link import LocalLink
+from services.router.dispatch.exchange import Exchange
+
+
+@contextmanager
+def local_exchange(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Exchange]:
+    """Every expert in this process, behind the real exchange."""
+    config = checkpoint.config
+    experts = Experts(checkpoint, dtype)
+    for layer in range(config.num_layers):
+        for expert in range(config.n_routed_experts):
+            experts.load(layer, expert)
+    exchange = Exchange(lambda endpoint: LocalLink(experts), config)
+    here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
+    everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
+    exchange.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
+    try:
+        yield exchange
+    finally:
+        exchange.close()
+
+
+class Paged:
+    """Sequences 0..S-1 with their pages; `shuffle` scatters those over the cache."""
+
+    def __init__(
+        self,
+        model: Model,
+        exchange: ExchangeLike,
+        *,
+        sequences: int = 1,
+        capacity: int = 192,
+        page_size: int = 16,
+        shuffle: Random | None = None,
+    ) -> None:
+        self._model, self._exchange, self._page_size = model, exchange, page_size
+        per_sequence = -(-capacity // page_size)
+        pages = list(range(3 * sequences * per_sequence))
+        if shuffle:
+            shuffle.shuffle(pages)
+        owned = torch.tensor(pages[: sequences * per_sequence], dtype=torch.int32)
+        self._table_SX = owned.view(sequences, per_sequence).contiguous()
+        self._caches = model.new_cache(len(pages), page_size)
+        for cache_PBL in self._caches:
+            cache_PBL.fill_(1e4)  # what nobody wrote must not be read
+        self._lengths = [0] * sequences
+        self._number = 0
+
+    def feed(self, chunks: dict[int, list[int]]) -> dict[int, Tensor]:
+        """One step over the next ids of some sequences, in the order given: each one's logits [chunk, V]."""
+        ids, positions, rows = [], [], []
+        for sequence, chunk in chunks.items():
+            ids += chunk
+            positions += range(self._lengths[sequence], self._lengths[sequence] + len(chunk))
+            rows += [sequence] * len(chunk)
+            self._lengths[sequence] += len(chunk)
+        positions_T, seq_T = (torch.tensor(numbers, dtype=torch.int32) for numbers in (positions, rows))
+        page_T = self._table_SX[seq_T.long(), positions_T.long() // self._page_size]
+        step = Step(
+            number=self._number,
+            ids_T=torch.tensor(ids),
+            positions_T=positions_T,
+            seq_T=seq_T,
+            slots_T=page_T * self._page_size + positions_T % self._page_size,
+            page_table_SX=self._table_SX,
+            sample_rows_B=torch.arange(len(ids)),
+        )
+        self._number += 1
+        logits_TV = self._model.forward(step, self._caches, self._exchange)
+        return dict(zip(chunks, logits_TV.split([len(chunk) for chunk in chunks.values()]), strict=True))

