@@ -38,16 +38,16 @@ class BuildKernels(build_ext):
     """Compiles with per-source flags, two at a time; what hinders it is told in one line and is no error."""
 
     def build_extension(self, ext: Extension) -> None:
-        obstacle = self._obstacle()
-        if not obstacle:
+        missing = self._missing()
+        if not missing:
             try:
                 self._build(ext)
             except (CCompilerError, ExecError, PlatformError):
-                obstacle = "the compiler failed, see above"
-        if obstacle:
-            print(f"caracal: no compiled CPU kernels ({obstacle}): its slower reference ops will run", file=sys.stderr)
+                missing = "the compiler failed, see above"
+        if missing:
+            print(f"caracal: no compiled CPU kernels ({missing}): its slower reference ops will run", file=sys.stderr)
 
-    def _obstacle(self) -> str:
+    def _missing(self) -> str:
         if importlib.util.find_spec("torch") is None:
             return "torch is not installed, or hidden by build isolation"
         if platform.machine().lower() not in ("x86_64", "amd64") or sys.platform != "linux":

@@ -18,7 +18,7 @@ from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.local.in_process_link import LocalLink
-from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 
 class Arrivals:
@@ -41,7 +41,7 @@ def build(directory: Path) -> Engine:
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
-    exchange = Exchange(lambda _: LocalLink(experts), config)
+    exchange = MoEDispatcher(lambda _: LocalLink(experts), config)
     everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
     exchange.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))

@@ -72,7 +72,9 @@ def run(rounds: int = 5, out: Path = RESULTS) -> list[Row]:
     console.print(f"logs in {directory}")
     rows: list[Row] = []
     with cluster(MODEL, directory / "cluster") as target:
-        peer = Peer("bench.peer", [str(MODEL), "bfloat16", str(os.cpu_count() or 1)], directory / "peer.log")
+        peer = Peer(
+            "bench.transformers_baseline", [str(MODEL), "bfloat16", str(os.cpu_count() or 1)], directory / "peer.log"
+        )
         console.print("throughput against transformers")
         rows += measures.throughput(target, peer, rounds, vocabulary)
         peer.close()

@@ -122,16 +122,18 @@ def _with_and_without(targets: dict[str, Cluster], batch: list[list[int]], round
 
 
 def wire(target: Cluster) -> list[Row]:
-    """Bytes that came back ÷ bytes that all slots would bring back, against the share of FFN slots. Counted."""
+    """Bytes that came back ÷ bytes that all choices would bring back, against the share of FFN choices. Counted."""
     values = scrape(metrics_address(target))
     received = values['caracal_dispatch_bytes_total{direction="received"}']
-    share = received / values["caracal_dispatch_bytes_if_all_slots_total"]
-    ffn = sum(v for name, v in values.items() if name.startswith("caracal_moe_slots_total") and 'kind="ffn"' in name)
-    zero = sum(v for name, v in values.items() if name.startswith("caracal_moe_slots_total") and 'kind="zero"' in name)
-    detail = f"FFN slots {ffn:.0f} of {ffn + zero:.0f}; {received:.0f} bytes came back"
+    share = received / values["caracal_dispatch_bytes_if_all_ffn_total"]
+    ffn = sum(v for name, v in values.items() if name.startswith("caracal_moe_choices_total") and 'kind="ffn"' in name)
+    zero = sum(
+        v for name, v in values.items() if name.startswith("caracal_moe_choices_total") and 'kind="zero"' in name
+    )
+    detail = f"FFN choices {ffn:.0f} of {ffn + zero:.0f}; {received:.0f} bytes came back"
     return [
         Row(
-            "wire: bytes ÷ bytes of all slots",
+            "wire: bytes ÷ bytes of all choices",
             share,
             "",
             f"= FFN share {ffn / (ffn + zero):.6f}",

@@ -22,8 +22,8 @@ from bench.gpu.bench import GIVES_UP, Bench, Case, Row, milliseconds, require_cl
 from bench.gpu.expert_inputs import Rows, Weights
 from bench.gpu.expert_inputs import moved_and_flops as expert_work
 from bench.gpu.split_k import split_k_linear
+from bench.gpu.tile_candidates import deeper, named, tiles
 from bench.gpu.timing import QUICK_S
-from bench.gpu.variants import deeper, named, tiles
 
 SECTION = "determinism"
 LIMIT = 0.02  # between two settings of one kernel in bf16

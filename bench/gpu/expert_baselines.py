@@ -46,22 +46,22 @@ def _inner(both_P2F: Tensor) -> Tensor:
 
 def _grouped_mm(weights: Weights, rows: Rows) -> Tensor:
     end_G = rows.count_G.cumsum(0, dtype=torch.int32)
-    x_PD = rows.x_RD[rows.row_P]
-    inner_PF = _inner(torch._grouped_mm(x_PD, weights.gate_up_G2FD.transpose(1, 2), offs=end_G))
-    return torch._grouped_mm(inner_PF, weights.down_GDF.transpose(1, 2), offs=end_G)
+    x_PD = rows.x_RD[rows.row_A]
+    inner_AF = _inner(torch._grouped_mm(x_PD, weights.gate_up_G2FD.transpose(1, 2), offs=end_G))
+    return torch._grouped_mm(inner_AF, weights.down_GDF.transpose(1, 2), offs=end_G)
 
 
 def _batched(weights: Weights, rows: Rows) -> Tensor:
     """Only possible because every expert has as many rows here."""
     groups, hidden, _ = weights.sizes
-    x_GRD = rows.x_RD[rows.row_P].view(groups, -1, hidden)
+    x_GRD = rows.x_RD[rows.row_A].view(groups, -1, hidden)
     inner_GRF = _inner(torch.bmm(x_GRD, weights.gate_up_G2FD.transpose(1, 2)))
     return torch.bmm(inner_GRF, weights.down_GDF.transpose(1, 2)).view(-1, hidden)
 
 
 def _forwards(weights: Weights, sets: Sequence[Rows]) -> list[str]:
     """transformers' batched form copies an expert's weights for every row: tried where the copies are small."""
-    copies = len(sets[0].row_P) * weights.nbytes // weights.sizes[0]
+    copies = len(sets[0].row_A) * weights.nbytes // weights.sizes[0]
     return ["grouped_mm", *(["batched_mm"] if copies < 8 << 30 else [])]
 
 
@@ -80,14 +80,14 @@ def _transformers(weights: Weights, name: str, rows: Rows) -> Tensor:
         _is_expert_parallel=False,
         _apply_gate=_inner,
     )
-    pairs, device = len(rows.row_P), rows.x_RD.device
+    pairs, device = len(rows.row_A), rows.x_RD.device
     expert_P1 = torch.empty(pairs, 1, dtype=torch.int64, device=device)
-    order_P = rows.row_P.long()
-    expert_P1[order_P, 0] = torch.repeat_interleave(rows.count_G.long(), output_size=pairs)
+    order_A = rows.row_A.long()
+    expert_P1[order_A, 0] = torch.repeat_interleave(rows.count_G.long(), output_size=pairs)
     one_P1 = torch.ones(pairs, 1, dtype=torch.bfloat16, device=device)
     forward = getattr(moe, f"{name}_experts_forward")
     y_RD: Tensor = forward(experts, rows.x_RD, expert_P1, one_P1)
-    return y_RD[order_P]
+    return y_RD[order_A]
 
 
 def _scaled(weights: Weights, sets: Sequence[Rows]) -> Rival:
@@ -96,17 +96,17 @@ def _scaled(weights: Weights, sets: Sequence[Rows]) -> Rival:
     calls = []
     for rows in sets:
         ones = partial(torch.ones, device=rows.x_RD.device, dtype=torch.float32)
-        inner_PF = torch.randn(len(rows.row_P), inner, device=rows.x_RD.device, dtype=torch.bfloat16).to(FP8)
-        scales = ones(len(rows.row_P)), ones(groups, 2 * inner), ones(groups, hidden)
+        inner_AF = torch.randn(len(rows.row_A), inner, device=rows.x_RD.device, dtype=torch.bfloat16).to(FP8)
+        scales = ones(len(rows.row_A)), ones(groups, 2 * inner), ones(groups, hidden)
         end_G = rows.count_G.cumsum(0, dtype=torch.int32)
-        calls.append(partial(_two_products, weights, rows.x_RD.to(FP8), inner_PF, end_G, *scales))
+        calls.append(partial(_two_products, weights, rows.x_RD.to(FP8), inner_AF, end_G, *scales))
     return Rival(FP8_NAME, calls)
 
 
 def _two_products(
-    weights: Weights, x_PD: Tensor, inner_PF: Tensor, end_G: Tensor, row_P: Tensor, up_G2F: Tensor, down_GD: Tensor
+    weights: Weights, x_PD: Tensor, inner_AF: Tensor, end_G: Tensor, row_A: Tensor, up_G2F: Tensor, down_GD: Tensor
 ) -> None:
-    """`row_P`, `up_G2F` and `down_GD` are scales: of rows, and of the outputs of either matrix."""
+    """`row_A`, `up_G2F` and `down_GD` are scales: of rows, and of the outputs of either matrix."""
     product = partial(torch._scaled_grouped_mm, offs=end_G, out_dtype=torch.bfloat16)
-    _inner(product(x_PD, weights.gate_up_G2FD.transpose(1, 2), row_P, up_G2F))
-    product(inner_PF, weights.down_GDF.transpose(1, 2), row_P, down_GD)
+    _inner(product(x_PD, weights.gate_up_G2FD.transpose(1, 2), row_A, up_G2F))
+    product(inner_AF, weights.down_GDF.transpose(1, 2), row_A, down_GD)

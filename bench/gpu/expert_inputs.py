@@ -82,7 +82,7 @@ class Rows:
     """One batch: every pair has a row of its own, in any order, and every expert as many."""
 
     x_RD: Tensor
-    row_P: Tensor  # int32
+    row_A: Tensor  # int32
     count_G: Tensor  # int32
 
     @classmethod

@@ -35,35 +35,35 @@ def cases(bench: Bench) -> Iterator[Case]:
 
 def compute(weights: Weights, rows: Rows, tile: Tile | None = None) -> Tensor:
     """[P, D] by our kernels."""
-    gate_up, down, batch = list(weights.gate_up_G2FD), list(weights.down_GDF), (rows.x_RD, rows.row_P, rows.count_G)
+    gate_up, down, batch = list(weights.gate_up_G2FD), list(weights.down_GDF), (rows.x_RD, rows.row_A, rows.count_G)
     if weights.kind == "bf16":
         return grouped_swiglu_triton(*batch, gate_up, down, tile=tile)
     return grouped_swiglu_fp8_triton(*batch, gate_up, weights.gate_up_scale, down, weights.down_scale, tile=tile)
 
 
-def check(weights: Weights, rows: Rows, y_PD: Tensor) -> float:
+def check(weights: Weights, rows: Rows, y_AD: Tensor) -> float:
     """The relative error of some pairs, the first and last among them. Raises ValueError, also for unwritten ones."""
-    if not bool(torch.isfinite(y_PD).all()):
+    if not bool(torch.isfinite(y_AD).all()):
         raise ValueError("answers that are not finite: unwritten, or read from where nothing is")
-    groups, pairs = weights.sizes[0], len(y_PD)
+    groups, pairs = weights.sizes[0], len(y_AD)
     each = pairs // groups
     sample = sorted({0, each - 1, pairs // 2, pairs - 1})
     experts = [pair // each for pair in sample]
     count = torch.bincount(torch.tensor(experts), minlength=groups)
     reference = grouped_swiglu_reference if weights.kind == "bf16" else grouped_swiglu_fp8_reference
     chosen = [[w[e] for e in sorted(set(experts))] for w in weights.lists()]
-    exact_SD = reference(rows.x_RD, rows.row_P[sample], count[count > 0], *chosen)
-    return require_close(y_PD[sample], exact_SD, LIMIT)
+    exact_SD = reference(rows.x_RD, rows.row_A[sample], count[count > 0], *chosen)
+    return require_close(y_AD[sample], exact_SD, LIMIT)
 
 
 def _measure(bench: Bench, weights: Weights, each: int) -> list[Row]:
     groups, hidden, _ = weights.sizes
     pairs = groups * each
     sets = [Rows.drawn(bench, groups, each) for _ in range(2 if pairs * hidden * 2 < FEW_BYTES else 1)]
-    y_PD = poisoned(lambda: compute(weights, sets[0]))
-    error = check(weights, sets[0], y_PD)
+    y_AD = poisoned(lambda: compute(weights, sets[0]))
+    error = check(weights, sets[0], y_AD)
     seconds = bench.clock.seconds([partial(compute, weights, rows) for rows in sets])
-    rival, rival_s = fastest(bench.clock, rivals(weights, sets), y_PD)
+    rival, rival_s = fastest(bench.clock, rivals(weights, sets), y_AD)
     moved, flops = moved_and_flops(weights, pairs)
     bound, floor_s = bench.ceilings.binding(moved, flops, weights.kind)
     return [

@@ -51,10 +51,10 @@ def prepared(dry: bool) -> Bench | None:
     torch.manual_seed(0)
     if dry:
         return Bench(torch.device("cpu"), TINY, NoClock(), dry=True)
-    from caracal_kernels.triton.tile_invariance import rows_that_choose
+    from caracal_kernels.triton.tile_invariance import row_adaptive_dtypes
 
     device = torch.device("cuda", torch.cuda.current_device())
-    rows_that_choose(device)  # as every worker does at its start: it decides which tiles are ours
+    row_adaptive_dtypes(device)  # as every worker does at its start: it decides which tiles are ours
     return Bench(device, REAL, DeviceClock())
 
 

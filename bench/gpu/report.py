@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import triton
-from caracal_kernels.triton.tile_invariance import rows_that_choose
+from caracal_kernels.triton.tile_invariance import row_adaptive_dtypes
 
 from bench.gpu.bench import Left, Row, milliseconds
 
@@ -69,7 +69,7 @@ def machine() -> dict[str, str]:
         "torch": f"torch {torch.__version__}",
         "triton": f"triton {triton.__version__}",
         "cuda": f"CUDA {torch.version.cuda}",
-        "tiles by rows": f"tiles by rows: {', '.join(rows_that_choose(_here())) or 'none'}",
+        "tiles by rows": f"tiles by rows: {', '.join(row_adaptive_dtypes(_here())) or 'none'}",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from bench.gpu.bench import GIVES_UP, Bench, first_line
 from bench.gpu.expert_inputs import FP8, Rows, Weights
 from bench.gpu.main import release
+from bench.gpu.tile_candidates import tiles
 from bench.gpu.timing import QUICK_S
-from bench.gpu.variants import tiles
 
 SETS = 4  # of a dense product's weights, in turn: L2 would hold one
 FEW = 64  # rows that the small tile is chosen for
@@ -74,9 +74,9 @@ def _gate_up(bench: Bench, weights: Weights) -> Product:
             scales = (x_scale, weights.gate_up_scale)
 
         def compute(tile: Tile) -> Tensor:
-            inner_PF = batch.x_RD.new_empty((groups * rows, inner))
-            gate_up_launch(x, batch.row_P, batch.count_G, list(weights.gate_up_G2FD), inner_PF, tile, scales)
-            return inner_PF
+            inner_AF = batch.x_RD.new_empty((groups * rows, inner))
+            gate_up_launch(x, batch.row_A, batch.count_G, list(weights.gate_up_G2FD), inner_AF, tile, scales)
+            return inner_AF
 
         return [compute]
 
@@ -89,15 +89,15 @@ def _down(bench: Bench, weights: Weights) -> Product:
 
     def inputs(rows: int) -> list[Compute]:
         batch = Rows.drawn(bench, groups, rows)
-        inner_PF, scales = torch.randn(groups * rows, inner, device=bench.device, dtype=torch.bfloat16), None
+        inner_AF, scales = torch.randn(groups * rows, inner, device=bench.device, dtype=torch.bfloat16), None
         if weights.kind == "fp8":
-            inner_PF, inner_scale = quantize_triton(inner_PF)
+            inner_AF, inner_scale = quantize_triton(inner_AF)
             scales = (inner_scale, weights.down_scale)
 
         def compute(tile: Tile) -> Tensor:
-            y_PD = batch.x_RD.new_empty((groups * rows, hidden))
-            down_launch(inner_PF, batch.count_G, list(weights.down_GDF), y_PD, tile, scales)
-            return y_PD
+            y_AD = batch.x_RD.new_empty((groups * rows, hidden))
+            down_launch(inner_AF, batch.count_G, list(weights.down_GDF), y_AD, tile, scales)
+            return y_AD
 
         return [compute]
 

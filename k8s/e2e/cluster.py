@@ -77,7 +77,7 @@ class Cluster:
     def pods(self, role: str) -> list[dict[str, Any]]:
         selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component={role}"
         items = self.get("pods", "-l", selector)["items"]
-        return [pod for pod in items if pod["status"].get("phase") in ("Pending", "Running")]
+        return [pod for pod in items if pod["status"].get("phase") in ("MoEHandle", "Running")]
 
     def settled(self, **counts: int) -> float:
         """Waits until each role has just so many pods, all ready, none leaving."""

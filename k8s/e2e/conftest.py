@@ -13,10 +13,10 @@ from k8s.e2e.report import Report
 from k8s.e2e.streams import Answer, Stalls, Streams
 from k8s.e2e.targets import find_target
 
-PEACE_ROUNDS = 3
+UNDISTURBED_ROUNDS = 3
 
 
-class Disturbed(Protocol):
+class Disturb(Protocol):
     """Runs streams from a pod (on `node`, when one is named; to another release, when one is) while `do` is done."""
 
     def __call__(
@@ -51,10 +51,10 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
 
 
 @pytest.fixture(scope="session")
-def peaceful(cluster: Cluster, report: Report) -> dict[str, str]:
+def undisturbed(cluster: Cluster, report: Report) -> dict[str, str]:
     """The digest of each caller's answer when nothing happens; it is one and the same each time."""
     streams = Streams(cluster)
-    streams.begin("peace", PEACE_ROUNDS)
+    streams.begin("peace", UNDISTURBED_ROUNDS)
     answers = streams.finish()
     digests: dict[str, str] = {}
     for answer in answers:
@@ -65,8 +65,8 @@ def peaceful(cluster: Cluster, report: Report) -> dict[str, str]:
 
 
 @pytest.fixture
-def disturbed(cluster: Cluster, peaceful: dict[str, str], report: Report) -> Disturbed:
-    """Runs streams while something is done; no request may fail, and every answer must be the peaceful one."""
+def disturbed(cluster: Cluster, undisturbed: dict[str, str], report: Report) -> Disturb:
+    """Runs streams while something is done; no request may fail, and every answer must be the undisturbed one."""
 
     def run(event: str, do: Callable[[Streams], None], node: str = "", to: Cluster | None = None) -> list[Answer]:
         streams = Streams(to or cluster, node)
@@ -76,7 +76,7 @@ def disturbed(cluster: Cluster, peaceful: dict[str, str], report: Report) -> Dis
         report.add(event, Stalls.of(answers))
         failed = [f"{answer.caller}: {answer.error}" for answer in answers if answer.error]
         assert not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[:5]}"
-        wrong = [answer.caller for answer in answers if answer.digest != peaceful[answer.caller]]
+        wrong = [answer.caller for answer in answers if answer.digest != undisturbed[answer.caller]]
         assert not wrong, f"{len(wrong)} of {len(answers)} answers differ from the undisturbed ones: {wrong[:5]}"
         return answers
 

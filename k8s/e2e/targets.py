@@ -30,19 +30,19 @@ class Target(Protocol):
 def find_target() -> Target:
     """Raises NoTarget."""
     if os.environ.get("KUBECONFIG"):
-        return Given(os.environ.get("CARACAL_E2E_IMAGE", ""))
+        return ExistingCluster(os.environ.get("CARACAL_E2E_IMAGE", ""))
     if shutil.which("kind"):
-        return Kind()
+        return KindCluster()
     lab = Path(os.environ.get("CARACAL_K8S_LAB") or REPOSITORY.parent / "shared/k8s/lab")
     if (lab / "up.sh").exists():
-        from k8s.e2e.lab import Lab
+        from k8s.e2e.scripted_cluster import ScriptedCluster
 
-        return Lab(lab)
+        return ScriptedCluster(lab)
     raise NoTarget("no cluster to test on: set KUBECONFIG, or install kind, or set CARACAL_K8S_LAB")
 
 
 @dataclass
-class Given:
+class ExistingCluster:
     """Somebody's cluster. It is left running, and no fault is brought upon its nodes or its control plane."""
 
     image: str
@@ -71,7 +71,7 @@ class Given:
             raise CannotDo("the cluster has no metrics-server")
 
 
-class Kind:
+class KindCluster:
     """A cluster of kind's, deleted afterwards."""
 
     image = IMAGE

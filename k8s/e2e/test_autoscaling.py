@@ -6,11 +6,11 @@ import pytest
 
 from k8s.e2e.build import CannotDo
 from k8s.e2e.cluster import Cluster, until
-from k8s.e2e.conftest import Disturbed
+from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
 
-def test_routers_scale_up_on_cpu(cluster: Cluster, disturbed: Disturbed) -> None:
+def test_routers_scale_up_on_cpu(cluster: Cluster, disturbed: Disturb) -> None:
     """Two routers ask for 50m each; ten streams take more than their target."""
     try:
         cluster.target.add_metrics()

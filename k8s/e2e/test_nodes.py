@@ -8,7 +8,7 @@ import pytest
 
 from k8s.e2e.build import CannotDo
 from k8s.e2e.cluster import Cluster, until
-from k8s.e2e.conftest import Disturbed
+from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
 LABEL = "caracal-e2e"
@@ -16,7 +16,7 @@ ROLES = {"router": 2, "attention": 2, "expert": 3}
 
 
 @pytest.fixture(scope="module")
-def nodes(cluster: Cluster, peaceful: dict[str, str]) -> Iterator[list[str]]:
+def nodes(cluster: Cluster, undisturbed: dict[str, str]) -> Iterator[list[str]]:
     """Three nodes; routers, attention workers and Redis keep to the first two, experts are one on each."""
     names = sorted(node["metadata"]["name"] for node in cluster.get("nodes")["items"])
     names = [name for name in names if "control-plane" not in name]
@@ -33,7 +33,7 @@ def nodes(cluster: Cluster, peaceful: dict[str, str]) -> Iterator[list[str]]:
         f"{apart}.labelSelector.matchLabels.app\\.kubernetes\\.io/component": "expert",
     }
     replicas = {f"{role}__replicas": count for role, count in ROLES.items()}
-    cluster.install("upgrade", placement__copies=2, **replicas, **places, **spread)
+    cluster.install("upgrade", placement__replicas=2, **replicas, **places, **spread)
     cluster.rolled_out()
     for role, count in ROLES.items():
         cluster.scale(role, count)
@@ -44,7 +44,7 @@ def nodes(cluster: Cluster, peaceful: dict[str, str]) -> Iterator[list[str]]:
         cluster.kubectl("label", "node", name, f"{LABEL}-")
 
 
-def test_a_node_is_drained(cluster: Cluster, nodes: list[str], disturbed: Disturbed) -> None:
+def test_a_node_is_drained(cluster: Cluster, nodes: list[str], disturbed: Disturb) -> None:
     """`kubectl drain` against the budgets; a deleted StatefulSet pod finds room again when the node is back."""
 
     def drain(streams: Streams) -> None:
@@ -57,7 +57,7 @@ def test_a_node_is_drained(cluster: Cluster, nodes: list[str], disturbed: Distur
     disturbed("node drained", drain, nodes[0])
 
 
-def test_the_api_server_is_killed(cluster: Cluster, nodes: list[str], disturbed: Disturbed) -> None:
+def test_the_api_server_is_killed(cluster: Cluster, nodes: list[str], disturbed: Disturb) -> None:
     def kill(streams: Streams) -> None:
         try:
             cluster.target.kill_api_server()
@@ -69,7 +69,7 @@ def test_the_api_server_is_killed(cluster: Cluster, nodes: list[str], disturbed:
     disturbed("API server killed", kill, nodes[0])
 
 
-def test_a_node_with_replicated_experts_loses_power(cluster: Cluster, nodes: list[str], disturbed: Disturbed) -> None:
+def test_a_node_with_replicated_experts_loses_power(cluster: Cluster, nodes: list[str], disturbed: Disturb) -> None:
     on_it = [p["metadata"]["name"] for role in ROLES for p in cluster.pods(role) if p["spec"]["nodeName"] == nodes[2]]
     assert len(on_it) == 1
     assert "-expert-" in on_it[0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from k8s.e2e.cluster import Cluster, until
-from k8s.e2e.conftest import Disturbed
+from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
 FULL = {"router": 2, "attention": 2, "expert": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _two_of_each(cluster: Cluster, peaceful: dict[str, str]) -> None:
+def _two_of_each(cluster: Cluster, undisturbed: dict[str, str]) -> None:
     for role, count in FULL.items():
         cluster.scale(role, count)
 
@@ -26,7 +26,7 @@ def _delete(cluster: Cluster, role: str, count: int, *flags: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["router", "attention", "expert"])
-def test_a_pod_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
+def test_a_pod_is_deleted(cluster: Cluster, disturbed: Disturb, role: str) -> None:
     def delete(streams: Streams) -> None:
         _delete(cluster, role, 2)
         streams.more(1)
@@ -35,7 +35,7 @@ def test_a_pod_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> 
 
 
 @pytest.mark.parametrize("role", ["attention", "expert", "redis"])
-def test_a_pod_is_deleted_by_force(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
+def test_a_pod_is_deleted_by_force(cluster: Cluster, disturbed: Disturb, role: str) -> None:
     def delete(streams: Streams) -> None:
         _delete(cluster, role, FULL.get(role, 1), "--grace-period=0", "--force")
         streams.more(1)
@@ -44,7 +44,7 @@ def test_a_pod_is_deleted_by_force(cluster: Cluster, disturbed: Disturbed, role:
 
 
 @pytest.mark.parametrize("role", ["attention", "expert"])
-def test_the_only_pod_of_a_role_is_deleted(cluster: Cluster, disturbed: Disturbed, role: str) -> None:
+def test_the_only_pod_of_a_role_is_deleted(cluster: Cluster, disturbed: Disturb, role: str) -> None:
     """Nobody is there to take over for some seconds: requests wait."""
     cluster.scale(role, 1)
 
@@ -56,7 +56,7 @@ def test_the_only_pod_of_a_role_is_deleted(cluster: Cluster, disturbed: Disturbe
     cluster.scale(role, 2)
 
 
-def test_rolling_restart_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> None:
+def test_rolling_restart_of_all_roles(cluster: Cluster, disturbed: Disturb) -> None:
     def restart(streams: Streams) -> None:
         workloads = [f"deployment/{cluster.release}-router"]
         workloads += [f"statefulset/{cluster.release}-{role}" for role in ("attention", "expert")]
@@ -67,7 +67,7 @@ def test_rolling_restart_of_all_roles(cluster: Cluster, disturbed: Disturbed) ->
     disturbed("rolling restart of all roles", restart)
 
 
-def test_helm_upgrade_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> None:
+def test_helm_upgrade_of_all_roles(cluster: Cluster, disturbed: Disturb) -> None:
     """Every pod is replaced; numbers set by `kubectl scale` stay; from here on experts have two copies."""
 
     def upgrade(streams: Streams) -> None:
@@ -76,7 +76,7 @@ def test_helm_upgrade_of_all_roles(cluster: Cluster, disturbed: Disturbed) -> No
             router__replicas=2,
             attention__replicas=2,
             expert__replicas=2,
-            placement__copies=2,
+            placement__replicas=2,
             pod__podAnnotations__release="two",
         )
         cluster.rolled_out()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from k8s.e2e.cluster import Cluster
-from k8s.e2e.conftest import Disturbed
+from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
 pytestmark = pytest.mark.short
@@ -17,7 +17,7 @@ def test_helm_test_streams_a_chat(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("role", "most"), [("expert", 3), ("attention", 2)])
-def test_workers_scale_up_and_down(cluster: Cluster, disturbed: Disturbed, role: str, most: int) -> None:
+def test_workers_scale_up_and_down(cluster: Cluster, disturbed: Disturb, role: str, most: int) -> None:
     def scale(streams: Streams) -> None:
         cluster.scale(role, most)
         streams.more(2)

@@ -81,14 +81,14 @@
 {{- $shape := .Values.model.shape }}
 {{- $room := printf "%d x %d GiB" (int $role.accelerator.count) (int $role.accelerator.memoryGiB) }}
 {{- if int $role.capacity }}{{ $room = printf "%d experts (expert.capacity)" (int $role.capacity) }}{{ end }}
-{{- fail (printf "%s is %d, but %d x %d experts in %s, %d time(s) each, need at least %d pods of %s: raise it, or lower placement.copies." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.copies) $needed $room) }}
+{{- fail (printf "%s is %d, but %d x %d experts in %s, %d time(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.replicas) $needed $room) }}
 {{- end }}
 {{- $fit := int (include "caracal.expertsFit" .) }}
 {{- if and $fit (gt (int $role.capacity) $fit) }}
 {{- fail (printf "expert.capacity is %d, but only %d experts fit a pod of %d x %d GiB: lower it, or leave it at 0." (int $role.capacity) $fit (int $role.accelerator.count) (int $role.accelerator.memoryGiB)) }}
 {{- end }}
-{{- if and (gt (int .Values.placement.copies) 1) (lt $have (int .Values.placement.copies)) }}
-{{- fail (printf "placement.copies is %d but there are only %d expert pods: two copies on one pod protect nobody." (int .Values.placement.copies) $have) }}
+{{- if and (gt (int .Values.placement.replicas) 1) (lt $have (int .Values.placement.replicas)) }}
+{{- fail (printf "placement.replicas is %d but there are only %d expert pods: two copies on one pod protect nobody." (int .Values.placement.replicas) $have) }}
 {{- end }}
 {{- end }}
 

@@ -45,7 +45,7 @@
 - {name: CARACAL_HOST, value: $(POD_IP)}
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_METRICS_PORT, value: {{ int .role.metricsPort | quote }}}
-- {name: CARACAL_DRAIN_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
+- {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- with .root.Values.model.dtype }}
 - {name: CARACAL_DTYPE, value: {{ . }}}
 {{- end }}
@@ -97,9 +97,9 @@
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_GRPC_PORT, value: {{ int .role.grpcPort | quote }}}
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
-- {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.copies | quote }}}
-- {name: CARACAL_REQUEST_TIMEOUT, value: {{ int .role.requestTimeoutSeconds | quote }}}
-- {name: CARACAL_DRAIN_TIMEOUT, value: {{ int .role.drain.timeoutSeconds | quote }}}
+- {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.replicas | quote }}}
+- {name: CARACAL_REQUEST_TIMEOUT_S, value: {{ int .role.requestTimeoutSeconds | quote }}}
+- {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- if include "caracal.events" .root }}
 - {name: CARACAL_EVENTS, value: kubernetes}
 - {name: CARACAL_EXPERT_SET, value: {{ include "caracal.component" (dict "root" .root "component" "expert") }}}

@@ -38,7 +38,7 @@
 {{- $pods := printf "%d pod%s" .needed (ternary "" "s" (eq .needed 1)) }}
 {{- $perPod := int (include "caracal.expertsPerPod" .root) }}
 {{- if int (include "caracal.expertPodsNeeded" .root) }}
-{{- printf "%s needs at least %s: %d x %d experts, %d time(s) each, at %d per pod, have no room on fewer. Asked for: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.copies) $perPod }}
+{{- printf "%s needs at least %s: %d x %d experts, %d time(s) each, at %d per pod, have no room on fewer. Asked for: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.replicas) $perPod }}
 {{- else }}
 {{- printf "%s needs at least %s: without any no expert is held and nothing is answered. Asked for: " .set $pods }}
 {{- end }}
@@ -49,7 +49,7 @@
 {{- $shape := .Values.model.shape }}
 {{- $perPod := int (include "caracal.expertsPerPod" .) }}
 {{- if not (and $perPod (int $shape.layers)) }}0{{ else }}
-{{- $all := mul (int $shape.layers) (int $shape.experts) (int .Values.placement.copies) }}
+{{- $all := mul (int $shape.layers) (int $shape.experts) (int .Values.placement.replicas) }}
 {{- div (sub (add $all $perPod) 1) $perPod }}
 {{- end }}
 {{- end }}

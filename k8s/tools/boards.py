@@ -121,8 +121,8 @@ ENGINE = Board(
             "Slots that chose zero experts, by layer",
             "percentunit",
             {
-                "{{layer}}": _rate("caracal_moe_slots_total", "layer", f'{_HERE},kind="zero"')
-                + f" / {_rate('caracal_moe_slots_total', 'layer')}"
+                "{{layer}}": _rate("caracal_moe_choices_total", "layer", f'{_HERE},kind="zero"')
+                + f" / {_rate('caracal_moe_choices_total', 'layer')}"
             },
         ),
         Panel(
@@ -130,7 +130,7 @@ ENGINE = Board(
             "Bps",
             {
                 "{{direction}}": _rate("caracal_dispatch_bytes_total", "direction"),
-                "received, if all slots were sent": _rate("caracal_dispatch_bytes_if_all_slots_total"),
+                "received, if all slots were sent": _rate("caracal_dispatch_bytes_if_all_ffn_total"),
             },
         ),
         Panel(
@@ -138,7 +138,7 @@ ENGINE = Board(
             "ops",
             {
                 "{{pod}} messages": _rate("caracal_dispatch_retries_total", "pod"),
-                "{{pod}} refused for their epoch": _rate("caracal_dispatch_stale_refusals_total", "pod"),
+                "{{pod}} refused for their epoch": _rate("caracal_dispatch_stale_epoch_rejections_total", "pod"),
             },
         ),
     ),
@@ -148,13 +148,13 @@ EXPERTS = Board(
     "experts",
     "experts",
     (
-        Panel("Experts held", "short", {"{{pod}}": _sum("caracal_expert_held")}),
+        Panel("Experts held", "short", {"{{pod}}": _sum("caracal_expert_loaded_experts")}),
         Panel(
             "Experts without a holder, and workers that must stay",
             "short",
             {
                 "experts": f"max(caracal_experts_unplaced{{{_HERE}}})",
-                "workers": f"max(caracal_placement_refused{{{_HERE}}})",
+                "workers": f"max(caracal_placement_blocked_drains{{{_HERE}}})",
             },
         ),
         Panel(
@@ -164,7 +164,7 @@ EXPERTS = Board(
         ),
         Panel("Queue time", "s", _quantiles("caracal_expert_queue_seconds", 0.5, 0.99)),
         Panel(
-            "Queue time, as the autoscaler sees it", "ms", {"{{pod}}": _sum("caracal_expert_queue_milliseconds_recent")}
+            "Queue time, as the autoscaler sees it", "ms", {"{{pod}}": _sum("caracal_expert_queue_recent_milliseconds")}
         ),
         Panel(
             "Share of time in launches", "percentunit", {"{{pod}}": _rate("caracal_expert_busy_seconds_total", "pod")}
@@ -190,7 +190,7 @@ EXPERTS = Board(
             "ops",
             {
                 "{{pod}} failed": _rate("caracal_expert_failed_calls_total", "pod"),
-                "{{pod}} refused": _rate("caracal_expert_refused_calls_total", "pod"),
+                "{{pod}} refused": _rate("caracal_expert_rejected_calls_total", "pod"),
             },
         ),
     ),

@@ -4,7 +4,7 @@ and what refined.py adds. `python -m k8s.tools` writes it.
 
 import json
 
-from k8s.tools.refined import REFINED
+from k8s.tools.constraints import REFINED
 from k8s.tools.values import ROLES, Entry, Tree, read_entries
 
 

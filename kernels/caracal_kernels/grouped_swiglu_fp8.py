@@ -25,14 +25,14 @@ def _swiglu_fp8(x_TD: Tensor, gate_up_2FD: Tensor, gate_up_scale: Tensor, down_D
 
 def grouped_swiglu_fp8_reference(
     x_RD: Tensor,
-    row_P: Tensor,
+    row_A: Tensor,
     expert_count_G: Tensor,
     gate_up: list[Tensor],
     gate_up_scale: list[Tensor],
     down: list[Tensor],
     down_scale: list[Tensor],
 ) -> Tensor:
-    rows_of = torch.split(row_P.long(), expert_count_G.tolist())
+    rows_of = torch.split(row_A.long(), expert_count_G.tolist())
     experts = zip(rows_of, gate_up, gate_up_scale, down, down_scale, strict=True)
     parts = [_swiglu_fp8(x_RD[rows], *weights) for rows, *weights in experts]
     return torch.cat(parts) if parts else x_RD.new_empty((0, x_RD.shape[1]))
@@ -40,7 +40,7 @@ def grouped_swiglu_fp8_reference(
 
 def grouped_swiglu_fp8(
     x_RD: Tensor,
-    row_P: Tensor,
+    row_A: Tensor,
     expert_count_G: Tensor,
     gate_up: list[Tensor],
     gate_up_scale: list[Tensor],
@@ -55,5 +55,5 @@ def grouped_swiglu_fp8(
     if on_triton(x_RD):
         from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 
-        return grouped_swiglu_fp8_triton(x_RD, row_P, expert_count_G, gate_up, gate_up_scale, down, down_scale)
-    return grouped_swiglu_fp8_reference(x_RD, row_P, expert_count_G, gate_up, gate_up_scale, down, down_scale)
+        return grouped_swiglu_fp8_triton(x_RD, row_A, expert_count_G, gate_up, gate_up_scale, down, down_scale)
+    return grouped_swiglu_fp8_reference(x_RD, row_A, expert_count_G, gate_up, gate_up_scale, down, down_scale)

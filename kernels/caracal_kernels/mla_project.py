@@ -35,7 +35,7 @@ def mla_project_reference(
     w_uk_HCN: Tensor,
     cos_sin_PR: Tensor,
     positions_T: Tensor,
-    slots_T: Tensor,
+    slot_mapping_T: Tensor,
     cache_PBL: Tensor,
     q_scale: float,
     kv_scale: float,
@@ -50,8 +50,10 @@ def mla_project_reference(
     c_TC = (rms_norm_reference(ckv_TL[:, :latent], kv_a_norm_C, lora_eps).float() * kv_scale).to(dtype)
     cos_sin_TR = cos_sin_PR[positions_T.long()]
     k_TR = rope_reference(ckv_TL[:, latent:], cos_sin_TR)
-    written_T = slots_T >= 0
-    cache_PBL.view(-1, cache_PBL.shape[-1])[slots_T[written_T].long()] = torch.cat([c_TC, k_TR], dim=-1)[written_T]
+    written_T = slot_mapping_T >= 0
+    cache_PBL.view(-1, cache_PBL.shape[-1])[slot_mapping_T[written_T].long()] = torch.cat([c_TC, k_TR], dim=-1)[
+        written_T
+    ]
     absorbed = [accumulate_reference(q_THE[:, head, :nope], w_uk_HCN[head]) for head in range(heads)]
     q_rope_THR = rope_reference(q_THE[..., nope:], cos_sin_TR[:, None])
     return torch.cat([torch.stack(absorbed, dim=1).to(dtype), q_rope_THR], dim=-1)
@@ -77,7 +79,7 @@ def mla_project(
     w_uk_HCN: Tensor,
     cos_sin_PR: Tensor,
     positions_T: Tensor,
-    slots_T: Tensor,
+    slot_mapping_T: Tensor,
     cache_PBL: Tensor,
     q_scale: float,
     kv_scale: float,
@@ -101,7 +103,7 @@ def mla_project(
         w_uk_HCN,
         cos_sin_PR,
         positions_T,
-        slots_T,
+        slot_mapping_T,
         cache_PBL,
         q_scale,
         kv_scale,

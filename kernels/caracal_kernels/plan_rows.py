@@ -33,7 +33,7 @@ def plan_rows_reference(
     num_workers: int,
 ) -> Plan:
     offset, worker_of = replica_offset_F.tolist(), replica_worker.tolist()
-    home_TK = torch.full(ids_TK.shape, -1, dtype=torch.int32)
+    reply_index_TK = torch.full(ids_TK.shape, -1, dtype=torch.int32)
     wanted: list[list[tuple[int, int, int]]] = [[] for _ in range(num_workers)]  # (expert, token, slot)
     for token, (ids, position) in enumerate(zip(ids_TK.tolist(), positions_T.tolist(), strict=True)):
         for slot, expert in enumerate(ids):
@@ -41,7 +41,7 @@ def plan_rows_reference(
                 continue
             replicas = offset[expert + 1] - offset[expert]
             if not replicas:
-                home_TK[token, slot] = NO_REPLICA
+                reply_index_TK[token, slot] = NO_REPLICA
                 continue
             worker = worker_of[offset[expert] + mix(layer, expert, position) % replicas]
             wanted[worker].append((expert, token, slot))
@@ -52,14 +52,14 @@ def plan_rows_reference(
         tokens = sorted({token for _, token, _ in pairs})
         place = {token: row for row, token in enumerate(tokens)}
         for expert, token, slot in pairs:
-            home_TK[token, slot] = len(pair_rows)
+            reply_index_TK[token, slot] = len(pair_rows)
             pair_rows.append(place[token])
             pair_experts.append(expert)
         rows += tokens
         row_counts.append(len(tokens))
         pair_counts.append(len(pairs))
     row, row_count_W, pair_row_P, pair_expert_P, pair_count_W = (torch.tensor(x, dtype=torch.int32) for x in lists)
-    return row, row_count_W, pair_row_P, pair_expert_P, pair_count_W, home_TK
+    return row, row_count_W, pair_row_P, pair_expert_P, pair_count_W, reply_index_TK
 
 
 def plan_rows(
@@ -71,10 +71,10 @@ def plan_rows(
     replica_worker: Tensor,
     num_workers: int,
 ) -> Plan:
-    """(row, row_count_W, pair_row, pair_expert, pair_count_W, home_TK), all int32, grouped by worker in worker order.
+    """(row, row_count_W, pair_row, pair_expert, pair_count_W, reply_index_TK), int32, grouped by worker in their order.
 
-    A token is one row per worker; rows ascend by token, pairs by (expert, row); `pair_row` indexes the worker's own
-    rows. `home_TK` is a pair's place among all pairs: -1 for a zero expert, -2 for an expert nobody holds.
+    A token is one row per worker; rows ascend by token, assignments by (expert, row); `pair_row` indexes the worker's
+    own rows. `reply_index_TK` is an assignment's place among all: -1 for a zero expert, -2 for an expert nobody holds.
     """
     if compiled(ids_TK):
         plan: Plan = torch.ops.caracal.plan_rows(

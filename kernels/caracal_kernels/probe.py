@@ -64,13 +64,13 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
     mlp_TD = swiglu(rms_norm(out_TD, weights(hidden, salt=3), 1e-5), gate_up, down, out_TD)
     ids_TK, weights_TK, zero_T = route(mlp_TD, fp32(gates, hidden, salt=14), fp32(gates, salt=15, scale=0.1), 4, 6, 2.0)
-    y_PD = grouped_swiglu(mlp_TD, i32, i32[1:], [gate_up] * 2, [down] * 2)
-    home_TK = torch.where(ids_TK < 6, i32[:, None], -1).int().contiguous()
-    sum_TD = combine(y_PD, home_TK, weights_TK, zero_T, mlp_TD, out_TD)
+    y_AD = grouped_swiglu(mlp_TD, i32, i32[1:], [gate_up] * 2, [down] * 2)
+    reply_index_TK = torch.where(ids_TK < 6, i32[:, None], -1).int().contiguous()
+    sum_TD = combine(y_AD, reply_index_TK, weights_TK, zero_T, mlp_TD, out_TD)
     logits_BV = linear(sum_TD, weights(50, hidden, salt=16), out_dtype=torch.float32)
     ones = torch.ones(rows, device=device)
     drawn_B = sample(logits_BV, i32.long(), i32.long(), ones, i32, ones * 0.9, ones * 0.01)
-    return [cache_PBL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_PD, sum_TD, logits_BV, drawn_B]
+    return [cache_PBL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_AD, sum_TD, logits_BV, drawn_B]
 
 
 @cache

@@ -36,7 +36,7 @@ class ExpertCall(_message.Message):
     X_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     EXPERT_FIELD_NUMBER: _builtins.int
-    PAIR_FIELD_NUMBER: _builtins.int
+    P2P_GROUP_FIELD_NUMBER: _builtins.int
     UNCHECKED_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     call: _builtins.int
@@ -53,11 +53,11 @@ class ExpertCall(_message.Message):
     checksum: _builtins.int
     """CRC-32 of the payload"""
     row: _builtins.bytes
-    """int32 LE [P]: index into x of each (row, expert) pair"""
+    """int32 LE [A]: index into x of each (row, expert) assignment"""
     expert: _builtins.bytes
-    """int32 LE [P]: the expert wanted; pairs ascend by (expert, row)"""
-    pair: _builtins.int
-    """`session` when the payload comes over its pair, already sent: x has no data; 0 = it is x.data"""
+    """int32 LE [A]: the expert wanted; assignments ascend by (expert, row)"""
+    p2p_group: _builtins.int
+    """`session` when the payload came over its P2P group, already sent: x has no data; 0 = x.data"""
     unchecked: _builtins.bool
     """the payload never left device memory: no checksum"""
     @_builtins.property
@@ -78,12 +78,12 @@ class ExpertCall(_message.Message):
         x: _tensor_pb2.Tensor | None = ...,
         row: _builtins.bytes = ...,
         expert: _builtins.bytes = ...,
-        pair: _builtins.int = ...,
+        p2p_group: _builtins.int = ...,
         unchecked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["x", b"x"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "expert", b"expert", "layer", b"layer", "pair", b"pair", "row", b"row", "rows", b"rows", "session", b"session", "step", b"step", "unchecked", b"unchecked", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "expert", b"expert", "layer", b"layer", "p2p_group", b"p2p_group", "row", b"row", "rows", b"rows", "session", b"session", "step", b"step", "unchecked", b"unchecked", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -100,27 +100,23 @@ class ExpertReply(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ExpertReply._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OK: ExpertReply._Status.ValueType  # 0
-        NOT_HELD: ExpertReply._Status.ValueType  # 1
-        """FAILED_PRECONDITION: the worker does not hold an expert; `epoch` is its own"""
+        NOT_LOADED: ExpertReply._Status.ValueType  # 1
+        """FAILED_PRECONDITION: the worker has not loaded an expert; `epoch` is its own"""
         STALE_EPOCH: ExpertReply._Status.ValueType  # 2
         """FAILED_PRECONDITION: the call's epoch is below the highest this worker has seen"""
         INVALID: ExpertReply._Status.ValueType  # 3
         """INVALID_ARGUMENT: shape, dtype, counts, ids or checksum"""
         DEADLINE_EXCEEDED: ExpertReply._Status.ValueType  # 4
-        DRAINING: ExpertReply._Status.ValueType  # 5
-        """UNAVAILABLE: the worker is leaving"""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
     OK: ExpertReply.Status.ValueType  # 0
-    NOT_HELD: ExpertReply.Status.ValueType  # 1
-    """FAILED_PRECONDITION: the worker does not hold an expert; `epoch` is its own"""
+    NOT_LOADED: ExpertReply.Status.ValueType  # 1
+    """FAILED_PRECONDITION: the worker has not loaded an expert; `epoch` is its own"""
     STALE_EPOCH: ExpertReply.Status.ValueType  # 2
     """FAILED_PRECONDITION: the call's epoch is below the highest this worker has seen"""
     INVALID: ExpertReply.Status.ValueType  # 3
     """INVALID_ARGUMENT: shape, dtype, counts, ids or checksum"""
     DEADLINE_EXCEEDED: ExpertReply.Status.ValueType  # 4
-    DRAINING: ExpertReply.Status.ValueType  # 5
-    """UNAVAILABLE: the worker is leaving"""
 
     CALL_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
@@ -129,23 +125,23 @@ class ExpertReply(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     Y_FIELD_NUMBER: _builtins.int
-    OVER_PAIR_FIELD_NUMBER: _builtins.int
+    OVER_P2P_FIELD_NUMBER: _builtins.int
     UNCHECKED_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     status: Global___ExpertReply.Status.ValueType
     message: _builtins.str
     epoch: _builtins.int
     rows: _builtins.int
-    """P"""
+    """A"""
     checksum: _builtins.int
     """CRC-32 of the payload"""
-    over_pair: _builtins.bool
-    """the payload comes over the call's pair, already sent: y has no data"""
+    over_p2p: _builtins.bool
+    """the payload came over the call's P2P group, already sent: y has no data"""
     unchecked: _builtins.bool
     """the payload never left device memory: no checksum"""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
-        """[P, D]: one unweighted row per (row, expert) pair, in the call's order"""
+        """[A, D]: one unweighted row per (row, expert) assignment, in the call's order"""
 
     def __init__(
         self,
@@ -157,29 +153,29 @@ class ExpertReply(_message.Message):
         rows: _builtins.int = ...,
         checksum: _builtins.int = ...,
         y: _tensor_pb2.Tensor | None = ...,
-        over_pair: _builtins.bool = ...,
+        over_p2p: _builtins.bool = ...,
         unchecked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "epoch", b"epoch", "message", b"message", "over_pair", b"over_pair", "rows", b"rows", "status", b"status", "unchecked", b"unchecked", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "epoch", b"epoch", "message", b"message", "over_p2p", b"over_p2p", "rows", b"rows", "status", b"status", "unchecked", b"unchecked", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExpertReply: _TypeAlias = ExpertReply  # noqa: Y015
 
 @_typing.final
-class PairItem(_message.Message):
-    """One key of the store that the pair's groups meet at, sent to the other side as it is set."""
+class RendezvousItem(_message.Message):
+    """One key of the rendezvous store, sent to the other side as it is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PAIR_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     ON_DEVICE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
-    pair: _builtins.int
+    group: _builtins.int
     """the session's id, in the caller's first item"""
     max_bytes: _builtins.int
     """of one call's payload; in the caller's first item, as is `on_device`"""
@@ -190,7 +186,7 @@ class PairItem(_message.Message):
     def __init__(
         self,
         *,
-        pair: _builtins.int = ...,
+        group: _builtins.int = ...,
         max_bytes: _builtins.int = ...,
         on_device: _builtins.bool = ...,
         key: _builtins.str = ...,
@@ -198,11 +194,11 @@ class PairItem(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max_bytes", b"max_bytes", "on_device", b"on_device", "pair", b"pair", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "key", b"key", "max_bytes", b"max_bytes", "on_device", b"on_device", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PairItem: _TypeAlias = PairItem  # noqa: Y015
+Global___RendezvousItem: _TypeAlias = RendezvousItem  # noqa: Y015
 
 @_typing.final
 class ExpertDescribeRequest(_message.Message):
@@ -227,7 +223,7 @@ class ExpertDescription(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     NUMERICS_CLASS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    HELD_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
@@ -237,7 +233,7 @@ class ExpertDescription(_message.Message):
     progress: _builtins.int
     draining: _builtins.bool
     @_builtins.property
-    def held(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.ExpertId]: ...
+    def loaded(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.ExpertId]: ...
     def __init__(
         self,
         *,
@@ -245,13 +241,13 @@ class ExpertDescription(_message.Message):
         boot_id: _builtins.str = ...,
         numerics_class: _builtins.str = ...,
         epoch: _builtins.int = ...,
-        held: _abc.Iterable[_placement_pb2.ExpertId] | None = ...,
+        loaded: _abc.Iterable[_placement_pb2.ExpertId] | None = ...,
         progress: _builtins.int = ...,
         draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "held", b"held", "numerics_class", b"numerics_class", "progress", b"progress", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "loaded", b"loaded", "numerics_class", b"numerics_class", "progress", b"progress", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,18 +348,18 @@ class CommitReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
-    HELD_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    held: _builtins.int
+    loaded: _builtins.int
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
-        held: _builtins.int = ...,
+        loaded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "held", b"held"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "loaded", b"loaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

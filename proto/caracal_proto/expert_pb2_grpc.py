@@ -44,10 +44,10 @@ class ExpertStub:
                 request_serializer=caracal__proto_dot_expert__pb2.ExpertCall.SerializeToString,
                 response_deserializer=caracal__proto_dot_expert__pb2.ExpertReply.FromString,
                 _registered_method=True)
-        self.Pair = channel.stream_stream(
-                '/caracal.Expert/Pair',
-                request_serializer=caracal__proto_dot_expert__pb2.PairItem.SerializeToString,
-                response_deserializer=caracal__proto_dot_expert__pb2.PairItem.FromString,
+        self.Rendezvous = channel.stream_stream(
+                '/caracal.Expert/Rendezvous',
+                request_serializer=caracal__proto_dot_expert__pb2.RendezvousItem.SerializeToString,
+                response_deserializer=caracal__proto_dot_expert__pb2.RendezvousItem.FromString,
                 _registered_method=True)
         self.Prepare = channel.unary_unary(
                 '/caracal.Expert/Prepare',
@@ -71,15 +71,15 @@ class ExpertServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """The exchange: one long-lived stream per (attention worker, expert worker) pair.
+        """One long-lived stream between an attention worker and an expert worker.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Pair(self, request_iterator, context):
-        """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
-        travels while the stream carries everything else. The stream ends well once the worker's side stands.
+    def Rendezvous(self, request_iterator, context):
+        """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
+        payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,10 +112,10 @@ def add_ExpertServicer_to_server(servicer, server):
                     request_deserializer=caracal__proto_dot_expert__pb2.ExpertCall.FromString,
                     response_serializer=caracal__proto_dot_expert__pb2.ExpertReply.SerializeToString,
             ),
-            'Pair': grpc.stream_stream_rpc_method_handler(
-                    servicer.Pair,
-                    request_deserializer=caracal__proto_dot_expert__pb2.PairItem.FromString,
-                    response_serializer=caracal__proto_dot_expert__pb2.PairItem.SerializeToString,
+            'Rendezvous': grpc.stream_stream_rpc_method_handler(
+                    servicer.Rendezvous,
+                    request_deserializer=caracal__proto_dot_expert__pb2.RendezvousItem.FromString,
+                    response_serializer=caracal__proto_dot_expert__pb2.RendezvousItem.SerializeToString,
             ),
             'Prepare': grpc.unary_unary_rpc_method_handler(
                     servicer.Prepare,
@@ -193,7 +193,7 @@ class Expert:
             _registered_method=True)
 
     @staticmethod
-    def Pair(request_iterator,
+    def Rendezvous(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -206,9 +206,9 @@ class Expert:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/caracal.Expert/Pair',
-            caracal__proto_dot_expert__pb2.PairItem.SerializeToString,
-            caracal__proto_dot_expert__pb2.PairItem.FromString,
+            '/caracal.Expert/Rendezvous',
+            caracal__proto_dot_expert__pb2.RendezvousItem.SerializeToString,
+            caracal__proto_dot_expert__pb2.RendezvousItem.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,10 +33,10 @@ class ExpertStub:
     def __new__(cls, channel: _aio.Channel) -> ExpertAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_expert_pb2.ExpertDescribeRequest, _expert_pb2.ExpertDescription]
     Session: _grpc.StreamStreamMultiCallable[_expert_pb2.ExpertCall, _expert_pb2.ExpertReply]
-    """The exchange: one long-lived stream per (attention worker, expert worker) pair."""
-    Pair: _grpc.StreamStreamMultiCallable[_expert_pb2.PairItem, _expert_pb2.PairItem]
-    """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
-    travels while the stream carries everything else. The stream ends well once the worker's side stands.
+    """One long-lived stream between an attention worker and an expert worker."""
+    Rendezvous: _grpc.StreamStreamMultiCallable[_expert_pb2.RendezvousItem, _expert_pb2.RendezvousItem]
+    """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
+    payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
     """
     Prepare: _grpc.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]
     """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
@@ -48,10 +48,10 @@ class ExpertAsyncStub(ExpertStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_expert_pb2.ExpertDescribeRequest, _expert_pb2.ExpertDescription]  # type: ignore[assignment]
     Session: _aio.StreamStreamMultiCallable[_expert_pb2.ExpertCall, _expert_pb2.ExpertReply]  # type: ignore[assignment]
-    """The exchange: one long-lived stream per (attention worker, expert worker) pair."""
-    Pair: _aio.StreamStreamMultiCallable[_expert_pb2.PairItem, _expert_pb2.PairItem]  # type: ignore[assignment]
-    """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
-    travels while the stream carries everything else. The stream ends well once the worker's side stands.
+    """One long-lived stream between an attention worker and an expert worker."""
+    Rendezvous: _aio.StreamStreamMultiCallable[_expert_pb2.RendezvousItem, _expert_pb2.RendezvousItem]  # type: ignore[assignment]
+    """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
+    payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
     """
     Prepare: _aio.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]  # type: ignore[assignment]
     """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
@@ -72,16 +72,16 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_expert_pb2.ExpertCall],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_expert_pb2.ExpertReply], _abc.AsyncIterator[_expert_pb2.ExpertReply]]:
-        """The exchange: one long-lived stream per (attention worker, expert worker) pair."""
+        """One long-lived stream between an attention worker and an expert worker."""
 
     @_abc_1.abstractmethod
-    def Pair(
+    def Rendezvous(
         self,
-        request_iterator: _MaybeAsyncIterator[_expert_pb2.PairItem],
+        request_iterator: _MaybeAsyncIterator[_expert_pb2.RendezvousItem],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_expert_pb2.PairItem], _abc.AsyncIterator[_expert_pb2.PairItem]]:
-        """The rendezvous of a session's pair: a torch.distributed group of two ranks, caller 0 and worker 1, over which payload
-        travels while the stream carries everything else. The stream ends well once the worker's side stands.
+    ) -> _typing.Union[_abc.Iterator[_expert_pb2.RendezvousItem], _abc.AsyncIterator[_expert_pb2.RendezvousItem]]:
+        """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
+        payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
         """
 
     @_abc_1.abstractmethod

@@ -7,9 +7,9 @@ import asyncio
 import torch
 
 from services.attention_worker.loading import Loaded, Servable, open_model
-from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.settings import InvalidSetting, Settings
 from services.attention_worker.tensor_parallel.followers import Followers, RankLost
-from services.attention_worker.tensor_parallel.leader import load_leader
+from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.config import CheckpointError
 from services.process.lifecycle import refuse, serve_until_signal
@@ -36,9 +36,9 @@ def main() -> None:
             torch.set_num_threads(settings.threads)
         opened = open_model(settings)
         with Followers(settings.tp) as followers:
-            loaded = load_leader(opened, followers)
+            loaded = load_rank0(opened, followers)
             asyncio.run(serve(settings, loaded, followers))
-    except (BadSetting, CheckpointError, RankLost) as error:
+    except (InvalidSetting, CheckpointError, RankLost) as error:
         refuse(str(error))
 
 

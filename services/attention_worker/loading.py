@@ -11,7 +11,7 @@ from services.attention_worker.engine.engine import EngineLimits, ModelLike
 from services.attention_worker.engine.memory import free_memory, page_bytes, room_for_pages
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.model.ranks import ALONE, Ranks
-from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.settings import InvalidSetting, Settings
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import NoSuchDevice, find_device
 from services.checkpoint.numerics import numerics_class
@@ -55,7 +55,7 @@ class Opened:
         return self.checkpoint.config
 
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
-        """Reads everything but the experts, or a rank's part of it. Raises CheckpointError or BadSetting."""
+        """Reads everything but the experts, or a rank's part of it. Raises CheckpointError or InvalidSetting."""
         with progress("loading the attention side") as report:
             model = load_model(self.checkpoint, self.dtype, report, ranks, self.device)
         room = room_for_pages(self.device, self.config, self.dtype, self.settings.page_size)
@@ -65,10 +65,12 @@ class Opened:
     def limits(self, pages: int) -> EngineLimits:
         """The engine's sizes; the model length defaults to what the positions and the whole cache both allow.
 
-        Raises BadSetting when there is no room for a single page.
+        Raises InvalidSetting when there is no room for a single page.
         """
         if not pages:
-            raise BadSetting("CARACAL_KV_PAGES: the weights leave the GPU no room for a page: more ranks (CARACAL_TP)?")
+            raise InvalidSetting(
+                "CARACAL_KV_PAGES: the weights leave the GPU no room for a page: more ranks (CARACAL_TP)?"
+            )
         self._check_room(pages)
         settings, positions = self.settings, self.config.max_position_embeddings
         return EngineLimits(
@@ -85,22 +87,22 @@ class Opened:
         wanted, free = pages * page_bytes(self.config, self.dtype, size), free_memory(self.device)
         if wanted > free:
             gib = f"{wanted / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
-            raise BadSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")
+            raise InvalidSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")
 
 
 def open_model(settings: Settings, rank: int = 0) -> Opened:
-    """Checks the model directory against the settings. Raises CheckpointError or BadSetting, each of one line."""
+    """Checks the model directory against the settings. Raises CheckpointError or InvalidSetting, each of one line."""
     try:
         device = find_device(settings.device, rank)
     except NoSuchDevice as error:
-        raise BadSetting(str(error)) from None
+        raise InvalidSetting(str(error)) from None
     checkpoint = Checkpoint.open(settings.model)
     config = checkpoint.config
     if config.num_attention_heads % settings.tp:
         heads = config.num_attention_heads
-        raise BadSetting(f"CARACAL_TP is {settings.tp}: it must divide the model's {heads} attention heads")
+        raise InvalidSetting(f"CARACAL_TP is {settings.tp}: it must divide the model's {heads} attention heads")
     if settings.max_model_len > config.max_position_embeddings:
         positions = config.max_position_embeddings
-        raise BadSetting(f"CARACAL_MAX_MODEL_LEN is {settings.max_model_len}, the model has {positions} positions")
+        raise InvalidSetting(f"CARACAL_MAX_MODEL_LEN is {settings.max_model_len}, the model has {positions} positions")
     dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
     return Opened(checkpoint, settings, dtype, device)

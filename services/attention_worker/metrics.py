@@ -11,14 +11,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from services.attention_worker.engine.engine import Engine
-from services.router.dispatch.nccl_link import PairStats
+from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
 
 
 class WorkerMetrics(Collector):
     """Reads engine and exchange at every scrape."""
 
-    def __init__(self, engine: Engine, dispatch: DispatchStats, pairs: PairStats, epoch: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, dispatch: DispatchStats, pairs: P2PStats, epoch: Callable[[], int]) -> None:
         self._engine = engine
         self._dispatch, self._pairs = dispatch, pairs
         self._epoch = epoch
@@ -50,13 +50,15 @@ class WorkerMetrics(Collector):
     def _layers(self) -> Iterator[Metric]:
         exposed = CounterMetricFamily("caracal_moe_exposed_seconds", "Waited for experts", labels=("layer",))
         round_trip = CounterMetricFamily("caracal_moe_round_trip_seconds", "Sent until answered", labels=("layer",))
-        slots = CounterMetricFamily("caracal_moe_slots", "Top-k slots by what they chose", labels=("layer", "kind"))
+        choices = CounterMetricFamily(
+            "caracal_moe_choices", "Top-k choices by what they chose", labels=("layer", "kind")
+        )
         for index, layer in enumerate(self._dispatch.layers):
             exposed.add_metric((str(index),), layer.exposed_s)
             round_trip.add_metric((str(index),), layer.round_trip_s)
-            slots.add_metric((str(index), "ffn"), layer.ffn_slots)
-            slots.add_metric((str(index), "zero"), layer.slots - layer.ffn_slots)
-        yield from (exposed, round_trip, slots)
+            choices.add_metric((str(index), "ffn"), layer.ffn_choices)
+            choices.add_metric((str(index), "zero"), layer.choices - layer.ffn_choices)
+        yield from (exposed, round_trip, choices)
 
     def _wire(self) -> Iterator[Metric]:
         total = self._dispatch.total()
@@ -64,16 +66,18 @@ class WorkerMetrics(Collector):
         size.add_metric(("sent",), total.bytes_sent)
         size.add_metric(("received",), total.bytes_received)
         yield size
-        yield _count("caracal_dispatch_bytes_if_all_slots", "What all slots would bring back", total.bytes_if_all_slots)
+        yield _count("caracal_dispatch_bytes_if_all_ffn", "What all choices would bring back", total.bytes_if_all_ffn)
         yield _count("caracal_dispatch_rows", "Rows sent, once per worker", total.rows_sent)
-        yield _count("caracal_dispatch_pairs", "(row, expert) pairs asked for", total.pairs_sent)
+        yield _count("caracal_dispatch_assignments", "(row, expert) pairs asked for", total.assignments_sent)
         yield _count("caracal_dispatch_tokens_all_zero", "Tokens of a layer that sent nothing", total.tokens_all_zero)
         yield _count("caracal_dispatch_retries", "Messages sent again", total.retries)
-        yield _count("caracal_dispatch_stale_refusals", "Calls refused for their epoch", total.stale_refusals)
-        yield _count("caracal_pair_calls", "Messages whose rows went over a pair", self._pairs.calls)
-        yield _count("caracal_pairs_met", "Pairs made with expert workers", self._pairs.met)
-        yield _count("caracal_pairs_failed", "Pairs that did not come about", self._pairs.failed)
-        yield _count("caracal_pairs_broken", "Pairs that ended before their link did", self._pairs.broken)
+        yield _count(
+            "caracal_dispatch_stale_epoch_rejections", "Calls refused for their epoch", total.stale_epoch_rejections
+        )
+        yield _count("caracal_p2p_calls", "Messages whose rows went over a pair", self._pairs.calls)
+        yield _count("caracal_p2p_groups_connected", "P2P groups connected to expert workers", self._pairs.met)
+        yield _count("caracal_p2p_connect_failures", "P2PRegistry that did not come about", self._pairs.failed)
+        yield _count("caracal_p2p_groups_broken", "P2PRegistry that ended before their link did", self._pairs.broken)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -11,7 +11,7 @@ from pathlib import Path
 PREFIX = "CARACAL_"
 
 
-class BadSetting(ValueError):
+class InvalidSetting(ValueError):
     """A setting that cannot be used; the message begins with the variable's name."""
 
 
@@ -37,7 +37,7 @@ class Settings:
     max_running: int = 64  # sequences per step
     max_model_len: int = 0  # prompt and answer; 0 = what the model and the cache both allow
     expert_wait_s: float = 30.0  # how long a step waits for an expert that nobody holds
-    drain_s: float = 20.0  # how long running sequences may finish after SIGTERM when nobody else can take them
+    drain_timeout_s: float = 20.0  # how long running sequences may finish after SIGTERM when nobody else can take them
     link: str = "grpc"  # to expert workers: grpc | nccl
     dispatch_dtype: str = ""  # of rows on their way to experts: fp8; empty = the model's. Expert workers need the same
     overlap: bool = True  # off only to measure what the shortcut hides
@@ -47,7 +47,7 @@ class Settings:
             _require(getattr(self, name) > 0, name, "must be positive")
         for name in ("port", "metrics_port"):
             _require(0 <= getattr(self, name) < 65536, name, "is no port number")
-        for name in ("kv_pages", "threads", "max_model_len", "drain_s", "expert_wait_s"):
+        for name in ("kv_pages", "threads", "max_model_len", "drain_timeout_s", "expert_wait_s"):
             _require(getattr(self, name) >= 0, name, "must not be negative")
         _require(self.page_size % 16 == 0, "page_size", "must be a multiple of 16")
         _require(self.max_running <= self.max_batch_tokens, "max_running", "must not exceed CARACAL_MAX_BATCH_TOKENS")
@@ -57,7 +57,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Raises BadSetting. An empty variable counts as not set."""
+        """Raises InvalidSetting. An empty variable counts as not set."""
         environ = os.environ if environ is None else environ
         given = {field.name: environ.get(PREFIX + field.name.upper(), "") for field in fields(cls)}
         _require(bool(given["model"]), "model", "is not set: it names the checkpoint's directory")
@@ -80,9 +80,9 @@ def _cast(name: str, text: str, kind: str) -> object:
     try:
         return {"int": int, "float": float, "str": str, "Path": Path}[kind](text)
     except ValueError:
-        raise BadSetting(f"{PREFIX}{name.upper()} is {text!r}: not a number") from None
+        raise InvalidSetting(f"{PREFIX}{name.upper()} is {text!r}: not a number") from None
 
 
 def _require(holds: bool, name: str, message: str) -> None:
     if not holds:
-        raise BadSetting(f"{PREFIX}{name.upper()} {message}")
+        raise InvalidSetting(f"{PREFIX}{name.upper()} {message}")

@@ -26,8 +26,8 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
-from services.router.dispatch.exchange import Exchange
-from services.router.dispatch.nccl_link import PairOptions, PairStats
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.dispatch.nccl_link import P2POptions, P2PStats
 from services.transport.payload import wire_dtype
 
 log = structlog.get_logger(__name__)
@@ -41,14 +41,14 @@ class AttentionWorker:
     def __init__(self, settings: Settings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
         self._settings = settings
-        pairs = pair_options(settings, config, loaded.model.device)
+        pairs = p2p_options(settings, config, loaded.model.device)
         self._identity = Identity(
             worker_id=settings.identity,
             boot_id=uuid.uuid4().hex,
             numerics_class=class_of(loaded.numerics_class, pairs.wire),
         )
         self._pairs = pairs.stats
-        self._exchange = Exchange(
+        self._exchange = MoEDispatcher(
             connector(settings.link, pairs),
             config,
             device=loaded.model.device,
@@ -97,7 +97,7 @@ class AttentionWorker:
         await self._service.drain(move=False)
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
-        if await self._others() or not await self._empties(self._settings.drain_s):
+        if await self._others() or not await self._empties(self._settings.drain_timeout_s):
             await self._service.drain(move=True)
             await self._empties(MOVE_S)
 
@@ -155,13 +155,13 @@ class AttentionWorker:
             "waiting": len(scheduler.waiting),
             "kv_pages_used": scheduler.pages.used,
             "kv_pages_total": scheduler.pages.total,
-            "zero_share": 1 - sums.ffn_slots / sums.slots if sums.slots else 0.0,
+            "zero_share": 1 - sums.ffn_choices / sums.choices if sums.choices else 0.0,
             "exposed_s_per_layer": sums.exposed_s / layers,
             "round_trip_s_per_layer": sums.round_trip_s / layers,
             "prompt_tokens": counters.prompt_tokens,
             "generation_tokens": counters.generation_tokens,
             "preemptions": scheduler.preemptions,
-            "pair_calls": self._pairs.calls,
+            "p2p_calls": self._pairs.calls,
         }
 
     async def _others(self) -> bool:
@@ -186,10 +186,10 @@ class AttentionWorker:
         return not self._engine.busy
 
 
-def pair_options(settings: Settings, config: ModelConfig, device: torch.device) -> PairOptions:
+def p2p_options(settings: Settings, config: ModelConfig, device: torch.device) -> P2POptions:
     """What links of this worker need to know: how rows travel, and how much room a pair must have."""
     dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
-    return PairOptions(
+    return P2POptions(
         host=settings.reachable_host,
         max_rows=settings.max_batch_tokens,
         max_pairs=settings.max_batch_tokens * config.moe_topk,
@@ -197,5 +197,5 @@ def pair_options(settings: Settings, config: ModelConfig, device: torch.device) 
         dtype=dtype,
         wire=wire_dtype(settings.dispatch_dtype, dtype),
         device=device,
-        stats=PairStats(),
+        stats=P2PStats(),
     )

@@ -22,10 +22,10 @@ def kernels_of(device: torch.device) -> str:
     """The kernels that run there, by name: part of the numerics class."""
     if device.type != "cuda":
         return available()
-    from caracal_kernels.triton.tile_invariance import rows_that_choose
+    from caracal_kernels.triton.tile_invariance import row_adaptive_dtypes
 
     major, minor = torch.cuda.get_device_capability(device)
-    chosen = ", ".join(rows_that_choose(device)) or "none"
+    chosen = ", ".join(row_adaptive_dtypes(device)) or "none"
     return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}; tiles by rows: {chosen}"
 
 

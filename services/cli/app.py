@@ -84,7 +84,7 @@ def generate(
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Stream one answer."""
-    from services.cli.generate import NoAnswer, stream_chat
+    from services.cli.generate import RequestFailed, stream_chat
     from services.cli.run_state import NoCluster, find
 
     options = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
@@ -96,7 +96,7 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
         print()
-    except (NoAnswer, NoCluster) as error:
+    except (RequestFailed, NoCluster) as error:
         fail(str(error))
 
 
@@ -204,12 +204,12 @@ def _check_context(context: str | None, namespace: str | None, release: str | No
 def _asks_cluster(run: Callable[[], Answer]) -> Answer:
     """Runs a command that talks to a cluster; what is expected to go wrong becomes one line."""
     from services.cli.run_state import NoCluster
-    from services.local.settings import BadSetting
+    from services.local.settings import InvalidSetting
     from services.membership.redis import RedisUnavailable
 
     try:
         return run()
-    except (BadSetting, NoCluster) as error:
+    except (InvalidSetting, NoCluster) as error:
         fail(str(error))
     except RedisUnavailable as error:
         fail(f"the cluster's Redis does not answer: {error}")

@@ -9,16 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-class NoAnswer(Exception):
+class RequestFailed(Exception):
     """The gateway cannot be reached or refuses; one line."""
 
 
 def stream_chat(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
-    """Yields pieces of the answer's text as they come. `options` go into the request's body. Raises NoAnswer."""
+    """Yields pieces of the answer's text as they come. `options` go into the request's body. Raises RequestFailed."""
     body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **options}
     for event in _events(url, "/v1/chat/completions", body, timeout_s):
         if error := event.get("error"):
-            raise NoAnswer(str(error.get("message", error)))
+            raise RequestFailed(str(error.get("message", error)))
         for choice in event.get("choices", ()):
             if text := choice.get("delta", {}).get("content"):
                 yield text
@@ -34,12 +34,12 @@ def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> I
         )
         response = connection.getresponse()
         if response.status != 200:
-            raise NoAnswer(_refusal(response))
+            raise RequestFailed(_refusal(response))
         for line in response:
             if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                 yield json.loads(line[len(b"data: ") :])
     except (OSError, http.client.HTTPException) as error:
-        raise NoAnswer(f"{url}: {error or type(error).__name__}") from None
+        raise RequestFailed(f"{url}: {error or type(error).__name__}") from None
     finally:
         connection.close()
 

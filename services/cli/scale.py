@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from services.cli.run_state import NoCluster, RunState, find
-from services.local.settings import SCALED, BadSetting, check_count
+from services.local.settings import SCALED, InvalidSetting, check_count
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.process.telemetry import progress
@@ -17,26 +17,28 @@ LOOK_S = 0.1
 
 
 def parse_counts(words: Sequence[str], check: Callable[[str, int], None] = check_count) -> dict[str, int]:
-    """{"expert": 3} of ["expert=3"]. Raises BadSetting in words, as `check` does of a count that cannot be."""
+    """{"expert": 3} of ["expert=3"]. Raises InvalidSetting in words, as `check` does of a count that cannot be."""
     counts: dict[str, int] = {}
     for word in words:
         role, _, number = word.partition("=")
         if role not in SCALED:
-            raise BadSetting(f"{word!r}: scale takes {' and '.join(f'{name}=COUNT' for name in SCALED)}")
+            raise InvalidSetting(f"{word!r}: scale takes {' and '.join(f'{name}=COUNT' for name in SCALED)}")
         if not re.fullmatch("-?[0-9]+", number):
-            raise BadSetting(f"{word!r}: {number[:20]!r} is not a whole number")
+            raise InvalidSetting(f"{word!r}: {number[:20]!r} is not a whole number")
         if len(number) > 9:
-            raise BadSetting(f"{role}: {number[:20]} is too large")
+            raise InvalidSetting(f"{role}: {number[:20]} is too large")
         if role in counts:
-            raise BadSetting(f"{role} is given twice")
+            raise InvalidSetting(f"{role} is given twice")
         check(role, int(number))
         counts[role] = int(number)
     return counts
 
 
 def scale(counts: dict[str, int], wait_s: float) -> None:
-    """Sets the counts and waits for them; 0 s: does not wait. Raises NoCluster, RedisUnavailable; BadSetting when they
-    are not reached in time, or somebody else sets others meanwhile."""
+    """Sets the counts and waits for them; 0 s: does not wait.
+
+    Raises NoCluster, RedisUnavailable; InvalidSetting when they are not reached in time, or somebody sets others.
+    """
     state = find()
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here")
@@ -58,9 +60,9 @@ async def _scale(state: RunState, counts: dict[str, int], wait_s: float) -> floa
                 desired = await membership.desired()
                 for role, count in counts.items():
                     if (now := desired.get(role, count)) != count:
-                        raise BadSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
+                        raise InvalidSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
                 if time.monotonic() - started > wait_s:
-                    raise BadSetting(f"not reached within {wait_s:g} s; `caracal status` shows how far it came")
+                    raise InvalidSetting(f"not reached within {wait_s:g} s; `caracal status` shows how far it came")
                 await asyncio.sleep(LOOK_S)
     finally:
         await membership.close()
@@ -82,4 +84,4 @@ async def _reached(membership: Membership, counts: dict[str, int], report: objec
 
 def serves(record: WorkerRecord) -> bool:
     """It has a place in the cluster: a table, and experts if that is its part."""
-    return record.epoch > 0 and not record.draining and (record.held > 0 or record.role != "expert")
+    return record.epoch > 0 and not record.draining and (record.loaded > 0 or record.role != "expert")

@@ -38,23 +38,23 @@ def status(watch: bool, gateway: str = "") -> bool:
 
 def show(read: Callable[[], Overview], name: str, watch: bool) -> bool:
     """Prints once, or again each second. Raises what `read` raises the first time; later it is shown in place."""
-    view = look(overview := read(), name)
+    view = render(overview := read(), name)
     if not watch:
         Console().print(view)
-        return _say(overview.obstacle)
+        return _say(overview.not_ready_reason)
     with Live(view, refresh_per_second=4) as live:
         while True:
             time.sleep(1)
             try:
-                live.update(look(read(), name))
+                live.update(render(read(), name))
             except (NoCluster, RedisUnavailable) as error:
                 live.update(Text(str(error)))
 
 
-def _say(obstacle: str) -> bool:
-    if obstacle:
-        Console().print(Text(f"requests are not served: {obstacle}"))
-    return not obstacle
+def _say(not_ready_reason: str) -> bool:
+    if not_ready_reason:
+        Console().print(Text(f"requests are not served: {not_ready_reason}"))
+    return not not_ready_reason
 
 
 async def _read(state: RunState) -> Overview:
@@ -65,7 +65,7 @@ async def _read(state: RunState) -> Overview:
         await membership.close()
 
 
-def look(overview: Overview, name: str) -> Group:
+def render(overview: Overview, name: str) -> Group:
     """What there is to see."""
     rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for record in overview.workers:
@@ -83,7 +83,7 @@ def look(overview: Overview, name: str) -> Group:
 def _row(record: WorkerRecord) -> tuple[str, ...]:
     stats = record.stats
     state = "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
-    cells = [record.worker_id, state, str(record.held) if record.role == "expert" else ""]
+    cells = [record.worker_id, state, str(record.loaded) if record.role == "expert" else ""]
     if record.role != "attention":
         return (*cells, "", "", "", "", record.metrics_address)
     used, total = stats.get("kv_pages_used", 0.0), stats.get("kv_pages_total", 0.0)

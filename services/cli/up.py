@@ -10,11 +10,11 @@ import signal
 import sys
 from typing import NoReturn
 
-from services.cli.generate import NoAnswer, stream_chat
+from services.cli.generate import RequestFailed, stream_chat
 from services.cli.run_state import RunState, clear, save
 from services.local.cluster import LocalCluster, StartFailed
 from services.local.redis_server import NoRedis
-from services.local.settings import BadSetting, LocalSettings
+from services.local.settings import InvalidSetting, LocalSettings
 from services.process.telemetry import configure_logging, progress
 
 READY_S = 300.0
@@ -26,7 +26,7 @@ def up(settings: LocalSettings) -> None:
     try:
         configure_logging("up")
         asyncio.run(_up(settings))
-    except (BadSetting, NoRedis, StartFailed, ValueError) as error:
+    except (InvalidSetting, NoRedis, StartFailed, ValueError) as error:
         _fail(str(error))
 
 
@@ -75,7 +75,7 @@ def _sample(url: str) -> None:
         for text in stream_chat(url, SAMPLE, max_tokens=48, temperature=0):
             sys.stdout.write(text)
             sys.stdout.flush()
-    except NoAnswer as error:
+    except RequestFailed as error:
         raise StartFailed(f"the cluster is up but does not answer: {error}") from None
     _say("\n")
 

@@ -9,7 +9,7 @@ import torch
 from services.checkpoint.config import CheckpointError
 from services.checkpoint.device import NoSuchDevice
 from services.checkpoint.reader import Checkpoint
-from services.expert_worker.settings import BadSetting, Settings
+from services.expert_worker.settings import InvalidSetting, Settings
 from services.expert_worker.worker import ExpertWorker
 from services.process.lifecycle import refuse, serve_until_signal
 from services.process.telemetry import configure_logging
@@ -39,7 +39,7 @@ def main() -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         checkpoint = Checkpoint.open(settings.model)
-    except (BadSetting, CheckpointError) as error:
+    except (InvalidSetting, CheckpointError) as error:
         refuse(str(error))
     asyncio.run(serve(settings, checkpoint))
 

@@ -32,11 +32,11 @@ class Job:
 
     layer: int
     x_RD: Tensor
-    row_P: Tensor
-    expert_P: Tensor
+    row_A: Tensor
+    expert_A: Tensor
     deadline: float  # time.monotonic
     arrived: float = 0.0  # time.monotonic
-    y_PD: Tensor | None = None
+    y_AD: Tensor | None = None
     error: Exception | None = None
     done: bool = False
 
@@ -75,8 +75,8 @@ class Batcher:
                     self._serve(self._take())
         if job.error is not None:
             raise job.error
-        assert job.y_PD is not None
-        return job.y_PD
+        assert job.y_AD is not None
+        return job.y_AD
 
     def tick(self) -> None:
         """Shows that the next launch could start; blocks while one is running."""
@@ -108,21 +108,21 @@ class Batcher:
         now = time.monotonic()
         late = [job for job in jobs if job.deadline < now]
         jobs = [job for job in jobs if job.deadline >= now]
-        self._tell(late, DeadlinePassed("the deadline passed before the rows were computed"))
+        self._finish(late, DeadlinePassed("the deadline passed before the rows were computed"))
         if not jobs:
             return
         try:
             self._answer(jobs)
         except Exception as error:  # noqa: BLE001 - the edge of a launch: its callers get it, the next launch runs
             if len(jobs) == 1:
-                self._tell(jobs, error)
+                self._finish(jobs, error)
             for job in jobs if len(jobs) > 1 else ():
                 self._launch([job])
 
     def _answer(self, jobs: list[Job]) -> None:
         if len(jobs) == 1:
             job = jobs[0]
-            answers: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_P, job.expert_P)]
+            answers: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
         else:
             answers = self._merged(jobs)
         counters = self.counters
@@ -130,27 +130,27 @@ class Batcher:
         counters.progress += 1
         counters.calls += len(jobs)
         counters.rows += sum(len(job.x_RD) for job in jobs)
-        counters.pairs += sum(len(job.row_P) for job in jobs)
-        for job, y_PD in zip(jobs, answers, strict=True):
-            job.y_PD, job.done = y_PD, True
+        counters.pairs += sum(len(job.row_A) for job in jobs)
+        for job, y_AD in zip(jobs, answers, strict=True):
+            job.y_AD, job.done = y_AD, True
 
     def _merged(self, jobs: list[Job]) -> list[Tensor]:
         """One launch over several jobs' rows; each gets its own pairs back, in its own order."""
         starts = [0]
         for job in jobs:
             starts.append(starts[-1] + len(job.x_RD))
-        row_P = torch.cat([job.row_P + start for job, start in zip(jobs, starts, strict=False)])
-        expert_P = torch.cat([job.expert_P for job in jobs])
-        order_P = torch.argsort(expert_P, stable=True)
+        row_A = torch.cat([job.row_A + start for job, start in zip(jobs, starts, strict=False)])
+        expert_A = torch.cat([job.expert_A for job in jobs])
+        order_A = torch.argsort(expert_A, stable=True)
         # Rows that came over different links may lie on different devices.
         x_RD = torch.cat([job.x_RD.to(jobs[0].x_RD.device) for job in jobs])
-        merged_PD = self._compute(jobs[0].layer, x_RD, row_P[order_P], expert_P[order_P])
-        y_PD = torch.empty_like(merged_PD)
-        y_PD[order_P] = merged_PD
-        parts = torch.split(y_PD, [len(job.row_P) for job in jobs])
+        merged_AD = self._compute(jobs[0].layer, x_RD, row_A[order_A], expert_A[order_A])
+        y_AD = torch.empty_like(merged_AD)
+        y_AD[order_A] = merged_AD
+        parts = torch.split(y_AD, [len(job.row_A) for job in jobs])
         return [part.to(job.x_RD.device) for part, job in zip(parts, jobs, strict=True)]
 
-    def _tell(self, jobs: list[Job], error: Exception) -> None:
+    def _finish(self, jobs: list[Job], error: Exception) -> None:
         self.counters.failed += len(jobs)
         for job in jobs:
             job.error, job.done = error, True

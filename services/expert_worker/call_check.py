@@ -50,9 +50,9 @@ def parse(call: expert_pb2.ExpertCall, payload_N: Tensor, expected: Expected, no
         raise BadCall("x has no checksum, and did not come over device memory")
     if not call.unchecked and check_of(payload_N.cpu()) != call.checksum:
         raise BadCall("the checksum of x is wrong: the rows were damaged on their way")
-    row_P, expert_P = _pairs(call.row, call.expert, rows, expected.experts)
+    row_A, expert_A = _pairs(call.row, call.expert, rows, expected.experts)
     deadline = now + call.deadline_ms / 1000 if call.deadline_ms else float("inf")
-    return Job(call.layer, unpack(payload_N, rows, hidden, wire, expected.dtype), row_P, expert_P, deadline)
+    return Job(call.layer, unpack(payload_N, rows, hidden, wire, expected.dtype), row_A, expert_A, deadline)
 
 
 def _pairs(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, Tensor]:
@@ -65,10 +65,10 @@ def _pairs(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, 
     # Read as unsigned, a negative number is one that is too large.
     if int(np.frombuffer(row, _UINT32).max()) >= rows:
         raise BadCall(f"a row outside 0..{rows - 1}")
-    row_P, expert_P = view(row, (pairs,), torch.int32), view(expert, (pairs,), torch.int32)
-    rank_P = np.frombuffer(expert, _INT32) * np.int64(rows) + np.frombuffer(row, _INT32)
-    if not bool((rank_P[1:] > rank_P[:-1]).all()):
+    row_A, expert_A = view(row, (pairs,), torch.int32), view(expert, (pairs,), torch.int32)
+    rank_A = np.frombuffer(expert, _INT32) * np.int64(rows) + np.frombuffer(row, _INT32)
+    if not bool((rank_A[1:] > rank_A[:-1]).all()):
         raise BadCall("pairs do not ascend by (expert, row)")
-    if rank_P[0] < 0 or rank_P[-1] >= rows * experts:
+    if rank_A[0] < 0 or rank_A[-1] >= rows * experts:
         raise BadCall(f"an expert outside 0..{experts - 1}")
-    return row_P, expert_P
+    return row_A, expert_A

@@ -23,11 +23,11 @@ from services.expert_worker import grouped
 GOLDEN_STEP = 0x9E3779B1
 
 
-class NotHeldError(LookupError):
+class NotLoadedError(LookupError):
     """Experts that were asked for and are not here."""
 
     def __init__(self, layer: int, experts: list[int]) -> None:
-        super().__init__(f"experts {', '.join(map(str, experts[:8]))} of layer {layer} are not held here")
+        super().__init__(f"experts {', '.join(map(str, experts[:8]))} of layer {layer} are not loaded here")
 
 
 Read = Callable[[int, int], ExpertWeights]
@@ -36,7 +36,7 @@ Read = Callable[[int, int], ExpertWeights]
 class Experts:
     """Weights, and the one computation over them. `load` and `drop` may run beside `compute`.
 
-    With `keep_fp8`, experts that are stored in fp8 are held and computed so: half the memory, other bits.
+    With `keep_fp8`, experts that are stored in fp8 are loaded and computed so: half the memory, other bits.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Experts:
         self._loading = threading.Lock()
 
     @property
-    def held(self) -> frozenset[tuple[int, int]]:
+    def loaded(self) -> frozenset[tuple[int, int]]:
         """(layer, expert) of everything that is here."""
         return frozenset(self._digests.copy())
 
@@ -78,21 +78,21 @@ class Experts:
             self._digests.pop((layer, expert), None)
 
     @torch.inference_mode()
-    def compute(self, layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
-        """[P, D], where x_RD lies: each pair's expert on its row, unweighted. Pairs are on the CPU.
+    def compute(self, layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
+        """[P, D], where x_RD lies: each pair's expert on its row, unweighted. Assignments are on the CPU.
 
-        Raises NotHeldError, with nothing computed.
+        Raises NotLoadedError, with nothing computed.
         """
-        held = self._weights[layer]
-        groups = [(expert, sum(1 for _ in run)) for expert, run in groupby(expert_P.tolist())]
-        weights = [held.get(expert) for expert, _ in groups]
+        loaded = self._weights[layer]
+        groups = [(expert, sum(1 for _ in run)) for expert, run in groupby(expert_A.tolist())]
+        weights = [loaded.get(expert) for expert, _ in groups]
         there = [weight for weight in weights if weight is not None]
         if len(there) < len(groups):
-            raise NotHeldError(
+            raise NotLoadedError(
                 layer, [expert for (expert, _), weight in zip(groups, weights, strict=True) if not weight]
             )
-        y_PD = grouped.compute(x_RD.to(self.device), row_P.to(self.device), [count for _, count in groups], there)
-        return y_PD.to(x_RD.device)
+        y_AD = grouped.compute(x_RD.to(self.device), row_A.to(self.device), [count for _, count in groups], there)
+        return y_AD.to(x_RD.device)
 
 
 def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
@@ -105,9 +105,9 @@ def golden_digest(weights: ExpertWeights, dtype: torch.dtype, layer: int, expert
     """64 bits of SHA-256 over the expert's answer to the golden row. Raises CheckpointError when that is not finite."""
     device = weights.down_DF.device
     x_RD = golden_row(weights.down_DF.shape[0], dtype).to(device)
-    y_PD = grouped.compute(x_RD, torch.zeros(1, dtype=torch.int32, device=device), [1], [weights])
-    if not bool(torch.isfinite(y_PD).all()):
+    y_AD = grouped.compute(x_RD, torch.zeros(1, dtype=torch.int32, device=device), [1], [weights])
+    if not bool(torch.isfinite(y_AD).all()):
         raise CheckpointError(
             f"expert {expert} of layer {layer} answers the golden vector with values that are not finite"
         )
-    return int.from_bytes(hashlib.sha256(raw_bytes(y_PD.cpu())).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(raw_bytes(y_AD.cpu())).digest()[:8], "little")

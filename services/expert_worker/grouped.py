@@ -14,26 +14,26 @@ from torch import Tensor
 from services.checkpoint.reader import ExpertWeights
 
 
-def compute(x_RD: Tensor, row_P: Tensor, counts: Sequence[int], weights: Sequence[ExpertWeights]) -> Tensor:
+def compute(x_RD: Tensor, row_A: Tensor, counts: Sequence[int], weights: Sequence[ExpertWeights]) -> Tensor:
     """[P, D]: the first `counts[0]` pairs are the first expert's. Everything lies on the rows' device."""
     in_fp8 = [each.gate_up_scale is not None for each in weights]
     if len(set(in_fp8)) < 2:
-        return _of_one_kind(x_RD, row_P, counts, weights)
-    y_PD = x_RD.new_empty((len(row_P), x_RD.shape[1]))
-    sizes = torch.tensor(counts, device=row_P.device)
-    fp8_P = torch.repeat_interleave(torch.tensor(in_fp8, device=row_P.device), sizes, output_size=len(row_P))
+        return _of_one_kind(x_RD, row_A, counts, weights)
+    y_AD = x_RD.new_empty((len(row_A), x_RD.shape[1]))
+    sizes = torch.tensor(counts, device=row_A.device)
+    fp8_A = torch.repeat_interleave(torch.tensor(in_fp8, device=row_A.device), sizes, output_size=len(row_A))
     for kind in (False, True):
         mine = [g for g, each in enumerate(in_fp8) if each == kind]
-        chosen = fp8_P == kind
-        y_PD[chosen] = _of_one_kind(x_RD, row_P[chosen], [counts[g] for g in mine], [weights[g] for g in mine])
-    return y_PD
+        chosen = fp8_A == kind
+        y_AD[chosen] = _of_one_kind(x_RD, row_A[chosen], [counts[g] for g in mine], [weights[g] for g in mine])
+    return y_AD
 
 
-def _of_one_kind(x_RD: Tensor, row_P: Tensor, counts: Sequence[int], weights: Sequence[ExpertWeights]) -> Tensor:
-    count_G = torch.tensor(counts, dtype=torch.int32, device=row_P.device)
+def _of_one_kind(x_RD: Tensor, row_A: Tensor, counts: Sequence[int], weights: Sequence[ExpertWeights]) -> Tensor:
+    count_G = torch.tensor(counts, dtype=torch.int32, device=row_A.device)
     gate_up, down = [each.gate_up_2FD for each in weights], [each.down_DF for each in weights]
     gate_up_scale = [each.gate_up_scale for each in weights if each.gate_up_scale is not None]
     down_scale = [each.down_scale for each in weights if each.down_scale is not None]
     if gate_up_scale:
-        return grouped_swiglu_fp8(x_RD, row_P, count_G, gate_up, gate_up_scale, down, down_scale)
-    return grouped_swiglu(x_RD, row_P, count_G, gate_up, down)
+        return grouped_swiglu_fp8(x_RD, row_A, count_G, gate_up, gate_up_scale, down, down_scale)
+    return grouped_swiglu(x_RD, row_A, count_G, gate_up, down)

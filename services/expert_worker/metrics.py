@@ -1,4 +1,4 @@
-"""What Prometheus is told: the batcher's counters, its queue, and what is held, read when it asks."""
+"""What Prometheus is told: the batcher's counters, its queue, and what is loaded, read when it asks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from services.expert_worker.batcher import Batcher
-from services.expert_worker.placement import Holding
+from services.expert_worker.placement import PlacementState
 from services.expert_worker.queue_time import WINDOW_S
 from services.expert_worker.service import ExpertService
 
@@ -17,14 +17,14 @@ from services.expert_worker.service import ExpertService
 class WorkerMetrics(Collector):
     """Reads the worker at every scrape."""
 
-    def __init__(self, batcher: Batcher, holding: Holding, service: ExpertService) -> None:
-        self._batcher, self._holding, self._service = batcher, holding, service
+    def __init__(self, batcher: Batcher, state: PlacementState, service: ExpertService) -> None:
+        self._batcher, self._state, self._service = batcher, state, service
 
     def collect(self) -> Iterator[Metric]:
         yield from self._calls()
         yield from self._queue()
-        held, epoch = len(self._holding.experts.held), self._holding.epoch
-        yield GaugeMetricFamily("caracal_expert_held", "Experts held, over all layers", held)
+        loaded, epoch = len(self._state.experts.loaded), self._state.epoch
+        yield GaugeMetricFamily("caracal_expert_loaded_experts", "Experts loaded, over all layers", loaded)
         yield GaugeMetricFamily("caracal_expert_epoch", "Of the placement in force here", epoch)
 
     def _calls(self) -> Iterator[Metric]:
@@ -33,10 +33,10 @@ class WorkerMetrics(Collector):
             ("caracal_expert_launches", "Launches; each may serve several callers", counters.launches),
             ("caracal_expert_calls", "Calls that were computed", counters.calls),
             ("caracal_expert_rows", "Rows of those calls", counters.rows),
-            ("caracal_expert_pairs", "(row, expert) pairs computed", counters.pairs),
+            ("caracal_expert_assignments", "(row, expert) pairs computed", counters.pairs),
             ("caracal_expert_failed_calls", "Calls whose launch raised or came too late", counters.failed),
-            ("caracal_expert_refused_calls", "Calls answered with another status than OK", self._service.refused),
-            ("caracal_expert_pair_calls", "Calls whose rows came over a pair", self._service.over_pair),
+            ("caracal_expert_rejected_calls", "Calls answered with another status than OK", self._service.refused),
+            ("caracal_expert_p2p_calls", "Calls whose rows came over a pair", self._service.over_p2p),
         ):
             yield CounterMetricFamily(name, text, value)
         yield CounterMetricFamily("caracal_expert_busy_seconds", "Time in launches", counters.busy_s)
@@ -51,7 +51,7 @@ class WorkerMetrics(Collector):
         )
         # Autoscalers reckon in thousandths of a metric's unit: of seconds, they would see whole milliseconds.
         yield GaugeMetricFamily(
-            "caracal_expert_queue_milliseconds_recent",
+            "caracal_expert_queue_recent_milliseconds",
             f"Mean queue time over the last {WINDOW_S} s, 0 without calls",
             1000 * times.recent_s(time.monotonic()),
         )

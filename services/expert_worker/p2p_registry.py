@@ -14,7 +14,7 @@ import structlog
 import torch
 from caracal_proto import expert_pb2
 
-from services.transport.p2p_group import HANDSHAKE_S, WORKER, Pair, PairBroken
+from services.transport.p2p_group import HANDSHAKE_S, WORKER, P2PBroken, P2PGroup
 from services.transport.rendezvous_store import MirrorStore
 
 log = structlog.get_logger(__name__)
@@ -25,13 +25,13 @@ AT_ONCE = 32  # rendezvous; one takes some 20 ms
 
 
 @dataclass(slots=True)
-class _Meeting:
-    pair: Pair | None
+class _Rendezvous:
+    pair: P2PGroup | None
     since: float
 
 
-class Pairs:
-    """Pairs between their rendezvous and the first call that names them. Any thread may use it.
+class P2PRegistry:
+    """P2P groups between their rendezvous and the first call that names them. Any thread may use it.
 
     `max_bytes` is the most that a call of this model can carry, `limit` how many sessions there may be.
     """
@@ -39,14 +39,14 @@ class Pairs:
     def __init__(self, host: str, device: torch.device, max_bytes: int, limit: int = 128) -> None:
         self._host, self._device, self._max_bytes, self._limit = host, device, max_bytes, limit
         self._free = threading.Semaphore(min(limit, AT_ONCE))
-        self._meetings: dict[int, _Meeting] = {}
+        self._rendezvous: dict[int, _Rendezvous] = {}
         self._sessions: set[int] = set()  # those whose pair may still be asked for, however long they are silent
         self._lock = threading.Lock()
 
     def rendezvous(
-        self, items: Iterator[expert_pb2.PairItem], context: grpc.ServicerContext
-    ) -> Iterator[expert_pb2.PairItem]:
-        """The Pair call: ends well when this side stands and calls may name it.
+        self, items: Iterator[expert_pb2.RendezvousItem], context: grpc.ServicerContext
+    ) -> Iterator[expert_pb2.RendezvousItem]:
+        """The Rendezvous call: ends well when this side stands and calls may name it.
 
         It takes some steps of HANDSHAKE_S at most, whatever the caller does.
         """
@@ -64,10 +64,10 @@ class Pairs:
             _refuse(context, grpc.StatusCode.UNAVAILABLE, errors[0])
 
     def _hello(
-        self, items: Iterator[expert_pb2.PairItem], store: MirrorStore, context: grpc.ServicerContext
-    ) -> expert_pb2.PairItem:
+        self, items: Iterator[expert_pb2.RendezvousItem], store: MirrorStore, context: grpc.ServicerContext
+    ) -> expert_pb2.RendezvousItem:
         """What the caller asks for, which is granted; the store follows what it says from then on."""
-        first: SimpleQueue[expert_pb2.PairItem] = SimpleQueue()
+        first: SimpleQueue[expert_pb2.RendezvousItem] = SimpleQueue()
         threading.Thread(target=_listen, args=(items, first, store), name="pair-store", daemon=True).start()
         try:
             hello = first.get(timeout=FIRST_ITEM_S)
@@ -87,72 +87,74 @@ class Pairs:
         """A session has ended: nobody will claim its pair."""
         with self._lock:
             self._sessions.discard(session)
-            meeting = self._meetings.pop(session, None)
-        if meeting is not None and meeting.pair is not None:
-            meeting.pair.abort()
+            rendezvous = self._rendezvous.pop(session, None)
+        if rendezvous is not None and rendezvous.pair is not None:
+            rendezvous.pair.abort()
 
-    def claim(self, pair: int) -> Pair:
-        """The session that names a pair owns it. Raises PairBroken."""
+    def claim(self, pair: int) -> P2PGroup:
+        """The session that names a pair owns it. Raises P2PBroken."""
         with self._lock:
-            meeting = self._meetings.pop(pair, None)
-        if meeting is None or meeting.pair is None:
-            raise PairBroken(f"there is no pair {pair:x}")
-        return meeting.pair
+            rendezvous = self._rendezvous.pop(pair, None)
+        if rendezvous is None or rendezvous.pair is None:
+            raise P2PBroken(f"there is no pair {pair:x}")
+        return rendezvous.pair
 
     def close(self) -> None:
         with self._lock:
-            meetings, self._meetings = self._meetings, {}
-        for meeting in meetings.values():
-            if meeting.pair is not None:
-                meeting.pair.abort()
+            all_rendezvous, self._rendezvous = self._rendezvous, {}
+        for rendezvous in all_rendezvous.values():
+            if rendezvous.pair is not None:
+                rendezvous.pair.abort()
 
-    def _admit(self, hello: expert_pb2.PairItem) -> str:
-        """Why a pair is refused; empty when its meeting is noted."""
+    def _admit(self, hello: expert_pb2.RendezvousItem) -> str:
+        """Why a pair is refused; empty when its rendezvous is noted."""
         now = time.monotonic()
         with self._lock:
             stale = [
                 name
-                for name, one in self._meetings.items()
+                for name, one in self._rendezvous.items()
                 if name not in self._sessions and now - one.since > UNCLAIMED_S
             ]
-            left = [self._meetings.pop(key).pair for key in stale]
+            left = [self._rendezvous.pop(key).pair for key in stale]
             if not 0 < hello.max_bytes <= self._max_bytes:
                 refusal = f"a pair for calls of {hello.max_bytes} bytes, of {self._max_bytes} at most"
             elif hello.on_device and self._device.type == "cpu":
                 refusal = "NCCL is asked for, and this worker has no GPU"
-            elif hello.pair in self._meetings:
-                refusal = f"pair {hello.pair:x} is there already"
-            elif len(self._meetings) >= self._limit:
-                refusal = f"{len(self._meetings)} pairs wait for their first call"
+            elif hello.group in self._rendezvous:
+                refusal = f"pair {hello.group:x} is there already"
+            elif len(self._rendezvous) >= self._limit:
+                refusal = f"{len(self._rendezvous)} pairs wait for their first call"
             else:
                 refusal = ""
-                self._meetings[hello.pair] = _Meeting(None, now)
+                self._rendezvous[hello.group] = _Rendezvous(None, now)
         for pair in left:
             if pair is not None:
                 pair.abort()
         return refusal
 
-    def _build(self, hello: expert_pb2.PairItem, store: MirrorStore, errors: list[str]) -> None:
+    def _build(self, hello: expert_pb2.RendezvousItem, store: MirrorStore, errors: list[str]) -> None:
         device = self._device if hello.on_device else torch.device("cpu")
         try:
-            pair = Pair.meet(store, WORKER, hello.max_bytes, device, self._host)
-        except PairBroken as error:
+            pair = P2PGroup.meet(store, WORKER, hello.max_bytes, device, self._host)
+        except P2PBroken as error:
             log.info("no pair", reason=str(error))
             errors.append(str(error))
             with self._lock:
-                self._meetings.pop(hello.pair, None)
+                self._rendezvous.pop(hello.group, None)
         else:
             with self._lock:
-                self._meetings[hello.pair] = _Meeting(pair, time.monotonic())
+                self._rendezvous[hello.group] = _Rendezvous(pair, time.monotonic())
         finally:
             self._free.release()  # here: gloo goes on for seconds after a caller has hung up
             store.end()  # the call of the rendezvous waits for this
 
 
-def _listen(items: Iterator[expert_pb2.PairItem], first: SimpleQueue[expert_pb2.PairItem], store: MirrorStore) -> None:
+def _listen(
+    items: Iterator[expert_pb2.RendezvousItem], first: SimpleQueue[expert_pb2.RendezvousItem], store: MirrorStore
+) -> None:
     """The first item for who waits for it, the others for the store. A thread of its own: a mute caller blocks it."""
     try:
-        first.put(next(items, expert_pb2.PairItem()))
+        first.put(next(items, expert_pb2.RendezvousItem()))
     except grpc.RpcError:
         return  # the call is over
     store.follow(items)

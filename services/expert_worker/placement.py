@@ -21,7 +21,7 @@ class WrongTable(ValueError):
     """A placement that this worker cannot serve: another numerics class, or experts it was never told to load."""
 
 
-class Holding:
+class PlacementState:
     """Experts and the highest epoch committed. `prepare` and `commit` come one at a time, beside serving."""
 
     def __init__(self, experts: Experts, worker_id: str, boot_id: str, numerics_class: str) -> None:
@@ -29,7 +29,7 @@ class Holding:
         self.worker_id, self.boot_id, self.numerics_class = worker_id, boot_id, numerics_class
         self.epoch = 0
         self.draining = False
-        self.released = False  # a draining worker is given nothing: it may go
+        self.drained = False  # a draining worker is given nothing: it may go
         self._changing = threading.Lock()
 
     def prepare(self, epoch: int, wanted: list[ExpertKey], progress: Progress) -> list[int]:
@@ -39,7 +39,7 @@ class Holding:
         """
         with self._changing:
             self._refuse_stale(epoch)
-            before = self.experts.held
+            before = self.experts.loaded
             try:
                 return [self._load(key, done, len(wanted), progress) for done, key in enumerate(wanted, 1)]
             except ValueError:
@@ -47,28 +47,28 @@ class Holding:
                 raise
 
     def commit(self, table: placement_pb2.Table) -> tuple[int, int]:
-        """Keeps only what the table gives; returns (epoch in force, experts held). Raises StaleTable, WrongTable."""
+        """Keeps only what the table gives; returns (epoch in force, experts loaded). Raises StaleTable, WrongTable."""
         with self._changing:
             self._refuse_stale(table.epoch)
             if table.numerics_class not in ("", self.numerics_class):
                 raise WrongTable(f"the table is for {table.numerics_class}, this worker is {self.numerics_class}")
             given = self._given(table)
-            held = self.experts.held
-            if missing := given - held:
+            loaded = self.experts.loaded
+            if missing := given - loaded:
                 layer, expert = min(missing)
                 raise WrongTable(f"the table gives expert {expert} of layer {layer}, which was not prepared here")
             # The epoch first: a call routed by the old table is told that it is stale, not that an expert is missing.
             self.epoch = table.epoch
-            self._drop(held - given)
+            self._drop(loaded - given)
             if self.draining and not given:
-                self.released = True
+                self.drained = True
             return self.epoch, len(given)
 
     def drain(self) -> None:
-        """Asks to be let go; with nothing held there is nothing to wait for."""
+        """Asks to be let go; with nothing loaded there is nothing to wait for."""
         self.draining = True
-        if not self.experts.held:
-            self.released = True
+        if not self.experts.loaded:
+            self.drained = True
 
     def _given(self, table: placement_pb2.Table) -> set[ExpertKey]:
         me = {i for i, w in enumerate(table.workers) if (w.worker_id, w.boot_id) == (self.worker_id, self.boot_id)}

@@ -14,13 +14,13 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from services.checkpoint.config import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, Expected, parse
-from services.expert_worker.experts import NotHeldError
-from services.expert_worker.p2p_registry import Pairs
+from services.expert_worker.experts import NotLoadedError
+from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
-from services.expert_worker.placement import Holding, StaleTable, WrongTable
+from services.expert_worker.placement import PlacementState, StaleTable, WrongTable
 from services.expert_worker.sessions import Sessions
 from services.process.telemetry import progress
-from services.transport.p2p_group import PairBroken
+from services.transport.p2p_group import P2PBroken
 
 log = structlog.get_logger(__name__)
 
@@ -28,23 +28,23 @@ Reply = expert_pb2.ExpertReply
 
 
 class ExpertService(expert_pb2_grpc.ExpertServicer):
-    """The Expert service over one Holding and one Batcher."""
+    """The Expert service over one PlacementState and one Batcher."""
 
     def __init__(
         self,
-        holding: Holding,
+        state: PlacementState,
         batcher: Batcher,
-        pairs: Pairs | None = None,
+        pairs: P2PRegistry | None = None,
         wire: torch.dtype | None = None,
         max_sessions: int = 128,
     ) -> None:
         """`wire`: what rows come in, the model's dtype unless given. Without `pairs` all payload is in the messages."""
         self.answered = self.refused = 0  # calls, whatever the answer; calls with another answer than OK
-        self.over_pair = 0  # calls whose payload came over a pair
+        self.over_p2p = 0  # calls whose payload came over a pair
         self.broken: CheckpointError | None = None  # why a worker that holds nothing could load nothing
         self._sessions = Sessions(max_sessions)
-        self._holding, self._batcher, self._pairs = holding, batcher, pairs
-        experts = holding.experts
+        self._state, self._batcher, self._pairs = state, batcher, pairs
+        experts = state.experts
         self._expected = Expected(
             experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, wire or experts.dtype
         )
@@ -60,27 +60,27 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         if not self._sessions.enter(context):
             _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.sessions} sessions are open")
         payloads = Payloads(self._pairs, self._expected.hidden, self._expected.wire)
-        heard = False
+        first_seen = False
         try:
             for call in request_iterator:
-                if not heard:
-                    heard = True
-                    self._sessions.spoke(context)
+                if not first_seen:
+                    first_seen = True
+                    self._sessions.first_call_seen(context)
                 reply = self._reply(call, payloads)
                 self.answered += 1
                 self.refused += reply.status != Reply.OK
-                self.over_pair += call.pair != 0
+                self.over_p2p += call.p2p_group != 0
                 yield reply
-                payloads.settle()
-        except PairBroken as error:
+                payloads.wait_sent()
+        except P2PBroken as error:
             _abort(context, grpc.StatusCode.UNAVAILABLE, error)
         finally:
             self._sessions.leave(context)
             payloads.close()
 
-    def Pair(
-        self, request_iterator: Iterator[expert_pb2.PairItem], context: grpc.ServicerContext
-    ) -> Iterator[expert_pb2.PairItem]:
+    def Rendezvous(
+        self, request_iterator: Iterator[expert_pb2.RendezvousItem], context: grpc.ServicerContext
+    ) -> Iterator[expert_pb2.RendezvousItem]:
         if self._pairs is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "this worker makes no pairs")
         yield from self._pairs.rendezvous(request_iterator, context)
@@ -88,29 +88,31 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     def Describe(
         self, request: expert_pb2.ExpertDescribeRequest, context: grpc.ServicerContext
     ) -> expert_pb2.ExpertDescription:
-        holding = self._holding
+        state = self._state
         return expert_pb2.ExpertDescription(
-            worker_id=holding.worker_id,
-            boot_id=holding.boot_id,
-            numerics_class=holding.numerics_class,
-            epoch=holding.epoch,
-            held=[placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(holding.experts.held)],
+            worker_id=state.worker_id,
+            boot_id=state.boot_id,
+            numerics_class=state.numerics_class,
+            epoch=state.epoch,
+            loaded=[
+                placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(state.experts.loaded)
+            ],
             progress=self._batcher.counters.progress,
-            draining=holding.draining,
+            draining=state.draining,
         )
 
     def Prepare(self, request: expert_pb2.PrepareRequest, context: grpc.ServicerContext) -> expert_pb2.PrepareReply:
         wanted = [(id.layer, id.expert) for id in request.experts]
         try:
             with progress("loading experts") as report:
-                digests = self._holding.prepare(request.epoch, wanted, report)
+                digests = self._state.prepare(request.epoch, wanted, report)
         except StaleTable as error:
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except CheckpointError as error:
-            if not self._holding.experts.held:
+            if not self._state.experts.loaded:
                 self.broken = error
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
-        staging = self._holding.experts.staging
+        staging = self._state.experts.staging
         rate = round(staging.gigabytes_per_second, 2)
         log.info("experts are ready", asked=len(wanted), bytes_since_start=staging.bytes, gigabytes_per_second=rate)
         pairs = zip(request.experts, digests, strict=True)
@@ -118,31 +120,31 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
 
     def Commit(self, request: expert_pb2.CommitRequest, context: grpc.ServicerContext) -> expert_pb2.CommitReply:
         try:
-            epoch, held = self._holding.commit(request.table)
+            epoch, loaded = self._state.commit(request.table)
         except (StaleTable, WrongTable) as error:
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
-        return expert_pb2.CommitReply(epoch=epoch, held=held)
+        return expert_pb2.CommitReply(epoch=epoch, loaded=loaded)
 
     def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
-        """The call's answer or refusal. Raises PairBroken."""
-        holding = self._holding
+        """The call's answer or refusal. Raises P2PBroken."""
+        state = self._state
         payload_N = payloads.take(call)
-        if call.epoch < holding.epoch:
-            return self._refusal(call, Reply.STALE_EPOCH, f"epoch {call.epoch} is below {holding.epoch}")
+        if call.epoch < state.epoch:
+            return self._refusal(call, Reply.STALE_EPOCH, f"epoch {call.epoch} is below {state.epoch}")
         try:
-            y_PD = self._batcher.run(parse(call, payload_N, self._expected, time.monotonic()))
+            y_AD = self._batcher.run(parse(call, payload_N, self._expected, time.monotonic()))
         except BadCall as error:
             return self._refusal(call, Reply.INVALID, str(error))
-        except NotHeldError as error:
-            return self._refusal(call, Reply.NOT_HELD, str(error))
+        except NotLoadedError as error:
+            return self._refusal(call, Reply.NOT_LOADED, str(error))
         except DeadlinePassed as error:
             return self._refusal(call, Reply.DEADLINE_EXCEEDED, str(error))
-        reply = Reply(call=call.call, epoch=holding.epoch, rows=len(y_PD))
-        payloads.put(call, reply, y_PD)
+        reply = Reply(call=call.call, epoch=state.epoch, rows=len(y_AD))
+        payloads.put(call, reply, y_AD)
         return reply
 
     def _refusal(self, call: expert_pb2.ExpertCall, status: Reply.Status.ValueType, message: str) -> Reply:
-        return Reply(call=call.call, status=status, message=message, epoch=self._holding.epoch)
+        return Reply(call=call.call, status=status, message=message, epoch=self._state.epoch)
 
 
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, error: Exception | str) -> NoReturn:

@@ -11,7 +11,7 @@ import time
 
 import grpc
 
-MUTE_S = 5.0  # after that a session without a call may have to go
+IDLE_S = 5.0  # after that a session without a call may have to go
 
 
 class Sessions:
@@ -20,7 +20,7 @@ class Sessions:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: set[grpc.ServicerContext] = set()
-        self._mute: dict[grpc.ServicerContext, float] = {}  # since when, oldest first
+        self._idle: dict[grpc.ServicerContext, float] = {}  # since when, oldest first
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -31,20 +31,20 @@ class Sessions:
         now, gone = time.monotonic(), None
         with self._lock:
             if len(self._open) >= self._limit:
-                gone = next((one for one, since in self._mute.items() if now - since > MUTE_S), None)
+                gone = next((one for one, since in self._idle.items() if now - since > IDLE_S), None)
                 if gone is None:
                     return False
                 self._forget(gone)
             self._open.add(session)
-            self._mute[session] = now
+            self._idle[session] = now
         if gone is not None:
             gone.cancel()
         return True
 
-    def spoke(self, session: grpc.ServicerContext) -> None:
+    def first_call_seen(self, session: grpc.ServicerContext) -> None:
         """It has made its first call."""
         with self._lock:
-            self._mute.pop(session, None)
+            self._idle.pop(session, None)
 
     def leave(self, session: grpc.ServicerContext) -> None:
         with self._lock:
@@ -52,4 +52,4 @@ class Sessions:
 
     def _forget(self, session: grpc.ServicerContext) -> None:
         self._open.discard(session)
-        self._mute.pop(session, None)
+        self._idle.pop(session, None)

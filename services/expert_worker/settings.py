@@ -11,7 +11,7 @@ from pathlib import Path
 PREFIX = "CARACAL_"
 
 
-class BadSetting(ValueError):
+class InvalidSetting(ValueError):
     """A setting that cannot be used; the message begins with the variable's name."""
 
 
@@ -33,12 +33,12 @@ class Settings:
     capacity: int = 0  # experts this worker may hold; 0 = all of the model's
     dispatch_dtype: str = ""  # of rows that attention workers send: fp8; empty = the model's
     max_sessions: int = 128  # attention workers that may be connected at once
-    drain_s: float = 30.0  # how long after SIGTERM it waits for its experts to be placed elsewhere
+    drain_timeout_s: float = 30.0  # how long after SIGTERM it waits for its experts to be placed elsewhere
 
     def __post_init__(self) -> None:
         for name in ("port", "metrics_port"):
             _require(0 <= getattr(self, name) < 65536, name, "is no port number")
-        for name in ("threads", "capacity", "drain_s"):
+        for name in ("threads", "capacity", "drain_timeout_s"):
             _require(getattr(self, name) >= 0, name, "must not be negative")
         _require(self.max_sessions > 0, "max_sessions", "must be positive")
         _require(self.dtype in ("", "bfloat16", "float32"), "dtype", "must be bfloat16 or float32")
@@ -46,7 +46,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Raises BadSetting. An empty variable counts as not set."""
+        """Raises InvalidSetting. An empty variable counts as not set."""
         environ = os.environ if environ is None else environ
         given = {field.name: environ.get(PREFIX + field.name.upper(), "") for field in fields(cls)}
         _require(bool(given["model"]), "model", "is not set: it names the checkpoint's directory")
@@ -66,9 +66,9 @@ def _cast(name: str, text: str, kind: str) -> object:
     try:
         return {"int": int, "float": float, "str": str, "Path": Path}[kind](text)
     except ValueError:
-        raise BadSetting(f"{PREFIX}{name.upper()} is {text!r}: not a number") from None
+        raise InvalidSetting(f"{PREFIX}{name.upper()} is {text!r}: not a number") from None
 
 
 def _require(holds: bool, name: str, message: str) -> None:
     if not holds:
-        raise BadSetting(f"{PREFIX}{name.upper()} {message}")
+        raise InvalidSetting(f"{PREFIX}{name.upper()} {message}")

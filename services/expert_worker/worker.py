@@ -18,8 +18,8 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.metrics import WorkerMetrics
-from services.expert_worker.p2p_registry import Pairs
-from services.expert_worker.placement import Holding
+from services.expert_worker.p2p_registry import P2PRegistry
+from services.expert_worker.placement import PlacementState
 from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
@@ -48,14 +48,14 @@ class ExpertWorker:
         self._capacity = settings.capacity
         wire = wire_dtype(settings.dispatch_dtype, dtype)
         numerics = class_of(numerics_class(checkpoint, dtype, device), wire)
-        self._holding = Holding(experts, settings.identity, uuid.uuid4().hex, numerics)
+        self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, numerics)
         self._batcher = Batcher(experts.compute)
         max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, wire)
-        self._pairs = Pairs(settings.reachable_host, device, max_bytes, settings.max_sessions)
-        self._service = ExpertService(self._holding, self._batcher, self._pairs, wire, settings.max_sessions)
+        self._pairs = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
+        self._service = ExpertService(self._state, self._batcher, self._pairs, wire, settings.max_sessions)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
-        self._readiness = Readiness(self._holding, self._membership)
+        self._readiness = Readiness(self._state, self._membership)
         self._address = self._metrics_address = ""
 
     def start(self) -> None:
@@ -63,7 +63,7 @@ class ExpertWorker:
         settings = self._settings
         port = self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(WorkerMetrics(self._batcher, self._holding, self._service))
+        registry.register(WorkerMetrics(self._batcher, self._state, self._service))
         show_redis(registry, lambda: self._membership.reachable)
         try:
             metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)
@@ -74,10 +74,10 @@ class ExpertWorker:
         self._server.ready(True)
         log.info(
             "expert worker listens",
-            worker_id=self._holding.worker_id,
+            worker_id=self._state.worker_id,
             address=self._address,
             metrics=self._metrics_address,
-            numerics_class=self._holding.numerics_class,
+            numerics_class=self._state.numerics_class,
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
@@ -94,13 +94,13 @@ class ExpertWorker:
         When for some seconds nobody has been connected and no router could be seen in Redis either, the cluster is gone
         and nobody is left to let it go.
         """
-        self._holding.drain()
+        self._state.drain()
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
-        deadline = time.monotonic() + self._settings.drain_s
+        deadline = time.monotonic() + self._settings.drain_timeout_s
         following = asyncio.create_task(self._readiness.follow())
         wanted_s = looked_s = time.monotonic()
-        while not self._holding.released and time.monotonic() < min(deadline, wanted_s + ALONE_S):
+        while not self._state.drained and time.monotonic() < min(deadline, wanted_s + ALONE_S):
             await asyncio.sleep(0.05)
             if self._service.sessions:
                 wanted_s = time.monotonic()
@@ -108,8 +108,8 @@ class ExpertWorker:
                 wanted_s = time.monotonic() if await self._led() else wanted_s
                 looked_s = time.monotonic()
         following.cancel()
-        if self._holding.released:
-            log.info("released", held=len(self._holding.experts.held))
+        if self._state.drained:
+            log.info("drained", loaded=len(self._state.experts.loaded))
         else:
             log.error("leaving unreleased", reason=self._readiness.still_here())
 
@@ -132,24 +132,24 @@ class ExpertWorker:
         """What the lease says now."""
         counters = self._batcher.counters
         return WorkerRecord(
-            worker_id=self._holding.worker_id,
+            worker_id=self._state.worker_id,
             role="expert",
             address=self._address,
             metrics_address=self._metrics_address,
-            boot_id=self._holding.boot_id,
-            numerics_class=self._holding.numerics_class,
-            epoch=self._holding.epoch,
+            boot_id=self._state.boot_id,
+            numerics_class=self._state.numerics_class,
+            epoch=self._state.epoch,
             progress=counters.progress,
-            draining=self._holding.draining,
+            draining=self._state.draining,
             capacity=self._capacity,
-            held=len(self._holding.experts.held),
+            loaded=len(self._state.experts.loaded),
             stats={
                 "launches": counters.launches,
                 "calls": counters.calls,
                 "rows": counters.rows,
                 "pairs": counters.pairs,
                 "refused": self._service.refused,
-                "over_pair": self._service.over_pair,
+                "over_p2p": self._service.over_p2p,
             },
         )
 

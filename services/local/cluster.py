@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 0.1
 LEAVE_S = 60.0  # a worker that still drains after so long is killed
-STEADY_S = 10.0  # a child that lived so long may be restarted at once
+STEADY_S = 10.0  # a child that request_lifecycle so long may be restarted at once
 LAST_PAUSE_S = 10.0
-POLITE_S = 3.0
+GRACE_S = 3.0
 MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}
 
 
@@ -58,7 +58,7 @@ class LocalCluster:
         return [f"http://{self.settings.host}:{port}" for port in self._ports]
 
     async def start(self) -> None:
-        """Starts Redis and every process; returns when Redis answers. Raises BadSetting, NoRedis, StartFailed."""
+        """Starts Redis and every process; returns when Redis answers. Raises InvalidSetting, NoRedis, StartFailed."""
         self.settings.check()
         self.children["redis"] = start_redis(self._redis_port, self.directory)
         await self._redis_answers()
@@ -69,7 +69,7 @@ class LocalCluster:
         deadline = time.monotonic() + timeout_s
         total = sum(self.counts[role] for role in SCALED)
         while (done := await self._serving()) < total:
-            self._raise_the_dead()
+            self._fail_on_dead_child()
             report(done, total)
             if time.monotonic() > deadline:
                 raise StartFailed(f"not ready after {timeout_s:.0f} s; logs are in {self.directory}")
@@ -80,8 +80,8 @@ class LocalCluster:
         """Follows the wanted counts, and restarts what died, for ever."""
         while True:
             await self._follow()
-            self._send_off()
-            self._bury()
+            self._retire()
+            self._reap()
             self._spawn_missing()
             await asyncio.sleep(TICK_S)
 
@@ -95,7 +95,7 @@ class LocalCluster:
                 [child for child in everybody if child.name != "redis"],
                 everybody,
             ):
-                await asyncio.to_thread(children.end, group, POLITE_S)
+                await asyncio.to_thread(children.end, group, GRACE_S)
         finally:
             for child in everybody:
                 child.signal(signal.SIGKILL)
@@ -106,7 +106,7 @@ class LocalCluster:
     async def _redis_answers(self) -> None:
         """Waits for Redis and writes the wanted counts. Raises StartFailed."""
         for _ in range(100):
-            self._raise_the_dead()
+            self._fail_on_dead_child()
             try:
                 await self._write_counts()
                 return
@@ -142,7 +142,7 @@ class LocalCluster:
                 log.info("scaling", kind=role, now=self.counts[role], wanted=count)
             self.counts[role] = count
 
-    def _send_off(self) -> None:
+    def _retire(self) -> None:
         """Tells workers above the wanted count to leave: those with the highest numbers."""
         for child in self.children.values():
             role, _, number = child.name.rpartition("-")
@@ -152,7 +152,7 @@ class LocalCluster:
             elif child.leaving_since is not None and time.monotonic() - child.leaving_since > LEAVE_S:
                 child.signal(signal.SIGKILL)
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """Forgets children that are gone; one that died by itself is to start again, ever more slowly if it goes on."""
         for name, child in list(self.children.items()):
             if child.alive:
@@ -162,7 +162,7 @@ class LocalCluster:
                 _, pause = self._again_at.get(name, (0.0, 0.25))
                 pause = 0.0 if time.monotonic() - child.started > STEADY_S else min(LAST_PAUSE_S, 2 * pause)
                 self._again_at[name] = time.monotonic() + pause, max(pause, 0.25)
-                said = child.last_words()
+                said = child.last_log_line()
                 log.warning("a process died; starting it again", name=name, code=child.process.returncode, said=said)
 
     def _spawn_missing(self) -> None:
@@ -182,19 +182,19 @@ class LocalCluster:
             "CARACAL_METRICS_PORT": "0",
             "CARACAL_PORT": str(self._ports[int(number)]) if role == "router" else "0",
             "CARACAL_GRPC_PORT": "0",
-            "CARACAL_DRAIN_TIMEOUT": str(POLITE_S / 3),  # streams still open then are told so, before patience ends
+            "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # streams still open then are told so, before patience ends
         }
         command = [sys.executable, "-m", MODULES[role]]
         child = children.start(name, command, self.directory / f"{name}.log", environment)
         settings = self.settings
         if int(number) < {"attention": settings.attention, "expert": settings.expert}.get(role, 0):
-            child.keep_to(cores_of(role, settings.attention_ranks, settings.expert, children.available_cores()))
+            child.pin_to(cores_of(role, settings.attention_ranks, settings.expert, children.available_cores()))
         return child
 
-    def _raise_the_dead(self) -> None:
+    def _fail_on_dead_child(self) -> None:
         for child in self.children.values():
             if not child.alive:
-                raise StartFailed(f"{child.name}: {child.last_words()}")
+                raise StartFailed(f"{child.name}: {child.last_log_line()}")
 
 
 def _is_ready(url: str) -> bool:

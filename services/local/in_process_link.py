@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from services.expert_worker.experts import Experts, NotHeldError
-from services.router.dispatch.links import Answer, ExpertRequest, NotHeld, WorkerUnavailable
+from services.expert_worker.experts import Experts, NotLoadedError
+from services.router.dispatch.links import Answer, ExpertRequest, NotLoaded, WorkerUnavailable
 
 
 class LocalLink:
@@ -35,7 +35,7 @@ class LocalLink:
 
     def _compute(self, request: ExpertRequest) -> Answer:
         try:
-            y_PD = self._experts.compute(request.layer, request.x_RD, request.row_P, request.expert_P)
-        except NotHeldError as error:
-            raise NotHeld(str(error), 0) from None
-        return Answer.of(y_PD)
+            y_AD = self._experts.compute(request.layer, request.x_RD, request.row_A, request.expert_A)
+        except NotLoadedError as error:
+            raise NotLoaded(str(error), 0) from None
+        return Answer.of(y_AD)

@@ -17,7 +17,7 @@ SCALED = ("attention", "expert")
 PAGES = 512
 
 
-class BadSetting(ValueError):
+class InvalidSetting(ValueError):
     """A cluster that cannot be started; one line."""
 
 
@@ -40,24 +40,24 @@ class LocalSettings:
     environment: dict[str, str] = field(default_factory=dict)  # for every child
 
     def check(self) -> None:
-        """Raises BadSetting."""
+        """Raises InvalidSetting."""
         if not self.model.is_dir():
-            raise BadSetting(f"--model: {self.model} is not a directory")
+            raise InvalidSetting(f"--model: {self.model} is not a directory")
         _check_config(self.model / "config.json")
         for name in (*SCALED, "routers"):
             check_count(name, getattr(self, name))
         if self.dtype not in ("", "bfloat16", "float32"):
-            raise BadSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
+            raise InvalidSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
         if not 1 <= self.tp <= MAX_WORKERS:
-            raise BadSetting(f"--tp: {self.tp} is not between 1 and {MAX_WORKERS}")
+            raise InvalidSetting(f"--tp: {self.tp} is not between 1 and {MAX_WORKERS}")
         if self.kv_pages < 0:
-            raise BadSetting(f"--kv-pages: {self.kv_pages} is negative")
+            raise InvalidSetting(f"--kv-pages: {self.kv_pages} is negative")
         if self.link not in ("grpc", "nccl"):
-            raise BadSetting(f"--link: {self.link!r} is neither grpc nor nccl")
+            raise InvalidSetting(f"--link: {self.link!r} is neither grpc nor nccl")
         if self.dispatch_dtype not in ("", "fp8"):
-            raise BadSetting(f"--dispatch-dtype: {self.dispatch_dtype!r} is not fp8")
+            raise InvalidSetting(f"--dispatch-dtype: {self.dispatch_dtype!r} is not fp8")
         if not 0 <= self.port < 65536:
-            raise BadSetting(f"--port: {self.port} is no port number")
+            raise InvalidSetting(f"--port: {self.port} is no port number")
         if self.port:
             _check_port(self.host, self.port)
 
@@ -91,22 +91,22 @@ class LocalSettings:
 
 
 def check_count(role: str, count: int) -> None:
-    """Raises BadSetting."""
+    """Raises InvalidSetting."""
     if count < 1:
-        raise BadSetting(
+        raise InvalidSetting(
             f"{role}={count}: a cluster needs at least one {role} worker to answer; `Ctrl-C` stops it whole"
         )
     if count > MAX_WORKERS:
-        raise BadSetting(f"{role}={count}: more than {MAX_WORKERS} processes on one machine are refused")
+        raise InvalidSetting(f"{role}={count}: more than {MAX_WORKERS} processes on one machine are refused")
 
 
 def _check_config(path: Path) -> None:
     try:
         json.loads(path.read_text())
     except FileNotFoundError:
-        raise BadSetting(f"--model: {path.parent} has no config.json") from None
+        raise InvalidSetting(f"--model: {path.parent} has no config.json") from None
     except (OSError, ValueError) as error:
-        raise BadSetting(f"--model: {path}: {error}") from None
+        raise InvalidSetting(f"--model: {path}: {error}") from None
 
 
 def _check_port(host: str, port: int) -> None:
@@ -115,4 +115,4 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise BadSetting(f"--port: cannot listen on {host}:{port}: {error.strerror}; try another") from None
+            raise InvalidSetting(f"--port: cannot listen on {host}:{port}: {error.strerror}; try another") from None

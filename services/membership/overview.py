@@ -28,12 +28,12 @@ class Overview:
         """Raises RedisUnavailable."""
         workers = [record for role in SHOWN for record in await membership.workers(role)]
         table, leader = await membership.read_table(), await membership.leader()
-        refusal = await membership.refusal()
+        shortage = await membership.shortage()
         return cls(
             epoch=table.epoch if table else 0,
             leader=(leader or "").partition("/")[0],
-            warning=str(refusal) if refusal else "",
-            lost=refusal.lost if refusal else 0,
+            warning=str(shortage) if shortage else "",
+            lost=shortage.lost if shortage else 0,
             desired=await membership.desired(),
             workers=tuple(workers),
         )
@@ -60,15 +60,15 @@ class Overview:
         return sorted({record.numerics_class for record in self.workers if record.numerics_class})
 
     @property
-    def obstacle(self) -> str:
+    def not_ready_reason(self) -> str:
         """Why the cluster cannot serve requests, in words; empty when it can."""
         if not any(one.role == "router" for one in self.workers):
             return "no router runs"
         if not any(one.role == "attention" and one.epoch > 0 and not one.draining for one in self.workers):
             return "no attention worker serves"
-        if not any(one.role == "expert" and one.held for one in self.workers):
+        if not any(one.role == "expert" and one.loaded for one in self.workers):
             return "no expert worker holds experts"
-        return f"{self.lost} experts are held by nobody" if self.lost else ""
+        return f"{self.lost} experts are loaded on no worker" if self.lost else ""
 
     def to_dict(self) -> dict[str, object]:
         """What `from_json` reads, and for others what follows from it."""

@@ -23,7 +23,7 @@ class WorkerRecord:
     progress: int = 0  # advances while the compute loop does
     draining: bool = False
     capacity: int = 0  # experts it may hold; 0 = any number
-    held: int = 0
+    loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
 
     @classmethod

@@ -16,14 +16,14 @@ from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from services.membership.record import WorkerRecord
-from services.membership.shortage import Refusal
+from services.membership.shortage import CapacityShortage
 
 log = structlog.get_logger(__name__)
 
 LEASE_MS = 3000
 RENEW_S = 1.0
 CALL_S = 1.0
-REFUSAL_MS = 3000
+SHORTAGE_MS = 3000
 
 
 class RedisUnavailable(Exception):
@@ -93,20 +93,20 @@ class Membership:
     async def write_table(self, table: Table) -> None:
         await self._call(self._redis.set(f"{self._cluster}:table", table.SerializeToString()))
 
-    async def refusal(self) -> Refusal | None:
+    async def shortage(self) -> CapacityShortage | None:
         """What the leader says has no room; None when there is nothing, or nothing that can be read."""
-        text = await self._call(self._redis.get(f"{self._cluster}:refusal"))
+        text = await self._call(self._redis.get(f"{self._cluster}:shortage"))
         try:
-            return Refusal.from_json(text) if text else None
+            return CapacityShortage.from_json(text) if text else None
         except (ValueError, RecursionError):
             return None
 
-    async def write_refusal(self, refusal: Refusal) -> None:
+    async def write_shortage(self, shortage: CapacityShortage) -> None:
         """Runs out by itself: whoever says it renews it while it holds."""
-        await self._call(self._redis.set(f"{self._cluster}:refusal", refusal.to_json(), px=REFUSAL_MS))
+        await self._call(self._redis.set(f"{self._cluster}:shortage", shortage.to_json(), px=SHORTAGE_MS))
 
-    async def withdraw_refusal(self) -> None:
-        await self._call(self._redis.delete(f"{self._cluster}:refusal"))
+    async def withdraw_shortage(self) -> None:
+        await self._call(self._redis.delete(f"{self._cluster}:shortage"))
 
     async def desired(self) -> dict[str, int]:
         """How many workers of a role somebody asked for; roles nobody asked about are absent."""

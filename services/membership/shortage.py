@@ -10,7 +10,7 @@ LONGEST = 2000  # characters of a reason; longer ones are not ours
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class CapacityShortage:
     """Why experts have no room, and how many of them each worker would take away that asked to leave.
 
     `lost`: how many nobody holds already, so that requests wait for them.
@@ -21,8 +21,8 @@ class Refusal:
     lost: int = 0
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Refusal:
-        """Raises ValueError when the text is not a refusal."""
+    def from_json(cls, text: str | bytes) -> CapacityShortage:
+        """Raises ValueError when the text is not a shortage."""
         raw = json.loads(text)
         if not isinstance(raw, dict) or not isinstance(raw.get("reason"), str) or len(raw["reason"]) > LONGEST:
             raise ValueError("no reason in words")
@@ -41,13 +41,13 @@ class Refusal:
         kept = ", ".join(f"{worker_id} ({_experts(count)})" for worker_id, count in self.workers.items())
         verb = "is" if self.lost == 1 else "are"
         return (
-            (f"{_experts(self.lost)} {verb} held by nobody, requests wait for them: " if self.lost else "")
+            (f"{_experts(self.lost)} {verb} loaded on no worker, requests wait for them: " if self.lost else "")
             + self.reason
             + (f". Until then these must not go: {kept}" if kept else "")
         )
 
 
-def no_place_yet(count: int, reason: str = "") -> str:
+def waiting_experts(count: int, reason: str = "") -> str:
     """What is said of a worker that may not go: by itself, and by the leader about it."""
     verb = "has" if count == 1 else "have"
     return f"{_experts(count)} here {verb} no other place yet" + (f": {reason}" if reason else "")

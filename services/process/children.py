@@ -38,12 +38,12 @@ class Child:
         if self.alive:
             self.process.send_signal(number)
 
-    def keep_to(self, cores: frozenset[int]) -> None:
+    def pin_to(self, cores: frozenset[int]) -> None:
         """Binds it, and what it starts, to some of the machine's cores, where the system can do that."""
         if hasattr(os, "sched_setaffinity") and self.alive:
             os.sched_setaffinity(self.pid, cores)
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """What it said of its end: its own refusal when there is one, else its last line."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
@@ -73,13 +73,13 @@ def available_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def end(children: Iterable[Child], polite_s: float) -> None:
-    """SIGTERM, again to those still draining halfway through `polite_s`, SIGKILL at its end. Returns when all left."""
+def end(children: Iterable[Child], grace_s: float) -> None:
+    """SIGTERM, again to those still draining halfway through `grace_s`, SIGKILL at its end. Returns when all left."""
     children = [child for child in children if child.alive]
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         for child in children:
             child.signal(number)
-        deadline = time.monotonic() + (polite_s / 2 if number is signal.SIGTERM else 10)
+        deadline = time.monotonic() + (grace_s / 2 if number is signal.SIGTERM else 10)
         while any(child.alive for child in children) and time.monotonic() < deadline:
             time.sleep(0.02)
 

@@ -17,17 +17,17 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.lifecycle import refuse, serve_until_signal
 from services.process.telemetry import configure_logging, show_redis
-from services.router.gateway.context import Service
+from services.router.gateway.context import GatewayContext
 from services.router.placement.kubernetes_events import KubernetesEvents
-from services.router.placement.leader import Leader
-from services.router.placement.shortage import Refusals
+from services.router.placement.leader import PlacementLeader
+from services.router.placement.shortage import ShortageReporter
 from services.router.requests.assets import AssetError, ModelAssets
-from services.router.requests.attention_workers import Fleet
+from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.directory import LeaseDirectory
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.reply import Cluster
-from services.router.servers import RouterEdge
-from services.router.settings import RouterSettings, SettingError
+from services.router.requests.reply import ServingContext
+from services.router.servers import RouterServers
+from services.router.settings import InvalidSetting, RouterSettings
 
 log = structlog.get_logger(__name__)
 
@@ -36,22 +36,22 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     boot_id = uuid.uuid4().hex
     membership = Membership(settings.redis_url, settings.cluster)
     events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
-    refusals = Refusals(membership, events.tell if events else None)
-    leader = Leader(
+    shortages = ShortageReporter(membership, events.notify if events else None)
+    leader = PlacementLeader(
         membership,
         f"{settings.identity}/{boot_id}",
         config.num_layers,
         config.n_routed_experts,
         settings.replicas,
-        refusals,
+        shortages,
     )
-    fleet = Fleet(LeaseDirectory(membership), max_model_len=assets.max_model_len)
+    attention_workers = AttentionWorkerPool(LeaseDirectory(membership), max_model_len=assets.max_model_len)
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
-    refusals.show(metrics.registry)
-    cluster = Cluster(assets, fleet, metrics)
+    shortages.show(metrics.registry)
+    cluster = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    edge = RouterEdge(Service(cluster, settings.request_timeout, lambda: refusals.known, overview))
+    edge = RouterServers(GatewayContext(cluster, settings.request_timeout_s, lambda: shortages.known, overview))
     try:
         await edge.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
@@ -72,7 +72,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
 
     async def drain() -> None:
         await leader.resign()
-        await edge.stop(settings.drain_timeout)
+        await edge.stop(settings.drain_timeout_s)
 
     try:
         await serve_until_signal(drain, leader.run(), membership.advertise(record), edge.watch())
@@ -88,7 +88,7 @@ def main() -> None:
         configure_logging("router", settings.identity)
         assets = ModelAssets.load(settings.model, settings.served_name)
         config = ModelConfig.from_dict(json.loads((settings.model / "config.json").read_text(encoding="utf-8")))
-    except (SettingError, AssetError, CheckpointError, ValueError) as error:
+    except (InvalidSetting, AssetError, CheckpointError, ValueError) as error:
         refuse(str(error))
     uvloop.run(serve(settings, assets, config))
 

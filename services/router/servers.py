@@ -11,13 +11,13 @@ import structlog
 import uvicorn
 
 from services.router.gateway.app import build_app
-from services.router.gateway.context import Service
-from services.router.gateway.grpc_edge import GrpcEdge
+from services.router.gateway.context import GatewayContext
+from services.router.gateway.grpc_server import GrpcServer
 from services.router.requests.errors import ShuttingDown
 
 log = structlog.get_logger(__name__)
 
-LAST_WORDS_S = 5.0  # for error events and closing sockets, after the grace
+CLOSE_GRACE_S = 5.0  # for error events and closing sockets, after the grace
 
 
 class HttpServer(uvicorn.Server):
@@ -36,10 +36,10 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-class RouterEdge:
+class RouterServers:
     """Serves one model. Everything runs on the event loop that calls `start`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: GatewayContext) -> None:
         self._cluster = service.cluster
         config = uvicorn.Config(
             build_app(service),
@@ -53,9 +53,9 @@ class RouterEdge:
             timeout_keep_alive=75,
         )
         self._http = HttpServer(config)
-        self._grpc = GrpcEdge(service)
+        self._grpc = GrpcServer(service)
         self._serving: asyncio.Task[None] | None = None
-        self._fleet_loop: asyncio.Task[None] | None = None
+        self._pool_loop: asyncio.Task[None] | None = None
         self.http_port = 0
         self.grpc_port = 0
 
@@ -64,27 +64,27 @@ class RouterEdge:
         listener = _listen(host, port)
         self.http_port = listener.getsockname()[1]
         self.grpc_port = await self._grpc.start(host, grpc_port)
-        await self._cluster.fleet.refresh()
-        self._fleet_loop = asyncio.create_task(self._cluster.fleet.run())
+        await self._cluster.attention_workers.refresh()
+        self._pool_loop = asyncio.create_task(self._cluster.attention_workers.run())
         self._serving = asyncio.create_task(self._http.serve(sockets=[listener]))
         await self._http.listening.wait()
 
     async def watch(self) -> None:
         """Ends, with its error, when a part of the edge ends by itself: background work of the process."""
         assert self._serving is not None
-        assert self._fleet_loop is not None
-        await asyncio.wait([self._serving, self._fleet_loop], return_when=asyncio.FIRST_COMPLETED)
-        for part in (self._serving, self._fleet_loop):
+        assert self._pool_loop is not None
+        await asyncio.wait([self._serving, self._pool_loop], return_when=asyncio.FIRST_COMPLETED)
+        for part in (self._serving, self._pool_loop):
             if part.done() and not part.cancelled():
                 part.result()
 
     async def stop(self, grace_s: float) -> None:
         """Takes nothing new; lets streams finish within `grace_s`; tells the rest with an error, and closes."""
         assert self._serving is not None
-        assert self._fleet_loop is not None
-        self._http.config.timeout_graceful_shutdown = int(grace_s + LAST_WORDS_S)
+        assert self._pool_loop is not None
+        self._http.config.timeout_graceful_shutdown = int(grace_s + CLOSE_GRACE_S)
         self._http.should_exit = True
-        leaving = asyncio.create_task(self._grpc.stop(grace_s + LAST_WORDS_S))
+        leaving = asyncio.create_task(self._grpc.stop(grace_s + CLOSE_GRACE_S))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._cluster.idle.wait()
@@ -92,8 +92,8 @@ class RouterEdge:
             log.warning("streams cut short by shutdown", open=len(self._cluster.open_replies))
         self._cluster.close(ShuttingDown("This server is shutting down; please send the request again."))
         await asyncio.gather(self._serving, leaving)
-        self._fleet_loop.cancel()
-        await self._cluster.fleet.close()
+        self._pool_loop.cancel()
+        await self._cluster.attention_workers.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

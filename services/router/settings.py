@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-class SettingError(ValueError):
+class InvalidSetting(ValueError):
     """A setting is missing or wrong; the message begins with its name."""
 
 
@@ -27,8 +27,8 @@ class RouterSettings:
     advertise_host: str = ""
     worker_id: str = ""
     model_name: str = ""
-    request_timeout: float = 600.0
-    drain_timeout: float = 25.0
+    request_timeout_s: float = 600.0
+    drain_timeout_s: float = 25.0
     replicas: int = 1  # expert workers that hold each expert, when there are so many
     events: str = ""  # kubernetes: refusals of the placement become Events; empty = they do not
     expert_set: str = ""  # name of the StatefulSet of expert workers, for such Events
@@ -43,31 +43,31 @@ class RouterSettings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> RouterSettings:
-        """Raises SettingError."""
+        """Raises InvalidSetting."""
         values: dict[str, Any] = {}
         for field in fields(cls):
             name = f"CARACAL_{field.name.upper()}"
             if name in env and env[name] != "":
                 values[field.name] = _cast(name, env[name], str(field.type))
         if "model" not in values:
-            raise SettingError("CARACAL_MODEL is required: the model's directory.")
+            raise InvalidSetting("CARACAL_MODEL is required: the model's directory.")
         settings = cls(**values)
         settings.check()
         return settings
 
     def check(self) -> None:
         if not self.model.is_dir():
-            raise SettingError(f"CARACAL_MODEL: {self.model} is not a directory.")
+            raise InvalidSetting(f"CARACAL_MODEL: {self.model} is not a directory.")
         for name in ("port", "grpc_port"):
             if not 0 <= getattr(self, name) <= 65535:
-                raise SettingError(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a port.")
+                raise InvalidSetting(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a port.")
         if self.replicas < 1:
-            raise SettingError(f"CARACAL_REPLICAS has value {self.replicas}. Not a positive number.")
+            raise InvalidSetting(f"CARACAL_REPLICAS has value {self.replicas}. Not a positive number.")
         if self.events not in ("", "kubernetes"):
-            raise SettingError(f"CARACAL_EVENTS has value {self.events!r}. Not kubernetes.")
-        for name in ("request_timeout", "drain_timeout"):
+            raise InvalidSetting(f"CARACAL_EVENTS has value {self.events!r}. Not kubernetes.")
+        for name in ("request_timeout_s", "drain_timeout_s"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise SettingError(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a positive number.")
+                raise InvalidSetting(f"CARACAL_{name.upper()} has value {getattr(self, name)}. Not a positive number.")
 
 
 def _cast(name: str, text: str, kind: str) -> Any:
@@ -75,5 +75,5 @@ def _cast(name: str, text: str, kind: str) -> Any:
         try:
             return int(text) if kind == "int" else float(text)
         except ValueError:
-            raise SettingError(f"{name} has value {text!r}. Not a valid {kind}.") from None
+            raise InvalidSetting(f"{name} has value {text!r}. Not a valid {kind}.") from None
     return Path(text) if kind == "Path" else text

@@ -17,7 +17,7 @@ with it a pair's receive would stand behind another pair's send.
 
 A group that has failed is aborted, never destroyed: NCCL's destroy waits for the dead peer. Gloo has no abort: a
 blocked wait ends with the connection or with its timeout, and nothing else ends it (torch 2.13: abort() and shutdown()
-do nothing, a timeout closes the connection). Hence every wait here is bounded by `patience_s`.
+do nothing, a timeout closes the connection). Hence every wait here is bounded by `transfer_timeout_s`.
 
 Gloo ends the process when a message is longer than the buffer that waits for it, or when nothing waits for it. So gloo
 receives into the whole buffer: a peer that sends another length than it announced breaks only the pair, by the
@@ -42,7 +42,17 @@ from services.transport.launch_thread import launch
 from services.transport.p2p_backends import HANDSHAKE_S, MAX_CTAS, gloo, nccl
 from services.transport.rendezvous_store import GROUPS
 
-__all__ = ["CALLER", "HANDSHAKE_S", "MAX_CTAS", "SILENCE_S", "WORKER", "Pair", "PairBroken", "Sent", "patience_s"]
+__all__ = [
+    "CALLER",
+    "HANDSHAKE_S",
+    "MAX_CTAS",
+    "SILENCE_S",
+    "WORKER",
+    "P2PBroken",
+    "P2PGroup",
+    "Sent",
+    "transfer_timeout_s",
+]
 
 CALLER, WORKER = 0, 1
 SILENCE_S = 0.8  # a payload that was announced is on its way: so long without it and the peer counts as gone
@@ -50,11 +60,11 @@ SLOWEST = 50e6  # bytes per second
 POLL_S = 20e-6
 
 
-class PairBroken(ConnectionError):
+class P2PBroken(ConnectionError):
     """The peer is gone, silent, or out of step. The pair is of no further use."""
 
 
-def patience_s(nbytes: int) -> float:
+def transfer_timeout_s(nbytes: int) -> float:
     """How long an announced payload may take."""
     return SILENCE_S + nbytes / SLOWEST
 
@@ -66,11 +76,11 @@ class Sent:
         self._work, self._payload_N = work, payload_N
 
     def wait(self, limit_s: float = 0.0) -> None:
-        """Until the peer has taken the payload. Raises PairBroken."""
+        """Until the peer has taken the payload. Raises P2PBroken."""
         _settle(self._work, self._payload_N, limit_s)
 
 
-class Pair:
+class P2PGroup:
     """One side of a pair. One thread sends, one thread receives; `abort` belongs to any.
 
     `receive` gives views of one buffer of `max_bytes`, made for the first payload, so that a pair nobody uses holds
@@ -89,8 +99,8 @@ class Pair:
         self._broken = ""
 
     @classmethod
-    def meet(cls, store: Store, rank: int, max_bytes: int, device: torch.device, host: str) -> Pair:
-        """Both sides call this together, each with its rank. Ends when a byte has gone each way. Raises PairBroken."""
+    def meet(cls, store: Store, rank: int, max_bytes: int, device: torch.device, host: str) -> P2PGroup:
+        """Both sides call this together, each with its rank. Ends when a byte has gone each way. Raises P2PBroken."""
         build = nccl if device.type == "cuda" else gloo
         groups: list[Any] = []
         try:
@@ -105,17 +115,17 @@ class Pair:
                     pair.receive(1, HANDSHAKE_S)
         except Exception as error:  # noqa: BLE001 - an edge: what a peer says goes through C++, which raises anything
             _abort(groups, device)
-            raise PairBroken(_first_line(error)) from None
+            raise P2PBroken(_first_line(error)) from None
         return pair
 
     def send(self, payload_N: Tensor) -> Sent:
-        """Posts the next payload, uint8 [N]; then it may be announced. Raises PairBroken."""
+        """Posts the next payload, uint8 [N]; then it may be announced. Raises P2PBroken."""
         self._sends += 1
         group, tag = self._out, self._sends % 2**30
         return Sent(self._launch(lambda: group.send([payload_N], self._peer, tag)), payload_N)
 
     def receive(self, nbytes: int, limit_s: float = 0.0) -> Tensor:
-        """uint8 [N]: the next payload, which must have been announced. Raises PairBroken."""
+        """uint8 [N]: the next payload, which must have been announced. Raises P2PBroken."""
         if not 0 < nbytes <= self.max_bytes:
             self._break(f"{nbytes} bytes were announced, there is room for {self.max_bytes}")
         self._receives += 1
@@ -132,7 +142,7 @@ class Pair:
         work = self._launch(post)
         try:
             _settle(work, got_N, limit_s)
-        except PairBroken as error:
+        except P2PBroken as error:
             self._break(str(error))
         return got_N
 
@@ -163,7 +173,7 @@ class Pair:
 
     def _launch(self, post: Callable[[], Work]) -> Work:
         if self._broken:
-            raise PairBroken(self._broken)
+            raise P2PBroken(self._broken)
         try:
             return launch(self.device, post)
         except (RuntimeError, AttributeError) as error:  # gloo's closed connection; `abort` came in between
@@ -171,7 +181,7 @@ class Pair:
 
     def _break(self, why: str) -> NoReturn:
         self._broken = self._broken or why
-        raise PairBroken(self._broken)
+        raise P2PBroken(self._broken)
 
 
 def _abort(groups: list[Any], device: torch.device) -> None:
@@ -182,8 +192,8 @@ def _abort(groups: list[Any], device: torch.device) -> None:
 
 
 def _settle(work: Work, payload_N: Tensor, limit_s: float) -> None:
-    """Until the work is done, for `limit_s` or the payload's patience. Raises PairBroken when that is over."""
-    limit_s = limit_s or patience_s(payload_N.numel())
+    """Until the work is done, for `limit_s` or the payload's own timeout. Raises P2PBroken when that is over."""
+    limit_s = limit_s or transfer_timeout_s(payload_N.numel())
     try:
         if payload_N.device.type == "cpu":
             work.wait(timedelta(seconds=limit_s))
@@ -192,10 +202,10 @@ def _settle(work: Work, payload_N: Tensor, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while not work.is_completed():
             if time.monotonic() > deadline:
-                raise PairBroken(f"nothing came within {limit_s:.1f} s")
+                raise P2PBroken(f"nothing came within {limit_s:.1f} s")
             time.sleep(POLL_S)
     except RuntimeError as error:
-        raise PairBroken(_first_line(error)) from None
+        raise P2PBroken(_first_line(error)) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -35,16 +35,16 @@ class MirrorStore(Store):
         self._theirs = {*self._ours, *(f"{group}/0" for group in GROUPS if rank == 1)}
         self._items: dict[str, bytes] = {}
         self._changed = threading.Condition()
-        self._outbox: SimpleQueue[expert_pb2.PairItem | None] = SimpleQueue()
+        self._outbox: SimpleQueue[expert_pb2.RendezvousItem | None] = SimpleQueue()
         self._over = ""
 
-    def outgoing(self, first: expert_pb2.PairItem | None = None) -> Iterator[expert_pb2.PairItem]:
+    def outgoing(self, first: expert_pb2.RendezvousItem | None = None) -> Iterator[expert_pb2.RendezvousItem]:
         """What this side sets, until `end`."""
         if first is not None:
             yield first
         yield from iter(self._outbox.get, None)
 
-    def follow(self, items: Iterable[expert_pb2.PairItem]) -> None:
+    def follow(self, items: Iterable[expert_pb2.RendezvousItem]) -> None:
         """Takes in what the other side sets, until its stream ends; then nobody here waits any longer."""
         why = "the other side has ended the rendezvous"
         try:
@@ -72,7 +72,7 @@ class MirrorStore(Store):
         with self._changed:
             self._items[key] = data
             self._changed.notify_all()
-        self._outbox.put(expert_pb2.PairItem(key=key, value=data))
+        self._outbox.put(expert_pb2.RendezvousItem(key=key, value=data))
 
     def get(self, key: str) -> bytes:
         self.wait([key])

@@ -6,20 +6,20 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support.engine_driver import Driver, limits
 from support.fake_model import FakeModel
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.metrics import WorkerMetrics
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch.nccl_link import PairStats
+from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
 
 
 def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(WorkerMetrics(driver.engine, dispatch, PairStats(calls=5, met=2), lambda: 7))
+    registry.register(WorkerMetrics(driver.engine, dispatch, P2PStats(calls=5, met=2), lambda: 7))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
@@ -31,7 +31,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
 def test_counters_and_gauges_follow_the_engine() -> None:
     driver = Driver(FakeModel(), sizes=limits(num_pages=10, max_running=4))
     dispatch = DispatchStats.of(2)
-    dispatch.layers[1].slots, dispatch.layers[1].ffn_slots, dispatch.layers[1].exposed_s = 12, 9, 0.5
+    dispatch.layers[1].choices, dispatch.layers[1].ffn_choices, dispatch.layers[1].exposed_s = 12, 9, 0.5
     dispatch.layers[0].bytes_sent = 640
     for length in (40, 30, 20):
         driver.submit([1] * length, Sampling(max_tokens=30))
@@ -48,12 +48,12 @@ def test_counters_and_gauges_follow_the_engine() -> None:
     assert after["caracal:generation_tokens_total"] == 240
     assert after["caracal:num_preemptions_total"] == driver.engine.scheduler.preemptions > 0
     assert after["caracal_engine_model_tokens_total"] > 336, "recomputed tokens count here"
-    assert after["caracal_moe_slots_total,kind=zero,layer=1"] == 3
-    assert after["caracal_moe_slots_total,kind=ffn,layer=1"] == 9
+    assert after["caracal_moe_choices_total,kind=zero,layer=1"] == 3
+    assert after["caracal_moe_choices_total,kind=ffn,layer=1"] == 9
     assert after["caracal_moe_exposed_seconds_total,layer=1"] == 0.5
     assert after["caracal_moe_round_trip_seconds_total,layer=0"] == 0
     assert after["caracal_dispatch_bytes_total,direction=sent"] == 640
-    assert (after["caracal_pair_calls_total"], after["caracal_pairs_met_total"]) == (5, 2)
+    assert (after["caracal_p2p_calls_total"], after["caracal_p2p_groups_connected_total"]) == (5, 2)
     assert after["caracal_attention_epoch"] == 7
 
 

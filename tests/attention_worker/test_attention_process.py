@@ -14,7 +14,7 @@ import torch
 from caracal_proto import attention_pb2, attention_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.engine_driver import Driver, Heard, limits
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 

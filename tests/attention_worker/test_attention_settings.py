@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.settings import InvalidSetting, Settings
 
 
 def test_defaults_and_what_the_environment_says() -> None:
@@ -28,10 +28,10 @@ def test_defaults_and_what_the_environment_says() -> None:
         ("CARACAL_OVERLAP", "yes", "CARACAL_OVERLAP is 'yes', it must be 0 or 1"),
         ("CARACAL_LINK", "rdma", "CARACAL_LINK must be grpc or nccl"),
         ("CARACAL_DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE must be fp8 or empty"),
-        ("CARACAL_DRAIN_S", "-1", "CARACAL_DRAIN_S must not be negative"),
+        ("CARACAL_DRAIN_TIMEOUT_S", "-1", "CARACAL_DRAIN_TIMEOUT_S must not be negative"),
         ("CARACAL_EXPERT_WAIT_S", "nan", "CARACAL_EXPERT_WAIT_S must not be negative"),
     ],
 )
 def test_a_bad_one_is_named(name: str, value: str, message: str) -> None:
-    with pytest.raises(BadSetting, match=message):
+    with pytest.raises(InvalidSetting, match=message):
         Settings.from_env({"CARACAL_MODEL": "/m", name: value})

@@ -11,7 +11,7 @@ import pytest
 import torch
 from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
 from support.engine_driver import Driver, Heard, limits
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
@@ -19,7 +19,7 @@ from services.attention_worker.model.model import Model, load_model
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.local.in_process_link import LocalLink
-from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 STEPS = 52
 PENALISED = {"repetition_penalty": 1.1, "frequency_penalty": 0.3, "presence_penalty": 0.2, "logit_bias": {17: 1.5}}
@@ -58,7 +58,7 @@ def alone(cluster: Cluster) -> dict[str, tuple[list[int], Heard]]:
 
 
 @pytest.fixture(scope="module")
-def exchange_of_three(cluster: Cluster) -> Iterator[Exchange]:
+def exchange_of_three(cluster: Cluster) -> Iterator[MoEDispatcher]:
     """Three workers in memory: expert e of layer l is on worker (l + e) % 3, every second one on the next too."""
     model, plain = cluster
     config = model.config
@@ -70,7 +70,7 @@ def exchange_of_three(cluster: Cluster) -> Iterator[Exchange]:
         homes = [sorted({(layer + e) % 3, (layer + e + e % 2) % 3}) for e in range(config.n_routed_experts)]
         layers.append(LayerPlacement(experts=[Replicas(worker=home) for home in homes]))
     workers = [Endpoint(worker_id=f"expert-{n}", address=f"local:{n}", boot_id=str(n)) for n in range(3)]
-    exchange = Exchange(lambda endpoint: LocalLink(experts), config)
+    exchange = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
     exchange.apply(Table(epoch=1, workers=workers, layers=layers))
     yield exchange
     exchange.close()
@@ -132,7 +132,7 @@ def test_replayed_from_any_cut(cluster: Cluster, alone: dict[str, tuple[list[int
 
 
 def test_over_the_exchange_with_three_workers(
-    cluster: Cluster, alone: dict[str, tuple[list[int], Heard]], exchange_of_three: Exchange
+    cluster: Cluster, alone: dict[str, tuple[list[int], Heard]], exchange_of_three: MoEDispatcher
 ) -> None:
     rng = Random(9)
     driver = Driver(cluster[0], exchange_of_three, limits(max_batch_tokens=20, max_running=6))
@@ -142,7 +142,7 @@ def test_over_the_exchange_with_three_workers(
     for kind, (_, expected) in alone.items():
         assert_same(ours[kind], expected)
     sums = exchange_of_three.stats.total()
-    assert 0 < sums.ffn_slots < sums.slots
+    assert 0 < sums.ffn_choices < sums.choices
     assert sums.tokens_all_zero > 0
 
 

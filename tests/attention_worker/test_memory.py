@@ -11,7 +11,7 @@ from support.tiny_checkpoint import UNEVEN, make_checkpoint
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.memory import CPU_PAGES, host_free, page_bytes, pages_that_fit
 from services.attention_worker.loading import open_model
-from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.settings import InvalidSetting, Settings
 
 
 def test_a_page_takes_what_it_is_counted_as(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_sizes_follow_the_pages(tmp_path: Path) -> None:
     limits = opened.load().limits
     assert (limits.num_pages, limits.max_model_len) == (CPU_PAGES, opened.config.max_position_embeddings)
     assert opened.limits(2).max_model_len == 128
-    with pytest.raises(BadSetting, match="CARACAL_KV_PAGES: the weights leave the GPU no room"):
+    with pytest.raises(InvalidSetting, match="CARACAL_KV_PAGES: the weights leave the GPU no room"):
         opened.limits(0)
 
 
@@ -43,7 +43,7 @@ def test_sizes_follow_the_pages(tmp_path: Path) -> None:
 def test_more_than_there_is_memory_for_is_refused(tmp_path: Path, pages: int, page_size: int) -> None:
     settings = Settings(model=make_checkpoint(tmp_path / "model"), kv_pages=pages, page_size=page_size)
     with pytest.raises(
-        BadSetting, match=r"CARACAL_KV_PAGES: \d+ pages of CARACAL_PAGE_SIZE \d+ take [\d.]+ GiB, [\d.]+ G"
+        InvalidSetting, match=r"CARACAL_KV_PAGES: \d+ pages of CARACAL_PAGE_SIZE \d+ take [\d.]+ GiB, [\d.]+ G"
     ):
         open_model(settings).load()
 
@@ -57,5 +57,5 @@ def test_what_is_free_is_less_than_all() -> None:
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     if torch.cuda.device_count() > 5:
         pytest.skip("there are that many")
-    with pytest.raises(BadSetting, match="CARACAL_DEVICE is 'cuda:4' and rank 1 takes number 5: this machine has"):
+    with pytest.raises(InvalidSetting, match="CARACAL_DEVICE is 'cuda:4' and rank 1 takes number 5: this machine has"):
         open_model(Settings(model=tmp_path / "nothing", device="cuda:4"), rank=1)

@@ -17,12 +17,12 @@ from support.paged import Paged, local_exchange
 from support.tiny_checkpoint import PRESETS, UNEVEN, make_checkpoint
 from torch import Tensor
 
-from services.attention_worker.model.interfaces import GateWeights, PendingLike
+from services.attention_worker.model.interfaces import GateWeights, MoEHandleLike
 from services.attention_worker.model.model import load_model
 from services.attention_worker.model.step import Step
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.tensors import attention_tensors
-from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 PROMPT, NEW = 33, 64
 
@@ -31,14 +31,14 @@ PROMPT, NEW = 33, 64
 class Watched:
     """An exchange, and how many FFN experts the gate gave to each token of each layer."""
 
-    inner: Exchange
+    inner: MoEDispatcher
     checkpoint: Checkpoint
-    ffn_slots: list[int] = field(default_factory=list)
+    ffn_choices: list[int] = field(default_factory=list)
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike:
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
         c = self.checkpoint.config
         ids_TK, _, _ = route(h_TD, gate.classifier_ED, gate.bias_E, c.moe_topk, c.n_routed_experts, 1.0)
-        self.ffn_slots += (ids_TK < c.n_routed_experts).sum(1).tolist()
+        self.ffn_choices += (ids_TK < c.n_routed_experts).sum(1).tolist()
         return self.inner.start(layer, h_TD, gate, step)
 
 
@@ -73,7 +73,7 @@ def test_fp32_logits_and_greedy_tokens(tmp_path: Path, preset: str) -> None:
     assert ids[PROMPT:] == oracle_greedy(oracle, ids[:PROMPT], NEW)
     assert len(set(ids[PROMPT:])) > NEW // 4, "one token over and over would prove little"
     if preset == "wide_top_k":
-        assert {0, checkpoint.config.moe_topk} <= set(exchange.ffn_slots), "tokens with no and with only FFN experts"
+        assert {0, checkpoint.config.moe_topk} <= set(exchange.ffn_choices), "tokens with no and with only FFN experts"
 
 
 def test_every_norm_has_its_own_epsilon(tmp_path: Path) -> None:

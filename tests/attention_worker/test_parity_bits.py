@@ -11,10 +11,10 @@ from torch import Tensor
 
 from services.attention_worker.model.model import Model, load_model
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 LENGTH = 70  # five blocks of 16 keys, the last one short
-Cluster = tuple[Model, Exchange]
+Cluster = tuple[Model, MoEDispatcher]
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

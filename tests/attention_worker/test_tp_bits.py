@@ -10,18 +10,18 @@ from random import Random
 import pytest
 import torch
 from support.engine_driver import Driver, Heard, limits
-from support.plain_exchange import Answers, PlainExchange
+from support.reference_dispatcher import Answers, PlainExchange
 from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 from torch import Tensor
 
 from services.attention_worker.engine.engine import EngineLimits
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.loading import Servable, open_model
-from services.attention_worker.model.interfaces import GateWeights, PendingLike
+from services.attention_worker.model.interfaces import GateWeights, MoEHandleLike
 from services.attention_worker.model.step import Step
 from services.attention_worker.settings import Settings
 from services.attention_worker.tensor_parallel.followers import Followers
-from services.attention_worker.tensor_parallel.leader import load_leader
+from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.links import WorkerUnavailable
 
@@ -53,7 +53,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             patch.setenv(name, value)
         opened = open_model(Settings.from_env())
         with Followers(size) as followers:
-            several = load_leader(opened, followers).model
+            several = load_rank0(opened, followers).model
             yield Ranks(opened.load().model, several, PlainExchange(opened.checkpoint, dtype))
 
 
@@ -112,7 +112,7 @@ class Unreliable:
     def __init__(self, inner: PlainExchange, bad_steps: dict[int, str]) -> None:
         self._inner, self._bad_steps = inner, bad_steps
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike | Answers:
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike | Answers:
         where = self._bad_steps.get(step.number, "") if layer == 1 else ""
         if where == "start":
             raise WorkerUnavailable("expert-0 is gone")
@@ -146,7 +146,7 @@ def test_a_step_that_breaks_on_rank_0_alone_ends_the_ranks(tmp_path: Path, monke
         monkeypatch.setenv(name, value)
     checkpoint = Checkpoint.open(path)
     with Followers(2) as followers:
-        model = load_leader(open_model(Settings.from_env()), followers).model
+        model = load_rank0(open_model(Settings.from_env()), followers).model
         driver = Driver(model, PlainExchange(checkpoint, torch.float32), SIZES)
         driver.engine.cache.tensors[1].resize_(0)  # rank 0's second attention has no cache to write to
         heard = driver.submit([5, 6, 7], Sampling(max_tokens=9))

@@ -9,7 +9,7 @@ import pytest
 from support.cluster_harness import CALLERS, TOKENS, ClusterUnderTest, running_cluster, until
 from support.tiny_checkpoint import make_checkpoint
 
-from services.local.settings import BadSetting, LocalSettings
+from services.local.settings import InvalidSetting, LocalSettings
 
 
 def followers(cluster: ClusterUnderTest, name: str) -> list[psutil.Process]:
@@ -43,5 +43,5 @@ def test_a_rank_dies_under_running_streams(tmp_path: Path) -> None:
 
 
 def test_a_bad_count_of_ranks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="--tp: 0 is not between 1 and 64"):
+    with pytest.raises(InvalidSetting, match="--tp: 0 is not between 1 and 64"):
         LocalSettings(model=make_checkpoint(tmp_path), port=0, tp=0).check()

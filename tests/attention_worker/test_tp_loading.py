@@ -13,9 +13,9 @@ from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 
 from services.attention_worker.loading import open_model
 from services.attention_worker.model.shard import Shard
-from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.settings import InvalidSetting, Settings
 from services.attention_worker.tensor_parallel.group import RankGroup
-from services.attention_worker.tensor_parallel.leader import ranks_of
+from services.attention_worker.tensor_parallel.rank0 import shared_ranks
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.tensors import attention_tensors
 
@@ -26,7 +26,7 @@ SHARED_OUT += ("down_proj.weight", "lm_head.weight")
 def bytes_read(path: Path, shard: Shard) -> int:
     opened = open_model(Settings(model=path, tp=shard.size))
     with capture_logs() as logs:
-        opened.load(ranks_of(opened.config, RankGroup(shard, path, torch.device("cpu"))))
+        opened.load(shared_ranks(opened.config, RankGroup(shard, path, torch.device("cpu"))))
     (read,) = (entry["bytes"] for entry in logs if entry["event"] == "weights are read")
     return int(read)
 
@@ -80,9 +80,9 @@ def test_every_row_has_one_rank(count: int, size: int) -> None:
 
 def test_what_cannot_be_shared_is_refused_by_name(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
-    with pytest.raises(BadSetting, match=r"CARACAL_TP is 3: it must divide the model's 4 attention heads"):
+    with pytest.raises(InvalidSetting, match=r"CARACAL_TP is 3: it must divide the model's 4 attention heads"):
         open_model(Settings(model=path, tp=3))
-    with pytest.raises(BadSetting, match="CARACAL_TP must be positive"):
+    with pytest.raises(InvalidSetting, match="CARACAL_TP must be positive"):
         Settings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "0"})
-    with pytest.raises(BadSetting, match="CARACAL_TP is 'two': not a number"):
+    with pytest.raises(InvalidSetting, match="CARACAL_TP is 'two': not a number"):
         Settings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "two"})

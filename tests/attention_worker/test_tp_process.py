@@ -18,7 +18,7 @@ from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, redis_store, spawn
 
 TOKENS = 300
-Told = tuple[int, int, int]
+Notified = tuple[int, int, int]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def followers(worker: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(worker.pid).children(recursive=True)
 
 
-def generate(address: str, emitted: list[Told] = []) -> Any:  # noqa: B006 - never changed
+def generate(address: str, emitted: list[Notified] = []) -> Any:  # noqa: B006 - never changed
     channel = grpc.insecure_channel(address)
     sampling = attention_pb2.Sampling(max_tokens=TOKENS, temperature=0.8, seed=5, ignore_eos=True)
     request = attention_pb2.GenerateRequest(
@@ -60,7 +60,7 @@ def generate(address: str, emitted: list[Told] = []) -> Any:  # noqa: B006 - nev
     return attention_pb2_grpc.AttentionStub(channel).Generate(request, timeout=60)
 
 
-def told(events: Any) -> list[Told]:
+def told(events: Any) -> list[Notified]:
     return [(token.index, token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 

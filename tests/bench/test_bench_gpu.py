@@ -136,11 +136,11 @@ def test_late_cases_are_skipped_and_failing_ones_reported() -> None:
 def test_a_wrong_answer_is_not_timed(kind: str) -> None:
     bench = dry_bench()
     weights, rows = Weights.drawn(kind, 3, 128, 64, bench.device), Rows.drawn(bench, 3, 4)
-    y_PD = experts.compute(weights, rows)
-    assert experts.check(weights, rows, y_PD) < experts.LIMIT
+    y_AD = experts.compute(weights, rows)
+    assert experts.check(weights, rows, y_AD) < experts.LIMIT
     with pytest.raises(Disagrees):
-        experts.check(weights, rows, y_PD.roll(1, 0))
-    unwritten = y_PD.clone()
+        experts.check(weights, rows, y_AD.roll(1, 0))
+    unwritten = y_AD.clone()
     unwritten[5, 7] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         experts.check(weights, rows, unwritten)

@@ -186,7 +186,7 @@ def test_each_role_scales_on_what_it_runs_out_of(chart: Chart) -> None:
     assert attention["metric"]["name"] == "caracal_kv_cache_usage_perc"
     assert float(attention["target"]["averageValue"]) == 0.7
     expert = metrics["caracal-expert"]["pods"]
-    assert expert["metric"]["name"] == "caracal_expert_queue_milliseconds_recent"
+    assert expert["metric"]["name"] == "caracal_expert_queue_recent_milliseconds"
     assert float(expert["target"]["averageValue"]) == 2
 
 

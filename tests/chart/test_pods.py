@@ -6,7 +6,7 @@ from support.chart_objects import EVERYTHING, Chart, Object, containers, find, o
 from k8s.tools.render import PROFILES
 
 # The services' own names for how long they may take to leave.
-DRAIN = ("CARACAL_DRAIN_S", "CARACAL_DRAIN_TIMEOUT")
+DRAIN = ("CARACAL_DRAIN_TIMEOUT_S", "CARACAL_DRAIN_TIMEOUT_S")
 RENDERS = (*PROFILES, "defaults", "everything")
 
 

@@ -16,25 +16,25 @@ SHAPE = {"layers": LAYERS, "experts": EXPERTS, "hiddenSize": HIDDEN, "expertSize
 FLASH = ",".join(f"model.shape.{key}={value}" for key, value in SHAPE.items())
 
 
-def _pods(gib: int, storage: str, copies: int) -> int:
+def _pods(gib: int, storage: str, replicas: int) -> int:
     weights = 3 * HIDDEN * EXPERT_SIZE * BYTES_PER_WEIGHT[storage]
     per_pod = Fraction(gib * 2**30 * 9, 10) // weights
-    return math.ceil(Fraction(LAYERS * EXPERTS * copies, per_pod))
+    return math.ceil(Fraction(LAYERS * EXPERTS * replicas, per_pod))
 
 
-def _render(chart: Chart, gib: int, storage: str, copies: int, replicas: int) -> None:
+def _render(chart: Chart, gib: int, storage: str, replicas: int, pods: int) -> None:
     gpu = f"expert.accelerator.count=1,expert.accelerator.memoryGiB={gib}"
-    chart.render(FLASH, gpu, f"model.shape.storage={storage},placement.copies={copies},expert.replicas={replicas}")
+    chart.render(FLASH, gpu, f"model.shape.storage={storage},placement.replicas={replicas},expert.replicas={pods}")
 
 
 @pytest.mark.parametrize("gib", [79, 140, 179])
 @pytest.mark.parametrize("storage", BYTES_PER_WEIGHT)
-@pytest.mark.parametrize("copies", [1, 2])
-def test_one_pod_too_few_is_refused_with_the_number(chart: Chart, gib: int, storage: str, copies: int) -> None:
-    needed = _pods(gib, storage, copies)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_one_pod_too_few_is_refused_with_the_number(chart: Chart, gib: int, storage: str, replicas: int) -> None:
+    needed = _pods(gib, storage, replicas)
     with pytest.raises(HelmRefused, match=rf"need at least {needed} pods of 1 x {gib} GiB"):
-        _render(chart, gib, storage, copies, needed - 1)
-    _render(chart, gib, storage, copies, needed)
+        _render(chart, gib, storage, replicas, needed - 1)
+    _render(chart, gib, storage, replicas, needed)
 
 
 def test_table_in_the_profile_is_true() -> None:
@@ -42,8 +42,8 @@ def test_table_in_the_profile_is_true() -> None:
     rows = re.findall(r"^# +\w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", text, re.MULTILINE)
     assert [int(row[0]) for row in rows] == [79, 140, 179]
     for gib, *counts in ([int(cell) for cell in row] for row in rows):
-        cases = [(storage, copies) for storage in BYTES_PER_WEIGHT for copies in (1, 2)]
-        assert counts == [_pods(gib, storage, copies) for storage, copies in cases]
+        cases = [(storage, replicas) for storage in BYTES_PER_WEIGHT for replicas in (1, 2)]
+        assert counts == [_pods(gib, storage, replicas) for storage, replicas in cases]
 
 
 def test_two_gpus_in_a_pod_hold_twice_as_much(chart: Chart) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from k8s.tools import __main__ as tools
-from k8s.tools.refined import REFINED
+from k8s.tools.constraints import REFINED
 from k8s.tools.schema import build
 from k8s.tools.values import ROLES, Entry, read_entries
 

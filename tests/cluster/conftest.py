@@ -25,19 +25,19 @@ def cluster(shared: ClusterUnderTest) -> Iterator[ClusterUnderTest]:
 
 
 @pytest.fixture(scope="session")
-def peaceful() -> list[list[Stream]]:
+def undisturbed() -> list[list[Stream]]:
     """What each cluster's callers got while nothing happened."""
     return []
 
 
 @pytest.fixture(scope="session")
-def unscaled(shared: ClusterUnderTest, peaceful: list[list[Stream]]) -> list[Stream]:
+def unscaled(shared: ClusterUnderTest, undisturbed: list[list[Stream]]) -> list[Stream]:
     """What the callers get while nothing happens: the same over every link."""
     answers = [caller[0] for caller in shared.streams().finish()]
     assert [len(stream.ids) for stream in answers] == [TOKENS] * CALLERS
     assert len({tuple(stream.checksums) for stream in answers}) == CALLERS
-    peaceful.append(answers)
-    for stream, first in zip(answers, peaceful[0], strict=True):
+    undisturbed.append(answers)
+    for stream, first in zip(answers, undisturbed[0], strict=True):
         assert (stream.ids, stream.checksums) == (first.ids, first.checksums)
     return answers
 

@@ -23,7 +23,7 @@ from services.cli.app import app
 from services.cli.gateway_client import ask_gateway
 from services.cli.run_state import NoCluster, RunState, save
 from services.cli.scale import scale
-from services.local.settings import BadSetting
+from services.local.settings import InvalidSetting
 from services.membership.redis import Membership
 
 
@@ -39,10 +39,10 @@ def test_the_table_comes_from_the_router(cluster: ClusterUnderTest) -> None:
     for expected in ("attention-0", "expert-0", f"epoch {cluster.epoch()}", "numerics class"):
         assert expected in said
     with urllib.request.urlopen(f"{url}/cluster") as answer:
-        told = json.load(answer)
-    assert told["leader"] == told["workers"][0]["worker_id"]
-    assert told["numerics_classes"] == [cluster.records("expert")[0].numerics_class]
-    assert {worker["role"] for worker in told["workers"]} == {"router", "attention", "expert"}
+        pushed = json.load(answer)
+    assert pushed["leader"] == pushed["workers"][0]["worker_id"]
+    assert pushed["numerics_classes"] == [cluster.records("expert")[0].numerics_class]
+    assert {worker["role"] for worker in pushed["workers"]} == {"router", "attention", "expert"}
 
 
 class SomethingElse(http.server.BaseHTTPRequestHandler):
@@ -106,7 +106,7 @@ def test_nothing_answers(url: str, expected: str) -> None:
     assert (code, expected in said) == (1, True), said
 
 
-class Told(http.server.BaseHTTPRequestHandler):
+class Notified(http.server.BaseHTTPRequestHandler):
     """A router that tells `answers[path]`."""
 
     answers: ClassVar[dict[str, tuple[int, object]]] = {}
@@ -122,18 +122,18 @@ class Told(http.server.BaseHTTPRequestHandler):
 
 
 def test_the_exit_code_tells_whether_requests_are_served() -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Told) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Notified) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        Told.answers = {"/cluster": (200, OVERVIEW), "/ready": (200, {"status": "ready"})}
+        Notified.answers = {"/cluster": (200, OVERVIEW), "/ready": (200, {"status": "ready"})}
         code, said = _status(url)
         assert (code, "numerics class unknown\n" in said, "asked for" in said) == (0, True, False), said
-        Told.answers["/cluster"] = 200, OVERVIEW | {"desired": {"expert": 2}}
+        Notified.answers["/cluster"] = 200, OVERVIEW | {"desired": {"expert": 2}}
         assert "numerics class unknown · asked for expert=2" in _status(url)[1]
-        Told.answers["/ready"] = 503, {"reason": "all attention workers are draining", "error": {"message": "x"}}
+        Notified.answers["/ready"] = 503, {"reason": "all attention workers are draining", "error": {"message": "x"}}
         code, said = _status(url)
         assert (code, "requests are not served: all attention workers are draining" in said) == (3, True), said
-        Told.answers["/cluster"] = 200, OVERVIEW | {"workers": []}
+        Notified.answers["/cluster"] = 200, OVERVIEW | {"workers": []}
         code, said = _status(url)
         assert (code, "requests are not served: no router runs" in said) == (3, True), said
         server.shutdown()
@@ -158,9 +158,9 @@ def test_scale_stops_when_somebody_else_sets_another_number(
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(scale, {"expert": 3}, wait_s=20)
         asyncio.run(_set_expert(redis_url, after=3, to=5))
-        with pytest.raises(BadSetting, match="somebody else set expert=5: expert=3 is waited for no more"):
+        with pytest.raises(InvalidSetting, match="somebody else set expert=5: expert=3 is waited for no more"):
             waits.result(10)
-    with pytest.raises(BadSetting, match=r"not reached within 0\.2 s"):
+    with pytest.raises(InvalidSetting, match=r"not reached within 0\.2 s"):
         scale({"expert": 2}, wait_s=0.2)
 
 

@@ -55,7 +55,7 @@ def test_an_answer_on_the_gpu_bodies(tmp_path: Path) -> None:
             first, second = (answer(one["address"]) for one in leases)
             assert len(first) == 3
             assert first == second
-            until(lambda: (store.record("attention", "attention-nccl") or lease)["stats"].get("pair_calls", 0) > 0)
+            until(lambda: (store.record("attention", "attention-nccl") or lease)["stats"].get("p2p_calls", 0) > 0)
         finally:
             for worker in workers:
                 worker.kill()

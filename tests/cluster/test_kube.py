@@ -15,7 +15,7 @@ from support.kube_command import refused, run, write_kubeconfig
 
 from services.cli.kube.release import Release
 from services.cli.run_state import NoCluster
-from services.local.settings import BadSetting
+from services.local.settings import InvalidSetting
 
 
 def test_scale_patches_and_waits(api: FakeApi) -> None:
@@ -35,7 +35,7 @@ def test_scale_counts_each_role_by_itself_and_waits_for_those_that_leave(api: Fa
 
 def test_scale_says_what_stands_in_its_way(api: FakeApi) -> None:
     api.stuck = True
-    with pytest.raises(BadSetting, match=r"not reached within 0\.1 s; caracal-expert-1: no node has 8 GPUs"):
+    with pytest.raises(InvalidSetting, match=r"not reached within 0\.1 s; caracal-expert-1: no node has 8 GPUs"):
         Release("lab").scale({"expert": 2}, wait_s=0.1)
 
 

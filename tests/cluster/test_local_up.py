@@ -62,7 +62,7 @@ def command(home: dict[str, str], *arguments: str) -> subprocess.CompletedProces
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The refusal: all there is on stderr, but for log lines of progress."""
+    """The shortage: all there is on stderr, but for log lines of progress."""
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
     assert len(lines) == 1, done.stderr

@@ -13,17 +13,17 @@ SOME = 20 * CALLERS  # tokens
 
 def check(streams: Streams, unscaled: list[Stream]) -> float:
     """Every answer of every caller is, bit for bit, what it is in peace; returns the longest pause within a stream."""
-    for caller, peaceful in zip(streams.finish(), unscaled, strict=True):
+    for caller, undisturbed in zip(streams.finish(), unscaled, strict=True):
         for stream in caller:
             assert stream.finish_reason == "length"
-            assert (stream.ids, stream.checksums) == (peaceful.ids, peaceful.checksums)
+            assert (stream.ids, stream.checksums) == (undisturbed.ids, undisturbed.checksums)
     return max(stream.longest_pause for stream in streams.all)
 
 
 def test_rows_go_over_the_link_that_was_asked_for(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
     def share() -> float:
         stats = cluster.records("expert")[0].stats
-        return stats["over_pair"] / stats["calls"] if stats["calls"] else -1.0
+        return stats["over_p2p"] / stats["calls"] if stats["calls"] else -1.0
 
     until(lambda: share() >= 0, "the lease never tells of the calls")
     if cluster.local.settings.link == "nccl":

@@ -1,4 +1,4 @@
-"""The expert worker as a process with a real Redis: its lease, placement in two phases, drain, refusals in words."""
+"""The expert worker as a process with a real Redis: its lease, placement in two phases, drain, shortages in words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from support.broken_checkpoint import edit_tensor
 from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 
-from services.expert_worker.settings import BadSetting, Settings
+from services.expert_worker.settings import InvalidSetting, Settings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
-from services.membership.shortage import Refusal
-from services.router.placement.leader import Leader
+from services.membership.shortage import CapacityShortage
+from services.router.placement.leader import PlacementLeader
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def test_it_is_placed_serves_while_it_drains_and_goes_when_it_is_let_go(checkpoi
     worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-3")
     try:
         lease = store.await_record("expert", "expert-3")
-        assert (lease["held"], lease["epoch"], lease["draining"]) == (0, 0, False)
+        assert (lease["loaded"], lease["epoch"], lease["draining"]) == (0, 0, False)
         place_everything(store, lease, layers=2, experts=8, epoch=5)
-        assert store.await_record("expert", "expert-3", epoch=5)["held"] == 16
+        assert store.await_record("expert", "expert-3", epoch=5)["loaded"] == 16
         with grpc.insecure_channel(lease["address"]) as channel:
             stub = expert_pb2_grpc.ExpertStub(channel)
             described = stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5)
@@ -88,14 +88,14 @@ def test_it_is_placed_serves_while_it_drains_and_goes_when_it_is_let_go(checkpoi
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert health.status == health_pb2.HealthCheckResponse.SERVING
             with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
-                assert "caracal_expert_held 16.0" in page.read().decode()
+                assert "caracal_expert_loaded_experts 16.0" in page.read().decode()
             worker.send_signal(signal.SIGTERM)
             draining = store.await_record("expert", "expert-3", draining=True)
-            assert draining["held"] == 16
+            assert draining["loaded"] == 16
             time.sleep(0.5)
             assert stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5).draining, "it serves until it is let go"
             stub.Commit(expert_pb2.CommitRequest(table=placement_pb2.Table(epoch=6)), timeout=5)
-        assert "released" in end(worker)
+        assert "drained" in end(worker)
         assert store.record("expert", "expert-3") is None
     finally:
         worker.kill()
@@ -136,7 +136,7 @@ def test_without_callers_and_routers_it_does_not_wait_to_be_let_go(
 
 
 def prepare(lease: dict[str, Any], expert: int) -> str:
-    """Asks the worker to load an expert of layer 0; returns its refusal, empty when it took it."""
+    """Asks the worker to load an expert of layer 0; returns its shortage, empty when it took it."""
     wanted = [placement_pb2.ExpertId(layer=0, expert=expert)]
     with grpc.insecure_channel(lease["address"]) as channel:
         try:
@@ -178,16 +178,16 @@ def test_it_says_at_ready_and_when_it_leaves_why_it_must_not_go(checkpoint: Path
         assert ready(lease) == (503, {"status": "not ready", "reason": "no placement yet"})
         place_everything(store, lease, layers=2, experts=8, epoch=1)
         assert ready(lease) == (200, {"status": "ready"})
-        store.client.set("caracal:refusal", Refusal("no room", {"expert-9": 3}).to_json())
+        store.client.set("caracal:shortage", CapacityShortage("no room", {"expert-9": 3}).to_json())
         worker.send_signal(signal.SIGTERM)
         store.await_record("expert", "expert-0", draining=True)
         words = "16 experts here have no other place yet"
         assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {words}"}), "the hint names another"
-        store.client.set("caracal:refusal", Refusal("no room", {"expert-0": 16}).to_json())
+        store.client.set("caracal:shortage", CapacityShortage("no room", {"expert-0": 16}).to_json())
         time.sleep(1.5)
         assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {words}: no room"})
         with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
-            assert "caracal_expert_held 16.0" in page.read().decode()
+            assert "caracal_expert_loaded_experts 16.0" in page.read().decode()
         logged = [json.loads(line) for line in end(worker).splitlines()]
         last = next(line for line in logged if line["event"] == "leaving unreleased")
         assert (last["level"], last["reason"]) == ("error", f"{words}: no room")
@@ -201,7 +201,7 @@ def test_a_real_leader_keeps_it_while_the_others_have_no_room(checkpoint: Path, 
     workers = [spawn("expert", WORKER_ID=f"expert-{number}", **env) for number in range(2)]
 
     async def lead() -> tuple[int, dict[str, str]]:
-        leader = asyncio.create_task(Leader(Membership(store.url), "router-0", layers=2, experts=8).run())
+        leader = asyncio.create_task(PlacementLeader(Membership(store.url), "router-0", layers=2, experts=8).run())
         lease = await asyncio.to_thread(store.await_record, "expert", "expert-1", epoch=1)
         workers[1].send_signal(signal.SIGTERM)
         found = await asyncio.to_thread(ready, lease)
@@ -247,14 +247,14 @@ def test_an_idle_worker_shows_progress(checkpoint: Path, store: Store) -> None:
     [
         ("PORT", "http", "CARACAL_PORT is 'http': not a number"),
         ("PORT", "70000", "CARACAL_PORT is no port number"),
-        ("DRAIN_S", "-1", "CARACAL_DRAIN_S must not be negative"),
+        ("DRAIN_S", "-1", "CARACAL_DRAIN_TIMEOUT_S must not be negative"),
         ("MAX_SESSIONS", "0", "CARACAL_MAX_SESSIONS must be positive"),
         ("DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE must be fp8 or empty"),
         ("THREADS", "-2", "CARACAL_THREADS must not be negative"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(name: str, value: str, message: str) -> None:
-    with pytest.raises(BadSetting, match=message):
+    with pytest.raises(InvalidSetting, match=message):
         Settings.from_env({"CARACAL_MODEL": "m", f"CARACAL_{name}": value})
 
 

@@ -140,32 +140,32 @@ def test_a_good_call_gets_one_row_per_pair(worker: Worker, stub: expert_pb2_grpc
     (reply,) = answer(stub, call)
     assert (reply.call, reply.status, reply.rows, list(reply.y.shape)) == (7, Reply.OK, 3, [3, 64])
     assert reply.checksum == checksum(reply.y.data)
-    y_PD = worker.experts.compute(
+    y_AD = worker.experts.compute(
         0, decode(call.x), torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([1, 1, 4], dtype=torch.int32)
     )
-    assert torch.equal(decode(reply.y), y_PD)
+    assert torch.equal(decode(reply.y), y_AD)
 
 
 def test_an_expert_that_is_not_held_is_said_with_the_worker_s_epoch(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
-    worker.holding.commit(
+    worker.state.commit(
         place(4, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0 and expert != 4))
     )
     (reply,) = answer(stub, changed(lambda c: setattr(c, "epoch", 4)))
-    assert (reply.status, reply.epoch) == (Reply.NOT_HELD, 4)
+    assert (reply.status, reply.epoch) == (Reply.NOT_LOADED, 4)
     assert "experts 4 of layer 0" in reply.message
 
 
 def test_a_stale_call_is_refused_with_the_worker_s_epoch(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
-    worker.holding.commit(place(9, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0)))
+    worker.state.commit(place(9, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0)))
     calls = [changed(lambda c, epoch=epoch: setattr(c, "epoch", epoch)) for epoch in (0, 8, 9, 10)]  # type: ignore[misc]
     replies = answer(stub, *calls)
     assert [reply.status for reply in replies] == [Reply.STALE_EPOCH, Reply.STALE_EPOCH, Reply.OK, Reply.OK]
     assert all(reply.epoch == 9 for reply in replies)
-    assert worker.holding.epoch == 9, "a call never raises the epoch: only the leader does"
+    assert worker.state.epoch == 9, "a call never raises the epoch: only the leader does"
 
 
 def test_a_late_call_is_not_computed(checkpoint: Checkpoint) -> None:
@@ -212,14 +212,14 @@ def test_a_placement_comes_in_two_phases(
 ) -> None:
     table = place(3, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (expert in (2, 5)))
     refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table), "was not prepared here")
-    assert worker.holding.epoch == 0
+    assert worker.state.epoch == 0
     digests = prepare(stub, 3, *wanted(table, "w0")).digests
     assert [(d.id.layer, d.id.expert) for d in digests] == [(0, 2), (0, 5), (1, 2), (1, 5)]
     assert {d.digest for d in digests if d.id.layer == 0} == {worker.experts.load(0, 2), worker.experts.load(0, 5)}
-    assert len(worker.experts.held) == 10, "what it held stays until the commit"
-    assert commit(stub, table) == expert_pb2.CommitReply(epoch=3, held=4)
+    assert len(worker.experts.loaded) == 10, "what it loaded stays until the commit"
+    assert commit(stub, table) == expert_pb2.CommitReply(epoch=3, loaded=4)
     described = stub.Describe(expert_pb2.ExpertDescribeRequest())
-    assert [(id.layer, id.expert) for id in described.held] == [(0, 2), (0, 5), (1, 2), (1, 5)]
+    assert [(id.layer, id.expert) for id in described.loaded] == [(0, 2), (0, 5), (1, 2), (1, 5)]
     assert (described.worker_id, described.boot_id, described.epoch) == ("w0", "boot-w0", 3)
     assert commit(stub, table).epoch == 3, "said twice, done once"
 
@@ -233,15 +233,15 @@ def test_an_older_placement_never_comes_back(
     commit(stub, table(5))
     refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table(4)), "epoch 4 is below 5")
     refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: prepare(stub, 4, (1, 1)), "epoch 4 is below 5")
-    assert (1, 1) not in worker.experts.held
+    assert (1, 1) not in worker.experts.loaded
 
 
 def test_a_failed_prepare_changes_nothing(worker: Worker, stub: expert_pb2_grpc.ExpertStub) -> None:
-    held = worker.experts.held
+    loaded = worker.experts.loaded
     refused(
         grpc.StatusCode.INVALID_ARGUMENT, lambda: prepare(stub, 1, (1, 0), (0, 3), (1, 99)), "no expert 99 of layer 1"
     )
-    assert worker.experts.held == held
+    assert worker.experts.loaded == loaded
 
 
 @pytest.mark.parametrize(("field", "value"), [("boot_id", "an earlier start"), ("worker_id", "another")])
@@ -251,7 +251,7 @@ def test_a_table_for_another_start_gives_this_one_nothing(
     other = placement_pb2.Endpoint()
     other.CopyFrom(worker.endpoint)
     setattr(other, field, value)
-    assert commit(stub, place(2, checkpoint, [other], lambda layer, expert: [0])).held == 0
+    assert commit(stub, place(2, checkpoint, [other], lambda layer, expert: [0])).loaded == 0
 
 
 def test_a_table_of_another_numerics_class_is_refused(
@@ -267,13 +267,13 @@ def test_a_table_of_another_numerics_class_is_refused(
 def test_a_draining_worker_serves_until_it_is_given_nothing(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
-    worker.holding.drain()
+    worker.state.drain()
     assert stub.Describe(expert_pb2.ExpertDescribeRequest()).draining
     commit(stub, place(1, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0)))
     assert answer(stub, changed(lambda c: setattr(c, "epoch", 1)))[0].status == Reply.OK
-    assert not worker.holding.released
+    assert not worker.state.drained
     commit(stub, place(2, checkpoint, [], lambda layer, expert: []))
-    assert worker.holding.released
+    assert worker.state.drained
 
 
 def test_callers_of_one_layer_share_launches(checkpoint: Checkpoint) -> None:

@@ -13,7 +13,7 @@ from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 from services.checkpoint.config import CheckpointError
 from services.checkpoint.reader import Checkpoint, load_expert
-from services.expert_worker.experts import Experts, NotHeldError, golden_row
+from services.expert_worker.experts import Experts, NotLoadedError, golden_row
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
@@ -32,8 +32,8 @@ def rows(checkpoint: Checkpoint, count: int) -> torch.Tensor:
 
 
 def pairs(*expert_row: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    expert_P, row_P = (torch.tensor(x, dtype=torch.int32) for x in zip(*expert_row, strict=True))
-    return row_P, expert_P
+    expert_A, row_A = (torch.tensor(x, dtype=torch.int32) for x in zip(*expert_row, strict=True))
+    return row_A, expert_A
 
 
 def test_each_pair_gets_its_expert_s_answer(checkpoint: Checkpoint) -> None:
@@ -41,8 +41,8 @@ def test_each_pair_gets_its_expert_s_answer(checkpoint: Checkpoint) -> None:
     for expert in (1, 5, 6):
         experts.load(1, expert)
     wanted = [(1, 0), (1, 3), (5, 2), (6, 0), (6, 1), (6, 3)]
-    y_PD = experts.compute(1, x_RD, *pairs(*wanted))
-    for (expert, row), y_D in zip(wanted, y_PD, strict=True):
+    y_AD = experts.compute(1, x_RD, *pairs(*wanted))
+    for (expert, row), y_D in zip(wanted, y_AD, strict=True):
         weights = load_expert(checkpoint, 1, expert, dtype_of(checkpoint))
         assert torch.equal(y_D, swiglu(x_RD[row : row + 1], weights.gate_up_2FD, weights.down_DF)[0])
 
@@ -50,9 +50,9 @@ def test_each_pair_gets_its_expert_s_answer(checkpoint: Checkpoint) -> None:
 def test_what_is_not_held_is_named_and_nothing_is_computed(checkpoint: Checkpoint) -> None:
     experts = Experts(checkpoint, dtype_of(checkpoint))
     experts.load(0, 2)
-    with pytest.raises(NotHeldError, match="experts 3, 7 of layer 0 are not held here"):
+    with pytest.raises(NotLoadedError, match="experts 3, 7 of layer 0 are not loaded here"):
         experts.compute(0, rows(checkpoint, 2), *pairs((2, 0), (3, 0), (7, 1)))
-    with pytest.raises(NotHeldError):
+    with pytest.raises(NotLoadedError):
         experts.compute(1, rows(checkpoint, 2), *pairs((2, 0)))
 
 
@@ -61,10 +61,10 @@ def test_the_digest_is_the_expert_s_and_the_same_everywhere(checkpoint: Checkpoi
     digests = {(layer, expert): first.load(layer, expert) for layer in range(2) for expert in range(8)}
     assert len(set(digests.values())) == 16
     assert {key: second.load(*key) for key in reversed(digests)} == digests
-    assert first.held == frozenset(digests)
+    assert first.loaded == frozenset(digests)
     first.drop(1, 3)
     first.drop(1, 3)
-    assert first.held == frozenset(digests) - {(1, 3)}
+    assert first.loaded == frozenset(digests) - {(1, 3)}
 
 
 @pytest.mark.parametrize(("layer", "expert"), [(2, 0), (0, 8), (-1, 0), (0, -1), (2**31, 2**31)])
@@ -72,7 +72,7 @@ def test_an_expert_that_the_model_does_not_have_is_refused(checkpoint: Checkpoin
     experts = Experts(checkpoint, dtype_of(checkpoint))
     with pytest.raises(CheckpointError, match="the model has no expert"):
         experts.load(layer, expert)
-    assert not experts.held
+    assert not experts.loaded
 
 
 def test_an_expert_whose_golden_answer_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_expert_whose_golden_answer_is_not_finite_is_refused(tmp_path: Path) 
     with pytest.raises(CheckpointError, match="expert 3 of layer 0 answers the golden vector"):
         experts.load(0, 3)
     assert experts.load(0, 2)
-    assert experts.held == {(0, 2)}
+    assert experts.loaded == {(0, 2)}
 
 
 def test_loading_and_dropping_never_disturbs_what_is_computed(checkpoint: Checkpoint) -> None:
@@ -96,7 +96,7 @@ def test_loading_and_dropping_never_disturbs_what_is_computed(checkpoint: Checkp
     wanted = pairs((0, 0), (1, 1), (1, 2))
     for expert in (0, 1):
         experts.load(0, expert)
-    y_PD = experts.compute(0, x_RD, *wanted)
+    y_AD = experts.compute(0, x_RD, *wanted)
     done = threading.Event()
 
     def churn() -> None:
@@ -108,5 +108,5 @@ def test_loading_and_dropping_never_disturbs_what_is_computed(checkpoint: Checkp
     thread = threading.Thread(target=churn)
     thread.start()
     while not done.is_set():
-        assert torch.equal(experts.compute(0, x_RD, *wanted), y_PD)
+        assert torch.equal(experts.compute(0, x_RD, *wanted), y_AD)
     thread.join()

@@ -60,10 +60,10 @@ def test_who_stays_in_fp8(checkpoint: Checkpoint) -> None:
 def test_mixed_layers_answer_as_each_expert_alone(checkpoint: Checkpoint, experts: Experts, wanted: list[int]) -> None:
     x_RD = torch.randn(5, 264, generator=torch.Generator().manual_seed(1)).to(BF16)
     pairs = [(expert, row) for expert in wanted for row in range(5) if (expert + row) % 3]
-    expert_P, row_P = (torch.tensor(each, dtype=torch.int32) for each in zip(*pairs, strict=True))
-    y_PD = experts.compute(1, x_RD, row_P, expert_P)
+    expert_A, row_A = (torch.tensor(each, dtype=torch.int32) for each in zip(*pairs, strict=True))
+    y_AD = experts.compute(1, x_RD, row_A, expert_A)
     expected = torch.stack([alone(checkpoint, expert, x_RD[row : row + 1])[0] for expert, row in pairs])
-    assert torch.equal(y_PD, expected)
+    assert torch.equal(y_AD, expected)
 
 
 def test_fp8_is_near_and_not_the_same(checkpoint: Checkpoint, experts: Experts) -> None:

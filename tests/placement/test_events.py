@@ -1,4 +1,4 @@
-"""Refusals as Events: the official client against a small server that speaks the events routes of the API."""
+"""ShortageReporter as Events: the official client against a small server that speaks the events routes of the API."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from kubernetes import client
 from structlog.testing import capture_logs
 
-from services.membership.shortage import Refusal
+from services.membership.shortage import CapacityShortage
 from services.router.placement.kubernetes_events import KubernetesEvents
 
-REFUSAL = Refusal("experts need 8 places", {"caracal-expert-1": 3})
+REFUSAL = CapacityShortage("experts need 8 places", {"caracal-expert-1": 3})
 EVENTS = r"/api/v1/namespaces/zoo/events"
 
 
@@ -92,7 +92,7 @@ def until(holds: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def test_the_pods_and_their_set_are_told_in_words(api: ApiServer) -> None:
-    KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).tell(REFUSAL)
+    KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).notify(REFUSAL)
     until(lambda: len(api.events) == 2)
     of = {event["involvedObject"]["kind"]: event for event in api.events.values()}
     assert of["Pod"]["involvedObject"].items() >= {"name": "caracal-expert-1", "uid": "pod-9"}.items()
@@ -110,26 +110,26 @@ def test_the_pods_and_their_set_are_told_in_words(api: ApiServer) -> None:
 
 def test_the_same_again_counts_up_and_a_forgotten_event_is_made_anew(api: ApiServer) -> None:
     events = KubernetesEvents("r", "caracal-expert", api.connect)
-    events.tell(Refusal("no expert worker", lost=1))
+    events.notify(CapacityShortage("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [1])
-    events.tell(Refusal("no expert worker", lost=1))
+    events.notify(CapacityShortage("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [2])
     api.events.clear()
-    events.tell(Refusal("no expert worker", lost=1))
+    events.notify(CapacityShortage("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [1])
 
 
 def test_experts_that_are_lost_are_another_matter(api: ApiServer) -> None:
-    KubernetesEvents("r", "caracal-expert", api.connect).tell(Refusal("no room", lost=3))
+    KubernetesEvents("r", "caracal-expert", api.connect).notify(CapacityShortage("no room", lost=3))
     until(lambda: len(api.events) == 1)
     (event,) = api.events.values()
-    said = "3 experts are held by nobody, requests wait for them: no room"
+    said = "3 experts are loaded on no worker, requests wait for them: no room"
     assert (event["reason"], event["message"]) == ("ExpertsUnplaced", said)
 
 
 def test_of_a_pod_that_is_gone_it_tells_all_the_same(api: ApiServer) -> None:
     api.uids.clear()
-    KubernetesEvents("r", "caracal-expert", api.connect).tell(REFUSAL)
+    KubernetesEvents("r", "caracal-expert", api.connect).notify(REFUSAL)
     until(lambda: len(api.events) == 2)
     assert all("uid" not in event["involvedObject"] for event in api.events.values())
 
@@ -139,10 +139,10 @@ def test_what_it_may_not_is_said_once_and_works_again_later(api: ApiServer) -> N
     api.forbids = True
     with capture_logs() as logs:
         for time_ in (1, 2):
-            events.tell(Refusal("no expert worker", lost=1))
+            events.notify(CapacityShortage("no expert worker", lost=1))
             until(lambda wanted=time_: api.asked == wanted)
         api.forbids = False
-        events.tell(REFUSAL)
+        events.notify(REFUSAL)
         until(lambda: {e["involvedObject"]["kind"] for e in api.events.values() if e["count"] == 1} >= {"Pod"})
     said = [entry for entry in logs if entry["log_level"] == "warning"]
     assert len(said) == 1
@@ -157,11 +157,11 @@ def test_a_server_that_is_away_or_silent_holds_nobody_up(api: ApiServer) -> None
     with capture_logs() as logs:
         for events in (silent, away):
             for _ in range(100):
-                events.tell(REFUSAL)
+                events.notify(REFUSAL)
         assert time.monotonic() - started < 1
         until(lambda: len(logs) == 2)
-    assert [entry["event"] for entry in logs] == ["kubernetes is not told of a refusal"] * 2
-    assert api.asked <= 2, "only the newest is told, and after a timeout nothing more of it"
+    assert [entry["event"] for entry in logs] == ["kubernetes is not pushed of a shortage"] * 2
+    assert api.asked <= 2, "only the newest is pushed, and after a timeout nothing more of it"
 
 
 def _nowhere() -> Any:
@@ -173,6 +173,6 @@ def _nowhere() -> Any:
 def test_outside_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with capture_logs() as logs:
-        KubernetesEvents("r", "caracal-expert").tell(REFUSAL)
+        KubernetesEvents("r", "caracal-expert").notify(REFUSAL)
         until(lambda: logs)
     assert "ConfigException" in logs[0]["error"]

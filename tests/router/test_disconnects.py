@@ -67,8 +67,8 @@ def test_five_hundred_disconnects_reach_the_worker(router: Harness) -> None:
     assert fake.opened > CLIENTS / 4, "most clients got as far as a worker"
     assert fake.cancelled == fake.opened
     assert not router.cluster.open_replies
-    assert not +router.cluster.fleet.open_on
-    assert not router.cluster.fleet.attempts
+    assert not +router.cluster.attention_workers.open_on
+    assert not router.cluster.attention_workers.attempts
     assert value(router, "caracal:num_requests_waiting") == value(router, "caracal:num_requests_running") == 0
     assert value(router, "caracal_gateway_cancelled_total") >= fake.cancelled
     assert value(router, "caracal:prompt_tokens_total") > 0

@@ -135,7 +135,7 @@ def test_the_stream_stays_in_its_numerics_class(pair: Harness) -> None:
     first, second = pair.fakes
     second.numerics_class = "another"
     pair.directory.workers = [first.record(), second.record()]
-    pair.do(pair.cluster.fleet.refresh())
+    pair.do(pair.cluster.attention_workers.refresh())
     first.script = after(5, gives_up(grpc.StatusCode.UNAVAILABLE), first.script)
     assert stream(pair)[0] == TEXT
     assert not second.requests
@@ -145,11 +145,11 @@ def test_the_stream_stays_in_its_numerics_class(pair: Harness) -> None:
 def test_draining_and_tableless_workers_get_nothing_new(pair: Harness) -> None:
     first, second = pair.fakes
     pair.directory.workers = [first.record(draining=True), second.record()]
-    pair.do(pair.cluster.fleet.refresh())
+    pair.do(pair.cluster.attention_workers.refresh())
     assert [stream(pair)[2] for _ in range(3)] == ["stop"] * 3
     assert (len(first.requests), len(second.requests)) == (0, 3)
     pair.directory.workers = [first.record(), second.record(epoch=0)]
-    pair.do(pair.cluster.fleet.refresh())
+    pair.do(pair.cluster.attention_workers.refresh())
     stream(pair)
     assert len(first.requests) == 1
 
@@ -291,7 +291,7 @@ def test_sequences_spread_over_the_workers(pair: Harness) -> None:
     answer = pair.client().chat.completions.create(model=MODEL, messages=HI, n=8)
     assert {choice.message.content for choice in answer.choices} == {TEXT}
     assert [len(fake.requests) for fake in pair.fakes] == [4, 4]
-    assert not +pair.cluster.fleet.open_on
+    assert not +pair.cluster.attention_workers.open_on
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 10) -> None:

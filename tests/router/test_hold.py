@@ -23,7 +23,7 @@ def _replace(harness: Harness, *fakes: FakeAttention) -> None:
     leaving = [fake.record(draining=True) for fake in harness.fakes]
     for workers in (leaving, [fake.record() for fake in fakes]):
         harness.directory.workers = workers
-        harness.do(harness.cluster.fleet.refresh())
+        harness.do(harness.cluster.attention_workers.refresh())
 
 
 def test_a_new_request_waits_for_the_next_worker(assets_path: Path) -> None:

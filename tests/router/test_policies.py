@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.gateway.sampling import choice_seed
-from services.router.requests.progress import Progress
+from services.router.requests.progress import GenerationProgress
 from services.router.requests.worker_choice import AttentionWorker, choose_worker
 
 
@@ -23,7 +23,7 @@ def worker(name: str, **fields: object) -> AttentionWorker:
 
 
 def test_only_the_next_index_of_the_current_attempt_counts() -> None:
-    progress = Progress()
+    progress = GenerationProgress()
     first = progress.open_attempt()
     assert progress.accept(first, [Tok(0, 7), Tok(1, 8)]) == [Tok(0, 7), Tok(1, 8)]
     assert progress.accept(first, [Tok(1, 9)]) == [], "a duplicate"
@@ -38,7 +38,7 @@ def test_only_the_next_index_of_the_current_attempt_counts() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.booleans()), max_size=60))
 def test_a_stream_is_always_a_prefix_of_what_the_attempts_would_say(events: list[tuple[int, int, bool]]) -> None:
     """Every attempt draws the same token at the same index, as replay does; any mix of messages keeps the order."""
-    progress = Progress()
+    progress = GenerationProgress()
     progress.open_attempt()
     for attempt, index, reopen in events:
         if reopen:
@@ -50,7 +50,7 @@ def test_a_stream_is_always_a_prefix_of_what_the_attempts_would_say(events: list
 
 
 def test_attempts_without_a_token_are_counted_until_one_comes() -> None:
-    progress = Progress()
+    progress = GenerationProgress()
     assert [progress.attempt_failed() for _ in range(2)] == [1, 2]
     progress.accept(progress.open_attempt(), [Tok(0, 1)])
     assert progress.attempt_failed() == 1

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
-from services.router.settings import RouterSettings, SettingError
+from services.router.settings import InvalidSetting, RouterSettings
 
 REPO = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
@@ -40,8 +40,8 @@ def test_the_gateway_imports_neither_torch_nor_transformers() -> None:
         ({"CARACAL_MODEL": "/", "CARACAL_PORT": "http"}, "CARACAL_PORT"),
         ({"CARACAL_MODEL": "/", "CARACAL_PORT": "65536"}, "CARACAL_PORT"),
         ({"CARACAL_MODEL": "/", "CARACAL_GRPC_PORT": "-1"}, "CARACAL_GRPC_PORT"),
-        ({"CARACAL_MODEL": "/", "CARACAL_REQUEST_TIMEOUT": "nan"}, "CARACAL_REQUEST_TIMEOUT"),
-        ({"CARACAL_MODEL": "/", "CARACAL_DRAIN_TIMEOUT": "0"}, "CARACAL_DRAIN_TIMEOUT"),
+        ({"CARACAL_MODEL": "/", "CARACAL_REQUEST_TIMEOUT_S": "nan"}, "CARACAL_REQUEST_TIMEOUT_S"),
+        ({"CARACAL_MODEL": "/", "CARACAL_DRAIN_TIMEOUT_S": "0"}, "CARACAL_DRAIN_TIMEOUT_S"),
         ({"CARACAL_MODEL": "/"}, "config.json"),
     ],
     ids=range(8),
@@ -59,8 +59,8 @@ def test_settings_from_the_environment(tmp_path: Path) -> None:
     assert (settings.port, settings.host, settings.served_name) == (0, "127.0.0.1", tmp_path.name)
     named = RouterSettings.from_env({"CARACAL_MODEL": str(tmp_path), "CARACAL_MODEL_NAME": "cat"})
     assert named.served_name == "cat"
-    with pytest.raises(SettingError, match="CARACAL_DRAIN_TIMEOUT"):
-        RouterSettings.from_env({"CARACAL_MODEL": str(tmp_path), "CARACAL_DRAIN_TIMEOUT": "soon"})
+    with pytest.raises(InvalidSetting, match="CARACAL_DRAIN_TIMEOUT_S"):
+        RouterSettings.from_env({"CARACAL_MODEL": str(tmp_path), "CARACAL_DRAIN_TIMEOUT_S": "soon"})
 
 
 def test_starts_without_redis_and_leaves_on_sigterm(tmp_path: Path) -> None:

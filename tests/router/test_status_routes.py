@@ -12,7 +12,7 @@ from support.fake_attention import FakeAttention, says
 from support.gateway_assets import CONTEXT, EOS
 from support.gateway_harness import MODEL, Harness
 
-from services.membership.shortage import Refusal
+from services.membership.shortage import CapacityShortage
 
 
 def get(router: Harness, path: str) -> httpx2.Response:
@@ -36,7 +36,7 @@ def test_ready_follows_the_workers(assets_path: Path) -> None:
 
         def readiness(*workers: Any) -> tuple[int, str]:
             harness.directory.workers = list(workers)
-            harness.do(harness.cluster.fleet.refresh())
+            harness.do(harness.cluster.attention_workers.refresh())
             answer = get(harness, "/ready")
             return answer.status_code, answer.json().get("reason", "")
 
@@ -52,15 +52,15 @@ def test_ready_follows_the_workers(assets_path: Path) -> None:
 
 def test_a_warning_of_the_placement_takes_no_router_away(router: Harness) -> None:
     try:
-        router.refusal = Refusal("no room")
+        router.shortage = CapacityShortage("no room")
         answer = get(router, "/ready")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "warning": "no room"})
-        router.refusal = Refusal("no room", lost=3)
+        router.shortage = CapacityShortage("no room", lost=3)
         answer = get(router, "/ready")
-        warning = "3 experts are held by nobody, requests wait for them: no room"
+        warning = "3 experts are loaded on no worker, requests wait for them: no room"
         assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "warning": warning})
     finally:
-        router.refusal = None
+        router.shortage = None
 
 
 def test_metrics_agree_with_what_was_asked(assets_path: Path) -> None:

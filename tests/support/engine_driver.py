@@ -1,4 +1,4 @@
-"""Drives an engine step by step on the test's own thread and records what every request was told."""
+"""Drives an engine step by step on the test's own thread and records what every request was pushed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def limits(
 
 @dataclass
 class Heard:
-    """Everything one request was told, and the logits rows its tokens were drawn from."""
+    """Everything one request was pushed, and the logits rows its tokens were drawn from."""
 
     key: int = -1
     tokens: list[TokenOut] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Heard:
     rows: list[Tensor] = field(default_factory=list)
 
     def __call__(self, tokens: list[TokenOut], ending: Ending | None) -> None:
-        assert not self.endings, "told something after its ending"
+        assert not self.endings, "pushed something after its ending"
         self.tokens += tokens
         if ending:
             self.endings.append(ending)

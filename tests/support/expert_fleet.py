@@ -20,14 +20,14 @@ from torch import Tensor
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher, Compute
 from services.expert_worker.experts import Experts
-from services.expert_worker.p2p_registry import Pairs
-from services.expert_worker.placement import Holding
+from services.expert_worker.p2p_registry import P2PRegistry
+from services.expert_worker.placement import PlacementState
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
-from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Answer, Connect, ExpertRequest
-from services.router.dispatch.nccl_link import NcclLink, PairOptions, PairStats
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
 from services.transport.payload import MAX_ROWS, payload_bytes
 
 REPO = Path(__file__).resolve().parents[2]
@@ -95,13 +95,13 @@ def connecting(
     link: str,
     checkpoint: Checkpoint,
     dtype: torch.dtype,
-    stats: PairStats | None = None,
+    stats: P2PStats | None = None,
     wire: torch.dtype | None = None,
     nccl: type[NcclLink] = Patient,
 ) -> Connect:
     """A way to workers of a checkpoint, over either link."""
     config = checkpoint.config
-    options = PairOptions(
+    options = P2POptions(
         host="127.0.0.1",
         max_rows=MAX_TOKENS,
         max_pairs=MAX_TOKENS * config.moe_topk,
@@ -109,7 +109,7 @@ def connecting(
         dtype=dtype,
         wire=wire or dtype,
         device=torch.device("cpu"),
-        stats=stats or PairStats(),
+        stats=stats or P2PStats(),
     )
     return lambda endpoint: nccl(endpoint, options) if link == "nccl" else GrpcLink(endpoint, wire=wire)
 
@@ -117,10 +117,10 @@ def connecting(
 class FaultyService(ExpertService):
     """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
 
-    def __init__(self, holding: Holding, batcher: Batcher, pairs: bool, wire: torch.dtype | None) -> None:
-        max_bytes = payload_bytes(MAX_ROWS, holding.experts.hidden, wire or holding.experts.dtype)
-        made = Pairs("127.0.0.1", torch.device("cpu"), max_bytes) if pairs else None
-        super().__init__(holding, batcher, made, wire, MAX_SESSIONS)
+    def __init__(self, state: PlacementState, batcher: Batcher, pairs: bool, wire: torch.dtype | None) -> None:
+        max_bytes = payload_bytes(MAX_ROWS, state.experts.hidden, wire or state.experts.dtype)
+        made = P2PRegistry("127.0.0.1", torch.device("cpu"), max_bytes) if pairs else None
+        super().__init__(state, batcher, made, wire, MAX_SESSIONS)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
 
@@ -152,11 +152,11 @@ class Worker:
         wire: torch.dtype | None = None,
     ) -> None:
         self.experts = Experts(checkpoint, dtype)
-        self.holding = Holding(self.experts, name, f"boot-{name}", "class-of-the-test")
-        self.spoil: Callable[[Tensor], Tensor] = lambda y_PD: y_PD
+        self.state = PlacementState(self.experts, name, f"boot-{name}", "class-of-the-test")
+        self.spoil: Callable[[Tensor], Tensor] = lambda y_AD: y_AD
         compute = around(self.experts.compute)
         self.batcher = Batcher(lambda *call: self.spoil(compute(*call)))
-        self.service = FaultyService(self.holding, self.batcher, pairs, wire)
+        self.service = FaultyService(self.state, self.batcher, pairs, wire)
         self.server = ExpertServer(self.service, MAX_SESSIONS)
         port = self.server.start("127.0.0.1", 0)
         self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=f"127.0.0.1:{port}")
@@ -164,8 +164,8 @@ class Worker:
     def take(self, table: placement_pb2.Table) -> None:
         """Both phases of a placement."""
         mine = wanted(table, self.endpoint.worker_id)
-        self.holding.prepare(table.epoch, mine, lambda done, total: None)
-        self.holding.commit(table)
+        self.state.prepare(table.epoch, mine, lambda done, total: None)
+        self.state.commit(table)
 
     def stop(self) -> None:
         self.server.stop(0)
@@ -219,8 +219,8 @@ def workers(checkpoint: Checkpoint, dtype: torch.dtype, count: int, **options: A
 
 
 @contextmanager
-def exchange(checkpoint: Checkpoint, connect: Any = GrpcLink, **options: Any) -> Iterator[Exchange]:
-    made = Exchange(connect, checkpoint.config, **options)
+def exchange(checkpoint: Checkpoint, connect: Any = GrpcLink, **options: Any) -> Iterator[MoEDispatcher]:
+    made = MoEDispatcher(connect, checkpoint.config, **options)
     try:
         yield made
     finally:

@@ -16,13 +16,13 @@ from services.membership.redis import Membership
 
 
 class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionServicer):
-    """Plays one worker of either role. `say` is told what happens, in order: (worker id, what, epoch)."""
+    """Plays one worker of either role. `say` is pushed what happens, in order: (worker id, what, epoch)."""
 
     def __init__(
         self, role: str, number: int, say: list[tuple[str, str, int]], boot: str = "a", refuses: str = "", **record: Any
     ) -> None:
         self.role, self.worker_id, self.boot_id = role, f"{role}-{number}", f"{role}{number}{boot}"
-        self.held: set[tuple[int, int]] = set()
+        self.loaded: set[tuple[int, int]] = set()
         self.refuses = refuses  # what it says to every Prepare, if anything
         self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
         self._say, self._record, self._port = say, {"numerics_class": "c", **record}, 0
@@ -48,7 +48,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
             boot_id=self.boot_id,
             epoch=self.epoch,
             draining=self.draining,
-            held=len(self.held),
+            loaded=len(self.loaded),
             **self._record,
         )
 
@@ -63,7 +63,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refuses)
         reply = expert_pb2.PrepareReply()
         for id in request.experts:
-            self.held.add((id.layer, id.expert))
+            self.loaded.add((id.layer, id.expert))
             digest = hashlib.sha256(b"%d %d" % (id.layer, id.expert) + self.salt).digest()
             reply.digests.add(id=id, digest=int.from_bytes(digest[:8], "little"))
         return reply
@@ -81,9 +81,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
             for expert, slot in enumerate(placement.experts)
             if set(me) & set(slot.worker)
         }
-        assert given <= self.held, "given what was not prepared"
-        self.held = given
-        return expert_pb2.CommitReply(epoch=self.epoch, held=len(given))
+        assert given <= self.loaded, "given what was not prepared"
+        self.loaded = given
+        return expert_pb2.CommitReply(epoch=self.epoch, loaded=len(given))
 
     async def ApplyTable(self, request: Any, context: Any) -> attention_pb2.ApplyTableReply:
         self._say.append((self.worker_id, "apply", request.epoch))
@@ -91,5 +91,5 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         return attention_pb2.ApplyTableReply(epoch=self.epoch)
 
     async def Describe(self, request: Any, context: Any) -> Any:
-        held = [{"layer": layer, "expert": expert} for layer, expert in sorted(self.held)]
-        return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, held=held)
+        loaded = [{"layer": layer, "expert": expert} for layer, expert in sorted(self.loaded)]
+        return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, loaded=loaded)

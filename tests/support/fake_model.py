@@ -29,7 +29,7 @@ class FakeModel:
             error, self.fail_next = self.fail_next, None
             raise error
         cache_PBL = caches[0]
-        cache_PBL.view(-1)[step.slots_T.long()] = step.ids_T
+        cache_PBL.view(-1)[step.slot_mapping_T.long()] = step.ids_T
         chosen = [self._hash(step, cache_PBL, token) for token in step.sample_rows_B.tolist()]
         return self.rows[chosen]
 

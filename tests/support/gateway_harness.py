@@ -13,15 +13,15 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from support.fake_attention import FakeAttention
 
-from services.membership.shortage import Refusal
-from services.router.gateway.context import Service
+from services.membership.shortage import CapacityShortage
+from services.router.gateway.context import GatewayContext
 from services.router.requests.assets import ModelAssets
-from services.router.requests.attention_workers import Fleet
+from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.reply import Cluster
-from services.router.requests.stall_detector import Patience
+from services.router.requests.reply import ServingContext
+from services.router.requests.stall_detector import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorker
-from services.router.servers import RouterEdge
+from services.router.servers import RouterServers
 
 T = TypeVar("T")
 MODEL = "tiny-cat"
@@ -51,7 +51,7 @@ class Harness:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
-        self.refusal: Refusal | None = None
+        self.shortage: CapacityShortage | None = None
 
     def __enter__(self) -> Harness:
         self._thread.start()
@@ -90,14 +90,14 @@ class Harness:
             await fake.start()
             self.directory.workers.append(fake.record())
         limit = self.assets.max_model_len
-        fleet = Fleet(
+        attention_workers = AttentionWorkerPool(
             self.directory,
             max_model_len=limit,
             refresh_s=0.05,
             hold_s=self._hold_s,
-            patience=Patience(lost_s=self._lost_s),
+            timeouts=StallTimeouts(lost_s=self._lost_s),
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
-        self.cluster = Cluster(self.assets, fleet, self.metrics)
-        self.edge = RouterEdge(Service(self.cluster, self._deadline_s, lambda: self.refusal))
+        self.cluster = ServingContext(self.assets, attention_workers, self.metrics)
+        self.edge = RouterServers(GatewayContext(self.cluster, self._deadline_s, lambda: self.shortage))
         await self.edge.start("127.0.0.1", 0, 0)

@@ -153,8 +153,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 WORKERS = [
-    {"worker_id": f"caracal-{role}-0", "role": role, "address": "a:1", "boot_id": "b", "epoch": 7, "held": held}
-    for role, held in (("router", 0), ("attention", 0), ("expert", 8))
+    {"worker_id": f"caracal-{role}-0", "role": role, "address": "a:1", "boot_id": "b", "epoch": 7, "loaded": loaded}
+    for role, loaded in (("router", 0), ("attention", 0), ("expert", 8))
 ]
 OVERVIEW = {"epoch": 7, "leader": "caracal-router-0", "workers": WORKERS, "warning": "too few"}
 

@@ -16,13 +16,13 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker import metrics as expert
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
-from services.expert_worker.placement import Holding
+from services.expert_worker.placement import PlacementState
 from services.expert_worker.service import ExpertService
 from services.membership.redis import Membership
 from services.process.telemetry import show_redis
-from services.router.dispatch.nccl_link import PairStats
+from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
-from services.router.placement.shortage import Refusals
+from services.router.placement.shortage import ShortageReporter
 from services.router.requests.metrics import RequestMetrics
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
@@ -37,21 +37,21 @@ def names(registry: CollectorRegistry) -> Iterator[str]:
 
 def _router(folder: Path) -> CollectorRegistry:
     registry = RequestMetrics("tiny", CollectorRegistry()).registry
-    Refusals(Membership("redis://127.0.0.1:1")).show(registry)
+    ShortageReporter(Membership("redis://127.0.0.1:1")).show(registry)
     return registry
 
 
 def _attention(folder: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(attention.WorkerMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), PairStats(), lambda: 1))
+    registry.register(attention.WorkerMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), P2PStats(), lambda: 1))
     return registry
 
 
 def _expert(folder: Path) -> CollectorRegistry:
     experts = Experts(Checkpoint.open(make_checkpoint(folder)), torch.float32)
-    holding, batcher = Holding(experts, "expert-0", "boot", "class"), Batcher(experts.compute)
+    state, batcher = PlacementState(experts, "expert-0", "boot", "class"), Batcher(experts.compute)
     registry = CollectorRegistry()
-    registry.register(expert.WorkerMetrics(batcher, holding, ExpertService(holding, batcher)))
+    registry.register(expert.WorkerMetrics(batcher, state, ExpertService(state, batcher)))
     return registry
 
 

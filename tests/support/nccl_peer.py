@@ -10,14 +10,14 @@ from datetime import timedelta
 import torch
 from torch.distributed import TCPStore
 
-from services.transport.p2p_group import CALLER, Pair, PairBroken
+from services.transport.p2p_group import CALLER, P2PBroken, P2PGroup
 
 SIZES = [1, 4096, 1_000_003, 7, 1 << 20]
 DONE = "went both ways"
 
 
 def share_one_gpu() -> str:
-    """How NCCL is told that its two ranks are meant to share a GPU; it is read before NCCL's first call."""
+    """How NCCL is pushed that its two ranks are meant to share a GPU; it is read before NCCL's first call."""
     version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]  # torch leaves it bare
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
     if version >= (2, 30):
@@ -33,8 +33,8 @@ def main() -> None:
     device = torch.device("cuda", 0)
     store = TCPStore("127.0.0.1", port, None, rank == CALLER, timedelta(seconds=60), wait_for_workers=False)
     try:
-        pair = Pair.meet(store, rank, 2 << 20, device, "127.0.0.1")
-    except PairBroken as error:
+        pair = P2PGroup.meet(store, rank, 2 << 20, device, "127.0.0.1")
+    except P2PBroken as error:
         print(f"{said}: no pair: {error}", flush=True)
         return
     for number, nbytes in enumerate(SIZES):
@@ -52,7 +52,7 @@ def main() -> None:
         began_s = time.monotonic()
         try:
             pair.receive(1)
-        except PairBroken:
+        except P2PBroken:
             print(f"noticed after {time.monotonic() - began_s:.2f} s", flush=True)
         pair.abort()
     os._exit(0)

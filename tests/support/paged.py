@@ -13,24 +13,24 @@ import torch
 from caracal_proto import placement_pb2
 from torch import Tensor
 
-from services.attention_worker.model.interfaces import ExchangeLike
+from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.model import Model
 from services.attention_worker.model.step import Step
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.local.in_process_link import LocalLink
-from services.router.dispatch.exchange import Exchange
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 
 @contextmanager
-def local_exchange(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Exchange]:
+def local_exchange(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[MoEDispatcher]:
     """Every expert in this process, behind the real exchange."""
     config = checkpoint.config
     experts = Experts(checkpoint, dtype)
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
-    exchange = Exchange(lambda endpoint: LocalLink(experts), config)
+    exchange = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
     everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
     exchange.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
@@ -46,7 +46,7 @@ class Paged:
     def __init__(
         self,
         model: Model,
-        exchange: ExchangeLike,
+        exchange: DispatcherLike,
         *,
         sequences: int = 1,
         capacity: int = 192,
@@ -81,7 +81,7 @@ class Paged:
             ids_T=torch.tensor(ids),
             positions_T=positions_T,
             seq_T=seq_T,
-            slots_T=page_T * self._page_size + positions_T % self._page_size,
+            slot_mapping_T=page_T * self._page_size + positions_T % self._page_size,
             page_table_SX=self._table_SX,
             sample_rows_B=torch.arange(len(ids)),
         )

@@ -21,7 +21,7 @@ from support.expert_fleet import (
     run,
     workers,
 )
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import PRESETS, make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
@@ -63,12 +63,12 @@ def test_bits_do_not_depend_on_the_placement(
 ) -> None:
     checkpoint, dtype = case
     table = place(1, checkpoint, [worker.endpoint for worker in three], PLACEMENTS[placement])
-    before = sum(worker.service.over_pair for worker in three)
+    before = sum(worker.service.over_p2p for worker in three)
     with exchange(checkpoint, connecting(link, checkpoint, dtype)) as linked:
         linked.apply(table)
         compare(checkpoint, dtype, linked, gates(checkpoint))
         sent = linked.stats.total().messages_sent
-    assert sum(worker.service.over_pair for worker in three) - before == (sent if link == "nccl" else 0)
+    assert sum(worker.service.over_p2p for worker in three) - before == (sent if link == "nccl" else 0)
 
 
 def test_local_links_give_the_same_bits(case: tuple[Checkpoint, torch.dtype]) -> None:

@@ -24,13 +24,13 @@ from support.expert_fleet import (
     wanted,
     workers,
 )
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch import ExpertsUnavailable
-from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.links import Connect
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
@@ -76,7 +76,7 @@ def test_a_stale_epoch_is_refused_and_recovered_from(
         assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
         assert linked.epoch == 2
         assert asked, "the exchange asks for a newer table"
-        assert linked.stats.layers[0].stale_refusals == 2
+        assert linked.stats.layers[0].stale_epoch_rejections == 2
         assert linked.apply(old) == 2, "an older table is ignored"
     epochs = [call.epoch for worker in three for call in worker.service.calls]
     assert sorted(set(epochs)) == [1, 2]
@@ -123,7 +123,7 @@ def test_before_the_first_table_a_layer_waits_for_it(
         threading.Timer(0.2, linked.apply, [table]).start()
         out_TD = run(linked, 0, gate[0], batch)
         assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert linked.stats.layers[0].ffn_slots == linked.stats.layers[0].pairs_sent
+        assert linked.stats.layers[0].ffn_choices == linked.stats.layers[0].assignments_sent
 
 
 def test_a_table_for_another_model_is_refused(checkpoint: Checkpoint, connect: Connect) -> None:
@@ -158,11 +158,11 @@ def test_a_storm_of_tables_never_changes_a_bit(checkpoint: Checkpoint, connect: 
             steps += 1
         storm.join()
         assert linked.epoch == STORM
-        assert linked.stats.total().stale_refusals > 10, "the storm was felt"
+        assert linked.stats.total().stale_epoch_rejections > 10, "the storm was felt"
 
 
 def _storm(
-    checkpoint: Checkpoint, three: list[Worker], linked: Exchange, dice: random.Random, done: threading.Event
+    checkpoint: Checkpoint, three: list[Worker], linked: MoEDispatcher, dice: random.Random, done: threading.Event
 ) -> None:
     ends, config = [worker.endpoint for worker in three], checkpoint.config
     try:
@@ -175,8 +175,8 @@ def _storm(
             table = place(epoch, checkpoint, ends, lambda *key, chosen=chosen: chosen[key])  # type: ignore[misc]
             for worker in three:
                 mine = wanted(table, worker.endpoint.worker_id)
-                worker.holding.prepare(epoch, mine, lambda done, total: None)
-            steps: list[Callable[[placement_pb2.Table], object]] = [worker.holding.commit for worker in three]
+                worker.state.prepare(epoch, mine, lambda done, total: None)
+            steps: list[Callable[[placement_pb2.Table], object]] = [worker.state.commit for worker in three]
             steps.append(linked.apply)
             for step in dice.sample(steps, len(steps)):
                 step(table)

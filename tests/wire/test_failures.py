@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,13 +25,13 @@ from support.expert_fleet import (
     run,
     workers,
 )
-from support.peer_nursery import Nursery, Peer
-from support.plain_exchange import PlainExchange
+from support.p2p_worker_pool import Nursery, Peer
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch import ExpertsUnavailable, Refused
+from services.router.dispatch import CallRejected, ExpertsUnavailable
 from services.router.dispatch.links import Connect
 
 DTYPE = torch.bfloat16
@@ -67,7 +67,7 @@ def swallow(reply: Reply) -> None:
 
 
 def flip_a_bit(reply: Reply) -> Reply:
-    if reply.over_pair:
+    if reply.over_p2p:
         reply.checksum ^= 1
         return reply
     data = bytearray(reply.y.data)
@@ -78,7 +78,7 @@ def flip_a_bit(reply: Reply) -> Reply:
 
 def lose_a_row(reply: Reply) -> Reply:
     pairs, hidden = reply.y.shape
-    if reply.over_pair:
+    if reply.over_p2p:
         reply.y.shape[0] = pairs - 1
         return reply
     reply.y.data = reply.y.data[: -hidden * DTYPE.itemsize]
@@ -88,7 +88,7 @@ def lose_a_row(reply: Reply) -> Reply:
 
 
 def lose_bytes(reply: Reply) -> Reply:
-    if reply.over_pair:
+    if reply.over_p2p:
         reply.y.dtype = DType.UINT8
         return reply
     reply.y.data = reply.y.data[:-2]
@@ -104,8 +104,8 @@ class _Nan:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, y_PD: Tensor) -> Tensor:
-        bad_PD = y_PD.clone()
+    def __call__(self, y_AD: Tensor) -> Tensor:
+        bad_PD = y_AD.clone()
         bad_PD.view(torch.int16)[0, 0] = 0x7FC0 + self.count % 32
         self.count += 1
         return bad_PD
@@ -122,8 +122,9 @@ def afflict(worker: Worker, fault: Any) -> None:
         worker.service.fault = fault
 
 
-def leaving(reply: Reply) -> Reply:
-    return Reply(call=reply.call, status=Reply.DRAINING, message="leaving")
+def newer(reply: Reply) -> Reply:
+    """A status that this caller does not know."""
+    return Reply(call=reply.call, status=cast("Reply.Status.ValueType", 99), message="not now")
 
 
 def late(reply: Reply) -> Reply:
@@ -138,7 +139,7 @@ def damaged_call(reply: Reply) -> Reply:
     return Reply(call=reply.call, status=Reply.INVALID, message="the checksum of x is wrong")
 
 
-FAULTS: list[Any] = [swallow, flip_a_bit, lose_a_row, lose_bytes, nan, leaving, late, hang_up, damaged_call]
+FAULTS: list[Any] = [swallow, flip_a_bit, lose_a_row, lose_bytes, nan, newer, late, hang_up, damaged_call]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -153,8 +154,8 @@ def test_a_faulty_worker_s_rows_go_to_the_replica(
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
             assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
         assert 1 <= linked.stats.total().retries <= 8
-        asked_again = linked.stats.total().pairs_sent - linked.stats.total().ffn_slots
-        assert 0 < asked_again < linked.stats.total().ffn_slots, "only the missing pairs are asked for again"
+        asked_again = linked.stats.total().assignments_sent - linked.stats.total().ffn_choices
+        assert 0 < asked_again < linked.stats.total().ffn_choices, "only the missing pairs are asked for again"
 
 
 @pytest.mark.parametrize("fault", [flip_a_bit, nan, hang_up], ids=lambda fault: fault.__name__)
@@ -203,7 +204,7 @@ def test_a_call_that_stays_malformed_is_our_bug_and_is_raised(
         worker.service.fault = damaged_call
     with exchange(checkpoint, connect) as linked:
         linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
-        with pytest.raises(Refused):
+        with pytest.raises(CallRejected):
             run(linked, 0, gate[0], batch)
 
 

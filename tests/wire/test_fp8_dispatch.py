@@ -20,13 +20,13 @@ from support.expert_fleet import (
     run,
     workers,
 )
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import PRESETS, make_checkpoint
 from torch import Tensor
 
 from services.checkpoint.numerics import class_of
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch import Refused
+from services.router.dispatch import CallRejected
 from services.transport.payload import FP8, dequantize, pack, payload_bytes, unpack, wire_dtype
 
 DTYPE = torch.bfloat16
@@ -71,7 +71,7 @@ def test_bits_depend_on_no_link_and_no_placement(
     assert other > 20, "fp8 shows in the bits: it must be a class of its own"
     assert total.bytes_sent == payload_bytes(total.rows_sent, hidden, FP8)
     if link == "nccl":
-        assert all(call.pair for worker in three for call in worker.service.calls[-3:])
+        assert all(call.p2p_group for worker in three for call in worker.service.calls[-3:])
 
 
 def test_rows_of_the_other_class_are_refused(checkpoint: Checkpoint, three: list[Worker]) -> None:
@@ -79,7 +79,7 @@ def test_rows_of_the_other_class_are_refused(checkpoint: Checkpoint, three: list
     for link in LINKS:
         with exchange(checkpoint, connecting(link, checkpoint, DTYPE)) as linked:
             linked.apply(place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0]))
-            with pytest.raises(Refused, match=r"this worker takes rows in torch.float8_e4m3fn"):
+            with pytest.raises(CallRejected, match=r"this worker takes rows in torch.float8_e4m3fn"):
                 run(linked, 0, gate[0], batch)
 
 

@@ -5,56 +5,70 @@ from __future__ import annotations
 import pytest
 from caracal_proto import placement_pb2
 
-from services.router.dispatch.links import BadReply, DispatchError, NotHeld, Refused, StaleEpoch, WorkerUnavailable
-from services.router.dispatch.retry import LAST_PAUSE_S, MAX_REFUSALS, Choice, Grievance, aggrieved, choose
+from services.router.dispatch.links import (
+    CallRejected,
+    DispatchError,
+    InvalidReply,
+    NotLoaded,
+    StaleEpoch,
+    WorkerUnavailable,
+)
+from services.router.dispatch.retry import (
+    LAST_PAUSE_S,
+    MAX_REJECTIONS,
+    PeerFailure,
+    RetryChoice,
+    choose_retry,
+    record_failure,
+)
 from services.router.dispatch.table import LayerReplicas, RoutingTable, compile_table
 
 GONE = WorkerUnavailable("gone")
 
 
-def against(error: DispatchError, epoch: int = 3) -> Grievance:
-    return aggrieved(None, epoch, error)
+def against(error: DispatchError, epoch: int = 3) -> PeerFailure:
+    return record_failure(None, epoch, error)
 
 
 def test_another_replica_is_asked_at_once() -> None:
-    assert choose({0: against(GONE)}, 3, [[0, 1]], {0}, 0) == Choice(frozenset({0}))
+    assert choose_retry({0: against(GONE)}, 3, [[0, 1]], {0}, 0) == RetryChoice(frozenset({0}))
 
 
 def test_one_expert_with_a_replica_is_enough_to_go_on_at_once() -> None:
-    assert choose({0: against(GONE)}, 3, [[0], [0, 1]], {0, 1}, 0) == Choice(frozenset({0}))
+    assert choose_retry({0: against(GONE)}, 3, [[0], [0, 1]], {0, 1}, 0) == RetryChoice(frozenset({0}))
 
 
 def test_the_only_holder_is_asked_again_after_pauses_that_grow_to_a_limit() -> None:
-    pauses = [choose({0: against(BadReply("bits"))}, 3, [[0]], {0}, attempt).pause_s for attempt in range(12)]
-    assert choose({0: against(GONE)}, 3, [[0]], {0}, 0).banned == frozenset()
+    pauses = [choose_retry({0: against(InvalidReply("bits"))}, 3, [[0]], {0}, attempt).pause_s for attempt in range(12)]
+    assert choose_retry({0: against(GONE)}, 3, [[0]], {0}, 0).banned == frozenset()
     assert 0 < pauses[0] < pauses[1] < pauses[2]
     assert pauses[-1] == LAST_PAUSE_S == max(pauses)
 
 
 @pytest.mark.parametrize(
     ("error", "needs"),
-    [(StaleEpoch("", 7), 7), (StaleEpoch("", 1), 4), (NotHeld("", 5), 5), (NotHeld("", 3), 4), (GONE, 0)],
+    [(StaleEpoch("", 7), 7), (StaleEpoch("", 1), 4), (NotLoaded("", 5), 5), (NotLoaded("", 3), 4), (GONE, 0)],
 )
 def test_a_worker_that_named_an_epoch_waits_for_a_table_that_new(error: DispatchError, needs: int) -> None:
     grievance = against(error)
     assert grievance.needs_epoch == needs
     if needs:
-        before, after = (choose({0: grievance}, epoch, [[0]], {0}, 0) for epoch in (needs - 1, needs))
+        before, after = (choose_retry({0: grievance}, epoch, [[0]], {0}, 0) for epoch in (needs - 1, needs))
         assert before.banned == {0}
         assert before.pause_s > 0
-        assert after == Choice(frozenset()), "under the newer table nothing is held against it"
+        assert after == RetryChoice(frozenset()), "under the newer table nothing is held against it"
 
 
 def test_experts_that_nobody_holds_are_waited_for() -> None:
-    assert choose({}, 3, [[], [0]], {0}, 0).pause_s > 0
+    assert choose_retry({}, 3, [[], [0]], {0}, 0).pause_s > 0
 
 
 def test_refusals_are_counted_over_retries() -> None:
     grievance = None
-    for _ in range(MAX_REFUSALS):
+    for _ in range(MAX_REJECTIONS):
         assert grievance is None or not grievance.fatal
-        grievance = aggrieved(grievance, 1, Refused("malformed"))
-        grievance = aggrieved(grievance, 1, GONE)
+        grievance = record_failure(grievance, 1, CallRejected("malformed"))
+        grievance = record_failure(grievance, 1, GONE)
     assert grievance is not None
     assert grievance.fatal
 

@@ -22,7 +22,7 @@ from support.expert_fleet import (
     run,
     workers,
 )
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
@@ -69,7 +69,7 @@ def test_tokens_of_zero_experts_alone_send_nothing(checkpoint: Checkpoint, conne
         stats = linked.stats.layers[0]
     assert not any(worker.service.calls for worker in two)
     assert stats.tokens_all_zero == stats.tokens > 0
-    assert stats.bytes_sent == stats.bytes_received == stats.messages_sent == stats.ffn_slots == 0
+    assert stats.bytes_sent == stats.bytes_received == stats.messages_sent == stats.ffn_choices == 0
 
 
 def test_zero_experts_of_type_drop_add_nothing(checkpoint: Checkpoint, two: list[Worker]) -> None:
@@ -111,15 +111,15 @@ def test_every_count_is_what_the_workers_saw(
     assert 0 < all_zero < tokens
     assert 0 < pairs < tokens * config.moe_topk
     assert (stats.layer_calls, stats.tokens, stats.tokens_all_zero) == (20, tokens, all_zero)
-    assert (stats.slots, stats.ffn_slots) == (tokens * config.moe_topk, pairs)
+    assert (stats.choices, stats.ffn_choices) == (tokens * config.moe_topk, pairs)
     assert stats.messages_sent == len(calls)
     assert stats.rows_sent == sum(call.rows for call in calls)
-    assert stats.pairs_sent == pairs == sum(len(call.row) // 4 for call in calls)
+    assert stats.assignments_sent == pairs == sum(len(call.row) // 4 for call in calls)
     assert stats.bytes_sent == stats.rows_sent * row_bytes
-    assert sum(len(call.x.data) for call in calls) == sum(call.rows * row_bytes for call in calls if not call.pair)
+    assert sum(len(call.x.data) for call in calls) == sum(call.rows * row_bytes for call in calls if not call.p2p_group)
     assert stats.bytes_received == pairs * row_bytes
     # The wire figure: exact, since both sides count rows of one size.
-    assert stats.bytes_received * stats.slots == stats.bytes_if_all_slots * stats.ffn_slots
+    assert stats.bytes_received * stats.choices == stats.bytes_if_all_ffn * stats.ffn_choices
     if workers_used == 1:
         assert stats.rows_sent == tokens - all_zero, "a row goes once to a worker, however many experts want it"
 

@@ -23,10 +23,10 @@ from services.checkpoint.device import find_device
 from services.checkpoint.numerics import kernels_of
 from services.process.telemetry import configure_logging
 from services.router.dispatch.connect import LINKS
-from services.router.dispatch.exchange import Exchange
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Link
-from services.router.dispatch.nccl_link import NcclLink, PairOptions, PairStats
+from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
 from services.transport.payload import wire_dtype
 
 MEET_S = 30.0
@@ -76,13 +76,13 @@ def caches_and_step(spec: SliceSpec, side: Side, rows: int) -> tuple[list[Tensor
     for cache_PBL in caches:
         cache_PBL.normal_()
     table_TX = torch.randperm(rows * pages).int().view(rows, pages)
-    slots_T = table_TX[:, position // spec.page_size] * spec.page_size + position % spec.page_size
+    slot_mapping_T = table_TX[:, position // spec.page_size] * spec.page_size + position % spec.page_size
     step = Step(
         number=1,
         ids_T=torch.randint(3, side.model.config.vocab_size, (rows,)),
         positions_T=torch.full((rows,), position, dtype=torch.int32),
         seq_T=torch.arange(rows, dtype=torch.int32),
-        slots_T=slots_T.int(),
+        slot_mapping_T=slot_mapping_T.int(),
         page_table_SX=table_TX,
         sample_rows_B=torch.arange(rows),
     )
@@ -94,7 +94,7 @@ def link_to(spec: SliceSpec, name: str, side: Side, endpoint: placement_pb2.Endp
     config = side.model.config
     if name == "grpc":
         return GrpcLink(endpoint, wire=torch.bfloat16)
-    options = PairOptions(
+    options = P2POptions(
         host="127.0.0.1",
         max_rows=spec.most_rows,
         max_pairs=spec.most_rows * config.moe_topk,
@@ -102,7 +102,7 @@ def link_to(spec: SliceSpec, name: str, side: Side, endpoint: placement_pb2.Endp
         dtype=torch.bfloat16,
         wire=wire_dtype("", torch.bfloat16),
         device=side.device,
-        stats=PairStats(),
+        stats=P2PStats(),
     )
     link = NcclLink(endpoint, options)
     if not link.meet(MEET_S):
@@ -110,9 +110,9 @@ def link_to(spec: SliceSpec, name: str, side: Side, endpoint: placement_pb2.Endp
     return link
 
 
-def exchange_over(link: Link, spec: SliceSpec, side: Side, overlap: bool) -> Exchange:
+def exchange_over(link: Link, spec: SliceSpec, side: Side, overlap: bool) -> MoEDispatcher:
     config = side.model.config
-    exchange = Exchange(
+    exchange = MoEDispatcher(
         lambda _: link, config, overlap=overlap, device=side.device,
         expert_wait_s=2 * PATIENCE_S, call_timeout_s=PATIENCE_S,
     )  # fmt: skip
@@ -186,7 +186,7 @@ def main() -> None:
             continue
         for rows in spec.rows:
             seconds = measure(spec, side, link, rows)
-            if isinstance(link, NcclLink) and not link.paired:  # calls have gone over gRPC since
+            if isinstance(link, NcclLink) and not link.p2p_connected:  # calls have gone over gRPC since
                 say({"link": name, "left": f"{rows} rows: the pair broke meanwhile"})
                 break
             say({"link": name, "rows": rows, "seconds": seconds})

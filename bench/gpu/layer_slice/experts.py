@@ -11,8 +11,8 @@ from services.checkpoint.device import computes_fp8, find_device
 from services.checkpoint.numerics import kernels_of
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
-from services.expert_worker.p2p_registry import Pairs
-from services.expert_worker.placement import Holding
+from services.expert_worker.p2p_registry import P2PRegistry
+from services.expert_worker.placement import PlacementState
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.process.telemetry import configure_logging
@@ -32,12 +32,12 @@ def main() -> None:
     for layer in range(experts.num_layers):
         for expert in range(experts.num_ffn):
             experts.load(layer, expert)
-    holding = Holding(experts, "expert", "slice", "drawn")
-    service = ExpertService(holding, Batcher(experts.compute), Pairs("127.0.0.1", device, PAYLOAD_BYTES))
+    holding = PlacementState(experts, "expert", "slice", "drawn")
+    service = ExpertService(holding, Batcher(experts.compute), P2PRegistry("127.0.0.1", device, PAYLOAD_BYTES))
     server = ExpertServer(service, MAX_SESSIONS)
     port = server.start("127.0.0.1", 0)
     server.ready(True)
-    say({"address": f"127.0.0.1:{port}", "experts": len(experts.held)})
+    say({"address": f"127.0.0.1:{port}", "experts": len(experts.loaded)})
     sys.stdin.read()  # until the benchmark closes it, or is gone
     server.stop(1.0)
 

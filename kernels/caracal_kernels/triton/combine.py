@@ -33,16 +33,16 @@ def combine_kernel(
 
 
 def combine_triton(
-    y_PD: Tensor, home_TK: Tensor, weights_TK: Tensor, zero_T: Tensor, h_TD: Tensor, residual_TD: Tensor
+    y_AD: Tensor, reply_index_TK: Tensor, weights_TK: Tensor, zero_T: Tensor, h_TD: Tensor, residual_TD: Tensor
 ) -> Tensor:
     """As combine, bit for bit the reference. A home that is no answer's place is skipped, not refused: a kernel cannot
     raise without a wait for the device, so the host looks at the plan before it asks for answers."""
-    (tokens, hidden), slots = h_TD.shape, home_TK.shape[1]
+    (tokens, hidden), slots = h_TD.shape, reply_index_TK.shape[1]
     out_TD = torch.empty_like(h_TD)
     block = min(1024, triton.next_power_of_2(hidden))
     if tokens:
         combine_kernel[(tokens, triton.cdiv(hidden, block))](
-            y_PD, home_TK, weights_TK, zero_T, h_TD, residual_TD, out_TD, len(y_PD), hidden,
+            y_AD, reply_index_TK, weights_TK, zero_T, h_TD, residual_TD, out_TD, len(y_AD), hidden,
             K=slots, BLOCK_D=block, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return out_TD

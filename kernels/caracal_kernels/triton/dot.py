@@ -75,7 +75,7 @@ def product(
 
 
 @triton.jit
-def product_pair(
+def product_two(
     x_ptr, xs_ptr, row_BM, a_ptr, as_ptr, b_ptr, bs_ptr, col_BN, K,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr, SWAP: tl.constexpr,
     FP8: tl.constexpr, STAGES: tl.constexpr,

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from caracal_kernels.triton.arguments import check, check_all
-from caracal_kernels.triton.dot import nearby_tiles, product, product_pair, silu_times
+from caracal_kernels.triton.dot import nearby_tiles, product, product_two, silu_times
 from caracal_kernels.triton.rounding import round_to
 from caracal_kernels.triton.tiles import STRIP, Tile, tile_for
 
@@ -63,7 +63,7 @@ def grouped_gate_up_kernel(
     w_ptr = _weights(w_table_ptr, group, x_ptr.dtype.element_ty)
     blocks = tl.cdiv(D, 128)
     ws_ptr = _weights(ws_table_ptr, group, tl.float32) + columns * BN // 128 * blocks
-    gate, up = product_pair(
+    gate, up = product_two(
         x_ptr, xs_ptr, row_BM, w_ptr, ws_ptr, w_ptr + tl.cast(F, tl.int64) * D, ws_ptr + tl.cdiv(F, 128) * blocks,
         tl.minimum(f_BN, F - 1), D, BM, BN, BK, EVEN_K, SWAP, FP8, STAGES,
     )  # fmt: skip
@@ -123,47 +123,47 @@ def _programs(pairs: int, groups: int, n: int, tile: Tile) -> int:
 
 
 def gate_up_launch(
-    x_RD: Tensor, row_P: Tensor, count_G: Tensor, gate_up: list[Tensor], inner_PF: Tensor, tile: Tile,
+    x_RD: Tensor, row_A: Tensor, count_G: Tensor, gate_up: list[Tensor], inner_AF: Tensor, tile: Tile,
     scales: tuple[Tensor, list[Tensor]] | None = None,
 ) -> None:  # fmt: skip
     """inner = silu(gate x) * up x. `scales` are those of x [R, D/128] and of each gate_up [2 F/128, D/128]."""
-    (pairs, f), g, table = inner_PF.shape, len(gate_up), table_of(gate_up)
+    (pairs, f), g, table = inner_AF.shape, len(gate_up), table_of(gate_up)
     xs, ws = (scales[0], table_of(scales[1])) if scales else (x_RD, table)
     grouped_gate_up_kernel[(_programs(pairs, g, f, tile),)](
-        x_RD, xs, row_P, count_G, table, ws, inner_PF, g, f, x_RD.shape[1],
+        x_RD, xs, row_A, count_G, table, ws, inner_AF, g, f, x_RD.shape[1],
         **_constants(tile, g, x_RD.shape[1], scales is not None),
     )  # fmt: skip
 
 
 def down_launch(
-    inner_PF: Tensor, count_G: Tensor, down: list[Tensor], y_PD: Tensor, tile: Tile,
+    inner_AF: Tensor, count_G: Tensor, down: list[Tensor], y_AD: Tensor, tile: Tile,
     scales: tuple[Tensor, list[Tensor]] | None = None,
 ) -> None:  # fmt: skip
     """y = down inner. `scales` are those of inner [P, F/128] and of each down [D/128, F/128]."""
-    (pairs, d), g, table = y_PD.shape, len(down), table_of(down)
-    inner_s, ws = (scales[0], table_of(scales[1])) if scales else (inner_PF, table)
+    (pairs, d), g, table = y_AD.shape, len(down), table_of(down)
+    inner_s, ws = (scales[0], table_of(scales[1])) if scales else (inner_AF, table)
     grouped_down_kernel[(_programs(pairs, g, d, tile),)](
-        inner_PF, inner_s, count_G, table, ws, y_PD, g, d, inner_PF.shape[1],
-        **_constants(tile, g, inner_PF.shape[1], scales is not None),
+        inner_AF, inner_s, count_G, table, ws, y_AD, g, d, inner_AF.shape[1],
+        **_constants(tile, g, inner_AF.shape[1], scales is not None),
     )  # fmt: skip
 
 
 def grouped_swiglu_triton(
-    x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor, gate_up: list[Tensor], down: list[Tensor],
-    y_PD: Tensor | None = None, tile: Tile | None = None,
+    x_RD: Tensor, row_A: Tensor, expert_count_G: Tensor, gate_up: list[Tensor], down: list[Tensor],
+    y_AD: Tensor | None = None, tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
-    """As the op `grouped_swiglu`. `y_PD` receives the result; `tile` is for tests and tuning."""
-    pairs, d = len(row_P), x_RD.shape[1]
-    y_PD = x_RD.new_empty((pairs, d)) if y_PD is None else y_PD
-    check("grouped_swiglu", x_RD, y=(y_PD, (pairs, d)))
+    """As the op `grouped_swiglu`. `y_AD` receives the result; `tile` is for tests and tuning."""
+    pairs, d = len(row_A), x_RD.shape[1]
+    y_AD = x_RD.new_empty((pairs, d)) if y_AD is None else y_AD
+    check("grouped_swiglu", x_RD, y=(y_AD, (pairs, d)))
     if not pairs:
-        return y_PD
+        return y_AD
     f = len(gate_up[0]) // 2
     check_all("grouped_swiglu", x_RD, "gate_up", gate_up, (2 * f, d))
     check_all("grouped_swiglu", x_RD, "down", down, (d, f))
-    inner_PF = x_RD.new_empty((pairs, f))
+    inner_AF = x_RD.new_empty((pairs, f))
     rows = pairs // len(down)
     shape = tile or tile_for(f, d, x_RD.dtype, pair=True, rows=rows)
-    gate_up_launch(x_RD, row_P, expert_count_G, gate_up, inner_PF, shape)
-    down_launch(inner_PF, expert_count_G, down, y_PD, tile or tile_for(d, f, x_RD.dtype, rows=rows))
-    return y_PD
+    gate_up_launch(x_RD, row_A, expert_count_G, gate_up, inner_AF, shape)
+    down_launch(inner_AF, expert_count_G, down, y_AD, tile or tile_for(d, f, x_RD.dtype, rows=rows))
+    return y_AD

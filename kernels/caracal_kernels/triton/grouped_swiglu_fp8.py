@@ -28,24 +28,24 @@ def _check(
 
 
 def grouped_swiglu_fp8_triton(
-    x_RD: Tensor, row_P: Tensor, expert_count_G: Tensor,
+    x_RD: Tensor, row_A: Tensor, expert_count_G: Tensor,
     gate_up: list[Tensor], gate_up_scale: list[Tensor], down: list[Tensor], down_scale: list[Tensor],
-    y_PD: Tensor | None = None, tile: Tile | None = None,
+    y_AD: Tensor | None = None, tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
-    """As the op `grouped_swiglu_fp8`. `y_PD` receives the result; `tile` is for tests and tuning."""
-    pairs, d = len(row_P), x_RD.shape[1]
-    y_PD = x_RD.new_empty((pairs, d)) if y_PD is None else y_PD
-    check("grouped_swiglu_fp8", x_RD, y=(y_PD, (pairs, d)))
+    """As the op `grouped_swiglu_fp8`. `y_AD` receives the result; `tile` is for tests and tuning."""
+    pairs, d = len(row_A), x_RD.shape[1]
+    y_AD = x_RD.new_empty((pairs, d)) if y_AD is None else y_AD
+    check("grouped_swiglu_fp8", x_RD, y=(y_AD, (pairs, d)))
     if not pairs:
-        return y_PD
+        return y_AD
     _check(x_RD, gate_up, gate_up_scale, down, down_scale)
     f = down[0].shape[1]
     x_q_RD, x_scale_RS = quantize_triton(x_RD)
-    inner_PF = x_RD.new_empty((pairs, f))
+    inner_AF = x_RD.new_empty((pairs, f))
     rows = pairs // len(down)
     shape = tile or tile_for(f, d, torch.float8_e4m3fn, pair=True, rows=rows)
-    gate_up_launch(x_q_RD, row_P, expert_count_G, gate_up, inner_PF, shape, (x_scale_RS, gate_up_scale))
-    inner_q_PF, inner_scale_PS = quantize_triton(inner_PF)
+    gate_up_launch(x_q_RD, row_A, expert_count_G, gate_up, inner_AF, shape, (x_scale_RS, gate_up_scale))
+    inner_q_PF, inner_scale_PS = quantize_triton(inner_AF)
     shape = tile or tile_for(d, f, torch.float8_e4m3fn, rows=rows)
-    down_launch(inner_q_PF, expert_count_G, down, y_PD, shape, (inner_scale_PS, down_scale))
-    return y_PD
+    down_launch(inner_q_PF, expert_count_G, down, y_AD, shape, (inner_scale_PS, down_scale))
+    return y_AD

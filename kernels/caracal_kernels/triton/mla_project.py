@@ -68,7 +68,7 @@ def mla_project_triton(
     w_uk_HCN: Tensor,
     cos_sin_PR: Tensor,
     positions_T: Tensor,
-    slots_T: Tensor,
+    slot_mapping_T: Tensor,
     cache_PBL: Tensor,
     q_scale: float,
     kv_scale: float,
@@ -84,7 +84,7 @@ def mla_project_triton(
     q_THL = x_TD.new_empty((rows, heads, latent + rope))
     if rows:
         write_row[(rows,)](
-            kv_TL, kv_a_norm_C, q_THE, cos_sin_PR, positions_T, slots_T, cache_PBL, q_THL,
+            kv_TL, kv_a_norm_C, q_THE, cos_sin_PR, positions_T, slot_mapping_T, cache_PBL, q_THL,
             q_scale, kv_scale, lora_eps, len(cos_sin_PR), cache_PBL.shape[0] * cache_PBL.shape[1], heads, nope,
             C=latent, R=rope, BLOCK_C=triton.next_power_of_2(latent),
             BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, num_warps=4,

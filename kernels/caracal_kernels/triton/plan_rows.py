@@ -162,18 +162,18 @@ def empty_plan(ids_TK: Tensor, num_ffn: int, num_workers: int) -> tuple[Plan, Te
     tokens, slots = ids_TK.shape
     room = (tokens * min(slots, num_workers), num_workers, tokens * slots, tokens * slots, num_workers)
     row, row_count, pair_row, pair_expert, pair_count = (ids_TK.new_empty(n, dtype=torch.int32) for n in room)
-    home_TK = torch.empty_like(ids_TK, dtype=torch.int32)
+    reply_index_TK = torch.empty_like(ids_TK, dtype=torch.int32)
     state = ids_TK.new_zeros(num_workers * (num_ffn + 2) + 1, dtype=torch.int32)
-    return (row, row_count, pair_row, pair_expert, pair_count, home_TK), state
+    return (row, row_count, pair_row, pair_expert, pair_count, reply_index_TK), state
 
 
 def trimmed(plan: Plan) -> Plan:
     """Without the room nobody needed. Waits for the device: two counts must be known."""
-    row, row_count_W, pair_row, pair_expert, pair_count_W, home_TK = plan
-    if not len(home_TK):
-        return row, torch.zeros_like(row_count_W), pair_row, pair_expert, torch.zeros_like(pair_count_W), home_TK
+    row, row_count_W, pair_row, pair_expert, pair_count_W, reply_index_TK = plan
+    if not len(reply_index_TK):
+        return row, torch.zeros_like(row_count_W), pair_row, pair_expert, torch.zeros_like(pair_count_W), reply_index_TK
     rows, pairs = torch.stack([row_count_W.sum(), pair_count_W.sum()]).tolist()
-    return row[:rows], row_count_W, pair_row[:pairs], pair_expert[:pairs], pair_count_W, home_TK
+    return row[:rows], row_count_W, pair_row[:pairs], pair_expert[:pairs], pair_count_W, reply_index_TK
 
 
 def plan_rows_triton(

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from caracal_kernels.triton.arguments import check
-from caracal_kernels.triton.dot import nearby_tiles, product_pair, silu_times
+from caracal_kernels.triton.dot import nearby_tiles, product_two, silu_times
 from caracal_kernels.triton.rounding import round_to
 from caracal_kernels.triton.tiles import STRIP, Tile, tile_for
 
@@ -22,7 +22,7 @@ def gate_up_kernel(
     t_BM = rows * BM + tl.arange(0, BM)
     f_BN = columns * BN + tl.arange(0, BN)
     up_ptr = w_ptr + tl.cast(F, tl.int64) * D
-    gate, up = product_pair(  # without scales, whose places are taken by what they would scale
+    gate, up = product_two(  # without scales, whose places are taken by what they would scale
         x_ptr, x_ptr, tl.minimum(t_BM, T - 1), w_ptr, w_ptr, up_ptr, up_ptr, tl.minimum(f_BN, F - 1), D,
         BM, BN, BK, EVEN_K, SWAP, False, STAGES,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 from caracal_kernels.triton.grouped_swiglu import grouped_swiglu_triton
 from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 from caracal_kernels.triton.linear import linear_triton
-from caracal_kernels.triton.tiles import Paths, let_rows_choose, paths_for
+from caracal_kernels.triton.tiles import Paths, enable_row_adaptive, paths_for
 
 FP8, BF16 = torch.float8_e4m3fn, torch.bfloat16
 SIZES = 600, 2048, 1536  # M, K, N
@@ -34,27 +34,27 @@ def agree(dtype: torch.dtype, device: torch.device, one: Paths, pair: Paths, siz
     x_MK, gate_up, down = random(rows, depth).to(wide), random(2 * outputs, depth).to(dtype), random(depth, outputs)
     if dtype != FP8 and not _equal([linear_triton(x_MK, gate_up, tile=t) for t in (one.small, one.large)]):
         return False
-    row_P = torch.arange(rows, dtype=torch.int32, device=device)
+    row_A = torch.arange(rows, dtype=torch.int32, device=device)
     count_G = torch.tensor([rows], dtype=torch.int32, device=device)
     tiles = pair.small, pair.large
     if dtype != FP8:
         weights = [gate_up], [down.to(dtype)]
-        return _equal([grouped_swiglu_triton(x_MK, row_P, count_G, *weights, tile=t) for t in tiles])
+        return _equal([grouped_swiglu_triton(x_MK, row_A, count_G, *weights, tile=t) for t in tiles])
     up, across = -(-outputs // 128), -(-depth // 128)
     scales = random(2 * up, across).abs(), random(across, up).abs()
     lists = [gate_up], [scales[0]], [down.to(dtype)], [scales[1]]
-    return _equal([grouped_swiglu_fp8_triton(x_MK, row_P, count_G, *lists, tile=t) for t in tiles])
+    return _equal([grouped_swiglu_fp8_triton(x_MK, row_A, count_G, *lists, tile=t) for t in tiles])
 
 
 @cache
-def rows_that_choose(device: torch.device) -> tuple[str, ...]:
+def row_adaptive_dtypes(device: torch.device) -> tuple[str, ...]:
     """The dtypes of weights whose two paths agree on the device; from then on the number of rows chooses for them."""
     _, depth, outputs = SIZES
     agreed = []
     for dtype in (BF16, FP8):
         one, pair = paths_for(outputs, depth, dtype), paths_for(outputs, depth, dtype, pair=True)
         if agree(dtype, device, one, pair, SIZES):
-            let_rows_choose(dtype)
+            enable_row_adaptive(dtype)
             agreed.append(str(dtype).removeprefix("torch."))
     return tuple(agreed)
 

@@ -78,6 +78,6 @@ def tile_for(n: int, k: int, dtype: torch.dtype, pair: bool = False, rows: int =
     return paths.large if dtype in _rows_choose and rows >= paths.many else paths.small
 
 
-def let_rows_choose(dtype: torch.dtype) -> None:
+def enable_row_adaptive(dtype: torch.dtype) -> None:
     """From now on, for products with weights of `dtype`."""
     _rows_choose.add(dtype)

@@ -26,7 +26,7 @@ from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
-from services.attention_worker.model.interfaces import ExchangeLike
+from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.router.dispatch.links import WorkerUnavailable
 
@@ -48,7 +48,7 @@ class ModelLike(Protocol):
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
-    def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor: ...
+    def forward(self, step: Step, caches: list[Tensor], exchange: DispatcherLike) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Engine:
     def __init__(
         self,
         model: ModelLike,
-        exchange: ExchangeLike,
+        exchange: DispatcherLike,
         limits: EngineLimits,
         eos_ids: frozenset[int],
         *,

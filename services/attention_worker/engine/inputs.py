@@ -31,13 +31,13 @@ class StepInputs:
     def build(self, number: int, chunks: list[Chunk]) -> Step:
         """The chunks as one flat run of tokens, chunk after chunk."""
         tokens, wanted = self._fill(chunks)
-        ids_T, position_T, seq_T, slots_T, sample_B = self._tensors
+        ids_T, position_T, seq_T, slot_mapping_T, sample_B = self._tensors
         return Step(
             number=number,
             ids_T=ids_T[:tokens],
             positions_T=position_T[:tokens],
             seq_T=seq_T[:tokens],
-            slots_T=slots_T[:tokens],
+            slot_mapping_T=slot_mapping_T[:tokens],
             page_table_SX=self._cache.page_table_SX,
             sample_rows_B=sample_B[:wanted],
         )

@@ -3,7 +3,7 @@
 A layer meets its experts twice, at `start` and at `finish`; what lies between two meetings is one segment. On a GPU a
 decode step's segment is many small launches, so it is recorded once for each size of step and then replayed as one
 CUDA graph. A recording has a fixed number of rows: steps are filled up, and since no row looks at
-another, the others' bits stay what they are. Rows that fill up are at position 0 and write to no cache slot.
+another, the others' bits stay what they are. Tensors that fill up are at position 0 and write to no cache slot.
 Legend: T tokens, D hidden, S rows of the page table, X pages a row may hold.
 """
 
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from services.attention_worker.model.step import Step
 
-SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 NO_SLOT = -1
 
-Rows = tuple[Tensor, ...]
-Segment = Callable[..., Rows]  # (step, caches, *rows) -> rows; always the same function of them
+Tensors = tuple[Tensor, ...]
+Segment = Callable[..., Tensors]  # (step, caches, *rows) -> rows; always the same function of them
 
 
-class Run(Protocol):
+class SegmentStep(Protocol):
     """One step's way of running segments."""
 
     @property
@@ -34,51 +34,51 @@ class Run(Protocol):
         """The step on the model's device."""
         ...
 
-    def __call__(self, segment: Segment, *rows: Tensor) -> Rows: ...
+    def __call__(self, segment: Segment, *rows: Tensor) -> Tensors: ...
 
 
-class Runs(Protocol):
+class SegmentRunner(Protocol):
     """Begins steps."""
 
-    def begin(self, step: Step, caches: list[Tensor]) -> Run: ...
+    def begin(self, step: Step, caches: list[Tensor]) -> SegmentStep: ...
 
 
 @dataclass(frozen=True, slots=True)
-class EagerRun:
+class EagerStep:
     """Every launch by itself."""
 
     step: Step
     caches: list[Tensor]
 
-    def __call__(self, segment: Segment, *rows: Tensor) -> Rows:
+    def __call__(self, segment: Segment, *rows: Tensor) -> Tensors:
         return segment(self.step, self.caches, *rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Eager:
-    """Runs steps of any size."""
+class EagerRunner:
+    """SegmentRunner steps of any size."""
 
     device: torch.device
 
-    def begin(self, step: Step, caches: list[Tensor]) -> Run:
-        return EagerRun(step.to(self.device), caches)
+    def begin(self, step: Step, caches: list[Tensor]) -> SegmentStep:
+        return EagerStep(step.to(self.device), caches)
 
 
-class Recorder(Protocol):
-    """Makes recordings."""
+class GraphCapture(Protocol):
+    """Makes graphs."""
 
-    def record(self, work: Callable[[], Rows]) -> tuple[Callable[[], None], Rows]:
+    def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         """(what runs `work` again, where its results then are)."""
         ...
 
 
-class CudaRecorder:
+class CudaGraphCapture:
     """CUDA graphs over one pool of memory: they never run at the same time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, work: Callable[[], Rows]) -> tuple[Callable[[], None], Rows]:
+    def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         work()  # compiles and loads what it launches; neither may happen in a capture
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -88,61 +88,61 @@ class CudaRecorder:
         return graph.replay, results
 
 
-class Recorded:
-    """Replays steps of at most SIZES[-1] tokens on one model's device; larger ones run as they come."""
+class GraphRunner:
+    """Replays steps of at most BUCKETS[-1] tokens on one model's device; larger ones run as they come."""
 
-    def __init__(self, device: torch.device, recorder: Recorder) -> None:
-        self._eager, self._recorder = Eager(device), recorder
-        self._sizes: dict[tuple[int, int], _Size] = {}
+    def __init__(self, device: torch.device, capture: GraphCapture) -> None:
+        self._eager, self._capture = EagerRunner(device), capture
+        self._buckets: dict[tuple[int, int], _Bucket] = {}
         self._caches: list[Tensor] = []
-        self.recordings = 0
+        self.graphs = 0
 
-    def begin(self, step: Step, caches: list[Tensor]) -> Run:
+    def begin(self, step: Step, caches: list[Tensor]) -> SegmentStep:
         tokens = len(step.ids_T)
-        if not 0 < tokens <= SIZES[-1]:
+        if not 0 < tokens <= BUCKETS[-1]:
             return self._eager.begin(step, caches)
         if caches is not self._caches:  # a recording reads and writes the caches that it was made with
-            self._caches, self._sizes = caches, {}
-        rows = SIZES[bisect_left(SIZES, tokens)]
+            self._caches, self._buckets = caches, {}
+        rows = BUCKETS[bisect_left(BUCKETS, tokens)]
         # Attention starts a program for each stretch of the table's width, so that is fixed in a recording, too.
         width = min(step.page_table_SX.shape[1], 1 << (step.pages - 1).bit_length())
-        if (rows, width) not in self._sizes:
-            self._sizes[rows, width] = _Size(_blank(rows, width, step, self._eager.device), {})
-        size = self._sizes[rows, width]
-        return _RecordedRun(self, size, caches, size.take(step))
+        if (rows, width) not in self._buckets:
+            self._buckets[rows, width] = _Bucket(_blank(rows, width, step, self._eager.device), {})
+        size = self._buckets[rows, width]
+        return _GraphStep(self, size, caches, size.take(step))
 
-    def replay(self, size: _Size, segment: Segment, caches: list[Tensor], rows: Rows) -> Rows:
+    def replay(self, size: _Bucket, segment: Segment, caches: list[Tensor], rows: Tensors) -> Tensors:
         """The segment over `rows`, filled up; results have all rows of the recording."""
-        recording = size.recordings.get(segment)
+        recording = size.graphs.get(segment)
         if recording is None:
             inputs = tuple(row.new_zeros((len(size.step.ids_T), *row.shape[1:])) for row in rows)
             _put(inputs, rows)
-            again, results = self._recorder.record(lambda: segment(size.step, caches, *inputs))
-            recording = size.recordings[segment] = _Recording(inputs, again, results)
-            self.recordings += 1
+            again, results = self._capture.record(lambda: segment(size.step, caches, *inputs))
+            recording = size.graphs[segment] = _CapturedGraph(inputs, again, results)
+            self.graphs += 1
         _put(recording.inputs, rows)
         recording.again()
         return recording.results
 
 
-def runs_on(device: torch.device, ranks: int = 1) -> Runs:
-    """Recorded on a GPU; as they come on a CPU, and where ranks gather inside a segment."""
-    return Recorded(device, CudaRecorder()) if device.type == "cuda" and ranks == 1 else Eager(device)
+def runner_for(device: torch.device, ranks: int = 1) -> SegmentRunner:
+    """GraphRunner on a GPU; as they come on a CPU, and where ranks gather inside a segment."""
+    return GraphRunner(device, CudaGraphCapture()) if device.type == "cuda" and ranks == 1 else EagerRunner(device)
 
 
 @dataclass(frozen=True, slots=True)
-class _Recording:
-    inputs: Rows
+class _CapturedGraph:
+    inputs: Tensors
     again: Callable[[], None]
-    results: Rows
+    results: Tensors
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
-    """A step of so many rows that recordings read, and the recordings."""
+class _Bucket:
+    """A step of so many rows that graphs read, and the graphs."""
 
     step: Step
-    recordings: dict[Segment, _Recording]
+    graphs: dict[Segment, _CapturedGraph]
 
     def take(self, step: Step) -> Step:
         """The step's values, in here; returned is the part that is not filled up."""
@@ -151,32 +151,32 @@ class _Size:
             (here.ids_T, step.ids_T),
             (here.positions_T, step.positions_T),
             (here.seq_T, step.seq_T),
-            (here.slots_T, step.slots_T),
+            (here.slot_mapping_T, step.slot_mapping_T),
         ):
             mine_T[:tokens].copy_(given_T)
         here.positions_T[tokens:] = 0
         here.seq_T[tokens:] = int(step.seq_T[0])  # a sequence that is there, and so has a first page
-        here.slots_T[tokens:] = NO_SLOT
+        here.slot_mapping_T[tokens:] = NO_SLOT
         here.page_table_SX.copy_(step.page_table_SX[:, : here.page_table_SX.shape[1]])
         return Step(
             number=step.number,
             ids_T=here.ids_T[:tokens],
             positions_T=here.positions_T[:tokens],
             seq_T=here.seq_T[:tokens],
-            slots_T=here.slots_T[:tokens],
+            slot_mapping_T=here.slot_mapping_T[:tokens],
             page_table_SX=here.page_table_SX,
             sample_rows_B=step.sample_rows_B.to(here.ids_T.device),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _RecordedRun:
-    runs: Recorded
-    size: _Size
+class _GraphStep:
+    runs: GraphRunner
+    size: _Bucket
     caches: list[Tensor]
     step: Step
 
-    def __call__(self, segment: Segment, *rows: Tensor) -> Rows:
+    def __call__(self, segment: Segment, *rows: Tensor) -> Tensors:
         tokens = len(self.step.ids_T)
         return tuple(result[:tokens] for result in self.runs.replay(self.size, segment, self.caches, rows))
 
@@ -190,12 +190,12 @@ def _blank(rows: int, width: int, like: Step, device: torch.device) -> Step:
         ids_T=zeros(torch.int64),
         positions_T=zeros(torch.int32),
         seq_T=zeros(torch.int32),
-        slots_T=zeros(torch.int32),
+        slot_mapping_T=zeros(torch.int32),
         page_table_SX=zeros(torch.int32).new_empty((len(like.page_table_SX), width)),
         sample_rows_B=like.sample_rows_B,
     )
 
 
-def _put(inputs: Rows, rows: Rows) -> None:
+def _put(inputs: Tensors, rows: Tensors) -> None:
     for mine, given in zip(inputs, rows, strict=True):
         mine[: len(given)].copy_(given)

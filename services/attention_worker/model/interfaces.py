@@ -18,13 +18,13 @@ class GateWeights:
     bias_E: Tensor
 
 
-class PendingLike(Protocol):
+class MoEHandleLike(Protocol):
     """A MoE output on its way home."""
 
     def finish(self, residual_TD: Tensor) -> Tensor: ...
 
 
-class ExchangeLike(Protocol):
+class DispatcherLike(Protocol):
     """Where tokens meet experts; `start` returns before anything has been answered."""
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike: ...
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike: ...

@@ -12,8 +12,8 @@ import torch
 from caracal_kernels import mla_attention, mla_project, rms_norm
 from torch import Tensor
 
-from services.attention_worker.model.cuda_graphs import Rows, Run, Runs, runs_on
-from services.attention_worker.model.interfaces import ExchangeLike, GateWeights
+from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
+from services.attention_worker.model.interfaces import DispatcherLike, GateWeights
 from services.attention_worker.model.load import Load, Progress
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.model.step import Step
@@ -56,7 +56,7 @@ class Attention:
 
     def __call__(self, x_TD: Tensor, step: Step, cache_PBL: Tensor) -> Tensor:
         """x + MLA(in_norm(x))."""
-        q_THL = mla_project(x_TD, *self._before, step.positions_T, step.slots_T, cache_PBL, *self._after)
+        q_THL = mla_project(x_TD, *self._before, step.positions_T, step.slot_mapping_T, cache_PBL, *self._after)
         o_THC = mla_attention(
             q_THL, cache_PBL, step.page_table_SX, step.seq_T, step.positions_T, self._scale, self._latent
         )
@@ -79,17 +79,17 @@ class Layer:
             load(f"{prefix}mlp.router.e_score_correction_bias", torch.float32),
         )
 
-    def forward(self, x_TD: Tensor, run: Run, exchange: ExchangeLike) -> Tensor:
+    def forward(self, x_TD: Tensor, run: SegmentStep, exchange: DispatcherLike) -> Tensor:
         x_TD, h_TD = run(self._to_the_gate, x_TD)
         moe = exchange.start(self._index, h_TD, self._gate, run.step)  # leaves for the expert workers
         (x_TD,) = run(self._meanwhile, x_TD, h_TD)
         return moe.finish(x_TD)  # and is home again
 
-    def _to_the_gate(self, step: Step, caches: list[Tensor], x_TD: Tensor) -> Rows:
+    def _to_the_gate(self, step: Step, caches: list[Tensor], x_TD: Tensor) -> Tensors:
         x_TD = self._attention[0](x_TD, step, caches[2 * self._index])
         return x_TD, rms_norm(x_TD, self._post_norm_D[0], self._eps)
 
-    def _meanwhile(self, step: Step, caches: list[Tensor], x_TD: Tensor, h_TD: Tensor) -> Rows:
+    def _meanwhile(self, step: Step, caches: list[Tensor], x_TD: Tensor, h_TD: Tensor) -> Tensors:
         """What hides the round trip."""
         x_TD = self._ranks.mlp(h_TD, *self._mlp[0], x_TD)
         x_TD = self._attention[1](x_TD, step, caches[2 * self._index + 1])
@@ -102,9 +102,9 @@ class Model:
     `runs` says how segments of steps are run: recorded on a GPU, unless ranks meet in them.
     """
 
-    def __init__(self, load: Load, runs: Runs | None = None) -> None:
+    def __init__(self, load: Load, runs: SegmentRunner | None = None) -> None:
         config = load.config
-        self._runs = runs or runs_on(load.device, load.ranks.shard.size)
+        self._runs = runs or runner_for(load.device, load.ranks.shard.size)
         self.config = config
         self.dtype, self.device = load.dtype, load.device
         self._ranks = load.ranks
@@ -119,7 +119,7 @@ class Model:
         shape = (num_pages, page_size, self.config.latent)
         return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2 * self.config.num_layers)]
 
-    def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
+    def forward(self, step: Step, caches: list[Tensor], exchange: DispatcherLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
         run = self._runs.begin(step, caches)
         step = run.step

@@ -13,7 +13,7 @@ class Shard:
     size: int = 1
 
     def block(self, count: int) -> int:
-        """Rows of every rank but the last ones, which may have fewer or none."""
+        """Tensors of every rank but the last ones, which may have fewer or none."""
         return -(-count // self.size)
 
     def rows(self, count: int, height: int = 1) -> range:

@@ -19,7 +19,7 @@ class Step:
     ids_T: Tensor  # int64
     positions_T: Tensor  # int32, absolute
     seq_T: Tensor  # int32, each token's row of the page table
-    slots_T: Tensor  # int32, where the token's latent is written
+    slot_mapping_T: Tensor  # int32, where the token's latent is written
     page_table_SX: Tensor  # int32, -1 padded
     sample_rows_B: Tensor  # int64, indices into T
 
@@ -37,7 +37,7 @@ class Step:
             ids_T=self.ids_T.to(device),
             positions_T=self.positions_T.to(device),
             seq_T=self.seq_T.to(device),
-            slots_T=self.slots_T.to(device),
+            slot_mapping_T=self.slot_mapping_T.to(device),
             page_table_SX=self.page_table_SX[:, : self.pages].to(device),
             sample_rows_B=self.sample_rows_B.to(device),
         )

@@ -15,11 +15,11 @@ import torch
 
 from services.attention_worker.loading import open_model
 from services.attention_worker.model.shard import Shard
-from services.attention_worker.settings import BadSetting, Settings
+from services.attention_worker.settings import InvalidSetting, Settings
 from services.attention_worker.tensor_parallel.channel import Channel, ChannelClosed
-from services.attention_worker.tensor_parallel.exchange import FollowingExchange, StepOver
+from services.attention_worker.tensor_parallel.dispatchers import FollowerDispatcher, StepOver
 from services.attention_worker.tensor_parallel.group import RankGroup
-from services.attention_worker.tensor_parallel.leader import ranks_of
+from services.attention_worker.tensor_parallel.rank0 import shared_ranks
 from services.attention_worker.tensor_parallel.step_codec import unpack
 from services.checkpoint.config import CheckpointError
 from services.process.lifecycle import refuse
@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 
 @torch.inference_mode()
 def follow(settings: Settings, shard: Shard, channel: Channel, folder: Path) -> None:
-    """Takes part until the channel ends. Raises CheckpointError, BadSetting, RuntimeError of a failed collective."""
+    """Takes part until the channel ends. Raises CheckpointError, InvalidSetting; RuntimeError of a collective."""
     opened = open_model(settings, shard.rank)
     group = RankGroup(shard, folder, opened.device)
-    loaded = opened.load(ranks_of(opened.config, group))
+    loaded = opened.load(shared_ranks(opened.config, group))
     channel.send(loaded.numerics_class.encode())
     group.connect()
-    caches = loaded.model.new_cache(group.least(loaded.limits.num_pages), loaded.limits.page_size)
-    exchange = FollowingExchange(group)
+    caches = loaded.model.new_cache(group.all_reduce_min(loaded.limits.num_pages), loaded.limits.page_size)
+    exchange = FollowerDispatcher(group)
     log.info("rank follows", rank=shard.rank, of=shard.size)
     while True:
         try:
@@ -56,7 +56,7 @@ def main() -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         follow(settings, Shard(rank, settings.tp), Channel(socket.socket(fileno=descriptor)), folder)
-    except (BadSetting, CheckpointError) as error:
+    except (InvalidSetting, CheckpointError) as error:
         refuse(str(error))
 
 

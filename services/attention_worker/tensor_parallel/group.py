@@ -47,7 +47,7 @@ class RankGroup:
         whole = parts.view(size, rows, block).transpose(0, 1).reshape(rows, size * block)
         return whole[:, :width].contiguous()
 
-    def least(self, number: int) -> int:
+    def all_reduce_min(self, number: int) -> int:
         """The smallest of the ranks' numbers. The call is collective."""
         mine = torch.tensor([[number]], device=self._device)
         return int(self.gather(mine, self.shard.size).min())

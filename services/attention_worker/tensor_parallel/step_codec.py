@@ -24,7 +24,7 @@ def pack(step: Step, page_size: int) -> bytes:
     table_SX = step.page_table_SX.numpy()[rows_S, :pages]
     head = _HEAD.pack(step.number, len(seq_T), len(step.sample_rows_B), *table_SX.shape)
     long = (step.ids_T.numpy(), step.sample_rows_B.numpy())
-    short = (step.positions_T.numpy(), seq_T.astype(np.int32), step.slots_T.numpy(), table_SX)
+    short = (step.positions_T.numpy(), seq_T.astype(np.int32), step.slot_mapping_T.numpy(), table_SX)
     return b"".join([head, *(array.tobytes() for array in (*long, *short))])
 
 
@@ -42,13 +42,13 @@ def unpack(frame: bytearray) -> Step:
         return found
 
     ids_T, sample_rows_B = take(tokens, torch.int64), take(samples, torch.int64)
-    positions_T, seq_T, slots_T = (take(tokens, torch.int32) for _ in range(3))
+    positions_T, seq_T, slot_mapping_T = (take(tokens, torch.int32) for _ in range(3))
     return Step(
         number=number,
         ids_T=ids_T,
         positions_T=positions_T,
         seq_T=seq_T,
-        slots_T=slots_T,
+        slot_mapping_T=slot_mapping_T,
         page_table_SX=take(rows * pages, torch.int32).view(rows, pages),
         sample_rows_B=sample_rows_B,
     )

@@ -17,11 +17,11 @@ def is_ready(pod: Any) -> bool:
     return not _leaves(pod) and any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ())
 
 
-def obstacle(pod: Any, warning: str = "") -> str:
+def not_ready_reason(pod: Any, warning: str = "") -> str:
     """Empty when there is nothing to tell. `warning`: what an Event says, for a pod that itself says little."""
     if is_ready(pod):
         return ""
-    own = _last_words(pod)
+    own = _last_log_line(pod)
     return _tidy(own if own or _leaves(pod) else warning or _conditions(pod))
 
 
@@ -52,7 +52,7 @@ def _leaves(pod: Any) -> bool:
     return pod.metadata.deletion_timestamp is not None
 
 
-def _last_words(pod: Any) -> str:
+def _last_log_line(pod: Any) -> str:
     """How the last run of a container ended, or what it or the scheduler waits for."""
     for one in _containers(pod):
         ended = one.state.terminated or (one.last_state.terminated if one.last_state else None)

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from services.cli.gateway_client import overview_of, reason_of
-from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, obstacle, role_of
+from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, not_ready_reason, role_of
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
-from services.local.settings import BadSetting
+from services.local.settings import InvalidSetting
 from services.membership.overview import Overview
 from services.process.telemetry import progress
 
@@ -26,11 +26,11 @@ MOST_PODS = 10_000  # a number above is a slip of the finger
 
 
 def check_pods(role: str, count: int) -> None:
-    """Raises BadSetting."""
+    """Raises InvalidSetting."""
     if count < 1:
-        raise BadSetting(f"{role}={count}: a release needs at least one {role} worker to answer")
+        raise InvalidSetting(f"{role}={count}: a release needs at least one {role} worker to answer")
     if count > MOST_PODS:
-        raise BadSetting(f"{role}={count}: more than {MOST_PODS} pods are refused")
+        raise InvalidSetting(f"{role}={count}: more than {MOST_PODS} pods are refused")
 
 
 class Release:
@@ -52,7 +52,7 @@ class Release:
 
     def scale(self, counts: dict[str, int], wait_s: float) -> None:
         """Sets the replicas and waits until so many pods of each role serve and none is leaving; 0 s: does not wait.
-        Raises BadSetting when that is not reached in time, or somebody else sets another number meanwhile."""
+        Raises InvalidSetting when that is not reached in time, or somebody else sets another number meanwhile."""
         started = time.monotonic()
         names = {role: self._stateful_set(role).metadata.name for role in counts}
         for role, count in counts.items():
@@ -74,12 +74,14 @@ class Release:
             while not _reached(pods := self.pods(), counts, report):
                 for role, count in counts.items():
                     if (now := self._stateful_set(role).spec.replicas) != count:
-                        raise BadSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
+                        raise InvalidSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
                 if time.monotonic() - started > wait_s:
-                    raise BadSetting(f"not reached within {wait_s:g} s; {self._first_obstacle(pods) or self._hint()}")
+                    raise InvalidSetting(
+                        f"not reached within {wait_s:g} s; {self._first_not_ready_reason(pods) or self._hint()}"
+                    )
                 if time.monotonic() > tell_at:
                     tell_at = time.monotonic() + REASON_S
-                    if (why := self._first_obstacle(pods)) not in ("", told):
+                    if (why := self._first_not_ready_reason(pods)) not in ("", told):
                         told = why
                         print(f"caracal: waits for {why}", file=sys.stderr)
                 time.sleep(LOOK_S)
@@ -97,7 +99,7 @@ class Release:
         found = self._list(self._core.list_namespaced_pod, self.name)
         return sorted((pod for pod in found if role_of(pod) in ROLES), key=lambda pod: (role_of(pod), _name(pod)))
 
-    def obstacles(self, pods: list[Any]) -> dict[str, str]:
+    def not_ready_reasons(self, pods: list[Any]) -> dict[str, str]:
         """Why each pod that does not serve does not, by its name; without Events where these may not be read."""
         waiting = [pod for pod in pods if not is_ready(pod)]
         warnings: dict[str, str] = {}
@@ -109,7 +111,7 @@ class Release:
                         self.namespace, field_selector=selector, _request_timeout=self._timeout_s
                     ).items
                 )
-        return {_name(pod): obstacle(pod, warnings.get(_name(pod), "")) for pod in waiting}
+        return {_name(pod): not_ready_reason(pod, warnings.get(_name(pod), "")) for pod in waiting}
 
     def overview(self, router: Any) -> Overview:
         """What the router in that pod knows of the workers, through the API server's proxy."""
@@ -135,8 +137,8 @@ class Release:
                     raise
                 return error.status, error.body  # the router's own words
 
-    def _first_obstacle(self, pods: list[Any]) -> str:
-        return next(iter(grouped(self.obstacles(pods))), "")
+    def _first_not_ready_reason(self, pods: list[Any]) -> str:
+        return next(iter(grouped(self.not_ready_reasons(pods))), "")
 
     def _hint(self) -> str:
         return f"`caracal status --context {self.context}` shows how far it came"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from services.cli.kube.diagnosis import grouped, is_ready, role_of
 from services.cli.run_state import NoCluster
-from services.cli.status import look
+from services.cli.status import render
 
 if TYPE_CHECKING:
     from services.cli.kube.release import Release
@@ -26,7 +26,7 @@ def show(release: Release) -> bool:
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
     console.print(_table(("workload", "wanted", "ready"), [_workload(one) for one in workloads]))
     console.print(_table(("pod", "state", "ready", "restarts", "node"), [_pod(pod) for pod in pods]))
-    for line in grouped(release.obstacles(pods)):
+    for line in grouped(release.not_ready_reasons(pods)):
         console.print(line, markup=False)
     return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"])
 
@@ -47,10 +47,10 @@ def _show_workers(console: Console, release: Release, routers: list[Any]) -> boo
         except NoCluster as error:
             console.print(f"{name} tells nothing of the workers: {error}", markup=False)
             continue
-        console.print(look(overview, name))
-        if ready and (why := overview.obstacle):
+        console.print(render(overview, name))
+        if ready and (why := overview.not_ready_reason):
             console.print(f"requests are not served: {why}", markup=False)
-        return bool(ready) and not overview.obstacle
+        return bool(ready) and not overview.not_ready_reason
     return bool(ready)
 
 

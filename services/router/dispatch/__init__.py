@@ -1,13 +1,21 @@
 """Token routing, linked into attention workers: gate, zero experts, send, combine, retry."""
 
 from services.router.dispatch.links import (
-    BadReply,
+    CallRejected,
     DispatchError,
     ExpertsUnavailable,
-    NotHeld,
-    Refused,
+    InvalidReply,
+    NotLoaded,
     StaleEpoch,
     WorkerUnavailable,
 )
 
-__all__ = ["BadReply", "DispatchError", "ExpertsUnavailable", "NotHeld", "Refused", "StaleEpoch", "WorkerUnavailable"]
+__all__ = [
+    "CallRejected",
+    "DispatchError",
+    "ExpertsUnavailable",
+    "InvalidReply",
+    "NotLoaded",
+    "StaleEpoch",
+    "WorkerUnavailable",
+]

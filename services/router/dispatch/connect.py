@@ -6,12 +6,12 @@ from caracal_proto import placement_pb2
 
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Connect, Link
-from services.router.dispatch.nccl_link import NcclLink, PairOptions
+from services.router.dispatch.nccl_link import NcclLink, P2POptions
 
 LINKS = ("grpc", "nccl")
 
 
-def connector(link: str, options: PairOptions) -> Connect:
+def connector(link: str, options: P2POptions) -> Connect:
     """`link` is one of LINKS; for grpc the options say only in what dtype rows go out."""
 
     def connect(endpoint: placement_pb2.Endpoint) -> Link:

@@ -14,14 +14,14 @@ from services.router.dispatch.links import Answer, Connect, ExpertRequest, Link
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
 LINGER_S = 1.0  # how long a worker that left the table may still answer what is in flight
-FIRST_DOUBT_S, LAST_DOUBT_S = 1.0, 60.0
+FIRST_SUSPECT_S, LAST_SUSPECT_S = 1.0, 60.0
 
 
 def nothing() -> None:
     """The refresh of an exchange that is told about tables and never asks."""
 
 
-class Fleet:
+class ExpertWorkerPool:
     """Expert workers as one exchange sees them."""
 
     def __init__(
@@ -39,10 +39,10 @@ class Fleet:
         self._sizes = num_layers, num_ffn
         self._table = self._view = RoutingTable.empty(num_layers, num_ffn)
         self._links: dict[Key, Link] = {}
-        self._doubts: dict[
+        self._suspects: dict[
             Key, tuple[float, float]
         ] = {}  # until when a worker is passed over, and for how long that was
-        self._doubted_until = 0.0
+        self._suspected_until = 0.0
         self._changed = threading.Condition()
 
     @property
@@ -53,14 +53,14 @@ class Fleet:
     @property
     def view(self) -> RoutingTable:
         """The newest table, with workers that failed lately passed over wherever another replica can do it."""
-        if self._doubted_until and time.monotonic() > self._doubted_until:
-            self._look_again()
+        if self._suspected_until and time.monotonic() > self._suspected_until:
+            self._refresh_view()
         return self._view
 
     def apply(self, table: placement_pb2.Table) -> int:
         """Puts a table in force unless it is older; returns the epoch in force. Raises TableError.
 
-        Calls in flight keep what they started with. Links to workers that are in the new table no more are closed after
+        Calls in call keep what they started with. Links to workers that are in the new table no more are closed after
         LINGER_S, so that what such a worker still owes is either here by then or asked for elsewhere.
         """
         compiled = compile_table(table, *self._sizes, self._device)
@@ -68,8 +68,10 @@ class Fleet:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled
                 self._dismiss(set(self._links) - set(compiled.keys))
-                self._doubts = {key: doubt for key, doubt in self._doubts.items() if key in compiled.keys}
-                self._pass_over()
+                self._suspects = {
+                    key: mark_suspect for key, mark_suspect in self._suspects.items() if key in compiled.keys
+                }
+                self._rebuild_view()
                 self._changed.notify_all()
             return self._table.epoch
 
@@ -87,23 +89,23 @@ class Fleet:
                 link = self._links[key] = self._connect(endpoint)
         return link.dispatch(request)
 
-    def doubt(self, key: Key, hung: bool) -> None:
+    def mark_suspect(self, key: Key, hung: bool) -> None:
         """Passes a worker over for a while, longer each time; a hung one's link is dropped with all it still owes."""
         with self._changed:
-            _, before_s = self._doubts.get(key, (0.0, FIRST_DOUBT_S / 2))
-            for_s = min(LAST_DOUBT_S, 2 * before_s)
-            self._doubts[key] = time.monotonic() + for_s, for_s
-            self._pass_over()
+            _, before_s = self._suspects.get(key, (0.0, FIRST_SUSPECT_S / 2))
+            for_s = min(LAST_SUSPECT_S, 2 * before_s)
+            self._suspects[key] = time.monotonic() + for_s, for_s
+            self._rebuild_view()
             link = self._links.pop(key, None) if hung else None
         if link is not None:
             link.close()
 
-    def trust(self, key: Key) -> None:
+    def mark_healthy(self, key: Key) -> None:
         """Forgets what was held against a worker that has answered."""
-        if key in self._doubts:
+        if key in self._suspects:
             with self._changed:
-                self._doubts.pop(key, None)
-                self._pass_over()
+                self._suspects.pop(key, None)
+                self._rebuild_view()
 
     def close(self) -> None:
         with self._changed:
@@ -117,12 +119,12 @@ class Fleet:
             timer.daemon = True
             timer.start()
 
-    def _pass_over(self) -> None:
+    def _rebuild_view(self) -> None:
         now = time.monotonic()
-        doubted = {key for key, (until, _) in self._doubts.items() if until > now}
+        doubted = {key for key, (until, _) in self._suspects.items() if until > now}
         self._view = self._table.avoiding(doubted)
-        self._doubted_until = min((self._doubts[key][0] for key in doubted), default=0.0)
+        self._suspected_until = min((self._suspects[key][0] for key in doubted), default=0.0)
 
-    def _look_again(self) -> None:
+    def _refresh_view(self) -> None:
         with self._changed:
-            self._pass_over()
+            self._rebuild_view()

@@ -21,15 +21,15 @@ from torch import Tensor
 
 from services.router.dispatch.links import (
     Answer,
-    BadReply,
+    CallRejected,
     DispatchError,
     ExpertRequest,
-    NotHeld,
-    Refused,
+    InvalidReply,
+    NotLoaded,
     StaleEpoch,
     WorkerUnavailable,
 )
-from services.transport.p2p_group import PairBroken
+from services.transport.p2p_group import P2PBroken
 from services.transport.payload import pack, payload_bytes
 
 MAX_MESSAGE_BYTES = 1 << 30
@@ -119,11 +119,11 @@ class Session:
         message, payload_N = self._message(request, wire), pack(request.x_RD, wire)
         try:
             sent = self._load(message, payload_N)
-        except PairBroken as error:
+        except P2PBroken as error:
             self._end(str(error))
             sent = None
         x_RD = request.x_RD
-        waiting = Waiting(future, (len(request.row_P), x_RD.shape[1]), x_RD.dtype, sent)
+        waiting = Waiting(future, (len(request.row_A), x_RD.shape[1]), x_RD.dtype, sent)
         with self._ending:
             if self.over:
                 future.set_exception(WorkerUnavailable(f"the session with {self._name} is over"))
@@ -148,12 +148,12 @@ class Session:
             deadline_ms=max(1, int(request.timeout_s * 1000)),
             rows=len(request.x_RD),
             x=tensor_pb2.Tensor(shape=request.x_RD.shape, dtype=dtype_name(wire)),
-            row=raw_bytes(request.row_P),
-            expert=raw_bytes(request.expert_P),
+            row=raw_bytes(request.row_A),
+            expert=raw_bytes(request.expert_A),
         )
 
     def _load(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
-        """Puts the payload on its way; what is returned is kept until the answer. Raises PairBroken."""
+        """Puts the payload on its way; what is returned is kept until the answer. Raises P2PBroken."""
         data = raw_bytes(payload_N.cpu())
         message.x.data, message.checksum = data, checksum(data)
         return None
@@ -165,14 +165,14 @@ class Session:
                 self._deliver(reply)
         except grpc.RpcError as error:
             why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
-        except PairBroken as error:
+        except P2PBroken as error:
             why = f"over the pair: {error}"
         except ValueError as error:
             why = str(error)  # the channel was closed before the stream was read
         self._end(why)
 
     def _deliver(self, reply: expert_pb2.ExpertReply) -> None:
-        """Raises PairBroken when no further reply can be trusted to be what it says."""
+        """Raises P2PBroken when no further reply can be trusted to be what it says."""
         waiting = self._waiting.get(reply.call)
         if waiting is None:
             self._unexpected(reply)
@@ -201,15 +201,15 @@ class Session:
         return Answer.of(self._rows(reply, waiting))
 
     def _misshapen(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
-        raise BadReply(why)
+        raise InvalidReply(why)
 
     def _rows(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Tensor:
-        """[P, D]: the reply's payload, checked. Raises BadReply, PairBroken."""
+        """[P, D]: the reply's payload, checked. Raises InvalidReply, P2PBroken."""
         data = reply.y.data
         if len(data) != payload_bytes(*waiting.shape, waiting.dtype):
-            raise BadReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
+            raise InvalidReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
         if checksum(data) != reply.checksum:
-            raise BadReply(f"the answer of {self._name} fails its checksum")
+            raise InvalidReply(f"the answer of {self._name} fails its checksum")
         return view(data, waiting.shape, waiting.dtype)
 
     def _end(self, why: str) -> None:
@@ -225,11 +225,11 @@ class Session:
 def _error_of(reply: expert_pb2.ExpertReply, name: str) -> DispatchError:
     message = f"{name}: {reply.message}"
     match reply.status:
-        case expert_pb2.ExpertReply.NOT_HELD:
-            return NotHeld(message, reply.epoch)
+        case expert_pb2.ExpertReply.NOT_LOADED:
+            return NotLoaded(message, reply.epoch)
         case expert_pb2.ExpertReply.STALE_EPOCH:
             return StaleEpoch(message, reply.epoch)
         case expert_pb2.ExpertReply.INVALID:
-            return Refused(message)
+            return CallRejected(message)
         case _:
             return WorkerUnavailable(message)

@@ -2,11 +2,11 @@
 
     DispatchError
     ├── WorkerUnavailable        the peer is gone, late or leaving: the rows may go elsewhere
-    │   ├── BadReply             it answered, and the answer cannot be used
+    │   ├── InvalidReply             it answered, and the answer cannot be used
     │   └── ExpertsUnavailable   nobody answered for some experts until the wait was over; ends the step
-    ├── NotHeld                  FAILED_PRECONDITION: the peer does not hold an expert it was asked for
+    ├── NotLoaded                  FAILED_PRECONDITION: the peer does not hold an expert it was asked for
     ├── StaleEpoch               FAILED_PRECONDITION: the peer has seen a newer table
-    └── Refused                  INVALID_ARGUMENT: the call was malformed, or was damaged on its way
+    └── CallRejected                  INVALID_ARGUMENT: the call was malformed, or was damaged on its way
 
 Shapes: R rows sent to one worker, P (row, expert) pairs, D hidden.
 """
@@ -33,7 +33,7 @@ class WorkerUnavailable(DispatchError):
     """The peer is gone, late or leaving. Expected; retried by the exchange."""
 
 
-class BadReply(WorkerUnavailable):
+class InvalidReply(WorkerUnavailable):
     """The peer's answer is short, of the wrong shape, fails its checksum, or is not finite."""
 
 
@@ -48,7 +48,7 @@ class ExpertsUnavailable(WorkerUnavailable):
         self.experts = experts
 
 
-class NotHeld(DispatchError):
+class NotLoaded(DispatchError):
     """The peer does not hold an expert it was asked for. `epoch` is its own."""
 
     def __init__(self, message: str, epoch: int) -> None:
@@ -64,34 +64,34 @@ class StaleEpoch(DispatchError):
         self.epoch = epoch
 
 
-class Refused(DispatchError):
+class CallRejected(DispatchError):
     """The peer calls the call malformed: damage on the way, or our bug."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertRequest:
-    """One layer's rows for one worker. Pairs ascend by (expert, row)."""
+    """One layer's rows for one worker. Assignments ascend by (expert, row)."""
 
     step: int
     layer: int
     epoch: int
     timeout_s: float  # from now until the answer is of no use
     x_RD: Tensor  # contiguous, the model's dtype, on its device
-    row_P: Tensor  # int32, indices into x_RD, on the CPU
-    expert_P: Tensor  # int32, on the CPU
+    row_A: Tensor  # int32, indices into x_RD, on the CPU
+    expert_A: Tensor  # int32, on the CPU
 
 
 class Answer(NamedTuple):
     """One unweighted row per pair, in the request's order, on the device where it came in."""
 
-    y_PD: Tensor
+    y_AD: Tensor
     finite: bool
     arrived_s: float  # time.perf_counter
 
     @classmethod
-    def of(cls, y_PD: Tensor) -> Answer:
+    def of(cls, y_AD: Tensor) -> Answer:
         """Looks the rows over on the link's own thread, where it costs the engine nothing."""
-        return cls(y_PD, math.isfinite(y_PD.sum(dtype=torch.float32).item()), time.perf_counter())
+        return cls(y_AD, math.isfinite(y_AD.sum(dtype=torch.float32).item()), time.perf_counter())
 
 
 class Link(Protocol):

@@ -1,8 +1,8 @@
 """What the exchange counts. Written by the engine's thread alone, read by any.
 
 Bytes are payload bytes of hidden rows, counted as they are handed over; headers, ids and checksums are not in them.
-One row comes back per (token, FFN slot), so `bytes_received / bytes_if_all_slots` is exactly the share of slots that
-went to FFN experts: `ffn_slots / slots`. Rows go out once per (token, worker), which is fewer: `bytes_sent`.
+One row comes back per (token, FFN slot), so `bytes_received / bytes_if_all_ffn` is exactly the share of choices that
+went to FFN experts: `ffn_choices / choices`. Rows go out once per (token, worker), which is fewer: `bytes_sent`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from services.router.dispatch.plan import Flight, Gated, Launched
+from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch
 
 
 @dataclass(slots=True)
@@ -22,42 +22,42 @@ class LayerStats:
     layer_calls: int = 0  # calls of `start`
     exposed_s: float = 0.0  # in `wait`: until the last answer came, and was taken in
     round_trip_s: float = 0.0  # from the end of the gate until then, without what it lay there; never below exposed_s
-    slots: int = 0  # tokens * top-k
-    ffn_slots: int = 0  # of these, chosen FFN experts
+    choices: int = 0  # tokens * top-k
+    ffn_choices: int = 0  # of these, chosen FFN experts
     tokens: int = 0
     tokens_all_zero: int = 0  # tokens of which nothing was sent
     messages_sent: int = 0
     rows_sent: int = 0  # a token counts once per worker it went to; retries count again
-    pairs_sent: int = 0  # (token, expert) pairs asked for; retries count again
+    assignments_sent: int = 0  # (token, expert) pairs asked for; retries count again
     bytes_sent: int = 0  # of rows_sent, in the dtype they travel in, scales included
     bytes_received: int = 0  # of the answers that were combined: each pair once, retried or not
-    bytes_if_all_slots: int = 0  # slots * bytes of one row: what coming back would take without zero experts
+    bytes_if_all_ffn: int = 0  # choices * bytes of one row: what coming back would take without zero experts
     retries: int = 0  # messages sent because an earlier one brought no answer
-    stale_refusals: int = 0  # calls refused for their epoch
+    stale_epoch_rejections: int = 0  # calls refused for their epoch
 
-    def count_start(self, launched: Launched, gated: Gated) -> None:
+    def count_start(self, sent: SentBatch, batch: RoutedBatch) -> None:
         """One call of `start`, after its messages have left."""
-        tokens, slots = gated.ids_TK.shape
+        tokens, choices = batch.ids_TK.shape
         self.layer_calls += 1
         self.tokens += tokens
-        self.slots += tokens * slots
-        self.bytes_if_all_slots += tokens * slots * row_bytes(gated.h_TD)
-        if launched.complete and len(launched.flights) < 2:
-            self.ffn_slots += launched.pairs
-            self.tokens_all_zero += tokens - sum(flight.rows for flight in launched.flights)
+        self.choices += tokens * choices
+        self.bytes_if_all_ffn += tokens * choices * row_bytes(batch.h_TD)
+        if sent.complete and len(sent.calls) < 2:
+            self.ffn_choices += sent.pairs
+            self.tokens_all_zero += tokens - sum(call.rows for call in sent.calls)
         else:
-            ffn_TK = launched.home_TK != -1
-            self.ffn_slots += int(ffn_TK.sum())
+            ffn_TK = sent.reply_index_TK != -1
+            self.ffn_choices += int(ffn_TK.sum())
             self.tokens_all_zero += tokens - int(ffn_TK.any(1).sum())
-        self.count_sent(launched.flights)
+        self.count_sent(sent.calls)
 
-    def count_sent(self, flights: Iterable[Flight]) -> None:
+    def count_sent(self, calls: Iterable[InFlightCall]) -> None:
         """Messages that have left."""
-        for flight in flights:
+        for call in calls:
             self.messages_sent += 1
-            self.rows_sent += flight.rows
-            self.pairs_sent += flight.pairs
-            self.bytes_sent += flight.bytes
+            self.rows_sent += call.rows
+            self.assignments_sent += call.pairs
+            self.bytes_sent += call.bytes
 
 
 def row_bytes(h_TD: Tensor) -> int:

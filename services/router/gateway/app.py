@@ -14,14 +14,14 @@ from pydantic.json_schema import models_json_schema
 from services.router.gateway import errors
 from services.router.gateway.chat import chat_completions
 from services.router.gateway.completions import completions
-from services.router.gateway.context import Service
-from services.router.gateway.middleware import Edge
+from services.router.gateway.context import GatewayContext
+from services.router.gateway.middleware import RequestMiddleware
 from services.router.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from services.router.gateway.status_routes import StatusRoutes, package_version
 from services.router.gateway.tokenize_routes import detokenize, tokenize
 
 SCHEMA = "#/components/schemas/"
-Handler = Callable[[Service, Request], Coroutine[Any, Any, Any]]
+Handler = Callable[[GatewayContext, Request], Coroutine[Any, Any, Any]]
 
 
 class ErrorDetail(BaseModel):
@@ -46,13 +46,13 @@ POSTS: tuple[tuple[str, Handler, type[BaseModel]], ...] = (
 POST_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 404, 413, 415, 503, 504)}
 
 
-def build_app(service: Service) -> FastAPI:
+def build_app(service: GatewayContext) -> FastAPI:
     """The application for one served model."""
     app = FastAPI(title="Caracal", version=package_version(), docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.redirect_slashes = False
     app.state.service = service
     errors.install(app)
-    app.add_middleware(Edge, metrics=service.cluster.metrics)
+    app.add_middleware(RequestMiddleware, metrics=service.cluster.metrics)
     for path, handler, shape in POSTS:
         _add_post(app, service, path, handler, shape)
     _add_gets(app, StatusRoutes(service))
@@ -60,7 +60,7 @@ def build_app(service: Service) -> FastAPI:
     return app
 
 
-def _add_post(app: FastAPI, service: Service, path: str, handler: Handler, shape: type[BaseModel]) -> None:
+def _add_post(app: FastAPI, service: GatewayContext, path: str, handler: Handler, shape: type[BaseModel]) -> None:
     async def route(request: Request) -> Any:
         return await handler(service, request)
 

@@ -7,21 +7,21 @@ from typing import Any
 
 from fastapi import Request
 
-from services.router.gateway.body import read_shape
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
-from services.router.gateway.context import Service
+from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_segments
 from services.router.gateway.reply_parser import ARGUMENT_TAGS, TAGS, THINK
+from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import ChatRequest, NamedTool
-from services.router.gateway.streaming import Client, LiveResponse, run_all
+from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.reply import TextRules
 
 
-async def chat_completions(service: Service, request: Request) -> LiveResponse:
+async def chat_completions(service: GatewayContext, request: Request) -> GenerationResponse:
     """Checks the request and prepares its choices; the answer itself is made while the client waits."""
-    body = await read_shape(request, ChatRequest)
+    body = await read_model(request, ChatRequest)
     service.check_model(body.model)
     check_tools(body)
     segments = await chat_segments(
@@ -38,7 +38,9 @@ async def chat_completions(service: Service, request: Request) -> LiveResponse:
     thinking = "".join(text for text, _ in segments[-1:]).rstrip().endswith(THINK)
     replies = service.replies(orders, text_rules(service, body))
     choices = [ChatChoice(reply, i, body, thinking=thinking) for i, reply in enumerate(replies)]
-    return LiveResponse(partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream))
+    return GenerationResponse(
+        partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream)
+    )
 
 
 def check_tools(body: ChatRequest) -> None:
@@ -55,7 +57,7 @@ def check_tools(body: ChatRequest) -> None:
         raise InvalidRequest("tool_choice names a function that is not among the tools.", param="tool_choice")
 
 
-def text_rules(service: Service, body: ChatRequest) -> TextRules:
+def text_rules(service: GatewayContext, body: ChatRequest) -> TextRules:
     """LongCat's tags are shown to the parser even where the tokenizer calls them special."""
     added = service.cluster.assets.vocabulary.added
     return TextRules(
@@ -66,7 +68,7 @@ def text_rules(service: Service, body: ChatRequest) -> TextRules:
     )
 
 
-async def stream(service: Service, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
+async def stream(service: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
     """Every choice writes its own events as they come; then usage, if wanted, and the end."""
     envelope = Envelope("chatcmpl", "chat.completion.chunk", service.cluster.assets.name)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -77,7 +79,7 @@ async def stream(service: Service, body: ChatRequest, choices: list[ChatChoice],
     await client.end()
 
 
-async def whole(service: Service, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
+async def whole(service: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
     envelope = Envelope("chatcmpl", "chat.completion", service.cluster.assets.name)
     await run_all([choice.run() for choice in choices])
     replies = [choice.reply for choice in choices]

@@ -12,7 +12,7 @@ from services.router.gateway.reply_parser import Delta, ReplyParser
 from services.router.gateway.response import Envelope
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.streaming import Client
-from services.router.requests.reply import Piece, Reply
+from services.router.requests.reply import Reply, TextDelta
 
 
 class ChatChoice:
@@ -30,7 +30,7 @@ class ChatChoice:
         self._deltas: list[Delta] = []
         self._tokens: list[attention_pb2.Token] = []
 
-    def parse(self, piece: Piece) -> list[Delta]:
+    def parse(self, piece: TextDelta) -> list[Delta]:
         """The parts that a piece completes; sets `finish_reason` with the last."""
         deltas = self._parser.push(piece.text) if piece.text else []
         if self._parser.reasoning:
@@ -44,7 +44,7 @@ class ChatChoice:
     def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
-        return {"content": chat_logprobs(tokens, self.reply.vocabulary), "refusal": None}
+        return {"content": chat_logprobs(tokens, self.reply.vocabulary), "shortage": None}
 
     async def run(self) -> None:
         """Reads everything, for an answer that is sent whole."""

@@ -9,13 +9,13 @@ import orjson
 from caracal_proto import attention_pb2
 from fastapi import Request
 
-from services.router.gateway.body import read_shape
-from services.router.gateway.context import Service
+from services.router.gateway.context import GatewayContext
 from services.router.gateway.logprobs import completion_logprobs
 from services.router.gateway.prompts import completion_ids
+from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import CompletionRequest
-from services.router.gateway.streaming import Client, LiveResponse, run_all
+from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.reply import Reply, TextRules
 
@@ -86,9 +86,9 @@ class CompletionChoice:
         return choice
 
 
-async def completions(service: Service, request: Request) -> LiveResponse:
+async def completions(service: GatewayContext, request: Request) -> GenerationResponse:
     """Checks the request and prepares its choices; the answer itself is made while the client waits."""
-    body = await read_shape(request, CompletionRequest)
+    body = await read_model(request, CompletionRequest)
     service.check_model(body.model)
     if body.echo and body.logprobs is not None:
         raise InvalidRequest(
@@ -110,10 +110,14 @@ async def completions(service: Service, request: Request) -> LiveResponse:
         CompletionChoice(reply, i, body, decode(list(reply.prompt_ids)) if body.echo else "")
         for i, reply in enumerate(service.replies(orders, rules))
     ]
-    return LiveResponse(partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream))
+    return GenerationResponse(
+        partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream)
+    )
 
 
-async def stream(service: Service, body: CompletionRequest, choices: list[CompletionChoice], client: Client) -> None:
+async def stream(
+    service: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
+) -> None:
     envelope = Envelope("cmpl", "text_completion", service.cluster.assets.name)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     await run_all([choice.write(client, envelope, with_usage=with_usage) for choice in choices])
@@ -122,7 +126,9 @@ async def stream(service: Service, body: CompletionRequest, choices: list[Comple
     await client.end()
 
 
-async def whole(service: Service, body: CompletionRequest, choices: list[CompletionChoice], client: Client) -> None:
+async def whole(
+    service: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
+) -> None:
     envelope = Envelope("cmpl", "text_completion", service.cluster.assets.name)
     await run_all([choice.run() for choice in choices])
     replies = [choice.reply for choice in choices]

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from services.membership.overview import Overview
-from services.membership.shortage import Refusal
+from services.membership.shortage import CapacityShortage
 from services.router.gateway.prompts import check_context
 from services.router.gateway.sampling import choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import Sampled
 from services.router.requests.errors import ModelNotFound, NoWorker
-from services.router.requests.generation import Order
-from services.router.requests.reply import Cluster, Reply, TextRules
+from services.router.requests.generation import GenerationRequest
+from services.router.requests.reply import Reply, ServingContext, TextRules
 
 
 async def _nothing_known() -> Overview:
@@ -21,12 +21,12 @@ async def _nothing_known() -> Overview:
 
 
 @dataclass(frozen=True)
-class Service:
+class GatewayContext:
     """The served model and its cluster. Times in seconds."""
 
-    cluster: Cluster
+    cluster: ServingContext
     deadline_s: float = 600.0
-    refusal: Callable[[], Refusal | None] = lambda: None  # what the placement has no room for
+    shortage: Callable[[], CapacityShortage | None] = lambda: None  # what the placement has no room for
     overview: Callable[[], Awaitable[Overview]] = _nothing_known  # of the whole cluster; raises RedisUnavailable
 
     def check_model(self, model: str | None) -> None:
@@ -38,13 +38,13 @@ class Service:
         """Raises when no new request is taken: shutting down, or nobody to serve it."""
         if self.cluster.closing is not None:
             raise self.cluster.closing
-        reason = self.cluster.fleet.not_ready()
+        reason = self.cluster.attention_workers.not_ready()
         if reason is not None:
             raise NoWorker(f"The cluster cannot serve this now: {reason}.")
 
     def orders(
         self, request: Sampled, prompts: Sequence[Sequence[int]], max_tokens: int | None, request_id: str, param: str
-    ) -> list[Order]:
+    ) -> list[GenerationRequest]:
         """One order per choice: n for each prompt. Raises InvalidRequest when something cannot fit."""
         assets, limit = self.cluster.assets, self.cluster.max_model_len
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
@@ -52,7 +52,7 @@ class Service:
         eos_ids = assets.eos_ids
         deadline = time.monotonic() + self.deadline_s
         return [
-            Order(
+            GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
                 sampling=sampling_of(request, choice_seed(seed, choice), count, assets.vocab_size),
@@ -63,5 +63,5 @@ class Service:
             for choice in range(request.n or 1)
         ]
 
-    def replies(self, orders: Sequence[Order], rules: TextRules) -> list[Reply]:
+    def replies(self, orders: Sequence[GenerationRequest], rules: TextRules) -> list[Reply]:
         return [Reply(self.cluster, order, rules) for order in orders]

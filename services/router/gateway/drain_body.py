@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 DROP_BYTES, DROP_S = 64 << 20, 5.0  # what a refused client may still send; then the connection is closed all the same
 
 
-class Unread:
+class BodyDrain:
     """One request's `receive` and `send`, in place of the server's."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,7 @@ import uuid
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.router.gateway.drain_body import Unread
+from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
@@ -29,7 +29,7 @@ class HeadersTooLarge(InvalidRequest):
     code = "headers_too_large"
 
 
-class Edge:
+class RequestMiddleware:
     """Outermost ASGI layer. Takes the client's x-request-id if it is harmless, else draws one."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
@@ -43,7 +43,7 @@ class Edge:
         request_id = wanted_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.monotonic(), 0
-        body = Unread(scope, receive, send)
+        body = BodyDrain(scope, receive, send)
 
         async def tagged(message: Message) -> None:
             nonlocal status

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from services.membership.overview import Overview
 from services.membership.redis import RedisUnavailable
-from services.router.gateway.context import Service
+from services.router.gateway.context import GatewayContext
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
 
 OVERVIEW_S = 4.0  # for one answer
@@ -29,7 +29,7 @@ def package_version() -> str:
 class StatusRoutes:
     """Handlers bound to one service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: GatewayContext) -> None:
         self._service = service
         self._started = int(time.time())
         self._looking = asyncio.Lock()
@@ -45,10 +45,10 @@ class StatusRoutes:
         What the placement has no room for is a warning; while requests wait for experts that nobody holds, the router
         is degraded and yet ready: they may come, and the requests with them.
         """
-        reason, refusal = self._not_ready(), self._service.refusal()
-        more = {"warning": str(refusal)} if refusal else {}
+        reason, shortage = self._not_ready(), self._service.shortage()
+        more = {"warning": str(shortage)} if shortage else {}
         if reason is None:
-            return JSONResponse({"status": "degraded" if refusal and refusal.lost else "ready"} | more)
+            return JSONResponse({"status": "degraded" if shortage and shortage.lost else "ready"} | more)
         body = NoWorker(reason, code="not_ready").body() | {"status": "not ready", "reason": reason} | more
         return JSONResponse(body, 503, {"retry-after": "1"})
 
@@ -61,7 +61,7 @@ class StatusRoutes:
     async def load(self) -> dict[str, Any]:
         """Sequences open here, and by attention worker."""
         cluster = self._service.cluster
-        return {"server_load": len(cluster.open_replies), "open_on": dict(cluster.fleet.open_on)}
+        return {"server_load": len(cluster.open_replies), "open_on": dict(cluster.attention_workers.open_on)}
 
     async def cluster(self) -> Response:
         """What `caracal status --gateway` shows: workers, epoch, leader. 503 while Redis is away."""
@@ -91,13 +91,13 @@ class StatusRoutes:
     async def metrics(self) -> Response:
         cluster = self._service.cluster
         metrics = cluster.metrics
-        metrics.workers.set(sum(worker.serving for worker in cluster.fleet.workers))
-        metrics.kv_usage.set(max((worker.kv_usage for worker in cluster.fleet.workers), default=0.0))
+        metrics.workers.set(sum(worker.serving for worker in cluster.attention_workers.workers))
+        metrics.kv_usage.set(max((worker.kv_usage for worker in cluster.attention_workers.workers), default=0.0))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     def _not_ready(self) -> str | None:
         closing: RouterError | None = self._service.cluster.closing
-        return closing.message if closing else self._service.cluster.fleet.not_ready()
+        return closing.message if closing else self._service.cluster.attention_workers.not_ready()
 
     def _card(self) -> dict[str, Any]:
         cluster = self._service.cluster

@@ -71,7 +71,7 @@ class Client:
 Produce = Callable[[Client], Coroutine[Any, Any, None]]
 
 
-class LiveResponse(Response):
+class GenerationResponse(Response):
     """Runs `produce` until it is done or the client is gone. `stream` responses are kept awake with pings."""
 
     def __init__(self, produce: Produce, *, stream: bool) -> None:
@@ -98,15 +98,15 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def keep_awake(client: Client, every_s: float = PING_S, patience_s: float = READ_S) -> None:
+async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s: float = READ_S) -> None:
     """Comment events while nothing else is sent: proxies cut connections that are silent.
 
-    Ends when the client has not read for `patience_s`: its sequence holds pages that others could use.
+    Ends when the client has not read for `transfer_timeout_s`: its sequence holds pages that others could use.
     """
     while True:
         now = time.monotonic()
         if client.blocked_since is not None:
-            if now - client.blocked_since > patience_s:
+            if now - client.blocked_since > transfer_timeout_s:
                 log.info("client does not read")
                 return
         elif now - client.wrote_at >= every_s:

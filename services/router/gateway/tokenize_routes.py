@@ -6,15 +6,15 @@ from typing import Any
 
 from fastapi import Request
 
-from services.router.gateway.body import read_shape
-from services.router.gateway.context import Service
+from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_segments, text_ids
+from services.router.gateway.request_body import read_model
 from services.router.gateway.schemas import DetokenizeRequest, TokenizeRequest
 from services.router.requests.errors import InvalidRequest
 
 
-async def tokenize(service: Service, request: Request) -> dict[str, Any]:
-    body = await read_shape(request, TokenizeRequest)
+async def tokenize(service: GatewayContext, request: Request) -> dict[str, Any]:
+    body = await read_model(request, TokenizeRequest)
     service.check_model(body.model)
     assets = service.cluster.assets
     if (body.prompt is None) == (body.messages is None):
@@ -29,8 +29,8 @@ async def tokenize(service: Service, request: Request) -> dict[str, Any]:
     return {"count": len(ids), "max_model_len": service.cluster.max_model_len, "tokens": ids, "token_strs": strings}
 
 
-async def detokenize(service: Service, request: Request) -> dict[str, Any]:
-    body = await read_shape(request, DetokenizeRequest)
+async def detokenize(service: GatewayContext, request: Request) -> dict[str, Any]:
+    body = await read_model(request, DetokenizeRequest)
     service.check_model(body.model)
     assets = service.cluster.assets
     if any(token >= assets.vocab_size for token in body.tokens):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.membership.shortage import Refusal
+from services.membership.shortage import CapacityShortage
 from services.router.placement.policy import TableView, WorkerView, ordinal
 
 
-def refusal(plan: TableView, workers: Sequence[WorkerView]) -> Refusal | None:
+def shortage(plan: TableView, workers: Sequence[WorkerView]) -> CapacityShortage | None:
     """Of a plan made by `policy.place` for these workers; None when every expert has a place that stays.
 
     A draining worker is named when the plan leaves experts with it: they fit nowhere else.
@@ -17,10 +17,10 @@ def refusal(plan: TableView, workers: Sequence[WorkerView]) -> Refusal | None:
     kept = {worker_id: count for worker_id in leaving if (count := len(plan.of(worker_id)))}
     if not kept and not plan.missing:
         return None
-    return Refusal(_lacking(sum(1 for _ in plan.items()), workers), kept)
+    return CapacityShortage(_lacking(sum(1 for _ in plan.items()), workers), kept)
 
 
-def strangers(classes: Mapping[str, str], numerics_class: str) -> str:
+def mismatched_workers(classes: Mapping[str, str], numerics_class: str) -> str:
     """Who cannot serve beside the others, in words, of workers and their classes; empty when there is nobody."""
     others = sorted((worker_id for worker_id, its in classes.items() if its != numerics_class), key=ordinal)
     if not numerics_class or not others:

@@ -1,7 +1,7 @@
 """One change of the table, in two phases. Until `publish` begins, nothing that serves has changed.
 
-Experts are loaded by those who gain them, and their golden digests compared. Then attention workers are told first:
-a gainer already holds what they will ask for, and a loser keeps answering until its Commit, so that nothing is refused.
+Experts are loaded by those who gain them, and their golden digests compared. Attention workers get the table first: a
+gainer already holds what they will ask for, and a loser keeps answering until its Commit, so that nothing is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
 
-SETTLE_S = 0.05  # calls routed by the table before are answered before anybody refuses them
+DRAIN_CALLS_S = 0.05  # calls routed by the table before are answered before anybody refuses them
 
 
 class JoinRefused(Exception):
@@ -121,17 +121,17 @@ async def publish(
     workers: Workers, table: Table, attention: Sequence[WorkerRecord], experts: Sequence[WorkerRecord]
 ) -> set[tuple[str, bool]]:
     """Second phase. Returns (boot id, draining) of everybody who has the table; the others are asked again later."""
-    told = await tell(workers, table, attention)
-    await asyncio.sleep(SETTLE_S)
-    return told | await tell(workers, table, experts)
+    pushed = await push_table(workers, table, attention)
+    await asyncio.sleep(DRAIN_CALLS_S)
+    return pushed | await push_table(workers, table, experts)
 
 
-async def tell(workers: Workers, table: Table, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
+async def push_table(workers: Workers, table: Table, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
     """Gives the table to workers of either role, in parallel."""
-    return {key for key in await asyncio.gather(*(_tell(workers, table, r) for r in records)) if key is not None}
+    return {key for key in await asyncio.gather(*(_push(workers, table, r) for r in records)) if key is not None}
 
 
-async def _tell(workers: Workers, table: Table, record: WorkerRecord) -> tuple[str, bool] | None:
+async def _push(workers: Workers, table: Table, record: WorkerRecord) -> tuple[str, bool] | None:
     send = workers.apply if record.role == "attention" else workers.commit
     try:
         await send(record, table)

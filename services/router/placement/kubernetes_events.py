@@ -1,4 +1,4 @@
-"""The leader's refusals as Events of Kubernetes, for `kubectl get events`. Serving never waits for the API server.
+"""The leader's shortages as Events of Kubernetes, for `kubectl get events`. Serving never waits for the API server.
 
 A daemon thread tells them, each call bounded in time; that it cannot is logged once and changes nothing.
 """
@@ -16,14 +16,14 @@ from typing import Any
 
 import structlog
 
-from services.membership.shortage import Refusal, no_place_yet
+from services.membership.shortage import CapacityShortage, waiting_experts
 
 log = structlog.get_logger(__name__)
 
 NEEDED, LOST = "ExpertsNeedMorePods", "ExpertsUnplaced"
 TIMEOUT_S = (2.0, 5.0)  # to connect, to be answered
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-Told = tuple[str, str, str, str]  # kind, name, reason, message
+Notified = tuple[str, str, str, str]  # kind, name, reason, message
 
 
 class CannotTell(Exception):
@@ -50,49 +50,49 @@ class KubernetesEvents:
 
     def __init__(self, reporter: str, expert_set: str, connect: Callable[[], tuple[Any, str]] = in_cluster) -> None:
         self._reporter, self._expert_set, self._connect = reporter, expert_set, connect
-        self._newest: queue.SimpleQueue[Refusal] = queue.SimpleQueue()
+        self._newest: queue.SimpleQueue[CapacityShortage] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._told: dict[Told, tuple[str, int]] = {}  # name of the event, how often
+        self._pushed: dict[Notified, tuple[str, int]] = {}  # name of the event, how often
         self._failing = False
 
-    def tell(self, refusal: Refusal) -> None:
+    def notify(self, shortage: CapacityShortage) -> None:
         """Returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="events", daemon=True)
             self._thread.start()
-        self._newest.put(refusal)
+        self._newest.put(shortage)
 
     def _run(self) -> None:
         while True:
-            refusal = self._newest.get()
+            shortage = self._newest.get()
             while not self._newest.empty():
-                refusal = self._newest.get()
+                shortage = self._newest.get()
             try:
-                self._emit(refusal)
+                self._emit(shortage)
                 self._failing = False
             except CannotTell as error:
                 if not self._failing:
-                    log.warning("kubernetes is not told of a refusal", error=str(error))
+                    log.warning("kubernetes is not pushed of a shortage", error=str(error))
                 self._failing = True
 
-    def _emit(self, refusal: Refusal) -> None:
+    def _emit(self, shortage: CapacityShortage) -> None:
         api, namespace = self._connect()
         with api.api_client:
-            for told in self._objects(refusal):
-                self._send(api, namespace, told)
+            for pushed in self._objects(shortage):
+                self._send(api, namespace, pushed)
 
-    def _objects(self, refusal: Refusal) -> Iterator[Told]:
-        for worker_id, count in refusal.workers.items():
-            yield "Pod", worker_id, NEEDED, no_place_yet(count, refusal.reason)
-        if self._expert_set and (refusal.workers or refusal.lost):
-            yield "StatefulSet", self._expert_set, LOST if refusal.lost else NEEDED, str(refusal)
+    def _objects(self, shortage: CapacityShortage) -> Iterator[Notified]:
+        for worker_id, count in shortage.workers.items():
+            yield "Pod", worker_id, NEEDED, waiting_experts(count, shortage.reason)
+        if self._expert_set and (shortage.workers or shortage.lost):
+            yield "StatefulSet", self._expert_set, LOST if shortage.lost else NEEDED, str(shortage)
 
-    def _send(self, api: Any, namespace: str, told: Told) -> None:
-        """What was told before counts one up; an event that is gone by then is made anew."""
+    def _send(self, api: Any, namespace: str, pushed: Notified) -> None:
+        """What was sent before counts one up; an event that is gone by then is made anew."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        name, count = self._told.get(told, ("", 0))
+        name, count = self._pushed.get(pushed, ("", 0))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         try:
             if count:
@@ -104,16 +104,16 @@ class KubernetesEvents:
                         raise
                     count = 0
             if not count:
-                event = self._event(namespace, told, _uid(api, namespace, told), now)
+                event = self._event(namespace, pushed, _uid(api, namespace, pushed), now)
                 name = event["metadata"]["name"]
                 api.create_namespaced_event(namespace, event, _request_timeout=TIMEOUT_S)
         except (ApiException, HTTPError, OSError, ValueError) as error:
             why = f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error)
             raise CannotTell(f"{type(error).__name__}: {why}") from None
-        self._told[told] = name, count + 1
+        self._pushed[pushed] = name, count + 1
 
-    def _event(self, namespace: str, told: Told, uid: str, now: str) -> dict[str, Any]:
-        kind, name, reason, message = told
+    def _event(self, namespace: str, pushed: Notified, uid: str, now: str) -> dict[str, Any]:
+        kind, name, reason, message = pushed
         return {
             "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": namespace},
             "involvedObject": {
@@ -135,11 +135,11 @@ class KubernetesEvents:
         }
 
 
-def _uid(api: Any, namespace: str, told: Told) -> str:
+def _uid(api: Any, namespace: str, pushed: Notified) -> str:
     """`kubectl describe` shows only events that carry it. Empty when the object is gone or not ours to read."""
     from kubernetes.client import ApiException, AppsV1Api
 
-    kind, name, *_ = told
+    kind, name, *_ = pushed
     read = api.read_namespaced_pod if kind == "Pod" else AppsV1Api(api.api_client).read_namespaced_stateful_set
     try:
         # Unparsed: the client would refuse an object of a newer API that lacks what it expects.

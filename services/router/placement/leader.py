@@ -16,14 +16,14 @@ from caracal_proto.placement_pb2 import Table
 
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
-from services.membership.shortage import Refusal
-from services.router.placement.capacity import refusal, strangers
-from services.router.placement.change import Digests, JoinRefused, prepare, publish, tell
+from services.membership.shortage import CapacityShortage
+from services.router.placement.capacity import mismatched_workers, shortage
+from services.router.placement.change import Digests, JoinRefused, prepare, publish, push_table
 from services.router.placement.policy import TableView, WorkerView, place
-from services.router.placement.roster import Roster
-from services.router.placement.shortage import Refusals
+from services.router.placement.shortage import ShortageReporter
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
 from services.router.placement.worker_client import CallFailed, Workers
+from services.router.placement.worker_registry import WorkerRegistry
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +31,10 @@ POLL_S = 0.2
 TICK_S = 0.05
 LEAD_MS = 2000
 AGAIN_S = 1.0  # between two attempts to give somebody the table
-FIRST_EXILE_S, LAST_EXILE_S = 2.0, 60.0  # how long a worker whose join failed is not asked again
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 2.0, 60.0  # how long a worker whose join failed is not asked again
 
 
-class Leader:
+class PlacementLeader:
     """One per router process. `holder` is this router's name in the election."""
 
     def __init__(
@@ -44,24 +44,26 @@ class Leader:
         layers: int,
         experts: int,
         replicas: int = 1,
-        refusals: Refusals | None = None,
+        shortages: ShortageReporter | None = None,
     ) -> None:
         self._membership, self._holder = membership, holder
         self._layers, self._experts, self._replicas = layers, experts, replicas
         self._workers = Workers()
-        self._refusals = refusals or Refusals(membership)
-        self._rosters = {role: Roster(self._workers.state, self._workers.probe) for role in ("expert", "attention")}
+        self._shortages = shortages or ShortageReporter(membership)
+        self._registries = {
+            role: WorkerRegistry(self._workers.state, self._workers.probe) for role in ("expert", "attention")
+        }
         self._table: Table | None = None
         self._digests = Digests()
         self._highest = 0  # epoch seen anywhere
         self._leading = self._away = self._resigned = False
-        self._told: set[tuple[str, bool]] = set()
-        self._tell_at = 0.0
-        self._exiles: dict[str, tuple[float, float]] = {}  # boot id -> (until, for how long)
+        self._pushed: set[tuple[str, bool]] = set()
+        self._push_at = 0.0
+        self._backoffs: dict[str, tuple[float, float]] = {}  # boot id -> (until, for how long)
         self._failures: dict[str, str] = {}  # boot id -> why its last join failed
         self._change: asyncio.Task[None] | None = None
         self._changing: frozenset[str] = frozenset()  # boot ids that the change needs
-        self._complaint = ""
+        self._warning = ""
 
     @property
     def leading(self) -> bool:
@@ -78,7 +80,7 @@ class Leader:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_redis())
                 group.create_task(self._act())
-                group.create_task(self._refusals.run())
+                group.create_task(self._shortages.run())
         finally:
             self._cancel_change()
             await self._workers.close()
@@ -86,7 +88,7 @@ class Leader:
     async def resign(self) -> None:
         """Lets another router lead at once; this one never leads again."""
         self._resigned, self._leading = True, False
-        self._refusals.forget()
+        self._shortages.forget()
         try:
             await self._membership.resign(self._holder)
         except RedisUnavailable:
@@ -108,16 +110,16 @@ class Leader:
     async def _look(self) -> None:
         leads = not self._resigned and await self._membership.lead(self._holder, LEAD_MS)
         stored = await self._membership.read_table()
-        seen = {role: await self._membership.workers(role) for role in self._rosters}
+        seen = {role: await self._membership.workers(role) for role in self._registries}
         for role, records in seen.items():
-            self._rosters[role].see(records)
+            self._registries[role].see(records)
         self._highest = max(
             [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
         )
         if stored is not None and fits(stored, self._layers, self._experts):
             self._highest = max(self._highest, stored.epoch)
             if stored.epoch > self.epoch:
-                self._table, self._told = stored, set()
+                self._table, self._pushed = stored, set()
         if leads and self._resigned:  # it was asked to while we asked
             await self._membership.resign(self._holder)
             leads = False
@@ -126,52 +128,52 @@ class Leader:
         elif not leads and self._leading:
             log.warning("another router leads")
             self._cancel_change()
-            self._refusals.forget()
+            self._shortages.forget()
         self._leading = leads
         if leads and self._table and self.epoch and (stored is None or stored.epoch < self._table.epoch):
             await self._membership.write_table(self._table)
 
     async def _take_over(self) -> None:
         """Nothing in Redis: what the workers hold is the table to begin from."""
-        self._told = set()
+        self._pushed = set()
         if self._table is None:
-            records = self._of_one_class(await self._rosters["expert"].alive(time.monotonic()), [])
-            held = {}
+            records = self._of_one_class(await self._registries["expert"].alive(time.monotonic()), [])
+            loaded = {}
             for record in records:
                 try:
-                    held[record.worker_id] = await self._workers.held(record)
+                    loaded[record.worker_id] = await self._workers.loaded(record)
                 except CallFailed as error:
                     log.warning("a worker does not say what it holds", error=str(error))
-            if any(held.values()):
-                view = view_of(held, self._layers, self._experts)
+            if any(loaded.values()):
+                view = view_of(loaded, self._layers, self._experts)
                 self._table = to_table(0, records[0].numerics_class, view, records)
         self._highest = next_term(self._highest) - 1
         log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
 
     async def _act(self) -> None:
         while True:
-            experts, attention = [await roster.alive(time.monotonic()) for roster in self._rosters.values()]
-            await self._workers.keep_only([r for roster in self._rosters.values() for r in roster.known()])
+            experts, attention = [await registry.alive(time.monotonic()) for registry in self._registries.values()]
+            await self._workers.keep_only([r for registry in self._registries.values() for r in registry.known()])
             if self._leading:
-                await self._settle(experts, attention)
+                await self._reconcile(experts, attention)
             await asyncio.sleep(TICK_S)
 
-    async def _settle(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+    async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         if self._change is not None:
             if not self._change.done() and self._changing <= {r.boot_id for r in experts}:
                 return
             self._cancel_change()
         fit = self._of_one_class(experts, attention)
-        left_out = strangers(
+        left_out = mismatched_workers(
             {r.worker_id: r.numerics_class for r in (*attention, *experts)}, fit[0].numerics_class if fit else ""
         )
         before, after = self._plan(fit, left_out)
-        if after is not None and (not self.epoch or after != before or self._moved_house(fit)):
+        if after is not None and (not self.epoch or after != before or self._address_changed(fit)):
             self._changing = frozenset(r.boot_id for r in fit if after.of(r.worker_id))
             work = self._carry_out(before or view_of({}, self._layers, self._experts), after, fit, attention, experts)
             self._change = asyncio.create_task(work)
         else:
-            await self._tell_again(experts, attention)
+            await self._push_missed(experts, attention)
 
     def _plan(self, fit: list[WorkerRecord], left_out: str = "") -> tuple[TableView | None, TableView | None]:
         """What is in force and still lives, and what should be; None when that cannot be had."""
@@ -181,19 +183,19 @@ class Leader:
         # A worker whose join failed is no draining one, however it is treated.
         asked = [view for view, record in zip(views, fit, strict=True) if record.draining or not view.draining]
         unplaced = before.missing if before else self._layers * self._experts
-        refused = refusal(after, asked)
+        refused = shortage(after, asked)
         if refused is not None:
             more = self._failed_joins(fit) + (f"; {left_out}" if left_out else "")
             refused = replace(refused, reason=refused.reason + more, lost=unplaced)
         elif left_out:
-            refused = Refusal(left_out)
-        self._refusals.note(refused, unplaced, starting=not self.epoch and not self._exiles)
+            refused = CapacityShortage(left_out)
+        self._shortages.note(refused, unplaced, starting=not self.epoch and not self._backoffs)
         return before, None if after.missing else after
 
     def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
         """A worker whose join failed gains nothing for a while, but keeps what it has."""
         holds = len(before.of(record.worker_id)) if before else 0
-        if self._exiles.get(record.boot_id, (0.0, 0.0))[0] > time.monotonic():
+        if self._backoffs.get(record.boot_id, (0.0, 0.0))[0] > time.monotonic():
             return WorkerView(record.worker_id, draining=not holds or record.draining, capacity=max(1, holds))
         return WorkerView(record.worker_id, record.draining, record.capacity)
 
@@ -206,12 +208,12 @@ class Leader:
             wanted = [r.numerics_class for r in attention]
             chosen = max(sorted(set(classes)), key=lambda c: (wanted.count(c), classes.count(c)), default="")
         if others := [r.worker_id for r in experts if r.numerics_class != chosen]:
-            self._complain("workers of another numerics class are left out", workers=others, chosen=chosen)
+            self._warn_once("workers of another numerics class are left out", workers=others, chosen=chosen)
         else:
-            self._complaint = ""
+            self._warning = ""
         return [r for r in experts if r.numerics_class == chosen]
 
-    def _moved_house(self, fit: Sequence[WorkerRecord]) -> bool:
+    def _address_changed(self, fit: Sequence[WorkerRecord]) -> bool:
         """Whether a worker that is in the table answers at another address now."""
         named = {w.boot_id: w.address for w in self._table.workers} if self._table else {}
         return any(named.get(r.boot_id, r.address) != r.address for r in fit)
@@ -231,35 +233,35 @@ class Leader:
         try:
             await prepare(self._workers, epoch, before, after, records, digests)
         except JoinRefused as error:
-            self._exile(records[error.worker_id], str(error))
+            self._back_off(records[error.worker_id], str(error))
             return
         self._digests, self._highest = digests, epoch
-        self._table, self._told = to_table(epoch, numerics_class, after, fit), set()
+        self._table, self._pushed = to_table(epoch, numerics_class, after, fit), set()
         for record in fit:
             self._failures.pop(record.boot_id, None)
-        log.info("table published", epoch=epoch, held={w: len(after.of(w)) for w in records if after.of(w)})
+        log.info("table published", epoch=epoch, loaded={w: len(after.of(w)) for w in records if after.of(w)})
         try:
             await self._membership.write_table(self._table)
         except RedisUnavailable:
             log.warning("the table could not be written to redis; workers get it all the same", epoch=epoch)
-        self._told = await publish(self._workers, self._table, attention, experts)
+        self._pushed = await publish(self._workers, self._table, attention, experts)
 
-    async def _tell_again(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+    async def _push_missed(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         """Gives the table to newcomers, and to those who missed it or have begun to drain since."""
         table = self._table
-        if table is None or time.monotonic() < self._tell_at:
+        if table is None or time.monotonic() < self._push_at:
             return
-        missed = [r for r in (*attention, *experts) if (r.boot_id, r.draining) not in self._told]
+        missed = [r for r in (*attention, *experts) if (r.boot_id, r.draining) not in self._pushed]
         missed = [r for r in missed if r.numerics_class == table.numerics_class]
         if missed:
-            told = await tell(self._workers, table, missed)
-            self._told |= told
-            self._tell_at = time.monotonic() + (AGAIN_S if len(told) < len(missed) else 0.0)
+            pushed = await push_table(self._workers, table, missed)
+            self._pushed |= pushed
+            self._push_at = time.monotonic() + (AGAIN_S if len(pushed) < len(missed) else 0.0)
 
-    def _exile(self, record: WorkerRecord, reason: str) -> None:
-        _, last_s = self._exiles.get(record.boot_id, (0.0, FIRST_EXILE_S / 2))
-        for_s = min(LAST_EXILE_S, 2 * last_s)
-        self._exiles[record.boot_id] = time.monotonic() + for_s, for_s
+    def _back_off(self, record: WorkerRecord, reason: str) -> None:
+        _, last_s = self._backoffs.get(record.boot_id, (0.0, FIRST_BACKOFF_S / 2))
+        for_s = min(LAST_BACKOFF_S, 2 * last_s)
+        self._backoffs[record.boot_id] = time.monotonic() + for_s, for_s
         self._failures[record.boot_id] = reason
         log.warning("a join failed and changed nothing", worker_id=record.worker_id, reason=reason, again_in_s=for_s)
 
@@ -276,7 +278,7 @@ class Leader:
                 self._change.result()
             self._change = None
 
-    def _complain(self, why: str, **details: object) -> None:
-        if why != self._complaint:
-            self._complaint = why
+    def _warn_once(self, why: str, **details: object) -> None:
+        if why != self._warning:
+            self._warning = why
             log.warning(why, **details)

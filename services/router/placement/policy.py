@@ -43,7 +43,7 @@ class TableView:
 
 
 def ordinal(worker_id: str) -> tuple[str, int]:
-    """Order of workers: by name, then by the number at its end, as a StatefulSet counts."""
+    """The order of workers: by name, then by the number at its end, as a StatefulSet counts."""
     match = re.fullmatch(r"(.*?)(\d{0,18})", worker_id, re.DOTALL)
     assert match
     return match[1], int(match[2] or 0)
@@ -67,7 +67,7 @@ def place(
     known = set(items)
     before = {item: holders for item, holders in current.items() if item in known} if current else {}
     heavy = sorted(items, key=lambda item: -load.get(item, 0.0)) if load else items
-    wanted = _copies(heavy, workers, replicas)
+    wanted = _replicas(heavy, workers, replicas)
     board = _Board(load or {}, _quotas(workers, sum(wanted.values()), len(items), before))
     board.keep(before, wanted)
     for item in heavy:
@@ -80,24 +80,24 @@ def _room(worker: WorkerView, items: int) -> int:
     return min(worker.capacity or items, items)
 
 
-def _copies(heavy: Sequence[Item], workers: Sequence[WorkerView], replicas: int) -> dict[Item, int]:
+def _replicas(heavy: Sequence[Item], workers: Sequence[WorkerView], replicas: int) -> dict[Item, int]:
     """How often each expert is placed: once before any twice, the heaviest first when room is short."""
     staying = [worker for worker in workers if not worker.draining]
     room = sum(_room(worker, len(heavy)) for worker in staying)
     everywhere = sum(_room(worker, len(heavy)) for worker in workers)
-    copies = dict.fromkeys(heavy[:everywhere], 1)
-    room -= len(copies)
+    counts = dict.fromkeys(heavy[:everywhere], 1)
+    room -= len(counts)
     for _ in range(min(replicas, len(staying)) - 1):
         for item in heavy[: max(0, room)]:
-            copies[item] += 1
+            counts[item] += 1
         room -= len(heavy)
-    return copies
+    return counts
 
 
 def _quotas(
     workers: Sequence[WorkerView], total: int, items: int, before: Mapping[Item, Collection[str]]
 ) -> dict[str, int]:
-    """Each worker's share of `total` copies: equal up to capacity; who holds more now gets what does not divide."""
+    """Each worker's share of `total` replicas: equal up to capacity; who holds more now gets what does not divide."""
     has = dict.fromkeys((worker.worker_id for worker in workers), 0)
     for holders in before.values():
         for worker_id in holders:
@@ -132,43 +132,45 @@ class _Board:
 
     load: Mapping[Item, float]
     quota: dict[str, int]
-    held: dict[str, set[Item]] = field(default_factory=dict)
+    assigned: dict[str, set[Item]] = field(default_factory=dict)
     weight: dict[str, float] = field(default_factory=dict)
     in_layer: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.quota = {worker_id: self.quota[worker_id] for worker_id in sorted(self.quota, key=ordinal)}
-        self.held = {worker_id: set() for worker_id in self.quota}
+        self.assigned = {worker_id: set() for worker_id in self.quota}
         self.weight = dict.fromkeys(self.quota, 0.0)
 
     def holders(self, item: Item) -> tuple[str, ...]:
-        return tuple(worker_id for worker_id, held in self.held.items() if item in held)
+        return tuple(worker_id for worker_id, assigned in self.assigned.items() if item in assigned)
 
     def keep(self, before: Mapping[Item, Collection[str]], wanted: Mapping[Item, int]) -> None:
-        """Leaves things where they are, then takes off what is too much: copies nobody wants, and above the quota."""
+        """Leaves things where they are, then takes off what is too much: replicas nobody wants, and above the quota."""
         for item, holders in before.items():
             for worker_id in holders:
                 if self.quota.get(worker_id):
                     self._add(worker_id, item)
         for item in before:
             while len(holders := self.holders(item)) > wanted.get(item, 0):
-                self._take(max(holders, key=lambda worker_id: len(self.held[worker_id]) - self.quota[worker_id]), item)
+                self._take(
+                    max(holders, key=lambda worker_id: len(self.assigned[worker_id]) - self.quota[worker_id]), item
+                )
         for worker_id, quota in self.quota.items():
-            while len(self.held[worker_id]) > quota:
-                self._take(worker_id, max(self.held[worker_id], key=lambda item: self._spare(worker_id, item)))
+            while len(self.assigned[worker_id]) > quota:
+                self._take(worker_id, max(self.assigned[worker_id], key=lambda item: self._spare(worker_id, item)))
 
     def give(self, item: Item) -> None:
         """Places one more copy; when only holders of the item have room, one of them gets something else instead."""
-        open_ = [worker_id for worker_id, quota in self.quota.items() if len(self.held[worker_id]) < quota]
-        fit = [worker_id for worker_id in open_ if item not in self.held[worker_id]]
+        open_ = [worker_id for worker_id, quota in self.quota.items() if len(self.assigned[worker_id]) < quota]
+        fit = [worker_id for worker_id in open_ if item not in self.assigned[worker_id]]
         if fit:
             self._add(min(fit, key=lambda worker_id: self._burden(worker_id, item)), item)
             return
-        for giver, held in self.held.items():
-            if item in held:
+        for giver, assigned in self.assigned.items():
+            if item in assigned:
                 continue
             for taker in open_:
-                if others := held - self.held[taker]:
+                if others := assigned - self.assigned[taker]:
                     swapped = min(others)
                     self._take(giver, swapped)
                     self._add(taker, swapped)
@@ -177,25 +179,25 @@ class _Board:
 
     def table(self, layers: int, experts: int) -> TableView:
         rows: list[list[list[str]]] = [[[] for _ in range(experts)] for _ in range(layers)]
-        for worker_id, held in self.held.items():
-            for layer, expert in held:
+        for worker_id, assigned in self.assigned.items():
+            for layer, expert in assigned:
                 rows[layer][expert].append(worker_id)
         return TableView(tuple(tuple(tuple(holders) for holders in row) for row in rows))
 
     def _burden(self, worker_id: str, item: Item) -> tuple[int, float, float]:
         """The least gets the item: few of its layer, so that a layer's rows spread; then little load; then room."""
-        full = len(self.held[worker_id]) / self.quota[worker_id]
+        full = len(self.assigned[worker_id]) / self.quota[worker_id]
         return self.in_layer.get((worker_id, item[0]), 0), self.weight[worker_id], full
 
     def _spare(self, worker_id: str, item: Item) -> tuple[int, Item]:
         return self.in_layer[worker_id, item[0]], item
 
     def _add(self, worker_id: str, item: Item) -> None:
-        self.held[worker_id].add(item)
+        self.assigned[worker_id].add(item)
         self._count(worker_id, item, 1)
 
     def _take(self, worker_id: str, item: Item) -> None:
-        self.held[worker_id].remove(item)
+        self.assigned[worker_id].remove(item)
         self._count(worker_id, item, -1)
 
     def _count(self, worker_id: str, item: Item, by: int) -> None:

@@ -53,11 +53,11 @@ class Workers:
             return False
         return True
 
-    async def held(self, record: WorkerRecord) -> set[Item]:
+    async def loaded(self, record: WorkerRecord) -> set[Item]:
         """What an expert worker says that it holds. Raises CallFailed."""
         stub = ExpertStub(self._channel(record))
         about = await _sent(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
-        return {(id.layer, id.expert) for id in about.held}
+        return {(id.layer, id.expert) for id in about.loaded}
 
     async def prepare(self, record: WorkerRecord, epoch: int, items: Iterable[Item]) -> dict[Item, int]:
         """Has experts loaded and warmed; returns their golden digests. Raises CallFailed."""

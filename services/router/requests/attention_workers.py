@@ -19,7 +19,7 @@ import structlog
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
-from services.router.requests.stall_detector import OpenAttempt, Patience, Watch
+from services.router.requests.stall_detector import OpenAttempt, StallDetector, StallTimeouts
 from services.router.requests.worker_choice import AttentionWorker, choose_worker
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class StaticDirectory:
         return self.workers
 
 
-class Fleet:
+class AttentionWorkerPool:
     """One per router process; everything on its event loop."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Fleet:
         max_model_len: int,
         refresh_s: float = 0.5,
         hold_s: float = HOLD_S,
-        patience: Patience = Patience(),  # noqa: B008  frozen
+        timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
     ) -> None:
         self._directory = directory
         self._refresh_s, self._hold_s = refresh_s, hold_s
@@ -80,7 +80,7 @@ class Fleet:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
         self._changed = asyncio.Event()
-        self._watch = Watch(self._answers, patience)
+        self._stalls = StallDetector(self._answers, timeouts)
         self._listed_at: dict[str, float] = {}  # by worker id
         self._served_at = -math.inf
         self.workers: tuple[AttentionWorker, ...] = ()
@@ -110,7 +110,7 @@ class Fleet:
 
     def choose(self, numerics_class: str | None, avoid: Collection[str]) -> AttentionWorker | None:
         return choose_worker(
-            self.workers, self.open_on, numerics_class=numerics_class, avoid={*avoid, *self._watch.suspects}
+            self.workers, self.open_on, numerics_class=numerics_class, avoid={*avoid, *self._stalls.suspects}
         )
 
     async def channel(self, worker: AttentionWorker) -> grpc.aio.Channel | None:
@@ -155,7 +155,7 @@ class Fleet:
         if self.serving:
             self._served_at = time.monotonic()
         await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
-        self._watch.look(self.workers, self.attempts)
+        self._stalls.look(self.workers, self.attempts)
         await self._close_unused()
         self._changed.set()
         self._changed = asyncio.Event()
@@ -170,7 +170,7 @@ class Fleet:
         return (*listed, *(worker for worker in lingering if worker.worker_id in self._listed_at))
 
     async def close(self) -> None:
-        self._watch.close()
+        self._stalls.close()
         for channel in self._channels.values():
             await channel.close(None)
         self._channels.clear()

@@ -17,7 +17,7 @@ import structlog
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
-from services.router.requests.attention_workers import Fleet
+from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -27,7 +27,7 @@ from services.router.requests.errors import (
     WorkerRefused,
 )
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.progress import Progress
+from services.router.requests.progress import GenerationProgress
 from services.router.requests.worker_choice import AttentionWorker
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ CALLERS_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class GenerationRequest:
     """What is to be generated. `deadline` is a moment of the monotonic clock; `eos_ids` end it unless ignored."""
 
     request_id: str
@@ -54,7 +54,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class TokenBatch:
     """Tokens that came together; `finish_reason` (stop, length) is set on the last."""
 
     tokens: Sequence[attention_pb2.Token]
@@ -70,14 +70,14 @@ class Attempt:
     ) -> None:
         self.worker = worker
         self.number = request.attempt
-        self.heard_at = time.monotonic()
+        self.last_event_at = time.monotonic()
         self.abandoned = False
         self._call = AttentionStub(channel).Generate(request, timeout=request.deadline_ms / 1000)
 
     async def read(self) -> attention_pb2.GenerateEvent | None:
         """The next event; None at the end. Raises AioRpcError, or CancelledError after `abandon`."""
         event = await self._call.read()
-        self.heard_at = time.monotonic()
+        self.last_event_at = time.monotonic()
         return event if isinstance(event, attention_pb2.GenerateEvent) else None
 
     def abandon(self) -> None:
@@ -92,16 +92,17 @@ class Attempt:
 class Generation:
     """Use as a context manager: leaving it cancels whatever is still under way."""
 
-    def __init__(self, fleet: Fleet, metrics: RequestMetrics, order: Order) -> None:
-        self._fleet = fleet
+    def __init__(
+        self, attention_workers: AttentionWorkerPool, metrics: RequestMetrics, request: GenerationRequest
+    ) -> None:
+        self._workers = attention_workers
         self._metrics = metrics
-        self._order = order
+        self._request = request
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
         self._abort: RouterError | None = None
-        self.progress = Progress()
+        self.progress = GenerationProgress()
         self.numerics_class: str | None = None
-        self.cached_tokens = 0
 
     def __enter__(self) -> Generation:
         return self
@@ -111,12 +112,12 @@ class Generation:
         self._metrics.dropped_tokens.inc(self.progress.dropped)
 
     def abort(self, error: RouterError) -> None:
-        """Ends the generation from outside: the next `arrival` raises `error`."""
+        """Ends the generation from outside: the next call of `next_tokens` raises `error`."""
         self._abort = error
         if self._attempt is not None:
             self._attempt.abandon()
 
-    async def arrival(self) -> Arrival:
+    async def next_tokens(self) -> TokenBatch:
         """The next tokens. Raises RouterError when the generation cannot go on."""
         while True:
             if self._attempt is None:
@@ -139,9 +140,8 @@ class Generation:
                 await self._recover(attempt, None)
                 continue
             tokens = self.progress.accept(event.attempt, event.tokens)
-            self.cached_tokens = event.cached_tokens or self.cached_tokens
             if tokens or event.finish_reason:
-                return Arrival(tokens, event.finish_reason, self._stop_id(event))
+                return TokenBatch(tokens, event.finish_reason, self._stop_id(event))
 
     def _stop_id(self, event: attention_pb2.GenerateEvent) -> int | None:
         """The id that ended it, when the worker sent it as the last token."""
@@ -149,42 +149,42 @@ class Generation:
         stopped = event.finish_reason == "stop" and emitted and emitted[-1] == event.stop_id
         return event.stop_id if stopped else None
 
-    def _already_over(self) -> Arrival | None:
+    def _already_over(self) -> TokenBatch | None:
         """The end that a worker reached but could not tell any more."""
-        emitted, sampling = self.progress.emitted_ids, self._order.sampling
+        emitted, sampling = self.progress.emitted_ids, self._request.sampling
         if not emitted:
             return None
-        ends: Collection[int] = set(sampling.stop_ids) | (set() if sampling.ignore_eos else self._order.eos_ids)
+        ends: Collection[int] = set(sampling.stop_ids) | (set() if sampling.ignore_eos else self._request.eos_ids)
         if emitted[-1] in ends and len(emitted) >= sampling.min_tokens:
-            return Arrival((), "stop", emitted[-1])
-        return Arrival((), "length") if len(emitted) >= sampling.max_tokens else None
+            return TokenBatch((), "stop", emitted[-1])
+        return TokenBatch((), "length") if len(emitted) >= sampling.max_tokens else None
 
     async def _open(self) -> Attempt:
         """A new attempt at the best worker. Waits for one until the deadline, once a worker had taken the request, and
         at first as long as one is expected."""
-        patience = time.monotonic() + FIRST_WORKER_S
+        give_up_at = time.monotonic() + FIRST_WORKER_S
         while True:
             self._check_time()
-            worker = self._fleet.choose(self.numerics_class if self.progress.emitted_ids else None, self._failed)
-            channel = await self._fleet.channel(worker) if worker else None
+            worker = self._workers.choose(self.numerics_class if self.progress.emitted_ids else None, self._failed)
+            channel = await self._workers.channel(worker) if worker else None
             if worker and channel:
                 return self._start(worker, channel)
-            hopeless = worker is None and self._fleet.not_ready() is not None
-            if self.progress.attempt == 0 and (hopeless or (worker and time.monotonic() > patience)):
-                reason = self._fleet.not_ready() or "no attention worker can be reached"
+            hopeless = worker is None and self._workers.not_ready() is not None
+            if self.progress.attempt == 0 and (hopeless or (worker and time.monotonic() > give_up_at)):
+                reason = self._workers.not_ready() or "no attention worker can be reached"
                 raise NoWorker(f"The cluster cannot serve this now: {reason}.")
             if worker:
                 self._failed.add(worker.worker_id)
-            await self._fleet.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
-            patience = patience if worker else time.monotonic() + FIRST_WORKER_S
+            await self._workers.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
+            give_up_at = give_up_at if worker else time.monotonic() + FIRST_WORKER_S
 
     def _start(self, worker: AttentionWorker, channel: grpc.aio.Channel) -> Attempt:
         request = attention_pb2.GenerateRequest(
-            request_id=self._order.request_id,
+            request_id=self._request.request_id,
             attempt=self.progress.open_attempt(),
-            prompt_ids=self._order.prompt_ids,
+            prompt_ids=self._request.prompt_ids,
             emitted_ids=self.progress.emitted_ids,
-            sampling=self._order.sampling,
+            sampling=self._request.sampling,
             deadline_ms=max(1, int(self._seconds_left() * 1000)),
         )
         self._metrics.attempts.inc()
@@ -192,8 +192,8 @@ class Generation:
             self._metrics.failovers.inc()
         self.numerics_class = worker.numerics_class
         attempt = Attempt(worker, channel, request)
-        self._fleet.attempts.add(attempt)
-        self._fleet.open_on[worker.worker_id] += 1
+        self._workers.attempts.add(attempt)
+        self._workers.open_on[worker.worker_id] += 1
         return attempt
 
     def _leave(self) -> None:
@@ -201,8 +201,8 @@ class Generation:
             return
         attempt, self._attempt = self._attempt, None
         attempt.cancel()
-        self._fleet.attempts.discard(attempt)
-        self._fleet.open_on[attempt.worker.worker_id] -= 1
+        self._workers.attempts.discard(attempt)
+        self._workers.open_on[attempt.worker.worker_id] -= 1
 
     async def _recover(self, attempt: Attempt, error: grpc.aio.AioRpcError | None) -> None:
         """Leaves a failed attempt behind. Raises RouterError when another one would be no better."""
@@ -213,7 +213,7 @@ class Generation:
         log.warning(
             "attempt failed",
             worker=attempt.worker.worker_id,
-            request_id=self._order.request_id,
+            request_id=self._request.request_id,
             attempt=attempt.number,
             emitted=self.progress.next_index,
             status=code.name if code else "ended early",
@@ -229,7 +229,7 @@ class Generation:
         if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
             pass  # it leaves in good order: no sign that the request is at fault
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            another = self._fleet.choose(self.numerics_class, self._failed)
+            another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no room for this request now.", code="overloaded")
         elif self.progress.attempt_failed() >= MAX_BARREN_ATTEMPTS:
@@ -243,4 +243,4 @@ class Generation:
             raise DeadlineExceeded(OUT_OF_TIME)
 
     def _seconds_left(self) -> float:
-        return self._order.deadline - time.monotonic()
+        return self._request.deadline - time.monotonic()

@@ -11,7 +11,7 @@ from services.router.requests.errors import RouterError
 from services.router.requests.metrics import RequestMetrics
 
 
-class Life:
+class RequestLifecycle:
     """Counts one sequence. It ends exactly once: with a finish reason, an error's code, or a cancel."""
 
     def __init__(self, metrics: RequestMetrics, prompt_tokens: int) -> None:
@@ -66,23 +66,23 @@ class Life:
 
 
 @contextmanager
-def lived(metrics: RequestMetrics, prompt_tokens: int) -> Iterator[Life]:
-    """A life whose ending follows from how the block is left, unless the block has ended it before."""
-    life = Life(metrics, prompt_tokens)
+def request_lifecycle(metrics: RequestMetrics, prompt_tokens: int) -> Iterator[RequestLifecycle]:
+    """A lifecycle whose ending follows from how the block is left, unless the block has ended it before."""
+    lifecycle = RequestLifecycle(metrics, prompt_tokens)
     try:
-        yield life
+        yield lifecycle
     except RouterError as error:
-        if life.ending is None:
-            life.fail(error.code)
+        if lifecycle.ending is None:
+            lifecycle.fail(error.code)
         raise
     except (asyncio.CancelledError, GeneratorExit):
-        if life.ending is None:
-            life.cancel()
+        if lifecycle.ending is None:
+            lifecycle.cancel()
         raise
     except BaseException:
-        if life.ending is None:
-            life.fail(RouterError.code)
+        if lifecycle.ending is None:
+            lifecycle.fail(RouterError.code)
         raise
     else:
-        if life.ending is None:
-            life.cancel()
+        if lifecycle.ending is None:
+            lifecycle.cancel()

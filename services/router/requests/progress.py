@@ -21,7 +21,7 @@ TokenT = TypeVar("TokenT", bound=IndexedToken)
 
 
 @dataclass(slots=True)
-class Progress:
+class GenerationProgress:
     """A token is taken only from the current attempt and only at the next index; so a zombie worker changes nothing."""
 
     attempt: int = 0

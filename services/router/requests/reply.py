@@ -1,4 +1,4 @@
-"""One choice of an answer: a generation, its text and its life, read piece by piece."""
+"""One choice of an answer: a generation, its text and its lifecycle, read delta by delta."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from caracal_proto import attention_pb2
 
 from services.router.requests.assets import ModelAssets
-from services.router.requests.attention_workers import Fleet
+from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.errors import RouterError
-from services.router.requests.generation import Generation, Order
-from services.router.requests.lifecycle import Life, lived
+from services.router.requests.generation import Generation, GenerationRequest
+from services.router.requests.lifecycle import RequestLifecycle, request_lifecycle
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stops import StopStrings
 from services.router.requests.text import TextFold
@@ -31,8 +31,8 @@ class TextRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Text and tokens that came together; `finish_reason` is set on the last piece."""
+class TextDelta:
+    """Text and tokens that came together; `finish_reason` is set on the last delta."""
 
     text: str
     tokens: Sequence[attention_pb2.Token]
@@ -42,9 +42,9 @@ class Piece:
 class Reply:
     """Use as a context manager: however it is left, the worker is told and the sequence ends exactly once."""
 
-    def __init__(self, cluster: Cluster, order: Order, rules: TextRules) -> None:
+    def __init__(self, cluster: ServingContext, request: GenerationRequest, rules: TextRules) -> None:
         self._cluster = cluster
-        self._order = order
+        self._request = request
         self._rules = rules
         self._exit = ExitStack()
         vocabulary = cluster.assets.vocabulary
@@ -52,15 +52,19 @@ class Reply:
         self._text = TextFold(
             vocabulary.decoder(skipped),
             StopStrings(rules.stop, include=rules.include_stop),
-            min_tokens=order.sampling.min_tokens,
+            min_tokens=request.sampling.min_tokens,
             checked=bool(rules.stop),
         )
         self.stop_reason: str | int | None = None
         self.reasoning_tokens = 0  # counted by whoever tells reasoning from content
 
     def __enter__(self) -> Reply:
-        self._life: Life = self._exit.enter_context(lived(self._cluster.metrics, len(self._order.prompt_ids)))
-        self._generation = self._exit.enter_context(Generation(self._cluster.fleet, self._cluster.metrics, self._order))
+        self._lifecycle: RequestLifecycle = self._exit.enter_context(
+            request_lifecycle(self._cluster.metrics, len(self._request.prompt_ids))
+        )
+        self._generation = self._exit.enter_context(
+            Generation(self._cluster.attention_workers, self._cluster.metrics, self._request)
+        )
         self._cluster.opened(self)
         self._exit.callback(self._cluster.left, self)
         return self
@@ -74,19 +78,15 @@ class Reply:
 
     @property
     def prompt_ids(self) -> Sequence[int]:
-        return self._order.prompt_ids
+        return self._request.prompt_ids
 
     @property
     def prompt_tokens(self) -> int:
-        return self._life.prompt_tokens
+        return self._lifecycle.prompt_tokens
 
     @property
     def completion_tokens(self) -> int:
-        return self._life.tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        return self._generation.cached_tokens
+        return self._lifecycle.tokens
 
     @property
     def numerics_class(self) -> str:
@@ -96,39 +96,39 @@ class Reply:
         """Ends the reply from outside with an error."""
         self._generation.abort(error)
 
-    async def next(self) -> Piece:
-        """The next piece. Raises RouterError."""
-        arrival = await self._generation.arrival()
-        tokens = arrival.tokens
+    async def next(self) -> TextDelta:
+        """The next delta. Raises RouterError."""
+        next_tokens = await self._generation.next_tokens()
+        tokens = next_tokens.tokens
         ids = [token.id for token in tokens]
-        hidden_stop = arrival.stop_id is not None and not self._rules.include_stop
+        hidden_stop = next_tokens.stop_id is not None and not self._rules.include_stop
         text, used = self._text.push(ids[:-1] if hidden_stop and ids else ids)
         if self._text.hit is not None:
-            self._life.generated(used)
+            self._lifecycle.generated(used)
             self.stop_reason = self._text.hit
             return self._last(text, tokens[:used], "stop")
         if tokens:
-            self._life.generated(len(tokens))
-        if not arrival.finish_reason:
-            return Piece(text, tokens)
+            self._lifecycle.generated(len(tokens))
+        if not next_tokens.finish_reason:
+            return TextDelta(text, tokens)
         text += self._text.finish()
         if self._text.hit is not None:
             self.stop_reason = self._text.hit
-        elif arrival.stop_id is not None and arrival.stop_id not in self._order.eos_ids:
-            self.stop_reason = arrival.stop_id
-        return self._last(text, tokens, arrival.finish_reason)
+        elif next_tokens.stop_id is not None and next_tokens.stop_id not in self._request.eos_ids:
+            self.stop_reason = next_tokens.stop_id
+        return self._last(text, tokens, next_tokens.finish_reason)
 
-    def _last(self, text: str, tokens: Sequence[attention_pb2.Token], reason: str) -> Piece:
-        self._life.finish(reason)
-        return Piece(text, tokens, reason)
+    def _last(self, text: str, tokens: Sequence[attention_pb2.Token], reason: str) -> TextDelta:
+        self._lifecycle.finish(reason)
+        return TextDelta(text, tokens, reason)
 
 
-class Cluster:
-    """What every reply needs: the model's assets, the fleet, the metrics. One per router process."""
+class ServingContext:
+    """What every reply needs: the model's assets, the attention workers, the metrics. One per router process."""
 
-    def __init__(self, assets: ModelAssets, fleet: Fleet, metrics: RequestMetrics) -> None:
+    def __init__(self, assets: ModelAssets, attention_workers: AttentionWorkerPool, metrics: RequestMetrics) -> None:
         self.assets = assets
-        self.fleet = fleet
+        self.attention_workers = attention_workers
         self.metrics = metrics
         self.open_replies: set[Reply] = set()
         self.closing: RouterError | None = None
@@ -137,7 +137,7 @@ class Cluster:
 
     @property
     def max_model_len(self) -> int:
-        return min(self.assets.max_model_len, self.fleet.max_model_len)
+        return min(self.assets.max_model_len, self.attention_workers.max_model_len)
 
     def opened(self, reply: Reply) -> None:
         self.open_replies.add(reply)

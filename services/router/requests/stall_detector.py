@@ -19,10 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class OpenAttempt(Protocol):
-    """What is watched of an attempt under way. `heard_at` is a moment of the monotonic clock."""
+    """What is watched of an attempt under way. `last_event_at` is a moment of the monotonic clock."""
 
     worker: AttentionWorker
-    heard_at: float
+    last_event_at: float
 
     def abandon(self) -> None: ...
 
@@ -31,19 +31,19 @@ Probe = Callable[[AttentionWorker], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class StallTimeouts:
     """Seconds of silence: before a worker without a lease is given up, and before one with a lease is probed."""
 
     lost_s: float = 2.0
     probe_after_s: float = 0.5
 
 
-class Watch:
+class StallDetector:
     """`probe` asks a worker whether it is there, and says False when no answer came in time."""
 
-    def __init__(self, probe: Probe, patience: Patience) -> None:
+    def __init__(self, probe: Probe, give_up_at: StallTimeouts) -> None:
         self._probe = probe
-        self._patience = patience
+        self._timeouts = give_up_at
         self._missing_since: dict[str, float] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
         self.suspects: set[str] = set()  # ids of workers that did not answer their last probe
@@ -52,7 +52,7 @@ class Watch:
         """One look at everything, without waiting for any probe."""
         now = time.monotonic()
         self._give_up_lost(workers, attempts, now)
-        quiet = {a.worker.worker_id for a in attempts if a.heard_at < now - self._patience.probe_after_s}
+        quiet = {a.worker.worker_id for a in attempts if a.last_event_at < now - self._timeouts.probe_after_s}
         self.suspects &= {worker.worker_id for worker in workers}
         for worker in workers:
             if worker.worker_id in quiet | self.suspects and worker.worker_id not in self._probing:
@@ -68,7 +68,7 @@ class Watch:
         self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
         for attempt in list(attempts):
             missing_since = self._missing_since.get(attempt.worker.worker_id, now)
-            if max(missing_since, attempt.heard_at) < now - self._patience.lost_s:
+            if max(missing_since, attempt.last_event_at) < now - self._timeouts.lost_s:
                 log.warning("worker lost", worker=attempt.worker.worker_id)
                 attempt.abandon()
 
@@ -88,6 +88,6 @@ class Watch:
         if other is None or other.worker_id in self.suspects:
             return
         for attempt in list(attempts):
-            if attempt.worker.worker_id == worker.worker_id and attempt.heard_at < asked_at:
+            if attempt.worker.worker_id == worker.worker_id and attempt.last_event_at < asked_at:
                 log.warning("worker does not answer", worker=worker.worker_id, instead=other.worker_id)
                 attempt.abandon()

@@ -57,8 +57,8 @@ class ChatTemplate:
         **variables: Any,
     ) -> list[Segment]:
         """The prompt in segments. Raises InvalidRequest when the template refuses the messages."""
-        shield = Shield(self._specials)
-        shielded = [message if message["role"] in TRUSTED_ROLES else shield.cover(message) for message in messages]
+        shield = SpecialTokenGuard(self._specials)
+        shielded = [message if message["role"] in TRUSTED_ROLES else shield.escape(message) for message in messages]
         try:
             text = self._template.render(
                 messages=shielded,
@@ -74,15 +74,15 @@ class ChatTemplate:
         return shield.segments(text)
 
 
-class Shield:
+class SpecialTokenGuard:
     """Keeps control tokens that users type from becoming control tokens: each is a mark while the template runs."""
 
     def __init__(self, specials: Sequence[str]) -> None:
         self._specials = specials
         self._nonce = secrets.token_hex(8)
-        self._covered: list[str] = []
+        self._escaped: list[str] = []
 
-    def cover(self, message: Message) -> Message:
+    def escape(self, message: Message) -> Message:
         content = message.get("content")
         if not isinstance(content, str):
             return message
@@ -93,17 +93,17 @@ class Shield:
 
     def segments(self, text: str) -> list[Segment]:
         """The rendered text cut at the marks; what they covered is plain text."""
-        if not self._covered:
+        if not self._escaped:
             return [(text, True)]
         segments: list[Segment] = []
         for i, part in enumerate(text.split(f"\ue000{self._nonce}:")):
             number, mark, rest = part.partition("\ue001") if i else ("", "", part)
             if mark:
-                segments.append((self._covered[int(number)], False))
+                segments.append((self._escaped[int(number)], False))
             segments.append((rest, True))
         return [(part, control) for part, control in segments if part]
 
     def _mark(self, special: str) -> str:
-        if special not in self._covered:
-            self._covered.append(special)
-        return f"\ue000{self._nonce}:{self._covered.index(special)}\ue001"
+        if special not in self._escaped:
+            self._escaped.append(special)
+        return f"\ue000{self._nonce}:{self._escaped.index(special)}\ue001"

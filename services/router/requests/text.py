@@ -33,8 +33,8 @@ class TextFold:
         text = ""
         for used, token_id in enumerate(ids, 1):
             self._tokens += 1
-            piece = self._decoder.push((token_id,))
-            text += piece if self._tokens <= self._min_tokens else self._stops.push(piece)
+            delta = self._decoder.push((token_id,))
+            text += delta if self._tokens <= self._min_tokens else self._stops.push(delta)
             if self._stops.hit is not None:
                 return text, used
         return text, len(ids)

@@ -64,7 +64,7 @@ REFINED: dict[str, Tree] = {
     "model.shape.storage": _one_of("bfloat16", "float32", "float8_e4m3"),
     "link.kind": _one_of("grpc", "nccl"),
     "link.dispatchDtype": _one_of("", "fp8"),
-    "placement.copies": _between(1, 64),
+    "placement.replicas": _between(1, 64),
     "pod.image": {"$ref": "#/properties/image"},
     "pod.accelerator.resourceName": _form(_RESOURCE),
     "pod.accelerator.count": _between(0, 64),

@@ -15,9 +15,9 @@ from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.router.gateway.body import check_shape, parse_json
-from services.router.gateway.context import Service
+from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_segments, completion_ids
+from services.router.gateway.request_body import check_model_fields, parse_json
 from services.router.gateway.schemas import ChatRequest, CompletionRequest
 from services.router.requests.errors import InvalidRequest, RouterError
 from services.router.requests.reply import TextRules
@@ -39,7 +39,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RouterServicer(router_pb2_grpc.RouterServicer):
     """Text or messages in, text out."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: GatewayContext) -> None:
         self._service = service
 
     async def Generate(self, request: router_pb2.TextRequest, context: Context) -> AsyncIterator[router_pb2.TextEvent]:
@@ -81,13 +81,13 @@ def shape_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest
         chat = {"messages": parse_json(request.messages_json.encode()), **fields}
         if request.sampling.logprobs:
             chat |= {"logprobs": True, "top_logprobs": request.sampling.top_logprobs}
-        return check_shape(chat, ChatRequest)
+        return check_model_fields(chat, ChatRequest)
     if request.WhichOneof("input") != "prompt":
         raise InvalidRequest("One of prompt and messages_json is required.", param="input")
     completion = {"prompt": request.prompt, **fields}
     if request.sampling.logprobs:
         completion["logprobs"] = request.sampling.top_logprobs
-    return check_shape(completion, CompletionRequest)
+    return check_model_fields(completion, CompletionRequest)
 
 
 def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:
@@ -111,10 +111,10 @@ async def _refuse(context: Context, error: RouterError) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-class GrpcEdge:
+class GrpcServer:
     """The gRPC server with health and reflection."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: GatewayContext) -> None:
         self._server = grpc.aio.server(options=(("grpc.max_receive_message_length", MAX_MESSAGE),))
         self._health = health.aio.HealthServicer()
         router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(service), self._server)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from services.attention_worker.loading import Loaded, Opened
-from services.attention_worker.model.interfaces import ExchangeLike
+from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.model import Model
 from services.attention_worker.model.ranks import SharedRanks
 from services.attention_worker.model.shard import Shard
 from services.attention_worker.model.step import Step
-from services.attention_worker.tensor_parallel.exchange import GaveUp, LeadingExchange
+from services.attention_worker.tensor_parallel.dispatchers import GaveUp, Rank0Dispatcher
 from services.attention_worker.tensor_parallel.followers import Followers
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.step_codec import pack
@@ -18,7 +18,7 @@ from services.checkpoint.config import ModelConfig
 from services.router.dispatch.links import WorkerUnavailable
 
 
-class LeadingModel:
+class Rank0Model:
     """Rank 0's part of the model, and the word to the others before each step."""
 
     def __init__(self, model: Model, group: RankGroup, followers: Followers) -> None:
@@ -29,11 +29,11 @@ class LeadingModel:
         """This rank's caches: latents belong to all heads, so every rank has all of them."""
         return self._model.new_cache(num_pages, page_size)
 
-    def forward(self, step: Step, caches: list[Tensor], exchange: ExchangeLike) -> Tensor:
+    def forward(self, step: Step, caches: list[Tensor], exchange: DispatcherLike) -> Tensor:
         """As Model.forward. Raises what the exchange raises, and WorkerUnavailable when the ranks are out of step."""
         try:
             self._followers.send(pack(step, caches[0].shape[1]))
-            logits_BV = self._model.forward(step, caches, LeadingExchange(self._group, exchange))
+            logits_BV = self._model.forward(step, caches, Rank0Dispatcher(self._group, exchange))
             self._group.settle()
             self._followers.check()
             return logits_BV
@@ -43,7 +43,7 @@ class LeadingModel:
             raise WorkerUnavailable(str(self._followers.part(error))) from error
 
 
-def ranks_of(config: ModelConfig, group: RankGroup) -> SharedRanks:
+def shared_ranks(config: ModelConfig, group: RankGroup) -> SharedRanks:
     """A rank's share of the work on this model."""
     return SharedRanks(
         group.shard,
@@ -54,16 +54,16 @@ def ranks_of(config: ModelConfig, group: RankGroup) -> SharedRanks:
     )
 
 
-def load_leader(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[LeadingModel]:
+def load_rank0(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[Rank0Model]:
     """The whole model, or rank 0's part of it, joined by the others. Raises CheckpointError or RankLost."""
     if followers.size == 1:
         return opened.load()
     group = RankGroup(Shard(0, followers.size), followers.folder, opened.device)
-    loaded = opened.load(ranks_of(opened.config, group))
+    loaded = opened.load(shared_ranks(opened.config, group))
     followers.await_ready(loaded.numerics_class)
     group.connect()
     followers.joined(group.abort)
-    limits = opened.limits(group.least(loaded.limits.num_pages))
+    limits = opened.limits(group.all_reduce_min(loaded.limits.num_pages))
     if opened.device.type == "cpu":  # NCCL may look into its store later on; gloo has met and needs it no more
         followers.clear()
-    return Loaded(LeadingModel(loaded.model, group, followers), limits, loaded.numerics_class)
+    return Loaded(Rank0Model(loaded.model, group, followers), limits, loaded.numerics_class)

@@ -79,9 +79,9 @@ class Nursery:
 
 def slowly(slow_s: float) -> Callable[[Compute], Compute]:
     def around(compute: Compute) -> Compute:
-        def slow(layer: int, x_RD: Tensor, row_P: Tensor, expert_P: Tensor) -> Tensor:
+        def slow(layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
             time.sleep(slow_s)
-            return compute(layer, x_RD, row_P, expert_P)
+            return compute(layer, x_RD, row_A, expert_A)
 
         return slow
 

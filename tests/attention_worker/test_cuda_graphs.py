@@ -1,4 +1,4 @@
-"""Recorded segments give the bits of unrecorded ones. Where there is no GPU, recordings are played by hand."""
+"""GraphRunner segments give the bits of unrecorded ones. Where there is no GPU, graphs are played by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from random import Random
 import pytest
 import torch
 from support.engine_driver import Driver, Heard, limits
-from support.plain_exchange import PlainExchange
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
-from services.attention_worker.model.cuda_graphs import SIZES, CudaRecorder, Recorded, Recorder, Rows, Runs, runs_on
+from services.attention_worker.model.cuda_graphs import (
+    BUCKETS,
+    CudaGraphCapture,
+    GraphCapture,
+    GraphRunner,
+    SegmentRunner,
+    Tensors,
+    runner_for,
+)
 from services.attention_worker.model.load import Load
 from services.attention_worker.model.model import Model
 from services.checkpoint.reader import Checkpoint
@@ -24,7 +32,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 class Again:
     """Runs the work anew and puts the results where the first ones were: what a graph does, without a graph."""
 
-    def record(self, work: Callable[[], Rows]) -> tuple[Callable[[], None], Rows]:
+    def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         results = work()
 
         def again() -> None:
@@ -34,8 +42,8 @@ class Again:
         return again, results
 
 
-def recorder() -> Recorder:
-    return CudaRecorder() if DEVICE.type == "cuda" else Again()
+def capture() -> GraphCapture:
+    return CudaGraphCapture() if DEVICE.type == "cuda" else Again()
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -44,12 +52,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return Checkpoint.open(path)
 
 
-def model(checkpoint: Checkpoint, runs: Runs | None = None) -> Model:
+def model(checkpoint: Checkpoint, runs: SegmentRunner | None = None) -> Model:
     dtype: torch.dtype = getattr(torch, checkpoint.config.torch_dtype)
     return Model(Load(checkpoint, dtype, lambda done, total: None, device=DEVICE), runs)
 
 
-def answers(checkpoint: Checkpoint, runs: Runs | None) -> list[Heard]:
+def answers(checkpoint: Checkpoint, runs: SegmentRunner | None) -> list[Heard]:
     """Thirty requests of all lengths, prefilled in chunks beside decodes, some preempted."""
     made = model(checkpoint, runs)
     sizes = limits(max_batch_tokens=80, max_running=24, num_pages=40)
@@ -66,18 +74,18 @@ def answers(checkpoint: Checkpoint, runs: Runs | None) -> list[Heard]:
 
 
 def test_recorded_steps_give_the_same_bits(checkpoint: Checkpoint) -> None:
-    runs = Recorded(DEVICE, recorder())
-    for one, other in zip(answers(checkpoint, runs_on(torch.device("cpu"))), answers(checkpoint, runs), strict=True):
+    runs = GraphRunner(DEVICE, capture())
+    for one, other in zip(answers(checkpoint, runner_for(torch.device("cpu"))), answers(checkpoint, runs), strict=True):
         assert one.tokens == other.tokens
         assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
     segments = 2 * checkpoint.config.num_layers
     widths = 4  # 1, 2, 4 and 8 pages of 16
-    assert segments * 5 <= runs.recordings <= segments * len(SIZES) * widths, "each size, width and segment once"
+    assert segments * 5 <= runs.graphs <= segments * len(BUCKETS) * widths, "each size, width and segment once"
 
 
 def test_other_caches_are_recorded_anew(checkpoint: Checkpoint) -> None:
     """A recording reads the caches it was made with; a second engine on the same model has others."""
-    runs = Recorded(DEVICE, recorder())
+    runs = GraphRunner(DEVICE, capture())
     made = model(checkpoint, runs)
     exchange, sampling = PlainExchange(checkpoint, made.dtype), Sampling(max_tokens=4, ignore_eos=True)
     heard = []
@@ -90,14 +98,14 @@ def test_other_caches_are_recorded_anew(checkpoint: Checkpoint) -> None:
 
 def test_steps_too_large_run_as_they_come(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "model", WIDE_TOP_K))
-    runs = Recorded(DEVICE, recorder())
+    runs = GraphRunner(DEVICE, capture())
     made = model(checkpoint, runs)
     driver = Driver(made, PlainExchange(checkpoint, made.dtype), limits(max_batch_tokens=256, num_pages=32))
-    driver.submit(list(range(3, 3 + SIZES[-1] + 1)), Sampling(max_tokens=1, ignore_eos=True))
+    driver.submit(list(range(3, 3 + BUCKETS[-1] + 1)), Sampling(max_tokens=1, ignore_eos=True))
     driver.finish()
-    assert runs.recordings == 0
+    assert runs.graphs == 0
 
 
 def test_a_cpu_and_several_ranks_record_nothing() -> None:
-    assert not isinstance(runs_on(torch.device("cpu")), Recorded)
-    assert not isinstance(runs_on(torch.device("cuda", 0), ranks=2), Recorded)
+    assert not isinstance(runner_for(torch.device("cpu")), GraphRunner)
+    assert not isinstance(runner_for(torch.device("cuda", 0), ranks=2), GraphRunner)

@@ -20,20 +20,20 @@ import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, tensor_pb2
 from caracal_proto.tensors import dtype_name
 from support.expert_fleet import MAX_SESSIONS, REPO, connecting
-from support.peer_nursery import Nursery, Peer
+from support.p2p_worker_pool import Nursery, Peer
 from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.p2p_registry import FIRST_ITEM_S
-from services.expert_worker.sessions import MUTE_S
+from services.expert_worker.sessions import IDLE_S
 from services.router.dispatch.nccl_link import NcclLink
-from services.transport.p2p_group import CALLER, WORKER, Pair
+from services.transport.p2p_group import CALLER, WORKER, P2PGroup
 from services.transport.payload import MAX_ROWS
 from services.transport.rendezvous_check import refusal
 from services.transport.rendezvous_store import MirrorStore
 
 DTYPE = torch.bfloat16
-ITEM, CALL = expert_pb2.PairItem, expert_pb2.ExpertCall
+ITEM, CALL = expert_pb2.RendezvousItem, expert_pb2.ExpertCall
 Forge = Callable[[bytes], bytes]
 
 
@@ -85,9 +85,9 @@ def ended(stream: Iterable[object]) -> tuple[grpc.StatusCode, str]:
 def answering(peer: Peer, forge: Forge, timeout_s: float = 30.0) -> tuple[grpc.StatusCode, str]:
     """A rendezvous in which the caller answers each of the worker's keys with `forge` of its value."""
     with ExitStack() as held:
-        says: queue.SimpleQueue[expert_pb2.PairItem | None] = queue.SimpleQueue()
-        says.put(ITEM(pair=int.from_bytes(os.urandom(7), "little"), max_bytes=1000))
-        stream = stub(peer, held).Pair(iter(says.get, None), timeout=timeout_s)
+        says: queue.SimpleQueue[expert_pb2.RendezvousItem | None] = queue.SimpleQueue()
+        says.put(ITEM(group=int.from_bytes(os.urandom(7), "little"), max_bytes=1000))
+        stream = stub(peer, held).Rendezvous(iter(says.get, None), timeout=timeout_s)
 
         def replies() -> Iterator[object]:
             for item in stream:
@@ -154,14 +154,14 @@ def test_neither_side_lets_gloo_see_garbage(rank: int) -> None:
     code = f"""
 import struct, threading, torch
 from caracal_proto import expert_pb2
-from services.transport.p2p_group import Pair, PairBroken
+from services.transport.p2p_group import P2PGroup, P2PBroken
 from services.transport.rendezvous_store import MirrorStore
 store = MirrorStore(5.0, {rank})
-item = expert_pb2.PairItem(key="dispatch/0/{1 - rank}", value=struct.pack("<Q", 1 << 30) + b"a" * 100)
+item = expert_pb2.RendezvousItem(key="dispatch/0/{1 - rank}", value=struct.pack("<Q", 1 << 30) + b"a" * 100)
 threading.Thread(target=store.follow, args=(iter([item]),), daemon=True).start()
 try:
-    Pair.meet(store, {rank}, 1000, torch.device("cpu"), "127.0.0.1")
-except PairBroken as error:
+    P2PGroup.meet(store, {rank}, 1000, torch.device("cpu"), "127.0.0.1")
+except P2PBroken as error:
     print("broken:", error)
 """
     paths = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
@@ -190,42 +190,44 @@ def test_the_form_of_a_rank_s_blob() -> None:
         ([ITEM(key="combine/0/0", value=b"x" * 170)] * 2, "'combine/0/0' do not belong here"),
     ],
 )
-def test_keys_that_nobody_expects_end_a_rendezvous(peer: Peer, items: list[expert_pb2.PairItem], why: str) -> None:
+def test_keys_that_nobody_expects_end_a_rendezvous(
+    peer: Peer, items: list[expert_pb2.RendezvousItem], why: str
+) -> None:
     silent = threading.Event()
 
-    def say() -> Iterator[expert_pb2.PairItem]:
-        yield ITEM(pair=5, max_bytes=1000)
+    def say() -> Iterator[expert_pb2.RendezvousItem]:
+        yield ITEM(group=5, max_bytes=1000)
         yield from items
         silent.wait(20)
 
     with ExitStack() as held:
         held.callback(silent.set)
         for _ in range(2):  # nothing of the first is left
-            code, details = ended(stub(peer, held).Pair(say(), timeout=30))
+            code, details = ended(stub(peer, held).Rendezvous(say(), timeout=30))
             assert code is grpc.StatusCode.UNAVAILABLE
             assert why in details
 
 
 def test_a_flood_of_items_is_not_kept(peer: Peer) -> None:
-    def say() -> Iterator[expert_pb2.PairItem]:
-        yield ITEM(pair=5, max_bytes=1000)
+    def say() -> Iterator[expert_pb2.RendezvousItem]:
+        yield ITEM(group=5, max_bytes=1000)
         for number in range(40):
             yield ITEM(key=f"k{number}", value=bytes(20 << 20))
 
     process = psutil.Process(peer.pid)
     before = process.memory_info().rss
     with ExitStack() as held:
-        code, _ = ended(stub(peer, held).Pair(say(), timeout=30))
+        code, _ = ended(stub(peer, held).Rendezvous(say(), timeout=30))
     assert code is grpc.StatusCode.UNAVAILABLE
     assert process.memory_info().rss - before < 200 << 20, "of 800 MB"
 
 
-def met(peer: Peer, held: ExitStack, pair: int, max_bytes: int) -> Pair:
+def met(peer: Peer, held: ExitStack, pair: int, max_bytes: int) -> P2PGroup:
     store = MirrorStore(5.0, CALLER)
-    stream = stub(peer, held).Pair(store.outgoing(ITEM(pair=pair, max_bytes=max_bytes)), timeout=20)
+    stream = stub(peer, held).Rendezvous(store.outgoing(ITEM(group=pair, max_bytes=max_bytes)), timeout=20)
     following = threading.Thread(target=store.follow, args=(stream,), daemon=True)
     following.start()
-    made = Pair.meet(store, CALLER, 1 << 20, torch.device("cpu"), "127.0.0.1")
+    made = P2PGroup.meet(store, CALLER, 1 << 20, torch.device("cpu"), "127.0.0.1")
     following.join(10)
     store.end()
     return made
@@ -240,7 +242,7 @@ def test_a_payload_of_another_length_than_announced_ends_no_worker(
         pair = met(peer, held, 99, 4096)
         sent = pair.send(torch.zeros(nbytes, dtype=torch.uint8))
         x = tensor_pb2.Tensor(shape=[1, hidden], dtype=dtype_name(DTYPE))
-        call = CALL(session=99, pair=99, call=1, epoch=9, rows=1, x=x, row=bytes(4), expert=bytes(4), checksum=1)
+        call = CALL(session=99, p2p_group=99, call=1, epoch=9, rows=1, x=x, row=bytes(4), expert=bytes(4), checksum=1)
         reply = next(stub(peer, held).Session(iter([call]), timeout=20))
         assert reply.status == reply.INVALID
         assert "checksum" in reply.message
@@ -251,7 +253,7 @@ def test_a_payload_of_another_length_than_announced_ends_no_worker(
 def test_a_pair_for_more_than_the_model_can_need_is_refused(peer: Peer, checkpoint: Checkpoint) -> None:
     most = MAX_ROWS * checkpoint.config.hidden_size * DTYPE.itemsize
     with ExitStack() as held:
-        code, details = ended(stub(peer, held).Pair(iter([ITEM(pair=1, max_bytes=most + 1)]), timeout=10))
+        code, details = ended(stub(peer, held).Rendezvous(iter([ITEM(group=1, max_bytes=most + 1)]), timeout=10))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert f"of {most} at most" in details
         met(peer, held, 2, most).abort()
@@ -270,7 +272,7 @@ def mute(peer: Peer, rpc: str, streams: int, held: ExitStack) -> list[grpc.Call]
     return [getattr(asked, rpc)(nothing(), timeout=60) for _ in range(streams)]
 
 
-@pytest.mark.parametrize("rpc", ["Pair", "Session"])
+@pytest.mark.parametrize("rpc", ["P2PGroup", "Session"])
 def test_mute_streams_starve_nobody(peer: Peer, checkpoint: Checkpoint, rpc: str) -> None:
     with ExitStack() as held:
         streams = mute(peer, rpc, 200, held)
@@ -278,10 +280,10 @@ def test_mute_streams_starve_nobody(peer: Peer, checkpoint: Checkpoint, rpc: str
         asked = stub(peer, held)
         for _ in range(10):
             asked.Describe(expert_pb2.ExpertDescribeRequest(), timeout=1)
-        time.sleep(max(FIRST_ITEM_S, MUTE_S if rpc == "Session" else 0) + 0.5)
+        time.sleep(max(FIRST_ITEM_S, IDLE_S if rpc == "Session" else 0) + 0.5)
         sessions = [asked.Session(iter([CALL(session=number, epoch=9)]), timeout=10) for number in range(MAX_SESSIONS)]
         assert all(next(session).status == expert_pb2.ExpertReply.INVALID for session in sessions)
-        codes = {stream.code() for stream in streams} if rpc == "Pair" else set()
+        codes = {stream.code() for stream in streams} if rpc == "P2PGroup" else set()
         assert codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -299,7 +301,7 @@ def test_sessions_beyond_the_limit_are_refused_and_those_that_spoke_stay(peer: P
         sessions = [asked.Session(say(), timeout=60) for _ in range(MAX_SESSIONS)]
         for session in sessions:
             next(session)
-        time.sleep(MUTE_S + 0.5)
+        time.sleep(IDLE_S + 0.5)
         code, details = ended(asked.Session(say(), timeout=10))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "sessions are open" in details

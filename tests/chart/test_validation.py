@@ -73,7 +73,7 @@ REFUSED = {
     "tls.mode=certManager,ingress.enabled=true,ingress.hosts={a.example.com}": "name who signs",
     "httpRoute.enabled=true": "name the Gateway",
     "inferencePool.enabled=true": "name the endpoint picker's Service",
-    "placement.copies=3": "only 2 expert pods",
+    "placement.replicas=3": "only 2 expert pods",
     "expert.drain.gracePeriodSeconds=305": "killed while it hands over",
     "attention.pdb.maxUnavailable=0": "could ever be drained",
     "expert.autoscaling.minReplicas=9": "above maxReplicas 8",

@@ -17,7 +17,7 @@ APART = {"NET": "10.251.0", "PODPFX": "10.245", "SVCPFX": "10.97", "CG": "caraca
 PREPARE_S = 600
 
 
-class Lab:
+class ScriptedCluster:
     """Needs root. The scripts' state lies in R, else in the home's cache."""
 
     image = IMAGE

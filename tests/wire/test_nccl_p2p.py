@@ -1,4 +1,4 @@
-"""Pairs over NCCL: two ranks on one GPU, which NCCL allows for tests when it is asked to."""
+"""P2PRegistry over NCCL: two ranks on one GPU, which NCCL allows for tests when it is asked to."""
 
 from __future__ import annotations
 

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.membership.shortage import Refusal
-from services.router.placement.capacity import refusal
+from services.membership.shortage import CapacityShortage
+from services.router.placement.capacity import shortage
 from services.router.placement.policy import WorkerView, place
 
 
-def asked(experts: int, layers: int, *workers: tuple[int, bool]) -> Refusal | None:
+def asked(experts: int, layers: int, *workers: tuple[int, bool]) -> CapacityShortage | None:
     """Workers are given as (capacity, draining)."""
     views = [WorkerView(f"expert-{n}", draining, capacity) for n, (capacity, draining) in enumerate(workers)]
     before = place(experts, layers, [WorkerView(v.worker_id, False, v.capacity) for v in views], 1)
-    return refusal(place(experts, layers, views, 1, before), views)
+    return shortage(place(experts, layers, views, 1, before), views)
 
 
 def test_pods_that_must_not_go_are_named_with_what_they_hold_and_what_is_lacking() -> None:
@@ -38,7 +38,7 @@ def test_so_many_workers_are_asked_for_as_are_lacking() -> None:
 
 def test_nobody_stays() -> None:
     said = asked(4, 2, (0, True))
-    assert said == Refusal(
+    assert said == CapacityShortage(
         "experts need 8 places, the workers that stay have 0: bring at least 1 more expert worker", {"expert-0": 8}
     )
 
@@ -55,7 +55,7 @@ def test_nobody_stays() -> None:
     ],
 )
 def test_too_few_at_the_start(workers: tuple[tuple[int, bool], ...], reason: str) -> None:
-    assert asked(4, 2, *workers) == Refusal(reason)
+    assert asked(4, 2, *workers) == CapacityShortage(reason)
 
 
 @given(
@@ -80,9 +80,9 @@ def test_it_is_refused_just_when_the_workers_that_stay_are_too_small(experts, la
 )
 def test_a_malformed_hint_is_no_refusal(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - of json's many words
-        Refusal.from_json(text)
+        CapacityShortage.from_json(text)
 
 
 def test_a_hint_comes_back_as_it_was() -> None:
-    said = Refusal("no room", {"expert-1": 3})
-    assert Refusal.from_json(said.to_json()) == said
+    said = CapacityShortage("no room", {"expert-1": 3})
+    assert CapacityShortage.from_json(said.to_json()) == said

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from services.attention_worker.model.interfaces import ExchangeLike, GateWeights, PendingLike
+from services.attention_worker.model.interfaces import DispatcherLike, GateWeights, MoEHandleLike
 from services.attention_worker.model.step import Step
 
 
@@ -35,7 +35,7 @@ class Broadcasts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedHandle:
     """A start that failed: the others hear of it where they wait for the result."""
 
     error: Exception
@@ -45,11 +45,11 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class Rank0Handle:
     """On rank 0: a result that the others wait for."""
 
     group: Broadcasts
-    pending: PendingLike
+    pending: MoEHandleLike
 
     def finish(self, residual_TD: Tensor) -> Tensor:
         flag_D = residual_TD.new_zeros((1, residual_TD.shape[1]))
@@ -63,7 +63,7 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class FollowerHandle:
     """On the others: rank 0's result."""
 
     group: Broadcasts
@@ -77,24 +77,24 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
-class LeadingExchange:
+class Rank0Dispatcher:
     """Rank 0's: what is sent leaves at once, as without other ranks."""
 
     group: Broadcasts
-    inner: ExchangeLike
+    inner: DispatcherLike
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike:
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
         try:
-            return Shared(self.group, self.inner.start(layer, h_TD, gate, step))
+            return Rank0Handle(self.group, self.inner.start(layer, h_TD, gate, step))
         except Exception as error:  # noqa: BLE001 - told in `finish`
-            return Shared(self.group, Failed(error))
+            return Rank0Handle(self.group, FailedHandle(error))
 
 
 @dataclass(frozen=True, slots=True)
-class FollowingExchange:
+class FollowerDispatcher:
     """Everybody else's."""
 
     group: Broadcasts
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> PendingLike:
-        return Awaited(self.group)
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
+        return FollowerHandle(self.group)

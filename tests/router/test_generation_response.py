@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.router.gateway.streaming import DONE, PING, Client, LiveResponse, first_of, keep_awake, run_all
+from services.router.gateway.streaming import DONE, PING, Client, GenerationResponse, first_of, keep_awake, run_all
 from services.router.requests.errors import NoWorker
 
 
-def respond(response: LiveResponse, *, leaves: bool = False) -> list[dict[str, Any]]:
+def respond(response: GenerationResponse, *, leaves: bool = False) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -65,7 +65,7 @@ def test_an_error_before_the_first_word_has_its_status() -> None:
     async def produce(_: Client) -> None:
         raise NoWorker("nobody")
 
-    start, body = respond(LiveResponse(produce, stream=True))
+    start, body = respond(GenerationResponse(produce, stream=True))
     assert start["status"] == 503
     assert (b"retry-after", b"1") in start["headers"]
     assert b'"code":"no_worker"' in body["body"]
@@ -76,7 +76,7 @@ def test_an_error_after_the_first_word_is_an_event() -> None:
         await client.events(b"data: 1\n\n")
         raise ValueError("our own bug, with /a/path")
 
-    messages = respond(LiveResponse(produce, stream=True))
+    messages = respond(GenerationResponse(produce, stream=True))
     assert messages[0]["status"] == 200
     bodies = [message["body"] for message in messages[1:]]
     assert bodies[-2:] == [DONE, b""]
@@ -93,7 +93,7 @@ def test_the_client_s_leaving_cancels_the_work() -> None:
         finally:
             ended.append("cancelled")
 
-    assert respond(LiveResponse(produce, stream=False), leaves=True) == []
+    assert respond(GenerationResponse(produce, stream=False), leaves=True) == []
     assert ended == ["cancelled"]
 
 

@@ -29,7 +29,7 @@ def test_the_routers_port_is_the_one_named_http(api: FakeApi, port: int | None) 
 def test_a_release_whose_images_are_missing_cannot_serve_and_says_so_once(api: FakeApi) -> None:
     api.start(attention=2, expert=4)
     pulled = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "caracal:0"'}}
-    status = {"phase": "Pending", "conditions": [], "containerStatuses": [_container(pulled)]}
+    status = {"phase": "MoEHandle", "conditions": [], "containerStatuses": [_container(pulled)]}
     names = ["attention-0", "attention-1", "expert-0", "expert-1", "expert-2", "expert-3", "router-0"]
     api.states = {f"caracal-{name}": status for name in names}
     said = _status(3)
@@ -44,7 +44,7 @@ def test_a_router_that_is_not_ready_is_asked_why(api: FakeApi) -> None:
     said = _status(3)
     assert "caracal-router-0 is not ready: no attention worker has a placement table yet. few" in said
     assert "epoch 7" in said, "it knows the cluster all the same"
-    api.states = {"caracal-router-0": {"phase": "Pending"}}
+    api.states = {"caracal-router-0": {"phase": "MoEHandle"}}
     assert "caracal-router-0 is not ready" not in _status(3), "a pod that does not run cannot be asked"
 
 
@@ -54,7 +54,7 @@ def test_a_router_that_is_not_ready_is_asked_why(api: FakeApi) -> None:
         ({"workers": []}, "no router runs"),
         ({"workers": OVERVIEW["workers"][:1]}, "no attention worker serves"),
         ({"workers": OVERVIEW["workers"][:2]}, "no expert worker holds experts"),
-        ({"lost": 3}, "3 experts are held by nobody"),
+        ({"lost": 3}, "3 experts are loaded on no worker"),
     ],
 )
 def test_a_ready_router_may_know_that_nothing_is_served(api: FakeApi, change: dict[str, Any], expected: str) -> None:
@@ -64,7 +64,7 @@ def test_a_ready_router_may_know_that_nothing_is_served(api: FakeApi, change: di
 
 def test_a_pod_that_only_waits_tells_its_newest_warning(api: FakeApi) -> None:
     waits = {"waiting": {"reason": "ContainerCreating"}}
-    api.states["caracal-expert-0"] = {"phase": "Pending", "conditions": [], "containerStatuses": [_container(waits)]}
+    api.states["caracal-expert-0"] = {"phase": "MoEHandle", "conditions": [], "containerStatuses": [_container(waits)]}
     unready = [{"type": "Ready", "status": "False", "message": "containers with unready status: [x]"}]
     api.states["caracal-attention-0"] = {"conditions": unready, "containerStatuses": [_container({})]}
     said = _status(0)
@@ -93,7 +93,7 @@ def test_a_pod_that_only_waits_tells_its_newest_warning(api: FakeApi) -> None:
 def test_the_scheduler_is_not_quoted_twice(api: FakeApi) -> None:
     message = '0/1 nodes are available: persistentvolumeclaim "m" not found. not found'
     unmet = {"type": "PodScheduled", "status": "False", "message": message}
-    api.states["caracal-expert-0"] = {"phase": "Pending", "conditions": [unmet], "containerStatuses": []}
+    api.states["caracal-expert-0"] = {"phase": "MoEHandle", "conditions": [unmet], "containerStatuses": []}
     assert 'caracal-expert-0: 0/1 nodes are available: persistentvolumeclaim "m" not found\n' in _status(0)
 
 
@@ -101,8 +101,8 @@ def test_scale_tells_whom_it_waits_for_and_how_long(api: FakeApi) -> None:
     api.stuck = True
     code, said = run("scale", "expert=3", "--context", "lab", "--timeout", "5")
     why = "caracal-expert-1, caracal-expert-2: no node has 8 GPUs"
-    told = [line for line in said.splitlines() if line.startswith("caracal:")]
-    assert (code, told) == (1, [f"caracal: waits for {why}", f"caracal: not reached within 5 s; {why}"])
+    pushed = [line for line in said.splitlines() if line.startswith("caracal:")]
+    assert (code, pushed) == (1, [f"caracal: waits for {why}", f"caracal: not reached within 5 s; {why}"])
 
 
 def test_scale_does_not_wait_when_told_so(api: FakeApi) -> None:

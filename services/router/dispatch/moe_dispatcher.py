@@ -14,10 +14,10 @@ from caracal_proto import placement_pb2
 from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
-from services.router.dispatch.expert_workers import Fleet, nothing
+from services.router.dispatch.expert_workers import ExpertWorkerPool, nothing
 from services.router.dispatch.links import Connect
-from services.router.dispatch.pending import Patience, Pending
-from services.router.dispatch.plan import Gated, send
+from services.router.dispatch.moe_handle import MoEHandle, Timeouts
+from services.router.dispatch.send import RoutedBatch, send
 from services.router.dispatch.stats import DispatchStats
 from services.router.dispatch.table import CPU
 
@@ -42,7 +42,7 @@ class StepLike(Protocol):
     def positions_T(self) -> Tensor: ...
 
 
-class Exchange:
+class MoEDispatcher:
     """The data half of the router, linked into an attention worker.
 
     `start` and `finish` belong to the engine's thread; `apply` and `epoch` to any.
@@ -63,8 +63,8 @@ class Exchange:
         wire: torch.dtype | None = None,
     ) -> None:
         self.stats = DispatchStats.of(config.num_layers)
-        self._fleet = Fleet(connect, config.num_layers, config.n_routed_experts, refresh, device, wire)
-        self._patience = Patience(min(call_timeout_s, expert_wait_s), expert_wait_s)
+        self._pool = ExpertWorkerPool(connect, config.num_layers, config.n_routed_experts, refresh, device, wire)
+        self._timeouts = Timeouts(min(call_timeout_s, expert_wait_s), expert_wait_s)
         self._overlap = overlap
         self._drop = config.zero_expert_type == "drop"
         self._gate = config.moe_topk, config.n_routed_experts, config.routed_scaling_factor, config.norm_topk_prob
@@ -72,15 +72,15 @@ class Exchange:
     @property
     def epoch(self) -> int:
         """Of the table in force; 0 before the first."""
-        return self._fleet.table.epoch
+        return self._pool.table.epoch
 
     def apply(self, table: placement_pb2.Table) -> int:
         """Puts a table in force unless a newer one is; returns the epoch in force. Raises TableError."""
-        return self._fleet.apply(table)
+        return self._pool.apply(table)
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateLike, step: StepLike) -> Pending:
+    def start(self, layer: int, h_TD: Tensor, gate: GateLike, step: StepLike) -> MoEHandle:
         """Gate, then rows out, once per worker; zero experts are settled here. Returns before anything has arrived."""
-        table = self._fleet.view
+        table = self._pool.view
         replicas = table.layers[layer]
         (ids_TK, weights_TK, zero_T), plan = route_rows(
             h_TD,
@@ -95,15 +95,15 @@ class Exchange:
         )
         if self._drop:
             zero_T = zero_T.new_zeros(len(zero_T))
-        gated = Gated(layer, step.number, self._gate[1], step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
-        launched = send(self._fleet, table, replicas, gated, plan, self._patience.call_s)
+        batch = RoutedBatch(layer, step.number, self._gate[1], step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
+        sent = send(self._pool, table, replicas, batch, plan, self._timeouts.call_s)
         stats = self.stats.layers[layer]
-        pending = Pending(self._fleet, gated, launched, self._patience, stats)
-        stats.count_start(launched, gated)
+        pending = MoEHandle(self._pool, batch, sent, self._timeouts, stats)
+        stats.count_start(sent, batch)
         if not self._overlap:
             pending.wait()
         return pending
 
     def close(self) -> None:
         """Ends every session."""
-        self._fleet.close()
+        self._pool.close()

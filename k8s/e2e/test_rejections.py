@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from k8s.e2e.cluster import Cluster, until
-from k8s.e2e.conftest import Disturbed
+from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
 LOOK = """
@@ -78,7 +78,7 @@ def tight(cluster: Cluster) -> Iterator[Cluster]:
     tight.kubectl("delete", "namespace", tight.namespace, "--wait=false")
 
 
-def test_fewer_pods_than_the_experts_need_is_refused_in_words(tight: Cluster, disturbed: Disturbed) -> None:
+def test_fewer_pods_than_the_experts_need_is_refused_in_words(tight: Cluster, disturbed: Disturb) -> None:
     """The pod that must not go serves until its drain time is over; scaled up again, nothing is lost."""
     leaves, role_set = f"{tight.release}-expert-1", f"statefulset/{tight.release}-expert"
 
@@ -91,7 +91,7 @@ def test_fewer_pods_than_the_experts_need_is_refused_in_words(tight: Cluster, di
         assert words in tight.kubectl("describe", role_set)
         assert words in tight.kubectl("logs", router)
         assert words in _asked(tight, router, ":8000/ready")
-        assert "caracal_placement_refused 1.0" in _asked(tight, router, ":8000/metrics")
+        assert "caracal_placement_blocked_drains 1.0" in _asked(tight, router, ":8000/metrics")
         kept = _asked(tight, leaves, ":9090/ready")
         assert "24 experts here have no other place yet" in kept
         assert words in kept

@@ -12,9 +12,9 @@ from support.fake_experts import FakeWorker
 from support.worker_processes import Store
 
 from services.membership.redis import Membership
-from services.membership.shortage import Refusal
-from services.router.placement.leader import Leader
-from services.router.placement.shortage import Refusals
+from services.membership.shortage import CapacityShortage
+from services.router.placement.leader import PlacementLeader
+from services.router.placement.shortage import ShortageReporter
 
 LAYERS, EXPERTS = 2, 4
 Said = list[tuple[str, str, int]]
@@ -26,13 +26,15 @@ class Stage:
     def __init__(self, store: Store) -> None:
         store.client.flushall()
         self.store, self.said, self.workers, self.tasks = store, Said(), [], {}
-        self.refusals: dict[str, Refusals] = {}
+        self.shortages: dict[str, ShortageReporter] = {}
         self.membership = Membership(store.url)
 
-    def lead(self, name: str = "router-0", replicas: int = 1, tell: Callable[[Refusal], None] | None = None) -> Leader:
+    def lead(
+        self, name: str = "router-0", replicas: int = 1, tell: Callable[[CapacityShortage], None] | None = None
+    ) -> PlacementLeader:
         membership = Membership(self.store.url)
-        self.refusals[name] = Refusals(membership, tell)
-        leader = Leader(membership, name, LAYERS, EXPERTS, replicas, self.refusals[name])
+        self.shortages[name] = ShortageReporter(membership, tell)
+        leader = PlacementLeader(membership, name, LAYERS, EXPERTS, replicas, self.shortages[name])
         self.tasks[name] = asyncio.create_task(leader.run())
         return leader
 
@@ -57,9 +59,11 @@ class Stage:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    async def held(self, *counts: int) -> None:
+    async def loaded(self, *counts: int) -> None:
         """Waits until the living expert workers hold so many, in the order they joined."""
-        await self.until(lambda: [len(w.held) for w in self.workers if w.role == "expert"] == list(counts), str(counts))
+        await self.until(
+            lambda: [len(w.loaded) for w in self.workers if w.role == "expert"] == list(counts), str(counts)
+        )
 
     async def until(self, holds: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
         deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Pairs come and go by the hundred while others run: no hang, no wrong bit, deaths are seen, nobody else notices."""
+"""P2P groups come and go by the hundred while others run: no hang, no wrong bit, deaths are seen, no other notices."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from support.expert_fleet import (
     random_batch,
     run,
 )
-from support.peer_nursery import Nursery, Peer
-from support.plain_exchange import PlainExchange
+from support.p2p_worker_pool import Nursery, Peer
+from support.reference_dispatcher import PlainExchange
 from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
@@ -33,7 +33,7 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.router.dispatch import WorkerUnavailable
 from services.router.dispatch.links import ExpertRequest
-from services.router.dispatch.nccl_link import NcclLink, PairStats
+from services.router.dispatch.nccl_link import NcclLink, P2PStats
 
 DTYPE = torch.bfloat16
 PAIRS, KILLS = 5, 100  # pairs at once; each kill is followed by a join
@@ -87,12 +87,12 @@ def calls(checkpoint: Checkpoint) -> list[tuple[ExpertRequest, Tensor]]:
     for number in range(16):
         rows = int(torch.randint(1, MAX_TOKENS, (), generator=dice))
         x_RD = torch.randn(rows, experts.hidden, generator=dice).to(DTYPE)
-        expert_P = torch.arange(experts.num_ffn, dtype=torch.int32).repeat_interleave(rows)
-        row_P = torch.arange(rows, dtype=torch.int32).repeat(experts.num_ffn)
-        kept = torch.rand(len(row_P), generator=dice) < checkpoint.config.moe_topk / experts.num_ffn
+        expert_A = torch.arange(experts.num_ffn, dtype=torch.int32).repeat_interleave(rows)
+        row_A = torch.arange(rows, dtype=torch.int32).repeat(experts.num_ffn)
+        kept = torch.rand(len(row_A), generator=dice) < checkpoint.config.moe_topk / experts.num_ffn
         kept[0] = True
-        request = ExpertRequest(number, number % 2, 1, HANG_S, x_RD, row_P[kept], expert_P[kept])
-        made.append((request, experts.compute(number % 2, x_RD, row_P[kept], expert_P[kept])))
+        request = ExpertRequest(number, number % 2, 1, HANG_S, x_RD, row_A[kept], expert_A[kept])
+        made.append((request, experts.compute(number % 2, x_RD, row_A[kept], expert_A[kept])))
     return made
 
 
@@ -135,13 +135,13 @@ def drive(slot: Slot, work: list[tuple[ExpertRequest, Tensor]], over: threading.
             slot.noticed.set()
             slot.reborn.wait()
         else:
-            assert torch.equal(answer.y_PD, right_PD)
+            assert torch.equal(answer.y_AD, right_PD)
             slot.answered += 1
             slot.slowest_s = max(slot.slowest_s, time.monotonic() - began_s)
 
 
 def test_pairs_die_and_join_and_the_others_never_notice(checkpoint: Checkpoint, nursery: Nursery) -> None:
-    work, dice, stats = calls(checkpoint), random.Random(1), PairStats()
+    work, dice, stats = calls(checkpoint), random.Random(1), P2PStats()
     connect = connecting("nccl", checkpoint, DTYPE, stats)
 
     def born() -> tuple[NcclLink, Peer]:
@@ -160,7 +160,7 @@ def test_pairs_die_and_join_and_the_others_never_notice(checkpoint: Checkpoint, 
             while len(notices) < KILLS:
                 victims = dice.sample(slots, dice.choice((1, 1, 2)))  # three pairs at least go on
                 for slot in victims:
-                    until(lambda slot=slot: slot.link.paired and slot.answered, drivers)
+                    until(lambda slot=slot: slot.link.p2p_connected and slot.answered, drivers)
                     slot.kill()
                 for slot in victims:
                     until(slot.noticed.is_set, drivers)
@@ -192,7 +192,7 @@ def test_a_layer_goes_on_bit_for_bit_while_its_workers_die_and_join(checkpoint: 
     batches = [random_batch(number, checkpoint.config.hidden_size, DTYPE) for number in range(10)]
     right = [run(plain, i % 2, gate[i % 2], batch) for i, batch in enumerate(batches)]
     living = [nursery.worker() for _ in range(4)]
-    stats, slowest_s, steps = PairStats(), 0.0, 0
+    stats, slowest_s, steps = P2PStats(), 0.0, 0
     with exchange(checkpoint, connecting("nccl", checkpoint, DTYPE, stats, nccl=NcclLink)) as linked:
 
         def tell(epoch: int, ends: list[placement_pb2.Endpoint]) -> None:

@@ -1,4 +1,4 @@
-"""Large bodies over real sockets: the client reads the refusal, and no reset takes it away."""
+"""Large bodies over real sockets: the client reads the shortage, and no reset takes it away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request's body: bytes within the limit, strict JSON, a checked shape. Every refusal is an InvalidRequest."""
+"""A request's body: bytes within the limit, strict JSON, a checked shape. Every shortage is an InvalidRequest."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ UNSUPPORTED = {  # fields whose silent neglect would change the answer's meaning
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-async def read_shape(request: Request, shape: type[Shape]) -> Shape:
+async def read_model(request: Request, shape: type[Shape]) -> Shape:
     """The request's body as `shape`. Raises InvalidRequest, or ClientDisconnect when the client left before its end."""
     check_media_type(request)
     body = await read_body(request)
     if len(body) > LONG_BODY_BYTES:
-        return await run_in_threadpool(parse_shape, body, shape)
-    return parse_shape(body, shape)
+        return await run_in_threadpool(parse_model, body, shape)
+    return parse_model(body, shape)
 
 
 def check_media_type(request: Request) -> None:
@@ -66,12 +66,12 @@ async def read_body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-def parse_shape(body: bytes, shape: type[Shape]) -> Shape:
+def parse_model(body: bytes, shape: type[Shape]) -> Shape:
     """Strict JSON, then the shape."""
-    return check_shape(parse_json(body), shape)
+    return check_model_fields(parse_json(body), shape)
 
 
-def check_shape(value: Any, shape: type[Shape]) -> Shape:
+def check_model_fields(value: Any, shape: type[Shape]) -> Shape:
     """A parsed value as `shape`. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")

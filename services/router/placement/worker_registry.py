@@ -20,7 +20,7 @@ class _Known:
     gone: bool = False  # said dead; only a connection that works again unsays it
 
 
-class Roster:
+class WorkerRegistry:
     """One role's workers. A worker is dead when its connection is refused, or when its lease is gone and it is silent.
 
     A lease does not keep a killed worker alive, and a lost lease does not kill one: Redis may have been wiped.

@@ -20,14 +20,14 @@ from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
 class Answers:
     """A MoE output that is already at home."""
 
-    y_PD: Tensor
-    home_TK: Tensor
+    y_AD: Tensor
+    reply_index_TK: Tensor
     weights_TK: Tensor
     zero_T: Tensor
     h_TD: Tensor
 
     def finish(self, residual_TD: Tensor) -> Tensor:
-        return combine(self.y_PD, self.home_TK, self.weights_TK, self.zero_T, self.h_TD, residual_TD)
+        return combine(self.y_AD, self.reply_index_TK, self.weights_TK, self.zero_T, self.h_TD, residual_TD)
 
 
 class PlainExchange:
@@ -58,13 +58,13 @@ class PlainExchange:
         )
         x_TD = self.sent(h_TD)
         answers: list[Tensor] = []
-        home_TK = torch.full_like(ids_TK, -1)
+        reply_index_TK = torch.full_like(ids_TK, -1)
         for token, ids in enumerate(ids_TK.tolist()):
             for slot, expert in enumerate(ids):
                 if expert < config.n_routed_experts:
                     weights = self._experts[layer][expert]
-                    home_TK[token, slot] = len(answers)
+                    reply_index_TK[token, slot] = len(answers)
                     answers.append(swiglu(x_TD[token : token + 1], weights.gate_up_2FD, weights.down_DF))
         zero_T = zero_T if config.zero_expert_type == "identity" else torch.zeros_like(zero_T)
-        y_PD = torch.cat(answers) if answers else h_TD.new_empty(0, h_TD.shape[1])
-        return Answers(y_PD, home_TK, weights_TK, zero_T, h_TD)
+        y_AD = torch.cat(answers) if answers else h_TD.new_empty(0, h_TD.shape[1])
+        return Answers(y_AD, reply_index_TK, weights_TK, zero_T, h_TD)

@@ -1,0 +1,177 @@
+"""A layer's expert answers on their way home, and what is done until every one of them is there.
+
+Legend: T tokens, K slots, D hidden, P (row, expert) pairs in the order they were asked for, all workers and retries.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from caracal_kernels import combine
+from caracal_proto.tensors import raw_bytes
+from torch import Tensor
+
+from services.router.dispatch.expert_workers import ExpertWorkerPool
+from services.router.dispatch.links import (
+    Answer,
+    DispatchError,
+    ExpertsUnavailable,
+    InvalidReply,
+    StaleEpoch,
+    WorkerUnavailable,
+)
+from services.router.dispatch.retry import PeerFailure, choose_retry, record_failure
+from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch, plan_and_send
+from services.router.dispatch.stats import LayerStats
+from services.router.dispatch.table import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: for one answer, and for all of a layer once something has failed."""
+
+    call_s: float
+    expert_s: float
+
+
+class MoEHandle:
+    """A MoE output between `start` and `finish`. Everything between the two overlaps with it."""
+
+    def __init__(
+        self, pool: ExpertWorkerPool, batch: RoutedBatch, sent: SentBatch, timeouts: Timeouts, stats: LayerStats
+    ) -> None:
+        self._pool, self._batch, self._timeouts, self._stats = pool, batch, timeouts, stats
+        self._sent = sent
+        self._reply_index_TK = sent.reply_index_TK
+        self._answers: list[Tensor] = []  # in pair order; NaN where an answer never came and a later one stands in
+        self._failures: dict[Key, PeerFailure] = {}
+        self._doubted: dict[tuple[int, int], bytes] = {}  # (token, expert) -> a non-finite row that was sent back
+        self._sent_s = time.perf_counter()
+        self._home = False
+
+    def finish(self, residual_TD: Tensor) -> Tensor:
+        """residual + MoE(h): waits until every answer is there.
+
+        Raises ExpertsUnavailable when some expert's answer could not be had within the wait, CallRejected when workers
+        keep rejecting the call as malformed.
+        """
+        self.wait()
+        batch, answers = self._batch, self._answers
+        y_AD = answers[0] if len(answers) == 1 else torch.cat(answers) if answers else batch.h_TD[:0]
+        return combine(y_AD, self._reply_index_TK, batch.weights_TK, batch.zero_T, batch.h_TD, residual_TD)
+
+    def wait(self) -> None:
+        """Returns when every answer is there; `finish` does the same and combines."""
+        if self._home:
+            return
+        began_s = time.perf_counter()
+        if not self._collect(self._sent, 0) or not self._sent.complete:
+            self._recover()
+        self._home = True
+        ended_s = time.perf_counter()
+        self._stats.exposed_s += ended_s - began_s
+        self._stats.round_trip_s += ended_s - max(began_s, self._sent_s)  # taking the last answer in
+
+    def _collect(self, sent: SentBatch, base: int) -> bool:
+        """Takes in what one plan brought home; false when some of it is missing."""
+        arrived_s = self._sent_s
+        complete = True
+        for call in sent.calls:
+            answer = self._answer(call, sent.epoch, base)
+            if answer is None:
+                complete = False
+                self._answers.append(self._batch.h_TD.new_full((call.pairs, self._batch.h_TD.shape[1]), torch.nan))
+                continue
+            arrived_s = max(arrived_s, answer.arrived_s)
+            self._answers.append(answer.y_AD.to(self._batch.h_TD.device))
+            self._stats.bytes_received += answer.y_AD.nbytes
+        self._stats.round_trip_s += arrived_s - self._sent_s
+        self._sent_s = arrived_s
+        return complete
+
+    def _answer(self, call: InFlightCall, epoch: int, base: int) -> Answer | None:
+        """One worker's answer; None, and its slots marked as missing, when it has none."""
+        try:
+            answer = call.future.result(self._timeouts.call_s)
+            self._check(call, answer, base)
+        except TimeoutError:
+            late = WorkerUnavailable(f"{call.key[0]} has not answered within {self._timeouts.call_s:g} s")
+            self._record(call, epoch, base, late, hung=True)
+        except DispatchError as error:
+            self._record(call, epoch, base, error)
+        else:
+            self._pool.mark_healthy(call.key)
+            return answer
+        return None
+
+    def _check(self, call: InFlightCall, answer: Answer, base: int) -> None:
+        """A non-finite answer is believed when a second computation gives the same bits: then it is the model's own."""
+        if answer.finite:
+            return
+        rows = [raw_bytes(row) for row in answer.y_AD.cpu()]
+        slots = self._slots(call, base)
+        ids = self._batch.ids_TK[slots].tolist()
+        bad = False
+        for (token, _), expert, home in zip(
+            slots.nonzero().tolist(), ids, self._reply_index_TK[slots].tolist(), strict=True
+        ):
+            row = home - base - call.first
+            if not torch.isfinite(answer.y_AD[row]).all():
+                bad |= self._doubted.get((token, expert)) != rows[row]
+                self._doubted[token, expert] = rows[row]
+        if bad:
+            raise InvalidReply(f"{call.key[0]} sent back rows that are not finite")
+
+    def _slots(self, call: InFlightCall, base: int) -> Tensor:
+        """[T, K] bool: the slots that the call was to answer."""
+        first = base + call.first
+        return (self._reply_index_TK >= first) & (self._reply_index_TK < first + call.pairs)
+
+    def _record(self, call: InFlightCall, epoch: int, base: int, error: DispatchError, hung: bool = False) -> None:
+        self._reply_index_TK[self._slots(call, base)] = -2
+        failure = self._failures[call.key] = record_failure(self._failures.get(call.key), epoch, error)
+        self._stats.stale_epoch_rejections += isinstance(error, StaleEpoch)
+        if failure.fatal:
+            raise error
+        if isinstance(error, WorkerUnavailable):
+            self._pool.mark_suspect(call.key, hung)
+
+    def _recover(self) -> None:
+        """Asks again, elsewhere or under a newer table, until no slot is missing. What has come home stays."""
+        began_s = time.monotonic()
+        attempt = 0
+        while bool((missing_TK := self._reply_index_TK < -1).any()):
+            table, layer = self._pool.table, self._batch.layer
+            replicas = table.layers[layer]
+            experts = set(self._batch.ids_TK[missing_TK].tolist())
+            against = {w: self._failures[key] for w, key in enumerate(table.keys) if key in self._failures}
+            choice = choose_retry(against, table.epoch, replicas.lists(), experts, attempt)
+            if choice.pause_s:
+                waited_s = time.monotonic() - began_s
+                if waited_s >= self._timeouts.expert_s:
+                    raise ExpertsUnavailable(layer, sorted(experts), waited_s, self._last_error())
+                attempt += 1
+                if self._pool.wait_newer(table.epoch, min(choice.pause_s, self._timeouts.expert_s - waited_s)):
+                    continue
+            again = plan_and_send(
+                self._pool,
+                table,
+                replicas.without(choice.banned),
+                self._batch,
+                torch.where(missing_TK, self._batch.ids_TK, self._batch.num_ffn),
+                self._timeouts.call_s,
+            )
+            self._stats.retries += len(again.calls)
+            self._merge(again)
+
+    def _merge(self, again: SentBatch) -> None:
+        """Adds a retry's plan to the first one and takes in what it brings."""
+        base = sum(map(len, self._answers))
+        self._reply_index_TK = torch.where(again.reply_index_TK >= 0, again.reply_index_TK + base, self._reply_index_TK)
+        self._stats.count_sent(again.calls)
+        self._collect(again, base)
+
+    def _last_error(self) -> DispatchError | None:
+        return next((failure.error for failure in reversed(self._failures.values())), None)
