@@ -27,15 +27,15 @@ FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
 PLAIN = ("avx512.cpp", "avx2.cpp", "isa.cpp", "module.cpp")  # these need no torch header
 
 
-def fits(built: Path, stamp: str) -> bool:
+def fits(built: Path, build_id: str) -> bool:
     """Whether an extension was compiled from these very sources, flags and torch."""
     if not built.exists() or built.stat().st_mtime < Path(__file__).stat().st_mtime:
         return False
-    return stamp.encode() in built.read_bytes()
+    return build_id.encode() in built.read_bytes()
 
 
 class BuildKernels(build_ext):
-    """Compiles with per-source flags, two at a time; what hinders it is told in one line and is no error."""
+    """Compiles with per-source flags, two at a time; what hinders it is said in one line and is no error."""
 
     def build_extension(self, ext: Extension) -> None:
         missing = self._missing()
@@ -61,11 +61,11 @@ class BuildKernels(build_ext):
         import torch
         from torch.utils.cpp_extension import include_paths, library_paths
 
-        stamp: str = runpy.run_path(str(PACKAGE / "build_stamp.py"))["stamp"](torch.__version__)
+        build_id: str = runpy.run_path(str(PACKAGE / "build_id.py"))["build_id"](torch.__version__)
         target = Path(self.get_ext_fullpath(ext.name))
         # pip builds an editable install in a fresh folder each time: what lies beside the sources is as good.
         for built in (target, PACKAGE / target.name):
-            if not self.force and fits(built, stamp):
+            if not self.force and fits(built, build_id):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if built != target:
                     shutil.copyfile(built, target)
@@ -73,9 +73,9 @@ class BuildKernels(build_ext):
 
         def compile_one(source: str) -> list[str]:
             name = Path(source).name
-            # OpenMP at compile time only: the runtime must be the one torch brought, or set_num_threads is not heard.
+            # OpenMP at compile time only: the runtime must be the one torch brought, or set_num_threads has no effect.
             torch_only = [] if name in PLAIN else ["-fopenmp"]
-            flags = [*COMMON, *torch_only, *FLAGS.get(name, []), f'-DCARACAL_STAMP="{stamp}"']
+            flags = [*COMMON, *torch_only, *FLAGS.get(name, []), f'-DCARACAL_BUILD_ID="{build_id}"']
             include = [*self.compiler.include_dirs, *([] if name in PLAIN else include_paths())]
             return self.compiler.compile([source], self.build_temp, include_dirs=include, extra_postargs=flags)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
+from caracal_kernels.registry import define_op
 
 
 def accumulate_reference(x_MK: Tensor, w_NK: Tensor) -> Tensor:
@@ -19,19 +19,13 @@ def accumulate_reference(x_MK: Tensor, w_NK: Tensor) -> Tensor:
 def linear_reference(
     x_MK: Tensor, w_NK: Tensor, residual_MN: Tensor | None = None, out_dtype: torch.dtype | None = None
 ) -> Tensor:
+    """[M, N] = round(x @ w.T), or round(residual + round(x @ w.T)). Sums are fp32, `out_dtype` is x's by default."""
     y_MN = accumulate_reference(x_MK, w_NK).to(out_dtype or x_MK.dtype)
     return y_MN if residual_MN is None else (residual_MN.float() + y_MN.float()).to(y_MN.dtype)
 
 
-def linear(
-    x_MK: Tensor, w_NK: Tensor, residual_MN: Tensor | None = None, out_dtype: torch.dtype | None = None
-) -> Tensor:
-    """[M, N] = round(x @ w.T), or round(residual + round(x @ w.T)). Sums are fp32, `out_dtype` is x's by default."""
-    if compiled(x_MK):
-        y: Tensor = torch.ops.caracal.linear(x_MK, w_NK, residual_MN, out_dtype)
-        return y
-    if on_triton(x_MK):
-        from caracal_kernels.triton.linear import linear_triton
+def _fake(x_MK: Tensor, w_NK: Tensor, _: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
+    return x_MK.new_empty((x_MK.shape[0], w_NK.shape[0]), dtype=out_dtype or x_MK.dtype)
 
-        return linear_triton(x_MK, w_NK, residual_MN, out_dtype)
-    return linear_reference(x_MK, w_NK, residual_MN, out_dtype)
+
+linear = define_op(linear_reference, fake=_fake, triton="linear")

@@ -1,16 +1,18 @@
 """Attention over the paged latent cache: one form for prefill, chunks and decode.
 
-Legend: T rows, H heads, C kv_lora_rank, L = C + rope, P pages of B slots, S sequences, X pages a sequence may hold.
+Legend: T rows, H heads, C kv_lora_rank, L = C + rope, P pages of I positions, S sequences, X pages
+a sequence may hold.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
+from caracal_kernels.registry import define_op
 
 KEY_BLOCK = 16  # the online softmax steps over keys in blocks at absolute multiples of this, whatever the page size
 
@@ -32,25 +34,7 @@ def _one_row(q_HL: Tensor, keys_NL: Tensor, scale: float, latent: int) -> Tensor
 
 def mla_attention_reference(
     q_THL: Tensor,
-    cache_PBL: Tensor,
-    page_table_SX: Tensor,
-    seq_T: Tensor,
-    positions_T: Tensor,
-    scale: float,
-    kv_lora_rank: int,
-) -> Tensor:
-    page_size = cache_PBL.shape[1]
-    o_THC = q_THL.new_empty((*q_THL.shape[:2], kv_lora_rank))
-    for t, (seq, position) in enumerate(zip(seq_T.tolist(), positions_T.tolist(), strict=True)):
-        pages = page_table_SX[seq, : position // page_size + 1].long()
-        keys_NL = cache_PBL[pages].flatten(0, 1)[: position + 1].double()
-        o_THC[t] = _one_row(q_THL[t].double(), keys_NL, scale, kv_lora_rank).to(q_THL.dtype)
-    return o_THC
-
-
-def mla_attention(
-    q_THL: Tensor,
-    cache_PBL: Tensor,
+    cache_PIL: Tensor,
     page_table_SX: Tensor,
     seq_T: Tensor,
     positions_T: Tensor,
@@ -58,10 +42,18 @@ def mla_attention(
     kv_lora_rank: int,
 ) -> Tensor:
     """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. Pages hold a multiple of 16."""
-    if on_triton(q_THL):
-        from caracal_kernels.triton.mla_attention import mla_attention_triton
-
-        return mla_attention_triton(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
-    body = torch.ops.caracal.mla_attention if compiled(q_THL) else mla_attention_reference
-    o_THC: Tensor = body(q_THL, cache_PBL, page_table_SX, seq_T, positions_T, scale, kv_lora_rank)
+    page_size = cache_PIL.shape[1]
+    o_THC = q_THL.new_empty((*q_THL.shape[:2], kv_lora_rank))
+    for t, (seq, position) in enumerate(zip(seq_T.tolist(), positions_T.tolist(), strict=True)):
+        pages = page_table_SX[seq, : position // page_size + 1].long()
+        keys_NL = cache_PIL[pages].flatten(0, 1)[: position + 1].double()
+        o_THC[t] = _one_row(q_THL[t].double(), keys_NL, scale, kv_lora_rank).to(q_THL.dtype)
     return o_THC
+
+
+def _fake(q_THL: Tensor, cache_PIL: Tensor, *rest: Any) -> Tensor:
+    kv_lora_rank: int = rest[-1]
+    return q_THL.new_empty((*q_THL.shape[:2], kv_lora_rank))
+
+
+mla_attention = define_op(mla_attention_reference, fake=_fake, triton="mla_attention")

@@ -1,25 +1,22 @@
-"""Attended latents to values: the first half of mla_output. Legend: T rows, H heads, C kv_lora_rank, V value dims."""
+"""Attended latents to values: the first half of mla_output. Legend: T rows, H heads, C kv_lora_rank, U value dims."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import accumulate_reference
+from caracal_kernels.registry import define_op
 
 
-def mla_values_reference(o_THC: Tensor, w_uv_HVC: Tensor) -> Tensor:
-    values = [accumulate_reference(o_THC[:, head], w_VC) for head, w_VC in enumerate(w_uv_HVC)]
+def mla_values_reference(o_THC: Tensor, w_uv_HUC: Tensor) -> Tensor:
+    """[T, H U]: the values of these heads, side by side. `linear` of all heads' values is mla_output, bit for bit."""
+    values = [accumulate_reference(o_THC[:, head], w_UC) for head, w_UC in enumerate(w_uv_HUC)]
     return torch.stack(values, dim=1).to(o_THC.dtype).flatten(1)
 
 
-def mla_values(o_THC: Tensor, w_uv_HVC: Tensor) -> Tensor:
-    """[T, H V]: the values of these heads, side by side. `linear` of all heads' values is mla_output, bit for bit."""
-    if on_triton(o_THC):
-        from caracal_kernels.triton.mla_output import mla_values_triton
+def _fake(o_THC: Tensor, w_uv_HUC: Tensor) -> Tensor:
+    return o_THC.new_empty((o_THC.shape[0], o_THC.shape[1] * w_uv_HUC.shape[1]))
 
-        return mla_values_triton(o_THC, w_uv_HVC)
-    body = torch.ops.caracal.mla_values if compiled(o_THC) else mla_values_reference
-    v_TE: Tensor = body(o_THC, w_uv_HVC)
-    return v_TE
+
+mla_values = define_op(mla_values_reference, fake=_fake, triton="mla_output")

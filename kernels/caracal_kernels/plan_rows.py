@@ -1,6 +1,6 @@
-"""Which rows go to which expert worker, and where each slot's answer comes home.
+"""Plans which rows go to which expert worker, and where each choice's reply will lie.
 
-Legend: T tokens, K slots, F FFN experts, W workers, P (row, expert) pairs.
+Legend: T tokens, K choices, F FFN experts, W workers, A (row, expert) assignments.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
+from caracal_kernels.registry import define_op
 
 Plan = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 NO_REPLICA = -2
@@ -32,57 +32,55 @@ def plan_rows_reference(
     replica_worker: Tensor,
     num_workers: int,
 ) -> Plan:
+    """(row, row_count_W, row_A, expert_A, count_W, reply_index_TK), int32, grouped by worker in the workers' order.
+
+    `row` are the tokens sent: one row per worker and token, ascending; `row_count_W` and `count_W` count the rows and
+    the assignments of each worker. Assignments ascend by (expert, row); `row_A` indexes the worker's own rows.
+    `reply_index_TK` is an assignment's place among all: -1 for a zero expert, -2 for an expert without a replica.
+    """
     offset, worker_of = replica_offset_F.tolist(), replica_worker.tolist()
     reply_index_TK = torch.full(ids_TK.shape, -1, dtype=torch.int32)
-    wanted: list[list[tuple[int, int, int]]] = [[] for _ in range(num_workers)]  # (expert, token, slot)
+    wanted: list[list[tuple[int, int, int]]] = [[] for _ in range(num_workers)]  # (expert, token, choice)
     for token, (ids, position) in enumerate(zip(ids_TK.tolist(), positions_T.tolist(), strict=True)):
-        for slot, expert in enumerate(ids):
+        for choice, expert in enumerate(ids):
             if expert >= num_ffn:
                 continue
             replicas = offset[expert + 1] - offset[expert]
             if not replicas:
-                reply_index_TK[token, slot] = NO_REPLICA
+                reply_index_TK[token, choice] = NO_REPLICA
                 continue
             worker = worker_of[offset[expert] + mix(layer, expert, position) % replicas]
-            wanted[worker].append((expert, token, slot))
+            wanted[worker].append((expert, token, choice))
     lists: tuple[list[int], ...] = ([], [], [], [], [])
-    rows, row_counts, pair_rows, pair_experts, pair_counts = lists
-    for pairs in wanted:
-        pairs.sort()
-        tokens = sorted({token for _, token, _ in pairs})
-        place = {token: row for row, token in enumerate(tokens)}
-        for expert, token, slot in pairs:
-            reply_index_TK[token, slot] = len(pair_rows)
-            pair_rows.append(place[token])
-            pair_experts.append(expert)
+    rows, row_counts, assigned_rows, assigned_experts, counts = lists
+    for assignments in wanted:
+        assignments.sort()
+        tokens = sorted({token for _, token, _ in assignments})
+        row_of = {token: row for row, token in enumerate(tokens)}
+        for expert, token, choice in assignments:
+            reply_index_TK[token, choice] = len(assigned_rows)
+            assigned_rows.append(row_of[token])
+            assigned_experts.append(expert)
         rows += tokens
         row_counts.append(len(tokens))
-        pair_counts.append(len(pairs))
-    row, row_count_W, pair_row_P, pair_expert_P, pair_count_W = (torch.tensor(x, dtype=torch.int32) for x in lists)
-    return row, row_count_W, pair_row_P, pair_expert_P, pair_count_W, reply_index_TK
+        counts.append(len(assignments))
+    row, row_count_W, row_A, expert_A, count_W = (torch.tensor(x, dtype=torch.int32) for x in lists)
+    return row, row_count_W, row_A, expert_A, count_W, reply_index_TK
 
 
-def plan_rows(
-    ids_TK: Tensor,
-    positions_T: Tensor,
-    layer: int,
-    num_ffn: int,
-    replica_offset_F: Tensor,
-    replica_worker: Tensor,
-    num_workers: int,
-) -> Plan:
-    """(row, row_count_W, pair_row, pair_expert, pair_count_W, reply_index_TK), int32, grouped by worker in their order.
+def fake_plan(ids_TK: Tensor, num_workers: int) -> Plan:
+    """A plan's shapes: how many rows and assignments there are depends on the ids' values."""
+    context = torch.library.get_ctx()
+    rows, assignments = context.new_dynamic_size(), context.new_dynamic_size()
+    row, row_count_W, row_A, expert_A, count_W = (
+        ids_TK.new_empty((size,), dtype=torch.int32)
+        for size in (rows, num_workers, assignments, assignments, num_workers)
+    )
+    return row, row_count_W, row_A, expert_A, count_W, torch.empty_like(ids_TK)
 
-    A token is one row per worker; rows ascend by token, assignments by (expert, row); `pair_row` indexes the worker's
-    own rows. `reply_index_TK` is an assignment's place among all: -1 for a zero expert, -2 for an expert nobody holds.
-    """
-    if compiled(ids_TK):
-        plan: Plan = torch.ops.caracal.plan_rows(
-            ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers
-        )
-        return plan
-    if on_triton(ids_TK):
-        from caracal_kernels.triton.plan_rows import plan_rows_triton
 
-        return plan_rows_triton(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)
-    return plan_rows_reference(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)
+def _fake(ids_TK: Tensor, *rest: int) -> Plan:
+    return fake_plan(ids_TK, num_workers=rest[-1])
+
+
+plan_rows = define_op(plan_rows_reference, fake=_fake, triton="plan_rows")

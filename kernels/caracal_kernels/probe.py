@@ -13,7 +13,7 @@ from caracal_kernels.grouped_swiglu import grouped_swiglu
 from caracal_kernels.linear import linear
 from caracal_kernels.mla_attention import mla_attention
 from caracal_kernels.mla_output import mla_output
-from caracal_kernels.mla_project import mla_project
+from caracal_kernels.mla_project import MlaWeights, mla_project
 from caracal_kernels.rms_norm import rms_norm
 from caracal_kernels.route import route
 from caracal_kernels.sample import sample
@@ -39,28 +39,27 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     rows, hidden, heads, nope, latent, rope, inner, gates = 3, 72, 3, 12, 24, 8, 37, 9
     x_TD = fp32(rows, hidden, salt=1).to(dtype)
     i32 = torch.arange(rows, dtype=torch.int32, device=device)
-    cache_PBL = torch.zeros((1, 16, latent + rope), dtype=dtype, device=device)
-    cos_sin = fp32(rows, rope, salt=2)
-    q_THL = mla_project(
-        x_TD,
-        weights(hidden, salt=3),
-        1e-5,
-        weights(20, hidden, salt=4),
-        weights(20, salt=5),
-        weights(heads * (nope + rope), 20, salt=6),
-        weights(latent + rope, hidden, salt=7),
-        weights(latent, salt=8),
-        weights(heads, latent, nope, salt=9),
-        cos_sin,
-        i32,
-        i32,
-        cache_PBL,
-        1.5,
-        2.5,
+    cache_PIL = torch.zeros((1, 16, latent + rope), dtype=dtype, device=device)
+    mla = MlaWeights(
+        norm_D=weights(hidden, salt=3),
+        q_a_QD=weights(20, hidden, salt=4),
+        q_a_norm_Q=weights(20, salt=5),
+        q_b_EQ=weights(heads * (nope + rope), 20, salt=6),
+        kv_a_LD=weights(latent + rope, hidden, salt=7),
+        kv_a_norm_C=weights(latent, salt=8),
+        w_uk_HCN=weights(heads, latent, nope, salt=9),
+        w_uv_HUC=weights(heads, 10, latent, salt=10),
+        o_proj_DO=weights(hidden, heads * 10, salt=11),
+        cos_sin_MR=fp32(rows, rope, salt=2),
+        norm_eps=1e-5,
+        lora_eps=1e-6,
+        q_scale=1.5,
+        kv_scale=2.5,
     )
+    q_THL = mla_project(x_TD, mla, i32, i32, cache_PIL)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
-    o_THC = mla_attention(q_THL, cache_PBL, table, torch.zeros_like(i32), i32, 0.25, latent)
-    out_TD = mla_output(o_THC, weights(heads, 10, latent, salt=10), weights(hidden, heads * 10, salt=11), x_TD)
+    o_THC = mla_attention(q_THL, cache_PIL, table, torch.zeros_like(i32), i32, 0.25, latent)
+    out_TD = mla_output(o_THC, mla.w_uv_HUC, mla.o_proj_DO, x_TD)
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
     mlp_TD = swiglu(rms_norm(out_TD, weights(hidden, salt=3), 1e-5), gate_up, down, out_TD)
     ids_TK, weights_TK, zero_T = route(mlp_TD, fp32(gates, hidden, salt=14), fp32(gates, salt=15, scale=0.1), 4, 6, 2.0)
@@ -70,7 +69,7 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     logits_BV = linear(sum_TD, weights(50, hidden, salt=16), out_dtype=torch.float32)
     ones = torch.ones(rows, device=device)
     drawn_B = sample(logits_BV, i32.long(), i32.long(), ones, i32, ones * 0.9, ones * 0.01)
-    return [cache_PBL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_AD, sum_TD, logits_BV, drawn_B]
+    return [cache_PIL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_AD, sum_TD, logits_BV, drawn_B]
 
 
 @cache

@@ -5,22 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
+from caracal_kernels.registry import define_op
 
 
 def rms_norm_reference(x_TD: Tensor, w_D: Tensor, eps: float) -> Tensor:
+    """[T, D] in x's dtype."""
     x32_TD = x_TD.float()
     normed_TD = x32_TD * torch.rsqrt(x32_TD.pow(2).mean(-1, keepdim=True) + eps)
     return w_D * normed_TD.to(x_TD.dtype)
 
 
-def rms_norm(x_TD: Tensor, w_D: Tensor, eps: float) -> Tensor:
-    """[T, D] in x's dtype."""
-    if compiled(x_TD):
-        y: Tensor = torch.ops.caracal.rms_norm(x_TD, w_D, eps)
-        return y
-    if on_triton(x_TD):
-        from caracal_kernels.triton.rms_norm import rms_norm_triton
+def _fake(x_TD: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x_TD)
 
-        return rms_norm_triton(x_TD, w_D, eps)
-    return rms_norm_reference(x_TD, w_D, eps)
+
+rms_norm = define_op(rms_norm_reference, fake=_fake, triton="rms_norm")

@@ -1,18 +1,25 @@
-"""The gate and the plan of its rows at once. Legend: T tokens, D hidden, E gate outputs, F FFN experts, W workers."""
+"""The gate and the plan of its rows in one op: on a GPU one launch after the gate's product.
+
+Legend: T tokens, D hidden, G gate outputs, K choices, F FFN experts.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from caracal_kernels.backend import on_triton
-from caracal_kernels.plan_rows import Plan, plan_rows, plan_rows_reference
-from caracal_kernels.route import Route, route, route_reference
+from caracal_kernels.plan_rows import fake_plan, plan_rows_reference
+from caracal_kernels.registry import define_op
+from caracal_kernels.route import fake_route, route_reference
+
+RoutedRows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def route_rows_reference(
     h_TD: Tensor,
-    classifier_ED: Tensor,
-    bias_E: Tensor,
+    classifier_GD: Tensor,
+    bias_G: Tensor,
     top_k: int,
     num_ffn: int,
     scale: float,
@@ -22,47 +29,20 @@ def route_rows_reference(
     replica_offset_F: Tensor,
     replica_worker: Tensor,
     num_workers: int,
-) -> tuple[Route, Plan]:
-    chosen = route_reference(h_TD, classifier_ED, bias_E, top_k, num_ffn, scale, norm_topk)
-    return chosen, plan_rows_reference(
-        chosen[0], positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers
-    )
+) -> RoutedRows:
+    """The three tensors of `route`, then the six of `plan_rows` for them.
 
-
-def route_rows(
-    h_TD: Tensor,
-    classifier_ED: Tensor,
-    bias_E: Tensor,
-    top_k: int,
-    num_ffn: int,
-    scale: float,
-    norm_topk: bool,
-    positions_T: Tensor,
-    layer: int,
-    replica_offset_F: Tensor,
-    replica_worker: Tensor,
-    num_workers: int,
-) -> tuple[Route, Plan]:
-    """(what `route` returns, what `plan_rows` returns for it), on a GPU in one launch after the gate's product.
-
-    The plan's counts are read once at the end, to cut rows and pairs to size: the only wait for the device.
+    On a GPU the plan's counts are read once at the end, to cut rows and assignments to size: the only wait for the
+    device.
     """
-    if on_triton(h_TD):
-        from caracal_kernels.triton.route import route_rows_triton
+    ids_TK, weights_TK, zero_T = route_reference(h_TD, classifier_GD, bias_G, top_k, num_ffn, scale, norm_topk)
+    plan = plan_rows_reference(ids_TK, positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)
+    return ids_TK, weights_TK, zero_T, *plan
 
-        return route_rows_triton(
-            h_TD,
-            classifier_ED,
-            bias_E,
-            top_k,
-            num_ffn,
-            scale,
-            norm_topk,
-            positions_T,
-            layer,
-            replica_offset_F,
-            replica_worker,
-            num_workers,
-        )
-    chosen = route(h_TD, classifier_ED, bias_E, top_k, num_ffn, scale, norm_topk)
-    return chosen, plan_rows(chosen[0], positions_T, layer, num_ffn, replica_offset_F, replica_worker, num_workers)
+
+def _fake(h_TD: Tensor, classifier_GD: Tensor, bias_G: Tensor, top_k: int, *rest: Any) -> RoutedRows:
+    ids_TK, weights_TK, zero_T = fake_route(h_TD, classifier_GD, bias_G, top_k)
+    return ids_TK, weights_TK, zero_T, *fake_plan(ids_TK, num_workers=rest[-1])
+
+
+route_rows = define_op(route_rows_reference, fake=_fake, triton="route")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
+from caracal_kernels.registry import define_op
 
 _M64 = (1 << 64) - 1
 
@@ -69,6 +69,10 @@ def sample_reference(
     top_p_B: Tensor,
     min_p_B: Tensor,
 ) -> Tensor:
+    """Token ids [B] int64 from fp32 logits. Temperature 0 is argmax; ties go to the lowest id.
+
+    Truncation is top-k (0 = off), then top-p (1 = off), then min-p (0 = off), on the tempered distribution.
+    """
     ids = []
     for row, logits_V in enumerate(logits_BV):
         temperature = float(temperature_B[row])
@@ -83,23 +87,8 @@ def sample_reference(
     return torch.tensor(ids, dtype=torch.int64)
 
 
-def sample(
-    logits_BV: Tensor,
-    seeds_B: Tensor,
-    positions_B: Tensor,
-    temperature_B: Tensor,
-    top_k_B: Tensor,
-    top_p_B: Tensor,
-    min_p_B: Tensor,
-) -> Tensor:
-    """Token ids [B] int64 from fp32 logits. Temperature 0 is argmax; ties go to the lowest id.
+def _fake(logits_BV: Tensor, *_: Tensor) -> Tensor:
+    return logits_BV.new_empty((logits_BV.shape[0],), dtype=torch.int64)
 
-    Truncation is top-k (0 = off), then top-p (1 = off), then min-p (0 = off), on the tempered distribution.
-    """
-    if on_triton(logits_BV):
-        from caracal_kernels.triton.sample import sample_triton
 
-        return sample_triton(logits_BV, seeds_B, positions_B, temperature_B, top_k_B, top_p_B, min_p_B)
-    body = torch.ops.caracal.sample if compiled(logits_BV) else sample_reference
-    ids_B: Tensor = body(logits_BV, seeds_B, positions_B, temperature_B, top_k_B, top_p_B, min_p_B)
-    return ids_B
+sample = define_op(sample_reference, fake=_fake, triton="sample")

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import linear_reference
+from caracal_kernels.registry import define_op
 from caracal_kernels.swiglu_inner import swiglu_inner_reference
 
 
 def swiglu_reference(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tensor | None = None) -> Tensor:
+    """down(silu(gate x) * up x), plus the residual when given. The inner product is rounded once, to x's dtype."""
     return linear_reference(swiglu_inner_reference(x_TD, gate_up_2FD), down_DF, residual_TD)
 
 
-def swiglu(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, residual_TD: Tensor | None = None) -> Tensor:
-    """down(silu(gate x) * up x), plus the residual when given. The inner product is rounded once, to x's dtype."""
-    if compiled(x_TD):
-        y: Tensor = torch.ops.caracal.swiglu(x_TD, gate_up_2FD, down_DF, residual_TD)
-        return y
-    if on_triton(x_TD):
-        from caracal_kernels.triton.swiglu import swiglu_triton
+def _fake(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, *_: object) -> Tensor:
+    return x_TD.new_empty((x_TD.shape[0], down_DF.shape[0]))
 
-        return swiglu_triton(x_TD, gate_up_2FD, down_DF, residual_TD)
-    return swiglu_reference(x_TD, gate_up_2FD, down_DF, residual_TD)
+
+swiglu = define_op(swiglu_reference, fake=_fake, triton="swiglu")

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from caracal_kernels.backend import compiled, on_triton
 from caracal_kernels.linear import accumulate_reference
+from caracal_kernels.registry import define_op
 
 
 def swiglu_inner_reference(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
+    """[T, F] = silu(gate x) * up x, rounded once. `linear` of the whole of it is swiglu, bit for bit."""
     # fp64 here too: torch's fp32 exp gives other bits in the tail of a vector, so a shard's would differ.
     gate_TF, up_TF = accumulate_reference(x_TD, gate_up_2FD).double().chunk(2, dim=-1)
     return (silu(gate_TF) * up_TF).to(x_TD.dtype)
 
 
-def swiglu_inner(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
-    """[T, F] = silu(gate x) * up x, rounded once. `linear` of the whole of it is swiglu, bit for bit."""
-    if compiled(x_TD):
-        a: Tensor = torch.ops.caracal.swiglu_inner(x_TD, gate_up_2FD)
-        return a
-    if on_triton(x_TD):
-        from caracal_kernels.triton.swiglu_inner import swiglu_inner_triton
+def _fake(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
+    return x_TD.new_empty((x_TD.shape[0], gate_up_2FD.shape[0] // 2))
 
-        return swiglu_inner_triton(x_TD, gate_up_2FD)
-    return swiglu_inner_reference(x_TD, gate_up_2FD)
+
+swiglu_inner = define_op(swiglu_inner_reference, fake=_fake, triton="swiglu_inner")

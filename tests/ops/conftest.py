@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from caracal_kernels import available
+from caracal_kernels import cpu_backend
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +13,7 @@ def _seeded() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if available() not in ("avx512bf16", "avx2"):
+    if cpu_backend() not in ("avx512bf16", "avx2"):
         for item in items:
             if item.get_closest_marker("compiled"):
                 item.add_marker(pytest.mark.skip(reason="there are no compiled kernels on this machine"))

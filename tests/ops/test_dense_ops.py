@@ -82,7 +82,7 @@ def test_swiglu(inner: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_grouped_swiglu_is_swiglu_of_each_pair(dtype: torch.dtype) -> None:
+def test_grouped_swiglu_is_swiglu_of_each_assignment(dtype: torch.dtype) -> None:
     random.seed(1)
     gate_up = [rand(2 * 37, 72, dtype=dtype, scale=0.1) for _ in range(5)]
     down = [rand(72, 37, dtype=dtype, scale=0.1) for _ in range(5)]
@@ -98,25 +98,25 @@ def test_grouped_swiglu_is_swiglu_of_each_pair(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_combine_adds_in_slot_order(dtype: torch.dtype) -> None:
+def test_combine_adds_by_ascending_id(dtype: torch.dtype) -> None:
     y, h, residual = (rand(30, 72, dtype=dtype) for _ in range(3))
-    y, home = y[:21], torch.randint(-1, 21, (30, 6), dtype=torch.int32)
+    y, reply_index = y[:21], torch.randint(-1, 21, (30, 6), dtype=torch.int32)
     weights, zero = torch.rand(30, 6), torch.rand(30)
-    out = combine(y.contiguous(), home, weights, zero, h, residual)
+    out = combine(y.contiguous(), reply_index, weights, zero, h, residual)
     for t in range(30):
         acc = torch.zeros(72)
-        for slot in range(6):
-            if home[t, slot] >= 0:
-                acc = acc + weights[t, slot] * y[home[t, slot]].float()
+        for choice in range(6):
+            if reply_index[t, choice] >= 0:
+                acc = acc + weights[t, choice] * y[reply_index[t, choice]].float()
         acc = (acc + zero[t] * h[t].float()).to(dtype)
         assert torch.equal(out[t], (residual[t].float() + acc.float()).to(dtype))
 
 
-def test_combine_refuses_a_missing_row() -> None:
+def test_combine_raises_for_a_missing_reply() -> None:
     h = rand(1, 8)
-    for home in (-2, 3):
-        with pytest.raises(RuntimeError, match="combine: home"):
-            combine(rand(3, 8), i32([[home]]), torch.ones(1, 1), torch.zeros(1), h, h)
+    for reply_index in (-2, 3):
+        with pytest.raises(RuntimeError, match="combine: reply_index"):
+            combine(rand(3, 8), i32([[reply_index]]), torch.ones(1, 1), torch.zeros(1), h, h)
 
 
 @pytest.mark.parametrize(

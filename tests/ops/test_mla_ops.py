@@ -6,37 +6,37 @@ import random
 
 import pytest
 import torch
-from caracal_kernels import mla_attention, mla_output, mla_project
+from caracal_kernels import MlaWeights, mla_attention, mla_output, mla_project
 from caracal_kernels.mla_project import mla_project_reference
-from support.op_inputs import DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, close, i32, mla_weights, project_arguments, rand
 from torch import Tensor
 
 
-def project(s: Sizes, weights: tuple[object, ...], x: Tensor, positions: list[int], slots: list[int]) -> list[Tensor]:
+def project(s: Sizes, weights: MlaWeights, x: Tensor, positions: list[int], places: list[int]) -> list[Tensor]:
     cache = torch.full((4, 16, s.width), float("nan"), dtype=x.dtype)
-    q = mla_project(x, *weights, i32(positions), i32(slots), cache, 1.5, 2.5)  # type: ignore[arg-type]
+    q = mla_project(x, weights, i32(positions), i32(places), cache)
     return [q, cache.view(-1, s.width)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("s", [ODD, EVEN])
 def test_project_agrees_with_the_reference(s: Sizes, dtype: torch.dtype) -> None:
-    weights = project_weights(s, dtype)
-    x, positions, slots = rand(9, s.hidden, dtype=dtype), list(range(5, 14)), list(range(40, 49))
-    q, cache = project(s, weights, x, positions, slots)
+    weights = mla_weights(s, dtype)
+    x, positions, places = rand(9, s.hidden, dtype=dtype), list(range(5, 14)), list(range(40, 49))
+    q, cache = project(s, weights, x, positions, places)
     other = torch.zeros((4, 16, s.width), dtype=dtype)
-    expected = mla_project_reference(x, *weights, i32(positions), i32(slots), other, 1.5, 2.5)  # type: ignore[arg-type]
+    expected = mla_project_reference(x, i32(positions), i32(places), other, *project_arguments(weights))
     close(q, expected, dtype)
-    close(cache[slots], other.view(-1, s.width)[slots], dtype)
+    close(cache[places], other.view(-1, s.width)[places], dtype)
     written = ~cache.isnan().any(-1)
-    assert written.nonzero().flatten().tolist() == slots, "exactly the named slots are written"
+    assert written.nonzero().flatten().tolist() == places, "exactly the named places are written"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_projected_bits_are_the_rows_own(dtype: torch.dtype) -> None:
     random.seed(2)
     for s in (ODD, EVEN):
-        weights = project_weights(s, dtype)
+        weights = mla_weights(s, dtype)
         x = rand(30, s.hidden, dtype=dtype)
         alone = [project(s, weights, x[i : i + 1], [i], [i]) for i in range(30)]
         for _ in range(20):
@@ -47,16 +47,16 @@ def test_projected_bits_are_the_rows_own(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_without_a_slot_is_projected_and_written_nowhere(dtype: torch.dtype) -> None:
-    weights, x = project_weights(ODD, dtype), rand(5, ODD.hidden, dtype=dtype)
-    with_slots, _ = project(ODD, weights, x, list(range(5)), list(range(5)))
+def test_a_row_without_a_place_is_projected_and_written_nowhere(dtype: torch.dtype) -> None:
+    weights, x = mla_weights(ODD, dtype), rand(5, ODD.hidden, dtype=dtype)
+    with_places, _ = project(ODD, weights, x, list(range(5)), list(range(5)))
     q, cache = project(ODD, weights, x, list(range(5)), [3, -1, 7, -1, -1])
-    assert torch.equal(q, with_slots)
+    assert torch.equal(q, with_places)
     assert (~cache.isnan().any(-1)).nonzero().flatten().tolist() == [3, 7]
 
 
 def paged(keys: Tensor, page_size: int) -> tuple[Tensor, Tensor]:
-    """The same keys in shuffled pages of another size, unused slots poisoned."""
+    """The same keys in shuffled pages of another size, unused positions poisoned."""
     needed = -(-len(keys) // page_size)
     pages = torch.randperm(needed + 3)[:needed]
     cache = torch.full((needed + 3, page_size, keys.shape[1]), float("nan"), dtype=keys.dtype)
@@ -133,5 +133,5 @@ def test_bad_indices_are_named() -> None:
     ]:
         with pytest.raises(RuntimeError, match=f"mla_attention: {culprit}"):
             mla_attention(q, cache, i32(table), i32(seq), i32(position), 0.2, s.latent)
-    with pytest.raises(RuntimeError, match="mla_project: slots"):
-        mla_project(rand(1, s.hidden), *project_weights(s, torch.float32), i32([0]), i32([32]), cache, 1.0, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="mla_project: slot_mapping"):
+        mla_project(rand(1, s.hidden), mla_weights(s, torch.float32), i32([0]), i32([32]), cache)

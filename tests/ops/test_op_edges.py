@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import caracal_kernels as k
 import pytest
 import torch
-from support.op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, i32, mla_weights, project_arguments, rand
 from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
@@ -21,23 +21,23 @@ def everything(rows: int, s: Sizes, dtype: torch.dtype) -> dict[str, Callable[[]
     x, x32 = rand(rows, s.hidden, dtype=dtype), rand(rows, s.hidden)
     gate_up, down = rand(2 * 37, s.hidden, dtype=dtype, scale=0.2), rand(s.hidden, 37, dtype=dtype, scale=0.2)
     position, zero = torch.arange(rows, dtype=torch.int32), torch.zeros(rows, dtype=torch.int32)
-    weights = project_weights(s, dtype)
+    weights = mla_weights(s, dtype)
     keys, q = rand(20, 16, s.width, dtype=dtype), rand(rows, s.heads, s.width, dtype=dtype)
     o, w_uv = rand(rows, s.heads, s.latent, dtype=dtype), rand(s.heads, s.value, s.latent, dtype=dtype, scale=0.2)
     o_proj = rand(s.hidden, s.heads * s.value, dtype=dtype, scale=0.2)
     classifier, bias = rand(9, s.hidden, scale=0.2), rand(9, scale=0.01)
-    home, share = torch.randint(-1, max(1, rows), (rows, 4), dtype=torch.int32), torch.rand(rows, 4)
+    reply_index, share = torch.randint(-1, max(1, rows), (rows, 4), dtype=torch.int32), torch.rand(rows, 4)
     count = i32([rows // 3, 0, rows - rows // 3])
     ids, ones = torch.randint(0, 9, (rows, 4), dtype=torch.int32), torch.ones(rows)
     logits, wide = rand(rows, 1009), rand(1009, s.hidden, dtype=dtype)
 
     def project() -> Outputs:
         cache = torch.full((20, 16, s.width), 0.5, dtype=dtype)
-        return k.mla_project(x, *weights, position, position, cache, 1.5, 2.5), cache  # type: ignore[arg-type]
+        return k.mla_project(x, weights, position, position, cache), cache
 
     return {
         "linear": lambda: (k.linear(x, wide), k.linear(x, wide, None, torch.float32)),
-        "rms_norm": lambda: (k.rms_norm(x, weights[0], 1e-5),),  # type: ignore[arg-type]
+        "rms_norm": lambda: (k.rms_norm(x, weights.norm_D, 1e-5),),
         "swiglu": lambda: (k.swiglu(x, gate_up, down), k.swiglu(x, gate_up, down, x)),
         "swiglu_inner": lambda: (k.swiglu_inner(x, gate_up),),
         "grouped_swiglu": lambda: (k.grouped_swiglu(x, position, count, [gate_up] * 3, [down] * 3),),
@@ -49,7 +49,7 @@ def everything(rows: int, s: Sizes, dtype: torch.dtype) -> dict[str, Callable[[]
         "mla_output": lambda: (k.mla_output(o, w_uv, o_proj, x),),
         "route": lambda: k.route(x, classifier, bias, 4, 6, 6.0),
         "plan_rows": lambda: k.plan_rows(ids, position, 1, 6, i32([0, 1, 2, 3, 3, 5, 6]), i32([0, 1, 0, 0, 1, 1]), 2),
-        "combine": lambda: (k.combine(x, home, share, share[:, 0].contiguous(), x, x),),
+        "combine": lambda: (k.combine(x, reply_index, share, share[:, 0].contiguous(), x, x),),
         "sample": lambda: (
             k.sample(logits, zero.long(), position.long(), ones, zero, ones, ones * 0),
             k.sample(logits, zero.long(), position.long(), ones * 0.7, zero + 50, ones * 0.8, ones * 0.01),
@@ -122,5 +122,5 @@ def test_torch_agrees_with_the_schema_of_an_op_that_writes(dtype: torch.dtype) -
     s = ODD
     cache = torch.zeros(1, 16, s.width, dtype=dtype)
     x = rand(2, s.hidden, dtype=dtype)
-    arguments = (x, *project_weights(s, dtype), i32([0, 1]), i32([3, 4]), cache, 1.5, 2.5, 1e-6)
+    arguments = (x, i32([0, 1]), i32([3, 4]), cache, *project_arguments(mla_weights(s, dtype)))
     torch.library.opcheck(torch.ops.caracal.mla_project, arguments)

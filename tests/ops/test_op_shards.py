@@ -1,9 +1,11 @@
 """An op's shards, put side by side, are the op: the bits that ranks of one worker rely on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from caracal_kernels import linear, mla_attention, mla_output, mla_project, mla_values, swiglu, swiglu_inner
-from support.op_inputs import DTYPES, EVEN, ODD, Sizes, i32, project_weights, rand
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, i32, mla_weights, rand
 from torch import Tensor
 
 ROWS = [1, 2, 4, 13]
@@ -33,8 +35,8 @@ def test_linear_by_output_rows(dtype: torch.dtype, rows: int) -> None:
 def test_swiglu_by_inner_width(dtype: torch.dtype, rows: int) -> None:
     x = rand(rows, 72, dtype=dtype)
     gate, up, down = (rand(*s, dtype=dtype, scale=0.1) for s in ((101, 72), (101, 72), (72, 101)))
-    pairs = zip(rows_of(gate), rows_of(up), strict=True)
-    inner = torch.cat([swiglu_inner(x, torch.cat(pair)) for pair in pairs], 1)
+    shards = zip(rows_of(gate), rows_of(up), strict=True)
+    inner = torch.cat([swiglu_inner(x, torch.cat(gate_and_up)) for gate_and_up in shards], 1)
     assert torch.equal(inner, swiglu_inner(x, torch.cat([gate, up])))
     assert torch.equal(linear(inner, down, x), swiglu(x, torch.cat([gate, up]), down, x))
 
@@ -44,24 +46,22 @@ def test_swiglu_by_inner_width(dtype: torch.dtype, rows: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention_by_heads(dtype: torch.dtype, s: Sizes, rows: int) -> None:
     x, positions = rand(rows, s.hidden, dtype=dtype), i32(list(range(5, 5 + rows)))
-    before = list(project_weights(s, dtype))
-    q_b_HEQ = before[4].view(s.heads, -1, s.q_rank)  # type: ignore[attr-defined]
-    w_uk_HCN, w_uv_HVC = before[7], rand(s.heads, s.value, s.latent, dtype=dtype, scale=0.2)
-    o_proj = rand(s.hidden, s.heads * s.value, dtype=dtype, scale=0.2)
+    w = mla_weights(s, dtype)
+    q_b_HEQ = w.q_b_EQ.view(s.heads, -1, s.q_rank)
     past = rand(2, 16, s.width, dtype=dtype)
 
     def run(heads: slice) -> tuple[Tensor, Tensor, Tensor]:
-        weights, cache = [*before], past.clone()
-        weights[4], weights[7] = q_b_HEQ[heads].flatten(0, 1).contiguous(), w_uk_HCN[heads].contiguous()  # type: ignore[index]
-        q = mla_project(x, *weights, positions, positions, cache, 1.5, 2.5)  # type: ignore[arg-type]
+        cache, q_b_EQ = past.clone(), q_b_HEQ[heads].flatten(0, 1).contiguous()
+        shard = replace(w, q_b_EQ=q_b_EQ, w_uk_HCN=w.w_uk_HCN[heads].contiguous())
+        q = mla_project(x, shard, positions, positions, cache)
         o = mla_attention(q, cache, i32([[0, 1]]), i32([0] * rows), positions, 0.2, s.latent)
-        return o, mla_values(o, w_uv_HVC[heads].contiguous()), cache
+        return o, mla_values(o, w.w_uv_HUC[heads].contiguous()), cache
 
     o, values, cache = run(slice(0, s.heads))
     shards = [run(cut) for cut in cuts(s.heads)[: s.heads]]
     assert all(torch.equal(shard[2], cache) for shard in shards), "every rank caches the same latents"
     assert torch.equal(torch.cat([shard[1] for shard in shards], 1), values)
-    assert torch.equal(linear(values, o_proj, x), mla_output(o, w_uv_HVC, o_proj, x))
+    assert torch.equal(linear(values, w.o_proj_DO, x), mla_output(o, w.w_uv_HUC, w.o_proj_DO, x))
 
 
 @pytest.mark.compiled

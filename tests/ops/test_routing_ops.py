@@ -67,27 +67,27 @@ def test_plan_against_the_oracle(data: st.DataObject) -> None:
     positions = i32([draw.randrange(1 << 20) for _ in range(tokens)])
     replicas = [sorted(draw.sample(range(workers), draw.randint(0, workers))) for _ in range(experts)]
     offset = i32([sum(map(len, replicas[:e])) for e in range(experts + 1)])
-    flat = i32([w for held in replicas for w in held])
+    flat = i32([w for holders in replicas for w in holders])
     given_ids = i32(ids).view(tokens, top_k)
     arguments = (given_ids, positions, 3, experts, offset, flat, workers)
-    row, row_count, pair_row, pair_expert, pair_count, home = plan_rows(*arguments)
+    row, row_count, row_A, expert_A, count, reply_index = plan_rows(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(plan_rows(*arguments), plan_rows_reference(*arguments), strict=True))
-    worker_of_pair = [w for w, n in enumerate(pair_count.tolist()) for _ in range(n)]
+    worker_of = [w for w, n in enumerate(count.tolist()) for _ in range(n)]
     row_begin = [sum(row_count.tolist()[:w]) for w in range(workers)]
     for t in range(tokens):
-        for slot, expert in enumerate(ids[t]):
-            at = int(home[t, slot])
+        for choice, expert in enumerate(ids[t]):
+            at = int(reply_index[t, choice])
             if expert >= experts:
                 assert at == -1
             elif not replicas[expert]:
                 assert at == -2
             else:
-                worker = worker_of_pair[at]
+                worker = worker_of[at]
                 assert worker in replicas[expert]
-                assert pair_expert[at] == expert
-                assert row[row_begin[worker] + pair_row[at]] == t
-    placed = home[home >= 0]
-    assert sorted(placed.tolist()) == list(range(len(pair_row))), "every pair is some slot's home, once"
+                assert expert_A[at] == expert
+                assert row[row_begin[worker] + row_A[at]] == t
+    placed = reply_index[reply_index >= 0]
+    assert sorted(placed.tolist()) == list(range(len(row_A))), "every assignment is some choice's, once"
 
 
 def test_replicas_share_the_rows() -> None:

@@ -1,4 +1,4 @@
-// One vector of 8 fp32 lanes, AVX2 with FMA. bf16 is widened: two FMAs per pair.
+// One vector of 8 fp32 lanes, AVX2 with FMA. bf16 is widened: two FMAs for two values.
 #pragma once
 #include <immintrin.h>
 

@@ -45,7 +45,7 @@ struct Simd {
   static void store(bf16* p, vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
   static void store(bf16* p, vec a, int64_t count) { _mm256_mask_storeu_epi16(p, mask(count), narrow(a)); }
 
-  // The tree: halves, quarters, then pairs. sum4 is four of sum side by side.
+  // The tree: halves, quarters, then eighths. sum4 is four of sum side by side.
   static __m128 quarter(vec a) {
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));

@@ -124,37 +124,37 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& row, const Tensor& count, a
   return out;
 }
 
-Tensor combine(const Tensor& y, const Tensor& home, const Tensor& weights, const Tensor& zero, const Tensor& h,
+Tensor combine(const Tensor& y, const Tensor& reply_index, const Tensor& weights, const Tensor& zero, const Tensor& h,
                const Tensor& residual) {
   const char* op = "combine";
   auto dtype = model_dtype(op, "h", h);
   check(op, "h", h, dtype, 2);
   check(op, "y", y, dtype, 2);
   check(op, "residual", residual, dtype, 2);
-  check(op, "home", home, at::kInt, 2);
+  check(op, "reply_index", reply_index, at::kInt, 2);
   check(op, "weights", weights, at::kFloat, 2);
   check(op, "zero", zero, at::kFloat, 1);
-  int64_t tokens = h.size(0), width = h.size(1), slots = home.size(1);
+  int64_t tokens = h.size(0), width = h.size(1), choices = reply_index.size(1);
   check_size(op, "y", y, 1, width);
-  check_size(op, "home", home, 0, tokens);
+  check_size(op, "reply_index", reply_index, 0, tokens);
   check_size(op, "zero", zero, 0, tokens);
-  TORCH_CHECK(weights.sizes() == home.sizes(), op, ": weights has another shape than home");
+  TORCH_CHECK(weights.sizes() == reply_index.sizes(), op, ": weights has another shape than reply_index");
   TORCH_CHECK(residual.sizes() == h.sizes(), op, ": residual has another shape than h");
-  const int32_t* at = ptr<int32_t>(home);
-  for (int64_t i = 0; i < tokens * slots; ++i)
-    TORCH_CHECK(at[i] >= -1 && at[i] < y.size(0), op, ": home points at an answer that is not there (", at[i], " of ",
+  const int32_t* at = ptr<int32_t>(reply_index);
+  for (int64_t i = 0; i < tokens * choices; ++i)
+    TORCH_CHECK(at[i] >= -1 && at[i] < y.size(0), op, ": reply_index points at a reply that is not there (", at[i], " of ",
                 y.size(0), ")");
   Tensor out = at::empty_like(h);
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
     const auto& k = active<T>();
-    over_rows(tokens, 4 * (slots + 2) * width, [&](int64_t begin, int64_t end) {
+    over_rows(tokens, 4 * (choices + 2) * width, [&](int64_t begin, int64_t end) {
       float* acc = scratch<float>(0, width);
       for (int64_t t = begin; t < end; ++t) {
         std::fill(acc, acc + width, 0.0f);
-        for (int64_t s = 0; s < slots; ++s) {
-          int32_t p = at[t * slots + s];
-          if (p >= 0) k.add_scaled(acc, ptr<T>(y) + p * width, ptr<float>(weights)[t * slots + s], width);
+        for (int64_t s = 0; s < choices; ++s) {
+          int32_t p = at[t * choices + s];
+          if (p >= 0) k.add_scaled(acc, ptr<T>(y) + p * width, ptr<float>(weights)[t * choices + s], width);
         }
         k.add_scaled(acc, ptr<T>(h) + t * width, ptr<float>(zero)[t], width);
         k.store(acc, ptr<T>(residual) + t * width, ptr<T>(out) + t * width, width);
@@ -162,15 +162,6 @@ Tensor combine(const Tensor& y, const Tensor& home, const Tensor& weights, const
     });
   });
   return out;
-}
-
-TORCH_LIBRARY_FRAGMENT(caracal, m) {
-  m.def("linear(Tensor x, Tensor w, Tensor? residual=None, ScalarType? out_dtype=None) -> Tensor");
-  m.def("rms_norm(Tensor x, Tensor w, float eps) -> Tensor");
-  m.def("swiglu(Tensor x, Tensor gate_up, Tensor down, Tensor? residual=None) -> Tensor");
-  m.def("swiglu_inner(Tensor x, Tensor gate_up) -> Tensor");
-  m.def("grouped_swiglu(Tensor x, Tensor row, Tensor expert_count, Tensor[] gate_up, Tensor[] down) -> Tensor");
-  m.def("combine(Tensor y, Tensor home, Tensor weights, Tensor zero, Tensor h, Tensor residual) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(caracal, CPU, m) {

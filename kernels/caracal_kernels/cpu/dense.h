@@ -64,9 +64,9 @@ void over_rows(int64_t rows, int64_t flops, F&& body) {
 
 // Scratch that lives as long as its thread; grows, never shrinks below its largest use.
 template <typename T>
-T* scratch(int slot, int64_t count) {
+T* scratch(int number, int64_t count) {
   thread_local std::vector<T> buffers[8];
-  auto& buffer = buffers[slot];
+  auto& buffer = buffers[number];
   if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
   return buffer.data();
 }

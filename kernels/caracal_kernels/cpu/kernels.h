@@ -20,7 +20,7 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, T* out, int64_t width);
   // out = round(x * scale)
   void (*scale)(const T* x, float factor, T* out, int64_t count);
-  // Interleaved pairs in, de-interleaved halves out; cos_sin holds width/2 cosines, then width/2 sines.
+  // Interleaved dims in, de-interleaved halves out; cos_sin holds width/2 cosines, then width/2 sines.
   void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
   // One row's attention: q [heads, latent + rope], o [heads, latent]; scratch holds heads * (latent + 18) floats.
   void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,

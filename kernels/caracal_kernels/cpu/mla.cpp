@@ -7,13 +7,13 @@ struct Sizes {
   int64_t rows, hidden, q_rank, heads, nope, latent, rope, width;
 };
 
-Sizes check_project(const Tensor& x, const Tensor& norm_w, const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b,
+Sizes check_project(const Tensor& x, const Tensor& norm, const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b,
                     const Tensor& kv_a, const Tensor& kv_a_norm, const Tensor& w_uk, const Tensor& cos_sin,
-                    const Tensor& positions, const Tensor& slots, const Tensor& cache) {
+                    const Tensor& positions, const Tensor& slot_mapping, const Tensor& cache) {
   const char* op = "mla_project";
   auto dtype = model_dtype(op, "x", x);
   check(op, "x", x, dtype, 2);
-  check(op, "norm_w", norm_w, dtype, 1);
+  check(op, "norm", norm, dtype, 1);
   check(op, "q_a", q_a, dtype, 2);
   check(op, "q_a_norm", q_a_norm, dtype, 1);
   check(op, "q_b", q_b, dtype, 2);
@@ -22,10 +22,10 @@ Sizes check_project(const Tensor& x, const Tensor& norm_w, const Tensor& q_a, co
   check(op, "w_uk", w_uk, dtype, 3);
   check(op, "cos_sin", cos_sin, at::kFloat, 2);
   check(op, "positions", positions, at::kInt, 1);
-  check(op, "slots", slots, at::kInt, 1);
+  check(op, "slot_mapping", slot_mapping, at::kInt, 1);
   check(op, "cache", cache, dtype, 3);
   Sizes s{x.size(0), x.size(1), q_a.size(0), w_uk.size(0), w_uk.size(2), w_uk.size(1), cos_sin.size(1), cache.size(2)};
-  check_size(op, "norm_w", norm_w, 0, s.hidden);
+  check_size(op, "norm", norm, 0, s.hidden);
   check_size(op, "q_a", q_a, 1, s.hidden);
   check_size(op, "q_a_norm", q_a_norm, 0, s.q_rank);
   check_size(op, "q_b", q_b, 0, s.heads * (s.nope + s.rope));
@@ -35,12 +35,12 @@ Sizes check_project(const Tensor& x, const Tensor& norm_w, const Tensor& q_a, co
   check_size(op, "kv_a_norm", kv_a_norm, 0, s.latent);
   check_size(op, "cache", cache, 2, s.latent + s.rope);
   check_size(op, "positions", positions, 0, s.rows);
-  check_size(op, "slots", slots, 0, s.rows);
+  check_size(op, "slot_mapping", slot_mapping, 0, s.rows);
   int64_t places = cache.size(0) * cache.size(1);
   for (int64_t t = 0; t < s.rows; ++t) {
-    int32_t position = ptr<int32_t>(positions)[t], slot = ptr<int32_t>(slots)[t];
+    int32_t position = ptr<int32_t>(positions)[t], at = ptr<int32_t>(slot_mapping)[t];
     TORCH_CHECK(position >= 0 && position < cos_sin.size(0), op, ": positions[", t, "] = ", position, " lies outside cos_sin");
-    TORCH_CHECK(slot >= -1 && slot < places, op, ": slots[", t, "] = ", slot, " lies outside the cache");
+    TORCH_CHECK(at >= -1 && at < places, op, ": slot_mapping[", t, "] = ", at, " lies outside the cache");
   }
   return s;
 }
@@ -60,11 +60,11 @@ void project_query(const Sizes& s, const T* h, const Tensor& q_a, const Tensor& 
   k.scale(q, scale, q, s.rows * n);
 }
 
-Tensor mla_project(const Tensor& x, const Tensor& norm_w, double eps, const Tensor& q_a, const Tensor& q_a_norm,
-                   const Tensor& q_b, const Tensor& kv_a, const Tensor& kv_a_norm, const Tensor& w_uk,
-                   const Tensor& cos_sin, const Tensor& positions, const Tensor& slots, Tensor cache, double q_scale,
-                   double kv_scale, double lora_eps) {
-  Sizes s = check_project(x, norm_w, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, cos_sin, positions, slots, cache);
+Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_mapping, Tensor cache, const Tensor& norm,
+                   const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b, const Tensor& kv_a,
+                   const Tensor& kv_a_norm, const Tensor& w_uk, const Tensor& cos_sin, double norm_eps, double lora_eps,
+                   double q_scale, double kv_scale) {
+  Sizes s = check_project(x, norm, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, cos_sin, positions, slot_mapping, cache);
   Tensor out = at::empty({s.rows, s.heads, s.width}, x.options());
   by_dtype(x.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
@@ -77,14 +77,14 @@ Tensor mla_project(const Tensor& x, const Tensor& norm_w, double eps, const Tens
     T* nowhere = scratch<T>(4, s.width);
     float eps_lora = static_cast<float>(lora_eps);
     for (int64_t t = 0; t < s.rows; ++t)
-      k.rms_norm(ptr<T>(x) + t * s.hidden, ptr<T>(norm_w), h + t * s.hidden, s.hidden, static_cast<float>(eps));
+      k.rms_norm(ptr<T>(x) + t * s.hidden, ptr<T>(norm), h + t * s.hidden, s.hidden, static_cast<float>(norm_eps));
     project_query<T>(s, h, q_a, q_a_norm, q_b, static_cast<float>(q_scale), eps_lora, c, low, q);
 
     product<T>(h, s.hidden, ptr<T>(kv_a), s.hidden, c, s.width, s.rows, s.width, s.hidden);
     k.store(c, nullptr, low, s.rows * s.width);
     for (int64_t t = 0; t < s.rows; ++t) {
-      int32_t slot = ptr<int32_t>(slots)[t];
-      T* place = slot < 0 ? nowhere : ptr<T>(cache) + slot * s.width;
+      int32_t at = ptr<int32_t>(slot_mapping)[t];
+      T* place = at < 0 ? nowhere : ptr<T>(cache) + at * s.width;
       const float* angles = ptr<float>(cos_sin) + ptr<int32_t>(positions)[t] * s.rope;
       k.rms_norm(low + t * s.width, ptr<T>(kv_a_norm), place, s.latent, eps_lora);
       k.scale(place, static_cast<float>(kv_scale), place, s.latent);
@@ -199,18 +199,6 @@ Tensor mla_output(const Tensor& o, const Tensor& w_uv, const Tensor& o_proj, con
     active<T>().store(c, ptr<T>(residual), ptr<T>(out), rows * hidden);
   });
   return out;
-}
-
-TORCH_LIBRARY_FRAGMENT(caracal, m) {
-  m.def(
-      "mla_project(Tensor x, Tensor norm_w, float eps, Tensor q_a, Tensor q_a_norm, Tensor q_b, Tensor kv_a, Tensor "
-      "kv_a_norm, Tensor w_uk, Tensor cos_sin, Tensor positions, Tensor slots, Tensor(a!) cache, float q_scale, float "
-      "kv_scale, float lora_eps) -> Tensor");
-  m.def(
-      "mla_attention(Tensor q, Tensor cache, Tensor page_table, Tensor seq, Tensor positions, float scale, int "
-      "kv_lora_rank) -> Tensor");
-  m.def("mla_values(Tensor o, Tensor w_uv) -> Tensor");
-  m.def("mla_output(Tensor o, Tensor w_uv, Tensor o_proj, Tensor residual) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(caracal, CPU, m) {

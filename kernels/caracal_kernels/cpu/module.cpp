@@ -21,6 +21,6 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, methods, nullp
 }  // namespace
 
 // What it was compiled from and for; read from the file before the file is loaded.
-__attribute__((used)) const char stamp[] = CARACAL_STAMP;
+__attribute__((used)) const char build_id[] = CARACAL_BUILD_ID;
 
 PyMODINIT_FUNC PyInit__cpu() { return PyModule_Create(&module); }

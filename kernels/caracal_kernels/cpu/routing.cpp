@@ -1,4 +1,4 @@
-// route, plan_rows. E gate outputs, K slots, W workers.
+// route, plan_rows. G gate outputs, K choices, W workers.
 #include <algorithm>
 #include <cmath>
 #include <tuple>
@@ -31,16 +31,16 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& h, const Tensor& classifi
   float* scores = scratch<float>(0, tokens * outputs);
   product<float>(wide, width, ptr<float>(classifier), width, scores, outputs, tokens, outputs, width);
   std::vector<int32_t> order(outputs);
-  std::vector<float> choice(outputs);
+  std::vector<float> selection(outputs);
   for (int64_t t = 0; t < tokens; ++t) {
     float* p = scores + t * outputs;
     k.softmax(p, outputs);
     for (int64_t e = 0; e < outputs; ++e) {
       order[e] = static_cast<int32_t>(e);
       float with_bias = p[e] + ptr<float>(bias)[e];
-      choice[e] = with_bias == with_bias ? with_bias : -INFINITY;  // NaN would break the order, and with it the sort
+      selection[e] = with_bias == with_bias ? with_bias : -INFINITY;  // NaN would break the order, and with it the sort
     }
-    auto better = [&](int32_t i, int32_t j) { return choice[i] > choice[j] || (choice[i] == choice[j] && i < j); };
+    auto better = [&](int32_t i, int32_t j) { return selection[i] > selection[j] || (selection[i] == selection[j] && i < j); };
     std::nth_element(order.begin(), order.begin() + (top_k - 1), order.end(), better);
     int32_t* chosen = ptr<int32_t>(ids) + t * top_k;
     std::copy_n(order.begin(), top_k, chosen);
@@ -80,72 +80,71 @@ Plan plan_rows(const Tensor& ids, const Tensor& positions, int64_t layer, int64_
   for (int64_t e = 0; e < num_ffn; ++e)
     TORCH_CHECK(offsets[e] >= 0 && offsets[e] <= offsets[e + 1], op, ": replica_offset falls at ", e);
   TORCH_CHECK(offsets[num_ffn] <= worker.size(0), op, ": replica_offset points past replica_worker");
-  int64_t tokens = ids.size(0), slots = ids.size(1);
-  struct Pair {
-    int32_t expert, token, slot;
+  int64_t tokens = ids.size(0), choices = ids.size(1);
+  struct Assignment {
+    int32_t expert, token, choice;
   };
-  std::vector<std::vector<Pair>> wanted(num_workers);
-  Tensor home = at::full(ids.sizes(), -1, ids.options());
-  int32_t* homes = ptr<int32_t>(home);
-  int64_t pairs = 0;
+  std::vector<std::vector<Assignment>> wanted(num_workers);
+  Tensor reply_index = at::full(ids.sizes(), -1, ids.options());
+  int32_t* reply_indices = ptr<int32_t>(reply_index);
+  int64_t assignments = 0;
   for (int32_t t = 0; t < tokens; ++t)
-    for (int32_t s = 0; s < slots; ++s) {
-      int32_t e = ptr<int32_t>(ids)[t * slots + s];
+    for (int32_t s = 0; s < choices; ++s) {
+      int32_t e = ptr<int32_t>(ids)[t * choices + s];
       TORCH_CHECK(e >= 0, op, ": ids[", t, ", ", s, "] is negative");
       if (e >= num_ffn) continue;
       uint32_t replicas = offsets[e + 1] - offsets[e];
       if (!replicas) {
-        homes[t * slots + s] = -2;
+        reply_indices[t * choices + s] = -2;
         continue;
       }
       uint32_t pick = mix(static_cast<uint32_t>(layer), e, ptr<int32_t>(positions)[t]) % replicas;
       int32_t w = ptr<int32_t>(worker)[offsets[e] + pick];
       TORCH_CHECK(w >= 0 && w < num_workers, op, ": replica_worker names worker ", w, " of ", num_workers);
       wanted[w].push_back({e, t, s});
-      ++pairs;
+      ++assignments;
     }
   auto ints = [&](int64_t n) { return at::empty({n}, ids.options()); };
-  Tensor row_count = ints(num_workers), pair_row = ints(pairs), pair_expert = ints(pairs), pair_count = ints(num_workers);
+  Tensor row_count = ints(num_workers), assigned_row = ints(assignments), assigned_expert = ints(assignments), assigned_count = ints(num_workers);
   std::vector<int32_t> rows, place(tokens);
   int32_t next = 0;
   for (int64_t w = 0; w < num_workers; ++w) {
     auto& own = wanted[w];
     std::fill(place.begin(), place.end(), -1);
-    for (const Pair& p : own) place[p.token] = 0;
+    for (const Assignment& p : own) place[p.token] = 0;
     int32_t count = 0;
     for (int32_t t = 0; t < tokens; ++t)
       if (place[t] == 0) {
         place[t] = count++;
         rows.push_back(t);
       }
-    std::sort(own.begin(), own.end(), [](const Pair& a, const Pair& b) {
+    std::sort(own.begin(), own.end(), [](const Assignment& a, const Assignment& b) {
       return std::tie(a.expert, a.token) < std::tie(b.expert, b.token);
     });
-    for (const Pair& p : own) {
-      homes[p.token * slots + p.slot] = next;
-      ptr<int32_t>(pair_row)[next] = place[p.token];
-      ptr<int32_t>(pair_expert)[next++] = p.expert;
+    for (const Assignment& p : own) {
+      reply_indices[p.token * choices + p.choice] = next;
+      ptr<int32_t>(assigned_row)[next] = place[p.token];
+      ptr<int32_t>(assigned_expert)[next++] = p.expert;
     }
     ptr<int32_t>(row_count)[w] = count;
-    ptr<int32_t>(pair_count)[w] = static_cast<int32_t>(own.size());
+    ptr<int32_t>(assigned_count)[w] = static_cast<int32_t>(own.size());
   }
   Tensor row = ints(static_cast<int64_t>(rows.size()));
   std::copy(rows.begin(), rows.end(), ptr<int32_t>(row));
-  return {row, row_count, pair_row, pair_expert, pair_count, home};
+  return {row, row_count, assigned_row, assigned_expert, assigned_count, reply_index};
 }
 
-TORCH_LIBRARY_FRAGMENT(caracal, m) {
-  m.def(
-      "route(Tensor h, Tensor classifier, Tensor bias, int top_k, int num_ffn, float scale, bool norm_topk=False) -> "
-      "(Tensor, Tensor, Tensor)");
-  m.def(
-      "plan_rows(Tensor ids, Tensor positions, int layer, int num_ffn, Tensor replica_offset, Tensor replica_worker, int "
-      "num_workers) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route_rows(
+    const Tensor& h, const Tensor& classifier, const Tensor& bias, int64_t top_k, int64_t num_ffn, double scale,
+    bool norm_topk, const Tensor& positions, int64_t layer, const Tensor& offset, const Tensor& worker, int64_t num_workers) {
+  auto routed = route(h, classifier, bias, top_k, num_ffn, scale, norm_topk);
+  return std::tuple_cat(routed, plan_rows(std::get<0>(routed), positions, layer, num_ffn, offset, worker, num_workers));
 }
 
 TORCH_LIBRARY_IMPL(caracal, CPU, m) {
   m.impl("route", &route);
   m.impl("plan_rows", &plan_rows);
+  m.impl("route_rows", &route_rows);
 }
 
 }  // namespace caracal

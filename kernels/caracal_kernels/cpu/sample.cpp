@@ -142,12 +142,6 @@ Tensor sample(const Tensor& logits, const Tensor& seeds, const Tensor& positions
   return ids;
 }
 
-TORCH_LIBRARY_FRAGMENT(caracal, m) {
-  m.def(
-      "sample(Tensor logits, Tensor seeds, Tensor positions, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p) "
-      "-> Tensor");
-}
-
 TORCH_LIBRARY_IMPL(caracal, CPU, m) { m.impl("sample", &sample); }
 
 }  // namespace caracal

@@ -13,6 +13,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which must not have happened yet
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    from caracal_kernels.triton.interpreter_lock import install
+    from caracal_kernels.triton.interpreter import install
 
     install()

@@ -1,4 +1,7 @@
-"""The answers' way home, in combine's own order and roundings. Legend: T tokens, K slots, P answers, D hidden."""
+"""Adds the experts' replies up, in combine's order and roundings.
+
+Legend: T tokens, K choices, A replies, D hidden.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ from caracal_kernels.triton.rounding import round_to
 
 @triton.jit
 def combine_kernel(
-    y_ptr, home_ptr, weight_ptr, zero_ptr, h_ptr, residual_ptr, out_ptr, num_answers, D,
+    y_ptr, reply_index_ptr, weight_ptr, zero_ptr, h_ptr, residual_ptr, out_ptr, num_answers, D,
     K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = h_ptr.dtype.element_ty
     token = tl.program_id(0).to(tl.int64)
     d_D = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     acc_D = tl.zeros([BLOCK_D], tl.float32)
-    for slot in tl.static_range(K):
-        home = tl.load(home_ptr + token * K + slot).to(tl.int64)
-        there = (home >= 0) & (home < num_answers)
-        weight = tl.load(weight_ptr + token * K + slot)
-        y_D = tl.load(y_ptr + home * D + d_D, there & (d_D < D), 0.0).to(tl.float32)
+    for choice in tl.static_range(K):
+        reply_index = tl.load(reply_index_ptr + token * K + choice).to(tl.int64)
+        there = (reply_index >= 0) & (reply_index < num_answers)
+        weight = tl.load(weight_ptr + token * K + choice)
+        y_D = tl.load(y_ptr + reply_index * D + d_D, there & (d_D < D), 0.0).to(tl.float32)
         acc_D = tl.where(there, acc_D + weight * y_D, acc_D)  # adding 0 would turn -0 into 0
     at = token * D + d_D
     acc_D += tl.load(zero_ptr + token) * tl.load(h_ptr + at, d_D < D, 0.0).to(tl.float32)
@@ -35,14 +38,17 @@ def combine_kernel(
 def combine_triton(
     y_AD: Tensor, reply_index_TK: Tensor, weights_TK: Tensor, zero_T: Tensor, h_TD: Tensor, residual_TD: Tensor
 ) -> Tensor:
-    """As combine, bit for bit the reference. A home that is no answer's place is skipped, not refused: a kernel cannot
-    raise without a wait for the device, so the host looks at the plan before it asks for answers."""
-    (tokens, hidden), slots = h_TD.shape, reply_index_TK.shape[1]
+    """As combine, bit for bit the reference.
+
+    A reply_index without a reply is skipped, not an error: a kernel cannot raise without a wait for the device, so the
+    host looks at the plan before it asks for replies.
+    """
+    (tokens, hidden), choices = h_TD.shape, reply_index_TK.shape[1]
     out_TD = torch.empty_like(h_TD)
     block = min(1024, triton.next_power_of_2(hidden))
     if tokens:
         combine_kernel[(tokens, triton.cdiv(hidden, block))](
             y_AD, reply_index_TK, weights_TK, zero_T, h_TD, residual_TD, out_TD, len(y_AD), hidden,
-            K=slots, BLOCK_D=block, num_warps=4, enable_fp_fusion=False,
+            K=choices, BLOCK_D=block, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return out_TD

@@ -1,6 +1,6 @@
 """SwiGLU of many experts over sorted rows, in two launches.
 
-Legend: R rows, P (row, expert) pairs, G experts, D hidden, F inner width, B a tile's sizes.
+Legend: R rows, A (row, expert) assignments, G experts, D hidden, F inner width, B a tile's sizes.
 
 Experts come and go, so their weights lie in separate allocations: the kernels take their addresses as an int64 tensor.
 Which expert and rows a program has, it finds from the counts on the device; the host only knows an upper bound.
@@ -29,7 +29,7 @@ def _tiles_of_all(count_ptr, G, BG: tl.constexpr, BM: tl.constexpr):
 
 @triton.jit
 def _group_of(tile, count_ptr, G, BG: tl.constexpr, BM: tl.constexpr):
-    """(group, first pair of this row tile, end of the group's pairs) of the `tile`-th row tile of all groups."""
+    """(group, first assignment of this row tile, end of the group's) of the `tile`-th row tile of all groups."""
     g_BG = tl.arange(0, BG)
     count_BG = tl.load(count_ptr + g_BG, mask=g_BG < G, other=0)
     tiles_BG = tl.cdiv(count_BG, BM)
@@ -57,9 +57,9 @@ def grouped_gate_up_kernel(
         return
     tile, columns = nearby_tiles(tl.program_id(0), row_tiles, tl.cdiv(F, BN), STRIP)
     group, first, end = _group_of(tile, count_ptr, G, BG, BM)
-    p_BM = first + tl.arange(0, BM)
+    a_BM = first + tl.arange(0, BM)
     f_BN = columns * BN + tl.arange(0, BN)
-    row_BM = tl.load(row_ptr + tl.minimum(p_BM, end - 1))
+    row_BM = tl.load(row_ptr + tl.minimum(a_BM, end - 1))
     w_ptr = _weights(w_table_ptr, group, x_ptr.dtype.element_ty)
     blocks = tl.cdiv(D, 128)
     ws_ptr = _weights(ws_table_ptr, group, tl.float32) + columns * BN // 128 * blocks
@@ -68,8 +68,8 @@ def grouped_gate_up_kernel(
         tl.minimum(f_BN, F - 1), D, BM, BN, BK, EVEN_K, SWAP, FP8, STAGES,
     )  # fmt: skip
     inner = round_to(silu_times(gate, up), inner_ptr.dtype.element_ty)
-    at = p_BM.to(tl.int64)[:, None] * F + f_BN[None, :]
-    tl.store(inner_ptr + at, inner, mask=(p_BM < end)[:, None] & (f_BN < F)[None, :])
+    at = a_BM.to(tl.int64)[:, None] * F + f_BN[None, :]
+    tl.store(inner_ptr + at, inner, mask=(a_BM < end)[:, None] & (f_BN < F)[None, :])
 
 
 @triton.jit
@@ -83,17 +83,17 @@ def grouped_down_kernel(
         return
     tile, columns = nearby_tiles(tl.program_id(0), row_tiles, tl.cdiv(D, BN), STRIP)
     group, first, end = _group_of(tile, count_ptr, G, BG, BM)
-    p_BM = first + tl.arange(0, BM)
+    a_BM = first + tl.arange(0, BM)
     d_BN = columns * BN + tl.arange(0, BN)
     w_ptr = _weights(w_table_ptr, group, inner_ptr.dtype.element_ty)
     ws_ptr = _weights(ws_table_ptr, group, tl.float32) + columns * BN // 128 * tl.cdiv(F, 128)
     acc = product(
-        inner_ptr, inner_s_ptr, tl.minimum(p_BM, end - 1), w_ptr, ws_ptr, tl.minimum(d_BN, D - 1), F,
+        inner_ptr, inner_s_ptr, tl.minimum(a_BM, end - 1), w_ptr, ws_ptr, tl.minimum(d_BN, D - 1), F,
         BM, BN, BK, EVEN_K, SWAP, FP8, STAGES,
     )  # fmt: skip
-    at = p_BM.to(tl.int64)[:, None] * D + d_BN[None, :]
+    at = a_BM.to(tl.int64)[:, None] * D + d_BN[None, :]
     y = round_to(acc, y_ptr.dtype.element_ty)
-    tl.store(y_ptr + at, y, mask=(p_BM < end)[:, None] & (d_BN < D)[None, :])
+    tl.store(y_ptr + at, y, mask=(a_BM < end)[:, None] & (d_BN < D)[None, :])
 
 
 @lru_cache(maxsize=1024)
@@ -117,9 +117,9 @@ def _constants(tile: Tile, groups: int, k: int, fp8: bool) -> dict[str, int | bo
     }  # fmt: skip
 
 
-def _programs(pairs: int, groups: int, n: int, tile: Tile) -> int:
+def _programs(assignments: int, groups: int, n: int, tile: Tile) -> int:
     """No less than there are tiles: of a group's row tiles only the last is not full."""
-    return (pairs // tile.BM + min(groups, pairs)) * -(-n // tile.BN)
+    return (assignments // tile.BM + min(groups, assignments)) * -(-n // tile.BN)
 
 
 def gate_up_launch(
@@ -127,9 +127,9 @@ def gate_up_launch(
     scales: tuple[Tensor, list[Tensor]] | None = None,
 ) -> None:  # fmt: skip
     """inner = silu(gate x) * up x. `scales` are those of x [R, D/128] and of each gate_up [2 F/128, D/128]."""
-    (pairs, f), g, table = inner_AF.shape, len(gate_up), table_of(gate_up)
+    (assignments, f), g, table = inner_AF.shape, len(gate_up), table_of(gate_up)
     xs, ws = (scales[0], table_of(scales[1])) if scales else (x_RD, table)
-    grouped_gate_up_kernel[(_programs(pairs, g, f, tile),)](
+    grouped_gate_up_kernel[(_programs(assignments, g, f, tile),)](
         x_RD, xs, row_A, count_G, table, ws, inner_AF, g, f, x_RD.shape[1],
         **_constants(tile, g, x_RD.shape[1], scales is not None),
     )  # fmt: skip
@@ -140,9 +140,9 @@ def down_launch(
     scales: tuple[Tensor, list[Tensor]] | None = None,
 ) -> None:  # fmt: skip
     """y = down inner. `scales` are those of inner [P, F/128] and of each down [D/128, F/128]."""
-    (pairs, d), g, table = y_AD.shape, len(down), table_of(down)
+    (assignments, d), g, table = y_AD.shape, len(down), table_of(down)
     inner_s, ws = (scales[0], table_of(scales[1])) if scales else (inner_AF, table)
-    grouped_down_kernel[(_programs(pairs, g, d, tile),)](
+    grouped_down_kernel[(_programs(assignments, g, d, tile),)](
         inner_AF, inner_s, count_G, table, ws, y_AD, g, d, inner_AF.shape[1],
         **_constants(tile, g, inner_AF.shape[1], scales is not None),
     )  # fmt: skip
@@ -153,17 +153,17 @@ def grouped_swiglu_triton(
     y_AD: Tensor | None = None, tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
     """As the op `grouped_swiglu`. `y_AD` receives the result; `tile` is for tests and tuning."""
-    pairs, d = len(row_A), x_RD.shape[1]
-    y_AD = x_RD.new_empty((pairs, d)) if y_AD is None else y_AD
-    check("grouped_swiglu", x_RD, y=(y_AD, (pairs, d)))
-    if not pairs:
+    assignments, d = len(row_A), x_RD.shape[1]
+    y_AD = x_RD.new_empty((assignments, d)) if y_AD is None else y_AD
+    check("grouped_swiglu", x_RD, y=(y_AD, (assignments, d)))
+    if not assignments:
         return y_AD
     f = len(gate_up[0]) // 2
     check_all("grouped_swiglu", x_RD, "gate_up", gate_up, (2 * f, d))
     check_all("grouped_swiglu", x_RD, "down", down, (d, f))
-    inner_AF = x_RD.new_empty((pairs, f))
-    rows = pairs // len(down)
-    shape = tile or tile_for(f, d, x_RD.dtype, pair=True, rows=rows)
+    inner_AF = x_RD.new_empty((assignments, f))
+    rows = assignments // len(down)
+    shape = tile or tile_for(f, d, x_RD.dtype, gate_up=True, rows=rows)
     gate_up_launch(x_RD, row_A, expert_count_G, gate_up, inner_AF, shape)
     down_launch(inner_AF, expert_count_G, down, y_AD, tile or tile_for(d, f, x_RD.dtype, rows=rows))
     return y_AD

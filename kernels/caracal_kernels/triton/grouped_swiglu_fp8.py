@@ -1,6 +1,6 @@
 """SwiGLU of many experts in block-scaled e4m3: quantise, gate and up, quantise, down.
 
-Legend: R rows, P (row, expert) pairs, G experts, D hidden, F inner width, S scales of a row.
+Legend: R rows, A (row, expert) assignments, G experts, D hidden, F inner width, S scales of a row.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def grouped_swiglu_fp8_triton(
     y_AD: Tensor | None = None, tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
     """As the op `grouped_swiglu_fp8`. `y_AD` receives the result; `tile` is for tests and tuning."""
-    pairs, d = len(row_A), x_RD.shape[1]
-    y_AD = x_RD.new_empty((pairs, d)) if y_AD is None else y_AD
-    check("grouped_swiglu_fp8", x_RD, y=(y_AD, (pairs, d)))
-    if not pairs:
+    assignments, d = len(row_A), x_RD.shape[1]
+    y_AD = x_RD.new_empty((assignments, d)) if y_AD is None else y_AD
+    check("grouped_swiglu_fp8", x_RD, y=(y_AD, (assignments, d)))
+    if not assignments:
         return y_AD
     _check(x_RD, gate_up, gate_up_scale, down, down_scale)
     f = down[0].shape[1]
     x_q_RD, x_scale_RS = quantize_triton(x_RD)
-    inner_AF = x_RD.new_empty((pairs, f))
-    rows = pairs // len(down)
-    shape = tile or tile_for(f, d, torch.float8_e4m3fn, pair=True, rows=rows)
+    inner_AF = x_RD.new_empty((assignments, f))
+    rows = assignments // len(down)
+    shape = tile or tile_for(f, d, torch.float8_e4m3fn, gate_up=True, rows=rows)
     gate_up_launch(x_q_RD, row_A, expert_count_G, gate_up, inner_AF, shape, (x_scale_RS, gate_up_scale))
     inner_q_PF, inner_scale_PS = quantize_triton(inner_AF)
     shape = tile or tile_for(d, f, torch.float8_e4m3fn, rows=rows)

@@ -1,6 +1,6 @@
 """Attention over the paged latent cache: one program per (row, heads, split of the keys), then a fold.
 
-Legend: T rows, H heads, C latent, R rope, L = C + R, P pages of B slots, X pages in the table, S splits, N keys.
+Legend: T rows, H heads, C latent, R rope, L = C + R, P pages of I positions, X pages in the table, S splits, N keys.
 
 Splits begin at absolute multiples of SPLIT and blocks of keys at absolute multiples of N, so that a row's operations
 follow from its own position: prefill, chunks and decode run the same ones. Heads fill the matrix units' rows.
@@ -123,7 +123,7 @@ def fold_splits(
 
 def mla_attention_triton(
     q_THL: Tensor,
-    cache_PBL: Tensor,
+    cache_PIL: Tensor,
     page_table_SX: Tensor,
     seq_T: Tensor,
     positions_T: Tensor,
@@ -138,7 +138,7 @@ def mla_attention_triton(
     Another `split` gives other bits: for measuring only.
     """
     rows, heads, width = q_THL.shape
-    pages, page_size, _ = cache_PBL.shape
+    pages, page_size, _ = cache_PIL.shape
     o_THC = q_THL.new_empty((rows, heads, kv_lora_rank))
     capacity = page_table_SX.shape[1] * page_size
     splits = max(1, triton.cdiv(capacity, split))
@@ -153,7 +153,7 @@ def mla_attention_triton(
         here = slice(first, first + group)
         q, out, position, seq = q_THL[here], o_THC[here], positions_T[here], seq_T[here]
         attend_splits[(len(q), triton.cdiv(heads, block_h), splits)](
-            q, cache_PBL, page_table_SX, seq, position, out, part, top, total,
+            q, cache_PIL, page_table_SX, seq, position, out, part, top, total,
             scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
             H=heads, C=kv_lora_rank, R=width - kv_lora_rank, BLOCK_H=block_h, BLOCK_C=block_c,
             BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)), SPLIT=split, KEYS=tile.keys,

@@ -1,5 +1,5 @@
 """What an MLA does before the keys. Legend: T rows, D hidden, Q q_lora_rank, C latent, R rope, L = C + R, H heads,
-N nope, E = N + R, P positions or pages, B slots of a page.
+N nope, E = N + R, M positions of the rope table, P pages of I positions.
 
 The projections are linears; then one launch norms and rotates keys into the cache and rotates queries, and one absorbs.
 """
@@ -19,34 +19,34 @@ from caracal_kernels.triton.rounding import round_to
 
 @triton.jit
 def write_row(
-    kv_ptr, norm_ptr, q_ptr, cos_sin_ptr, position_ptr, slot_ptr, cache_ptr, out_ptr,
-    q_scale, kv_scale, eps, num_positions, num_slots, H, N,
+    kv_ptr, norm_ptr, q_ptr, cos_sin_ptr, position_ptr, mapping_ptr, cache_ptr, out_ptr,
+    q_scale, kv_scale, eps, num_positions, num_places, H, N,
     C: tl.constexpr, R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = cache_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slot_ptr + row).to(tl.int64)
-    writes = (slot >= 0) & (slot < num_slots)
+    place = tl.load(mapping_ptr + row).to(tl.int64)
+    writes = (place >= 0) & (place < num_places)
     c_C = tl.arange(0, BLOCK_C)
     kv_C = tl.load(kv_ptr + row * (C + R) + c_C, c_C < C, 0.0).to(tl.float32)
     kv_C = round_to(kv_C * tl.rsqrt(tl.sum(kv_C * kv_C, 0) / C + eps), dtype).to(tl.float32)
     kv_C = round_to(kv_C * tl.load(norm_ptr + c_C, c_C < C, 0.0).to(tl.float32), dtype).to(tl.float32)
-    tl.store(cache_ptr + slot * (C + R) + c_C, round_to(kv_C * kv_scale, dtype), writes & (c_C < C))
+    tl.store(cache_ptr + place * (C + R) + c_C, round_to(kv_C * kv_scale, dtype), writes & (c_C < C))
 
     r_R = tl.arange(0, BLOCK_R)
-    is_pair = r_R < R // 2
+    is_dim = r_R < R // 2
     position = tl.load(position_ptr + row).to(tl.int64)
-    turns = is_pair & (position >= 0) & (position < num_positions)
+    turns = is_dim & (position >= 0) & (position < num_positions)
     cos = tl.load(cos_sin_ptr + position * R + r_R, turns, 0.0)
     sin = tl.load(cos_sin_ptr + position * R + R // 2 + r_R, turns, 0.0)
     k_at = kv_ptr + row * (C + R) + C + 2 * r_R
-    first_R, second_R = rotate(tl.load(k_at, is_pair, 0.0), tl.load(k_at + 1, is_pair, 0.0), cos, sin, dtype)
-    tl.store(cache_ptr + slot * (C + R) + C + r_R, first_R, writes & is_pair)
-    tl.store(cache_ptr + slot * (C + R) + C + R // 2 + r_R, second_R, writes & is_pair)
+    first_R, second_R = rotate(tl.load(k_at, is_dim, 0.0), tl.load(k_at + 1, is_dim, 0.0), cos, sin, dtype)
+    tl.store(cache_ptr + place * (C + R) + C + r_R, first_R, writes & is_dim)
+    tl.store(cache_ptr + place * (C + R) + C + R // 2 + r_R, second_R, writes & is_dim)
 
     for begin in range(0, H, BLOCK_H):
         head_H = begin + tl.arange(0, BLOCK_H)
-        both = (head_H < H)[:, None] & is_pair[None, :]
+        both = (head_H < H)[:, None] & is_dim[None, :]
         q_at = q_ptr + (row * H + head_H)[:, None] * (N + R) + N + 2 * r_R[None, :]
         even_HR = round_to(tl.load(q_at, both, 0.0).to(tl.float32) * q_scale, dtype)
         odd_HR = round_to(tl.load(q_at + 1, both, 0.0).to(tl.float32) * q_scale, dtype)
@@ -58,34 +58,34 @@ def write_row(
 
 def mla_project_triton(
     x_TD: Tensor,
-    norm_w_D: Tensor,
-    eps: float,
+    positions_T: Tensor,
+    slot_mapping_T: Tensor,
+    cache_PIL: Tensor,
+    norm_D: Tensor,
     q_a_QD: Tensor,
     q_a_norm_Q: Tensor,
     q_b_EQ: Tensor,
     kv_a_LD: Tensor,
     kv_a_norm_C: Tensor,
     w_uk_HCN: Tensor,
-    cos_sin_PR: Tensor,
-    positions_T: Tensor,
-    slot_mapping_T: Tensor,
-    cache_PBL: Tensor,
+    cos_sin_MR: Tensor,
+    norm_eps: float,
+    lora_eps: float,
     q_scale: float,
     kv_scale: float,
-    lora_eps: float = 1e-6,
 ) -> Tensor:
-    """As mla_project. Positions and slots are not checked: what points outside is neither read nor written."""
+    """As mla_project. Positions and the mapping are not checked: what points outside is not read or written."""
     (heads, latent, nope), rows = w_uk_HCN.shape, len(x_TD)
     rope = len(kv_a_LD) - latent
-    h_TD = rms_norm(x_TD, norm_w_D, eps)
+    h_TD = rms_norm(x_TD, norm_D, norm_eps)
     q_TQ = rms_norm(linear_triton(h_TD, q_a_QD), q_a_norm_Q, lora_eps)
     q_THE = linear_triton(q_TQ, q_b_EQ).view(rows, heads, nope + rope)
     kv_TL = linear_triton(h_TD, kv_a_LD)
     q_THL = x_TD.new_empty((rows, heads, latent + rope))
     if rows:
         write_row[(rows,)](
-            kv_TL, kv_a_norm_C, q_THE, cos_sin_PR, positions_T, slot_mapping_T, cache_PBL, q_THL,
-            q_scale, kv_scale, lora_eps, len(cos_sin_PR), cache_PBL.shape[0] * cache_PBL.shape[1], heads, nope,
+            kv_TL, kv_a_norm_C, q_THE, cos_sin_MR, positions_T, slot_mapping_T, cache_PIL, q_THL,
+            q_scale, kv_scale, lora_eps, len(cos_sin_MR), cache_PIL.shape[0] * cache_PIL.shape[1], heads, nope,
             C=latent, R=rope, BLOCK_C=triton.next_power_of_2(latent),
             BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, num_warps=4,
         )  # fmt: skip

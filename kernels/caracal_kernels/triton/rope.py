@@ -1,4 +1,4 @@
-"""Rotary embedding of interleaved pairs, written de-interleaved. Legend: T rows, H heads, R rope dims, P positions."""
+"""Rotary embedding of interleaved dims, written de-interleaved. Legend: T rows, H heads, R rope dims, P positions."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def swiglu_inner_triton(
     inner_TF = x_TD.new_empty((t, f)) if inner_TF is None else inner_TF
     if not t:
         return inner_TF
-    c = tile or tile_for(f, d, x_TD.dtype, pair=True, rows=t)
+    c = tile or tile_for(f, d, x_TD.dtype, gate_up=True, rows=t)
     gate_up_kernel[(triton.cdiv(t, c.BM) * triton.cdiv(f, c.BN),)](
         x_TD, gate_up_2FD, inner_TF, t, f, d,
         BM=c.BM, BN=c.BN, BK=c.BK, STRIP=STRIP, EVEN_K=d % c.BK == 0, SWAP=c.swap_ab, STAGES=c.stages,

@@ -2,7 +2,7 @@
 
 Both add the same groups of BK in the same order; within a group it is the hardware that adds, and it is not documented
 that a wide instruction does it as a narrow one. So every process asks its device once, over millions of random sums.
-Legend: M rows, K inputs, N outputs, P (row, expert) pairs, F inner width.
+Legend: M rows, K inputs, N outputs, A (row, expert) assignments, F inner width.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SIZES = 600, 2048, 1536  # M, K, N
 SEED = 20251124
 
 
-def agree(dtype: torch.dtype, device: torch.device, one: Paths, pair: Paths, sizes: tuple[int, int, int]) -> bool:
-    """Over random values: `one` in a product (not of fp8), `pair` in a grouped SwiGLU. Weights are `dtype`."""
+def agree(dtype: torch.dtype, device: torch.device, one: Paths, fused: Paths, sizes: tuple[int, int, int]) -> bool:
+    """Over random values: `one` in a product (not of fp8), `fused` in a grouped SwiGLU. Weights are `dtype`."""
     rows, depth, outputs = sizes
     generator = torch.Generator(device).manual_seed(SEED)
 
@@ -36,7 +36,7 @@ def agree(dtype: torch.dtype, device: torch.device, one: Paths, pair: Paths, siz
         return False
     row_A = torch.arange(rows, dtype=torch.int32, device=device)
     count_G = torch.tensor([rows], dtype=torch.int32, device=device)
-    tiles = pair.small, pair.large
+    tiles = fused.small, fused.large
     if dtype != FP8:
         weights = [gate_up], [down.to(dtype)]
         return _equal([grouped_swiglu_triton(x_MK, row_A, count_G, *weights, tile=t) for t in tiles])
@@ -52,8 +52,8 @@ def row_adaptive_dtypes(device: torch.device) -> tuple[str, ...]:
     _, depth, outputs = SIZES
     agreed = []
     for dtype in (BF16, FP8):
-        one, pair = paths_for(outputs, depth, dtype), paths_for(outputs, depth, dtype, pair=True)
-        if agree(dtype, device, one, pair, SIZES):
+        one, fused = paths_for(outputs, depth, dtype), paths_for(outputs, depth, dtype, gate_up=True)
+        if agree(dtype, device, one, fused, SIZES):
             enable_row_adaptive(dtype)
             agreed.append(str(dtype).removeprefix("torch."))
     return tuple(agreed)

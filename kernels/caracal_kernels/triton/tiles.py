@@ -17,7 +17,7 @@ FP8_BLOCK = 128  # values under one scale: 1 x 128 of x, 128 x 128 of w
 STRIP = 8  # row tiles that run next to each other
 
 # Of weights whose two paths give the same bits, so that the number of rows may choose between them. The interpreter's
-# do (its tests say so). On a GPU each (N, K) has the small path until same_bits.py has asked the device.
+# do (its tests say so). On a GPU each (N, K) has the small path until tile_invariance.py has asked the device.
 _rows_choose = {torch.bfloat16, torch.float8_e4m3fn, torch.float32} if INTERPRET.value else set()
 
 
@@ -51,7 +51,7 @@ _HOPPER = {
     torch.float32: Paths(Tile(32, 64, 32, 4, 3, swap_ab=False), Tile(64, 64, 32, 8, 3, swap_ab=False), 256),
 }
 # Two products at once, gate and up, hold twice the sums.
-_HOPPER_PAIR = _HOPPER | {
+_HOPPER_GATE_UP = _HOPPER | {
     torch.bfloat16: Paths(Tile(64, 128, 64, 8, 4, swap_ab=True), Tile(128, 128, 64, 8, 4, swap_ab=False), 256),
     torch.float8_e4m3fn: Paths(Tile(64, 128, 128, 8, 4, swap_ab=True), Tile(128, 64, 128, 8, 4, swap_ab=False), 256),
 }
@@ -62,19 +62,19 @@ _INTERPRETED = {
 }
 
 
-def hopper_paths(dtype: torch.dtype, pair: bool = False) -> Paths:
-    return (_HOPPER_PAIR if pair else _HOPPER)[dtype]
+def hopper_paths(dtype: torch.dtype, gate_up: bool = False) -> Paths:
+    return (_HOPPER_GATE_UP if gate_up else _HOPPER)[dtype]
 
 
 @cache
-def paths_for(n: int, k: int, dtype: torch.dtype, pair: bool = False) -> Paths:
-    """The tiles of an [M, k] x [n, k] product of `dtype`, or of a pair of them."""
-    return _INTERPRETED[dtype] if INTERPRET else hopper_paths(dtype, pair)
+def paths_for(n: int, k: int, dtype: torch.dtype, gate_up: bool = False) -> Paths:
+    """The tiles of an [M, k] x [n, k] product of `dtype`, or of gate and up fused."""
+    return _INTERPRETED[dtype] if INTERPRET else hopper_paths(dtype, gate_up)
 
 
-def tile_for(n: int, k: int, dtype: torch.dtype, pair: bool = False, rows: int = 0) -> Tile:
+def tile_for(n: int, k: int, dtype: torch.dtype, gate_up: bool = False, rows: int = 0) -> Tile:
     """One tile for each (n, k), unless `rows` (of an expert, on average) may choose."""
-    paths = paths_for(n, k, dtype, pair)
+    paths = paths_for(n, k, dtype, gate_up)
     return paths.large if dtype in _rows_choose and rows >= paths.many else paths.small
 
 

@@ -23,7 +23,10 @@ FP32 = ["logits", "bias", "weight", "weights", "zero", "cos_sin", "part", "top_p
 INT64 = ["seed", "position64", "mass", "key", "out64"]
 POINTERS = dict.fromkeys([f"{name}_ptr" for name in FP32], "*fp32")
 POINTERS |= dict.fromkeys([f"{name}_ptr" for name in INT64], "*i64")
-INT32 = "home ids positions offset worker state row row_count pair_row pair_expert pair_count table seq slot top_k id"
+INT32 = (
+    "reply_index ids positions offset worker state row row_count assigned_row assigned_expert assigned_count "
+    "table seq mapping top_k id"
+)
 POINTERS |= dict.fromkeys([f"{name}_ptr" for name in INT32.split()], "*i32")
 FLOATS = {"scale", "x_scale", "q_scale", "kv_scale", "eps", "scale_log2"}
 PLAN = plan_blocks(12, 512)
@@ -84,7 +87,7 @@ def test_write_row() -> None:
 
 @pytest.mark.parametrize("plan", [False, True])
 def test_route(plan: bool) -> None:
-    fits(compiled(route_kernel, PLAN | {"NORM": True, "PLAN": plan, "BLOCK_E": 1024}, 8), spills=16)
+    fits(compiled(route_kernel, PLAN | {"NORM": True, "PLAN": plan, "BLOCK_G": 1024}, 8), spills=16)
 
 
 def test_plan_rows() -> None:
@@ -110,7 +113,7 @@ def test_sizes_of_one() -> None:
     tile = {"BLOCK_R": 16, "BLOCK_H": 16, "BLOCK_C": 16, "H": 1, "C": 1, "R": 2, "KEYS": 64, "SPLIT": 1024}
     fits(compiled(mla_attention.attend_splits, tile | ones, 8, own=ATTENTION))
     fits(compiled(plan_kernel, plan_blocks(1, 1) | {"F": 1, "W": 1}, 8))
-    gate = {"NORM": False, "PLAN": True, "BLOCK_E": 1, "E": 1, "F": 1, "W": 1}
+    gate = {"NORM": False, "PLAN": True, "BLOCK_G": 1, "G": 1, "F": 1, "W": 1}
     fits(compiled(route_kernel, plan_blocks(1, 1) | gate, 8))
     fits(compiled(combine_kernel, {"K": 1, "BLOCK_D": 1, "D": 1, "num_answers": 1}, 4))
     fits(compiled(keep_kernel, {"ID_BITS": 1, "BLOCK": 1, "B": 1, "V": 1}, 16, own=SAMPLE))

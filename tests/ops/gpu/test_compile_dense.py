@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 FP8 = torch.float8_e4m3fn
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32", FP8: "fp8e4nv"}
 PATHS = {torch.bfloat16: ("small", "large"), FP8: ("small", "large"), torch.float32: ("small",)}
-ONE, PAIR = (
-    [(dtype, getattr(hopper_paths(dtype, pair), path)) for dtype in NAMES for path in PATHS[dtype]]
-    for pair in (False, True)
+ONE, GATE_UP = (
+    [(dtype, getattr(hopper_paths(dtype, gate_up), path)) for dtype in NAMES for path in PATHS[dtype]]
+    for gate_up in (False, True)
 )
 TENSOR_CORE = {torch.bfloat16: "f32.bf16.bf16", FP8: "f32.e4m3.e4m3"}
 
@@ -66,13 +66,13 @@ def test_linear(dtype: torch.dtype, tile: Tile) -> None:
     fits(compile_product(linear_kernel, dtype, tile, pointers, RESIDUAL=True), dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tile"), [case for case in PAIR if case[0] != FP8])
+@pytest.mark.parametrize(("dtype", "tile"), [case for case in GATE_UP if case[0] != FP8])
 def test_swiglu_inner(dtype: torch.dtype, tile: Tile) -> None:
     pointers = {"x_ptr": "x", "w_ptr": "x", "inner_ptr": "y"}
     fits(compile_product(gate_up_kernel, dtype, tile, pointers), dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tile"), PAIR)
+@pytest.mark.parametrize(("dtype", "tile"), GATE_UP)
 def test_grouped_gate_up(dtype: torch.dtype, tile: Tile) -> None:
     pointers = {"x_ptr": "x", "xs_ptr": "s", "row_ptr": "i32", "count_ptr": "i32"}
     pointers |= {"w_table_ptr": "i64", "ws_table_ptr": "i64", "inner_ptr": "y"}
@@ -98,6 +98,6 @@ def test_quantize() -> None:
 
 def test_one_row_of_one_value() -> None:
     """A launch makes every integer that is 1 a constant of the kernel."""
-    tile = hopper_paths(torch.bfloat16, pair=True).small
+    tile = hopper_paths(torch.bfloat16, gate_up=True).small
     pointers = {"x_ptr": "x", "w_ptr": "x", "inner_ptr": "y"}
     fits(compile_product(gate_up_kernel, torch.bfloat16, tile, pointers, T=1, F=1, D=1, EVEN_K=False))

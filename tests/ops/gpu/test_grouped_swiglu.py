@@ -1,4 +1,4 @@
-"""grouped_swiglu and grouped_swiglu_fp8 in Triton: right against fp64, and a pair's bits its own."""
+"""grouped_swiglu and grouped_swiglu_fp8 in Triton: right against fp64, and an assignment's bits its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(x: Tensor, rows: list[int], counts: list[int], e: Experts, y: Tensor | N
 
 
 def exact(x: Tensor, rows: list[int], counts: list[int], e: Experts) -> Tensor:
-    """[P, D] in fp64, with no rounding on the way."""
+    """[A, D] in fp64, with no rounding on the way."""
     y = []
     for one, gate_up, down in zip(torch.tensor(rows).long().split(counts), e.gate_up, e.down, strict=True):
         gate, up = (x[one.to(DEVICE)].double() @ gate_up.double().T).chunk(2, -1)
@@ -41,7 +41,7 @@ def exact(x: Tensor, rows: list[int], counts: list[int], e: Experts) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("hidden", "inner"), WIDTHS)
-def test_every_pair_gets_its_expert(hidden: int, inner: int, dtype: torch.dtype) -> None:
+def test_every_assignment_gets_its_expert(hidden: int, inner: int, dtype: torch.dtype) -> None:
     random.seed(0)
     x = on_device(19, hidden, dtype=dtype)
     for counts in COUNTS:
@@ -52,7 +52,7 @@ def test_every_pair_gets_its_expert(hidden: int, inner: int, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_pair_gets_its_expert_at_random_sizes(dtype: torch.dtype) -> None:
+def test_every_assignment_gets_its_expert_at_random_sizes(dtype: torch.dtype) -> None:
     random.seed(71)
     for _ in range(6):
         hidden, inner = (8 * random.randint(1, 12 * GROWN) for _ in range(2))
@@ -97,13 +97,13 @@ def test_fp8_agrees_with_fp64_element_by_element(hidden: int, inner: int, dtype:
     for g, one in enumerate(torch.tensor(rows).split(counts)):
         if not len(one):
             continue
-        x_PD = known[one.to(DEVICE)]
-        pair = zip(e.gate_up[g].chunk(2), e.gate_up_scale[g].chunk(2), strict=True)
-        gate_w, up_w = (dequantize_reference(w, scale) for w, scale in pair)
-        gate, up, down = x_PD @ gate_w.T, x_PD @ up_w.T, dequantize_reference(e.down[g], e.down_scale[g])
+        x_AD = known[one.to(DEVICE)]
+        halves = zip(e.gate_up[g].chunk(2), e.gate_up_scale[g].chunk(2), strict=True)
+        gate_w, up_w = (dequantize_reference(w, scale) for w, scale in halves)
+        gate, up, down = x_AD @ gate_w.T, x_AD @ up_w.T, dequantize_reference(e.down[g], e.down_scale[g])
         a = silu(gate) * up
-        error = 1.1 * sums * sum_error(x_PD, gate_w) * up.abs()  # silu is no steeper than 1.1
-        error += (silu(gate).abs() + error) * sums * sum_error(x_PD, up_w) + 2**-20 * a.abs()
+        error = 1.1 * sums * sum_error(x_AD, gate_w) * up.abs()  # silu is no steeper than 1.1
+        error += (silu(gate).abs() + error) * sums * sum_error(x_AD, up_w) + 2**-20 * a.abs()
         middle, either_side = stored(a, error, dtype)
         allowed = either_side @ down.abs().T + sums * sum_error(middle.abs() + either_side, down)
         assert within(y[g], middle @ down.T, allowed)
@@ -112,7 +112,7 @@ def test_fp8_agrees_with_fp64_element_by_element(hidden: int, inner: int, dtype:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("hidden", "inner"), WIDTHS)
-def test_every_pair_gets_its_expert_in_fp8(hidden: int, inner: int, dtype: torch.dtype) -> None:
+def test_every_assignment_gets_its_expert_in_fp8(hidden: int, inner: int, dtype: torch.dtype) -> None:
     random.seed(0)
     x = on_device(19, hidden, dtype=dtype)
     for counts in COUNTS:
@@ -136,13 +136,13 @@ def test_gate_and_up_leave_nothing_out(dtype: torch.dtype) -> None:
     rows = [random.randrange(5) for _ in range(23)]
     inner = poisoned(23, 150, dtype=dtype)
     gate_up_launch(
-        x, i32(rows).to(DEVICE), i32(counts).to(DEVICE), e.gate_up, inner, tile_for(150, 130, dtype, pair=True)
+        x, i32(rows).to(DEVICE), i32(counts).to(DEVICE), e.gate_up, inner, tile_for(150, 130, dtype, gate_up=True)
     )
     assert inner.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "fp8"])
-def test_a_pairs_bits_are_its_own(kind: str) -> None:
+def test_an_assignments_bits_are_its_own(kind: str) -> None:
     random.seed(2)
     dtype = torch.float32 if kind == "fp32" else torch.bfloat16
     hidden = 130 if kind == "fp8" else 72

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
@@ -127,13 +129,14 @@ def test_a_rows_linear_and_norm_are_its_own(dtype: torch.dtype) -> None:
 
 def test_a_bad_argument_is_named() -> None:
     x, w = on_device(2, 3), on_device(4, 3)
-    for call, culprit in (
+    calls: tuple[tuple[Callable[[], Any], str], ...] = (
         (lambda: linear_triton(x, on_device(4, 5)), "linear: w"),
         (lambda: linear_triton(on_device(3, 2).T, w), "linear: x"),
         (lambda: linear_triton(x.half(), w.half()), "linear: x"),
         (lambda: linear_triton(x, w, on_device(2, 3)), "linear: residual"),
         (lambda: rms_norm_triton(x, on_device(4), 1e-5), "rms_norm: w"),
         (lambda: swiglu_triton(x, on_device(8, 3), on_device(3, 5)), "swiglu: gate_up"),
-    ):
+    )
+    for call, culprit in calls:
         with pytest.raises(RuntimeError, match=culprit):
             call()

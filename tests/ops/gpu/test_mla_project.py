@@ -8,65 +8,61 @@ from typing import Any
 import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
-from caracal_kernels.mla_project import mla_project_reference
+from caracal_kernels.mla_project import MlaWeights, mla_project_reference
 from caracal_kernels.triton.mla_output import mla_output_triton, mla_values_triton
 from caracal_kernels.triton.mla_project import mla_project_triton
 from support.gpu_inputs import GROWN, mixes
-from support.op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, project_weights, rand
+from support.op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, mla_weights, project_arguments, rand
 from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
-Weights = tuple[object, ...]
+
+def on_device(weights: MlaWeights) -> tuple[Any, ...]:
+    return tuple(w.to(DEVICE) if isinstance(w, Tensor) else w for w in project_arguments(weights))
 
 
-def on_device(weights: Weights) -> Weights:
-    return tuple(w.to(DEVICE) if isinstance(w, Tensor) else w for w in weights)
-
-
-def project(s: Sizes, weights: Weights, x: Tensor, positions: list[int], slots: list[int]) -> tuple[Tensor, Tensor]:
+def project(s: Sizes, weights: MlaWeights, x: Tensor, positions: list[int], places: list[int]) -> tuple[Tensor, Tensor]:
     cache = torch.full((4, 16, s.width), float("nan"), dtype=x.dtype, device=DEVICE)
-    where = i32(positions).to(DEVICE), i32(slots).to(DEVICE)
+    where = i32(positions).to(DEVICE), i32(places).to(DEVICE)
     with poisoned_memory():
-        q = mla_project_triton(x.to(DEVICE), *on_device(weights), *where, cache, 1.5, 2.5)  # type: ignore[arg-type]
+        q = mla_project_triton(x.to(DEVICE), *where, cache, *on_device(weights))
     return q.cpu(), cache.view(-1, s.width).cpu()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("s", [ODD, EVEN, Sizes(heads=17, rope=6)])
 def test_project_agrees_with_the_reference(s: Sizes, dtype: torch.dtype) -> None:
-    weights = project_weights(s, dtype)
-    x, positions, slots = rand(9, s.hidden, dtype=dtype), list(range(5, 14)), list(range(48, 39, -1))
-    q, cache = project(s, weights, x, positions, slots)
+    weights = mla_weights(s, dtype)
+    x, positions, places = rand(9, s.hidden, dtype=dtype), list(range(5, 14)), list(range(48, 39, -1))
+    q, cache = project(s, weights, x, positions, places)
     other = torch.zeros((4, 16, s.width), dtype=dtype)
-    expected = mla_project_reference(x, *weights, i32(positions), i32(slots), other, 1.5, 2.5)  # type: ignore[arg-type]
+    expected = mla_project_reference(x, i32(positions), i32(places), other, *project_arguments(weights))
     close(q, expected, dtype)
-    close(cache[slots], other.view(-1, s.width)[slots], dtype)
+    close(cache[places], other.view(-1, s.width)[places], dtype)
     written = ~cache.isnan().any(-1)
-    assert written.nonzero().flatten().tolist() == sorted(slots), "exactly the named slots are written"
+    assert written.nonzero().flatten().tolist() == sorted(places), "exactly the named places are written"
 
 
-def exact(
-    s: Sizes, weights: tuple[Any, ...], x: Tensor, positions: list[int], q_scale: float, kv_scale: float
-) -> tuple[Tensor, Tensor]:
+def exact(s: Sizes, weights: MlaWeights, x: Tensor, positions: list[int]) -> tuple[Tensor, Tensor]:
     """(queries [T, H, L], keys [T, L]) in fp64, with no rounding on the way: longcat-flash's formulas."""
-    norm, eps, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, table = (
-        w.double() if isinstance(w, Tensor) else w for w in weights
+    norm, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, table, eps, lora_eps, q_scale, kv_scale = (
+        w.double() if isinstance(w, Tensor) else w for w in project_arguments(weights)
     )
 
-    def normed(y: Tensor, w: Tensor, epsilon: Any) -> Tensor:
+    def normed(y: Tensor, w: Tensor, epsilon: Tensor | float) -> Tensor:
         return y / (y.square().mean(-1, keepdim=True) + epsilon).sqrt() * w
 
     def turned(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
-        return torch.cat([pairs.real, pairs.imag], -1)
+        complex_dims = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
+        return torch.cat([complex_dims.real, complex_dims.imag], -1)
 
     h = normed(x.double(), norm, eps)
     cos, sin = table[positions].chunk(2, -1)
-    q = (normed(h @ q_a.T, q_a_norm, 1e-6) @ q_b.T * q_scale).unflatten(-1, (s.heads, -1))
+    q = (normed(h @ q_a.T, q_a_norm, lora_eps) @ q_b.T * q_scale).unflatten(-1, (s.heads, -1))
     c, k = (h @ kv_a.T).split([s.latent, s.rope], -1)
     absorbed = torch.einsum("thn,hcn->thc", q[..., : s.nope], w_uk)
     queries = torch.cat([absorbed, turned(q[..., s.nope :], cos[:, None], sin[:, None])], -1)
-    return queries, torch.cat([normed(c, kv_a_norm, 1e-6) * kv_scale, turned(k, cos, sin)], -1)
+    return queries, torch.cat([normed(c, kv_a_norm, lora_eps) * kv_scale, turned(k, cos, sin)], -1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,10 +71,10 @@ def test_project_agrees_with_fp64_at_random_sizes(dtype: torch.dtype) -> None:
     for rows in (1, *(random.randint(2, 20) for _ in range(4))):
         hidden, heads, nope, latent, q_rank = (random.randint(2, most * GROWN) for most in (150, 9, 40, 70, 60))
         s = Sizes(hidden, heads, nope, 2 * random.randint(1, 20), latent, 8, q_rank)
-        weights, x = project_weights(s, dtype), rand(rows, hidden, dtype=dtype)
-        positions, slots = random.sample(range(256), rows), random.sample(range(64), rows)
-        q, cache = project(s, weights, x, positions, slots)
-        for actual, fp64 in zip((q, cache[slots]), exact(s, weights, x, positions, 1.5, 2.5), strict=True):
+        weights, x = mla_weights(s, dtype), rand(rows, hidden, dtype=dtype)
+        positions, places = random.sample(range(256), rows), random.sample(range(64), rows)
+        q, cache = project(s, weights, x, positions, places)
+        for actual, fp64 in zip((q, cache[places]), exact(s, weights, x, positions), strict=True):
             error = actual.double() - fp64
             # Seven roundings to bf16 lie between x and a query, and all of them point one way in no row.
             assert error.norm() <= (7 * 2**-9 if dtype == torch.bfloat16 else 2e-6) * fp64.norm()
@@ -111,7 +107,7 @@ def test_values_and_outputs_bits_are_the_rows_own(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_projected_bits_are_the_rows_own(dtype: torch.dtype) -> None:
     random.seed(2)
-    weights = project_weights(ODD, dtype)
+    weights = mla_weights(ODD, dtype)
     x = rand(20, ODD.hidden, dtype=dtype)
     alone = [project(ODD, weights, x[i : i + 1], [i], [i]) for i in range(20)]
     for _ in range(40):
@@ -121,13 +117,13 @@ def test_projected_bits_are_the_rows_own(dtype: torch.dtype) -> None:
         assert all(torch.equal(cache[i], alone[i][1][i]) for i in rows)
 
 
-def test_no_rows_and_slots_outside() -> None:
-    weights = project_weights(ODD, torch.float32)
+def test_no_rows_and_places_outside() -> None:
+    weights = mla_weights(ODD, torch.float32)
     q, cache = project(ODD, weights, rand(0, ODD.hidden), [], [])
     assert q.shape == (0, ODD.heads, ODD.width)
     assert cache.isnan().all()
     q, cache = project(ODD, weights, rand(2, ODD.hidden), [3, 256], [-1, 64])
-    assert cache.isnan().all(), "neither slot is in the cache"
+    assert cache.isnan().all(), "neither place is in the cache"
     assert not q.isnan().any()
 
 

@@ -1,8 +1,9 @@
-"""The small and the large path give the same bits: what lets the number of rows choose (gpu/tiles.py)."""
+"""The small and the large path give the same bits: what lets the number of rows choose (triton/tiles.py)."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import caracal_kernels.triton  # noqa: F401  before triton
@@ -51,7 +52,10 @@ def test_the_number_of_rows_does_not_show(dtype: torch.dtype) -> None:
     """Nobody names a tile: one row fewer than `many`, `many`, and more tiles than run next to each other."""
     many, tiled = paths_for(70, 130, dtype).many, (STRIP + 1) * paths_for(70, 130, dtype).large.BM
     x, w, gate_up = (on_device(*shape, dtype=dtype) for shape in ((tiled, 130), (70, 130), (140, 130)))
-    ops = (lambda rows: linear_triton(rows, w), lambda rows: swiglu_inner_triton(rows, gate_up))
+    ops: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda rows: linear_triton(rows, w),
+        lambda rows: swiglu_inner_triton(rows, gate_up),
+    )
     for op in ops:
         with poisoned_memory():
             few, enough, plenty = (op(x[:m]) for m in (many - 1, many, tiled))
@@ -66,7 +70,7 @@ def test_grouped_swiglu(hidden: int, inner: int, kind: str) -> None:
     """Two groups of 2.5 tiles of the large path, with one of none, one of one row and one of `many` between them."""
     random.seed(3)
     dtype = torch.float32 if kind == "fp32" else torch.bfloat16
-    paths = paths_for(inner, hidden, FP8 if kind == "fp8" else dtype, pair=True)
+    paths = paths_for(inner, hidden, FP8 if kind == "fp8" else dtype, gate_up=True)
     ragged = 5 * paths.large.BM // 2
     counts = [ragged, 0, 1, paths.many, ragged + 1]
     e, x = Experts.random(len(counts), hidden, inner, dtype), on_device(9, hidden, dtype=dtype)
@@ -89,14 +93,14 @@ def test_grouped_swiglu(hidden: int, inner: int, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_a_device_is_asked_before_rows_may_choose(dtype: torch.dtype) -> None:
     sizes = 40, 256, 130
-    one, pair = paths_for(130, 256, dtype), paths_for(130, 256, dtype, pair=True)
-    assert agree(dtype, torch.device(DEVICE), one, pair, sizes)
+    one, gate_up = paths_for(130, 256, dtype), paths_for(130, 256, dtype, gate_up=True)
+    assert agree(dtype, torch.device(DEVICE), one, gate_up, sizes)
 
 
-def test_paths_that_group_their_sums_otherwise_are_told_apart() -> None:
+def test_paths_that_group_their_sums_otherwise_are_recognised() -> None:
     dtype = torch.bfloat16
-    one, pair = paths_for(130, 256, dtype), paths_for(130, 256, dtype, pair=True)
+    one, gate_up = paths_for(130, 256, dtype), paths_for(130, 256, dtype, gate_up=True)
     other = replace(one, large=replace(one.large, BK=one.large.BK // 2))
-    assert not agree(dtype, torch.device(DEVICE), other, pair, (40, 256, 130))
-    other = replace(pair, large=replace(pair.large, BK=pair.large.BK // 2))
+    assert not agree(dtype, torch.device(DEVICE), other, gate_up, (40, 256, 130))
+    other = replace(gate_up, large=replace(gate_up.large, BK=gate_up.large.BK // 2))
     assert not agree(dtype, torch.device(DEVICE), one, other, (40, 256, 130))

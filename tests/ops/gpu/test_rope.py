@@ -27,9 +27,9 @@ def rotated(q_THE: Tensor, kv_TL: Tensor, table: Tensor, positions: Tensor) -> t
     q = poisoned(rows, heads, C + rope, dtype=q_THE.dtype)
     cache = poisoned(1, 128, C + rope, dtype=q_THE.dtype)
     norm = torch.ones(C, dtype=q_THE.dtype, device=DEVICE)
-    slots = torch.arange(rows, dtype=torch.int32, device=DEVICE)
+    places = torch.arange(rows, dtype=torch.int32, device=DEVICE)
     write_row[(rows,)](
-        kv_TL, norm, q_THE, table, positions, slots, cache, q, 1.0, 1.0, 1e-6, len(table), 128, heads, N,
+        kv_TL, norm, q_THE, table, positions, places, cache, q, 1.0, 1.0, 1e-6, len(table), 128, heads, N,
         C=C, R=rope, BLOCK_C=32, BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, num_warps=4,
     )  # fmt: skip
     assert q[..., :C].isnan().all(), "the latent part is another kernel's"
@@ -55,9 +55,9 @@ def test_agrees_with_fp64_at_random_sizes(dtype: torch.dtype) -> None:
         cos_sin = table[positions.long()]
         for actual, x, angles in zip(turned, (q[..., N:], kv[:, C:]), (cos_sin[:, None], cos_sin), strict=True):
             cos, sin = angles.double().chunk(2, -1)
-            pair = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
-            exact = pair * torch.complex(cos, sin)
-            error = (3 * HALF_ULP[torch.float32] * pair.abs()).repeat(*[1] * (x.dim() - 1), 2) * 2
+            complex_dims = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
+            exact = complex_dims * torch.complex(cos, sin)
+            error = (3 * HALF_ULP[torch.float32] * complex_dims.abs()).repeat(*[1] * (x.dim() - 1), 2) * 2
             assert within(actual, torch.cat([exact.real, exact.imag], -1), error)
             if dtype == torch.bfloat16:
                 assert (actual == rope_reference(x, angles)).float().mean() > 0.999, "fused or not tips a last bit"

@@ -13,7 +13,7 @@ from support.op_inputs import DEVICE
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _round_kernel(x_ptr, y_ptr, n, B: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0) * B + tl.arange(0, B)
     x = tl.load(x_ptr + at, mask=at < n, other=0.0)

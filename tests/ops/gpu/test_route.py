@@ -43,9 +43,9 @@ def test_route_agrees_with_fp64(tokens: int, gates: int, top_k: int, norm: bool,
     wanted = 2.5 * (wanted / wanted.sum(-1, keepdim=True) if norm else wanted)
     torch.testing.assert_close(weights.double(), wanted, rtol=1e-5, atol=1e-6)
     in_order = torch.zeros_like(zero)
-    for slot in range(top_k):
-        in_order += torch.where(ids[:, slot] >= 6, weights[:, slot], 0.0)
-    assert torch.equal(zero, in_order), "fp32, in slot order"
+    for choice in range(top_k):
+        in_order += torch.where(ids[:, choice] >= 6, weights[:, choice], 0.0)
+    assert torch.equal(zero, in_order), "fp32, by ascending id"
 
 
 def test_ties_go_to_the_lower_id() -> None:
@@ -75,22 +75,22 @@ def test_route_bits_are_the_tokens_own(dtype: torch.dtype) -> None:
         assert all(torch.equal(part, own[rows]) for part, own in zip(batch, whole, strict=True))
 
 
-def pairs_of(ids: Tensor, plan: tuple[Tensor, ...]) -> list[list[tuple[int, int]]]:
-    """Each token's (expert, worker) pairs, read from the lists the workers get; `home` has to say the same."""
-    row, row_count, pair_row, pair_expert, pair_count, home = (x.cpu() for x in plan)
-    token_of, expert_of, worker_of = [], pair_expert.tolist(), []
-    lists = zip(row.split(row_count.tolist()), pair_row.split(pair_count.tolist()), strict=True)
-    for worker, (rows, pairs) in enumerate(lists):
-        token_of += rows[pairs.long()].tolist()
-        worker_of += [worker] * len(pairs)
+def assignments_of(ids: Tensor, plan: tuple[Tensor, ...]) -> list[list[tuple[int, int]]]:
+    """Each token's (expert, worker), read from the lists the workers get; `reply_index` has to say the same."""
+    row, row_count, row_A, expert_A, count, reply_index = (x.cpu() for x in plan)
+    token_of, expert_of, worker_of = [], expert_A.tolist(), []
+    lists = zip(row.split(row_count.tolist()), row_A.split(count.tolist()), strict=True)
+    for worker, (rows, assigned) in enumerate(lists):
+        token_of += rows[assigned.long()].tolist()
+        worker_of += [worker] * len(assigned)
     wanted: list[list[tuple[int, int]]] = [[] for _ in ids]
     for token, expert, worker in zip(token_of, expert_of, worker_of, strict=True):
         wanted[token].append((expert, worker))
-    for token, (experts, places) in enumerate(zip(ids.tolist(), home.tolist(), strict=True)):
+    for token, (experts, places) in enumerate(zip(ids.tolist(), reply_index.tolist(), strict=True)):
         here = [(expert, place) for expert, place in zip(experts, places, strict=True) if place >= 0]
         assert len(here) == len(wanted[token])
         assert all((token_of[place], expert_of[place]) == (token, expert) for expert, place in here)
-    return [sorted(pairs) for pairs in wanted]
+    return [sorted(each) for each in wanted]
 
 
 def test_a_tokens_experts_and_replicas_do_not_depend_on_its_neighbours() -> None:
@@ -98,25 +98,26 @@ def test_a_tokens_experts_and_replicas_do_not_depend_on_its_neighbours() -> None
     random.seed(8)
     h, classifier, bias = (x.to(DEVICE) for x in (rand(48, 40), rand(30, 40), rand(30, scale=0.02)))
     offset, worker_of, workers = replicas(20, 7, 3)
-    held = offset.to(DEVICE), worker_of.to(DEVICE), workers
+    table = offset.to(DEVICE), worker_of.to(DEVICE), workers
     positions = i32([random.randrange(1 << 17) for _ in range(48)]).to(DEVICE)
 
     def run(tokens: list[int]) -> tuple[tuple[Tensor, ...], list[list[tuple[int, int]]]]:
         h_TD, at = h[tokens], positions[tokens]
         with poisoned_memory():
-            route, plan = route_rows_triton(h_TD, classifier, bias, 5, 20, 6.0, False, at, 3, *held)
-            again = plan_rows_triton(route[0], at, 3, 20, *held)
-        pairs = pairs_of(route[0].cpu(), plan)
-        assert pairs_of(route[0].cpu(), again) == pairs
-        return route, pairs
+            routed = route_rows_triton(h_TD, classifier, bias, 5, 20, 6.0, False, at, 3, *table)
+            route, plan = routed[:3], routed[3:]
+            again = plan_rows_triton(route[0], at, 3, 20, *table)
+        assigned = assignments_of(route[0].cpu(), plan)
+        assert assignments_of(route[0].cpu(), again) == assigned
+        return route, assigned
 
     whole, wanted = run(list(range(48)))
-    assert len({worker for pairs in wanted for _, worker in pairs}) > 3
+    assert len({worker for each in wanted for _, worker in each}) > 3
     for _ in range(40):
         tokens = random.sample(range(48), random.choice([1, 2, 5, 9, 20]))
-        route, pairs = run(tokens)
+        route, assigned = run(tokens)
         assert all(torch.equal(part, own[tokens]) for part, own in zip(route, whole, strict=True))
-        assert pairs == [wanted[token] for token in tokens]
+        assert assigned == [wanted[token] for token in tokens]
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 12])
@@ -147,7 +148,7 @@ def test_an_expert_or_a_worker_named_twice_and_a_worker_that_is_none() -> None:
     arguments = (ids, positions, 5, 2, i32([0, 2, 5]), i32([0, 1, 1, 0, 1]), 2)
     on_device = tuple(x.to(DEVICE) if isinstance(x, Tensor) else x for x in arguments)
     assert same(plan_rows_triton(*on_device), plan_rows_reference(*arguments))  # type: ignore[arg-type]
-    outside = plan_rows_triton(*on_device[:5], i32([0, 1, 9, 9, 9]).to(DEVICE), 2)  # type: ignore[arg-type]
+    outside = plan_rows_triton(*on_device[:5], i32([0, 1, 9, 9, 9]).to(DEVICE), 2)  # type: ignore[call-arg, arg-type]
     assert (outside[5][:, 1:] == -2).all()
     assert outside[4].sum() == 60
 
@@ -161,12 +162,13 @@ def test_route_rows_is_route_and_plan_rows(tokens: int, dtype: torch.dtype) -> N
     positions = torch.arange(tokens, dtype=torch.int32)
     rest = (positions.to(DEVICE), 3, table[0].to(DEVICE), table[1].to(DEVICE), table[2])
     with poisoned_memory():
-        route, plan = route_rows_triton(h, classifier, bias, 5, 20, 6.0, False, *rest)
-        _, (row, _, pair_row, _, _, _) = route_rows_untrimmed(h, classifier, bias, 5, 20, 6.0, False, *rest)
+        routed = route_rows_triton(h, classifier, bias, 5, 20, 6.0, False, *rest)
+        route, plan = routed[:3], routed[3:]
+        _, (row, _, row_A, _, _, _) = route_rows_untrimmed(h, classifier, bias, 5, 20, 6.0, False, *rest)
     assert same(route, tuple(x.cpu() for x in route_triton(h, classifier, bias, 5, 20, 6.0)))
     assert same(plan, plan_rows_reference(route[0].cpu(), positions, 3, 20, *table))
-    assert (len(row), len(pair_row)) == (tokens * 5, tokens * 5)
+    assert (len(row), len(row_A)) == (tokens * 5, tokens * 5)
     nobody = 2**31 - 1
     assert torch.equal(row[: len(plan[0])], plan[0])
     assert (row[len(plan[0]) :] == nobody).all(), "nothing past the counts is written"
-    assert (pair_row[len(plan[2]) :] == nobody).all()
+    assert (row_A[len(plan[2]) :] == nobody).all()

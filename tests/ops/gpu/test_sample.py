@@ -14,7 +14,7 @@ from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
 INF = float("inf")
-RULES = [
+RULES: list[dict[str, float]] = [
     {},
     {"heat": 0.6},
     {"heat": 0.0, "k": 5, "p": 0.5},

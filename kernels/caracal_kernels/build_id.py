@@ -1,4 +1,4 @@
-"""What an extension was compiled from; setup.py runs this file alone, so it imports neither torch nor the package."""
+"""The id of what an extension was compiled from; setup.py runs this file alone, so it imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "cpu"
 
 
-def stamp(torch_version: str) -> str:
+def build_id(torch_version: str) -> str:
     """`caracal-kernels-` and 16 hex digits over the kernels' sources and torch's version: equal means it fits."""
     digest = hashlib.sha256(torch_version.encode())
     for source in sorted(SOURCES.iterdir()):
