@@ -1,7 +1,14 @@
-"""The application. Importing it settles how gRPC polls, which has to be decided before gRPC is imported."""
+"""The application. Importing it settles two things for every process: where logs go, and how gRPC polls."""
 
 import os
+import sys
 
-# Threads that wait for a message poll the socket themselves instead of being woken by gRPC's event engine: with the
-# exchange's messages on two cores, a round trip takes 130 instead of 190 µs and a third less CPU on either side.
+import structlog
+
+# Until `configure_logging` says more, log lines go to stderr: stdout belongs to what a process answers its parent.
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+# Decided before gRPC is imported. Threads that wait for a message poll the socket themselves instead of being woken by
+# gRPC's event engine: with dispatch messages on two cores, a round trip takes 130 instead of 190 µs and a third less
+# CPU on either side.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")

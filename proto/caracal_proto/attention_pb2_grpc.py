@@ -62,7 +62,7 @@ class AttentionServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """One attempt at one sequence. The stream ends with a finish; cancelling it frees the sequence's pages within one step.
+        """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class AttentionStub:
     def __new__(cls, channel: _aio.Channel) -> AttentionAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_attention_pb2.AttentionDescribeRequest, _attention_pb2.AttentionDescription]
     Generate: _grpc.UnaryStreamMultiCallable[_attention_pb2.GenerateRequest, _attention_pb2.GenerateEvent]
-    """One attempt at one sequence. The stream ends with a finish; cancelling it frees the sequence's pages within one step."""
+    """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step."""
     ApplyTable: _grpc.UnaryUnaryMultiCallable[_placement_pb2.Table, _attention_pb2.ApplyTableReply]
 
 @_typing.type_check_only
@@ -42,7 +42,7 @@ class AttentionAsyncStub(AttentionStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_attention_pb2.AttentionDescribeRequest, _attention_pb2.AttentionDescription]  # type: ignore[assignment]
     Generate: _aio.UnaryStreamMultiCallable[_attention_pb2.GenerateRequest, _attention_pb2.GenerateEvent]  # type: ignore[assignment]
-    """One attempt at one sequence. The stream ends with a finish; cancelling it frees the sequence's pages within one step."""
+    """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step."""
     ApplyTable: _aio.UnaryUnaryMultiCallable[_placement_pb2.Table, _attention_pb2.ApplyTableReply]  # type: ignore[assignment]
 
 class AttentionServicer(metaclass=_abc_1.ABCMeta):
@@ -59,7 +59,7 @@ class AttentionServicer(metaclass=_abc_1.ABCMeta):
         request: _attention_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attention_pb2.GenerateEvent], _abc.AsyncIterator[_attention_pb2.GenerateEvent]]:
-        """One attempt at one sequence. The stream ends with a finish; cancelling it frees the sequence's pages within one step."""
+        """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step."""
 
     @_abc_1.abstractmethod
     def ApplyTable(

@@ -23,6 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ExpertCall(_message.Message):
+    """Legend, also of ExpertReply: R rows of x, A (row, expert) assignments, D the model's hidden size."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
@@ -55,14 +57,14 @@ class ExpertCall(_message.Message):
     row: _builtins.bytes
     """int32 LE [A]: index into x of each (row, expert) assignment"""
     expert: _builtins.bytes
-    """int32 LE [A]: the expert wanted; assignments ascend by (expert, row)"""
+    """int32 LE [A]: the expert of each assignment; assignments ascend by (expert, row)"""
     p2p_group: _builtins.int
-    """`session` when the payload came over its P2P group, already sent: x has no data; 0 = x.data"""
+    """= session: the payload was sent over its P2P group, x has no data; 0: it is in x.data"""
     unchecked: _builtins.bool
     """the payload never left device memory: no checksum"""
     @_builtins.property
     def x(self) -> _tensor_pb2.Tensor:
-        """[R, D]: the model's dtype, or FLOAT8_E4M3, whose data has fp32 scales [R, D / 128] behind it"""
+        """[R, D]: the model's dtype, or FLOAT8_E4M3 with fp32 scales [R, D / 128] after it"""
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class ExpertReply(_message.Message):
     checksum: _builtins.int
     """CRC-32 of the payload"""
     over_p2p: _builtins.bool
-    """the payload came over the call's P2P group, already sent: y has no data"""
+    """the payload was sent over the call's P2P group, y has no data"""
     unchecked: _builtins.bool
     """the payload never left device memory: no checksum"""
     @_builtins.property

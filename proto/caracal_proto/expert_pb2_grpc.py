@@ -79,21 +79,21 @@ class ExpertServicer:
 
     def Rendezvous(self, request_iterator, context):
         """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
-        payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
+        payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Prepare(self, request, context):
-        """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet.
+        """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Commit(self, request, context):
-        """Second phase: the table is published. The worker drops what the table does not give it and refuses older epochs.
+        """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

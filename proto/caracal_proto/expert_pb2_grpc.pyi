@@ -36,12 +36,12 @@ class ExpertStub:
     """One long-lived stream between an attention worker and an expert worker."""
     Rendezvous: _grpc.StreamStreamMultiCallable[_expert_pb2.RendezvousItem, _expert_pb2.RendezvousItem]
     """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
-    payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
+    payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
     """
     Prepare: _grpc.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]
-    """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
+    """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _grpc.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]
-    """Second phase: the table is published. The worker drops what the table does not give it and refuses older epochs."""
+    """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
 
 @_typing.type_check_only
 class ExpertAsyncStub(ExpertStub):
@@ -51,12 +51,12 @@ class ExpertAsyncStub(ExpertStub):
     """One long-lived stream between an attention worker and an expert worker."""
     Rendezvous: _aio.StreamStreamMultiCallable[_expert_pb2.RendezvousItem, _expert_pb2.RendezvousItem]  # type: ignore[assignment]
     """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
-    payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
+    payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
     """
     Prepare: _aio.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]  # type: ignore[assignment]
-    """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
+    """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _aio.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]  # type: ignore[assignment]
-    """Second phase: the table is published. The worker drops what the table does not give it and refuses older epochs."""
+    """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
 
 class ExpertServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,7 +81,7 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_expert_pb2.RendezvousItem], _abc.AsyncIterator[_expert_pb2.RendezvousItem]]:
         """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
-        payload travels while the stream carries everything else. The stream ends with OK once the worker's side is ready.
+        payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
         """
 
     @_abc_1.abstractmethod
@@ -90,7 +90,7 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         request: _expert_pb2.PrepareRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_expert_pb2.PrepareReply, _abc.Awaitable[_expert_pb2.PrepareReply]]:
-        """First phase of a placement: load the experts and warm them with a golden vector. Nothing is routed to them yet."""
+        """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
 
     @_abc_1.abstractmethod
     def Commit(
@@ -98,6 +98,6 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         request: _expert_pb2.CommitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_expert_pb2.CommitReply, _abc.Awaitable[_expert_pb2.CommitReply]]:
-        """Second phase: the table is published. The worker drops what the table does not give it and refuses older epochs."""
+        """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
 
 def add_ExpertServicer_to_server(servicer: ExpertServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Table(_message.Message):
-    """Which expert workers hold which experts, under one epoch. Written by the leader, never changed, only replaced."""
+    """Which expert workers have loaded which experts, under one epoch. Written by the leader; replaced, never changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

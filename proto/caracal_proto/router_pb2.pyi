@@ -35,7 +35,7 @@ class TextRequest(_message.Message):
     """the `messages` array of a chat completion"""
     @_builtins.property
     def sampling(self) -> _attention_pb2.Sampling:
-        """seed 0 = drawn by the router"""
+        """seed 0 = chosen at random by the router"""
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...

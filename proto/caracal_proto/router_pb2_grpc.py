@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RouterStub:
-    """The gateway for services: text or ids in, text out. Same checks, same life of a request as over HTTP.
+    """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class RouterStub:
 
 
 class RouterServicer:
-    """The gateway for services: text or ids in, text out. Same checks, same life of a request as over HTTP.
+    """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP.
     """
 
     def Generate(self, request, context):
@@ -69,7 +69,7 @@ def add_RouterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Router:
-    """The gateway for services: text or ids in, text out. Same checks, same life of a request as over HTTP.
+    """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP.
     """
 
     @staticmethod

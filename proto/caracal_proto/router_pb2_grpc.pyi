@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RouterStub:
-    """The gateway for services: text or ids in, text out. Same checks, same life of a request as over HTTP."""
+    """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,13 +37,13 @@ class RouterStub:
 
 @_typing.type_check_only
 class RouterAsyncStub(RouterStub):
-    """The gateway for services: text or ids in, text out. Same checks, same life of a request as over HTTP."""
+    """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_router_pb2.TextRequest, _router_pb2.TextEvent]  # type: ignore[assignment]
 
 class RouterServicer(metaclass=_abc_1.ABCMeta):
-    """The gateway for services: text or ids in, text out. Same checks, same life of a request as over HTTP."""
+    """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP."""
 
     @_abc_1.abstractmethod
     def Generate(

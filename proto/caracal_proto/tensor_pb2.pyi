@@ -34,7 +34,7 @@ class _DTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DType.ValueType
     FLOAT8_E4M3: _DType.ValueType  # 6
 
 class DType(_DType, metaclass=_DTypeEnumTypeWrapper):
-    """How anything large travels: raw little-endian values, row-major."""
+    """A tensor as raw little-endian values, row-major."""
 
 DTYPE_UNSPECIFIED: DType.ValueType  # 0
 FLOAT32: DType.ValueType  # 1

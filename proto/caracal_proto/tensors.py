@@ -1,4 +1,4 @@
-"""torch.Tensor <-> Tensor message. Values travel as they lie in memory: row-major, little-endian, checked by CRC-32."""
+"""Converts torch.Tensor to and from Tensor messages: raw values, row-major, little-endian, with a CRC-32."""
 
 import ctypes
 import math
@@ -21,12 +21,12 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 assert set(_DTYPES) == set(tensor_pb2.DType.values()) - {tensor_pb2.DTYPE_UNSPECIFIED}, "a dtype without a codec"
 
-# Views of received bytes are read-only by contract, so the copy that torch suggests would be wasted.
+# Nothing writes to a view of received bytes, so the copy that torch suggests would be wasted.
 warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
 
 
 class TensorError(ValueError):
-    """A Tensor message that does not describe its own bytes."""
+    """A Tensor message whose dtype, shape and data contradict each other."""
 
 
 def raw_bytes(tensor: torch.Tensor) -> bytes:
@@ -35,21 +35,16 @@ def raw_bytes(tensor: torch.Tensor) -> bytes:
     return ctypes.string_at(tensor.data_ptr(), tensor.nbytes) if tensor.numel() else b""
 
 
-def encode(tensor: torch.Tensor) -> tensor_pb2.Tensor:
-    """Any CPU tensor as a message."""
-    return tensor_pb2.Tensor(data=raw_bytes(tensor), shape=tensor.shape, dtype=_NAMES[tensor.dtype])
-
-
 def dtype_name(dtype: torch.dtype) -> tensor_pb2.DType.ValueType:
-    """What a message calls the dtype. Raises TensorError for one that does not travel."""
+    """The name of a dtype in messages. Raises TensorError for a dtype without one."""
     name = _NAMES.get(dtype)
     if name is None:
-        raise TensorError(f"{dtype} does not travel")
+        raise TensorError(f"{dtype} cannot be sent")
     return name
 
 
 def view(data: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A read-only tensor over bytes that were received; the bytes stay alive with it. Raises TensorError."""
+    """A read-only tensor over received bytes, which it keeps alive. Raises TensorError."""
     wanted = math.prod(shape) * dtype.itemsize
     if wanted != len(data):
         raise TensorError(f"shape {list(shape)} of {dtype} needs {wanted} bytes, the message carries {len(data)}")
@@ -57,7 +52,7 @@ def view(data: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tenso
 
 
 def decode(message: tensor_pb2.Tensor) -> torch.Tensor:
-    """The tensor a message describes: a read-only view of the message's bytes, to be copied before it is written to.
+    """The tensor of a message: a read-only view of the message's bytes, to be copied before it is written to.
 
     Raises TensorError when dtype, shape and length contradict each other; nothing is allocated before that check.
     """

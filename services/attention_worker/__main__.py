@@ -7,22 +7,23 @@ import asyncio
 import torch
 
 from services.attention_worker.loading import Loaded, Servable, open_model
-from services.attention_worker.settings import InvalidSetting, Settings
+from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.followers import Followers, RankLost
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.config import CheckpointError
-from services.process.lifecycle import refuse, serve_until_signal
+from services.process.lifecycle import exit_with_error, serve_until_signal
+from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
 
 
-async def serve(settings: Settings, loaded: Loaded[Servable], followers: Followers) -> None:
+async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers: Followers) -> None:
     worker = AttentionWorker(settings, loaded)
     try:
         try:
             await worker.start()
         except OSError as error:
-            refuse(str(error))
+            exit_with_error(str(error))
         await serve_until_signal(worker.drain, *worker.background(), followers.watch())
     finally:
         await worker.stop()
@@ -30,8 +31,8 @@ async def serve(settings: Settings, loaded: Loaded[Servable], followers: Followe
 
 def main() -> None:
     try:
-        settings = Settings.from_env()
-        configure_logging("attention", settings.identity)
+        settings = AttentionSettings.from_env()
+        configure_logging("attention", settings.identity, settings.log_level)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         opened = open_model(settings)
@@ -39,7 +40,7 @@ def main() -> None:
             loaded = load_rank0(opened, followers)
             asyncio.run(serve(settings, loaded, followers))
     except (InvalidSetting, CheckpointError, RankLost) as error:
-        refuse(str(error))
+        exit_with_error(str(error))
 
 
 if __name__ == "__main__":

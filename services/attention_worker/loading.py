@@ -1,4 +1,4 @@
-"""From a model directory to a model in memory, and the sizes that an engine for it has."""
+"""Loads a model directory into a model in memory, and computes the sizes of its engine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from services.attention_worker.engine.engine import EngineLimits, ModelLike
-from services.attention_worker.engine.memory import free_memory, page_bytes, room_for_pages
+from services.attention_worker.engine.memory import default_pages, free_memory, page_bytes
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.model.ranks import ALONE, Ranks
-from services.attention_worker.settings import InvalidSetting, Settings
+from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import NoSuchDevice, find_device
-from services.checkpoint.numerics import numerics_class
+from services.checkpoint.numerics import Numerics, numerics_of
 from services.checkpoint.reader import Checkpoint
+from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
+from services.transport.payload import dispatch_dtype_of
 
 
 class Servable(ModelLike, Protocol):
@@ -34,11 +36,11 @@ M = TypeVar("M", bound=Servable, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[M]):
-    """A model that can be served, and the class of bits it gives."""
+    """A model that can be served, its engine's sizes, and its numerics class: workers of one class give equal bits."""
 
     model: M
     limits: EngineLimits
-    numerics_class: str
+    numerics: Numerics
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Opened:
     """A checkpoint that fits the settings, before any weight is read."""
 
     checkpoint: Checkpoint
-    settings: Settings
+    settings: AttentionSettings
     dtype: torch.dtype
     device: torch.device
 
@@ -55,23 +57,24 @@ class Opened:
         return self.checkpoint.config
 
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
-        """Reads everything but the experts, or a rank's part of it. Raises CheckpointError or InvalidSetting."""
+        """Reads all weights but the experts', or one rank's part of them. Raises CheckpointError or InvalidSetting."""
         with progress("loading the attention side") as report:
             model = load_model(self.checkpoint, self.dtype, report, ranks, self.device)
-        room = room_for_pages(self.device, self.config, self.dtype, self.settings.page_size)
-        numerics = numerics_class(self.checkpoint, self.dtype, self.device)
-        return Loaded(model, self.limits(self.settings.kv_pages or room), numerics)
+        pages = default_pages(self.device, self.config, self.dtype, self.settings.page_size)
+        dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
+        numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype)
+        return Loaded(model, self.limits(self.settings.kv_pages or pages), numerics)
 
     def limits(self, pages: int) -> EngineLimits:
         """The engine's sizes; the model length defaults to what the positions and the whole cache both allow.
 
-        Raises InvalidSetting when there is no room for a single page.
+        Raises InvalidSetting when not a single page fits, or more are asked for than memory is free.
         """
         if not pages:
             raise InvalidSetting(
-                "CARACAL_KV_PAGES: the weights leave the GPU no room for a page: more ranks (CARACAL_TP)?"
+                "CARACAL_KV_PAGES: the weights leave no GPU memory for a single page; use more ranks (CARACAL_TP)"
             )
-        self._check_room(pages)
+        self._check_memory(pages)
         settings, positions = self.settings, self.config.max_position_embeddings
         return EngineLimits(
             num_pages=pages,
@@ -81,8 +84,8 @@ class Opened:
             max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
         )
 
-    def _check_room(self, pages: int) -> None:
-        """Before anything is allocated: a machine that runs out of memory says nothing and takes others with it."""
+    def _check_memory(self, pages: int) -> None:
+        """Raises InvalidSetting before anything is allocated: the kernel's OOM killer would end processes silently."""
         size = self.settings.page_size
         wanted, free = pages * page_bytes(self.config, self.dtype, size), free_memory(self.device)
         if wanted > free:
@@ -90,8 +93,8 @@ class Opened:
             raise InvalidSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")
 
 
-def open_model(settings: Settings, rank: int = 0) -> Opened:
-    """Checks the model directory against the settings. Raises CheckpointError or InvalidSetting, each of one line."""
+def open_model(settings: AttentionSettings, rank: int = 0) -> Opened:
+    """Opens the model directory and checks it against the settings. Raises CheckpointError or InvalidSetting."""
     try:
         device = find_device(settings.device, rank)
     except NoSuchDevice as error:

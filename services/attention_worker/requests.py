@@ -1,4 +1,4 @@
-"""GenerateRequest -> Request, refused by the name of the field that is wrong. Nothing past this file checks again."""
+"""Validates a GenerateRequest and turns it into a Request. Nothing after this checks the fields again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MAX_TOP_LOGPROBS = 64
 
 
 class BadRequest(ValueError):
-    """The caller's mistake; the message begins with the field's name."""
+    """The request is invalid; the message begins with the field's name."""
 
 
 def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len: int) -> Request:
-    """The request as the engine takes it. Raises BadRequest."""
+    """The engine's request for a message. Raises BadRequest."""
     prompt, emitted = tuple(message.prompt_ids), tuple(message.emitted_ids)
     _require(len(prompt) > 0, "prompt_ids", "is empty")
     _check_ids("prompt_ids", prompt, vocab_size)
@@ -26,7 +26,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
     _require(
         len(prompt) < max_model_len,
         "prompt_ids",
-        f"has {len(prompt)} tokens, which leaves no room in a model length of {max_model_len}",
+        f"has {len(prompt)} tokens, which leaves none to generate within the model length of {max_model_len}",
     )
     _require(
         len(prompt) + len(emitted) <= max_model_len,
@@ -52,7 +52,7 @@ def _sampling(asked: attention_pb2.Sampling, vocab_size: int) -> Sampling:
     return Sampling(
         temperature=asked.temperature,
         top_k=min(asked.top_k, vocab_size),
-        # In proto3 an unset number reads 0, and 0 is no useful value of these two: it means off.
+        # An unset number of proto3 reads 0, and 0 would be useless for these two: it means off.
         top_p=asked.top_p or 1.0,
         repetition_penalty=asked.repetition_penalty or 1.0,
         min_p=asked.min_p,

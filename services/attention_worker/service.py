@@ -1,11 +1,10 @@
-"""The worker's gRPC edge: message -> engine -> message. It checks requests and carries endings; it decides nothing."""
+"""The worker's gRPC service: checks requests, passes them to the engine, and streams its tokens and endings back."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 import grpc
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
@@ -14,6 +13,7 @@ from services.attention_worker.engine.engine import Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Ending, Request, TokenOut
 from services.attention_worker.requests import BadRequest, parse
+from services.process.grpc_server import abort
 
 Event = tuple[list[TokenOut], Ending | None]
 Context = grpc.aio.ServicerContext[attention_pb2.GenerateRequest, attention_pb2.GenerateEvent]
@@ -27,7 +27,7 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a worker says about itself; fixed for the life of the process."""
+    """The worker's identity, fixed while the process runs."""
 
     worker_id: str
     boot_id: str
@@ -35,7 +35,7 @@ class Identity:
 
 
 class AttentionService(attention_pb2_grpc.AttentionServicer):
-    """The Attention service over one engine. `apply_table` is the exchange's: it returns the epoch in force."""
+    """The Attention service over one engine. `apply_table` is the dispatcher's: it returns the current epoch."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken: a table is in force and the worker is not leaving."""
+        """Whether requests are accepted: there is a placement table, and the worker is not draining."""
         return self.epoch > 0 and not self.draining
 
     async def Generate(
@@ -106,28 +106,28 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         try:
             return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
         except ValueError as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
 
     def takes(self, table: placement_pb2.Table) -> bool:
-        """Whether the table's experts compute the same bits as this worker; no class named means that nobody cares."""
+        """Whether the table is for this worker's numerics class, or for any."""
         return table.numerics_class in ("", self._identity.numerics_class)
 
     async def apply(self, table: placement_pb2.Table) -> int:
-        """Puts a table in force unless a newer one is; returns the epoch in force. Raises ValueError."""
-        before = self.ready
+        """Makes a table the current one unless it is older; returns the current epoch. Raises ValueError."""
+        was_ready = self.ready
         self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))
-        await self._tell(before)
+        await self._notify(was_ready)
         return self.epoch
 
     async def drain(self, move: bool) -> None:
-        """Takes nothing new; with `move`, ends what runs so that the router continues it elsewhere."""
-        before, self.draining = self.ready, True
-        await self._tell(before)
+        """Accepts no more requests; with `move`, ends the running ones so that the router continues them elsewhere."""
+        was_ready, self.draining = self.ready, True
+        await self._notify(was_ready)
         if move:
             self._engine.evict("draining")
 
-    async def _tell(self, before: bool) -> None:
-        if self.ready != before and self.on_ready_change is not None:
+    async def _notify(self, was_ready: bool) -> None:
+        if self.ready != was_ready and self.on_ready_change is not None:
             await self.on_ready_change(self.ready)
 
     async def _accepted(self, request: attention_pb2.GenerateRequest, context: Context) -> Request:
@@ -136,19 +136,19 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         try:
             return parse(request, self._vocab_size, self._engine.limits.max_model_len)
         except BadRequest as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
 
     async def _submit(self, wanted: Request, events: asyncio.Queue[Event], context: Context) -> int:
         try:
             return self._engine.submit(wanted, lambda tokens, ending: events.put_nowait((tokens, ending)))
         except CannotFit as error:
-            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error)
+            await abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error)
         except EngineStopped as error:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, error)
+            await abort(context, grpc.StatusCode.UNAVAILABLE, error)
 
     @staticmethod
     async def _next(events: asyncio.Queue[Event], deadline: float | None, context: Context) -> Event:
-        """What the next step said; what several steps said while the client was slow comes as one."""
+        """The tokens of the next step, or of all steps since the client last read."""
         try:
             async with asyncio.timeout_at(deadline):
                 tokens, ending = await events.get()
@@ -158,11 +158,6 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             more, ending = events.get_nowait()
             tokens = tokens + more
         return tokens, ending
-
-
-async def _abort(context: Context, code: grpc.StatusCode, error: Exception) -> NoReturn:
-    await context.abort(code, str(error))
-    raise AssertionError("abort raises")
 
 
 def _event(attempt: int, tokens: list[TokenOut], ending: Ending | None) -> attention_pb2.GenerateEvent:

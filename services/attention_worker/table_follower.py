@@ -1,4 +1,4 @@
-"""Placement tables from Redis: the first one at start, later ones as a backup to the leader's push."""
+"""Polls Redis for placement tables: for the first one after the start, and in case a push of the leader's was lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_S, LATER_S = 0.2, 2.0
 
 
 class TableFollower:
-    """Applies every newer table it finds. With Redis away the table in force stays in force."""
+    """Applies every newer table that it finds in Redis. While Redis is unreachable the current table stays."""
 
     def __init__(self, membership: Membership, service: AttentionService) -> None:
         self._membership = membership
@@ -24,14 +24,14 @@ class TableFollower:
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
 
-    def look_now(self) -> None:
-        """From any thread: somebody has reason to think that there is a newer table."""
+    def poll_now(self) -> None:
+        """Makes `run` poll at once, from any thread: there may be a newer table."""
         self._loop.call_soon_threadsafe(self._asked.set)
 
     async def run(self) -> None:
-        """Looks again and again, for ever."""
+        """Polls for ever."""
         while True:
-            await self._look()
+            await self._poll()
             try:
                 async with asyncio.timeout(LATER_S if self._service.epoch else FIRST_S):
                     await self._asked.wait()
@@ -39,16 +39,16 @@ class TableFollower:
                 continue
             self._asked.clear()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
             table = await self._membership.read_table()
         except RedisUnavailable:
             return
         if table is not None and table.epoch > self._service.epoch and self._service.takes(table):
-            await self._take(table)
+            await self._apply(table)
 
-    async def _take(self, table: Table) -> None:
+    async def _apply(self, table: Table) -> None:
         try:
-            log.info("took a table from redis", epoch=await self._service.apply(table))
+            log.info("applied a table from redis", epoch=await self._service.apply(table))
         except ValueError as error:
             log.warning("the table in redis does not fit the model and is ignored", epoch=table.epoch, error=str(error))

@@ -1,4 +1,4 @@
-"""One attention worker, put together: engine thread, exchange, gRPC server, lease; and how it leaves."""
+"""Assembles one attention worker (engine thread, dispatcher, gRPC server, lease), and drains and stops it."""
 
 from __future__ import annotations
 
@@ -18,51 +18,50 @@ from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import WorkerMetrics
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
-from services.attention_worker.settings import Settings
+from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.table_follower import TableFollower
 from services.checkpoint.config import ModelConfig
-from services.checkpoint.numerics import class_of
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.nccl_link import P2POptions, P2PStats
-from services.transport.payload import wire_dtype
+from services.transport.payload import dispatch_dtype_of
 
 log = structlog.get_logger(__name__)
 
-MOVE_S = 5.0  # for evicted sequences to be told, and for what cannot be moved after the drain's time
+MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
 class AttentionWorker:
-    """Built on the event loop that serves it. `start`, then `drain` and `stop`, each once."""
+    """One attention worker, built inside its event loop. Call `start`, then `drain` and `stop`, each once."""
 
-    def __init__(self, settings: Settings, loaded: Loaded[Servable]) -> None:
+    def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
-        self._settings = settings
-        pairs = p2p_options(settings, config, loaded.model.device)
+        self._settings, self._numerics = settings, loaded.numerics
+        p2p = p2p_options(settings, config, loaded.model.device)
         self._identity = Identity(
             worker_id=settings.identity,
             boot_id=uuid.uuid4().hex,
-            numerics_class=class_of(loaded.numerics_class, pairs.wire),
+            numerics_class=loaded.numerics.name,
         )
-        self._pairs = pairs.stats
-        self._exchange = MoEDispatcher(
-            connector(settings.link, pairs),
+        self._p2p_stats = p2p.stats
+        self._dispatcher = MoEDispatcher(
+            connector(settings.link, p2p),
             config,
             device=loaded.model.device,
-            wire=pairs.wire,
+            dispatch_dtype=p2p.dispatch_dtype,
             overlap=settings.overlap,
             expert_wait_s=settings.expert_wait_s,
-            refresh=lambda: self._tables.look_now(),
+            refresh=lambda: self._tables.poll_now(),
         )
         self._loop = asyncio.get_running_loop()
         deliver = deliver_on(self._loop)
-        self._engine = Engine(loaded.model, self._exchange, loaded.limits, config.eos_ids, deliver=deliver)
+        self._engine = Engine(loaded.model, self._dispatcher, loaded.limits, config.eos_ids, deliver=deliver)
         self._engine_ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
-        self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._exchange.apply)
+        self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._dispatcher.apply)
         self._server = AttentionServer(self._service)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._tables = TableFollower(self._membership, self._service)
@@ -74,7 +73,8 @@ class AttentionWorker:
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(WorkerMetrics(self._engine, self._exchange.stats, self._pairs, lambda: self._service.epoch))
+        metrics = WorkerMetrics(self._engine, self._dispatcher.stats, self._p2p_stats, lambda: self._service.epoch)
+        registry.register(metrics)
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
         self._address = f"{settings.reachable_host}:{port}"
@@ -89,11 +89,11 @@ class AttentionWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """What has to run beside the server: the lease, the search for newer tables, the engine."""
+        """The tasks to run beside the server: the lease, the polling for newer tables, the engine's watch."""
         return self._membership.advertise(self.record), self._tables.run(), self._watch_engine()
 
     async def drain(self) -> None:
-        """Sends running sequences elsewhere when there is an elsewhere, else lets them finish while time lasts."""
+        """Evicts running sequences when another worker can continue them, else after the drain timeout."""
         await self._service.drain(move=False)
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
@@ -102,15 +102,15 @@ class AttentionWorker:
             await self._empties(MOVE_S)
 
     async def stop(self) -> None:
-        """Ends everything, also after a `start` that failed."""
+        """Stops engine, server and lease, also after a `start` that failed."""
         if self._metrics_address:
             with contextlib.suppress(RedisUnavailable):
                 await self._membership.withdraw(self.record())
         self._engine.stop()
         await self._server.stop(MOVE_S)
-        # A step that waits for experts may outlast this; the thread is a daemon and dies with the process.
+        # A step that waits for experts may take longer; the thread is a daemon and ends with the process.
         await asyncio.to_thread(self._thread.join, MOVE_S)
-        self._exchange.close()
+        self._dispatcher.close()
         await self._membership.close()
 
     def _run_engine(self) -> None:
@@ -126,7 +126,7 @@ class AttentionWorker:
         raise RuntimeError("the engine's thread has ended")
 
     def record(self) -> WorkerRecord:
-        """What the lease says now."""
+        """The content of the worker's lease."""
         return WorkerRecord(
             worker_id=self._identity.worker_id,
             role="attention",
@@ -134,6 +134,7 @@ class AttentionWorker:
             metrics_address=self._metrics_address,
             boot_id=self._identity.boot_id,
             numerics_class=self._identity.numerics_class,
+            numerics=self._numerics.parts(),
             epoch=self._service.epoch,
             progress=self._engine.counters.progress,
             draining=self._service.draining,
@@ -148,7 +149,7 @@ class AttentionWorker:
 
     def _stats(self) -> dict[str, float]:
         scheduler, counters = self._engine.scheduler, self._engine.counters
-        sums = self._exchange.stats.total()
+        sums = self._dispatcher.stats.total()
         layers = max(1, sums.layer_calls)
         return {
             "running": len(scheduler.running),
@@ -161,11 +162,11 @@ class AttentionWorker:
             "prompt_tokens": counters.prompt_tokens,
             "generation_tokens": counters.generation_tokens,
             "preemptions": scheduler.preemptions,
-            "p2p_calls": self._pairs.calls,
+            "p2p_calls": self._p2p_stats.calls,
         }
 
     async def _others(self) -> bool:
-        """Whether another worker of this numerics class could take over."""
+        """Whether another worker of this numerics class could continue the sequences."""
         try:
             async with asyncio.timeout(2):
                 workers = await self._membership.workers("attention")
@@ -186,16 +187,16 @@ class AttentionWorker:
         return not self._engine.busy
 
 
-def p2p_options(settings: Settings, config: ModelConfig, device: torch.device) -> P2POptions:
-    """What links of this worker need to know: how rows travel, and how much room a pair must have."""
+def p2p_options(settings: AttentionSettings, config: ModelConfig, device: torch.device) -> P2POptions:
+    """The options of this worker's links: how rows are sent, and the sizes of P2P groups' buffers."""
     dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
     return P2POptions(
         host=settings.reachable_host,
         max_rows=settings.max_batch_tokens,
-        max_pairs=settings.max_batch_tokens * config.moe_topk,
+        max_assignments=settings.max_batch_tokens * config.moe_topk,
         hidden=config.hidden_size,
         dtype=dtype,
-        wire=wire_dtype(settings.dispatch_dtype, dtype),
+        dispatch_dtype=dispatch_dtype_of(settings.dispatch_dtype, dtype),
         device=device,
         stats=P2PStats(),
     )

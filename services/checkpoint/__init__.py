@@ -1,1 +1,1 @@
-"""A Hugging Face model directory: its config, its tensors, and what class of bits they give."""
+"""A Hugging Face model directory: its config, its tensors and its numerics class."""

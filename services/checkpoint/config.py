@@ -1,4 +1,4 @@
-"""A LongCat-Flash config.json, checked: a contradiction is refused here, in words, before anything is read."""
+"""The config.json of a LongCat-Flash model; contradictions are reported before any weight is read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class CheckpointError(ValueError):
-    """A model directory that cannot be served. One line: file, tensor or field, what is wrong."""
+    """A model directory that cannot be served. The message is one line: file, tensor or field, and what is wrong."""
 
 
-def _refuse(field: str, why: str) -> CheckpointError:
+def _bad_field(field: str, why: str) -> CheckpointError:
     return CheckpointError(f"config.json: {field}: {why}")
 
 
-# Accepted only with these values (or null); the arithmetic of others is not written.
+# Only these values (or null) are implemented.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "model_type": ("longcat_flash",),
     "hidden_act": ("silu", None),
@@ -33,12 +33,12 @@ _WHY = {
     "ngram_vocab_size_ratio": "n-gram embeddings are not supported",
     "index_topk": "sparse attention is not supported",
 }
-_LARGEST = 2**31 - 1  # sizes above it are damage; positions and ids are int32
+_LARGEST = 2**31 - 1  # positions and ids are int32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Sizes and constants, under the names config.json gives them.
+    """Sizes and constants of a model, under the names that config.json gives them.
 
     `mla_scale_q_lora` and `mla_scale_kv_lora` are not read: both latents are always scaled, as transformers does.
     """
@@ -73,7 +73,7 @@ class ModelConfig:
 
     @property
     def latent(self) -> int:
-        """Values cached per token and attention sublayer."""
+        """Values in the KV cache per token and attention sublayer."""
         return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
@@ -91,27 +91,27 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
-        """The config of a parsed config.json. Raises CheckpointError naming the field."""
+        """Checks a parsed config.json. Raises CheckpointError naming the field."""
         for name, allowed in _ONLY.items():
             value = raw.get(name)
             if value not in allowed:
-                raise _refuse(name, _WHY.get(name, f"{value!r} is not supported, only {allowed[0]!r}"))
+                raise _bad_field(name, _WHY.get(name, f"{value!r} is not supported, only {allowed[0]!r}"))
         values = {**raw, "rope_theta": _rope_theta(raw), "torch_dtype": raw.get("torch_dtype") or raw.get("dtype")}
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
         config = cls(**{field.name: _typed(field.name, values) for field in fields(cls) if _given(field.name, values)})
         for field, holds, why in _consistency(config, raw):
             if not holds:
-                raise _refuse(field, why)
+                raise _bad_field(field, why)
         return config
 
 
 def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
-    """(field, whether it agrees with the others, what is wrong if not)."""
+    """Yields (field, whether it agrees with the other fields, what is wrong if not)."""
     yield "moe_topk", c.moe_topk <= c.num_gate_outputs, f"{c.moe_topk} of {c.num_gate_outputs} experts cannot be chosen"
     yield "qk_rope_head_dim", c.qk_rope_head_dim % 2 == 0, f"{c.qk_rope_head_dim} is odd"
     caches = 2 * c.num_layers
-    why = f"contradicts num_layers {c.num_layers}: it counts attentions, so it has to be {caches}"
+    why = f"contradicts num_layers {c.num_layers}: it counts attention sublayers, so it must be {caches}"
     yield "num_hidden_layers", raw.get("num_hidden_layers") in (None, caches), why
     heads = c.num_attention_heads
     yield (
@@ -133,17 +133,17 @@ def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def _rope_theta(raw: Mapping[str, Any]) -> Any:
-    """`rope_theta` stands at the top in older files, in `rope_parameters` in newer ones; scaled ropes are refused."""
+    """Finds rope_theta: at the top level in older files, in `rope_parameters` in newer ones. Rejects RoPE scaling."""
     found = raw.get("rope_theta")
     for name in ("rope_parameters", "rope_scaling"):
         rope = raw.get(name)
         if rope is None:
             continue
         if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise _refuse(name, "only the default rope is supported")
+            raise _bad_field(name, "only the default rope is supported")
         theta = rope.get("rope_theta")
         if None not in (found, theta) and found != theta:
-            raise _refuse(name, f"rope_theta {theta!r} contradicts {found!r}")
+            raise _bad_field(name, f"rope_theta {theta!r} contradicts {found!r}")
         found = theta if found is None else found
     return found
 
@@ -156,27 +156,27 @@ def _given(name: str, values: Mapping[str, Any]) -> bool:
     if values.get(name) is not None:
         return True
     if _FIELDS[name].default is MISSING:
-        raise _refuse(name, "is missing")
+        raise _bad_field(name, "is missing")
     return False
 
 
 def _typed(name: str, values: Mapping[str, Any]) -> Any:
     value, kind = values[name], str(_FIELDS[name].type)
     if kind == "float":
-        # Compared before it is converted: a whole number of 400 digits has no float.
+        # Compared before it is converted: float() overflows on an integer of 400 digits.
         if type(value) not in (int, float) or not 0 < value < 1e30:
-            raise _refuse(name, f"{value!r} is not a positive number")
+            raise _bad_field(name, f"{value!r} is not a positive number")
         return float(value)
     if kind == "int":
         least = 0 if name in _MAY_BE_ZERO else 1
         if type(value) is not int or not least <= value <= _LARGEST:
-            raise _refuse(name, f"{value!r} is not a whole number of at least {least}")
+            raise _bad_field(name, f"{value!r} is not a whole number of at least {least}")
     if kind == "bool" and not isinstance(value, bool):
-        raise _refuse(name, f"{value!r} is not true or false")
+        raise _bad_field(name, f"{value!r} is not true or false")
     if kind == "str" and not isinstance(value, str):
-        raise _refuse(name, f"{value!r} is not a string")
+        raise _bad_field(name, f"{value!r} is not a string")
     if name == "eos_token_id":
         ids = value if isinstance(value, tuple) else (value,)
         if not ids or not all(type(eos) is int for eos in ids):
-            raise _refuse(name, f"{value!r} is not a token id or a list of them")
+            raise _bad_field(name, f"{value!r} is not a token id or a list of them")
     return value

@@ -1,9 +1,9 @@
-"""Where a worker's weights lie and its kernels run: the CPU, or one GPU."""
+"""The device that has a worker's weights and runs its kernels: the CPU, or one GPU."""
 
 from __future__ import annotations
 
 import torch
-from caracal_kernels import available
+from caracal_kernels import cpu_backend
 
 CPU = torch.device("cpu")
 
@@ -13,7 +13,7 @@ class NoSuchDevice(ValueError):
 
 
 def find_device(name: str, rank: int = 0) -> torch.device:
-    """Of CARACAL_DEVICE: cpu, cuda (the first GPU that the process sees) or cuda:N; of several ranks each its own.
+    """The device that CARACAL_DEVICE names: cpu, cuda (the first GPU) or cuda:N. Rank r takes the r-th after it.
 
     Raises NoSuchDevice.
     """
@@ -31,5 +31,5 @@ def find_device(name: str, rank: int = 0) -> torch.device:
 
 
 def computes_fp8(device: torch.device) -> bool:
-    """Whether weights that are stored in fp8 stay so there; the CPU's compiled kernels take wider ones only."""
-    return device.type == "cuda" or available() == "triton"
+    """Whether fp8 weights stay in fp8 on the device; the compiled CPU kernels take only bf16 and fp32."""
+    return device.type == "cuda" or cpu_backend() == "triton"

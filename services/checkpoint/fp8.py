@@ -1,8 +1,9 @@
-"""Block-scaled fp8 checkpoints: what config.json says of them, and the way back to wider numbers.
+"""Block-scaled fp8 checkpoints: the quantization fields of config.json, and dequantization.
 
 Weights are e4m3 in blocks of 128 x 128, each with an fp32 scale in `<weight>_scale_inv`: value = stored * scale.
-Checkpoints mix both kinds: a linear may be stored wide although config.json would have it in fp8, never the reverse.
-Legend: N outputs, K inputs, n and k their blocks of 128, rounded up. Source: longcat-flash.md 2.2.
+A linear that config.json does not exclude from fp8 may still be in bf16 or fp32; an excluded one is never in fp8.
+Legend: N outputs, K inputs, n and k their counts of blocks of 128, rounded up.
+Source: docs/longcat-flash.md, FP8 checkpoints.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from services.checkpoint.config import CheckpointError
 
 BLOCK = 128
-STORED = "F8_E4M3"
+FP8_NAME = "F8_E4M3"
 SCALE_SUFFIX = "_scale_inv"
 _LISTS = ("ignored_layers", "modules_to_not_convert")
 _NEVER = ("embed_tokens", "lm_head", "router")
@@ -30,19 +31,19 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """One scale per block; edge blocks are smaller and have one too."""
+    """The shape of a weight's scales: one per block, also for the smaller blocks at the edges."""
     return tuple(-(-size // BLOCK) for size in shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """The modules that config.json leaves wide, by any part of their dotted names."""
+    """The modules that config.json excludes from fp8; each matches as any part of a dotted name."""
 
-    wide: tuple[str, ...]
+    excluded: tuple[str, ...]
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> Quantization | None:
-        """From a parsed config.json; None for a checkpoint without fp8. Raises CheckpointError naming the field."""
+        """Reads a parsed config.json; None for a checkpoint without fp8. Raises CheckpointError naming the field."""
         given = raw.get("quantization_config")
         if given is None:
             return None
@@ -52,13 +53,13 @@ class Quantization:
             if given.get(name) not in allowed:
                 why = f"{given.get(name)!r} is not supported, only {allowed[0]!r}"
                 raise CheckpointError(f"config.json: quantization_config.{name}: {why}")
-        wide = [module for name in _LISTS for module in _names(f"quantization_config.{name}", given.get(name))]
-        return cls((*wide, *_names("disable_quant_module", raw.get("disable_quant_module"))))
+        excluded = [module for name in _LISTS for module in _names(f"quantization_config.{name}", given.get(name))]
+        return cls((*excluded, *_names("disable_quant_module", raw.get("disable_quant_module"))))
 
-    def left_wide(self, weight: str) -> str:
-        """The module that keeps a tensor out of fp8; empty when none does."""
+    def excluding_module(self, weight: str) -> str:
+        """The module that excludes a weight from fp8; empty when none does."""
         path = f".{weight.removesuffix('.weight')}."
-        return next((module for module in (*self.wide, *_NEVER) if f".{module}." in path), "")
+        return next((module for module in (*self.excluded, *_NEVER) if f".{module}." in path), "")
 
 
 def _names(field: str, value: Any) -> list[str]:
@@ -70,10 +71,10 @@ def _names(field: str, value: Any) -> list[str]:
 
 
 def dequantize(weight_NK: Tensor, scale_nk: Tensor, dtype: torch.dtype) -> Tensor:
-    """[N, K] in `dtype`: each value times its block's scale in fp32, rounded once."""
-    wide_NK = torch.empty(weight_NK.shape, dtype=dtype, device=weight_NK.device)
+    """Returns [N, K] in `dtype`: each value times its block's scale in fp32, rounded once."""
+    out_NK = torch.empty(weight_NK.shape, dtype=dtype, device=weight_NK.device)
     columns = weight_NK.shape[1]
-    for block, scale_k in enumerate(scale_nk):  # by rows of blocks, so that little of it is in fp32 at a time
+    for block, scale_k in enumerate(scale_nk):  # a row of blocks at a time, to keep the fp32 copy small
         rows = slice(block * BLOCK, (block + 1) * BLOCK)
-        wide_NK[rows] = (weight_NK[rows].float() * scale_k.repeat_interleave(BLOCK)[:columns]).to(dtype)
-    return wide_NK
+        out_NK[rows] = (weight_NK[rows].float() * scale_k.repeat_interleave(BLOCK)[:columns]).to(dtype)
+    return out_NK

@@ -1,36 +1,64 @@
-"""The numerics class."""
+"""The numerics class: the one place where it is decided whether two workers' answers are interchangeable bit for bit.
+
+A row's bits depend on the row, its position and what is named here, and on nothing else: not on the batch, the number
+of workers or ranks, a retry or a replay. So sequences move and experts are replaced within one class only.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict, dataclass
 
 import torch
-from caracal_kernels import available, probe
+from caracal_kernels import cpu_backend, probe
 
-from services.checkpoint.device import CPU
 from services.checkpoint.reader import Checkpoint
-from services.transport.payload import BLOCK, FP8
 
 
-def numerics_class(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU) -> str:
-    """Equal on two workers exactly when their answers are interchangeable bit for bit."""
-    parts = "\n".join([kernels_of(device), probe(dtype, device), str(dtype), checkpoint.digest])
-    return "caracal-" + hashlib.sha256(parts.encode()).hexdigest()[:16]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """Everything that decides bits, as words that people can compare: `caracal status --numerics` prints them."""
+
+    kernels: str  # which bodies of the ops run, on which device
+    probe: str  # digest of every op's output on golden inputs, computed on that device
+    dtype: str  # of weights and hidden states
+    dispatch_dtype: str  # of rows on their way to experts
+    weights: str  # digest of the config's numbers and a sample of every tensor
+
+    @property
+    def name(self) -> str:
+        """The class as workers compare it, and as clients see it in `system_fingerprint`."""
+        text = "\n".join(f"{name}={value}" for name, value in self.parts().items())
+        return "caracal-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def parts(self) -> dict[str, str]:
+        """The named parts, in order."""
+        return asdict(self)
+
+
+def numerics_of(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, dispatch_dtype: torch.dtype | None = None
+) -> Numerics:
+    """The class of a worker that computes in `dtype` on `device`; `dispatch_dtype`: None = `dtype`."""
+    return Numerics(
+        kernels=kernels_of(device),
+        probe=probe(dtype, device),
+        dtype=_name(dtype),
+        dispatch_dtype=_name(dispatch_dtype or dtype),
+        weights=checkpoint.digest,
+    )
 
 
 def kernels_of(device: torch.device) -> str:
-    """The kernels that run there, by name: part of the numerics class."""
+    """The kernels that run there, by name."""
     if device.type != "cuda":
-        return available()
+        return cpu_backend()
     from caracal_kernels.triton.tile_invariance import row_adaptive_dtypes
 
     major, minor = torch.cuda.get_device_capability(device)
-    chosen = ", ".join(row_adaptive_dtypes(device)) or "none"
-    return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}; tiles by rows: {chosen}"
+    adaptive = ", ".join(row_adaptive_dtypes(device)) or "none"
+    return f"triton sm_{major}{minor} {torch.cuda.get_device_name(device)}; row-adaptive tiles: {adaptive}"
 
 
-def class_of(numerics_class: str, wire: torch.dtype) -> str:
-    """The numerics class of workers that exchange rows in `wire`: with fp8 dispatch it is another one."""
-    if wire != FP8:
-        return numerics_class
-    return "caracal-" + hashlib.sha256(f"{numerics_class}\nfp8 dispatch 1x{BLOCK}".encode()).hexdigest()[:16]
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

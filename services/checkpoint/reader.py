@@ -1,8 +1,9 @@
-"""A Hugging Face model directory, read by slices and never trusted. Its tensors' names are in model_tensors.
+"""Reads a Hugging Face model directory by slices; its content is never trusted. Tensor names are in tensors.py.
 
-Opening reads config.json, the index and the safetensors headers. Every tensor that the config calls for is checked
-(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity on the way in.
-Weights get memory of their own, never a mapping: a file that changes under a serving worker changes no answer.
+Opening reads config.json, the index and the safetensors headers. Every tensor that the config requires is checked
+(presence, shape, dtype, bounds) before the first weight is read; values are checked for NaN and infinity when read.
+Weights are copied, never memory-mapped: a file that changes under a serving worker changes no answer.
+Legend: N outputs and K inputs of a matrix, n and k their counts of fp8 blocks.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from torch import Tensor
 
 from services.checkpoint.config import CheckpointError, ModelConfig
 from services.checkpoint.device import CPU
-from services.checkpoint.fp8 import BLOCK, SCALE_SUFFIX, STORED, Quantization, dequantize, scale_shape
+from services.checkpoint.fp8 import BLOCK, FP8_NAME, SCALE_SUFFIX, Quantization, dequantize, scale_shape
 from services.checkpoint.safetensors import INDEX, SINGLE, Stored, bad_tensor, json_object, reading, stored_tensors
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensors import attention_tensors, expert_prefix, expert_tensors
 
 HOST = Staging(CPU)
-_WIDE = {"BF16": torch.bfloat16, "F32": torch.float32}
-_DTYPES = _WIDE | {STORED: torch.float8_e4m3fn}
+_UNQUANTIZED = {"BF16": torch.bfloat16, "F32": torch.float32}
+_DTYPES = _UNQUANTIZED | {FP8_NAME: torch.float8_e4m3fn}
 _SAMPLE_BYTES = 4096
 _FINITE_CHUNK = 1 << 24
 _NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
@@ -35,9 +36,9 @@ _NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """One FFN expert. Legend: D hidden, F inner width; gate rows come first.
+    """The weights of one FFN expert. Legend: D hidden size, F inner width; in gate_up the gate rows come first.
 
-    Scales are there when the weights are in fp8: of gate_up [2 * (F/128), D/128], of down [D/128, F/128], rounded up.
+    Scales are set when the weights are in fp8: [2 * (F/128), D/128] and [D/128, F/128], each rounded up.
     """
 
     gate_up_2FD: Tensor
@@ -47,7 +48,7 @@ class ExpertWeights:
 
 
 class Checkpoint:
-    """An opened, checked directory; threads may share it. `open` raises CheckpointError: one line, file and tensor."""
+    """A checked model directory; threads may share it. `open` raises CheckpointError."""
 
     def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
         self.path = path
@@ -64,23 +65,23 @@ class Checkpoint:
         stored = stored_tensors(path)
         for name, shape in chain(attention_tensors(config), expert_tensors(config)):
             _check_tensor(path, stored, name, shape)
-            if stored[name].dtype == STORED:
+            if stored[name].dtype == FP8_NAME:
                 _check_fp8(path, stored, name, quantization)
         return cls(path, config, stored)
 
     def names(self) -> list[str]:
-        """Every tensor in the files, also those that are never read (multi-token prediction)."""
+        """The names of all tensors in the files, also of those that are never read (multi-token prediction)."""
         return sorted(self._stored)
 
     def tensor(self, name: str, dtype: torch.dtype, to: Staging = HOST, rows: range | None = None) -> Tensor:
-        """One tensor in `dtype`, and not a byte of another. Raises CheckpointError for values not finite in `dtype`.
+        """Reads one tensor in `dtype` into the memory of `to`'s device; fp8 weights are dequantized.
 
-        One that is stored in fp8 comes with its scales multiplied in. `to` says whose memory it is put in, `rows` that
-        only these are read, and in fp8 the rest of their blocks.
+        Only the bytes of `rows` are read (in fp8, of their blocks). Raises CheckpointError for values not finite in
+        `dtype`.
         """
         where = self._stored[name]
         rows = range(where.shape[0]) if rows is None else rows
-        if where.dtype == STORED:
+        if where.dtype == FP8_NAME:
             tensor = self._dequantized(name, dtype, to, rows)
         else:
             tensor = self._read(name, to, rows).to(dtype)
@@ -91,9 +92,9 @@ class Checkpoint:
         return tensor
 
     def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
-        """(e4m3 weight, fp32 scales) as they are stored; None for a tensor that is not. Raises CheckpointError."""
+        """Reads (e4m3 weight, fp32 scales); None for a tensor that is not stored in fp8. Raises CheckpointError."""
         where = self._stored[name]
-        if where.dtype != STORED:
+        if where.dtype != FP8_NAME:
             return None
         scale_nk = self._scales(name, to, range(scale_shape(where.shape)[0]))
         stored_NK = self._read(name, to, range(where.shape[0]))
@@ -129,7 +130,7 @@ class Checkpoint:
 def load_expert(
     checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype, to: Staging = HOST, keep_fp8: bool = False
 ) -> ExpertWeights:
-    """One expert's weights, in `dtype` unless all of it is stored in fp8 and to be kept so. Raises CheckpointError."""
+    """Reads one expert in `dtype`; with `keep_fp8` in fp8 if all of it is stored so. Raises CheckpointError."""
     names = [f"{expert_prefix(layer, expert)}{part}_proj.weight" for part in ("gate", "up", "down")]
     if keep_fp8:
         stored = [each for name in names if (each := checkpoint.fp8(name, to)) is not None]
@@ -150,18 +151,18 @@ def _check_tensor(path: Path, stored: dict[str, Stored], name: str, shape: tuple
         raise bad_tensor(
             where.file.name,
             name,
-            f"dtype {where.dtype} is not supported, only {' and '.join(_WIDE)}, matrices also {STORED}",
+            f"dtype {where.dtype} is not supported, only {' and '.join(_UNQUANTIZED)}, matrices also {FP8_NAME}",
         )
 
 
 def _check_fp8(path: Path, stored: dict[str, Stored], name: str, quantization: Quantization | None) -> None:
     where = stored[name]
     if quantization is None:
-        raise bad_tensor(where.file.name, name, f"is stored as {STORED}, and config.json has no quantization_config")
+        raise bad_tensor(where.file.name, name, f"is stored as {FP8_NAME}, and config.json has no quantization_config")
     if len(where.shape) != 2:
-        raise bad_tensor(where.file.name, name, f"is stored as {STORED}, only matrices may be")
-    if module := quantization.left_wide(name):
-        raise bad_tensor(where.file.name, name, f"is stored as {STORED}, and {module} is to be left wide")
+        raise bad_tensor(where.file.name, name, f"is stored as {FP8_NAME}, only matrices may be")
+    if module := quantization.excluding_module(name):
+        raise bad_tensor(where.file.name, name, f"is stored as {FP8_NAME}, and {module} is excluded from fp8")
     scale = name + SCALE_SUFFIX
     _check_tensor(path, stored, scale, scale_shape(where.shape))
     if stored[scale].dtype != "F32":
@@ -171,7 +172,7 @@ def _check_fp8(path: Path, stored: dict[str, Stored], name: str, quantization: Q
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
     """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
 
-    Cheap for terabytes and independent of how tensors are spread over files; blind to what differs only in the middle
+    It is cheap for terabytes and independent of how tensors are spread over files, but misses differences in the middle
     of a tensor.
     """
     numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]

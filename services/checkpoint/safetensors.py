@@ -1,4 +1,4 @@
-"""Headers of safetensors files, read and never trusted."""
+"""Reads the headers of safetensors files; their content is never trusted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bad_tensor(file: str, tensor: str, why: str) -> CheckpointError:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where one tensor lies: its file, dtype name, shape and absolute byte range."""
+    """Where one tensor is stored: its file, dtype name, shape and absolute byte range."""
 
     file: Path
     dtype: str
@@ -48,7 +48,7 @@ class Stored:
     end: int
 
     def part(self, rows: range) -> Stored:
-        """Where some of its rows lie."""
+        """The location of some of the tensor's rows."""
         height = (self.end - self.begin) // self.shape[0]
         begin, end = (self.begin + row * height for row in (rows.start, rows.stop))
         return replace(self, shape=(len(rows), *self.shape[1:]), begin=begin, end=end)
@@ -79,7 +79,7 @@ def json_object(file: Path) -> dict[str, Any]:
 
 
 def stored_tensors(path: Path) -> dict[str, Stored]:
-    """Every tensor of the directory's safetensors files, after a check against the index where there is one."""
+    """Every tensor of the directory's safetensors files, checked against the index if any. Raises CheckpointError."""
     if not (path / INDEX).exists():
         if not (path / SINGLE).exists():
             raise _no_weights(path)
@@ -130,7 +130,7 @@ def _header(file: Path) -> list[tuple[str, Stored]]:
             raise bad_tensor(file.name, name, f"starts at byte {where.begin}, the tensor before it ends at {end}")
         end = where.end
     if end != size:
-        raise CheckpointError(f"{file.name}: has {size} bytes, its header speaks of {end}")
+        raise CheckpointError(f"{file.name}: has {size} bytes, its header describes {end}")
     return tensors
 
 

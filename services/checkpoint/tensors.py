@@ -1,4 +1,7 @@
-"""The tensors of a checkpoint: names and shapes, in Hugging Face's [out, in] order. Source: longcat-flash.md 2.1."""
+"""Names and shapes of a checkpoint's tensors, in Hugging Face's [out, in] order.
+
+Source: docs/longcat-flash.md, tensor names.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from collections.abc import Iterator
 
 from services.checkpoint.config import ModelConfig
 
-Wanted = tuple[str, tuple[int, ...]]
+NamedShape = tuple[str, tuple[int, ...]]
 
 
-def attention_tensors(c: ModelConfig) -> Iterator[Wanted]:
-    """Every tensor of an attention worker and its shape, in Hugging Face's [out, in] order."""
+def attention_tensors(c: ModelConfig) -> Iterator[NamedShape]:
+    """Yields the name and shape of every tensor that an attention worker loads."""
     yield "model.embed_tokens.weight", (c.vocab_size, c.hidden_size)
     for layer in range(c.num_layers):
         prefix = f"model.layers.{layer}."
@@ -25,19 +28,19 @@ def attention_tensors(c: ModelConfig) -> Iterator[Wanted]:
     yield "lm_head.weight", (c.vocab_size, c.hidden_size)
 
 
-def expert_tensors(c: ModelConfig) -> Iterator[Wanted]:
-    """Every tensor of the FFN experts and its shape."""
+def expert_tensors(c: ModelConfig) -> Iterator[NamedShape]:
+    """Yields the name and shape of every tensor of the FFN experts."""
     for layer in range(c.num_layers):
         for expert in range(c.n_routed_experts):
             yield from _mlp_tensors(expert_prefix(layer, expert), c.hidden_size, c.expert_ffn_hidden_size)
 
 
 def expert_prefix(layer: int, expert: int) -> str:
-    """What the names of an expert's three matrices begin with."""
+    """The common prefix of the names of an expert's three matrices."""
     return f"model.layers.{layer}.mlp.experts.{expert}."
 
 
-def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[Wanted]:
+def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[NamedShape]:
     heads = c.num_attention_heads
     yield f"{prefix}q_a_proj.weight", (c.q_lora_rank, c.hidden_size)
     yield f"{prefix}q_a_layernorm.weight", (c.q_lora_rank,)
@@ -48,7 +51,7 @@ def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[Wanted]:
     yield f"{prefix}o_proj.weight", (c.hidden_size, heads * c.v_head_dim)
 
 
-def _mlp_tensors(prefix: str, hidden: int, inner: int) -> Iterator[Wanted]:
+def _mlp_tensors(prefix: str, hidden: int, inner: int) -> Iterator[NamedShape]:
     yield f"{prefix}gate_proj.weight", (inner, hidden)
     yield f"{prefix}up_proj.weight", (inner, hidden)
     yield f"{prefix}down_proj.weight", (hidden, inner)

@@ -9,6 +9,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from services.attention_worker.settings import AttentionSettings
+from services.local.settings import LocalSettings
+from services.process.settings import InvalidSetting, rule_of
+
 app = typer.Typer(
     help="Caracal: serves LongCat-Flash-style models, with attention and experts as services that scale apart.",
     no_args_is_help=True,
@@ -16,12 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+PASSED_ON = ("dtype", "device", "tp", "kv_pages", "link", "dispatch_dtype")
 CANNOT_SERVE = 3  # exit code of `caracal status`
 
 
 def _not_empty(value: str | None, param: typer.CallbackParam) -> str | None:
-    """An empty word is a variable that was not set: it must not mean the cluster running here."""
+    """Fails on an empty string: an unset shell variable must not select the default cluster."""
     if value == "":
         fail(f"{param.opts[0]} is empty")
     return value
@@ -31,48 +36,52 @@ def _option(name: str, text: str) -> Any:
     return typer.Option(name, help=text, callback=_not_empty)
 
 
-def _setting(variable: str, text: str) -> Any:
-    """An option of `up` that sets the variable for workers, and is taken from it where it is not given."""
-    return typer.Option(help=text, envvar=variable)
+def _setting(name: str) -> Any:
+    """An option of `up` for a setting; those that workers have as well are taken from their variables if not given."""
+    help = rule_of(LocalSettings, name).help
+    variable = AttentionSettings.label(name) if name in PASSED_ON else None
+    return typer.Option(LocalSettings.label(name), help=f"{help[0].upper()}{help[1:]}.", envvar=variable)
 
 
-Url = Annotated[str | None, _option("--url", "The gateway; default: the cluster running here, or CARACAL_URL.")]
-Gateway = Annotated[str | None, _option("--gateway", "Ask the gateway at this URL instead of the cluster's Redis.")]
-Context = Annotated[str | None, _option("--context", "A context of the kubeconfig: the cluster on Kubernetes.")]
-Namespace = Annotated[str | None, _option("--namespace", "With --context; default: the context's own.")]
-ReleaseName = Annotated[str | None, _option("--release", "With --context, when there are several.")]
+Url = Annotated[str | None, _option("--url", "URL of the gateway; default: CARACAL_URL, or the cluster running here.")]
+Gateway = Annotated[str | None, _option("--gateway", "URL of a gateway to ask; default: the cluster running here.")]
+Context = Annotated[str | None, _option("--context", "A release on Kubernetes: the context of the kubeconfig.")]
+Namespace = Annotated[str | None, _option("--namespace", "Namespace, with --context; default: that of the context.")]
+ReleaseName = Annotated[str | None, _option("--release", "Release, with --context; needed if there are several.")]
 
 
 @app.command()
 def up(
-    attention: Annotated[int, typer.Option(help="Attention workers.")] = 1,
-    expert: Annotated[int, typer.Option(help="Expert workers.")] = 1,
-    model: Annotated[Path | None, typer.Option(help="Checkpoint directory; default: the built-in model.")] = None,
-    port: Annotated[int, typer.Option(help="Of the gateway; 0 takes any free one.")] = 8000,
-    dtype: Annotated[str, _setting("CARACAL_DTYPE", "bfloat16 or float32; default: the checkpoint's own.")] = "",
-    device: Annotated[str, _setting("CARACAL_DEVICE", "Of all workers: cpu, cuda or cuda:N.")] = "cpu",
-    tp: Annotated[int, _setting("CARACAL_TP", "Ranks of an attention worker: processes that share every layer.")] = 1,
-    kv_pages: Annotated[int, _setting("CARACAL_KV_PAGES", "Of an attention worker's latent cache; 0 = 512.")] = 0,
-    link: Annotated[str, _setting("CARACAL_LINK", "Attention to experts: grpc or nccl (gloo on CPUs).")] = "grpc",
-    dispatch_dtype: Annotated[str, _setting("CARACAL_DISPATCH_DTYPE", "Of rows sent to experts: fp8.")] = "",
+    attention: Annotated[int, _setting("attention")] = LocalSettings.attention,
+    expert: Annotated[int, _setting("expert")] = LocalSettings.expert,
+    model: Annotated[Path, _setting("model")] = LocalSettings.model,
+    port: Annotated[int, _setting("port")] = LocalSettings.port,
+    dtype: Annotated[str, _setting("dtype")] = LocalSettings.dtype,
+    device: Annotated[str, _setting("device")] = LocalSettings.device,
+    tp: Annotated[int, _setting("tp")] = LocalSettings.tp,
+    kv_pages: Annotated[int, _setting("kv_pages")] = LocalSettings.kv_pages,
+    link: Annotated[str, _setting("link")] = LocalSettings.link,
+    dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
 ) -> None:
-    """Start a cluster on this machine; Ctrl-C stops all of it."""
+    """Start a cluster on this machine; Ctrl-C stops it."""
     from services.cli.up import up as run
-    from services.local.settings import DEFAULT_MODEL, LocalSettings
 
-    where = LocalSettings(
-        model=model or DEFAULT_MODEL,
-        port=port,
-        attention=attention,
-        expert=expert,
-        dtype=dtype,
-        device=device,
-        tp=tp,
-        kv_pages=kv_pages,
-        link=link,
-        dispatch_dtype=dispatch_dtype,
-    )
-    run(where)
+    try:
+        settings = LocalSettings(
+            model=model,
+            port=port,
+            attention=attention,
+            expert=expert,
+            dtype=dtype,
+            device=device,
+            tp=tp,
+            kv_pages=kv_pages,
+            link=link,
+            dispatch_dtype=dispatch_dtype,
+        )
+    except InvalidSetting as error:
+        fail(str(error))
+    run(settings)
 
 
 @app.command()
@@ -92,8 +101,8 @@ def generate(
         address = url or find().url
         if not address:
             fail("no gateway is known: give --url or CARACAL_URL")
-        for piece in stream_chat(address, text, **options):
-            sys.stdout.write(piece)
+        for text_delta in stream_chat(address, text, **options):
+            sys.stdout.write(text_delta)
             sys.stdout.flush()
         print()
     except (RequestFailed, NoCluster) as error:
@@ -102,33 +111,36 @@ def generate(
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again each second.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second.")] = False,
+    numerics: Annotated[
+        bool, typer.Option("--numerics", help="Show what the bits of answers depend on, instead of the workers.")
+    ] = False,
     gateway: Gateway = None,
     context: Context = None,
     namespace: Namespace = None,
     release: ReleaseName = None,
 ) -> None:
-    """Show workers, what they hold, and what the experts cost.
+    """Show the workers: state, experts loaded, load, and time spent waiting for experts.
 
-    Exit code: 0 when the cluster can serve requests, 3 when it cannot, 1 when nothing is known of it.
+    Exit code: 0 when the cluster can serve requests, 3 when it cannot, 1 when its state cannot be read.
     """
     from services.cli.status import status as run
 
     if gateway and context:
-        fail("--gateway and --context name two clusters: give one")
+        fail("--gateway and --context name two clusters: give one of them")
     _check_context(context, namespace, release)
     if context and watch:
-        fail("--watch goes with --gateway or the cluster running here")
+        fail("--watch does not work with --context")
 
     def show() -> bool:
         if context:
             from services.cli.kube.release import Release
             from services.cli.kube.show import show as show_release
 
-            return show_release(Release(context, namespace or "", release or ""))
-        return run(watch, gateway or "")
+            return show_release(Release(context, namespace or "", release or ""), numerics)
+        return run(watch, gateway or "", numerics)
 
-    if not _asks_cluster(show):
+    if not _run_on_cluster(show):
         raise typer.Exit(CANNOT_SERVE)
 
 
@@ -138,11 +150,11 @@ def scale(
     context: Context = None,
     namespace: Namespace = None,
     release: ReleaseName = None,
-    timeout: Annotated[int, typer.Option(min=0, help="Seconds to wait; 0: set the counts, do not wait.")] = 600,
+    timeout: Annotated[int, typer.Option(min=0, help="Seconds to wait; 0 sets the counts without waiting.")] = 600,
 ) -> None:
-    """Change the number of workers of the cluster running here, or on Kubernetes, and wait until it is so.
+    """Change the number of workers, on this machine or on Kubernetes, and wait until they serve.
 
-    Exit code: 0 when it is so (or with --timeout 0), 1 when it is not in time, or somebody else sets another number.
+    Exit code: 0 when the counts are reached (or with --timeout 0); 1 on a timeout, or when somebody else changes them.
     """
     from services.cli.scale import parse_counts
     from services.cli.scale import scale as run
@@ -158,16 +170,16 @@ def scale(
         else:
             run(parse_counts(counts), timeout)
 
-    _asks_cluster(change)
+    _run_on_cluster(change)
 
 
 @app.command()
 def plan(
     model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, or flash-chat.")],
-    memory: Annotated[float, typer.Option(help="GB of one expert worker for experts.", min=0.001)] = 80.0,
-    attention_memory: Annotated[float, typer.Option(help="GB of one attention worker.", min=0.001)] = 80.0,
+    memory: Annotated[float, typer.Option(help="GB that one expert worker has for experts.", min=0.001)] = 80.0,
+    attention_memory: Annotated[float, typer.Option(help="GB that one attention worker has.", min=0.001)] = 80.0,
 ) -> None:
-    """Say how many workers a model needs. Arithmetic only."""
+    """Compute how many workers a model needs; nothing is loaded."""
     from services.cli.plan import BadPlan, load_sizes, show
 
     try:
@@ -176,35 +188,48 @@ def plan(
         fail(str(error))
 
 
+@app.command()
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md has them.")] = False,
+) -> None:
+    """Show every CARACAL_* variable, its default and its meaning."""
+    from services.cli.settings import markdown as as_markdown
+    from services.cli.settings import show
+
+    if markdown:
+        print(as_markdown(), end="")
+    else:
+        show()
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def bench(context: typer.Context) -> None:
-    """Measure; `caracal bench --help` tells what. Needs a checkout of the repository."""
-    sys.path.append(str(Path(__file__).resolve().parents[2]))  # bench/ is not installed, it is only there
+    """Run the benchmarks; see `caracal bench --help`. Needs a checkout of the repository."""
+    sys.path.append(str(Path(__file__).resolve().parents[2]))  # bench/ is not installed
     try:
         from bench.main import main as run  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "bench":
             fail(f"the benchmarks need {error.name}: make test installs it")
-        fail("bench/ is not here: run `caracal bench` in a checkout of the repository")
+        fail("there is no bench/: run `caracal bench` in a checkout of the repository")
     run(context.args)
 
 
 def fail(message: str) -> NoReturn:
-    """One line, exit code 1."""
+    """Prints one line to stderr and exits with code 1."""
     print(f"caracal: {message}", file=sys.stderr)
     raise typer.Exit(1)
 
 
 def _check_context(context: str | None, namespace: str | None, release: str | None) -> None:
-    """A command meant for Kubernetes must not fall on the cluster running here."""
+    """Without this, a command meant for Kubernetes would act on the cluster running here."""
     if (namespace or release) and not context:
         fail("--namespace and --release go with --context")
 
 
-def _asks_cluster(run: Callable[[], Answer]) -> Answer:
-    """Runs a command that talks to a cluster; what is expected to go wrong becomes one line."""
+def _run_on_cluster(run: Callable[[], Result]) -> Result:
+    """Runs a command that talks to a cluster; an expected error becomes one line and exit code 1."""
     from services.cli.run_state import NoCluster
-    from services.local.settings import InvalidSetting
     from services.membership.redis import RedisUnavailable
 
     try:

@@ -1,4 +1,4 @@
-"""Asks a router what its cluster looks like, with the standard library."""
+"""Reads /cluster and /ready of a gateway, with the standard library."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from services.membership.overview import Overview
 TIMEOUT_S = 5.0
 
 
-def ask_gateway(url: str, timeout_s: float = TIMEOUT_S) -> Overview:
-    """GET /cluster. Raises NoCluster in one line that names the URL."""
-    status, text = _get(url, "/cluster", timeout_s)
+def ask_gateway(url: str) -> Overview:
+    """Reads the overview of a cluster with GET /cluster. Raises NoCluster, naming the URL."""
+    status, text = _get(url, "/cluster")
     return overview_of(text, status, url)
 
 
-def ask_ready(url: str, timeout_s: float = TIMEOUT_S) -> str:
-    """GET /ready: why requests cannot be served, empty when they can. Raises NoCluster in one line."""
-    status, text = _get(url, "/ready", timeout_s)
+def ask_ready(url: str) -> str:
+    """Reads with GET /ready why requests cannot be served; empty when they can. Raises NoCluster, naming the URL."""
+    status, text = _get(url, "/ready")
     return reason_of(text, status, url)
 
 
-def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+def _get(url: str, path: str) -> tuple[int, bytes]:
     parts = urlsplit(url)
     try:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError
     except ValueError:
-        raise NoCluster(f"{url!r} is no address of a gateway: write http://HOST:PORT") from None
+        raise NoCluster(f"{url!r} is not the URL of a gateway: write http://HOST:PORT") from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", parts.path.rstrip("/") + path)
         response = connection.getresponse()
         text = response.read()
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: no name that DNS could have
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: not a valid host name
         raise NoCluster(f"no gateway answers at {url}: {error or type(error).__name__}") from None
     finally:
         connection.close()
     if 300 <= response.status < 400:
-        raise NoCluster(f"{url} sends us to {response.headers.get('location', 'nowhere')}: ask there")
+        raise NoCluster(f"{url} redirects to {response.headers.get('location', 'nowhere')}: use that URL")
     return response.status, text
 
 
 def overview_of(text: str | bytes, status: int, name: str) -> Overview:
-    """What `name` answered to GET /cluster. Raises NoCluster when that was something else."""
+    """Parses the response of `name` to GET /cluster. Raises NoCluster when it is not an overview."""
     try:
         if status == 200:
             return Overview.from_json(text)
         reason = str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise NoCluster(f"what answers at {name} is no gateway of Caracal (status {status} for /cluster)") from None
+        raise NoCluster(f"{name} is not a Caracal gateway (status {status} for /cluster)") from None
     raise NoCluster(f"{name} answers: {reason}")
 
 
 def reason_of(text: str | bytes, status: int, name: str) -> str:
-    """Why `name` is not ready, by its answer to GET /ready; empty when it is. Raises NoCluster for another answer."""
+    """Parses the response of `name` to GET /ready: why it is not ready, empty when it is. Raises NoCluster."""
     if status == 200:
         return ""
     try:
-        told = json.loads(text)
-        return ". ".join(str(told[key]) for key in ("reason", "warning") if key in told) or str(
-            told["error"]["message"]
+        body = json.loads(text)
+        return ". ".join(str(body[key]) for key in ("reason", "warning") if key in body) or str(
+            body["error"]["message"]
         )
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise NoCluster(f"what answers at {name} is no gateway of Caracal (status {status} for /ready)") from None
+        raise NoCluster(f"{name} is not a Caracal gateway (status {status} for /ready)") from None

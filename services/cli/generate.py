@@ -1,4 +1,4 @@
-"""A streamed answer over the gateway's HTTP API, with the standard library."""
+"""Streams a chat completion from a gateway over HTTP, with the standard library."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 
 class RequestFailed(Exception):
-    """The gateway cannot be reached or refuses; one line."""
+    """The gateway cannot be reached or rejects the request. The message is one line."""
 
 
 def stream_chat(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
-    """Yields pieces of the answer's text as they come. `options` go into the request's body. Raises RequestFailed."""
+    """Yields the text deltas of the answer. `options` are further fields of the request body. Raises RequestFailed."""
     body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **options}
     for event in _events(url, "/v1/chat/completions", body, timeout_s):
         if error := event.get("error"):
@@ -34,7 +34,7 @@ def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> I
         )
         response = connection.getresponse()
         if response.status != 200:
-            raise RequestFailed(_refusal(response))
+            raise RequestFailed(_error_message(response))
         for line in response:
             if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                 yield json.loads(line[len(b"data: ") :])
@@ -44,7 +44,7 @@ def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> I
         connection.close()
 
 
-def _refusal(response: http.client.HTTPResponse) -> str:
+def _error_message(response: http.client.HTTPResponse) -> str:
     text = response.read().decode(errors="replace")
     try:
         return str(json.loads(text)["error"]["message"])

@@ -1,4 +1,4 @@
-"""`caracal plan`: how many workers a model needs. Arithmetic on config.json, nothing is loaded."""
+"""`caracal plan`: computes from config.json how many workers a model needs; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.checkpoint.config import CheckpointError, ModelConfig
 
 GB = 1e9
 WEIGHT_BYTES = {"bf16": 2, "fp8": 1}
-CACHE_BYTES = 2  # bf16, as the model computes
+CACHE_BYTES = 2  # the KV cache is in bf16
 
 FLASH_CHAT = ModelConfig(
     num_layers=28,
@@ -37,22 +37,22 @@ FLASH_CHAT = ModelConfig(
 
 
 class BadPlan(ValueError):
-    """A model that cannot be planned for; one line."""
+    """No plan can be made for a model. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Parameters of a model by where they live, and cached values per token."""
+    """Counts of a model's parameters, by the role that loads them, and of its KV cache's values."""
 
     name: str
     experts: int  # over all layers
-    expert_params: int  # of one
+    expert_params: int  # per expert
     attention_params: int  # everything but the experts
     cache_values: int  # per token, over all layers
 
     @classmethod
     def of(cls, name: str, c: ModelConfig) -> Sizes:
-        """longcat-flash arithmetic: two MLAs, two dense MLPs and one router per layer; embedding and head apart."""
+        """Counts two MLAs, two dense MLPs and one gate per layer; embedding and lm_head are not tied."""
         d, heads = c.hidden_size, c.num_attention_heads
         mla = (
             (d + 1) * c.q_lora_rank
@@ -74,7 +74,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one kind of weights asks for."""
+    """The workers that a model needs with weights of one dtype."""
 
     weights: str
     expert_bytes: int
@@ -85,7 +85,7 @@ class Plan:
 
 
 def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float) -> Plan:
-    """Raises BadPlan when one expert is more than a worker can hold."""
+    """Plans for weights of one dtype, a key of WEIGHT_BYTES. Raises BadPlan when one expert does not fit a worker."""
     one = sizes.expert_params * WEIGHT_BYTES[weights]
     per_worker = min(sizes.experts, int(expert_gb * GB // one))
     if per_worker < 1:
@@ -102,7 +102,7 @@ def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float)
 
 
 def load_sizes(model: str) -> Sizes:
-    """Of `flash-chat`, a directory, or a config.json. Raises BadPlan."""
+    """Counts for `flash-chat`, or for a checkpoint given as a directory or config.json. Raises BadPlan."""
     if model == "flash-chat":
         return Sizes.of("LongCat-Flash-Chat", FLASH_CHAT)
     path = Path(model)
@@ -116,7 +116,7 @@ def load_sizes(model: str) -> Sizes:
 
 
 def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
-    """Prints the plan for every kind of weights. Raises BadPlan."""
+    """Prints the plan for every dtype of weights. Raises BadPlan."""
     plans = [make_plan(sizes, weights, expert_gb, attention_gb) for weights in WEIGHT_BYTES]
     table = Table("", *(plan.weights for plan in plans), title=f"{sizes.name}: {sizes.experts} experts")
     table.add_row("all experts", *(f"{plan.expert_bytes / GB:,.4g} GB" for plan in plans))

@@ -1,4 +1,4 @@
-"""Where a running local cluster can be found: a small file that `status`, `scale` and `generate` read."""
+"""State files of local clusters: `caracal up` writes one; `status`, `scale` and `generate` read it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 
 
 class NoCluster(Exception):
-    """No cluster is known here; one line says what to do."""
+    """No cluster is known or can be reached. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """What `caracal up` leaves for other commands."""
+    """Addresses of a running local cluster, and the process id of its `caracal up`."""
 
     pid: int
     url: str
@@ -24,7 +25,7 @@ class RunState:
 
 
 def state_directory() -> Path:
-    """In XDG_RUNTIME_DIR, else in the home's cache, else (no home that can be written) among temporary files."""
+    """The directory of state files: in XDG_RUNTIME_DIR, else in the user's cache, else (no writable HOME) in /tmp."""
     home = Path(os.environ.get("HOME") or "/nonexistent")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         base = Path(runtime)
@@ -44,15 +45,15 @@ def save(state: RunState) -> None:
 
 
 def clear(pid: int) -> None:
-    """Forgets this process's cluster."""
+    """Deletes the state file of the `caracal up` with this process id."""
     _path(pid).unlink(missing_ok=True)
 
 
 def find() -> RunState:
-    """The cluster that CARACAL_URL names, else the one started last. Raises NoCluster.
+    """Finds the cluster that CARACAL_URL names, else the one started last. Raises NoCluster.
 
-    CARACAL_REDIS_URL may name the Redis of a cluster that was not started here; a URL is never paired with another
-    cluster's Redis.
+    CARACAL_REDIS_URL may name the Redis of a cluster that was not started here; a URL is never combined with the Redis
+    of another cluster.
     """
     url, redis_url = os.environ.get("CARACAL_URL", "").rstrip("/"), os.environ.get("CARACAL_REDIS_URL", "")
     if redis_url:
@@ -63,7 +64,7 @@ def find() -> RunState:
         return named[-1] if named else RunState(pid=0, url=url, redis_url="")
     if states:
         return states[-1]
-    ended = "the last cluster here has ended without a farewell" if dead else "no cluster is running here"
+    ended = "the last cluster here did not exit cleanly" if dead else "no cluster is running here"
     raise NoCluster(f"{ended}: start one with `caracal up`, or name another with CARACAL_URL and CARACAL_REDIS_URL")
 
 
@@ -72,7 +73,7 @@ def _path(pid: int) -> Path:
 
 
 def _running() -> tuple[list[RunState], int]:
-    """Clusters of living processes, the last started last, and how many ended without a farewell."""
+    """Clusters whose process runs, oldest first, and how many did not exit cleanly; deletes the files of the latter."""
     states: list[tuple[float, RunState]] = []
     dead = 0
     for path in state_directory().glob("run-*.json"):
@@ -85,4 +86,4 @@ def _running() -> tuple[list[RunState], int]:
             dead += 1
         except OSError:
             continue
-    return [state for _, state in sorted(states, key=lambda pair: pair[0])], dead
+    return [state for _, state in sorted(states, key=itemgetter(0))], dead

@@ -1,4 +1,4 @@
-"""`caracal scale`: writes the wanted counts, waits until the workers are there, or gone."""
+"""`caracal scale`: writes the desired counts to Redis and waits until they are reached."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from services.cli.run_state import NoCluster, RunState, find
-from services.local.settings import SCALED, InvalidSetting, check_count
+from services.local.settings import SCALED, check_count
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
+from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 
-LOOK_S = 0.1
+POLL_S = 0.1
 
 
 def parse_counts(words: Sequence[str], check: Callable[[str, int], None] = check_count) -> dict[str, int]:
-    """{"expert": 3} of ["expert=3"]. Raises InvalidSetting in words, as `check` does of a count that cannot be."""
+    """Parses ["expert=3"] into {"expert": 3}. Raises InvalidSetting, as `check` does for a count out of range."""
     counts: dict[str, int] = {}
     for word in words:
         role, _, number = word.partition("=")
@@ -35,18 +36,20 @@ def parse_counts(words: Sequence[str], check: Callable[[str, int], None] = check
 
 
 def scale(counts: dict[str, int], wait_s: float) -> None:
-    """Sets the counts and waits for them; 0 s: does not wait.
+    """Sets the counts and waits at most `wait_s` until they are reached.
 
-    Raises NoCluster, RedisUnavailable; InvalidSetting when they are not reached in time, or somebody sets others.
+    Raises NoCluster, RedisUnavailable; InvalidSetting when they are not reached in time, or somebody else changes them.
     """
     state = find()
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here")
     if not state.pid:
-        raise NoCluster("`caracal scale` needs the `caracal up` of this machine; on Kubernetes give --context")
+        raise NoCluster(
+            "only a cluster started by `caracal up` on this machine can be scaled; on Kubernetes give --context"
+        )
     seconds = asyncio.run(_scale(state, counts, wait_s))
     asked = ", ".join(f"{role}={count}" for role, count in counts.items())
-    print(f"{asked}: reached in {seconds:.1f} s" if wait_s else f"{asked}: set, not waited for")
+    print(f"{asked}: reached in {seconds:.1f} s" if wait_s else f"{asked}: set, without waiting")
 
 
 async def _scale(state: RunState, counts: dict[str, int], wait_s: float) -> float:
@@ -60,28 +63,27 @@ async def _scale(state: RunState, counts: dict[str, int], wait_s: float) -> floa
                 desired = await membership.desired()
                 for role, count in counts.items():
                     if (now := desired.get(role, count)) != count:
-                        raise InvalidSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
+                        raise InvalidSetting(f"somebody else set {role}={now}: no longer waiting for {role}={count}")
                 if time.monotonic() - started > wait_s:
-                    raise InvalidSetting(f"not reached within {wait_s:g} s; `caracal status` shows how far it came")
-                await asyncio.sleep(LOOK_S)
+                    raise InvalidSetting(f"not reached within {wait_s:g} s; see `caracal status`")
+                await asyncio.sleep(POLL_S)
     finally:
         await membership.close()
     return time.monotonic() - started
 
 
-async def _reached(membership: Membership, counts: dict[str, int], report: object) -> bool:
+async def _reached(membership: Membership, counts: dict[str, int], report: Callable[[int, int], None]) -> bool:
     done = total = 0
     for role, count in counts.items():
         names = {f"{role}-{n}" for n in range(count)}
         records = await membership.workers(role)
-        settled = {r.worker_id for r in records if serves(r)}
-        done += len(settled & names)
-        total += count + len(settled - names)
-    assert callable(report)
+        serving = {r.worker_id for r in records if serves(r)}
+        done += len(serving & names)
+        total += count + len(serving - names)
     report(done, total)
     return done == total
 
 
 def serves(record: WorkerRecord) -> bool:
-    """It has a place in the cluster: a table, and experts if that is its part."""
+    """Whether a worker serves: it has a placement table, is not draining and, if an expert worker, has experts."""
     return record.epoch > 0 and not record.draining and (record.loaded > 0 or record.role != "expert")

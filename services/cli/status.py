@@ -1,4 +1,4 @@
-"""`caracal status`: one table of who is there, what they hold, and what the experts cost."""
+"""`caracal status`: one table of the workers, with their load and the time they wait for experts."""
 
 from __future__ import annotations
 
@@ -13,45 +13,52 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.gateway_client import ask_gateway, ask_ready
+from services.cli.numerics import render_numerics
 from services.cli.run_state import NoCluster, RunState, find
 from services.cli.scale import serves
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 
-# Short on purpose: the table has to fit 80 columns. `run+wait` are sequences, `zero` the share of slots that send
-# nothing, `exposed` the wait for experts per layer and its share of the round trip, `metrics` where /metrics is.
+View = Callable[[Overview, str], Group]
+
+# Short, since the table has to fit 80 columns. `run+wait` counts sequences, `zero` is the share of top-k choices that
+# fell on zero experts, `exposed` the wait for experts per layer and its share of the round trip.
 COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
 
 
-def status(watch: bool, gateway: str = "") -> bool:
-    """Of the gateway at that URL, else of the cluster running here; false when it cannot serve requests. Raises
-    NoCluster, RedisUnavailable."""
+def status(watch: bool, gateway: str = "", numerics: bool = False) -> bool:
+    """Shows the cluster of the gateway at that URL, else the one running here; returns whether it can serve requests.
+
+    With `numerics`, what its workers' bits depend on instead of the workers. Raises NoCluster, RedisUnavailable.
+    """
+    view = render_numerics if numerics else render
     if gateway:
-        served = show(lambda: ask_gateway(gateway), gateway, watch)
-        return _say(ask_ready(gateway)) if served else False
+        served = show(lambda: ask_gateway(gateway), gateway, watch, view)
+        return _print_not_ready(ask_ready(gateway)) if served else False
     state = find()
     if not state.redis_url:
-        raise NoCluster(f"no cluster at {state.url} was started here; CARACAL_REDIS_URL names its Redis")
-    return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch)
+        raise NoCluster(f"no cluster at {state.url} was started here: set CARACAL_REDIS_URL, or give --gateway")
+    return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch, view)
 
 
-def show(read: Callable[[], Overview], name: str, watch: bool) -> bool:
-    """Prints once, or again each second. Raises what `read` raises the first time; later it is shown in place."""
-    view = render(overview := read(), name)
+def show(read: Callable[[], Overview], name: str, watch: bool, view: View) -> bool:
+    """Prints the overview once, or every second; then errors of `read` after the first time replace the table."""
+    first = view(overview := read(), name)
     if not watch:
-        Console().print(view)
-        return _say(overview.not_ready_reason)
-    with Live(view, refresh_per_second=4) as live:
+        Console().print(first)
+        return _print_not_ready(overview.not_ready_reason)
+    with Live(first, refresh_per_second=4) as live:
         while True:
             time.sleep(1)
             try:
-                live.update(render(read(), name))
+                live.update(view(read(), name))
             except (NoCluster, RedisUnavailable) as error:
                 live.update(Text(str(error)))
 
 
-def _say(not_ready_reason: str) -> bool:
+def _print_not_ready(not_ready_reason: str) -> bool:
+    """Prints the reason, if there is one; returns whether there is none."""
     if not_ready_reason:
         Console().print(Text(f"requests are not served: {not_ready_reason}"))
     return not not_ready_reason
@@ -66,15 +73,15 @@ async def _read(state: RunState) -> Overview:
 
 
 def render(overview: Overview, name: str) -> Group:
-    """What there is to see."""
+    """The two header lines and the table of workers."""
     rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for record in overview.workers:
         rows.add_row(*_row(record))
-    asked = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
+    desired = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
     classes = ", ".join(overview.numerics_classes) or "unknown"
     return Group(
         Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
-        Text(f"numerics class {classes}" + (f" · asked for {asked}" if asked else "")),
+        Text(f"numerics class {classes}" + (f" · desired {desired}" if desired else "")),
         *([Text(f"warning: {overview.warning}")] if overview.warning else []),
         rows,
     )

@@ -1,4 +1,4 @@
-"""`caracal up`: a cluster on this machine, its first answer as the proof, and the wait for Ctrl-C."""
+"""`caracal up`: starts a cluster on this machine, prints one answer of it, and serves until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from services.cli.generate import RequestFailed, stream_chat
 from services.cli.run_state import RunState, clear, save
 from services.local.cluster import LocalCluster, StartFailed
 from services.local.redis_server import NoRedis
-from services.local.settings import InvalidSetting, LocalSettings
+from services.local.settings import DEFAULT_MODEL, LocalSettings
+from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, progress
 
 READY_S = 300.0
 SAMPLE = "What is 12 + 30?"
+BUILT_IN_MODEL = """\
+The built-in model knows arithmetic, counting, unit conversion, recalling facts from the chat, and
+tool calls. It does not answer free conversation such as 'hello'.
+
+"""
 
 
 def up(settings: LocalSettings) -> None:
-    """Blocks until Ctrl-C or SIGTERM. Exits with 1 and one line when the cluster cannot be started."""
+    """Runs a cluster until Ctrl-C or SIGTERM. Exits with 1 and one line when it cannot be started."""
     try:
         configure_logging("up")
         asyncio.run(_up(settings))
@@ -31,22 +38,22 @@ def up(settings: LocalSettings) -> None:
 
 
 async def _up(settings: LocalSettings) -> None:
-    settings.check()
+    settings.check_port()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     cluster = LocalCluster(settings)
     work = asyncio.create_task(_serve(cluster))
-    told = asyncio.create_task(stopped.wait())
+    stop = asyncio.create_task(stopped.wait())
     try:
-        await asyncio.wait([work, told], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
     finally:
         work.cancel()
-        told.cancel()
+        stop.cancel()
         clear(os.getpid())
         if stopped.is_set():
             _say("stopping ...")
-        await asyncio.gather(work, told, return_exceptions=True)
+        await asyncio.gather(work, stop, return_exceptions=True)
         await cluster.stop()
     if work.done() and not work.cancelled():
         work.result()
@@ -62,33 +69,41 @@ async def _serve(cluster: LocalCluster) -> None:
     running = asyncio.create_task(cluster.run())
     try:
         await asyncio.to_thread(_sample, url)
-        _greet(url)
+        _say(usage(url, cluster.settings.model))
         await running
     finally:
         running.cancel()
 
 
 def _sample(url: str) -> None:
-    """Streams one answer to the terminal. Raises StartFailed."""
+    """Streams the answer to SAMPLE to the terminal. Raises StartFailed."""
     _say(f"\n> {SAMPLE}")
     try:
-        for text in stream_chat(url, SAMPLE, max_tokens=48, temperature=0):
-            sys.stdout.write(text)
+        for text_delta in stream_chat(url, SAMPLE, max_tokens=48, temperature=0):
+            sys.stdout.write(text_delta)
             sys.stdout.flush()
     except RequestFailed as error:
         raise StartFailed(f"the cluster is up but does not answer: {error}") from None
     _say("\n")
 
 
-def _greet(url: str) -> None:
+def usage(url: str, model: Path) -> str:
+    """What to try with the cluster, and what the built-in model knows if `model` is its directory."""
     body = {"messages": [{"role": "user", "content": SAMPLE}], "stream": True}
-    _say(f"Caracal serves at {url} (OpenAI API under {url}/v1). Try:\n")
-    _say(
-        f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
-    )
-    _say(f"More than one cluster here? CARACAL_URL={url} tells the commands below which one is meant.")
-    _say("In another terminal: caracal status --watch · caracal scale expert=3 · caracal generate 'What is 7 * 8?'")
-    _say("Ctrl-C stops everything.")
+    data = shlex.quote(json.dumps(body))
+    return f"""{BUILT_IN_MODEL if model.resolve() == DEFAULT_MODEL.resolve() else ""}\
+Caracal serves at {url} (OpenAI API under {url}/v1). Try:
+
+  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {data}
+
+In another terminal:
+
+  caracal generate 'What is 7 * 8?'
+  caracal status --watch
+  caracal scale expert=3
+
+With several clusters on this machine, set CARACAL_URL={url} for these commands.
+Ctrl-C stops everything."""
 
 
 def _counts(cluster: LocalCluster) -> str:

@@ -1,9 +1,11 @@
-"""Callers of one layer share one launch. It takes whatever has arrived and never waits for more; it does not compute.
+"""Merges waiting calls for the same layer into one launch. It takes what has arrived and never waits for more.
 
-The caller whose turn it is runs the launch for all who wait with it, on its own thread: handing every call to a thread
-of the batcher's would cost a switch each way. One launch runs at a time. A launch of several that raises is repeated
-one by one, so that a caller's bad rows are nobody else's; then each caller gets what its own launch raised.
-Legend: R rows, P (row, expert) pairs ascending by (expert, row), D hidden; merged: callers' rows one after another.
+The caller that gets the lock runs the launch for all waiting callers of its layer, on its own thread: a thread of the
+batcher's own would cost two context switches per call. One launch runs at a time. When a merged launch raises, its
+calls are repeated one by one, so that one caller's bad rows do not fail the others; each caller then gets the
+exception of its own launch.
+Legend: R rows (in a merged launch, all callers' rows concatenated), A (row, expert) assignments ascending by
+(expert, row), D hidden.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ Compute = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class DeadlinePassed(TimeoutError):
-    """The caller has stopped waiting; its rows were not computed."""
+    """The call's deadline passed before its launch; its rows were not computed."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One caller's rows of one layer."""
+    """One caller's rows and assignments for one layer."""
 
     layer: int
     x_RD: Tensor
@@ -43,19 +45,19 @@ class Job:
 
 @dataclass(slots=True)
 class BatchCounters:
-    """Since the process started."""
+    """Sums since the process started."""
 
     launches: int = 0
     calls: int = 0
     rows: int = 0
-    pairs: int = 0
+    assignments: int = 0
     failed: int = 0  # calls that got an exception
-    busy_s: float = 0.0  # in launches, those that raised too
+    busy_s: float = 0.0  # time in launches, also in those that raised
     progress: int = 0  # launches and idle ticks: stands still only while a launch runs
 
 
 class Batcher:
-    """Merges jobs of one layer, oldest first."""
+    """Runs callers' jobs, oldest first, and merges those of one layer. Any thread may use it."""
 
     def __init__(self, compute: Compute, max_rows: int = 8192) -> None:
         self.counters = BatchCounters()
@@ -66,7 +68,7 @@ class Batcher:
         self._turn = threading.Lock()
 
     def run(self, job: Job) -> Tensor:
-        """[P, D]: the job's answers. Blocks; raises what its launch raised, or DeadlinePassed."""
+        """The experts' outputs for the job, [A, D]. Blocks. Raises what its launch raised, or DeadlinePassed."""
         job.arrived = time.monotonic()
         self._waiting.append(job)
         while not job.done:
@@ -84,7 +86,7 @@ class Batcher:
             self.counters.progress += 1
 
     def _take(self) -> list[Job]:
-        """The oldest job and the others of its layer, up to `max_rows`; those past their deadline are told so."""
+        """Removes from the queue the oldest job and others of its layer, up to `max_rows` rows in all."""
         oldest = self._waiting.popleft()
         jobs, rows = [oldest], len(oldest.x_RD)
         others: list[Job] = []
@@ -97,7 +99,7 @@ class Batcher:
         return jobs
 
     def _serve(self, jobs: list[Job]) -> None:
-        """A launch by the clock. Jobs past their deadline count as having waited: they are what a queue does."""
+        """Launches jobs and measures the time. Jobs past their deadline count into the queue times too."""
         begun = time.monotonic()
         for job in jobs:
             self.queue_times.count(begun - job.arrived, begun)
@@ -112,37 +114,37 @@ class Batcher:
         if not jobs:
             return
         try:
-            self._answer(jobs)
-        except Exception as error:  # noqa: BLE001 - the edge of a launch: its callers get it, the next launch runs
+            self._compute_jobs(jobs)
+        except Exception as error:  # noqa: BLE001 - the callers get it; the next launch must run
             if len(jobs) == 1:
                 self._finish(jobs, error)
             for job in jobs if len(jobs) > 1 else ():
                 self._launch([job])
 
-    def _answer(self, jobs: list[Job]) -> None:
+    def _compute_jobs(self, jobs: list[Job]) -> None:
         if len(jobs) == 1:
             job = jobs[0]
-            answers: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
+            outputs: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
         else:
-            answers = self._merged(jobs)
+            outputs = self._merged(jobs)
         counters = self.counters
         counters.launches += 1
         counters.progress += 1
         counters.calls += len(jobs)
         counters.rows += sum(len(job.x_RD) for job in jobs)
-        counters.pairs += sum(len(job.row_A) for job in jobs)
-        for job, y_AD in zip(jobs, answers, strict=True):
+        counters.assignments += sum(len(job.row_A) for job in jobs)
+        for job, y_AD in zip(jobs, outputs, strict=True):
             job.y_AD, job.done = y_AD, True
 
     def _merged(self, jobs: list[Job]) -> list[Tensor]:
-        """One launch over several jobs' rows; each gets its own pairs back, in its own order."""
+        """Runs one launch over several jobs; returns each job's outputs in the order of its assignments."""
         starts = [0]
         for job in jobs:
             starts.append(starts[-1] + len(job.x_RD))
         row_A = torch.cat([job.row_A + start for job, start in zip(jobs, starts, strict=False)])
         expert_A = torch.cat([job.expert_A for job in jobs])
         order_A = torch.argsort(expert_A, stable=True)
-        # Rows that came over different links may lie on different devices.
+        # Rows of different links may be on different devices.
         x_RD = torch.cat([job.x_RD.to(jobs[0].x_RD.device) for job in jobs])
         merged_AD = self._compute(jobs[0].layer, x_RD, row_A[order_A], expert_A[order_A])
         y_AD = torch.empty_like(merged_AD)

@@ -1,6 +1,6 @@
 """Checks a call before anything is allocated for it.
 
-Legend: R rows, P (row, expert) pairs, D hidden.
+Legend: R rows, A (row, expert) assignments, D hidden, N bytes.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ _INT32, _UINT32 = np.dtype("<i4"), np.dtype("<u4")
 
 
 class BadCall(ValueError):
-    """A call that contradicts itself, the model, or its checksum."""
+    """The call's fields contradict each other, the model, or the checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What this worker takes: the model's sizes, the dtype it computes in, and the one rows come in."""
+    """What calls must fit: the model's sizes, the dtype to compute in, and the dtype in which rows are sent."""
 
     layers: int
     experts: int
     hidden: int
     dtype: torch.dtype
-    wire: torch.dtype
+    dispatch_dtype: torch.dtype
 
 
 def parse(call: expert_pb2.ExpertCall, payload_N: Tensor, expected: Expected, now: float) -> Job:
-    """The call's rows and pairs, as views of its bytes wherever that can be. Raises BadCall."""
-    x, rows, hidden, wire = call.x, call.rows, expected.hidden, expected.wire
+    """Turns a call into a job whose tensors are views of the call's bytes where possible. Raises BadCall."""
+    x, rows, hidden, dispatch_dtype = call.x, call.rows, expected.hidden, expected.dispatch_dtype
     if call.layer >= expected.layers:
         raise BadCall(f"layer {call.layer} of a model with {expected.layers}")
-    if x.dtype != dtype_name(wire):
-        raise BadCall(f"x is dtype {x.dtype}, this worker takes rows in {wire}")
+    if x.dtype != dtype_name(dispatch_dtype):
+        raise BadCall(f"x is dtype {x.dtype}, this worker takes rows in {dispatch_dtype}")
     if tuple(x.shape) != (rows, hidden):
         raise BadCall(f"x is {list(x.shape)}, not [{rows}, {hidden}]")
-    if len(payload_N) != payload_bytes(rows, hidden, wire):
+    if len(payload_N) != payload_bytes(rows, hidden, dispatch_dtype):
         raise BadCall(f"x carries {len(payload_N)} bytes for {list(x.shape)}")
     on_device = payload_N.device.type != "cpu"
     if call.unchecked and not on_device:
-        raise BadCall("x has no checksum, and did not come over device memory")
+        raise BadCall("x has no checksum, and did not come by NCCL")
     if not call.unchecked and check_of(payload_N.cpu()) != call.checksum:
         raise BadCall("the checksum of x is wrong: the rows were damaged on their way")
-    row_A, expert_A = _pairs(call.row, call.expert, rows, expected.experts)
+    row_A, expert_A = _assignments(call.row, call.expert, rows, expected.experts)
     deadline = now + call.deadline_ms / 1000 if call.deadline_ms else float("inf")
-    return Job(call.layer, unpack(payload_N, rows, hidden, wire, expected.dtype), row_A, expert_A, deadline)
+    return Job(call.layer, unpack(payload_N, rows, hidden, dispatch_dtype, expected.dtype), row_A, expert_A, deadline)
 
 
-def _pairs(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, Tensor]:
-    """int32 [P] twice: in range, strictly ascending by (expert, row)."""
-    pairs = len(row) // 4
-    if not 0 < len(row) == len(expert) == 4 * pairs or pairs > rows * experts:
+def _assignments(row: bytes, expert: bytes, rows: int, experts: int) -> tuple[Tensor, Tensor]:
+    """(row_A, expert_A), int32, checked to be in range and to ascend strictly by (expert, row). Raises BadCall."""
+    count = len(row) // 4
+    if not 0 < len(row) == len(expert) == 4 * count or count > rows * experts:
         raise BadCall(
             f"{len(row)} bytes of row indices, {len(expert)} of experts, for {rows} rows and {experts} experts"
         )
-    # Read as unsigned, a negative number is one that is too large.
+    # Read as unsigned, a negative number is too large.
     if int(np.frombuffer(row, _UINT32).max()) >= rows:
         raise BadCall(f"a row outside 0..{rows - 1}")
-    row_A, expert_A = view(row, (pairs,), torch.int32), view(expert, (pairs,), torch.int32)
+    row_A, expert_A = view(row, (count,), torch.int32), view(expert, (count,), torch.int32)
     rank_A = np.frombuffer(expert, _INT32) * np.int64(rows) + np.frombuffer(row, _INT32)
     if not bool((rank_A[1:] > rank_A[:-1]).all()):
-        raise BadCall("pairs do not ascend by (expert, row)")
+        raise BadCall("assignments do not ascend by (expert, row)")
     if rank_A[0] < 0 or rank_A[-1] >= rows * experts:
         raise BadCall(f"an expert outside 0..{experts - 1}")
     return row_A, expert_A

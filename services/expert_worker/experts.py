@@ -1,6 +1,6 @@
-"""The experts a worker holds: any set of (layer, expert), changed while it serves.
+"""The experts that a worker has loaded: any set of (layer, expert), which may change while it serves.
 
-Legend: R rows, P (row, expert) pairs ascending by (expert, row), D hidden, F inner width, G experts with a pair.
+Legend: R rows, A (row, expert) assignments ascending by (expert, row), D hidden, F inner width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GOLDEN_STEP = 0x9E3779B1
 
 
 class NotLoadedError(LookupError):
-    """Experts that were asked for and are not here."""
+    """A call names experts that are not loaded here."""
 
     def __init__(self, layer: int, experts: list[int]) -> None:
         super().__init__(f"experts {', '.join(map(str, experts[:8]))} of layer {layer} are not loaded here")
@@ -34,9 +34,10 @@ Read = Callable[[int, int], ExpertWeights]
 
 
 class Experts:
-    """Weights, and the one computation over them. `load` and `drop` may run beside `compute`.
+    """Expert weights and the computation over them. `load` and `drop` may run while another thread is in `compute`.
 
-    With `keep_fp8`, experts that are stored in fp8 are loaded and computed so: half the memory, other bits.
+    With `keep_fp8`, experts that the checkpoint stores in fp8 are kept and computed in fp8: half the memory, other
+    result bits.
     """
 
     def __init__(
@@ -52,14 +53,14 @@ class Experts:
 
     @property
     def loaded(self) -> frozenset[tuple[int, int]]:
-        """(layer, expert) of everything that is here."""
+        """The (layer, expert) of all loaded experts."""
         return frozenset(self._digests.copy())
 
     def load(self, layer: int, expert: int) -> int:
-        """Reads an expert, warms it with the golden vector, and only then lets it be used; returns the answer's digest.
+        """Reads an expert, computes the golden vector with it, then makes it usable; returns the output's digest.
 
-        The digest is the same on every worker of one numerics class. Raises CheckpointError, also for an expert that
-        the model does not have and for one whose golden answer is not finite. Loading what is here reads nothing.
+        The digest is the same on every worker of one numerics class. An expert that is loaded already is not read
+        again. Raises CheckpointError, also for an expert that the model does not have or whose output is not finite.
         """
         if not (0 <= layer < self.num_layers and 0 <= expert < self.num_ffn):
             raise CheckpointError(f"the model has no expert {expert} of layer {layer}")
@@ -72,37 +73,37 @@ class Experts:
             return self._digests[layer, expert]
 
     def drop(self, layer: int, expert: int) -> None:
-        """Lets an expert go; a computation that uses it ends first."""
+        """Unloads an expert; its memory is freed once no running computation uses it."""
         with self._loading:
             self._weights[layer].pop(expert, None)
             self._digests.pop((layer, expert), None)
 
     @torch.inference_mode()
     def compute(self, layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
-        """[P, D], where x_RD lies: each pair's expert on its row, unweighted. Assignments are on the CPU.
+        """Applies each assignment's expert to its row, unweighted: [A, D] on x_RD's device. Assignments are on the CPU.
 
-        Raises NotLoadedError, with nothing computed.
+        Raises NotLoadedError before anything is computed.
         """
         loaded = self._weights[layer]
         groups = [(expert, sum(1 for _ in run)) for expert, run in groupby(expert_A.tolist())]
         weights = [loaded.get(expert) for expert, _ in groups]
-        there = [weight for weight in weights if weight is not None]
-        if len(there) < len(groups):
+        found = [weight for weight in weights if weight is not None]
+        if len(found) < len(groups):
             raise NotLoadedError(
                 layer, [expert for (expert, _), weight in zip(groups, weights, strict=True) if not weight]
             )
-        y_AD = grouped.compute(x_RD.to(self.device), row_A.to(self.device), [count for _, count in groups], there)
+        y_AD = grouped.compute(x_RD.to(self.device), row_A.to(self.device), [count for _, count in groups], found)
         return y_AD.to(x_RD.device)
 
 
 def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
-    """[1, D] in (-1, 1): the same values everywhere, from integer arithmetic alone."""
+    """The golden vector, [1, D] in (-1, 1). Integer arithmetic makes it the same on every machine."""
     steps = torch.arange(1, hidden + 1, dtype=torch.int64) * GOLDEN_STEP % 2**24
     return (steps.to(torch.float32) / 2**23 - 1).to(dtype)[None]
 
 
 def golden_digest(weights: ExpertWeights, dtype: torch.dtype, layer: int, expert: int) -> int:
-    """64 bits of SHA-256 over the expert's answer to the golden row. Raises CheckpointError when that is not finite."""
+    """64 bits of SHA-256 over the expert's output for the golden row. Raises CheckpointError when it is not finite."""
     device = weights.down_DF.device
     x_RD = golden_row(weights.down_DF.shape[0], dtype).to(device)
     y_AD = grouped.compute(x_RD, torch.zeros(1, dtype=torch.int32, device=device), [1], [weights])

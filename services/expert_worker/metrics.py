@@ -1,4 +1,4 @@
-"""What Prometheus is told: the batcher's counters, its queue, and what is loaded, read when it asks."""
+"""The expert worker's Prometheus metrics, read from the batcher and the placement state at every scrape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.expert_worker.service import ExpertService
 
 
 class WorkerMetrics(Collector):
-    """Reads the worker at every scrape."""
+    """Collects the worker's metrics."""
 
     def __init__(self, batcher: Batcher, state: PlacementState, service: ExpertService) -> None:
         self._batcher, self._state, self._service = batcher, state, service
@@ -25,7 +25,7 @@ class WorkerMetrics(Collector):
         yield from self._queue()
         loaded, epoch = len(self._state.experts.loaded), self._state.epoch
         yield GaugeMetricFamily("caracal_expert_loaded_experts", "Experts loaded, over all layers", loaded)
-        yield GaugeMetricFamily("caracal_expert_epoch", "Of the placement in force here", epoch)
+        yield GaugeMetricFamily("caracal_expert_epoch", "Epoch of the current placement table", epoch)
 
     def _calls(self) -> Iterator[Metric]:
         counters = self._batcher.counters
@@ -33,10 +33,10 @@ class WorkerMetrics(Collector):
             ("caracal_expert_launches", "Launches; each may serve several callers", counters.launches),
             ("caracal_expert_calls", "Calls that were computed", counters.calls),
             ("caracal_expert_rows", "Rows of those calls", counters.rows),
-            ("caracal_expert_assignments", "(row, expert) pairs computed", counters.pairs),
+            ("caracal_expert_assignments", "(row, expert) assignments computed", counters.assignments),
             ("caracal_expert_failed_calls", "Calls whose launch raised or came too late", counters.failed),
-            ("caracal_expert_rejected_calls", "Calls answered with another status than OK", self._service.refused),
-            ("caracal_expert_p2p_calls", "Calls whose rows came over a pair", self._service.over_p2p),
+            ("caracal_expert_rejected_calls", "Calls answered with another status than OK", self._service.rejected),
+            ("caracal_expert_p2p_calls", "Calls whose rows came over a P2P group", self._service.over_p2p),
         ):
             yield CounterMetricFamily(name, text, value)
         yield CounterMetricFamily("caracal_expert_busy_seconds", "Time in launches", counters.busy_s)
@@ -45,11 +45,11 @@ class WorkerMetrics(Collector):
         times = self._batcher.queue_times
         yield HistogramMetricFamily(
             "caracal_expert_queue_seconds",
-            "From a call's arrival to the start of its launch",
+            "Time from a call's arrival to the start of its launch",
             buckets=times.buckets(),
             sum_value=times.sum_s,
         )
-        # Autoscalers reckon in thousandths of a metric's unit: of seconds, they would see whole milliseconds.
+        # Kubernetes quantities stop at thousandths of a unit: in seconds, the HPA would see whole milliseconds.
         yield GaugeMetricFamily(
             "caracal_expert_queue_recent_milliseconds",
             f"Mean queue time over the last {WINDOW_S} s, 0 without calls",

@@ -1,4 +1,4 @@
-"""What a worker holds, under which epoch: the two phases of a placement. Knows no network."""
+"""Which experts a worker has loaded, under which epoch; changed in two phases, prepare and commit. Knows no network."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ Progress = Callable[[int, int], None]
 
 
 class StaleTable(ValueError):
-    """A placement older than one this worker has seen."""
+    """The placement is older than one this worker has seen."""
 
 
 class WrongTable(ValueError):
-    """A placement that this worker cannot serve: another numerics class, or experts it was never told to load."""
+    """This worker cannot serve the placement: another numerics class, or experts that were not prepared here."""
 
 
 class PlacementState:
-    """Experts and the highest epoch committed. `prepare` and `commit` come one at a time, beside serving."""
+    """The worker's experts and the highest epoch committed. `prepare` and `commit` run one at a time, beside calls."""
 
     def __init__(self, experts: Experts, worker_id: str, boot_id: str, numerics_class: str) -> None:
         self.experts = experts
         self.worker_id, self.boot_id, self.numerics_class = worker_id, boot_id, numerics_class
         self.epoch = 0
         self.draining = False
-        self.drained = False  # a draining worker is given nothing: it may go
+        self.drained = False  # a draining worker that the placement gives no expert: it may exit
         self._changing = threading.Lock()
 
     def prepare(self, epoch: int, wanted: list[ExpertKey], progress: Progress) -> list[int]:
-        """Loads and warms experts; returns their golden digests. All or nothing: a failure lets the new ones go again.
+        """Loads and warms up experts; returns their golden digests. A failure unloads those that were new.
 
         Raises StaleTable, CheckpointError.
         """
         with self._changing:
-            self._refuse_stale(epoch)
+            self._check_epoch(epoch)
             before = self.experts.loaded
             try:
                 return [self._load(key, done, len(wanted), progress) for done, key in enumerate(wanted, 1)]
@@ -47,9 +47,12 @@ class PlacementState:
                 raise
 
     def commit(self, table: placement_pb2.Table) -> tuple[int, int]:
-        """Keeps only what the table gives; returns (epoch in force, experts loaded). Raises StaleTable, WrongTable."""
+        """Unloads what the table does not give this worker; returns (epoch, experts loaded).
+
+        Raises StaleTable, WrongTable.
+        """
         with self._changing:
-            self._refuse_stale(table.epoch)
+            self._check_epoch(table.epoch)
             if table.numerics_class not in ("", self.numerics_class):
                 raise WrongTable(f"the table is for {table.numerics_class}, this worker is {self.numerics_class}")
             given = self._given(table)
@@ -57,7 +60,7 @@ class PlacementState:
             if missing := given - loaded:
                 layer, expert = min(missing)
                 raise WrongTable(f"the table gives expert {expert} of layer {layer}, which was not prepared here")
-            # The epoch first: a call routed by the old table is told that it is stale, not that an expert is missing.
+            # The epoch first: a call routed by the old table is rejected as stale, not for an expert that is missing.
             self.epoch = table.epoch
             self._drop(loaded - given)
             if self.draining and not given:
@@ -65,7 +68,7 @@ class PlacementState:
             return self.epoch, len(given)
 
     def drain(self) -> None:
-        """Asks to be let go; with nothing loaded there is nothing to wait for."""
+        """Starts the drain; a worker with nothing loaded is drained at once."""
         self.draining = True
         if not self.experts.loaded:
             self.drained = True
@@ -88,6 +91,6 @@ class PlacementState:
         for layer, expert in keys:
             self.experts.drop(layer, expert)
 
-    def _refuse_stale(self, epoch: int) -> None:
+    def _check_epoch(self, epoch: int) -> None:
         if epoch < self.epoch:
             raise StaleTable(f"epoch {epoch} is below {self.epoch}, which this worker has seen")

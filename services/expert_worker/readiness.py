@@ -1,4 +1,4 @@
-"""Why an expert worker is not ready, in words: for GET /ready, and for the log of one that leaves unreleased."""
+"""Why an expert worker is not ready, in words: for GET /ready, and for the log of a drain that timed out."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from services.expert_worker.placement import PlacementState
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage, waiting_experts
 
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 class Readiness:
-    """Reads what the state says now; of the leader it knows what `follow` last read."""
+    """Combines the worker's current state with the leader's capacity shortage as last read by `follow`."""
 
     def __init__(self, state: PlacementState, membership: Membership) -> None:
         self._state, self._membership = state, membership
         self._shortage: CapacityShortage | None = None
 
     def reason(self) -> str:
-        """Empty when the worker is ready."""
+        """Why the worker is not ready; empty when it is."""
         if self._state.drained:
             return "draining: nothing is loaded here any more"
         if self._state.draining:
@@ -28,14 +28,14 @@ class Readiness:
         return "" if self._state.epoch else "no placement yet"
 
     def still_here(self) -> str:
-        """What a worker that may not go yet says, with the leader's reason if it gave one for this worker."""
+        """Which experts keep the worker from being drained, with the leader's reason if it names this worker."""
         shortage = self._shortage
         named = shortage is not None and self._state.worker_id in shortage.workers
         return waiting_experts(len(self._state.experts.loaded), shortage.reason if shortage and named else "")
 
     async def follow(self) -> None:
-        """Looks for the leader's shortage, for ever; while Redis is away the last one holds."""
+        """Polls the leader's capacity shortage for ever; while Redis is unreachable the last one is kept."""
         while True:
             with contextlib.suppress(RedisUnavailable):
                 self._shortage = await self._membership.shortage()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)

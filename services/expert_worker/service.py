@@ -1,10 +1,9 @@
-"""The worker's gRPC edge: message -> batcher -> message. It checks calls and carries refusals; it computes nothing."""
+"""The worker's gRPC service: checks calls, passes them to the batcher, and turns results and errors into replies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NoReturn
 
 import grpc
 import structlog
@@ -19,6 +18,7 @@ from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
 from services.expert_worker.placement import PlacementState, StaleTable, WrongTable
 from services.expert_worker.sessions import Sessions
+from services.process.grpc_server import abort_call
 from services.process.telemetry import progress
 from services.transport.p2p_group import P2PBroken
 
@@ -34,32 +34,35 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         self,
         state: PlacementState,
         batcher: Batcher,
-        pairs: P2PRegistry | None = None,
-        wire: torch.dtype | None = None,
+        p2p_registry: P2PRegistry | None = None,
+        dispatch_dtype: torch.dtype | None = None,
         max_sessions: int = 128,
     ) -> None:
-        """`wire`: what rows come in, the model's dtype unless given. Without `pairs` all payload is in the messages."""
-        self.answered = self.refused = 0  # calls, whatever the answer; calls with another answer than OK
-        self.over_p2p = 0  # calls whose payload came over a pair
-        self.broken: CheckpointError | None = None  # why a worker that holds nothing could load nothing
+        """`dispatch_dtype` is the dtype in which rows are sent: the model's unless given.
+
+        Without `p2p_registry` all payloads travel in the gRPC messages.
+        """
+        self.answered = self.rejected = 0  # calls with any reply; calls with another status than OK
+        self.over_p2p = 0  # calls whose payload came over a P2P group
+        self.broken: CheckpointError | None = None  # why a worker without experts could load none
         self._sessions = Sessions(max_sessions)
-        self._state, self._batcher, self._pairs = state, batcher, pairs
+        self._state, self._batcher, self._p2p_registry = state, batcher, p2p_registry
         experts = state.experts
         self._expected = Expected(
-            experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, wire or experts.dtype
+            experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, dispatch_dtype or experts.dtype
         )
 
     @property
     def sessions(self) -> int:
-        """Open ones."""
+        """The number of open sessions."""
         return len(self._sessions)
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
     ) -> Iterator[Reply]:
         if not self._sessions.enter(context):
-            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.sessions} sessions are open")
-        payloads = Payloads(self._pairs, self._expected.hidden, self._expected.wire)
+            abort_call(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.sessions} sessions are open")
+        payloads = Payloads(self._p2p_registry, self._expected.hidden, self._expected.dispatch_dtype)
         first_seen = False
         try:
             for call in request_iterator:
@@ -68,12 +71,12 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
                     self._sessions.first_call_seen(context)
                 reply = self._reply(call, payloads)
                 self.answered += 1
-                self.refused += reply.status != Reply.OK
+                self.rejected += reply.status != Reply.OK
                 self.over_p2p += call.p2p_group != 0
                 yield reply
                 payloads.wait_sent()
         except P2PBroken as error:
-            _abort(context, grpc.StatusCode.UNAVAILABLE, error)
+            abort_call(context, grpc.StatusCode.UNAVAILABLE, error)
         finally:
             self._sessions.leave(context)
             payloads.close()
@@ -81,9 +84,9 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     def Rendezvous(
         self, request_iterator: Iterator[expert_pb2.RendezvousItem], context: grpc.ServicerContext
     ) -> Iterator[expert_pb2.RendezvousItem]:
-        if self._pairs is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this worker makes no pairs")
-        yield from self._pairs.rendezvous(request_iterator, context)
+        if self._p2p_registry is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this worker has no P2P groups")
+        yield from self._p2p_registry.rendezvous(request_iterator, context)
 
     def Describe(
         self, request: expert_pb2.ExpertDescribeRequest, context: grpc.ServicerContext
@@ -107,46 +110,41 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             with progress("loading experts") as report:
                 digests = self._state.prepare(request.epoch, wanted, report)
         except StaleTable as error:
-            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+            abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except CheckpointError as error:
             if not self._state.experts.loaded:
                 self.broken = error
-            _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+            abort_call(context, grpc.StatusCode.INVALID_ARGUMENT, error)
         staging = self._state.experts.staging
         rate = round(staging.gigabytes_per_second, 2)
         log.info("experts are ready", asked=len(wanted), bytes_since_start=staging.bytes, gigabytes_per_second=rate)
-        pairs = zip(request.experts, digests, strict=True)
-        return expert_pb2.PrepareReply(digests=[expert_pb2.GoldenDigest(id=id, digest=digest) for id, digest in pairs])
+        golden = zip(request.experts, digests, strict=True)
+        return expert_pb2.PrepareReply(digests=[expert_pb2.GoldenDigest(id=id, digest=digest) for id, digest in golden])
 
     def Commit(self, request: expert_pb2.CommitRequest, context: grpc.ServicerContext) -> expert_pb2.CommitReply:
         try:
             epoch, loaded = self._state.commit(request.table)
         except (StaleTable, WrongTable) as error:
-            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+            abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, loaded=loaded)
 
     def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
-        """The call's answer or refusal. Raises P2PBroken."""
+        """Computes the call's reply, or the one that rejects it. Raises P2PBroken."""
         state = self._state
         payload_N = payloads.take(call)
         if call.epoch < state.epoch:
-            return self._refusal(call, Reply.STALE_EPOCH, f"epoch {call.epoch} is below {state.epoch}")
+            return self._rejection(call, Reply.STALE_EPOCH, f"epoch {call.epoch} is below {state.epoch}")
         try:
             y_AD = self._batcher.run(parse(call, payload_N, self._expected, time.monotonic()))
         except BadCall as error:
-            return self._refusal(call, Reply.INVALID, str(error))
+            return self._rejection(call, Reply.INVALID, str(error))
         except NotLoadedError as error:
-            return self._refusal(call, Reply.NOT_LOADED, str(error))
+            return self._rejection(call, Reply.NOT_LOADED, str(error))
         except DeadlinePassed as error:
-            return self._refusal(call, Reply.DEADLINE_EXCEEDED, str(error))
+            return self._rejection(call, Reply.DEADLINE_EXCEEDED, str(error))
         reply = Reply(call=call.call, epoch=state.epoch, rows=len(y_AD))
         payloads.put(call, reply, y_AD)
         return reply
 
-    def _refusal(self, call: expert_pb2.ExpertCall, status: Reply.Status.ValueType, message: str) -> Reply:
+    def _rejection(self, call: expert_pb2.ExpertCall, status: Reply.Status.ValueType, message: str) -> Reply:
         return Reply(call=call.call, status=status, message=message, epoch=self._state.epoch)
-
-
-def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, error: Exception | str) -> NoReturn:
-    context.abort(code, str(error))
-    raise AssertionError("abort raises")

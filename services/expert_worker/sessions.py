@@ -1,7 +1,7 @@
-"""Open sessions, up to a limit, so that other calls always find a thread.
+"""Limits how many sessions are open, so that other calls always find a thread.
 
-A session that has been silent from its start gives its place to a new one: nobody waits for it, and its caller, if it
-lives, opens another. One that has made a call keeps its place.
+A session that has made no call for IDLE_S since it was opened may be cancelled in favour of a new one: nobody waits
+for it, and its caller, if still there, opens another. A session that has made a call is never cancelled here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 
 import grpc
 
-IDLE_S = 5.0  # after that a session without a call may have to go
+IDLE_S = 5.0  # after that a session without a call may be cancelled
 
 
 class Sessions:
-    """Any thread may use it."""
+    """The open sessions. Any thread may use it."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -27,29 +27,29 @@ class Sessions:
         return len(self._open)
 
     def enter(self, session: grpc.ServicerContext) -> bool:
-        """Whether there is room for it; each that has entered must leave."""
-        now, gone = time.monotonic(), None
+        """Adds a session, which must later `leave`; false when the limit is reached and none may be cancelled."""
+        now, idle = time.monotonic(), None
         with self._lock:
             if len(self._open) >= self._limit:
-                gone = next((one for one, since in self._idle.items() if now - since > IDLE_S), None)
-                if gone is None:
+                idle = next((one for one, since in self._idle.items() if now - since > IDLE_S), None)
+                if idle is None:
                     return False
-                self._forget(gone)
+                self._remove(idle)
             self._open.add(session)
             self._idle[session] = now
-        if gone is not None:
-            gone.cancel()
+        if idle is not None:
+            idle.cancel()
         return True
 
     def first_call_seen(self, session: grpc.ServicerContext) -> None:
-        """It has made its first call."""
+        """Notes that the session has made its first call."""
         with self._lock:
             self._idle.pop(session, None)
 
     def leave(self, session: grpc.ServicerContext) -> None:
         with self._lock:
-            self._forget(session)
+            self._remove(session)
 
-    def _forget(self, session: grpc.ServicerContext) -> None:
+    def _remove(self, session: grpc.ServicerContext) -> None:
         self._open.discard(session)
         self._idle.pop(session, None)

@@ -1,4 +1,4 @@
-"""One expert worker, put together: experts, batcher, gRPC server, lease; and how it leaves."""
+"""Assembles one expert worker (experts, batcher, gRPC server, lease), and drains and stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.device import computes_fp8, find_device
-from services.checkpoint.numerics import class_of, numerics_class
+from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
@@ -23,36 +23,38 @@ from services.expert_worker.placement import PlacementState
 from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
-from services.expert_worker.settings import Settings
+from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.telemetry import serve_metrics, show_redis
-from services.transport.payload import MAX_ROWS, payload_bytes, wire_dtype
+from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
 
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.5
-LOOK_S = 1.0  # between two looks for a router
-ALONE_S = 5.0  # without callers and routers, before a worker that was told to go believes that all are gone
-GRACE_S = 2.0  # for answers that are being computed when the server stops
+POLL_S = 1.0  # between two checks for a router while it drains
+ALONE_S = 5.0  # without sessions and routers, before a draining worker takes the cluster to be gone
+GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
 class ExpertWorker:
     """`start`, then `drain` and `stop`, each once. Raises NoSuchDevice."""
 
-    def __init__(self, settings: Settings, checkpoint: Checkpoint) -> None:
+    def __init__(self, settings: ExpertSettings, checkpoint: Checkpoint) -> None:
         dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)
         device = find_device(settings.device)
         experts = Experts(checkpoint, dtype, device, keep_fp8=computes_fp8(device))
         self._settings = settings
         self._capacity = settings.capacity
-        wire = wire_dtype(settings.dispatch_dtype, dtype)
-        numerics = class_of(numerics_class(checkpoint, dtype, device), wire)
-        self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, numerics)
+        dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
+        self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype)
+        self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
         self._batcher = Batcher(experts.compute)
-        max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, wire)
-        self._pairs = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
-        self._service = ExpertService(self._state, self._batcher, self._pairs, wire, settings.max_sessions)
+        max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, dispatch_dtype)
+        self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
+        self._service = ExpertService(
+            self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
+        )
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._readiness = Readiness(self._state, self._membership)
@@ -71,7 +73,7 @@ class ExpertWorker:
             raise OSError(f"cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}") from None
         self._address = f"{settings.reachable_host}:{port}"
         self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
-        self._server.ready(True)
+        self._server.set_ready(True)
         log.info(
             "expert worker listens",
             worker_id=self._state.worker_id,
@@ -81,40 +83,40 @@ class ExpertWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """What has to run beside the server: the lease, and the pulse of the batcher.
+        """The tasks to run beside the server: the lease, and the batcher's progress tick.
 
-        Raises CheckpointError once the worker was asked for experts that cannot be read and has no others: the one line
-        that names the file and the tensor is worth more as its end than in somebody else's log.
+        Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
+        file and the tensor is then this process's last log line, and not only in the leader's log.
         """
         return self._membership.advertise(self.record), self._tick()
 
     async def drain(self) -> None:
-        """Asks to be let go, and serves on until the leader has placed its experts elsewhere or time is up.
+        """Announces the drain, and serves on until the leader has placed its experts elsewhere or the timeout is over.
 
-        When for some seconds nobody has been connected and no router could be seen in Redis either, the cluster is gone
-        and nobody is left to let it go.
+        It also ends after ALONE_S without a session and without a router in Redis: then the cluster is gone and no
+        leader is left to drain this worker.
         """
         self._state.drain()
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
         deadline = time.monotonic() + self._settings.drain_timeout_s
         following = asyncio.create_task(self._readiness.follow())
-        wanted_s = looked_s = time.monotonic()
-        while not self._state.drained and time.monotonic() < min(deadline, wanted_s + ALONE_S):
+        needed_s = polled_s = time.monotonic()  # last time it was needed, last poll for a router
+        while not self._state.drained and time.monotonic() < min(deadline, needed_s + ALONE_S):
             await asyncio.sleep(0.05)
             if self._service.sessions:
-                wanted_s = time.monotonic()
-            elif time.monotonic() - looked_s > LOOK_S:
-                wanted_s = time.monotonic() if await self._led() else wanted_s
-                looked_s = time.monotonic()
+                needed_s = time.monotonic()
+            elif time.monotonic() - polled_s > POLL_S:
+                needed_s = time.monotonic() if await self._has_router() else needed_s
+                polled_s = time.monotonic()
         following.cancel()
         if self._state.drained:
             log.info("drained", loaded=len(self._state.experts.loaded))
         else:
-            log.error("leaving unreleased", reason=self._readiness.still_here())
+            log.error("leaving undrained", reason=self._readiness.still_here())
 
-    async def _led(self) -> bool:
-        """Whether there is a router, as far as Redis says."""
+    async def _has_router(self) -> bool:
+        """Whether Redis knows a router; false when Redis does not answer."""
         try:
             async with asyncio.timeout(1):
                 return bool(await self._membership.workers("router"))
@@ -125,11 +127,11 @@ class ExpertWorker:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.withdraw(self.record())
         await asyncio.to_thread(self._server.stop, GRACE_S)
-        self._pairs.close()
+        self._p2p_registry.close()
         await self._membership.close()
 
     def record(self) -> WorkerRecord:
-        """What the lease says now."""
+        """The content of the worker's lease."""
         counters = self._batcher.counters
         return WorkerRecord(
             worker_id=self._state.worker_id,
@@ -138,6 +140,7 @@ class ExpertWorker:
             metrics_address=self._metrics_address,
             boot_id=self._state.boot_id,
             numerics_class=self._state.numerics_class,
+            numerics=self._numerics.parts(),
             epoch=self._state.epoch,
             progress=counters.progress,
             draining=self._state.draining,
@@ -147,8 +150,8 @@ class ExpertWorker:
                 "launches": counters.launches,
                 "calls": counters.calls,
                 "rows": counters.rows,
-                "pairs": counters.pairs,
-                "refused": self._service.refused,
+                "assignments": counters.assignments,
+                "rejected": self._service.rejected,
                 "over_p2p": self._service.over_p2p,
             },
         )

@@ -1,4 +1,4 @@
-"""A cluster as child processes: started, kept at the counts that Redis asks for, stopped with nothing left behind."""
+"""A cluster of child processes: started, kept at the desired counts in Redis, stopped without leftovers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ from services.process.children import Child
 
 log = structlog.get_logger(__name__)
 
-TICK_S = 0.1
-LEAVE_S = 60.0  # a worker that still drains after so long is killed
-STEADY_S = 10.0  # a child that request_lifecycle so long may be restarted at once
-LAST_PAUSE_S = 10.0
+POLL_S = 0.1
+DRAIN_TIMEOUT_S = 60.0  # a worker that still drains after this is killed
+STEADY_S = 10.0  # a child that ran for this long is restarted without backoff
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 10.0
 GRACE_S = 3.0
 MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}
 
 
 class StartFailed(Exception):
-    """A child died before the cluster was ready; the message is its own error line."""
+    """The cluster did not get ready; when a child died, the message is that child's error line."""
 
 
 class LocalCluster:
-    """`start`, `ready`, then `run` until cancelled, and `stop` always: all on one thread that outlives the children."""
+    """Call `start`, `ready`, `run` until cancelled, and always `stop`, on one thread.
+
+    The thread has to outlive the children: they die with the thread that started them (PR_SET_PDEATHSIG).
+    """
 
     def __init__(self, settings: LocalSettings) -> None:
         self.settings = settings
@@ -49,23 +52,23 @@ class LocalCluster:
         self.cluster = "caracal"
         self.counts = {"router": settings.routers, "attention": settings.attention, "expert": settings.expert}
         self.children: dict[str, Child] = {}
-        self._again_at: dict[str, tuple[float, float]] = {}  # name -> (not before, pause)
+        self._backoff: dict[str, tuple[float, float]] = {}  # name -> (time of the restart, last delay)
         self.membership = Membership(self.redis_url, self.cluster)
 
     @property
     def urls(self) -> list[str]:
-        """Of the gateways."""
+        """URLs of the gateways."""
         return [f"http://{self.settings.host}:{port}" for port in self._ports]
 
     async def start(self) -> None:
         """Starts Redis and every process; returns when Redis answers. Raises InvalidSetting, NoRedis, StartFailed."""
-        self.settings.check()
+        self.settings.check_port()
         self.children["redis"] = start_redis(self._redis_port, self.directory)
         await self._redis_answers()
         self._spawn_missing()
 
     async def ready(self, timeout_s: float, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Until every worker serves. `report(done, total)` counts processes. Raises StartFailed."""
+        """Waits until every worker serves; calls `report(done, total)` with the number that do. Raises StartFailed."""
         deadline = time.monotonic() + timeout_s
         total = sum(self.counts[role] for role in SCALED)
         while (done := await self._serving()) < total:
@@ -73,38 +76,37 @@ class LocalCluster:
             report(done, total)
             if time.monotonic() > deadline:
                 raise StartFailed(f"not ready after {timeout_s:.0f} s; logs are in {self.directory}")
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(POLL_S)
         report(total, total)
 
     async def run(self) -> None:
-        """Follows the wanted counts, and restarts what died, for ever."""
+        """Keeps the cluster at the desired counts and restarts dead children, until cancelled."""
         while True:
-            await self._follow()
+            await self._read_desired()
             self._retire()
             self._reap()
             self._spawn_missing()
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(POLL_S)
 
-    async def stop(self, keep_logs: bool = False) -> None:
-        """Ends every child, the routers first so that streams end in words, Redis last."""
-        everybody = list(self.children.values())
+    async def stop(self) -> None:
+        """Ends every child: routers first, so that open streams end with an error event, and Redis last."""
+        running = list(self.children.values())
         try:
             await self.membership.close()
             for group in (
-                [child for child in everybody if child.name.startswith("router")],
-                [child for child in everybody if child.name != "redis"],
-                everybody,
+                [child for child in running if child.name.startswith("router")],
+                [child for child in running if child.name != "redis"],
+                running,
             ):
                 await asyncio.to_thread(children.end, group, GRACE_S)
         finally:
-            for child in everybody:
+            for child in running:
                 child.signal(signal.SIGKILL)
                 child.process.wait()
-            if not keep_logs:
-                shutil.rmtree(self.directory, ignore_errors=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _redis_answers(self) -> None:
-        """Waits for Redis and writes the wanted counts. Raises StartFailed."""
+        """Waits for Redis and writes the desired counts. Raises StartFailed."""
         for _ in range(100):
             self._fail_on_dead_child()
             try:
@@ -119,7 +121,7 @@ class LocalCluster:
             await self.membership.set_desired(role, self.counts[role])
 
     async def _serving(self) -> int:
-        """Workers that have a table; none while the gateway says that it cannot serve."""
+        """Counts the workers that have a placement table; 0 while the gateway is not ready."""
         if not await asyncio.to_thread(_is_ready, self.urls[0]):
             return 0
         try:
@@ -127,48 +129,48 @@ class LocalCluster:
         except RedisUnavailable:
             return 0
 
-    async def _follow(self) -> None:
-        """Reads the wanted counts; puts them back when Redis has lost them."""
+    async def _read_desired(self) -> None:
+        """Reads the desired counts from Redis; writes them again when Redis has lost them."""
         try:
-            wanted = await self.membership.desired()
-            if any(role not in wanted for role in SCALED):
+            desired = await self.membership.desired()
+            if any(role not in desired for role in SCALED):
                 await self._write_counts()
                 return
         except RedisUnavailable:
             return
         for role in SCALED:
-            count = min(max(wanted[role], 1), MAX_WORKERS)
+            count = min(max(desired[role], 1), MAX_WORKERS)
             if count != self.counts[role]:
-                log.info("scaling", kind=role, now=self.counts[role], wanted=count)
+                log.info("scaling", workers=role, now=self.counts[role], desired=count)
             self.counts[role] = count
 
     def _retire(self) -> None:
-        """Tells workers above the wanted count to leave: those with the highest numbers."""
+        """Sends SIGTERM to the workers numbered above the desired count, and SIGKILL after DRAIN_TIMEOUT_S."""
         for child in self.children.values():
             role, _, number = child.name.rpartition("-")
-            if role and int(number) >= self.counts[role] and child.leaving_since is None:
-                child.leaving_since = time.monotonic()
+            if role and int(number) >= self.counts[role] and child.terminated_at is None:
+                child.terminated_at = time.monotonic()
                 child.signal(signal.SIGTERM)
-            elif child.leaving_since is not None and time.monotonic() - child.leaving_since > LEAVE_S:
+            elif child.terminated_at is not None and time.monotonic() - child.terminated_at > DRAIN_TIMEOUT_S:
                 child.signal(signal.SIGKILL)
 
     def _reap(self) -> None:
-        """Forgets children that are gone; one that died by itself is to start again, ever more slowly if it goes on."""
+        """Removes dead children; schedules the restart of those that died by themselves, with exponential backoff."""
         for name, child in list(self.children.items()):
             if child.alive:
                 continue
             del self.children[name]
-            if child.leaving_since is None:
-                _, pause = self._again_at.get(name, (0.0, 0.25))
-                pause = 0.0 if time.monotonic() - child.started > STEADY_S else min(LAST_PAUSE_S, 2 * pause)
-                self._again_at[name] = time.monotonic() + pause, max(pause, 0.25)
-                said = child.last_log_line()
-                log.warning("a process died; starting it again", name=name, code=child.process.returncode, said=said)
+            if child.terminated_at is None:
+                _, delay = self._backoff.get(name, (0.0, FIRST_BACKOFF_S))
+                delay = 0.0 if time.monotonic() - child.started > STEADY_S else min(MAX_BACKOFF_S, 2 * delay)
+                self._backoff[name] = time.monotonic() + delay, max(delay, FIRST_BACKOFF_S)
+                code, last_line = child.process.returncode, child.last_log_line()
+                log.warning("a process died and is restarted", name=name, code=code, last_line=last_line)
 
     def _spawn_missing(self) -> None:
         wanted = ["redis", *(f"{role}-{n}" for role, count in self.counts.items() for n in range(count))]
         for name in wanted:
-            if name not in self.children and self._again_at.get(name, (0.0, 0.0))[0] <= time.monotonic():
+            if name not in self.children and self._backoff.get(name, (0.0, 0.0))[0] <= time.monotonic():
                 self.children[name] = self._spawn(name)
 
     def _spawn(self, name: str) -> Child:
@@ -182,7 +184,7 @@ class LocalCluster:
             "CARACAL_METRICS_PORT": "0",
             "CARACAL_PORT": str(self._ports[int(number)]) if role == "router" else "0",
             "CARACAL_GRPC_PORT": "0",
-            "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # streams still open then are told so, before patience ends
+            "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # open streams then get an error event, before GRACE_S is over
         }
         command = [sys.executable, "-m", MODULES[role]]
         child = children.start(name, command, self.directory / f"{name}.log", environment)

@@ -1,4 +1,8 @@
-"""Experts in the same process, on the link's own thread: overlap is real here too, since the ops release the GIL."""
+"""A link to experts in the same process.
+
+They run on the link's own thread and so overlap with attention, since the ops release the GIL.
+Legend: R rows, A (row, expert) assignments, D hidden size.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from services.expert_worker.experts import Experts, NotLoadedError
-from services.router.dispatch.links import Answer, ExpertRequest, NotLoaded, WorkerUnavailable
+from services.router.dispatch.errors import NotLoaded, WorkerUnavailable
+from services.router.dispatch.links import Answer, ExpertRequest
 
 
 class LocalLink:
-    """The single-process cluster's link, and the oracle of the others' bits."""
+    """Computes requests with `experts`; the other links have to give the same bits."""
 
     def __init__(self, experts: Experts) -> None:
         self._experts = experts
@@ -21,9 +26,9 @@ class LocalLink:
 
     def dispatch(self, request: ExpertRequest) -> Future[Answer]:
         if self._closed:
-            gone: Future[Answer] = Future()
-            gone.set_exception(WorkerUnavailable("the local experts are closed"))
-            return gone
+            failed: Future[Answer] = Future()
+            failed.set_exception(WorkerUnavailable("the local experts are closed"))
+            return failed
         return self._thread.submit(self._compute, request)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a local cluster is made of; a bad setting is refused by name."""
+"""Settings of `caracal up`: each is an option of it, and most are passed on to the workers."""
 
 from __future__ import annotations
 
@@ -8,58 +8,61 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from services.attention_worker.settings import AttentionSettings
+from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 
 MAX_WORKERS = 64
 DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
 SCALED = ("attention", "expert")
+KV_PAGES = 512
 
 
-PAGES = 512
-
-
-class InvalidSetting(ValueError):
-    """A cluster that cannot be started; one line."""
+def _count_setting(help: str) -> Any:
+    return setting(help, 1, minimum=1, maximum=MAX_WORKERS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSettings:
-    """Counts are those at the start; `caracal scale` changes them later."""
+class LocalSettings(Settings):
+    """A cluster on this machine. Counts are those at the start; `caracal scale` changes them later."""
 
-    model: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    attention: int = 1
-    expert: int = 1
-    routers: int = 1
-    dtype: str = ""
-    device: str = "cpu"  # of all workers
-    tp: int = 1  # ranks of an attention worker
-    kv_pages: int = 0  # 0 = PAGES
-    link: str = "grpc"
-    dispatch_dtype: str = ""
-    environment: dict[str, str] = field(default_factory=dict)  # for every child
+    model: Path = setting("checkpoint directory", DEFAULT_MODEL)  # noqa: RUF009  a dataclass field
+    host: str = setting("address that all processes listen on", "127.0.0.1")
+    port: int = port_setting("port of the gateway", 8000)
+    attention: int = _count_setting("attention workers")
+    expert: int = _count_setting("expert workers")
+    routers: int = _count_setting("routers")
+    dtype: str = setting_like(AttentionSettings, "dtype")
+    device: str = setting_like(AttentionSettings, "device")
+    tp: int = setting_like(AttentionSettings, "tp")
+    kv_pages: int = setting(f"pages of an attention worker's latent cache; 0 = {KV_PAGES}", 0, minimum=0)
+    link: str = setting_like(AttentionSettings, "link")
+    dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
+    environment: dict[str, str] = field(  # for every child
+        default_factory=dict, metadata={"rule": Rule(help="further variables of every process")}
+    )
 
-    def check(self) -> None:
-        """Raises InvalidSetting."""
+    @classmethod
+    def label(cls, name: str) -> str:
+        return "--" + name.replace("_", "-")
+
+    def validate(self) -> None:
+        if self.tp > MAX_WORKERS:
+            raise self.invalid("tp", self.tp, f"must be at most {MAX_WORKERS}")
         if not self.model.is_dir():
-            raise InvalidSetting(f"--model: {self.model} is not a directory")
-        _check_config(self.model / "config.json")
-        for name in (*SCALED, "routers"):
-            check_count(name, getattr(self, name))
-        if self.dtype not in ("", "bfloat16", "float32"):
-            raise InvalidSetting(f"--dtype: {self.dtype!r} is neither bfloat16 nor float32")
-        if not 1 <= self.tp <= MAX_WORKERS:
-            raise InvalidSetting(f"--tp: {self.tp} is not between 1 and {MAX_WORKERS}")
-        if self.kv_pages < 0:
-            raise InvalidSetting(f"--kv-pages: {self.kv_pages} is negative")
-        if self.link not in ("grpc", "nccl"):
-            raise InvalidSetting(f"--link: {self.link!r} is neither grpc nor nccl")
-        if self.dispatch_dtype not in ("", "fp8"):
-            raise InvalidSetting(f"--dispatch-dtype: {self.dispatch_dtype!r} is not fp8")
-        if not 0 <= self.port < 65536:
-            raise InvalidSetting(f"--port: {self.port} is no port number")
-        if self.port:
-            _check_port(self.host, self.port)
+            raise self.invalid("model", self.model, "not a directory")
+        self._check_config(self.model / "config.json")
+
+    def check_port(self) -> None:
+        """Raises InvalidSetting when the gateway's port is taken."""
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as error:
+                why = f"cannot listen on {self.host}:{self.port}: {error.strerror}; try another"
+                raise self.invalid("port", self.port, why) from None
 
     @property
     def attention_ranks(self) -> int:
@@ -67,7 +70,8 @@ class LocalSettings:
         return self.attention * self.tp
 
     def worker_environment(self) -> dict[str, str]:
-        """Of every child. Threads are shared out, and wait asleep: two pools that spin on one core stop each other."""
+        """Variables of every child. Threads are shared out, and sleep while they wait: two pools that spin on one core
+        stop each other."""
         threads = str(max(1, (os.cpu_count() or 1) // (self.attention_ranks + self.expert)))
         return {
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)),
@@ -75,7 +79,7 @@ class LocalSettings:
             "CARACAL_DTYPE": self.dtype,
             "CARACAL_DEVICE": self.device,
             # A number also on a GPU: workers share it, and the first one must not take what is free for its pages.
-            "CARACAL_KV_PAGES": str(self.kv_pages or PAGES),
+            "CARACAL_KV_PAGES": str(self.kv_pages or KV_PAGES),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
@@ -89,30 +93,18 @@ class LocalSettings:
             **self.environment,
         }
 
+    def _check_config(self, path: Path) -> None:
+        try:
+            json.loads(path.read_text())
+        except FileNotFoundError:
+            raise self.invalid("model", self.model, "it has no config.json") from None
+        except (OSError, ValueError) as error:
+            raise self.invalid("model", self.model, f"config.json: {error}") from None
+
 
 def check_count(role: str, count: int) -> None:
-    """Raises InvalidSetting."""
+    """Raises InvalidSetting unless a local cluster can have so many workers of a role."""
     if count < 1:
-        raise InvalidSetting(
-            f"{role}={count}: a cluster needs at least one {role} worker to answer; `Ctrl-C` stops it whole"
-        )
+        raise InvalidSetting(f"{role}={count}: a cluster needs at least one {role} worker; Ctrl-C stops it whole")
     if count > MAX_WORKERS:
-        raise InvalidSetting(f"{role}={count}: more than {MAX_WORKERS} processes on one machine are refused")
-
-
-def _check_config(path: Path) -> None:
-    try:
-        json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InvalidSetting(f"--model: {path.parent} has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise InvalidSetting(f"--model: {path}: {error}") from None
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InvalidSetting(f"--port: cannot listen on {host}:{port}: {error.strerror}; try another") from None
+        raise InvalidSetting(f"{role}={count}: at most {MAX_WORKERS} processes run on one machine")

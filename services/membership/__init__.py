@@ -1,1 +1,1 @@
-"""Who is alive and what the leader decided, as hints in Redis."""
+"""Worker leases and the leader's decisions, as hints in Redis."""

@@ -1,4 +1,4 @@
-"""A cluster at one moment, as `caracal status` shows it: read from Redis, or told by a router as JSON."""
+"""The state of a cluster at one moment, as `caracal status` shows it: read from Redis, or from a router as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ SHOWN = ("router", "attention", "expert")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """`desired`: counts somebody asked for, by role. `warning`: what has no room, in words; empty when all is well.
-    `lost`: experts that nobody holds for want of room, so that requests wait for them."""
+    """A cluster's workers, epoch and leader.
+
+    `desired`: the worker counts requested by users, by role. `warning`: the capacity shortage in words, empty when
+    there is none. `lost`: how many experts are loaded on no worker for lack of capacity; requests wait for them.
+    """
 
     epoch: int = 0
     leader: str = ""
@@ -25,7 +28,7 @@ class Overview:
 
     @classmethod
     async def read(cls, membership: Membership) -> Overview:
-        """Raises RedisUnavailable."""
+        """Reads everything from Redis. Raises RedisUnavailable."""
         workers = [record for role in SHOWN for record in await membership.workers(role)]
         table, leader = await membership.read_table(), await membership.leader()
         shortage = await membership.shortage()
@@ -40,7 +43,7 @@ class Overview:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Overview:
-        """Raises ValueError when the text is not what a router tells."""
+        """Raises ValueError when the text is not what `to_dict` gives."""
         raw = json.loads(text)
         if not isinstance(raw, dict) or not isinstance(raw.get("workers"), list):
             raise ValueError("no list of workers")
@@ -56,20 +59,20 @@ class Overview:
 
     @property
     def numerics_classes(self) -> list[str]:
-        """One, but while workers of another class replace them."""
+        """The workers' numerics classes: one, except while workers of another class replace them."""
         return sorted({record.numerics_class for record in self.workers if record.numerics_class})
 
     @property
     def not_ready_reason(self) -> str:
-        """Why the cluster cannot serve requests, in words; empty when it can."""
+        """Says why the cluster cannot serve requests; empty when it can."""
         if not any(one.role == "router" for one in self.workers):
             return "no router runs"
         if not any(one.role == "attention" and one.epoch > 0 and not one.draining for one in self.workers):
             return "no attention worker serves"
         if not any(one.role == "expert" and one.loaded for one in self.workers):
-            return "no expert worker holds experts"
+            return "no expert worker has loaded experts"
         return f"{self.lost} experts are loaded on no worker" if self.lost else ""
 
     def to_dict(self) -> dict[str, object]:
-        """What `from_json` reads, and for others what follows from it."""
+        """Returns the JSON object that `from_json` reads, with the numerics classes added for other readers."""
         return asdict(self) | {"numerics_classes": self.numerics_classes}

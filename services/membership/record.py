@@ -1,4 +1,4 @@
-"""One process's lease as Redis holds it."""
+"""One process's lease as stored in Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROLES = ("attention", "expert", "router")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """One process's lease: who it is, where it is, and what it says of itself."""
+    """One process's lease: its identity, its addresses and the state it reports."""
 
     worker_id: str
     role: str
@@ -19,10 +19,11 @@ class WorkerRecord:
     boot_id: str  # changes with every start
     metrics_address: str = ""
     numerics_class: str = ""
+    numerics: dict[str, str] = field(default_factory=dict)  # the class's parts, in words
     epoch: int = 0
     progress: int = 0  # advances while the compute loop does
     draining: bool = False
-    capacity: int = 0  # experts it may hold; 0 = any number
+    capacity: int = 0  # experts it may load; 0 = any number
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
 
@@ -39,7 +40,9 @@ class WorkerRecord:
                 raise ValueError(f"{f.name} is not of type {f.type}")
         stats = values.get("stats", {})
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in stats.values()):
-            raise ValueError("stats holds something else than numbers")
+            raise ValueError("stats has values that are not numbers")
+        if not all(isinstance(part, str) for part in values.get("numerics", {}).values()):
+            raise ValueError("numerics has values that are not strings")
         try:
             record = cls(**values)
         except TypeError as error:

@@ -1,6 +1,6 @@
-"""Who is alive, and the placement table, as hints in Redis: nothing here that cannot be rebuilt.
+"""Worker leases, the placement table and other hints in Redis. Everything stored here can be rebuilt.
 
-Every call is bounded in time and raises only RedisUnavailable. What Redis holds is checked when read, not trusted.
+Every call is bounded in time and raises only RedisUnavailable. What is read from Redis is checked, never trusted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SHORTAGE_MS = 3000
 
 
 class RedisUnavailable(Exception):
-    """Expected: Redis is away. Everything keeps its last table and goes on."""
+    """Expected: Redis does not answer. Every process keeps its last table and goes on serving."""
 
 
 class Membership:
-    """One process's view of a cluster's Redis. `cluster` is the prefix of every key."""
+    """One process's access to a cluster's Redis. `cluster` is the prefix of every key."""
 
     def __init__(self, redis_url: str, cluster: str = "caracal") -> None:
         self._cluster = cluster
@@ -40,30 +40,30 @@ class Membership:
         self.reachable = False  # whether the last renewal of the lease went through
 
     async def advertise(self, make_record: Callable[[], WorkerRecord]) -> None:
-        """Renews the lease each second, for ever; while Redis is away it tries again, and says so once."""
-        away = False
+        """Renews the lease each second until cancelled; retries while Redis is unavailable and logs that once."""
+        unavailable = False
         while True:
             try:
                 await self.announce(make_record())
-                if away:
-                    log.info("redis is back")
-                away = False
+                if unavailable:
+                    log.info("redis is available again")
+                unavailable = False
             except RedisUnavailable as error:
-                if not away:
-                    log.warning("redis is away; going on with what is known", error=str(error))
-                away = True
-            self.reachable = not away
+                if not unavailable:
+                    log.warning("redis is unavailable; continuing with the last known state", error=str(error))
+                unavailable = True
+            self.reachable = not unavailable
             await asyncio.sleep(RENEW_S)
 
     async def announce(self, record: WorkerRecord) -> None:
-        """Writes the lease once, now."""
+        """Writes the lease once."""
         await self._call(self._redis.set(self._key(record), record.to_json(), px=LEASE_MS))
 
     async def withdraw(self, record: WorkerRecord) -> None:
         await self._call(self._redis.delete(self._key(record)))
 
     async def workers(self, role: str) -> list[WorkerRecord]:
-        """The live records of a role, by worker id; a malformed one is skipped and logged once."""
+        """Returns a role's live records, sorted by worker id; a malformed one is skipped and logged once."""
         pattern = f"{self._cluster}:worker:{role}:*"
         keys = [key async for key in self._scan(pattern)]
         if not keys:
@@ -82,19 +82,19 @@ class Membership:
         return sorted(found, key=lambda record: record.worker_id)
 
     async def read_table(self) -> Table | None:
-        """The published placement table; None when there is none or it cannot be read as one."""
+        """Returns the published placement table; None when there is none or it is malformed."""
         data = await self._call(self._redis.get(f"{self._cluster}:table"))
         try:
             return Table.FromString(data) if data else None
         except DecodeError:
-            log.warning("the table in redis is malformed and ignored")
+            log.warning("the placement table in redis is malformed and ignored")
             return None
 
     async def write_table(self, table: Table) -> None:
         await self._call(self._redis.set(f"{self._cluster}:table", table.SerializeToString()))
 
     async def shortage(self) -> CapacityShortage | None:
-        """What the leader says has no room; None when there is nothing, or nothing that can be read."""
+        """Returns the capacity shortage that the leader reports; None when there is none or it is malformed."""
         text = await self._call(self._redis.get(f"{self._cluster}:shortage"))
         try:
             return CapacityShortage.from_json(text) if text else None
@@ -102,14 +102,14 @@ class Membership:
             return None
 
     async def write_shortage(self, shortage: CapacityShortage) -> None:
-        """Runs out by itself: whoever says it renews it while it holds."""
+        """Writes the shortage for SHORTAGE_MS; the leader renews it while it lasts."""
         await self._call(self._redis.set(f"{self._cluster}:shortage", shortage.to_json(), px=SHORTAGE_MS))
 
     async def withdraw_shortage(self) -> None:
         await self._call(self._redis.delete(f"{self._cluster}:shortage"))
 
     async def desired(self) -> dict[str, int]:
-        """How many workers of a role somebody asked for; roles nobody asked about are absent."""
+        """Returns the worker counts requested by users, by role; a role without a request is absent."""
         raw = await self._call(self._redis.hgetall(f"{self._cluster}:desired"))
         return {key.decode(): int(value) for key, value in raw.items() if value.isdigit()}
 
@@ -117,7 +117,7 @@ class Membership:
         await self._call(self._redis.hset(f"{self._cluster}:desired", role, str(count)))
 
     async def lead(self, holder: str, lease_ms: int) -> bool:
-        """Takes or renews the leadership; False while another holds it."""
+        """Takes or renews the leader's lease; returns False while another router has it."""
         key = f"{self._cluster}:leader"
         if await self._call(self._redis.set(key, holder, nx=True, px=lease_ms)):
             return True
@@ -152,7 +152,7 @@ class Membership:
 
     async def _call(self, command: Any) -> Any:
         task = asyncio.current_task()
-        asked = task.cancelling() if task else 0
+        cancels = task.cancelling() if task else 0
         try:
             async with asyncio.timeout(2 * CALL_S):
                 return await command
@@ -160,5 +160,5 @@ class Membership:
             raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
         finally:
             # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
-            if task and task.cancelling() > asked:
+            if task and task.cancelling() > cancels:
                 raise asyncio.CancelledError

@@ -1,1 +1,1 @@
-"""What every process of a cluster needs: settings, life cycle, logs, metrics, servers, children."""
+"""What every process of a cluster needs: settings, startup and shutdown, logs, metrics, servers, child processes."""

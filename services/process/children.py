@@ -1,4 +1,4 @@
-"""Child processes of a local cluster: started with a log of their own, ended for certain."""
+"""Child processes of a local cluster, each with its own log file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TAIL_BYTES = 20_000
 
 @dataclass(slots=True)
 class Child:
-    """One process. `ordinal` counts within its role."""
+    """A child process and its log file. `terminated_at`: when it was sent SIGTERM to leave the cluster."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
     started: float = field(default_factory=time.monotonic)
-    leaving_since: float | None = None
+    terminated_at: float | None = None
 
     @property
     def alive(self) -> bool:
@@ -39,23 +39,23 @@ class Child:
             self.process.send_signal(number)
 
     def pin_to(self, cores: frozenset[int]) -> None:
-        """Binds it, and what it starts, to some of the machine's cores, where the system can do that."""
+        """Pins the process and its children to `cores`, where the system can do that."""
         if hasattr(os, "sched_setaffinity") and self.alive:
             os.sched_setaffinity(self.pid, cores)
 
     def last_log_line(self) -> str:
-        """What it said of its end: its own refusal when there is one, else its last line."""
+        """Why it ended, from its log: its last line with the prefix "caracal: " if there is one, else its last line."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        said = [line.removeprefix("caracal: ") for line in lines if line.startswith("caracal: ")]
-        if said:
-            return said[-1]
-        return _event(lines[-1]) if lines else "it said nothing"
+        errors = [line.removeprefix("caracal: ") for line in lines if line.startswith("caracal: ")]
+        if errors:
+            return errors[-1]
+        return _event(lines[-1]) if lines else "its log is empty"
 
 
 def start(name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> Child:
-    """Starts `command` (its first word a path) in a session of its own, so that a Ctrl-C reaches only us."""
+    """Starts `command` (its first word a path) in a session of its own, so that Ctrl-C reaches only this process."""
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
@@ -69,12 +69,12 @@ def start(name: str, command: list[str], log: Path, environment: Mapping[str, st
 
 
 def available_cores() -> list[int]:
-    """The cores this process may use, in order."""
+    """The cores that this process may use, ascending."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def end(children: Iterable[Child], grace_s: float) -> None:
-    """SIGTERM, again to those still draining halfway through `grace_s`, SIGKILL at its end. Returns when all left."""
+    """Ends children: SIGTERM, SIGTERM again halfway through `grace_s` to cut drains short, SIGKILL at its end."""
     children = [child for child in children if child.alive]
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         for child in children:
@@ -85,7 +85,7 @@ def end(children: Iterable[Child], grace_s: float) -> None:
 
 
 def _event(line: str) -> str:
-    """The message of a JSON log line; any other line as it is."""
+    """The event of a JSON log line; any other line unchanged."""
     try:
         parsed = json.loads(line)
     except ValueError:

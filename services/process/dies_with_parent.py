@@ -1,8 +1,9 @@
 """Runs a command that dies with its parent: `python -I -S dies_with_parent.py PARENT_PID COMMAND...`.
 
-Standard library only.
+Standard library only: it runs without site-packages.
 
-Linux ends a process whose parent is gone, if it asked for that; the wish survives exec. Elsewhere nothing is asked.
+Linux kills a process at the death of its parent if it asked for that with prctl; the setting survives exec. On other
+systems the command just runs.
 """
 
 import os
@@ -18,7 +19,7 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it went before the wish was known
+        if os.getppid() != parent:  # it died before prctl took effect
             sys.exit(1)
     os.execv(command[0], command)
 

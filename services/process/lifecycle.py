@@ -1,4 +1,4 @@
-"""Startup, main loop, drain, stop: the first signal drains, the second forces."""
+"""Runs a process until a signal: the first one drains it, the second one stops it at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: Awaitable[None]) -> None:
     """Runs `background` until SIGTERM or SIGINT, then `drain`; a second signal cuts the drain short.
 
-    A background task that ends by itself or fails ends the process's service too: its error is raised here.
+    The end of a background task ends this too; its error is raised here.
     """
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
@@ -28,9 +28,9 @@ async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
     tasks = [asyncio.ensure_future(work) for work in background]
-    told: asyncio.Task[Any] = asyncio.create_task(first.wait())
+    signalled: asyncio.Task[Any] = asyncio.create_task(first.wait())
     try:
-        await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([signalled, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
                 task.result()
@@ -40,12 +40,12 @@ async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: 
         if draining.done():
             draining.result()
     finally:
-        for task in (*tasks, told):
+        for task in (*tasks, signalled):
             task.cancel()
-        await asyncio.gather(*tasks, told, return_exceptions=True)
+        await asyncio.gather(*tasks, signalled, return_exceptions=True)
 
 
-def refuse(message: str) -> NoReturn:
-    """Ends a process that cannot start: one clear line, exit code 2."""
+def exit_with_error(message: str) -> NoReturn:
+    """Ends a process that cannot start: prints one line to stderr and exits with code 2."""
     print(f"caracal: {message}", file=sys.stderr, flush=True)
     sys.exit(2)

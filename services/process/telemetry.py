@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import sys
 import threading
@@ -23,14 +22,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-
-def configure_logging(role: str, worker_id: str = "") -> None:
-    """One format for everything the process logs, libraries included. Raises ValueError on a bad CARACAL_LOG_LEVEL."""
-    level = os.environ.get("CARACAL_LOG_LEVEL", "INFO").upper()
-    if level not in LEVELS:
-        raise ValueError(f"CARACAL_LOG_LEVEL is {level!r}: not one of {', '.join(LEVELS)}")
+def configure_logging(role: str, worker_id: str = "", level: str = "INFO") -> None:
+    """One format for everything the process logs, libraries included; on stderr. `level`: of CARACAL_LOG_LEVEL."""
     who = {"role": role} | ({"worker_id": worker_id} if worker_id else {})
 
     def add_identity(_: Any, __: str, event: Any) -> Any:
@@ -62,15 +56,17 @@ def configure_logging(role: str, worker_id: str = "") -> None:
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Scrapes and probes are no news."""
+    """Does not log requests: they are scrapes and probes."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str] = lambda: "") -> int:
-    """Serves /metrics and /ready on threads of its own; returns the port (0 asks for a free one). `not_ready` gives the
-    reason, empty when there is none. Raises OSError when the port is taken."""
+    """Serves /metrics and /ready on its own threads; returns the port (0 takes a free one).
+
+    `not_ready` returns why the process is not ready, empty when it is. Raises OSError when the port is taken.
+    """
     metrics = make_wsgi_app(registry)
 
     def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -92,7 +88,7 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: 
 
 
 def show_redis(registry: CollectorRegistry, reachable: Callable[[], bool]) -> None:
-    """Adds what the process knows of Redis to its metrics; `reachable` is asked at every scrape and asks nobody."""
+    """Adds the metric caracal_redis_up; `reachable` is called at every scrape and must not call Redis."""
     gauge = Gauge("caracal_redis_up", "Whether the lease was renewed at the last try, 0 or 1", registry=registry)
     gauge.set_function(lambda: float(reachable()))
 
@@ -108,12 +104,12 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    said = time.monotonic()
+    logged_s = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal said
-        if done == total or time.monotonic() - said > 2:
-            said = time.monotonic()
+        nonlocal logged_s
+        if done == total or time.monotonic() - logged_s > 2:
+            logged_s = time.monotonic()
             log.info(label, done=done, total=total)
 
     yield report

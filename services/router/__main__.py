@@ -1,4 +1,4 @@
-"""`python -m services.router`: the gateway's two listeners and the placement loop of one router process."""
+"""`python -m services.router`: one router process, with the gateway's two servers and the placement loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from services.checkpoint.config import CheckpointError, ModelConfig
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
-from services.process.lifecycle import refuse, serve_until_signal
+from services.process.lifecycle import exit_with_error, serve_until_signal
+from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
 from services.router.placement.kubernetes_events import KubernetesEvents
@@ -23,11 +24,11 @@ from services.router.placement.leader import PlacementLeader
 from services.router.placement.shortage import ShortageReporter
 from services.router.requests.assets import AssetError, ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
-from services.router.requests.directory import LeaseDirectory
+from services.router.requests.directory import list_attention_workers
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.reply import ServingContext
 from services.router.servers import RouterServers
-from services.router.settings import InvalidSetting, RouterSettings
+from services.router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
 
@@ -45,26 +46,28 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         settings.replicas,
         shortages,
     )
-    attention_workers = AttentionWorkerPool(LeaseDirectory(membership), max_model_len=assets.max_model_len)
+    attention_workers = AttentionWorkerPool(
+        partial(list_attention_workers, membership), max_model_len=assets.max_model_len
+    )
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     shortages.show(metrics.registry)
-    cluster = ServingContext(assets, attention_workers, metrics)
+    serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    edge = RouterServers(GatewayContext(cluster, settings.request_timeout_s, lambda: shortages.known, overview))
+    servers = RouterServers(GatewayContext(serving, settings.request_timeout_s, lambda: shortages.known, overview))
     try:
-        await edge.start(settings.host, settings.port, settings.grpc_port)
+        await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
-        refuse(f"cannot listen on {settings.host}:{settings.port} and {settings.grpc_port}: {error}")
-    log.info("router listens", http=f"{settings.host}:{edge.http_port}", grpc=f"{settings.host}:{edge.grpc_port}")
+        exit_with_error(f"cannot listen on {settings.host}:{settings.port} and {settings.grpc_port}: {error}")
+    log.info("router listens", http=f"{settings.host}:{servers.http_port}", grpc=f"{settings.host}:{servers.grpc_port}")
 
     def record() -> WorkerRecord:
         host = settings.advertise_host or settings.host
         return WorkerRecord(
             worker_id=settings.identity,
             role="router",
-            address=f"{host}:{edge.grpc_port}",
-            metrics_address=f"{host}:{edge.http_port}",
+            address=f"{host}:{servers.grpc_port}",
+            metrics_address=f"{host}:{servers.http_port}",
             boot_id=boot_id,
             epoch=leader.epoch,
             stats={"leading": float(leader.leading)},
@@ -72,10 +75,10 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
 
     async def drain() -> None:
         await leader.resign()
-        await edge.stop(settings.drain_timeout_s)
+        await servers.stop(settings.drain_timeout_s)
 
     try:
-        await serve_until_signal(drain, leader.run(), membership.advertise(record), edge.watch())
+        await serve_until_signal(drain, leader.run(), membership.advertise(record), servers.watch())
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
@@ -85,11 +88,11 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
 def main() -> None:
     try:
         settings = RouterSettings.from_env()
-        configure_logging("router", settings.identity)
+        configure_logging("router", settings.identity, settings.log_level)
         assets = ModelAssets.load(settings.model, settings.served_name)
         config = ModelConfig.from_dict(json.loads((settings.model / "config.json").read_text(encoding="utf-8")))
     except (InvalidSetting, AssetError, CheckpointError, ValueError) as error:
-        refuse(str(error))
+        exit_with_error(str(error))
     uvloop.run(serve(settings, assets, config))
 
 

@@ -1,4 +1,4 @@
-"""The router's two listeners, HTTP and gRPC, over one cluster: started together, drained together."""
+"""The router's two servers, HTTP and gRPC: started together, drained together."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from services.router.requests.errors import ShuttingDown
 
 log = structlog.get_logger(__name__)
 
-CLOSE_GRACE_S = 5.0  # for error events and closing sockets, after the grace
+CLOSE_GRACE_S = 5.0  # for error events and closing sockets, after the drain
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process decides when to leave."""
+    """uvicorn without its own signal handlers: the process decides when to stop."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -37,12 +37,12 @@ class HttpServer(uvicorn.Server):
 
 
 class RouterServers:
-    """Serves one model. Everything runs on the event loop that calls `start`."""
+    """Both servers of one router. Everything runs on the event loop that calls `start`."""
 
-    def __init__(self, service: GatewayContext) -> None:
-        self._cluster = service.cluster
+    def __init__(self, gateway: GatewayContext) -> None:
+        self._serving = gateway.serving
         config = uvicorn.Config(
-            build_app(service),
+            build_app(gateway),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -53,8 +53,8 @@ class RouterServers:
             timeout_keep_alive=75,
         )
         self._http = HttpServer(config)
-        self._grpc = GrpcServer(service)
-        self._serving: asyncio.Task[None] | None = None
+        self._grpc = GrpcServer(gateway)
+        self._http_loop: asyncio.Task[None] | None = None
         self._pool_loop: asyncio.Task[None] | None = None
         self.http_port = 0
         self.grpc_port = 0
@@ -64,36 +64,36 @@ class RouterServers:
         listener = _listen(host, port)
         self.http_port = listener.getsockname()[1]
         self.grpc_port = await self._grpc.start(host, grpc_port)
-        await self._cluster.attention_workers.refresh()
-        self._pool_loop = asyncio.create_task(self._cluster.attention_workers.run())
-        self._serving = asyncio.create_task(self._http.serve(sockets=[listener]))
+        await self._serving.attention_workers.refresh()
+        self._pool_loop = asyncio.create_task(self._serving.attention_workers.run())
+        self._http_loop = asyncio.create_task(self._http.serve(sockets=[listener]))
         await self._http.listening.wait()
 
     async def watch(self) -> None:
-        """Ends, with its error, when a part of the edge ends by itself: background work of the process."""
-        assert self._serving is not None
+        """Returns, or raises the error, when one of the background tasks ends by itself."""
+        assert self._http_loop is not None
         assert self._pool_loop is not None
-        await asyncio.wait([self._serving, self._pool_loop], return_when=asyncio.FIRST_COMPLETED)
-        for part in (self._serving, self._pool_loop):
-            if part.done() and not part.cancelled():
-                part.result()
+        await asyncio.wait([self._http_loop, self._pool_loop], return_when=asyncio.FIRST_COMPLETED)
+        for task in (self._http_loop, self._pool_loop):
+            if task.done() and not task.cancelled():
+                task.result()
 
     async def stop(self, grace_s: float) -> None:
-        """Takes nothing new; lets streams finish within `grace_s`; tells the rest with an error, and closes."""
-        assert self._serving is not None
+        """Rejects new requests, lets streams finish within `grace_s`, ends the rest with an error, and closes."""
+        assert self._http_loop is not None
         assert self._pool_loop is not None
         self._http.config.timeout_graceful_shutdown = int(grace_s + CLOSE_GRACE_S)
         self._http.should_exit = True
-        leaving = asyncio.create_task(self._grpc.stop(grace_s + CLOSE_GRACE_S))
+        grpc_stop = asyncio.create_task(self._grpc.stop(grace_s + CLOSE_GRACE_S))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._cluster.idle.wait()
-        if self._cluster.open_replies:
-            log.warning("streams cut short by shutdown", open=len(self._cluster.open_replies))
-        self._cluster.close(ShuttingDown("This server is shutting down; please send the request again."))
-        await asyncio.gather(self._serving, leaving)
+                await self._serving.idle.wait()
+        if self._serving.open_replies:
+            log.warning("streams cut short by shutdown", open=len(self._serving.open_replies))
+        self._serving.close(ShuttingDown("This server is shutting down; please send the request again."))
+        await asyncio.gather(self._http_loop, grpc_stop)
         self._pool_loop.cancel()
-        await self._cluster.attention_workers.close()
+        await self._serving.attention_workers.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,1 +1,1 @@
-"""What both ends of the exchange share: the payload's bytes, and the two-rank groups that carry them on a nccl link."""
+"""Shared by attention and expert workers: the payload format, and the P2P groups that carry it on an nccl link."""

@@ -1,9 +1,9 @@
-"""One thread per CUDA device launches whatever its pairs send and receive; a CPU's pairs launch where they are.
+"""Launches the sends and receives of all P2P groups of a CUDA device from one thread; on a CPU, from the caller's.
 
-NCCL's kernels of different communicators may be launched in different orders on two devices only if each kernel can
-run at once or waits for something that does not wait for it. One thread gives each device one order; `group.py` says
-why that is enough. Gloo's operations are kept by its own thread and hold nothing back: a hop to another thread would
-only cost time.
+Two devices may launch the kernels of different NCCL communicators in different orders only if each kernel can run at
+once or waits for something that does not wait for it. One thread gives each device one order; `p2p_group.py` says why
+that is enough. Gloo queues operations on its own thread and blocks nothing: a hop to another thread would only cost
+time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _starting = threading.Lock()
 
 
 def launch(device: torch.device, work: Callable[[], T]) -> T:
-    """What `work` returns or raises. It must only launch: it never waits for a peer."""
+    """Runs `work` and returns its result or raises its exception. `work` must only launch, never wait for a peer."""
     if device.type == "cpu":
         return work()
     with _starting:

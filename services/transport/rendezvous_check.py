@@ -1,21 +1,21 @@
-"""What one side's groups read of the other's: its form is checked first, since neither gloo nor torch checks it.
+"""Checks the connection data that gloo and NCCL read from the other side, since neither they nor torch check it.
 
-Gloo of torch 2.13 takes its peer's blob apart by the lengths written in it and reads where they lead. The blob, little
-endian: u64 length of the host's name, the name; u64 length of an address, the address (a sockaddr and a number); one
-i64 for each rank. Only the name may differ in length between two sides of one build. NCCL's is an id of 128 bytes.
+Gloo of torch 2.13 parses its peer's blob by the lengths written in it and reads wherever they lead. The blob, little
+endian: u64 length of the host name, the name; u64 length of an address, the address (a sockaddr and a number); one
+i64 for each rank. Between two sides of one build only the name may differ in length. NCCL's is an id of 128 bytes.
 """
 
 from __future__ import annotations
 
 import struct
 
-LONGEST_NAME = 255
+MAX_NAME_BYTES = 255
 NCCL_ID_BYTES = 128
 RANKS = 2
 
 
-def refusal(theirs: bytes, ours: bytes | None) -> str:
-    """Why gloo or NCCL must not see `theirs`; empty if they may. `ours` is what this side's gloo has set, if it did."""
+def invalid_reason(theirs: bytes, ours: bytes | None) -> str:
+    """Why gloo or NCCL must not read `theirs`; empty if they may. `ours` is this side's gloo blob, None with NCCL."""
     if ours is None:
         return "" if len(theirs) == NCCL_ID_BYTES else f"{len(theirs)} bytes are no id of NCCL"
     try:
@@ -28,9 +28,9 @@ def refusal(theirs: bytes, ours: bytes | None) -> str:
 
 
 def _address(blob: bytes) -> bytes:
-    """The address in a blob whose lengths add up. Raises ValueError, struct.error."""
+    """The address in a gloo blob. Raises ValueError or struct.error when the blob's lengths do not add up."""
     (name,) = struct.unpack_from("<Q", blob)
-    if name > LONGEST_NAME:
+    if name > MAX_NAME_BYTES:
         raise ValueError("the name is too long")
     (size,) = struct.unpack_from("<Q", blob, 8 + name)
     if 16 + name + size + 8 * RANKS != len(blob):

@@ -1,10 +1,10 @@
-"""The store at which a pair's two ranks meet: each side keeps a copy, and what one sets is sent to the other.
+"""The c10d store for the rendezvous of one P2P group: each side keeps a copy and sends what it sets to the other.
 
-It lives on the rendezvous stream of the pair, so it needs no port, nobody else can write to it, and a peer that dies
-during the handshake ends the wait at once. It is the pair's own: nothing of it outlives the handshake.
+It runs over the group's Rendezvous gRPC stream, so it needs no port, nobody else can write to it, and a peer that dies
+during the handshake ends the wait at once. It is dropped after the handshake.
 
-The other side is not trusted: it may set its own few keys, once and briefly, and what it sets is checked before gloo
-or NCCL reads it.
+The other side is not trusted: it may set only its own few keys, each once and of at most MAX_VALUE_BYTES, and values
+are checked before gloo or NCCL reads them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import grpc
 from caracal_proto import expert_pb2
 from torch.distributed.distributed_c10d import Store
 
-from services.transport.rendezvous_check import refusal
+from services.transport.rendezvous_check import invalid_reason
 
 GROUPS = ("dispatch", "combine")
-MOST_BYTES = 512  # of one value: gloo's takes 168 and the host's name
+MAX_VALUE_BYTES = 512  # gloo's value takes 168 and the host name
 
 
 class MirrorStore(Store):
-    """Python's side of c10d's Store: what rendezvous of gloo and NCCL groups use of it. `rank` is this side's."""
+    """The part of c10d's Store that gloo and NCCL use to connect. `rank` is this side's."""
 
     def __init__(self, timeout_s: float, rank: int) -> None:
         super().__init__()
         self._timeout_s = timeout_s
-        # Gloo's two ranks set a key each; NCCL's rank 0 sets its id.
+        # With gloo each of the two ranks sets one key; with NCCL rank 0 sets the communicator's id.
         self._ours = {f"{group}/0/{1 - rank}": f"{group}/0/{rank}" for group in GROUPS}
         self._theirs = {*self._ours, *(f"{group}/0" for group in GROUPS if rank == 1)}
         self._items: dict[str, bytes] = {}
@@ -39,18 +39,18 @@ class MirrorStore(Store):
         self._over = ""
 
     def outgoing(self, first: expert_pb2.RendezvousItem | None = None) -> Iterator[expert_pb2.RendezvousItem]:
-        """What this side sets, until `end`."""
+        """The items that this side sends: `first`, then whatever is set here, until `end`."""
         if first is not None:
             yield first
         yield from iter(self._outbox.get, None)
 
     def follow(self, items: Iterable[expert_pb2.RendezvousItem]) -> None:
-        """Takes in what the other side sets, until its stream ends; then nobody here waits any longer."""
+        """Stores what the other side sets until its stream ends; after that every `wait` here fails at once."""
         why = "the other side has ended the rendezvous"
         try:
             for item in items:
                 with self._changed:
-                    if item.key not in self._theirs or item.key in self._items or len(item.value) > MOST_BYTES:
+                    if item.key not in self._theirs or item.key in self._items or len(item.value) > MAX_VALUE_BYTES:
                         why = f"{len(item.value)} bytes for key {item.key[:64]!r} do not belong here"
                         break
                     self._items[item.key] = item.value
@@ -62,10 +62,10 @@ class MirrorStore(Store):
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Nothing more is sent."""
+        """Ends `outgoing`."""
         self._outbox.put(None)
 
-    # c10d calls what follows, with the names and types of its own.
+    # c10d calls the methods below; it sets their names and types.
 
     def set(self, key: str, value: str | bytes) -> None:
         data = value.encode() if isinstance(value, str) else bytes(value)
@@ -78,9 +78,9 @@ class MirrorStore(Store):
         self.wait([key])
         value = self._items[key]
         if key in self._theirs:
-            wrong = refusal(value, self._items.get(self._ours.get(key, "")))
-            if wrong:
-                raise RuntimeError(f"{key}: {wrong}")
+            reason = invalid_reason(value, self._items.get(self._ours.get(key, "")))
+            if reason:
+                raise RuntimeError(f"{key}: {reason}")
         return value
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
@@ -89,7 +89,7 @@ class MirrorStore(Store):
         with self._changed:
             self._changed.wait_for(lambda: self._over or self.check(keys), seconds)
             if not self.check(keys):
-                raise RuntimeError(self._over or f"nobody came to the rendezvous within {seconds:g} s")
+                raise RuntimeError(self._over or f"the other side did not come to the rendezvous within {seconds:g} s")
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self._items for key in keys)

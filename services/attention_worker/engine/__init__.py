@@ -1,1 +1,1 @@
-"""One thread that turns waiting requests into tokens: scheduler, pages, sampler."""
+"""The engine: scheduler, page pool, model step and sampler, run by one thread."""

@@ -1,8 +1,8 @@
 """The engine: one thread that turns waiting requests into tokens, a step at a time.
 
-`step` is the whole of it: take what has arrived, schedule, run, publish. It owns every sequence; other threads only put
-commands in its inbox. How tokens travel to clients is left to `deliver`.
-Legend: B sequences that get a token in a step, V vocabulary.
+One `step` runs the commands in the inbox, schedules, runs the model and delivers tokens. The thread owns every
+sequence; other threads only put commands in its inbox. How tokens travel to clients is left to `deliver`.
+Legend: T tokens of a step, B sequences that get a token in a step, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
-from services.router.dispatch.links import WorkerUnavailable
+from services.router.dispatch.errors import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ Delivery = tuple[Emit, list[TokenOut], Ending | None]
 Deliver = Callable[[list[Delivery]], None]
 Observe = Callable[[list[Sequence], Tensor], None]
 
-IDLE_TICK_S = 0.5  # how often an idle engine shows that it is alive
+IDLE_TICK_S = 0.5  # how often an idle engine counts progress
 
 
 class EngineStopped(RuntimeError):
@@ -44,16 +44,16 @@ class EngineStopped(RuntimeError):
 
 
 class ModelLike(Protocol):
-    """What the engine needs of a model; the exchange is only passed through."""
+    """What the engine needs of a model; the dispatcher is only passed through."""
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
-    def forward(self, step: Step, caches: list[Tensor], exchange: DispatcherLike) -> Tensor: ...
+    def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The sizes an engine is built with. `max_model_len` counts prompt and generated tokens."""
+    """The sizes of an engine. `max_model_len` counts prompt and generated tokens."""
 
     num_pages: int
     page_size: int
@@ -64,9 +64,9 @@ class EngineLimits:
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine has done since it started; written by its thread, read by any."""
+    """Sums since the engine started; written by its thread, read by any."""
 
-    progress: int = 0  # turns of the loop: stands still only while a step is being computed
+    progress: int = 0  # rounds of the loop: stands still only while a step is being computed
     steps: int = 0
     failed_steps: int = 0
     model_tokens: int = 0  # through the model, recomputation included
@@ -75,13 +75,13 @@ class Counters:
 
 
 def deliver_here(deliveries: list[Delivery]) -> None:
-    """Calls every receiver on the engine's own thread."""
+    """Calls every receiver on the calling thread."""
     for emit, tokens, ending in deliveries:
         emit(tokens, ending)
 
 
 def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
-    """Calls every receiver on an event loop, with one wake-up of that loop per step."""
+    """Returns a `Deliver` that calls every receiver on an event loop, with one wake-up of that loop per step."""
 
     def deliver(deliveries: list[Delivery]) -> None:
         loop.call_soon_threadsafe(deliver_here, deliveries)
@@ -95,7 +95,7 @@ class Engine:
     def __init__(
         self,
         model: ModelLike,
-        exchange: DispatcherLike,
+        dispatcher: DispatcherLike,
         limits: EngineLimits,
         eos_ids: frozenset[int],
         *,
@@ -109,7 +109,7 @@ class Engine:
             model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len, shuffle_pages
         )
         self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running)
-        self._model, self._exchange, self._eos_ids = model, exchange, eos_ids
+        self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver, self._observe = deliver, observe
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
         self._sequences: dict[int, Sequence] = {}
@@ -126,7 +126,7 @@ class Engine:
     def submit(self, request: Request, emit: Emit) -> int:
         """Queues a request, from any thread; returns the key to cancel it by.
 
-        Raises CannotFit with the counts when it could not finish even alone, EngineStopped after `stop`.
+        Raises CannotFit when the request could not finish even alone, EngineStopped after `stop`.
         """
         asked, prompt = request.sampling, len(request.prompt_ids)
         max_length = min(prompt + asked.max_tokens if asked.max_tokens else 2**31, self.limits.max_model_len)
@@ -138,21 +138,21 @@ class Engine:
         return sequence.key
 
     def cancel(self, key: int) -> None:
-        """Ends a sequence, from any thread; its pages are free before the next step. An ended one stays as it is."""
+        """Ends a sequence, from any thread; its pages are free before the next step. Does nothing if it has ended."""
         self._put(partial(self._cancel, key))
 
     def evict(self, message: str) -> None:
-        """Ends every sequence as `unavailable`, from any thread: they are to go on elsewhere."""
+        """Ends every sequence as `unavailable`, from any thread, so that the router continues it on another worker."""
         self._put(partial(self._end_all, Ending("unavailable", message=message)))
 
     def stop(self) -> None:
-        """Makes `run` return after the step it is in; sequences left over end as `unavailable`."""
+        """Makes `run` return after the current step; sequences that are left end as `unavailable`."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
 
     def run(self) -> None:
-        """Steps until `stop`, asleep while there is nothing to do."""
+        """Runs steps until `stop`; sleeps while there is nothing to run."""
         while not self._stopping:
             worked = self.step()
             self.counters.progress += 1
@@ -163,7 +163,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """One turn: take what has arrived, schedule, run, publish. False when there was nothing to run."""
+        """Runs the inbox's commands, then one model step, and delivers. False when there was nothing to run."""
         deliveries = self._receive()
         chunks = self.scheduler.schedule()
         if chunks:
@@ -179,16 +179,16 @@ class Engine:
         return deliveries
 
     def _run(self, chunks: list[Chunk]) -> list[Delivery]:
-        """Model and sampler over the scheduled chunks. Whatever fails in there ends the sequences of this step only."""
+        """Runs model and sampler over the scheduled chunks. A failure ends the sequences of this step only."""
         sequences = [chunk.sequence for chunk in chunks if chunk.samples]
         self.counters.steps += 1
         try:
             step = self._inputs.build(self.counters.steps, chunks)
-            logits_BV = self._model.forward(step, self.cache.tensors, self._exchange)
+            logits_BV = self._model.forward(step, self.cache.tensors, self._dispatcher)
             if self._observe is not None:
                 self._observe(sequences, logits_BV)
             tokens = sample_tokens(logits_BV, sequences) if sequences else []
-        except Exception as error:  # noqa: BLE001 - the edge of the engine's thread, which must outlive any one step
+        except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
             return self._fail(chunks, error)
         for chunk in chunks:
             chunk.sequence.cached += chunk.length
@@ -213,7 +213,7 @@ class Engine:
         self._sequences[sequence.key] = sequence
         self.scheduler.submit(sequence)
         self.counters.prompt_tokens += len(sequence.request.prompt_ids)
-        # A replay may already hold all it asked for: the earlier attempt died between its last token and its finish.
+        # A replay may be complete already: the earlier attempt died between its last token and its ending.
         return [self._end(sequence, [], sequence.ending)] if sequence.ending else []
 
     def _cancel(self, key: int) -> list[Delivery]:
@@ -229,7 +229,7 @@ class Engine:
         return sequence.emit, tokens, ending
 
     def _put(self, command: Callable[[], list[Delivery]]) -> bool:
-        """Leaves a command for the engine's thread; False when it has stopped and will look no more."""
+        """Puts a command into the inbox; False when the engine has stopped and will not run it."""
         with self._wake:
             if not self._stopping:
                 self._inbox.append(command)

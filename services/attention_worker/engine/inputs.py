@@ -1,7 +1,7 @@
-"""Chunks -> Step. The tensors are allocated once and filled through numpy: a decode step costs microseconds here.
+"""Builds the Step of scheduled chunks. Its tensors are allocated once and filled through numpy, in microseconds.
 
 A Step is valid until the next one is built.
-Legend: T tokens of the step, B of them whose logits are wanted, S rows of the page table, X pages a row may hold.
+Legend: T tokens of the step, B of them whose logits are wanted, S rows of the page table, X pages of a row.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class StepInputs:
         self._cache = cache
         self._ids_T = np.zeros(max_batch_tokens, np.int64)
         self._positions_T = np.zeros(max_batch_tokens, np.int32)
-        self._rows_T = np.zeros(max_batch_tokens, np.int32)
-        self._slots_T = np.zeros(max_batch_tokens, np.int32)
+        self._seq_T = np.zeros(max_batch_tokens, np.int32)
+        self._slot_mapping_T = np.zeros(max_batch_tokens, np.int32)
         self._sample_B = np.zeros(max_batch_tokens, np.int64)
         self._arange = np.arange(max_batch_tokens, dtype=np.int32)
-        arrays = (self._ids_T, self._positions_T, self._rows_T, self._slots_T, self._sample_B)
+        arrays = (self._ids_T, self._positions_T, self._seq_T, self._slot_mapping_T, self._sample_B)
         self._tensors = [torch.from_numpy(array) for array in arrays]
 
     def build(self, number: int, chunks: list[Chunk]) -> Step:
-        """The chunks as one flat run of tokens, chunk after chunk."""
+        """The chunks' tokens, concatenated, as the input of a step."""
         tokens, wanted = self._fill(chunks)
-        ids_T, position_T, seq_T, slot_mapping_T, sample_B = self._tensors
+        ids_T, positions_T, seq_T, slot_mapping_T, sample_B = self._tensors
         return Step(
             number=number,
             ids_T=ids_T[:tokens],
-            positions_T=position_T[:tokens],
+            positions_T=positions_T[:tokens],
             seq_T=seq_T[:tokens],
             slot_mapping_T=slot_mapping_T[:tokens],
             page_table_SX=self._cache.page_table_SX,
@@ -43,25 +43,25 @@ class StepInputs:
         )
 
     def _fill(self, chunks: list[Chunk]) -> tuple[int, int]:
-        """Writes every array; returns how many tokens and sample rows there are."""
+        """Fills the arrays; returns the numbers of tokens and of sample rows."""
         table_SX, page_size = self._cache.pages.table_SX, self._cache.pages.page_size
         token = wanted = 0
         for chunk in chunks:
             sequence, start, length = chunk.sequence, chunk.start, chunk.length
             end = token + length
             assert sequence.row is not None, "only running sequences are scheduled"
-            self._rows_T[token:end] = sequence.row
-            # A decode goes by scalars: numpy's fixed cost per call is what a step of decodes would consist of.
+            self._seq_T[token:end] = sequence.row
+            # Scalars for a decode: in a step of decodes numpy's fixed cost per call would dominate.
             if length == 1:
                 page, offset = divmod(start, page_size)
                 self._ids_T[token] = sequence.ids[start]
                 self._positions_T[token] = start
-                self._slots_T[token] = table_SX[sequence.row, page] * page_size + offset
+                self._slot_mapping_T[token] = table_SX[sequence.row, page] * page_size + offset
             else:
                 positions = np.add(self._arange[:length], start, out=self._positions_T[token:end])
                 page_T, offset_T = np.divmod(positions, page_size)
                 self._ids_T[token:end] = sequence.ids[start : start + length]
-                self._slots_T[token:end] = table_SX[sequence.row, page_T] * page_size + offset_T
+                self._slot_mapping_T[token:end] = table_SX[sequence.row, page_T] * page_size + offset_T
             token = end
             if chunk.samples:
                 self._sample_B[wanted] = token - 1

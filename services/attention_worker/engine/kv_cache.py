@@ -1,7 +1,7 @@
-"""The paged latent cache: two tensors a layer, `kv_lora_rank + qk_rope_head_dim` values a token each, nothing more.
+"""The paged latent cache: two tensors per layer, each with `kv_lora_rank + qk_rope_head_dim` values per token.
 
-Which page belongs to whom is `pages.PagePool`'s business; here are the tensors that it numbers.
-Legend: S rows of the page table, X pages a row may hold.
+`pages.PagePool` decides which page belongs to which sequence.
+Legend: S rows of the page table, X pages of a row.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from services.attention_worker.engine.pages import PagePool
 
 
 class MakesCache(Protocol):
-    """What of the model the cache needs."""
+    """What the cache needs of a model."""
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
 
 class KvCache:
-    """The pool, the tensors it numbers, and the page table as a tensor over the pool's own memory."""
+    """The page pool, the cache tensors, and the page table as a tensor that shares the pool's memory."""
 
     def __init__(
         self,

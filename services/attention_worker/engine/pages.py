@@ -1,6 +1,6 @@
-"""Pages of the latent cache as numbers: which are free, and which each running sequence holds. No torch, no I/O.
+"""The page numbers of the latent cache: which are free, and which each running sequence has. No torch, no I/O.
 
-Legend: S rows of the page table (running sequences), X pages a sequence may hold.
+Legend: S rows of the page table (running sequences), X pages of a row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class PagePool:
-    """Hands out pages and keeps the page table. A row is one running sequence; its pages are in order."""
+    """Allocates pages and keeps the page table. A row is one running sequence; its pages are in order."""
 
     def __init__(
         self, num_pages: int, page_size: int, rows: int, max_length: int, shuffle: Random | None = None
@@ -33,7 +33,7 @@ class PagePool:
         return -(-tokens // self.page_size)
 
     def open(self, tokens: int) -> int | None:
-        """A row with pages for `tokens` positions, or None when pages or rows do not suffice."""
+        """Allocates a row with pages for `tokens` positions; None when there are not enough pages or rows."""
         if not self._free_rows or self.pages_for(tokens) > len(self._free):
             return None
         row = self._free_rows.pop()
@@ -41,7 +41,7 @@ class PagePool:
         return row
 
     def grow(self, row: int, tokens: int) -> bool:
-        """Extends a row to `tokens` positions, all or nothing."""
+        """Extends a row to `tokens` positions; false, with nothing changed, when there are not enough pages."""
         held, wanted = self._held[row], self.pages_for(tokens)
         if wanted <= held:
             return True

@@ -1,7 +1,7 @@
-"""Logits -> tokens. The draw itself is one op for the whole batch; what a request asks beyond it is folded row by row.
+"""Samples tokens from logits: one op for the whole batch, after the penalties and masks that only some rows need.
 
-Order, per row: repetition, frequency and presence penalties over the ids so far, logit bias, stop ids masked while
-`min_tokens` are not reached; then the op: temperature, top-k, top-p, min-p, Gumbel-max from (seed, position).
+Order, per row: repetition, frequency and presence penalties over the ids so far, logit bias, stop ids masked until
+`min_tokens` is reached; then the op: temperature, top-k, top-p, min-p, Gumbel-max from (seed, position).
 Log-probabilities are those of the model: from the row before penalties, bias and temperature.
 Legend: B sequences that get a token, V vocabulary.
 """
@@ -23,20 +23,20 @@ Row = NDArray[np.float32]
 
 
 class NonFiniteLogits(ArithmeticError):
-    """The model gave NaN or infinity for this row; nothing may be drawn from it."""
+    """The model gave NaN or infinity for this row, so no token may be sampled from it."""
 
 
 def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut | NonFiniteLogits]:
-    """One token for each sequence, or the reason why that one can have none.
+    """Samples one token for each sequence; the result of a row that is not finite is NonFiniteLogits.
 
-    `logits_BV` is fp32, on any device, and is left as it was. A row's result depends on that row and its sequence only.
+    `logits_BV` is fp32, on any device, and is not changed. A row's result depends on that row and its sequence only.
     """
     finite_B = [math.isfinite(total) for total in logits_BV.sum(-1).tolist()]
-    # The op is only ever shown numbers: a row that has none is drawn from zeros, and the draw thrown away.
+    # The op must not get NaN or infinity: such a row is replaced by zeros and its result is dropped.
     usable_BV = (
         logits_BV if all(finite_B) else logits_BV.where(torch.tensor(finite_B, device=logits_BV.device)[:, None], 0.0)
     )
-    ids_B = _draw(_reshaped(usable_BV, sequences), sequences)
+    ids_B = _sample(_adjusted(usable_BV, sequences), sequences)
     rows = logits_BV.cpu().numpy()
     return [
         _token_out(row, sequence, token) if finite else NonFiniteLogits("the model gave logits that are not finite")
@@ -44,7 +44,7 @@ def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut
     ]
 
 
-def _draw(logits_BV: Tensor, sequences: list[Sequence]) -> list[int]:
+def _sample(logits_BV: Tensor, sequences: list[Sequence]) -> list[int]:
     asked, device = [sequence.sampling for sequence in sequences], logits_BV.device
     ids_B = sample(
         logits_BV,
@@ -55,23 +55,23 @@ def _draw(logits_BV: Tensor, sequences: list[Sequence]) -> list[int]:
         torch.tensor([one.top_p for one in asked], dtype=torch.float32, device=device),
         torch.tensor([one.min_p for one in asked], dtype=torch.float32, device=device),
     )
-    drawn: list[int] = ids_B.tolist()
-    return drawn
+    ids: list[int] = ids_B.tolist()
+    return ids
 
 
-def _reshaped(logits_BV: Tensor, sequences: list[Sequence]) -> Tensor:
-    """The logits to draw from: the same tensor when nobody asks for a change, else a copy with those rows changed."""
-    changed = [index for index, sequence in enumerate(sequences) if sequence.sampling.reshapes]
+def _adjusted(logits_BV: Tensor, sequences: list[Sequence]) -> Tensor:
+    """Applies penalties, bias and masks: the same tensor when no row needs them, else a copy."""
+    changed = [index for index, sequence in enumerate(sequences) if sequence.sampling.adjusts_logits]
     if not changed:
         return logits_BV
     host_BV = logits_BV.cpu() if logits_BV.is_cuda else logits_BV.clone()
     rows = host_BV.numpy()
     for index in changed:
-        _reshape(rows[index], sequences[index])
+        _adjust(rows[index], sequences[index])
     return host_BV.to(logits_BV.device)
 
 
-def _reshape(row: Row, sequence: Sequence) -> None:
+def _adjust(row: Row, sequence: Sequence) -> None:
     asked = sequence.sampling
     if asked.repetition_penalty != 1.0:
         seen = np.fromiter({*sequence.request.prompt_ids, *sequence.counts}, np.int64)

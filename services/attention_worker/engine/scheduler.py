@@ -1,7 +1,7 @@
-"""Who runs next. Continuous batching over plain numbers: no torch, no I/O, no clock.
+"""The scheduler: which tokens of which sequences the next step runs. No torch, no I/O, no clock.
 
-Sequences are served in order of arrival. `running` and `waiting` are each in that order, and everything that runs
-arrived before everything that waits: admission takes the head, preemption takes the tail.
+Sequences are served first come, first served. `running` and `waiting` are each in that order, and everything running
+came before everything waiting: admission takes the head of `waiting`, preemption the tail of `running`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from services.attention_worker.engine.sequence import Sequence
 
 
 class CannotFit(ValueError):
-    """The request would not fit even if it were alone."""
+    """The request's pages would not fit into the cache even if it ran alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A run of one sequence's tokens in one step: all of its prompt, a piece of it, or the one token of a decode."""
+    """Consecutive tokens of one sequence in one step: the whole prompt, a part of it, or the one token of a decode."""
 
     sequence: Sequence
     start: int
@@ -27,7 +27,7 @@ class Chunk:
 
     @property
     def samples(self) -> bool:
-        """Whether the last token of the chunk is the last one known, so that its logits give the next."""
+        """Whether the chunk ends with the sequence's last known token, so that a token is sampled after it."""
         return self.start + self.length == len(self.sequence.ids)
 
 
@@ -35,7 +35,7 @@ class Scheduler:
     """Divides a budget of tokens per step among sequences, and pages among those that run."""
 
     def __init__(self, pages: PagePool, max_batch_tokens: int, max_running: int) -> None:
-        assert 0 < max_running <= max_batch_tokens, "a step must have room for one token of every running sequence"
+        assert 0 < max_running <= max_batch_tokens, "a step must take one token of every running sequence"
         self.pages = pages
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
@@ -44,7 +44,7 @@ class Scheduler:
         self.preemptions = 0
 
     def check_fits(self, max_length: int) -> None:
-        """Raises CannotFit with the counts when a sequence of `max_length` tokens could never finish here."""
+        """Raises CannotFit when a sequence of `max_length` tokens could never finish here."""
         wanted = self.pages.pages_for(max_length)
         if wanted > self.pages.total:
             raise CannotFit(
@@ -55,36 +55,39 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The next step: one token of every running decode first, then prompt chunks in order of arrival."""
+        """The chunks of the next step: one token of every decode, then prompt chunks, first come, first served."""
         preemptions = self.preemptions
         chunks = self._decodes()
         budget = self.max_batch_tokens - len(chunks)
         budget = self._prefill(chunks, budget)
-        if self.preemptions == preemptions:  # what was just put out must not come back in the same breath
+        if self.preemptions == preemptions:  # or a sequence that was just preempted would be admitted again
             self._admit(chunks, budget)
         return chunks
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a sequence out, wherever it is, and frees its pages."""
+        """Removes a running or waiting sequence and frees its pages."""
         if sequence.row is None:
             self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
-            self._release(sequence)
+            self._free_pages(sequence)
 
     def _decodes(self) -> list[Chunk]:
         chunks: list[Chunk] = []
         for sequence in list(self.running):
-            if sequence.row is not None and sequence.remaining == 1 and self._make_room(sequence):
+            if sequence.row is not None and sequence.remaining == 1 and self._grow(sequence):
                 chunks.append(Chunk(sequence, sequence.cached, 1))
         return chunks
 
-    def _make_room(self, sequence: Sequence) -> bool:
-        """Pages for the sequence's next token, at the expense of whoever arrived last; False when that is itself."""
+    def _grow(self, sequence: Sequence) -> bool:
+        """Allocates the page of the sequence's next token, if need be by preempting the latest sequences.
+
+        False when the sequence itself was preempted.
+        """
         assert sequence.row is not None
         while not self.pages.grow(sequence.row, len(sequence.ids)):
             victim = self.running.pop()
-            self._release(victim)
+            self._free_pages(victim)
             self.waiting.appendleft(victim)
             self.preemptions += 1
             if victim is sequence:
@@ -100,7 +103,7 @@ class Scheduler:
     def _admit(self, chunks: list[Chunk], budget: int) -> None:
         while budget > 0 and self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            # The page of the first new token too: an admission must not end in its own preemption one step later.
+            # With the first new token's page, or the sequence might be preempted one step after its admission.
             sequence.row = self.pages.open(len(sequence.ids) + 1)
             if sequence.row is None:
                 return
@@ -113,7 +116,7 @@ class Scheduler:
         chunks.append(Chunk(sequence, sequence.cached, length))
         return length
 
-    def _release(self, sequence: Sequence) -> None:
+    def _free_pages(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self.pages.close(sequence.row)
         sequence.row, sequence.cached = None, 0

@@ -1,4 +1,4 @@
-"""One sequence as the engine sees it: what was asked, what exists so far, what follows from both. No torch, no I/O."""
+"""A request and the engine's state of it: its ids so far, and whether they have ended it. No torch, no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen. Neutral values switch a rule off: they are the defaults."""
+    """Sampling parameters. The defaults are neutral: they switch each rule off."""
 
     temperature: float = 0.0  # 0 = greedy
     top_k: int = 0
@@ -34,14 +34,14 @@ class Sampling:
         return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
 
     @property
-    def reshapes(self) -> bool:
-        """Whether the logits row has to be changed before the draw."""
+    def adjusts_logits(self) -> bool:
+        """Whether the logits must be changed before the sampling op."""
         return self.penalised or bool(self.logit_bias) or self.min_tokens > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One attempt at one generation. `emitted_ids` were delivered by earlier attempts and are replayed as context."""
+    """One attempt at a generation. `emitted_ids` were delivered by earlier attempts and are replayed as context."""
 
     request_id: str
     prompt_ids: tuple[int, ...]
@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenOut:
-    """One generated token: its index over all attempts, and the CRC-32 of the logits row it was drawn from."""
+    """One generated token: its index over all attempts, and the CRC-32 of the logits row it was sampled from."""
 
     index: int
     id: int
@@ -62,7 +62,7 @@ class TokenOut:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a sequence ended. `unavailable` may succeed on another worker; `failed` is our fault."""
+    """How a sequence ended. `unavailable` may succeed on another worker; `failed` is an error of this worker's."""
 
     reason: Literal["stop", "length", "cancelled", "unavailable", "failed"]
     stop_id: int = 0
@@ -74,17 +74,17 @@ Emit = Callable[[list[TokenOut], Ending | None], None]
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The engine's state of one request: ids known, how many of them lie in the cache, and where."""
+    """The engine's state of one request: its ids, how many of them are in the cache, and where."""
 
-    key: int  # in order of arrival
+    key: int  # ascends in the order of submission
     request: Request
     stop_ids: frozenset[int]
     max_length: int  # prompt and generated tokens together
     emit: Emit
     ids: list[int] = field(init=False)
-    counts: Counter[int] = field(init=False)  # of generated ids: what the penalties fold over
+    counts: Counter[int] = field(init=False)  # how often each id was generated, for the penalties
     cached: int = 0
-    row: int | None = None  # of the page table; None while it waits
+    row: int | None = None  # in the page table; None while the sequence waits
     ended: bool = False
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Tokens that still have to go through the model; 1 is a decode."""
+        """How many tokens still have to go through the model; 1 is a decode."""
         return len(self.ids) - self.cached
 
     @property
@@ -111,7 +111,7 @@ class Sequence:
 
     @property
     def ending(self) -> Ending | None:
-        """The finish that the ids call for: a function of the ids, so a replay ends where the first attempt would."""
+        """The ending that follows from the ids alone, so that a replay ends where the first attempt would."""
         if self.generated and self.ids[-1] in self.stop_ids:
             return Ending("stop", stop_id=self.ids[-1])
         return Ending("length") if len(self.ids) >= self.max_length else None

@@ -1,1 +1,1 @@
-"""The transformer without its experts. Knows no network."""
+"""The transformer without its FFN experts; no module here uses the network."""

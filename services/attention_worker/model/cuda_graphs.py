@@ -1,10 +1,10 @@
-"""How a step's stretches of dense work are run: as they come, or as recorded launches.
+"""Runs the dense segments of a step: eagerly, or as CUDA graphs.
 
-A layer meets its experts twice, at `start` and at `finish`; what lies between two meetings is one segment. On a GPU a
-decode step's segment is many small launches, so it is recorded once for each size of step and then replayed as one
-CUDA graph. A recording has a fixed number of rows: steps are filled up, and since no row looks at
-another, the others' bits stay what they are. Tensors that fill up are at position 0 and write to no cache slot.
-Legend: T tokens, D hidden, S rows of the page table, X pages a row may hold.
+A segment is the dense work between two calls of the dispatcher (`start` and `finish`). On a GPU a decode step's segment
+is many small launches, so it is captured once for each bucket of batch sizes and then replayed as one CUDA graph. A
+graph has a fixed number of rows, so steps are padded. No row reads another, so padding does not change the results;
+padding rows are at position 0 and write nothing to the cache.
+Legend: T tokens, S rows of the page table, X pages of a row, B sampled rows.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor
 from services.attention_worker.model.step import Step
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-NO_SLOT = -1
+PADDING_SLOT_MAPPING = -1  # writes no latent
 
 Tensors = tuple[Tensor, ...]
-Segment = Callable[..., Tensors]  # (step, caches, *rows) -> rows; always the same function of them
+Segment = Callable[..., Tensors]  # (step, caches, *rows) -> rows; must be a pure function of them but for the caches
 
 
 class SegmentStep(Protocol):
-    """One step's way of running segments."""
+    """Runs the segments of one step."""
 
     @property
     def step(self) -> Step:
@@ -38,14 +38,14 @@ class SegmentStep(Protocol):
 
 
 class SegmentRunner(Protocol):
-    """Begins steps."""
+    """Chooses how the segments of a step are run."""
 
     def begin(self, step: Step, caches: list[Tensor]) -> SegmentStep: ...
 
 
 @dataclass(frozen=True, slots=True)
 class EagerStep:
-    """Every launch by itself."""
+    """Runs segments without a graph."""
 
     step: Step
     caches: list[Tensor]
@@ -56,7 +56,7 @@ class EagerStep:
 
 @dataclass(frozen=True, slots=True)
 class EagerRunner:
-    """SegmentRunner steps of any size."""
+    """Runs steps of any size without graphs."""
 
     device: torch.device
 
@@ -65,31 +65,31 @@ class EagerRunner:
 
 
 class GraphCapture(Protocol):
-    """Makes graphs."""
+    """Captures work as a graph."""
 
     def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
-        """(what runs `work` again, where its results then are)."""
+        """Returns (a function that runs `work` again, the tensors into which it then writes its results)."""
         ...
 
 
 class CudaGraphCapture:
-    """CUDA graphs over one pool of memory: they never run at the same time."""
+    """Captures CUDA graphs, which share one memory pool since no two of them run at the same time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
-        work()  # compiles and loads what it launches; neither may happen in a capture
+        work()  # compiles and loads its kernels: neither may happen in a capture
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Other threads launch and allocate meanwhile; only what this one does may spoil the capture.
+        # Other threads launch and allocate meanwhile; only calls of this thread may invalidate the capture.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             results = work()
         return graph.replay, results
 
 
 class GraphRunner:
-    """Replays steps of at most BUCKETS[-1] tokens on one model's device; larger ones run as they come."""
+    """Replays graphs for steps of at most BUCKETS[-1] tokens; runs larger steps eagerly."""
 
     def __init__(self, device: torch.device, capture: GraphCapture) -> None:
         self._eager, self._capture = EagerRunner(device), capture
@@ -101,84 +101,84 @@ class GraphRunner:
         tokens = len(step.ids_T)
         if not 0 < tokens <= BUCKETS[-1]:
             return self._eager.begin(step, caches)
-        if caches is not self._caches:  # a recording reads and writes the caches that it was made with
+        if caches is not self._caches:  # a graph reads and writes the caches that it was captured with
             self._caches, self._buckets = caches, {}
         rows = BUCKETS[bisect_left(BUCKETS, tokens)]
-        # Attention starts a program for each stretch of the table's width, so that is fixed in a recording, too.
+        # Attention's grid depends on the page table's width, so a graph has a fixed width too.
         width = min(step.page_table_SX.shape[1], 1 << (step.pages - 1).bit_length())
         if (rows, width) not in self._buckets:
             self._buckets[rows, width] = _Bucket(_blank(rows, width, step, self._eager.device), {})
-        size = self._buckets[rows, width]
-        return _GraphStep(self, size, caches, size.take(step))
+        bucket = self._buckets[rows, width]
+        return _GraphStep(self, bucket, caches, bucket.fill(step))
 
-    def replay(self, size: _Bucket, segment: Segment, caches: list[Tensor], rows: Tensors) -> Tensors:
-        """The segment over `rows`, filled up; results have all rows of the recording."""
-        recording = size.graphs.get(segment)
-        if recording is None:
-            inputs = tuple(row.new_zeros((len(size.step.ids_T), *row.shape[1:])) for row in rows)
-            _put(inputs, rows)
-            again, results = self._capture.record(lambda: segment(size.step, caches, *inputs))
-            recording = size.graphs[segment] = _CapturedGraph(inputs, again, results)
+    def replay(self, bucket: _Bucket, segment: Segment, caches: list[Tensor], rows: Tensors) -> Tensors:
+        """Runs the segment over `rows`, padded; the results have all rows of the bucket."""
+        graph = bucket.graphs.get(segment)
+        if graph is None:
+            inputs = tuple(row.new_zeros((len(bucket.step.ids_T), *row.shape[1:])) for row in rows)
+            _copy_rows(inputs, rows)
+            replay, results = self._capture.record(lambda: segment(bucket.step, caches, *inputs))
+            graph = bucket.graphs[segment] = _CapturedGraph(inputs, replay, results)
             self.graphs += 1
-        _put(recording.inputs, rows)
-        recording.again()
-        return recording.results
+        _copy_rows(graph.inputs, rows)
+        graph.replay()
+        return graph.results
 
 
 def runner_for(device: torch.device, ranks: int = 1) -> SegmentRunner:
-    """GraphRunner on a GPU; as they come on a CPU, and where ranks gather inside a segment."""
+    """A GraphRunner on a GPU; an EagerRunner on a CPU, and where ranks gather inside a segment."""
     return GraphRunner(device, CudaGraphCapture()) if device.type == "cuda" and ranks == 1 else EagerRunner(device)
 
 
 @dataclass(frozen=True, slots=True)
 class _CapturedGraph:
     inputs: Tensors
-    again: Callable[[], None]
+    replay: Callable[[], None]
     results: Tensors
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """A step of so many rows that graphs read, and the graphs."""
+    """The padded step that graphs of one size read, and those graphs."""
 
     step: Step
     graphs: dict[Segment, _CapturedGraph]
 
-    def take(self, step: Step) -> Step:
-        """The step's values, in here; returned is the part that is not filled up."""
-        here, tokens = self.step, len(step.ids_T)
-        for mine_T, given_T in (
-            (here.ids_T, step.ids_T),
-            (here.positions_T, step.positions_T),
-            (here.seq_T, step.seq_T),
-            (here.slot_mapping_T, step.slot_mapping_T),
+    def fill(self, step: Step) -> Step:
+        """Copies a step into the padded one; returns the padded one's part without padding."""
+        padded, tokens = self.step, len(step.ids_T)
+        for to_T, from_T in (
+            (padded.ids_T, step.ids_T),
+            (padded.positions_T, step.positions_T),
+            (padded.seq_T, step.seq_T),
+            (padded.slot_mapping_T, step.slot_mapping_T),
         ):
-            mine_T[:tokens].copy_(given_T)
-        here.positions_T[tokens:] = 0
-        here.seq_T[tokens:] = int(step.seq_T[0])  # a sequence that is there, and so has a first page
-        here.slot_mapping_T[tokens:] = NO_SLOT
-        here.page_table_SX.copy_(step.page_table_SX[:, : here.page_table_SX.shape[1]])
+            to_T[:tokens].copy_(from_T)
+        padded.positions_T[tokens:] = 0
+        padded.seq_T[tokens:] = int(step.seq_T[0])  # any running sequence: padding rows need a first page to read
+        padded.slot_mapping_T[tokens:] = PADDING_SLOT_MAPPING
+        padded.page_table_SX.copy_(step.page_table_SX[:, : padded.page_table_SX.shape[1]])
         return Step(
             number=step.number,
-            ids_T=here.ids_T[:tokens],
-            positions_T=here.positions_T[:tokens],
-            seq_T=here.seq_T[:tokens],
-            slot_mapping_T=here.slot_mapping_T[:tokens],
-            page_table_SX=here.page_table_SX,
-            sample_rows_B=step.sample_rows_B.to(here.ids_T.device),
+            ids_T=padded.ids_T[:tokens],
+            positions_T=padded.positions_T[:tokens],
+            seq_T=padded.seq_T[:tokens],
+            slot_mapping_T=padded.slot_mapping_T[:tokens],
+            page_table_SX=padded.page_table_SX,
+            sample_rows_B=step.sample_rows_B.to(padded.ids_T.device),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _GraphStep:
-    runs: GraphRunner
-    size: _Bucket
+    runner: GraphRunner
+    bucket: _Bucket
     caches: list[Tensor]
     step: Step
 
     def __call__(self, segment: Segment, *rows: Tensor) -> Tensors:
         tokens = len(self.step.ids_T)
-        return tuple(result[:tokens] for result in self.runs.replay(self.size, segment, self.caches, rows))
+        return tuple(result[:tokens] for result in self.runner.replay(self.bucket, segment, self.caches, rows))
 
 
 def _blank(rows: int, width: int, like: Step, device: torch.device) -> Step:
@@ -196,6 +196,6 @@ def _blank(rows: int, width: int, like: Step, device: torch.device) -> Step:
     )
 
 
-def _put(inputs: Tensors, rows: Tensors) -> None:
-    for mine, given in zip(inputs, rows, strict=True):
-        mine[: len(given)].copy_(given)
+def _copy_rows(inputs: Tensors, rows: Tensors) -> None:
+    for padded, given in zip(inputs, rows, strict=True):
+        padded[: len(given)].copy_(given)

@@ -1,30 +1,24 @@
-"""What the model needs of the exchange with experts."""
+"""What the model needs of the dispatch to experts; it knows no more of it than this."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from caracal_kernels import GateWeights
 from torch import Tensor
 
 from services.attention_worker.model.step import Step
 
 
-@dataclass(frozen=True, slots=True)
-class GateWeights:
-    """The router of one layer, fp32: classifier [E, D] and selection bias [E]."""
-
-    classifier_ED: Tensor
-    bias_E: Tensor
-
-
 class MoEHandleLike(Protocol):
-    """A MoE output on its way home."""
+    """A MoE output that is being computed."""
 
-    def finish(self, residual_TD: Tensor) -> Tensor: ...
+    def finish(self, residual_TD: Tensor) -> Tensor:
+        """residual + MoE(h); waits for the experts' replies."""
+        ...
 
 
 class DispatcherLike(Protocol):
-    """Where tokens meet experts; `start` returns before anything has been answered."""
+    """Sends tokens to experts. `start` returns before anything has been answered."""
 
     def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike: ...

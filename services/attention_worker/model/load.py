@@ -1,10 +1,15 @@
-"""Reads the attention worker's tensors, or one rank's rows of them. Legend: D hidden, F inner width."""
+"""Reads the attention worker's tensors, or one rank's rows of them.
+
+Legend: D hidden, F inner width, H heads, C kv_lora_rank, R rope dims, N nope dims, U value dims, M positions.
+Source: docs/longcat-flash.md, attention and tensor names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from caracal_kernels import GateWeights, MlaWeights
 from torch import Tensor
 
 from services.attention_worker.model.ranks import ALONE, Ranks
@@ -13,6 +18,8 @@ from services.checkpoint.device import CPU
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensors import attention_tensors
+
+LORA_NORM_EPS = 1e-6  # Hugging Face builds q_a and kv_a norms with the class default, not with rms_norm_eps
 
 Progress = Callable[[int, int], None]
 
@@ -43,8 +50,43 @@ class Load:
         self._progress(self._done, self._total)
         return tensor
 
-    def mlp(self, prefix: str) -> tuple[Tensor, Tensor]:
-        """(gate and up rows in one [2F, D], down [D, F])."""
+    def mla(self, layer: int, index: int, cos_sin_MR: Tensor) -> MlaWeights:
+        """One MLA sublayer with its input norm: this rank's heads, and its rows of o_proj."""
+        c, rows = self.config, self.ranks.shard.rows
+        prefix = f"model.layers.{layer}.self_attn.{index}."
+        nope, heads = c.qk_nope_head_dim, c.num_attention_heads
+        kv_b = self(f"{prefix}kv_b_proj.weight", rows=rows(heads, nope + c.v_head_dim))
+        w_uk_HNC, w_uv_HUC = torch.split(
+            kv_b.view(-1, nope + c.v_head_dim, c.kv_lora_rank), [nope, c.v_head_dim], dim=1
+        )
+        return MlaWeights(
+            norm_D=self(f"model.layers.{layer}.input_layernorm.{index}.weight"),
+            q_a_QD=self(f"{prefix}q_a_proj.weight"),
+            q_a_norm_Q=self(f"{prefix}q_a_layernorm.weight"),
+            q_b_EQ=self(f"{prefix}q_b_proj.weight", rows=rows(heads, nope + c.qk_rope_head_dim)),
+            kv_a_LD=self(f"{prefix}kv_a_proj_with_mqa.weight"),
+            kv_a_norm_C=self(f"{prefix}kv_a_layernorm.weight"),
+            w_uk_HCN=w_uk_HNC.transpose(1, 2).contiguous(),
+            w_uv_HUC=w_uv_HUC.contiguous(),
+            o_proj_DO=self(f"{prefix}o_proj.weight", rows=rows(c.hidden_size)),
+            cos_sin_MR=cos_sin_MR,
+            norm_eps=c.rms_norm_eps,
+            lora_eps=LORA_NORM_EPS,
+            q_scale=c.q_scale,
+            kv_scale=c.kv_scale,
+        )
+
+    def mlp(self, layer: int, index: int) -> tuple[Tensor, Tensor]:
+        """(gate and up rows in one [2F, D], down [D, F]) of a dense MLP."""
+        prefix = f"model.layers.{layer}.mlps.{index}."
         inner, hidden = (self.ranks.shard.rows(n) for n in (self.config.ffn_hidden_size, self.config.hidden_size))
         gate_up = torch.cat([self(f"{prefix}{part}_proj.weight", rows=inner) for part in ("gate", "up")])
         return gate_up, self(f"{prefix}down_proj.weight", rows=hidden)
+
+    def gate(self, layer: int) -> GateWeights:
+        """The layer's router."""
+        prefix = f"model.layers.{layer}.mlp.router."
+        return GateWeights(
+            self(f"{prefix}classifier.weight", torch.float32),
+            self(f"{prefix}e_score_correction_bias", torch.float32),
+        )

@@ -1,10 +1,11 @@
 """How one layer's dense work is shared by the ranks of a worker; alone, a worker is its only rank.
 
 Every product is cut by its output rows and summed over its whole depth on one rank; what the next one needs whole is
-gathered. So no sum is ever split, and the bits are those of one rank (docs/decisions, tensor parallel).
+gathered. So no sum is ever split, and the bits are those of one rank (docs/decisions/0007).
 
-Legend: T rows, D hidden, H this rank's heads, C kv_lora_rank, V value dims or vocabulary, E heads * V of all ranks,
-F inner width, B sampled rows. Weights are this rank's rows: o_proj_DE, down_DF and head_VD have part of D, D and V.
+Legend: T rows, D hidden, H this rank's heads, C kv_lora_rank, U value dims of a head, O value dims of all ranks' heads,
+F inner width, B sampled rows, V vocabulary. Weights are this rank's rows: o_proj_DO, down_DF and head_VD have part of
+D, D and V.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Ranks(Protocol):
     @property
     def shard(self) -> Shard: ...
 
-    def attention_output(self, o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, x_TD: Tensor) -> Tensor:
+    def attention_output(self, o_THC: Tensor, w_uv_HUC: Tensor, o_proj_DO: Tensor, x_TD: Tensor) -> Tensor:
         """x + o_proj(values of all heads), whole on every rank."""
         ...
 
@@ -44,8 +45,8 @@ class OneRank:
 
     shard = WHOLE
 
-    def attention_output(self, o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, x_TD: Tensor) -> Tensor:
-        return mla_output(o_THC, w_uv_HVC, o_proj_DE, x_TD)
+    def attention_output(self, o_THC: Tensor, w_uv_HUC: Tensor, o_proj_DO: Tensor, x_TD: Tensor) -> Tensor:
+        return mla_output(o_THC, w_uv_HUC, o_proj_DO, x_TD)
 
     def mlp(self, h_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, x_TD: Tensor) -> Tensor:
         return swiglu(h_TD, gate_up_2FD, down_DF, x_TD)
@@ -73,9 +74,9 @@ class SharedRanks:
         self._group = group
         self._heads_width, self._inner, self._vocabulary = heads_width, inner, vocabulary
 
-    def attention_output(self, o_THC: Tensor, w_uv_HVC: Tensor, o_proj_DE: Tensor, x_TD: Tensor) -> Tensor:
-        v_TE = self._group.gather(mla_values(o_THC, w_uv_HVC), self._heads_width)
-        return self._down(v_TE, o_proj_DE, x_TD)
+    def attention_output(self, o_THC: Tensor, w_uv_HUC: Tensor, o_proj_DO: Tensor, x_TD: Tensor) -> Tensor:
+        v_TE = self._group.gather(mla_values(o_THC, w_uv_HUC), self._heads_width)
+        return self._down(v_TE, o_proj_DO, x_TD)
 
     def mlp(self, h_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, x_TD: Tensor) -> Tensor:
         a_TF = self._group.gather(swiglu_inner(h_TD, gate_up_2FD), self._inner)

@@ -1,6 +1,6 @@
-"""One forward pass's input: a flat run of tokens of many sequences.
+"""The input of one forward pass: the tokens of many sequences, concatenated.
 
-Legend: T tokens, S rows of the page table, X pages a row may hold, B tokens whose logits are wanted.
+Legend: T tokens, S rows of the page table, X pages of a row, B tokens whose logits are wanted.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What to run. Cache slots are page * page_size + offset, the same in every sublayer's cache."""
+    """The tokens to run, and where their latents are in the cache: at the same place in every sublayer's cache."""
 
     number: int
     ids_T: Tensor  # int64
     positions_T: Tensor  # int32, absolute
     seq_T: Tensor  # int32, each token's row of the page table
-    slot_mapping_T: Tensor  # int32, where the token's latent is written
+    slot_mapping_T: Tensor  # int32, where the token's latent is written: page * page_size + offset
     page_table_SX: Tensor  # int32, -1 padded
     sample_rows_B: Tensor  # int64, indices into T
 
     @property
     def pages(self) -> int:
-        """Columns of the page table that are in use: rows fill up from the left."""
+        """How many columns of the page table are in use: rows are filled from the left."""
         return int((self.page_table_SX >= 0).any(0).sum())
 
     def to(self, device: torch.device) -> Step:
-        """The same step on a device, without the page table's unused columns; itself where it lies there already."""
+        """The step on another device, without the page table's unused columns; on the same device, the step itself."""
         if self.ids_T.device == device:
             return self
         return Step(

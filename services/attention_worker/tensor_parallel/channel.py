@@ -1,4 +1,4 @@
-"""Frames over a socket pair between rank 0 and another rank: a length of eight bytes, then so many bytes."""
+"""Frames between rank 0 and another rank over a socketpair: a length of eight bytes, then so many bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LENGTH = struct.Struct("<Q")
 
 
 class ChannelClosed(ConnectionError):
-    """The other side is gone."""
+    """The other side has closed the channel or has ended."""
 
 
 class Channel:
-    """One side. Sending and receiving each belong to one thread; `close_down` to any."""
+    """One side of a channel. One thread sends and one receives; any thread may call `close_down`."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -23,7 +23,7 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, frame: bytes) -> None:
-        """Raises ChannelClosed."""
+        """Sends a frame. Raises ChannelClosed."""
         try:
             self._socket.sendall(_LENGTH.pack(len(frame)) + frame)
         except OSError as error:
@@ -35,8 +35,8 @@ class Channel:
         return self._exactly(length)
 
     def close_down(self) -> None:
-        """Both sides see the end; whoever waits here wakes up."""
-        with contextlib.suppress(OSError):  # the other side was faster
+        """Ends the channel for both sides; a `receive` in progress raises ChannelClosed."""
+        with contextlib.suppress(OSError):  # the other side has closed it already
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _exactly(self, length: int) -> bytearray:

@@ -1,6 +1,6 @@
-"""The exchange with experts as the ranks see it: rank 0 has it, the others are told what came of it.
+"""Dispatchers of a tensor-parallel worker: rank 0 dispatches to the experts and broadcasts the result to the followers.
 
-A broadcast carries the rows after the layer and one row more, whose first value says whether rank 0 gave the step up.
+A broadcast carries the rows after the layer and one more row, whose first value is 1 when rank 0 aborted the step.
 Legend: T tokens, D hidden.
 """
 
@@ -10,33 +10,34 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from caracal_kernels import GateWeights
 from torch import Tensor
 
-from services.attention_worker.model.interfaces import DispatcherLike, GateWeights, MoEHandleLike
+from services.attention_worker.model.interfaces import DispatcherLike, MoEHandleLike
 from services.attention_worker.model.step import Step
 
 
-class StepOver(Exception):
-    """On the other ranks: rank 0 gave the step up."""
+class StepAborted(Exception):
+    """Raised on followers: rank 0 has aborted the step."""
 
 
-class GaveUp(Exception):
-    """On rank 0: the step has no result, `why`, and every rank knows."""
+class DispatchFailed(Exception):
+    """Raised on rank 0: the dispatch failed with `error`, and the followers have been notified."""
 
-    def __init__(self, why: Exception) -> None:
-        super().__init__("rank 0 gave the step up")
-        self.why = why
+    def __init__(self, error: Exception) -> None:
+        super().__init__("the dispatch failed, the step is aborted on every rank")
+        self.error = error
 
 
 class Broadcasts(Protocol):
-    """What is needed of the group."""
+    """What the dispatchers need of the ranks' group."""
 
     def broadcast(self, tensor: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FailedHandle:
-    """A start that failed: the others hear of it where they wait for the result."""
+    """A dispatch whose start failed: `finish` raises the error, since the followers wait there."""
 
     error: Exception
 
@@ -46,39 +47,39 @@ class FailedHandle:
 
 @dataclass(frozen=True, slots=True)
 class Rank0Handle:
-    """On rank 0: a result that the others wait for."""
+    """A MoE output on rank 0, which `finish` broadcasts to the followers."""
 
     group: Broadcasts
-    pending: MoEHandleLike
+    inner: MoEHandleLike
 
     def finish(self, residual_TD: Tensor) -> Tensor:
-        flag_D = residual_TD.new_zeros((1, residual_TD.shape[1]))
+        flag_1D = residual_TD.new_zeros((1, residual_TD.shape[1]))
         try:
-            x_TD = self.pending.finish(residual_TD)
-        except Exception as error:  # whatever it is, the other ranks must not go on waiting
-            self.group.broadcast(torch.cat([residual_TD, flag_D + 1]))
-            raise GaveUp(error) from error
-        self.group.broadcast(torch.cat([x_TD, flag_D]))
+            x_TD = self.inner.finish(residual_TD)
+        except Exception as error:  # of any kind: the followers must not go on waiting
+            self.group.broadcast(torch.cat([residual_TD, flag_1D + 1]))
+            raise DispatchFailed(error) from error
+        self.group.broadcast(torch.cat([x_TD, flag_1D]))
         return x_TD
 
 
 @dataclass(frozen=True, slots=True)
 class FollowerHandle:
-    """On the others: rank 0's result."""
+    """A MoE output on a follower, which `finish` receives from rank 0. It raises StepAborted."""
 
     group: Broadcasts
 
     def finish(self, residual_TD: Tensor) -> Tensor:
-        told = residual_TD.new_empty((len(residual_TD) + 1, residual_TD.shape[1]))
-        self.group.broadcast(told)
-        if told[-1, 0]:
-            raise StepOver
-        return told[:-1]
+        received = residual_TD.new_empty((len(residual_TD) + 1, residual_TD.shape[1]))
+        self.group.broadcast(received)
+        if received[-1, 0]:
+            raise StepAborted
+        return received[:-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Rank0Dispatcher:
-    """Rank 0's: what is sent leaves at once, as without other ranks."""
+    """Rank 0's dispatcher: it sends rows through `inner`. A handle's `finish` raises DispatchFailed."""
 
     group: Broadcasts
     inner: DispatcherLike
@@ -86,13 +87,13 @@ class Rank0Dispatcher:
     def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
         try:
             return Rank0Handle(self.group, self.inner.start(layer, h_TD, gate, step))
-        except Exception as error:  # noqa: BLE001 - told in `finish`
+        except Exception as error:  # noqa: BLE001 - raised in `finish`
             return Rank0Handle(self.group, FailedHandle(error))
 
 
 @dataclass(frozen=True, slots=True)
 class FollowerDispatcher:
-    """Everybody else's."""
+    """A follower's dispatcher: it sends nothing and waits for rank 0's results."""
 
     group: Broadcasts
 

@@ -1,7 +1,7 @@
-"""`python -m services.attention_worker.tensor_parallel.follower RANK FD FOLDER`: ranks 1 and up, started by rank 0.
+"""`python -m services.attention_worker.tensor_parallel.follower RANK FD FOLDER`: a rank above 0, started by rank 0.
 
-Reads the same settings, loads its part of the model, then takes part in every step that it is told of. Ends when rank 0
-closes the channel, and with an error when a collective fails: rank 0 sees either.
+It reads rank 0's settings, loads its part of the model, then takes part in every step that rank 0 sends over the
+channel. It ends when rank 0 closes the channel, and with an error when a collective fails; rank 0 notices both.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ import torch
 
 from services.attention_worker.loading import open_model
 from services.attention_worker.model.shard import Shard
-from services.attention_worker.settings import InvalidSetting, Settings
+from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.channel import Channel, ChannelClosed
-from services.attention_worker.tensor_parallel.dispatchers import FollowerDispatcher, StepOver
+from services.attention_worker.tensor_parallel.dispatchers import FollowerDispatcher, StepAborted
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.rank0 import shared_ranks
 from services.attention_worker.tensor_parallel.step_codec import unpack
 from services.checkpoint.config import CheckpointError
-from services.process.lifecycle import refuse
+from services.process.lifecycle import exit_with_error
+from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
 
 log = structlog.get_logger(__name__)
 
 
 @torch.inference_mode()
-def follow(settings: Settings, shard: Shard, channel: Channel, folder: Path) -> None:
-    """Takes part until the channel ends. Raises CheckpointError, InvalidSetting; RuntimeError of a collective."""
+def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: Path) -> None:
+    """Runs steps until the channel ends. Raises CheckpointError, InvalidSetting, or a collective's RuntimeError."""
     opened = open_model(settings, shard.rank)
     group = RankGroup(shard, folder, opened.device)
     loaded = opened.load(shared_ranks(opened.config, group))
-    channel.send(loaded.numerics_class.encode())
+    channel.send(loaded.numerics.name.encode())
     group.connect()
     caches = loaded.model.new_cache(group.all_reduce_min(loaded.limits.num_pages), loaded.limits.page_size)
-    exchange = FollowerDispatcher(group)
-    log.info("rank follows", rank=shard.rank, of=shard.size)
+    dispatcher = FollowerDispatcher(group)
+    log.info("rank is ready", rank=shard.rank, of=shard.size)
     while True:
         try:
-            loaded.model.forward(unpack(channel.receive()), caches, exchange)
-        except StepOver:
+            loaded.model.forward(unpack(channel.receive()), caches, dispatcher)
+        except StepAborted:
             continue
         except ChannelClosed:
             return
@@ -51,13 +52,13 @@ def follow(settings: Settings, shard: Shard, channel: Channel, folder: Path) -> 
 def main() -> None:
     rank, descriptor, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     try:
-        settings = Settings.from_env()
-        configure_logging("attention", f"{settings.identity}.{rank}")
+        settings = AttentionSettings.from_env()
+        configure_logging("attention", f"{settings.identity}.{rank}", settings.log_level)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         follow(settings, Shard(rank, settings.tp), Channel(socket.socket(fileno=descriptor)), folder)
     except (InvalidSetting, CheckpointError) as error:
-        refuse(str(error))
+        exit_with_error(str(error))
 
 
 if __name__ == "__main__":

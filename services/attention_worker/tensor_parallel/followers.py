@@ -1,4 +1,4 @@
-"""Rank 0's hold on the other ranks: started, told each step, watched, ended for certain."""
+"""Rank 0's side of the other ranks, the followers: starts their processes, sends them steps, watches and ends them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from services.attention_worker.tensor_parallel.channel import Channel, ChannelCl
 from services.process.children import LAUNCHER
 
 MODULE = "services.attention_worker.tensor_parallel.follower"
-LEAVE_S = 2.0
-NOTICE_S = 0.2
+EXIT_GRACE_S = 2.0
+EXIT_CODE_S = 0.2  # how long to wait for the exit code of a rank whose channel has closed
 
 
 class RankLost(Exception):
-    """A rank has ended, or does not belong to the others: the worker cannot go on."""
+    """A rank has ended, or is of another numerics class: the worker cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """One rank's process and the way to it."""
+    """One rank's process and the channel to it."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -37,13 +37,13 @@ class Follower:
 
 
 class Followers:
-    """Ranks 1 to size - 1, on this machine, with this process's environment. A context manager: at its end they end."""
+    """Ranks 1 to size - 1, processes on this machine with this one's environment; as a context manager it ends them."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.folder = Path(tempfile.mkdtemp(prefix="caracal-ranks-")) if size > 1 else Path()
         self._all = [_start(rank, self.folder) for rank in range(1, size)]
-        self._why: RankLost | None = None
+        self._lost: RankLost | None = None
         self._abort: Callable[[], None] = _nothing
 
     def __enter__(self) -> Self:
@@ -53,71 +53,74 @@ class Followers:
         self.end()
 
     def await_ready(self, numerics_class: str) -> None:
-        """Until every rank has loaded its part. Raises RankLost for one that ended or computes other bits."""
+        """Waits until every rank has loaded its part. Raises RankLost for one that ended or has another class."""
         for one in self._all:
             try:
                 found = one.channel.receive().decode()
             except ChannelClosed:
-                raise self._ended(NOTICE_S) or RankLost(f"rank {one.rank} has closed its channel") from None
+                raise self._ended(EXIT_CODE_S) or RankLost(f"rank {one.rank} has closed its channel") from None
             if found != numerics_class:
                 raise RankLost(f"rank {one.rank} is of numerics class {found}, rank 0 of {numerics_class}")
 
-    def joined(self, abort: Callable[[], None]) -> None:
-        """The ranks have a group; `abort` ends its collectives once a rank is gone."""
+    def on_lost(self, abort: Callable[[], None]) -> None:
+        """Sets the function that aborts the ranks' collectives once a rank is gone."""
         self._abort = abort
 
     def check(self) -> None:
-        """Raises RankLost when a rank was seen to be gone: what was computed with it is worth nothing."""
-        if self._why:
-            raise self._why
+        """Raises RankLost when a rank is known to be gone: then the step's result must not be used."""
+        if self._lost:
+            raise self._lost
 
     def send(self, frame: bytes) -> None:
-        """Raises ChannelClosed when a rank is gone."""
+        """Sends a frame to every rank. Raises ChannelClosed when one is gone."""
         for one in self._all:
             one.channel.send(frame)
 
     async def watch(self) -> None:
-        """Waits for ever. Raises RankLost as soon as a rank is gone or `part` was called."""
+        """Waits for ever. Raises RankLost as soon as a rank is gone or `kill` was called."""
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
         for one in self._all:
-            loop.add_reader(one.channel, gone.set)  # they say nothing more: what can be read is the end
+            loop.add_reader(one.channel, gone.set)  # followers send nothing more, so only the end can be read
         try:
             await gone.wait()
         finally:
             for one in self._all:
                 loop.remove_reader(one.channel)
-        self._why = self._why or self._ended(NOTICE_S) or RankLost("a rank has closed its channel")
+        self._lost = self._lost or self._ended(EXIT_CODE_S) or RankLost("a rank has closed its channel")
         self._abort()
-        raise self._why
+        raise self._lost
 
-    def part(self, error: Exception) -> RankLost:
-        """Ends every rank, from any thread, after a step that not all took to its end. Returns why; so does `watch`."""
-        self._why = self._why or self._ended(NOTICE_S) or RankLost(f"the ranks are out of step: {error}")
+    def kill(self, error: Exception) -> RankLost:
+        """Kills every rank, from any thread, after a step that not all of them completed.
+
+        Returns the reason, which `watch` then raises.
+        """
+        self._lost = self._lost or self._ended(EXIT_CODE_S) or RankLost(f"the ranks are out of step: {error}")
         for one in self._all:
             one.channel.close_down()
             one.process.kill()
-        return self._why
+        return self._lost
 
     def end(self) -> None:
-        """Lets every rank leave, kills what stays; may be called twice."""
+        """Lets every rank exit and kills those that do not within EXIT_GRACE_S; may be called twice."""
         for one in self._all:
             one.channel.close_down()
-        deadline = time.monotonic() + LEAVE_S
+        deadline = time.monotonic() + EXIT_GRACE_S
         for one in self._all:
             try:
                 one.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 one.process.kill()
                 one.process.wait()
-        self.clear()
+        self.remove_folder()
 
-    def clear(self) -> None:
-        """Removes the folder in which the ranks meet; they must have met, or be gone."""
+    def remove_folder(self) -> None:
+        """Removes the folder of the ranks' rendezvous; they must be connected, or gone."""
         if self.size > 1:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _ended(self, seconds: float) -> RankLost | None:
-        """A rank that has ended by itself; its connections close before its exit code can be had."""
+        """The first rank that has exited; waits for it, since its channel closes before its exit code is known."""
         deadline = time.monotonic() + seconds
         while True:
             for one in self._all:
@@ -133,7 +136,7 @@ def _nothing() -> None:
 
 
 def _start(rank: int, folder: Path) -> Follower:
-    """In a session of its own, so that a Ctrl-C reaches only rank 0, which drains; it dies with this process."""
+    """Starts a rank that ends with this process, in its own session so that a Ctrl-C reaches only rank 0."""
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [str(number) for number in (rank, theirs.fileno(), folder)]

@@ -1,6 +1,7 @@
-"""The ranks' group of torch.distributed: gloo for CPU tensors, NCCL for CUDA ones, over a store of its own on disk.
+"""The tensor-parallel ranks' process group of torch.distributed: gloo for CPU tensors, NCCL for CUDA ones.
 
-There is no world and no init_process_group. A dead rank closes its connections: every call then fails.
+It uses its own store on disk, without a world and init_process_group. A dead rank closes its connections, and then
+every collective fails.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch._C import _distributed_c10d as c10d
 
 from services.attention_worker.model.shard import Shard
 
-CONNECT = timedelta(seconds=60)
-# A rank waits for rank 0, and rank 0 for experts, as long as it takes: who is alive is watched elsewhere.
-PATIENCE = timedelta(days=1)
+CONNECT_TIMEOUT = timedelta(seconds=60)
+# Followers wait for rank 0 and rank 0 waits for experts, without a limit here: `Followers.watch` notices a dead rank.
+COLLECTIVE_TIMEOUT = timedelta(days=1)
 
 
 class RankGroup:
-    """`connect`, then collectives: each belongs to one thread, and all ranks make the same calls in the same order."""
+    """The group, usable after `connect`. One thread calls collectives, the same and in the same order on every rank."""
 
     def __init__(self, shard: Shard, folder: Path, device: torch.device) -> None:
         self.shard = shard
@@ -29,14 +30,14 @@ class RankGroup:
         self._group: Any = None
 
     def connect(self) -> None:
-        """Joins the other ranks. Raises RuntimeError when they do not come."""
+        """Connects the ranks. Raises RuntimeError when one does not come within CONNECT_TIMEOUT."""
         store = c10d.FileStore(str(self._folder / "ranks"), self.shard.size)
-        store.set_timeout(CONNECT)
+        store.set_timeout(CONNECT_TIMEOUT)
         make = _nccl if self._device.type == "cuda" else _gloo
         self._group = make(store, self.shard)
 
     def gather(self, part: Tensor, width: int) -> Tensor:
-        """[rows, width] from every rank's columns, in the order of the ranks."""
+        """Concatenates every rank's columns to [rows, width], in the order of the ranks. The call is collective."""
         rows, size, block = len(part), self.shard.size, self.shard.block(width)
         if not rows:
             return part.new_empty((0, width))
@@ -52,26 +53,26 @@ class RankGroup:
         mine = torch.tensor([[number]], device=self._device)
         return int(self.gather(mine, self.shard.size).min())
 
-    def settle(self) -> None:
-        """Waits until what was launched has run: on a GPU the host learns no sooner that a collective was aborted."""
+    def synchronize(self) -> None:
+        """Waits until what was launched has run: on a GPU the host notices an aborted collective no sooner."""
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
     def abort(self) -> None:
-        """Ends collectives that wait for a dead rank, from any thread. Gloo's end by themselves, with connections."""
+        """Ends collectives that wait for a dead rank, from any thread. Gloo's end by themselves with the connection."""
         if self._group is not None:
             self._group.abort()
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Rank 0's values into everybody's `tensor`."""
+        """Copies rank 0's values into every rank's `tensor`. The call is collective."""
         self._group.broadcast(tensor, 0).wait()
 
 
 def _gloo(store: c10d.Store, shard: Shard) -> Any:
-    gloo: Any = c10d.ProcessGroupGloo  # torch leaves its options untyped
+    gloo: Any = c10d.ProcessGroupGloo  # its type stub lacks the options with the device
     options = gloo._Options()
     options._devices = [gloo.create_device(hostname="127.0.0.1")]  # the pod's name need not resolve
-    options._timeout = PATIENCE
+    options._timeout = COLLECTIVE_TIMEOUT
     return gloo(store, shard.rank, shard.size, options)
 
 
@@ -79,5 +80,5 @@ def _nccl(store: c10d.Store, shard: Shard) -> Any:
     from torch.distributed import ProcessGroupNCCL  # only builds for CUDA have it
 
     options = ProcessGroupNCCL.Options()
-    options._timeout = PATIENCE
+    options._timeout = COLLECTIVE_TIMEOUT
     return ProcessGroupNCCL(store, shard.rank, shard.size, options)

@@ -1,4 +1,4 @@
-"""Rank 0 of several: a model for the engine, whose forward pass every rank takes part in."""
+"""Rank 0 of a tensor-parallel worker: a model for the engine, whose forward pass runs on every rank."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from services.attention_worker.model.model import Model
 from services.attention_worker.model.ranks import SharedRanks
 from services.attention_worker.model.shard import Shard
 from services.attention_worker.model.step import Step
-from services.attention_worker.tensor_parallel.dispatchers import GaveUp, Rank0Dispatcher
+from services.attention_worker.tensor_parallel.dispatchers import DispatchFailed, Rank0Dispatcher
 from services.attention_worker.tensor_parallel.followers import Followers
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.step_codec import pack
 from services.checkpoint.config import ModelConfig
-from services.router.dispatch.links import WorkerUnavailable
+from services.router.dispatch.errors import WorkerUnavailable
 
 
 class Rank0Model:
-    """Rank 0's part of the model, and the word to the others before each step."""
+    """Rank 0's part of the model; `forward` sends each step to the followers first."""
 
     def __init__(self, model: Model, group: RankGroup, followers: Followers) -> None:
         self.config, self.device = model.config, model.device
         self._model, self._group, self._followers = model, group, followers
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
-        """This rank's caches: latents belong to all heads, so every rank has all of them."""
+        """This rank's caches: all heads share the latents, so every rank has all of them."""
         return self._model.new_cache(num_pages, page_size)
 
-    def forward(self, step: Step, caches: list[Tensor], exchange: DispatcherLike) -> Tensor:
-        """As Model.forward. Raises what the exchange raises, and WorkerUnavailable when the ranks are out of step."""
+    def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
+        """As Model.forward. Raises what the dispatcher raises; WorkerUnavailable when the ranks are out of step."""
         try:
             self._followers.send(pack(step, caches[0].shape[1]))
-            logits_BV = self._model.forward(step, caches, Rank0Dispatcher(self._group, exchange))
-            self._group.settle()
+            logits_BV = self._model.forward(step, caches, Rank0Dispatcher(self._group, dispatcher))
+            self._group.synchronize()
             self._followers.check()
             return logits_BV
-        except GaveUp as gave_up:
-            raise gave_up.why from None
+        except DispatchFailed as failed:
+            raise failed.error from None
         except Exception as error:
-            raise WorkerUnavailable(str(self._followers.part(error))) from error
+            raise WorkerUnavailable(str(self._followers.kill(error))) from error
 
 
 def shared_ranks(config: ModelConfig, group: RankGroup) -> SharedRanks:
-    """A rank's share of the work on this model."""
+    """How this model's dense work is shared by the ranks of a group."""
     return SharedRanks(
         group.shard,
         group,
@@ -55,15 +55,15 @@ def shared_ranks(config: ModelConfig, group: RankGroup) -> SharedRanks:
 
 
 def load_rank0(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[Rank0Model]:
-    """The whole model, or rank 0's part of it, joined by the others. Raises CheckpointError or RankLost."""
+    """Loads the whole model, or rank 0's part and connects the followers. Raises CheckpointError or RankLost."""
     if followers.size == 1:
         return opened.load()
     group = RankGroup(Shard(0, followers.size), followers.folder, opened.device)
     loaded = opened.load(shared_ranks(opened.config, group))
-    followers.await_ready(loaded.numerics_class)
+    followers.await_ready(loaded.numerics.name)
     group.connect()
-    followers.joined(group.abort)
+    followers.on_lost(group.abort)
     limits = opened.limits(group.all_reduce_min(loaded.limits.num_pages))
-    if opened.device.type == "cpu":  # NCCL may look into its store later on; gloo has met and needs it no more
-        followers.clear()
-    return Loaded(Rank0Model(loaded.model, group, followers), limits, loaded.numerics_class)
+    if opened.device.type == "cpu":  # NCCL may read its store later; gloo is connected and does not
+        followers.remove_folder()
+    return Loaded(Rank0Model(loaded.model, group, followers), limits, loaded.numerics)

@@ -1,7 +1,7 @@
-"""A step as bytes: what rank 0 tells the others before each forward pass.
+"""Encodes a step as bytes, which rank 0 sends to the followers before each forward pass.
 
-Only the rows and pages of the page table that the step reads travel: the cache itself is the same on every rank.
-Legend: T tokens, S rows of the page table, X pages a row may hold, B sample rows.
+Of the page table only the rows and pages that the step reads are sent; the cache itself is the same on every rank.
+Legend: T tokens, S rows of the page table, X pages of a row, B sampled rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HEAD = struct.Struct("<5q")  # number, T, B, S, X
 
 
 def pack(step: Step, page_size: int) -> bytes:
-    """The step, with its page table cut to what it reads."""
+    """Encodes a step, with its page table reduced to what it reads."""
     rows_S, seq_T = np.unique(step.seq_T.numpy(), return_inverse=True)
     pages = int(step.positions_T.max()) // page_size + 1
     table_SX = step.page_table_SX.numpy()[rows_S, :pages]
@@ -29,7 +29,7 @@ def pack(step: Step, page_size: int) -> bytes:
 
 
 def unpack(frame: bytearray) -> Step:
-    """The step of a frame, as views of it."""
+    """Decodes a frame; the step's tensors are views of it."""
     number, tokens, samples, rows, pages = _HEAD.unpack_from(frame)
     at = _HEAD.size
 

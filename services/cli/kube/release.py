@@ -13,81 +13,82 @@ from services.cli.gateway_client import overview_of, reason_of
 from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, not_ready_reason, role_of
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
-from services.local.settings import InvalidSetting
 from services.membership.overview import Overview
+from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 
 PART_OF, INSTANCE = "app.kubernetes.io/part-of=caracal", "app.kubernetes.io/instance"
 ROLES = ("router", "attention", "expert", "redis")  # not the pods of `helm test`
 TIMEOUT_S = (3.0, 10.0)  # to connect, to be answered
-LOOK_S, REASON_S = 0.5, 3.0
-HTTP, HTTP_PORT = "http", 8000  # the port of a router by its name in the chart; the number where none has the name
-MOST_PODS = 10_000  # a number above is a slip of the finger
+POLL_S, REPORT_S = 0.5, 3.0
+HTTP, HTTP_PORT = "http", 8000  # name of a router's port in the chart; number if no port has that name
+MAX_PODS = 10_000  # a larger number is a typing error
 
 
 def check_pods(role: str, count: int) -> None:
-    """Raises InvalidSetting."""
+    """Raises InvalidSetting for a count that a release cannot have."""
     if count < 1:
-        raise InvalidSetting(f"{role}={count}: a release needs at least one {role} worker to answer")
-    if count > MOST_PODS:
-        raise InvalidSetting(f"{role}={count}: more than {MOST_PODS} pods are refused")
+        raise InvalidSetting(f"{role}={count}: a release needs at least one {role} worker")
+    if count > MAX_PODS:
+        raise InvalidSetting(f"{role}={count}: more than {MAX_PODS} pods are not supported")
 
 
 class Release:
-    """One release in a namespace of the cluster that `context` of the kubeconfig names. Every call of every method is
-    bounded in time and raises NoCluster, in one line, when the API server refuses it or does not answer."""
+    """One release in a namespace of the cluster that `context` of the kubeconfig names.
 
-    def __init__(
-        self, context: str, namespace: str = "", release: str = "", timeout_s: tuple[float, float] = TIMEOUT_S
-    ) -> None:
-        """Raises NoCluster: no client, no such context, no such release, or several."""
+    Every call to the API server has a timeout; methods raise NoCluster when it rejects a call or does not answer.
+    """
+
+    def __init__(self, context: str, namespace: str = "", release: str = "") -> None:
+        """Raises NoCluster without the client, the context or the release, or when several releases could be meant."""
         api, own = connect(context)
         from kubernetes import client
 
         self._core, self._apps = client.CoreV1Api(api), client.AppsV1Api(api)
-        self._timeout_s = timeout_s
         self.namespace = namespace or own or "default"
         self.context = context
         self.name = self._choose(release)
 
     def scale(self, counts: dict[str, int], wait_s: float) -> None:
-        """Sets the replicas and waits until so many pods of each role serve and none is leaving; 0 s: does not wait.
-        Raises InvalidSetting when that is not reached in time, or somebody else sets another number meanwhile."""
+        """Sets the replicas and waits at most `wait_s` until as many pods of each role are ready and none terminates.
+
+        Raises InvalidSetting when that is not reached in time, or somebody else changes the numbers meanwhile.
+        """
         started = time.monotonic()
         names = {role: self._stateful_set(role).metadata.name for role in counts}
         for role, count in counts.items():
             body = {"spec": {"replicas": count}}
             with self._calls():
                 self._apps.patch_namespaced_stateful_set_scale(
-                    names[role], self.namespace, body, _request_timeout=self._timeout_s
+                    names[role], self.namespace, body, _request_timeout=TIMEOUT_S
                 )
         asked = ", ".join(f"{role}={count}" for role, count in counts.items())
         if not wait_s:
-            print(f"{asked}: set, not waited for")
+            print(f"{asked}: set, without waiting")
             return
         self._wait(counts, started, wait_s)
         print(f"{asked}: reached in {time.monotonic() - started:.1f} s")
 
     def _wait(self, counts: dict[str, int], started: float, wait_s: float) -> None:
-        told, tell_at = "", started + REASON_S
+        reported, report_at = "", started + REPORT_S
         with progress("scaling") as report:
             while not _reached(pods := self.pods(), counts, report):
                 for role, count in counts.items():
                     if (now := self._stateful_set(role).spec.replicas) != count:
-                        raise InvalidSetting(f"somebody else set {role}={now}: {role}={count} is waited for no more")
+                        raise InvalidSetting(f"somebody else set {role}={now}: no longer waiting for {role}={count}")
                 if time.monotonic() - started > wait_s:
                     raise InvalidSetting(
                         f"not reached within {wait_s:g} s; {self._first_not_ready_reason(pods) or self._hint()}"
                     )
-                if time.monotonic() > tell_at:
-                    tell_at = time.monotonic() + REASON_S
-                    if (why := self._first_not_ready_reason(pods)) not in ("", told):
-                        told = why
-                        print(f"caracal: waits for {why}", file=sys.stderr)
-                time.sleep(LOOK_S)
+                if time.monotonic() > report_at:
+                    report_at = time.monotonic() + REPORT_S
+                    if (why := self._first_not_ready_reason(pods)) not in ("", reported):
+                        reported = why
+                        print(f"caracal: waiting for {why}", file=sys.stderr)
+                time.sleep(POLL_S)
 
     def workloads(self) -> list[Any]:
-        """The release's StatefulSets and Deployments, as the API gives them, by name."""
+        """The release's StatefulSets and Deployments as API objects, sorted by name."""
         return sorted(
             self._list(self._apps.list_namespaced_stateful_set, self.name)
             + self._list(self._apps.list_namespaced_deployment, self.name),
@@ -95,12 +96,12 @@ class Release:
         )
 
     def pods(self) -> list[Any]:
-        """The release's pods, as the API gives them, by role and name."""
+        """The release's pods as API objects, sorted by role and name."""
         found = self._list(self._core.list_namespaced_pod, self.name)
         return sorted((pod for pod in found if role_of(pod) in ROLES), key=lambda pod: (role_of(pod), _name(pod)))
 
     def not_ready_reasons(self, pods: list[Any]) -> dict[str, str]:
-        """Why each pod that does not serve does not, by its name; without Events where these may not be read."""
+        """Why each pod that is not ready is not, by its name; Events are used if RBAC lets us read them."""
         waiting = [pod for pod in pods if not is_ready(pod)]
         warnings: dict[str, str] = {}
         if waiting:
@@ -108,20 +109,20 @@ class Release:
             with suppress(NoCluster), self._calls():
                 warnings = newest_warnings(
                     self._core.list_namespaced_event(
-                        self.namespace, field_selector=selector, _request_timeout=self._timeout_s
+                        self.namespace, field_selector=selector, _request_timeout=TIMEOUT_S
                     ).items
                 )
         return {_name(pod): not_ready_reason(pod, warnings.get(_name(pod), "")) for pod in waiting}
 
     def overview(self, router: Any) -> Overview:
-        """What the router in that pod knows of the workers, through the API server's proxy."""
+        """Reads /cluster of the router in that pod, through the API server's proxy."""
         status, text = self._ask(router, "cluster")
         return overview_of(text, status, _address(router))
 
     def not_ready(self, router: Any) -> str:
-        """What the router in that pod says of why it is not ready, warnings included."""
+        """Reads from /ready of the router in that pod why it is not ready, with its warning."""
         status, text = self._ask(router, "ready")
-        return reason_of(text, status, _address(router)) or "it answers that it is"
+        return reason_of(text, status, _address(router)) or "its /ready says that it is"
 
     def _ask(self, pod: Any, path: str) -> tuple[int, str | bytes]:
         from kubernetes.client import ApiException
@@ -129,27 +130,27 @@ class Release:
         with self._calls():
             try:
                 answer = self._core.connect_get_namespaced_pod_proxy_with_path(
-                    _address(pod), self.namespace, path, _preload_content=False, _request_timeout=self._timeout_s
+                    _address(pod), self.namespace, path, _preload_content=False, _request_timeout=TIMEOUT_S
                 )
                 return answer.status, answer.data
             except ApiException as error:
                 if not error.body or _status_message(error.body):
                     raise
-                return error.status, error.body  # the router's own words
+                return error.status, error.body  # the response of the router itself
 
     def _first_not_ready_reason(self, pods: list[Any]) -> str:
         return next(iter(grouped(self.not_ready_reasons(pods))), "")
 
     def _hint(self) -> str:
-        return f"`caracal status --context {self.context}` shows how far it came"
+        return f"see `caracal status --context {self.context}`"
 
     def _stateful_set(self, role: str) -> Any:
         found = [one for one in self._list(self._apps.list_namespaced_stateful_set, self.name) if role_of(one) == role]
         if len(found) == 1:
             return found[0]
         names = ", ".join(map(_name, found))
-        said = f"several StatefulSets of {role} workers: {names}" if found else f"no {role} StatefulSet"
-        raise NoCluster(f"release {self.name} in namespace {self.namespace} has {said}")
+        problem = f"several StatefulSets of {role} workers: {names}" if found else f"no {role} StatefulSet"
+        raise NoCluster(f"release {self.name} in namespace {self.namespace} has {problem}")
 
     def _choose(self, wanted: str) -> str:
         sets = self._list(self._apps.list_namespaced_stateful_set)
@@ -168,11 +169,11 @@ class Release:
     def _list(self, ask: Any, release: str = "") -> list[Any]:
         selector = f"{PART_OF},{INSTANCE}={release}" if release else PART_OF
         with self._calls():
-            return list(ask(self.namespace, label_selector=selector, _request_timeout=self._timeout_s).items)
+            return list(ask(self.namespace, label_selector=selector, _request_timeout=TIMEOUT_S).items)
 
     @contextmanager
     def _calls(self) -> Iterator[None]:
-        """What goes wrong between us and the API server becomes one line."""
+        """Turns the errors of calls to the API server into NoCluster, with a message of one line."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -180,14 +181,12 @@ class Release:
         try:
             yield
         except ApiException as error:
-            said = one_line(_status_message(error.body) or error.reason)
-            raise NoCluster(
-                f"{server} answers {error.status}: {said}" if error.status else f"{server}: {said}"
-            ) from None
+            why = one_line(_status_message(error.body) or error.reason)
+            raise NoCluster(f"{server} answers {error.status}: {why}" if error.status else f"{server}: {why}") from None
         except (HTTPError, OSError) as error:
-            raise NoCluster(f"{server} does not answer{_why(error, self._timeout_s)}") from None
+            raise NoCluster(f"{server} does not answer{_why(error)}") from None
         except ValueError:
-            raise NoCluster(f"what answers as {server} is no Kubernetes") from None
+            raise NoCluster(f"{server} does not answer like Kubernetes") from None
 
 
 def _reached(pods: list[Any], counts: dict[str, int], report: Any) -> bool:
@@ -205,31 +204,31 @@ def _name(found: Any) -> str:
 
 
 def _address(router: Any) -> str:
-    """NAME:PORT, as the API server's proxy takes it."""
+    """NAME:PORT of a router's pod, in the form that the API server's proxy takes."""
     ports = [port for one in router.spec.containers for port in one.ports or () if port.name == HTTP]
     return f"{_name(router)}:{ports[0].container_port if ports else HTTP_PORT}"
 
 
 def _status_message(body: str | bytes | None) -> str:
-    """The words of a Kubernetes `Status`, which the API server refuses with; empty for anything else."""
+    """The message of a Kubernetes `Status` object, the API server's form of an error; empty for anything else."""
     try:
         raw = json.loads(body or "")
     except (ValueError, RecursionError):
         return ""
     if not isinstance(raw, dict) or raw.get("kind") != "Status":
         return ""
-    return str(raw.get("message") or raw.get("reason") or "no words")
+    return str(raw.get("message") or raw.get("reason") or "no message")
 
 
-def _why(error: BaseException, timeout_s: tuple[float, float]) -> str:
-    """urllib3 wraps what went wrong in the story of its attempts, and names objects by their addresses in it."""
+def _why(error: BaseException) -> str:
+    """The end of a message, from the cause in urllib3's error: its own text has all attempts and object addresses."""
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
     while True:
         if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
-            return f" within {timeout_s[0]:g} s"
+            return f" within {TIMEOUT_S[0]:g} s"
         if isinstance(error, TimeoutError | ReadTimeoutError):
-            return f" within {timeout_s[1]:g} s"
+            return f" within {TIMEOUT_S[1]:g} s"
         inner = getattr(error, "reason", None) or error.__cause__
         if not isinstance(inner, BaseException):
             return f": {one_line(getattr(error, 'strerror', None) or error)}"

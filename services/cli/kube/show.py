@@ -1,4 +1,4 @@
-"""What there is to see of a release on Kubernetes: `caracal status --context`. Objects are as the API gives them."""
+"""`caracal status --context`: prints the state of a release on Kubernetes. `Any` stands for API objects."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.kube.diagnosis import grouped, is_ready, role_of
+from services.cli.numerics import render_numerics
 from services.cli.run_state import NoCluster
-from services.cli.status import render
+from services.cli.status import View, render
 
 if TYPE_CHECKING:
     from services.cli.kube.release import Release
 
-ASKED = 3  # routers, at most: one that does not answer costs seconds
+MAX_ROUTERS_ASKED = 3  # each that does not answer costs seconds
 
 
-def show(release: Release) -> bool:
-    """Workloads, pods, why some do not serve, and what a router knows. False when requests cannot be served: no router
-    is ready, or what one tells says so. Raises NoCluster."""
+def show(release: Release, numerics: bool = False) -> bool:
+    """Prints workloads, pods, why some are not ready, and the workers that a router knows. Raises NoCluster.
+
+    Returns whether requests can be served: some router is ready and does not report the opposite.
+    """
     console = Console()
     workloads, pods = release.workloads(), release.pods()
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
-    console.print(_table(("workload", "wanted", "ready"), [_workload(one) for one in workloads]))
+    console.print(_table(("workload", "desired", "ready"), [_workload(one) for one in workloads]))
     console.print(_table(("pod", "state", "ready", "restarts", "node"), [_pod(pod) for pod in pods]))
     for line in grouped(release.not_ready_reasons(pods)):
         console.print(line, markup=False)
-    return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"])
+    view = render_numerics if numerics else render
+    return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"], view)
 
 
-def _show_workers(console: Console, release: Release, routers: list[Any]) -> bool:
-    """As the first router that answers tells it, a ready one if there is any. False when none is ready, or it tells of
-    no workers that serve."""
+def _show_workers(console: Console, release: Release, routers: list[Any], view: View) -> bool:
+    """Prints the workers that the first answering router knows, a ready one if there is any. Returns as `show` does."""
     ready = [pod for pod in routers if is_ready(pod)]
     running = [pod for pod in routers if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None]
     if not ready:
         console.print("no router is ready: requests are not served", markup=False)
-    for pod in (ready or running)[:ASKED]:
+    for pod in (ready or running)[:MAX_ROUTERS_ASKED]:
         name = pod.metadata.name
         try:
             if not ready:
                 console.print(f"{name} is not ready: {release.not_ready(pod)}", markup=False)
             overview = release.overview(pod)
         except NoCluster as error:
-            console.print(f"{name} tells nothing of the workers: {error}", markup=False)
+            console.print(f"{name} does not report the workers: {error}", markup=False)
             continue
-        console.print(render(overview, name))
+        console.print(view(overview, name))
         if ready and (why := overview.not_ready_reason):
             console.print(f"requests are not served: {why}", markup=False)
         return bool(ready) and not overview.not_ready_reason
@@ -62,11 +65,11 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 
 
 def _workload(one: Any) -> tuple[str, ...]:
-    wanted = 1 if one.spec.replicas is None else one.spec.replicas
-    return one.metadata.name, str(wanted), str(one.status.ready_replicas or 0)
+    desired = 1 if one.spec.replicas is None else one.spec.replicas
+    return one.metadata.name, str(desired), str(one.status.ready_replicas or 0)
 
 
 def _pod(pod: Any) -> tuple[str, ...]:
-    state = "leaving" if pod.metadata.deletion_timestamp is not None else str(pod.status.phase)
+    state = "Terminating" if pod.metadata.deletion_timestamp is not None else str(pod.status.phase)
     restarts = sum(one.restart_count for one in pod.status.container_statuses or ())
     return pod.metadata.name, state, "yes" if is_ready(pod) else "no", str(restarts), pod.spec.node_name or "none yet"

@@ -1,4 +1,4 @@
-"""Which link an attention worker's exchange gets: the one that CARACAL_LINK names."""
+"""Chooses an attention worker's link to expert workers: the one that CARACAL_LINK names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ LINKS = ("grpc", "nccl")
 
 
 def connector(link: str, options: P2POptions) -> Connect:
-    """`link` is one of LINKS; for grpc the options say only in what dtype rows go out."""
+    """Returns a function that connects to a worker by `link`, one of LINKS; grpc uses only `options.dispatch_dtype`."""
 
     def connect(endpoint: placement_pb2.Endpoint) -> Link:
-        return NcclLink(endpoint, options) if link == "nccl" else GrpcLink(endpoint, wire=options.wire)
+        return (
+            NcclLink(endpoint, options) if link == "nccl" else GrpcLink(endpoint, dispatch_dtype=options.dispatch_dtype)
+        )
 
     return connect

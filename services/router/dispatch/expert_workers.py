@@ -1,4 +1,4 @@
-"""The table in force and links to the workers it names. Any thread may apply a table; one engine thread dispatches."""
+"""The current table and links to its workers. Any thread may apply a table; only the engine's thread dispatches."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FIRST_SUSPECT_S, LAST_SUSPECT_S = 1.0, 60.0
 
 
 def nothing() -> None:
-    """The refresh of an exchange that is told about tables and never asks."""
+    """The `refresh` of a pool that cannot ask for a newer table and waits until one is pushed."""
 
 
 class ExpertWorkerPool:
-    """Expert workers as one exchange sees them."""
+    """The expert workers that one MoEDispatcher sends to."""
 
     def __init__(
         self,
@@ -31,17 +31,15 @@ class ExpertWorkerPool:
         num_ffn: int,
         refresh: Callable[[], None] = nothing,
         device: torch.device = CPU,
-        wire: torch.dtype | None = None,
+        dispatch_dtype: torch.dtype | None = None,
     ) -> None:
-        """`wire`: what the links send rows in, the model's dtype unless given."""
-        self.wire = wire
+        """`dispatch_dtype`: the dtype in which the links send rows; None = the model's."""
+        self.dispatch_dtype = dispatch_dtype
         self._connect, self._refresh, self._device = connect, refresh, device
         self._sizes = num_layers, num_ffn
         self._table = self._view = RoutingTable.empty(num_layers, num_ffn)
         self._links: dict[Key, Link] = {}
-        self._suspects: dict[
-            Key, tuple[float, float]
-        ] = {}  # until when a worker is passed over, and for how long that was
+        self._suspects: dict[Key, tuple[float, float]] = {}  # (avoided until, seconds it was avoided for)
         self._suspected_until = 0.0
         self._changed = threading.Condition()
 
@@ -52,31 +50,29 @@ class ExpertWorkerPool:
 
     @property
     def view(self) -> RoutingTable:
-        """The newest table, with workers that failed lately passed over wherever another replica can do it."""
+        """The newest table without the suspect workers, except where they have the only replica."""
         if self._suspected_until and time.monotonic() > self._suspected_until:
             self._refresh_view()
         return self._view
 
     def apply(self, table: placement_pb2.Table) -> int:
-        """Puts a table in force unless it is older; returns the epoch in force. Raises TableError.
+        """Makes a table the current one unless it is older; returns the current epoch. Raises TableError.
 
-        Calls in call keep what they started with. Links to workers that are in the new table no more are closed after
-        LINGER_S, so that what such a worker still owes is either here by then or asked for elsewhere.
+        Calls in flight keep the table they started with. Links to workers that the new table no longer names are
+        closed after LINGER_S: by then their answers have arrived, or are requested from other workers.
         """
         compiled = compile_table(table, *self._sizes, self._device)
         with self._changed:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled
-                self._dismiss(set(self._links) - set(compiled.keys))
-                self._suspects = {
-                    key: mark_suspect for key, mark_suspect in self._suspects.items() if key in compiled.keys
-                }
+                self._close_later(set(self._links) - set(compiled.keys))
+                self._suspects = {key: times for key, times in self._suspects.items() if key in compiled.keys}
                 self._rebuild_view()
                 self._changed.notify_all()
             return self._table.epoch
 
     def wait_newer(self, epoch: int, timeout_s: float) -> bool:
-        """Asks for a newer table than `epoch` and waits; False when none came."""
+        """Asks for a newer table than `epoch` and waits for it; returns False when none came."""
         self._refresh()
         with self._changed:
             return self._changed.wait_for(lambda: self._table.epoch > epoch, timeout_s)
@@ -90,7 +86,7 @@ class ExpertWorkerPool:
         return link.dispatch(request)
 
     def mark_suspect(self, key: Key, hung: bool) -> None:
-        """Passes a worker over for a while, longer each time; a hung one's link is dropped with all it still owes."""
+        """Avoids a worker for a while, longer each time; a hung worker's link is closed, which fails its calls."""
         with self._changed:
             _, before_s = self._suspects.get(key, (0.0, FIRST_SUSPECT_S / 2))
             for_s = min(LAST_SUSPECT_S, 2 * before_s)
@@ -101,7 +97,7 @@ class ExpertWorkerPool:
             link.close()
 
     def mark_healthy(self, key: Key) -> None:
-        """Forgets what was held against a worker that has answered."""
+        """Ends the suspicion against a worker that has answered."""
         if key in self._suspects:
             with self._changed:
                 self._suspects.pop(key, None)
@@ -113,7 +109,7 @@ class ExpertWorkerPool:
         for link in links.values():
             link.close()
 
-    def _dismiss(self, departed: set[Key]) -> None:
+    def _close_later(self, departed: set[Key]) -> None:
         for key in departed:
             timer = threading.Timer(LINGER_S, self._links.pop(key).close)
             timer.daemon = True
@@ -121,9 +117,9 @@ class ExpertWorkerPool:
 
     def _rebuild_view(self) -> None:
         now = time.monotonic()
-        doubted = {key for key, (until, _) in self._suspects.items() if until > now}
-        self._view = self._table.avoiding(doubted)
-        self._suspected_until = min((self._suspects[key][0] for key in doubted), default=0.0)
+        suspected = {key for key, (until, _) in self._suspects.items() if until > now}
+        self._view = self._table.avoiding(suspected)
+        self._suspected_until = min((self._suspects[key][0] for key in suspected), default=0.0)
 
     def _refresh_view(self) -> None:
         with self._changed:

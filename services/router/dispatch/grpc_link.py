@@ -1,7 +1,9 @@
-"""One bidirectional stream per (attention worker, expert worker) pair.
+"""A link to an expert worker over one bidirectional gRPC stream, the session.
 
-The synchronous gRPC stream: measured against grpc.aio on a loop of its own, a single round trip is as fast or faster,
-and the thread that computes hands a message over without taking part in a loop.
+It uses synchronous gRPC: measured against grpc.aio on a loop of its own, a single round trip is as fast or faster, and
+the thread that computes hands a message over without taking part in an event loop.
+
+Legend: A (row, expert) assignments of a call, R rows sent to one worker, D hidden, N bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +21,15 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
 from torch import Tensor
 
-from services.router.dispatch.links import (
-    Answer,
+from services.router.dispatch.errors import (
     CallRejected,
     DispatchError,
-    ExpertRequest,
     InvalidReply,
     NotLoaded,
     StaleEpoch,
     WorkerUnavailable,
 )
+from services.router.dispatch.links import Answer, ExpertRequest
 from services.transport.p2p_group import P2PBroken
 from services.transport.payload import pack, payload_bytes
 
@@ -37,27 +38,27 @@ MAX_MESSAGE_BYTES = 1 << 30
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A vanished peer is noticed within seconds, also between requests. The worker's server permits this rate.
+    # A vanished peer is noticed within seconds, also between calls. The worker's server permits this rate.
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # A reopened session connects at once instead of inheriting the broken one's back-off.
+    # A reopened session connects at once instead of inheriting the broken one's backoff.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 class GrpcLink:
-    """The session with one worker. A broken one is replaced by the next dispatch."""
+    """A link over gRPC alone. A session that has ended is replaced at the next dispatch."""
 
     def __init__(
         self,
         endpoint: placement_pb2.Endpoint,
         credentials: grpc.ChannelCredentials | None = None,
-        wire: torch.dtype | None = None,
+        dispatch_dtype: torch.dtype | None = None,
     ) -> None:
-        """`wire`: what rows go out in, the model's dtype unless given."""
-        self._endpoint, self._credentials, self._wire = endpoint, credentials, wire
+        """`dispatch_dtype`: the dtype in which rows are sent; None = the model's."""
+        self._endpoint, self._credentials, self._dispatch_dtype = endpoint, credentials, dispatch_dtype
         self._session: Session | None = None
         self._closed = False
 
@@ -70,7 +71,7 @@ class GrpcLink:
             self._session.close()
 
     def _open(self) -> Session:
-        """The session in use, a new one when the last is over."""
+        """Returns the session in use, or a new one when the last has ended."""
         if self._session is None or self._session.over:
             self._session = self._new_session()
             if self._closed:
@@ -78,11 +79,11 @@ class GrpcLink:
         return self._session
 
     def _new_session(self) -> Session:
-        return Session(self._endpoint, self._credentials, self._wire)
+        return Session(self._endpoint, self._credentials, self._dispatch_dtype)
 
 
 class Waiting(NamedTuple):
-    """What an answer must look like, and what must stay in memory until it comes."""
+    """A call in flight: what its answer must look like, and what must stay in memory until it comes."""
 
     future: Future[Answer]
     shape: tuple[int, int]
@@ -91,15 +92,18 @@ class Waiting(NamedTuple):
 
 
 class Session:
-    """One stream from its opening to its end. A thread of its own reads; gRPC's thread writes."""
+    """One stream, from its opening to its end. A thread of its own reads; gRPC's thread writes."""
 
     def __init__(
-        self, endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None, wire: torch.dtype | None
+        self,
+        endpoint: placement_pb2.Endpoint,
+        credentials: grpc.ChannelCredentials | None,
+        dispatch_dtype: torch.dtype | None,
     ) -> None:
         self.over = False
         self.ended_by = ""
         self._name = f"expert worker {endpoint.worker_id} at {endpoint.address}"
-        self._wire = wire
+        self._dispatch_dtype = dispatch_dtype
         self._id = secrets.randbits(64)
         self._calls = count(1)
         self._waiting: dict[int, Waiting] = {}
@@ -115,10 +119,10 @@ class Session:
 
     def send(self, request: ExpertRequest) -> Future[Answer]:
         future: Future[Answer] = Future()
-        wire = self._wire or request.x_RD.dtype
-        message, payload_N = self._message(request, wire), pack(request.x_RD, wire)
+        dispatch_dtype = self._dispatch_dtype or request.x_RD.dtype
+        message, payload_N = self._message(request, dispatch_dtype), pack(request.x_RD, dispatch_dtype)
         try:
-            sent = self._load(message, payload_N)
+            sent = self._attach(message, payload_N)
         except P2PBroken as error:
             self._end(str(error))
             sent = None
@@ -137,8 +141,8 @@ class Session:
         self._outbox.put(None)
         self._channel.close()
 
-    def _message(self, request: ExpertRequest, wire: torch.dtype) -> expert_pb2.ExpertCall:
-        """All of a call but its payload."""
+    def _message(self, request: ExpertRequest, dispatch_dtype: torch.dtype) -> expert_pb2.ExpertCall:
+        """Builds a call's message without its payload."""
         return expert_pb2.ExpertCall(
             session=self._id,
             call=next(self._calls),
@@ -147,13 +151,13 @@ class Session:
             epoch=request.epoch,
             deadline_ms=max(1, int(request.timeout_s * 1000)),
             rows=len(request.x_RD),
-            x=tensor_pb2.Tensor(shape=request.x_RD.shape, dtype=dtype_name(wire)),
+            x=tensor_pb2.Tensor(shape=request.x_RD.shape, dtype=dtype_name(dispatch_dtype)),
             row=raw_bytes(request.row_A),
             expert=raw_bytes(request.expert_A),
         )
 
-    def _load(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
-        """Puts the payload on its way; what is returned is kept until the answer. Raises P2PBroken."""
+    def _attach(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
+        """Puts the payload into the message, or sends it; keeps what it returns until the answer. Raises P2PBroken."""
         data = raw_bytes(payload_N.cpu())
         message.x.data, message.checksum = data, checksum(data)
         return None
@@ -166,18 +170,18 @@ class Session:
         except grpc.RpcError as error:
             why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
         except P2PBroken as error:
-            why = f"over the pair: {error}"
+            why = f"P2P group: {error}"
         except ValueError as error:
             why = str(error)  # the channel was closed before the stream was read
         self._end(why)
 
     def _deliver(self, reply: expert_pb2.ExpertReply) -> None:
-        """Raises P2PBroken when no further reply can be trusted to be what it says."""
+        """Completes the call that a reply belongs to. Raises P2PBroken when no further reply can be received."""
         waiting = self._waiting.get(reply.call)
         if waiting is None:
             self._unexpected(reply)
             return
-        # Taken out only now: a pair that breaks leaves the call to `_end`, which fails all that are left.
+        # Removed only after `_answer`: when the P2P group breaks in it, `_end` fails the call with all the others.
         try:
             answer: Answer | DispatchError = self._answer(reply, waiting)
         except DispatchError as error:
@@ -191,20 +195,20 @@ class Session:
             waiting.future.set_result(answer)
 
     def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
-        """A reply to a call that was given up on, or never made."""
+        """Ignores a reply to a call that was given up, or never made."""
 
     def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
         if reply.status != expert_pb2.ExpertReply.OK:
             raise _error_of(reply, self._name)
         if tuple(reply.y.shape) != waiting.shape or reply.y.dtype != dtype_name(waiting.dtype):
-            self._misshapen(reply, f"{self._name} answered {list(reply.y.shape)}, asked for {list(waiting.shape)}")
+            self._reject_shape(reply, f"{self._name} answered {list(reply.y.shape)}, asked for {list(waiting.shape)}")
         return Answer.of(self._rows(reply, waiting))
 
-    def _misshapen(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
+    def _reject_shape(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
         raise InvalidReply(why)
 
     def _rows(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Tensor:
-        """[P, D]: the reply's payload, checked. Raises InvalidReply, P2PBroken."""
+        """Returns the reply's checked payload, [A, D]. Raises InvalidReply, P2PBroken."""
         data = reply.y.data
         if len(data) != payload_bytes(*waiting.shape, waiting.dtype):
             raise InvalidReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
@@ -215,8 +219,8 @@ class Session:
     def _end(self, why: str) -> None:
         with self._ending:
             self.over, self.ended_by = True, self.ended_by or why
-            orphans, self._waiting = self._waiting, {}
-        for waiting in orphans.values():
+            unanswered, self._waiting = self._waiting, {}
+        for waiting in unanswered.values():
             waiting.future.set_exception(WorkerUnavailable(f"{self._name} is gone: {why}"))
         self._outbox.put(None)
         self._channel.close()

@@ -1,6 +1,6 @@
-"""Where tokens meet experts: `start` sends them, `finish` brings the answers home.
+"""Sends a layer's tokens to their experts: `start` sends the rows, the handle's `finish` combines the answers.
 
-Legend: T tokens, K slots, D hidden, E gate outputs.
+Legend: T tokens, K choices, D hidden, G gate outputs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from caracal_kernels import route_rows
+from caracal_kernels import GateConfig, GateWeights, route_rows
 from caracal_proto import placement_pb2
 from torch import Tensor
 
@@ -22,18 +22,8 @@ from services.router.dispatch.stats import DispatchStats
 from services.router.dispatch.table import CPU
 
 
-class GateLike(Protocol):
-    """One layer's router, fp32."""
-
-    @property
-    def classifier_ED(self) -> Tensor: ...
-
-    @property
-    def bias_E(self) -> Tensor: ...
-
-
 class StepLike(Protocol):
-    """What the exchange wants to know of a step: its number, and each token's absolute position (int32)."""
+    """What the dispatcher needs of a step: its number, and each token's absolute position (int32)."""
 
     @property
     def number(self) -> int: ...
@@ -43,11 +33,11 @@ class StepLike(Protocol):
 
 
 class MoEDispatcher:
-    """The data half of the router, linked into an attention worker.
+    """Routes an attention worker's tokens to expert workers.
 
-    `start` and `finish` belong to the engine's thread; `apply` and `epoch` to any.
-    overlap=False waits in `start` already: for measuring what the shortcut hides, nothing else. `device` is the
-    model's, where hidden rows lie and the plan is made; `wire` is what the links send rows in, to count bytes by.
+    The engine's thread calls `start` and the handle's `finish`; any thread may call `apply` and `epoch`.
+    overlap=False waits in `start` already: only for measuring what the shortcut hides. `device` is the model's, where
+    hidden rows lie and the plan is made; `dispatch_dtype` is the dtype in which the links send rows, to count bytes.
     """
 
     def __init__(
@@ -60,49 +50,63 @@ class MoEDispatcher:
         call_timeout_s: float = 20.0,
         refresh: Callable[[], None] = nothing,
         device: torch.device = CPU,
-        wire: torch.dtype | None = None,
+        dispatch_dtype: torch.dtype | None = None,
     ) -> None:
         self.stats = DispatchStats.of(config.num_layers)
-        self._pool = ExpertWorkerPool(connect, config.num_layers, config.n_routed_experts, refresh, device, wire)
+        self._pool = ExpertWorkerPool(
+            connect, config.num_layers, config.n_routed_experts, refresh, device, dispatch_dtype
+        )
         self._timeouts = Timeouts(min(call_timeout_s, expert_wait_s), expert_wait_s)
         self._overlap = overlap
-        self._drop = config.zero_expert_type == "drop"
-        self._gate = config.moe_topk, config.n_routed_experts, config.routed_scaling_factor, config.norm_topk_prob
+        self._drops_zero = config.zero_expert_type == "drop"
+        self._gate = GateConfig(
+            top_k=config.moe_topk,
+            num_ffn=config.n_routed_experts,
+            scale=config.routed_scaling_factor,
+            norm_topk=config.norm_topk_prob,
+        )
 
     @property
     def epoch(self) -> int:
-        """Of the table in force; 0 before the first."""
+        """The current table's epoch; 0 before the first table."""
         return self._pool.table.epoch
 
     def apply(self, table: placement_pb2.Table) -> int:
-        """Puts a table in force unless a newer one is; returns the epoch in force. Raises TableError."""
+        """Makes a table the current one unless it is older; returns the current epoch. Raises TableError."""
         return self._pool.apply(table)
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateLike, step: StepLike) -> MoEHandle:
-        """Gate, then rows out, once per worker; zero experts are settled here. Returns before anything has arrived."""
-        table = self._pool.view
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: StepLike) -> MoEHandle:
+        """Runs the gate and sends the rows, one message per worker; zero experts are computed here.
+
+        Returns before anything has arrived.
+        """
+        table, config = self._pool.view, self._gate
         replicas = table.layers[layer]
-        (ids_TK, weights_TK, zero_T), plan = route_rows(
+        routed = route_rows(
             h_TD,
-            gate.classifier_ED,
-            gate.bias_E,
-            *self._gate,
+            gate.classifier_GD,
+            gate.bias_G,
+            config.top_k,
+            config.num_ffn,
+            config.scale,
+            config.norm_topk,
             step.positions_T,
             layer,
             replicas.offset_F,
             replicas.worker,
             len(table.workers),
         )
-        if self._drop:
+        (ids_TK, weights_TK, zero_T), plan = routed[:3], routed[3:]
+        if self._drops_zero:
             zero_T = zero_T.new_zeros(len(zero_T))
-        batch = RoutedBatch(layer, step.number, self._gate[1], step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
+        batch = RoutedBatch(layer, step.number, config.num_ffn, step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
         sent = send(self._pool, table, replicas, batch, plan, self._timeouts.call_s)
         stats = self.stats.layers[layer]
-        pending = MoEHandle(self._pool, batch, sent, self._timeouts, stats)
+        handle = MoEHandle(self._pool, batch, sent, self._timeouts, stats)
         stats.count_start(sent, batch)
         if not self._overlap:
-            pending.wait()
-        return pending
+            handle.wait()
+        return handle
 
     def close(self) -> None:
         """Ends every session."""

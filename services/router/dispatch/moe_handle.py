@@ -1,6 +1,7 @@
-"""A layer's expert answers on their way home, and what is done until every one of them is there.
+"""A layer's expert answers that are still awaited, and the retries until every one of them has arrived.
 
-Legend: T tokens, K slots, D hidden, P (row, expert) pairs in the order they were asked for, all workers and retries.
+Legend: T tokens, K choices, D hidden, A (row, expert) assignments in the order they were sent, over all workers and
+retries.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from caracal_kernels import combine
 from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
-from services.router.dispatch.expert_workers import ExpertWorkerPool
-from services.router.dispatch.links import (
-    Answer,
+from services.router.dispatch.errors import (
     DispatchError,
     ExpertsUnavailable,
     InvalidReply,
     StaleEpoch,
     WorkerUnavailable,
 )
+from services.router.dispatch.expert_workers import ExpertWorkerPool
+from services.router.dispatch.links import Answer
 from services.router.dispatch.retry import PeerFailure, choose_retry, record_failure
 from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
@@ -30,14 +31,14 @@ from services.router.dispatch.table import Key
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: for one answer, and for all of a layer once something has failed."""
+    """Seconds to wait: for one answer, and for all answers of a layer once a call has failed."""
 
     call_s: float
     expert_s: float
 
 
 class MoEHandle:
-    """A MoE output between `start` and `finish`. Everything between the two overlaps with it."""
+    """A MoE output between `start` and `finish`. What the caller computes in between overlaps with it."""
 
     def __init__(
         self, pool: ExpertWorkerPool, batch: RoutedBatch, sent: SentBatch, timeouts: Timeouts, stats: LayerStats
@@ -45,16 +46,16 @@ class MoEHandle:
         self._pool, self._batch, self._timeouts, self._stats = pool, batch, timeouts, stats
         self._sent = sent
         self._reply_index_TK = sent.reply_index_TK
-        self._answers: list[Tensor] = []  # in pair order; NaN where an answer never came and a later one stands in
+        self._answers: list[Tensor] = []  # in the order of A; NaN for a failed call, whose retry has rows of its own
         self._failures: dict[Key, PeerFailure] = {}
-        self._doubted: dict[tuple[int, int], bytes] = {}  # (token, expert) -> a non-finite row that was sent back
+        self._non_finite: dict[tuple[int, int], bytes] = {}  # (token, expert) -> the non-finite row of an answer
         self._sent_s = time.perf_counter()
-        self._home = False
+        self._complete = False
 
     def finish(self, residual_TD: Tensor) -> Tensor:
-        """residual + MoE(h): waits until every answer is there.
+        """Waits until every answer has arrived, then returns residual + MoE(h), [T, D].
 
-        Raises ExpertsUnavailable when some expert's answer could not be had within the wait, CallRejected when workers
+        Raises ExpertsUnavailable when some expert's answer did not come within the wait, CallRejected when workers
         keep rejecting the call as malformed.
         """
         self.wait()
@@ -63,26 +64,28 @@ class MoEHandle:
         return combine(y_AD, self._reply_index_TK, batch.weights_TK, batch.zero_T, batch.h_TD, residual_TD)
 
     def wait(self) -> None:
-        """Returns when every answer is there; `finish` does the same and combines."""
-        if self._home:
+        """Returns when every answer has arrived; raises what `finish` does."""
+        if self._complete:
             return
         began_s = time.perf_counter()
         if not self._collect(self._sent, 0) or not self._sent.complete:
             self._recover()
-        self._home = True
+        self._complete = True
         ended_s = time.perf_counter()
         self._stats.exposed_s += ended_s - began_s
         self._stats.round_trip_s += ended_s - max(began_s, self._sent_s)  # taking the last answer in
 
     def _collect(self, sent: SentBatch, base: int) -> bool:
-        """Takes in what one plan brought home; false when some of it is missing."""
+        """Takes in the answers to one plan's calls; returns False when one is missing."""
         arrived_s = self._sent_s
         complete = True
         for call in sent.calls:
             answer = self._answer(call, sent.epoch, base)
             if answer is None:
                 complete = False
-                self._answers.append(self._batch.h_TD.new_full((call.pairs, self._batch.h_TD.shape[1]), torch.nan))
+                self._answers.append(
+                    self._batch.h_TD.new_full((call.assignments, self._batch.h_TD.shape[1]), torch.nan)
+                )
                 continue
             arrived_s = max(arrived_s, answer.arrived_s)
             self._answers.append(answer.y_AD.to(self._batch.h_TD.device))
@@ -92,7 +95,7 @@ class MoEHandle:
         return complete
 
     def _answer(self, call: InFlightCall, epoch: int, base: int) -> Answer | None:
-        """One worker's answer; None, and its slots marked as missing, when it has none."""
+        """Returns one call's answer; None, with its choices marked as missing, when the call has failed."""
         try:
             answer = call.future.result(self._timeouts.call_s)
             self._check(call, answer, base)
@@ -107,30 +110,32 @@ class MoEHandle:
         return None
 
     def _check(self, call: InFlightCall, answer: Answer, base: int) -> None:
-        """A non-finite answer is believed when a second computation gives the same bits: then it is the model's own."""
+        """Raises InvalidReply for rows that are not finite.
+
+        A row is accepted once a second computation has given the same bits: then it is the model's own.
+        """
         if answer.finite:
             return
         rows = [raw_bytes(row) for row in answer.y_AD.cpu()]
-        slots = self._slots(call, base)
-        ids = self._batch.ids_TK[slots].tolist()
-        bad = False
-        for (token, _), expert, home in zip(
-            slots.nonzero().tolist(), ids, self._reply_index_TK[slots].tolist(), strict=True
-        ):
-            row = home - base - call.first
+        choices_TK = self._choices(call, base)
+        ids = self._batch.ids_TK[choices_TK].tolist()
+        indices = self._reply_index_TK[choices_TK].tolist()
+        differs = False
+        for (token, _), expert, index in zip(choices_TK.nonzero().tolist(), ids, indices, strict=True):
+            row = index - base - call.first
             if not torch.isfinite(answer.y_AD[row]).all():
-                bad |= self._doubted.get((token, expert)) != rows[row]
-                self._doubted[token, expert] = rows[row]
-        if bad:
+                differs |= self._non_finite.get((token, expert)) != rows[row]
+                self._non_finite[token, expert] = rows[row]
+        if differs:
             raise InvalidReply(f"{call.key[0]} sent back rows that are not finite")
 
-    def _slots(self, call: InFlightCall, base: int) -> Tensor:
-        """[T, K] bool: the slots that the call was to answer."""
+    def _choices(self, call: InFlightCall, base: int) -> Tensor:
+        """Returns a mask, [T, K] bool, of the choices that the call is to answer."""
         first = base + call.first
-        return (self._reply_index_TK >= first) & (self._reply_index_TK < first + call.pairs)
+        return (self._reply_index_TK >= first) & (self._reply_index_TK < first + call.assignments)
 
     def _record(self, call: InFlightCall, epoch: int, base: int, error: DispatchError, hung: bool = False) -> None:
-        self._reply_index_TK[self._slots(call, base)] = -2
+        self._reply_index_TK[self._choices(call, base)] = -2
         failure = self._failures[call.key] = record_failure(self._failures.get(call.key), epoch, error)
         self._stats.stale_epoch_rejections += isinstance(error, StaleEpoch)
         if failure.fatal:
@@ -139,26 +144,26 @@ class MoEHandle:
             self._pool.mark_suspect(call.key, hung)
 
     def _recover(self) -> None:
-        """Asks again, elsewhere or under a newer table, until no slot is missing. What has come home stays."""
+        """Asks again, elsewhere or under a newer table, until no choice is missing. Answers that arrived are kept."""
         began_s = time.monotonic()
         attempt = 0
         while bool((missing_TK := self._reply_index_TK < -1).any()):
             table, layer = self._pool.table, self._batch.layer
             replicas = table.layers[layer]
             experts = set(self._batch.ids_TK[missing_TK].tolist())
-            against = {w: self._failures[key] for w, key in enumerate(table.keys) if key in self._failures}
-            choice = choose_retry(against, table.epoch, replicas.lists(), experts, attempt)
-            if choice.pause_s:
+            failures = {w: self._failures[key] for w, key in enumerate(table.keys) if key in self._failures}
+            retry = choose_retry(failures, table.epoch, replicas.lists(), experts, attempt)
+            if retry.pause_s:
                 waited_s = time.monotonic() - began_s
                 if waited_s >= self._timeouts.expert_s:
                     raise ExpertsUnavailable(layer, sorted(experts), waited_s, self._last_error())
                 attempt += 1
-                if self._pool.wait_newer(table.epoch, min(choice.pause_s, self._timeouts.expert_s - waited_s)):
+                if self._pool.wait_newer(table.epoch, min(retry.pause_s, self._timeouts.expert_s - waited_s)):
                     continue
             again = plan_and_send(
                 self._pool,
                 table,
-                replicas.without(choice.banned),
+                replicas.without(retry.banned),
                 self._batch,
                 torch.where(missing_TK, self._batch.ids_TK, self._batch.num_ffn),
                 self._timeouts.call_s,
@@ -167,7 +172,7 @@ class MoEHandle:
             self._merge(again)
 
     def _merge(self, again: SentBatch) -> None:
-        """Adds a retry's plan to the first one and takes in what it brings."""
+        """Adds a retry's plan to the first one and takes in its answers."""
         base = sum(map(len, self._answers))
         self._reply_index_TK = torch.where(again.reply_index_TK >= 0, again.reply_index_TK + base, self._reply_index_TK)
         self._stats.count_sent(again.calls)

@@ -1,6 +1,7 @@
-"""From the gate's choice to messages: one op plans, one message leaves per worker.
+"""Sends a layer's rows to the workers of their experts: one op plans, then one message goes to each worker.
 
-Legend: T tokens, K slots, D hidden, F FFN experts, R rows sent to one worker, P (row, expert) pairs over all workers.
+Legend: T tokens, K choices, D hidden, F FFN experts, W workers, R rows sent to one worker,
+A (row, expert) assignments of all workers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from services.transport.payload import payload_bytes
 
 @dataclass(frozen=True, slots=True)
 class RoutedBatch:
-    """One layer's input and what the gate made of it; everything a retry needs."""
+    """One layer's input and the gate's choices for it: everything that a retry needs."""
 
     layer: int
     step: int
@@ -34,11 +35,11 @@ class RoutedBatch:
 
 @dataclass(frozen=True, slots=True)
 class InFlightCall:
-    """One message that is out. Its answers are pairs `first` to `first + pairs` of its plan."""
+    """One message that was sent. It covers the assignments `first` to `first + assignments` of its plan."""
 
     key: Key
     first: int
-    pairs: int
+    assignments: int
     rows: int
     bytes: int  # of its payload
     future: Future[Answer]
@@ -46,12 +47,12 @@ class InFlightCall:
 
 @dataclass(frozen=True, slots=True)
 class SentBatch:
-    """What one plan sent. reply_index_TK is each slot's pair; -1 zero expert, -2 an expert that nobody holds."""
+    """What one plan sent. `reply_index_TK`: each choice's assignment; -1 zero expert, -2 an expert without replica."""
 
     epoch: int
-    complete: bool  # nobody is missing: there is no -2
+    complete: bool  # every expert has a replica: there is no -2
     reply_index_TK: Tensor
-    pairs: int
+    assignments: int
     calls: list[InFlightCall]
 
 
@@ -63,7 +64,7 @@ def plan_and_send(
     ids_TK: Tensor,
     timeout_s: float,
 ) -> SentBatch:
-    """Plans and sends the rows of `ids_TK`'s FFN slots. Slots past `num_ffn` send nothing."""
+    """Plans and sends the rows of the FFN choices in `ids_TK`. Zero experts, ids from `num_ffn` on, send nothing."""
     workers = len(table.workers)
     plan = plan_rows(ids_TK, batch.positions_T, batch.layer, batch.num_ffn, replicas.offset_F, replicas.worker, workers)
     return send(pool, table, replicas, batch, plan, timeout_s)
@@ -77,14 +78,14 @@ def send(
     plan: Plan,
     timeout_s: float,
 ) -> SentBatch:
-    """One message for each worker that the plan names; returns before any has arrived."""
-    row, row_count_W, pair_row, pair_expert, pair_count_W, reply_index_TK = plan
+    """Sends one message to each worker that the plan names; returns before any has arrived."""
+    row, row_count_W, row_A, expert_A, count_W, reply_index_TK = plan
     # Ids and counts travel in messages that the host writes; rows stay where they are.
-    pair_row, pair_expert = pair_row.cpu(), pair_expert.cpu()
+    row_A, expert_A = row_A.cpu(), expert_A.cpu()
     calls: list[InFlightCall] = []
-    row_end = pair_end = 0
-    for worker, (rows, pairs) in enumerate(zip(row_count_W.tolist(), pair_count_W.tolist(), strict=True)):
-        if not pairs:
+    row_end = end = 0
+    for worker, (rows, count) in enumerate(zip(row_count_W.tolist(), count_W.tolist(), strict=True)):
+        if not count:
             continue
         # All rows in ascending order are the input as it lies.
         everything = rows == len(batch.h_TD)
@@ -95,12 +96,12 @@ def send(
             table.epoch,
             timeout_s,
             x_RD,
-            pair_row[pair_end : pair_end + pairs],
-            pair_expert[pair_end : pair_end + pairs],
+            row_A[end : end + count],
+            expert_A[end : end + count],
         )
         future = pool.dispatch(table.workers[worker], request)
-        size = payload_bytes(rows, x_RD.shape[1], pool.wire or x_RD.dtype)
-        calls.append(InFlightCall(table.keys[worker], pair_end, pairs, rows, size, future))
+        size = payload_bytes(rows, x_RD.shape[1], pool.dispatch_dtype or x_RD.dtype)
+        calls.append(InFlightCall(table.keys[worker], end, count, rows, size, future))
         row_end += rows
-        pair_end += pairs
-    return SentBatch(table.epoch, replicas.complete, reply_index_TK, pair_end, calls)
+        end += count
+    return SentBatch(table.epoch, replicas.complete, reply_index_TK, end, calls)

@@ -1,8 +1,10 @@
-"""What the exchange counts. Written by the engine's thread alone, read by any.
+"""Counters of the expert dispatch. Written by the engine's thread alone, read by any.
 
 Bytes are payload bytes of hidden rows, counted as they are handed over; headers, ids and checksums are not in them.
-One row comes back per (token, FFN slot), so `bytes_received / bytes_if_all_ffn` is exactly the share of choices that
+One row comes back per (token, FFN choice), so `bytes_received / bytes_if_all_ffn` is exactly the share of choices that
 went to FFN experts: `ffn_choices / choices`. Rows go out once per (token, worker), which is fewer: `bytes_sent`.
+
+Legend: T tokens, K choices, D hidden.
 """
 
 from __future__ import annotations
@@ -17,33 +19,33 @@ from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch
 
 @dataclass(slots=True)
 class LayerStats:
-    """Sums since the process started, of one layer or of all."""
+    """Sums since the process started, over one layer or over all."""
 
     layer_calls: int = 0  # calls of `start`
-    exposed_s: float = 0.0  # in `wait`: until the last answer came, and was taken in
-    round_trip_s: float = 0.0  # from the end of the gate until then, without what it lay there; never below exposed_s
+    exposed_s: float = 0.0  # spent in `wait`: until the last answer had arrived and was taken in
+    round_trip_s: float = 0.0  # from the end of the gate until the same moment, less the time an answer lay ready
     choices: int = 0  # tokens * top-k
     ffn_choices: int = 0  # of these, chosen FFN experts
     tokens: int = 0
-    tokens_all_zero: int = 0  # tokens of which nothing was sent
+    tokens_all_zero: int = 0  # tokens that chose zero experts only: nothing was sent for them
     messages_sent: int = 0
     rows_sent: int = 0  # a token counts once per worker it went to; retries count again
-    assignments_sent: int = 0  # (token, expert) pairs asked for; retries count again
+    assignments_sent: int = 0  # (token, expert); retries count again
     bytes_sent: int = 0  # of rows_sent, in the dtype they travel in, scales included
-    bytes_received: int = 0  # of the answers that were combined: each pair once, retried or not
-    bytes_if_all_ffn: int = 0  # choices * bytes of one row: what coming back would take without zero experts
+    bytes_received: int = 0  # of the answers that were combined: each assignment once, retried or not
+    bytes_if_all_ffn: int = 0  # choices * bytes of one row: what would come back without zero experts
     retries: int = 0  # messages sent because an earlier one brought no answer
-    stale_epoch_rejections: int = 0  # calls refused for their epoch
+    stale_epoch_rejections: int = 0  # calls rejected for their epoch
 
     def count_start(self, sent: SentBatch, batch: RoutedBatch) -> None:
-        """One call of `start`, after its messages have left."""
+        """Counts one call of `start`, after its messages have left."""
         tokens, choices = batch.ids_TK.shape
         self.layer_calls += 1
         self.tokens += tokens
         self.choices += tokens * choices
         self.bytes_if_all_ffn += tokens * choices * row_bytes(batch.h_TD)
         if sent.complete and len(sent.calls) < 2:
-            self.ffn_choices += sent.pairs
+            self.ffn_choices += sent.assignments
             self.tokens_all_zero += tokens - sum(call.rows for call in sent.calls)
         else:
             ffn_TK = sent.reply_index_TK != -1
@@ -52,16 +54,16 @@ class LayerStats:
         self.count_sent(sent.calls)
 
     def count_sent(self, calls: Iterable[InFlightCall]) -> None:
-        """Messages that have left."""
+        """Counts messages that have left."""
         for call in calls:
             self.messages_sent += 1
             self.rows_sent += call.rows
-            self.assignments_sent += call.pairs
+            self.assignments_sent += call.assignments
             self.bytes_sent += call.bytes
 
 
 def row_bytes(h_TD: Tensor) -> int:
-    """Payload bytes of one hidden row."""
+    """Returns the payload bytes of one hidden row."""
     return h_TD.shape[1] * h_TD.itemsize
 
 
@@ -76,5 +78,5 @@ class DispatchStats:
         return cls(tuple(LayerStats() for _ in range(num_layers)))
 
     def total(self) -> LayerStats:
-        """The sum over layers."""
+        """Returns the sums over all layers."""
         return LayerStats(**{f.name: sum(getattr(layer, f.name) for layer in self.layers) for f in fields(LayerStats)})

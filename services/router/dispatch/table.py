@@ -1,4 +1,4 @@
-"""A placement table, compiled for the plan: per layer, which workers hold each expert. Never changed, only replaced.
+"""A placement table compiled for `plan_rows`: per layer, the workers of each expert's replicas. It is immutable.
 
 Legend: F FFN experts of a layer; the replicas of expert e are worker[offset_F[e] : offset_F[e + 1]].
 """
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def key_of(endpoint: placement_pb2.Endpoint) -> Key:
-    """One start of one worker process."""
+    """Returns the key of one run of a worker process: it changes with every restart."""
     return endpoint.worker_id, endpoint.boot_id, endpoint.address
 
 
@@ -43,26 +43,26 @@ class LayerReplicas:
         return cls(offset_F, worker, all(lists))
 
     def lists(self) -> list[list[int]]:
-        """Per expert, the workers that hold it."""
+        """Returns, per expert, the workers that have a replica of it."""
         offsets, workers = self.offset_F.tolist(), self.worker.tolist()
         return [workers[begin:end] for begin, end in pairwise(offsets)]
 
     def without(self, banned: frozenset[int]) -> LayerReplicas:
-        """The same layer as if some workers held nothing: what is asked after they have failed."""
+        """Returns the layer without the replicas on `banned` workers; an expert may be left with none."""
         if not banned:
             return self
         left = ([worker for worker in workers if worker not in banned] for workers in self.lists())
         return LayerReplicas.of(left, self.worker.device)
 
     def avoiding(self, banned: frozenset[int]) -> LayerReplicas:
-        """The same layer with some workers passed over, except where they are the only ones."""
+        """Returns the layer without the replicas on `banned` workers, except those of experts that have no other."""
         left = ([worker for worker in workers if worker not in banned] or workers for workers in self.lists())
         return LayerReplicas.of(left, self.worker.device)
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Who holds what, under one epoch."""
+    """The replicas of every layer's experts, under one epoch."""
 
     epoch: int
     workers: tuple[placement_pb2.Endpoint, ...]
@@ -71,11 +71,11 @@ class RoutingTable:
 
     @classmethod
     def empty(cls, num_layers: int, num_ffn: int) -> RoutingTable:
-        """What is in force before the first table arrives: nobody holds anything."""
+        """Returns the table before the first one arrives: no expert has a replica."""
         return cls(0, (), (), (LayerReplicas.of([[]] * num_ffn),) * num_layers)
 
     def avoiding(self, keys: Set[Key]) -> RoutingTable:
-        """The same table with some workers passed over wherever another replica can do it."""
+        """Returns the table without the replicas on these workers, except those of experts that have no other."""
         banned = frozenset(worker for worker, key in enumerate(self.keys) if key in keys)
         return replace(self, layers=tuple(layer.avoiding(banned) for layer in self.layers)) if banned else self
 
@@ -83,7 +83,7 @@ class RoutingTable:
 def compile_table(
     table: placement_pb2.Table, num_layers: int, num_ffn: int, device: torch.device = CPU
 ) -> RoutingTable:
-    """`device` is where the plan is made. Raises TableError."""
+    """Checks a table and compiles it. `device` is where `plan_rows` runs. Raises TableError."""
     if len(table.layers) != num_layers:
         raise TableError(f"the table has {len(table.layers)} layers, the model {num_layers}")
     for layer, placement in enumerate(table.layers):

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, errors, the OpenAPI document. What the routes do is in the modules they come from."""
+"""The HTTP application: routes, errors, the OpenAPI document. The handlers are in other modules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -46,25 +47,32 @@ POSTS: tuple[tuple[str, Handler, type[BaseModel]], ...] = (
 POST_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 404, 413, 415, 503, 504)}
 
 
-def build_app(service: GatewayContext) -> FastAPI:
-    """The application for one served model."""
-    app = FastAPI(title="Caracal", version=package_version(), docs_url=None, redoc_url=None, redirect_slashes=False)
+def build_app(gateway: GatewayContext) -> FastAPI:
+    """Returns the application for one served model."""
+    # The API reference at /docs, with its own assets: a cluster's pods reach no content network.
+    app = FastAPIOffline(
+        docs_url="/docs",
+        redoc_url=None,
+        static_url="/docs/assets",
+        title="Caracal",
+        version=package_version(),
+        redirect_slashes=False,
+    )
     app.router.redirect_slashes = False
-    app.state.service = service
     errors.install(app)
-    app.add_middleware(RequestMiddleware, metrics=service.cluster.metrics)
-    for path, handler, shape in POSTS:
-        _add_post(app, service, path, handler, shape)
-    _add_gets(app, StatusRoutes(service))
+    app.add_middleware(RequestMiddleware, metrics=gateway.serving.metrics)
+    for path, handler, body_type in POSTS:
+        _add_post(app, gateway, path, handler, body_type)
+    _add_gets(app, StatusRoutes(gateway))
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app
 
 
-def _add_post(app: FastAPI, service: GatewayContext, path: str, handler: Handler, shape: type[BaseModel]) -> None:
+def _add_post(app: FastAPI, gateway: GatewayContext, path: str, handler: Handler, body_type: type[BaseModel]) -> None:
     async def route(request: Request) -> Any:
-        return await handler(service, request)
+        return await handler(gateway, request)
 
-    body = {"required": True, "content": {"application/json": {"schema": {"$ref": SCHEMA + shape.__name__}}}}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": SCHEMA + body_type.__name__}}}}
     app.add_api_route(
         path,
         route,
@@ -90,11 +98,11 @@ def _add_gets(app: FastAPI, status: StatusRoutes) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document. Bodies are parsed by hand, so their schemas are added by hand too."""
+    """Returns the OpenAPI document. Bodies are parsed without FastAPI, so their schemas are added here."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        shapes = [(shape, "validation") for _, _, shape in POSTS]
-        _, schemas = models_json_schema(shapes, ref_template=SCHEMA + "{model}")  # type: ignore[arg-type]
+        body_types = [(body_type, "validation") for _, _, body_type in POSTS]
+        _, schemas = models_json_schema(body_types, ref_template=SCHEMA + "{model}")  # type: ignore[arg-type]
         document["components"]["schemas"].update(schemas["$defs"])
         for name in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(name, None)

@@ -19,27 +19,27 @@ from services.router.requests.errors import InvalidRequest
 from services.router.requests.reply import TextRules
 
 
-async def chat_completions(service: GatewayContext, request: Request) -> GenerationResponse:
-    """Checks the request and prepares its choices; the answer itself is made while the client waits."""
+async def chat_completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
+    """Checks the request and prepares its choices; the response generates them while the client waits."""
     body = await read_model(request, ChatRequest)
-    service.check_model(body.model)
+    gateway.check_model(body.model)
     check_tools(body)
     segments = await chat_segments(
-        service.cluster.assets,
+        gateway.serving.assets,
         body.messages,
         body.tools,
         body.tool_choice,
         add_generation_prompt=body.add_generation_prompt is not False,
     )
-    prompt = await chat_ids(service.cluster.assets, segments, service.cluster.max_model_len)
+    prompt = await chat_ids(gateway.serving.assets, segments, gateway.serving.max_model_len)
     max_tokens = body.max_completion_tokens or body.max_tokens
-    orders = service.orders(body, [prompt], max_tokens, request.state.request_id, "messages")
-    service.check_open()
+    requests = gateway.generation_requests(body, [prompt], max_tokens, request.state.request_id, "messages")
+    gateway.check_open()
     thinking = "".join(text for text, _ in segments[-1:]).rstrip().endswith(THINK)
-    replies = service.replies(orders, text_rules(service, body))
+    replies = gateway.replies(requests, text_rules(gateway, body))
     choices = [ChatChoice(reply, i, body, thinking=thinking) for i, reply in enumerate(replies)]
     return GenerationResponse(
-        partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream)
+        partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
     )
 
 
@@ -57,9 +57,9 @@ def check_tools(body: ChatRequest) -> None:
         raise InvalidRequest("tool_choice names a function that is not among the tools.", param="tool_choice")
 
 
-def text_rules(service: GatewayContext, body: ChatRequest) -> TextRules:
-    """LongCat's tags are shown to the parser even where the tokenizer calls them special."""
-    added = service.cluster.assets.vocabulary.added
+def text_rules(gateway: GatewayContext, body: ChatRequest) -> TextRules:
+    """Returns how ids become text: LongCat's tags reach the parser even if the tokenizer calls them special."""
+    added = gateway.serving.assets.vocabulary.added
     return TextRules(
         stop=body.stops,
         include_stop=bool(body.include_stop_str_in_output),
@@ -68,9 +68,9 @@ def text_rules(service: GatewayContext, body: ChatRequest) -> TextRules:
     )
 
 
-async def stream(service: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
-    """Every choice writes its own events as they come; then usage, if wanted, and the end."""
-    envelope = Envelope("chatcmpl", "chat.completion.chunk", service.cluster.assets.name)
+async def stream(gateway: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
+    """Writes the events of every choice as they come; then the usage, if requested, and the end."""
+    envelope = Envelope("chatcmpl", "chat.completion.chunk", gateway.serving.assets.name)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     chunks = [ChatChunks(envelope, choice, with_usage=with_usage) for choice in choices]
     await run_all([one.write(client) for one in chunks])
@@ -79,8 +79,8 @@ async def stream(service: GatewayContext, body: ChatRequest, choices: list[ChatC
     await client.end()
 
 
-async def whole(service: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
-    envelope = Envelope("chatcmpl", "chat.completion", service.cluster.assets.name)
+async def whole(gateway: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
+    envelope = Envelope("chatcmpl", "chat.completion", gateway.serving.assets.name)
     await run_all([choice.run() for choice in choices])
     replies = [choice.reply for choice in choices]
     envelope.fingerprint = replies[0].numerics_class

@@ -1,4 +1,4 @@
-"""One choice of a chat answer: a reply's text taken apart into content, reasoning and tool calls."""
+"""One choice of a chat answer: a reply's text, parsed into content, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.router.requests.reply import Reply, TextDelta
 
 
 class ChatChoice:
-    """Reads its reply to the end; `thinking` says that the prompt has opened a reasoning block."""
+    """Reads its reply to the end. `thinking`: the prompt has opened a reasoning block."""
 
     def __init__(self, reply: Reply, index: int, body: ChatRequest, *, thinking: bool) -> None:
         self.reply = reply
@@ -30,32 +30,32 @@ class ChatChoice:
         self._deltas: list[Delta] = []
         self._tokens: list[attention_pb2.Token] = []
 
-    def parse(self, piece: TextDelta) -> list[Delta]:
-        """The parts that a piece completes; sets `finish_reason` with the last."""
-        deltas = self._parser.push(piece.text) if piece.text else []
+    def parse(self, text_delta: TextDelta) -> list[Delta]:
+        """Returns the parts that a text delta completes; sets `finish_reason` with the last."""
+        deltas = self._parser.push(text_delta.text) if text_delta.text else []
         if self._parser.reasoning:
-            self.reply.reasoning_tokens += len(piece.tokens)
-        if piece.finish_reason:
+            self.reply.reasoning_tokens += len(text_delta.tokens)
+        if text_delta.finish_reason:
             deltas += self._parser.finish()
-            called = self._parser.calls and piece.finish_reason == "stop"
-            self.finish_reason = "tool_calls" if called else piece.finish_reason
+            called = self._parser.calls and text_delta.finish_reason == "stop"
+            self.finish_reason = "tool_calls" if called else text_delta.finish_reason
         return deltas
 
     def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
-        return {"content": chat_logprobs(tokens, self.reply.vocabulary), "shortage": None}
+        return {"content": chat_logprobs(tokens, self.reply.vocabulary), "refusal": None}  # OpenAI's field
 
     async def run(self) -> None:
-        """Reads everything, for an answer that is sent whole."""
+        """Reads everything, for an answer that is not streamed."""
         with self.reply as reply:
             while self.finish_reason is None:
-                piece = await reply.next()
-                self._deltas += self.parse(piece)
-                self._tokens += piece.tokens
+                text_delta = await reply.next()
+                self._deltas += self.parse(text_delta)
+                self._tokens += text_delta.tokens
 
     def message(self) -> dict[str, Any]:
-        """The choice as it stands in a whole answer."""
+        """Returns the choice of an answer that is not streamed."""
         content = "".join(delta.text for delta in self._deltas if delta.kind == "content")
         reasoning = "".join(delta.text for delta in self._deltas if delta.kind == "reasoning")
         calls = self._calls()
@@ -86,7 +86,7 @@ class ChatChoice:
 
 
 class ChatChunks:
-    """A choice's events. The usual one, a piece of content, is joined from bytes that are made once per stream."""
+    """Writes a choice's events. The usual event, content alone, is joined from bytes that are made once per stream."""
 
     def __init__(self, envelope: Envelope, choice: ChatChoice, *, with_usage: bool) -> None:
         self._envelope = envelope
@@ -94,7 +94,7 @@ class ChatChunks:
         self._more = {"usage": None} if with_usage else {}
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
         self._head = b""
-        self._waiting: list[attention_pb2.Token] = []  # tokens that no event has told of yet
+        self._unsent: list[attention_pb2.Token] = []
         self._detailed = choice.wants_logprobs or choice.wants_ids
 
     async def write(self, client: Client) -> None:
@@ -102,11 +102,11 @@ class ChatChunks:
         choice = self._choice
         with choice.reply as reply:
             while choice.finish_reason is None:
-                piece = await reply.next()
+                text_delta = await reply.next()
                 events = self._opening() if not self._head else b""
                 if self._detailed:
-                    self._waiting += piece.tokens
-                for delta in choice.parse(piece):
+                    self._unsent += text_delta.tokens
+                for delta in choice.parse(text_delta):
                     events += self._event(delta)
                 if choice.finish_reason is not None:
                     events += self._full({}, choice.finish_reason)
@@ -129,8 +129,8 @@ class ChatChunks:
         return self._plain(orjson.dumps(delta_fields(delta))[1:-1])
 
     def _full(self, delta: dict[str, Any], finish_reason: str | None) -> bytes:
-        choice, tokens = self._choice, self._waiting
-        self._waiting = []
+        choice, tokens = self._choice, self._unsent
+        self._unsent = []
         fields: dict[str, Any] = {
             "index": choice.index,
             "delta": delta,
@@ -145,7 +145,7 @@ class ChatChunks:
 
 
 def delta_fields(delta: Delta) -> dict[str, Any]:
-    """A part as the `delta` of a chunk."""
+    """Returns a part as the `delta` field of a chunk."""
     if delta.kind == "content":
         return {"content": delta.text}
     if delta.tool is None:

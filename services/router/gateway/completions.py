@@ -23,7 +23,7 @@ DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionChoice:
-    """One choice: the text of a reply, after the echo of its prompt if that was asked for."""
+    """One choice: the text of a reply, after the echo of its prompt if the client wants one."""
 
     def __init__(self, reply: Reply, index: int, body: CompletionRequest, echo: str) -> None:
         self.reply = reply
@@ -37,30 +37,30 @@ class CompletionChoice:
         self._finish_reason: str | None = None
 
     async def run(self) -> None:
-        """Reads everything, for an answer that is sent whole."""
+        """Reads everything, for an answer that is not streamed."""
         with self.reply as reply:
             while self._finish_reason is None:
-                piece = await reply.next()
-                self._texts.append(piece.text)
-                self._tokens += piece.tokens
-                self._finish_reason = piece.finish_reason
+                delta = await reply.next()
+                self._texts.append(delta.text)
+                self._tokens += delta.tokens
+                self._finish_reason = delta.finish_reason
 
     async def write(self, client: Client, envelope: Envelope, *, with_usage: bool) -> None:
-        """Writes events as the reply comes in."""
+        """Writes the events as the reply comes in."""
         head, text = b"", self._echo
         tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
         more = {"usage": None} if with_usage else {}
         detailed = self._wants_logprobs or self._wants_ids
         with self.reply as reply:
             while self._finish_reason is None:
-                piece = await reply.next()
+                delta = await reply.next()
                 if not head:
                     envelope.fingerprint = reply.numerics_class
                     head = envelope.head(f'{{"index":{self.index},"text":')
-                text += piece.text
-                self._tokens += piece.tokens
-                self._finish_reason = piece.finish_reason
-                if piece.finish_reason or (detailed and text):
+                text += delta.text
+                self._tokens += delta.tokens
+                self._finish_reason = delta.finish_reason
+                if delta.finish_reason or (detailed and text):
                     await client.events(envelope.event([self.choice(text)], **more))
                     self._tokens = []
                 elif text:
@@ -70,7 +70,7 @@ class CompletionChoice:
                 text = ""
 
     def choice(self, text: str | None = None) -> dict[str, Any]:
-        """The choice as it stands, with the tokens not yet told."""
+        """Returns the choice with the tokens that were not sent yet."""
         logprobs = None
         if self._wants_logprobs:
             logprobs, self._offset = completion_logprobs(self._tokens, self.reply.vocabulary, self._offset)
@@ -86,39 +86,39 @@ class CompletionChoice:
         return choice
 
 
-async def completions(service: GatewayContext, request: Request) -> GenerationResponse:
-    """Checks the request and prepares its choices; the answer itself is made while the client waits."""
+async def completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
+    """Checks the request and prepares its choices; the response generates them while the client waits."""
     body = await read_model(request, CompletionRequest)
-    service.check_model(body.model)
+    gateway.check_model(body.model)
     if body.echo and body.logprobs is not None:
         raise InvalidRequest(
             "echo with logprobs is not supported: logprobs of the prompt are not computed.",
             param="echo",
             code="unsupported_parameter",
         )
-    prompts = await completion_ids(service.cluster.assets, body, service.cluster.max_model_len)
+    prompts = await completion_ids(gateway.serving.assets, body, gateway.serving.max_model_len)
     max_tokens = body.max_tokens or max(DEFAULT_MAX_TOKENS, body.min_tokens or 0)
-    orders = service.orders(body, prompts, max_tokens, request.state.request_id, "prompt")
-    service.check_open()
+    requests = gateway.generation_requests(body, prompts, max_tokens, request.state.request_id, "prompt")
+    gateway.check_open()
     rules = TextRules(
         stop=body.stops,
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
     )
-    decode = service.cluster.assets.tokenizer.decode
+    decode = gateway.serving.assets.tokenizer.decode
     choices = [
         CompletionChoice(reply, i, body, decode(list(reply.prompt_ids)) if body.echo else "")
-        for i, reply in enumerate(service.replies(orders, rules))
+        for i, reply in enumerate(gateway.replies(requests, rules))
     ]
     return GenerationResponse(
-        partial(stream if body.stream else whole, service, body, choices), stream=bool(body.stream)
+        partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
     )
 
 
 async def stream(
-    service: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
+    gateway: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
 ) -> None:
-    envelope = Envelope("cmpl", "text_completion", service.cluster.assets.name)
+    envelope = Envelope("cmpl", "text_completion", gateway.serving.assets.name)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     await run_all([choice.write(client, envelope, with_usage=with_usage) for choice in choices])
     if with_usage:
@@ -127,9 +127,9 @@ async def stream(
 
 
 async def whole(
-    service: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
+    gateway: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
 ) -> None:
-    envelope = Envelope("cmpl", "text_completion", service.cluster.assets.name)
+    envelope = Envelope("cmpl", "text_completion", gateway.serving.assets.name)
     await run_all([choice.run() for choice in choices])
     replies = [choice.reply for choice in choices]
     envelope.fingerprint = replies[0].numerics_class

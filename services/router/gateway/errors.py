@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, for everything that the framework itself would answer otherwise."""
+"""Error responses in OpenAI's format, also for the errors of the framework itself."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from services.router.requests.errors import RouterError
 log = structlog.get_logger(__name__)
 
 CLIENT_GONE = 499
+INTERNAL_ERROR = "Internal server error; details are in the router's log."
 REASONS = {
     400: ("The request cannot be read.", "bad_request"),
     404: ("There is no such route.", "not_found"),
@@ -22,7 +23,7 @@ REASONS = {
 
 
 def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
-    """What tells clients whether and when to try again."""
+    """Returns the headers that say whether and when a client should retry."""
     headers = []
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
@@ -37,7 +38,7 @@ def error_response(error: RouterError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Every error of the application leaves in the one shape."""
+    """Makes every error of the application a response in OpenAI's format."""
     app.add_exception_handler(RouterError, _router_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -51,7 +52,7 @@ async def _router_error(_: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message, code = REASONS.get(error.status_code, ("The request was refused.", "http_error"))
+    message, code = REASONS.get(error.status_code, ("The request was rejected.", "http_error"))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
     return Response(orjson.dumps(body), error.status_code, error.headers, "application/json")
@@ -62,4 +63,4 @@ async def _client_gone(_: Request, __: Exception) -> Response:
 
 
 async def _bug(_: Request, __: Exception) -> Response:
-    return error_response(RouterError("Something went wrong here; the log knows more."))
+    return error_response(RouterError(INTERNAL_ERROR))

@@ -1,4 +1,4 @@
-"""The gateway for services: Router.Generate over gRPC, with the checks and the life of a request over HTTP."""
+"""The gRPC gateway, Router.Generate: the same checks and request lifecycle as over HTTP."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import grpc
 import grpc.aio
 import structlog
 from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from services.process.grpc_server import AsyncGrpcServer
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_segments, completion_ids
 from services.router.gateway.request_body import check_model_fields, parse_json
@@ -25,7 +24,7 @@ from services.router.requests.reply import TextRules
 log = structlog.get_logger(__name__)
 
 NAME = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
-MAX_MESSAGE = 4 << 20
+MAX_MESSAGE_BYTES = 4 << 20
 STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
@@ -37,36 +36,36 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RouterServicer(router_pb2_grpc.RouterServicer):
-    """Text or messages in, text out."""
+    """Generates text from a prompt or from messages."""
 
-    def __init__(self, service: GatewayContext) -> None:
-        self._service = service
+    def __init__(self, gateway: GatewayContext) -> None:
+        self._gateway = gateway
 
     async def Generate(self, request: router_pb2.TextRequest, context: Context) -> AsyncIterator[router_pb2.TextEvent]:
-        """Streams the answer. A client that cancels, or leaves, ends the generation at once."""
+        """Streams the answer. The generation ends at once when the client cancels or disconnects."""
         try:
             async for event in self._answer(request):
                 yield event
         except RouterError as error:
-            await _refuse(context, error)
+            await _abort(context, error)
 
     async def _answer(self, request: router_pb2.TextRequest) -> AsyncIterator[router_pb2.TextEvent]:
-        service, shape = self._service, shape_of(request)
-        service.check_model(request.model)
-        if isinstance(shape, ChatRequest):
-            segments = await chat_segments(service.cluster.assets, shape.messages, None)
-            prompts = [await chat_ids(service.cluster.assets, segments, service.cluster.max_model_len)]
+        gateway, serving, body = self._gateway, self._gateway.serving, body_of(request)
+        gateway.check_model(request.model)
+        if isinstance(body, ChatRequest):
+            segments = await chat_segments(serving.assets, body.messages, None)
+            prompts = [await chat_ids(serving.assets, segments, serving.max_model_len)]
         else:
-            prompts = await completion_ids(service.cluster.assets, shape, service.cluster.max_model_len)
-        (order,) = service.orders(shape, prompts, shape.max_tokens, uuid.uuid4().hex, "prompt")
-        service.check_open()
-        (reply,) = service.replies([order], TextRules(stop=shape.stops))
+            prompts = await completion_ids(serving.assets, body, serving.max_model_len)
+        requests = gateway.generation_requests(body, prompts, body.max_tokens, uuid.uuid4().hex, "prompt")
+        gateway.check_open()
+        (reply,) = gateway.replies(requests, TextRules(stop=body.stops))
         with reply:
             finish_reason: str | None = None
             while finish_reason is None:
-                piece = await reply.next()
-                finish_reason = piece.finish_reason
-                event = router_pb2.TextEvent(text=piece.text, tokens=piece.tokens)
+                delta = await reply.next()
+                finish_reason = delta.finish_reason
+                event = router_pb2.TextEvent(text=delta.text, tokens=delta.tokens)
                 event.system_fingerprint = reply.numerics_class
                 if finish_reason is not None:
                     event.finish_reason = finish_reason
@@ -74,8 +73,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                 yield event
 
 
-def shape_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
-    """The request as the HTTP routes would have read it. Raises InvalidRequest."""
+def body_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
+    """Returns the HTTP request body that is equivalent to a gRPC request. Raises InvalidRequest."""
     fields = _fields(request.sampling) | ({"stop": list(request.stop)} if request.stop else {})
     if request.WhichOneof("input") == "messages_json":
         chat = {"messages": parse_json(request.messages_json.encode()), **fields}
@@ -91,7 +90,7 @@ def shape_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest
 
 
 def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:
-    """Zero means "not set" where zero would mean nothing."""
+    """Returns the body's sampling fields. Zero means "not set" where it would make no sense as a value."""
     unset_at_zero = ("top_p", "repetition_penalty", "max_tokens", "seed")
     plain = ("temperature", "top_k", "min_p", "presence_penalty", "frequency_penalty", "min_tokens", "ignore_eos")
     fields: dict[str, Any] = {name: getattr(sampling, name) for name in plain}
@@ -105,36 +104,23 @@ def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:
     return fields
 
 
-async def _refuse(context: Context, error: RouterError) -> NoReturn:
+async def _abort(context: Context, error: RouterError) -> NoReturn:
     trailing = (("caracal-error", json.dumps(error.body()["error"])),)
     await context.abort(STATUS.get(error.status, grpc.StatusCode.INTERNAL), error.message, trailing)
     raise AssertionError("abort raises")
 
 
-class GrpcServer:
-    """The gRPC server with health and reflection."""
+class GrpcServer(AsyncGrpcServer):
+    """The gateway's gRPC listener."""
 
-    def __init__(self, service: GatewayContext) -> None:
-        self._server = grpc.aio.server(options=(("grpc.max_receive_message_length", MAX_MESSAGE),))
-        self._health = health.aio.HealthServicer()
-        router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(service), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+    def __init__(self, gateway: GatewayContext) -> None:
+        super().__init__(
+            NAME,
+            lambda server: router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(gateway), server),
+            (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),),
+        )
 
     async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port. Raises RuntimeError when it is taken."""
-        port = self._server.add_insecure_port(f"{host}:{port}")
-        await self._server.start()
-        await self.serving(True)
+        port = await super().start(host, port)
+        await self.set_ready(True)
         return port
-
-    async def serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", NAME):
-            await self._health.set(name, status)
-
-    async def stop(self, grace: float) -> None:
-        """Takes no new call, gives the open ones `grace` seconds."""
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace)

@@ -1,4 +1,4 @@
-"""Around every request: its id, the header limits, one log line, one count."""
+"""Middleware around every HTTP request: its id, the header limits, one log line, one count."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
-QUIET = {"/health", "/ready", "/ping", "/metrics", "/load"}  # asked every few seconds by machines
+UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load"}  # polled every few seconds by machines
 
 
 class HeadersTooLarge(InvalidRequest):
@@ -30,7 +30,7 @@ class HeadersTooLarge(InvalidRequest):
 
 
 class RequestMiddleware:
-    """Outermost ASGI layer. Takes the client's x-request-id if it is harmless, else draws one."""
+    """The outermost ASGI layer. Uses the client's x-request-id if it is well formed, else makes one."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = wanted_id(scope["headers"]) or uuid.uuid4().hex
+        request_id = client_request_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.monotonic(), 0
         body = BodyDrain(scope, receive, send)
@@ -63,12 +63,12 @@ class RequestMiddleware:
             status = status or CLIENT_GONE
             method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
             self._metrics.http(method, route, status).inc()
-            if route not in QUIET:
+            if route not in UNLOGGED:
                 seconds = round(time.monotonic() - began, 3)
                 log.info("request", method=method, route=route, status=status, seconds=seconds, request_id=request_id)
 
 
-def wanted_id(headers: list[tuple[bytes, bytes]]) -> str | None:
+def client_request_id(headers: list[tuple[bytes, bytes]]) -> str | None:
     for name, value in headers:
         if name == b"x-request-id":
             text = value.decode("latin-1")

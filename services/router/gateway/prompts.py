@@ -1,4 +1,4 @@
-"""From a checked request to prompt ids: chat template, tokenizer, and the checks that need them."""
+"""Turns a checked request body into prompt ids: chat template, tokenizer, and the checks that need them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import ContextTooLong, InvalidRequest
 from services.router.requests.template import Message, Segment
 
-SAME_ROLE = {"developer": "system", "function": "tool"}  # newer and older names of what templates know
+SAME_ROLE = {"developer": "system", "function": "tool"}  # a newer and an older name of roles that templates know
 MAX_SHRINKAGE = 4  # times that a normalizer may shorten a text
 LONG_TEXT = 4096  # characters; longer texts are encoded off the event loop
 
@@ -26,7 +26,7 @@ async def chat_segments(
     *,
     add_generation_prompt: bool = True,
 ) -> list[Segment]:
-    """The chat as prompt text. Raises InvalidRequest."""
+    """Renders a chat to prompt text. Raises InvalidRequest."""
     if assets.template is None:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", code="unsupported_operation")
     offered = None if tool_choice == "none" else tools
@@ -40,7 +40,7 @@ async def chat_segments(
 
 
 async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: int | None = None) -> list[int]:
-    """Ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
+    """Returns the ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
     text = "".join(part for part, _ in segments)
     check_size(assets, text, limit, param="messages")
     if len(text) > LONG_TEXT:
@@ -51,7 +51,7 @@ async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: int | No
 async def text_ids(
     assets: ModelAssets, text: str, limit: int | None = None, *, add_special_tokens: bool = True
 ) -> list[int]:
-    """Ids of a raw prompt. Raises ContextTooLong when it is far beyond `limit` tokens."""
+    """Returns the ids of a raw prompt. Raises ContextTooLong when it is far beyond `limit` tokens."""
     check_size(assets, text, limit, param="prompt")
     if len(text) > LONG_TEXT:
         return await run_in_threadpool(assets.encode, text, add_special_tokens=add_special_tokens)
@@ -59,18 +59,18 @@ async def text_ids(
 
 
 def check_size(assets: ModelAssets, text: str, limit: int | None, *, param: str) -> None:
-    """Refuses a text that no tokenizer could make fit, before seconds are spent on encoding it."""
+    """Raises ContextTooLong for a text that no tokenizer could make fit, before seconds are spent on encoding it."""
     least = len(text) // (MAX_SHRINKAGE * assets.vocabulary.longest)
     if limit is not None and least > limit:
         raise ContextTooLong(least, 0, limit, param=param, at_least=True)
 
 
-async def completion_ids(assets: ModelAssets, request: CompletionRequest, limit: int) -> list[list[int]]:
-    """Ids of every prompt of a completion request. Raises InvalidRequest."""
-    prompts = split_prompts(request.prompt)
+async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: int) -> list[list[int]]:
+    """Returns the ids of every prompt of a completion request. Raises InvalidRequest."""
+    prompts = split_prompts(body.prompt)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise InvalidRequest(f"prompt: between 1 and {MAX_PROMPTS} prompts.", param="prompt")
-    special = request.add_special_tokens is not False
+    special = body.add_special_tokens is not False
     ids = [
         await text_ids(assets, prompt, limit, add_special_tokens=special) if isinstance(prompt, str) else list(prompt)
         for prompt in prompts
@@ -85,7 +85,7 @@ async def completion_ids(assets: ModelAssets, request: CompletionRequest, limit:
 
 
 def split_prompts(prompt: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]) -> list[str | Sequence[int]]:
-    """One entry per prompt, whichever of the four forms was sent."""
+    """Returns one entry per prompt, whichever of the four forms was sent."""
     if isinstance(prompt, str):
         return [prompt]
     if prompt and isinstance(prompt[0], int):
@@ -94,7 +94,7 @@ def split_prompts(prompt: str | Sequence[str] | Sequence[int] | Sequence[Sequenc
 
 
 def check_context(prompt: int, max_tokens: int | None, limit: int, *, param: str) -> int:
-    """Tokens to generate at most. Raises ContextTooLong with the counts when they cannot fit."""
+    """Returns the most tokens to generate. Raises ContextTooLong with the counts when they cannot fit."""
     if prompt >= limit:
         raise ContextTooLong(prompt, 0, limit, param=param)
     if max_tokens is None:
@@ -105,7 +105,7 @@ def check_context(prompt: int, max_tokens: int | None, limit: int, *, param: str
 
 
 def plain_message(message: ChatMessage, number: int) -> Message:
-    """A message as templates expect it: content is text, tool arguments are objects."""
+    """Returns a message as templates expect it: content is text, tool arguments are objects."""
     plain: Message = {"role": SAME_ROLE.get(message.role, message.role), "content": _content(message, number)}
     for field in ("name", "tool_call_id"):
         if (value := getattr(message, field)) is not None:

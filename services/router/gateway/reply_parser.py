@@ -1,6 +1,7 @@
-"""Turns LongCat's output into OpenAI's parts: content, reasoning, tool calls. A streaming fold over text.
+"""Parses LongCat's output into OpenAI's parts, as it streams: content, reasoning, tool calls.
 
-Never shows a piece of a tag. Time is linear in the text; nothing is evaluated, and model output meets no backtracking.
+Never shows part of a tag. Time is linear in the text: nothing is evaluated, and no backtracking regular expression is
+run on model output.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ State = Literal["content", "reasoning", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A part of the answer: text of a kind, or a step of a tool call."""
+    """A part of the answer: content, reasoning, or a step of a tool call."""
 
     kind: Literal["content", "reasoning", "tool"]
     text: str = ""
@@ -30,7 +31,7 @@ class Delta:
 
 
 class ReplyParser:
-    """`tools` are the JSON schemas of the arguments by tool name; None when tool calls are not looked for."""
+    """Parses one reply. `tools`: the JSON schemas of the arguments by tool name; None = tool calls stay content."""
 
     def __init__(self, tools: Mapping[str, Mapping[str, Any]] | None, *, reasoning: bool = False) -> None:
         self._tools = tools
@@ -43,12 +44,12 @@ class ReplyParser:
 
     @property
     def reasoning(self) -> bool:
-        """Whether the text has come to a reasoning block that is still open."""
+        """Whether a reasoning block is open at the end of the text so far."""
         return self._state == "reasoning"
 
     def push(self, text: str) -> list[Delta]:
-        """What the text adds, as far as it is certain."""
-        if self._nothing_to_watch(text):
+        """Returns the parts that the text adds, as far as they are certain."""
+        if self._is_plain_content(text):
             return [Delta("content", text)]
         deltas: list[Delta] = []
         text = self._held + text
@@ -57,12 +58,12 @@ class ReplyParser:
             deltas += self._text(text[:start])
             deltas += self._enter(tag)
             text = text[start + len(tag) :]
-        held = held_length(text, self._wanted())
+        held = held_length(text, self._possible_tags())
         self._held = text[len(text) - held :]
         return deltas + self._text(text[: len(text) - held])
 
     def finish(self) -> list[Delta]:
-        """What was held back; an unfinished tool call is shown as far as it can be read, or else as content."""
+        """Returns what was held back; an unfinished tool call as far as it can be read, or else as content."""
         held, self._held = self._held, ""
         deltas = self._text(held)
         if self._call is not None:
@@ -71,19 +72,19 @@ class ReplyParser:
             deltas.append(Delta("content", self._spaces))
         return deltas
 
-    def _nothing_to_watch(self, text: str) -> bool:
-        """Plain content after plain content: most pieces, so worth a shortcut."""
-        calm = self._state == "content" and not (self._held or self._spaces or self._trim)
-        return calm and "<" not in text and text != "" and (self._tools is None or text[-1] > " ")
+    def _is_plain_content(self, text: str) -> bool:
+        """Whether the text can be passed on as it is: true for most texts, so worth a shortcut."""
+        plain = self._state == "content" and not (self._held or self._spaces or self._trim)
+        return plain and "<" not in text and text != "" and (self._tools is None or text[-1] > " ")
 
-    def _wanted(self) -> Sequence[str]:
+    def _possible_tags(self) -> Sequence[str]:
         if self._state == "tool":
             return (END_TOOL,)
         tool = () if self._tools is None else (TOOL,)
         return (*tool, THINK) if self._state == "content" else (*tool, END_THINK)
 
     def _first_tag(self, text: str) -> str | None:
-        found = [(start, tag) for tag in self._wanted() if (start := text.find(tag)) >= 0]
+        found = [(start, tag) for tag in self._possible_tags() if (start := text.find(tag)) >= 0]
         return min(found)[1] if found else None
 
     def _enter(self, tag: str) -> list[Delta]:

@@ -1,4 +1,4 @@
-"""A request's body: bytes within the limit, strict JSON, a checked shape. Every shortage is an InvalidRequest."""
+"""Reads a request's body: a size limit, strict JSON, checked fields. Every rejection is an InvalidRequest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 64
 MAX_NAME = 40  # characters of a field's name in an error
 LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
 
-UNSUPPORTED = {  # fields whose silent neglect would change the answer's meaning, and what is refused about them
+UNSUPPORTED = {  # fields that would change the answer's meaning if they were ignored, and why they are rejected
     "chat_template": "templates come with the model",
     "chat_template_kwargs": "templates come with the model",
     "best_of": "use n",
@@ -31,16 +31,16 @@ UNSUPPORTED = {  # fields whose silent neglect would change the answer's meaning
     "prompt_logprobs": "logprobs of the prompt are not computed",
 }
 
-Shape = TypeVar("Shape", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 
 
-async def read_model(request: Request, shape: type[Shape]) -> Shape:
-    """The request's body as `shape`. Raises InvalidRequest, or ClientDisconnect when the client left before its end."""
+async def read_model(request: Request, body_type: type[Body]) -> Body:
+    """Reads the request's body. Raises InvalidRequest, or ClientDisconnect when the client left before its end."""
     check_media_type(request)
-    body = await read_body(request)
-    if len(body) > LONG_BODY_BYTES:
-        return await run_in_threadpool(parse_model, body, shape)
-    return parse_model(body, shape)
+    data = await read_body(request)
+    if len(data) > LONG_BODY_BYTES:
+        return await run_in_threadpool(parse_model, data, body_type)
+    return parse_model(data, body_type)
 
 
 def check_media_type(request: Request) -> None:
@@ -52,7 +52,7 @@ def check_media_type(request: Request) -> None:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body; refused as soon as it is known to be too large, chunked or not."""
+    """Returns the whole body. Raises BodyTooLarge as soon as it is known to be too large, chunked or not."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
         raise _too_large()
@@ -66,34 +66,37 @@ async def read_body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-def parse_model(body: bytes, shape: type[Shape]) -> Shape:
-    """Strict JSON, then the shape."""
-    return check_model_fields(parse_json(body), shape)
+def parse_model(data: bytes, body_type: type[Body]) -> Body:
+    """Parses strict JSON and checks the fields. Raises InvalidRequest."""
+    return check_model_fields(parse_json(data), body_type)
 
 
-def check_model_fields(value: Any, shape: type[Shape]) -> Shape:
-    """A parsed value as `shape`. Raises InvalidRequest."""
+def check_model_fields(value: Any, body_type: type[Body]) -> Body:
+    """Checks the fields of a parsed JSON value. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     for field, reason in UNSUPPORTED.items():
         if value.get(field) not in (None, False, {}, {"type": "text"}):
             raise InvalidRequest(f"{field} is not supported: {reason}.", param=field, code="unsupported_parameter")
     try:
-        checked = shape.model_validate(value)
+        checked = body_type.model_validate(value)
     except ValidationError as error:
-        raise _first_mistake(error, value) from None
+        raise _first_error(error, value) from None
     if checked.model_extra:
         log.debug("unknown fields ignored", fields=sorted(name[:64] for name in checked.model_extra)[:32])
     return checked
 
 
-def parse_json(body: bytes) -> Any:
-    """One JSON value. Refuses what parsers disagree on: BOMs, NaN, lone surrogates, duplicate keys, deep nesting."""
+def parse_json(data: bytes) -> Any:
+    """Parses one JSON value. Raises InvalidRequest.
+
+    That includes what parsers disagree on: BOMs, NaN, lone surrogates, duplicate keys, deep nesting.
+    """
     try:
         # orjson is strict about bytes, numbers and surrogates, and its own depth limit protects the second parser,
         # which alone sees duplicate keys and whole integers.
-        orjson.loads(body)
-        value = json.loads(body, object_pairs_hook=_unique)
+        orjson.loads(data)
+        value = json.loads(data, object_pairs_hook=_unique)
     except ValueError as error:
         reason = str(error) if isinstance(error, DuplicateKey) else _json_reason(error)
         raise InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid_json") from None
@@ -102,12 +105,12 @@ def parse_json(body: bytes) -> Any:
 
 
 class DuplicateKey(ValueError):
-    """Expected: an object that says two things under one name."""
+    """Expected: a JSON object has a key twice."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(items)
+    if len(value) != len(items):
         raise DuplicateKey("an object has a key twice")
     return value
 
@@ -147,19 +150,22 @@ CODES = {
 }
 
 
-def _first_mistake(error: ValidationError, value: Any) -> InvalidRequest:
-    """The first mistake, in one sentence that never repeats the offending value."""
-    mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = _param(mistake["loc"], value)
-    if mistake["type"] == "missing":
+def _first_error(error: ValidationError, value: Any) -> InvalidRequest:
+    """Returns the first of pydantic's errors, in one sentence that never repeats the invalid value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = _param(first["loc"], value)
+    if first["type"] == "missing":
         message = f"{param} is required."
     else:
-        message = f"{param}: {mistake['msg'].removeprefix('Value error, ')[:200]}."
-    return InvalidRequest(message, param=param or None, code=CODES.get(mistake["type"], "invalid_type"))
+        message = f"{param}: {first['msg'].removeprefix('Value error, ')[:200]}."
+    return InvalidRequest(message, param=param or None, code=CODES.get(first["type"], "invalid_type"))
 
 
 def _param(loc: tuple[int | str, ...], value: Any) -> str:
-    """`messages[0].content` of a location, followed through the value: pydantic also names branches of unions in it."""
+    """Returns pydantic's error location as `messages[0].content`.
+
+    It is followed through the value, because pydantic also names the branches of unions in it.
+    """
     text = ""
     for part in loc:
         if isinstance(part, int):

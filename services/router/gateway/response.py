@@ -1,4 +1,4 @@
-"""What chat completions and completions share: the envelope of an answer, its usage, its streaming head."""
+"""What the responses of chat completions and completions share: the envelope and the usage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.router.requests.reply import Reply
 
 @dataclass(slots=True)
 class Envelope:
-    """The fields that every chunk of one answer repeats. The fingerprint is known with the first tokens."""
+    """The fields that every chunk of one response repeats. The fingerprint is set with the first tokens."""
 
     prefix: str
     object: str
@@ -37,16 +37,16 @@ class Envelope:
         }
 
     def event(self, choices: Sequence[Any], **more: Any) -> bytes:
-        """One server-sent event."""
+        """Returns one server-sent event."""
         return b"data: " + orjson.dumps({**self.fields(), "choices": choices, **more}) + b"\n\n"
 
     def head(self, choice: str) -> bytes:
-        """An event up to the beginning of its choice, ready to be used for every token of a stream."""
+        """Returns an event up to the beginning of its choice, to be reused for every token of a stream."""
         return b"data: " + orjson.dumps(self.fields())[:-1] + b',"choices":[' + choice.encode()
 
 
 def usage(replies: Sequence[Reply]) -> dict[str, Any]:
-    """Token counts of an answer; prompts count once, however many choices were drawn from each."""
+    """Returns the token counts of a response; a prompt counts once, however many choices it has."""
     prompts = {id(reply.prompt_ids): reply for reply in replies}.values()
     prompt = sum(reply.prompt_tokens for reply in prompts)
     completion = sum(reply.completion_tokens for reply in replies)

@@ -1,4 +1,4 @@
-"""Routes that tell about the router itself: health, readiness, models, load, version, metrics."""
+"""Routes about the router itself: health, readiness, models, load, version, metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from services.membership.redis import RedisUnavailable
 from services.router.gateway.context import GatewayContext
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
 
-OVERVIEW_S = 4.0  # for one answer
-FRESH_S = 0.5  # so often Redis is asked at most, by however many
+OVERVIEW_TIMEOUT_S = 4.0
+OVERVIEW_CACHE_S = 0.5  # Redis is read no more often than this, however many clients ask
 
 
 def package_version() -> str:
@@ -27,25 +27,25 @@ def package_version() -> str:
 
 
 class StatusRoutes:
-    """Handlers bound to one service."""
+    """The routes' handlers."""
 
-    def __init__(self, service: GatewayContext) -> None:
-        self._service = service
+    def __init__(self, gateway: GatewayContext) -> None:
+        self._gateway = gateway
         self._started = int(time.time())
-        self._looking = asyncio.Lock()
-        self._seen: tuple[float, Overview] | None = None  # when, by the monotonic clock
+        self._overview_lock = asyncio.Lock()
+        self._overview: tuple[float, Overview] | None = None  # with the time at which it was read
 
     async def health(self) -> dict[str, str]:
-        """The process is alive; says nothing about the cluster."""
+        """Returns 200 while the process is alive, whatever the state of the cluster."""
         return {"status": "ok"}
 
     async def ready(self) -> Response:
-        """503 with the reason while no request could be served.
+        """Returns 503 with the reason while no request can be served.
 
-        What the placement has no room for is a warning; while requests wait for experts that nobody holds, the router
-        is degraded and yet ready: they may come, and the requests with them.
+        A capacity shortage is a warning. While requests wait for experts that are loaded on no worker, the router is
+        degraded and yet ready: once a worker loads them, the requests go on.
         """
-        reason, shortage = self._not_ready(), self._service.shortage()
+        reason, shortage = self._not_ready(), self._gateway.shortage()
         more = {"warning": str(shortage)} if shortage else {}
         if reason is None:
             return JSONResponse({"status": "degraded" if shortage and shortage.lost else "ready"} | more)
@@ -59,54 +59,53 @@ class StatusRoutes:
         return {"version": package_version()}
 
     async def load(self) -> dict[str, Any]:
-        """Sequences open here, and by attention worker."""
-        cluster = self._service.cluster
-        return {"server_load": len(cluster.open_replies), "open_on": dict(cluster.attention_workers.open_on)}
+        """Returns the number of open sequences, in all and by attention worker."""
+        serving = self._gateway.serving
+        return {"server_load": len(serving.open_replies), "open_on": dict(serving.attention_workers.open_on)}
 
     async def cluster(self) -> Response:
-        """What `caracal status --gateway` shows: workers, epoch, leader. 503 while Redis is away."""
+        """Returns what `caracal status --gateway` shows: workers, epoch, leader. 503 while Redis is unavailable."""
         try:
-            async with asyncio.timeout(OVERVIEW_S):
-                overview = await self._look()
+            async with asyncio.timeout(OVERVIEW_TIMEOUT_S):
+                overview = await self._read_overview()
         except (RedisUnavailable, TimeoutError) as error:
-            why = str(error) or f"not within {OVERVIEW_S:g} s"
+            why = str(error) or f"not within {OVERVIEW_TIMEOUT_S:g} s"
             return JSONResponse(NoWorker(f"Redis does not answer: {why}", code="redis_unavailable").body(), 503)
         return JSONResponse(overview.to_dict())
 
-    async def _look(self) -> Overview:
-        async with self._looking:
-            if self._seen is None or time.monotonic() - self._seen[0] > FRESH_S:
-                overview = await self._service.overview()
-                self._seen = time.monotonic(), overview
-            return self._seen[1]
+    async def _read_overview(self) -> Overview:
+        async with self._overview_lock:
+            if self._overview is None or time.monotonic() - self._overview[0] > OVERVIEW_CACHE_S:
+                overview = await self._gateway.overview()
+                self._overview = time.monotonic(), overview
+            return self._overview[1]
 
     async def models(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._card()]}
 
     async def model(self, model_id: str) -> dict[str, Any]:
-        if model_id != self._service.cluster.assets.name:
+        if model_id != self._gateway.serving.assets.name:
             raise ModelNotFound("The model does not exist here; see GET /v1/models.", param="model")
         return self._card()
 
     async def metrics(self) -> Response:
-        cluster = self._service.cluster
-        metrics = cluster.metrics
-        metrics.workers.set(sum(worker.serving for worker in cluster.attention_workers.workers))
-        metrics.kv_usage.set(max((worker.kv_usage for worker in cluster.attention_workers.workers), default=0.0))
+        metrics, workers = self._gateway.serving.metrics, self._gateway.serving.attention_workers.workers
+        metrics.workers.set(sum(worker.serving for worker in workers))
+        metrics.kv_usage.set(max((worker.kv_usage for worker in workers), default=0.0))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     def _not_ready(self) -> str | None:
-        closing: RouterError | None = self._service.cluster.closing
-        return closing.message if closing else self._service.cluster.attention_workers.not_ready()
+        closing: RouterError | None = self._gateway.serving.closing
+        return closing.message if closing else self._gateway.serving.attention_workers.not_ready()
 
     def _card(self) -> dict[str, Any]:
-        cluster = self._service.cluster
+        serving = self._gateway.serving
         return {
-            "id": cluster.assets.name,
+            "id": serving.assets.name,
             "object": "model",
             "created": self._started,
             "owned_by": "caracal",
-            "root": cluster.assets.name,
+            "root": serving.assets.name,
             "parent": None,
-            "max_model_len": cluster.max_model_len,
+            "max_model_len": serving.max_model_len,
         }

@@ -1,4 +1,4 @@
-"""A response that is computed while its client waits: ends with the client, and always tells how it ended."""
+"""A response that is computed while its client waits. It ends with the client, and always says how it ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.router.gateway.errors import error_headers
+from services.router.gateway.errors import INTERNAL_ERROR, error_headers
 from services.router.requests.errors import RouterError
 
 log = structlog.get_logger(__name__)
@@ -25,11 +25,11 @@ STREAM_HEADERS = (
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 PING_S = 10.0
-READ_S = 30.0
+TRANSFER_TIMEOUT_S = 30.0
 
 
 class Client:
-    """The waiting end. Nothing is sent before the first word, so an early error still has its own status."""
+    """The client of one response. Nothing is sent before the first data, so an early error has its own status."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -38,7 +38,7 @@ class Client:
         self.blocked_since: float | None = None  # set while a write waits for the client to read
 
     async def events(self, data: bytes) -> None:
-        """Sends server-sent events, whole ones."""
+        """Sends complete server-sent events."""
         if not self.started:
             self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
@@ -60,7 +60,7 @@ class Client:
         await self._send({"type": "http.response.body", "body": body})
 
     async def error(self, error: RouterError) -> None:
-        """A status and a body while nothing has been sent; an event, and the end, afterwards."""
+        """Sends an error: as status and body while nothing has been sent, else as an event, and ends the stream."""
         if self.started:
             await self.events(b"data: " + orjson.dumps(error.body()) + b"\n\n")
             await self.end()
@@ -72,7 +72,7 @@ Produce = Callable[[Client], Coroutine[Any, Any, None]]
 
 
 class GenerationResponse(Response):
-    """Runs `produce` until it is done or the client is gone. `stream` responses are kept awake with pings."""
+    """Runs `produce` until it is done or the client is gone. With `stream`, pings are sent in pauses."""
 
     def __init__(self, produce: Produce, *, stream: bool) -> None:
         self._produce = produce
@@ -88,9 +88,9 @@ class GenerationResponse(Response):
             await first_of(self._produce(client), watchers)
         except RouterError as error:
             await client.error(error)
-        except Exception:  # the process edge: the client is told, the log has the rest
+        except Exception:
             log.exception("request failed")
-            await client.error(RouterError("Something went wrong here; the log knows more."))
+            await client.error(RouterError(INTERNAL_ERROR))
 
 
 async def until_disconnect(receive: Receive) -> None:
@@ -98,10 +98,10 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s: float = READ_S) -> None:
-    """Comment events while nothing else is sent: proxies cut connections that are silent.
+async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s: float = TRANSFER_TIMEOUT_S) -> None:
+    """Sends comment events while nothing else is sent: proxies close idle connections.
 
-    Ends when the client has not read for `transfer_timeout_s`: its sequence holds pages that others could use.
+    Returns when the client has not read for `transfer_timeout_s`: its sequence takes KV pages that others could use.
     """
     while True:
         now = time.monotonic()
@@ -115,7 +115,7 @@ async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s
 
 
 async def first_of(main: Coroutine[Any, Any, None], watchers: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs `main` until it ends, or until a watcher does; whatever is left is cancelled and awaited."""
+    """Runs `main` until it or a watcher ends; cancels and awaits the others."""
     task = asyncio.ensure_future(main)
     watching = [asyncio.ensure_future(watcher) for watcher in watchers]
     try:

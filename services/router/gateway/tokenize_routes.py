@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as vLLM has them: evaluations need no local tokenizer."""
+"""POST /tokenize and /detokenize, as in vLLM: evaluations need no local tokenizer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from services.router.gateway.schemas import DetokenizeRequest, TokenizeRequest
 from services.router.requests.errors import InvalidRequest
 
 
-async def tokenize(service: GatewayContext, request: Request) -> dict[str, Any]:
+async def tokenize(gateway: GatewayContext, request: Request) -> dict[str, Any]:
     body = await read_model(request, TokenizeRequest)
-    service.check_model(body.model)
-    assets = service.cluster.assets
+    gateway.check_model(body.model)
+    assets = gateway.serving.assets
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("Exactly one of prompt and messages is required.", param="prompt")
     if body.messages is not None:
@@ -26,13 +26,13 @@ async def tokenize(service: GatewayContext, request: Request) -> dict[str, Any]:
     else:
         ids = await text_ids(assets, body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
     strings = [assets.tokenizer.id_to_token(token) for token in ids] if body.return_token_strs else None
-    return {"count": len(ids), "max_model_len": service.cluster.max_model_len, "tokens": ids, "token_strs": strings}
+    return {"count": len(ids), "max_model_len": gateway.serving.max_model_len, "tokens": ids, "token_strs": strings}
 
 
-async def detokenize(service: GatewayContext, request: Request) -> dict[str, Any]:
+async def detokenize(gateway: GatewayContext, request: Request) -> dict[str, Any]:
     body = await read_model(request, DetokenizeRequest)
-    service.check_model(body.model)
-    assets = service.cluster.assets
+    gateway.check_model(body.model)
+    assets = gateway.serving.assets
     if any(token >= assets.vocab_size for token in body.tokens):
         raise InvalidRequest(f"tokens must be below {assets.vocab_size}.", param="tokens", code="value_out_of_range")
     return {"prompt": assets.tokenizer.decode(body.tokens, skip_special_tokens=False)}

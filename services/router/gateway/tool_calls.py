@@ -1,4 +1,4 @@
-"""One tool call as LongCat writes it, in either dialect, streamed as OpenAI's deltas.
+"""Parses one tool call as LongCat writes it, in either format, and streams it as OpenAI's deltas.
 
 JSON   {"name": "get_weather", "arguments": {"city": "Paris"}}
 XML    get_weather<longcat_arg_key>city</longcat_arg_key><longcat_arg_value>Paris</longcat_arg_value>
@@ -23,7 +23,7 @@ HEAD_LIMIT = 1024
 
 @dataclass(frozen=True, slots=True)
 class ToolDelta:
-    """`name` and `call_id` come once per call, first; `arguments` is the next piece of a JSON text."""
+    """A step of a call. The first has `name` and `call_id`; `arguments` is the next part of the JSON text."""
 
     index: int
     arguments: str
@@ -32,22 +32,22 @@ class ToolDelta:
 
 
 class CallStream:
-    """Reads one call's body. Arguments of the JSON dialect stream on as they come; anything else waits for its end."""
+    """Reads one call's body. Arguments in the JSON format are streamed; anything else waits for the call's end."""
 
     def __init__(self, index: int, schemas: Mapping[str, Mapping[str, Any]]) -> None:
         self._index = index
         self._schemas = schemas
-        self._pieces: list[str] = []
+        self._texts: list[str] = []
         self._scan: JsonExtent | None = None
         self._size = 0
         self.named = False
 
     @property
     def body(self) -> str:
-        return "".join(self._pieces)
+        return "".join(self._texts)
 
     def push(self, text: str) -> list[ToolDelta]:
-        self._pieces.append(text)
+        self._texts.append(text)
         if self._scan is not None:
             return self._arguments(text)
         if self._size > HEAD_LIMIT:
@@ -61,7 +61,7 @@ class CallStream:
         return [self._named(json.loads(head[1])), *self._arguments(body[head.end() :])]
 
     def finish(self) -> list[ToolDelta]:
-        """The call as a whole, unless it has been streamed; nothing when it cannot be read (`named` stays false)."""
+        """Returns the whole call unless it was streamed; nothing when it cannot be read (`named` stays false)."""
         if self.named:
             return []
         read = read_json_call(self.body) or read_xml_call(self.body, self._schemas)
@@ -90,7 +90,7 @@ class JsonExtent:
         self._done = False
 
     def push(self, text: str) -> int:
-        """How many characters of `text` still belong to the object."""
+        """Returns how many characters of `text` still belong to the object."""
         for i, char in enumerate(text):
             if self._done:
                 return i
@@ -115,7 +115,7 @@ class JsonExtent:
 
 
 def read_json_call(body: str) -> tuple[str, str] | None:
-    """(name, arguments as JSON text) of a complete JSON call in any key order."""
+    """Returns (name, arguments as JSON text) of a complete call in the JSON format, in any key order."""
     try:
         call = json.loads(body)
     except (ValueError, RecursionError):
@@ -127,14 +127,14 @@ def read_json_call(body: str) -> tuple[str, str] | None:
 
 
 def read_xml_call(body: str, schemas: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
-    """(name, arguments as JSON text) of a call in the XML-like dialect; values are typed by the tool's schema."""
-    name, *pairs = body.split(KEY)
+    """Returns (name, arguments as JSON text) of a call in the XML format; the tool's schema gives the values' types."""
+    name, *parts = body.split(KEY)
     name = name.strip()
     if not name or any(char in name for char in '{}<>"\n'):
         return None
     arguments: dict[str, Any] = {}
-    for pair in pairs:
-        key, end_key, rest = pair.partition(END_KEY)
+    for part in parts:
+        key, end_key, rest = part.partition(END_KEY)
         _, begin, rest = rest.partition(VALUE)
         value, end, _ = rest.partition(END_VALUE)
         if not (end_key and begin and end):

@@ -1,7 +1,8 @@
-"""One change of the table, in two phases. Until `publish` begins, nothing that serves has changed.
+"""One change of the placement table, in two phases. Until `publish` begins, nothing that serves has changed.
 
-Experts are loaded by those who gain them, and their golden digests compared. Attention workers get the table first: a
-gainer already holds what they will ask for, and a loser keeps answering until its Commit, so that nothing is refused.
+In the first phase workers load the experts that they gain, and the golden digests are compared. In the second,
+attention workers get the table before expert workers do: a worker has already loaded what it gains, and serves what it
+loses until its Commit, so that no call is rejected.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
 
-DRAIN_CALLS_S = 0.05  # calls routed by the table before are answered before anybody refuses them
+DRAIN_CALLS_S = 0.05  # calls routed by the old table are answered before any worker rejects its epoch
 
 
-class JoinRefused(Exception):
-    """Expected: a worker could not take its experts. Nothing has changed."""
+class JoinFailed(Exception):
+    """Expected: a worker could not load its experts, or answers the golden vector wrongly. Nothing has changed."""
 
     def __init__(self, worker_id: str, reason: str) -> None:
         super().__init__(reason)
@@ -32,7 +33,7 @@ class JoinRefused(Exception):
 
 @dataclass(slots=True)
 class Digests:
-    """The golden digest of each expert, as first given under a numerics class."""
+    """The golden digest of each expert of a numerics class, as the first replica gave it."""
 
     numerics_class: str = ""
     known: dict[Item, int] = field(default_factory=dict)
@@ -41,10 +42,10 @@ class Digests:
         return self if self.numerics_class == numerics_class else Digests(numerics_class)
 
     def compare(self, worker_id: str, given: Mapping[Item, int]) -> None:
-        """Raises JoinRefused when a worker answers the golden vector unlike the others."""
+        """Raises JoinFailed when a worker's digest of an expert differs from the other replicas'."""
         for (layer, expert), digest in sorted(given.items()):
             if self.known.get((layer, expert), digest) != digest:
-                raise JoinRefused(
+                raise JoinFailed(
                     worker_id,
                     f"{worker_id}: expert {expert} of layer {layer} answers the golden vector with {digest:016x}, "
                     f"other replicas with {self.known[layer, expert]:016x}",
@@ -55,11 +56,11 @@ class Digests:
 
 
 def gains(before: TableView, after: TableView) -> dict[str, set[Item]]:
-    """What each worker has to load."""
-    had = dict(before.items())
+    """Returns the experts that each worker has to load."""
+    old = dict(before.items())
     found: dict[str, set[Item]] = {}
-    for item, holders in after.items():
-        for worker_id in set(holders) - set(had.get(item, ())):
+    for item, replicas in after.items():
+        for worker_id in set(replicas) - set(old.get(item, ())):
             found.setdefault(worker_id, set()).add(item)
     return found
 
@@ -72,11 +73,11 @@ async def prepare(
     records: Mapping[str, WorkerRecord],
     digests: Digests,
 ) -> None:
-    """First phase: every gainer loads, in parallel. Raises JoinRefused."""
+    """First phase: every worker loads the experts that it gains, all in parallel. Raises JoinFailed."""
     wanted = gains(before, after)
-    await _ask_holders(workers, epoch, before, set().union(*wanted.values()), records, digests)
-    asked = [_load(workers, epoch, records[worker_id], items, digests) for worker_id, items in wanted.items()]
-    results = await asyncio.gather(*asked, return_exceptions=True)
+    await _learn_digests(workers, epoch, before, set().union(*wanted.values()), records, digests)
+    loads = [_load(workers, epoch, records[worker_id], items, digests) for worker_id, items in wanted.items()]
+    results = await asyncio.gather(*loads, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -92,12 +93,12 @@ async def _load(
     try:
         given = await workers.prepare(record, epoch, items)
     except CallFailed as error:
-        raise JoinRefused(record.worker_id, str(error)) from None
+        raise JoinFailed(record.worker_id, str(error)) from None
     digests.compare(record.worker_id, given)
     return given
 
 
-async def _ask_holders(
+async def _learn_digests(
     workers: Workers,
     epoch: int,
     before: TableView,
@@ -105,29 +106,29 @@ async def _ask_holders(
     records: Mapping[str, WorkerRecord],
     digests: Digests,
 ) -> None:
-    """A leader that did not see the experts loaded learns their digests from who holds them; reads nothing there."""
-    ask: dict[str, set[Item]] = {}
-    for item, holders in before.items():
-        if item in moving and item not in digests.known and holders and holders[0] in records:
-            ask.setdefault(holders[0], set()).add(item)
-    for worker_id, items in ask.items():
+    """Asks workers for the unknown digests of experts they have loaded already: a new leader did not see them load."""
+    unknown: dict[str, set[Item]] = {}
+    for item, replicas in before.items():
+        if item in moving and item not in digests.known and replicas and replicas[0] in records:
+            unknown.setdefault(replicas[0], set()).add(item)
+    for worker_id, items in unknown.items():
         try:
             digests.learn(await workers.prepare(records[worker_id], epoch, items))
         except CallFailed as error:
-            log.warning("a holder gives no digests", worker_id=worker_id, error=str(error))
+            log.warning("a worker gave no digests of its experts", worker_id=worker_id, error=str(error))
 
 
 async def publish(
     workers: Workers, table: Table, attention: Sequence[WorkerRecord], experts: Sequence[WorkerRecord]
 ) -> set[tuple[str, bool]]:
-    """Second phase. Returns (boot id, draining) of everybody who has the table; the others are asked again later."""
+    """Second phase: pushes the table. Returns (boot id, draining) of each worker that took it."""
     pushed = await push_table(workers, table, attention)
     await asyncio.sleep(DRAIN_CALLS_S)
     return pushed | await push_table(workers, table, experts)
 
 
 async def push_table(workers: Workers, table: Table, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
-    """Gives the table to workers of either role, in parallel."""
+    """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it."""
     return {key for key in await asyncio.gather(*(_push(workers, table, r) for r in records)) if key is not None}
 
 

@@ -1,6 +1,6 @@
-"""The leader's shortages as Events of Kubernetes, for `kubectl get events`. Serving never waits for the API server.
+"""Reports capacity shortages as Kubernetes Events, for `kubectl get events`. Serving never waits for the API server.
 
-A daemon thread tells them, each call bounded in time; that it cannot is logged once and changes nothing.
+A daemon thread sends them, each call bounded in time; a failure is logged once and changes nothing else.
 """
 
 from __future__ import annotations
@@ -21,42 +21,45 @@ from services.membership.shortage import CapacityShortage, waiting_experts
 log = structlog.get_logger(__name__)
 
 NEEDED, LOST = "ExpertsNeedMorePods", "ExpertsUnplaced"
-TIMEOUT_S = (2.0, 5.0)  # to connect, to be answered
+TIMEOUT_S = (2.0, 5.0)  # for the connection, for the answer
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-Notified = tuple[str, str, str, str]  # kind, name, reason, message
+Report = tuple[str, str, str, str]  # kind and name of the object, reason, message
 
 
-class CannotTell(Exception):
-    """Expected: there is no API server to be had; the message says why."""
+class EventsUnavailable(Exception):
+    """Expected: the API server cannot be reached or rejects the call; the message says why."""
 
 
 def in_cluster() -> tuple[Any, str]:
-    """The API and the namespace of this pod. Raises CannotTell."""
+    """Returns this pod's API client and namespace. Raises EventsUnavailable."""
     try:
         from kubernetes import client, config
     except ImportError as error:
-        raise CannotTell(f"{error}; install caracal[k8s]") from None
+        raise EventsUnavailable(f"{error}; install caracal[k8s]") from None
     settings = client.Configuration()
     settings.retries = 0
     try:
         config.load_incluster_config(client_configuration=settings)
         return client.CoreV1Api(client.ApiClient(settings)), NAMESPACE.read_text(encoding="utf-8").strip()
     except (OSError, ValueError, config.ConfigException) as error:
-        raise CannotTell(f"{type(error).__name__}: {error}") from None
+        raise EventsUnavailable(f"{type(error).__name__}: {error}") from None
 
 
 class KubernetesEvents:
-    """`reporter` is this router's name, `expert_set` that of the StatefulSet. Workers are called like their pods."""
+    """Sends Events for one router. `reporter` is the router's name, `expert_set` the name of the StatefulSet.
+
+    A worker's id is the name of its pod.
+    """
 
     def __init__(self, reporter: str, expert_set: str, connect: Callable[[], tuple[Any, str]] = in_cluster) -> None:
         self._reporter, self._expert_set, self._connect = reporter, expert_set, connect
         self._newest: queue.SimpleQueue[CapacityShortage] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._pushed: dict[Notified, tuple[str, int]] = {}  # name of the event, how often
+        self._sent: dict[Report, tuple[str, int]] = {}  # the event's name and count
         self._failing = False
 
     def notify(self, shortage: CapacityShortage) -> None:
-        """Returns at once."""
+        """Reports the shortage; returns at once. Only the newest of waiting ones is sent."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="events", daemon=True)
             self._thread.start()
@@ -70,29 +73,29 @@ class KubernetesEvents:
             try:
                 self._emit(shortage)
                 self._failing = False
-            except CannotTell as error:
+            except EventsUnavailable as error:
                 if not self._failing:
-                    log.warning("kubernetes is not pushed of a shortage", error=str(error))
+                    log.warning("capacity shortage could not be reported as a kubernetes event", error=str(error))
                 self._failing = True
 
     def _emit(self, shortage: CapacityShortage) -> None:
         api, namespace = self._connect()
         with api.api_client:
-            for pushed in self._objects(shortage):
-                self._send(api, namespace, pushed)
+            for report in self._reports(shortage):
+                self._send(api, namespace, report)
 
-    def _objects(self, shortage: CapacityShortage) -> Iterator[Notified]:
+    def _reports(self, shortage: CapacityShortage) -> Iterator[Report]:
         for worker_id, count in shortage.workers.items():
             yield "Pod", worker_id, NEEDED, waiting_experts(count, shortage.reason)
         if self._expert_set and (shortage.workers or shortage.lost):
             yield "StatefulSet", self._expert_set, LOST if shortage.lost else NEEDED, str(shortage)
 
-    def _send(self, api: Any, namespace: str, pushed: Notified) -> None:
-        """What was sent before counts one up; an event that is gone by then is made anew."""
+    def _send(self, api: Any, namespace: str, report: Report) -> None:
+        """Creates the event, or increments its count when it was sent before and still exists."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        name, count = self._pushed.get(pushed, ("", 0))
+        name, count = self._sent.get(report, ("", 0))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         try:
             if count:
@@ -104,16 +107,16 @@ class KubernetesEvents:
                         raise
                     count = 0
             if not count:
-                event = self._event(namespace, pushed, _uid(api, namespace, pushed), now)
+                event = self._event(namespace, report, _uid(api, namespace, report), now)
                 name = event["metadata"]["name"]
                 api.create_namespaced_event(namespace, event, _request_timeout=TIMEOUT_S)
         except (ApiException, HTTPError, OSError, ValueError) as error:
             why = f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error)
-            raise CannotTell(f"{type(error).__name__}: {why}") from None
-        self._pushed[pushed] = name, count + 1
+            raise EventsUnavailable(f"{type(error).__name__}: {why}") from None
+        self._sent[report] = name, count + 1
 
-    def _event(self, namespace: str, pushed: Notified, uid: str, now: str) -> dict[str, Any]:
-        kind, name, reason, message = pushed
+    def _event(self, namespace: str, report: Report, uid: str, now: str) -> dict[str, Any]:
+        kind, name, reason, message = report
         return {
             "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": namespace},
             "involvedObject": {
@@ -135,14 +138,17 @@ class KubernetesEvents:
         }
 
 
-def _uid(api: Any, namespace: str, pushed: Notified) -> str:
-    """`kubectl describe` shows only events that carry it. Empty when the object is gone or not ours to read."""
+def _uid(api: Any, namespace: str, report: Report) -> str:
+    """Returns the object's uid, without which `kubectl describe` does not show an event of it.
+
+    Empty when the object is gone or may not be read.
+    """
     from kubernetes.client import ApiException, AppsV1Api
 
-    kind, name, *_ = pushed
+    kind, name, *_ = report
     read = api.read_namespaced_pod if kind == "Pod" else AppsV1Api(api.api_client).read_namespaced_stateful_set
     try:
-        # Unparsed: the client would refuse an object of a newer API that lacks what it expects.
+        # Unparsed: the client would reject an object of a newer API that lacks what it expects.
         answer = read(name, namespace, _preload_content=False, _request_timeout=TIMEOUT_S)
     except ApiException as error:
         if error.status in (403, 404):

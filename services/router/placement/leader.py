@@ -1,7 +1,8 @@
-"""The leader's loop: sees who lives, asks the policy, carries the change out. Every router runs it; one of them leads.
+"""The placement leader: sees which workers are alive, asks the policy for a table, and carries the change out.
 
-Leadership is a hint in Redis. What keeps two leaders from harm is the epoch: workers refuse lower ones, and a new
-leader starts above all it can see. While Redis is away the last leader goes on with the workers it knows; nobody joins.
+Every router runs this loop; one of them leads. Leadership is a hint in Redis. Two leaders at once do no harm because
+of epochs: workers reject lower ones, and a new leader starts above all it can see. While Redis is unavailable the last
+leader goes on with the workers it knows, and no worker can join.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.placement.capacity import mismatched_workers, shortage
-from services.router.placement.change import Digests, JoinRefused, prepare, publish, push_table
+from services.router.placement.change import Digests, JoinFailed, prepare, publish, push_table
 from services.router.placement.policy import TableView, WorkerView, place
 from services.router.placement.shortage import ShortageReporter
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
@@ -29,13 +30,13 @@ log = structlog.get_logger(__name__)
 
 POLL_S = 0.2
 TICK_S = 0.05
-LEAD_MS = 2000
-AGAIN_S = 1.0  # between two attempts to give somebody the table
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 2.0, 60.0  # how long a worker whose join failed is not asked again
+LEADER_LEASE_MS = 2000
+RETRY_PUSH_S = 1.0  # between two attempts to push the table to the same worker
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 2.0, 60.0  # how long a worker whose join failed gets no experts
 
 
 class PlacementLeader:
-    """One per router process. `holder` is this router's name in the election."""
+    """Keeps the placement table while this router leads. `holder` is the router's name in the leader's lease."""
 
     def __init__(
         self,
@@ -56,14 +57,14 @@ class PlacementLeader:
         self._table: Table | None = None
         self._digests = Digests()
         self._highest = 0  # epoch seen anywhere
-        self._leading = self._away = self._resigned = False
-        self._pushed: set[tuple[str, bool]] = set()
+        self._leading = self._redis_unavailable = self._resigned = False
+        self._pushed: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
         self._push_at = 0.0
-        self._backoffs: dict[str, tuple[float, float]] = {}  # boot id -> (until, for how long)
+        self._backoffs: dict[str, tuple[float, float]] = {}  # boot id -> (until, seconds)
         self._failures: dict[str, str] = {}  # boot id -> why its last join failed
         self._change: asyncio.Task[None] | None = None
-        self._changing: frozenset[str] = frozenset()  # boot ids that the change needs
-        self._warning = ""
+        self._change_needs: frozenset[str] = frozenset()  # boot ids without which the change cannot end
+        self._left_out = False  # whether workers of another numerics class are left out; logged when it becomes true
 
     @property
     def leading(self) -> bool:
@@ -71,15 +72,15 @@ class PlacementLeader:
 
     @property
     def epoch(self) -> int:
-        """Of the table this router published or read; 0 before the first."""
+        """The epoch of the table that this router published or read last; 0 before the first."""
         return self._table.epoch if self._table else 0
 
     async def run(self) -> None:
-        """Leads whenever it can, for ever."""
+        """Leads whenever it can, until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_redis())
-                group.create_task(self._act())
+                group.create_task(self._run_placement())
                 group.create_task(self._shortages.run())
         finally:
             self._cancel_change()
@@ -97,18 +98,18 @@ class PlacementLeader:
     async def _watch_redis(self) -> None:
         while True:
             try:
-                await self._look()
-                if self._away:
-                    log.info("redis is back; workers may join again")
-                self._away = False
+                await self._poll_redis()
+                if self._redis_unavailable:
+                    log.info("redis is available again; workers may join")
+                self._redis_unavailable = False
             except RedisUnavailable as error:
-                if not self._away:
-                    log.warning("redis is away; the table stays, joins wait", error=str(error))
-                self._away = True
+                if not self._redis_unavailable:
+                    log.warning("redis is unavailable; the table stays, joins wait", error=str(error))
+                self._redis_unavailable = True
             await asyncio.sleep(POLL_S)
 
-    async def _look(self) -> None:
-        leads = not self._resigned and await self._membership.lead(self._holder, LEAD_MS)
+    async def _poll_redis(self) -> None:
+        leads = not self._resigned and await self._membership.lead(self._holder, LEADER_LEASE_MS)
         stored = await self._membership.read_table()
         seen = {role: await self._membership.workers(role) for role in self._registries}
         for role, records in seen.items():
@@ -120,13 +121,13 @@ class PlacementLeader:
             self._highest = max(self._highest, stored.epoch)
             if stored.epoch > self.epoch:
                 self._table, self._pushed = stored, set()
-        if leads and self._resigned:  # it was asked to while we asked
+        if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
             leads = False
         if leads and not self._leading:
             await self._take_over()
         elif not leads and self._leading:
-            log.warning("another router leads")
+            log.warning("another router leads the placement")
             self._cancel_change()
             self._shortages.forget()
         self._leading = leads
@@ -134,23 +135,23 @@ class PlacementLeader:
             await self._membership.write_table(self._table)
 
     async def _take_over(self) -> None:
-        """Nothing in Redis: what the workers hold is the table to begin from."""
+        """Starts to lead. Without a table in Redis, it begins with one made from what the workers have loaded."""
         self._pushed = set()
         if self._table is None:
-            records = self._of_one_class(await self._registries["expert"].alive(time.monotonic()), [])
+            records = self._compatible(await self._registries["expert"].alive(time.monotonic()), [])
             loaded = {}
             for record in records:
                 try:
                     loaded[record.worker_id] = await self._workers.loaded(record)
                 except CallFailed as error:
-                    log.warning("a worker does not say what it holds", error=str(error))
+                    log.warning("a worker does not report its loaded experts", error=str(error))
             if any(loaded.values()):
                 view = view_of(loaded, self._layers, self._experts)
                 self._table = to_table(0, records[0].numerics_class, view, records)
         self._highest = next_term(self._highest) - 1
         log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
 
-    async def _act(self) -> None:
+    async def _run_placement(self) -> None:
         while True:
             experts, attention = [await registry.alive(time.monotonic()) for registry in self._registries.values()]
             await self._workers.keep_only([r for registry in self._registries.values() for r in registry.known()])
@@ -160,94 +161,100 @@ class PlacementLeader:
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         if self._change is not None:
-            if not self._change.done() and self._changing <= {r.boot_id for r in experts}:
+            if not self._change.done() and self._change_needs <= {r.boot_id for r in experts}:
                 return
             self._cancel_change()
-        fit = self._of_one_class(experts, attention)
+        usable = self._compatible(experts, attention)
         left_out = mismatched_workers(
-            {r.worker_id: r.numerics_class for r in (*attention, *experts)}, fit[0].numerics_class if fit else ""
+            {r.worker_id: r.numerics_class for r in (*attention, *experts)}, usable[0].numerics_class if usable else ""
         )
-        before, after = self._plan(fit, left_out)
-        if after is not None and (not self.epoch or after != before or self._address_changed(fit)):
-            self._changing = frozenset(r.boot_id for r in fit if after.of(r.worker_id))
-            work = self._carry_out(before or view_of({}, self._layers, self._experts), after, fit, attention, experts)
-            self._change = asyncio.create_task(work)
+        before, after = self._plan(usable, left_out)
+        if after is not None and (not self.epoch or after != before or self._address_changed(usable)):
+            self._change_needs = frozenset(r.boot_id for r in usable if after.of(r.worker_id))
+            before = before or view_of({}, self._layers, self._experts)
+            self._change = asyncio.create_task(self._carry_out(before, after, usable, attention, experts))
         else:
             await self._push_missed(experts, attention)
 
-    def _plan(self, fit: list[WorkerRecord], left_out: str = "") -> tuple[TableView | None, TableView | None]:
-        """What is in force and still lives, and what should be; None when that cannot be had."""
-        before = still_there(self._table, {r.worker_id: r for r in fit}) if self._table else None
-        views = [self._as_view(record, before) for record in fit]
+    def _plan(self, usable: list[WorkerRecord], left_out: str = "") -> tuple[TableView | None, TableView | None]:
+        """Returns the part of the current table that is still there, and the table to change to.
+
+        Notes the shortage, if there is one. The second is None when the workers lack the capacity for all experts.
+        """
+        before = still_there(self._table, {r.worker_id: r for r in usable}) if self._table else None
+        views = [self._as_view(record, before) for record in usable]
         after = place(self._experts, self._layers, views, self._replicas, before)
-        # A worker whose join failed is no draining one, however it is treated.
-        asked = [view for view, record in zip(views, fit, strict=True) if record.draining or not view.draining]
+        # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
+        joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
         unplaced = before.missing if before else self._layers * self._experts
-        refused = shortage(after, asked)
-        if refused is not None:
-            more = self._failed_joins(fit) + (f"; {left_out}" if left_out else "")
-            refused = replace(refused, reason=refused.reason + more, lost=unplaced)
+        lacking = shortage(after, joined)
+        if lacking is not None:
+            more = self._failed_joins(usable) + (f"; {left_out}" if left_out else "")
+            lacking = replace(lacking, reason=lacking.reason + more, lost=unplaced)
         elif left_out:
-            refused = CapacityShortage(left_out)
-        self._shortages.note(refused, unplaced, starting=not self.epoch and not self._backoffs)
+            lacking = CapacityShortage(left_out)
+        self._shortages.note(lacking, unplaced, starting=not self.epoch and not self._backoffs)
         return before, None if after.missing else after
 
     def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
-        """A worker whose join failed gains nothing for a while, but keeps what it has."""
-        holds = len(before.of(record.worker_id)) if before else 0
+        """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
+        loaded = len(before.of(record.worker_id)) if before else 0
         if self._backoffs.get(record.boot_id, (0.0, 0.0))[0] > time.monotonic():
-            return WorkerView(record.worker_id, draining=not holds or record.draining, capacity=max(1, holds))
+            return WorkerView(record.worker_id, draining=not loaded or record.draining, capacity=max(1, loaded))
         return WorkerView(record.worker_id, record.draining, record.capacity)
 
-    def _of_one_class(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> list[WorkerRecord]:
-        """One table holds workers of one numerics class: the table's while any lives, else the one most can use."""
+    def _compatible(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> list[WorkerRecord]:
+        """Returns the expert workers of one numerics class, for a table has only one.
+
+        It is the table's class while a worker of it is alive, else the one that the most attention workers have.
+        """
         classes = [r.numerics_class for r in experts]
         if self._table and self._table.numerics_class in classes:
             chosen = self._table.numerics_class
         else:
             wanted = [r.numerics_class for r in attention]
             chosen = max(sorted(set(classes)), key=lambda c: (wanted.count(c), classes.count(c)), default="")
-        if others := [r.worker_id for r in experts if r.numerics_class != chosen]:
-            self._warn_once("workers of another numerics class are left out", workers=others, chosen=chosen)
-        else:
-            self._warning = ""
+        others = [r.worker_id for r in experts if r.numerics_class != chosen]
+        if others and not self._left_out:
+            log.warning("workers of another numerics class are left out", workers=others, chosen=chosen)
+        self._left_out = bool(others)
         return [r for r in experts if r.numerics_class == chosen]
 
-    def _address_changed(self, fit: Sequence[WorkerRecord]) -> bool:
-        """Whether a worker that is in the table answers at another address now."""
+    def _address_changed(self, usable: Sequence[WorkerRecord]) -> bool:
+        """Whether a worker that is in the table has another address now."""
         named = {w.boot_id: w.address for w in self._table.workers} if self._table else {}
-        return any(named.get(r.boot_id, r.address) != r.address for r in fit)
+        return any(named.get(r.boot_id, r.address) != r.address for r in usable)
 
     async def _carry_out(
         self,
         before: TableView,
         after: TableView,
-        fit: list[WorkerRecord],
+        usable: list[WorkerRecord],
         attention: list[WorkerRecord],
         experts: list[WorkerRecord],
     ) -> None:
         epoch = max(self._highest, self.epoch) + 1
-        numerics_class = fit[0].numerics_class
-        records = {r.worker_id: r for r in fit}
+        numerics_class = usable[0].numerics_class
+        records = {r.worker_id: r for r in usable}
         digests = self._digests.under(numerics_class)
         try:
             await prepare(self._workers, epoch, before, after, records, digests)
-        except JoinRefused as error:
+        except JoinFailed as error:
             self._back_off(records[error.worker_id], str(error))
             return
         self._digests, self._highest = digests, epoch
-        self._table, self._pushed = to_table(epoch, numerics_class, after, fit), set()
-        for record in fit:
+        self._table, self._pushed = to_table(epoch, numerics_class, after, usable), set()
+        for record in usable:
             self._failures.pop(record.boot_id, None)
         log.info("table published", epoch=epoch, loaded={w: len(after.of(w)) for w in records if after.of(w)})
         try:
             await self._membership.write_table(self._table)
         except RedisUnavailable:
-            log.warning("the table could not be written to redis; workers get it all the same", epoch=epoch)
+            log.warning("the table could not be written to redis; it is pushed to workers anyway", epoch=epoch)
         self._pushed = await publish(self._workers, self._table, attention, experts)
 
     async def _push_missed(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
-        """Gives the table to newcomers, and to those who missed it or have begun to drain since."""
+        """Pushes the table to new workers, and to those that missed it or have begun to drain since."""
         table = self._table
         if table is None or time.monotonic() < self._push_at:
             return
@@ -256,17 +263,17 @@ class PlacementLeader:
         if missed:
             pushed = await push_table(self._workers, table, missed)
             self._pushed |= pushed
-            self._push_at = time.monotonic() + (AGAIN_S if len(pushed) < len(missed) else 0.0)
+            self._push_at = time.monotonic() + (RETRY_PUSH_S if len(pushed) < len(missed) else 0.0)
 
     def _back_off(self, record: WorkerRecord, reason: str) -> None:
         _, last_s = self._backoffs.get(record.boot_id, (0.0, FIRST_BACKOFF_S / 2))
         for_s = min(LAST_BACKOFF_S, 2 * last_s)
         self._backoffs[record.boot_id] = time.monotonic() + for_s, for_s
         self._failures[record.boot_id] = reason
-        log.warning("a join failed and changed nothing", worker_id=record.worker_id, reason=reason, again_in_s=for_s)
+        log.warning("join failed, nothing has changed", worker_id=record.worker_id, reason=reason, backoff_s=for_s)
 
     def _failed_joins(self, records: Sequence[WorkerRecord]) -> str:
-        """Of workers that live, in words; the newest of many say enough."""
+        """Says why joins of these workers failed; only the last three, each cut to 400 characters."""
         known = [(r.worker_id, self._failures[r.boot_id]) for r in records if r.boot_id in self._failures]
         return "".join(f"; {worker_id} could not take its experts: {why[:400]}" for worker_id, why in known[-3:])
 
@@ -277,8 +284,3 @@ class PlacementLeader:
             elif not self._change.cancelled():
                 self._change.result()
             self._change = None
-
-    def _warn_once(self, why: str, **details: object) -> None:
-        if why != self._warning:
-            self._warning = why
-            log.warning(why, **details)

@@ -1,4 +1,4 @@
-"""The leader's side of the workers' gRPC: channels, and calls with one kind of failure."""
+"""The leader's gRPC client to the workers: channels, and calls that all fail with CallFailed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.router.placement.policy import Item
 
 QUICK_S = 2.0
 PROBE_S = 0.5
-LOAD_S = 1800.0  # a worker may read a terabyte; that it died is noticed elsewhere
+LOAD_S = 1800.0  # a worker may read a terabyte; its death is noticed by the worker registry
 OPTIONS = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),
@@ -42,11 +42,11 @@ class Workers:
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
 
     def state(self, record: WorkerRecord) -> grpc.ChannelConnectivity:
-        """Of the connection, which is opened or tried again when it is not there."""
+        """Returns the state of the connection, and opens it when there is none."""
         return self._channel(record).get_state(try_to_connect=True)
 
     async def probe(self, record: WorkerRecord) -> bool:
-        """Whether the worker answers the standard health check at all."""
+        """Returns whether the worker answers the standard health check at all."""
         try:
             await HealthStub(self._channel(record)).Check(HealthCheckRequest(), timeout=PROBE_S)  # type: ignore[attr-defined]  # the stubs lack it
         except grpc.aio.AioRpcError:
@@ -54,31 +54,31 @@ class Workers:
         return True
 
     async def loaded(self, record: WorkerRecord) -> set[Item]:
-        """What an expert worker says that it holds. Raises CallFailed."""
+        """Asks an expert worker which experts it has loaded. Raises CallFailed."""
         stub = ExpertStub(self._channel(record))
-        about = await _sent(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
+        about = await _call(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
         return {(id.layer, id.expert) for id in about.loaded}
 
     async def prepare(self, record: WorkerRecord, epoch: int, items: Iterable[Item]) -> dict[Item, int]:
-        """Has experts loaded and warmed; returns their golden digests. Raises CallFailed."""
+        """Makes an expert worker load and warm experts; returns their golden digests. Raises CallFailed."""
         request = PrepareRequest(epoch=epoch, experts=[ExpertId(layer=layer, expert=e) for layer, e in sorted(items)])
-        reply = await _sent(record, ExpertStub(self._channel(record)).Prepare(request, timeout=LOAD_S))
+        reply = await _call(record, ExpertStub(self._channel(record)).Prepare(request, timeout=LOAD_S))
         digests = {(d.id.layer, d.id.expert): d.digest for d in reply.digests}
         if missing := {(id.layer, id.expert) for id in request.experts} - digests.keys():
             raise CallFailed(f"{record.worker_id} gave no golden digest of {len(missing)} experts")
         return digests
 
     async def commit(self, record: WorkerRecord, table: Table) -> int:
-        """Raises CallFailed."""
+        """Publishes the table to an expert worker; returns the worker's epoch. Raises CallFailed."""
         stub = ExpertStub(self._channel(record))
-        return int((await _sent(record, stub.Commit(CommitRequest(table=table), timeout=QUICK_S))).epoch)
+        return int((await _call(record, stub.Commit(CommitRequest(table=table), timeout=QUICK_S))).epoch)
 
     async def apply(self, record: WorkerRecord, table: Table) -> int:
-        """Raises CallFailed."""
-        return int((await _sent(record, AttentionStub(self._channel(record)).ApplyTable(table, timeout=QUICK_S))).epoch)
+        """Publishes the table to an attention worker; returns the worker's epoch. Raises CallFailed."""
+        return int((await _call(record, AttentionStub(self._channel(record)).ApplyTable(table, timeout=QUICK_S))).epoch)
 
     async def keep_only(self, records: Collection[WorkerRecord]) -> None:
-        """Closes channels to workers that are gone."""
+        """Closes the channels to all other workers."""
         wanted = {(record.address, record.boot_id) for record in records}
         for key in self._channels.keys() - wanted:
             await self._channels.pop(key).close(None)
@@ -93,7 +93,7 @@ class Workers:
         return self._channels[key]
 
 
-async def _sent(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:
+async def _call(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:
     try:
         return await call
     except grpc.aio.AioRpcError as error:

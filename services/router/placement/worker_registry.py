@@ -1,4 +1,4 @@
-"""Which workers live: by their leases while Redis can be read, and by their connections always."""
+"""Tracks which workers are alive: by their leases while Redis can be read, and by their connections always."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from grpc import ChannelConnectivity
 
 from services.membership.record import WorkerRecord
 
-REFUSED_S = 0.2  # a connection that cannot be made for so long, on an address that worked
+DISCONNECTED_S = 0.2  # a worker that cannot be reconnected to for so long is dead
 
 
 @dataclass(slots=True)
 class _Known:
     record: WorkerRecord
     leased: bool = True
-    refused_since: float | None = None
-    gone: bool = False  # said dead; only a connection that works again unsays it
+    disconnected_since: float | None = None
+    dead: bool = False  # until a connection works again
 
 
 class WorkerRegistry:
-    """One role's workers. A worker is dead when its connection is refused, or when its lease is gone and it is silent.
+    """One role's workers. A worker is dead when its connection fails, or when its lease is gone and no probe succeeds.
 
-    A lease does not keep a killed worker alive, and a lost lease does not kill one: Redis may have been wiped.
+    A lease alone does not keep a killed worker alive, and a lost lease alone does not kill one: Redis may have been
+    wiped.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class WorkerRegistry:
         self._known: dict[str, _Known] = {}
 
     def see(self, records: Sequence[WorkerRecord]) -> None:
-        """What Redis says now. While it is away, nobody calls this, and the last list holds."""
+        """Takes the records that Redis has now. It is not called while Redis is unavailable: the last list stays."""
         leased = {record.worker_id for record in records}
         for known in self._known.values():
             known.leased = known.record.worker_id in leased
@@ -47,26 +48,25 @@ class WorkerRegistry:
                 known_.record = record
 
     def known(self) -> list[WorkerRecord]:
-        """Everybody who may still be heard of, the dead with a lease included."""
+        """Returns every tracked worker, including dead ones that still have a lease."""
         return [known.record for known in self._known.values()]
 
     async def alive(self, now: float) -> list[WorkerRecord]:
-        """The living at time `now` (any clock that advances), by id."""
+        """Returns the workers that are alive at time `now` (any clock that advances), by id."""
         for worker_id in list(self._known):
             known = self._known[worker_id]
-            self._look(known, now)
-            silent = known.gone if known.leased else known.gone or not await self._answers(known)
-            if silent and not known.leased:
+            self._check_connection(known, now)
+            if not known.leased and (known.dead or not await self._answers(known)):
                 del self._known[worker_id]
-        return [known.record for _, known in sorted(self._known.items()) if not known.gone]
+        return [known.record for _, known in sorted(self._known.items()) if not known.dead]
 
-    def _look(self, known: _Known, now: float) -> None:
+    def _check_connection(self, known: _Known, now: float) -> None:
         state = self._state(known.record)
         if state is ChannelConnectivity.READY:
-            known.refused_since, known.gone = None, False
-        elif state is ChannelConnectivity.TRANSIENT_FAILURE or known.refused_since is not None:
-            known.refused_since = now if known.refused_since is None else known.refused_since
-            known.gone = known.gone or now - known.refused_since >= REFUSED_S
+            known.disconnected_since, known.dead = None, False
+        elif state is ChannelConnectivity.TRANSIENT_FAILURE or known.disconnected_since is not None:
+            known.disconnected_since = now if known.disconnected_since is None else known.disconnected_since
+            known.dead = known.dead or now - known.disconnected_since >= DISCONNECTED_S
 
     async def _answers(self, known: _Known) -> bool:
         return self._state(known.record) is ChannelConnectivity.READY and await self._probe(known.record)

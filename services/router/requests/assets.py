@@ -1,4 +1,4 @@
-"""What the gateway needs of a checkpoint directory: tokenizer, chat template, sizes. No weights, no torch."""
+"""Loads what the gateway needs of a checkpoint directory: tokenizer, chat template, sizes. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from services.router.requests.template import ChatTemplate, Segment
 
 
 class AssetError(ValueError):
-    """A file of the checkpoint directory is missing or wrong; one line names it."""
+    """Expected: a file of the checkpoint directory is missing or wrong; the one-line message names it."""
 
 
 @dataclass(frozen=True)
 class ModelAssets:
-    """Everything about the served model that the gateway itself reads."""
+    """The served model's tokenizer, chat template and sizes."""
 
     name: str
     tokenizer: Tokenizer
-    plain_tokenizer: Tokenizer  # reads control tokens' texts as plain text
+    plain_tokenizer: Tokenizer  # encodes the texts of control tokens as plain text
     vocabulary: Vocabulary
     template: ChatTemplate | None
     vocab_size: int
@@ -52,11 +52,11 @@ class ModelAssets:
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a raw prompt, whose control tokens are meant."""
+        """Returns the ids of a raw prompt; texts of control tokens in it become control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_segments(self, segments: list[Segment]) -> list[int]:
-        """Ids of a rendered chat."""
+        """Returns the ids of a rendered chat."""
         ids: list[int] = []
         for text, control in segments:
             tokenizer = self.tokenizer if control else self.plain_tokenizer
@@ -84,7 +84,7 @@ def _positive(config: dict[str, Any], field: str) -> int:
 
 
 def _ids(value: Any) -> frozenset[int]:
-    """config.json writes one id, several, or none."""
+    """Returns the ids of a config.json field that has one id, a list of ids, or null."""
     return frozenset(value if isinstance(value, list) else () if value is None else (value,))
 
 
@@ -96,7 +96,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def _template(path: Path, vocabulary: Vocabulary) -> ChatTemplate | None:
-    """chat_template.jinja, or else tokenizer_config.json's; None when the model has none."""
+    """Loads chat_template.jinja, or else the template in tokenizer_config.json; None when the model has none."""
     config_path, template_path = path / "tokenizer_config.json", path / "chat_template.jinja"
     config = _read_json(config_path) if config_path.exists() else {}
     source = template_path.read_text(encoding="utf-8") if template_path.exists() else config.get("chat_template")
@@ -116,5 +116,5 @@ def _template(path: Path, vocabulary: Vocabulary) -> ChatTemplate | None:
 
 
 def _token_text(token: Any) -> str:
-    """A token of tokenizer_config.json is a string, or an object with a content."""
+    """Returns the text of a token of tokenizer_config.json: a string, or an object with a `content`."""
     return token["content"] if isinstance(token, dict) else token or ""

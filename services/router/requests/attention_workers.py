@@ -1,6 +1,6 @@
-"""The attention workers this router knows, the channels to them, and what it has open on each.
+"""The attention workers this router knows, the channels to them, and its open attempts at each.
 
-Keeps the last list while membership cannot be read. Who gets a sequence is decided in `choice.py`.
+Keeps the last list while Redis is unavailable. `worker_choice.py` decides which worker gets a sequence.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import grpc
 import grpc.aio
@@ -19,7 +17,9 @@ import structlog
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
-from services.router.requests.stall_detector import OpenAttempt, StallDetector, StallTimeouts
+from services.membership.redis import RedisUnavailable
+from services.router.requests.attempt import Attempt
+from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_choice import AttentionWorker, choose_worker
 
 log = structlog.get_logger(__name__)
@@ -35,46 +35,30 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 LINGER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
-HOLD_S = 30.0  # for so long after the last worker went, another is expected in its place: it restarts or is replaced
+HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
-ANSWER_S = 1.5  # for a Describe, which no worker is too busy to answer
+DESCRIBE_S = 1.5  # no worker is too busy to answer Describe
 
-
-class WorkerDirectory(Protocol):
-    """Where the attention workers come from."""
-
-    async def attention_workers(self) -> Sequence[AttentionWorker]:
-        """The workers alive now. Raises DirectoryUnavailable when nobody can say."""
-        ...
-
-
-class DirectoryUnavailable(Exception):
-    """Membership cannot be read now; the last list goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class StaticDirectory:
-    """A list that does not change: tests, and clusters without Redis."""
-
-    workers: Sequence[AttentionWorker]
-
-    async def attention_workers(self) -> Sequence[AttentionWorker]:
-        return self.workers
+ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorker]]]
 
 
 class AttentionWorkerPool:
-    """One per router process; everything on its event loop."""
+    """One per router process; everything runs on its event loop.
+
+    `list_workers` returns the workers that are alive now; it may raise RedisUnavailable. Requests wait `hold_s` for a
+    worker after the last one went.
+    """
 
     def __init__(
         self,
-        directory: WorkerDirectory,
+        list_workers: ListWorkers,
         *,
         max_model_len: int,
         refresh_s: float = 0.5,
         hold_s: float = HOLD_S,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
     ) -> None:
-        self._directory = directory
+        self._list_workers = list_workers
         self._refresh_s, self._hold_s = refresh_s, hold_s
         self._model_limit = max_model_len
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -85,21 +69,21 @@ class AttentionWorkerPool:
         self._served_at = -math.inf
         self.workers: tuple[AttentionWorker, ...] = ()
         self.open_on: Counter[str] = Counter()
-        self.attempts: set[OpenAttempt] = set()
+        self.attempts: set[Attempt] = set()
 
     @property
     def max_model_len(self) -> int:
-        """Tokens a sequence may have: the model's context, or less when every worker that can say holds less."""
+        """The most tokens of a sequence: the model's context, or less when every known worker's KV cache takes less."""
         known = [limit for worker in self.workers if (limit := self._limits.get((worker.worker_id, worker.boot_id)))]
         return min(self._model_limit, max(known)) if known else self._model_limit
 
     @property
     def serving(self) -> bool:
-        """Whether some worker takes sequences now."""
+        """Whether any worker takes new sequences now."""
         return any(worker.serving for worker in self.workers)
 
     def not_ready(self) -> str | None:
-        """Why new requests are sent away; None while they are served, or wait for a worker that is expected."""
+        """Returns why new requests are rejected; None while they are served, or held back for a worker's return."""
         if self.serving or time.monotonic() - self._served_at < self._hold_s:
             return None
         if not self.workers:
@@ -114,7 +98,7 @@ class AttentionWorkerPool:
         )
 
     async def channel(self, worker: AttentionWorker) -> grpc.aio.Channel | None:
-        """A connected channel, or None when the worker cannot be reached."""
+        """Returns a connected channel, or None when the worker cannot be reached."""
         channel = self._channels.get(worker.address)
         if channel is None:
             channel = grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS)
@@ -133,7 +117,7 @@ class AttentionWorkerPool:
         return channel
 
     async def wait_for_change(self, timeout: float) -> None:
-        """Until the list was read anew, or the time is up."""
+        """Waits until the list has been read again, or for `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._changed.wait()
@@ -141,32 +125,32 @@ class AttentionWorkerPool:
             return
 
     async def run(self) -> None:
-        """Reads the list again and again, until cancelled."""
+        """Reads the list every `refresh_s` until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
-        """Reads the list once; gives up attempts whose worker is gone and silent."""
+        """Reads the list once; gives up attempts whose worker is gone and sends nothing."""
         try:
-            self.workers = self._with_lingering(await self._directory.attention_workers())
-        except DirectoryUnavailable:
-            log.debug("membership unavailable, keeping the last list", workers=len(self.workers))
+            self.workers = self._with_lingering(await self._list_workers())
+        except RedisUnavailable:
+            log.debug("redis is unavailable, keeping the last list", workers=len(self.workers))
         if self.serving:
             self._served_at = time.monotonic()
         await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
-        self._stalls.look(self.workers, self.attempts)
+        self._stalls.check(self.workers, self.attempts)
         await self._close_unused()
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _with_lingering(self, listed: Sequence[AttentionWorker]) -> tuple[AttentionWorker, ...]:
-        """The list, and those who were on it a moment ago: a Redis that comes back empty must not empty the cluster."""
+        """Adds the workers that were listed a moment ago: when Redis restarts empty, they still serve."""
         now = time.monotonic()
         self._listed_at |= {worker.worker_id: now for worker in listed}
         self._listed_at = {worker_id: at for worker_id, at in self._listed_at.items() if now - at < LINGER_S}
-        on_it = {worker.worker_id for worker in listed}
-        lingering = (worker for worker in self.workers if worker.worker_id not in on_it and not worker.draining)
+        ids = {worker.worker_id for worker in listed}
+        lingering = (worker for worker in self.workers if worker.worker_id not in ids and not worker.draining)
         return (*listed, *(worker for worker in lingering if worker.worker_id in self._listed_at))
 
     async def close(self) -> None:
@@ -176,26 +160,26 @@ class AttentionWorkerPool:
         self._channels.clear()
 
     async def _describe(self, worker: AttentionWorker) -> None:
-        """Learns the sequence length that a new worker can hold."""
+        """Asks a new worker for the longest sequence that it takes."""
         key = (worker.worker_id, worker.boot_id)
         if key in self._limits:
             return
-        about = await self._ask(worker)
-        if about is not None:
-            pages = about.kv_pages_total * about.page_size
-            self._limits[key] = min(limit for limit in (about.max_model_len, pages, self._model_limit) if limit)
+        described = await self._call_describe(worker)
+        if described is not None:
+            cached = described.kv_pages_total * described.page_size
+            self._limits[key] = min(limit for limit in (described.max_model_len, cached, self._model_limit) if limit)
 
     async def _answers(self, worker: AttentionWorker) -> bool:
-        return await self._ask(worker) is not None
+        return await self._call_describe(worker) is not None
 
-    async def _ask(self, worker: AttentionWorker) -> attention_pb2.AttentionDescription | None:
+    async def _call_describe(self, worker: AttentionWorker) -> attention_pb2.AttentionDescription | None:
         channel = await self.channel(worker)
         if channel is None:
             return None
         try:
-            return await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=ANSWER_S)
+            return await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=DESCRIBE_S)
         except grpc.aio.AioRpcError as error:
-            log.info("worker does not describe itself", worker=worker.worker_id, code=error.code().name)
+            log.info("attention worker does not answer Describe", worker=worker.worker_id, code=error.code().name)
             return None
 
     async def _close_unused(self) -> None:

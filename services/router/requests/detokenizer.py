@@ -1,4 +1,4 @@
-"""Ids to text, a few at a time, never splitting a character. A pure fold over the ids."""
+"""Turns token ids into text, a few at a time, without splitting a character. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPLACEMENT = "\ufffd"
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`)."""
+    """Returns the byte of each printable character that byte-level BPE writes (GPT-2's `bytes_to_unicode`)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     shifted = [byte for byte in range(256) if byte not in set(plain)]
     alphabet = {chr(byte): byte for byte in plain}
@@ -21,7 +21,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 class Decoder(Protocol):
-    """Text out of ids as they come."""
+    """Decodes ids incrementally: `push` returns the text that is complete, `finish` the rest."""
 
     def push(self, ids: Sequence[int]) -> str: ...
 
@@ -29,7 +29,7 @@ class Decoder(Protocol):
 
 
 class Vocabulary:
-    """What each id is in bytes, and which ids are special. `raw` is the parsed tokenizer.json."""
+    """The bytes of each token id, and which ids are special. `raw` is the parsed tokenizer.json."""
 
     def __init__(self, tokenizer: Tokenizer, raw: dict[str, Any]) -> None:
         self._tokenizer = tokenizer
@@ -40,27 +40,27 @@ class Vocabulary:
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
-    def pieces(self) -> list[bytes]:
-        """Bytes by id; ids without a token are empty. Byte-level tokenizers only give single bytes of characters."""
+    def bytes_by_id(self) -> list[bytes]:
+        """The bytes of each id, empty for ids without a token. With byte-level BPE they may be part of a character."""
         alphabet = _byte_alphabet()
-        pieces = [b""] * self.size
+        found = [b""] * self.size
         for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items():
             if not self.byte_level:
-                pieces[token_id] = self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
+                found[token_id] = self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
             elif all(char in alphabet for char in token):
-                pieces[token_id] = bytes(alphabet[char] for char in token)
+                found[token_id] = bytes(alphabet[char] for char in token)
             else:
-                pieces[token_id] = token.encode()
-        return pieces
+                found[token_id] = token.encode()
+        return found
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Bytes of one id; empty for an id outside the vocabulary."""
-        return self.pieces[token_id] if token_id < len(self.pieces) else b""
+        """Returns the bytes of one id; empty for an id outside the vocabulary."""
+        return self.bytes_by_id[token_id] if token_id < len(self.bytes_by_id) else b""
 
     def decoder(self, skip: Collection[int] = ()) -> Decoder:
-        """A decoder at the beginning of a text. Ids in `skip` are not shown."""
+        """Returns a new decoder. Ids in `skip` give no text."""
         if self.byte_level:
-            return ByteDecoder(self.pieces, frozenset(skip))
+            return ByteDecoder(self.bytes_by_id, frozenset(skip))
         return PrefixDecoder(self._tokenizer, frozenset(skip))
 
 
@@ -73,30 +73,30 @@ def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
 
 
 class ByteDecoder:
-    """Byte-level BPE: a token is a byte string, and an incremental UTF-8 decoder does the rest."""
+    """Decodes byte-level BPE: a token is a byte string, and an incremental UTF-8 decoder does the rest."""
 
-    def __init__(self, pieces: list[bytes], skip: frozenset[int]) -> None:
-        self._pieces = pieces
+    def __init__(self, bytes_by_id: list[bytes], skip: frozenset[int]) -> None:
+        self._bytes_by_id = bytes_by_id
         self._skip = skip
-        self._size = len(pieces)
+        self._size = len(bytes_by_id)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, ids: Sequence[int]) -> str:
-        pieces, skip, size = self._pieces, self._skip, self._size
-        return self._utf8.decode(b"".join([pieces[i] for i in ids if i not in skip and i < size]))
+        bytes_by_id, skip, size = self._bytes_by_id, self._skip, self._size
+        return self._utf8.decode(b"".join([bytes_by_id[i] for i in ids if i not in skip and i < size]))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", True)
 
 
 class PrefixDecoder:
-    """Any other tokenizer: the text is what the last few ids add to those before them."""
+    """Decodes any other tokenizer's ids: the new text is what the last few ids add to those before them."""
 
     def __init__(self, tokenizer: Tokenizer, skip: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._skip = skip
         self._window: list[int] = []
-        self._known = 0  # ids of the window whose text is already out
+        self._known = 0  # ids of the window whose text was returned already
 
     def push(self, ids: Sequence[int]) -> str:
         self._window += [i for i in ids if i not in self._skip]

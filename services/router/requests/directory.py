@@ -1,30 +1,18 @@
-"""Attention workers as their leases describe them."""
+"""Lists the attention workers by their leases in Redis."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from services.membership.record import WorkerRecord
-from services.membership.redis import Membership, RedisUnavailable
-from services.router.requests.attention_workers import DirectoryUnavailable
+from services.membership.redis import Membership
 from services.router.requests.worker_choice import AttentionWorker
 
 
-class LeaseDirectory:
-    """The directory of a real cluster."""
-
-    def __init__(self, membership: Membership) -> None:
-        self._membership = membership
-
-    async def attention_workers(self) -> Sequence[AttentionWorker]:
-        """Raises DirectoryUnavailable while Redis is away."""
-        try:
-            return [as_worker(record) for record in await self._membership.workers("attention")]
-        except RedisUnavailable as error:
-            raise DirectoryUnavailable(str(error)) from None
+async def list_attention_workers(membership: Membership) -> list[AttentionWorker]:
+    """Returns the attention workers that have a lease. Raises RedisUnavailable."""
+    return [_as_worker(record) for record in await membership.workers("attention")]
 
 
-def as_worker(record: WorkerRecord) -> AttentionWorker:
+def _as_worker(record: WorkerRecord) -> AttentionWorker:
     stats = record.stats
     return AttentionWorker(
         worker_id=record.worker_id,

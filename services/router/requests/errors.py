@@ -1,14 +1,16 @@
-"""What can go wrong with a request, as its client sees it.
+"""The errors that a client can get, with their HTTP status.
 
 RouterError
-├── InvalidRequest         the caller's mistake                                   4xx
-│   ├── ModelNotFound      404
-│   └── ContextTooLong     the prompt, or prompt and max_tokens, cannot fit        400
-├── NoWorker               nobody can serve it now; worth trying again             503
-├── ShuttingDown           this router is leaving                                  503
-├── DeadlineExceeded       the request's time is up                                504
-├── Quarantined            it took its workers down with it; not worth trying again 500
-└── WorkerRefused          a worker does not understand this router: our bug       500
+├── InvalidRequest            the request is invalid                                     400
+│   ├── ModelNotFound         it names another model                                     404
+│   ├── BodyTooLarge          its body has too many bytes                                413
+│   ├── UnsupportedMediaType  its body is not JSON, or is compressed                     415
+│   └── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
+├── NoWorker                  no worker can serve it now; worth retrying                 503
+├── ShuttingDown              this router is shutting down                               503
+├── DeadlineExceeded          the request's time is up                                   504
+├── Quarantined               several workers in a row failed on it; not worth retrying  500
+└── RejectedByWorker          a worker rejected this router's call: a bug here           500
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import ClassVar
 
 
 class RouterError(Exception):
-    """An ending with an error. `message` is meant for the client: no paths, no addresses, no long values."""
+    """A request that ends with an error. `message` is for the client: no paths, no addresses, no long values."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -32,12 +34,12 @@ class RouterError(Exception):
         self.code = code or type(self).code
 
     def body(self) -> dict[str, dict[str, str | None]]:
-        """The error as OpenAI's clients read it."""
+        """Returns the error's JSON body in OpenAI's format."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class InvalidRequest(RouterError, ValueError):
-    """Expected: the caller's mistake. `status` may be narrowed per instance (404, 405, 413, 415)."""
+    """Expected: the request is invalid."""
 
     status = 400
     type = "invalid_request_error"
@@ -45,28 +47,28 @@ class InvalidRequest(RouterError, ValueError):
 
 
 class ModelNotFound(InvalidRequest):
-    """Expected: another model's name."""
+    """Expected: the request names another model than the served one."""
 
     status = 404
     code = "model_not_found"
 
 
 class BodyTooLarge(InvalidRequest):
-    """Expected: more bytes than a request may have."""
+    """Expected: the body has more bytes than a request may have."""
 
     status = 413
     code = "request_too_large"
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """Expected: not JSON, or encoded."""
+    """Expected: the body is not JSON, or has a content encoding."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class ContextTooLong(InvalidRequest):
-    """Expected: more tokens than the context holds; the message carries the counts."""
+    """Expected: more tokens than the context takes; the message has the counts."""
 
     code = "context_length_exceeded"
 
@@ -79,7 +81,7 @@ class ContextTooLong(InvalidRequest):
 
 
 class NoWorker(RouterError):
-    """Nobody can serve the request now."""
+    """No worker can serve the request now."""
 
     status = 503
     type = "service_unavailable"
@@ -88,7 +90,7 @@ class NoWorker(RouterError):
 
 
 class ShuttingDown(RouterError):
-    """This router is leaving; another one may serve the request."""
+    """This router is shutting down; another one may serve the request."""
 
     status = 503
     type = "service_unavailable"
@@ -112,8 +114,8 @@ class Quarantined(RouterError):
     should_retry = False
 
 
-class WorkerRefused(RouterError):
-    """A worker refused what this router should never have sent."""
+class RejectedByWorker(RouterError):
+    """A worker rejected a call that this router should never have sent."""
 
-    code = "worker_refused"
+    code = "rejected_by_worker"
     should_retry = False

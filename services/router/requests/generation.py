@@ -1,7 +1,7 @@
-"""One generation at the attention workers: attempts, one after the other, that look like a single stream of tokens.
+"""One generation at the attention workers: successive attempts that look like a single stream of tokens.
 
 A failed worker costs the client a pause and nothing else: the next attempt carries prompt and emitted ids.
-Text, HTTP and metrics of the outcome are left to others.
+Text, HTTP and metrics of the outcome are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import grpc
 import grpc.aio
 import structlog
 from caracal_proto import attention_pb2
-from caracal_proto.attention_pb2_grpc import AttentionStub
 
+from services.router.requests.attempt import Attempt
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NoWorker,
     Quarantined,
+    RejectedByWorker,
     RouterError,
-    WorkerRefused,
 )
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import GenerationProgress
@@ -32,19 +32,19 @@ from services.router.requests.worker_choice import AttentionWorker
 
 log = structlog.get_logger(__name__)
 
-MAX_BARREN_ATTEMPTS = 3
+MAX_FAILURES_IN_A_ROW = 3  # attempts without a new token
 RETRY_PAUSE_S = 0.05
 CLOCK_SLACK_S = 1.0  # a worker's deadline may pass before the router's own
-DRAINING = "draining"  # what a worker says when it hands its sequences back
+DRAINING = "draining"  # a worker's error message when it hands its sequences back
 OUT_OF_TIME = "The request's time is up."
-FIRST_WORKER_S = 5.0  # how long a request that no worker has taken yet goes on knocking
-OUR_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
-CALLERS_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
+FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
+INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
+CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What is to be generated. `deadline` is a moment of the monotonic clock; `eos_ids` end it unless ignored."""
+    """What is to be generated. `deadline`: a time of the monotonic clock. `eos_ids` end the sequence unless ignored."""
 
     request_id: str
     prompt_ids: Sequence[int]
@@ -62,35 +62,8 @@ class TokenBatch:
     stop_id: int | None = None
 
 
-class Attempt:
-    """One call of Attention.Generate."""
-
-    def __init__(
-        self, worker: AttentionWorker, channel: grpc.aio.Channel, request: attention_pb2.GenerateRequest
-    ) -> None:
-        self.worker = worker
-        self.number = request.attempt
-        self.last_event_at = time.monotonic()
-        self.abandoned = False
-        self._call = AttentionStub(channel).Generate(request, timeout=request.deadline_ms / 1000)
-
-    async def read(self) -> attention_pb2.GenerateEvent | None:
-        """The next event; None at the end. Raises AioRpcError, or CancelledError after `abandon`."""
-        event = await self._call.read()
-        self.last_event_at = time.monotonic()
-        return event if isinstance(event, attention_pb2.GenerateEvent) else None
-
-    def abandon(self) -> None:
-        """Gives the worker up; `read` ends at once."""
-        self.abandoned = True
-        self._call.cancel()
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
 class Generation:
-    """Use as a context manager: leaving it cancels whatever is still under way."""
+    """Runs a GenerationRequest. Use it as a context manager: leaving it cancels the attempt in progress."""
 
     def __init__(
         self, attention_workers: AttentionWorkerPool, metrics: RequestMetrics, request: GenerationRequest
@@ -118,12 +91,12 @@ class Generation:
             self._attempt.abandon()
 
     async def next_tokens(self) -> TokenBatch:
-        """The next tokens. Raises RouterError when the generation cannot go on."""
+        """Returns the next tokens. Raises RouterError when the generation cannot go on."""
         while True:
             if self._attempt is None:
-                over = self._already_over()
-                if over is not None:
-                    return over
+                ended = self._already_ended()
+                if ended is not None:
+                    return ended
                 self._attempt = await self._open()
             attempt = self._attempt
             try:
@@ -144,13 +117,13 @@ class Generation:
                 return TokenBatch(tokens, event.finish_reason, self._stop_id(event))
 
     def _stop_id(self, event: attention_pb2.GenerateEvent) -> int | None:
-        """The id that ended it, when the worker sent it as the last token."""
+        """Returns the stop id when the worker sent it as the last token."""
         emitted = self.progress.emitted_ids
         stopped = event.finish_reason == "stop" and emitted and emitted[-1] == event.stop_id
         return event.stop_id if stopped else None
 
-    def _already_over(self) -> TokenBatch | None:
-        """The end that a worker reached but could not tell any more."""
+    def _already_ended(self) -> TokenBatch | None:
+        """Returns the end of a sequence whose last token arrived, but whose worker failed before its finish reason."""
         emitted, sampling = self.progress.emitted_ids, self._request.sampling
         if not emitted:
             return None
@@ -160,8 +133,10 @@ class Generation:
         return TokenBatch((), "length") if len(emitted) >= sampling.max_tokens else None
 
     async def _open(self) -> Attempt:
-        """A new attempt at the best worker. Waits for one until the deadline, once a worker had taken the request, and
-        at first as long as one is expected."""
+        """Opens an attempt at the best worker.
+
+        The first attempt waits while a worker is expected to come back; later ones wait until the deadline.
+        """
         give_up_at = time.monotonic() + FIRST_WORKER_S
         while True:
             self._check_time()
@@ -179,7 +154,7 @@ class Generation:
             give_up_at = give_up_at if worker else time.monotonic() + FIRST_WORKER_S
 
     def _start(self, worker: AttentionWorker, channel: grpc.aio.Channel) -> Attempt:
-        request = attention_pb2.GenerateRequest(
+        message = attention_pb2.GenerateRequest(
             request_id=self._request.request_id,
             attempt=self.progress.open_attempt(),
             prompt_ids=self._request.prompt_ids,
@@ -188,10 +163,10 @@ class Generation:
             deadline_ms=max(1, int(self._seconds_left() * 1000)),
         )
         self._metrics.attempts.inc()
-        if request.attempt > 1:
+        if message.attempt > 1:
             self._metrics.failovers.inc()
         self.numerics_class = worker.numerics_class
-        attempt = Attempt(worker, channel, request)
+        attempt = Attempt(worker, channel, message)
         self._workers.attempts.add(attempt)
         self._workers.open_on[worker.worker_id] += 1
         return attempt
@@ -205,7 +180,7 @@ class Generation:
         self._workers.open_on[attempt.worker.worker_id] -= 1
 
     async def _recover(self, attempt: Attempt, error: grpc.aio.AioRpcError | None) -> None:
-        """Leaves a failed attempt behind. Raises RouterError when another one would be no better."""
+        """Ends a failed attempt. Raises RouterError when another one would not help."""
         self._leave()
         self._check_time()
         code = error.code() if error else None
@@ -219,20 +194,20 @@ class Generation:
             status=code.name if code else "ended early",
             detail=detail,
         )
-        if code in CALLERS_FAULT:
-            raise InvalidRequest(f"The request was refused: {detail}")
-        if code in OUR_FAULT:
-            raise WorkerRefused("An attention worker refused the request.")
+        if code in CLIENT_FAULT:
+            raise InvalidRequest(f"The request was rejected: {detail}")
+        if code in INTERNAL_FAULT:
+            raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and self._seconds_left() < CLOCK_SLACK_S:
             raise DeadlineExceeded(OUT_OF_TIME)
         if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
-            pass  # it leaves in good order: no sign that the request is at fault
+            pass  # a planned exit: no sign that the request is at fault
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
-                raise NoWorker("The cluster has no room for this request now.", code="overloaded")
-        elif self.progress.attempt_failed() >= MAX_BARREN_ATTEMPTS:
+                raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
+        elif self.progress.attempt_failed() >= MAX_FAILURES_IN_A_ROW:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
         await asyncio.sleep(RETRY_PAUSE_S)
 

@@ -1,4 +1,4 @@
-"""One sequence from acceptance to its one ending, and the metrics that tell of it."""
+"""The lifecycle of one sequence, from acceptance to its one ending, and the metrics of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.router.requests.metrics import RequestMetrics
 
 
 class RequestLifecycle:
-    """Counts one sequence. It ends exactly once: with a finish reason, an error's code, or a cancel."""
+    """Counts one sequence in the metrics. It ends exactly once: with a finish reason, an error's code, or a cancel."""
 
     def __init__(self, metrics: RequestMetrics, prompt_tokens: int) -> None:
         self._metrics = metrics
@@ -26,7 +26,7 @@ class RequestLifecycle:
         metrics.prompt_length.observe(prompt_tokens)
 
     def generated(self, count: int) -> None:
-        """Tokens arrived together."""
+        """Counts tokens that arrived together."""
         now = time.monotonic()
         metrics = self._metrics
         if self.tokens:
@@ -67,7 +67,7 @@ class RequestLifecycle:
 
 @contextmanager
 def request_lifecycle(metrics: RequestMetrics, prompt_tokens: int) -> Iterator[RequestLifecycle]:
-    """A lifecycle whose ending follows from how the block is left, unless the block has ended it before."""
+    """Gives a lifecycle that ends by how the block is left, unless the block has ended it before."""
     lifecycle = RequestLifecycle(metrics, prompt_tokens)
     try:
         yield lifecycle

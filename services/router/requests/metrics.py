@@ -1,4 +1,4 @@
-"""Request metrics: vLLM's names and buckets under `caracal:`, the gateway's own under `caracal_gateway_`."""
+"""Request metrics: vLLM's names and buckets with the prefix `caracal:`, the gateway's own with `caracal_gateway_`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNT_BUCKETS = tuple(step * 10**power for power in range(6) for step in (1, 2, 
 
 
 class RequestMetrics:
-    """Counters and histograms of one router; `registry` is what /metrics shows."""
+    """The request metrics of one router; `registry` is what /metrics shows."""
 
     def __init__(self, model_name: str, registry: CollectorRegistry) -> None:
         self.registry = registry

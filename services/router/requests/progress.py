@@ -1,4 +1,4 @@
-"""How far one generation has come: pure state, replayed onto a new worker when the old one is gone."""
+"""The progress of one generation: pure state, replayed onto a new worker when the old one is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 
 class IndexedToken(Protocol):
-    """What `accept` reads of a token."""
+    """The fields of a token that `accept` reads."""
 
     @property
     def index(self) -> int: ...
@@ -22,11 +22,14 @@ TokenT = TypeVar("TokenT", bound=IndexedToken)
 
 @dataclass(slots=True)
 class GenerationProgress:
-    """A token is taken only from the current attempt and only at the next index; so a zombie worker changes nothing."""
+    """The attempts and the emitted ids of one generation.
+
+    A token is taken only from the current attempt and only at the next index, so a zombie worker changes nothing.
+    """
 
     attempt: int = 0
     emitted_ids: list[int] = field(default_factory=list)
-    barren_attempts: int = 0
+    failures_in_a_row: int = 0  # of attempts, without a new token
     dropped: int = 0
 
     @property
@@ -34,12 +37,12 @@ class GenerationProgress:
         return len(self.emitted_ids)
 
     def open_attempt(self) -> int:
-        """A new attempt begins; everything still under way from earlier ones is from now on ignored."""
+        """Begins a new attempt and returns its number; from now on tokens of earlier attempts are dropped."""
         self.attempt += 1
         return self.attempt
 
     def accept(self, attempt: int, tokens: Iterable[TokenT]) -> list[TokenT]:
-        """The tokens that go on from here, in order; duplicates, gaps and other attempts' tokens are dropped."""
+        """Returns the tokens that continue the sequence; drops duplicates, gaps and tokens of other attempts."""
         accepted: list[TokenT] = []
         for token in tokens:
             if attempt != self.attempt or token.index != len(self.emitted_ids):
@@ -48,10 +51,10 @@ class GenerationProgress:
             self.emitted_ids.append(token.id)
             accepted.append(token)
         if accepted:
-            self.barren_attempts = 0
+            self.failures_in_a_row = 0
         return accepted
 
     def attempt_failed(self) -> int:
-        """A worker that had taken the request failed; returns how many did so in a row without a new token."""
-        self.barren_attempts += 1
-        return self.barren_attempts
+        """Counts a failed attempt; returns how many have failed in a row without a new token."""
+        self.failures_in_a_row += 1
+        return self.failures_in_a_row

@@ -1,4 +1,4 @@
-"""One choice of an answer: a generation, its text and its lifecycle, read delta by delta."""
+"""One choice of an answer: a generation, its text and its lifecycle, read as text deltas."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from services.router.requests.text import TextFold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRules:
-    """How ids become text."""
+    """How token ids become text."""
 
     stop: Sequence[str] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
-    shown_ids: frozenset[int] = frozenset()  # special tokens shown all the same
+    shown_ids: frozenset[int] = frozenset()  # special tokens that are never skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,17 @@ class TextDelta:
 
 
 class Reply:
-    """Use as a context manager: however it is left, the worker is told and the sequence ends exactly once."""
+    """Reads one generation as text. Use it as a context manager.
 
-    def __init__(self, cluster: ServingContext, request: GenerationRequest, rules: TextRules) -> None:
-        self._cluster = cluster
+    However it is left, the worker's call is cancelled if it still runs, and the sequence ends exactly once.
+    """
+
+    def __init__(self, serving: ServingContext, request: GenerationRequest, rules: TextRules) -> None:
+        self._serving = serving
         self._request = request
         self._rules = rules
         self._exit = ExitStack()
-        vocabulary = cluster.assets.vocabulary
+        vocabulary = serving.assets.vocabulary
         skipped = vocabulary.special_ids - rules.shown_ids if rules.skip_special_tokens else frozenset()
         self._text = TextFold(
             vocabulary.decoder(skipped),
@@ -56,17 +59,17 @@ class Reply:
             checked=bool(rules.stop),
         )
         self.stop_reason: str | int | None = None
-        self.reasoning_tokens = 0  # counted by whoever tells reasoning from content
+        self.reasoning_tokens = 0  # counted by the reader that separates reasoning from content
 
     def __enter__(self) -> Reply:
         self._lifecycle: RequestLifecycle = self._exit.enter_context(
-            request_lifecycle(self._cluster.metrics, len(self._request.prompt_ids))
+            request_lifecycle(self._serving.metrics, len(self._request.prompt_ids))
         )
         self._generation = self._exit.enter_context(
-            Generation(self._cluster.attention_workers, self._cluster.metrics, self._request)
+            Generation(self._serving.attention_workers, self._serving.metrics, self._request)
         )
-        self._cluster.opened(self)
-        self._exit.callback(self._cluster.left, self)
+        self._serving.add(self)
+        self._exit.callback(self._serving.remove, self)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -74,7 +77,7 @@ class Reply:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return self._cluster.assets.vocabulary
+        return self._serving.assets.vocabulary
 
     @property
     def prompt_ids(self) -> Sequence[int]:
@@ -97,11 +100,11 @@ class Reply:
         self._generation.abort(error)
 
     async def next(self) -> TextDelta:
-        """The next delta. Raises RouterError."""
-        next_tokens = await self._generation.next_tokens()
-        tokens = next_tokens.tokens
+        """Returns the next delta. Raises RouterError."""
+        batch = await self._generation.next_tokens()
+        tokens = batch.tokens
         ids = [token.id for token in tokens]
-        hidden_stop = next_tokens.stop_id is not None and not self._rules.include_stop
+        hidden_stop = batch.stop_id is not None and not self._rules.include_stop
         text, used = self._text.push(ids[:-1] if hidden_stop and ids else ids)
         if self._text.hit is not None:
             self._lifecycle.generated(used)
@@ -109,14 +112,14 @@ class Reply:
             return self._last(text, tokens[:used], "stop")
         if tokens:
             self._lifecycle.generated(len(tokens))
-        if not next_tokens.finish_reason:
+        if not batch.finish_reason:
             return TextDelta(text, tokens)
         text += self._text.finish()
         if self._text.hit is not None:
             self.stop_reason = self._text.hit
-        elif next_tokens.stop_id is not None and next_tokens.stop_id not in self._request.eos_ids:
-            self.stop_reason = next_tokens.stop_id
-        return self._last(text, tokens, next_tokens.finish_reason)
+        elif batch.stop_id is not None and batch.stop_id not in self._request.eos_ids:
+            self.stop_reason = batch.stop_id
+        return self._last(text, tokens, batch.finish_reason)
 
     def _last(self, text: str, tokens: Sequence[attention_pb2.Token], reason: str) -> TextDelta:
         self._lifecycle.finish(reason)
@@ -124,7 +127,7 @@ class Reply:
 
 
 class ServingContext:
-    """What every reply needs: the model's assets, the attention workers, the metrics. One per router process."""
+    """What all replies share: the model's assets, the attention workers, the metrics. One per router process."""
 
     def __init__(self, assets: ModelAssets, attention_workers: AttentionWorkerPool, metrics: RequestMetrics) -> None:
         self.assets = assets
@@ -139,13 +142,14 @@ class ServingContext:
     def max_model_len(self) -> int:
         return min(self.assets.max_model_len, self.attention_workers.max_model_len)
 
-    def opened(self, reply: Reply) -> None:
+    def add(self, reply: Reply) -> None:
+        """Registers an open reply, and aborts it at once after `close`."""
         self.open_replies.add(reply)
         self.idle.clear()
         if self.closing is not None:
             reply.abort(self.closing)
 
-    def left(self, reply: Reply) -> None:
+    def remove(self, reply: Reply) -> None:
         self.open_replies.discard(reply)
         if not self.open_replies:
             self.idle.set()

@@ -1,4 +1,4 @@
-"""Stop strings over a stream of text: found wherever the token borders fall, and never leaked."""
+"""Finds stop strings in a stream of text, wherever the token borders fall, and never lets part of one out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def held_length(text: str, patterns: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that begins a pattern without being all of it."""
+    """Returns the length of the longest suffix of `text` that begins a pattern without being all of it."""
     longest = 0
     for pattern in patterns:
         for length in range(min(len(pattern) - 1, len(text)), longest, -1):
@@ -17,9 +17,9 @@ def held_length(text: str, patterns: Sequence[str]) -> int:
 
 
 def first_match(text: str, patterns: Sequence[str]) -> tuple[int, int] | None:
-    """(start, end) of the match that is complete first; of several complete at once, the longest.
+    """Returns (start, end) of the match that is complete first; of several complete at once, the longest.
 
-    The first *complete* match does not depend on how the text was cut into pieces; the first *begun* one would.
+    The first *complete* match does not depend on how the text was cut into deltas; the first *begun* one would.
     """
     ends = [(start + len(pattern), start) for pattern in patterns if (start := text.find(pattern)) >= 0]
     if not ends:
@@ -38,7 +38,7 @@ class StopStrings:
         self.hit: str | None = None
 
     def push(self, text: str) -> str:
-        """What may be shown now. Once `hit` is set, nothing more comes out."""
+        """Returns the text that may be shown now; empty once `hit` is set."""
         if self.hit is not None:
             return ""
         if not self._patterns:
@@ -54,6 +54,6 @@ class StopStrings:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """The held text, now that nothing can complete it."""
+        """Returns the text held back: no stop string can complete any more."""
         held, self._held = self._held, ""
         return held

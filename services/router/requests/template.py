@@ -1,6 +1,6 @@
-"""The checkpoint's chat template: messages to prompt text, in a sandbox.
+"""Renders messages to prompt text with the checkpoint's chat template, in a sandbox.
 
-Settings of the environment are those of Hugging Face's `apply_chat_template`, without importing it.
+The Jinja environment is set up as in Hugging Face's `apply_chat_template`, without importing it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.router.requests.errors import InvalidRequest
 Message = dict[str, Any]
 Segment = tuple[str, bool]  # text, and whether its special tokens are control tokens
 
-TRUSTED_ROLES = frozenset({"assistant"})  # its earlier replies may hold its own control tokens
+UNESCAPED_ROLES = frozenset({"assistant"})  # its earlier replies may contain control tokens
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -37,7 +37,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 class ChatTemplate:
-    """A compiled template. `specials` are the texts that the tokenizer would read as control tokens."""
+    """A compiled chat template. `specials` are the texts that the tokenizer reads as control tokens."""
 
     def __init__(self, source: str, *, bos_token: str, eos_token: str, specials: Sequence[str]) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
@@ -56,12 +56,12 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[Segment]:
-        """The prompt in segments. Raises InvalidRequest when the template refuses the messages."""
-        shield = SpecialTokenGuard(self._specials)
-        shielded = [message if message["role"] in TRUSTED_ROLES else shield.escape(message) for message in messages]
+        """Returns the prompt in segments. Raises InvalidRequest when the template rejects the messages."""
+        guard = SpecialTokenGuard(self._specials)
+        escaped = [message if message["role"] in UNESCAPED_ROLES else guard.escape(message) for message in messages]
         try:
             text = self._template.render(
-                messages=shielded,
+                messages=escaped,
                 tools=list(tools) if tools else None,
                 add_generation_prompt=add_generation_prompt,
                 **self._tokens,
@@ -69,13 +69,13 @@ class ChatTemplate:
             )
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InvalidRequest(
-                f"The chat template refused the messages: {str(error)[:200]}", param="messages"
+                f"The chat template rejected the messages: {str(error)[:200]}", param="messages"
             ) from None
-        return shield.segments(text)
+        return guard.segments(text)
 
 
 class SpecialTokenGuard:
-    """Keeps control tokens that users type from becoming control tokens: each is a mark while the template runs."""
+    """Keeps texts of control tokens in users' messages plain text: a mark replaces each while the template runs."""
 
     def __init__(self, specials: Sequence[str]) -> None:
         self._specials = specials
@@ -92,7 +92,7 @@ class SpecialTokenGuard:
         return {**message, "content": content}
 
     def segments(self, text: str) -> list[Segment]:
-        """The rendered text cut at the marks; what they covered is plain text."""
+        """Cuts the rendered text at the marks, and puts what they stand for back as plain text."""
         if not self._escaped:
             return [(text, True)]
         segments: list[Segment] = []

@@ -1,4 +1,4 @@
-"""What a sequence's tokens say: characters whole, stop strings kept back. A pure fold over the emitted ids."""
+"""Turns a sequence's emitted ids into text: whole characters only, stop strings held back. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.router.requests.stops import StopStrings
 class TextFold:
     """Feeds ids to a decoder and its text to the stop strings.
 
-    The first `min_tokens` tokens pass unchecked: a stop string among them ends nothing.
+    The first `min_tokens` tokens are not checked: a stop string among them does not end the text.
     """
 
     def __init__(self, decoder: Decoder, stops: StopStrings, *, min_tokens: int = 0, checked: bool = True) -> None:
@@ -27,7 +27,7 @@ class TextFold:
         return self._stops.hit
 
     def push(self, ids: Sequence[int]) -> tuple[str, int]:
-        """(text that may be shown now, number of ids used): ids after a complete stop string are not used."""
+        """Returns (text that may be shown now, number of ids used); ids after a complete stop string are not used."""
         if not self._checked:
             return self._decoder.push(ids), len(ids)
         text = ""
@@ -40,5 +40,5 @@ class TextFold:
         return text, len(ids)
 
     def finish(self) -> str:
-        """The text held back, now that no token will follow."""
+        """Returns the text held back, now that no token will follow."""
         return self._stops.push(self._decoder.finish()) + self._stops.finish()

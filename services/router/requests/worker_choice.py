@@ -1,4 +1,4 @@
-"""Which attention worker gets a sequence. Pure: no clock, no sockets."""
+"""Chooses the attention worker for a sequence. Pure: no clock, no sockets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionWorker:
-    """An attention worker as its lease describes it. `load` is what it reports: running + waiting sequences."""
+    """An attention worker as its lease describes it. `load`: its running and waiting sequences, as it reports them."""
 
     worker_id: str
     address: str
@@ -21,7 +21,7 @@ class AttentionWorker:
 
     @property
     def serving(self) -> bool:
-        """It takes new sequences: it has a placement table, and is not about to leave."""
+        """Whether it takes new sequences: it has a placement table and is not draining."""
         return self.epoch > 0 and not self.draining
 
 
@@ -32,18 +32,18 @@ def choose_worker(
     numerics_class: str | None = None,
     avoid: Collection[str] = (),
 ) -> AttentionWorker | None:
-    """The least loaded serving worker: fewest sequences open from this router, then least reported, ties by id.
+    """Returns the least loaded serving worker: fewest sequences open from this router, then lowest `load`, then id.
 
-    A sequence that began under a numerics class stays in it. Workers in `avoid` (ids that just failed) are taken
-    only when there is no other. None when nobody can take it.
+    A sequence that began under a numerics class stays in it. Workers in `avoid` (ids that just failed) are chosen only
+    when there is no other. None when no worker can take the sequence.
     """
-    fit = [
+    usable = [
         worker
         for worker in workers
         if worker.serving and (numerics_class is None or worker.numerics_class == numerics_class)
     ]
     return min(
-        fit,
+        usable,
         key=lambda worker: (
             worker.worker_id in avoid,
             open_here.get(worker.worker_id, 0),

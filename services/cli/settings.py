@@ -1,0 +1,90 @@
+"""`caracal settings`: every variable that the three roles read, from the settings classes themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from services.attention_worker.settings import AttentionSettings
+from services.expert_worker.settings import ExpertSettings
+from services.process.settings import Rule, ServiceSettings, Settings, WorkerSettings, rule_of
+from services.router.settings import RouterSettings
+
+GROUPS: tuple[tuple[str, type[Settings]], ...] = (
+    ("All roles", ServiceSettings),
+    ("Attention and expert workers", WorkerSettings),
+    ("Router", RouterSettings),
+    ("Attention worker", AttentionSettings),
+    ("Expert worker", ExpertSettings),
+)
+# Read elsewhere than in a settings class: by the kernels when they are imported, and by the commands of `caracal`.
+OTHERS = (
+    (
+        "CARACAL_KERNELS",
+        "",
+        "kernels of CPU tensors: avx512bf16, avx2, reference or triton (interpreted); empty = the best this CPU has",
+    ),
+    ("CARACAL_URL", "", "the gateway that `caracal` commands talk to; empty = the cluster running on this machine"),
+)
+INTRO = """# Settings
+
+Made by `caracal settings --markdown`; a test compares it with the code. Each is an environment variable; an empty one
+counts as not set. A value that breaks a rule ends the process with one line that names the variable, and exit code 2.
+`caracal up` takes those of the workers as options (`--kv-pages` for `CARACAL_KV_PAGES`); the chart's values are mapped
+to them in `k8s/templates/_env.tpl`.
+"""
+
+
+def own_fields(settings: type[Settings]) -> Iterator[Field[object]]:
+    """The fields that a class adds to its base."""
+    inherited = {each.name for base in settings.__mro__[1:] if issubclass(base, Settings) for each in fields(base)}
+    return (each for each in fields(settings) if each.name not in inherited)
+
+
+def rows(settings: type[Settings]) -> list[tuple[str, str, str]]:
+    """(variable, default, meaning) of a class's own fields."""
+    return [
+        (settings.label(each.name), _default(each.default), _meaning(rule_of(settings, each.name)))
+        for each in own_fields(settings)
+    ]
+
+
+def markdown() -> str:
+    """docs/settings.md."""
+    groups = [(title, rows(settings)) for title, settings in GROUPS] + [("Others", list(OTHERS))]
+    parts = [INTRO]
+    for title, entries in groups:
+        parts.append(f"\n## {title}\n\n| variable | default | meaning |\n|---|---|---|\n")
+        parts += [f"| `{name}` | {f'`{default}`' if default else ''} | {text} |\n" for name, default, text in entries]
+    return "".join(parts)
+
+
+def show() -> None:
+    """Prints the same as tables."""
+    console = Console()
+    for title, entries in [(title, rows(settings)) for title, settings in GROUPS] + [("Others", list(OTHERS))]:
+        table = Table("variable", "default", "meaning", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for entry in entries:
+            table.add_row(*entry)
+        console.print(table)
+
+
+def _default(value: object) -> str:
+    if value is MISSING:
+        return "required"
+    return {True: "1", False: "0"}[value] if isinstance(value, bool) else str(value)
+
+
+def _meaning(rule: Rule) -> str:
+    bounds = [
+        *([f"from {rule.minimum:g}"] if rule.minimum else []),
+        *([f"to {rule.maximum:g}"] if rule.maximum is not None else []),
+        *([f"above {rule.above:g}"] if rule.above is not None else []),
+        *([f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []),
+        *([" or ".join(choice or "empty" for choice in rule.one_of)] if rule.one_of else []),
+    ]
+    return rule.help + (f" ({', '.join(bounds)})" if bounds else "")

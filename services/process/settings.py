@@ -1,0 +1,168 @@
+"""Settings of every role: read once from the environment, checked by one set of rules, rejected by name.
+
+A field `name` of a settings class is the variable CARACAL_NAME. Its default, meaning and bounds stand at the field and
+nowhere else; docs/settings.md is made from them (`caracal settings --markdown`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+PREFIX = "CARACAL_"
+
+
+class InvalidSetting(ValueError):
+    """A setting that cannot be used. One line that begins with its name: a variable's, or an option's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What a setting means and which values it may have. Bounds are inclusive; `above` is not."""
+
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    multiple_of: int = 0
+    one_of: tuple[str, ...] = ()
+
+    def violation(self, value: Any) -> str:
+        """What is wrong with a value, in words; empty when nothing is."""
+        if self.one_of and value not in self.one_of:
+            named = [choice or "empty" for choice in self.one_of]
+            return f"must be {', '.join(named[:-1])} or {named[-1]}" if len(named) > 1 else f"must be {named[0]}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
+        if self.minimum is not None and value < self.minimum:
+            return f"must be at least {self.minimum:g}"
+        if self.maximum is not None and value > self.maximum:
+            return f"must be at most {self.maximum:g}"
+        if self.above is not None and value <= self.above:
+            return f"must be above {self.above:g}"
+        if self.multiple_of and value % self.multiple_of:
+            return f"must be a multiple of {self.multiple_of}"
+        return ""
+
+
+def setting(help: str, default: Any = MISSING, **rule: Any) -> Any:
+    """A field of a settings class; without a default it has to be given. `rule`: further arguments of Rule."""
+    return field(default=default, metadata={"rule": Rule(help=help, **rule)})
+
+
+def setting_like(settings: type[Settings], name: str) -> Any:
+    """A field with the default and the rule of another class's field."""
+    like = next(each for each in fields(settings) if each.name == name)
+    return field(default=like.default, metadata=like.metadata)
+
+
+def port_setting(help: str, default: int = 0) -> Any:
+    return setting(f"{help}; 0 = any free one", default, minimum=0, maximum=65535)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of all settings. Raises InvalidSetting when it is made with a value that breaks a rule."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            self.check(each.name, getattr(self, each.name))
+        self.validate()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Raises InvalidSetting. An empty variable counts as not set."""
+        environ = os.environ if environ is None else environ
+        given: dict[str, Any] = {}
+        for each in fields(cls):
+            text = environ.get(PREFIX + each.name.upper(), "")
+            if text:
+                given[each.name] = cls._parsed(each.name, text, str(each.type))
+            elif each.default is MISSING:
+                raise InvalidSetting(f"{cls.label(each.name)} is not set: {rule_of(cls, each.name).help}")
+        return cls(**given)
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        """What users call the setting."""
+        return PREFIX + name.upper()
+
+    @classmethod
+    def check(cls, name: str, value: Any) -> None:
+        """Raises InvalidSetting when the value breaks the field's rule."""
+        violation = rule_of(cls, name).violation(value)
+        if violation:
+            raise cls.invalid(name, value, violation)
+
+    @classmethod
+    def invalid(cls, name: str, value: Any, why: str) -> InvalidSetting:
+        """The one form of what is wrong with a setting."""
+        shown = str(value) if isinstance(value, Path) else repr(value)
+        return InvalidSetting(f"{cls.label(name)} is {shown}: {why}")
+
+    def validate(self) -> None:
+        """Rules between several fields. Raises InvalidSetting."""
+
+    @classmethod
+    def _parsed(cls, name: str, text: str, kind: str) -> Any:
+        if kind == "bool":
+            if text.lower() not in ("0", "1", "true", "false"):
+                raise cls.invalid(name, text, "must be 0 or 1")
+            return text.lower() in ("1", "true")
+        if choices := rule_of(cls, name).one_of:
+            return next((choice for choice in choices if choice.lower() == text.lower()), text)
+        try:
+            return {"int": int, "float": float, "str": str, "Path": Path}[kind](text)
+        except ValueError:
+            raise cls.invalid(name, text, "not a number" if kind == "float" else "not a whole number") from None
+
+
+def rule_of(settings: type[Settings], name: str) -> Rule:
+    """A field's rule."""
+    rule = next(each.metadata["rule"] for each in fields(settings) if each.name == name)
+    assert isinstance(rule, Rule)
+    return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings(Settings):
+    """What router, attention worker and expert worker have in common."""
+
+    model: Path = setting("directory of the checkpoint, in Hugging Face's layout")  # noqa: RUF009  a dataclass field
+    redis_url: str = setting("the cluster's Redis", "redis://127.0.0.1:6379/0")
+    cluster: str = setting("prefix of every Redis key: clusters of different names may share a Redis", "caracal")
+    host: str = setting("address to listen on", "127.0.0.1")
+    advertise_host: str = setting("address at which others reach this process; empty = CARACAL_HOST", "")
+    worker_id: str = setting("unique name of this process; empty = the machine's name", "")
+    log_level: str = setting("least severity that is logged", "INFO", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
+
+    @property
+    def identity(self) -> str:
+        return self.worker_id or socket.gethostname()
+
+    @property
+    def reachable_host(self) -> str:
+        return self.advertise_host or self.host
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings(ServiceSettings):
+    """What attention and expert workers have in common."""
+
+    port: int = port_setting("gRPC port")
+    metrics_port: int = port_setting("port of /metrics and /ready")
+    dtype: str = setting(
+        "dtype of the weights in memory; empty = the checkpoint's", "", one_of=("bfloat16", "float32", "")
+    )
+    device: str = setting("where weights lie and kernels run: cpu, cuda (the first GPU) or cuda:N", "cpu")
+    threads: int = setting("threads of the kernels; 0 = torch's choice", 0, minimum=0)
+    dispatch_dtype: str = setting(
+        "dtype of rows sent to experts; empty = the model's. Attention and expert workers need the same one",
+        "",
+        one_of=("fp8", ""),
+    )
