@@ -1,1 +1,1 @@
-"""Tests of a release on a real cluster, run by `make e2e-k8s`."""
+"""Tests of a release on a real Kubernetes cluster, run by `make e2e-k8s`."""

@@ -1,7 +1,7 @@
-"""Runs in a pod: callers that send the same requests again and again, through the router's Service, without a retry.
+"""Runs in a pod: callers that repeat the same requests through the routers' Service, without retries.
 
-One JSON line per request: who, what came (a digest of ids and checksums of the logits, or of the text), when each token
-came, and what went wrong. Ends after ROUNDS requests of each caller, or when the file STOP appears.
+Prints one JSON line per request: the caller, a digest of the result (of ids and checksums of the logits, or of the
+text), the arrival time of each token, and the error. Ends after ROUNDS requests of each caller, or when STOP exists.
 """
 
 import hashlib
@@ -27,29 +27,29 @@ _printing = threading.Lock()
 
 
 def over_grpc(caller: int, times: list[float]) -> str:
-    """Digest of ids and checksums. Each request has a connection of its own, as from a new client."""
+    """Returns the digest of ids and checksums. Each request opens its own connection, as a new client would."""
     sampling = attention_pb2.Sampling(
         temperature=0.8 if caller % 2 else 0.0, seed=caller + 1, max_tokens=TOKENS, ignore_eos=True
     )
     prompt = f"caller {caller} asks what 12 + {caller} is. " * (1 + caller)
-    found = hashlib.sha256()
-    ending = ""
+    digest = hashlib.sha256()
+    finish_reason = ""
     with grpc.insecure_channel(f"{HOST}:50051", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         request = router_pb2.TextRequest(prompt=prompt, sampling=sampling)
         for event in RouterStub(channel).Generate(request, timeout=TIMEOUT_S):
             for token in event.tokens:
                 if token.index != len(times):
-                    raise ValueError(f"token {token.index} came in place of {len(times)}")
-                found.update(f"{token.id}:{token.logits_checksum} ".encode())
+                    raise ValueError(f"token {token.index} instead of token {len(times)}")
+                digest.update(f"{token.id}:{token.logits_checksum} ".encode())
                 times.append(time.time())
-            ending = event.finish_reason or ending
-    if ending != "length":
-        raise ValueError(f"the stream ended with {ending!r} after {len(times)} tokens")
-    return found.hexdigest()
+            finish_reason = event.finish_reason or finish_reason
+    if finish_reason != "length":
+        raise ValueError(f"the stream ended with {finish_reason!r} after {len(times)} tokens")
+    return digest.hexdigest()
 
 
 def over_http(caller: int, times: list[float]) -> str:
-    """Digest of the streamed text."""
+    """Returns the digest of the streamed text."""
     body = {"model": MODEL, "prompt": f"caller {caller} says hello. " * 3, "max_tokens": TOKENS, "stream": True}
     body |= {"temperature": 0, "ignore_eos": True}
     connection = http.client.HTTPConnection(HOST, 8000, timeout=TIMEOUT_S)
@@ -57,8 +57,8 @@ def over_http(caller: int, times: list[float]) -> str:
     response = connection.getresponse()
     if response.status != 200:
         raise ValueError(f"status {response.status}: {response.read(500).decode(errors='replace')}")
-    found = hashlib.sha256()
-    ending, done = "", False
+    digest = hashlib.sha256()
+    finish_reason, done = "", False
     for line in response:
         if line.strip() == b"data: [DONE]":
             done = True
@@ -67,16 +67,16 @@ def over_http(caller: int, times: list[float]) -> str:
             if "error" in event:
                 raise ValueError(event["error"]["message"])
             for choice in event["choices"]:
-                found.update(choice["text"].encode())
+                digest.update(choice["text"].encode())
                 times.append(time.time())
-                ending = choice["finish_reason"] or ending
+                finish_reason = choice["finish_reason"] or finish_reason
     connection.close()
-    if ending != "length" or not done:
-        raise ValueError(f"the stream ended with {ending!r}, [DONE]: {done}")
-    return found.hexdigest()
+    if finish_reason != "length" or not done:
+        raise ValueError(f"the stream ended with {finish_reason!r}, [DONE]: {done}")
+    return digest.hexdigest()
 
 
-def ask(kind: str, caller: int) -> None:
+def send_request(kind: str, caller: int) -> None:
     times: list[float] = []
     error = digest = ""
     started = time.time()
@@ -86,23 +86,29 @@ def ask(kind: str, caller: int) -> None:
         error = f"{failed.code().name}: {failed.details()}" if isinstance(failed, grpc.Call) else repr(failed)
     except (OSError, ValueError, http.client.HTTPException) as failed:
         error = f"{type(failed).__name__}: {failed}"
-    arrivals = [round((moment - started) * 1000, 1) for moment in times]
-    record = {"caller": f"{kind}-{caller}", "digest": digest, "error": error, "started": started, "arrivals": arrivals}
+    token_times = [round((moment - started) * 1000, 1) for moment in times]
+    record = {
+        "caller": f"{kind}-{caller}",
+        "digest": digest,
+        "error": error,
+        "started": started,
+        "token_times": token_times,
+    }
     if error:
         time.sleep(1)
     with _printing:
         print(json.dumps(record), flush=True)
 
 
-def go_on(kind: str, caller: int) -> None:
-    asked = 0
-    while not STOP.exists() and not (ROUNDS and asked >= ROUNDS):
-        ask(kind, caller)
-        asked += 1
+def repeat(kind: str, caller: int) -> None:
+    sent = 0
+    while not STOP.exists() and not (ROUNDS and sent >= ROUNDS):
+        send_request(kind, caller)
+        sent += 1
 
 
 callers = [("grpc", n) for n in range(GRPC_CALLERS)] + [("http", n) for n in range(HTTP_CALLERS)]
-threads = [threading.Thread(target=go_on, args=caller) for caller in callers]
+threads = [threading.Thread(target=repeat, args=caller) for caller in callers]
 for thread in threads:
     thread.start()
 for thread in threads:

@@ -17,12 +17,12 @@ from k8s.tools.values import CHART, default_image
 WAIT_S = 120.0
 
 
-def until(holds: Callable[[], object], message: str, timeout_s: float = WAIT_S) -> float:
-    """Waits; returns the seconds it took. What raises RuntimeError (kubectl, say) does not hold yet."""
+def until(condition: Callable[[], object], message: str, timeout_s: float = WAIT_S) -> float:
+    """Waits for the condition; returns the seconds it took. A RuntimeError of it, as from kubectl, counts as false."""
     started, last = time.monotonic(), ""
     while True:
         try:
-            if holds():
+            if condition():
                 return time.monotonic() - started
         except RuntimeError as error:
             last = str(error)
@@ -46,10 +46,10 @@ class Cluster:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": self.namespace, "labels": labels}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        until(lambda: self.get("serviceaccount", "default"), "the namespace gets no service account")
+        until(lambda: self.get("serviceaccount", "default"), "the namespace got no service account")
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """Raises RuntimeError with what kubectl said."""
+        """Returns kubectl's output. Raises RuntimeError with its error output."""
         return self._run(["kubectl", "-n", self.namespace, *arguments], stdin)
 
     def helm(self, *arguments: str) -> str:
@@ -64,8 +64,8 @@ class Cluster:
         return found
 
     def install(self, command: str, **values: object) -> None:
-        """`helm install` or `helm upgrade` with profile cpu-tiny, but one expert pod unless `values` say otherwise;
-        dots in names of values are written as two _."""
+        """Runs `helm install` or `helm upgrade` with profile cpu-tiny, one expert pod, and `values`; __ in their names
+        stands for a dot."""
         repository, _, tag = self.image.rpartition(":")
         own = {} if self.image == default_image() else {"image__repository": repository, "image__tag": tag}
         given = own | {"expert__replicas": 1} | values
@@ -77,23 +77,23 @@ class Cluster:
     def pods(self, role: str) -> list[dict[str, Any]]:
         selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component={role}"
         items = self.get("pods", "-l", selector)["items"]
-        return [pod for pod in items if pod["status"].get("phase") in ("MoEHandle", "Running")]
+        return [pod for pod in items if pod["status"].get("phase") in ("Pending", "Running")]
 
-    def settled(self, **counts: int) -> float:
-        """Waits until each role has just so many pods, all ready, none leaving."""
+    def wait_for_pods(self, **counts: int) -> float:
+        """Waits until each role has exactly so many pods, all ready, none terminating; returns the seconds it took."""
         return until(
             lambda: all([_ready(pod) for pod in self.pods(role)] == [True] * n for role, n in counts.items()),
-            f"never {counts}",
+            f"the roles never had {counts} ready pods",
             WAIT_S * 2,
         )
 
     def scale(self, role: str, replicas: int) -> float:
-        """`kubectl scale`; returns the seconds until it is so."""
+        """Runs `kubectl scale`; returns the seconds until the pods are ready."""
         kind = "deployment" if role == "router" else "statefulset"
         self.kubectl("scale", f"{kind}/{self.release}-{role}", f"--replicas={replicas}")
-        return self.settled(**{role: replicas})
+        return self.wait_for_pods(**{role: replicas})
 
-    def rolled_out(self) -> None:
+    def wait_for_rollouts(self) -> None:
         """Waits for the rollouts of all roles."""
         for workload in ("deployment/{}-router", "statefulset/{}-attention", "statefulset/{}-expert"):
             self.kubectl("rollout", "status", workload.format(self.release), "--timeout=240s")

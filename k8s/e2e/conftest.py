@@ -1,4 +1,4 @@
-"""One cluster for the run, the undisturbed answers, and the table of stalls."""
+"""Fixtures: one cluster for the whole run, the answers of undisturbed streams, and the table of stalls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNDISTURBED_ROUNDS = 3
 
 
 class Disturb(Protocol):
-    """Runs streams from a pod (on `node`, when one is named; to another release, when one is) while `do` is done."""
+    """Runs streams from a pod while `do` runs; on `node` and against the release `to`, if given."""
 
     def __call__(
         self, event: str, do: Callable[[Streams], None], node: str = "", to: Cluster | None = None
@@ -36,7 +36,7 @@ def cluster() -> Iterator[Cluster]:
         cluster = Cluster(target)
         cluster.create_namespace()
         cluster.install("install", router__replicas=2)
-        cluster.settled(router=2, attention=1, expert=1, redis=1)
+        cluster.wait_for_pods(router=2, attention=1, expert=1, redis=1)
         yield cluster
     finally:
         target.stop()
@@ -52,9 +52,9 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster, report: Report) -> dict[str, str]:
-    """The digest of each caller's answer when nothing happens; it is one and the same each time."""
+    """Returns the digest of each caller's answer without any disturbance, which must be the same in every round."""
     streams = Streams(cluster)
-    streams.begin("peace", UNDISTURBED_ROUNDS)
+    streams.begin("undisturbed", UNDISTURBED_ROUNDS)
     answers = streams.finish()
     digests: dict[str, str] = {}
     for answer in answers:
@@ -66,7 +66,7 @@ def undisturbed(cluster: Cluster, report: Report) -> dict[str, str]:
 
 @pytest.fixture
 def disturbed(cluster: Cluster, undisturbed: dict[str, str], report: Report) -> Disturb:
-    """Runs streams while something is done; no request may fail, and every answer must be the undisturbed one."""
+    """Runs streams during a disturbance: no request may fail, and every answer must equal the undisturbed one."""
 
     def run(event: str, do: Callable[[Streams], None], node: str = "", to: Cluster | None = None) -> list[Answer]:
         streams = Streams(to or cluster, node)

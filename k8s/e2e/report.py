@@ -1,4 +1,4 @@
-"""The table of stalls: what an event costs the streams that run through it."""
+"""The table of stalls: how long streams stall during each event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = (
 
 
 class Report:
-    """Written at the end of a run; a run of some tests only writes under build/."""
+    """Collects stalls; a run of all tests writes them to bench/results, a run of some tests to build/."""
 
     def __init__(self, whole: bool) -> None:
         self._rows: dict[str, Stalls] = {}

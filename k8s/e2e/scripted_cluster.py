@@ -1,6 +1,6 @@
-"""A private cluster from a folder of scripts: prep.sh, images.sh, up.sh, n, node-kill, node-start, down.sh.
+"""A private cluster made by a folder of scripts: prep.sh, images.sh, up.sh, n, node-kill, node-start, down.sh.
 
-Beside another cluster of the same scripts it keeps to itself: state, networks and cgroup are its own.
+Its state, networks and cgroup are separate from those of any other cluster of the same scripts.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from k8s.e2e.build import IMAGE, NODES, build_image, run
 
-APART = {"NET": "10.251.0", "PODPFX": "10.245", "SVCPFX": "10.97", "CG": "caracal-e2e"}
+OWN_NETWORKS = {"NET": "10.251.0", "PODPFX": "10.245", "SVCPFX": "10.97", "CG": "caracal-e2e"}
 PREPARE_S = 600
 
 
 class ScriptedCluster:
-    """Needs root. The scripts' state lies in R, else in the home's cache."""
+    """Needs root. The scripts' state is in the folder $R, by default ~/.cache/k8s-lab."""
 
     image = IMAGE
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._root = Path(os.environ.get("R") or Path.home() / ".cache/k8s-lab")
-        self._environment = {**os.environ, **APART, "R": str(self._root), "W": str(self._root / "caracal-e2e")}
+        self._environment = {**os.environ, **OWN_NETWORKS, "R": str(self._root), "W": str(self._root / "caracal-e2e")}
 
     def start(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class ScriptedCluster:
         self._script("down.sh")
 
     def command(self, program: str) -> list[str]:
-        variables = [f"{name}={self._environment[name]}" for name in (*APART, "R", "W")]
+        variables = [f"{name}={self._environment[name]}" for name in (*OWN_NETWORKS, "R", "W")]
         return ["env", *variables, str(self._folder / "n"), "0", program]
 
     def power_off(self, node: str) -> None:
@@ -57,7 +57,7 @@ class ScriptedCluster:
         run(*self.command("kubectl"), "apply", "-f", str(self._folder / "metrics.yaml"))
 
     def _script(self, name: str, *arguments: str) -> None:
-        """The cluster stays in the background and would hold a pipe open: what a script says goes to a file."""
+        """Runs a script. Its output goes to a file, because the cluster's processes would keep a pipe open."""
         log = self._root / f"caracal-e2e-{name}.log"
         started = time.monotonic()
         with log.open("wb") as out:

@@ -1,4 +1,4 @@
-"""Requests from a pod in the cluster while a test does something to it, and what became of them."""
+"""Sends requests from a pod in the cluster during a test, and collects their answers."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ END_S = 150.0
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: the digest of what came, or the error; and milliseconds from its start to each token."""
+    """One request: the digest of its answer, or the error; and the milliseconds from its start to each token."""
 
     caller: str
     digest: str
     error: str
     started: float
-    arrivals: tuple[float, ...]
+    token_times: tuple[float, ...]
 
     @property
     def stalls(self) -> list[float]:
-        """Milliseconds between tokens; the wait for the first comes first."""
-        return [b - a for a, b in zip((0.0, *self.arrivals), self.arrivals, strict=False)]
+        """Milliseconds between tokens, beginning with the time to the first token."""
+        return [b - a for a, b in zip((0.0, *self.token_times), self.token_times, strict=False)]
 
 
 @dataclass(frozen=True)
 class Stalls:
-    """Milliseconds between two tokens of a stream (first tokens apart), and how many requests there were."""
+    """Number of requests, and milliseconds between two tokens of a stream; first tokens are counted separately."""
 
     requests: int
     failed: int
@@ -45,7 +45,7 @@ class Stalls:
     @classmethod
     def of(cls, answers: list[Answer]) -> Stalls:
         between = sorted(stall for answer in answers for stall in answer.stalls[1:]) or [0.0]
-        firsts = [answer.stalls[0] for answer in answers if answer.arrivals] or [0.0]
+        firsts = [answer.stalls[0] for answer in answers if answer.token_times] or [0.0]
         return cls(
             requests=len(answers),
             failed=sum(bool(answer.error) for answer in answers),
@@ -57,45 +57,45 @@ class Stalls:
 
 
 class Streams:
-    """A client pod. `begin` it, do something, `end` it."""
+    """The streams of one client pod: `begin`, disturb the cluster, `end`."""
 
     def __init__(self, cluster: Cluster, node: str = "") -> None:
         self._cluster, self._node = cluster, node
         self._name = ""
 
     def begin(self, name: str, rounds: int = 0) -> None:
-        """Returns when every caller has had its first answer."""
+        """Starts the pod; without `rounds`, returns when every caller has its first answer."""
         self._name = f"client-{name}"
         self._cluster.apply(_script(), self._pod(rounds))
         if not rounds:
-            self.more(1)
+            self.wait_for_answers(1)
 
-    def more(self, rounds: int) -> None:
-        """Waits until every caller had so many answers more."""
+    def wait_for_answers(self, rounds: int) -> None:
+        """Waits until every caller has `rounds` further answers."""
         before = self._counts()
         until(
             lambda: (
                 all(n >= before.get(caller, 0) + rounds for caller, n in self._counts().items())
                 and len(self._counts()) >= GRPC_CALLERS + 2
             ),
-            f"{self._name}: no answers come; at first {before}, then {self._counts()}",
+            f"{self._name}: answers are missing: at first {before}, then {self._counts()}",
             END_S,
         )
 
     def end(self) -> list[Answer]:
-        """Lets every caller finish; returns all answers in the order in which they ended."""
-        until(self._told_to_stop, f"{self._name} cannot be told to stop")
+        """Lets every caller finish its request; returns all answers in the order in which they ended."""
+        until(self._request_stop, f"{self._name} cannot be stopped")
         return self.finish()
 
     def finish(self) -> list[Answer]:
-        """Waits for the pod's own end."""
+        """Waits until the pod has completed; returns all answers."""
         until(lambda: self._phase() in ("Succeeded", "Failed"), f"{self._name} does not end", END_S)
         answers = self._answers()
         assert self._phase() == "Succeeded", self._cluster.kubectl("logs", self._name, "--tail=20")
         self._cluster.kubectl("delete", "pod", self._name, "--wait=false")
         return answers
 
-    def _told_to_stop(self) -> bool:
+    def _request_stop(self) -> bool:
         self._cluster.kubectl("exec", self._name, "--", "python", "-c", "open('/tmp/stop', 'w')")
         return True
 
@@ -114,11 +114,11 @@ class Streams:
         except RuntimeError:  # not started yet
             return []
         raw = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [Answer(**{**one, "arrivals": tuple(one["arrivals"])}) for one in raw]
+        return [Answer(**{**one, "token_times": tuple(one["token_times"])}) for one in raw]
 
     def _pod(self, rounds: int) -> dict[str, Any]:
         safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-        # By address: when a node goes, so may the cluster's DNS server, which is not what is tested.
+        # By address: the failed node may run the cluster's DNS server, which is not under test.
         router = str(self._cluster.get("service", f"{self._cluster.release}-router")["spec"]["clusterIP"])
         variables = {"ROUTER": router, "MODEL": "caracal-tiny", "ROUNDS": str(rounds)}
         container = {

@@ -1,4 +1,4 @@
-"""The cluster that is tested: one that KUBECONFIG names, else kind, else a private one from the scripts of a folder."""
+"""The cluster under test: that of KUBECONFIG, else one of kind, else a private one made by scripts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from k8s.e2e.build import BUILD, IMAGE, NODES, CannotDo, NoTarget, build_image, run
-from k8s.image.packages import REPOSITORY
+from k8s.e2e.build import BUILD, IMAGE, NODES, NoTarget, NotSupported, build_image, run
 
 
 class Target(Protocol):
-    """A cluster. `command` gives what runs kubectl or helm against it."""
+    """A cluster to test on. `command` returns the command line that runs kubectl or helm against it."""
 
     image: str
 
@@ -28,22 +27,22 @@ class Target(Protocol):
 
 
 def find_target() -> Target:
-    """Raises NoTarget."""
+    """Returns the first available kind of target. Raises NoTarget."""
     if os.environ.get("KUBECONFIG"):
         return ExistingCluster(os.environ.get("CARACAL_E2E_IMAGE", ""))
     if shutil.which("kind"):
         return KindCluster()
-    lab = Path(os.environ.get("CARACAL_K8S_LAB") or REPOSITORY.parent / "shared/k8s/lab")
-    if (lab / "up.sh").exists():
+    lab = os.environ.get("CARACAL_K8S_LAB")
+    if lab:
         from k8s.e2e.scripted_cluster import ScriptedCluster
 
-        return ScriptedCluster(lab)
+        return ScriptedCluster(Path(lab))
     raise NoTarget("no cluster to test on: set KUBECONFIG, or install kind, or set CARACAL_K8S_LAB")
 
 
 @dataclass
 class ExistingCluster:
-    """Somebody's cluster. It is left running, and no fault is brought upon its nodes or its control plane."""
+    """The cluster of KUBECONFIG. It is left running, and no fault is injected into its nodes or its control plane."""
 
     image: str
 
@@ -58,21 +57,21 @@ class ExistingCluster:
         return [program]
 
     def power_off(self, node: str) -> None:
-        raise CannotDo(f"{node} is not ours to power off")
+        raise NotSupported(f"node {node} belongs to an existing cluster and is not powered off")
 
     def power_on(self, node: str) -> None:
-        raise CannotDo(f"{node} is not ours")
+        raise NotSupported(f"node {node} belongs to an existing cluster")
 
     def kill_api_server(self) -> None:
-        raise CannotDo("the API server is not ours to kill")
+        raise NotSupported("the API server belongs to an existing cluster and is not killed")
 
     def add_metrics(self) -> None:
         if "metrics.k8s.io" not in run("kubectl", "api-versions"):
-            raise CannotDo("the cluster has no metrics-server")
+            raise NotSupported("the cluster has no metrics-server")
 
 
 class KindCluster:
-    """A cluster of kind's, deleted afterwards."""
+    """A cluster that kind creates, deleted afterwards."""
 
     image = IMAGE
     NAME = "caracal-e2e"
@@ -103,4 +102,4 @@ class KindCluster:
         run("docker", "exec", f"{self.NAME}-control-plane", "pkill", "-9", "kube-apiserver")
 
     def add_metrics(self) -> None:
-        raise CannotDo("kind brings no metrics-server")
+        raise NotSupported("kind has no metrics-server")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from k8s.e2e.build import CannotDo
+from k8s.e2e.build import NotSupported
 from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
 
 def test_routers_scale_up_on_cpu(cluster: Cluster, disturbed: Disturb) -> None:
-    """Two routers ask for 50m each; ten streams take more than their target."""
+    """Two routers request 50m of CPU each; ten streams use more than the target of 20 %."""
     try:
         cluster.target.add_metrics()
-    except CannotDo as cannot:
-        pytest.skip(str(cannot))
+    except NotSupported as error:
+        pytest.skip(str(error))
 
     def wait(streams: Streams) -> None:
-        until(lambda: len(cluster.pods("router")) > 2, "the autoscaler adds no router", 180)
-        streams.more(1)
+        until(lambda: len(cluster.pods("router")) > 2, "the autoscaler added no router", 180)
+        streams.wait_for_answers(1)
 
     cluster.install(
         "upgrade",

@@ -1,4 +1,4 @@
-"""Nodes and the control plane fail under streams. The last node holds experts only, each of them also elsewhere."""
+"""Nodes and the control plane fail under streams. The last node runs one expert pod, whose experts have replicas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from k8s.e2e.build import CannotDo
+from k8s.e2e.build import NotSupported
 from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
@@ -17,42 +17,42 @@ ROLES = {"router": 2, "attention": 2, "expert": 3}
 
 @pytest.fixture(scope="module")
 def nodes(cluster: Cluster, undisturbed: dict[str, str]) -> Iterator[list[str]]:
-    """Three nodes; routers, attention workers and Redis keep to the first two, experts are one on each."""
+    """Yields three nodes: routers, attention workers and Redis run on the first two, an expert pod on each node."""
     names = sorted(node["metadata"]["name"] for node in cluster.get("nodes")["items"])
     names = [name for name in names if "control-plane" not in name]
     if len(names) < 3:
         pytest.skip(f"three nodes are needed, there are {names}")
     for name, value in zip(names, ("all", "all", "experts"), strict=False):
         cluster.kubectl("label", "node", name, f"{LABEL}={value}", "--overwrite")
-    places = {f"{role}__nodeSelector__{LABEL}": "all" for role in ("router", "attention", "redis")}
-    apart = "expert.topologySpreadConstraints[0]"
+    selectors = {f"{role}__nodeSelector__{LABEL}": "all" for role in ("router", "attention", "redis")}
+    constraint = "expert.topologySpreadConstraints[0]"
     spread = {
-        f"{apart}.maxSkew": 1,
-        f"{apart}.topologyKey": "kubernetes.io/hostname",
-        f"{apart}.whenUnsatisfiable": "DoNotSchedule",
-        f"{apart}.labelSelector.matchLabels.app\\.kubernetes\\.io/component": "expert",
+        f"{constraint}.maxSkew": 1,
+        f"{constraint}.topologyKey": "kubernetes.io/hostname",
+        f"{constraint}.whenUnsatisfiable": "DoNotSchedule",
+        f"{constraint}.labelSelector.matchLabels.app\\.kubernetes\\.io/component": "expert",
     }
     replicas = {f"{role}__replicas": count for role, count in ROLES.items()}
-    cluster.install("upgrade", placement__replicas=2, **replicas, **places, **spread)
-    cluster.rolled_out()
+    cluster.install("upgrade", placement__replicas=2, **replicas, **selectors, **spread)
+    cluster.wait_for_rollouts()
     for role, count in ROLES.items():
         cluster.scale(role, count)
     yield names[:3]
     cluster.install("upgrade", **replicas)
-    cluster.rolled_out()
+    cluster.wait_for_rollouts()
     for name in names:
         cluster.kubectl("label", "node", name, f"{LABEL}-")
 
 
 def test_a_node_is_drained(cluster: Cluster, nodes: list[str], disturbed: Disturb) -> None:
-    """`kubectl drain` against the budgets; a deleted StatefulSet pod finds room again when the node is back."""
+    """`kubectl drain` respects disruption budgets; an evicted StatefulSet pod is scheduled again with the node."""
 
     def drain(streams: Streams) -> None:
         cluster.kubectl("drain", nodes[1], "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
-        streams.more(1)
+        streams.wait_for_answers(1)
         cluster.kubectl("uncordon", nodes[1])
-        cluster.settled(**ROLES)
-        streams.more(1)
+        cluster.wait_for_pods(**ROLES)
+        streams.wait_for_answers(1)
 
     disturbed("node drained", drain, nodes[0])
 
@@ -61,10 +61,10 @@ def test_the_api_server_is_killed(cluster: Cluster, nodes: list[str], disturbed:
     def kill(streams: Streams) -> None:
         try:
             cluster.target.kill_api_server()
-        except CannotDo as cannot:
-            pytest.skip(str(cannot))
+        except NotSupported as error:
+            pytest.skip(str(error))
         until(lambda: cluster.get("nodes"), "the API server never came back")
-        streams.more(2)
+        streams.wait_for_answers(2)
 
     disturbed("API server killed", kill, nodes[0])
 
@@ -77,14 +77,14 @@ def test_a_node_with_replicated_experts_loses_power(cluster: Cluster, nodes: lis
     def power_off(streams: Streams) -> None:
         try:
             cluster.target.power_off(nodes[2])
-        except CannotDo as cannot:
-            pytest.skip(str(cannot))
-        streams.more(2)
+        except NotSupported as error:
+            pytest.skip(str(error))
+        streams.wait_for_answers(2)
         cluster.target.power_on(nodes[2])
         cluster.kubectl("delete", "pod", on_it[0], "--force", "--grace-period=0", "--wait=false")
         until(lambda: "True" in _node_ready(cluster, nodes[2]), "the node never came back", 240)
-        cluster.settled(**ROLES)
-        streams.more(1)
+        cluster.wait_for_pods(**ROLES)
+        streams.wait_for_answers(1)
 
     disturbed("node lost its power", power_off, nodes[0])
 

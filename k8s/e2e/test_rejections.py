@@ -1,4 +1,4 @@
-"""What must not serve says why."""
+"""Broken pods, rejected pods and capacity shortages are reported with their reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
-LOOK = """
+GET = """
 import sys, urllib.error, urllib.request
 try:
     print(urllib.request.urlopen(sys.argv[1]).read().decode())
@@ -31,7 +31,7 @@ runpy.run_module('services.expert_worker', run_name='__main__')
 
 @pytest.fixture
 def broken(cluster: Cluster) -> Iterator[str]:
-    """An expert pod of the release, apart from its set, whose weights are cut off in the middle."""
+    """Yields an expert pod outside the release's StatefulSet, whose checkpoint is truncated."""
     template = cluster.get("statefulset", f"{cluster.release}-expert")["spec"]["template"]
     spec = template["spec"]
     spec["containers"][0]["command"] = ["python", "-c", CORRUPT]
@@ -41,18 +41,20 @@ def broken(cluster: Cluster) -> Iterator[str]:
 
 
 def test_a_corrupt_checkpoint_never_becomes_ready_and_says_why(cluster: Cluster, broken: str) -> None:
-    def told() -> bool:
+    def exited() -> bool:
         return "Exit Code:    2" in cluster.kubectl("describe", "pod", broken)
 
-    until(told, "the pod does not end")
-    said = cluster.kubectl("describe", "pod", broken)
-    assert re.search(r"model-00001-of-\d+\.safetensors: model\.layers\.\S+\.weight: truncated", said), said
+    until(exited, "the pod does not exit")
+    description = cluster.kubectl("describe", "pod", broken)
+    assert re.search(r"model-00001-of-\d+\.safetensors: model\.layers\.\S+\.weight: truncated", description), (
+        description
+    )
     conditions = cluster.get("pod", broken)["status"]["conditions"]
     assert {"Ready": "False"}.items() <= {one["type"]: one["status"] for one in conditions}.items()
 
 
-def test_a_pod_with_more_rights_is_refused_by_the_namespace(cluster: Cluster) -> None:
-    """That the others are accepted under `restricted` means something."""
+def test_a_privileged_pod_is_rejected_by_the_namespace(cluster: Cluster) -> None:
+    """The namespace enforces `restricted`, so the release's pods satisfy it."""
     container = {"name": "x", "image": cluster.image, "securityContext": {"privileged": True}}
     with pytest.raises(RuntimeError, match="violates PodSecurity"):
         cluster.apply(
@@ -68,45 +70,45 @@ def test_the_network_policies_are_there(cluster: Cluster) -> None:
 
 @pytest.fixture
 def tight(cluster: Cluster) -> Iterator[Cluster]:
-    """Another release of the same model, whose 48 experts take up both of its expert pods."""
+    """Yields another release of the same model, whose 48 experts fill both of its expert pods."""
     tight = Cluster(cluster.target, "caracal-tight")
     tight.create_namespace()
     tight.install("install", expert__replicas=2, expert__capacity=24, expert__drain__timeoutSeconds=20)
-    tight.settled(router=1, attention=1, expert=2, redis=1)
+    tight.wait_for_pods(router=1, attention=1, expert=2, redis=1)
     yield tight
     tight.helm("uninstall", tight.release)
     tight.kubectl("delete", "namespace", tight.namespace, "--wait=false")
 
 
-def test_fewer_pods_than_the_experts_need_is_refused_in_words(tight: Cluster, disturbed: Disturb) -> None:
-    """The pod that must not go serves until its drain time is over; scaled up again, nothing is lost."""
-    leaves, role_set = f"{tight.release}-expert-1", f"statefulset/{tight.release}-expert"
+def test_scaling_below_the_needed_pods_is_reported(tight: Cluster, disturbed: Disturb) -> None:
+    """The draining pod serves until its drain timeout; scaled up again before that, no expert is lost."""
+    draining, role_set = f"{tight.release}-expert-1", f"statefulset/{tight.release}-expert"
 
-    def refuse(streams: Streams) -> None:
+    def scale_down(streams: Streams) -> None:
         tight.kubectl("scale", role_set, "--replicas=1")
-        for what in (f"pod/{leaves}", role_set):
-            until(partial(_told, tight, what), f"{what} is not told", 15)
+        for what in (f"pod/{draining}", role_set):
+            until(partial(_has_event, tight, what), f"{what} gets no Event", 15)
         router = tight.pods("router")[0]["metadata"]["name"]
-        words = "bring at least 1 more expert worker of 24"
-        assert words in tight.kubectl("describe", role_set)
-        assert words in tight.kubectl("logs", router)
-        assert words in _asked(tight, router, ":8000/ready")
-        assert "caracal_placement_blocked_drains 1.0" in _asked(tight, router, ":8000/metrics")
-        kept = _asked(tight, leaves, ":9090/ready")
-        assert "24 experts here have no other place yet" in kept
-        assert words in kept
+        reason = "bring at least 1 more expert worker of 24"
+        assert reason in tight.kubectl("describe", role_set)
+        assert reason in tight.kubectl("logs", router)
+        assert reason in _get(tight, router, ":8000/ready")
+        assert "caracal_placement_blocked_drains 1.0" in _get(tight, router, ":8000/metrics")
+        ready = _get(tight, draining, ":9090/ready")
+        assert "24 experts here have no other place yet" in ready
+        assert reason in ready
         tight.scale("expert", 2)
-        streams.more(1)
-        until(lambda: words not in _asked(tight, router, ":8000/ready"), "the warning stays")
+        streams.wait_for_answers(1)
+        until(lambda: reason not in _get(tight, router, ":8000/ready"), "the warning stays")
 
-    disturbed("fewer expert pods than needed", refuse, to=tight)
+    disturbed("fewer expert pods than needed", scale_down, to=tight)
 
 
-def _told(cluster: Cluster, what: str) -> bool:
+def _has_event(cluster: Cluster, what: str) -> bool:
     return "ExpertsNeedMorePods" in cluster.kubectl("describe", what)
 
 
-def _asked(cluster: Cluster, pod: str, path: str) -> str:
-    """What the pod answers to a GET of `:port/path`, asked from inside it: workers listen on its address alone."""
+def _get(cluster: Cluster, pod: str, path: str) -> str:
+    """Returns the response to a GET of `:port/path`, sent from inside the pod: workers listen only on its address."""
     address = cluster.get("pod", pod)["status"]["podIP"]
-    return cluster.kubectl("exec", pod, "--", "python", "-c", LOOK, f"http://{address}{path}")
+    return cluster.kubectl("exec", pod, "--", "python", "-c", GET, f"http://{address}{path}")

@@ -1,4 +1,4 @@
-"""One streamed chat through the Service, standard library only. Run by the test pod, which bounds its time."""
+"""Streams one chat through the Service, with the standard library only. Runs in the test pod, which limits its time."""
 
 import json
 import os
@@ -32,22 +32,22 @@ def chat() -> str:
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
-    ending = ""
+    finish_reason = ""
     with urllib.request.urlopen(request, timeout=60) as response:
         for line in response:
             if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
                 continue
             event = json.loads(line[len(b"data: ") :])
             if "error" in event:
-                raise SystemExit(f"the gateway answered: {event['error']['message']}")
+                raise SystemExit(f"the gateway sent an error: {event['error']['message']}")
             for choice in event["choices"]:
                 print(choice["delta"].get("content") or "", end="")
-                ending = choice.get("finish_reason") or ending
-    return ending
+                finish_reason = choice.get("finish_reason") or finish_reason
+    return finish_reason
 
 
 wait_until_ready()
 finish_reason = chat()
 print(f"\nfinish_reason: {finish_reason}")
 if finish_reason not in ("stop", "length"):
-    raise SystemExit("the stream broke off without an ending")
+    raise SystemExit("the stream ended without a finish_reason")

@@ -1,1 +1,1 @@
-"""Builds the container image without a container engine: Debian packages, pip, and an OCI archive written by hand."""
+"""Builds the container image without a container engine, from Debian packages and pip, as an OCI archive."""

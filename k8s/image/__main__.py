@@ -8,7 +8,7 @@ from k8s.image import debian, packages
 from k8s.image.archive import Document, full_name, write_archive
 from k8s.tools.values import default_image
 
-# Both of the Dockerfile's targets. The gateway's has no torch and no weights.
+# The extras of the Dockerfile's two targets. The gateway's has neither torch nor weights.
 EXTRAS = {"all": "gateway,k8s,worker,local", "gateway": "gateway,k8s"}
 MODELS = packages.REPOSITORY / "models"
 CONFIG: Document = {
@@ -21,7 +21,7 @@ CONFIG: Document = {
 
 
 def build(target: str, name: str, output: Path, work: Path) -> str:
-    """Builds one target into `output`; `work` keeps downloads between runs. Returns the manifest's digest."""
+    """Builds one target into `output`; `work` caches downloads between runs. Returns the manifest's digest."""
     base, site, models = (_empty(work / target / folder) for folder in ("base", "site", "models"))
     debian.make_root(base, work / "debs")
     packages.install(site, EXTRAS[target], work)

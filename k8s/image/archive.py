@@ -1,5 +1,5 @@
-"""An OCI image archive from folders: one uncompressed layer each, owned by root, without times, so that equal folders
-give equal digests."""
+"""Writes an OCI image archive from folders: one uncompressed layer each, owned by root and without times, so that equal
+folders give equal digests."""
 
 import hashlib
 import io
@@ -64,8 +64,8 @@ def write_archive(output: Path, name: str, config: Document, layers: list[Path],
 
 
 def full_name(name: str) -> str:
-    """The name by which a kubelet asks for `name`: caracal:1 is docker.io/library/caracal:1. containerd keeps what an
-    archive says, so a short name would never be found. Raises ValueError on a name without a tag."""
+    """Returns the name that a kubelet looks up for `name`: caracal:1 is docker.io/library/caracal:1. containerd keeps
+    the archive's name as it is, so a short one would never be found. Raises ValueError on a name without a tag."""
     if ":" not in name.rpartition("/")[2]:
         raise ValueError(f"the image's name {name!r} has no tag")
     first, slash, _ = name.partition("/")

@@ -1,4 +1,4 @@
-"""A root file system of Debian packages: Python and the libraries its wheels need, no shell, no package manager."""
+"""Makes a root file system from Debian packages: Python and libraries for its wheels, no shell, no package manager."""
 
 import shutil
 import subprocess
@@ -8,9 +8,17 @@ from pathlib import Path
 
 USER = 65532
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-WANTED = ("base-files", "netbase", "media-types", "libstdc++6", "libgomp1", f"{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
-# Needed by the maintainers' scripts, which never run here; and man pages' company.
-LEFT_OUT = frozenset({"debconf", "dpkg", "perl-base", "mawk", "tar", "install-info", "readline-common", "mailcap"})
+PACKAGES = (
+    "base-files",
+    "netbase",
+    "media-types",
+    "libstdc++6",
+    "libgomp1",
+    f"{PYTHON}-minimal",
+    f"lib{PYTHON}-stdlib",
+)
+# Dependencies of maintainer scripts, which never run here, and of documentation.
+EXCLUDED = frozenset({"debconf", "dpkg", "perl-base", "mawk", "tar", "install-info", "readline-common", "mailcap"})
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/info")
 _FOLDERS = ("app", "dev", "etc", "model", "proc", "sys", "tmp")
 _PASSWD = f"root:x:0:0:root:/:/sbin/nologin\ncaracal:x:{USER}:{USER}:caracal:/tmp:/sbin/nologin\n"
@@ -18,14 +26,14 @@ _GROUP = f"root:x:0:\ncaracal:x:{USER}:\n"
 
 
 class NoPackages(RuntimeError):
-    """apt knows no package of that name here; the message says what to do."""
+    """apt does not know a package; the message says what to do."""
 
 
 def make_root(root: Path, downloads: Path) -> None:
-    """Fills `root`. The packages come through apt, from the mirrors this machine uses. Raises NoPackages."""
+    """Fills `root` with packages from this machine's apt mirrors. Raises NoPackages."""
     downloads.mkdir(parents=True, exist_ok=True)
-    names = sorted(_closure(WANTED))
-    # apt would drop root's rights for the download and then could not write here.
+    names = sorted(_closure(PACKAGES))
+    # Without this, apt downloads as another user, who cannot write here.
     sandbox = ["-o", "APT::Sandbox::User=root"]
     subprocess.run(["apt-get", "-qq", *sandbox, "download", *names], cwd=downloads, check=True)
     for package in sorted(downloads.glob("*.deb")):
@@ -46,12 +54,12 @@ def _closure(wanted: tuple[str, ...]) -> set[str]:
     waiting = set(wanted)
     while waiting:
         found |= waiting
-        waiting = set(_needed_by(sorted(waiting))) - found - LEFT_OUT
+        waiting = set(_needed_by(sorted(waiting))) - found - EXCLUDED
     return found
 
 
 def _needed_by(names: list[str]) -> Iterator[str]:
-    """Of alternatives (`a | b`) the first; virtual packages (`<awk>`) belong to scripts only."""
+    """Yields direct dependencies: the first of alternatives (`a | b`); no virtual ones (`<awk>`), for scripts only."""
     done = subprocess.run(["apt-cache", "depends", *names], capture_output=True, text=True, check=False)
     if done.returncode or not done.stdout:
         asked = ", ".join(names)

@@ -1,4 +1,4 @@
-"""The Python packages of an image: what pip resolves for our extras, at the versions of the tested environment."""
+"""Installs the Python packages of an image: those of Caracal's extras, in the versions of the tested environment."""
 
 import os
 import shutil
@@ -9,16 +9,16 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 SITE = "opt/caracal/site"
 TORCH = "torch==2.13.*"
-# redis-py wants it below Python 3.11.3, Debian 12 has 3.11.2, and pip judges by the interpreter that it runs on.
+# redis-py needs it below Python 3.11.3. Debian 12 has 3.11.2, but pip looks at the interpreter that it runs on.
 OLDER_PYTHON = "async-timeout"
-# Headers and test programs: only compilers want them. torch_shm_manager stays: torch looks for it when imported.
+# Headers and test programs, which only compilers need. torch_shm_manager stays: torch needs it when imported.
 _UNUSED = ("torch/include", "torch/share", "torch/test", "torch/bin/*test*", "torch/bin/proto*")
 _SOURCES = ("pyproject.toml", "setup.py", "README.md", "kernels", "proto", "services")
 _PROGRAMS = ("caracal", "hf")
 
 
 def install(root: Path, extras: str, work: Path) -> None:
-    """Installs our dependencies for `extras` (as in "gateway,worker") under `root`/opt/caracal/site."""
+    """Installs Caracal with `extras` (e.g. "gateway,worker") under `root`/opt/caracal/site."""
     site = root / SITE
     wanted = [OLDER_PYTHON, *([TORCH] if "worker" in extras else [])]
     constraints = work / "constraints.txt"
@@ -32,15 +32,15 @@ def install(root: Path, extras: str, work: Path) -> None:
 
 
 def _compile(root: Path, site: Path) -> None:
-    """The root is read-only and layers carry no times: byte code must be there and must not look at them. Files for
-    newer Pythons, which packages carry along, fail to compile and are never imported: hence no check."""
+    """Compiles byte code that is valid without file times, because the root is read-only and layers have no times. Some
+    packages contain files for newer Pythons, which fail to compile and are never imported: hence no check."""
     how = ["-qq", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", str(root)]
     subprocess.run([sys.executable, "-m", "compileall", *how, str(site)], check=False)
 
 
 def _own_wheel(work: Path) -> Path:
-    """Our own wheel, kernels compiled; built once for all targets of a run, from a copy: setuptools would also pack
-    what an earlier build left in the tree."""
+    """Returns Caracal's wheel with compiled kernels, built once for all targets of a run, from a copy of the sources:
+    setuptools would also pack the leftovers of an earlier build in the tree."""
     folder, source = work / "wheel", work / "source"
     if not list(folder.glob("caracal-*.whl")):
         shutil.rmtree(source, ignore_errors=True)
@@ -59,7 +59,7 @@ def _copy(origin: Path, target: Path) -> None:
 
 
 def _link_programs(root: Path) -> None:
-    """Puts what the chart calls by name on PATH; pip wrote this machine's interpreter into the scripts."""
+    """Puts the programs that the chart runs on PATH, with the image's interpreter instead of this machine's."""
     folder = root / "usr/local/bin"
     folder.mkdir(parents=True, exist_ok=True)
     for name in _PROGRAMS:

@@ -1,4 +1,4 @@
-{{/* What the schema cannot say: refusals in words, each with the way out. */}}
+{{/* Rules between several values, which the schema cannot express. Each message names the value and how to fix it. */}}
 
 {{- define "caracal.check.model" -}}
 {{- $uri := .Values.model.uri }}
@@ -14,7 +14,7 @@
 {{- end }}
 {{- $rest := include "caracal.modelRest" . }}
 {{- if and (eq $scheme "builtin") (ne $rest "caracal-tiny") }}
-{{- fail (printf "model.uri is %q: the image carries builtin://caracal-tiny alone. For a model of yours write pvc://, oci://, hf:// or hostPath://." $uri) }}
+{{- fail (printf "model.uri is %q: the image contains only builtin://caracal-tiny. For another model write pvc://, oci://, hf:// or hostPath://." $uri) }}
 {{- end }}
 {{- if and (eq $scheme "pvc") (not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$" $rest)) }}
 {{- fail (printf "model.uri is %q: write pvc://CLAIM or pvc://CLAIM/PATH with the name of a PersistentVolumeClaim." $uri) }}
@@ -33,25 +33,25 @@
 {{- define "caracal.check.redis" -}}
 {{- $external := or .Values.externalRedis.url .Values.externalRedis.existingSecret }}
 {{- if and .Values.redis.enabled $external }}
-{{- fail "Both redis.enabled and externalRedis are set: which one? Add redis.enabled=false to use your own." }}
+{{- fail "Both redis.enabled and externalRedis are set: add redis.enabled=false to use your own Redis." }}
 {{- end }}
 {{- if not (or .Values.redis.enabled $external) }}
-{{- fail "redis.enabled is false and there is no externalRedis.url or externalRedis.existingSecret: workers would find nobody." }}
+{{- fail "redis.enabled is false and there is no externalRedis.url or externalRedis.existingSecret: the processes could not find each other." }}
 {{- end }}
 {{- if regexMatch "://[^/@]*:[^/@]+@" .Values.externalRedis.url }}
-{{- fail "externalRedis.url holds a password, which would show in the pods' spec: put the whole URL into a secret and name it in externalRedis.existingSecret." }}
+{{- fail "externalRedis.url contains a password, which would be visible in the pods' spec: put the whole URL into a secret and name it in externalRedis.existingSecret." }}
 {{- end }}
 {{- $given := int .Values.externalRedis.port }}
 {{- $inUrl := int (include "caracal.externalRedisPort" (dict "Values" (dict "externalRedis" (dict "url" .Values.externalRedis.url "port" 0)))) }}
 {{- if and .Values.externalRedis.url $given (ne $given $inUrl) }}
-{{- fail (printf "externalRedis.port is %d but externalRedis.url goes to port %d: the NetworkPolicy would close the way. Leave the port at 0 to follow the URL." $given $inUrl) }}
+{{- fail (printf "externalRedis.port is %d but externalRedis.url has port %d, which the NetworkPolicy would block. Leave externalRedis.port at 0 to use the URL's." $given $inUrl) }}
 {{- end }}
 {{- end }}
 
 {{- define "caracal.check.edge" -}}
 {{- $tls := .Values.tls }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
-{{- fail "ingress.enabled: name the hosts in ingress.hosts. An Ingress without any answers for every name that reaches the controller; if you want that, write \"*\"." }}
+{{- fail "ingress.enabled: name the hosts in ingress.hosts. An Ingress without hosts serves every name that reaches the controller; if you want that, write \"*\"." }}
 {{- end }}
 {{- if and (ne $tls.mode "none") (has "*" .Values.ingress.hosts) }}
 {{- fail "ingress.hosts has \"*\", for which there is no certificate: name the hosts, or leave tls.mode at none." }}
@@ -60,7 +60,7 @@
 {{- fail (printf "tls.mode is %q but neither ingress.enabled nor httpRoute.enabled is set: nothing would present the certificate." $tls.mode) }}
 {{- end }}
 {{- if and (eq $tls.mode "certManager") (not $tls.issuerRef.name) }}
-{{- fail "tls.mode is certManager: name who signs in tls.issuerRef.name." }}
+{{- fail "tls.mode is certManager: name the issuer in tls.issuerRef.name." }}
 {{- end }}
 {{- if and (ne $tls.mode "none") (not (concat .Values.ingress.hosts .Values.httpRoute.hostnames)) }}
 {{- fail "tls.mode is set: a certificate needs a host name, in ingress.hosts or httpRoute.hostnames." }}
@@ -79,16 +79,16 @@
 {{- $have := int (ternary $role.autoscaling.minReplicas $role.replicas $role.autoscaling.enabled) }}
 {{- if lt $have $needed }}
 {{- $shape := .Values.model.shape }}
-{{- $room := printf "%d x %d GiB" (int $role.accelerator.count) (int $role.accelerator.memoryGiB) }}
-{{- if int $role.capacity }}{{ $room = printf "%d experts (expert.capacity)" (int $role.capacity) }}{{ end }}
-{{- fail (printf "%s is %d, but %d x %d experts in %s, %d time(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.replicas) $needed $room) }}
+{{- $capacity := printf "%d x %d GiB" (int $role.accelerator.count) (int $role.accelerator.memoryGiB) }}
+{{- if int $role.capacity }}{{ $capacity = printf "%d experts (expert.capacity)" (int $role.capacity) }}{{ end }}
+{{- fail (printf "%s is %d, but %d x %d experts in %s, %d replica(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.replicas) $needed $capacity) }}
 {{- end }}
 {{- $fit := int (include "caracal.expertsFit" .) }}
 {{- if and $fit (gt (int $role.capacity) $fit) }}
 {{- fail (printf "expert.capacity is %d, but only %d experts fit a pod of %d x %d GiB: lower it, or leave it at 0." (int $role.capacity) $fit (int $role.accelerator.count) (int $role.accelerator.memoryGiB)) }}
 {{- end }}
 {{- if and (gt (int .Values.placement.replicas) 1) (lt $have (int .Values.placement.replicas)) }}
-{{- fail (printf "placement.replicas is %d but there are only %d expert pods: two copies on one pod protect nobody." (int .Values.placement.replicas) $have) }}
+{{- fail (printf "placement.replicas is %d but there are only %d expert pods: two replicas of an expert on one pod add no redundancy." (int .Values.placement.replicas) $have) }}
 {{- end }}
 {{- end }}
 
@@ -100,17 +100,17 @@
 {{- fail (printf "%s.autoscaling.minReplicas is %d, above maxReplicas %d." $component (int $scale.minReplicas) (int $scale.maxReplicas)) }}
 {{- end }}
 {{- if and $scale.enabled (eq $scale.kind "hpa") (not (int $scale.minReplicas)) }}
-{{- fail (printf "%s.autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler refuses: use kind=keda." $component) }}
+{{- fail (printf "%s.autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler rejects: use kind=keda." $component) }}
 {{- end }}
 {{- if and $scale.enabled (not (int $scale.minReplicas)) (not $scale.query) }}
-{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: the role's own metric is gone with its last pod, and nothing would bring one back. Give a query of something outside, such as the requests at your Ingress controller." $component $component) }}
+{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: a role without pods has no metric that could scale it up. Give a query of a metric from outside the release, such as the requests at your Ingress controller." $component $component) }}
 {{- end }}
 {{- $ports := ternary (list "port" "grpcPort") (list "port" "metricsPort") (eq $component "router") }}
 {{- if eq (int (index $role (first $ports))) (int (index $role (last $ports))) }}
-{{- fail (printf "%s.%s and %s.%s are both %d: the pod cannot listen twice on one port." $component (first $ports) $component (last $ports) (int (index $role (first $ports)))) }}
+{{- fail (printf "%s.%s and %s.%s are both %d: a port can only be used once." $component (first $ports) $component (last $ports) (int (index $role (first $ports)))) }}
 {{- end }}
 {{- if and (eq $component "router") (eq (int $role.service.port) (int $role.grpcPort)) }}
-{{- fail (printf "router.service.port and router.grpcPort are both %d: the Service has the gRPC API on the latter." (int $role.grpcPort)) }}
+{{- fail (printf "router.service.port and router.grpcPort are both %d: the Service also exposes the gRPC API, on the latter." (int $role.grpcPort)) }}
 {{- end }}
 {{- if and (int ($role.maxRunning | default 0)) (int ($role.maxBatchTokens | default 0)) (gt (int $role.maxRunning) (int $role.maxBatchTokens)) }}
 {{- fail (printf "%s.maxRunning is %d, above %s.maxBatchTokens %d: a running sequence takes at least one token of a step." $component (int $role.maxRunning) $component (int $role.maxBatchTokens)) }}
@@ -119,10 +119,10 @@
 {{- fail "router.autoscaling scales on CPU in % of the request: give router.resources.requests.cpu." }}
 {{- end }}
 {{- if and (int $role.accelerator.count) $role.resourceClaims }}
-{{- fail (printf "%s has both accelerator.count and resourceClaims: the pod would ask for its GPUs twice." $component) }}
+{{- fail (printf "%s has both accelerator.count and resourceClaims: the pod would request its GPUs twice." $component) }}
 {{- end }}
 {{- if and $role.tp (int $role.accelerator.count) (ne (int $role.tp) (int $role.accelerator.count)) }}
-{{- fail (printf "%s.tp is %d but %s.accelerator.count is %d: every rank has one GPU of its own. Leave tp at 0 to follow the count." $component (int $role.tp) $component (int $role.accelerator.count)) }}
+{{- fail (printf "%s.tp is %d but %s.accelerator.count is %d: every rank needs one GPU of its own. Leave tp at 0 to use accelerator.count." $component (int $role.tp) $component (int $role.accelerator.count)) }}
 {{- end }}
 {{- if has (toString (index $role.pdb "maxUnavailable")) (list "0" "0%") }}
 {{- fail (printf "%s.pdb.maxUnavailable is 0: no node with such a pod could ever be drained. Use 1, or pdb.enabled=false." $component) }}

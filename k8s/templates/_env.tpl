@@ -1,4 +1,4 @@
-{{/* Environment of the services: the names are the fields of their settings, and nothing else (a test compares them). */}}
+{{/* Environment of the services. The names are the fields of their settings classes (compared by tests/chart/test_environment.py). */}}
 
 {{- define "caracal.redisUrl" -}}
 {{- $url := .Values.externalRedis }}
@@ -19,7 +19,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Given once, used by all three roles. */}}
+{{/* Variables of routers, attention and expert workers. */}}
 {{- define "caracal.env.common" -}}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
@@ -31,12 +31,9 @@
 - {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
 - {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
 - {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
-{{- with .root.Values.otel.endpoint }}
-- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
-{{- end }}
 {{- end }}
 
-{{/* Workers listen on the pod's own address only. */}}
+{{/* Variables of both kinds of worker, which listen on the pod's address only. */}}
 {{- define "caracal.env.worker" -}}
 {{- $gpus := and (or (int .role.accelerator.count) .role.resourceClaims) (hasPrefix "nvidia.com/" .role.accelerator.resourceName) }}
 {{- with .role.device | default (ternary "cuda" "" (not (not $gpus))) }}
@@ -63,7 +60,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Numbers whose 0 stands for the service's own default. */}}
+{{/* Numbers for which 0 means the service's default: the variable is left out. */}}
 {{- define "caracal.env.numbers" -}}
 {{- range $name, $key := .numbers }}
 {{- with int (index $.role $key) }}

@@ -1,4 +1,4 @@
-{{/* The checkpoint: its path inside the container, its volume, its mount, and the init container that fetches hf://. */}}
+{{/* The checkpoint: its path inside the container, its volume, its mount, and the init container that downloads hf://. */}}
 
 {{- define "caracal.modelScheme" -}}
 {{- regexFind "^[A-Za-z]+://" .Values.model.uri | trimSuffix "://" }}

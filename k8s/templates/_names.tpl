@@ -8,12 +8,12 @@
 {{- $name := include "caracal.name" . }}
 {{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
 {{- $full := .Values.fullnameOverride | default $both }}
-{{- /* Two releases that agree in what is left of their names must not agree in all of them. */}}
+{{- /* The hash keeps releases apart whose names are equal once truncated. */}}
 {{- if gt (len $full) 40 }}
 {{- $full = printf "%s-%s" (trunc 33 $full | trimSuffix "-") (sha256sum $full | trunc 6) }}
 {{- end }}
 {{- if not (regexMatch "^[a-z][-a-z0-9]*[a-z0-9]$" $full) }}
-{{- fail (printf "Objects would be called %s-router and so on, which no Service may be: only a-z, 0-9 and -, and a letter first. Give another release name, or fullnameOverride." $full) }}
+{{- fail (printf "%s-router and so on are no valid Service names: use only a-z, 0-9 and -, and begin with a letter. Choose another release name, or set fullnameOverride." $full) }}
 {{- end }}
 {{- $full }}
 {{- end }}
@@ -23,7 +23,7 @@
 {{- printf "%s-%s" (include "caracal.fullname" .root) .component }}
 {{- end }}
 
-{{/* What selectors use, and nothing else does: these never change. */}}
+{{/* Labels for selectors, which are immutable: never change them. */}}
 {{- define "caracal.selector" -}}
 app.kubernetes.io/name: {{ include "caracal.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -55,12 +55,12 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* The same for an object that belongs to no namespace. */}}
+{{/* The same for a cluster-scoped object. */}}
 {{- define "caracal.clusterMetadata" -}}
 {{- omit (fromYaml (include "caracal.metadata" .)) "namespace" | toYaml }}
 {{- end }}
 
-{{/* registry/repository:tag or @digest of a role: its own image over the common one, key by key. */}}
+{{/* registry/repository:tag or @digest of a role: its own image merged over the common one, key by key. */}}
 {{- define "caracal.image" -}}
 {{- $image := deepCopy .root.Values.image }}
 {{- range $key, $value := .image }}{{ $_ := set $image $key $value }}{{ end }}
@@ -77,14 +77,14 @@ annotations:
 {{- $account.name | default (ternary (include "caracal.fullname" .) "default" $account.create) }}
 {{- end }}
 
-{{/* Routers alone may write events, by an account of their own; given accounts are taken as they are. */}}
+{{/* Only routers may write Events, with an account of their own; a given serviceAccountName takes precedence. */}}
 {{- define "caracal.routerAccount" -}}
 {{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "router")) }}
 {{- $own := and .Values.events.enabled .Values.serviceAccount.create }}
 {{- $role.serviceAccountName | default (ternary (include "caracal.component" (dict "root" . "component" "router")) (include "caracal.serviceAccount" .) $own) }}
 {{- end }}
 
-{{/* Whether routers write events: never as "default", whose rights every other pod of the namespace would share. */}}
+{{/* Whether routers write Events: never as "default", because every other pod of the namespace would get the same rights. */}}
 {{- define "caracal.events" -}}
 {{- if and .Values.events.enabled (ne (include "caracal.routerAccount" .) "default") }}yes{{ end }}
 {{- end }}

@@ -1,13 +1,13 @@
 {{/*
 The pod of a role: (dict "root" $ "component" "expert" "role" ROLE "revisionLabel" "controller-revision-hash").
-What differs between roles comes from the defines named after them: caracal.env.ROLE, caracal.ports.ROLE, caracal.probes.ROLE.
+Each role has its own templates caracal.env.ROLE, caracal.ports.ROLE and caracal.probes.ROLE.
 */}}
 {{- define "caracal.pod" -}}
 {{- $rdma := and .root.Values.rdma.enabled (has .component (list "attention" "expert")) -}}
 metadata:
   labels:
     {{- include "caracal.selector" . | nindent 4 }}
-    {{- /* No helm.sh/chart here: a new chart with the same pods must not restart them. */}}
+    {{- /* No helm.sh/chart here: a new chart version with unchanged pods must not restart them. */}}
     app.kubernetes.io/part-of: caracal
     app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
     {{- if eq .component "router" }}
@@ -120,7 +120,7 @@ securityContext:
   {{- $_ := set $security "capabilities" (merge (dict "add" (list "IPC_LOCK")) $security.capabilities) }}
   {{- end }}
   {{- toYaml $security | nindent 2 }}
-{{- /* What a process said last is what `kubectl describe` shows when it cannot start: which file, which tensor. */}}
+{{- /* `kubectl describe` then shows the last log line of a process that cannot start: which file, which tensor. */}}
 terminationMessagePolicy: FallbackToLogsOnError
 volumeMounts:
   - {name: tmp, mountPath: /tmp}

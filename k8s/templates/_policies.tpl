@@ -9,7 +9,7 @@ metadata:
   {{- include "caracal.metadata" . | nindent 2 }}
 spec:
   maxUnavailable: {{ $role.pdb.maxUnavailable }}
-  {{- /* A pod that is not ready anyway must not hold up a drain. */}}
+  {{- /* A pod that is not ready must not block the drain of its node. */}}
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
@@ -70,7 +70,7 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* Shares are metrics between 0 and 1 and targets in %. */}}
+{{/* Metrics that end in _perc are between 0 and 1, their targets in %. */}}
 {{- define "caracal.scaleTarget" -}}
 {{- if hasSuffix "_perc" .metric }}{{ divf (float64 .target) 100 }}{{ else }}{{ .target }}{{ end }}
 {{- end }}
@@ -114,19 +114,19 @@ spec:
 {{- toYaml (list $rule) }}
 {{- end }}
 
-{{/* Not empty when attention and expert pods reach every port of each other: RDMA and pair groups choose theirs as they go. */}}
+{{/* Not empty when attention and expert pods may reach every port of each other: RDMA and P2P groups use ports that are not known beforehand. */}}
 {{- define "caracal.openPorts" -}}
 {{- if or .Values.rdma.enabled (and (eq .Values.link.kind "nccl") .Values.link.openPorts) }}yes{{ end }}
 {{- end }}
 
-{{/* The port of your own Redis: as given, else the one in its URL, else the usual one. */}}
+{{/* Port of the external Redis: externalRedis.port, else the URL's, else 6379. */}}
 {{- define "caracal.externalRedisPort" -}}
 {{- $redis := .Values.externalRedis }}
 {{- $host := regexReplaceAll "^[a-z]+://([^/]*@)?([^/?#]*).*$" $redis.url "${2}" }}
 {{- int $redis.port | default (regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" | int) }}
 {{- end }}
 
-{{/* The way to Redis, wherever it is. */}}
+{{/* Egress rule to Redis, the chart's or an external one. */}}
 {{- define "caracal.redisEgress" -}}
 {{- if .Values.redis.enabled }}
 peers: [redis]

@@ -1,4 +1,4 @@
-{{/* A role's values: `pod`, overlaid by the role's own. Maps key by key, everything else whole. Used through fromYaml. */}}
+{{/* A role's values: `pod`, overridden by the role's own. Maps are merged key by key, everything else is replaced. Use through fromYaml. */}}
 {{- define "caracal.role" -}}
 {{- $role := deepCopy .root.Values.pod }}
 {{- range $key, $value := index .root.Values .component }}
@@ -18,15 +18,15 @@
 {{- $least := add (int $drain.preStopSeconds) (int $drain.timeoutSeconds) }}
 {{- $grace := int $drain.gracePeriodSeconds | default (add $least 15) }}
 {{- if le (int $grace) (int $least) }}
-{{- fail (printf "%s.drain.gracePeriodSeconds is %d, but preStopSeconds + timeoutSeconds is %d: the pod would be killed while it hands over. Give more, or 0 to have it computed." .component (int $grace) (int $least)) }}
+{{- fail (printf "%s.drain.gracePeriodSeconds is %d, but preStopSeconds + timeoutSeconds is %d: the pod would be killed while it drains. Raise it, or set it to 0 to have it computed." .component (int $grace) (int $least)) }}
 {{- end }}
 {{- $grace }}
 {{- end }}
 
 {{/*
-replicas of a role. A number set by `kubectl scale` is kept as long as the number in the values is the one the object was
-last installed with; an autoscaler's number always (leaving the field out would reset it to 1 once). Without a cluster
-(helm template) the values decide, and an autoscaled role has none.
+`replicas` of a role. A number set by `kubectl scale` is kept unless the number in the values has changed since the last
+install; an autoscaler's number is always kept (without the field, Kubernetes would reset it to 1 once). Without a cluster
+(helm template) the number is the values', and an autoscaled role has none.
 */}}
 {{- define "caracal.replicas" -}}
 {{- $live := lookup "apps/v1" .kind .root.Release.Namespace (include "caracal.component" .) | default dict }}

@@ -3,7 +3,7 @@
 - {name: grpc, containerPort: {{ int .role.grpcPort }}}
 {{- end }}
 
-{{/* /health is the process alone; /ready is a serving group behind it: at least one attention worker and a placement. */}}
+{{/* /health covers only the process; /ready also needs an attention worker with a placement table. */}}
 {{- define "caracal.probes.router" -}}
 startup:
   httpGet: {path: /health, port: http}

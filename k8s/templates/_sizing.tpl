@@ -1,4 +1,4 @@
-{{/* How many expert pods hold the model: integers only, in KiB, so that an exact fit counts as one. */}}
+{{/* Number of expert pods needed for the model. Integers only, in KiB: floats could round an exact fit up by one pod. */}}
 
 {{/* KiB of one expert: gate, up and down of hiddenSize x expertSize, in the storage format. */}}
 {{- define "caracal.expertKiB" -}}
@@ -22,29 +22,29 @@
 {{- $expert := int (include "caracal.expertKiB" .) }}
 {{- if or (not (int .Values.model.shape.layers)) (not $pod) (not $expert) }}0{{ else }}
 {{- $fit := div $pod $expert }}
-{{- if not (int $fit) }}{{ fail "One expert does not fit a pod: look at model.shape and expert.accelerator." }}{{ end }}
+{{- if not (int $fit) }}{{ fail "One expert does not fit a pod: check model.shape and expert.accelerator." }}{{ end }}
 {{- $fit }}
 {{- end }}
 {{- end }}
 
-{{/* Experts that a pod takes: expert.capacity, else what fits; 0 when neither is known. */}}
+{{/* Experts that a pod may load: expert.capacity, else what fits; 0 when neither is known. */}}
 {{- define "caracal.expertsPerPod" -}}
 {{- int .Values.expert.capacity | default (int (include "caracal.expertsFit" .)) }}
 {{- end }}
 
-{{/* What the scale guard says, up to the number that was asked for: (dict "root" $ "set" NAME "needed" N). */}}
-{{- define "caracal.scaleGuardWords" -}}
+{{/* The scale guard's message, up to the number of replicas requested: (dict "root" $ "set" NAME "needed" N). */}}
+{{- define "caracal.scaleGuardMessage" -}}
 {{- $shape := .root.Values.model.shape }}
 {{- $pods := printf "%d pod%s" .needed (ternary "" "s" (eq .needed 1)) }}
 {{- $perPod := int (include "caracal.expertsPerPod" .root) }}
 {{- if int (include "caracal.expertPodsNeeded" .root) }}
-{{- printf "%s needs at least %s: %d x %d experts, %d time(s) each, at %d per pod, have no room on fewer. Asked for: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.replicas) $perPod }}
+{{- printf "%s needs at least %s: %d x %d experts, %d replica(s) each, at %d per pod, do not fit on fewer. Requested: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.replicas) $perPod }}
 {{- else }}
-{{- printf "%s needs at least %s: without any no expert is held and nothing is answered. Asked for: " .set $pods }}
+{{- printf "%s needs at least %s: without an expert pod no request can be served. Requested: " .set $pods }}
 {{- end }}
 {{- end }}
 
-{{/* Pods needed for all copies of all experts; 0 when the model's numbers or a pod's room are not given. */}}
+{{/* Pods needed for all replicas of all experts; 0 when the model's sizes or a pod's capacity are not given. */}}
 {{- define "caracal.expertPodsNeeded" -}}
 {{- $shape := .Values.model.shape }}
 {{- $perPod := int (include "caracal.expertsPerPod" .) }}

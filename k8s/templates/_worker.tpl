@@ -1,4 +1,4 @@
-{{/* What attention and expert workers share: StatefulSet, headless Service, ports, probes. Called with (dict "root" $ "component" NAME). */}}
+{{/* Shared by attention and expert workers: StatefulSet, headless Service, ports, probes. Called with (dict "root" $ "component" NAME). */}}
 
 {{- define "caracal.worker.statefulset" -}}
 {{- $role := fromYaml (include "caracal.role" .) }}
@@ -21,7 +21,7 @@ spec:
     {{- include "caracal.pod" $all | nindent 4 }}
 {{- end }}
 
-{{/* Headless, for stable names only: members find each other by the addresses in Redis, not by DNS. */}}
+{{/* Headless, for stable names only: processes find each other by the addresses in Redis, not by DNS. */}}
 {{- define "caracal.worker.service" -}}
 {{- $role := fromYaml (include "caracal.role" .) }}
 apiVersion: v1
@@ -51,7 +51,7 @@ spec:
 {{- include "caracal.ports.worker" . }}
 {{- end }}
 
-{{/* The kubelet speaks the standard gRPC health protocol; each probe asks for a service name of its own. */}}
+{{/* The kubelet uses the standard gRPC health protocol; each probe checks its own service name. */}}
 {{- define "caracal.probes.worker" -}}
 startup:
   grpc: {port: {{ int .role.port }}, service: startup}

@@ -1,1 +1,1 @@
-"""What keeps the chart true: its schema, README table and rendered examples are made here, compared in `make check`."""
+"""Generates the chart's schema, README table, dashboards and rendered examples; `make check` compares them."""

@@ -1,4 +1,4 @@
-"""`python -m k8s.tools` writes all that is made from the chart; `--check` compares instead and names what differs."""
+"""`python -m k8s.tools` writes all generated files of the chart; `--check` compares them and prints the differences."""
 
 import argparse
 import difflib
@@ -10,7 +10,7 @@ from k8s.tools.helm import HelmMissing
 from k8s.tools.values import CHART
 
 
-def made_here() -> dict[Path, str]:
+def generated() -> dict[Path, str]:
     boards = {CHART / "dashboards" / name: text for name, text in dashboards.render().items()}
     return {CHART / "values.schema.json": schema.render(), CHART / "README.md": readme.render(), **boards}
 
@@ -30,7 +30,7 @@ def differences(files: dict[Path, str]) -> list[str]:
     for path, text in files.items():
         name = str(path.relative_to(CHART.parent))
         old = path.read_text() if path.exists() else ""
-        found += difflib.unified_diff(old.splitlines(True), text.splitlines(True), name, f"{name} (made anew)", n=1)
+        found += difflib.unified_diff(old.splitlines(True), text.splitlines(True), name, f"{name} (generated)", n=1)
     return found
 
 
@@ -38,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing, fail on a difference")
     check = parser.parse_args().check
-    for make in (made_here, rendered):
+    for generate in (generated, rendered):
         try:
-            files = make()
+            files = generate()
         except HelmMissing as missing:
             if not check:
                 raise SystemExit(str(missing)) from None
@@ -50,7 +50,7 @@ def main() -> None:
             _write(files)
         elif found := differences(files):
             sys.stdout.writelines(found)
-            raise SystemExit("the chart and what is made from it differ: run 'make chart' and look at the change")
+            raise SystemExit("generated files of the chart are out of date: run 'make chart' and review the change")
     print("the chart's schema, README and examples are up to date" if check else "written")
 
 

@@ -1,17 +1,17 @@
-"""What is worth seeing, board by board. A test holds every metric name here against the services' own."""
+"""The panels of each dashboard. A test compares every metric name here with the names that the services export."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 _HERE = 'namespace="$namespace"'
-# Routers and attention workers count some things under the same name, vLLM's; only routers know a model's name.
+# Routers and attention workers export some metrics under the same name, vLLM's; only the routers' have a model_name.
 _ROUTERS = f'{_HERE},model_name!=""'
 _ATTENTION = f'{_HERE},model_name=""'
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: Grafana unit, and PromQL by legend."""
+    """One panel: its Grafana unit, and its PromQL queries by legend."""
 
     title: str
     unit: str
@@ -42,12 +42,12 @@ def _sum(gauge: str, by: str = "pod", where: str = _HERE) -> str:
 
 
 def _per(counter: str, each: str, by: str = "pod") -> str:
-    """How much of one counter comes with one of another."""
+    """The increase of one counter for each increment of another."""
     return f"{_rate(counter, by)} / {_rate(each, by)}"
 
 
 def _by_layer(counter: str) -> str:
-    """Of one engine step, which goes through every layer once."""
+    """The increase of a counter in one engine step, by layer; a step runs every layer once."""
     return f"{_rate(counter, 'layer')} / scalar({_rate('caracal_engine_steps_total')})"
 
 
@@ -73,14 +73,14 @@ REQUESTS = Board(
         ),
         Panel("Failed, by code", "reqps", {"{{code}}": _rate("caracal:request_failure_total", "code")}),
         Panel(
-            "HTTP answers, by status", "reqps", {"{{status}}": _rate("caracal_gateway_http_requests_total", "status")}
+            "HTTP responses, by status", "reqps", {"{{status}}": _rate("caracal_gateway_http_requests_total", "status")}
         ),
         Panel(
-            "Failovers nobody saw",
+            "Failovers and cancelled requests",
             "ops",
             {
                 "failovers": _rate("caracal_gateway_failovers_total"),
-                "clients left": _rate("caracal_gateway_cancelled_total"),
+                "cancelled by clients": _rate("caracal_gateway_cancelled_total"),
             },
         ),
     ),
@@ -99,7 +99,7 @@ ENGINE = Board(
             },
         ),
         Panel("KV pages in use", "percentunit", {"{{pod}}": _sum("caracal:kv_cache_usage_perc", where=_ATTENTION)}),
-        Panel("Put back to wait for pages", "ops", {"{{pod}}": _rate("caracal:num_preemptions_total", "pod")}),
+        Panel("Preemptions", "ops", {"{{pod}}": _rate("caracal:num_preemptions_total", "pod")}),
         Panel(
             "Steps per second",
             "ops",
@@ -118,7 +118,7 @@ ENGINE = Board(
             "Round trip of one step, by layer", "s", {"{{layer}}": _by_layer("caracal_moe_round_trip_seconds_total")}
         ),
         Panel(
-            "Slots that chose zero experts, by layer",
+            "Top-k choices that are zero experts, by layer",
             "percentunit",
             {
                 "{{layer}}": _rate("caracal_moe_choices_total", "layer", f'{_HERE},kind="zero"')
@@ -130,15 +130,15 @@ ENGINE = Board(
             "Bps",
             {
                 "{{direction}}": _rate("caracal_dispatch_bytes_total", "direction"),
-                "received, if all slots were sent": _rate("caracal_dispatch_bytes_if_all_ffn_total"),
+                "received, if no choice were a zero expert": _rate("caracal_dispatch_bytes_if_all_ffn_total"),
             },
         ),
         Panel(
-            "Sent again",
+            "Retried dispatches",
             "ops",
             {
-                "{{pod}} messages": _rate("caracal_dispatch_retries_total", "pod"),
-                "{{pod}} refused for their epoch": _rate("caracal_dispatch_stale_epoch_rejections_total", "pod"),
+                "{{pod}} retries": _rate("caracal_dispatch_retries_total", "pod"),
+                "{{pod}} rejected for a stale epoch": _rate("caracal_dispatch_stale_epoch_rejections_total", "pod"),
             },
         ),
     ),
@@ -148,23 +148,25 @@ EXPERTS = Board(
     "experts",
     "experts",
     (
-        Panel("Experts held", "short", {"{{pod}}": _sum("caracal_expert_loaded_experts")}),
+        Panel("Loaded experts", "short", {"{{pod}}": _sum("caracal_expert_loaded_experts")}),
         Panel(
-            "Experts without a holder, and workers that must stay",
+            "Unplaced experts and blocked drains",
             "short",
             {
-                "experts": f"max(caracal_experts_unplaced{{{_HERE}}})",
-                "workers": f"max(caracal_placement_blocked_drains{{{_HERE}}})",
+                "unplaced experts": f"max(caracal_experts_unplaced{{{_HERE}}})",
+                "workers that cannot be drained": f"max(caracal_placement_blocked_drains{{{_HERE}}})",
             },
         ),
         Panel(
-            "Epoch in force",
+            "Epoch of the placement table",
             "none",
             {"{{pod}}": f"{_sum('caracal_expert_epoch')} or {_sum('caracal_attention_epoch')}"},
         ),
         Panel("Queue time", "s", _quantiles("caracal_expert_queue_seconds", 0.5, 0.99)),
         Panel(
-            "Queue time, as the autoscaler sees it", "ms", {"{{pod}}": _sum("caracal_expert_queue_recent_milliseconds")}
+            "Queue time of the last 30 s (autoscaling signal)",
+            "ms",
+            {"{{pod}}": _sum("caracal_expert_queue_recent_milliseconds")},
         ),
         Panel(
             "Share of time in launches", "percentunit", {"{{pod}}": _rate("caracal_expert_busy_seconds_total", "pod")}
@@ -190,7 +192,7 @@ EXPERTS = Board(
             "ops",
             {
                 "{{pod}} failed": _rate("caracal_expert_failed_calls_total", "pod"),
-                "{{pod}} refused": _rate("caracal_expert_rejected_calls_total", "pod"),
+                "{{pod}} rejected": _rate("caracal_expert_rejected_calls_total", "pod"),
             },
         ),
     ),

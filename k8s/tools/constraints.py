@@ -1,9 +1,9 @@
-"""What defaults cannot say of the chart's values: choices, ranges, forms. Every integer has its bounds here."""
+"""Constraints of the chart's values beyond the type of their defaults: choices, patterns, bounds of every integer."""
 
 from k8s.tools.values import Tree
 
-# Replicas beyond this wrap around or exhaust the control plane long before they serve anything.
-MOST_PODS = 10_000
+# Much larger numbers of replicas overflow, or exhaust the control plane.
+MAX_PODS = 10_000
 DAY_S = 86_400
 _LABEL = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 _HOST = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -23,12 +23,12 @@ def _one_of(*choices: str) -> Tree:
     return {"type": "string", "enum": list(choices)}
 
 
-def _form(pattern: str) -> Tree:
+def _pattern(pattern: str) -> Tree:
     return {"type": "string", "pattern": f"^{pattern}$"}
 
 
 def _or_empty(pattern: str) -> Tree:
-    return _form(f"({pattern})?")
+    return _pattern(f"({pattern})?")
 
 
 def _list_of(item: Tree) -> Tree:
@@ -36,27 +36,27 @@ def _list_of(item: Tree) -> Tree:
 
 
 _PORT = _between(1, 65535)
-# Pods have no root, and below 1024 their runtime may refuse to listen.
-_OWN_PORT = _between(1024, 65535)
-_PODS = _between(1, MOST_PODS)
-# At most 40 characters, the longest that leaves room for what is appended.
+# Pods run without root, and their runtime may not let them listen on ports below 1024.
+_POD_PORT = _between(1024, 65535)
+_PODS = _between(1, MAX_PODS)
+# At most 40 characters, so that names with the longest suffix stay valid.
 _NAME = _or_empty("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
-_CIDRS = _list_of(_form("[0-9A-Fa-f.:]+/[0-9]{1,3}"))
-_PATHS = {**_list_of(_form("/.*")), "minItems": 1}
+_CIDRS = _list_of(_pattern("[0-9A-Fa-f.:]+/[0-9]{1,3}"))
+_PATHS = {**_list_of(_pattern("/.*")), "minItems": 1}
 
-REFINED: dict[str, Tree] = {
+CONSTRAINTS: dict[str, Tree] = {
     "nameOverride": _NAME,
     "fullnameOverride": _NAME,
     "commonLabels": _LABELS,
     "commonAnnotations": _STRINGS,
     "image.registry": _or_empty(f"[A-Za-z0-9.-]+(:[0-9]+)?(/{_PART})*"),
-    "image.repository": _form(f"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_PART}(/{_PART})*"),
+    "image.repository": _pattern(f"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_PART}(/{_PART})*"),
     "image.tag": _or_empty("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"),
     "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
     "image.digest": _or_empty("sha256:[0-9a-f]{64}"),
     "model.dtype": _one_of("", "bfloat16", "float32"),
     "model.name": {"type": "string", "minLength": 1},
-    "model.hf.sizeLimit": _form(_QUANTITY),
+    "model.hf.sizeLimit": _pattern(_QUANTITY),
     "model.shape.layers": _between(0, 1000),
     "model.shape.experts": _between(0, 65536),
     "model.shape.hiddenSize": _between(0, 1 << 20),
@@ -66,7 +66,7 @@ REFINED: dict[str, Tree] = {
     "link.dispatchDtype": _one_of("", "fp8"),
     "placement.replicas": _between(1, 64),
     "pod.image": {"$ref": "#/properties/image"},
-    "pod.accelerator.resourceName": _form(_RESOURCE),
+    "pod.accelerator.resourceName": _pattern(_RESOURCE),
     "pod.accelerator.count": _between(0, 64),
     "pod.accelerator.memoryGiB": _between(0, 10_000),
     "pod.accelerator.usablePercent": _between(1, 100),
@@ -81,27 +81,27 @@ REFINED: dict[str, Tree] = {
     "pod.drain.preStopSeconds": _between(0, 3600),
     "pod.drain.timeoutSeconds": _between(1, DAY_S),
     "pod.drain.gracePeriodSeconds": _between(0, 2 * DAY_S),
-    "pod.pdb.maxUnavailable": {"oneOf": [_between(0, MOST_PODS), _form("[0-9]{1,2}%")]},
+    "pod.pdb.maxUnavailable": {"oneOf": [_between(0, MAX_PODS), _pattern("[0-9]{1,2}%")]},
     "pod.autoscaling.kind": _one_of("hpa", "keda"),
-    "pod.autoscaling.minReplicas": _between(0, MOST_PODS),
+    "pod.autoscaling.minReplicas": _between(0, MAX_PODS),
     "pod.autoscaling.maxReplicas": _PODS,
     "pod.autoscaling.target": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
-    "pod.autoscaling.prometheusAddress": _form("https?://.+"),
-    # As far as a HorizontalPodAutoscaler goes.
+    "pod.autoscaling.prometheusAddress": _pattern("https?://.+"),
+    # The maximum of a HorizontalPodAutoscaler.
     "pod.autoscaling.scaleDownStabilizationSeconds": _between(0, 3600),
     "pod.minReadySeconds": _between(0, 3600),
     "pod.serviceAnnotations": _STRINGS,
     "router.replicas": _PODS,
-    "router.port": _OWN_PORT,
-    "router.grpcPort": _OWN_PORT,
+    "router.port": _POD_PORT,
+    "router.grpcPort": _POD_PORT,
     "router.requestTimeoutSeconds": _between(1, DAY_S),
     "router.service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
     "router.service.port": _PORT,
     "router.service.nodePort": _between(0, 65535),
     "router.service.loadBalancerSourceRanges": _CIDRS,
     "attention.replicas": _PODS,
-    "attention.port": _OWN_PORT,
-    "attention.metricsPort": _OWN_PORT,
+    "attention.port": _POD_PORT,
+    "attention.metricsPort": _POD_PORT,
     "attention.device": _or_empty("cpu|cuda(:[0-9]{1,2})?"),
     "attention.tp": _between(0, 64),
     "attention.kvPages": _between(0, 100_000_000),
@@ -111,12 +111,12 @@ REFINED: dict[str, Tree] = {
     "attention.maxModelLen": _between(0, 1 << 24),
     "attention.expertWaitSeconds": _between(0, 3600),
     "expert.replicas": _PODS,
-    "expert.port": _OWN_PORT,
-    "expert.metricsPort": _OWN_PORT,
+    "expert.port": _POD_PORT,
+    "expert.metricsPort": _POD_PORT,
     "expert.device": _or_empty("cpu|cuda(:[0-9]{1,2})?"),
     "expert.capacity": _between(0, 10_000_000),
     "expert.maxSessions": _between(0, 100_000),
-    "redis.port": _OWN_PORT,
+    "redis.port": _POD_PORT,
     "externalRedis.port": _between(0, 65535),
     "externalRedis.url": _or_empty("rediss?://.+"),
     "externalRedis.cidrs": _CIDRS,
@@ -124,24 +124,23 @@ REFINED: dict[str, Tree] = {
     "serviceAccount.annotations": _STRINGS,
     "tls.mode": _one_of("none", "secret", "certManager"),
     "tls.issuerRef.kind": _one_of("Issuer", "ClusterIssuer"),
-    "ingress.hosts": _list_of(_form(rf"(\*|(\*\.)?{_HOST})")),
+    "ingress.hosts": _list_of(_pattern(rf"(\*|(\*\.)?{_HOST})")),
     "ingress.paths": _PATHS,
     "ingress.pathType": _one_of("Prefix", "Exact", "ImplementationSpecific"),
     "ingress.annotations": _STRINGS,
-    "httpRoute.hostnames": _list_of(_form(rf"(\*\.)?{_HOST}")),
+    "httpRoute.hostnames": _list_of(_pattern(rf"(\*\.)?{_HOST}")),
     "httpRoute.paths": _PATHS,
-    "httpRoute.timeout": _form("([0-9]{1,5}(h|m|s|ms)){1,4}"),
+    "httpRoute.timeout": _pattern("([0-9]{1,5}(h|m|s|ms)){1,4}"),
     "inferencePool.endpointPicker.port": _PORT,
     "inferencePool.endpointPicker.failureMode": _one_of("FailOpen", "FailClose"),
     "monitoring.monitors.labels": _LABELS,
-    "monitoring.monitors.interval": _form("([0-9]{1,5}(ms|s|m|h)){1,4}"),
+    "monitoring.monitors.interval": _pattern("([0-9]{1,5}(ms|s|m|h)){1,4}"),
     "monitoring.rules.labels": _LABELS,
     "monitoring.rules.errorPercent": {"type": "number", "minimum": 0, "maximum": 100},
     "monitoring.rules.waitingRequests": _between(0, 1_000_000),
     "monitoring.rules.kvCachePercent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     "monitoring.dashboards.labels": _LABELS,
     "monitoring.dashboards.annotations": _STRINGS,
-    "otel.endpoint": _or_empty("https?://.+"),
     "rdma.resourceName": _or_empty(_RESOURCE),
     "test.maxTokens": _between(1, 4096),
     "test.timeoutSeconds": _between(1, 3600),

@@ -1,4 +1,4 @@
-"""The Grafana dashboards of the chart, from short tables of panels: (title, unit, {legend: PromQL})."""
+"""Generates the Grafana dashboards of the chart from the boards' panels."""
 
 import json
 
@@ -9,7 +9,7 @@ _WIDTH, _HEIGHT = 12, 8
 
 
 def render() -> dict[str, str]:
-    """File name in k8s/dashboards -> JSON."""
+    """Returns the JSON of each dashboard by its file name in k8s/dashboards."""
     return {f"{board.name}.json": json.dumps(_board(board), indent=1) + "\n" for board in BOARDS}
 
 
@@ -43,8 +43,8 @@ def _variable(name: str) -> dict[str, object]:
 
 def _panel(number: int, panel: Panel) -> dict[str, object]:
     targets = [
-        {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend, "datasource": _DATASOURCE}
-        for place, (legend, query) in enumerate(panel.queries.items())
+        {"refId": chr(ord("A") + index), "expr": query, "legendFormat": legend, "datasource": _DATASOURCE}
+        for index, (legend, query) in enumerate(panel.queries.items())
     ]
     return {
         "id": number + 1,

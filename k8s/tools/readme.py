@@ -1,4 +1,4 @@
-"""The table of values in k8s/README.md, from the prose of values.yaml."""
+"""Generates the table of values in k8s/README.md from the comments of values.yaml."""
 
 import json
 
@@ -15,16 +15,16 @@ def _row(entry: Entry) -> str:
 
 
 def _table() -> str:
-    """Leaves with prose; a section without own meaning is seen from its leaves."""
+    """One row for each leaf that has prose; sections are described by their leaves."""
     rows = [_row(entry) for entry in read_entries() if not entry.section and entry.prose]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
 def render() -> str:
-    """The README with its table made anew. Raises ValueError when the markers are gone."""
+    """Returns the README with its table replaced. Raises ValueError when the markers are missing."""
     text = (CHART / "README.md").read_text()
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError("k8s/README.md has lost the markers around its table of values")
+        raise ValueError("k8s/README.md lacks the markers around its table of values")
     return before + begin + _table() + end + after

@@ -1,4 +1,4 @@
-"""What the chart makes of each profile, and the same for `kubectl apply -k`: a chart is reviewed by its rendering."""
+"""Renders each profile, and the manifests for `kubectl apply -k`. Committed, so that reviews show a change's effect."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _HEAD = "# Made by `make chart` from k8s/templates with {profile}; do not edit.\
 
 
 def render_profile(profile: str, *arguments: str, helm: Path | None = None) -> str:
-    """The objects of one profile, helm's comments kept: they name the template of each object."""
+    """Renders one profile. Helm's comments stay: they name the template of each object."""
     return template("--values", str(CHART / "profiles" / f"{profile}.yaml"), *arguments, helm=helm)
 
 
@@ -22,7 +22,7 @@ def example(profile: str) -> str:
 
 
 def manifests() -> str:
-    """The profile for `kubectl apply -k`: no tests, no sign of Helm, no namespace (the kustomization gives it)."""
+    """Renders the profile for `kubectl apply -k`: no tests, no labels of Helm, no namespace (kustomize sets it)."""
     text = render_profile(MANIFESTS, "--skip-tests")
     documents = [document for document in yaml.safe_load_all(text) if document]
     for document in documents:

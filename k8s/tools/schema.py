@@ -1,15 +1,15 @@
-"""Writes k8s/values.schema.json from k8s/values.yaml: closed sections, types from the defaults, prose as descriptions,
-and what refined.py adds. `python -m k8s.tools` writes it.
+"""Generates k8s/values.schema.json from k8s/values.yaml: sections without unknown keys, types from the defaults,
+descriptions from the comments, and the constraints of constraints.py.
 """
 
 import json
 
-from k8s.tools.constraints import REFINED
+from k8s.tools.constraints import CONSTRAINTS
 from k8s.tools.values import ROLES, Entry, Tree, read_entries
 
 
 def _plain(default: object) -> Tree:
-    """The type of a default. Raises ValueError for an integer: its bounds must be given in refined.py."""
+    """Returns the type of a default. Raises ValueError for an integer, whose bounds constraints.py must give."""
     if isinstance(default, bool):
         return {"type": "boolean"}
     if isinstance(default, float):
@@ -18,7 +18,7 @@ def _plain(default: object) -> Tree:
         return {"type": "string"}
     if isinstance(default, list | dict):
         return {"type": "array" if isinstance(default, list) else "object"}
-    raise ValueError(f"{default!r} is a default without bounds")
+    raise ValueError(f"the default {default!r} has no bounds in constraints.py")
 
 
 def _restates_pod(entry: Entry, names: set[str]) -> bool:
@@ -26,8 +26,8 @@ def _restates_pod(entry: Entry, names: set[str]) -> bool:
 
 
 def _property(entry: Entry) -> Tree:
-    if entry.name in REFINED:
-        made = dict(REFINED[entry.name])
+    if entry.name in CONSTRAINTS:
+        made = dict(CONSTRAINTS[entry.name])
     elif entry.section:
         made = {"type": "object", "properties": {}, "additionalProperties": False}
     else:
@@ -35,40 +35,40 @@ def _property(entry: Entry) -> Tree:
     return made | ({"description": entry.prose} if entry.prose and "$ref" not in made else {})
 
 
-def _whole(section: Tree) -> Tree:
-    """Asks for every key, which are all there unless one is given as null: Helm drops those and templates would not."""
+def _required(section: Tree) -> Tree:
+    """Requires every key: Helm drops a key that is set to null, and templates would fail without it."""
     properties = section["properties"]
     assert isinstance(properties, dict)
-    inner = {key: _whole(value) for key, value in properties.items() if value.get("properties")}
+    inner = {key: _required(value) for key, value in properties.items() if value.get("properties")}
     return {"required": list(properties), **({"properties": inner} if inner else {})}
 
 
 def build() -> Tree:
-    """The schema of the whole file. Roles take every key of `pod` by reference."""
+    """Returns the schema of the whole file. Roles have every key of `pod` by reference."""
     entries = read_entries()
     names = {entry.name for entry in entries}
     root: Tree = {"properties": {}}
     for entry in entries:
-        holder = root
+        parent = root
         for key in entry.path[:-1]:
-            properties = holder.get("properties")
-            holder = properties.get(key, {}) if isinstance(properties, dict) else {}
-        properties = holder.get("properties")
-        # A free map (a security context, resources) has no properties of ours; a role's override has pod's.
+            properties = parent.get("properties")
+            parent = properties.get(key, {}) if isinstance(properties, dict) else {}
+        properties = parent.get("properties")
+        # An open map (a security context, resources) has no known properties; a role's override has those of `pod`.
         if isinstance(properties, dict) and not _restates_pod(entry, names):
             properties[entry.path[-1]] = _property(entry)
-    tops = root["properties"]
-    assert isinstance(tops, dict)
-    # Apart from the properties, because roles refer to those of `pod` and `image` and give some of them only.
-    whole = _whole(root)
+    top_level = root["properties"]
+    assert isinstance(top_level, dict)
+    # Separate from the properties: roles refer to those of `pod` and `image`, but need not give all of them.
+    required = _required(root)
     for role in ROLES:
-        tops[role]["properties"] |= {
-            key: {"$ref": f"#/properties/pod/properties/{key}"} for key in tops["pod"]["properties"]
+        top_level[role]["properties"] |= {
+            key: {"$ref": f"#/properties/pod/properties/{key}"} for key in top_level["pod"]["properties"]
         }
     # Helm adds `global` when the chart is a subchart.
-    tops["global"] = {"type": "object", "description": "Given by a parent chart; not read."}
+    top_level["global"] = {"type": "object", "description": "Set by a parent chart; not used."}
     head: Tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Values of the Caracal chart"}
-    return head | {"type": "object", "additionalProperties": False, "properties": tops, "allOf": [whole]}
+    return head | {"type": "object", "additionalProperties": False, "properties": top_level, "allOf": [required]}
 
 
 def render() -> str:

@@ -1,4 +1,4 @@
-"""Reads k8s/values.yaml as what it is, a manual: every key with the prose above it and its default."""
+"""Reads k8s/values.yaml: every key with its default and the comment above it."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w.-]*):(?P<rest>.*)$")
 
 @dataclass(frozen=True)
 class Entry:
-    """One key: `path` from the root, `prose` without comment signs, `section` when its children have prose too."""
+    """One key: `path` from the root, `prose` without comment signs; `section` is true when it has keys of its own."""
 
     path: tuple[str, ...]
     prose: str
@@ -35,7 +35,7 @@ def defaults() -> Tree:
 
 
 def default_image() -> str:
-    """repository:tag that pods ask for when no value says otherwise."""
+    """Returns the image of the default values, as repository:tag."""
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     return f"{look_up(defaults(), ('image', 'repository'))}:{about['appVersion']}"
 
@@ -48,7 +48,7 @@ def look_up(tree: object, path: tuple[str, ...]) -> object:
 
 
 def read_entries() -> list[Entry]:
-    """All keys in the order of the file. Flow-style maps and lists are one entry: what is in them is free."""
+    """Returns all keys in the order of the file. A flow-style map or list is one entry; its content is not checked."""
     tree = defaults()
     found: list[tuple[tuple[str, ...], str]] = []
     stack: list[str] = []

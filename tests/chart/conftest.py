@@ -1,4 +1,4 @@
-"""Renders of the chart, each made once. Without a helm binary these tests are skipped with the reason."""
+"""The fixture `chart`, which caches renders. Without a helm binary its tests are skipped."""
 
 import pytest
 from support.chart_objects import Chart

@@ -1,14 +1,16 @@
 """Strict validation against the API schemas of three Kubernetes minors: oldest supported, one between, newest."""
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from support.chart_objects import EVERYTHING, Chart
 
 from k8s.tools.render import PROFILES
 
+pytestmark = pytest.mark.processes
+
 MINORS = ("1.30", "1.33", "1.36")
-# Kinds of other projects, whose schemas are not part of Kubernetes.
-FOREIGN = {
+# API groups of other projects, whose schemas are not part of Kubernetes.
+CUSTOM_RESOURCES = {
     "monitoring.coreos.com/v1",
     "keda.sh/v1alpha1",
     "gateway.networking.k8s.io/v1",
@@ -21,7 +23,7 @@ FOREIGN = {
 @pytest.mark.parametrize("name", [*PROFILES, "everything"])
 def test_objects_are_valid(chart: Chart, minor: str, name: str) -> None:
     objects = chart.render(*EVERYTHING) if name == "everything" else chart.profile(name)
-    checked = [thing for thing in objects if thing["apiVersion"] not in FOREIGN]
+    checked = [thing for thing in objects if thing["apiVersion"] not in CUSTOM_RESOURCES]
     for thing in checked:
         kubernetes_validate.validate(thing, minor, strict=True)
     assert len(checked) > 15

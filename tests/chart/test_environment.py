@@ -1,20 +1,25 @@
-"""The chart sets no variable that a service does not read: names are the fields of the services' settings."""
+"""Every variable that the chart sets is a field of the service's settings class."""
 
-import ast
-from pathlib import Path
+from dataclasses import fields
 
 import pytest
 from support.chart_objects import EVERYTHING, Chart, environment, pod_specs
 
-SERVICES = Path(__file__).resolve().parents[2] / "services"
-SETTINGS = {
-    "router": SERVICES / "router/settings.py",
-    "attention": SERVICES / "attention_worker/settings.py",
-    "expert": SERVICES / "expert_worker/settings.py",
+from services.attention_worker.settings import AttentionSettings
+from services.expert_worker.settings import ExpertSettings
+from services.process.settings import Settings
+from services.router.settings import RouterSettings
+
+pytestmark = pytest.mark.processes
+
+SETTINGS: dict[str, type[Settings]] = {
+    "router": RouterSettings,
+    "attention": AttentionSettings,
+    "expert": ExpertSettings,
 }
-# Of the pod, of the operating system, and OpenTelemetry's own.
-OTHERS = {"POD_IP", "POD_NAME", "HOME", "REDIS_PASSWORD", "OTEL_EXPORTER_OTLP_ENDPOINT"}
-# Every number of the attention worker given, so that its optional variables show.
+# Variables of the pod's spec and of the operating system.
+OTHERS = {"POD_IP", "POD_NAME", "HOME", "REDIS_PASSWORD"}
+# Sets every number of the attention worker, whose variables are left out by default.
 NUMBERS = ",".join(
     f"attention.{key}=16"
     for key in (
@@ -24,32 +29,18 @@ NUMBERS = ",".join(
 )
 
 
-def _fields(path: Path) -> set[str]:
-    """Names of the dataclass fields, read without importing: a worker's settings may sit beside torch."""
-    classes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
-    names = {
-        item.target.id
-        for node in classes
-        if node.name.endswith("Settings")
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-    }
-    assert names, f"{path} has no class Settings"
-    return names
-
-
 @pytest.mark.parametrize("role", SETTINGS)
 def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
     objects = chart.render(*EVERYTHING, NUMBERS, "model.dtype=bfloat16", "pod.threads=2", "link.dispatchDtype=fp8")
     specs = dict(pod_specs([thing for thing in objects if thing["metadata"]["name"] == f"caracal-{role}"]))
     assert len(specs) == 1
     given = environment(next(iter(specs.values()))["containers"][0]).keys() - OTHERS
-    read = {f"CARACAL_{name.upper()}" for name in _fields(SETTINGS[role])}
+    read = {f"CARACAL_{field.name.upper()}" for field in fields(SETTINGS[role])}
     assert given <= read
     assert {"CARACAL_MODEL", "CARACAL_REDIS_URL", "CARACAL_CLUSTER", "CARACAL_HOST", "CARACAL_PORT"} <= given
 
 
-def test_the_link_is_the_callers_and_the_dispatch_dtype_is_both_sides(chart: Chart) -> None:
+def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_worker(chart: Chart) -> None:
     for values, link, dtype in (((), "grpc", None), (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8")):
         given = {
             name: {key: entry.get("value") for key, entry in environment(spec["containers"][0]).items()}
@@ -60,7 +51,7 @@ def test_the_link_is_the_callers_and_the_dispatch_dtype_is_both_sides(chart: Cha
         assert [env.get("CARACAL_DISPATCH_DTYPE") for env in given.values()] == [dtype, dtype]
 
 
-def test_variables_are_given_once(chart: Chart) -> None:
+def test_no_variable_is_set_twice(chart: Chart) -> None:
     for name, spec in pod_specs(chart.render(*EVERYTHING, NUMBERS)):
         for container in spec["containers"]:
             names = [entry["name"] for entry in container.get("env", [])]

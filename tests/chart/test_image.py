@@ -1,4 +1,4 @@
-"""The image without an engine: the archive is a valid OCI layout, and both ways to build it agree."""
+"""The image builder: the archive is a valid OCI layout, and agrees with the Dockerfile."""
 
 import hashlib
 import json
@@ -68,25 +68,28 @@ def test_archive_is_an_oci_layout(folders: list[Path], tmp_path: Path) -> None:
         ("localhost/caracal:1", "localhost/caracal:1"),
     ],
 )
-def test_archive_has_the_name_a_kubelet_asks_for(folders: list[Path], tmp_path: Path, name: str, full: str) -> None:
+def test_archive_has_the_name_that_a_kubelet_looks_up(
+    folders: list[Path], tmp_path: Path, name: str, full: str
+) -> None:
     assert full_name(name) == full
     write_archive(tmp_path / "image.tar", name, {}, folders, tmp_path / "work")
     with tarfile.open(tmp_path / "image.tar") as archive:
         index_file = archive.extractfile("index.json")
         assert index_file is not None
-        said = json.load(index_file)["manifests"][0]["annotations"]
-    assert said == {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": "1"}
+        annotations = json.load(index_file)["manifests"][0]["annotations"]
+    assert annotations == {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": "1"}
 
 
 @pytest.mark.parametrize("name", ["caracal", "registry:5000/caracal"])
-def test_a_name_without_a_tag_is_refused(folders: list[Path], tmp_path: Path, name: str) -> None:
+def test_a_name_without_a_tag_is_rejected(folders: list[Path], tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="has no tag"):
         write_archive(tmp_path / "image.tar", name, {}, folders, tmp_path / "work")
 
 
-def test_pods_ask_for_the_image_that_make_image_builds(chart: Chart) -> None:
-    asked = {container["image"] for _, spec in pod_specs(chart.render()) for container in containers(spec)}
-    assert asked == {default_image()}
+@pytest.mark.processes
+def test_pods_use_the_image_that_make_image_builds(chart: Chart) -> None:
+    images = {container["image"] for _, spec in pod_specs(chart.render()) for container in containers(spec)}
+    assert images == {default_image()}
     assert f"IMAGE ?= {default_image()}\n" in (REPOSITORY / "Makefile").read_text()
 
 
@@ -124,7 +127,7 @@ def test_dockerfile_and_builder_make_the_same_image() -> None:
     assert set(re.findall(r"^WORKDIR (\S+)$", text, re.MULTILINE)) == {image.CONFIG["WorkingDir"]}
 
 
-def test_gateway_target_brings_no_torch() -> None:
+def test_gateway_target_has_no_torch() -> None:
     assert "worker" not in image.EXTRAS["gateway"].split(",")
     text = (REPOSITORY / "Dockerfile").read_text()
     gateway = text[text.index("AS gateway-build") : text.index("AS worker-build")]

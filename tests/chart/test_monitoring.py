@@ -1,4 +1,4 @@
-"""Dashboards and alerts ask only for metrics that services make; monitors find the pods and ports that serve them."""
+"""Dashboards and alerts query only metrics that services export; monitors select the pods and ports that serve them."""
 
 import json
 import re
@@ -11,10 +11,12 @@ from support.live_metrics import exported
 
 from k8s.tools.values import CHART
 
+pytestmark = pytest.mark.processes
+
 OPERATIONS = CHART.parent / "docs/operations.md"
 _NAME = re.compile(r"\bcaracal[:_][a-z0-9_]+\b(?!=)")
-# An HPA reckons in thousandths of a metric's unit: a target this small would be lost in rounding.
-_LEAST_TARGET = 0.1
+# An HPA computes in thousandths of a metric's unit: a smaller target would be lost in rounding.
+_MIN_TARGET = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def _boards() -> dict[str, str]:
     return {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
 
 
-def test_dashboards_ask_for_metrics_that_exist(known: set[str]) -> None:
+def test_dashboards_query_metrics_that_exist(known: set[str]) -> None:
     boards = _boards()
     assert boards.keys() == {"requests.json", "engine.json", "experts.json"}
     for name, text in boards.items():
@@ -44,7 +46,7 @@ def test_dashboards_ask_for_metrics_that_exist(known: set[str]) -> None:
         assert {query: _unknown(query, known) for query in queries if _unknown(query, known)} == {}, name
 
 
-def test_what_two_roles_count_is_asked_of_one(roles: dict[str, set[str]], chart: Chart) -> None:
+def test_a_metric_of_two_roles_is_queried_from_one(roles: dict[str, set[str]], chart: Chart) -> None:
     """A sum over both would count everything twice."""
     both = roles["router"] & roles["attention"] - {"caracal_redis_up"}
     assert "caracal:generation_tokens_total" in both
@@ -60,42 +62,44 @@ def test_what_two_roles_count_is_asked_of_one(roles: dict[str, set[str]], chart:
 
 
 def _rules(chart: Chart) -> list[dict[str, Any]]:
-    return find(chart.render(*EVERYTHING), "PrometheusRule", "caracal-alerts")["spec"]["groups"][0]["rules"]
+    spec = find(chart.render(*EVERYTHING), "PrometheusRule", "caracal-alerts")["spec"]
+    rules: list[dict[str, Any]] = spec["groups"][0]["rules"]
+    return rules
 
 
-def test_alerts_ask_for_metrics_that_exist(chart: Chart, known: set[str]) -> None:
+def test_alerts_query_metrics_that_exist(chart: Chart, known: set[str]) -> None:
     rules = _rules(chart)
     assert len(rules) > 3
     for rule in rules:
         assert _unknown(rule["expr"], known) == set(), rule["alert"]
-        asked = rule["expr"].count("{")
-        assert asked == rule["expr"].count('namespace="caracal"') > 0, "every selector stays in its namespace"
+        selectors = rule["expr"].count("{")
+        assert selectors == rule["expr"].count('namespace="caracal"') > 0, "every selector stays in its namespace"
         assert rule["annotations"]["summary"].endswith(".")
 
 
-def test_every_alert_has_its_line_of_what_to_do(chart: Chart) -> None:
+def test_every_alert_has_a_row_in_the_manual(chart: Chart) -> None:
     lines = re.findall(r"^\| `(Caracal\w+)` \| .{20,} \|$", OPERATIONS.read_text(), re.MULTILINE)
     assert lines == [rule["alert"] for rule in _rules(chart)]
 
 
-def test_autoscalers_ask_for_what_their_pods_show(roles: dict[str, set[str]]) -> None:
+def test_autoscalers_use_metrics_of_their_pods(roles: dict[str, set[str]]) -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     metrics = {role: values[role]["autoscaling"].get("metric", "") for role in roles}
     assert metrics["router"] == "", "CPU"
     for role in ("attention", "expert"):
         assert metrics[role] in roles[role]
-    assert values["expert"]["autoscaling"]["target"] >= _LEAST_TARGET
+    assert values["expert"]["autoscaling"]["target"] >= _MIN_TARGET
 
 
-def test_the_adapter_s_rule_in_the_manual_serves_the_autoscalers(chart: Chart) -> None:
+def test_the_adapter_rule_in_the_manual_serves_the_autoscalers(chart: Chart) -> None:
     (text,) = re.findall(r"```yaml\n(rules:.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
     (rule,) = yaml.safe_load(text)["rules"]
     series = re.search(r'__name__=~"([^"]+)"', rule["seriesQuery"])
     assert series
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    asked = [values[role]["autoscaling"]["metric"] for role in ("attention", "expert")]
-    given = {re.sub(rule["name"]["matches"], rule["name"]["as"].replace("$1", r"\1"), name) for name in asked}
-    assert all(re.fullmatch(series[1], name) for name in asked)
+    metrics = [values[role]["autoscaling"]["metric"] for role in ("attention", "expert")]
+    given = {re.sub(rule["name"]["matches"], rule["name"]["as"].replace("$1", r"\1"), name) for name in metrics}
+    assert all(re.fullmatch(series[1], name) for name in metrics)
     scalers = of_kind(chart.render("pod.autoscaling.enabled=true"), "HorizontalPodAutoscaler")
     wanted = [metric for scaler in scalers for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
     assert {metric["pods"]["metric"]["name"] for metric in wanted} == given

@@ -1,4 +1,4 @@
-"""Names of objects: what a release is called decides, and no two releases share one."""
+"""Object names derive from the release's name, and no two releases share one."""
 
 import subprocess
 
@@ -6,6 +6,8 @@ import pytest
 from support.chart_objects import Chart
 
 from k8s.tools.values import CHART
+
+pytestmark = pytest.mark.processes
 
 
 def _render(chart: Chart, release: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,11 +30,11 @@ def _sets(chart: Chart, release: str) -> set[str]:
         ("flash", "flash-caracal-expert"),
     ],
 )
-def test_the_rule_of_the_manual(chart: Chart, release: str, experts: str) -> None:
+def test_names_follow_the_rule_in_the_manual(chart: Chart, release: str, experts: str) -> None:
     assert _sets(chart, release) == {experts}
 
 
-def test_releases_that_agree_at_first_keep_apart(chart: Chart) -> None:
+def test_long_release_names_with_a_common_prefix_stay_distinct(chart: Chart) -> None:
     long = "a-release-of-the-longest-name-helm-takes-which-is-"
     first, second = _sets(chart, f"{long}one"), _sets(chart, f"{long}two")
     assert len(first) == len(second) == 1
@@ -41,8 +43,8 @@ def test_releases_that_agree_at_first_keep_apart(chart: Chart) -> None:
 
 
 @pytest.mark.parametrize("release", ["my.release", "7b"])
-def test_a_release_whose_services_could_not_be_made_is_refused(chart: Chart, release: str) -> None:
+def test_a_release_name_that_no_service_can_have_is_rejected(chart: Chart, release: str) -> None:
     done = _render(chart, release)
     assert done.returncode != 0
-    assert "Give another release name, or fullnameOverride" in done.stderr
+    assert "Choose another release name, or set fullnameOverride" in done.stderr
     assert _render(chart, release, "--set", "fullnameOverride=seven").returncode == 0

@@ -1,12 +1,14 @@
-"""NetworkPolicies: everything is denied, then exactly the edges of the design are allowed."""
+"""NetworkPolicies deny everything by default and allow exactly the connections between roles."""
 
 import pytest
 from support.chart_objects import Chart, Object, find, of_kind
 
+pytestmark = pytest.mark.processes
+
 ROLES = ("router", "attention", "expert", "redis")
 COMPONENT = "app.kubernetes.io/component"
-# (from, to, port): routers reach experts because the placement leader lives in a router.
-EDGES = {
+# (from, to, port): routers connect to expert workers because the placement leader is a router.
+CONNECTIONS = {
     ("router", "attention", 50051),
     ("router", "expert", 50051),
     ("attention", "expert", 50051),
@@ -32,17 +34,15 @@ def _policy(objects: list[Object], role: str) -> Object:
     return spec
 
 
-def test_only_the_edges_of_the_design(chart: Chart) -> None:
+def test_only_the_connections_between_roles_are_allowed(chart: Chart) -> None:
     objects = chart.render()
-    leaving = {(role, *peer) for role in ROLES for peer in _peers(_policy(objects, role)["egress"], "to")}
-    arriving = {
-        (peer, role, port) for role in ROLES for peer, port in _peers(_policy(objects, role)["ingress"], "from")
-    }
-    assert leaving == EDGES
-    assert arriving == EDGES
+    egress = {(role, *peer) for role in ROLES for peer in _peers(_policy(objects, role)["egress"], "to")}
+    ingress = {(peer, role, port) for role in ROLES for peer, port in _peers(_policy(objects, role)["ingress"], "from")}
+    assert egress == CONNECTIONS
+    assert ingress == CONNECTIONS
 
 
-def test_default_deny_covers_every_pod_both_ways(chart: Chart) -> None:
+def test_default_deny_applies_to_every_pod_in_both_directions(chart: Chart) -> None:
     objects = chart.render()
     spec = find(objects, "NetworkPolicy", "caracal-default-deny")["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
@@ -53,7 +53,7 @@ def test_default_deny_covers_every_pod_both_ways(chart: Chart) -> None:
         assert spec["podSelector"]["matchLabels"].items() <= labels.items()
 
 
-def test_workers_and_redis_take_calls_from_no_other_namespace_but_the_scraper(chart: Chart) -> None:
+def test_only_prometheus_reaches_workers_from_another_namespace(chart: Chart) -> None:
     objects = chart.render()
     for role in ("attention", "expert", "redis"):
         for rule in _policy(objects, role)["ingress"]:
@@ -62,14 +62,14 @@ def test_workers_and_redis_take_calls_from_no_other_namespace_but_the_scraper(ch
             assert not outside or [port["port"] for port in rule["ports"]] == [9090]
 
 
-def test_gateway_is_open_unless_told_who_may_call(chart: Chart) -> None:
+def test_gateway_is_open_unless_its_clients_are_given(chart: Chart) -> None:
     assert "from" not in _policy(chart.render(), "router")["ingress"][0]
     rule = _policy(chart.profile("tls"), "router")["ingress"][0]
     assert rule["from"][0] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
-    assert rule["from"][1]["podSelector"]["matchLabels"][COMPONENT] == "test", "helm test still gets through"
+    assert rule["from"][1]["podSelector"]["matchLabels"][COMPONENT] == "test", "helm test is still allowed"
 
 
-def test_external_redis_is_reached_in_its_networks_only(chart: Chart) -> None:
+def test_egress_to_external_redis_is_limited_to_its_networks(chart: Chart) -> None:
     objects = chart.profile("external-redis")
     for role in ("router", "attention", "expert"):
         rule = _policy(objects, role)["egress"][-1]
@@ -87,7 +87,7 @@ def test_external_redis_is_reached_in_its_networks_only(chart: Chart) -> None:
         ("redis://[fd00::1]/0", 6379),
     ],
 )
-def test_the_way_to_external_redis_follows_its_url(chart: Chart, url: str, port: int) -> None:
+def test_the_port_of_external_redis_follows_its_url(chart: Chart, url: str, port: int) -> None:
     objects = chart.render(f"redis.enabled=false,externalRedis.url={url}")
     for role in ("router", "attention", "expert"):
         assert _policy(objects, role)["egress"][-1]["ports"] == [{"protocol": "TCP", "port": port}]
@@ -102,7 +102,7 @@ def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) 
 
 
 @pytest.mark.parametrize(("value", "opens"), [("link.openPorts=true", True), ("link.openPorts=false", False)])
-def test_pairs_open_every_port_between_attention_and_experts_unless_told_not_to(
+def test_p2p_groups_open_every_port_between_attention_and_experts_unless_disabled(
     chart: Chart, value: str, opens: bool
 ) -> None:
     objects = chart.render("link.kind=nccl", value)

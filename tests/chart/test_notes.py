@@ -1,10 +1,13 @@
-"""What helm says after an install: the truth about names, addresses and checks that did not run."""
+"""The notes after an install are right about names, addresses and checks that did not run."""
 
 import subprocess
 
+import pytest
 from support.chart_objects import Chart
 
 from k8s.tools.values import CHART
+
+pytestmark = pytest.mark.processes
 
 OFF = "The capacity check is off"
 
@@ -21,7 +24,7 @@ def test_commands_have_the_names_of_this_release(chart: Chart) -> None:
     assert OFF not in notes
 
 
-def test_a_gpu_profile_without_sizes_says_that_nobody_checks(chart: Chart) -> None:
+def test_without_sizes_the_notes_say_that_the_capacity_check_is_off(chart: Chart) -> None:
     profile = ("--values", str(CHART / "profiles/gpu-1node.yaml"))
     assert "need at least 5 expert pods" in _notes(chart, *profile)
     for size in ("count", "memoryGiB"):
@@ -29,11 +32,11 @@ def test_a_gpu_profile_without_sizes_says_that_nobody_checks(chart: Chart) -> No
     assert OFF not in _notes(chart, *profile, "--set", "expert.accelerator.memoryGiB=0,expert.capacity=3000")
 
 
-def test_a_single_expert_pod_is_told_to_linger(chart: Chart) -> None:
+def test_the_notes_warn_of_a_single_expert_pod(chart: Chart) -> None:
     assert "There is one expert pod" not in _notes(chart, "--values", str(CHART / "profiles/cpu-tiny.yaml"))
     assert "There is one expert pod" in _notes(chart, "--set", "expert.replicas=1")
 
 
-def test_addresses_outside_are_what_is_published(chart: Chart) -> None:
+def test_the_notes_show_the_published_address(chart: Chart) -> None:
     notes = _notes(chart, "--set", "ingress.enabled=true,ingress.hosts={a.example.com}")
     assert "From outside: http://a.example.com/v1\n" in notes

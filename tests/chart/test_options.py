@@ -1,4 +1,4 @@
-"""Each switch does what its prose says."""
+"""Each value does what its comment in values.yaml says."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import pytest
 from support.chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
 
 from services.router.gateway.app import POSTS
+
+pytestmark = pytest.mark.processes
 
 
 def _pod(objects: list[Object], role: str) -> Object:
@@ -32,7 +34,7 @@ def test_a_role_overrides_what_all_pods_have(chart: Chart) -> None:
     assert _pod(objects, "expert")["nodeSelector"] == {"pool": "gpu", "disk": "fast"}
 
 
-def test_a_pod_has_a_rank_for_each_gpu(chart: Chart) -> None:
+def test_a_pod_has_one_rank_per_gpu(chart: Chart) -> None:
     for values, ranks in {"tp=4": "4", "accelerator.count=2": "2", "accelerator.count=1": None, "tp=1": None}.items():
         given = environment(_main(chart.render(f"attention.{values}"), "attention"))
         assert given.get("CARACAL_TP", {}).get("value") == ranks, values
@@ -54,7 +56,7 @@ AMD = "accelerator.resourceName=amd.com/gpu"
         ((GPU, "device=cpu"), "cpu"),
     ],
 )
-def test_workers_run_on_the_gpus_they_ask_for(chart: Chart, values: tuple[str, ...], device: str | None) -> None:
+def test_workers_run_on_the_gpus_they_request(chart: Chart, values: tuple[str, ...], device: str | None) -> None:
     for role, other in (("attention", "expert"), ("expert", "attention")):
         objects = chart.render(*(f"{role}.{value}" for value in values))
         assert environment(_main(objects, role)).get("CARACAL_DEVICE", {}).get("value") == device
@@ -62,13 +64,13 @@ def test_workers_run_on_the_gpus_they_ask_for(chart: Chart, values: tuple[str, .
         assert "CARACAL_DEVICE" not in environment(_main(objects, "router"))
 
 
-def test_a_probe_is_replaced_whole(chart: Chart) -> None:
+def test_a_probe_is_replaced_as_a_whole(chart: Chart) -> None:
     objects = chart.render("expert.probes.liveness.tcpSocket.port=grpc")
     assert _main(objects, "expert")["livenessProbe"] == {"tcpSocket": {"port": "grpc"}}
     assert "grpc" in _main(objects, "attention")["livenessProbe"]
 
 
-def test_everything_a_pod_may_get_extra(chart: Chart) -> None:
+def test_additions_to_a_pod(chart: Chart) -> None:
     objects = chart.render(
         "expert.env[0].name=A,expert.env[0].value=b,expert.envFrom[0].secretRef.name=s,expert.extraPorts[0].containerPort=1",
         "expert.extraVolumes[0].name=v,expert.extraVolumeMounts[0].name=v,expert.initContainers[0].name=i",
@@ -107,7 +109,7 @@ def test_everything_a_pod_may_get_extra(chart: Chart) -> None:
         ("hf://org/name@abc", "/model", {"emptyDir": {"sizeLimit": "20Gi"}}),
     ],
 )
-def test_checkpoint_comes_from_where_the_uri_says(chart: Chart, uri: str, path: str, volume: Any) -> None:
+def test_the_uri_decides_where_the_checkpoint_comes_from(chart: Chart, uri: str, path: str, volume: Any) -> None:
     objects = chart.render(f"model.uri={uri}")
     for role in ("router", "attention", "expert"):
         assert environment(_main(objects, role))["CARACAL_MODEL"]["value"] == path
@@ -131,7 +133,9 @@ def test_redis_password_comes_from_the_secret_on_both_sides(chart: Chart) -> Non
     assert _main(objects, "redis")["args"][-2:] == ["--requirepass", "$(REDIS_PASSWORD)"]
     env = environment(_main(objects, "expert"))
     assert env["CARACAL_REDIS_URL"]["value"] == "redis://:$(REDIS_PASSWORD)@caracal-redis:6379/0"
-    assert list(env).index("REDIS_PASSWORD") < list(env).index("CARACAL_REDIS_URL"), "Kubernetes expands backwards only"
+    assert list(env).index("REDIS_PASSWORD") < list(env).index("CARACAL_REDIS_URL"), (
+        "Kubernetes expands only variables that come before"
+    )
 
 
 def test_external_redis_url_comes_from_the_secret(chart: Chart) -> None:
@@ -155,9 +159,9 @@ def test_gpus_and_claims(chart: Chart) -> None:
     assert "nvidia.com/gpu" not in _main(objects, "router")["resources"]["limits"]
 
 
-def test_rdma_switches_reach_attention_and_experts_only(chart: Chart) -> None:
+def test_rdma_settings_apply_to_attention_and_expert_pods_only(chart: Chart) -> None:
     off = chart.render("rdma.hostNetwork=true,rdma.hostIPC=true,rdma.resourceName=rdma/hca")
-    assert "hostNetwork" not in _pod(off, "expert"), "nothing without the master switch"
+    assert "hostNetwork" not in _pod(off, "expert"), "nothing without rdma.enabled"
     on = chart.render("rdma.enabled=true,rdma.hostNetwork=true,rdma.hostIPC=true,rdma.resourceName=rdma/hca")
     for role in ("attention", "expert"):
         assert _pod(on, role)["hostNetwork"] is True
@@ -176,7 +180,7 @@ def test_autoscaled_roles_render_no_replicas(chart: Chart) -> None:
         assert target == {"apiVersion": "apps/v1", "kind": kind, "name": f"caracal-{role}"}
 
 
-def test_each_role_scales_on_what_it_runs_out_of(chart: Chart) -> None:
+def test_each_role_scales_on_its_scarcest_resource(chart: Chart) -> None:
     objects = chart.render("pod.autoscaling.enabled=true")
     metrics = {
         thing["metadata"]["name"]: thing["spec"]["metrics"][0] for thing in of_kind(objects, "HorizontalPodAutoscaler")
@@ -190,7 +194,7 @@ def test_each_role_scales_on_what_it_runs_out_of(chart: Chart) -> None:
     assert float(expert["target"]["averageValue"]) == 2
 
 
-def test_keda_takes_the_place_of_the_autoscaler(chart: Chart) -> None:
+def test_keda_replaces_the_hpa(chart: Chart) -> None:
     objects = chart.render("attention.autoscaling.enabled=true,attention.autoscaling.kind=keda")
     spec = find(objects, "ScaledObject", "caracal-attention")["spec"]
     assert spec["minReplicaCount"] == 1
@@ -199,7 +203,7 @@ def test_keda_takes_the_place_of_the_autoscaler(chart: Chart) -> None:
     assert not of_kind(objects, "HorizontalPodAutoscaler")
 
 
-def test_keda_reaches_0_with_a_query_of_its_own(chart: Chart) -> None:
+def test_keda_scales_to_0_with_a_query(chart: Chart) -> None:
     for role in ("router", "attention"):
         scale = f"{role}.autoscaling"
         objects = chart.render(f"{scale}.enabled=true,{scale}.kind=keda,{scale}.minReplicas=0,{scale}.query=sum(x)")
@@ -219,7 +223,7 @@ def test_edge_of_the_tls_profile(chart: Chart) -> None:
     assert certificate["dnsNames"] == ["caracal.example.com"]
 
 
-def test_the_edge_publishes_what_clients_call_and_nothing_else(chart: Chart) -> None:
+def test_the_edge_publishes_only_what_clients_call(chart: Chart) -> None:
     objects = chart.render(*EVERYTHING)
     ingress = find(objects, "Ingress", "caracal-router")["spec"]["rules"][0]["http"]["paths"]
     route = find(objects, "HTTPRoute", "caracal-router")["spec"]["rules"][0]["matches"]
@@ -233,7 +237,7 @@ def test_the_edge_publishes_what_clients_call_and_nothing_else(chart: Chart) -> 
     assert not [path for path in inside if path.startswith(published)]
 
 
-def test_every_host_is_taken_only_when_asked_for(chart: Chart) -> None:
+def test_a_host_of_star_matches_every_host(chart: Chart) -> None:
     rules = find(chart.render("ingress.enabled=true,ingress.hosts={*}"), "Ingress", "caracal-router")["spec"]["rules"]
     assert len(rules) == 1
     assert "host" not in rules[0]

@@ -1,12 +1,13 @@
-"""What every pod of every profile satisfies: PodSecurity `restricted`, sizes, probes, an orderly end."""
+"""Every pod of every profile has PodSecurity `restricted`, resources, probes and time to drain."""
 
 import pytest
 from support.chart_objects import EVERYTHING, Chart, Object, containers, find, of_kind, pod_specs
 
 from k8s.tools.render import PROFILES
 
-# The services' own names for how long they may take to leave.
-DRAIN = ("CARACAL_DRAIN_TIMEOUT_S", "CARACAL_DRAIN_TIMEOUT_S")
+pytestmark = pytest.mark.processes
+
+DRAIN_TIMEOUT = "CARACAL_DRAIN_TIMEOUT_S"
 RENDERS = (*PROFILES, "defaults", "everything")
 
 
@@ -38,7 +39,7 @@ def test_containers_are_restricted(objects: list[Object]) -> None:
             assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
 
 
-def test_containers_say_what_they_need(objects: list[Object]) -> None:
+def test_containers_have_requests_and_a_memory_limit(objects: list[Object]) -> None:
     for name, spec in pod_specs(objects):
         for container in containers(spec):
             resources = container["resources"]
@@ -46,7 +47,7 @@ def test_containers_say_what_they_need(objects: list[Object]) -> None:
             assert "memory" in resources["limits"], name
 
 
-def test_the_small_profile_fits_a_laptop_and_rolls_out_without_lingering(chart: Chart) -> None:
+def test_the_small_profile_fits_a_laptop_and_drains_in_a_rollout(chart: Chart) -> None:
     objects = chart.profile("cpu-tiny")
     mebibytes, cores = 0, 0
     for thing in of_kind(objects, "Deployment", "StatefulSet"):
@@ -55,7 +56,7 @@ def test_the_small_profile_fits_a_laptop_and_rolls_out_without_lingering(chart: 
         cores += thing["spec"].get("replicas", 1) * int(requests["cpu"].removesuffix("m"))
     assert mebibytes < 1536
     assert cores <= 500
-    assert find(objects, "StatefulSet", "caracal-expert")["spec"]["replicas"] > 1, "another pod takes the experts over"
+    assert find(objects, "StatefulSet", "caracal-expert")["spec"]["replicas"] > 1, "another pod can load the experts"
 
 
 def test_containers_have_all_three_probes(objects: list[Object]) -> None:
@@ -64,19 +65,19 @@ def test_containers_have_all_three_probes(objects: list[Object]) -> None:
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
 
 
-def test_worker_probes_ask_for_a_service_each(objects: list[Object]) -> None:
+def test_each_worker_probe_checks_its_own_service(objects: list[Object]) -> None:
     for thing in of_kind(objects, "StatefulSet"):
         container = thing["spec"]["template"]["spec"]["containers"][0]
         asked = {probe: container[f"{probe}Probe"]["grpc"]["service"] for probe in ("startup", "readiness", "liveness")}
         assert asked == {"startup": "startup", "readiness": "readiness", "liveness": "liveness"}
 
 
-def test_grace_covers_pause_and_drain(objects: list[Object]) -> None:
+def test_grace_period_exceeds_pre_stop_and_drain(objects: list[Object]) -> None:
     for name, spec in pod_specs([thing for thing in objects if thing["kind"] != "Pod"]):
         container = spec["containers"][0]
-        pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        drains = [int(entry["value"]) for entry in container["env"] if entry["name"] in DRAIN]
-        assert spec["terminationGracePeriodSeconds"] > pause + sum(drains), name
+        pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        drains = [int(entry["value"]) for entry in container["env"] if entry["name"] == DRAIN_TIMEOUT]
+        assert spec["terminationGracePeriodSeconds"] > pre_stop + sum(drains), name
         assert len(drains) == (container["name"] != "redis"), name
 
 
@@ -96,7 +97,7 @@ def test_objects_carry_the_standard_labels(objects: list[Object]) -> None:
         assert thing["metadata"].get("namespace") == (None if cluster_scoped else "caracal")
 
 
-def test_selectors_hold_only_what_never_changes(objects: list[Object]) -> None:
+def test_selectors_use_only_labels_that_never_change(objects: list[Object]) -> None:
     fixed = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
     for thing in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
         selector = thing["spec"]["selector"]["matchLabels"]
@@ -121,7 +122,7 @@ def test_workers_are_parallel_statefulsets_with_headless_services(objects: list[
         assert service["publishNotReadyAddresses"] is True
 
 
-def test_budgets_let_drains_through(objects: list[Object]) -> None:
+def test_disruption_budgets_allow_drains(objects: list[Object]) -> None:
     budgets = of_kind(objects, "PodDisruptionBudget")
     assert {thing["metadata"]["name"] for thing in budgets} == {"caracal-router", "caracal-attention", "caracal-expert"}
     for thing in budgets:

@@ -1,8 +1,11 @@
-"""Too few expert pods, told by routers as Events and refused by the guard: rights, ways and numbers."""
+"""Too few expert pods are reported by routers as Events and rejected by the scale guard."""
 
 from typing import Any
 
+import pytest
 from support.chart_objects import Chart, Object, environment, find, of_kind, pod_specs
+
+pytestmark = pytest.mark.processes
 
 FLASH = "model.shape.layers=28,model.shape.experts=512,model.shape.hiddenSize=6144,model.shape.expertSize=2048"
 GPUS = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140,expert.replicas=9"
@@ -11,7 +14,7 @@ API_SERVER = {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "p
 
 
 def tokens(objects: list[Object]) -> set[str]:
-    """Pods that get the token of an account."""
+    """Returns the pods that mount a service account's token."""
     return {name for name, spec in pod_specs(objects) if spec["automountServiceAccountToken"]}
 
 
@@ -21,7 +24,7 @@ def account(objects: list[Object]) -> str:
     return name
 
 
-def test_routers_alone_may_write_events_and_nothing_else(chart: Chart) -> None:
+def test_only_routers_may_write_events(chart: Chart) -> None:
     objects = chart.render()
     assert tokens(objects) == {"Deployment/caracal-router"}
     assert account(objects) == "caracal-router"
@@ -29,7 +32,7 @@ def test_routers_alone_may_write_events_and_nothing_else(chart: Chart) -> None:
     (role,) = of_kind(objects, "Role")
     rights = {(*rule["apiGroups"], *rule["resources"], *rule["verbs"]) for rule in role["rules"]}
     reads = {("", "pods", "get"), ("apps", "statefulsets", "get")}
-    assert rights == {("", "events", "create", "patch"), *reads}, "to name the uid of what an event is about"
+    assert rights == {("", "events", "create", "patch"), *reads}, "an Event needs the uid of its object"
     (binding,) = of_kind(objects, "RoleBinding")
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "caracal-router", "namespace": "caracal"}]
@@ -83,7 +86,7 @@ def test_the_guard_is_off_by_default(chart: Chart) -> None:
     assert not of_kind(chart.render(), "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
-def test_the_guard_looks_at_updates_of_this_set_alone(chart: Chart) -> None:
+def test_the_guard_validates_only_updates_of_this_set(chart: Chart) -> None:
     match = guard(chart.render(GUARD))["matchConstraints"]
     (rule,) = match["resourceRules"]
     assert match["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "caracal"}}
@@ -91,21 +94,21 @@ def test_the_guard_looks_at_updates_of_this_set_alone(chart: Chart) -> None:
     assert rule["resources"] == ["statefulsets", "statefulsets/scale"]
 
 
-def test_the_guard_reckons_with_the_capacity_that_was_given(chart: Chart) -> None:
+def test_the_guard_uses_the_given_capacity(chart: Chart) -> None:
     (rule,) = guard(chart.render(GUARD, "model.shape.layers=3,model.shape.experts=16", "expert.capacity=24"))[
         "validations"
     ]
     assert rule["expression"].startswith("variables.wanted >= 2 ||")
-    assert "3 x 16 experts, 1 time(s) each, at 24 per pod" in rule["messageExpression"]
+    assert "3 x 16 experts, 1 replica(s) each, at 24 per pod" in rule["messageExpression"]
     (rule,) = guard(chart.render(GUARD, "expert.capacity=24"))["validations"]
-    assert rule["expression"].startswith("variables.wanted >= 1 ||"), "without the model's numbers nobody knows"
+    assert rule["expression"].startswith("variables.wanted >= 1 ||"), "the model's sizes are not given"
 
 
-def test_the_guard_knows_how_many_are_needed_and_why(chart: Chart) -> None:
+def test_the_guard_computes_the_pods_needed(chart: Chart) -> None:
     (rule,) = guard(chart.render(GUARD, FLASH, GPUS))["validations"]
     assert rule["expression"].startswith("variables.wanted >= 8 ||")
-    why = "at least 8 pods: 28 x 512 experts, 1 time(s) each, at 1792 per pod, have no room on fewer"
-    assert why in rule["messageExpression"]
+    message = "at least 8 pods: 28 x 512 experts, 1 replica(s) each, at 1792 per pod, do not fit on fewer"
+    assert message in rule["messageExpression"]
     (rule,) = guard(chart.render(GUARD))["validations"]
     assert rule["expression"].startswith("variables.wanted >= 1 ||")
     assert "at least 1 pod:" in rule["messageExpression"]

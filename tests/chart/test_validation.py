@@ -1,10 +1,12 @@
-"""Wrong values are refused by the schema or in words that name the value and the way out."""
+"""The schema or a check of the chart rejects wrong values; a check's message names the value and how to fix it."""
 
 import pytest
 from support.chart_objects import Chart
 
-from k8s.tools.helm import HelmRefused
+from k8s.tools.helm import HelmRejected
 from k8s.tools.values import CHART
+
+pytestmark = pytest.mark.processes
 
 TYPOS = (
     "expert.replicaCuont=3",
@@ -47,71 +49,71 @@ WRONG_TYPES = (
     "externalRedis.url=http://redis",
     "pod.accelerator.usablePercent=0",
 )
-# values -> words the message must have
-REFUSED = {
+# Values, and what the message must contain.
+REJECTED = {
     "model.uri=/models/flash": "start it with builtin://, pvc://",
     "model.uri=hf://org/name": "pinned revision",
     "model.uri=hostPath://models": "a host path is absolute",
-    "model.uri=builtin://nosuch": "carries builtin://caracal-tiny alone",
+    "model.uri=builtin://nosuch": "contains only builtin://caracal-tiny",
     "model.uri=pvc://": "write pvc://CLAIM",
     "model.uri=pvc:///flash": "write pvc://CLAIM",
     "model.uri=oci://": "write oci://REPOSITORY",
-    "redis.enabled=false,externalRedis.url=redis://r:6380/0,externalRedis.port=6379": "goes to port 6380",
+    "redis.enabled=false,externalRedis.url=redis://r:6380/0,externalRedis.port=6379": "has port 6380",
     "attention.metricsPort=50051": "attention.port and attention.metricsPort are both 50051",
     "router.grpcPort=8000": "router.port and router.grpcPort are both 8000",
     "router.service.port=50051": "router.service.port and router.grpcPort are both 50051",
     "attention.maxRunning=64,attention.maxBatchTokens=32": "a running sequence takes at least one token",
-    "pod.autoscaling.enabled=true,pod.autoscaling.kind=keda,attention.autoscaling.minReplicas=0": "own metric is gone",
+    "pod.autoscaling.enabled=true,pod.autoscaling.kind=keda,attention.autoscaling.minReplicas=0": "has no metric",
     "model.shape.layers=28": "model.shape.experts is 0",
     "redis.enabled=false": "there is no externalRedis.url",
-    "externalRedis.existingSecret=mine": "which one?",
-    "redis.enabled=false,externalRedis.url=redis://u:secret@r:6379/0": "holds a password",
+    "externalRedis.existingSecret=mine": "to use your own Redis",
+    "redis.enabled=false,externalRedis.url=redis://u:secret@r:6379/0": "contains a password",
     "tls.mode=secret": "nothing would present the certificate",
     "tls.mode=secret,httpRoute.enabled=true,httpRoute.parentRefs[0].name=g": "needs a host name",
     "tls.mode=secret,ingress.enabled=true,ingress.hosts={*}": "there is no certificate",
     "ingress.enabled=true": "name the hosts in ingress.hosts",
-    "tls.mode=certManager,ingress.enabled=true,ingress.hosts={a.example.com}": "name who signs",
+    "tls.mode=certManager,ingress.enabled=true,ingress.hosts={a.example.com}": "name the issuer",
     "httpRoute.enabled=true": "name the Gateway",
     "inferencePool.enabled=true": "name the endpoint picker's Service",
     "placement.replicas=3": "only 2 expert pods",
-    "expert.drain.gracePeriodSeconds=305": "killed while it hands over",
+    "expert.drain.gracePeriodSeconds=305": "killed while it drains",
     "attention.pdb.maxUnavailable=0": "could ever be drained",
     "expert.autoscaling.minReplicas=9": "above maxReplicas 8",
     "expert.autoscaling.enabled=true,expert.autoscaling.minReplicas=0": "use kind=keda",
     "router.autoscaling.enabled=true,router.resources.requests=null": "give router.resources.requests.cpu",
-    "expert.accelerator.count=1,expert.resourceClaims[0].name=gpu": "ask for its GPUs twice",
-    "attention.tp=2,attention.accelerator.count=4": "every rank has one GPU of its own",
+    "expert.accelerator.count=1,expert.resourceClaims[0].name=gpu": "request its GPUs twice",
+    "attention.tp=2,attention.accelerator.count=4": "every rank needs one GPU of its own",
     "image.tag=latest": "cannot be rolled back",
     "router.image.tag=latest": "cannot be rolled back",
 }
 
 
 @pytest.mark.parametrize("value", TYPOS)
-def test_unknown_keys_are_refused(chart: Chart, value: str) -> None:
-    with pytest.raises(HelmRefused, match=r"additional propert.* not allowed"):
+def test_unknown_keys_are_rejected(chart: Chart, value: str) -> None:
+    with pytest.raises(HelmRejected, match=r"additional propert.* not allowed"):
         chart.render(value)
 
 
 @pytest.mark.parametrize("value", WRONG_TYPES)
-def test_wrong_values_are_refused_by_the_schema(chart: Chart, value: str) -> None:
-    with pytest.raises(HelmRefused, match="don't meet the specifications of the schema"):
+def test_the_schema_rejects_wrong_values(chart: Chart, value: str) -> None:
+    with pytest.raises(HelmRejected, match="don't meet the specifications of the schema"):
         chart.render(value)
 
 
 @pytest.mark.parametrize("value", ["expert=null", "expert.port=null", "pod.drain=null", "ingress=null"])
-def test_nothing_may_be_taken_away(chart: Chart, value: str) -> None:
-    with pytest.raises(HelmRefused, match=f"missing property '{value.removesuffix('=null').rpartition('.')[2]}'"):
+def test_no_key_may_be_null(chart: Chart, value: str) -> None:
+    with pytest.raises(HelmRejected, match=f"missing property '{value.removesuffix('=null').rpartition('.')[2]}'"):
         chart.render(value)
 
 
-def test_the_model_in_the_image_is_the_one_there_is(chart: Chart) -> None:
+def test_the_builtin_model_is_the_one_in_the_image(chart: Chart) -> None:
     models = [path.name for path in (CHART.parent / "models").iterdir() if (path / "config.json").exists()]
     assert [chart.render(f"model.uri=builtin://{name}") for name in models]
     assert models == ["caracal-tiny"]
 
 
-@pytest.mark.parametrize("values", REFUSED)
-def test_contradictions_are_refused_in_words(chart: Chart, values: str) -> None:
-    with pytest.raises(HelmRefused) as refusal:
+@pytest.mark.parametrize("values", REJECTED)
+def test_contradictions_are_rejected_with_a_message(chart: Chart, values: str) -> None:
+    with pytest.raises(HelmRejected) as rejection:
         chart.render(values)
-    assert REFUSED[values] in str(refusal.value)
+    assert REJECTED[values] in str(rejection.value)

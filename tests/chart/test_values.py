@@ -1,9 +1,9 @@
-"""values.yaml is the manual and values.schema.json its closed form."""
+"""Every value in values.yaml is documented, and values.schema.json allows no other key."""
 
 from typing import Any
 
 from k8s.tools import __main__ as tools
-from k8s.tools.constraints import REFINED
+from k8s.tools.constraints import CONSTRAINTS
 from k8s.tools.schema import build
 from k8s.tools.values import ROLES, Entry, read_entries
 
@@ -17,15 +17,15 @@ def _restates(entry: Entry, names: set[str]) -> bool:
 def test_every_value_has_prose() -> None:
     entries = read_entries()
     names = {entry.name for entry in entries}
-    silent = [entry.name for entry in entries if not entry.prose and not _restates(entry, names)]
-    assert [name for name in silent if name.rpartition(".")[2] not in OVERRIDES] == []
+    undocumented = [entry.name for entry in entries if not entry.prose and not _restates(entry, names)]
+    assert [name for name in undocumented if name.rpartition(".")[2] not in OVERRIDES] == []
 
 
-def test_refinements_name_values_that_exist() -> None:
-    assert REFINED.keys() <= {entry.name for entry in read_entries()}
+def test_constraints_name_values_that_exist() -> None:
+    assert CONSTRAINTS.keys() <= {entry.name for entry in read_entries()}
 
 
-def test_schema_is_closed_wherever_keys_are_ours() -> None:
+def test_schema_allows_no_unknown_keys() -> None:
     def closed(schema: Any, path: str) -> None:
         if schema.get("properties"):
             assert schema["additionalProperties"] is False, path
@@ -36,7 +36,7 @@ def test_schema_is_closed_wherever_keys_are_ours() -> None:
 
 
 def test_every_integer_has_bounds() -> None:
-    """Helm wraps what is too large for its kind, and a StatefulSet of billions takes the control plane down."""
+    """Helm overflows on large integers, and a StatefulSet of billions of pods exhausts the control plane."""
 
     def integers(schema: Any, path: str) -> list[tuple[str, Any]]:
         found = [(path, schema)] if isinstance(schema, dict) and schema.get("type") == "integer" else []
@@ -48,7 +48,7 @@ def test_every_integer_has_bounds() -> None:
     assert [path for path, schema in all_of_them if not {"minimum", "maximum"} <= schema.keys()] == []
 
 
-def test_schema_knows_every_key() -> None:
+def test_schema_has_every_key() -> None:
     schema: Any = build()
     for entry in read_entries():
         known = schema
@@ -62,7 +62,7 @@ def test_schema_knows_every_key() -> None:
                 known = target
 
 
-def test_what_needs_no_helm_is_up_to_date() -> None:
-    made = tools.made_here()
-    assert {path.name for path in made} >= {"values.schema.json", "README.md", "requests.json"}
-    assert tools.differences(made) == []
+def test_files_generated_without_helm_are_up_to_date() -> None:
+    generated = tools.generated()
+    assert {path.name for path in generated} >= {"values.schema.json", "README.md", "requests.json"}
+    assert tools.differences(generated) == []
