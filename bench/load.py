@@ -1,6 +1,6 @@
-"""A cheap HTTP load client: N streaming completions at once over raw sockets, with the arrival time of every token.
+"""An HTTP load client: concurrent streaming completions over raw sockets, with the time of every token.
 
-It shares the two cores with what it measures, so it parses as little as it can.
+It shares the cores with the processes that it measures, so it parses as little as possible.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Stream:
-    """One completion as its client saw it. Times are `time.perf_counter()` seconds."""
+    """One completion, as seen by its client. Times are `time.perf_counter()` seconds."""
 
     started: float
-    arrivals: list[float] = field(default_factory=list)  # one per token
+    token_times: list[float] = field(default_factory=list)
     finished: float = 0.0
-    tokens: int = 0  # as the server's usage counts them
+    tokens: int = 0  # by the server's usage
 
 
 @dataclass(frozen=True)
 class Load:
-    """What N streams took together."""
+    """Concurrent streams, and their throughput and latency."""
 
     streams: list[Stream]
 
@@ -36,12 +36,12 @@ class Load:
 
     @property
     def inter_token_seconds(self) -> float:
-        """Mean time between two tokens of one stream, over all streams."""
-        return sum(s.arrivals[-1] - s.arrivals[0] for s in self.streams) / sum(s.tokens - 1 for s in self.streams)
+        """The mean time between two tokens of a stream, over all streams."""
+        return sum(s.token_times[-1] - s.token_times[0] for s in self.streams) / sum(s.tokens - 1 for s in self.streams)
 
 
 class BadAnswer(RuntimeError):
-    """The server answered something else than a whole stream."""
+    """The server did not send a complete stream."""
 
 
 async def _one(host: str, port: int, body: bytes) -> Stream:
@@ -60,7 +60,7 @@ async def _one(host: str, port: int, body: bytes) -> Stream:
         if b'"choices":[]' in line:
             usage = line[6:]
         elif b'"usage":{' in line or b'"text":' in line:
-            stream.arrivals.append(time.perf_counter())
+            stream.token_times.append(time.perf_counter())
     stream.finished = time.perf_counter()
     writer.close()
     if not usage:
@@ -70,7 +70,7 @@ async def _one(host: str, port: int, body: bytes) -> Stream:
 
 
 async def run_load(url: str, model: str, prompts: list[list[int]], new_tokens: int) -> Load:
-    """All prompts at once, greedy, exactly `new_tokens` each. Raises BadAnswer when one of them fails."""
+    """Sends all prompts at once, greedy, with exactly `new_tokens` each. Raises BadAnswer when one fails."""
     parts = urlsplit(url)
     assert parts.hostname
     assert parts.port

@@ -1,6 +1,6 @@
-"""The same engine with `local` links in one process, driven by JSON lines on stdin: the distribution tax's reference.
+"""The baseline of the distribution tax: the engine with local links in one process.
 
-Reads `{"prompts": [[id, ...], ...], "new_tokens": n}`, answers `{"inter_token_s": s, "tokens_per_s": r}`.
+Reads lines of `{"prompts": [[id, ...], ...], "new_tokens": n}`; answers `{"inter_token_s": s, "tokens_per_s": r}`.
 """
 
 import json
@@ -21,8 +21,8 @@ from services.local.in_process_link import LocalLink
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 
-class Arrivals:
-    """When the tokens of one sequence came."""
+class TokenTimes:
+    """A sequence's callback, which records the time of every token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -41,24 +41,24 @@ def build(directory: Path) -> Engine:
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
-    exchange = MoEDispatcher(lambda _: LocalLink(experts), config)
+    dispatcher = MoEDispatcher(lambda _: LocalLink(experts), config)
     everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
-    exchange.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
+    dispatcher.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
     limits = EngineLimits(num_pages=512, page_size=64, max_batch_tokens=512, max_running=64, max_model_len=2048)
-    return Engine(load_model(checkpoint, dtype, lambda done, total: None), exchange, limits, frozenset())
+    return Engine(load_model(checkpoint, dtype, lambda done, total: None), dispatcher, limits, frozenset())
 
 
 def measure(engine: Engine, prompts: list[list[int]], new_tokens: int) -> dict[str, float]:
     sampling = Sampling(max_tokens=new_tokens, ignore_eos=True)
-    arrivals = [Arrivals() for _ in prompts]
+    streams = [TokenTimes() for _ in prompts]
     start = time.perf_counter()
-    for prompt, arrival in zip(prompts, arrivals, strict=True):
-        engine.submit(Request(request_id="bench", prompt_ids=tuple(prompt), sampling=sampling), arrival)
-    for arrival in arrivals:
-        arrival.ended.wait()
+    for prompt, stream in zip(prompts, streams, strict=True):
+        engine.submit(Request(request_id="bench", prompt_ids=tuple(prompt), sampling=sampling), stream)
+    for stream in streams:
+        stream.ended.wait()
     seconds = time.perf_counter() - start
-    between = sum(a.times[-1] - a.times[0] for a in arrivals) / sum(len(a.times) - 1 for a in arrivals)
+    between = sum(s.times[-1] - s.times[0] for s in streams) / sum(len(s.times) - 1 for s in streams)
     return {"inter_token_s": between, "tokens_per_s": len(prompts) * new_tokens / seconds}
 
 

@@ -1,4 +1,4 @@
-"""`caracal bench`: everything in one run on one machine, side by side; writes JSON and a Markdown table."""
+"""`caracal bench` measures everything in one run on one machine; writes JSON and a Markdown table."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from caracal_kernels import available
+from caracal_kernels import cpu_backend
 from rich.console import Console
 
 from bench import measures
 from bench.measures import Row
-from bench.processes import REPO, Peer, cluster
+from bench.processes import REPO, BaselineProcess, cluster
 from services.checkpoint.reader import Checkpoint
 
-CONFIG = REPO / "bench" / "config" / "bench-90m.json"
-MODEL = REPO / "bench" / "tmp" / "bench-90m"
+CONFIGS = REPO / "bench" / "config"
+MODELS = REPO / "bench" / "tmp"
+MEASURED, SMOKE = "bench-90m", "bench-tiny"
 RESULTS = REPO / "bench" / "results"
 DELAY_S = 0.002
 console = Console(stderr=True)
 
 
-def prepare() -> Checkpoint:
-    """The benchmark's checkpoint: random weights, seed 0, bf16; made once."""
-    if not (MODEL / "config.json").exists():
+def prepare(name: str) -> Checkpoint:
+    """Returns the checkpoint of a config: random weights, seed 0, bf16; made once."""
+    model = MODELS / name
+    if not (model / "config.json").exists():
         console.print("writing the benchmark's checkpoint")
-        script = [sys.executable, str(REPO / "tests" / "tiny_checkpoint.py"), str(MODEL), "--config", str(CONFIG)]
+        maker = REPO / "tests" / "support" / "tiny_checkpoint.py"
+        script = [sys.executable, str(maker), str(model), "--config", str(CONFIGS / f"{name}.json")]
         path = os.pathsep.join(str(REPO / p) for p in ("", "kernels", "proto", "tests"))
         subprocess.run(script, check=True, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL)
-    return Checkpoint.open(MODEL)
+    return Checkpoint.open(model)
 
 
 def needed_bytes(checkpoint: Checkpoint, pages: int, page_size: int) -> dict[str, int]:
-    """What each worker's weights and pages take in bf16 (the router's classifier in fp32)."""
+    """Returns the size of each worker's weights and pages in bf16 (the classifier of the gate in fp32)."""
     c = checkpoint.config
     expert = 3 * c.hidden_size * c.expert_ffn_hidden_size * 2
     experts = c.num_layers * c.n_routed_experts * expert
-    files = sum(file.stat().st_size for file in MODEL.glob("*.safetensors"))
+    files = sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
     cache = 2 * c.num_layers * pages * page_size * c.latent * 2
     return {"attention_worker": files - experts + cache, "expert_worker": experts, "router": 0}
 
@@ -57,36 +60,39 @@ def machine() -> dict[str, str | int]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count() or 0,
-        "kernels": available(),
+        "kernels": cpu_backend(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def run(rounds: int = 5, out: Path = RESULTS) -> list[Row]:
-    """Runs it all and writes `cpu.json` and `cpu.md` into `out`."""
-    checkpoint = prepare()
-    vocabulary = checkpoint.config.vocab_size
+def run(rounds: int, out: Path | None, name: str = MEASURED) -> list[Row]:
+    """Runs all measurements; writes `cpu.json` and `cpu.md` into `out`, if given."""
+    checkpoint = prepare(name)
+    model, vocabulary = checkpoint.path, checkpoint.config.vocab_size
     directory = Path(tempfile.mkdtemp(prefix="caracal-bench-"))
     console.print(f"logs in {directory}")
     rows: list[Row] = []
-    with cluster(MODEL, directory / "cluster") as target:
-        peer = Peer(
-            "bench.transformers_baseline", [str(MODEL), "bfloat16", str(os.cpu_count() or 1)], directory / "peer.log"
+    with cluster(model, directory / "cluster") as target:
+        baseline = BaselineProcess(
+            "bench.transformers_baseline",
+            [str(model), "bfloat16", str(os.cpu_count() or 1)],
+            directory / "transformers.log",
         )
         console.print("throughput against transformers")
-        rows += measures.throughput(target, peer, rounds, vocabulary)
-        peer.close()
-        local = Peer("bench.local_engine", [str(MODEL)], directory / "local.log")
+        rows += measures.throughput(target, baseline, rounds, vocabulary)
+        baseline.close()
+        local = BaselineProcess("bench.local_engine", [str(model)], directory / "local.log")
         console.print("distribution tax")
         rows += measures.distribution_tax(target, local, rounds, vocabulary)
         local.close()
         rows += measures.wire(target)
         rows += measures.memory(target, needed_bytes(checkpoint, 512, 64))
     console.print("overlap behind a delaying proxy")
-    rows += measures.overlap(MODEL, directory, rounds, vocabulary, DELAY_S)
-    write(rows, out)
+    rows += measures.overlap(model, directory, rounds, vocabulary, DELAY_S)
+    if out is not None:
+        write(rows, out)
     return rows
 
 
@@ -99,7 +105,7 @@ def write(rows: list[Row], out: Path) -> None:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table as the README shows it."""
+    """Returns the table that the README shows."""
     about = machine()
     lines = [
         f"{about['cpu']}, {about['cores']} cores, kernels {about['kernels']}, torch {about['torch']}, {about['time']}",
@@ -116,10 +122,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="caracal bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 3; medians are reported")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where cpu.json and cpu.md go")
+    parser.add_argument(
+        "--smoke", action="store_true", help="every part once on a tiny model, to see that it runs: nothing is written"
+    )
     given = parser.parse_args(arguments)
     if given.rounds < 3:
-        parser.error("--rounds: a median of fewer than 3 rounds says nothing")
-    rows = run(given.rounds, given.out)
+        parser.error("--rounds: a median needs at least 3 rounds")
+    rows = run(1, None, SMOKE) if given.smoke else run(given.rounds, given.out)
     console.print(markdown(rows), markup=False)
     for row in rows:
         if row.detail:

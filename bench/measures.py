@@ -1,4 +1,4 @@
-"""The measurements of `caracal bench`, one function a question. Speeds are medians over interleaved rounds."""
+"""The measurements of `caracal bench`. Speeds are medians over interleaved rounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import redis
 
 from bench.load import Load, run_load
-from bench.processes import Cluster, Peer, cluster, peak_rss_bytes
+from bench.processes import BaselineProcess, Cluster, cluster, peak_rss_bytes
 from services.membership.record import WorkerRecord
 
 PROMPT_TOKENS, NEW_TOKENS = 32, 64
@@ -24,7 +24,7 @@ MODEL = "bench"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result table. `goal` is empty where the issue names none."""
+    """One line of the result table. `goal` is empty where there is none."""
 
     what: str
     value: float
@@ -35,25 +35,25 @@ class Row:
 
 
 def prompts(count: int, vocabulary: int) -> list[list[int]]:
-    draw = random.Random(0)
-    return [[draw.randrange(10, vocabulary) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
+    generator = random.Random(0)
+    return [[generator.randrange(10, vocabulary) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
 
 
 def load(target: Cluster, batch: list[list[int]]) -> Load:
     return asyncio.run(run_load(target.url, MODEL, batch, NEW_TOKENS))
 
 
-def throughput(target: Cluster, peer: Peer, rounds: int, vocabulary: int) -> list[Row]:
-    """Tokens per second over HTTP against `transformers.generate`, for one stream and for 32."""
+def throughput(target: Cluster, baseline: BaselineProcess, rounds: int, vocabulary: int) -> list[Row]:
+    """Measures tokens per second over HTTP and by `transformers.generate`, for one stream and for 32."""
     rows = []
     for streams, repeats in ((1, 4), (32, 1)):
         batch = prompts(streams, vocabulary)
         load(target, batch)
-        peer.tokens_per_second(batch, NEW_TOKENS)
+        baseline.tokens_per_second(batch, NEW_TOKENS)
         ours, theirs = [], []
         for _ in range(rounds):
             ours += [load(target, batch).tokens_per_second for _ in range(repeats)]
-            theirs.append(peer.tokens_per_second(batch, NEW_TOKENS))
+            theirs.append(baseline.tokens_per_second(batch, NEW_TOKENS))
         mine, other = statistics.median(ours), statistics.median(theirs)
         name = "single stream" if streams == 1 else f"{streams} streams"
         detail = f"rounds: {_list(ours)} against {_list(theirs)}"
@@ -63,8 +63,8 @@ def throughput(target: Cluster, peer: Peer, rounds: int, vocabulary: int) -> lis
     return rows
 
 
-def distribution_tax(target: Cluster, local: Peer, rounds: int, vocabulary: int) -> list[Row]:
-    """Inter-token latency of the cluster, as its HTTP client sees it, against the same engine with local links."""
+def distribution_tax(target: Cluster, local: BaselineProcess, rounds: int, vocabulary: int) -> list[Row]:
+    """Measures inter-token latency of the cluster, at its HTTP client, and of the same engine with local links."""
     batch = prompts(8, vocabulary)
     load(target, batch)
     local.ask(batch, NEW_TOKENS)
@@ -81,9 +81,9 @@ def distribution_tax(target: Cluster, local: Peer, rounds: int, vocabulary: int)
 
 
 def overlap(model: Path, directory: Path, rounds: int, vocabulary: int, delay_s: float) -> list[Row]:
-    """Every expert round trip delayed by a proxy: inter-token latency with the shortcut's overlap and without.
+    """Measures inter-token latency with and without overlap, while a proxy delays every expert round trip.
 
-    What can be hidden is the time of a layer's dense path: short for one stream, longer for a batch.
+    Overlap can hide at most the time of a layer's dense path: little for one stream, more for a batch.
     """
     rows = []
     with (
@@ -122,7 +122,7 @@ def _with_and_without(targets: dict[str, Cluster], batch: list[list[int]], round
 
 
 def wire(target: Cluster) -> list[Row]:
-    """Bytes that came back ÷ bytes that all choices would bring back, against the share of FFN choices. Counted."""
+    """Compares the share of bytes that are received at all with the share of FFN choices, both from counters."""
     values = scrape(metrics_address(target))
     received = values['caracal_dispatch_bytes_total{direction="received"}']
     share = received / values["caracal_dispatch_bytes_if_all_ffn_total"]
@@ -130,7 +130,7 @@ def wire(target: Cluster) -> list[Row]:
     zero = sum(
         v for name, v in values.items() if name.startswith("caracal_moe_choices_total") and 'kind="zero"' in name
     )
-    detail = f"FFN choices {ffn:.0f} of {ffn + zero:.0f}; {received:.0f} bytes came back"
+    detail = f"FFN choices {ffn:.0f} of {ffn + zero:.0f}; {received:.0f} bytes received"
     return [
         Row(
             "wire: bytes ÷ bytes of all choices",
@@ -144,7 +144,7 @@ def wire(target: Cluster) -> list[Row]:
 
 
 def memory(target: Cluster, needed: dict[str, int]) -> list[Row]:
-    """Peak resident memory of each process against the weights and pages it must hold."""
+    """Measures each process's peak resident memory, and shows the size of its weights and pages."""
     bare = bare_torch_bytes() / 2**20
     rows = []
     for role, pid in target.pids.items():
@@ -157,7 +157,7 @@ def memory(target: Cluster, needed: dict[str, int]) -> list[Row]:
 
 
 def bare_torch_bytes() -> int:
-    """Peak resident memory of a process that imports torch and does nothing."""
+    """Returns the peak resident memory of a process that only imports torch."""
     code = "import torch; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) * 1024
 
@@ -170,11 +170,11 @@ def metrics_address(target: Cluster) -> str:
 
 
 def scrape(address: str) -> dict[str, float]:
-    """Every sample of a /metrics page by its full name."""
+    """Returns every sample of a /metrics page by its full name."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in samples}
 
 
 def layer_seconds(target: Cluster) -> dict[str, float]:
@@ -183,7 +183,7 @@ def layer_seconds(target: Cluster) -> dict[str, float]:
 
 
 def exposed_per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:
-    """(exposed, round trip) seconds per layer and step between two scrapes."""
+    """Returns (exposed, round trip) seconds per step between two scrapes, for each layer."""
     steps = after["caracal_engine_steps_total"] - before["caracal_engine_steps_total"]
     layers = sum(1 for name in after if re.match(r"caracal_moe_exposed_seconds_total\{", name))
 

@@ -1,4 +1,4 @@
-"""Processes of a measured cluster, started by hand so that a bench can put a proxy or a switch between them."""
+"""Starts the processes of a benchmark: a cluster, optionally with a proxy in between, and baselines."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @contextmanager
 def process(arguments: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that is terminated, and after 20 s killed, when the block ends. Its output goes to `log`."""
+    """Runs a child; terminates it when the block ends, and kills it 20 s later. Its output goes to `log`."""
     env = os.environ | {"PYTHONPATH": PATH} | environment
     with log.open("ab") as sink:
         child = subprocess.Popen(arguments, stdout=sink, stderr=sink, env=env, cwd=REPO)
@@ -58,8 +58,8 @@ class Cluster:
 
 
 def wait_for(url: str, seconds: float = 120.0) -> None:
-    """Until `url` answers 200. Raises TimeoutError with the last answer."""
-    end, last = time.monotonic() + seconds, "nothing"
+    """Waits until `url` returns 200. Raises TimeoutError with the last response."""
+    end, last = time.monotonic() + seconds, "none"
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=5):
@@ -69,7 +69,7 @@ def wait_for(url: str, seconds: float = 120.0) -> None:
         except OSError as error:
             last = str(error)
         time.sleep(0.1)
-    raise TimeoutError(f"{url} did not answer within {seconds:.0f} s; last: {last}")
+    raise TimeoutError(f"{url} was not ready within {seconds:.0f} s; last response: {last}")
 
 
 @contextmanager
@@ -82,9 +82,9 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_environment: str) -> Iterator[Cluster]:
-    """A ready cluster with one thread per worker; `attention_environment` goes to the attention worker alone.
+    """Yields a ready cluster with one thread per worker; only the attention worker gets `attention_environment`.
 
-    With `delay_s` the expert worker is reached through a proxy that delays each of its answers by that much.
+    With `delay_s` a proxy before the expert worker delays its answers by so much.
     """
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
             "expert_worker": {"CARACAL_WORKER_ID": "expert-0"},
         }
         if delay_s:
-            # The proxy has the worker's port on another loopback address, which is the one the worker advertises.
+            # The proxy listens on the worker's port at another loopback address, which the worker advertises.
             behind = str(free_port())
             proxy = [sys.executable, "-m", "bench.proxy", f"127.0.0.2:{behind}", f"127.0.0.1:{behind}", str(delay_s)]
             stack.enter_context(process(proxy, directory / "proxy.log"))
@@ -120,15 +120,15 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
 
 
 def peak_rss_bytes(pid: int) -> int:
-    """The most memory the process ever had resident (VmHWM)."""
+    """Returns the peak resident memory of a process (VmHWM). Raises ProcessLookupError."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)
 
 
-class Peer:
-    """A contender as a process of its own behind a pipe: a line of JSON in, a line of JSON out."""
+class BaselineProcess:
+    """A baseline in its own process; it gets requests and sends answers as lines of JSON. Calls raise RuntimeError."""
 
     def __init__(self, module: str, arguments: list[str], log: Path) -> None:
         with log.open("ab") as sink:
@@ -163,6 +163,6 @@ class Peer:
         assert self._child.stdout
         line = self._child.stdout.readline()
         if not line:
-            raise RuntimeError(f"the contender died; see {self._log}")
+            raise RuntimeError(f"the baseline process has exited; see {self._log}")
         answer: dict[str, float] = json.loads(line)
         return answer

@@ -1,4 +1,4 @@
-"""A TCP proxy that delivers the server's bytes later, in order: a round trip grows by `delay_s` and no more."""
+"""A TCP proxy that delays the server's bytes: every round trip takes `delay_s` longer."""
 
 import asyncio
 import sys
@@ -32,14 +32,14 @@ async def _delay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, del
 
 
 async def run(listen: str, target: str, delay_s: float) -> None:
-    """Forwards connections to `listen` on to `target` (both host:port) until cancelled."""
+    """Forwards connections from `listen` to `target` (both host:port) until cancelled."""
     (host, port), (target_host, target_port) = listen.rsplit(":", 1), target.rsplit(":", 1)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             up_reader, up_writer = await asyncio.open_connection(target_host, int(target_port))
         except OSError:
-            writer.close()  # the worker is not up yet: its caller sees a refused session and tries again
+            writer.close()  # the worker is not up yet: the caller's session fails and it retries
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(_copy(reader, up_writer))

@@ -1,6 +1,6 @@
-"""The peer as a process of its own: `transformers.generate` on the same weights, driven by JSON lines on stdin.
+"""The baseline of throughput: `transformers.generate` on the same weights, greedy, with a static batch.
 
-Reads `{"prompts": [[id, ...], ...], "new_tokens": n}`, answers `{"seconds": s, "tokens": n}`. Greedy, static batch.
+Reads lines of `{"prompts": [[id, ...], ...], "new_tokens": n}`; answers `{"seconds": s, "tokens": n}`.
 """
 
 import json
@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
 
-def load_peer(directory: Path, dtype: torch.dtype) -> LongcatFlashForCausalLM:
-    """transformers' model with the directory's tensors, experts fused; its rows for zero experts stay unused."""
+def load_transformers(directory: Path, dtype: torch.dtype) -> LongcatFlashForCausalLM:
+    """Returns transformers' model with the directory's tensors, experts fused; its rows of zero experts stay unused."""
     config = LongcatFlashConfig(**json.loads((directory / "config.json").read_text()))
     with torch.device("meta"):
         model = LongcatFlashForCausalLM(config)
@@ -40,13 +40,14 @@ def load_peer(directory: Path, dtype: torch.dtype) -> LongcatFlashForCausalLM:
     assert not missing, missing
     # Rotary tables are not in the checkpoint, so they are still on the meta device.
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def main() -> None:
     directory, dtype, threads = Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(threads)
-    model = load_peer(directory, dtype)
+    model = load_transformers(directory, dtype)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)

@@ -1,4 +1,4 @@
-"""`python -m training`: trains the built-in model, exports it and draws its plots. Run again to go on."""
+"""`python -m training` trains the built-in model, exports it and draws its plots. Run it again to resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOG_EVERY, CHECK_EVERY = 10, 200
 
 
 def keep_freed_memory() -> None:
-    """glibc hands large blocks back at once and pays page faults for them in every step; a fifth of the time."""
+    """Keeps glibc from returning large blocks to the system: the page faults of each step take a fifth of the time."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_threshold = -1, -3
         libc.mallopt(mmap_threshold, 1 << 30)
@@ -34,7 +34,7 @@ def keep_freed_memory() -> None:
 
 
 def train(run: Run, console: Console) -> None:
-    """To the recipe's last step, with a bar on a terminal and a line per check everywhere."""
+    """Trains to the recipe's last step, with a progress bar on a terminal, and prints a line per check."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("training", total=run.recipe.steps, completed=run.step)
@@ -51,7 +51,7 @@ def train(run: Run, console: Console) -> None:
 
 
 def check(run: Run, loss: float, console: Console) -> None:
-    """Held-out exactness and router usage, on the console and in the log."""
+    """Writes held-out exactness and expert usage to the console and the log."""
     result = run.check()
     usage = [asdict(layer) for layer in result.usage]
     shares = {kind: round(result.exact[kind] / n, 3) for kind, n in sorted(result.asked.items())}
@@ -65,7 +65,7 @@ def check(run: Run, loss: float, console: Console) -> None:
 
 
 def publish(run: Run, out: Path, docs: Path) -> None:
-    """The exported model, the run's log, and the plots; the histogram is of the exported bf16 weights."""
+    """Writes the exported model, the run's log, and the plots; the histogram is of the exported bf16 weights."""
     export(run.model, run.tokenizer, out)
     docs.mkdir(parents=True, exist_ok=True)
     log = docs / "training-log.jsonl"
@@ -81,12 +81,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "models" / "caracal-tiny")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the log and the plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument(
+        "--steps", type=int, default=Recipe.steps, help="fewer only to try it: the model is then untrained"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     console = Console()
-    run = Run.open(arguments.run, ModelConfig(), Recipe(seed=arguments.seed))
+    run = Run.open(arguments.run, ModelConfig(), Recipe(seed=arguments.seed, steps=arguments.steps))
     train(run, console)
     publish(run, arguments.out, arguments.docs)
     console.print(f"exported to {arguments.out}; evaluate with: python -m training.evaluate --offline")

@@ -1,4 +1,4 @@
-"""Multi-head latent attention, uncached, for training. Source: longcat_flash in transformers; report section 2.3.
+"""Multi-head latent attention without a KV cache, for training. Source: longcat_flash in transformers; report section 2.3.
 
 Legend: T tokens of all groups, H heads, C kv_lora_rank, R rope dim, N nope dim, V value dim, B rows, S row length.
 """
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from training.config import ModelConfig
 
-LORA_EPS = 1e-6  # the two inner norms keep the class default of the reference, not rms_norm_eps
+LORA_EPS = 1e-6  # of the two inner norms: the reference uses its class's default there, not rms_norm_eps
 
 
 class RMSNorm(nn.Module):
@@ -55,25 +55,25 @@ class Attention(nn.Module):
         )
         latent_TC, k_rope_TR = self.kv_a_proj_with_mqa(x_TD).split([c.kv_lora_rank, c.qk_rope_head_dim], -1)
         kv_THX = self.kv_b_proj(self.kv_a_layernorm(latent_TC) * self.kv_scale).view(tokens, c.num_attention_heads, -1)
-        k_nope_THN, v_THV = kv_THX.split([c.qk_nope_head_dim, c.v_head_dim], -1)
+        k_nope_THN, v_THU = kv_THX.split([c.qk_nope_head_dim, c.v_head_dim], -1)
         q_nope_THN, q_rope_THR = q_THQ.split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
         q_THQ = torch.cat([q_nope_THN, rotate(q_rope_THR, rope_T2R)], -1)
         k_rope_T1R = rotate(k_rope_TR[:, None], rope_T2R)
         k_THQ = torch.cat([k_nope_THN, k_rope_T1R.expand(-1, c.num_attention_heads, -1)], -1)
         sizes = [rows * length for rows, length in groups]
-        parts = zip(*(torch.split(t, sizes) for t in (q_THQ, k_THQ, v_THV)), groups, strict=True)
+        parts = zip(*(torch.split(t, sizes) for t in (q_THQ, k_THQ, v_THU)), groups, strict=True)
         y_TD: Tensor = self.o_proj(torch.cat([_attend(q, k, v, rows) for q, k, v, (rows, _) in parts]))
         return y_TD
 
 
-def _attend(q_THQ: Tensor, k_THQ: Tensor, v_THV: Tensor, rows: int) -> Tensor:
-    q_BHSQ, k_BHSQ, v_BHSV = (t.view(rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THQ, k_THQ, v_THV))
+def _attend(q_THQ: Tensor, k_THQ: Tensor, v_THU: Tensor, rows: int) -> Tensor:
+    q_BHSQ, k_BHSQ, v_BHSV = (t.view(rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THQ, k_THQ, v_THU))
     o_BHSV = F.scaled_dot_product_attention(q_BHSQ, k_BHSQ, v_BHSV, is_causal=True)
     return o_BHSV.transpose(1, 2).reshape(len(q_THQ), -1)
 
 
 def rope_table(config: ModelConfig, length: int) -> Tensor:
-    """[length, R]: R/2 cosines, then R/2 sines, fp32."""
+    """Returns [length, R] in fp32: R/2 cosines, then R/2 sines."""
     dims = config.qk_rope_head_dim
     frequency = config.rope_theta ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
     angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency
@@ -81,7 +81,7 @@ def rope_table(config: ModelConfig, length: int) -> Tensor:
 
 
 def rotate(x_THR: Tensor, rope_TR: Tensor) -> Tensor:
-    """Interleaved pairs in, halves out."""
+    """Rotates interleaved dims; the even ones come first in the result."""
     cos_T1X, sin_T1X = rope_TR[:, None].to(x_THR.dtype).chunk(2, -1)
     even_THX, odd_THX = x_THR[..., 0::2], x_THR[..., 1::2]
     return torch.cat([even_THX * cos_T1X - odd_THX * sin_T1X, odd_THX * cos_T1X + even_THX * sin_T1X], -1)

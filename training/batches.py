@@ -1,4 +1,7 @@
-"""Dialogues as training batches: right-padded in groups of similar length, answers marked."""
+"""Dialogues as training batches, right-padded in groups of similar length.
+
+Legend: T tokens of all groups, A tokens of answers.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,34 @@ from training.chat import segments
 from training.dialogues import Dialogue
 from training.tokenizer import PAD
 
-Encoded = tuple[list[int], list[bool]]  # ids, and whether the model has to produce each
+Encoded = tuple[list[int], list[bool]]  # ids, and for each whether the model has to generate it
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`wanted_A` are the positions of T whose next token is an answer's, `target_A` those tokens."""
+    """One training step. `wanted_A` are the indices into T whose next token is an answer's, `target_A` those tokens."""
 
     ids_T: Tensor
     groups: list[tuple[int, int]]
     real_T: Tensor
     wanted_A: Tensor
     target_A: Tensor
-    weight_A: Tensor  # of the loss: an answer of n tokens counts as sqrt(n), or long tool calls would drown the sums
-    dialogue_A: Tensor  # place of the dialogue in the batch's input order
+    weight_A: Tensor  # of the loss: n tokens of an answer weigh sqrt(n), so that long tool calls do not dominate
+    dialogue_A: Tensor  # index of the dialogue in the input
 
 
 def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
     ids: list[int] = []
     answer: list[bool] = []
     for text, produced in segments(dialogue):
-        piece = tokenizer.encode(text, add_special_tokens=False).ids
-        ids += piece
-        answer += [produced] * len(piece)
+        part = tokenizer.encode(text, add_special_tokens=False).ids
+        ids += part
+        answer += [produced] * len(part)
     return ids, answer
 
 
 def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> Batch:
-    """All dialogues of one step, shortest first, in `groups` groups each padded to its longest."""
+    """Returns the dialogues of one step, shortest first, in `groups` groups, each padded to its longest."""
     encoded = sorted(enumerate(encode(tokenizer, d) for d in dialogues), key=lambda item: len(item[1][0]))
     size = -(-len(encoded) // groups)
     ids: list[int] = []

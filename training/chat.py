@@ -1,6 +1,6 @@
-"""Dialogues as text, in the chat format of LongCat-Flash-Chat, cut into prompts and answers.
+"""Dialogues as text in the chat format of LongCat-Flash-Chat, split into prompts and answers.
 
-`chat_template.jinja` says the same for servers; a test compares the two.
+`chat_template.jinja` renders the same format in servers; a test compares both.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ NOTE = (
     "When multiple functions need to be called simultaneously, each function call should be wrapped in its own "
     f"{CALL} tag and placed consecutively. For example:\n{_EXAMPLE}{_EXAMPLE}"
 )
-Segment = tuple[str, bool]  # text, and whether the model has to produce it
+Segment = tuple[str, bool]  # text, and whether the model has to generate it
 
 
 def tools_block(tools: tuple[dict[str, Any], ...]) -> str:
-    """What stands before the messages when tools are declared."""
+    """Returns the text before the messages, which declares the tools; empty without tools."""
     if not tools:
         return ""
     parts = ["## Tools\nYou have access to the following tools: \n\n### Tool namespace: function\n\n"]
@@ -35,7 +35,7 @@ def tools_block(tools: tuple[dict[str, Any], ...]) -> str:
 
 
 def reply(message: dict[str, Any]) -> str:
-    """An assistant message as the model writes it, without the closing `</longcat_s>`."""
+    """Returns an assistant message as the model writes it, without the closing `</longcat_s>`."""
     return (message["content"] or "") + "".join(_call(call["function"]) for call in message.get("tool_calls", ()))
 
 
@@ -45,7 +45,7 @@ def _call(function: dict[str, str]) -> str:
 
 
 def segments(dialogue: Dialogue) -> list[Segment]:
-    """The whole dialogue as alternating prompt and answer texts."""
+    """Returns the dialogue as alternating texts of prompts and answers."""
     parts: list[Segment] = []
     prompt, rounds, gap = tools_block(dialogue.tools), 0, ""
     for message in dialogue.messages:

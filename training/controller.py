@@ -1,6 +1,6 @@
-"""The zero-expert bias controller (technical report, section 2.1.1, Eq. 2) and the statistics it steers by.
+"""The zero-expert bias controller (docs/longcat-flash.md, training) and the statistics that it uses.
 
-Legend: G gates, N FFN experts, K slots per token, T tokens.
+Legend: G gates, N FFN experts, K choices per token, T tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from training.moe import MoE
 
 @dataclass(frozen=True)
 class Usage:
-    """FFN experts per token of one layer over some tokens."""
+    """Statistics of FFN experts per token in one layer."""
 
     mean: float
     std: float
@@ -36,14 +36,14 @@ class Usage:
 
 @torch.no_grad()
 def adjust(moe: MoE, real_T: Tensor, ffn_experts: float, rate: float) -> Usage:
-    """Moves the selection bias of one layer after a step; zero experts' entries stay zero.
+    """Updates the selection bias of one layer after a step; zero experts' entries stay zero.
 
     bias_i += rate * (K_e/K * 1/N - T_i/(K * T)) for each FFN expert i.
     """
     assert moe.chosen_TK is not None
     chosen_TK = moe.chosen_TK[real_T]
-    tokens, slots = chosen_TK.shape
+    tokens, choices = chosen_TK.shape
     experts = moe.num_experts
-    load_N = chosen_TK.flatten().bincount(minlength=experts)[:experts].float() / (slots * tokens)
-    moe.router.e_score_correction_bias[:experts] += rate * (ffn_experts / slots / experts - load_N)
+    load_N = chosen_TK.flatten().bincount(minlength=experts)[:experts].float() / (choices * tokens)
+    moe.router.e_score_correction_bias[:experts] += rate * (ffn_experts / choices / experts - load_N)
     return Usage.of(chosen_TK, experts)

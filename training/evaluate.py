@@ -1,4 +1,4 @@
-"""`python -m training.evaluate`: exact answers on held-out dialogues, through a server or with the training model."""
+"""`python -m training.evaluate` counts exact answers on held-out dialogues, from a server or the training model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MISTAKES_SHOWN = 10
 
 
 def online(url: str, played: list[Dialogue], parallel: int, console: Console) -> dict[str, Any]:
-    """Through HTTP. The result names its mistakes."""
+    """Evaluates a server through HTTP, and prints its mistakes."""
     model = served_model(url)
     with Progress(console=console) as progress:
         bar = progress.add_task(f"{model} at {url}", total=len(played))
@@ -41,7 +41,7 @@ def online(url: str, played: list[Dialogue], parallel: int, console: Console) ->
 
 
 def offline(folder: Path, played: list[Dialogue]) -> dict[str, Any]:
-    """With the training model in bf16; also the routers' FFN experts per token."""
+    """Evaluates the training model in bf16, including FFN experts per token."""
     model, tokenizer = load_exported(folder)
     result = score(model, tokenizer, played)
     usage = [asdict(layer) for layer in result.usage]

@@ -15,12 +15,12 @@ from training.config import ModelConfig
 from training.model import LongcatFlash
 from training.tokenizer import BOS, EOS, FRAME, PAD
 
-SHARD_BYTES = 2_000_000  # far less than it could be: the sharding is to be real
+SHARD_BYTES = 2_000_000  # small, so that the tiny checkpoint has several shards
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:
-    """Replaces what is in `folder`. Raises ValueError when a weight is not finite."""
+    """Replaces the checkpoint in `folder`. Raises ValueError when a weight is not finite."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
@@ -33,7 +33,7 @@ def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def checkpoint_tensors(model: LongcatFlash) -> dict[str, Tensor]:
-    """Published names; one tensor per expert and projection; bf16, except for the fp32 routers."""
+    """Returns tensors under the published names, one per expert and projection: bf16, except for the fp32 routers."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if not value.isfinite().all():
@@ -58,25 +58,25 @@ def _dtype(name: str) -> torch.dtype:
 
 def _write_weights(tensors: dict[str, Tensor], folder: Path) -> None:
     shards: list[dict[str, Tensor]] = [{}]
-    room = SHARD_BYTES
+    free = SHARD_BYTES
     for name, value in tensors.items():
-        if room < value.nbytes:
+        if free < value.nbytes:
             shards.append({})
-            room = SHARD_BYTES
+            free = SHARD_BYTES
         shards[-1][name] = value
-        room -= value.nbytes
+        free -= value.nbytes
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / file, {"format": "pt"})
-        (folder / file).chmod(0o644)  # the library writes for the owner only
+        (folder / file).chmod(0o644)  # save_file makes it readable for the owner only
         where |= dict.fromkeys(shard, file)
     total = sum(value.nbytes for value in tensors.values())
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
-    """Every field that readers of this architecture look for."""
+    """Returns config.json, with every field that readers of this architecture use."""
     return {
         "architectures": ["LongcatFlashForCausalLM"],
         "model_type": "longcat_flash",
@@ -118,7 +118,7 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def tokenizer_config(config: ModelConfig) -> dict[str, Any]:
-    """No bos before a prompt: the model has never seen one there."""
+    """Returns tokenizer_config.json, without bos before a prompt, as in training."""
     unk, bos, eos, pad = FRAME
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -15,7 +15,7 @@ from training.model import LongcatFlash
 
 
 def load_exported(folder: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[LongcatFlash, Tokenizer]:
-    """Model in `dtype` (routers stay fp32) and tokenizer. Raises KeyError when a tensor is missing."""
+    """Returns the model in `dtype` (routers stay fp32) and the tokenizer. Raises KeyError when a tensor is missing."""
     config = ModelConfig.from_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
     tensors: dict[str, Tensor] = {}
@@ -34,7 +34,7 @@ def _read(tensors: dict[str, Tensor], name: str, config: ModelConfig) -> Tensor:
     experts = range(config.n_routed_experts)
     if kind == "gate_up_E2FD":
         gates_ups = [[tensors[f"{stem}experts.{e}.{p}_proj.weight"] for p in ("gate", "up")] for e in experts]
-        return torch.stack([torch.cat(pair) for pair in gates_ups])
+        return torch.stack([torch.cat(gate_up) for gate_up in gates_ups])
     if kind == "down_EDF":
         return torch.stack([tensors[f"{stem}experts.{e}.down_proj.weight"] for e in experts])
     return tensors[full]

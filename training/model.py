@@ -1,6 +1,6 @@
-"""LongCat-Flash for training: the exact dataflow of the architecture on padded groups of rows, without a cache.
+"""LongCat-Flash for training: the architecture's exact dataflow on padded groups of rows, without a KV cache.
 
-Legend: T tokens of all groups, D hidden, A answer positions, V vocabulary.
+Legend: T tokens of all groups, S positions of the longest row, R rope dim, D hidden, A tokens of answers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Layer(nn.Module):
 
 
 class LongcatFlash(nn.Module):
-    """Parameter names are the checkpoint's, except that experts are stacked and `model.` is left out."""
+    """The whole model. Parameter names are the checkpoint's, but without `model.` and with stacked experts."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class LongcatFlash(nn.Module):
         self.lm_head = linear(config.hidden_size, config.vocab_size)
 
     def initialise(self, seed: int) -> None:
-        """Matrices uniform-variance in their inputs; matrices that write to the residual stream begin at zero."""
+        """Initialises matrices with variance 1 / inputs, and those that write to the residual stream with zero."""
         rng = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
@@ -72,7 +72,7 @@ class LongcatFlash(nn.Module):
             nn.init.normal_(weight, 0.0, std, generator=rng)
 
     def forward(self, ids_T: Tensor, groups: Groups, wanted_A: Tensor) -> Tensor:
-        """Logits [A, V] fp32 of the wanted positions of T."""
+        """Returns fp32 logits [A, V] of the tokens at the indices `wanted_A`."""
         longest = max(length for _, length in groups)
         table_SR = rope_table(self.config, longest)
         rope_TR = torch.cat([table_SR[:length].repeat(rows, 1) for rows, length in groups])
@@ -83,11 +83,11 @@ class LongcatFlash(nn.Module):
         return logits_AV.float()
 
     def mixtures(self) -> list[MoE]:
-        """The MoE of each layer."""
+        """Returns the MoE of each layer."""
         return [module for module in self.modules() if isinstance(module, MoE)]
 
     def to_bfloat16(self) -> LongcatFlash:
-        """The served precision: everything bf16 except the routers."""
+        """Converts to the served precision: everything bf16 except the routers."""
         self.to(torch.bfloat16)
         for moe in self.mixtures():
             moe.router.float()

@@ -1,7 +1,7 @@
 """Mixture of FFN experts and zero experts, for training: tokens sorted by expert, one matmul per expert.
 
-Legend: T tokens, D hidden, G gates (FFN experts, then zero experts), K slots per token, P (token, FFN expert) pairs,
-E FFN experts, F expert width.
+Legend: T tokens, D hidden, G gates (FFN experts, then zero experts), K choices per token, C = T x K choices, E FFN
+experts, A (token, FFN expert) assignments, N assignments of one expert, F expert width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from training.config import ModelConfig
 
 
 class Router(nn.Module):
-    """Always fp32. The bias decides who is chosen and never how much a choice weighs."""
+    """The router, always fp32. The bias affects which gates are chosen, not their weights."""
 
     e_score_correction_bias: Tensor
 
@@ -25,7 +25,7 @@ class Router(nn.Module):
         self.top_k, self.scale = config.moe_topk, config.routed_scaling_factor
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Gate ids and weights, both [T, K]."""
+        """Returns gate ids and weights, both [T, K]."""
         score_TG = F.linear(x_TD.float(), self.classifier.weight).softmax(-1)
         with torch.no_grad():
             gate_TK = (score_TG + self.e_score_correction_bias).topk(self.top_k, -1, sorted=False).indices
@@ -39,14 +39,14 @@ class Experts(nn.Module):
         self.gate_up_E2FD = nn.Parameter(torch.empty(experts, 2 * width, config.hidden_size))
         self.down_EDF = nn.Parameter(torch.empty(experts, config.hidden_size, width))
 
-    def forward(self, x_PD: Tensor, counts: list[int]) -> Tensor:
-        """Rows sorted by expert, `counts` rows for each."""
+    def forward(self, x_AD: Tensor, counts: list[int]) -> Tensor:
+        """Takes rows sorted by expert, `counts` for each; returns [A, D]."""
         ys = []
-        for rows_XD, gate_up_2FD, down_DF in zip(
-            torch.split(x_PD, counts), self.gate_up_E2FD, self.down_EDF, strict=True
+        for rows_ND, gate_up_2FD, down_DF in zip(
+            torch.split(x_AD, counts), self.gate_up_E2FD, self.down_EDF, strict=True
         ):
-            gate_XF, up_XF = F.linear(rows_XD, gate_up_2FD).chunk(2, -1)
-            ys.append(F.linear(F.silu(gate_XF) * up_XF, down_DF))
+            gate_NF, up_NF = F.linear(rows_ND, gate_up_2FD).chunk(2, -1)
+            ys.append(F.linear(F.silu(gate_NF) * up_NF, down_DF))
         return torch.cat(ys)
 
 
@@ -61,10 +61,10 @@ class MoE(nn.Module):
         gate_TK, weight_TK = self.router(x_TD)
         self.chosen_TK = gate_TK
         zero_T1 = (weight_TK * (gate_TK >= self.num_experts)).sum(-1, keepdim=True)
-        order_S = gate_TK.flatten().argsort(stable=True)
+        order_C = gate_TK.flatten().argsort(stable=True)
         counts = gate_TK.flatten().bincount(minlength=self.num_experts)[: self.num_experts].tolist()
-        pair_P = order_S[: sum(counts)]
-        token_P = pair_P // gate_TK.shape[1]
-        y_PD = self.experts(x_TD[token_P], counts).float() * weight_TK.flatten()[pair_P][:, None]
-        out_TD: Tensor = (zero_T1 * x_TD.float()).index_add(0, token_P, y_PD)
+        choice_A = order_C[: sum(counts)]
+        token_A = choice_A // gate_TK.shape[1]
+        y_AD = self.experts(x_TD[token_A], counts).float() * weight_TK.flatten()[choice_A][:, None]
+        out_TD: Tensor = (zero_T1 * x_TD.float()).index_add(0, token_A, y_AD)
         return out_TD.to(x_TD.dtype)

@@ -1,7 +1,8 @@
 """Muon for matrices, AdamW for everything else.
 
-Muon: momentum, then the nearest orthogonal matrix by five Newton-Schulz steps (Jordan et al., 2024). Equal shapes are
-stacked, so that one batched product serves all layers and experts.
+Muon: momentum, then the nearest orthogonal matrix by five Newton-Schulz steps (Jordan et al., 2024). Matrices of equal
+shape are stacked, so that all layers and experts need one batched product.
+Legend: B matrices of M rows and N columns.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from training.config import Recipe
 
 MOMENTUM = 0.95
-ADAM_EPS = 1e-16  # report section 4.4: far below the gradient's size, which is small here too
+ADAM_EPS = 1e-16  # docs/longcat-flash.md, training: far below the gradient's size, which is small here too
 
 
 def orthogonal(g_BMN: Tensor) -> Tensor:
-    """Newton-Schulz with the usual quintic coefficients; singular values end near 1."""
+    """Applies Newton-Schulz with the usual quintic coefficients, which brings singular values near 1."""
     a, b, c = 3.4445, -4.7750, 2.0315
     flip = g_BMN.shape[1] > g_BMN.shape[2]
     x_BMN: Tensor = g_BMN.mT if flip else g_BMN
@@ -31,14 +32,14 @@ def orthogonal(g_BMN: Tensor) -> Tensor:
 
 
 def _matrices(name: str, value: Tensor) -> Tensor:
-    """A parameter as a stack of matrices; gate and up of an expert are two."""
+    """Returns a parameter as a stack of matrices; gate and up of an expert are separate ones."""
     if name.endswith("gate_up_E2FD"):
         return value.view(2 * value.shape[0], -1, value.shape[2])
     return value if value.ndim == 3 else value[None]
 
 
 class Optimizer:
-    """Holds all state in named tensors, so that a checkpoint is one safetensors file."""
+    """Both optimizers, with all state in named tensors, so that a checkpoint is one safetensors file."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -53,7 +54,7 @@ class Optimizer:
         )
 
     def scale(self, step: int) -> float:
-        """Share of the full learning rates at a step."""
+        """Returns the factor of the learning rates at a step."""
         warm = min(1.0, (step + 1) / self.recipe.warmup)
         for (before, high), (after, low) in pairwise(self.recipe.rates):
             if step < after:
@@ -61,7 +62,7 @@ class Optimizer:
         return 0.0
 
     def step(self, step: int) -> None:
-        """One update from the parameters' gradients, which it clears."""
+        """Updates the parameters from their gradients, and clears these."""
         scale = self.scale(step)
         for group in self.adam.param_groups:
             group["lr"] = self.recipe.vector_rate * scale
@@ -78,13 +79,13 @@ class Optimizer:
             momentum = self.momentum[name].lerp_(value.grad, 1 - MOMENTUM)
             update_BMN = _matrices(name, value.grad.lerp(momentum, MOMENTUM))
             shapes[update_BMN.shape[1:]].append((_matrices(name, value.data), update_BMN))
-        for (rows, columns), pairs in shapes.items():
-            update_BMN = orthogonal(torch.cat([update for _, update in pairs])) * max(1.0, rows / columns) ** 0.5
-            for (value_BMN, _), part in zip(pairs, update_BMN.split([len(v) for v, _ in pairs]), strict=True):
+        for (rows, columns), updates in shapes.items():
+            update_BMN = orthogonal(torch.cat([update for _, update in updates])) * max(1.0, rows / columns) ** 0.5
+            for (value_BMN, _), part in zip(updates, update_BMN.split([len(v) for v, _ in updates]), strict=True):
                 value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor needed to go on."""
+        """Returns every tensor needed to resume."""
         tensors = {f"momentum.{name}": value for name, value in self.momentum.items()}
         for name, value in self.vectors.items():
             for kind, state in self.adam.state[value].items():
@@ -92,7 +93,7 @@ class Optimizer:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
+        """Restores the tensors that `state` returned."""
         for name, value in self.momentum.items():
             value.copy_(tensors[f"momentum.{name}"])
         for name, parameter in self.vectors.items():

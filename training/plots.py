@@ -1,4 +1,4 @@
-"""The two pictures under docs/: routing over the run, and FFN experts per token on held-out dialogues."""
+"""Draws the two plots of docs/: routing during the run, and FFN experts per token on held-out dialogues."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ plt.switch_backend("Agg")
 
 
 def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Records of one kind, in order of steps."""
+    """Returns the records of one kind, in order of steps."""
     records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     return [record for record in records if record["kind"] == kind]
 
 
 def draw_training(log: Path, target: float, out: Path) -> None:
-    """Loss and exactness above; mean FFN experts per token of each layer, with the ±5 % band, below."""
+    """Draws loss and exactness, and below them each layer's mean FFN experts per token with the ±5 % band."""
     steps, checks = read_log(log, "step"), read_log(log, "check")
     at = [record["step"] for record in steps]
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
@@ -39,7 +39,7 @@ def draw_training(log: Path, target: float, out: Path) -> None:
 
 
 def draw_usage(usage: list[Usage], out: Path) -> None:
-    """One histogram per layer."""
+    """Draws one histogram per layer."""
     figure, axes = plt.subplots(1, len(usage), figsize=(3.2 * len(usage), 3), sharey=True, layout="constrained")
     for layer, (axis, one) in enumerate(zip(axes, usage, strict=True)):
         total = sum(one.histogram)

@@ -1,6 +1,6 @@
-"""Exact answers on held-out dialogues, and how the routers behave on them.
+"""Scores exact answers on held-out dialogues, and counts FFN experts per token.
 
-One forward pass per dialogue is enough: a greedy answer equals the expected one exactly when every expected token is
+One forward pass per dialogue is enough: a greedy answer equals the expected one if and only if every expected token is
 the most likely one after the expected tokens before it.
 """
 
@@ -36,7 +36,7 @@ class Score:
 
 @torch.no_grad()
 def score(model: LongcatFlash, tokenizer: Tokenizer, dialogues: list[Dialogue], chunk: int = 32) -> Score:
-    """Plays all dialogues in batches of `chunk`."""
+    """Scores all dialogues in batches of `chunk`."""
     asked: Counter[str] = Counter()
     exact: Counter[str] = Counter()
     flawless = 0

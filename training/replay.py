@@ -1,4 +1,4 @@
-"""Plays held-out dialogues through an OpenAI-compatible server and compares every answer."""
+"""Sends held-out dialogues to an OpenAI-compatible server and compares every answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.dialogues import Dialogue
 
 @dataclass(frozen=True)
 class Verdict:
-    """One answer: what was expected and what came."""
+    """One answer: the expected and the given text."""
 
     category: str
     expected: str
@@ -29,15 +29,15 @@ class Verdict:
 def replay(
     url: str, model: str, dialogues: list[Dialogue], parallel: int, done: Callable[[], None]
 ) -> list[list[Verdict]]:
-    """Verdicts by dialogue. Each answer is asked for greedily, after the expected history. `done`: one is over."""
+    """Returns verdicts by dialogue. Answers are requested greedily after the expected history; `done` is called per dialogue."""
 
-    def play(dialogue: Dialogue) -> list[Verdict]:
+    def evaluate(dialogue: Dialogue) -> list[Verdict]:
         verdicts = [_ask(url, model, dialogue, answer.index, answer.category) for answer in dialogue.answers]
         done()
         return verdicts
 
     with ThreadPoolExecutor(parallel) as pool:
-        return list(pool.map(play, dialogues))
+        return list(pool.map(evaluate, dialogues))
 
 
 def _ask(url: str, model: str, dialogue: Dialogue, index: int, category: str) -> Verdict:
@@ -54,7 +54,7 @@ def _ask(url: str, model: str, dialogue: Dialogue, index: int, category: str) ->
 
 
 def _as_text(message: dict[str, Any]) -> str:
-    """The whole message as the model wrote it, whether or not the server has parsed its calls."""
+    """Returns the message as the model wrote it, whether or not the server has parsed its tool calls."""
     content = message.get("content") or ""
     if CALL in content and END_CALL in content:
         return str(content)
@@ -69,6 +69,6 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def served_model(url: str) -> str:
-    """The first model that the server lists."""
+    """Returns the first model that the server lists."""
     with urllib.request.urlopen(f"{url}/v1/models", timeout=30) as response:
         return str(json.load(response)["data"][0]["id"])

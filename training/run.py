@@ -1,4 +1,4 @@
-"""One training run: a folder with its recipe, log and newest checkpoint; killed at any time, it goes on from there."""
+"""One training run: a folder with its recipe, log and last checkpoint, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StepReport:
 
 
 class Run:
-    """State of a run. `folder` holds recipe.json, log.jsonl and checkpoint.safetensors."""
+    """State of a run. `folder` contains recipe.json, log.jsonl and checkpoint.safetensors."""
 
     def __init__(self, folder: Path, config: ModelConfig, recipe: Recipe) -> None:
         self.folder, self.config, self.recipe = folder, config, recipe
@@ -51,7 +51,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, config: ModelConfig, recipe: Recipe) -> Run:
-        """A new run, or the one in `folder` where its checkpoint left it. Refuses another recipe."""
+        """Returns a new run, or resumes the one in `folder`. Raises ValueError when that has another recipe."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"config": asdict(config), "recipe": asdict(recipe)}, indent=1) + "\n"
         path = folder / "recipe.json"
@@ -64,7 +64,7 @@ class Run:
         return run
 
     def advance(self) -> StepReport:
-        """One step: batch number `step` of the seed's stream."""
+        """Runs one step, on batch number `step` of the seed's stream."""
         recipe, begun = self.recipe, time.perf_counter()
         stream = dialogues(recipe.seed, self.step * recipe.batch_dialogues, recipe.batch_dialogues)
         step = batch(self.tokenizer, stream, recipe.groups)
@@ -72,7 +72,7 @@ class Run:
             logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
         loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
         loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
         rate = recipe.bias_rate * max(scale, 0.1)
@@ -115,7 +115,7 @@ class Run:
         self._trim_log()
 
     def _trim_log(self) -> None:
-        """Forgets log lines after the checkpoint, which the run is about to write again."""
+        """Drops log lines after the checkpoint, which the run will write again."""
         path = self.folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= self.step))

@@ -1,4 +1,4 @@
-"""Trains the byte-level BPE on the dialogues themselves; every digit stays a token of its own."""
+"""Trains the byte-level BPE tokenizer on the dialogues; every digit is a token of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from training.chat import segments
 from training.dialogues import dialogues
 
 UNK, BOS, EOS, PAD = range(4)
-# Tokens that frame a text are special; those inside a reply are not, or a decoder that skips specials would lose them.
+# Tokens around a text are special; those inside a reply are not, because decoders may drop special tokens.
 FRAME = ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")
 MARKS = ("<longcat_tool_call>", "</longcat_tool_call>", "<longcat_think>", "</longcat_think>")
-PIECES = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SPLIT_PATTERN = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(seed: int, vocab_size: int, sample: int = 3000) -> Tokenizer:
-    """BPE with LongCat's special tokens at ids 0, 1, 2, ... Same seed, same tokenizer."""
+    """Returns a BPE with LongCat's special tokens at ids 0, 1, 2, ... Equal seeds give equal tokenizers."""
     tokenizer = Tokenizer(BPE())
-    split = Split(Regex(PIECES), behavior="isolated")
+    split = Split(Regex(SPLIT_PATTERN), behavior="isolated")
     tokenizer.pre_tokenizer = Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(

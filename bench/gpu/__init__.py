@@ -1,4 +1,4 @@
-"""`make bench-gpu`: the GPU kernels and one real-width slice of a model against what the card can do.
+"""`make bench-gpu` measures the GPU kernels, and some layers of real width, against the ceilings of the GPU.
 
-A section is a list of cases, a case gives rows of the table; `main` runs them within a time budget.
+A section has cases, and a case returns rows of the table; `main` runs them within a time budget.
 """

@@ -1,4 +1,4 @@
-"""What every section is given, and what it gives back."""
+"""Types shared by all sections: their input, their rows, and baselines to compare with."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from triton.errors import TritonError
 from bench.gpu.sizes import Sizes
 from bench.gpu.timing import Call, Clock
 
-CHUNK_ROWS = 4096  # that are compared at a time: in fp64 the largest answers are 13 GB
-GIVES_UP = (RuntimeError, ImportError, ValueError, TypeError, AttributeError, TritonError)
+CHUNK_ROWS = 4096  # rows compared at a time: in fp64 the largest results are 13 GB
+# What a baseline or a setting raises when it cannot run on this machine.
+CANNOT_RUN = (RuntimeError, ImportError, ValueError, TypeError, AttributeError, TritonError)
 
 
 @dataclass
 class Ceilings:
-    """What the card can do, measured: bytes per second, and operations per second of each kind of product."""
+    """Measured limits of the GPU: bytes per second, and operations per second of each kind of product."""
 
     bandwidth: float = math.nan
     rates: dict[str, float] = field(default_factory=dict)
 
     def binding(self, moved: int, flops: int, kind: str) -> tuple[str, float]:
-        """(which ceiling binds, the seconds below which nothing can be)."""
+        """Returns (the binding ceiling, the least seconds it allows)."""
         bytes_s, flops_s = moved / self.bandwidth, flops / self.rates.get(kind, math.nan)
         return (f"{kind} rate", flops_s) if flops_s > bytes_s else ("bandwidth", bytes_s)
 
@@ -39,24 +40,24 @@ class Row:
     seconds: float
     bytes: int  # that must move: each input read once, each output written once
     flops: int
-    bound: str = ""  # which ceiling binds
-    floor_s: float = math.nan  # what that ceiling alone would take
+    bound: str = ""  # the binding ceiling
+    floor_s: float = math.nan  # the least seconds it allows
     goal: float | None = None  # of the share
-    rival: str = ""  # the best alternative, or why there is none
-    rival_s: float = math.nan
+    baseline: str = ""  # the fastest baseline, or why there is none
+    baseline_s: float = math.nan
     error: float | None = None  # ||out - fp64|| / ||fp64|| over a sample
     note: str = ""
-    parts: dict[str, float] = field(default_factory=dict)  # seconds of what the time is made of
+    parts: dict[str, float] = field(default_factory=dict)  # seconds of each part of the time
 
     @property
     def share(self) -> float:
-        """Of the ceiling that binds."""
+        """The share of the binding ceiling that is reached."""
         return self.floor_s / self.seconds
 
 
 @dataclass(frozen=True)
-class Left:
-    """A case without a row, and why: no time left, or what it raised."""
+class SkippedCase:
+    """A case without a row, and the reason: no time left, or the error that it raised."""
 
     section: str
     case: str
@@ -66,29 +67,29 @@ class Left:
 
 @dataclass(frozen=True)
 class Case:
-    """`run` may raise: the case is then reported as failed and the others go on."""
+    """One measurement. When `run` raises, the case is reported as failed and the others continue."""
 
     name: str
-    run: Callable[[], Sequence[Row | Left]]
+    run: Callable[[], Sequence[Row | SkippedCase]]
 
 
 @dataclass
 class Bench:
-    """The device, the sizes, the clock, and the ceilings as far as they are measured."""
+    """The device, the sizes, the clock, and the ceilings that have been measured so far."""
 
     device: torch.device
     sizes: Sizes
     clock: Clock
     dry: bool = False
-    deadline_s: float = math.inf  # of the section that runs, time.monotonic
+    deadline_s: float = math.inf  # of the running section, in time.monotonic()
     ceilings: Ceilings = field(default_factory=Ceilings)
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Another way to the same answer. `calls` rotate through the same inputs as ours.
+class Baseline:
+    """Another implementation of an op. `calls` rotate through the same inputs as ours.
 
-    `answer` gives what ours is compared with; None where the rival does less than ours.
+    `answer` returns the result that ours is compared with; None where the baseline computes less than ours.
     """
 
     name: str
@@ -96,12 +97,12 @@ class Rival:
     answer: Callable[[], Tensor] | None = None
 
 
-class Disagrees(ValueError):
-    """A rival whose answer is not ours."""
+class Mismatch(ValueError):
+    """A result differs too much from the expected one."""
 
 
 def distance(given: Tensor, exact: Tensor) -> float:
-    """||given - exact|| / ||exact|| in fp64; infinite where something is not finite, so unwritten outputs show."""
+    """Returns ||given - exact|| / ||exact|| in fp64; infinite when an element is not finite, as unwritten ones are."""
     error, size = 0.0, 0.0
     for given_R, exact_R in zip(torch.split(given, CHUNK_ROWS), torch.split(exact, CHUNK_ROWS), strict=True):
         error += (given_R.double() - exact_R.double()).square().sum().item()
@@ -111,26 +112,26 @@ def distance(given: Tensor, exact: Tensor) -> float:
 
 
 def require_close(given: Tensor, exact: Tensor, limit: float) -> float:
-    """The distance. Raises Disagrees when it is above `limit`."""
+    """Returns the distance. Raises Mismatch when it is above `limit`."""
     found = distance(given, exact)
     if found > limit:
-        raise Disagrees(f"relative error {found:.2g}, at most {limit:.2g} is right")
+        raise Mismatch(f"relative error {found:.2g}, above {limit:.2g}")
     return found
 
 
-def fastest(clock: Clock, rivals: Sequence[Rival], ours: Tensor, limit: float = 0.03) -> tuple[str, float]:
-    """(name, seconds) of the fastest rival that runs and agrees; else why each of them does not, and NaN."""
+def fastest(clock: Clock, baselines: Sequence[Baseline], ours: Tensor, limit: float = 0.03) -> tuple[str, float]:
+    """Returns (name, seconds) of the fastest baseline with the right result; if there is none, (the reasons, NaN)."""
     found: list[tuple[float, str]] = []
     reasons = []
-    for rival in rivals:
+    for baseline in baselines:
         try:
-            if rival.answer is not None:
-                require_close(rival.answer(), ours, limit)
-            found.append((clock.seconds(rival.calls), rival.name))
-        except GIVES_UP as error:
-            reasons.append(f"{rival.name}: {first_line(error)}")
+            if baseline.answer is not None:
+                require_close(baseline.answer(), ours, limit)
+            found.append((clock.seconds(baseline.calls), baseline.name))
+        except CANNOT_RUN as error:
+            reasons.append(f"{baseline.name}: {first_line(error)}")
     if not found:
-        return "none: " + ("; ".join(reasons) or "nothing on this machine does it"), math.nan
+        return "none: " + ("; ".join(reasons) or "no baseline on this machine"), math.nan
     seconds, name = min(found)
     return name, seconds
 
@@ -144,7 +145,7 @@ def first_line(error: BaseException) -> str:
 
 
 def poisoned(call: Callable[[], Tensor]) -> Tensor:
-    """The call's answer, its fresh memory full of NaN before: what is left unwritten cannot pass for a result."""
+    """Returns the call's result, with new memory filled with NaN first, so that unwritten elements are detected."""
     torch.use_deterministic_algorithms(True)
     try:
         return call()

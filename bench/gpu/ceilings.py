@@ -1,8 +1,9 @@
-"""What the card can do: a copy through device memory, and large products in bf16 and fp8 by torch's library."""
+"""The ceilings of the GPU: a copy in device memory, and large products in bf16 and fp8 by torch's library."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from bench.gpu.bench import Bench, Case, Row
 
 SECTION = "ceilings"
-SETS = 2  # of operands, in turn
+SETS = 2  # sets of operands, used in turn
 
 
 def cases(bench: Bench) -> Iterator[Case]:
@@ -20,7 +21,7 @@ def cases(bench: Bench) -> Iterator[Case]:
 
 
 def _copy(bench: Bench) -> Row:
-    """Bytes read plus bytes written."""
+    """Measures the bandwidth: bytes read plus bytes written."""
     source = torch.empty(bench.sizes.copy_bytes // 2, dtype=torch.bfloat16, device=bench.device).normal_()
     target = torch.empty_like(source)
     seconds = bench.clock.seconds([lambda: target.copy_(source)])
@@ -41,20 +42,20 @@ def _matrices(bench: Bench) -> list[tuple[Tensor, Tensor]]:
 
 
 def _bf16(bench: Bench) -> Row:
-    pairs = _matrices(bench)
-    seconds = bench.clock.seconds([lambda a=a, b=b: torch.mm(a, b.t()) for a, b in pairs])  # type: ignore[misc]
+    operands = _matrices(bench)
+    seconds = bench.clock.seconds([partial(torch.mm, a, b.t()) for a, b in operands])
     return _product(bench, "bf16", "torch.mm", seconds, 2)
 
 
 def _fp8(bench: Bench) -> Row:
-    """With fast accumulation, which none of our kernels uses: the ceiling is the instruction's, not the rule's."""
-    pairs = [(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)) for a, b in _matrices(bench)]
+    """Uses fast accumulation, which none of our kernels does: the ceiling is the hardware's."""
+    operands = [(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)) for a, b in _matrices(bench)]
     one = torch.ones((), device=bench.device)
 
     def product(a: Tensor, b: Tensor) -> Tensor:
         return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=not bench.dry)
 
-    seconds = bench.clock.seconds([lambda a=a, b=b: product(a, b) for a, b in pairs])  # type: ignore[misc]
+    seconds = bench.clock.seconds([partial(product, a, b) for a, b in operands])
     return _product(bench, "fp8", "torch._scaled_mm", seconds, 1)
 
 

@@ -1,7 +1,8 @@
-"""Other ways to one decode step of latent attention. They read a cache without pages, which spares them the page table.
+"""Baselines of one decode step of latent attention. They read a contiguous cache, so they need no page table.
 
-Legend: T sequences, H heads, C latent, L = C + rope, N keys. With one query per sequence the heads are its rows, all of
-them over the same keys: so they stand where torch expects queries, and its kernels need not read keys once per head.
+With one query per sequence, its heads attend to the same keys: they are passed as torch's query dimension, so that its
+kernels need not read the keys once per head.
+Legend: T sequences, H heads, C latent, L = C + rope, N keys, P pages of I positions, X pages of a sequence.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench.gpu.bench import Rival
+from bench.gpu.bench import Baseline
 
 if TYPE_CHECKING:
     from bench.gpu.decode_inputs import Batch
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 Compute = Callable[[Tensor, Tensor, int, float], Tensor]
 
 
-def rivals(sets: Sequence[Batch], latent: int, scale: float) -> list[Rival]:
-    """All of them over the same dense copies of the caches."""
+def baselines(sets: Sequence[Batch], latent: int, scale: float) -> list[Baseline]:
+    """Returns all baselines, over the same contiguous caches."""
     dense = [(batch.q_THL, _dense(batch)) for batch in sets]
     return [
-        Rival(
+        Baseline(
             name,
             [partial(compute, q_THL, keys_TNL, latent, scale) for q_THL, keys_TNL in dense],
             partial(compute, *dense[0], latent, scale),
@@ -36,8 +37,8 @@ def rivals(sets: Sequence[Batch], latent: int, scale: float) -> list[Rival]:
 
 
 def _dense(batch: Batch) -> Tensor:
-    keys_TXBL = batch.cache_PBL[batch.table_TX.long()]
-    return keys_TXBL.flatten(1, 2)[:, : int(batch.position_T[0]) + 1].contiguous()
+    keys_TXIL = batch.cache_PIL[batch.table_TX.long()]
+    return keys_TXIL.flatten(1, 2)[:, : int(batch.position_T[0]) + 1].contiguous()
 
 
 def _sdpa(q_THL: Tensor, keys_TNL: Tensor, latent: int, scale: float) -> Tensor:
@@ -47,7 +48,7 @@ def _sdpa(q_THL: Tensor, keys_TNL: Tensor, latent: int, scale: float) -> Tensor:
 
 
 def _sdpa_wide(q_THL: Tensor, keys_TNL: Tensor, latent: int, scale: float) -> Tensor:
-    """Values as wide as keys, which some of torch's kernels ask for; what is too much is thrown away."""
+    """Uses values as wide as the keys, which some of torch's kernels need, and drops the superfluous columns."""
     k_T1NL = keys_TNL[:, None]
     return scaled_dot_product_attention(q_THL[:, None], k_T1NL, k_T1NL, scale=scale)[:, 0, :, :latent]
 

@@ -1,7 +1,7 @@
-"""Other ways to compute many experts that a machine may have: torch's grouped products, transformers' expert forwards.
+"""Baselines of many experts: torch's grouped products, and transformers' expert forwards.
 
-Not tried: transformers' fp8 experts, whose kernel is fetched from the Hub when it is first used.
-Legend: G experts, P pairs, D hidden, F inner width.
+transformers' fp8 experts are left out, because their kernel is downloaded from the Hub at its first use.
+Legend: G experts, R rows, A (row, expert) assignments, N assignments of one expert, D hidden, F inner width.
 """
 
 from __future__ import annotations
@@ -15,58 +15,58 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from bench.gpu.bench import Rival
+from bench.gpu.bench import Baseline
 from bench.gpu.expert_inputs import FP8, Rows, Weights
 
 FP8_NAME = "torch._scaled_grouped_mm, a scale per row, its two products alone"
 
 
-def rivals(weights: Weights, sets: Sequence[Rows]) -> list[Rival]:
-    """All that are to be tried; one that this machine lacks says so when it is called."""
+def baselines(weights: Weights, sets: Sequence[Rows]) -> list[Baseline]:
+    """Returns all baselines; one that this machine lacks raises when it is called."""
     if weights.kind == "fp8":
         return [_scaled(weights, sets)]
     return [
-        _rival("torch._grouped_mm", partial(_grouped_mm, weights), sets),
-        _rival("torch.bmm, equal groups", partial(_batched, weights), sets),
+        _baseline("torch._grouped_mm", partial(_grouped_mm, weights), sets),
+        _baseline("torch.bmm, equal groups", partial(_batched, weights), sets),
         *(
-            _rival(f"transformers {name}", partial(_transformers, weights, name), sets)
+            _baseline(f"transformers {name}", partial(_transformers, weights, name), sets)
             for name in _forwards(weights, sets)
         ),
     ]
 
 
-def _rival(name: str, compute: Callable[[Rows], Tensor], sets: Sequence[Rows]) -> Rival:
-    return Rival(name, [partial(compute, rows) for rows in sets], partial(compute, sets[0]))
+def _baseline(name: str, compute: Callable[[Rows], Tensor], sets: Sequence[Rows]) -> Baseline:
+    return Baseline(name, [partial(compute, rows) for rows in sets], partial(compute, sets[0]))
 
 
-def _inner(both_P2F: Tensor) -> Tensor:
-    gate_PF, up_PF = both_P2F.chunk(2, -1)
-    return silu(gate_PF) * up_PF
+def _inner(both_A2F: Tensor) -> Tensor:
+    gate_AF, up_AF = both_A2F.chunk(2, -1)
+    return silu(gate_AF) * up_AF
 
 
 def _grouped_mm(weights: Weights, rows: Rows) -> Tensor:
     end_G = rows.count_G.cumsum(0, dtype=torch.int32)
-    x_PD = rows.x_RD[rows.row_A]
-    inner_AF = _inner(torch._grouped_mm(x_PD, weights.gate_up_G2FD.transpose(1, 2), offs=end_G))
+    x_AD = rows.x_RD[rows.row_A]
+    inner_AF = _inner(torch._grouped_mm(x_AD, weights.gate_up_G2FD.transpose(1, 2), offs=end_G))
     return torch._grouped_mm(inner_AF, weights.down_GDF.transpose(1, 2), offs=end_G)
 
 
 def _batched(weights: Weights, rows: Rows) -> Tensor:
-    """Only possible because every expert has as many rows here."""
+    """Only possible because every expert has equally many rows here."""
     groups, hidden, _ = weights.sizes
-    x_GRD = rows.x_RD[rows.row_A].view(groups, -1, hidden)
-    inner_GRF = _inner(torch.bmm(x_GRD, weights.gate_up_G2FD.transpose(1, 2)))
-    return torch.bmm(inner_GRF, weights.down_GDF.transpose(1, 2)).view(-1, hidden)
+    x_GND = rows.x_RD[rows.row_A].view(groups, -1, hidden)
+    inner_GNF = _inner(torch.bmm(x_GND, weights.gate_up_G2FD.transpose(1, 2)))
+    return torch.bmm(inner_GNF, weights.down_GDF.transpose(1, 2)).view(-1, hidden)
 
 
 def _forwards(weights: Weights, sets: Sequence[Rows]) -> list[str]:
-    """transformers' batched form copies an expert's weights for every row: tried where the copies are small."""
-    copies = len(sets[0].row_A) * weights.nbytes // weights.sizes[0]
-    return ["grouped_mm", *(["batched_mm"] if copies < 8 << 30 else [])]
+    """transformers' batched form duplicates an expert's weights for every row: only tried where they fit."""
+    duplicated = len(sets[0].row_A) * weights.nbytes // weights.sizes[0]
+    return ["grouped_mm", *(["batched_mm"] if duplicated < 8 << 30 else [])]
 
 
 def _transformers(weights: Weights, name: str, rows: Rows) -> Tensor:
-    """Answers stand where the row of their pair does, and are brought into the op's order."""
+    """transformers returns results in the order of the rows; they are reordered into that of the assignments."""
     from transformers.integrations import moe
 
     experts: Any = SimpleNamespace(
@@ -80,18 +80,18 @@ def _transformers(weights: Weights, name: str, rows: Rows) -> Tensor:
         _is_expert_parallel=False,
         _apply_gate=_inner,
     )
-    pairs, device = len(rows.row_A), rows.x_RD.device
-    expert_P1 = torch.empty(pairs, 1, dtype=torch.int64, device=device)
-    order_A = rows.row_A.long()
-    expert_P1[order_A, 0] = torch.repeat_interleave(rows.count_G.long(), output_size=pairs)
-    one_P1 = torch.ones(pairs, 1, dtype=torch.bfloat16, device=device)
+    assignments, device = len(rows.row_A), rows.x_RD.device
+    expert_A1 = torch.empty(assignments, 1, dtype=torch.int64, device=device)
+    index_A = rows.row_A.long()
+    expert_A1[index_A, 0] = torch.repeat_interleave(rows.count_G.long(), output_size=assignments)
+    one_A1 = torch.ones(assignments, 1, dtype=torch.bfloat16, device=device)
     forward = getattr(moe, f"{name}_experts_forward")
-    y_RD: Tensor = forward(experts, rows.x_RD, expert_P1, one_P1)
-    return y_RD[order_A]
+    y_RD: Tensor = forward(experts, rows.x_RD, expert_A1, one_A1)
+    return y_RD[index_A]
 
 
-def _scaled(weights: Weights, sets: Sequence[Rows]) -> Rival:
-    """Coarser than ours and less than ours: rows quantised beforehand, nothing quantised between the products."""
+def _scaled(weights: Weights, sets: Sequence[Rows]) -> Baseline:
+    """Coarser scales and less work than ours: rows are quantized beforehand, and nothing between the products."""
     groups, hidden, inner = weights.sizes
     calls = []
     for rows in sets:
@@ -100,13 +100,13 @@ def _scaled(weights: Weights, sets: Sequence[Rows]) -> Rival:
         scales = ones(len(rows.row_A)), ones(groups, 2 * inner), ones(groups, hidden)
         end_G = rows.count_G.cumsum(0, dtype=torch.int32)
         calls.append(partial(_two_products, weights, rows.x_RD.to(FP8), inner_AF, end_G, *scales))
-    return Rival(FP8_NAME, calls)
+    return Baseline(FP8_NAME, calls)
 
 
 def _two_products(
-    weights: Weights, x_PD: Tensor, inner_AF: Tensor, end_G: Tensor, row_A: Tensor, up_G2F: Tensor, down_GD: Tensor
+    weights: Weights, x_AD: Tensor, inner_AF: Tensor, end_G: Tensor, scale_A: Tensor, up_G2F: Tensor, down_GD: Tensor
 ) -> None:
-    """`row_A`, `up_G2F` and `down_GD` are scales: of rows, and of the outputs of either matrix."""
+    """`scale_A`, `up_G2F` and `down_GD` are the scales of the rows, and of the outputs of either matrix."""
     product = partial(torch._scaled_grouped_mm, offs=end_G, out_dtype=torch.bfloat16)
-    _inner(product(x_PD, weights.gate_up_G2FD.transpose(1, 2), row_A, up_G2F))
-    product(inner_AF, weights.down_GDF.transpose(1, 2), row_A, down_GD)
+    _inner(product(x_AD, weights.gate_up_G2FD.transpose(1, 2), scale_A, up_G2F))
+    product(inner_AF, weights.down_GDF.transpose(1, 2), scale_A, down_GD)

@@ -1,4 +1,7 @@
-"""Weights of resident experts and rows for them. Legend: G experts, R rows, P pairs, D hidden, F inner width."""
+"""Random weights of experts, and rows for them.
+
+Legend: G experts, R rows, A (row, expert) assignments, D hidden, F inner width, N outputs and K inputs of a matrix.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ FP8 = torch.float8_e4m3fn
 
 
 def quantize_weight(w_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """(e4m3 [N, K], fp32 scales [N/128, K/128], rounded up), as a checkpoint holds them."""
+    """Returns (e4m3 [N, K], fp32 scales [N/128, K/128], rounded up), as in a checkpoint."""
     outputs, inputs = w_NK.shape
     padded = pad(w_NK.float(), (0, -inputs % BLOCK, 0, -outputs % BLOCK))
     blocks = padded.view(-(-outputs // BLOCK), BLOCK, -1, BLOCK)
@@ -26,7 +29,7 @@ def quantize_weight(w_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Weights:
-    """All experts' matrices in one allocation, so that rivals which want them stacked read the same bytes."""
+    """All experts' matrices in one allocation, so that baselines that need them stacked read the same bytes."""
 
     kind: str  # bf16 | fp8
     gate_up_G2FD: Tensor
@@ -35,7 +38,7 @@ class Weights:
     down_scale: list[Tensor] = field(default_factory=list)  # of each expert [D/128, F/128]
 
     @classmethod
-    def drawn(cls, kind: str, experts: int, hidden: int, inner: int, device: torch.device) -> Weights:
+    def random(cls, kind: str, experts: int, hidden: int, inner: int, device: torch.device) -> Weights:
         shapes = (2 * inner, hidden), (hidden, inner)
         if kind == "bf16":
             gate_up, down = (torch.stack([_matrix(*shape, device) for _ in range(experts)]) for shape in shapes)
@@ -48,7 +51,7 @@ class Weights:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """G, D, F."""
+        """Returns (G, D, F)."""
         return self.down_GDF.shape[0], self.down_GDF.shape[1], self.down_GDF.shape[2]
 
     @property
@@ -57,18 +60,18 @@ class Weights:
         return self.gate_up_G2FD.nbytes + self.down_GDF.nbytes + scales
 
     def lists(self) -> list[list[Tensor]]:
-        """As the op takes them: gate_up and down, each followed by its scales where it has some."""
+        """Returns the op's arguments: gate_up and down, each followed by its scales if it has any."""
         parts = self.gate_up_G2FD, self.gate_up_scale, self.down_GDF, self.down_scale
         return [list(part) for part in parts if len(part)]
 
 
 def _matrix(outputs: int, inputs: int, device: torch.device) -> Tensor:
-    drawn = torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16)
-    return drawn.mul_(inputs**-0.5)
+    matrix = torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16)
+    return matrix.mul_(inputs**-0.5)
 
 
 def _stack_in_fp8(matrices: list[Tensor], parts: int) -> tuple[Tensor, list[Tensor]]:
-    """Gate and up, two parts of one matrix, are cut into blocks separately. `matrices` is emptied on the way."""
+    """Gate and up, two parts of one matrix, have separate blocks. Empties `matrices` to save memory."""
     stored, scales = [], []
     while matrices:
         both = [quantize_weight(part) for part in matrices.pop().chunk(parts)]
@@ -79,23 +82,23 @@ def _stack_in_fp8(matrices: list[Tensor], parts: int) -> tuple[Tensor, list[Tens
 
 @dataclass(frozen=True)
 class Rows:
-    """One batch: every pair has a row of its own, in any order, and every expert as many."""
+    """One batch: every assignment has its own row, in random order, and every expert has equally many."""
 
     x_RD: Tensor
     row_A: Tensor  # int32
     count_G: Tensor  # int32
 
     @classmethod
-    def drawn(cls, bench: Bench, experts: int, each: int) -> Rows:
-        pairs = experts * each
+    def random(cls, bench: Bench, experts: int, each: int) -> Rows:
+        assignments = experts * each
         return cls(
-            torch.randn(pairs, bench.sizes.hidden, device=bench.device, dtype=torch.bfloat16),
-            torch.randperm(pairs, device=bench.device).int(),
+            torch.randn(assignments, bench.sizes.hidden, device=bench.device, dtype=torch.bfloat16),
+            torch.randperm(assignments, device=bench.device).int(),
             torch.full((experts,), each, dtype=torch.int32, device=bench.device),
         )
 
 
-def moved_and_flops(weights: Weights, pairs: int) -> tuple[int, int]:
-    """Weights and rows read once, answers written once; what is between the two products need not reach memory."""
+def moved_and_flops(weights: Weights, assignments: int) -> tuple[int, int]:
+    """Returns (bytes, flops): weights and rows read once, results written once, nothing between the two products."""
     _, hidden, inner = weights.sizes
-    return weights.nbytes + 2 * pairs * hidden * 2, 2 * pairs * 3 * hidden * inner
+    return weights.nbytes + 2 * assignments * hidden * 2, 2 * assignments * 3 * hidden * inner

@@ -1,6 +1,6 @@
 """`grouped_swiglu` at real widths, from one row per expert to thousands, in bf16 and block-scaled fp8.
 
-Legend: G experts, P pairs, D hidden, F inner width, S sampled pairs.
+Legend: G experts, R rows, A (row, expert) assignments, S sampled ones, D hidden, F inner width.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from caracal_kernels.triton.tiles import Tile
 from torch import Tensor
 
 from bench.gpu.bench import Bench, Case, Row, fastest, poisoned, require_close
-from bench.gpu.expert_baselines import rivals
+from bench.gpu.expert_baselines import baselines
 from bench.gpu.expert_inputs import Rows, Weights, moved_and_flops
 
 SECTION = "experts"
 BANDWIDTH_GOAL, RATE_GOAL = 0.85, 0.70
 LIMIT = 0.01  # relative error of bf16 answers
-FEW_BYTES = 256 << 20  # of rows: below, two batches take turns
+FEW_BYTES = 256 << 20  # of rows: below this, two batches are used in turn
 
 
 def cases(bench: Bench) -> Iterator[Case]:
     s = bench.sizes
     for kind in ("bf16", "fp8"):
-        weights = Weights.drawn(kind, s.experts, s.hidden, s.inner, bench.device)
+        weights = Weights.random(kind, s.experts, s.hidden, s.inner, bench.device)
         for each in s.rows_per_expert:
             yield Case(f"{kind}, {each} rows per expert", partial(_measure, bench, weights, each))
 
 
 def compute(weights: Weights, rows: Rows, tile: Tile | None = None) -> Tensor:
-    """[P, D] by our kernels."""
+    """Returns [A, D], computed by our kernels."""
     gate_up, down, batch = list(weights.gate_up_G2FD), list(weights.down_GDF), (rows.x_RD, rows.row_A, rows.count_G)
     if weights.kind == "bf16":
         return grouped_swiglu_triton(*batch, gate_up, down, tile=tile)
@@ -42,13 +42,13 @@ def compute(weights: Weights, rows: Rows, tile: Tile | None = None) -> Tensor:
 
 
 def check(weights: Weights, rows: Rows, y_AD: Tensor) -> float:
-    """The relative error of some pairs, the first and last among them. Raises ValueError, also for unwritten ones."""
+    """Returns the relative error of some assignments, including the first and last. Raises ValueError."""
     if not bool(torch.isfinite(y_AD).all()):
-        raise ValueError("answers that are not finite: unwritten, or read from where nothing is")
-    groups, pairs = weights.sizes[0], len(y_AD)
-    each = pairs // groups
-    sample = sorted({0, each - 1, pairs // 2, pairs - 1})
-    experts = [pair // each for pair in sample]
+        raise ValueError("the result is not finite: elements are unwritten, or read out of bounds")
+    groups, assignments = weights.sizes[0], len(y_AD)
+    each = assignments // groups
+    sample = sorted({0, each - 1, assignments // 2, assignments - 1})
+    experts = [assignment // each for assignment in sample]
     count = torch.bincount(torch.tensor(experts), minlength=groups)
     reference = grouped_swiglu_reference if weights.kind == "bf16" else grouped_swiglu_fp8_reference
     chosen = [[w[e] for e in sorted(set(experts))] for w in weights.lists()]
@@ -58,13 +58,13 @@ def check(weights: Weights, rows: Rows, y_AD: Tensor) -> float:
 
 def _measure(bench: Bench, weights: Weights, each: int) -> list[Row]:
     groups, hidden, _ = weights.sizes
-    pairs = groups * each
-    sets = [Rows.drawn(bench, groups, each) for _ in range(2 if pairs * hidden * 2 < FEW_BYTES else 1)]
+    assignments = groups * each
+    sets = [Rows.random(bench, groups, each) for _ in range(2 if assignments * hidden * 2 < FEW_BYTES else 1)]
     y_AD = poisoned(lambda: compute(weights, sets[0]))
     error = check(weights, sets[0], y_AD)
     seconds = bench.clock.seconds([partial(compute, weights, rows) for rows in sets])
-    rival, rival_s = fastest(bench.clock, rivals(weights, sets), y_AD)
-    moved, flops = moved_and_flops(weights, pairs)
+    baseline, baseline_s = fastest(bench.clock, baselines(weights, sets), y_AD)
+    moved, flops = moved_and_flops(weights, assignments)
     bound, floor_s = bench.ceilings.binding(moved, flops, weights.kind)
     return [
         Row(
@@ -76,8 +76,8 @@ def _measure(bench: Bench, weights: Weights, each: int) -> list[Row]:
             bound=bound,
             floor_s=floor_s,
             goal=BANDWIDTH_GOAL if bound == "bandwidth" else RATE_GOAL,
-            rival=rival,
-            rival_s=rival_s,
+            baseline=baseline,
+            baseline_s=baseline_s,
             error=error,
         )
     ]

@@ -1,7 +1,7 @@
-"""`python -m bench.gpu.main`: every section on the GPU at hand, within a time budget; prints and writes the table.
+"""`python -m bench.gpu.main` runs every section on the GPU within a time budget; prints and writes the table.
 
-Without a GPU it measures nothing and ends with 2. `--dry` runs every path once at tiny sizes on the CPU, in Triton's
-interpreter, and neither prints nor writes a time. Ends with 1 when a case failed.
+Exits with 2 without a GPU, and with 1 when a case failed. `--dry` runs every path once at tiny sizes on the CPU, in
+Triton's interpreter, and prints and writes no times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.gpu.report import Report
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-# Seconds of each; what one leaves over is the next one's.
+# Seconds of each section; unused ones go to the next section.
 SECTIONS = {"ceilings": 20.0, "experts": 160.0, "decode": 100.0, "layer slice": 130.0, "determinism": 110.0}
 Cases = Callable[["Bench"], Iterator["Case"]]
 
@@ -28,14 +28,16 @@ Cases = Callable[["Bench"], Iterator["Case"]]
 def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-gpu", description="Measures the GPU kernels and a layer slice.")
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: nothing is measured")
-    parser.add_argument("--only", choices=sorted(SECTIONS), action="append", help="these sections; ceilings always")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the time budget (520 s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where gpu.json and gpu.md go; also into $OUT")
+    parser.add_argument(
+        "--only", choices=sorted(SECTIONS), action="append", help="run only these sections, and always the ceilings"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the time budget (520 s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where gpu.json and gpu.md go")
     return parser.parse_args(arguments)
 
 
 def prepared(dry: bool) -> Bench | None:
-    """None without a GPU. What the environment says is read when torch and triton are first imported."""
+    """Returns None without a GPU. Imports torch and triton late: they read the environment when first imported."""
     if dry:
         os.environ.update(CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1", CARACAL_KERNELS="triton")
     import torch
@@ -54,7 +56,7 @@ def prepared(dry: bool) -> Bench | None:
     from caracal_kernels.triton.tile_invariance import row_adaptive_dtypes
 
     device = torch.device("cuda", torch.cuda.current_device())
-    row_adaptive_dtypes(device)  # as every worker does at its start: it decides which tiles are ours
+    row_adaptive_dtypes(device)  # as every worker does at its start: it decides which tiles our kernels use
     return Bench(device, REAL, DeviceClock())
 
 
@@ -67,7 +69,7 @@ def sections() -> dict[str, Cases]:
 
 
 def run(bench: Bench, report: Report, only: list[str] | None, scale: float, folders: list[Path]) -> None:
-    """Fills the report, and writes what there is after each section: a run that is ended leaves that behind."""
+    """Fills the report and writes it after each section, so that an aborted run has results."""
     began_s, until_s = time.monotonic(), 0.0
     for name, cases in sections().items():
         if only and name not in (*only, "ceilings"):
@@ -80,29 +82,31 @@ def run(bench: Bench, report: Report, only: list[str] | None, scale: float, fold
 
 
 def run_section(bench: Bench, report: Report, name: str, cases: Cases) -> None:
-    """A case begins only before the bench's deadline; one that fails does not end the others."""
-    from bench.gpu.bench import Left, first_line
+    """Runs the cases that begin before the bench's deadline; one that fails does not stop the others."""
+    from bench.gpu.bench import SkippedCase, first_line
 
     try:
         for case in cases(bench):
             if time.monotonic() >= bench.deadline_s:
-                report.left.append(Left(name, case.name, "skipped: the section's time was over"))
+                report.skipped.append(SkippedCase(name, case.name, "skipped: the section's time is used up"))
                 continue
             began_s = time.monotonic()
             try:
                 report.add(case.run())
                 print(f"{name}: {case.name}: done in {time.monotonic() - began_s:.1f} s", file=sys.stderr, flush=True)
-            except Exception as error:  # noqa: BLE001 - the edge of a case: a failure is a result, too
+            except Exception as error:  # noqa: BLE001 - a failed case is a result, too
                 reason = f"{type(error).__name__}: {first_line(error)}"
-                report.left.append(Left(name, case.name, reason, failed=True))
+                report.skipped.append(SkippedCase(name, case.name, reason, failed=True))
                 print(f"{name}: {case.name}: {reason}", file=sys.stderr, flush=True)
             release(bench)
-    except Exception as error:  # noqa: BLE001 - what a section prepares may fail as well
-        report.left.append(Left(name, "preparation", f"{type(error).__name__}: {first_line(error)}", failed=True))
+    except Exception as error:  # noqa: BLE001 - preparing a section may fail as well
+        report.skipped.append(
+            SkippedCase(name, "preparation", f"{type(error).__name__}: {first_line(error)}", failed=True)
+        )
 
 
 def release(bench: Bench) -> None:
-    """Gives freed memory back to the device: other processes need it, and other sizes."""
+    """Returns freed memory to the device, for other processes and other sizes."""
     if bench.device.type == "cuda":
         import torch
 
@@ -119,15 +123,15 @@ def main(arguments: list[str]) -> int:
     from bench.gpu.report import Report, machine
 
     report = Report({} if given.dry else machine())
-    folders = [] if given.dry else [given.out, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
+    folders = [] if given.dry else [given.out]
     run(bench, report, given.only, given.scale, folders)
     if given.dry:
         for row in report.rows:
             error = "" if row.error is None else f", error {row.error:.1g}"
-            print(f"{row.section}: {row.case}: ran{error}; alternative: {row.rival or '-'}")
-        for left in report.left:
-            print(f"{left.section}: {left.case}: {'FAILED' if left.failed else 'left out'}: {left.reason}")
-        print(f"dry run: {len(report.rows)} rows, {len(report.left)} cases without; nothing was measured")
+            print(f"{row.section}: {row.case}: ran{error}; baseline: {row.baseline or '-'}")
+        for skipped in report.skipped:
+            print(f"{skipped.section}: {skipped.case}: {'FAILED' if skipped.failed else 'skipped'}: {skipped.reason}")
+        print(f"dry run: {len(report.rows)} rows, {len(report.skipped)} cases skipped; nothing was measured")
     else:
         print(report.markdown())
     return 1 if report.failed else 0

@@ -1,4 +1,4 @@
-"""A checkpoint whose values are drawn where they are needed: no disk has to hold the 40 GB of a real layer."""
+"""A checkpoint of random values that are generated when read, so that no disk needs the 40 GB of a real layer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from services.checkpoint.reader import HOST, Checkpoint
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensors import attention_tensors, expert_tensors
 
-FP8_SCALE = 0.02  # of drawn values of about 1, so that products stay of that size
+FP8_SCALE = 0.02  # for values of about 1, so that products are of about 1 too
 
 
-class Drawn(Checkpoint):
-    """Any process that asks for a tensor on the same kind of device gets the same values.
+class RandomCheckpoint(Checkpoint):
+    """Every process gets the same values of a tensor on the same kind of device.
 
     With `fp8_experts` the experts' matrices are in block-scaled fp8.
     """
 
     def __init__(self, raw: dict[str, Any], fp8_experts: bool = False) -> None:
         config = ModelConfig.from_dict(raw)
-        super().__init__(Path("drawn"), config, {})
+        super().__init__(Path("random"), config, {})
         self._shapes = dict(chain(attention_tensors(config), expert_tensors(config)))
         self._fp8_experts = fp8_experts
 
@@ -45,9 +45,9 @@ class Drawn(Checkpoint):
     def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
         if not (self._fp8_experts and ".mlp.experts." in name):
             return None
-        shape, draw = self._shapes[name], _generator(name, to)
-        values = torch.randn(shape, dtype=torch.bfloat16, device=to.device, generator=draw)
-        scale = torch.rand(scale_shape(shape), device=to.device, generator=draw).add_(0.5).mul_(FP8_SCALE)
+        shape, generator = self._shapes[name], _generator(name, to)
+        values = torch.randn(shape, dtype=torch.bfloat16, device=to.device, generator=generator)
+        scale = torch.rand(scale_shape(shape), device=to.device, generator=generator).add_(0.5).mul_(FP8_SCALE)
         return values.to(torch.float8_e4m3fn), scale
 
 

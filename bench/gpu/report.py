@@ -1,4 +1,4 @@
-"""The table and the files: `gpu.json` with all rows, `gpu.md` with the table."""
+"""Collects rows and writes them: `gpu.json` with all data, `gpu.md` with the table."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ import torch
 import triton
 from caracal_kernels.triton.tile_invariance import row_adaptive_dtypes
 
-from bench.gpu.bench import Left, Row, milliseconds
+from bench.gpu.bench import Row, SkippedCase, milliseconds
 
-HEAD = "| case | time | of its ceiling | goal | best alternative | ours is faster by | error | |"
+HEAD = "| case | time | of its ceiling | goal | fastest baseline | ours is faster by | error | |"
 RULE = "|---|---|---|---|---|---|---|---|"
 NOTES = {
     "layer slice": "Decode steps without the sampler. Attention and experts are two processes on one GPU, where their "
-    "kernels take turns: on GPUs of their own the shortcut hides more.",
-    "determinism": "The alternative is the fastest setting of the same kernels that gives other bits than ours: "
-    "below 1 × is what invariance costs.",
+    "kernels share the GPU: on separate GPUs the shortcut hides more.",
+    "determinism": "The baseline is the fastest setting of the same kernels that gives other bits than ours: below "
+    "1 × is the cost of invariance.",
 }
 
 
 @dataclass
 class Report:
-    """What a run found."""
+    """The results of a run."""
 
     machine: dict[str, str]
     rows: list[Row] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    skipped: list[SkippedCase] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
-        return any(one.failed for one in self.left)
+        return any(one.failed for one in self.skipped)
 
-    def add(self, found: Sequence[Row | Left]) -> None:
+    def add(self, found: Sequence[Row | SkippedCase]) -> None:
         self.rows += [one for one in found if isinstance(one, Row)]
-        self.left += [one for one in found if isinstance(one, Left)]
+        self.skipped += [one for one in found if isinstance(one, SkippedCase)]
 
     def write(self, folders: list[Path]) -> None:
         rows = [asdict(row) | {"share": row.share} for row in self.rows]
-        data = _without_nan({"machine": self.machine, "rows": rows, "left": [asdict(one) for one in self.left]})
+        data = _without_nan({"machine": self.machine, "rows": rows, "skipped": [asdict(one) for one in self.skipped]})
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "gpu.json").write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
@@ -55,14 +55,14 @@ class Report:
         lines = [", ".join(self.machine.values())]
         for section, rows in groupby(self.rows, key=lambda row: row.section):
             lines += ["", f"**{section}** {NOTES.get(section, '')}".rstrip(), "", HEAD, RULE, *map(_line, rows)]
-        if self.left:
+        if self.skipped:
             lines += ["", "Not measured:", ""]
-            lines += [f"- {x.section}, {x.case}: {'failed: ' if x.failed else ''}{x.reason}" for x in self.left]
+            lines += [f"- {x.section}, {x.case}: {'failed: ' if x.failed else ''}{x.reason}" for x in self.skipped]
         return "\n".join(lines) + "\n"
 
 
 def machine() -> dict[str, str]:
-    """The card and the software, as the table's first line says it."""
+    """Returns the GPU and the software versions, for the table's first line."""
     return {
         "device": torch.cuda.get_device_name(),
         "driver": f"driver {_driver()}",
@@ -92,12 +92,12 @@ def _line(row: Row) -> str:
         share = f"{100 * row.share:.1f} % of {row.bound}"
     if row.goal is not None:
         goal = f"{100 * row.goal:.0f} %" + (", **missed**" if row.share < row.goal else "")
-    ratio = row.rival_s / row.seconds
-    rival = f"{row.rival}, {milliseconds(row.rival_s)}" if math.isfinite(row.rival_s) else row.rival
+    ratio = row.baseline_s / row.seconds
+    baseline = f"{row.baseline}, {milliseconds(row.baseline_s)}" if math.isfinite(row.baseline_s) else row.baseline
     gain = f"{ratio:.2f} ×" if math.isfinite(ratio) else ""
     error = "" if row.error is None else f"{row.error:.1g}"
     note = row.note or _achieved(row)
-    cells = row.case, milliseconds(row.seconds), share, goal, rival, gain, error, note
+    cells = row.case, milliseconds(row.seconds), share, goal, baseline, gain, error, note
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
@@ -108,7 +108,7 @@ def _achieved(row: Row) -> str:
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no NaN: what is not known is null."""
+    """Replaces NaN, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(each) for key, each in value.items()}
     if isinstance(value, list):

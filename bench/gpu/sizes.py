@@ -1,4 +1,4 @@
-"""What is measured: LongCat-Flash's real widths, and tiny ones that only show that every path runs.
+"""The sizes to measure: LongCat-Flash's real widths, and tiny ones for a dry run of every path.
 
 Legend: N outputs, K inputs of a dense product.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 LONGCAT: dict[str, Any] = {
     "model_type": "longcat_flash",
-    "vocab_size": 1024,  # of 131072: the head is no part of a layer
+    "vocab_size": 1024,  # instead of 131072: the head is not part of a layer
     "hidden_size": 6144,
     "num_attention_heads": 64,
     "ffn_hidden_size": 12288,
@@ -44,14 +44,14 @@ class Sizes:
     page_size: int
     decode: tuple[tuple[int, int], ...]  # (context, sequences)
     copy_bytes: int
-    square: int  # of the matrices whose product is the ceiling
+    square: int  # rows and columns of the matrices of the ceilings' products
     linear: tuple[tuple[int, int], ...]  # (N, K)
     linear_rows: tuple[int, ...]
     determinism_rows: tuple[int, ...]  # per expert
     determinism_decode: tuple[tuple[int, int], ...]
     tune_rows: tuple[int, ...]
     slice_config: dict[str, Any]
-    slice_layers: int  # at most
+    slice_layers: int  # maximum
     slice_rows: tuple[int, ...]
     slice_context: int
     slice_steps: int

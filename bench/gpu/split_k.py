@@ -1,6 +1,6 @@
-"""A product whose K is cut into parts that are added as they arrive: what no kernel of ours may do.
+"""A split-K product with atomic sums, whose order varies: no kernel of ours may do that. Measures what this rule costs.
 
-For measuring what that rule costs. Legend: M rows, N outputs, K inputs, B a tile's sizes.
+Legend: M rows, N outputs, K inputs; BM, BN, BK sizes of a tile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def split_k_kernel(
 
 
 def split_k_linear(x_MK: Tensor, w_NK: Tensor, tile: Tile, parts: int) -> Tensor:
-    """x @ w.T in x's dtype."""
+    """Returns x @ w.T in x's dtype."""
     (m, k), n = x_MK.shape, len(w_NK)
     sum_MN = torch.zeros((m, n), dtype=torch.float32, device=x_MK.device)
     split_k_kernel[(triton.cdiv(m, tile.BM), triton.cdiv(n, tile.BN), parts)](

@@ -1,4 +1,4 @@
-"""Tiles worth trying on a Hopper GPU, and the small ones of a dry run. Legend as in gpu/tiles.py."""
+"""Tile candidates for a Hopper GPU. Field names as in caracal_kernels/triton/tiles.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from caracal_kernels.triton.tiles import Tile, paths_for
 
 from bench.gpu.bench import Bench
 
-# (BM, BN, warps, stages, weights on the left); BK is the dtype's own, since it is part of the numerics.
-_TRIED = (
+# (BM, BN, warps, stages, weights on the left); BK is fixed for each dtype, since it is part of the numerics.
+_CANDIDATES = (
     (16, 128, 4, 5, True),
     (128, 128, 8, 4, False),
     (32, 128, 4, 4, True),
@@ -26,18 +26,18 @@ _TRIED = (
 )
 
 
-def tiles(bench: Bench, n: int, k: int, dtype: torch.dtype, pair: bool, most: int = 100) -> list[Tile]:
-    """At most so many candidates for an [M, k] x [n, k] product, the two that are in use first."""
-    paths = paths_for(n, k, dtype, pair)
+def tiles(bench: Bench, n: int, k: int, dtype: torch.dtype, gate_up: bool, most: int = 100) -> list[Tile]:
+    """Returns at most `most` candidates for an [M, k] x [n, k] product, beginning with the two in use."""
+    paths = paths_for(n, k, dtype, gate_up)
     used = [paths.small, paths.large]
     if bench.dry:
         return used
-    tried = [Tile(bm, bn, paths.small.BK, warps, stages, swap) for bm, bn, warps, stages, swap in _TRIED]
+    tried = [Tile(bm, bn, paths.small.BK, warps, stages, swap) for bm, bn, warps, stages, swap in _CANDIDATES]
     return (used + [tile for tile in tried if tile not in used])[:most]
 
 
 def deeper(tile: Tile) -> Tile:
-    """Twice the inputs at a time: fewer steps, other groups of products, so other bits."""
+    """Returns the tile with twice the step over K: the sums are grouped differently, so bits differ."""
     return replace(tile, BK=2 * tile.BK, stages=max(1, tile.stages // 2))
 
 

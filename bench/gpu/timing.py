@@ -1,7 +1,7 @@
-"""Device time of calls: CUDA events around many of them, medians.
+"""Device time of calls: medians over passes, measured with CUDA events.
 
-A pass begins with a sleep on the device, long enough for the host to queue all launches behind it: so gaps between
-launches are the device's own, as in a recorded graph. Calls rotate through their own inputs, or L2 would hold them.
+A pass begins with a sleep on the device, long enough for the host to queue all launches behind it: gaps between
+launches are then as short as in a CUDA graph. Calls rotate through several inputs, so that none stay in L2.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 
 Call = Callable[[], object]
-TARGET_S, QUICK_S = 0.25, 0.1  # of measured passes for one figure; where many are compared
-FEWEST, MOST = 5, 60  # passes
-SLEEP_HZ = 2.0e9  # no card's clock is faster, so a sleep is never too short
-LONGEST_SLEEP_S = 0.3
+TARGET_S, QUICK_S = 0.25, 0.1  # measured time of one result; of each of many that are compared
+MIN_PASSES, MAX_PASSES = 5, 60
+SLEEP_HZ = 2.0e9  # above every GPU's clock, so that no sleep is too short
+MAX_SLEEP_S = 0.3
 
 
 class Clock(Protocol):
@@ -28,23 +28,23 @@ class Clock(Protocol):
 
 
 class DeviceClock:
-    """Of the current CUDA device."""
+    """Measures on the current CUDA device."""
 
     def seconds(self, calls: Sequence[Call], target_s: float = TARGET_S) -> float:
-        """The median over passes through all `calls`, divided by their number."""
-        self._pass(calls)  # compiles
+        """Returns the median of passes through all `calls`, divided by their number."""
+        self._pass(calls)  # compiles kernels
         began_s = time.perf_counter()
         self._pass(calls)
         whole_s = time.perf_counter() - began_s
-        repeats = max(FEWEST, min(MOST, round(target_s / whole_s)))
-        for _ in range(FEWEST):  # the clocks rise
+        repeats = max(MIN_PASSES, min(MAX_PASSES, round(target_s / whole_s)))
+        for _ in range(MIN_PASSES):  # until the GPU's clocks have risen
             host_s = self._pass(calls)
-        cycles = int(min(LONGEST_SLEEP_S, 1.5 * host_s + 50e-6) * SLEEP_HZ)
+        cycles = int(min(MAX_SLEEP_S, 1.5 * host_s + 50e-6) * SLEEP_HZ)
         return statistics.median(self._timed(calls, cycles) for _ in range(repeats)) / len(calls)
 
     @staticmethod
     def _pass(calls: Sequence[Call]) -> float:
-        """Seconds that the host took to launch."""
+        """Returns the seconds that the host needs for the launches."""
         began_s = time.perf_counter()
         for call in calls:
             call()
@@ -54,8 +54,8 @@ class DeviceClock:
 
     @staticmethod
     def _timed(calls: Sequence[Call], cycles: int) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it bare
-        torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(cycles)
         begin.record()
         for call in calls:
             call()
@@ -66,7 +66,7 @@ class DeviceClock:
 
 
 class NoClock:
-    """Runs one of the calls and has no figure: for dry runs."""
+    """Runs one of the calls and returns NaN: for dry runs."""
 
     def seconds(self, calls: Sequence[Call], target_s: float = TARGET_S) -> float:
         calls[-1]()

@@ -1,8 +1,8 @@
-"""`python -m bench.gpu.tune`: which tiles gpu/tiles.py should hold, found by trying; bounded in time.
+"""`python -m bench.gpu.tune` measures tile candidates, for the table in caracal_kernels/triton/tiles.py.
 
-For each product it prints the best tile for few rows, the best for many, from how many rows on the second is faster,
-and whether the two gave the same bits. Only then will rows choose between them: every process asks its device at start
-(gpu/same_bits.py), and where they differ the first has to serve all numbers of rows.
+For each product it prints the best tile for few rows, the best for many, the number of rows from which the second is
+faster, and whether both give the same bits. Only then can a kernel choose by rows: every process checks this on its
+device at start (caracal_kernels/triton/tile_invariance.py), and otherwise uses the first tile for all rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from bench.gpu.main import prepared
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.tune", description="Tries tiles of the products.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu.tune", description="Measures tile candidates of each product."
+    )
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: nothing is measured")
     parser.add_argument("--seconds", type=float, default=480.0, help="time for all products together")
     given = parser.parse_args(arguments)
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
         tried = try_all(bench, product, began_s + given.seconds * number / count)
         print("\n".join(advice(product, tried, bench.sizes.tune_rows, bench.dry)), flush=True)
     if bench.dry:
-        print("dry run: nothing was measured, and no tile is better than another")
+        print("dry run: nothing was measured, so the tiles are not ranked")
     return 0
 
 

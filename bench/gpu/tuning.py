@@ -1,6 +1,7 @@
-"""Products at real widths with every tile worth trying, and what comes of it.
+"""Measures products at real widths with every tile candidate.
 
-Legend: N outputs, K inputs, G experts, P pairs, D hidden, F inner width, M rows.
+Legend: M rows, N outputs, K inputs of a dense product; G experts, R rows, A (row, expert) assignments, D hidden,
+F inner width.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ from caracal_kernels.triton.quantize import quantize_triton
 from caracal_kernels.triton.tiles import Tile
 from torch import Tensor
 
-from bench.gpu.bench import GIVES_UP, Bench, first_line
+from bench.gpu.bench import CANNOT_RUN, Bench, first_line
 from bench.gpu.expert_inputs import FP8, Rows, Weights
 from bench.gpu.main import release
 from bench.gpu.tile_candidates import tiles
 from bench.gpu.timing import QUICK_S
 
-SETS = 4  # of a dense product's weights, in turn: L2 would hold one
-FEW = 64  # rows that the small tile is chosen for
+SETS = 4  # sets of a dense product's weights, used in turn, so that none stays in L2
+FEW_ROWS = 64  # the small tile is chosen for at most so many rows
 Compute = Callable[[Tile], Tensor]
 
 
 @dataclass(frozen=True)
 class Product:
-    """`inputs` draws so many rows (for each expert) and returns what computes with a tile, one for each input set."""
+    """A product to tune. `inputs(rows)` makes input sets of so many rows; each is a function of the tile."""
 
     name: str
     n: int
     k: int
     kind: str
-    pair: bool
+    gate_up: bool
     inputs: Callable[[int], list[Compute]]
 
 
 def products(bench: Bench) -> Iterator[Product]:
-    """Dense ones in bf16; the experts' two in bf16 and fp8."""
+    """Yields the dense products in bf16, and the experts' two products in bf16 and fp8."""
     new = partial(torch.randn, device=bench.device, dtype=torch.bfloat16)
     for n, k in bench.sizes.linear:
         weights = [new(n, k).mul_(k**-0.5) for _ in range(SETS)]
@@ -53,7 +54,7 @@ def products(bench: Bench) -> Iterator[Product]:
         yield Product(f"linear {n} x {k}, bf16", n, k, "bf16", False, dense)
     s = bench.sizes
     for kind in ("bf16", "fp8"):
-        experts = Weights.drawn(kind, s.experts, s.hidden, s.inner, bench.device)
+        experts = Weights.random(kind, s.experts, s.hidden, s.inner, bench.device)
         for part in (_gate_up, _down):
             yield part(bench, experts)
 
@@ -63,11 +64,10 @@ def _linear(x_MK: Tensor, w_NK: Tensor, tile: Tile) -> Tensor:
 
 
 def _gate_up(bench: Bench, weights: Weights) -> Product:
-
     groups, hidden, inner = weights.sizes
 
     def inputs(rows: int) -> list[Compute]:
-        batch = Rows.drawn(bench, groups, rows)
+        batch = Rows.random(bench, groups, rows)
         x, scales = batch.x_RD, None
         if weights.kind == "fp8":
             x, x_scale = quantize_triton(x)
@@ -84,11 +84,10 @@ def _gate_up(bench: Bench, weights: Weights) -> Product:
 
 
 def _down(bench: Bench, weights: Weights) -> Product:
-
     groups, hidden, inner = weights.sizes
 
     def inputs(rows: int) -> list[Compute]:
-        batch = Rows.drawn(bench, groups, rows)
+        batch = Rows.random(bench, groups, rows)
         inner_AF, scales = torch.randn(groups * rows, inner, device=bench.device, dtype=torch.bfloat16), None
         if weights.kind == "fp8":
             inner_AF, inner_scale = quantize_triton(inner_AF)
@@ -106,7 +105,7 @@ def _down(bench: Bench, weights: Weights) -> Product:
 
 @dataclass
 class Tried:
-    """Seconds of each tile by rows, and which gave other bits than the tile in use for few rows, or did not run."""
+    """Seconds of each tile by rows; tiles whose bits differ from those of the small tile in use; tiles that failed."""
 
     seconds: dict[Tile, dict[int, float]]
     other_bits: set[Tile]
@@ -114,8 +113,7 @@ class Tried:
 
 
 def try_all(bench: Bench, product: Product, deadline_s: float) -> Tried:
-
-    candidates = tiles(bench, product.n, product.k, torch.bfloat16 if product.kind == "bf16" else FP8, product.pair)
+    candidates = tiles(bench, product.n, product.k, torch.bfloat16 if product.kind == "bf16" else FP8, product.gate_up)
     tried = Tried({tile: {} for tile in candidates}, set(), {})
     for rows in bench.sizes.tune_rows:
         computes = product.inputs(rows)
@@ -127,14 +125,14 @@ def try_all(bench: Bench, product: Product, deadline_s: float) -> Tried:
                 if not torch.equal(computes[0](tile), exact):
                     tried.other_bits.add(tile)
                 tried.seconds[tile][rows] = bench.clock.seconds([partial(each, tile) for each in computes], QUICK_S)
-            except GIVES_UP as error:
+            except CANNOT_RUN as error:
                 tried.failed[tile] = first_line(error)
         release(bench)
     return tried
 
 
 def choose(tried: Tried, rows: list[int]) -> Tile | None:
-    """The tile that is slowest by the least factor over all of these rows; None without one measured at all of them."""
+    """Returns the tile with the least product of slowdowns over these rows; None if none was measured at all."""
     complete = {tile: s for tile, s in tried.seconds.items() if all(r in s for r in rows)}
     if not complete or not rows:
         return None
@@ -143,10 +141,10 @@ def choose(tried: Tried, rows: list[int]) -> Tile | None:
 
 
 def advice(product: Product, tried: Tried, rows: tuple[int, ...], dry: bool) -> list[str]:
-    few, many = [r for r in rows if r <= FEW], [r for r in rows if r > FEW]
+    few, many = [r for r in rows if r <= FEW_ROWS], [r for r in rows if r > FEW_ROWS]
     small, large = choose(tried, few), choose(tried, many)
     if small is None or large is None:
-        return [f"{product.name}: not measured: the time was over"]
+        return [f"{product.name}: not measured: the time is used up"]
     at = tried.seconds
     crossing = next((r for r in many if at[large][r] < at[small].get(r, math.inf)), 0)
     same = not {small, large} & tried.other_bits
@@ -154,7 +152,9 @@ def advice(product: Product, tried: Tried, rows: tuple[int, ...], dry: bool) -> 
         f"{product.name}, (N, K) = ({product.n}, {product.k})",
         f"  Paths({small}, {large}, {crossing or 'never'})",
     ]
-    lines.append(f"  {'the same bits here: rows may choose' if same else 'other bits: rows may not choose'}")
+    lines.append(
+        f"  {'the same bits on this device: the tile may depend on rows' if same else 'other bits: it may not'}"
+    )
     for tile, seconds in [] if dry else at.items():
         times = ", ".join(f"{r}: {1e6 * s:.0f}" for r, s in seconds.items())
         lines.append(f"  {tile}: us by rows {times}{' (other bits)' if tile in tried.other_bits else ''}")

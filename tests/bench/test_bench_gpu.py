@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: every path runs in the interpreter, and nothing is passed off as a measurement."""
+"""The GPU benchmark without a GPU: every path runs in Triton's interpreter, and no time is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
@@ -21,7 +23,7 @@ from support.ops_compile import SM90_SHARED_BYTES, compile_sm90, why_not
 from torch import Tensor
 
 from bench.gpu import experts, main, report
-from bench.gpu.bench import Bench, Case, Ceilings, Disagrees, Left, Rival, Row, distance, fastest
+from bench.gpu.bench import Baseline, Bench, Case, Ceilings, Mismatch, Row, SkippedCase, distance, fastest
 from bench.gpu.expert_inputs import Rows, Weights
 from bench.gpu.layer_slice.parent import fitted, layer_bytes, moved_and_flops
 from bench.gpu.sizes import LONGCAT, REAL, TINY
@@ -46,12 +48,18 @@ def dry_bench() -> Bench:
     return Bench(torch.device(DEVICE), TINY, NoClock(), dry=True)
 
 
-def row(**changed: object) -> Row:
-    given = {"section": "s", "case": "c", "seconds": 2e-3, "bytes": 10**9, "flops": 10**9, "bound": "bandwidth"}
-    return Row(**(given | {"floor_s": 1e-3, "goal": 0.85, "rival": "other", "rival_s": 3e-3} | changed))  # type: ignore[arg-type]
+USUAL = Row(
+    section="s", case="c", seconds=2e-3, bytes=10**9, flops=10**9, bound="bandwidth", floor_s=1e-3, goal=0.85,
+    baseline="other", baseline_s=3e-3,
+)  # fmt: skip
 
 
-def test_a_dry_run_takes_every_path_and_measures_nothing(tmp_path: Path) -> None:
+def row(**changed: Any) -> Row:
+    return replace(USUAL, **changed)
+
+
+@pytest.mark.processes
+def test_a_dry_run_runs_every_path_and_measures_nothing(tmp_path: Path) -> None:
     done = command("bench.gpu.main", "--dry", "--out", str(tmp_path), OUT=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -61,28 +69,30 @@ def test_a_dry_run_takes_every_path_and_measures_nothing(tmp_path: Path) -> None
         for link in ("grpc", "nccl"):
             assert any(line.startswith("layer slice: ") and f"{kind}, {link}, " in line for line in lines), (kind, link)
     assert lines[-1].startswith("dry run: ")
-    assert lines[-1].endswith("0 cases without; nothing was measured")
+    assert lines[-1].endswith("0 cases skipped; nothing was measured")
     assert not MILLISECOND.search(done.stdout)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_tuning_takes_every_path() -> None:
+@pytest.mark.processes
+def test_a_dry_tuning_runs_every_path() -> None:
     done = command("bench.gpu.tune", "--dry")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Paths(Tile(") == len(TINY.linear) + 4
     assert not MILLISECOND.search(done.stdout)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.processes
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("module", ["bench.gpu.main", "bench.gpu.tune"])
-def test_without_a_gpu_one_line_and_2(module: str, tmp_path: Path) -> None:
+def test_without_a_gpu_it_prints_one_line_and_exits_with_2(module: str, tmp_path: Path) -> None:
     done = command(module, *(["--out", str(tmp_path)] if module.endswith("main") else []), OUT=str(tmp_path))
     assert done.returncode == 2
     assert re.fullmatch(r".*no GPU that torch can use on this machine; nothing is measured\n", done.stdout)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_binds_and_the_share() -> None:
+def test_the_binding_ceiling_and_the_share() -> None:
     ceilings = Ceilings(bandwidth=1e12, rates={"bf16": 1e14})
     assert ceilings.binding(10**9, 10**9, "bf16") == ("bandwidth", 1e-3)
     assert ceilings.binding(10**9, 10**12, "bf16") == ("bf16 rate", 1e-2)
@@ -92,7 +102,11 @@ def test_what_binds_and_the_share() -> None:
 def test_the_table_and_the_files(tmp_path: Path) -> None:
     found = report.Report({"device": "a card", "torch": "torch 2"})
     found.add(
-        [row(), row(section="t", rival="none: absent", rival_s=math.nan, goal=0.4), Left("t", "d", "skipped: late")]
+        [
+            row(),
+            row(section="t", baseline="none: absent", baseline_s=math.nan, goal=0.4),
+            SkippedCase("t", "d", "skipped: late"),
+        ]
     )
     assert not found.failed
     found.write([tmp_path / "one", tmp_path / "two"])
@@ -101,9 +115,9 @@ def test_the_table_and_the_files(tmp_path: Path) -> None:
     assert "| 40 % | none: absent |" in table
     assert "- t, d: skipped: late" in table
     data = json.loads((tmp_path / "two" / "gpu.json").read_text())
-    assert [one["rival_s"] for one in data["rows"]] == [3e-3, None]
+    assert [one["baseline_s"] for one in data["rows"]] == [3e-3, None]
     assert data["rows"][0]["share"] == pytest.approx(0.5)
-    assert data["left"][0]["reason"] == "skipped: late"
+    assert data["skipped"][0]["reason"] == "skipped: late"
 
 
 def test_late_cases_are_skipped_and_failing_ones_reported() -> None:
@@ -124,21 +138,21 @@ def test_late_cases_are_skipped_and_failing_ones_reported() -> None:
 
     main.run_section(bench, found, "s", cases)
     assert len(found.rows) == 1
-    assert [(one.case, one.reason, one.failed) for one in found.left] == [
+    assert [(one.case, one.reason, one.failed) for one in found.skipped] == [
         ("fails", "RuntimeError: first", True),
-        ("never", "skipped: the section's time was over", False),
+        ("never", "skipped: the section's time is used up", False),
         ("preparation", "ValueError: prepared badly", True),
     ]
     assert found.failed
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp8"])
-def test_a_wrong_answer_is_not_timed(kind: str) -> None:
+def test_a_wrong_result_is_not_timed(kind: str) -> None:
     bench = dry_bench()
-    weights, rows = Weights.drawn(kind, 3, 128, 64, bench.device), Rows.drawn(bench, 3, 4)
+    weights, rows = Weights.random(kind, 3, 128, 64, bench.device), Rows.random(bench, 3, 4)
     y_AD = experts.compute(weights, rows)
     assert experts.check(weights, rows, y_AD) < experts.LIMIT
-    with pytest.raises(Disagrees):
+    with pytest.raises(Mismatch):
         experts.check(weights, rows, y_AD.roll(1, 0))
     unwritten = y_AD.clone()
     unwritten[5, 7] = math.nan
@@ -146,22 +160,22 @@ def test_a_wrong_answer_is_not_timed(kind: str) -> None:
         experts.check(weights, rows, unwritten)
 
 
-def test_a_rival_has_to_run_and_to_agree() -> None:
+def test_a_baseline_must_run_and_give_the_right_result() -> None:
     ours = torch.randn(5, 4)
 
     def absent() -> Tensor:
         raise ImportError("no such library")
 
-    wrong = Rival("wrong", [lambda: None], lambda: ours + 1)
-    missing = Rival("missing", [absent], absent)
-    right = Rival("right", [lambda: None], lambda: ours * 1.001)
+    wrong = Baseline("wrong", [lambda: None], lambda: ours + 1)
+    missing = Baseline("missing", [absent], absent)
+    right = Baseline("right", [lambda: None], lambda: ours * 1.001)
     assert fastest(NoClock(), [wrong, missing, right], ours)[0] == "right"
     name, seconds = fastest(NoClock(), [wrong, missing], ours)
     assert re.match(r"none: wrong: relative error .*; missing: no such library", name)
     assert math.isnan(seconds)
 
 
-def test_the_distance_of_two_answers() -> None:
+def test_the_distance_of_two_results() -> None:
     exact = torch.randn(5000, 3)  # more than one chunk
     other = exact.clone()
     other[4999] += 1
@@ -171,15 +185,16 @@ def test_the_distance_of_two_answers() -> None:
     assert distance(other, exact) == math.inf
 
 
-def test_k_in_parts_is_the_same_product() -> None:
+def test_split_k_gives_the_same_product() -> None:
     x_MK, w_NK = (torch.randn(outputs, 200, device=DEVICE).bfloat16() for outputs in (5, 70))
     exact_MN = x_MK.double() @ w_NK.double().T
     for parts in (1, 3):
         assert distance(split_k_linear(x_MK, w_NK, Tile(16, 64, 64, 4, 1, swap_ab=True), parts), exact_MN) < 5e-3
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-def test_k_in_parts_compiles_for_hopper() -> None:
+def test_split_k_compiles_for_hopper() -> None:
     signature = {"x_ptr": "*bf16", "w_ptr": "*bf16", "sum_ptr": "*fp32", "M": "i32", "N": "i32", "K": "i32"}
     made = compile_sm90(split_k_kernel, signature, {"BM": 64, "BN": 128, "BK": 64}, 8, 4, ("N", "K"))
     assert made.shared_bytes <= SM90_SHARED_BYTES
@@ -187,7 +202,7 @@ def test_k_in_parts_compiles_for_hopper() -> None:
     assert "wgmma.mma_async.sync.aligned.m64n" in made.ptx
 
 
-def test_the_tile_that_is_chosen() -> None:
+def test_the_chosen_tile() -> None:
     a, b, c = (Tile(bm, 64, 64, 4, 1, swap_ab=True) for bm in (16, 32, 64))
     tried = Tried({a: {1: 1.0, 16: 4.0}, b: {1: 1.2, 16: 2.0}, c: {1: 0.1}}, set(), {})
     assert choose(tried, [1, 16]) == b  # c was not measured at 16
@@ -195,7 +210,7 @@ def test_the_tile_that_is_chosen() -> None:
     assert choose(tried, [64]) is None
 
 
-def test_the_work_of_a_slice() -> None:
+def test_bytes_and_parameters_of_a_slice() -> None:
     """longcat-flash 1.7: a layer is 19,966,227,200 parameters, each of its 512 experts 37,748,736. The gate is fp32."""
     config = ModelConfig.from_dict(LONGCAT | {"num_layers": 1, "max_position_embeddings": 4096})
     dense, expert = layer_bytes(config, "bf16")
@@ -208,9 +223,9 @@ def test_the_work_of_a_slice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "room_gb", "layers", "experts"),
+    ("kind", "memory_gb", "layers", "experts"),
     [("bf16", 70, 1, 512), ("fp8", 70, 3, 512), ("bf16", 130, 3, 512), ("bf16", 20, 1, 239), ("bf16", 2000, 28, 512)],
 )
-def test_the_slice_that_fits(kind: str, room_gb: int, layers: int, experts: int) -> None:
-    found = ModelConfig.from_dict(fitted(REAL, kind, room_gb * 1e9))
+def test_the_slice_that_fits(kind: str, memory_gb: int, layers: int, experts: int) -> None:
+    found = ModelConfig.from_dict(fitted(REAL, kind, memory_gb * 1e9))
     assert (found.num_layers, found.n_routed_experts) == (layers, experts)

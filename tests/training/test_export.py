@@ -1,4 +1,4 @@
-"""The exported checkpoint, read by transformers, gives the logits of the model that was trained."""
+"""The exported checkpoint, read by transformers, gives the logits of the trained model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = Path(__file__).parents[2] / "models" / "caracal-tiny"
 
 
 def fused(tensors: dict[str, Tensor], config: LongcatFlashConfig) -> dict[str, Tensor]:
-    """Experts stacked as transformers has them; its gate_up_proj also has (unused) rows for the zero experts."""
+    """Returns the experts stacked as in transformers, whose gate_up_proj also has unused rows for the zero experts."""
     tensors = dict(tensors)
     for layer in range(config.num_layers):
         stem = f"model.layers.{layer}.mlp.experts."
@@ -35,7 +35,9 @@ def fused(tensors: dict[str, Tensor], config: LongcatFlashConfig) -> dict[str, T
 
 def test_logits_equal_those_of_transformers() -> None:
     config = LongcatFlashConfig(**json.loads((MODEL / "config.json").read_text()))
-    reference = LongcatFlashForCausalLM(config).float().eval()
+    reference = LongcatFlashForCausalLM(config)
+    reference.float()  # type: ignore[no-untyped-call]  # of transformers
+    reference.eval()  # type: ignore[no-untyped-call]  # of torch
     tensors: dict[str, Tensor] = {}
     for file in sorted(MODEL.glob("*.safetensors")):
         tensors |= load_file(file)

@@ -1,4 +1,4 @@
-"""Dialogues, chat format and tokenizer of the built-in model, and what its training promised about routing."""
+"""Dialogues, chat format and tokenizer of the built-in model, and the routing it was trained for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_tools(seed: int) -> Dialogue:
     return next(d for d in dialogues(seed, 0, 100) if any("tool_calls" in m for m in d.messages))
 
 
-def test_a_seed_names_one_stream_of_dialogues() -> None:
+def test_a_seed_determines_the_dialogues() -> None:
     assert list(dialogues(3, 5, 40)) == [dialogue_at(3, number) for number in range(5, 45)]
 
 
@@ -45,7 +45,7 @@ def test_held_out_dialogues_are_not_those_of_training() -> None:
     assert len(held_out & trained) == 0
 
 
-def test_every_kind_of_answer_occurs_in_the_played_dialogues() -> None:
+def test_every_kind_of_answer_occurs() -> None:
     kinds = {answer.category for d in dialogues(HELD_OUT + 1, 0, 200) for answer in d.answers}
     assert kinds >= {"arithmetic", "counting", "conversion", "fact", "recall", "tool call", "tool result", "no tool"}
 
@@ -72,13 +72,13 @@ def test_template_takes_arguments_as_object_or_text() -> None:
     assert render(dialogue, parsed) == render(dialogue)
 
 
-def test_template_refuses_an_unknown_role() -> None:
+def test_template_rejects_an_unknown_role() -> None:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
 
-    def refuse(text: str) -> None:
+    def raise_exception(text: str) -> None:
         raise ValueError(text)
 
-    environment.globals["raise_exception"] = refuse
+    environment.globals["raise_exception"] = raise_exception
     template = environment.from_string((MODEL / "chat_template.jinja").read_text())
     with pytest.raises(ValueError, match="unknown role wizard"):
         template.render(messages=[{"role": "wizard", "content": "abracadabra"}])
@@ -94,7 +94,7 @@ def test_tokenizer_keeps_digits_apart_and_gives_text_back() -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_pieces_encode_as_the_whole_does() -> None:
+def test_segments_encode_as_the_whole_text_does() -> None:
     _, tokenizer = load_exported(MODEL)
     for dialogue in dialogues(14, 0, 40):
         parts = [text for text, _ in segments(dialogue)]
@@ -102,7 +102,7 @@ def test_pieces_encode_as_the_whole_does() -> None:
         assert whole == [i for text in parts for i in tokenizer.encode(text, add_special_tokens=False).ids]
 
 
-def test_exported_model_answers_and_uses_as_many_ffn_experts_as_it_was_steered_to() -> None:
+def test_exported_model_answers_and_uses_the_targeted_number_of_ffn_experts() -> None:
     model, tokenizer = load_exported(MODEL)
     result = score(model, tokenizer, list(islice(dialogues(HELD_OUT + 2, 0, 60), 60)))
     assert result.share >= 0.9

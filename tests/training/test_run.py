@@ -1,4 +1,4 @@
-"""A training run can be killed and go on; the bias controller steers towards its target."""
+"""A training run can be interrupted and continued; the bias controller reaches its target."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
-def test_a_run_refuses_the_folder_of_another_recipe(tmp_path: Path) -> None:
+def test_a_run_rejects_the_folder_of_another_recipe(tmp_path: Path) -> None:
     Run.open(tmp_path, SMALL, RECIPE)
     with pytest.raises(ValueError, match=r"recipe\.json"):
         Run.open(tmp_path, SMALL, Recipe(steps=5))

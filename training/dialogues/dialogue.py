@@ -1,4 +1,4 @@
-"""Whole dialogues: a system prompt, declared tools and a few rounds, drawn from one seed."""
+"""Whole dialogues: a system prompt, declared tools and a few rounds, all generated from one seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """One assistant message: where it stands in the dialogue and what kind it is."""
+    """One assistant message: its index in the dialogue and its category."""
 
     index: int
     category: str
@@ -62,13 +62,13 @@ class _Draft:
         return call_id
 
     def question(self) -> None:
-        """A round that needs no tool."""
-        draw = self.rng.random()
-        if draw < 0.5:
+        """Adds a round that needs no tool."""
+        roll = self.rng.random()
+        if roll < 0.5:
             category, question, answer = self.rng.choice(SKILLS)(self.rng)
-        elif draw < 0.67:
+        elif roll < 0.67:
             category, question, answer = self.memory.state(self.rng)
-        elif draw < 0.95:
+        elif roll < 0.95:
             ask = self.memory.known or self.rng.random() < 0.1
             category, question, answer = self.memory.ask(self.rng) if ask else self.memory.state(self.rng)
         else:
@@ -77,22 +77,22 @@ class _Draft:
         self.answer(category, answer)
 
     def use_tool(self) -> None:
-        """A round that one of the declared tools answers, or that none can."""
+        """Adds a round that one of the declared tools can answer, or none."""
         if not self.tools or self.rng.random() < 0.1:
             missing = [tool for tool in TOOLS if tool not in self.tools]
-            self.say("user", self.rng.choice(missing).exchange(self.rng).question)
+            self.say("user", self.rng.choice(missing).example(self.rng).question)
             return self.answer("no tool", NO_TOOL)
         tool = self.rng.choice(self.tools)
-        exchange = tool.exchange(self.rng)
-        self.say("user", exchange.question)
-        call_id = self.call(tool.name, exchange.arguments)
-        result = json.dumps(exchange.result)
+        example = tool.example(self.rng)
+        self.say("user", example.question)
+        call_id = self.call(tool.name, example.arguments)
+        result = json.dumps(example.result)
         self.messages.append({"role": "tool", "tool_call_id": call_id, "content": result})
-        return self.answer("tool result", exchange.answer)
+        return self.answer("tool result", example.answer)
 
 
 def dialogue_at(seed: int, number: int) -> Dialogue:
-    """Dialogue `number` of the stream that `seed` names. Pure: the same arguments give the same dialogue."""
+    """Returns dialogue `number` of the stream of `seed`. Equal arguments give equal dialogues."""
     rng = Random(f"caracal dialogues {seed} {number}")
     with_tools = rng.random() < TOOL_SHARE
     draft = _Draft(rng, rng.sample(TOOLS, rng.choice((1, 1, 2, 2, 3))) if with_tools else [])
@@ -107,5 +107,5 @@ def dialogue_at(seed: int, number: int) -> Dialogue:
 
 
 def dialogues(seed: int, start: int, count: int) -> Iterator[Dialogue]:
-    """Dialogues `start` .. `start + count - 1` of a stream."""
+    """Returns dialogues `start` to `start + count - 1` of a stream."""
     return (dialogue_at(seed, number) for number in range(start, start + count))

@@ -14,7 +14,7 @@ UNKNOWN = "You have not told me."
 
 @dataclass(frozen=True)
 class Fact:
-    """`said`, `asked` and `answered` hold `{}` where the value stands."""
+    """One kind of fact; `{}` in `said`, `asked` and `answered` is the place of its value."""
 
     said: tuple[str, ...]
     asked: tuple[str, ...]
@@ -78,12 +78,12 @@ THINGS = tuple(_place(thing) for thing in words.OBJECTS)
 
 @dataclass
 class Memory:
-    """What the user has told so far in one dialogue."""
+    """The facts that the user has stated so far in one dialogue."""
 
     known: dict[int, str] = field(default_factory=dict)
 
     def state(self, rng: Random) -> Question:
-        """A new fact, or an old one with another value: the later one counts."""
+        """Returns a statement of a new fact, or of a known one with a new value, which replaces the old one."""
         facts = FACTS + THINGS
         index = rng.randrange(len(FACTS)) if rng.random() < 0.7 else rng.randrange(len(facts))
         fact = facts[index]
@@ -91,7 +91,7 @@ class Memory:
         return "fact", rng.choice(fact.said).format(self.known[index]), fact.thanks.format(self.known[index])
 
     def ask(self, rng: Random) -> Question:
-        """A question about a known fact; sometimes about one that was never told."""
+        """Returns a question about a known fact, or sometimes about an unknown one."""
         facts = FACTS + THINGS
         anything = not self.known or rng.random() < 0.12
         index = rng.randrange(len(facts)) if anything else rng.choice(list(self.known))

@@ -1,4 +1,4 @@
-"""Tools that a dialogue may declare, and exchanges that use them: question, call, result, answer."""
+"""Tools that a dialogue may declare, and examples of their use: question, call, result, answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NO_TOOL = "I have no tool for that."
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """One question that a tool answers."""
+class ToolExchange:
+    """A question, the call and result of a tool, and the answer."""
 
     question: str
     arguments: dict[str, Any]
@@ -27,10 +27,10 @@ class Tool:
     name: str
     description: str
     properties: dict[str, str]  # argument -> JSON schema type
-    exchange: Callable[[Random], Exchange]
+    example: Callable[[Random], ToolExchange]
 
     def schema(self) -> dict[str, Any]:
-        """The tool as the OpenAI API declares it."""
+        """Returns the declaration of the tool for the OpenAI API."""
         parameters = {
             "type": "object",
             "properties": {name: {"type": kind} for name, kind in self.properties.items()},
@@ -40,10 +40,10 @@ class Tool:
         return {"type": "function", "function": function}
 
 
-def _weather(rng: Random) -> Exchange:
+def _weather(rng: Random) -> ToolExchange:
     city, degrees, sky = rng.choice(words.CITIES), rng.randint(0, 35), rng.choice(words.SKIES)
     forms = ("What is the weather in {}?", "How is the weather in {}?", "Tell me the weather in {}.")
-    return Exchange(
+    return ToolExchange(
         rng.choice(forms).format(city),
         {"city": city},
         {"celsius": degrees, "sky": sky},
@@ -51,23 +51,23 @@ def _weather(rng: Random) -> Exchange:
     )
 
 
-def _time(rng: Random) -> Exchange:
+def _time(rng: Random) -> ToolExchange:
     city, time = rng.choice(words.CITIES), f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
     forms = ("What time is it in {}?", "Tell me the time in {}.")
-    return Exchange(rng.choice(forms).format(city), {"city": city}, {"time": time}, f"It is {time} in {city}.")
+    return ToolExchange(rng.choice(forms).format(city), {"city": city}, {"time": time}, f"It is {time} in {city}.")
 
 
-def _timer(rng: Random) -> Exchange:
+def _timer(rng: Random) -> ToolExchange:
     minutes = rng.randint(2, 59)
     forms = ("Set a timer for {} minutes.", "Wake me in {} minutes.")
     answer = f"The timer is set for {minutes} minutes."
-    return Exchange(rng.choice(forms).format(minutes), {"minutes": minutes}, {"ok": True}, answer)
+    return ToolExchange(rng.choice(forms).format(minutes), {"minutes": minutes}, {"ok": True}, answer)
 
 
-def _cart(rng: Random) -> Exchange:
+def _cart(rng: Random) -> ToolExchange:
     item, quantity, total = rng.choice(words.ITEMS), rng.randint(2, 20), rng.randint(20, 99)
     forms = ("Put {} {} in the cart.", "Add {} {} to my cart.", "I want to buy {} {}.")
-    return Exchange(
+    return ToolExchange(
         rng.choice(forms).format(quantity, item),
         {"item": item, "quantity": quantity},
         {"total": total},
@@ -75,18 +75,18 @@ def _cart(rng: Random) -> Exchange:
     )
 
 
-def _message(rng: Random) -> Exchange:
+def _message(rng: Random) -> ToolExchange:
     name, text = words.person(rng), rng.choice(words.NOTES)
     forms = ("Write to {}: {}.", "Send {} a message: {}.")
     question = rng.choice(forms).format(name, text)
-    return Exchange(question, {"to": name, "text": text}, {"ok": True}, f"The message to {name} is sent.")
+    return ToolExchange(question, {"to": name, "text": text}, {"ok": True}, f"The message to {name} is sent.")
 
 
-def _multiply(rng: Random) -> Exchange:
+def _multiply(rng: Random) -> ToolExchange:
     a, b = rng.randint(100, 999), rng.randint(11, 99)
     forms = ("What is {} * {}?", "What is {} times {}?", "Multiply {} by {}.")
     question = rng.choice(forms).format(a, b)
-    return Exchange(question, {"a": a, "b": b}, {"product": a * b}, f"The product is {a * b}.")
+    return ToolExchange(question, {"a": a, "b": b}, {"product": a * b}, f"The product is {a * b}.")
 
 
 TOOLS = (

@@ -1,4 +1,4 @@
-"""The small world that the dialogues speak about."""
+"""The vocabulary of the dialogues."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CODAS = ("", "", "n", "l", "r", "s")
 
 
 def person(rng: Random) -> str:
-    """A common name, or now and then one that nobody has, so that the model learns to copy and not to guess."""
+    """Returns a common name, or sometimes an invented one, so that the model learns to copy names."""
     if rng.random() < 0.85:
         return rng.choice(NAMES)
     syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)]

@@ -1,1 +1,1 @@
-"""One layer of real width as two processes: attention and experts."""
+"""Layers of real width as two processes: attention and experts."""

@@ -1,7 +1,7 @@
-"""The slice's attention side: decode steps over the real exchange, with and without overlap, and the steps' parts.
+"""The slice's attention side: times decode steps over the real dispatcher, with and without overlap, and their parts.
 
-Modes take turns, so that whatever drifts drifts for all.
-Legend: T rows, D hidden, P pages of B slots, X pages of a row.
+The modes are interleaved, so that drift affects all of them.
+Legend: T rows, S sequences, B rows sampled, D hidden, P pages of I positions, L cached width, X pages of a sequence.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from caracal_kernels import GateWeights
 from caracal_proto import placement_pb2
 from torch import Tensor
 
-from bench.gpu.layer_slice.spec import SliceSpec, say, share_one_gpu
-from services.attention_worker.model.interfaces import GateWeights
+from bench.gpu.layer_slice.spec import SliceSpec, send, share_one_gpu
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.model.step import Step
 from services.checkpoint.device import find_device
@@ -27,14 +27,14 @@ from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Link
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
-from services.transport.payload import wire_dtype
+from services.transport.payload import dispatch_dtype_of
 
-MEET_S = 30.0
-PATIENCE_S = 60.0  # kernels are compiled at the first call
+CONNECT_S = 30.0
+TIMEOUT_S = 60.0  # of a call: the first one compiles kernels
 
 
 class Dense:
-    """An exchange that sends nothing: what is left is the dense path."""
+    """A dispatcher that sends nothing, so that a step runs the dense path only."""
 
     def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> Dense:
         return self
@@ -45,16 +45,16 @@ class Dense:
 
 @dataclass(frozen=True)
 class Side:
-    """The model, its caches, and the gates once more for the expert path alone."""
+    """The model, and a second reference to its gates, for the expert path alone."""
 
     model: Model
     gates: list[GateWeights]
     device: torch.device
 
     @classmethod
-    def drawn(cls, spec: SliceSpec) -> Side:
+    def random(cls, spec: SliceSpec) -> Side:
         device, checkpoint = find_device(spec.device), spec.checkpoint()
-        kernels_of(device)  # asks the device which tiles rows may choose, as a worker does
+        kernels_of(device)  # checks which tiles may depend on rows, as a worker does
         model = load_model(checkpoint, torch.bfloat16, lambda done, total: None, device=device)
         names = [f"model.layers.{i}.mlp.router." for i in range(model.config.num_layers)]
         gates = [
@@ -70,11 +70,11 @@ class Side:
 
 
 def caches_and_step(spec: SliceSpec, side: Side, rows: int) -> tuple[list[Tensor], Step]:
-    """Full caches in random page order, and the step that adds one token to each sequence."""
+    """Returns full caches with pages in random order, and a step that adds one token to each sequence."""
     pages, position = -(-spec.context // spec.page_size), spec.context - 1
     caches = side.model.new_cache(rows * pages, spec.page_size)
-    for cache_PBL in caches:
-        cache_PBL.normal_()
+    for cache_PIL in caches:
+        cache_PIL.normal_()
     table_TX = torch.randperm(rows * pages).int().view(rows, pages)
     slot_mapping_T = table_TX[:, position // spec.page_size] * spec.page_size + position % spec.page_size
     step = Step(
@@ -90,35 +90,35 @@ def caches_and_step(spec: SliceSpec, side: Side, rows: int) -> tuple[list[Tensor
 
 
 def link_to(spec: SliceSpec, name: str, side: Side, endpoint: placement_pb2.Endpoint) -> Link:
-    """Raises ConnectionError when the two cannot meet over it."""
+    """Returns a link to the expert process. Raises ConnectionError when its P2P group cannot be connected."""
     config = side.model.config
     if name == "grpc":
-        return GrpcLink(endpoint, wire=torch.bfloat16)
+        return GrpcLink(endpoint, dispatch_dtype=torch.bfloat16)
     options = P2POptions(
         host="127.0.0.1",
         max_rows=spec.most_rows,
-        max_pairs=spec.most_rows * config.moe_topk,
+        max_assignments=spec.most_rows * config.moe_topk,
         hidden=config.hidden_size,
         dtype=torch.bfloat16,
-        wire=wire_dtype("", torch.bfloat16),
+        dispatch_dtype=dispatch_dtype_of("", torch.bfloat16),
         device=side.device,
         stats=P2PStats(),
     )
     link = NcclLink(endpoint, options)
-    if not link.meet(MEET_S):
-        raise ConnectionError("the two processes could not make a pair; the attention side's log says why")
+    if not link.connect_p2p(CONNECT_S):
+        raise ConnectionError("the P2P group could not be connected; the attention side's log has the reason")
     return link
 
 
-def exchange_over(link: Link, spec: SliceSpec, side: Side, overlap: bool) -> MoEDispatcher:
+def dispatcher_over(link: Link, spec: SliceSpec, side: Side, overlap: bool) -> MoEDispatcher:
     config = side.model.config
-    exchange = MoEDispatcher(
+    dispatcher = MoEDispatcher(
         lambda _: link, config, overlap=overlap, device=side.device,
-        expert_wait_s=2 * PATIENCE_S, call_timeout_s=PATIENCE_S,
+        expert_wait_s=2 * TIMEOUT_S, call_timeout_s=TIMEOUT_S,
     )  # fmt: skip
     everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
-    exchange.apply(placement_pb2.Table(epoch=1, workers=[endpoint_of(spec)], layers=[everywhere] * config.num_layers))
-    return exchange
+    dispatcher.apply(placement_pb2.Table(epoch=1, workers=[endpoint_of(spec)], layers=[everywhere] * config.num_layers))
+    return dispatcher
 
 
 def endpoint_of(spec: SliceSpec) -> placement_pb2.Endpoint:
@@ -126,7 +126,7 @@ def endpoint_of(spec: SliceSpec) -> placement_pb2.Endpoint:
 
 
 def timed(side: Side, work: Callable[[], object]) -> float:
-    """Wall time of a step until the device is done: what an engine sees."""
+    """Returns the wall time of a step until the device is done, as an engine sees it."""
     began_s = time.perf_counter()
     work()
     if side.device.type == "cuda":
@@ -136,10 +136,10 @@ def timed(side: Side, work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def measure(spec: SliceSpec, side: Side, link: Link, rows: int) -> dict[str, float]:
-    """Medians, in seconds: a step in each mode, its parts, and per layer what the exchange itself has counted."""
+    """Returns medians in seconds: a step in each mode, its parts, and the dispatcher's own times per layer."""
     caches, step = caches_and_step(spec, side, rows)
-    hidden, config = exchange_over(link, spec, side, overlap=True), side.model.config
-    waiting, alone = (exchange_over(link, spec, side, overlap) for overlap in (False, True))
+    hidden, config = dispatcher_over(link, spec, side, overlap=True), side.model.config
+    waiting, alone = (dispatcher_over(link, spec, side, overlap) for overlap in (False, True))
     h_TD = torch.randn(rows, config.hidden_size, device=side.device, dtype=torch.bfloat16)
     there = step.to(side.device)
 
@@ -157,15 +157,15 @@ def measure(spec: SliceSpec, side: Side, link: Link, rows: int) -> dict[str, flo
     for _ in range(spec.warm_up):
         for work in modes.values():
             timed(side, work)
-    exchanges = {"with overlap": hidden, "without overlap": waiting}
-    before = {name: exchange.stats.total() for name, exchange in exchanges.items()}
+    dispatchers = {"with overlap": hidden, "without overlap": waiting}
+    before = {name: dispatcher.stats.total() for name, dispatcher in dispatchers.items()}
     times: dict[str, list[float]] = {name: [] for name in modes}
     for _ in range(spec.steps):
         for name, work in modes.items():
             times[name].append(timed(side, work))
     found = {name: statistics.median(values) for name, values in times.items()}
-    for name, exchange in exchanges.items():
-        now, then = exchange.stats.total(), before[name]
+    for name, dispatcher in dispatchers.items():
+        now, then = dispatcher.stats.total(), before[name]
         calls = now.layer_calls - then.layer_calls
         found[f"exposed per layer, {name}"] = (now.exposed_s - then.exposed_s) / calls
         found[f"round trip per layer, {name}"] = (now.round_trip_s - then.round_trip_s) / calls
@@ -177,19 +177,19 @@ def main() -> None:
     spec = SliceSpec.from_arguments()
     if find_device(spec.device).type == "cuda":
         share_one_gpu("attention")
-    side = Side.drawn(spec)
+    side = Side.random(spec)
     for name in LINKS:
         try:
             link = link_to(spec, name, side, endpoint_of(spec))
         except ConnectionError as error:
-            say({"link": name, "left": str(error)})
+            send({"link": name, "skipped": str(error)})
             continue
         for rows in spec.rows:
             seconds = measure(spec, side, link, rows)
-            if isinstance(link, NcclLink) and not link.p2p_connected:  # calls have gone over gRPC since
-                say({"link": name, "left": f"{rows} rows: the pair broke meanwhile"})
+            if isinstance(link, NcclLink) and not link.p2p_connected:  # calls went over gRPC since then
+                send({"link": name, "skipped": f"{rows} rows: the P2P group broke during the measurement"})
                 break
-            say({"link": name, "rows": rows, "seconds": seconds})
+            send({"link": name, "rows": rows, "seconds": seconds})
         link.close()
 
 

@@ -1,4 +1,4 @@
-"""The slice's expert worker: all experts of its layers behind the real server, batcher and pairs, without a lease."""
+"""The slice's expert worker: all experts of its layers behind the real server and batcher, without a lease."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from bench.gpu.layer_slice.spec import SliceSpec, say, share_one_gpu
+from bench.gpu.layer_slice.spec import SliceSpec, send, share_one_gpu
 from services.checkpoint.device import computes_fp8, find_device
 from services.checkpoint.numerics import kernels_of
 from services.expert_worker.batcher import Batcher
@@ -18,7 +18,7 @@ from services.expert_worker.service import ExpertService
 from services.process.telemetry import configure_logging
 
 MAX_SESSIONS = 4
-PAYLOAD_BYTES = 1 << 30  # of a call, at most
+PAYLOAD_BYTES = 1 << 30  # the largest payload of a call
 
 
 def main() -> None:
@@ -27,18 +27,18 @@ def main() -> None:
     device = find_device(spec.device)
     if device.type == "cuda":
         share_one_gpu("expert")
-    kernels_of(device)  # asks the device which tiles rows may choose, as a worker does
+    kernels_of(device)  # checks which tiles may depend on rows, as a worker does
     experts = Experts(spec.checkpoint(), torch.bfloat16, device, keep_fp8=computes_fp8(device))
     for layer in range(experts.num_layers):
         for expert in range(experts.num_ffn):
             experts.load(layer, expert)
-    holding = PlacementState(experts, "expert", "slice", "drawn")
-    service = ExpertService(holding, Batcher(experts.compute), P2PRegistry("127.0.0.1", device, PAYLOAD_BYTES))
+    placement = PlacementState(experts, "expert", "slice", "random")
+    service = ExpertService(placement, Batcher(experts.compute), P2PRegistry("127.0.0.1", device, PAYLOAD_BYTES))
     server = ExpertServer(service, MAX_SESSIONS)
     port = server.start("127.0.0.1", 0)
-    server.ready(True)
-    say({"address": f"127.0.0.1:{port}", "experts": len(experts.loaded)})
-    sys.stdin.read()  # until the benchmark closes it, or is gone
+    server.set_ready(True)
+    send({"address": f"127.0.0.1:{port}", "experts": len(experts.loaded)})
+    sys.stdin.read()  # until the benchmark closes it or exits
     server.stop(1.0)
 
 

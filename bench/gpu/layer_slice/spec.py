@@ -1,4 +1,4 @@
-"""What the slice's two processes are told, as one argument of JSON."""
+"""The arguments of the slice's two processes, as one argument of JSON."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from bench.gpu.random_checkpoint import Drawn
+from bench.gpu.random_checkpoint import RandomCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class SliceSpec:
-    """`address` is the expert worker's, which only the attention side is told."""
+    """What the slice measures. `address` is the expert process's, for the attention process only."""
 
     config: dict[str, Any]
     kind: str  # of the experts: bf16 | fp8
     device: str
     rows: tuple[int, ...]
     context: int
-    warm_up: int  # steps of each mode that are not counted
+    warm_up: int  # steps of each mode before the measured ones
     steps: int
     page_size: int
     address: str = ""
@@ -34,8 +34,8 @@ class SliceSpec:
     def as_argument(self) -> str:
         return json.dumps(asdict(self))
 
-    def checkpoint(self) -> Drawn:
-        return Drawn(self.config, fp8_experts=self.kind == "fp8")
+    def checkpoint(self) -> RandomCheckpoint:
+        return RandomCheckpoint(self.config, fp8_experts=self.kind == "fp8")
 
     @property
     def most_rows(self) -> int:
@@ -43,15 +43,15 @@ class SliceSpec:
 
 
 def share_one_gpu(role: str) -> None:
-    """Lets two ranks of NCCL be on one GPU; before NCCL's first call."""
+    """Lets two ranks of NCCL share one GPU; must run before NCCL's first call."""
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
-    version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]  # torch leaves it bare
+    version = torch.cuda.nccl.version()
     if version >= (2, 30):
         os.environ["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
     else:
         os.environ["NCCL_HOSTID"] = role
 
 
-def say(message: dict[str, Any]) -> None:
-    """One line of JSON to the benchmark."""
+def send(message: dict[str, Any]) -> None:
+    """Prints a message for the benchmark, as one line of JSON."""
     print(json.dumps(message), flush=True)
