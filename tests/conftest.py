@@ -1,9 +1,35 @@
-"""Triton reads TRITON_INTERPRET when it is first imported, and transformers imports it: set before any test is read."""
+"""For all tests: Triton's interpreter where there is no GPU, and a guard of the marker `processes`."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+# Triton reads it when it is first imported, and transformers imports it: set before any test is read.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
+running: list[pytest.Item] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    running[:] = [item]
+    try:
+        return (yield)
+    finally:
+        running.clear()
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    """`make test-fast` leaves out what is marked `processes`; so what starts one has to be marked."""
+    if event in STARTS and running and running[0].get_closest_marker("processes") is None:
+        raise RuntimeError(f"{running[0].nodeid} starts a process: mark its module with pytest.mark.processes")
+
+
+sys.addaudithook(_watch)

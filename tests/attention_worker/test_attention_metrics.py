@@ -1,4 +1,4 @@
-"""What Prometheus reads, and how much the cache takes."""
+"""The metrics of an attention worker, and the size of its KV cache."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support.engine_driver import Driver, limits
 from support.fake_model import FakeModel
-from support.reference_dispatcher import PlainExchange
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
@@ -19,7 +19,7 @@ from services.router.dispatch.stats import DispatchStats
 
 def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(WorkerMetrics(driver.engine, dispatch, P2PStats(calls=5, met=2), lambda: 7))
+    registry.register(WorkerMetrics(driver.engine, dispatch, P2PStats(calls=5, connected=2), lambda: 7))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
@@ -58,11 +58,11 @@ def test_counters_and_gauges_follow_the_engine() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_cache_holds_two_latents_a_layer_and_nothing_more(
+def test_the_cache_is_two_latents_per_layer_and_token(
     dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("cache")))
     model = load_model(checkpoint, dtype, lambda done, total: None)
-    driver = Driver(model, PlainExchange(checkpoint, dtype), limits(num_pages=7, page_size=32))
+    driver = Driver(model, ReferenceDispatcher(checkpoint, dtype), limits(num_pages=7, page_size=32))
     latent = checkpoint.config.kv_lora_rank + checkpoint.config.qk_rope_head_dim
     assert driver.engine.cache.bytes == 2 * checkpoint.config.num_layers * latent * dtype.itemsize * 7 * 32

@@ -1,4 +1,4 @@
-"""Workers as processes: what one says when it cannot start, its lease, experts over the wire, and how it leaves."""
+"""Attention workers as processes: error messages at start, the lease, experts on another worker, and draining."""
 
 import signal
 import socket
@@ -13,8 +13,8 @@ import pytest
 import torch
 from caracal_proto import attention_pb2, attention_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.engine_driver import Driver, Heard, limits
-from support.reference_dispatcher import PlainExchange
+from support.engine_driver import Driver, Received, limits
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ({"MODEL": "{model}", "PORT": "{taken}"}, "cannot listen on 127.0.0.1:"),
     ],
 )
-def test_what_it_cannot_serve_it_refuses_in_one_line(env: dict[str, str], message: str, checkpoint: Path) -> None:
+def test_a_bad_setting_ends_it_with_one_line(env: dict[str, str], message: str, checkpoint: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         worker = spawn("attention", **{k: v.format(model=checkpoint, taken=port) for k, v in env.items()})
@@ -58,8 +58,8 @@ def test_what_it_cannot_serve_it_refuses_in_one_line(env: dict[str, str], messag
     assert "Traceback" not in errors
 
 
-def check_left(worker: subprocess.Popen[str]) -> None:
-    """A clean exit of a worker that has had its SIGTERM."""
+def check_clean_exit(worker: subprocess.Popen[str]) -> None:
+    """Waits for a worker that got SIGTERM, and asserts a clean exit."""
     _, errors = worker.communicate(timeout=60)
     assert worker.returncode == 0, errors
     assert "Traceback" not in errors
@@ -67,11 +67,11 @@ def check_left(worker: subprocess.Popen[str]) -> None:
 
 def health(address: str) -> int:
     with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status)
 
 
-def test_it_takes_a_lease_waits_for_a_table_and_gives_the_lease_back(checkpoint: Path, store: Store) -> None:
+def test_it_takes_a_lease_waits_for_a_table_and_releases_the_lease(checkpoint: Path, store: Store) -> None:
     worker = spawn("attention", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="attention-7", KV_PAGES="32")
     try:
         first = store.await_record("attention", "attention-7")
@@ -81,16 +81,16 @@ def test_it_takes_a_lease_waits_for_a_table_and_gives_the_lease_back(checkpoint:
         assert ready(first) == (503, {"status": "not ready", "reason": "no placement yet"})
         deadline = time.monotonic() + 20
         while (store.record("attention", "attention-7") or first)["progress"] <= first["progress"]:
-            assert time.monotonic() < deadline, "an idle engine's progress goes on"
+            assert time.monotonic() < deadline, "an idle engine counts progress"
             time.sleep(0.1)
     finally:
         worker.send_signal(signal.SIGTERM)
-        check_left(worker)
+        check_clean_exit(worker)
     assert store.record("attention", "attention-7") is None
 
 
 def generate(address: str, max_tokens: int, emitted: list[int] | None = None) -> Any:
-    """A call whose events are read by the test."""
+    """Starts a Generate call; returns its stream of events."""
     channel = grpc.insecure_channel(address)
     sampling = attention_pb2.Sampling(max_tokens=max_tokens, temperature=0.8, seed=5, ignore_eos=True)
     request = attention_pb2.GenerateRequest(
@@ -99,21 +99,21 @@ def generate(address: str, max_tokens: int, emitted: list[int] | None = None) ->
     return attention_pb2_grpc.AttentionStub(channel).Generate(request, timeout=60)
 
 
-def told(events: Any) -> list[tuple[int, int, int]]:
+def tokens_of(events: Any) -> list[tuple[int, int, int]]:
     return [(token.index, token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
-def expected(checkpoint: Path, max_tokens: int) -> Heard:
-    """The same request in this process, every expert asked one row at a time."""
+def expected(checkpoint: Path, max_tokens: int) -> Received:
+    """Returns the result of the same request in this process, with the experts run on one row at a time."""
     opened = Checkpoint.open(checkpoint)
     model = load_model(opened, torch.float32, lambda done, total: None)
-    driver = Driver(model, PlainExchange(opened, torch.float32), limits(num_pages=64, max_len=512))
-    heard = driver.submit(PROMPT, Sampling(max_tokens=max_tokens, temperature=0.8, seed=5, ignore_eos=True))
+    driver = Driver(model, ReferenceDispatcher(opened, torch.float32), limits(num_pages=64, max_len=512))
+    received = driver.submit(PROMPT, Sampling(max_tokens=max_tokens, temperature=0.8, seed=5, ignore_eos=True))
     driver.finish()
-    return heard
+    return received
 
 
-def test_a_sequence_moves_to_another_process_bit_for_bit(checkpoint: Path, store: Store) -> None:
+def test_a_sequence_continues_on_another_worker_bit_for_bit(checkpoint: Path, store: Store) -> None:
     common = {"MODEL": str(checkpoint), "REDIS_URL": store.url}
     expert = spawn("expert", WORKER_ID="expert-0", **common)
     first, second = (spawn("attention", WORKER_ID=f"attention-{n}", **common) for n in (0, 1))
@@ -125,25 +125,25 @@ def test_a_sequence_moves_to_another_process_bit_for_bit(checkpoint: Path, store
         new = store.await_record("attention", "attention-1", epoch=3)["address"]
         assert health(old) == health(new) == SERVING
         call = generate(old, 320)
-        begun = [next(call) for _ in range(20)]
-        leave_at = time.monotonic()
+        first_part = [next(call) for _ in range(20)]
+        terminated_s = time.monotonic()
         first.send_signal(signal.SIGTERM)
-        with pytest.raises(grpc.RpcError) as moved:
-            begun += list(call)
-        assert (moved.value.code(), moved.value.details()) == (grpc.StatusCode.UNAVAILABLE, "draining")
-        assert time.monotonic() - leave_at < 5, "it does not wait for the end of the answer"
-        begun_tokens = told(begun)
-        rest = told(generate(new, 320, emitted=[id for _, id, _ in begun_tokens]))
+        with pytest.raises(grpc.RpcError) as caught:
+            first_part += list(call)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "draining")
+        assert time.monotonic() - terminated_s < 5, "it does not wait for the end of the answer"
+        before = tokens_of(first_part)
+        rest = tokens_of(generate(new, 320, emitted=[id for _, id, _ in before]))
         whole = [(token.index, token.id, token.logits_checksum) for token in expected(checkpoint, 320).tokens]
-        assert begun_tokens + rest == whole
-        check_left(first)
-        alone = generate(new, 300)
-        next(alone)
+        assert before + rest == whole
+        check_clean_exit(first)
+        last = generate(new, 300)
+        next(last)
         second.send_signal(signal.SIGTERM)
-        leaving = store.await_record("attention", "attention-1", draining=True)
-        assert ready(leaving)[1]["reason"].startswith("draining")
-        assert len(told(alone)) == 299, "the last of its kind lets its sequences finish"
-        check_left(second)
+        draining = store.await_record("attention", "attention-1", draining=True)
+        assert ready(draining)[1]["reason"].startswith("draining")
+        assert len(tokens_of(last)) == 299, "the last attention worker finishes its sequences"
+        check_clean_exit(second)
     finally:
         for process in (first, second, expert):
             process.kill()

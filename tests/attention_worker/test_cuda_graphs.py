@@ -1,4 +1,4 @@
-"""GraphRunner segments give the bits of unrecorded ones. Where there is no GPU, graphs are played by hand."""
+"""Segments replayed from CUDA graphs give the bits of eager ones. Without a GPU, a fake capture replays them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 import torch
-from support.engine_driver import Driver, Heard, limits
-from support.reference_dispatcher import PlainExchange
+from support.engine_driver import Driver, Received, limits
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
@@ -29,21 +29,21 @@ from services.checkpoint.reader import Checkpoint
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Again:
-    """Runs the work anew and puts the results where the first ones were: what a graph does, without a graph."""
+class FakeCapture:
+    """Replays by running the work again and copying the results to where the first ones are, as a graph does."""
 
     def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         results = work()
 
-        def again() -> None:
+        def replay() -> None:
             for place, value in zip(results, work(), strict=True):
                 place.copy_(value)
 
-        return again, results
+        return replay, results
 
 
 def capture() -> GraphCapture:
-    return CudaGraphCapture() if DEVICE.type == "cuda" else Again()
+    return CudaGraphCapture() if DEVICE.type == "cuda" else FakeCapture()
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -57,55 +57,57 @@ def model(checkpoint: Checkpoint, runs: SegmentRunner | None = None) -> Model:
     return Model(Load(checkpoint, dtype, lambda done, total: None, device=DEVICE), runs)
 
 
-def answers(checkpoint: Checkpoint, runs: SegmentRunner | None) -> list[Heard]:
-    """Thirty requests of all lengths, prefilled in chunks beside decodes, some preempted."""
-    made = model(checkpoint, runs)
+def answers(checkpoint: Checkpoint, runs: SegmentRunner | None) -> list[Received]:
+    """Runs thirty requests of many lengths, prefilled in chunks beside decodes, some preempted."""
+    served = model(checkpoint, runs)
     sizes = limits(max_batch_tokens=80, max_running=24, num_pages=40)
-    driver, rng = Driver(made, PlainExchange(checkpoint, made.dtype), sizes), Random(3)
-    heard = []
+    driver, rng = Driver(served, ReferenceDispatcher(checkpoint, served.dtype), sizes), Random(3)
+    received = []
     for _ in range(30):
         prompt = [rng.randrange(3, 300) for _ in range(rng.randint(1, 60))]
         sampling = Sampling(max_tokens=rng.randint(1, 30), ignore_eos=True, seed=rng.getrandbits(60), temperature=0.8)
-        heard.append(driver.submit(prompt, sampling))
+        received.append(driver.submit(prompt, sampling))
         for _ in range(rng.randint(0, 3)):
             driver.engine.step()
     driver.finish()
-    return heard
+    return received
 
 
-def test_recorded_steps_give_the_same_bits(checkpoint: Checkpoint) -> None:
+def test_captured_steps_give_the_same_bits(checkpoint: Checkpoint) -> None:
     runs = GraphRunner(DEVICE, capture())
     for one, other in zip(answers(checkpoint, runner_for(torch.device("cpu"))), answers(checkpoint, runs), strict=True):
         assert one.tokens == other.tokens
         assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
     segments = 2 * checkpoint.config.num_layers
     widths = 4  # 1, 2, 4 and 8 pages of 16
-    assert segments * 5 <= runs.graphs <= segments * len(BUCKETS) * widths, "each size, width and segment once"
+    assert segments * 5 <= runs.graphs <= segments * len(BUCKETS) * widths, (
+        "each batch size, page table width and segment is captured once"
+    )
 
 
-def test_other_caches_are_recorded_anew(checkpoint: Checkpoint) -> None:
-    """A recording reads the caches it was made with; a second engine on the same model has others."""
+def test_other_caches_are_captured_again(checkpoint: Checkpoint) -> None:
+    """A graph reads the caches it was captured with; a second engine on the same model has others."""
     runs = GraphRunner(DEVICE, capture())
-    made = model(checkpoint, runs)
-    exchange, sampling = PlainExchange(checkpoint, made.dtype), Sampling(max_tokens=4, ignore_eos=True)
-    heard = []
+    served = model(checkpoint, runs)
+    dispatcher, sampling = ReferenceDispatcher(checkpoint, served.dtype), Sampling(max_tokens=4, ignore_eos=True)
+    received = []
     for _ in range(2):
-        driver = Driver(made, exchange, limits(num_pages=8))
-        heard.append(driver.submit([5, 6, 7], sampling))
+        driver = Driver(served, dispatcher, limits(num_pages=8))
+        received.append(driver.submit([5, 6, 7], sampling))
         driver.finish()
-    assert torch.equal(torch.stack(heard[0].rows), torch.stack(heard[1].rows))
+    assert torch.equal(torch.stack(received[0].rows), torch.stack(received[1].rows))
 
 
-def test_steps_too_large_run_as_they_come(tmp_path: Path) -> None:
+def test_steps_that_are_too_large_run_eagerly(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "model", WIDE_TOP_K))
     runs = GraphRunner(DEVICE, capture())
-    made = model(checkpoint, runs)
-    driver = Driver(made, PlainExchange(checkpoint, made.dtype), limits(max_batch_tokens=256, num_pages=32))
+    served = model(checkpoint, runs)
+    driver = Driver(served, ReferenceDispatcher(checkpoint, served.dtype), limits(max_batch_tokens=256, num_pages=32))
     driver.submit(list(range(3, 3 + BUCKETS[-1] + 1)), Sampling(max_tokens=1, ignore_eos=True))
     driver.finish()
     assert runs.graphs == 0
 
 
-def test_a_cpu_and_several_ranks_record_nothing() -> None:
+def test_a_cpu_and_several_ranks_capture_nothing() -> None:
     assert not isinstance(runner_for(torch.device("cpu")), GraphRunner)
     assert not isinstance(runner_for(torch.device("cuda", 0), ranks=2), GraphRunner)

@@ -1,29 +1,31 @@
-"""The engine's promises, over a model whose logits betray any mistake in pages, rows, slots or positions."""
+"""The engine over a model whose logits show any mistake in pages, rows, cache positions or positions."""
 
 import threading
 import time
+from collections.abc import Callable
 from random import Random
+from typing import Literal
 
 import pytest
 import torch
-from support.engine_driver import Driver, Heard, limits
+from support.engine_driver import Driver, NoDispatcher, Received, limits
 from support.fake_model import VOCAB, FakeModel
 
 from services.attention_worker.engine.engine import Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Ending, Request, Sampling
-from services.router.dispatch.links import WorkerUnavailable
+from services.router.dispatch.errors import WorkerUnavailable
 
 
 def prompts(count: int, rng: Random, longest: int = 60) -> list[list[int]]:
     return [[rng.randrange(VOCAB) for _ in range(rng.randint(1, longest))] for _ in range(count)]
 
 
-def alone(prompt: list[int], sampling: Sampling) -> Heard:
+def alone(prompt: list[int], sampling: Sampling) -> Received:
     driver = Driver(FakeModel())
-    heard = driver.submit(prompt, sampling)
+    received = driver.submit(prompt, sampling)
     driver.finish()
-    return heard
+    return received
 
 
 @pytest.mark.parametrize("budget", [7, 16, 64])
@@ -40,14 +42,14 @@ def test_batch_mix_chunks_pages_and_preemption_change_nothing(budget: int, pages
             driver.engine.step()
     driver.finish()
     assert (driver.engine.scheduler.preemptions > 0) == (pages == 9)
-    for heard, (prompt, sampling) in zip(together, asked, strict=True):
+    for received, (prompt, sampling) in zip(together, asked, strict=True):
         expected = alone(prompt, sampling)
-        assert heard.tokens == expected.tokens
-        assert heard.endings == [Ending("length")]
-        assert torch.equal(torch.stack(heard.rows), torch.stack(expected.rows))
+        assert received.tokens == expected.tokens
+        assert received.endings == [Ending("length")]
+        assert torch.equal(torch.stack(received.rows), torch.stack(expected.rows))
 
 
-def test_a_replay_goes_on_where_it_was_cut() -> None:
+def test_a_replay_continues_where_it_was_cut() -> None:
     rng = Random(3)
     for prompt in prompts(6, rng):
         sampling = Sampling(max_tokens=50, frequency_penalty=0.5, repetition_penalty=1.2, logit_bias={5: 1.0})
@@ -56,15 +58,15 @@ def test_a_replay_goes_on_where_it_was_cut() -> None:
         driver = Driver(FakeModel())
         rest = driver.submit(prompt, sampling, emitted=whole.ids[:cut])
         driver.finish()
-        assert rest.tokens == whole.tokens[cut:], "indices go on from the tokens already emitted"
+        assert rest.tokens == whole.tokens[cut:], "indices continue after the tokens already emitted"
 
 
 @pytest.mark.parametrize(("emitted", "ending"), [([4, 5, 6], Ending("length")), ([9], Ending("stop", stop_id=9))])
-def test_a_replay_that_has_everything_only_ends(emitted: list[int], ending: Ending) -> None:
+def test_a_replay_of_a_whole_answer_only_ends(emitted: list[int], ending: Ending) -> None:
     driver = Driver(FakeModel())
-    heard = driver.submit([1, 2], Sampling(max_tokens=3, stop_ids=frozenset({9})), emitted=emitted)
+    received = driver.submit([1, 2], Sampling(max_tokens=3, stop_ids=frozenset({9})), emitted=emitted)
     driver.finish()
-    assert (heard.tokens, heard.endings) == ([], [ending])
+    assert (received.tokens, received.endings) == ([], [ending])
 
 
 def test_stop_eos_and_min_tokens() -> None:
@@ -73,26 +75,26 @@ def test_stop_eos_and_min_tokens() -> None:
     stop = next(token for index, token in enumerate(free) if index > 2 and token not in free[:index])
     at = free.index(stop)
 
-    def run(sampling: Sampling, eos: frozenset[int] = frozenset()) -> Heard:
+    def run(sampling: Sampling, eos: frozenset[int] = frozenset()) -> Received:
         driver = Driver(FakeModel(), eos_ids=eos)
-        heard = driver.submit(prompt, sampling)
+        received = driver.submit(prompt, sampling)
         driver.finish()
-        return heard
+        return received
 
     by_eos = run(Sampling(max_tokens=30), frozenset({stop}))
     by_id = run(Sampling(max_tokens=30, stop_ids=frozenset({stop}), ignore_eos=True), frozenset({free[0]}))
     assert by_eos.ids == by_id.ids == free[: at + 1]
     assert by_eos.endings == by_id.endings == [Ending("stop", stop_id=stop)]
     assert run(Sampling(max_tokens=30, ignore_eos=True), frozenset({stop})).ids == free
-    held = run(Sampling(max_tokens=30, min_tokens=at + 4), frozenset({stop}))
-    assert held.ids[:at] == free[:at]
-    assert stop not in held.ids[: at + 4]
+    longer = run(Sampling(max_tokens=30, min_tokens=at + 4), frozenset({stop}))
+    assert longer.ids[:at] == free[:at]
+    assert stop not in longer.ids[: at + 4]
 
 
 def test_cancels_at_random_moments_free_the_pages_within_a_step() -> None:
     rng = Random(11)
     driver = Driver(FakeModel(), sizes=limits(num_pages=24, max_running=8, max_len=200))
-    live: list[Heard] = []
+    live: list[Received] = []
     for _ in range(400):
         if rng.random() < 0.5:
             live.append(driver.submit(prompts(1, rng, 90)[0], Sampling(max_tokens=rng.randint(1, 80))))
@@ -100,14 +102,14 @@ def test_cancels_at_random_moments_free_the_pages_within_a_step() -> None:
             gone = live.pop(rng.randrange(len(live)))
             driver.cancel(gone)
             driver.engine.step()
-            told = len(gone.tokens)
+            count = len(gone.tokens)
             assert len(gone.endings) == 1
             driver.engine.step()
-            assert len(gone.tokens) == told
+            assert len(gone.tokens) == count
         driver.engine.step()
-    for heard in live:
-        driver.cancel(heard)
-        driver.cancel(heard)
+    for received in live:
+        driver.cancel(received)
+        driver.cancel(received)
     driver.engine.step()
     assert driver.engine.cache.pages.used == 0
     driver.finish()
@@ -115,21 +117,21 @@ def test_cancels_at_random_moments_free_the_pages_within_a_step() -> None:
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(WorkerUnavailable("expert 3 of layer 0 is held by nobody"), "unavailable"), (ValueError("x"), "failed")],
+    [(WorkerUnavailable("expert 3 of layer 0 is loaded on no worker"), "unavailable"), (ValueError("x"), "failed")],
 )
-def test_a_failed_step_ends_its_own_sequences_and_the_engine_goes_on(error: Exception, reason: str) -> None:
+def test_a_failed_step_ends_its_own_sequences_alone(error: Exception, reason: Literal["unavailable", "failed"]) -> None:
     model = FakeModel()
     driver = Driver(model, sizes=limits(max_running=2))
-    hit = [driver.submit([1, 2, 3], Sampling(max_tokens=20)) for _ in range(2)]
-    spared = driver.submit([4, 5], Sampling(max_tokens=20))
+    failed = [driver.submit([1, 2, 3], Sampling(max_tokens=20)) for _ in range(2)]
+    waiting = driver.submit([4, 5], Sampling(max_tokens=20))
     driver.engine.step()
     model.fail_next = error
     driver.engine.step()
-    assert [heard.endings for heard in hit] == [[Ending(reason, message=str(error))]] * 2  # type: ignore[arg-type]
+    assert [received.endings for received in failed] == [[Ending(reason, message=str(error))]] * 2
     assert driver.engine.cache.pages.used == 0
     driver.finish()
-    assert spared.endings == [Ending("length")]
-    assert spared.ids == alone([4, 5], Sampling(max_tokens=20)).ids
+    assert waiting.endings == [Ending("length")]
+    assert waiting.ids == alone([4, 5], Sampling(max_tokens=20)).ids
 
 
 def test_logits_that_are_not_finite_end_one_sequence_only() -> None:
@@ -147,23 +149,23 @@ def test_logits_that_are_not_finite_end_one_sequence_only() -> None:
     assert good.ids == expected
 
 
-def test_what_can_never_fit_is_refused_at_submit() -> None:
+def test_a_request_that_can_never_fit_is_rejected_at_submit() -> None:
     driver = Driver(FakeModel(), sizes=limits(num_pages=4, max_len=256))
     with pytest.raises(CannotFit, match="70 tokens need 5 pages of 16, the cache has 4"):
         driver.submit([1] * 10, Sampling(max_tokens=60))
     driver.finish()
 
 
-class Loop:
+class EngineThread:
     """An engine on its own thread."""
 
     def __init__(self) -> None:
-        self.engine = Engine(FakeModel(), None, limits(), frozenset())  # type: ignore[arg-type]
+        self.engine = Engine(FakeModel(), NoDispatcher(), limits(), frozenset())
         self.thread = threading.Thread(target=self.engine.run)
         self.thread.start()
 
-    def submit(self, heard: Heard, sampling: Sampling) -> None:
-        heard.key = self.engine.submit(Request(request_id="r", prompt_ids=(1, 2, 3), sampling=sampling), heard)
+    def submit(self, received: Received, sampling: Sampling) -> None:
+        received.key = self.engine.submit(Request(request_id="r", prompt_ids=(1, 2, 3), sampling=sampling), received)
 
     def stop(self) -> None:
         self.engine.stop()
@@ -172,47 +174,47 @@ class Loop:
         assert self.engine.cache.pages.used == 0
 
 
-def wait_for(condition: object) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "nothing happened for 20 s"
         time.sleep(0.002)
 
 
-def test_the_loop_sleeps_wakes_and_counts() -> None:
-    loop = Loop()
+def test_an_idle_engine_counts_progress_and_wakes_for_a_request() -> None:
+    loop = EngineThread()
     idle = loop.engine.counters.progress
     wait_for(lambda: loop.engine.counters.progress > idle + 1)
-    assert loop.engine.counters.steps == 0, "an idle engine computes nothing, and shows that it lives"
-    heard = Heard()
-    loop.submit(heard, Sampling(max_tokens=25))
-    wait_for(lambda: heard.endings)
-    assert heard.ids == alone([1, 2, 3], Sampling(max_tokens=25)).ids
+    assert loop.engine.counters.steps == 0, "an idle engine computes nothing, and counts progress"
+    received = Received()
+    loop.submit(received, Sampling(max_tokens=25))
+    wait_for(lambda: received.endings)
+    assert received.ids == alone([1, 2, 3], Sampling(max_tokens=25)).ids
     loop.stop()
 
 
-def test_stopping_gives_everyone_an_ending_and_takes_no_one_in() -> None:
-    loop = Loop()
-    everyone = [Heard() for _ in range(40)]
-    for heard in everyone:
-        loop.submit(heard, Sampling(max_tokens=200))
+def test_stop_ends_every_request_and_accepts_no_more() -> None:
+    loop = EngineThread()
+    requests = [Received() for _ in range(40)]
+    for received in requests:
+        loop.submit(received, Sampling(max_tokens=200))
     loop.stop()
-    assert {heard.endings[0].reason for heard in everyone} <= {"unavailable", "length"}
+    assert {received.endings[0].reason for received in requests} <= {"unavailable", "length"}
     with pytest.raises(EngineStopped):
-        loop.submit(Heard(), Sampling(max_tokens=2))
-    loop.engine.cancel(everyone[0].key)
+        loop.submit(Received(), Sampling(max_tokens=2))
+    loop.engine.cancel(requests[0].key)
 
 
-def test_eviction_ends_everyone_as_unavailable_and_the_engine_stays() -> None:
-    loop = Loop()
-    everyone = [Heard() for _ in range(8)]
-    for heard in everyone:
-        loop.submit(heard, Sampling(max_tokens=250))
+def test_evict_ends_every_request_as_unavailable_and_the_engine_runs_on() -> None:
+    loop = EngineThread()
+    requests = [Received() for _ in range(8)]
+    for received in requests:
+        loop.submit(received, Sampling(max_tokens=250))
     loop.engine.evict("draining")
-    wait_for(lambda: all(heard.endings for heard in everyone))
-    late = Heard()
+    wait_for(lambda: all(received.endings for received in requests))
+    late = Received()
     loop.submit(late, Sampling(max_tokens=2))
     wait_for(lambda: late.endings)
     assert late.endings == [Ending("length")]
-    assert Ending("unavailable", message="draining") in [heard.endings[0] for heard in everyone]
+    assert Ending("unavailable", message="draining") in [received.endings[0] for received in requests]
     loop.stop()

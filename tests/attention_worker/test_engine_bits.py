@@ -1,7 +1,7 @@
-"""A sequence's logits, bit for bit, whatever else happens in the engine: the numerics contract, request by request.
+"""A sequence's logits are the same, bit for bit, whatever else runs in the engine: the numerics contract by request.
 
-The real model on a random checkpoint. Whole logits rows and checksums are compared, over 50 steps and more,
-greedy and sampled with penalties.
+The real model on a random checkpoint. Whole logits rows and checksums are compared, over more than 50 steps, greedy and
+sampled with penalties.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from random import Random
 import pytest
 import torch
 from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
-from support.engine_driver import Driver, Heard, limits
-from support.reference_dispatcher import PlainExchange
+from support.engine_driver import Driver, Received, limits
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
@@ -22,22 +22,34 @@ from services.local.in_process_link import LocalLink
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 STEPS = 52
-PENALISED = {"repetition_penalty": 1.1, "frequency_penalty": 0.3, "presence_penalty": 0.2, "logit_bias": {17: 1.5}}
 KINDS = {
     "greedy": Sampling(max_tokens=STEPS, ignore_eos=True),
     "sampled": Sampling(max_tokens=STEPS, ignore_eos=True, temperature=0.9, top_p=0.95, seed=-77),
     "penalised": Sampling(
-        max_tokens=STEPS, ignore_eos=True, temperature=1.1, top_k=40, min_p=0.01, seed=2**62, **PENALISED
+        max_tokens=STEPS,
+        ignore_eos=True,
+        temperature=1.1,
+        top_k=40,
+        min_p=0.01,
+        seed=2**62,
+        repetition_penalty=1.1,
+        frequency_penalty=0.3,
+        presence_penalty=0.2,
+        logit_bias={17: 1.5},
     ),
 }
-Cluster = tuple[Model, PlainExchange]
+ModelAndDispatcher = tuple[Model, ReferenceDispatcher]
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+def model_and_dispatcher(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ModelAndDispatcher:
     torch.set_num_threads(1)
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("bits"), WIDE_TOP_K, seed=5))
-    return load_model(checkpoint, request.param, lambda done, total: None), PlainExchange(checkpoint, request.param)
+    return load_model(checkpoint, request.param, lambda done, total: None), ReferenceDispatcher(
+        checkpoint, request.param
+    )
 
 
 def prompt(rng: Random, longest: int = 50) -> list[int]:
@@ -45,45 +57,45 @@ def prompt(rng: Random, longest: int = 50) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def alone(cluster: Cluster) -> dict[str, tuple[list[int], Heard]]:
-    """Each kind of request by itself, its prompt in one piece."""
+def alone(model_and_dispatcher: ModelAndDispatcher) -> dict[str, tuple[list[int], Received]]:
+    """Each kind of request by itself, its prompt in one chunk."""
     rng = Random(1)
     result = {}
     for kind, sampling in KINDS.items():
         asked = prompt(rng, 40)
-        driver = Driver(*cluster)
+        driver = Driver(*model_and_dispatcher)
         result[kind] = (asked, driver.submit(asked, sampling))
         driver.finish()
     return result
 
 
 @pytest.fixture(scope="module")
-def exchange_of_three(cluster: Cluster) -> Iterator[MoEDispatcher]:
-    """Three workers in memory: expert e of layer l is on worker (l + e) % 3, every second one on the next too."""
-    model, plain = cluster
+def three_worker_dispatcher(model_and_dispatcher: ModelAndDispatcher) -> Iterator[MoEDispatcher]:
+    """Three workers in memory: expert e of layer l is on worker (l + e) % 3, for odd e also on the next."""
+    model, plain = model_and_dispatcher
     config = model.config
     experts = Experts(plain.checkpoint, model.dtype)
     layers = []
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
-        homes = [sorted({(layer + e) % 3, (layer + e + e % 2) % 3}) for e in range(config.n_routed_experts)]
-        layers.append(LayerPlacement(experts=[Replicas(worker=home) for home in homes]))
-    workers = [Endpoint(worker_id=f"expert-{n}", address=f"local:{n}", boot_id=str(n)) for n in range(3)]
-    exchange = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
-    exchange.apply(Table(epoch=1, workers=workers, layers=layers))
-    yield exchange
-    exchange.close()
+        replicas = [sorted({(layer + e) % 3, (layer + e + e % 2) % 3}) for e in range(config.n_routed_experts)]
+        layers.append(LayerPlacement(experts=[Replicas(worker=workers) for workers in replicas]))
+    endpoints = [Endpoint(worker_id=f"expert-{n}", address=f"local:{n}", boot_id=str(n)) for n in range(3)]
+    dispatcher = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
+    dispatcher.apply(Table(epoch=1, workers=endpoints, layers=layers))
+    yield dispatcher
+    dispatcher.close()
 
 
-def assert_same(heard: Heard, expected: Heard, start: int = 0) -> None:
-    assert heard.tokens == expected.tokens[start:], "indices, ids and checksums"
-    assert torch.equal(torch.stack(heard.rows), torch.stack(expected.rows[start:]))
-    assert heard.endings == expected.endings
+def assert_same(received: Received, expected: Received, start: int = 0) -> None:
+    assert received.tokens == expected.tokens[start:], "indices, ids and checksums"
+    assert torch.equal(torch.stack(received.rows), torch.stack(expected.rows[start:]))
+    assert received.endings == expected.endings
 
 
-def crowd(driver: Driver, rng: Random, count: int) -> list[Heard]:
-    """Other people's requests, of all kinds."""
+def submit_others(driver: Driver, rng: Random, count: int) -> list[Received]:
+    """Submits other requests, greedy and sampled."""
     return [
         driver.submit(
             prompt(rng),
@@ -102,12 +114,14 @@ MIXES = {
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_in_any_company(cluster: Cluster, alone: dict[str, tuple[list[int], Heard]], mix: str) -> None:
+def test_with_other_requests_in_any_batch(
+    model_and_dispatcher: ModelAndDispatcher, alone: dict[str, tuple[list[int], Received]], mix: str
+) -> None:
     rng = Random(mix)
-    driver = Driver(*cluster, MIXES[mix], shuffle=rng)
-    ours: dict[str, Heard] = {}
+    driver = Driver(*model_and_dispatcher, MIXES[mix], shuffle=rng)
+    ours: dict[str, Received] = {}
     for kind, (asked, _) in alone.items():
-        others = crowd(driver, rng, 3)
+        others = submit_others(driver, rng, 3)
         ours[kind] = driver.submit(asked, KINDS[kind])
         for _ in range(rng.randint(1, 9)):
             driver.engine.step()
@@ -120,34 +134,38 @@ def test_in_any_company(cluster: Cluster, alone: dict[str, tuple[list[int], Hear
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_replayed_from_any_cut(cluster: Cluster, alone: dict[str, tuple[list[int], Heard]], kind: str) -> None:
+def test_replayed_from_any_cut(
+    model_and_dispatcher: ModelAndDispatcher, alone: dict[str, tuple[list[int], Received]], kind: str
+) -> None:
     asked, expected = alone[kind]
     rng = Random(kind)
     for cut in (1, *rng.sample(range(2, STEPS), 4)):
-        driver = Driver(*cluster, limits(max_batch_tokens=rng.randint(4, 40), max_running=4), shuffle=rng)
-        crowd(driver, rng, 1)
+        driver = Driver(*model_and_dispatcher, limits(max_batch_tokens=rng.randint(4, 40), max_running=4), shuffle=rng)
+        submit_others(driver, rng, 1)
         rest = driver.submit(asked, KINDS[kind], emitted=expected.ids[:cut])
         driver.finish()
         assert_same(rest, expected, start=cut)
 
 
-def test_over_the_exchange_with_three_workers(
-    cluster: Cluster, alone: dict[str, tuple[list[int], Heard]], exchange_of_three: MoEDispatcher
+def test_with_experts_on_three_workers(
+    model_and_dispatcher: ModelAndDispatcher,
+    alone: dict[str, tuple[list[int], Received]],
+    three_worker_dispatcher: MoEDispatcher,
 ) -> None:
     rng = Random(9)
-    driver = Driver(cluster[0], exchange_of_three, limits(max_batch_tokens=20, max_running=6))
+    driver = Driver(model_and_dispatcher[0], three_worker_dispatcher, limits(max_batch_tokens=20, max_running=6))
     ours = {kind: driver.submit(asked, KINDS[kind]) for kind, (asked, _) in alone.items()}
-    crowd(driver, rng, 4)
+    submit_others(driver, rng, 4)
     driver.finish()
     for kind, (_, expected) in alone.items():
         assert_same(ours[kind], expected)
-    sums = exchange_of_three.stats.total()
+    sums = three_worker_dispatcher.stats.total()
     assert 0 < sums.ffn_choices < sums.choices
     assert sums.tokens_all_zero > 0
 
 
-def test_the_requests_are_worth_comparing(alone: dict[str, tuple[list[int], Heard]]) -> None:
-    """Guards the tests above: requests do differ, and answers are not one token over and over."""
-    assert all(len(set(heard.ids)) > 10 for _, heard in alone.values())
+def test_the_requests_differ(alone: dict[str, tuple[list[int], Received]]) -> None:
+    """Guards the tests above: the answers differ, and none repeats one token."""
+    assert all(len(set(received.ids)) > 10 for _, received in alone.values())
     greedy, sampled = alone["greedy"][1], alone["sampled"][1]
-    assert len({token.logits_checksum for heard in (greedy, sampled) for token in heard.tokens}) > STEPS
+    assert len({token.logits_checksum for received in (greedy, sampled) for token in received.tokens}) > STEPS

@@ -1,4 +1,4 @@
-"""The latent cache takes the room there is, and no more."""
+"""The KV cache is as large as the free memory allows, and no larger."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from support.tiny_checkpoint import UNEVEN, make_checkpoint
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.memory import CPU_PAGES, host_free, page_bytes, pages_that_fit
 from services.attention_worker.loading import open_model
-from services.attention_worker.settings import InvalidSetting, Settings
+from services.attention_worker.settings import AttentionSettings
+from services.process.settings import InvalidSetting
 
 
-def test_a_page_takes_what_it_is_counted_as(tmp_path: Path) -> None:
-    opened = open_model(Settings(model=make_checkpoint(tmp_path / "model", UNEVEN), page_size=32, kv_pages=7))
+def test_a_page_takes_the_bytes_it_is_counted_as(tmp_path: Path) -> None:
+    opened = open_model(AttentionSettings(model=make_checkpoint(tmp_path / "model", UNEVEN), page_size=32, kv_pages=7))
     loaded = opened.load()
     cache = KvCache(loaded.model, loaded.limits.num_pages, loaded.limits.page_size, 4, loaded.limits.max_model_len)
     assert cache.bytes == 7 * page_bytes(opened.config, opened.dtype, 32)
@@ -31,31 +32,31 @@ def test_the_real_model_on_a_gpu_of_80_gib() -> None:
 
 def test_sizes_follow_the_pages(tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path / "model")
-    opened = open_model(Settings(model=model))
+    opened = open_model(AttentionSettings(model=model))
     limits = opened.load().limits
     assert (limits.num_pages, limits.max_model_len) == (CPU_PAGES, opened.config.max_position_embeddings)
     assert opened.limits(2).max_model_len == 128
-    with pytest.raises(InvalidSetting, match="CARACAL_KV_PAGES: the weights leave the GPU no room"):
+    with pytest.raises(InvalidSetting, match="CARACAL_KV_PAGES: the weights leave no GPU memory"):
         opened.limits(0)
 
 
 @pytest.mark.parametrize(("pages", "page_size"), [(10**20, 64), (10**9, 64), (1, 16 * 10**12)])
-def test_more_than_there_is_memory_for_is_refused(tmp_path: Path, pages: int, page_size: int) -> None:
-    settings = Settings(model=make_checkpoint(tmp_path / "model"), kv_pages=pages, page_size=page_size)
+def test_more_pages_than_memory_is_an_invalid_setting(tmp_path: Path, pages: int, page_size: int) -> None:
+    settings = AttentionSettings(model=make_checkpoint(tmp_path / "model"), kv_pages=pages, page_size=page_size)
     with pytest.raises(
         InvalidSetting, match=r"CARACAL_KV_PAGES: \d+ pages of CARACAL_PAGE_SIZE \d+ take [\d.]+ GiB, [\d.]+ G"
     ):
         open_model(settings).load()
 
 
-def test_what_is_free_is_less_than_all() -> None:
+def test_free_memory_is_less_than_all() -> None:
     with open("/proc/meminfo", encoding="ascii") as lines:
         total = int(next(lines).split()[1]) * 1024
     assert 0 < host_free() < total
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_read(tmp_path: Path) -> None:
     if torch.cuda.device_count() > 5:
-        pytest.skip("there are that many")
+        pytest.skip("this machine has more than 5 GPUs")
     with pytest.raises(InvalidSetting, match="CARACAL_DEVICE is 'cuda:4' and rank 1 takes number 5: this machine has"):
-        open_model(Settings(model=tmp_path / "nothing", device="cuda:4"), rank=1)
+        open_model(AttentionSettings(model=tmp_path / "nothing", device="cuda:4"), rank=1)

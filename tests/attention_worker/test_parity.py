@@ -1,6 +1,6 @@
-"""Our arithmetic against transformers' LongcatFlashForCausalLM, on the same weights, through the real exchange.
+"""Our arithmetic against transformers' LongcatFlashForCausalLM, on the same weights, through the real dispatcher.
 
-Legend: T tokens, K slots, V vocabulary.
+Legend: T tokens, K choices of a token, D hidden, G gate outputs, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from random import Random
 
 import pytest
 import torch
-from caracal_kernels import route
+from caracal_kernels import GateWeights, route
 from support.broken_checkpoint import edit_tensor
 from support.hf_oracle import load_oracle, oracle_greedy, oracle_logits
-from support.paged import Paged, local_exchange
+from support.paged import Paged, local_dispatcher
 from support.tiny_checkpoint import PRESETS, UNEVEN, make_checkpoint
 from torch import Tensor
 
-from services.attention_worker.model.interfaces import GateWeights, MoEHandleLike
+from services.attention_worker.model.interfaces import MoEHandleLike
 from services.attention_worker.model.model import load_model
 from services.attention_worker.model.step import Step
 from services.checkpoint.reader import Checkpoint
@@ -28,8 +28,8 @@ PROMPT, NEW = 33, 64
 
 
 @dataclass
-class Watched:
-    """An exchange, and how many FFN experts the gate gave to each token of each layer."""
+class CountingDispatcher:
+    """A dispatcher that counts how many FFN experts the gate chose for each token of each layer."""
 
     inner: MoEDispatcher
     checkpoint: Checkpoint
@@ -37,7 +37,7 @@ class Watched:
 
     def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
         c = self.checkpoint.config
-        ids_TK, _, _ = route(h_TD, gate.classifier_ED, gate.bias_E, c.moe_topk, c.n_routed_experts, 1.0)
+        ids_TK, _, _ = route(h_TD, gate.classifier_GD, gate.bias_G, c.moe_topk, c.n_routed_experts, 1.0)
         self.ffn_choices += (ids_TK < c.n_routed_experts).sum(1).tolist()
         return self.inner.start(layer, h_TD, gate, step)
 
@@ -60,9 +60,9 @@ def test_fp32_logits_and_greedy_tokens(tmp_path: Path, preset: str) -> None:
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path, PRESETS[preset], seed=7))
     model = load_model(checkpoint, torch.float32, lambda done, total: None)
     ids = prompt(3)
-    with local_exchange(checkpoint, torch.float32) as inner:
-        exchange = Watched(inner, checkpoint)
-        paged = Paged(model, exchange)
+    with local_dispatcher(checkpoint, torch.float32) as inner:
+        dispatcher = CountingDispatcher(inner, checkpoint)
+        paged = Paged(model, dispatcher)
         rows = list(paged.feed({0: ids})[0])
         for _ in range(NEW):
             ids.append(int(rows[-1].argmax()))
@@ -71,67 +71,71 @@ def test_fp32_logits_and_greedy_tokens(tmp_path: Path, preset: str) -> None:
     expected_TV = oracle_logits(oracle, ids)
     torch.testing.assert_close(torch.stack(rows), expected_TV, rtol=0, atol=1e-4)
     assert ids[PROMPT:] == oracle_greedy(oracle, ids[:PROMPT], NEW)
-    assert len(set(ids[PROMPT:])) > NEW // 4, "one token over and over would prove little"
+    assert len(set(ids[PROMPT:])) > NEW // 4, "an answer that repeats one token proves little"
     if preset == "wide_top_k":
-        assert {0, checkpoint.config.moe_topk} <= set(exchange.ffn_choices), "tokens with no and with only FFN experts"
+        assert {0, checkpoint.config.moe_topk} <= set(dispatcher.ffn_choices), (
+            "tokens with no and with only FFN experts"
+        )
 
 
 def test_every_norm_has_its_own_epsilon(tmp_path: Path) -> None:
-    """The latents' norms use 1e-6 whatever the config says; faint latents make that visible."""
+    """The latents' norms use 1e-6 whatever the config says; small latents make that visible."""
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path, UNEVEN, rms_norm_eps=1e-4))
     for name in [name for name, _ in attention_tensors(checkpoint.config) if "_a_proj" in name]:
         edit_tensor(tmp_path, name, lambda weight: weight * 1e-3)
-    with local_exchange(checkpoint, torch.float32) as exchange:
-        logits_TV = Paged(load_model(checkpoint, torch.float32, lambda done, total: None), exchange).feed(
+    with local_dispatcher(checkpoint, torch.float32) as dispatcher:
+        logits_TV = Paged(load_model(checkpoint, torch.float32, lambda done, total: None), dispatcher).feed(
             {0: prompt(2)}
         )[0]
     expected_TV = oracle_logits(load_oracle(checkpoint, torch.float32), prompt(2))
     torch.testing.assert_close(logits_TV, expected_TV, rtol=0, atol=1e-4)
 
 
-def error(logits_TV: Tensor, true_TV: Tensor) -> tuple[float, float]:
-    """(median, mean) over tokens of the root mean square error of a token's logits."""
-    per_token_T = (logits_TV - true_TV).square().mean(1).sqrt()
+def error(logits_TV: Tensor, exact_TV: Tensor) -> tuple[float, float]:
+    """Returns (median, mean) over tokens of the root mean square error of a token's logits."""
+    per_token_T = (logits_TV - exact_TV).square().mean(1).sqrt()
     return float(per_token_T.median()), float(per_token_T.mean())
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_bf16_errs_no_more_than_transformers_does(tmp_path: Path, preset: str) -> None:
-    """Truth is the same bf16 weights in fp32 arithmetic.
+    """The exact result is that of the same bf16 weights in fp32 arithmetic.
 
     An absolute bound would say little: a rounding error can move a token across the gate's edge to another expert, in
     either implementation, and its logits then jump. But our kernels round at most as often as transformers does (sums,
     gate * up, softmax and the combine stay in fp32), so over some hundred tokens the error must not be larger than its
-    own (measured: 0.88 to 0.93 of it). The slack of 10 % is for which tokens happen to cross an edge.
+    own (measured: 0.88 to 0.93 of it). The 10 % of slack are for the tokens that happen to cross an edge.
     """
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path, PRESETS[preset], seed=7, dtype=torch.bfloat16))
     model = load_model(checkpoint, torch.bfloat16, lambda done, total: None)
-    true, peer = (load_oracle(checkpoint, dtype) for dtype in (torch.float32, torch.bfloat16))
-    ours, theirs, truth = [], [], []
-    with local_exchange(checkpoint, torch.bfloat16) as exchange:
+    exact, transformers = (load_oracle(checkpoint, dtype) for dtype in (torch.float32, torch.bfloat16))
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
+    expected: list[Tensor] = []
+    with local_dispatcher(checkpoint, torch.bfloat16) as dispatcher:
         for seed in range(4):
             ids = prompt(seed, 100)
-            ours.append(Paged(model, exchange).feed({0: ids})[0])
-            theirs.append(oracle_logits(peer, ids))
-            truth.append(oracle_logits(true, ids))
-    true_TV = torch.cat(truth)
-    our_median, our_mean = error(torch.cat(ours), true_TV)
-    their_median, their_mean = error(torch.cat(theirs), true_TV)
+            ours.append(Paged(model, dispatcher).feed({0: ids})[0])
+            theirs.append(oracle_logits(transformers, ids))
+            expected.append(oracle_logits(exact, ids))
+    exact_TV = torch.cat(expected)
+    our_median, our_mean = error(torch.cat(ours), exact_TV)
+    their_median, their_mean = error(torch.cat(theirs), exact_TV)
     assert our_median <= 1.1 * their_median
     assert our_mean <= 1.1 * their_mean
-    assert our_median < 0.05 * float(true_TV.square().mean().sqrt()), "and it is small against the logits themselves"
+    assert our_median < 0.05 * float(exact_TV.square().mean().sqrt()), "and it is small against the logits themselves"
 
 
 def test_multi_token_prediction_and_booleans_change_nothing(tmp_path: Path) -> None:
-    """`mla_scale_*` are not read, as in transformers; heads of an extra predictor are not either."""
+    """`mla_scale_*` are not read, as in transformers, nor are heads of an extra predictor."""
     plain, marked = (
         Checkpoint.open(make_checkpoint(tmp_path / name, UNEVEN, **extra))  # type: ignore[arg-type]
         for name, extra in (("plain", {}), ("marked", {"mla_scale_q_lora": True, "num_nextn_predict_layers": 1}))
     )
     logits = []
     for checkpoint in (plain, marked):
-        with local_exchange(checkpoint, torch.float32) as exchange:
+        with local_dispatcher(checkpoint, torch.float32) as dispatcher:
             model = load_model(checkpoint, torch.float32, lambda done, total: None)
-            logits.append(Paged(model, exchange).feed({0: prompt(1)})[0])
+            logits.append(Paged(model, dispatcher).feed({0: prompt(1)})[0])
     assert plain.digest == marked.digest
     assert torch.equal(*logits)

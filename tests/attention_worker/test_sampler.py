@@ -1,4 +1,4 @@
-"""What a request asks beyond the draw: penalties, bias, masks, log-probabilities, checksums; each row on its own."""
+"""Sampling around the op: penalties, bias, masks, log-probabilities, checksums; each row independent of the others."""
 
 import zlib
 from typing import Any
@@ -25,8 +25,8 @@ def one(row_V: torch.Tensor, asked: Sequence) -> TokenOut:
 
 
 def ranking() -> list[int]:
-    order: list[int] = LOGITS_V.argsort(descending=True).tolist()
-    return order
+    ids: list[int] = LOGITS_V.argsort(descending=True).tolist()
+    return ids
 
 
 def test_greedy_takes_the_largest_and_ties_the_lowest_id() -> None:
@@ -108,7 +108,7 @@ def test_a_row_does_not_see_its_neighbours() -> None:
     assert together == backwards[::-1]
 
 
-def test_the_draw_depends_on_seed_and_position() -> None:
+def test_sampling_depends_on_seed_and_position() -> None:
     flat = torch.zeros(V)
     by_seed = {one(flat, sequence(temperature=1.0, seed=seed)).id for seed in range(-40, 40)}
     by_position = {one(flat, sequence((1,) * length, temperature=1.0, seed=3)).id for length in range(1, 80)}

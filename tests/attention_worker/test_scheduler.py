@@ -1,4 +1,4 @@
-"""The scheduler under arbitrary arrivals, cancels and steps: pages, budget, order, progress."""
+"""The scheduler under random submits, cancels and steps: pages, token budget, order, progress."""
 
 from random import Random
 
@@ -25,7 +25,7 @@ def make(key: int, prompt: int, answer: int, emitted: int = 0) -> Sequence:
 
 
 def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
-    """What the engine does with a step: cache the chunk, append a token, take out who has ended."""
+    """Runs a step as the engine does: caches the chunks, appends tokens, removes and returns ended sequences."""
     ended = []
     for chunk in chunks:
         samples = chunk.samples
@@ -77,10 +77,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(chunk.length for chunk in chunks) <= self.scheduler.max_batch_tokens
         scheduled = [chunk.sequence for chunk in chunks]
         assert len({sequence.key for sequence in scheduled}) == len(scheduled)
-        assert all(sequence in scheduled or sequence.row is None for sequence in decoding), "a decode was passed over"
+        assert all(sequence in scheduled or sequence.row is None for sequence in decoding), "a decode was skipped"
         assert min(self.live, default=None) == min((sequence.key for sequence in scheduled), default=None)
         prompts = [chunk.sequence.key for chunk in chunks if chunk.sequence not in decoding]
-        assert prompts == sorted(prompts), "prompts are taken in order of arrival"
+        assert prompts == sorted(prompts), "prompts are scheduled in order of submission"
         for chunk in chunks:
             self.check_chunk(chunk)
         for sequence in run(self.scheduler, chunks):
@@ -90,24 +90,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         sequence = chunk.sequence
         assert chunk.length >= 1
         assert chunk.start == sequence.cached
-        held = self.scheduler.pages.table_SX[sequence.row]
-        assert (held[: self.scheduler.pages.pages_for(chunk.start + chunk.length)] >= 0).all(), "no page for the chunk"
+        pages = self.scheduler.pages.table_SX[sequence.row]
+        assert (pages[: self.scheduler.pages.pages_for(chunk.start + chunk.length)] >= 0).all(), "no page for the chunk"
 
     @invariant()
-    def order_of_arrival(self) -> None:
+    def order_of_submission(self) -> None:
         keys = [sequence.key for sequence in [*self.scheduler.running, *self.scheduler.waiting]]
         assert keys == sorted(self.live)
 
     @invariant()
-    def every_page_is_free_or_held_once(self) -> None:
+    def every_page_is_free_or_used_once(self) -> None:
         pool = self.scheduler.pages
-        held = pool.table_SX[pool.table_SX >= 0].tolist()
-        assert len(held) == len(set(held)) == pool.used
+        used = pool.table_SX[pool.table_SX >= 0].tolist()
+        assert len(used) == len(set(used)) == pool.used
         assert all(sequence.row is None for sequence in self.scheduler.waiting)
         rows = [sequence.row for sequence in self.scheduler.running]
         assert len(rows) == len(set(rows))
-        closed = [row for row in range(len(pool.table_SX)) if row not in rows]
-        assert (pool.table_SX[closed] == -1).all()
+        unused = [row for row in range(len(pool.table_SX)) if row not in rows]
+        assert (pool.table_SX[unused] == -1).all()
 
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
@@ -127,7 +127,7 @@ TestScheduler.settings = settings(
 )
 
 
-def test_a_long_prompt_does_not_hold_up_decodes() -> None:
+def test_a_long_prompt_does_not_delay_decodes() -> None:
     scheduler = build(pages=64, budget=8, max_running=4)
     decoding = make(0, prompt=2, answer=40)
     scheduler.submit(decoding)
@@ -141,7 +141,7 @@ def test_a_long_prompt_does_not_hold_up_decodes() -> None:
         assert decoding.generated == step + 2
 
 
-def test_the_latest_arrival_is_preempted_and_goes_on_with_its_answer() -> None:
+def test_the_latest_sequence_is_preempted_and_continues_its_answer() -> None:
     scheduler = build(pages=4, budget=16, max_running=3)
     old, new = make(0, prompt=4, answer=12), make(1, prompt=4, answer=6)
     scheduler.submit(old)
@@ -161,7 +161,7 @@ def test_the_latest_arrival_is_preempted_and_goes_on_with_its_answer() -> None:
     assert scheduler.pages.used == 0
 
 
-def test_what_can_never_fit_is_refused_with_the_counts() -> None:
+def test_a_sequence_that_can_never_fit_is_rejected_with_the_counts() -> None:
     scheduler = build(pages=4, budget=16, max_running=2)
     scheduler.check_fits(16)
     with pytest.raises(CannotFit, match="17 tokens need 5 pages of 4, the cache has 4"):

@@ -1,19 +1,19 @@
-"""The gRPC edge over a real socket: one request, bad requests, disconnects, draining, health, reflection."""
+"""The Attention service over a real socket: one request, bad requests, disconnects, draining, health, reflection."""
 
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.engine_driver import Driver, limits
+from support.engine_driver import Driver, NoDispatcher, limits
 from support.fake_model import VOCAB, FakeModel
 
 from services.attention_worker.engine.engine import Engine, EngineLimits, deliver_on
@@ -25,16 +25,16 @@ TABLE = placement_pb2.Table(epoch=7, numerics_class="caracal-test")
 
 
 class Worker:
-    """A whole worker but for model and exchange, and a channel to it."""
+    """A worker with a fake model and no dispatcher, and a channel to it."""
 
     def __init__(self, sizes: EngineLimits) -> None:
         loop = asyncio.get_running_loop()
         self.engine = Engine(
             FakeModel(),
-            None,
+            NoDispatcher(),
             sizes,
             frozenset(),
-            deliver=deliver_on(loop),  # type: ignore[arg-type]
+            deliver=deliver_on(loop),
         )
         identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
         self.service = AttentionService(self.engine, VOCAB, identity, lambda table: table.epoch)
@@ -71,8 +71,8 @@ def request(prompt: list[int] | None = None, **sampling: Any) -> attention_pb2.G
     return attention_pb2.GenerateRequest(request_id="r", attempt=3, prompt_ids=prompt or [1, 2, 3], sampling=asked)
 
 
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 60))  # type: ignore[arg-type]
+def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(body(), 60))
 
 
 async def status(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -142,7 +142,7 @@ BAD: list[tuple[str, attention_pb2.GenerateRequest]] = [
 ]
 
 
-def test_bad_requests_are_refused_by_the_name_of_the_field() -> None:
+def test_bad_requests_are_rejected_by_the_name_of_the_field() -> None:
     async def body() -> None:
         async with worker() as one:
             for message, bad in BAD:
@@ -155,7 +155,7 @@ def test_bad_requests_are_refused_by_the_name_of_the_field() -> None:
     run(body)
 
 
-def test_what_can_never_fit_is_resource_exhausted_with_the_counts() -> None:
+def test_a_request_that_can_never_fit_is_resource_exhausted_with_the_counts() -> None:
     async def body() -> None:
         async with worker(limits(num_pages=4, max_len=256)) as one:
             code, details = await status(one.stub.Generate(request([1] * 60, max_tokens=100)))
@@ -165,7 +165,7 @@ def test_what_can_never_fit_is_resource_exhausted_with_the_counts() -> None:
     run(body)
 
 
-def test_five_hundred_disconnects_at_random_moments_leave_no_page_behind() -> None:
+def test_five_hundred_disconnects_at_random_moments_leave_no_page_in_use() -> None:
     rng = Random(5)
 
     async def leave(one: Worker) -> None:
@@ -183,10 +183,10 @@ def test_five_hundred_disconnects_at_random_moments_leave_no_page_behind() -> No
 
     async def body() -> None:
         async with worker(limits(num_pages=40, max_len=256)) as one:
-            witness = asyncio.create_task(status(one.stub.Generate(request(max_tokens=200))))
+            other = asyncio.create_task(status(one.stub.Generate(request(max_tokens=200))))
             for _ in range(10):
                 await asyncio.gather(*(leave(one) for _ in range(50)))
-            assert await witness == (grpc.StatusCode.OK, ""), "others are not touched"
+            assert await other == (grpc.StatusCode.OK, ""), "a request that was not cancelled is undisturbed"
             await pages_free(one)
             assert len(one.engine.scheduler.running) == 0
 
@@ -217,7 +217,7 @@ def test_a_deadline_ends_the_request() -> None:
     run(body)
 
 
-def test_draining_sends_requests_elsewhere() -> None:
+def test_draining_hands_sequences_back() -> None:
     async def body() -> None:
         async with worker(limits(max_len=4096, num_pages=256)) as one:
             call = one.stub.Generate(request(max_tokens=4000))
@@ -232,7 +232,7 @@ def test_draining_sends_requests_elsewhere() -> None:
     run(body)
 
 
-def test_a_drain_without_a_move_lets_what_runs_finish() -> None:
+def test_a_drain_without_a_move_lets_running_sequences_finish() -> None:
     async def body() -> None:
         async with worker() as one:
             call = one.stub.Generate(request(max_tokens=200))
@@ -251,13 +251,13 @@ def test_tables_describe_health_and_reflection() -> None:
             assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert (await one.stub.ApplyTable(TABLE)).epoch == 7
             assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await one.stub.ApplyTable(placement_pb2.Table(epoch=8, numerics_class="caracal-other"))
-            assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+            assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
             description = await one.stub.Describe(attention_pb2.AttentionDescribeRequest())
             assert (description.epoch, description.worker_id, description.max_model_len) == (7, "attention-0", 256)
             assert (description.kv_pages_total, description.page_size) == (64, 16)
-            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(one.channel)
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", one.channel))
             answers = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
             names = [service.name async for answer in answers for service in answer.list_services_response.service]
             assert {SERVICE, "grpc.health.v1.Health"} <= set(names)

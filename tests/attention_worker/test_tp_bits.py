@@ -9,21 +9,22 @@ from random import Random
 
 import pytest
 import torch
-from support.engine_driver import Driver, Heard, limits
-from support.reference_dispatcher import Answers, PlainExchange
+from caracal_kernels import GateWeights
+from support.engine_driver import Driver, Received, limits
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 from torch import Tensor
 
 from services.attention_worker.engine.engine import EngineLimits
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.loading import Servable, open_model
-from services.attention_worker.model.interfaces import GateWeights, MoEHandleLike
+from services.attention_worker.model.interfaces import MoEHandleLike
 from services.attention_worker.model.step import Step
-from services.attention_worker.settings import Settings
+from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.followers import Followers
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch.links import WorkerUnavailable
+from services.router.dispatch.errors import WorkerUnavailable
 
 SIZES = limits(max_batch_tokens=24, max_running=6, num_pages=48)
 # 4 heads over 2 ranks and 3 over 3; hidden, inner width and vocabulary that leave the last rank with fewer rows.
@@ -36,11 +37,11 @@ CASES = [
 
 @dataclass(frozen=True)
 class Ranks:
-    """A model on one rank, the same model on several, and its experts."""
+    """A model on one rank, the same model on several, and a dispatcher to its experts."""
 
     one: Servable
     several: Servable
-    exchange: PlainExchange
+    dispatcher: ReferenceDispatcher
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -51,14 +52,14 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings(path, size, SIZES).items():
             patch.setenv(name, value)
-        opened = open_model(Settings.from_env())
+        opened = open_model(AttentionSettings.from_env())
         with Followers(size) as followers:
             several = load_rank0(opened, followers).model
-            yield Ranks(opened.load().model, several, PlainExchange(opened.checkpoint, dtype))
+            yield Ranks(opened.load().model, several, ReferenceDispatcher(opened.checkpoint, dtype))
 
 
 def settings(path: Path, size: int, sizes: EngineLimits) -> dict[str, str]:
-    """The environment that ranks read."""
+    """Returns the environment that ranks read."""
     return {
         "CARACAL_MODEL": str(path),
         "CARACAL_TP": str(size),
@@ -68,19 +69,20 @@ def settings(path: Path, size: int, sizes: EngineLimits) -> dict[str, str]:
     }
 
 
-def ask(driver: Driver, seed: int) -> list[Heard]:
-    """A mixed crowd: short and long prompts that come while others decode; greedy and sampled."""
-    rng, heard = Random(seed), []
+def submit_mixed(driver: Driver, seed: int) -> list[Received]:
+    """Submits short and long prompts while others decode, greedy and sampled."""
+    rng = Random(seed)
+    received: list[Received] = []
     for number in range(9):
         prompt = [rng.randrange(3, 300) for _ in range(rng.choice([1, 3, 17, 60]))]
         sampling = Sampling(max_tokens=rng.randint(2, 25), ignore_eos=True, temperature=number % 2 * 0.9, seed=number)
-        heard.append(driver.submit(prompt, sampling))
+        received.append(driver.submit(prompt, sampling))
         for _ in range(rng.randint(0, 3)):
             driver.engine.step()
-    return heard
+    return received
 
 
-def assert_same(some: list[Heard], others: list[Heard]) -> None:
+def assert_same(some: list[Received], others: list[Received]) -> None:
     for one, other in zip(some, others, strict=True):
         assert one.tokens == other.tokens, "indices, ids and checksums"
         assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
@@ -88,40 +90,40 @@ def assert_same(some: list[Heard], others: list[Heard]) -> None:
 
 
 def test_logits_are_those_of_one_rank(ranks: Ranks) -> None:
-    heard = []
+    received = []
     for model in (ranks.one, ranks.several):
-        driver = Driver(model, ranks.exchange, SIZES)
-        heard.append(ask(driver, 5))
+        driver = Driver(model, ranks.dispatcher, SIZES)
+        received.append(submit_mixed(driver, 5))
         driver.finish()
         assert driver.engine.counters.steps < driver.engine.counters.model_tokens / 3, "batches, not rows"
-    assert_same(*heard)
-    assert len({token.logits_checksum for one in heard[0] for token in one.tokens}) > 50
+    assert_same(*received)
+    assert len({token.logits_checksum for one in received[0] for token in one.tokens}) > 50
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A MoE output that does not come."""
+class FailingHandle:
+    """A MoE output that does not arrive."""
 
     def finish(self, residual_TD: Tensor) -> Tensor:
         raise WorkerUnavailable("expert-0 is gone")
 
 
-class Unreliable:
-    """Fails in one layer of some steps, where it starts or where it is waited for."""
+class FailingDispatcher:
+    """Fails in layer 1 of some steps, in `start` or in `finish`."""
 
-    def __init__(self, inner: PlainExchange, bad_steps: dict[int, str]) -> None:
+    def __init__(self, inner: ReferenceDispatcher, bad_steps: dict[int, str]) -> None:
         self._inner, self._bad_steps = inner, bad_steps
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike | Answers:
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
         where = self._bad_steps.get(step.number, "") if layer == 1 else ""
         if where == "start":
             raise WorkerUnavailable("expert-0 is gone")
-        return Lost() if where == "finish" else self._inner.start(layer, h_TD, gate, step)
+        return FailingHandle() if where == "finish" else self._inner.start(layer, h_TD, gate, step)
 
 
-def test_a_step_that_fails_on_rank_0_leaves_the_ranks_in_step(ranks: Ranks) -> None:
-    exchange = Unreliable(ranks.exchange, {3: "finish", 6: "start"})
-    driver = Driver(ranks.several, exchange, SIZES)
+def test_a_step_that_fails_on_rank_0_keeps_the_ranks_in_step(ranks: Ranks) -> None:
+    dispatcher = FailingDispatcher(ranks.dispatcher, {3: "finish", 6: "start"})
+    driver = Driver(ranks.several, dispatcher, SIZES)
     lost = [driver.submit([5, 6, 7 + number], Sampling(max_tokens=9, ignore_eos=True)) for number in range(3)]
     for _ in range(3):
         driver.engine.step()
@@ -132,27 +134,27 @@ def test_a_step_that_fails_on_rank_0_leaves_the_ranks_in_step(ranks: Ranks) -> N
         ("unavailable", "expert-0 is gone")
     ] * 4
     assert driver.engine.counters.failed_steps == 2
-    after = ask(driver, 6)
+    after = submit_mixed(driver, 6)
     driver.finish()
-    alone = Driver(ranks.one, ranks.exchange, SIZES)
-    expected = ask(alone, 6)
+    alone = Driver(ranks.one, ranks.dispatcher, SIZES)
+    expected = submit_mixed(alone, 6)
     alone.finish()
     assert_same(after, expected)
 
 
-def test_a_step_that_breaks_on_rank_0_alone_ends_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_on_rank_0_alone_ends_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_checkpoint(tmp_path / "model")
     for name, value in settings(path, 2, SIZES).items():
         monkeypatch.setenv(name, value)
     checkpoint = Checkpoint.open(path)
     with Followers(2) as followers:
-        model = load_rank0(open_model(Settings.from_env()), followers).model
-        driver = Driver(model, PlainExchange(checkpoint, torch.float32), SIZES)
+        model = load_rank0(open_model(AttentionSettings.from_env()), followers).model
+        driver = Driver(model, ReferenceDispatcher(checkpoint, torch.float32), SIZES)
         driver.engine.cache.tensors[1].resize_(0)  # rank 0's second attention has no cache to write to
-        heard = driver.submit([5, 6, 7], Sampling(max_tokens=9))
+        received = driver.submit([5, 6, 7], Sampling(max_tokens=9))
         driver.finish()
-        assert heard.endings[0].reason == "unavailable", "it may go on elsewhere"
-        assert "the ranks are out of step" in heard.endings[0].message
+        assert received.endings[0].reason == "unavailable", "another worker may continue it"
+        assert "the ranks are out of step" in received.endings[0].message
         again = driver.submit([5, 6, 7], Sampling(max_tokens=9))
         driver.finish()
         assert again.endings[0].reason == "unavailable"

@@ -9,7 +9,8 @@ import pytest
 from support.cluster_harness import CALLERS, TOKENS, ClusterUnderTest, running_cluster, until
 from support.tiny_checkpoint import make_checkpoint
 
-from services.local.settings import InvalidSetting, LocalSettings
+from services.local.settings import LocalSettings
+from services.process.settings import InvalidSetting
 
 
 def followers(cluster: ClusterUnderTest, name: str) -> list[psutil.Process]:
@@ -19,29 +20,29 @@ def followers(cluster: ClusterUnderTest, name: str) -> list[psutil.Process]:
 def test_a_rank_dies_under_running_streams(tmp_path: Path) -> None:
     running = running_cluster(tmp_path, attention=2, tp=2)
     cluster = next(running)
-    everybody = [followers(cluster, f"attention-{n}") for n in range(2)]
+    ranks = [followers(cluster, f"attention-{n}") for n in range(2)]
     try:
-        assert [len(ranks) for ranks in everybody] == [1, 1]
+        assert [len(one) for one in ranks] == [1, 1]
         before = {record.worker_id: record.boot_id for record in cluster.records("attention")}
         streams = cluster.streams()
-        streams.go_on(CALLERS * 30)
-        everybody[0][0].kill()
+        streams.wait_for_tokens(CALLERS * 30)
+        ranks[0][0].kill()
         until(
             lambda: [r for r in cluster.records("attention") if r.boot_id not in before.values() and r.epoch],
-            "attention-0 does not come back",
+            "attention-0 was not restarted",
         )
-        everybody.append(followers(cluster, "attention-0"))
+        ranks.append(followers(cluster, "attention-0"))
         answers = streams.finish()
     finally:
-        running.close()  # type: ignore[attr-defined]
-    assert sum(len(caller) for caller in answers) > CALLERS, "there is something to compare"
+        running.close()
+    assert sum(len(caller) for caller in answers) > CALLERS, "some caller has two answers to compare"
     for caller in answers:
         assert all(len(stream.ids) == TOKENS and stream.finish_reason == "length" for stream in caller)
         assert {(*stream.ids, *stream.checksums) for stream in caller} == {(*caller[0].ids, *caller[0].checksums)}
-    _, left = psutil.wait_procs([rank for ranks in everybody for rank in ranks], 2)
+    _, left = psutil.wait_procs([rank for one in ranks for rank in one], 2)
     assert not left
 
 
-def test_a_bad_count_of_ranks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSetting, match="--tp: 0 is not between 1 and 64"):
-        LocalSettings(model=make_checkpoint(tmp_path), port=0, tp=0).check()
+def test_a_bad_number_of_ranks_is_an_invalid_setting(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="--tp is 0: must be at least 1"):
+        LocalSettings(model=make_checkpoint(tmp_path), port=0, tp=0)

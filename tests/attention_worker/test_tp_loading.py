@@ -1,4 +1,4 @@
-"""A rank reads its rows and no others, and what cannot be shared out is refused by name."""
+"""A rank reads its own rows alone, and a model that cannot be sharded is named."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 
 from services.attention_worker.loading import open_model
 from services.attention_worker.model.shard import Shard
-from services.attention_worker.settings import InvalidSetting, Settings
+from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.rank0 import shared_ranks
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.tensors import attention_tensors
+from services.process.settings import InvalidSetting
 
-SHARED_OUT = ("q_b_proj.weight", "kv_b_proj.weight", "o_proj.weight", "gate_proj.weight", "up_proj.weight")
-SHARED_OUT += ("down_proj.weight", "lm_head.weight")
+SHARDED = (
+    "q_b_proj.weight",
+    "kv_b_proj.weight",
+    "o_proj.weight",
+    "gate_proj.weight",
+    "up_proj.weight",
+    "down_proj.weight",
+    "lm_head.weight",
+)
 
 
 def bytes_read(path: Path, shard: Shard) -> int:
-    opened = open_model(Settings(model=path, tp=shard.size))
+    opened = open_model(AttentionSettings(model=path, tp=shard.size))
     with capture_logs() as logs:
         opened.load(shared_ranks(opened.config, RankGroup(shard, path, torch.device("cpu"))))
     (read,) = (entry["bytes"] for entry in logs if entry["event"] == "weights are read")
@@ -32,30 +40,30 @@ def bytes_read(path: Path, shard: Shard) -> int:
 
 
 def sizes(path: Path) -> tuple[int, int]:
-    """Bytes of the attention side that every rank reads, and bytes that are shared out."""
-    checkpoint, common, shared = Checkpoint.open(path), 0, 0
+    """Returns (bytes that every rank reads, bytes that are sharded) of the attention worker's tensors."""
+    checkpoint, common, sharded = Checkpoint.open(path), 0, 0
     for name, shape in attention_tensors(checkpoint.config):
         count = torch.Size(shape).numel() * (4 if "mlp.router" in name else 2)
-        if name.endswith(SHARED_OUT):
-            shared += count
+        if name.endswith(SHARDED):
+            sharded += count
         else:
             common += count
-    return common, shared
+    return common, sharded
 
 
 def test_each_rank_reads_its_half(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, PLAIN, dtype=torch.bfloat16)
-    common, shared = sizes(path)
-    assert bytes_read(path, Shard()) == common + shared
-    assert [bytes_read(path, Shard(rank, 2)) for rank in (0, 1)] == [common + shared // 2] * 2
+    common, sharded = sizes(path)
+    assert bytes_read(path, Shard()) == common + sharded
+    assert [bytes_read(path, Shard(rank, 2)) for rank in (0, 1)] == [common + sharded // 2] * 2
 
 
-def test_uneven_parts_are_the_whole(tmp_path: Path) -> None:
+def test_uneven_shards_are_the_whole(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, UNEVEN, dtype=torch.bfloat16)
-    common, shared = sizes(path)
+    common, sharded = sizes(path)
     read = [bytes_read(path, Shard(rank, 3)) for rank in range(3)]
-    assert sum(read) == 3 * common + shared
-    assert read[2] < read[0] == read[1], "101 inner rows are 34, 34 and 33"
+    assert sum(read) == 3 * common + sharded
+    assert read[2] < read[0] == read[1], "101 inner rows are split into 34, 34 and 33"
 
 
 @pytest.mark.parametrize("fp8", [False, True])
@@ -78,11 +86,11 @@ def test_every_row_has_one_rank(count: int, size: int) -> None:
     assert rows == list(range(count))
 
 
-def test_what_cannot_be_shared_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_sharded_is_an_invalid_setting(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     with pytest.raises(InvalidSetting, match=r"CARACAL_TP is 3: it must divide the model's 4 attention heads"):
-        open_model(Settings(model=path, tp=3))
-    with pytest.raises(InvalidSetting, match="CARACAL_TP must be positive"):
-        Settings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "0"})
-    with pytest.raises(InvalidSetting, match="CARACAL_TP is 'two': not a number"):
-        Settings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "two"})
+        open_model(AttentionSettings(model=path, tp=3))
+    with pytest.raises(InvalidSetting, match="CARACAL_TP is 0: must be at least 1"):
+        AttentionSettings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "0"})
+    with pytest.raises(InvalidSetting, match="CARACAL_TP is 'two': not a whole number"):
+        AttentionSettings.from_env({"CARACAL_MODEL": str(path), "CARACAL_TP": "two"})

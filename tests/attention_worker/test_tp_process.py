@@ -1,4 +1,4 @@
-"""A worker of two ranks as processes: the stream of a worker of one, its follower's death, how it leaves."""
+"""An attention worker of two ranks as processes: its stream, the death of a rank, draining."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, redis_store, spawn
 
 TOKENS = 300
-Notified = tuple[int, int, int]
+Token = tuple[int, int, int]  # (index, id, checksum of the logits)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def cluster(checkpoint: Path, store: Store, *ranks: int) -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
-    """An expert worker, and attention workers of so many ranks, as (process, address). Afterwards nothing is left."""
-    # A drain that outlasts the answers, however slow the machine.
-    common = {"MODEL": str(checkpoint), "REDIS_URL": store.url, "DRAIN_S": "120"}
+def running_workers(checkpoint: Path, store: Store, *ranks: int) -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
+    """Yields attention workers of so many ranks as (process, address); starts an expert worker for them."""
+    common = {
+        "MODEL": str(checkpoint),
+        "REDIS_URL": store.url,
+        "DRAIN_TIMEOUT_S": "120",
+    }  # longer than any answer takes
     expert = spawn("expert", WORKER_ID="expert-0", **common)
     workers = [spawn("attention", WORKER_ID=f"attention-{n}", TP=str(tp), **common) for n, tp in enumerate(ranks)]
     try:
@@ -47,7 +50,7 @@ def followers(worker: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(worker.pid).children(recursive=True)
 
 
-def generate(address: str, emitted: list[Notified] = []) -> Any:  # noqa: B006 - never changed
+def generate(address: str, emitted: list[Token] = []) -> Any:  # noqa: B006 - never changed
     channel = grpc.insecure_channel(address)
     sampling = attention_pb2.Sampling(max_tokens=TOKENS, temperature=0.8, seed=5, ignore_eos=True)
     request = attention_pb2.GenerateRequest(
@@ -60,12 +63,12 @@ def generate(address: str, emitted: list[Notified] = []) -> Any:  # noqa: B006 -
     return attention_pb2_grpc.AttentionStub(channel).Generate(request, timeout=60)
 
 
-def told(events: Any) -> list[Notified]:
+def tokens_of(events: Any) -> list[Token]:
     return [(token.index, token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
 def wait_left(worker: subprocess.Popen[str], store: Store, since_s: float) -> None:
-    """Within two seconds attention-0 has given its lease back or is gone: sooner than the lease ends by itself."""
+    """Waits until attention-0 has exited or released its lease; fails after two seconds, before a lease expires."""
     while worker.poll() is None and store.record("attention", "attention-0"):
         assert time.monotonic() - since_s < 2
         time.sleep(0.01)
@@ -76,30 +79,30 @@ def wait_gone(processes: list[psutil.Process], seconds: float) -> None:
     assert not left
 
 
-def test_it_answers_like_one_rank_and_dies_with_its_follower(checkpoint: Path, tmp_path: Path) -> None:
-    with redis_store(tmp_path) as store, cluster(checkpoint, store, 2, 1) as [(two, at_two), (_, at_one)]:
-        whole = told(generate(at_one))
+def test_it_answers_like_one_rank_and_ends_with_its_other_rank(checkpoint: Path, tmp_path: Path) -> None:
+    with redis_store(tmp_path) as store, running_workers(checkpoint, store, 2, 1) as [(two, at_two), (_, at_one)]:
+        whole = tokens_of(generate(at_one))
         assert len(whole) == TOKENS
-        assert told(generate(at_two)) == whole
+        assert tokens_of(generate(at_two)) == whole
         ranks = followers(two)
         assert len(ranks) == 1
         call = generate(at_two)
-        begun = [next(call) for _ in range(20)]
+        first_part = [next(call) for _ in range(20)]
         ranks[0].kill()
         killed_s = time.monotonic()
         with pytest.raises(grpc.RpcError) as lost:
-            begun += list(call)
-        assert lost.value.code() == grpc.StatusCode.UNAVAILABLE, "the router takes it elsewhere"
+            first_part += list(call)
+        assert lost.value.code() == grpc.StatusCode.UNAVAILABLE, "the router sends it to another worker"
         wait_left(two, store, killed_s)
         _, errors = two.communicate(timeout=20)
         assert errors.splitlines()[-1] == "caracal: rank 1 has ended with code -9"
         assert two.returncode != 0
         assert "Traceback" not in errors.split("rank 1")[-1]
-        assert told(begun) + told(generate(at_one, told(begun))) == whole
+        assert tokens_of(first_part) + tokens_of(generate(at_one, tokens_of(first_part))) == whole
 
 
-def test_ranks_live_and_die_together(checkpoint: Path, tmp_path: Path) -> None:
-    with redis_store(tmp_path) as store, cluster(checkpoint, store, 2, 2) as [(idle, _), (busy, address)]:
+def test_ranks_end_together(checkpoint: Path, tmp_path: Path) -> None:
+    with redis_store(tmp_path) as store, running_workers(checkpoint, store, 2, 2) as [(idle, _), (busy, address)]:
         killed_s = time.monotonic()
         followers(idle)[0].kill()
         wait_left(idle, store, killed_s)
@@ -111,20 +114,20 @@ def test_ranks_live_and_die_together(checkpoint: Path, tmp_path: Path) -> None:
         wait_gone(ranks, 2)
 
 
-def test_sigterm_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> None:
-    with redis_store(tmp_path) as store, cluster(checkpoint, store, 2) as [(worker, address)]:
+def test_sigterm_leaves_no_process_behind(checkpoint: Path, tmp_path: Path) -> None:
+    with redis_store(tmp_path) as store, running_workers(checkpoint, store, 2) as [(worker, address)]:
         ranks = followers(worker)
         call = generate(address)
         next(call)
         worker.send_signal(signal.SIGTERM)
-        assert len(told(call)) == TOKENS - 1, "the last of its kind lets its sequences finish"
+        assert len(tokens_of(call)) == TOKENS - 1, "the last attention worker finishes its sequences"
         _, errors = worker.communicate(timeout=30)
         assert worker.returncode == 0, errors
         assert "Traceback" not in errors
         wait_gone(ranks, 1)
 
 
-def test_a_rank_that_cannot_load_is_refused_once(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_invalid_tp_is_reported_once(checkpoint: Path, tmp_path: Path) -> None:
     worker = spawn("attention", MODEL=str(checkpoint), TP="3")
     _, errors = worker.communicate(timeout=60)
     assert worker.returncode == 2

@@ -1,4 +1,4 @@
-"""What a checkpoint gives, and that it reads no byte more than it was asked for."""
+"""What a checkpoint returns, and that it reads no more bytes than requested."""
 
 import subprocess
 import sys
@@ -12,7 +12,8 @@ from support.broken_checkpoint import edit_json, edit_tensor, shard_of
 from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint, random_weights
 
 from services.attention_worker.model.model import load_model
-from services.checkpoint.numerics import numerics_class
+from services.checkpoint.device import CPU
+from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.checkpoint.safetensors import INDEX, SINGLE
 from services.checkpoint.tensors import attention_tensors, expert_tensors
@@ -25,8 +26,8 @@ def directory(tmp_path: Path) -> Path:
     return make_checkpoint(tmp_path / "model")
 
 
-class Reads(Checkpoint):
-    """A checkpoint that remembers what was read of it."""
+class RecordingCheckpoint(Checkpoint):
+    """A checkpoint that records which tensors were read."""
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
@@ -57,23 +58,23 @@ def test_an_expert_is_gate_above_up(directory: Path) -> None:
     assert torch.equal(expert.down_DF, down)
 
 
-def test_attention_reads_everything_but_experts_and_once(directory: Path) -> None:
-    checkpoint = Reads.open(directory)
-    heard: list[tuple[int, int]] = []
-    load_model(checkpoint, torch.float32, lambda done, total: heard.append((done, total)))
+def test_attention_reads_everything_but_experts_once(directory: Path) -> None:
+    checkpoint = RecordingCheckpoint.open(directory)
+    progress: list[tuple[int, int]] = []
+    load_model(checkpoint, torch.float32, lambda done, total: progress.append((done, total)))
     wanted = sorted(name for name, _ in attention_tensors(checkpoint.config))
     assert sorted(checkpoint.read) == wanted
     assert sorted(wanted + [name for name, _ in expert_tensors(checkpoint.config)]) == checkpoint.names()
-    assert heard == [(done, len(wanted)) for done in range(1, len(wanted) + 1)]
+    assert progress == [(done, len(wanted)) for done in range(1, len(wanted) + 1)]
 
 
 def bytes_read() -> int:
-    """What this process has asked the kernel for, from Linux's own count."""
+    """Returns how many bytes this process has read, as Linux counts them."""
     return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts a process's reads")
-def test_an_expert_costs_its_own_bytes(directory: Path) -> None:
+def test_an_expert_is_read_in_its_own_bytes(directory: Path) -> None:
     checkpoint = Checkpoint.open(directory)
     own = 3 * PLAIN["hidden_size"] * PLAIN["expert_ffn_hidden_size"] * 4
     before = bytes_read()
@@ -100,21 +101,21 @@ def test_one_file_without_an_index(directory: Path) -> None:
         file.unlink()
     single = Checkpoint.open(directory)
     assert single.names() == sharded.names()
-    assert single.digest == sharded.digest, "the spread over files is no difference"
+    assert single.digest == sharded.digest, "the split over files does not count"
 
 
-def test_unneeded_tensors_are_carried_and_never_read(directory: Path) -> None:
+def test_tensors_that_are_not_needed_are_listed_and_not_read(directory: Path) -> None:
     name = "model.mtp.norm.weight"
     shard = shard_of(directory, "lm_head.weight")
     save_file(load_file(shard) | {name: torch.zeros(5, dtype=torch.float16)}, shard)
     edit_json(directory / INDEX, lambda index: index["weight_map"].update({name: shard.name}))
-    checkpoint = Reads.open(directory)
+    checkpoint = RecordingCheckpoint.open(directory)
     load_model(checkpoint, torch.float32, lambda done, total: None)
     assert name in checkpoint.names()
     assert name not in checkpoint.read
 
 
-def test_digest_sees_weights_shapes_and_numeric_fields(tmp_path: Path) -> None:
+def test_the_digest_depends_on_weights_shapes_and_numeric_fields(tmp_path: Path) -> None:
     def digest(change: str = "", **given: object) -> str:
         path = make_checkpoint(tmp_path / "one", **given)  # type: ignore[arg-type]
         if change:
@@ -138,19 +139,19 @@ def test_digest_sees_weights_shapes_and_numeric_fields(tmp_path: Path) -> None:
 def test_numerics_class_differs_by_dtype_and_weights(tmp_path: Path) -> None:
     one, other = (Checkpoint.open(make_checkpoint(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     classes = {
-        numerics_class(one, torch.float32),
-        numerics_class(one, torch.bfloat16),
-        numerics_class(other, torch.float32),
+        numerics_of(one, torch.float32, CPU).name,
+        numerics_of(one, torch.bfloat16, CPU).name,
+        numerics_of(other, torch.float32, CPU).name,
     }
     assert len(classes) == 3
-    assert numerics_class(one, torch.float32) in classes, "the same when asked again"
+    assert numerics_of(one, torch.float32, CPU).name in classes, "the same at the second call"
     assert all(name.startswith("caracal-") and len(name) == 24 for name in classes)
 
 
-def test_the_maker_is_a_command(tmp_path: Path) -> None:
-    maker = Path(__file__).parents[1] / "support" / "tiny_checkpoint.py"
-    given = ["--preset", "uneven", "--seed", "3", "--dtype", "float32"]
+def test_tiny_checkpoint_is_also_a_command(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "support" / "tiny_checkpoint.py"
+    arguments = ["--preset", "uneven", "--seed", "3", "--dtype", "float32"]
     env = {"PYTHONPATH": ":".join(sys.path)}
-    subprocess.run([sys.executable, maker, tmp_path / "told", *given], check=True, env=env)
-    expected = Checkpoint.open(make_checkpoint(tmp_path / "called", UNEVEN, seed=3)).digest
-    assert Checkpoint.open(tmp_path / "told").digest == expected
+    subprocess.run([sys.executable, script, tmp_path / "by command", *arguments], check=True, env=env)
+    expected = Checkpoint.open(make_checkpoint(tmp_path / "by call", UNEVEN, seed=3)).digest
+    assert Checkpoint.open(tmp_path / "by command").digest == expected

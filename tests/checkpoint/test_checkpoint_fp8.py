@@ -1,4 +1,4 @@
-"""Block-scaled fp8 checkpoints, wholly and partly so: read right, or refused by name."""
+"""Block-scaled fp8 checkpoints, whole and in part: read correctly, or rejected with the name of the tensor or field."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def fp8(tmp_path: Path) -> Path:
     return to_fp8(make_checkpoint(tmp_path / "fp8", SIZES, dtype=torch.bfloat16))
 
 
-def refusal(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(path)
     return str(caught.value)
 
 
-def same(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path) -> None:
     first, second = Checkpoint.open(one), Checkpoint.open(other)
     for name, _ in [*attention_tensors(first.config), *expert_tensors(first.config)]:
         assert torch.equal(first.tensor(name, torch.bfloat16), second.tensor(name, torch.bfloat16)), name
 
 
 def test_weights_are_stored_values_times_their_blocks_scales(fp8: Path, tmp_path: Path) -> None:
-    same(fp8, widened(fp8, tmp_path / "wide"))
+    assert_same_weights(fp8, widened(fp8, tmp_path / "wide"))
 
 
-def test_what_is_kept_of_the_weights(fp8: Path, tmp_path: Path) -> None:
-    """That scales are multiplied and not divided is seen against the weights before they were quantised."""
+def test_quantised_weights_are_near_the_original(fp8: Path, tmp_path: Path) -> None:
+    """A comparison with the weights before quantisation shows that scales are multiplied, not divided."""
     before = Checkpoint.open(make_checkpoint(tmp_path / "before", SIZES, dtype=torch.bfloat16))
     after = Checkpoint.open(fp8)
     for name in (GATE, QUERY):
@@ -62,24 +62,24 @@ def test_what_is_kept_of_the_weights(fp8: Path, tmp_path: Path) -> None:
         ("o_proj", {"quantization_config": CONFIG | {"modules_to_not_convert": ["o_proj"]}}),
     ],
 )
-def test_modules_that_are_left_wide(tmp_path: Path, left: str, config: dict[str, Any]) -> None:
+def test_modules_excluded_from_fp8(tmp_path: Path, left: str, config: dict[str, Any]) -> None:
     path = make_checkpoint(tmp_path / "fp8", SIZES, dtype=torch.bfloat16)
     to_fp8(path, lambda name: is_linear(name) and f".{left}." not in name, config)
-    same(path, widened(path, tmp_path / "wide"))
+    assert_same_weights(path, widened(path, tmp_path / "wide"))
 
 
-def test_a_linear_that_is_to_be_left_wide_and_is_not(fp8: Path) -> None:
+def test_an_excluded_linear_that_is_fp8_is_rejected(fp8: Path) -> None:
     edit_json(fp8 / "config.json", lambda raw: raw.update(disable_quant_module=["self_attn"]))
-    said = refusal(fp8)
-    assert "self_attn.0.q_a_proj.weight: is stored as F8_E4M3, and self_attn is to be left wide" in said
+    message = error_of(fp8)
+    assert "self_attn.0.q_a_proj.weight: is stored as F8_E4M3, and self_attn is excluded from fp8" in message
 
 
-def test_a_linear_may_be_wide_though_nothing_says_so(tmp_path: Path) -> None:
+def test_a_linear_may_be_bf16_without_an_exclusion(tmp_path: Path) -> None:
     path = to_fp8(make_checkpoint(tmp_path / "fp8", SIZES, dtype=torch.bfloat16), lambda name: name == GATE)
-    same(path, widened(path, tmp_path / "wide"))
+    assert_same_weights(path, widened(path, tmp_path / "wide"))
 
 
-def test_the_engines_and_the_experts_readers_take_it(fp8: Path, tmp_path: Path) -> None:
+def test_attention_and_expert_loaders_read_it(fp8: Path, tmp_path: Path) -> None:
     wide = Checkpoint.open(widened(fp8, tmp_path / "wide"))
     checkpoint = Checkpoint.open(fp8)
     one, other = (load_expert(each, 1, 3, torch.bfloat16) for each in (checkpoint, wide))
@@ -102,25 +102,25 @@ def test_the_engines_and_the_experts_readers_take_it(fp8: Path, tmp_path: Path) 
         ({"ignored_layers": [7]}, "ignored_layers: [7] is not a list of module names"),
     ],
 )
-def test_settings_that_cannot_be_honoured(fp8: Path, change: dict[str, Any], expected: str) -> None:
+def test_settings_that_are_not_supported(fp8: Path, change: dict[str, Any], expected: str) -> None:
     edit_json(fp8 / "config.json", lambda raw: raw.update(quantization_config=CONFIG | change))
-    assert expected in refusal(fp8)
+    assert expected in error_of(fp8)
 
 
-def test_fp8_without_a_word_in_the_config(fp8: Path) -> None:
+def test_fp8_without_a_quantization_config(fp8: Path) -> None:
     edit_json(fp8 / "config.json", lambda raw: raw.pop("quantization_config"))
-    assert "is stored as F8_E4M3, and config.json has no quantization_config" in refusal(fp8)
+    assert "is stored as F8_E4M3, and config.json has no quantization_config" in error_of(fp8)
 
 
 def test_scales_that_are_missing_or_wrong(fp8: Path, tmp_path: Path) -> None:
     scale = GATE + SCALE_SUFFIX
     edit_tensor(fp8, scale, lambda scale_nk: scale_nk[:-1])
-    assert f"{scale}: shape [1, 3], config.json makes it [2, 3]" in refusal(fp8)
+    assert f"{scale}: shape [1, 3], config.json makes it [2, 3]" in error_of(fp8)
     edit_tensor(fp8, scale, lambda scale_nk: torch.ones((2, 3), dtype=torch.bfloat16))
-    assert f"{scale}: dtype BF16, scales are F32" in refusal(fp8)
+    assert f"{scale}: dtype BF16, scales are F32" in error_of(fp8)
     bare = to_fp8(make_checkpoint(tmp_path / "bare", SIZES, dtype=torch.bfloat16))
     edit_tensor(bare, "lm_head.weight", lambda weight: weight.to(torch.float8_e4m3fn))
-    assert "lm_head.weight: is stored as F8_E4M3, and lm_head is to be left wide" in refusal(bare)
+    assert "lm_head.weight: is stored as F8_E4M3, and lm_head is excluded from fp8" in error_of(bare)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0, -1.0])

@@ -1,9 +1,10 @@
-"""Damage at random places: a directory is refused in one line or served, and nothing else comes out of its reader."""
+"""Damage at random places: a directory is read, or rejected with one line; the reader raises nothing else."""
 
 import functools
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from hypothesis import given, settings
@@ -15,23 +16,23 @@ from services.checkpoint.reader import Checkpoint
 from services.checkpoint.safetensors import INDEX
 
 VICTIMS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json", INDEX]
-SIZES = {"num_layers": 1, "n_routed_experts": 2, "zero_expert_num": 2, "moe_topk": 2}
+SIZES: dict[str, Any] = {"num_layers": 1, "n_routed_experts": 2, "zero_expert_num": 2, "moe_topk": 2}
 
 
 @functools.cache
 def pristine() -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as place:
-        path = make_checkpoint(Path(place), **SIZES)
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_checkpoint(Path(folder), **SIZES)
         return {file.name: file.read_bytes() for file in path.iterdir() if file.name in VICTIMS}
 
 
 def outcome(files: dict[str, bytes]) -> str:
-    """ "served", or the refusal; anything else is raised."""
-    with tempfile.TemporaryDirectory() as place:
+    """Returns "served" or the message of the CheckpointError; any other error is raised."""
+    with tempfile.TemporaryDirectory() as folder:
         for name, raw in files.items():
-            (Path(place) / name).write_bytes(raw)
+            (Path(folder) / name).write_bytes(raw)
         try:
-            checkpoint = Checkpoint.open(Path(place))
+            checkpoint = Checkpoint.open(Path(folder))
             for name in checkpoint.names():
                 checkpoint.tensor(name, torch.float32)
         except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""A wrong directory: one line, naming the file and the tensor or field, before a single weight is read."""
+"""A wrong directory gives one line that names the file and the tensor or field, before any weight is read."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def directory(tmp_path: Path) -> Path:
     return make_checkpoint(tmp_path / "model")
 
 
-def refusal(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(path)
     message = str(caught.value)
@@ -34,7 +34,7 @@ def refusal(path: Path) -> str:
     return message
 
 
-def config_refusal(**changes: Any) -> str:
+def config_error(**changes: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
         ModelConfig.from_dict({name: value for name, value in (PLAIN | changes).items() if value != "absent"})
     return str(caught.value)
@@ -61,7 +61,7 @@ def config_refusal(**changes: Any) -> str:
         ({"moe_topk": 13}, "moe_topk: 13 of 12 experts cannot be chosen"),
         (
             {"num_hidden_layers": 2},
-            "num_hidden_layers: contradicts num_layers 2: it counts attentions, so it has to be 4",
+            "num_hidden_layers: contradicts num_layers 2: it counts attention sublayers, so it must be 4",
         ),
         ({"num_key_value_heads": 1}, "num_key_value_heads: is not num_attention_heads = 4"),
         ({"qk_head_dim": 16}, "qk_head_dim: is not qk_nope_head_dim + qk_rope_head_dim = 24"),
@@ -78,19 +78,19 @@ def config_refusal(**changes: Any) -> str:
     ],
 )
 def test_config_fields(changes: dict[str, Any], expected: str) -> None:
-    assert config_refusal(**changes) == f"config.json: {expected}"
+    assert config_error(**changes) == f"config.json: {expected}"
 
 
 def test_config_in_the_newer_spelling() -> None:
     newer = PLAIN | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "dtype": "float32"}
     del newer["rope_theta"]
     config = ModelConfig.from_dict(newer | {"eos_token_id": [2, 7], "rope_scaling": None, "qk_head_dim": 24})
-    assert (config.rope_theta, config.torch_dtype, config.eos_ids) == (5e6, "float32", {2, 7})
+    assert (config.rope_theta, config.torch_dtype, config.eos_ids) == (5e6, "float32", frozenset({2, 7}))
     assert (config.kv_scale, config.latent, config.num_gate_outputs) == (math.sqrt(2), 40, 12)
 
 
 def test_not_a_directory(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: is not a directory"
+    assert error_of(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: is not a directory"
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_not_a_directory(tmp_path: Path) -> None:
 )
 def test_config_is_no_object(directory: Path, text: str, expected: str) -> None:
     (directory / "config.json").write_text(text)
-    assert refusal(directory).startswith(expected)
+    assert error_of(directory).startswith(expected)
     (directory / "config.json").unlink()
-    assert refusal(directory) == "config.json: No such file or directory"
+    assert error_of(directory) == "config.json: No such file or directory"
 
 
 def test_missing_shard(directory: Path) -> None:
@@ -115,43 +115,43 @@ def test_missing_shard(directory: Path) -> None:
         key=lambda item: (item[1] != shard.name, item),
     )
     shard.unlink()
-    assert refusal(directory) == f"{shard.name}: {first[0]}: the index puts this tensor there, and the file is missing"
+    assert error_of(directory) == f"{shard.name}: {first[0]}: the index puts this tensor there, and the file is missing"
 
 
 @pytest.mark.parametrize("shard", ["../model.safetensors", "pytorch_model.bin", "", 7, "a\x00.safetensors"])
 def test_index_names_no_safetensors_file(directory: Path, shard: object) -> None:
     edit_json(directory / INDEX, lambda index: index["weight_map"].update({HEAD: shard}))
-    assert refusal(directory) == f"{INDEX}: {HEAD}: {shard!r} is not the name of a safetensors file beside the index"
+    assert error_of(directory) == f"{INDEX}: {HEAD}: {shard!r} is not the name of a safetensors file beside the index"
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {}, "x"])
 def test_index_without_a_map(directory: Path, weight_map: object) -> None:
     edit_json(directory / INDEX, lambda index: index.update(weight_map=weight_map))
-    assert refusal(directory) == f"{INDEX}: weight_map: is not a map from tensor to file"
+    assert error_of(directory) == f"{INDEX}: weight_map: is not a map from tensor to file"
 
 
 def test_index_and_file_disagree(directory: Path) -> None:
     shard = shard_of(directory, HEAD)
     edit_json(directory / INDEX, lambda index: index["weight_map"].update({"extra.weight": shard.name}))
     assert (
-        refusal(directory)
+        error_of(directory)
         == f"{shard.name}: extra.weight: the index puts this tensor there, and the file does not hold it"
     )
 
 
 def test_tensor_in_two_files(directory: Path) -> None:
     files = sorted(directory.glob("*.safetensors"))
-    home = shard_of(directory, HEAD)
-    other = next(file for file in files if file != home)
+    first = shard_of(directory, HEAD)
+    other = next(file for file in files if file != first)
     save_file(load_file(other) | {HEAD: torch.zeros(1)}, other)
-    assert f"{HEAD}: is also in " in refusal(directory)
+    assert f"{HEAD}: is also in " in error_of(directory)
 
 
 def test_missing_tensor(directory: Path) -> None:
     shard = shard_of(directory, GATE)
     save_file({name: value for name, value in load_file(shard).items() if name != GATE}, shard)
     edit_json(directory / INDEX, lambda index: index["weight_map"].pop(GATE))
-    assert refusal(directory) == f"{INDEX}: {GATE}: is missing"
+    assert error_of(directory) == f"{INDEX}: {GATE}: is missing"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_missing_tensor(directory: Path) -> None:
 )
 def test_wrong_shape_or_dtype(directory: Path, change: Callable[[torch.Tensor], torch.Tensor], expected: str) -> None:
     edit_tensor(directory, GATE, change)
-    assert refusal(directory) == f"{shard_of(directory, GATE).name}: {GATE}: {expected}"
+    assert error_of(directory) == f"{shard_of(directory, GATE).name}: {GATE}: {expected}"
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -1])
@@ -177,17 +177,17 @@ def test_truncated(directory: Path, kept: int) -> None:
     shard = shard_of(directory, HEAD)
     raw = shard.read_bytes()[:kept]
     shard.write_bytes(raw)
-    message = refusal(directory)
+    message = error_of(directory)
     assert message.startswith(f"{shard.name}: ")
     assert "truncated" in message
     assert str(len(raw)) in message
 
 
-def test_bytes_that_no_tensor_owns(directory: Path) -> None:
+def test_bytes_that_belong_to_no_tensor(directory: Path) -> None:
     shard = shard_of(directory, HEAD)
     size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes() + b"tail")
-    assert refusal(directory) == f"{shard.name}: has {size + 4} bytes, its header speaks of {size}"
+    assert error_of(directory) == f"{shard.name}: has {size + 4} bytes, its header describes {size}"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_bytes_that_no_tensor_owns(directory: Path) -> None:
 def test_header_entries(directory: Path, entry: object, expected: str) -> None:
     shard = shard_of(directory, HEAD)
     edit_header(shard, lambda header: header.update({HEAD: entry}))
-    assert refusal(directory) == f"{shard.name}: {HEAD}: {expected}"
+    assert error_of(directory) == f"{shard.name}: {HEAD}: {expected}"
 
 
 def test_overlapping_tensors(directory: Path) -> None:
@@ -216,7 +216,7 @@ def test_overlapping_tensors(directory: Path) -> None:
         header["a\nb"] = header[norms[0]]
 
     edit_header(shard, overlap)
-    message = refusal(directory)
+    message = error_of(directory)
     assert message.startswith(f"{shard.name}: ")
     assert ": starts at byte " in message
 
@@ -235,7 +235,7 @@ def test_weights_that_are_not_finite(directory: Path, value: float) -> None:
     assert str(expert.value) == f"{shard_of(directory, GATE).name}: {GATE}: {why}"
 
 
-def test_weights_that_the_model_dtype_cannot_hold(directory: Path) -> None:
+def test_weights_out_of_the_range_of_the_model_dtype(directory: Path) -> None:
     edit_tensor(directory, HEAD, lambda tensor: tensor.fill_(3.4e38))
     checkpoint = Checkpoint.open(directory)
     assert checkpoint.tensor(HEAD, torch.float32).max() > 3e38
@@ -256,7 +256,7 @@ def test_truncated_or_gone_after_opening(directory: Path) -> None:
 
 
 class Trap:
-    """Unpickling it leaves a file behind."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -269,9 +269,9 @@ class Trap:
 def test_pickles_are_never_opened(directory: Path, tmp_path: Path, name: str) -> None:
     for file in (*directory.glob("*.safetensors"), directory / INDEX):
         file.unlink()
-    assert refusal(directory) == f"{INDEX}: missing, and there is no {SINGLE} either"
-    torch.save({HEAD: Trap(tmp_path / "sprung")}, directory / name)
-    assert refusal(directory).startswith(
+    assert error_of(directory) == f"{INDEX}: missing, and there is no {SINGLE} either"
+    torch.save({HEAD: Trap(tmp_path / "unpickled")}, directory / name)
+    assert error_of(directory).startswith(
         f"{name}: {'truncated' if name == SINGLE else 'pickled weights are never read'}"
     )
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "unpickled").exists()

@@ -1,5 +1,5 @@
-"""One cluster per link for all tests that leave it as they found it: one attention and one expert worker. And what
-looks like Kubernetes to `--context lab`."""
+"""One cluster per link, of one attention and one expert worker, for all tests that restore it; and a fake Kubernetes
+API for `--context lab`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def cluster(shared: ClusterUnderTest) -> Iterator[ClusterUnderTest]:
 
 @pytest.fixture(scope="session")
 def undisturbed() -> list[list[Stream]]:
-    """What each cluster's callers got while nothing happened."""
+    """The callers' answers of each cluster, without scaling or failures."""
     return []
 
 
 @pytest.fixture(scope="session")
 def unscaled(shared: ClusterUnderTest, undisturbed: list[list[Stream]]) -> list[Stream]:
-    """What the callers get while nothing happens: the same over every link."""
+    """The callers' answers without scaling or failures; asserts that they are the same over every link."""
     answers = [caller[0] for caller in shared.streams().finish()]
     assert [len(stream.ids) for stream in answers] == [TOKENS] * CALLERS
     assert len({tuple(stream.checksums) for stream in answers}) == CALLERS

@@ -1,4 +1,4 @@
-"""`caracal status --gateway`: from a router over HTTP, or one line about what is there instead."""
+"""`caracal status --gateway` prints a router's table, or one line about what answers instead."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from support.cluster_harness import ClusterUnderTest
 from support.kube_api import OVERVIEW
 from typer.testing import CliRunner
 
+from services.cli import gateway_client
 from services.cli.app import app
-from services.cli.gateway_client import ask_gateway
 from services.cli.run_state import NoCluster, RunState, save
 from services.cli.scale import scale
-from services.local.settings import InvalidSetting
 from services.membership.redis import Membership
+from services.process.settings import InvalidSetting
 
 
 def _status(url: str) -> tuple[int, str]:
@@ -34,18 +34,18 @@ def _status(url: str) -> tuple[int, str]:
 
 def test_the_table_comes_from_the_router(cluster: ClusterUnderTest) -> None:
     url = f"http://{cluster.records('router')[0].metrics_address}"
-    code, said = _status(url)
-    assert code == 0, said
+    code, output = _status(url)
+    assert code == 0, output
     for expected in ("attention-0", "expert-0", f"epoch {cluster.epoch()}", "numerics class"):
-        assert expected in said
+        assert expected in output
     with urllib.request.urlopen(f"{url}/cluster") as answer:
-        pushed = json.load(answer)
-    assert pushed["leader"] == pushed["workers"][0]["worker_id"]
-    assert pushed["numerics_classes"] == [cluster.records("expert")[0].numerics_class]
-    assert {worker["role"] for worker in pushed["workers"]} == {"router", "attention", "expert"}
+        overview = json.load(answer)
+    assert overview["leader"] == overview["workers"][0]["worker_id"]
+    assert overview["numerics_classes"] == [cluster.records("expert")[0].numerics_class]
+    assert {worker["role"] for worker in overview["workers"]} == {"router", "attention", "expert"}
 
 
-class SomethingElse(http.server.BaseHTTPRequestHandler):
+class OtherServer(http.server.BaseHTTPRequestHandler):
     """Answers /STATUS/TEXT/cluster with that status and text."""
 
     def do_GET(self) -> None:
@@ -60,8 +60,8 @@ class SomethingElse(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def something_else() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SomethingElse)
+def other_server() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OtherServer)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -71,43 +71,44 @@ def something_else() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("/404/none", "is no gateway of Caracal (status 404"),
-        ("/200/<html>", "is no gateway of Caracal (status 200"),
-        ("/200/{}", "is no gateway of Caracal (status 200"),
-        ('/200/{"workers":[{}]}', "is no gateway of Caracal (status 200"),
+        ("/404/none", "is not a Caracal gateway (status 404"),
+        ("/200/<html>", "is not a Caracal gateway (status 200"),
+        ("/200/{}", "is not a Caracal gateway (status 200"),
+        ('/200/{"workers":[{}]}', "is not a Caracal gateway (status 200"),
         ('/503/{"error":{"message":"gone"}}', "answers: gone"),
-        ("/308/moved", "sends us to https://elsewhere: ask there"),
+        ("/308/moved", "redirects to https://elsewhere: use that URL"),
     ],
 )
-def test_something_else_answers(something_else: str, path: str, expected: str) -> None:
-    code, said = _status(something_else + path)
-    assert (code, expected in said, something_else in said) == (1, True, True), said
+def test_another_server_answers(other_server: str, path: str, expected: str) -> None:
+    code, output = _status(other_server + path)
+    assert (code, expected in output, other_server in output) == (1, True, True), output
 
 
-def test_something_that_never_answers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_client, "TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(NoCluster, match=f"no gateway answers at {url}: timed out"):
-            ask_gateway(url, timeout_s=0.1)
+            gateway_client.ask_gateway(url)
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
         ("http://127.0.0.1:1", "no gateway answers at http://127.0.0.1:1"),
-        ("127.0.0.1:8000", "is no address of a gateway"),
+        ("127.0.0.1:8000", "is not the URL of a gateway"),
         ("http://a..b:1", "no gateway answers at http://a..b:1"),
-        ("http://127.0.0.1:99999", "is no address of a gateway"),
-        ("http://", "is no address of a gateway"),
+        ("http://127.0.0.1:99999", "is not the URL of a gateway"),
+        ("http://", "is not the URL of a gateway"),
     ],
 )
-def test_nothing_answers(url: str, expected: str) -> None:
-    code, said = _status(url)
-    assert (code, expected in said) == (1, True), said
+def test_no_server_answers(url: str, expected: str) -> None:
+    code, output = _status(url)
+    assert (code, expected in output) == (1, True), output
 
 
-class Notified(http.server.BaseHTTPRequestHandler):
-    """A router that tells `answers[path]`."""
+class FakeRouter(http.server.BaseHTTPRequestHandler):
+    """A router that answers `answers[path]`, a status and a JSON body."""
 
     answers: ClassVar[dict[str, tuple[int, object]]] = {}
 
@@ -121,21 +122,21 @@ class Notified(http.server.BaseHTTPRequestHandler):
         return
 
 
-def test_the_exit_code_tells_whether_requests_are_served() -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Notified) as server:
+def test_the_exit_code_shows_whether_requests_are_served() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeRouter) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        Notified.answers = {"/cluster": (200, OVERVIEW), "/ready": (200, {"status": "ready"})}
-        code, said = _status(url)
-        assert (code, "numerics class unknown\n" in said, "asked for" in said) == (0, True, False), said
-        Notified.answers["/cluster"] = 200, OVERVIEW | {"desired": {"expert": 2}}
-        assert "numerics class unknown · asked for expert=2" in _status(url)[1]
-        Notified.answers["/ready"] = 503, {"reason": "all attention workers are draining", "error": {"message": "x"}}
-        code, said = _status(url)
-        assert (code, "requests are not served: all attention workers are draining" in said) == (3, True), said
-        Notified.answers["/cluster"] = 200, OVERVIEW | {"workers": []}
-        code, said = _status(url)
-        assert (code, "requests are not served: no router runs" in said) == (3, True), said
+        FakeRouter.answers = {"/cluster": (200, OVERVIEW), "/ready": (200, {"status": "ready"})}
+        code, output = _status(url)
+        assert (code, "numerics class unknown\n" in output, "desired" in output) == (0, True, False), output
+        FakeRouter.answers["/cluster"] = 200, OVERVIEW | {"desired": {"expert": 2}}
+        assert "numerics class unknown · desired expert=2" in _status(url)[1]
+        FakeRouter.answers["/ready"] = 503, {"reason": "all attention workers are draining", "error": {"message": "x"}}
+        code, output = _status(url)
+        assert (code, "requests are not served: all attention workers are draining" in output) == (3, True), output
+        FakeRouter.answers["/cluster"] = 200, OVERVIEW | {"workers": []}
+        code, output = _status(url)
+        assert (code, "requests are not served: no router runs" in output) == (3, True), output
         server.shutdown()
 
 
@@ -150,7 +151,7 @@ def test_a_cluster_without_workers_is_not_served(cluster: ClusterUnderTest, monk
 def test_scale_stops_when_somebody_else_sets_another_number(
     cluster: ClusterUnderTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of a cluster in the same Redis in which nobody follows what is asked for."""
+    """The cluster named here has no processes, so the desired counts are never reached."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     redis_url = cluster.local.redis_url
     save(RunState(pid=os.getpid(), url="http://x", redis_url=redis_url, cluster="nobody"))
@@ -158,7 +159,7 @@ def test_scale_stops_when_somebody_else_sets_another_number(
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(scale, {"expert": 3}, wait_s=20)
         asyncio.run(_set_expert(redis_url, after=3, to=5))
-        with pytest.raises(InvalidSetting, match="somebody else set expert=5: expert=3 is waited for no more"):
+        with pytest.raises(InvalidSetting, match="somebody else set expert=5: no longer waiting for expert=3"):
             waits.result(10)
     with pytest.raises(InvalidSetting, match=r"not reached within 0\.2 s"):
         scale({"expert": 2}, wait_s=0.2)

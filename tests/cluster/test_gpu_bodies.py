@@ -1,4 +1,4 @@
-"""Workers on the bodies that GPUs run: an fp8 checkpoint answers alike over both links.
+"""Workers with Triton kernels: an fp8 checkpoint gives the same answer over both links.
 
 On a GPU where there is one, else in Triton's interpreter.
 """
@@ -16,7 +16,8 @@ from support.quantized_checkpoint import to_fp8
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 from support.worker_processes import place_everything, redis_store, spawn
 
-from services.checkpoint.numerics import numerics_class
+from services.checkpoint.device import CPU
+from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
 
 WHERE = {"DEVICE": "cuda"} if torch.cuda.is_available() else {"KERNELS": "triton"}
@@ -24,7 +25,7 @@ SMALL = PLAIN | {"num_layers": 1, "num_hidden_layers": 2, "n_routed_experts": 3,
 
 
 def answer(address: str) -> list[tuple[int, int]]:
-    """(id, checksum of its logits) of each token."""
+    """Returns (id, checksum of the logits) of each token of one answer."""
     sampling = attention_pb2.Sampling(max_tokens=3, temperature=0.8, seed=5, ignore_eos=True)
     request = attention_pb2.GenerateRequest(request_id="r", attempt=1, prompt_ids=[5, 6, 7, 8], sampling=sampling)
     with grpc.insecure_channel(address) as channel:
@@ -32,14 +33,14 @@ def answer(address: str) -> list[tuple[int, int]]:
     return [(token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
-def until(holds: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_an_answer_on_the_gpu_bodies(tmp_path: Path) -> None:
+def test_an_answer_from_triton_kernels(tmp_path: Path) -> None:
     model = to_fp8(make_checkpoint(tmp_path / "model", SMALL, dtype=torch.bfloat16))
     with redis_store(tmp_path) as store:
         common = {"MODEL": str(model), "REDIS_URL": store.url, "KV_PAGES": "4", **WHERE}
@@ -50,8 +51,8 @@ def test_an_answer_on_the_gpu_bodies(tmp_path: Path) -> None:
             place_everything(store, lease, layers=1, experts=3, epoch=3)
             leases = [store.await_record("attention", f"attention-{link}", epoch=3) for link in ("grpc", "nccl")]
             assert {one["numerics_class"] for one in leases} == {lease["numerics_class"]}
-            other = numerics_class(Checkpoint.open(model), torch.bfloat16)
-            assert lease["numerics_class"] != other, "these are not the kernels that this process has"
+            other = numerics_of(Checkpoint.open(model), torch.bfloat16, CPU).name
+            assert lease["numerics_class"] != other, "the workers do not run the CPU kernels"
             first, second = (answer(one["address"]) for one in leases)
             assert len(first) == 3
             assert first == second

@@ -1,4 +1,4 @@
-"""`caracal scale` and `status` with --context, against a small HTTP server that speaks the routes they use."""
+"""`caracal scale` and `status` with --context, against a small HTTP server with the routes they use."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ from typing import Any
 
 import pytest
 from support.kube_api import FakeApi
-from support.kube_command import refused, run, write_kubeconfig
+from support.kube_command import error_line, run, write_kubeconfig
 
+from services.cli.kube import release
 from services.cli.kube.release import Release
 from services.cli.run_state import NoCluster
-from services.local.settings import InvalidSetting
+from services.process.settings import InvalidSetting
 
 
 def test_scale_patches_and_waits(api: FakeApi) -> None:
-    code, said = run("scale", "expert=3", "attention=2", "--context", "lab")
-    assert code == 0, said
+    code, output = run("scale", "expert=3", "attention=2", "--context", "lab")
+    assert code == 0, output
     assert api.replicas == {"attention": 2, "expert": 3}
-    assert "expert=3, attention=2: reached in" in said
-    assert api.settled, "it did not wait for the pods"
+    assert "expert=3, attention=2: reached in" in output
+    assert api.reconciled, "it did not wait for the pods"
 
 
-def test_scale_counts_each_role_by_itself_and_waits_for_those_that_leave(api: FakeApi) -> None:
+def test_scale_counts_each_role_by_itself_and_waits_for_deleted_pods(api: FakeApi) -> None:
     api.start(attention=1, expert=2)
-    code, said = run("scale", "expert=1", "attention=2", "--context", "lab")
-    assert code == 0, said
-    assert api.settled, "as many pods as before are not yet the pods that were asked for"
+    code, output = run("scale", "expert=1", "attention=2", "--context", "lab")
+    assert code == 0, output
+    assert api.reconciled, "the same number of pods is not yet the requested pods"
 
 
-def test_scale_says_what_stands_in_its_way(api: FakeApi) -> None:
+def test_scale_says_why_it_is_not_reached(api: FakeApi) -> None:
     api.stuck = True
     with pytest.raises(InvalidSetting, match=r"not reached within 0\.1 s; caracal-expert-1: no node has 8 GPUs"):
         Release("lab").scale({"expert": 2}, wait_s=0.1)
 
 
 def test_status_shows_workloads_pods_and_workers(api: FakeApi) -> None:
-    code, said = run("status", "--context", "lab")
-    assert code == 0, said
-    assert "release caracal in namespace models of lab" in said
-    rows = [line.split() for line in said.splitlines()]
+    code, output = run("status", "--context", "lab")
+    assert code == 0, output
+    assert "release caracal in namespace models of lab" in output
+    rows = [line.split() for line in output.splitlines()]
     assert ["caracal-expert", "1", "1"] in rows
     assert ["caracal-router", "1", "1"] in rows
     assert ["caracal-attention-0", "Running", "yes", "3", "n1"] in rows
-    assert "epoch 7" in said
-    assert "warning: too few" in said
+    assert "epoch 7" in output
+    assert "warning: too few" in output
 
 
 @pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
-def test_status_tells_a_pods_last_words(api: FakeApi, where: str) -> None:
-    words = "starting\ncaracal: model-1.safetensors: model.norm.weight: truncated"
-    api.ended = where, {"exitCode": 2, "reason": "Error", "message": words}
-    assert f"caracal-expert-0: {words.splitlines()[1]} (Error, exit code 2)" in run("status", "--context", "lab")[1]
+def test_status_shows_the_last_log_line_of_a_container(api: FakeApi, where: str) -> None:
+    log = "starting\ncaracal: model-1.safetensors: model.norm.weight: truncated"
+    api.ended = where, {"exitCode": 2, "reason": "Error", "message": log}
+    assert f"caracal-expert-0: {log.splitlines()[1]} (Error, exit code 2)" in run("status", "--context", "lab")[1]
     api.ended = where, {"exitCode": 137, "reason": "OOMKilled"}
     assert "caracal-expert-0: OOMKilled, exit code 137" in run("status", "--context", "lab")[1]
 
@@ -65,22 +66,22 @@ def test_status_tells_a_pods_last_words(api: FakeApi, where: str) -> None:
     [
         ((503, {"error": {"message": "Redis does not answer: gone"}}), "answers: Redis does not answer: gone"),
         ((403, {"kind": "Status", "message": "may not get pods/proxy"}), "of lab answers 403: may not get pods/proxy"),
-        ((200, {"hello": "world"}), "is no gateway of Caracal"),
+        ((200, {"hello": "world"}), "is not a Caracal gateway"),
     ],
 )
 def test_status_without_the_workers(api: FakeApi, answer: tuple[int, dict[str, Any]], expected: str) -> None:
     api.proxied = answer
-    code, said = run("status", "--context", "lab")
-    assert (code, expected in said, "caracal-expert-0" in said) == (0, True, True), said
+    code, output = run("status", "--context", "lab")
+    assert (code, expected in output, "caracal-expert-0" in output) == (0, True, True), output
 
 
-def test_several_releases_are_told_apart(api: FakeApi) -> None:
+def test_one_of_several_releases_must_be_named(api: FakeApi) -> None:
     api.releases = ["caracal", "other"]
-    assert "name one with --release: caracal, other" in refused("scale", "expert=2", "--context", "lab")
-    assert "no release 'third'" in refused("scale", "expert=2", "--context", "lab", "--release", "third")
+    assert "name one with --release: caracal, other" in error_line("scale", "expert=2", "--context", "lab")
+    assert "no release 'third'" in error_line("scale", "expert=2", "--context", "lab", "--release", "third")
     assert run("scale", "expert=1", "--context", "lab", "--release", "caracal")[0] == 0
     api.releases = []
-    assert "namespace models of lab has no release of Caracal" in refused("status", "--context", "lab")
+    assert "namespace models of lab has no release of Caracal" in error_line("status", "--context", "lab")
 
 
 @pytest.mark.parametrize(
@@ -95,20 +96,20 @@ def test_several_releases_are_told_apart(api: FakeApi) -> None:
         (("status", "--context", "lab", "--gateway", "http://127.0.0.1:1"), "name two clusters"),
     ],
 )
-def test_slips_get_one_line(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    assert expected in refused(*words)
+def test_mistakes_get_one_line(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
+    assert expected in error_line(*words)
 
 
-def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path) -> None:
+def test_a_server_that_forbids_is_not_kubernetes_or_does_not_answer(api: FakeApi, kubeconfig: Path) -> None:
     api.answer = 403, {"kind": "Status", "message": 'statefulsets.apps is forbidden: User "cat" cannot list'}
     expected = 'the API server of lab answers 403: statefulsets.apps is forbidden: User "cat" cannot list'
-    assert expected in refused("status", "--context", "lab")
+    assert expected in error_line("status", "--context", "lab")
     api.answer = 200, "<html>"
-    assert "what answers as the API server of lab is no Kubernetes" in refused("status", "--context", "lab")
+    assert "the API server of lab does not answer like Kubernetes" in error_line("status", "--context", "lab")
     write_kubeconfig(kubeconfig, api.url.replace("http:", "https:"))
-    assert "the API server of lab does not answer: [SSL" in refused("status", "--context", "lab")
+    assert "the API server of lab does not answer: [SSL" in error_line("status", "--context", "lab")
     write_kubeconfig(kubeconfig, "http://127.0.0.1:1")
-    assert "the API server of lab does not answer: Connection refused" in refused("status", "--context", "lab")
+    assert "the API server of lab does not answer: Connection refused" in error_line("status", "--context", "lab")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path
     [
         (None, "there is no kubeconfig at"),
         ("a: [b", "expected ',' or ']'"),
-        ("hello", "config is no kubeconfig: it holds no clusters"),
+        ("hello", "config is not a kubeconfig: it has no clusters"),
         ("", "or it is empty"),
         ("a: 1", "has no context 'lab'; it has: none"),
         ('{"contexts": [{"name": "lab", "context": {"cluster": "c", "user": "u"}}]}', "name c in"),
@@ -126,9 +127,9 @@ def test_a_server_that_forbids_is_none_or_is_away(api: FakeApi, kubeconfig: Path
 def test_a_kubeconfig_that_cannot_be_used_is_named(kubeconfig: Path, text: str | None, expected: str) -> None:
     if text is not None:
         kubeconfig.write_text(text)
-    said = refused("status", "--context", "lab")
-    assert str(kubeconfig) in said
-    assert expected in said
+    output = error_line("status", "--context", "lab")
+    assert str(kubeconfig) in output
+    assert expected in output
 
 
 def test_files_that_are_missing_or_empty_are_skipped(
@@ -144,16 +145,18 @@ def test_files_that_are_missing_or_empty_are_skipped(
 @pytest.mark.parametrize("server", ["notaurl", "127.0.0.1:6443", "https:", "ftp://x"])
 def test_a_server_that_is_no_address(kubeconfig: Path, server: str) -> None:
     write_kubeconfig(kubeconfig, server)
-    assert f"server '{server}' is no address: write https://HOST:PORT" in refused("status", "--context", "lab")
+    assert f"server '{server}' is not a URL: write https://HOST:PORT" in error_line("status", "--context", "lab")
 
 
-def test_a_server_that_never_answers(kubeconfig: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
-        write_kubeconfig(kubeconfig, f"http://127.0.0.1:{deaf.getsockname()[1]}")
+def test_a_server_that_never_answers(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+        write_kubeconfig(kubeconfig, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(release, "TIMEOUT_S", (5, 0.3))
         with pytest.raises(NoCluster, match=r"^the API server of lab does not answer within 0\.3 s$"):
-            Release("lab", timeout_s=(5, 0.3))
+            Release("lab")
+        monkeypatch.setattr(release, "TIMEOUT_S", (0.2, 5))
         with pytest.raises(NoCluster, match=r"^the API server of lab does not answer within 0\.2 s$"):
-            Release("lab", timeout_s=(0.2, 5))  # the first call is still in the queue of length 1
+            Release("lab")  # the first call is still in the queue of length 1
 
 
 @pytest.mark.parametrize(
@@ -167,8 +170,8 @@ def test_a_server_that_never_answers(kubeconfig: Path) -> None:
         ("generate", "hi", "--url", ""),
     ],
 )
-def test_an_empty_word_is_refused(api: FakeApi, words: tuple[str, ...]) -> None:
-    assert f"caracal: {words[-2]} is empty" in refused(*words)
+def test_an_empty_argument_is_an_error(api: FakeApi, words: tuple[str, ...]) -> None:
+    assert f"caracal: {words[-2]} is empty" in error_line(*words)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +184,10 @@ def test_an_empty_word_is_refused(api: FakeApi, words: tuple[str, ...]) -> None:
         (("expert=3.5",), "'3.5' is not a whole number"),
     ],
 )
-def test_counts_that_are_slips(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    said = refused("scale", *words, "--context", "lab")
-    assert expected in said
-    assert len(said) < 100
+def test_counts_that_are_mistakes(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
+    output = error_line("scale", *words, "--context", "lab")
+    assert expected in output
+    assert len(output) < 100
 
 
 def test_without_the_client_one_line_says_what_to_install(tmp_path: Path) -> None:

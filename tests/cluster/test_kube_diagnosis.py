@@ -1,12 +1,12 @@
-"""What `caracal status --context` says of a release that does not serve, and with which exit code it ends."""
+"""What `caracal status --context` prints about a release that does not serve, and its exit codes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from support.kube_api import OVERVIEW, FakeApi, warning
-from support.kube_command import refused, run
+from support.kube_api import OVERVIEW, WORKERS, FakeApi, warning
+from support.kube_command import error_line, run
 
 NOT_READY = (
     503,
@@ -15,9 +15,9 @@ NOT_READY = (
 
 
 def _status(expected_code: int) -> str:
-    code, said = run("status", "--context", "lab")
-    assert code == expected_code, said
-    return said
+    code, output = run("status", "--context", "lab")
+    assert code == expected_code, output
+    return output
 
 
 @pytest.mark.parametrize("port", [8443, None])
@@ -26,50 +26,50 @@ def test_the_routers_port_is_the_one_named_http(api: FakeApi, port: int | None) 
     assert "epoch 7" in _status(0)
 
 
-def test_a_release_whose_images_are_missing_cannot_serve_and_says_so_once(api: FakeApi) -> None:
+def test_a_release_without_images_does_not_serve_and_the_reason_is_printed_once(api: FakeApi) -> None:
     api.start(attention=2, expert=4)
     pulled = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "caracal:0"'}}
-    status = {"phase": "MoEHandle", "conditions": [], "containerStatuses": [_container(pulled)]}
+    status = {"phase": "Pending", "conditions": [], "containerStatuses": [_container(pulled)]}
     names = ["attention-0", "attention-1", "expert-0", "expert-1", "expert-2", "expert-3", "router-0"]
     api.states = {f"caracal-{name}": status for name in names}
-    said = _status(3)
+    output = _status(3)
     four = ", ".join(f"caracal-{name}" for name in names[:4])
-    assert f'{four} and 3 more: ImagePullBackOff: Back-off pulling image "caracal:0"' in said
-    assert said.count("ImagePullBackOff") == 1
-    assert "no router is ready: requests are not served" in said
+    assert f'{four} and 3 more: ImagePullBackOff: Back-off pulling image "caracal:0"' in output
+    assert output.count("ImagePullBackOff") == 1
+    assert "no router is ready: requests are not served" in output
 
 
-def test_a_router_that_is_not_ready_is_asked_why(api: FakeApi) -> None:
+def test_the_reason_of_a_router_that_is_not_ready_is_shown(api: FakeApi) -> None:
     api.ready = NOT_READY
-    said = _status(3)
-    assert "caracal-router-0 is not ready: no attention worker has a placement table yet. few" in said
-    assert "epoch 7" in said, "it knows the cluster all the same"
-    api.states = {"caracal-router-0": {"phase": "MoEHandle"}}
-    assert "caracal-router-0 is not ready" not in _status(3), "a pod that does not run cannot be asked"
+    output = _status(3)
+    assert "caracal-router-0 is not ready: no attention worker has a placement table yet. few" in output
+    assert "epoch 7" in output, "its overview is shown all the same"
+    api.states = {"caracal-router-0": {"phase": "Pending"}}
+    assert "caracal-router-0 is not ready" not in _status(3), "a pod that does not run is not asked"
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"workers": []}, "no router runs"),
-        ({"workers": OVERVIEW["workers"][:1]}, "no attention worker serves"),
-        ({"workers": OVERVIEW["workers"][:2]}, "no expert worker holds experts"),
+        ({"workers": WORKERS[:1]}, "no attention worker serves"),
+        ({"workers": WORKERS[:2]}, "no expert worker has loaded experts"),
         ({"lost": 3}, "3 experts are loaded on no worker"),
     ],
 )
-def test_a_ready_router_may_know_that_nothing_is_served(api: FakeApi, change: dict[str, Any], expected: str) -> None:
+def test_a_ready_router_may_report_that_nothing_is_served(api: FakeApi, change: dict[str, Any], expected: str) -> None:
     api.proxied = 200, OVERVIEW | change
     assert f"requests are not served: {expected}" in _status(3)
 
 
-def test_a_pod_that_only_waits_tells_its_newest_warning(api: FakeApi) -> None:
+def test_the_newest_warning_of_a_waiting_pod_is_shown(api: FakeApi) -> None:
     waits = {"waiting": {"reason": "ContainerCreating"}}
-    api.states["caracal-expert-0"] = {"phase": "MoEHandle", "conditions": [], "containerStatuses": [_container(waits)]}
+    api.states["caracal-expert-0"] = {"phase": "Pending", "conditions": [], "containerStatuses": [_container(waits)]}
     unready = [{"type": "Ready", "status": "False", "message": "containers with unready status: [x]"}]
     api.states["caracal-attention-0"] = {"conditions": unready, "containerStatuses": [_container({})]}
-    said = _status(0)
-    assert "caracal-expert-0: container x: ContainerCreating" in said
-    assert "caracal-attention-0: Ready is False: containers with unready status: [x]" in said
+    output = _status(0)
+    assert "caracal-expert-0: container x: ContainerCreating" in output
+    assert "caracal-attention-0: Ready is False: containers with unready status: [x]" in output
     events = [
         warning("caracal-expert-0", "FailedMount", "old words", "2026-01-01T00:00:00Z"),
         warning("caracal-expert-0", "FailedMount", 'secret\n "x" not found', "2026-01-01T00:05:00Z"),
@@ -78,43 +78,43 @@ def test_a_pod_that_only_waits_tells_its_newest_warning(api: FakeApi) -> None:
         warning("caracal-router-0", "Unhealthy", "not of interest", "2026-01-01T00:00:00Z"),
     ]
     api.events = 200, {"items": events}
-    said = _status(0)
-    assert 'caracal-expert-0: FailedMount: secret "x" not found (' in said
-    assert "min ago)" in said
-    assert "caracal-attention-0: Unhealthy: Readiness probe failed\n" in said
-    assert "words" not in said
-    assert "not of interest" not in said
+    output = _status(0)
+    assert 'caracal-expert-0: FailedMount: secret "x" not found (' in output
+    assert "min ago)" in output
+    assert "caracal-attention-0: Unhealthy: Readiness probe failed\n" in output
+    assert "words" not in output
+    assert "not of interest" not in output
     api.events = 403, {"kind": "Status", "message": "events is forbidden"}
-    said = _status(0)
-    assert "caracal-expert-0: container x: ContainerCreating" in said
-    assert "forbidden" not in said
+    output = _status(0)
+    assert "caracal-expert-0: container x: ContainerCreating" in output
+    assert "forbidden" not in output
 
 
 def test_the_scheduler_is_not_quoted_twice(api: FakeApi) -> None:
     message = '0/1 nodes are available: persistentvolumeclaim "m" not found. not found'
-    unmet = {"type": "PodScheduled", "status": "False", "message": message}
-    api.states["caracal-expert-0"] = {"phase": "MoEHandle", "conditions": [unmet], "containerStatuses": []}
+    condition = {"type": "PodScheduled", "status": "False", "message": message}
+    api.states["caracal-expert-0"] = {"phase": "Pending", "conditions": [condition], "containerStatuses": []}
     assert 'caracal-expert-0: 0/1 nodes are available: persistentvolumeclaim "m" not found\n' in _status(0)
 
 
-def test_scale_tells_whom_it_waits_for_and_how_long(api: FakeApi) -> None:
+def test_scale_prints_what_it_waits_for_and_how_long(api: FakeApi) -> None:
     api.stuck = True
-    code, said = run("scale", "expert=3", "--context", "lab", "--timeout", "5")
+    code, output = run("scale", "expert=3", "--context", "lab", "--timeout", "5")
     why = "caracal-expert-1, caracal-expert-2: no node has 8 GPUs"
-    pushed = [line for line in said.splitlines() if line.startswith("caracal:")]
-    assert (code, pushed) == (1, [f"caracal: waits for {why}", f"caracal: not reached within 5 s; {why}"])
+    printed = [line for line in output.splitlines() if line.startswith("caracal:")]
+    assert (code, printed) == (1, [f"caracal: waiting for {why}", f"caracal: not reached within 5 s; {why}"])
 
 
-def test_scale_does_not_wait_when_told_so(api: FakeApi) -> None:
+def test_scale_does_not_wait_with_a_timeout_of_0(api: FakeApi) -> None:
     api.stuck = True
-    assert run("scale", "expert=3", "--context", "lab", "--timeout", "0") == (0, "expert=3: set, not waited for\n")
+    assert run("scale", "expert=3", "--context", "lab", "--timeout", "0") == (0, "expert=3: set, without waiting\n")
     assert api.replicas["expert"] == 3
 
 
 def test_scale_stops_when_somebody_else_sets_another_number(api: FakeApi) -> None:
-    api.stuck, api.meddler = True, 2
-    expected = "somebody else set expert=2: expert=3 is waited for no more"
-    assert expected in refused("scale", "expert=3", "--context", "lab")
+    api.stuck, api.overwritten_by = True, 2
+    expected = "somebody else set expert=2: no longer waiting for expert=3"
+    assert expected in error_line("scale", "expert=3", "--context", "lab")
 
 
 def _container(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`caracal up` and the commands that talk to what it started, as a user types them."""
+"""`caracal up`, and the commands that use the cluster it starts, as a user types them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ import psutil
 import pytest
 from support.tiny_checkpoint import make_checkpoint
 
+from services.cli.up import usage
+from services.local.settings import DEFAULT_MODEL
+
 REPO = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "services.cli.app"]
 
@@ -26,8 +29,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user with an empty home."""
+def user(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user with an empty home directory."""
     (tmp_path / "tmp").mkdir()
     path = os.pathsep.join(str(REPO / folder) for folder in ("", "kernels", "proto"))
     kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
@@ -35,9 +38,9 @@ def home(tmp_path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def up(home: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def up(user: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*COMMAND, "up", *arguments], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "up", *arguments], env=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         yield process
@@ -47,22 +50,22 @@ def up(home: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]
 
 
 def lines_until(process: subprocess.Popen[str], pattern: str) -> str:
-    """What it prints up to the first line with `pattern`, that line included."""
+    """Returns what the process prints up to the first line that matches `pattern`, that line included."""
     assert process.stdout
-    said = ""
+    output = ""
     for line in process.stdout:
-        said += line
+        output += line
         if re.search(pattern, line):
-            return said
-    raise AssertionError(f"it ended: {said}\n{process.stderr.read() if process.stderr else ''}")
+            return output
+    raise AssertionError(f"it ended: {output}\n{process.stderr.read() if process.stderr else ''}")
 
 
-def command(home: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], env=home, capture_output=True, text=True, timeout=120)
+def command(user: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], env=user, capture_output=True, text=True, timeout=120)
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The shortage: all there is on stderr, but for log lines of progress."""
+    """Returns the error message: the one line on stderr besides log lines of level info."""
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
     assert len(lines) == 1, done.stderr
@@ -70,59 +73,66 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def test_a_user_starts_asks_scales_and_stops(home: dict[str, str], model: Path) -> None:
-    with up(home, "--model", str(model), "--port", "0", "--dtype", "float32") as process:
-        said = lines_until(process, "Ctrl-C stops everything")
-        assert "> What is" in said
-        curl = re.search(r"  (curl .*)", said)
+def test_a_user_starts_asks_scales_and_stops(user: dict[str, str], model: Path) -> None:
+    with up(user, "--model", str(model), "--port", "0", "--dtype", "float32") as process:
+        output = lines_until(process, "Ctrl-C stops everything")
+        assert "> What is" in output
+        assert "built-in model" not in output
+        curl = re.search(r"  (curl .*)", output)
         assert curl
         answer = subprocess.run(curl[1], shell=True, capture_output=True, text=True, timeout=60)
         assert '"delta"' in answer.stdout
         assert answer.stdout.rstrip().endswith("data: [DONE]")
 
         ask = ("generate", "the cat", "--max-tokens", "8", "--temperature", "1", "--seed", "5")
-        first, second = command(home, *ask), command(home, *ask)
+        first, second = command(user, *ask), command(user, *ask)
         assert first.returncode == 0, first.stderr
         assert first.stdout == second.stdout
 
-        scaled = command(home, "scale", "expert=2")
+        scaled = command(user, "scale", "expert=2")
         assert scaled.returncode == 0, scaled.stderr
         assert "expert=2: reached in" in scaled.stdout
-        shown = command(home, "status").stdout
+        shown = command(user, "status").stdout
         assert re.search(r"expert-1 .*serving .* 8 ", shown), shown
         assert re.search(r"attention-0 .*serving.*%.* µs \d+%", shown), shown
         assert "leader router-0" in shown
 
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) == 5
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) == 5
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        _, left = psutil.wait_procs(family, timeout=1)
+        _, left = psutil.wait_procs(children, timeout=1)
         assert not left
-    assert not list(Path(home["TMPDIR"]).iterdir())
-    assert "no cluster is running" in one_line(command(home, "status"))
+    assert not list(Path(user["TMPDIR"]).iterdir())
+    assert "no cluster is running" in one_line(command(user, "status"))
 
 
-def test_children_do_not_outlive_a_killed_parent(home: dict[str, str], model: Path) -> None:
-    with up(home, "--model", str(model), "--port", "0", "--link", "nccl", "--dispatch-dtype", "fp8") as process:
+def test_up_says_what_the_built_in_model_knows() -> None:
+    output = usage("http://127.0.0.1:8000", DEFAULT_MODEL)
+    assert output.startswith("The built-in model knows arithmetic, counting, unit conversion,")
+    assert "CARACAL_URL=http://127.0.0.1:8000" in output
+
+
+def test_children_do_not_outlive_a_killed_parent(user: dict[str, str], model: Path) -> None:
+    with up(user, "--model", str(model), "--port", "0", "--link", "nccl", "--dispatch-dtype", "fp8") as process:
         lines_until(process, "Ctrl-C stops everything")
-        family = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-        _, left = psutil.wait_procs(family, timeout=5)
+        _, left = psutil.wait_procs(children, timeout=5)
         assert not left
-    assert "ended without a farewell" in one_line(command(home, "scale", "expert=2"))
+    assert "did not exit cleanly" in one_line(command(user, "scale", "expert=2"))
 
 
-def test_a_taken_port_is_one_line(home: dict[str, str], model: Path) -> None:
+def test_a_taken_port_is_one_line(user: dict[str, str], model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        assert f"127.0.0.1:{port}" in one_line(command(home, "up", "--model", str(model), "--port", port))
+        assert f"127.0.0.1:{port}" in one_line(command(user, "up", "--model", str(model), "--port", port))
 
 
 @pytest.mark.parametrize(("option", "value"), [("--link", "rdma"), ("--dispatch-dtype", "int4")])
-def test_a_link_that_is_not_known_is_one_line(home: dict[str, str], model: Path, option: str, value: str) -> None:
-    said = one_line(command(home, "up", "--model", str(model), "--port", "0", option, value))
-    assert f"{option}: '{value}'" in said
+def test_a_link_that_is_not_known_is_one_line(user: dict[str, str], model: Path, option: str, value: str) -> None:
+    output = one_line(command(user, "up", "--model", str(model), "--port", "0", option, value))
+    assert f"{option}: '{value}'" in output
 
 
 @pytest.mark.parametrize(
@@ -136,30 +146,30 @@ def test_a_link_that_is_not_known_is_one_line(home: dict[str, str], model: Path,
     ],
 )
 def test_variables_of_workers_are_taken_and_checked(
-    home: dict[str, str], model: Path, variable: str, value: str, why: str
+    user: dict[str, str], model: Path, variable: str, value: str, why: str
 ) -> None:
-    given = home | {f"CARACAL_{variable}": value}
+    given = user | {f"CARACAL_{variable}": value}
     assert why in one_line(command(given, "up", "--model", str(model), "--port", "0"))
 
 
-def test_a_device_that_is_not_there_is_one_line(home: dict[str, str], model: Path) -> None:
-    said = one_line(command(home, "up", "--model", str(model), "--port", "0", "--device", "cuda:99"))
-    assert "CARACAL_DEVICE is 'cuda:99': this machine has" in said
+def test_a_device_that_does_not_exist_is_one_line(user: dict[str, str], model: Path) -> None:
+    output = one_line(command(user, "up", "--model", str(model), "--port", "0", "--device", "cuda:99"))
+    assert "CARACAL_DEVICE is 'cuda:99': this machine has" in output
 
 
-def test_a_wrong_directory_is_one_line(home: dict[str, str], tmp_path: Path) -> None:
-    assert "is not a directory" in one_line(command(home, "up", "--model", str(tmp_path / "nowhere")))
-    assert "config.json" in one_line(command(home, "up", "--model", str(tmp_path / "tmp")))
+def test_a_wrong_directory_is_one_line(user: dict[str, str], tmp_path: Path) -> None:
+    assert "is not a directory" in one_line(command(user, "up", "--model", str(tmp_path / "nowhere")))
+    assert "config.json" in one_line(command(user, "up", "--model", str(tmp_path / "tmp")))
 
 
-def test_a_child_that_cannot_start_says_why_and_nothing_stays(home: dict[str, str], tmp_path: Path) -> None:
+def test_a_child_that_cannot_start_says_why_and_nothing_is_left(user: dict[str, str], tmp_path: Path) -> None:
     broken = make_checkpoint(tmp_path / "broken")
     (broken / "model-00001-of-00002.safetensors").unlink()
-    said = one_line(command(home, "up", "--model", str(broken), "--port", "0"))
-    assert "model-00001-of-00002.safetensors" in said
-    mine = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("HOME") == home["HOME"]]
-    assert not mine
-    assert not list(Path(home["TMPDIR"]).iterdir())
+    output = one_line(command(user, "up", "--model", str(broken), "--port", "0"))
+    assert "model-00001-of-00002.safetensors" in output
+    left = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("HOME") == user["HOME"]]
+    assert not left
+    assert not list(Path(user["TMPDIR"]).iterdir())
 
 
 @pytest.mark.parametrize(
@@ -173,14 +183,14 @@ def test_a_child_that_cannot_start_says_why_and_nothing_stays(home: dict[str, st
         (["expert=1000"], "more than 64"),
     ],
 )
-def test_scale_refuses_in_words(home: dict[str, str], words: list[str], why: str) -> None:
-    assert why in one_line(command(home, "scale", *words))
+def test_invalid_counts_are_one_line(user: dict[str, str], words: list[str], why: str) -> None:
+    assert why in one_line(command(user, "scale", *words))
 
 
-def test_generate_says_when_nobody_answers(home: dict[str, str]) -> None:
-    assert "refused" in one_line(command(home, "generate", "hello", "--url", "http://127.0.0.1:9"))
+def test_generate_says_when_no_gateway_answers(user: dict[str, str]) -> None:
+    assert "refused" in one_line(command(user, "generate", "hello", "--url", "http://127.0.0.1:9"))
 
 
-def test_plan_of_the_large_model(home: dict[str, str]) -> None:
-    done = command(home, "plan", "flash-chat", "--memory", "80", "--attention-memory", "141")
+def test_plan_of_the_large_model(user: dict[str, str]) -> None:
+    done = command(user, "plan", "flash-chat", "--memory", "80", "--attention-memory", "141")
     assert re.search(r"all experts .* 1,082 GB .* 541\.2 GB", done.stdout), done.stdout

@@ -1,4 +1,4 @@
-"""Leases and tables in a real Redis: bounded calls, nothing in Redis believed unchecked."""
+"""Leases and tables in a real Redis: calls have time limits, and every value is checked when it is read."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Child]]:
     end([child], 2)
 
 
-async def awaited(membership: Membership) -> None:
+async def wait_for_redis(membership: Membership) -> None:
     for _ in range(200):
         try:
             await membership.desired()
             return
         except RedisUnavailable:
             await asyncio.sleep(0.02)
-    raise AssertionError("redis never answered")
+    raise AssertionError("redis did not answer")
 
 
-async def is_reachable(membership: Membership, wanted: bool) -> None:
+async def wait_reachable(membership: Membership, wanted: bool) -> None:
     async with asyncio.timeout(10):
-        while membership.reachable is not wanted:  # noqa: ASYNC110 - what a metric would show, looked at as a scrape does
+        while membership.reachable is not wanted:  # noqa: ASYNC110 - polled, as a scrape does
             await asyncio.sleep(0.02)
 
 
@@ -55,7 +55,7 @@ def test_a_record_comes_back_as_it_was() -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_a_record_of_anything_else_is_a_value_error(value: object) -> None:
+def test_any_other_json_is_a_value_error(value: object) -> None:
     for text in (json.dumps(value), json.dumps({**json.loads(RECORD.to_json()), "epoch": value, "role": value})):
         with pytest.raises(ValueError):  # noqa: PT011 - any ValueError is the contract
             WorkerRecord.from_json(text)
@@ -63,9 +63,9 @@ def test_a_record_of_anything_else_is_a_value_error(value: object) -> None:
 
 @pytest.mark.parametrize("text", [b"\xff", "[" * 100_000, "{}", '{"worker_id": "x", "role": "emperor"}'])
 def test_malformed_records_are_skipped_and_the_rest_is_read(server: tuple[str, Child], text: bytes | str) -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         membership = Membership(server[0])
-        await awaited(membership)
+        await wait_for_redis(membership)
         redis.Redis.from_url(server[0]).set("caracal:worker:expert:bad", text)
         await membership.announce(RECORD)
         assert await membership.workers("expert") == [RECORD]
@@ -73,56 +73,56 @@ def test_malformed_records_are_skipped_and_the_rest_is_read(server: tuple[str, C
         assert await membership.workers("expert") == []
         await membership.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 def test_advertising_survives_a_redis_that_dies_and_comes_back_empty(server: tuple[str, Child], tmp_path: Path) -> None:
     url, child = server
 
-    async def scene() -> None:
+    async def scenario() -> None:
         membership = Membership(url)
-        await awaited(membership)
-        assert not membership.reachable, "nobody has renewed a lease yet"
+        await wait_for_redis(membership)
+        assert not membership.reachable, "no lease was renewed yet"
         task = asyncio.create_task(membership.advertise(lambda: RECORD))
-        await is_reachable(membership, True)
+        await wait_reachable(membership, True)
         end([child], 2)
         with pytest.raises(RedisUnavailable):
             await membership.workers("expert")
-        await is_reachable(membership, False)
+        await wait_reachable(membership, False)
         again = start_redis(int(url.rsplit(":", 1)[1].split("/")[0]), tmp_path)
         try:
-            await awaited(membership)
+            await wait_for_redis(membership)
             deadline = time.monotonic() + 10
             while await membership.workers("expert") != [RECORD]:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
-            await is_reachable(membership, True)
+            await wait_reachable(membership, True)
         finally:
             end([again], 2)
         task.cancel()
         await membership.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_hung_redis_holds_nobody_for_long(server: tuple[str, Child]) -> None:
-    async def scene() -> None:
+def test_a_call_to_a_hung_redis_times_out(server: tuple[str, Child]) -> None:
+    async def scenario() -> None:
         membership = Membership(server[0])
-        await awaited(membership)
+        await wait_for_redis(membership)
         os.kill(server[1].pid, signal.SIGSTOP)
         started = time.monotonic()
         with pytest.raises(RedisUnavailable):
             await membership.read_table()
-        assert time.monotonic() - started < 30  # far above the limit of a call; without one it would hang for ever
+        assert time.monotonic() - started < 30  # far above the time limit of a call
         await membership.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_one_leads_and_a_stranger_cannot_resign_for_it(server: tuple[str, Child]) -> None:
-    async def scene() -> None:
+def test_one_leads_and_another_cannot_resign_for_it(server: tuple[str, Child]) -> None:
+    async def scenario() -> None:
         membership = Membership(server[0])
-        await awaited(membership)
+        await wait_for_redis(membership)
         assert await membership.lead("a", 5000)
         assert not await membership.lead("b", 5000)
         await membership.resign("b")
@@ -134,15 +134,15 @@ def test_one_leads_and_a_stranger_cannot_resign_for_it(server: tuple[str, Child]
         assert await membership.leader() is None
         await membership.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 def test_a_loop_that_is_cancelled_as_a_reply_comes_ends(server: tuple[str, Child]) -> None:
-    """It did not always: Python 3.11's wait_for drops such a cancellation, and a leaving router went on for ever."""
+    """Python 3.11's wait_for drops such a cancellation, which kept a stopping router running for ever."""
 
-    async def scene() -> None:
+    async def scenario() -> None:
         membership = Membership(server[0])
-        await awaited(membership)
+        await wait_for_redis(membership)
 
         async def loop() -> None:
             while True:
@@ -157,12 +157,12 @@ def test_a_loop_that_is_cancelled_as_a_reply_comes_ends(server: tuple[str, Child
             assert done, "the cancellation was dropped"
         await membership.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_child_is_ended_even_when_it_is_deaf(tmp_path: Path) -> None:
-    script = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
-    child = start("deaf", [sys.executable, "-c", script], tmp_path / "log", {})
-    until(lambda: "deaf" in (tmp_path / "log").read_text(), "it did not start")
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    script = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('ignores', flush=True); time.sleep(99)"
+    child = start("ignores", [sys.executable, "-c", script], tmp_path / "log", {})
+    until(lambda: "ignores" in (tmp_path / "log").read_text(), "it did not start")
     end([child], 0.4)
     assert child.process.returncode == -signal.SIGKILL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from services.cli.plan import FLASH_CHAT, BadPlan, Sizes, load_sizes, make_plan
@@ -23,18 +25,18 @@ def test_workers_of_80_gb(weights: str, per_worker: int, workers: int) -> None:
     assert (plan.experts_per_worker, plan.expert_workers) == (per_worker, workers)
 
 
-def test_what_is_left_of_a_gpu_caches_tokens() -> None:
+def test_the_rest_of_a_gpu_caches_tokens() -> None:
     plan = make_plan(SIZES, "bf16", 80, 141)
     assert plan.attention_bytes == 2 * SIZES.attention_params
     assert plan.cached_tokens == int((141e9 - plan.attention_bytes) // 64_512)
     assert make_plan(SIZES, "bf16", 80, 30).cached_tokens < 0
 
 
-def test_a_worker_too_small_for_one_expert_is_refused() -> None:
+def test_a_worker_too_small_for_one_expert_is_an_error() -> None:
     with pytest.raises(BadPlan, match="one expert in bf16 takes"):
         make_plan(SIZES, "bf16", 0.05, 80)
 
 
-def test_an_unreadable_model_is_refused(tmp_path) -> None:
+def test_an_unreadable_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BadPlan, match="nowhere"):
         load_sizes(str(tmp_path / "nowhere"))

@@ -1,4 +1,4 @@
-"""Workers come, go and die under running streams: no stream fails, and not one bit of any logits changes."""
+"""Workers join, leave and die under running streams: no stream fails, and not one bit of any logits changes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, Streams, 
 
 from services.membership.redis import RedisUnavailable
 
-PAUSE_S = 1.0  # the promise to streams while workers come and go
+PAUSE_S = 1.0  # the longest pause that a stream may have while workers join and leave
 SOME = 20 * CALLERS  # tokens
 
 
 def check(streams: Streams, unscaled: list[Stream]) -> float:
-    """Every answer of every caller is, bit for bit, what it is in peace; returns the longest pause within a stream."""
+    """Asserts that every answer is, bit for bit, the undisturbed one; returns the longest pause within a stream."""
     for caller, undisturbed in zip(streams.finish(), unscaled, strict=True):
         for stream in caller:
             assert stream.finish_reason == "length"
@@ -20,14 +20,14 @@ def check(streams: Streams, unscaled: list[Stream]) -> float:
     return max(stream.longest_pause for stream in streams.all)
 
 
-def test_rows_go_over_the_link_that_was_asked_for(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
+def test_rows_travel_over_the_configured_link(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
     def share() -> float:
         stats = cluster.records("expert")[0].stats
         return stats["over_p2p"] / stats["calls"] if stats["calls"] else -1.0
 
-    until(lambda: share() >= 0, "the lease never tells of the calls")
+    until(lambda: share() >= 0, "the lease never counts a call")
     if cluster.local.settings.link == "nccl":
-        until(lambda: share() > 0.5, "rows still go over gRPC, not only those before the pair stands")
+        until(lambda: share() > 0.5, "most rows still go over gRPC after the P2P group was connected")
     else:
         assert share() == 0
 
@@ -35,49 +35,49 @@ def test_rows_go_over_the_link_that_was_asked_for(cluster: ClusterUnderTest, uns
 def test_experts_scale_from_one_to_three_to_two(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
     before = cluster.epoch()
     streams = cluster.streams()
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     cluster.scale("expert", 3)
     assert sorted(cluster.placed().values()) == [8, 8, 8]
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     cluster.scale("expert", 2)
     until(lambda: "expert-2" not in cluster.local.children, "expert-2 never left")
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     assert check(streams, unscaled) < PAUSE_S
     assert cluster.epoch() > before
 
 
 def test_attention_scales_from_one_to_two_to_one(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
     streams = cluster.streams()
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     cluster.scale("attention", 2)
     until(lambda: _running(cluster, "attention-1") > 0, "the second attention worker gets no sequence")
     cluster.scale("attention", 1)
     until(lambda: "attention-1" not in cluster.local.children, "attention-1 never left")
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     assert check(streams, unscaled) < PAUSE_S
 
 
-@pytest.mark.parametrize("victim", ["expert-0", "expert-1"])
-def test_an_expert_worker_is_killed(cluster: ClusterUnderTest, unscaled: list[Stream], victim: str) -> None:
+@pytest.mark.parametrize("killed", ["expert-0", "expert-1"])
+def test_an_expert_worker_is_killed(cluster: ClusterUnderTest, unscaled: list[Stream], killed: str) -> None:
     cluster.scale("expert", 2)
     streams = cluster.streams()
-    streams.go_on(SOME)
-    before, others = cluster.epoch(), {"expert-0", "expert-1"} - {victim}
-    cluster.kill(victim)
-    took = until(lambda: set(cluster.placed()) == others, "nobody took the experts over")
-    assert took < 2.5, "noticed by the lease only"
-    streams.go_on(SOME)
-    until(lambda: len(cluster.placed()) == 2, "the worker that was started again gets nothing")
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
+    before, others = cluster.epoch(), {"expert-0", "expert-1"} - {killed}
+    cluster.kill(killed)
+    took = until(lambda: set(cluster.placed()) == others, "no worker took over the experts")
+    assert took < 2.5, "noticed only when its lease expired"
+    streams.wait_for_tokens(SOME)
+    until(lambda: len(cluster.placed()) == 2, "the restarted worker gets no experts")
+    streams.wait_for_tokens(SOME)
     check(streams, unscaled)
     assert cluster.epoch() > before
 
 
 def test_the_only_expert_worker_is_killed(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:
     streams = cluster.streams()
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     cluster.kill("expert-0")
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     check(streams, unscaled)
 
 
@@ -86,7 +86,7 @@ def test_an_attention_worker_is_killed(cluster: ClusterUnderTest, unscaled: list
     streams = cluster.streams()
     until(lambda: _running(cluster, "attention-1") > 0, "the second attention worker gets no sequence")
     cluster.kill("attention-1")
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     check(streams, unscaled)
 
 
@@ -95,11 +95,11 @@ def test_redis_is_killed_and_comes_back_empty(cluster: ClusterUnderTest, unscale
     before = cluster.epoch()
     old = cluster.local.children["redis"].pid
     streams = cluster.streams()
-    streams.go_on(SOME)
+    streams.wait_for_tokens(SOME)
     cluster.kill("redis")
     until(lambda: "redis" in cluster.local.children and cluster.local.children["redis"].pid != old, "no new redis")
-    until(lambda: _epoch_if_any(cluster) >= before, "the table never came back, or under a lower epoch")
-    streams.go_on(SOME)
+    until(lambda: _epoch_if_any(cluster) >= before, "no table came back, or one of a lower epoch")
+    streams.wait_for_tokens(SOME)
     cluster.scale("expert", 3)
     assert cluster.epoch() > before
     assert check(streams, unscaled) < PAUSE_S

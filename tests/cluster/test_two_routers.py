@@ -1,4 +1,4 @@
-"""Two routers over one cluster: either serves, and when the leader dies another process leads."""
+"""Two routers over one cluster: both serve, and when the leader dies the other leads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from services.cli.generate import stream_chat
 
 
 @pytest.fixture(scope="module", params=LINKS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
-    yield from running_cluster(tmp_path_factory.mktemp("pair"), routers=2, link=request.param)
+def two_routers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
+    yield from running_cluster(tmp_path_factory.mktemp("two_routers"), routers=2, link=request.param)
 
 
 def _leader(cluster: ClusterUnderTest) -> str:
-    """`router/boot`: a router that was started again is another holder."""
+    """Returns `router/boot`; a restarted router is another holder."""
     return cluster.do(cluster.membership.leader()) or ""
 
 
@@ -25,20 +25,20 @@ def _answer(url: str) -> str:
     return "".join(stream_chat(url, "the cat", max_tokens=12, temperature=1, seed=11))
 
 
-def test_another_leads_when_the_leader_is_killed(pair: ClusterUnderTest) -> None:
-    until(lambda: len(pair.records("router")) == 2, "the second router never came")
-    until(lambda: all(_ready(url) for url in pair.local.urls), "a router is not ready")
-    holder, urls = _leader(pair), dict(zip(("router-0", "router-1"), pair.local.urls, strict=True))
+def test_another_leads_when_the_leader_is_killed(two_routers: ClusterUnderTest) -> None:
+    until(lambda: len(two_routers.records("router")) == 2, "the second router never came")
+    until(lambda: all(_ready(url) for url in two_routers.local.urls), "a router is not ready")
+    holder, urls = _leader(two_routers), dict(zip(("router-0", "router-1"), two_routers.local.urls, strict=True))
     leader = holder.partition("/")[0]
     other = ({"router-0", "router-1"} - {leader}).pop()
-    before, answer = pair.epoch(), _answer(urls[leader])
+    before, answer = two_routers.epoch(), _answer(urls[leader])
     assert _answer(urls[other]) == answer
 
-    pair.kill(leader)
+    two_routers.kill(leader)
     assert _answer(urls[other]) == answer
-    until(lambda: _leader(pair) not in ("", holder), "nobody leads")
-    pair.scale("expert", 2)
-    assert pair.epoch() > before
+    until(lambda: _leader(two_routers) not in ("", holder), "no router leads")
+    two_routers.scale("expert", 2)
+    assert two_routers.epoch() > before
     assert _answer(urls[other]) == answer
     until(lambda: _ready(urls[leader]), "the killed router was not started again")
     assert _answer(urls[leader]) == answer

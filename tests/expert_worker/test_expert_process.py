@@ -1,4 +1,4 @@
-"""The expert worker as a process with a real Redis: its lease, placement in two phases, drain, shortages in words."""
+"""The expert worker as a process with a real Redis: its lease, placement in two phases, draining, error messages."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from support.broken_checkpoint import edit_tensor
 from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 
-from services.expert_worker.settings import InvalidSetting, Settings
+from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.membership.shortage import CapacityShortage
+from services.process.settings import InvalidSetting
 from services.router.placement.leader import PlacementLeader
 
 
@@ -45,12 +46,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ({}, "CARACAL_MODEL is not set"),
         ({"MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"MODEL": "{broken}"}, "config.json: num_layers: is missing"),
-        ({"MODEL": "{model}", "DTYPE": "float16"}, "CARACAL_DTYPE must be bfloat16 or float32"),
+        ({"MODEL": "{model}", "DTYPE": "float16"}, "CARACAL_DTYPE is 'float16': must be bfloat16, float32 or empty"),
         ({"MODEL": "{model}", "PORT": "{taken}"}, "cannot listen on 127.0.0.1:{taken}"),
         ({"MODEL": "{model}", "METRICS_PORT": "{taken}"}, "cannot listen on 127.0.0.1:{taken}"),
     ],
 )
-def test_what_it_cannot_serve_it_refuses_in_one_line(
+def test_a_bad_setting_ends_it_with_one_line(
     env: dict[str, str], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "longcat_flash"}')
@@ -73,7 +74,7 @@ def end(worker: subprocess.Popen[str], seconds: float = 20) -> str:
     return errors
 
 
-def test_it_is_placed_serves_while_it_drains_and_goes_when_it_is_let_go(checkpoint: Path, store: Store) -> None:
+def test_it_serves_while_it_drains_and_exits_when_it_has_no_experts(checkpoint: Path, store: Store) -> None:
     worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-3")
     try:
         lease = store.await_record("expert", "expert-3")
@@ -85,15 +86,20 @@ def test_it_is_placed_serves_while_it_drains_and_goes_when_it_is_let_go(checkpoi
             described = stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5)
             assert (described.worker_id, described.boot_id) == ("expert-3", lease["boot_id"])
             assert described.numerics_class == lease["numerics_class"]
-            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
-            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            assert (
+                health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+                == health_pb2.HealthCheckResponse.SERVING
+            )
             with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
                 assert "caracal_expert_loaded_experts 16.0" in page.read().decode()
             worker.send_signal(signal.SIGTERM)
             draining = store.await_record("expert", "expert-3", draining=True)
             assert draining["loaded"] == 16
             time.sleep(0.5)
-            assert stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5).draining, "it serves until it is let go"
+            assert stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5).draining, (
+                "it serves until it has no experts"
+            )
             stub.Commit(expert_pb2.CommitRequest(table=placement_pb2.Table(epoch=6)), timeout=5)
         assert "drained" in end(worker)
         assert store.record("expert", "expert-3") is None
@@ -102,41 +108,41 @@ def test_it_is_placed_serves_while_it_drains_and_goes_when_it_is_let_go(checkpoi
         worker.communicate()
 
 
-def test_without_a_leader_it_leaves_when_its_time_is_up(checkpoint: Path, store: Store) -> None:
-    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="1")
+def test_without_a_leader_it_exits_at_the_drain_timeout(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_TIMEOUT_S="1")
     try:
         place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
         worker.send_signal(signal.SIGTERM)
-        assert "leaving unreleased" in end(worker)
+        assert "leaving undrained" in end(worker)
     finally:
         worker.kill()
         worker.communicate()
 
 
 @pytest.mark.parametrize("redis_lives", [False, True])
-def test_without_callers_and_routers_it_does_not_wait_to_be_let_go(
+def test_without_callers_and_routers_it_does_not_wait_for_its_drain(
     checkpoint: Path, store: Store, redis_lives: bool
 ) -> None:
-    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="60")
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_TIMEOUT_S="60")
     try:
         place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
         router = WorkerRecord(worker_id="r", role="router", address="127.0.0.1:1", boot_id="r").to_json()
         store.client.set("caracal:worker:router:r", router)
         worker.send_signal(signal.SIGTERM)
         time.sleep(8)
-        assert worker.poll() is None, "a router could still let it go"
+        assert worker.poll() is None, "a router could still move its experts"
         if redis_lives:
             store.client.delete("caracal:worker:router:r")
         else:
             store.client.shutdown(nosave=True)
-        assert "leaving unreleased" in end(worker, seconds=30)
+        assert "leaving undrained" in end(worker, seconds=30)
     finally:
         worker.kill()
         worker.communicate()
 
 
 def prepare(lease: dict[str, Any], expert: int) -> str:
-    """Asks the worker to load an expert of layer 0; returns its shortage, empty when it took it."""
+    """Asks the worker to load an expert of layer 0; returns the error, empty on success."""
     wanted = [placement_pb2.ExpertId(layer=0, expert=expert)]
     with grpc.insecure_channel(lease["address"]) as channel:
         try:
@@ -147,20 +153,22 @@ def prepare(lease: dict[str, Any], expert: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("holds", [False, True])
-def test_experts_that_cannot_be_read_end_a_worker_that_has_no_others(tmp_path: Path, store: Store, holds: bool) -> None:
+@pytest.mark.parametrize("has_another", [False, True])
+def test_experts_that_cannot_be_read_end_a_worker_that_has_no_others(
+    tmp_path: Path, store: Store, has_another: bool
+) -> None:
     name = "model.layers.0.mlp.experts.3.down_proj.weight"
     path = make_checkpoint(tmp_path / "model")
     edit_tensor(path, name, lambda weight: weight * float("nan"))
     worker = spawn("expert", MODEL=str(path), REDIS_URL=store.url, WORKER_ID="expert-0")
     try:
         lease = store.await_record("expert", "expert-0")
-        if holds:
+        if has_another:
             assert not prepare(lease, 2)
         assert f"{name}: holds NaN" in prepare(lease, 3)
-        if holds:
+        if has_another:
             time.sleep(1.5)
-            assert worker.poll() is None, "what it has is worth more"
+            assert worker.poll() is None, "it keeps serving the expert it has"
             return
         _, errors = worker.communicate(timeout=20)
         assert worker.returncode == 2, errors
@@ -171,32 +179,34 @@ def test_experts_that_cannot_be_read_end_a_worker_that_has_no_others(tmp_path: P
         worker.communicate()
 
 
-def test_it_says_at_ready_and_when_it_leaves_why_it_must_not_go(checkpoint: Path, store: Store) -> None:
-    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_S="4")
+def test_ready_and_the_log_say_why_it_may_not_drain(checkpoint: Path, store: Store) -> None:
+    worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_TIMEOUT_S="4")
     try:
         lease = store.await_record("expert", "expert-0")
         assert ready(lease) == (503, {"status": "not ready", "reason": "no placement yet"})
         place_everything(store, lease, layers=2, experts=8, epoch=1)
         assert ready(lease) == (200, {"status": "ready"})
-        store.client.set("caracal:shortage", CapacityShortage("no room", {"expert-9": 3}).to_json())
+        store.client.set("caracal:shortage", CapacityShortage("no capacity", {"expert-9": 3}).to_json())
         worker.send_signal(signal.SIGTERM)
         store.await_record("expert", "expert-0", draining=True)
-        words = "16 experts here have no other place yet"
-        assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {words}"}), "the hint names another"
-        store.client.set("caracal:shortage", CapacityShortage("no room", {"expert-0": 16}).to_json())
+        reason = "16 experts here have no other place yet"
+        assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {reason}"}), (
+            "the shortage names another worker"
+        )
+        store.client.set("caracal:shortage", CapacityShortage("no capacity", {"expert-0": 16}).to_json())
         time.sleep(1.5)
-        assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {words}: no room"})
+        assert ready(lease) == (503, {"status": "not ready", "reason": f"draining: {reason}: no capacity"})
         with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
             assert "caracal_expert_loaded_experts 16.0" in page.read().decode()
         logged = [json.loads(line) for line in end(worker).splitlines()]
-        last = next(line for line in logged if line["event"] == "leaving unreleased")
-        assert (last["level"], last["reason"]) == ("error", f"{words}: no room")
+        last = next(line for line in logged if line["event"] == "leaving undrained")
+        assert (last["level"], last["reason"]) == ("error", f"{reason}: no capacity")
     finally:
         worker.kill()
         worker.communicate()
 
 
-def test_a_real_leader_keeps_it_while_the_others_have_no_room(checkpoint: Path, store: Store) -> None:
+def test_a_leader_keeps_its_experts_while_the_others_have_no_capacity(checkpoint: Path, store: Store) -> None:
     env = {"MODEL": str(checkpoint), "REDIS_URL": store.url, "CAPACITY": "10"}
     workers = [spawn("expert", WORKER_ID=f"expert-{number}", **env) for number in range(2)]
 
@@ -220,7 +230,7 @@ def test_a_real_leader_keeps_it_while_the_others_have_no_room(checkpoint: Path, 
             "draining: 6 experts here have no other place yet: experts need 16 places, the workers that stay have 10: "
             "bring at least 1 more expert worker of 10, or raise their capacity"
         )
-        assert workers[1].poll() is None, "it stays"
+        assert workers[1].poll() is None, "it does not exit"
     finally:
         for worker in workers:
             worker.kill()
@@ -245,19 +255,19 @@ def test_an_idle_worker_shows_progress(checkpoint: Path, store: Store) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("PORT", "http", "CARACAL_PORT is 'http': not a number"),
-        ("PORT", "70000", "CARACAL_PORT is no port number"),
-        ("DRAIN_S", "-1", "CARACAL_DRAIN_TIMEOUT_S must not be negative"),
-        ("MAX_SESSIONS", "0", "CARACAL_MAX_SESSIONS must be positive"),
-        ("DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE must be fp8 or empty"),
-        ("THREADS", "-2", "CARACAL_THREADS must not be negative"),
+        ("PORT", "http", "CARACAL_PORT is 'http': not a whole number"),
+        ("PORT", "70000", "CARACAL_PORT is 70000: must be at most 65535"),
+        ("DRAIN_TIMEOUT_S", "-1", "CARACAL_DRAIN_TIMEOUT_S is -1.0: must be at least 0"),
+        ("MAX_SESSIONS", "0", "CARACAL_MAX_SESSIONS is 0: must be at least 1"),
+        ("DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE is 'int8': must be fp8 or empty"),
+        ("THREADS", "-2", "CARACAL_THREADS is -2: must be at least 0"),
     ],
 )
-def test_a_bad_setting_is_refused_by_name(name: str, value: str, message: str) -> None:
+def test_a_bad_setting_is_named(name: str, value: str, message: str) -> None:
     with pytest.raises(InvalidSetting, match=message):
-        Settings.from_env({"CARACAL_MODEL": "m", f"CARACAL_{name}": value})
+        ExpertSettings.from_env({"CARACAL_MODEL": "m", f"CARACAL_{name}": value})
 
 
 def test_empty_variables_count_as_not_set() -> None:
-    settings = Settings.from_env({"CARACAL_MODEL": "m", "CARACAL_PORT": "", "CARACAL_ADVERTISE_HOST": "pod-1"})
+    settings = ExpertSettings.from_env({"CARACAL_MODEL": "m", "CARACAL_PORT": "", "CARACAL_ADVERTISE_HOST": "pod-1"})
     assert (settings.port, settings.reachable_host, settings.model) == (0, "pod-1", Path("m"))

@@ -1,4 +1,4 @@
-"""The gRPC edge: hostile calls get INVALID and the worker lives; placements have two phases and never go back."""
+"""The Expert service: hostile calls get INVALID and their session goes on; tables have two phases, epochs only grow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,7 +17,7 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.tensors import checksum, decode, raw_bytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.expert_fleet import Worker, place, wanted
+from support.expert_workers import Worker, place, wanted
 from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
@@ -81,6 +82,15 @@ def resize(call: expert_pb2.ExpertCall, shape: list[int], rows: int | None = Non
     call.rows = shape[0] if rows is None else rows
 
 
+def without_rows(call: expert_pb2.ExpertCall) -> None:
+    resize(call, [0, 64])
+    call.x.data, call.checksum = b"", 0
+
+
+def set_assignments(call: expert_pb2.ExpertCall, row: bytes, expert: bytes) -> None:
+    call.row, call.expert = row, expert
+
+
 HOSTILE: dict[str, Callable[[expert_pb2.ExpertCall], object]] = {
     "wrong dtype": lambda c: setattr(c.x, "dtype", tensor_pb2.FLOAT32),
     "no dtype": lambda c: setattr(c.x, "dtype", tensor_pb2.DTYPE_UNSPECIFIED),
@@ -92,7 +102,7 @@ HOSTILE: dict[str, Callable[[expert_pb2.ExpertCall], object]] = {
     "no shape": lambda c: c.x.ClearField("shape"),
     "one dimension": lambda c: resize(c, [ROWS * 64]),
     "rows and shape differ": lambda c: setattr(c, "rows", 2),
-    "no rows": lambda c: (resize(c, [0, 64]), setattr(c.x, "data", b""), setattr(c, "checksum", 0)),
+    "no rows": without_rows,
     "bytes missing": lambda c: setattr(c.x, "data", c.x.data[:-1]),
     "bytes left over": lambda c: setattr(c.x, "data", c.x.data + b"\0"),
     "wrong checksum": lambda c: setattr(c, "checksum", c.checksum ^ 1),
@@ -107,19 +117,18 @@ HOSTILE: dict[str, Callable[[expert_pb2.ExpertCall], object]] = {
     "huge row": lambda c: setattr(c, "row", ints(0, 2**31 - 1, 1)),
     "experts out of order": lambda c: setattr(c, "expert", ints(4, 1, 1)),
     "rows out of order": lambda c: setattr(c, "row", ints(2, 0, 1)),
-    "a pair twice": lambda c: setattr(c, "row", ints(2, 2, 1)),
-    "no pairs": lambda c: (setattr(c, "row", b""), setattr(c, "expert", b"")),
-    "half an integer": lambda c: (setattr(c, "row", c.row[:-2]), setattr(c, "expert", c.expert[:-2])),
+    "an assignment twice": lambda c: setattr(c, "row", ints(2, 2, 1)),
+    "no assignments": lambda c: set_assignments(c, b"", b""),
+    "half an integer": lambda c: set_assignments(c, c.row[:-2], c.expert[:-2]),
     "more rows than experts": lambda c: setattr(c, "row", ints(0, 1, 2, 3)),
-    "more pairs than there can be": lambda c: (
-        setattr(c, "row", ints(*[0] * 99)),
-        setattr(c, "expert", ints(*[0] * 99)),
-    ),
+    "more assignments than there can be": lambda c: set_assignments(c, ints(*[0] * 99), ints(*[0] * 99)),
     "nothing at all": lambda c: c.Clear(),
 }
 
 
-def test_hostile_calls_are_refused_and_the_session_lives(worker: Worker, stub: expert_pb2_grpc.ExpertStub) -> None:
+def test_hostile_calls_are_rejected_and_the_session_stays_open(
+    worker: Worker, stub: expert_pb2_grpc.ExpertStub
+) -> None:
     """All on one stream, each between two good ones."""
     calls = [good_call()]
     for change in HOSTILE.values():
@@ -132,10 +141,10 @@ def test_hostile_calls_are_refused_and_the_session_lives(worker: Worker, stub: e
         assert not reply.y.data
     assert all(reply.status == Reply.OK for reply in replies[::2])
     assert len({reply.y.data for reply in replies[::2]}) == 1
-    assert worker.batcher.counters.calls == len(HOSTILE) + 1, "a refused call computes nothing"
+    assert worker.batcher.counters.calls == len(HOSTILE) + 1, "a rejected call computes nothing"
 
 
-def test_a_good_call_gets_one_row_per_pair(worker: Worker, stub: expert_pb2_grpc.ExpertStub) -> None:
+def test_a_good_call_gets_one_row_per_assignment(worker: Worker, stub: expert_pb2_grpc.ExpertStub) -> None:
     call = good_call()
     (reply,) = answer(stub, call)
     assert (reply.call, reply.status, reply.rows, list(reply.y.shape)) == (7, Reply.OK, 3, [3, 64])
@@ -146,7 +155,7 @@ def test_a_good_call_gets_one_row_per_pair(worker: Worker, stub: expert_pb2_grpc
     assert torch.equal(decode(reply.y), y_AD)
 
 
-def test_an_expert_that_is_not_held_is_said_with_the_worker_s_epoch(
+def test_an_expert_that_is_not_loaded_is_reported_with_the_worker_s_epoch(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
     worker.state.commit(
@@ -157,7 +166,7 @@ def test_an_expert_that_is_not_held_is_said_with_the_worker_s_epoch(
     assert "experts 4 of layer 0" in reply.message
 
 
-def test_a_stale_call_is_refused_with_the_worker_s_epoch(
+def test_a_stale_call_is_rejected_with_the_worker_s_epoch(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
     worker.state.commit(place(9, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0)))
@@ -165,16 +174,16 @@ def test_a_stale_call_is_refused_with_the_worker_s_epoch(
     replies = answer(stub, *calls)
     assert [reply.status for reply in replies] == [Reply.STALE_EPOCH, Reply.STALE_EPOCH, Reply.OK, Reply.OK]
     assert all(reply.epoch == 9 for reply in replies)
-    assert worker.state.epoch == 9, "a call never raises the epoch: only the leader does"
+    assert worker.state.epoch == 9, "a call never raises the epoch, only a commit does"
 
 
 def test_a_late_call_is_not_computed(checkpoint: Checkpoint) -> None:
     opened = threading.Event()
 
-    def shut(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def blocked(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return lambda *args: (opened.wait(10), compute(*args))[1]
 
-    running = Worker(checkpoint, DTYPE, "w0", shut)
+    running = Worker(checkpoint, DTYPE, "w0", blocked)
     try:
         for expert in range(8):
             running.experts.load(0, expert)
@@ -200,18 +209,18 @@ def prepare(stub: expert_pb2_grpc.ExpertStub, epoch: int, *keys: tuple[int, int]
     return stub.Prepare(expert_pb2.PrepareRequest(epoch=epoch, experts=ids))
 
 
-def refused(code: grpc.StatusCode, act: Callable[[], object], words: str) -> None:
+def assert_rejected(code: grpc.StatusCode, call: Callable[[], object], message: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        act()
-    assert caught.value.code() == code  # type: ignore[attr-defined]
-    assert words in caught.value.details()  # type: ignore[attr-defined]
+        call()
+    assert caught.value.code() == code
+    assert message in (caught.value.details() or "")
 
 
 def test_a_placement_comes_in_two_phases(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
     table = place(3, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (expert in (2, 5)))
-    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table), "was not prepared here")
+    assert_rejected(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table), "was not prepared here")
     assert worker.state.epoch == 0
     digests = prepare(stub, 3, *wanted(table, "w0")).digests
     assert [(d.id.layer, d.id.expert) for d in digests] == [(0, 2), (0, 5), (1, 2), (1, 5)]
@@ -221,7 +230,7 @@ def test_a_placement_comes_in_two_phases(
     described = stub.Describe(expert_pb2.ExpertDescribeRequest())
     assert [(id.layer, id.expert) for id in described.loaded] == [(0, 2), (0, 5), (1, 2), (1, 5)]
     assert (described.worker_id, described.boot_id, described.epoch) == ("w0", "boot-w0", 3)
-    assert commit(stub, table).epoch == 3, "said twice, done once"
+    assert commit(stub, table).epoch == 3, "a repeated commit changes nothing"
 
 
 def test_an_older_placement_never_comes_back(
@@ -231,21 +240,21 @@ def test_an_older_placement_never_comes_back(
         return place(epoch, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0))
 
     commit(stub, table(5))
-    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table(4)), "epoch 4 is below 5")
-    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: prepare(stub, 4, (1, 1)), "epoch 4 is below 5")
+    assert_rejected(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table(4)), "epoch 4 is below 5")
+    assert_rejected(grpc.StatusCode.FAILED_PRECONDITION, lambda: prepare(stub, 4, (1, 1)), "epoch 4 is below 5")
     assert (1, 1) not in worker.experts.loaded
 
 
 def test_a_failed_prepare_changes_nothing(worker: Worker, stub: expert_pb2_grpc.ExpertStub) -> None:
     loaded = worker.experts.loaded
-    refused(
+    assert_rejected(
         grpc.StatusCode.INVALID_ARGUMENT, lambda: prepare(stub, 1, (1, 0), (0, 3), (1, 99)), "no expert 99 of layer 1"
     )
     assert worker.experts.loaded == loaded
 
 
 @pytest.mark.parametrize(("field", "value"), [("boot_id", "an earlier start"), ("worker_id", "another")])
-def test_a_table_for_another_start_gives_this_one_nothing(
+def test_a_table_for_another_boot_id_gives_this_worker_nothing(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub, field: str, value: str
 ) -> None:
     other = placement_pb2.Endpoint()
@@ -254,17 +263,17 @@ def test_a_table_for_another_start_gives_this_one_nothing(
     assert commit(stub, place(2, checkpoint, [other], lambda layer, expert: [0])).loaded == 0
 
 
-def test_a_table_of_another_numerics_class_is_refused(
+def test_a_table_of_another_numerics_class_is_rejected(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
     table = place(2, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (layer == 0))
     table.numerics_class = "caracal-other"
-    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table), "caracal-other")
+    assert_rejected(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table), "caracal-other")
     table.numerics_class = "class-of-the-test"
     assert commit(stub, table).epoch == 2
 
 
-def test_a_draining_worker_serves_until_it_is_given_nothing(
+def test_a_draining_worker_serves_until_it_has_no_experts(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub
 ) -> None:
     worker.state.drain()
@@ -277,13 +286,13 @@ def test_a_draining_worker_serves_until_it_is_given_nothing(
 
 
 def test_callers_of_one_layer_share_launches(checkpoint: Checkpoint) -> None:
-    """Three callers, one computation at a time: who arrives meanwhile goes together."""
+    """Four callers, one launch at a time: those that arrive during the first share the second."""
     opened = threading.Event()
 
-    def shut(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def blocked(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return lambda *args: (opened.wait(10), compute(*args))[1]
 
-    running = Worker(checkpoint, DTYPE, "w0", shut)
+    running = Worker(checkpoint, DTYPE, "w0", blocked)
     try:
         for expert in range(8):
             running.experts.load(0, expert)
@@ -304,12 +313,13 @@ def test_callers_of_one_layer_share_launches(checkpoint: Checkpoint) -> None:
 
 def test_health_and_reflection_answer(worker: Worker) -> None:
     with grpc.insecure_channel(worker.endpoint.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service="caracal.Expert")
         assert health.Check(request).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        worker.server.ready(True)
+        worker.server.set_ready(True)
         assert health.Check(request).status == health_pb2.HealthCheckResponse.SERVING
         listing = reflection_pb2.ServerReflectionRequest(list_services="")
-        replies = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([listing]))
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        replies = reflection.ServerReflectionInfo(iter([listing]))
         names = [service.name for service in next(iter(replies)).list_services_response.service]
         assert "caracal.Expert" in names

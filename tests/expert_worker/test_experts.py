@@ -1,4 +1,4 @@
-"""Experts come and go one by one while others are computed; a bad one is never let in."""
+"""Experts are loaded and dropped one by one while others are computed; a bad one is never loaded."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ def rows(checkpoint: Checkpoint, count: int) -> torch.Tensor:
     return torch.randn(count, checkpoint.config.hidden_size, generator=generator).to(dtype_of(checkpoint))
 
 
-def pairs(*expert_row: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def assignments(*expert_row: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     expert_A, row_A = (torch.tensor(x, dtype=torch.int32) for x in zip(*expert_row, strict=True))
     return row_A, expert_A
 
 
-def test_each_pair_gets_its_expert_s_answer(checkpoint: Checkpoint) -> None:
+def test_each_assignment_gets_its_expert_s_answer(checkpoint: Checkpoint) -> None:
     experts, x_RD = Experts(checkpoint, dtype_of(checkpoint)), rows(checkpoint, 4)
     for expert in (1, 5, 6):
         experts.load(1, expert)
     wanted = [(1, 0), (1, 3), (5, 2), (6, 0), (6, 1), (6, 3)]
-    y_AD = experts.compute(1, x_RD, *pairs(*wanted))
+    y_AD = experts.compute(1, x_RD, *assignments(*wanted))
     for (expert, row), y_D in zip(wanted, y_AD, strict=True):
         weights = load_expert(checkpoint, 1, expert, dtype_of(checkpoint))
         assert torch.equal(y_D, swiglu(x_RD[row : row + 1], weights.gate_up_2FD, weights.down_DF)[0])
 
 
-def test_what_is_not_held_is_named_and_nothing_is_computed(checkpoint: Checkpoint) -> None:
+def test_experts_that_are_not_loaded_are_named_and_nothing_is_computed(checkpoint: Checkpoint) -> None:
     experts = Experts(checkpoint, dtype_of(checkpoint))
     experts.load(0, 2)
     with pytest.raises(NotLoadedError, match="experts 3, 7 of layer 0 are not loaded here"):
-        experts.compute(0, rows(checkpoint, 2), *pairs((2, 0), (3, 0), (7, 1)))
+        experts.compute(0, rows(checkpoint, 2), *assignments((2, 0), (3, 0), (7, 1)))
     with pytest.raises(NotLoadedError):
-        experts.compute(1, rows(checkpoint, 2), *pairs((2, 0)))
+        experts.compute(1, rows(checkpoint, 2), *assignments((2, 0)))
 
 
 def test_the_digest_is_the_expert_s_and_the_same_everywhere(checkpoint: Checkpoint) -> None:
@@ -68,15 +68,15 @@ def test_the_digest_is_the_expert_s_and_the_same_everywhere(checkpoint: Checkpoi
 
 
 @pytest.mark.parametrize(("layer", "expert"), [(2, 0), (0, 8), (-1, 0), (0, -1), (2**31, 2**31)])
-def test_an_expert_that_the_model_does_not_have_is_refused(checkpoint: Checkpoint, layer: int, expert: int) -> None:
+def test_an_expert_that_the_model_does_not_have_is_an_error(checkpoint: Checkpoint, layer: int, expert: int) -> None:
     experts = Experts(checkpoint, dtype_of(checkpoint))
     with pytest.raises(CheckpointError, match="the model has no expert"):
         experts.load(layer, expert)
     assert not experts.loaded
 
 
-def test_an_expert_whose_golden_answer_is_not_finite_is_refused(tmp_path: Path) -> None:
-    """Finite weights, infinite answers: only running it shows."""
+def test_an_expert_whose_golden_answer_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    """Finite weights can give infinite answers, which only shows when the expert is run."""
     path = make_checkpoint(tmp_path, PLAIN, shards=1)
     shard = path / "model-00001-of-00001.safetensors"
     weights = load_file(shard)
@@ -93,7 +93,7 @@ def test_an_expert_whose_golden_answer_is_not_finite_is_refused(tmp_path: Path) 
 
 def test_loading_and_dropping_never_disturbs_what_is_computed(checkpoint: Checkpoint) -> None:
     experts, x_RD = Experts(checkpoint, dtype_of(checkpoint)), rows(checkpoint, 3)
-    wanted = pairs((0, 0), (1, 1), (1, 2))
+    wanted = assignments((0, 0), (1, 1), (1, 2))
     for expert in (0, 1):
         experts.load(0, expert)
     y_AD = experts.compute(0, x_RD, *wanted)

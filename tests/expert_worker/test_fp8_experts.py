@@ -1,4 +1,4 @@
-"""Experts that stay in fp8, beside others that do not: each answers as it would alone."""
+"""Experts that stay in fp8, beside others that do not: each answers as it does alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.expert_worker.experts import Experts
 
 BF16 = torch.bfloat16
 SIZES: dict[str, Any] = UNEVEN | {"hidden_size": 264, "expert_ffn_hidden_size": 150}
-WIDE = ("experts.2.", "experts.5.down_proj")  # of expert 5 one matrix only: it cannot be computed in fp8
+WIDE = ("experts.2.", "experts.5.down_proj")  # one fp8 matrix is not enough: expert 5 is computed in bf16
 
 
 def in_fp8(name: str) -> bool:
@@ -50,7 +50,7 @@ def alone(checkpoint: Checkpoint, expert: int, x_RD: torch.Tensor) -> torch.Tens
     return grouped_swiglu_fp8(x_RD, rows, one(len(x_RD)), *gate_up, *down)
 
 
-def test_who_stays_in_fp8(checkpoint: Checkpoint) -> None:
+def test_which_experts_stay_in_fp8(checkpoint: Checkpoint) -> None:
     kept = [load_expert(checkpoint, 1, expert, BF16, keep_fp8=True) for expert in range(7)]
     assert [each.down_DF.dtype == torch.float8_e4m3fn for each in kept] == [e not in (2, 5) for e in range(7)]
     assert load_expert(checkpoint, 1, 0, BF16).down_DF.dtype == BF16
@@ -59,21 +59,21 @@ def test_who_stays_in_fp8(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("wanted", [[0, 1, 3], [2, 5], [0, 1, 2, 3, 5, 6], [5, 6]])
 def test_mixed_layers_answer_as_each_expert_alone(checkpoint: Checkpoint, experts: Experts, wanted: list[int]) -> None:
     x_RD = torch.randn(5, 264, generator=torch.Generator().manual_seed(1)).to(BF16)
-    pairs = [(expert, row) for expert in wanted for row in range(5) if (expert + row) % 3]
-    expert_A, row_A = (torch.tensor(each, dtype=torch.int32) for each in zip(*pairs, strict=True))
+    assignments = [(expert, row) for expert in wanted for row in range(5) if (expert + row) % 3]
+    expert_A, row_A = (torch.tensor(each, dtype=torch.int32) for each in zip(*assignments, strict=True))
     y_AD = experts.compute(1, x_RD, row_A, expert_A)
-    expected = torch.stack([alone(checkpoint, expert, x_RD[row : row + 1])[0] for expert, row in pairs])
+    expected = torch.stack([alone(checkpoint, expert, x_RD[row : row + 1])[0] for expert, row in assignments])
     assert torch.equal(y_AD, expected)
 
 
-def test_fp8_is_near_and_not_the_same(checkpoint: Checkpoint, experts: Experts) -> None:
+def test_fp8_is_near_bf16_and_not_equal(checkpoint: Checkpoint, experts: Experts) -> None:
     wide = Experts(checkpoint, BF16)
     wide.load(1, 0)
     x_RD, zeros = torch.randn(3, 264).to(BF16), torch.zeros(3, dtype=torch.int32)
     rows = torch.arange(3, dtype=torch.int32)
     exact, found = (each.compute(1, x_RD, rows, zeros).double() for each in (wide, experts))
     assert 0 < (exact - found).norm() / exact.norm() < 0.08
-    assert wide.load(1, 0) != experts.load(1, 0), "golden digests tell the two kinds apart"
+    assert wide.load(1, 0) != experts.load(1, 0), "the golden digests of the two kinds differ"
 
 
 def test_half_the_bytes_are_read(checkpoint: Checkpoint) -> None:
@@ -84,7 +84,7 @@ def test_half_the_bytes_are_read(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("what", ["down_proj.weight", "down_proj.weight_scale_inv"])
-def test_what_is_not_a_number_is_refused(tmp_path: Path, what: str) -> None:
+def test_weights_that_are_not_finite_are_an_error(tmp_path: Path, what: str) -> None:
     path = to_fp8(make_checkpoint(tmp_path / "fp8", SIZES, dtype=BF16))
     name = f"model.layers.0.mlp.experts.1.{what}"
     edit_tensor(path, name, lambda stored: (stored.float() * torch.nan).to(stored.dtype))

@@ -1,4 +1,4 @@
-"""What the queue says of itself: a histogram that only grows, and a mean that forgets."""
+"""The queue times of a batcher: a cumulative histogram, and a mean over a sliding window."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_the_recent_mean_is_over_the_calls_of_the_window() -> None:
     times.count(0.020, 5.9)
     times.count(0.060, 5.0 + WINDOW_S / 2)
     assert times.recent_s(6.0 + WINDOW_S / 2) == pytest.approx(0.030)
-    assert times.recent_s(5.5 + WINDOW_S) == pytest.approx(0.060), "the first two are out"
+    assert times.recent_s(5.5 + WINDOW_S) == pytest.approx(0.060), "the first two have left the window"
     assert times.recent_s(6.0 + 2 * WINDOW_S) == 0, "an idle worker has no queue"
 
 
-def test_a_second_long_past_does_not_come_back() -> None:
+def test_times_older_than_the_window_are_dropped() -> None:
     times = QueueTimes()
     times.count(9.0, 3.0)
     times.count(0.002, 3.0 + WINDOW_S)

@@ -1,4 +1,4 @@
-"""What is said when experts have no room. Pure."""
+"""The message when the workers lack capacity for all experts."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from services.router.placement.capacity import shortage
 from services.router.placement.policy import WorkerView, place
 
 
-def asked(experts: int, layers: int, *workers: tuple[int, bool]) -> CapacityShortage | None:
-    """Workers are given as (capacity, draining)."""
+def shortage_of(experts: int, layers: int, *workers: tuple[int, bool]) -> CapacityShortage | None:
+    """Returns the shortage of a placement on workers given as (capacity, draining)."""
     views = [WorkerView(f"expert-{n}", draining, capacity) for n, (capacity, draining) in enumerate(workers)]
     before = place(experts, layers, [WorkerView(v.worker_id, False, v.capacity) for v in views], 1)
     return shortage(place(experts, layers, views, 1, before), views)
 
 
-def test_pods_that_must_not_go_are_named_with_what_they_hold_and_what_is_lacking() -> None:
-    said = asked(384, 2, (256, False), (256, False), (256, True), (256, True))
-    assert said is not None
-    assert said.workers == {"expert-2": 128, "expert-3": 128}
-    assert said.reason == (
+def test_pods_that_may_not_drain_are_named_with_their_experts_and_the_lacking_workers() -> None:
+    found = shortage_of(384, 2, (256, False), (256, False), (256, True), (256, True))
+    assert found is not None
+    assert found.workers == {"expert-2": 128, "expert-3": 128}
+    assert found.reason == (
         "experts need 768 places, the workers that stay have 512: "
         "bring at least 1 more expert worker of 256, or raise their capacity"
     )
-    assert str(said).endswith("Until then these must not go: expert-2 (128 experts), expert-3 (128 experts)")
+    assert str(found).endswith("Until then these workers cannot drain: expert-2 (128 experts), expert-3 (128 experts)")
 
 
-def test_so_many_workers_are_asked_for_as_are_lacking() -> None:
-    said = asked(10, 10, (30, False), (30, True), (30, True), (30, True))
-    assert said is not None
-    assert "bring at least 3 more expert workers of 30" in said.reason
-    assert sum(said.workers.values()) == 70
+def test_the_number_of_lacking_workers_is_named() -> None:
+    found = shortage_of(10, 10, (30, False), (30, True), (30, True), (30, True))
+    assert found is not None
+    assert "bring at least 3 more expert workers of 30" in found.reason
+    assert sum(found.workers.values()) == 70
 
 
-def test_nobody_stays() -> None:
-    said = asked(4, 2, (0, True))
-    assert said == CapacityShortage(
+def test_every_worker_is_draining() -> None:
+    found = shortage_of(4, 2, (0, True))
+    assert found == CapacityShortage(
         "experts need 8 places, the workers that stay have 0: bring at least 1 more expert worker", {"expert-0": 8}
     )
 
@@ -54,8 +54,8 @@ def test_nobody_stays() -> None:
         ),
     ],
 )
-def test_too_few_at_the_start(workers: tuple[tuple[int, bool], ...], reason: str) -> None:
-    assert asked(4, 2, *workers) == CapacityShortage(reason)
+def test_too_few_workers_at_the_start(workers: tuple[tuple[int, bool], ...], reason: str) -> None:
+    assert shortage_of(4, 2, *workers) == CapacityShortage(reason)
 
 
 @given(
@@ -63,26 +63,28 @@ def test_too_few_at_the_start(workers: tuple[tuple[int, bool], ...], reason: str
     st.integers(1, 4),
     st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=6),
 )
-def test_it_is_refused_just_when_the_workers_that_stay_are_too_small(experts, layers, workers):
+def test_there_is_a_shortage_exactly_when_the_workers_that_stay_are_too_small(
+    experts: int, layers: int, workers: list[tuple[int, bool]]
+) -> None:
     need = experts * layers
-    room = sum(min(capacity or need, need) for capacity, draining in workers if not draining)
-    said = asked(experts, layers, *workers)
-    assert (said is None) == (room >= need)
-    if said is not None:
+    capacity_left = sum(min(capacity or need, need) for capacity, draining in workers if not draining)
+    found = shortage_of(experts, layers, *workers)
+    assert (found is None) == (capacity_left >= need)
+    if found is not None:
         leaving = sum(min(capacity or need, need) for capacity, draining in workers if draining)
-        assert sum(said.workers.values()) == min(leaving, need - room)
-        assert set(said.workers) <= {f"expert-{n}" for n, (_, draining) in enumerate(workers) if draining}
+        assert sum(found.workers.values()) == min(leaving, need - capacity_left)
+        assert set(found.workers) <= {f"expert-{n}" for n, (_, draining) in enumerate(workers) if draining}
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "7", '{"reason": 3}', '{"workers": {}}', '{"reason": "r", "workers": {"a": "b"}}', "\xff"],
 )
-def test_a_malformed_hint_is_no_refusal(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - of json's many words
+def test_a_malformed_shortage_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's messages vary
         CapacityShortage.from_json(text)
 
 
-def test_a_hint_comes_back_as_it_was() -> None:
-    said = CapacityShortage("no room", {"expert-1": 3})
-    assert CapacityShortage.from_json(said.to_json()) == said
+def test_a_shortage_round_trips() -> None:
+    found = CapacityShortage("no capacity", {"expert-1": 3})
+    assert CapacityShortage.from_json(found.to_json()) == found

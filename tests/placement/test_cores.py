@@ -1,4 +1,4 @@
-"""Roles on cores of their own."""
+"""The split of the machine's cores over roles."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def test_two_cores_two_workers() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 64))
-def test_shares_are_whole_apart_and_never_empty(attention: int, expert: int, count: int) -> None:
+def test_shares_are_disjoint_cover_all_cores_and_are_never_empty(attention: int, expert: int, count: int) -> None:
     cores = list(range(3, 3 + count))
-    mine, theirs = (cores_of(role, attention, expert, cores) for role in ("attention", "expert"))
-    assert mine
-    assert theirs
+    attention_cores, expert_cores = (cores_of(role, attention, expert, cores) for role in ("attention", "expert"))
+    assert attention_cores
+    assert expert_cores
     if count < attention + expert:
-        assert mine == theirs == set(cores)
+        assert attention_cores == expert_cores == set(cores)
     else:
-        assert mine | theirs == set(cores)
-        assert not mine & theirs
+        assert attention_cores | expert_cores == set(cores)
+        assert not attention_cores & expert_cores

@@ -1,4 +1,4 @@
-"""ShortageReporter as Events: the official client against a small server that speaks the events routes of the API."""
+"""Capacity shortages as Kubernetes Events: the official client against a small server with the events routes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,17 +18,17 @@ from structlog.testing import capture_logs
 from services.membership.shortage import CapacityShortage
 from services.router.placement.kubernetes_events import KubernetesEvents
 
-REFUSAL = CapacityShortage("experts need 8 places", {"caracal-expert-1": 3})
+SHORTAGE = CapacityShortage("experts need 8 places", {"caracal-expert-1": 3})
 EVENTS = r"/api/v1/namespaces/zoo/events"
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Keeps events as the API server does: a name is taken once, and only what is there can be patched."""
+    """Stores events like the API server: only an event that exists can be patched."""
 
     def __init__(self) -> None:
         self.events: dict[str, dict[str, Any]] = {}
         self.uids = {"caracal-expert": "set-7", "caracal-expert-1": "pod-9"}
-        self.forbids, self.answers_after_s, self.asked = False, 0.0, 0
+        self.forbids, self.answers_after_s, self.calls = False, 0.0, 0
         super().__init__(("127.0.0.1", 0), Routes)
 
     def connect(self) -> tuple[Any, str]:
@@ -58,7 +59,7 @@ class Routes(BaseHTTPRequestHandler):
         return self._answer(200, self.server.events[name])
 
     def _body(self) -> dict[str, Any]:
-        self.server.asked += 1
+        self.server.calls += 1
         time.sleep(self.server.answers_after_s)
         found: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         return found
@@ -84,31 +85,31 @@ def api() -> Iterator[ApiServer]:
         server.shutdown()
 
 
-def until(holds: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_the_pods_and_their_set_are_told_in_words(api: ApiServer) -> None:
-    KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).notify(REFUSAL)
+def test_the_pods_and_their_stateful_set_get_events(api: ApiServer) -> None:
+    KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).notify(SHORTAGE)
     until(lambda: len(api.events) == 2)
-    of = {event["involvedObject"]["kind"]: event for event in api.events.values()}
-    assert of["Pod"]["involvedObject"].items() >= {"name": "caracal-expert-1", "uid": "pod-9"}.items()
-    assert of["StatefulSet"]["involvedObject"] == {
+    by_kind = {event["involvedObject"]["kind"]: event for event in api.events.values()}
+    assert by_kind["Pod"]["involvedObject"].items() >= {"name": "caracal-expert-1", "uid": "pod-9"}.items()
+    assert by_kind["StatefulSet"]["involvedObject"] == {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
         "name": "caracal-expert",
         "namespace": "zoo",
         "uid": "set-7",
     }
-    assert {(event["type"], event["reason"]) for event in of.values()} == {("Warning", "ExpertsNeedMorePods")}
-    assert of["Pod"]["message"] == "3 experts here have no other place yet: experts need 8 places"
-    assert of["StatefulSet"]["message"] == str(REFUSAL)
+    assert {(event["type"], event["reason"]) for event in by_kind.values()} == {("Warning", "ExpertsNeedMorePods")}
+    assert by_kind["Pod"]["message"] == "3 experts here have no other place yet: experts need 8 places"
+    assert by_kind["StatefulSet"]["message"] == str(SHORTAGE)
 
 
-def test_the_same_again_counts_up_and_a_forgotten_event_is_made_anew(api: ApiServer) -> None:
+def test_a_repeated_event_counts_up_and_a_deleted_one_is_created_again(api: ApiServer) -> None:
     events = KubernetesEvents("r", "caracal-expert", api.connect)
     events.notify(CapacityShortage("no expert worker", lost=1))
     until(lambda: [event["count"] for event in api.events.values()] == [1])
@@ -119,37 +120,37 @@ def test_the_same_again_counts_up_and_a_forgotten_event_is_made_anew(api: ApiSer
     until(lambda: [event["count"] for event in api.events.values()] == [1])
 
 
-def test_experts_that_are_lost_are_another_matter(api: ApiServer) -> None:
-    KubernetesEvents("r", "caracal-expert", api.connect).notify(CapacityShortage("no room", lost=3))
+def test_lost_experts_have_their_own_reason(api: ApiServer) -> None:
+    KubernetesEvents("r", "caracal-expert", api.connect).notify(CapacityShortage("no capacity", lost=3))
     until(lambda: len(api.events) == 1)
     (event,) = api.events.values()
-    said = "3 experts are loaded on no worker, requests wait for them: no room"
-    assert (event["reason"], event["message"]) == ("ExpertsUnplaced", said)
+    message = "3 experts are loaded on no worker, requests wait for them: no capacity"
+    assert (event["reason"], event["message"]) == ("ExpertsUnplaced", message)
 
 
-def test_of_a_pod_that_is_gone_it_tells_all_the_same(api: ApiServer) -> None:
+def test_a_pod_that_is_gone_gets_an_event_too(api: ApiServer) -> None:
     api.uids.clear()
-    KubernetesEvents("r", "caracal-expert", api.connect).notify(REFUSAL)
+    KubernetesEvents("r", "caracal-expert", api.connect).notify(SHORTAGE)
     until(lambda: len(api.events) == 2)
     assert all("uid" not in event["involvedObject"] for event in api.events.values())
 
 
-def test_what_it_may_not_is_said_once_and_works_again_later(api: ApiServer) -> None:
+def test_a_forbidden_event_is_logged_once_and_works_again_later(api: ApiServer) -> None:
     events = KubernetesEvents("r", "caracal-expert", api.connect)
     api.forbids = True
     with capture_logs() as logs:
-        for time_ in (1, 2):
+        for count in (1, 2):
             events.notify(CapacityShortage("no expert worker", lost=1))
-            until(lambda wanted=time_: api.asked == wanted)
+            until(partial(_has_calls, api, count))
         api.forbids = False
-        events.notify(REFUSAL)
+        events.notify(SHORTAGE)
         until(lambda: {e["involvedObject"]["kind"] for e in api.events.values() if e["count"] == 1} >= {"Pod"})
-    said = [entry for entry in logs if entry["log_level"] == "warning"]
-    assert len(said) == 1
-    assert "403" in said[0]["error"]
+    warnings = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert len(warnings) == 1
+    assert "403" in warnings[0]["error"]
 
 
-def test_a_server_that_is_away_or_silent_holds_nobody_up(api: ApiServer) -> None:
+def test_a_server_that_is_unreachable_or_silent_blocks_no_caller(api: ApiServer) -> None:
     api.answers_after_s = 60.0
     silent = KubernetesEvents("r", "caracal-expert", api.connect)
     away = KubernetesEvents("r", "caracal-expert", lambda: (_nowhere(), "zoo"))
@@ -157,11 +158,15 @@ def test_a_server_that_is_away_or_silent_holds_nobody_up(api: ApiServer) -> None
     with capture_logs() as logs:
         for events in (silent, away):
             for _ in range(100):
-                events.notify(REFUSAL)
+                events.notify(SHORTAGE)
         assert time.monotonic() - started < 1
         until(lambda: len(logs) == 2)
-    assert [entry["event"] for entry in logs] == ["kubernetes is not pushed of a shortage"] * 2
-    assert api.asked <= 2, "only the newest is pushed, and after a timeout nothing more of it"
+    assert [entry["event"] for entry in logs] == ["capacity shortage could not be reported as a kubernetes event"] * 2
+    assert api.calls <= 2, "only the newest is sent, and nothing more of it after a timeout"
+
+
+def _has_calls(api: ApiServer, count: int) -> bool:
+    return api.calls == count
 
 
 def _nowhere() -> Any:
@@ -173,6 +178,6 @@ def _nowhere() -> Any:
 def test_outside_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with capture_logs() as logs:
-        KubernetesEvents("r", "caracal-expert").notify(REFUSAL)
+        KubernetesEvents("r", "caracal-expert").notify(SHORTAGE)
         until(lambda: logs)
     assert "ConfigException" in logs[0]["error"]

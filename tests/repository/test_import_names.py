@@ -19,11 +19,13 @@ def test_import_name_is_left_to_its_owner(name: str) -> None:
 def test_no_package_files_where_they_would_shadow() -> None:
     assert not (REPO / "kernels" / "__init__.py").exists()
     assert not (REPO / "proto" / "__init__.py").exists()
-    assert not list((REPO / "tests").rglob("__init__.py")), "tests/kernels-like packages shadow others' names"
+    assert not list((REPO / "tests").rglob("__init__.py")), (
+        "a package like tests/kernels shadows other distributions' names"
+    )
 
 
 @pytest.mark.parametrize("role", ["router", "attention_worker", "expert_worker"])
 def test_no_role_imports_the_client_of_kubernetes(role: str) -> None:
-    """`--context` does, and the leader's thread of events when it has one to tell."""
-    look = f"import sys, services.cli.app, services.{role}.__main__; sys.exit('kubernetes' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
+    """Only `--context` imports it, and the leader's event thread when it has an event to send."""
+    check = f"import sys, services.cli.app, services.{role}.__main__; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

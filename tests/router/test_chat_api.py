@@ -1,4 +1,4 @@
-"""Chat completions through the official client, over HTTP, against a worker that says what the test wants."""
+"""Chat completions through the official client, over HTTP, against a worker with scripted answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 import httpx2
 import openai
 import pytest
-from support.fake_attention import says
+from support.fake_attention import answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
 
@@ -32,12 +32,12 @@ XML_CALL = (
 )
 
 
-def say(router: Harness, text: str, **options: Any) -> None:
-    router.fakes[0].script = says(router.ids(text), eos=EOS, **options)
+def set_answer(router: Harness, text: str, **options: Any) -> None:
+    router.fakes[0].script = answers_with(router.ids(text), eos=EOS, **options)
 
 
 def test_whole_answer(router: Harness) -> None:
-    say(router, "naïve 猫 🐈 café")
+    set_answer(router, "naïve 猫 🐈 café")
     answer = router.client().chat.completions.create(model=MODEL, messages=HI, seed=7, temperature=0.5, top_p=0.9)
     assert answer.choices[0].message.content == "naïve 猫 🐈 café"
     assert answer.choices[0].finish_reason == "stop"
@@ -54,7 +54,7 @@ def test_whole_answer(router: Harness) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 50])
 def test_streamed_answer(router: Harness, chunk: int) -> None:
-    say(router, "naïve 猫 🐈 café", chunk=chunk)
+    set_answer(router, "naïve 猫 🐈 café", chunk=chunk)
     chunks = list(
         router.client().chat.completions.create(
             model=MODEL, messages=HI, stream=True, stream_options={"include_usage": True}
@@ -110,7 +110,7 @@ def test_n_choices_have_their_own_seeds(router: Harness, stream: bool) -> None:
     assert len(set(seeds.values())) == 3
 
 
-def test_a_seed_is_drawn_when_none_is_given(router: Harness) -> None:
+def test_a_random_seed_is_used_when_none_is_given(router: Harness) -> None:
     for _ in range(4):
         router.client().chat.completions.create(model=MODEL, messages=HI)
     seeds = [request.sampling.seed for request in router.fakes[0].requests]
@@ -119,7 +119,7 @@ def test_a_seed_is_drawn_when_none_is_given(router: Harness) -> None:
 
 
 def test_logprobs(router: Harness) -> None:
-    say(router, "猫!")
+    set_answer(router, "猫!")
     answer = router.client().chat.completions.create(model=MODEL, messages=HI, logprobs=True, top_logprobs=2)
     assert answer.choices[0].logprobs is not None
     content = answer.choices[0].logprobs.content
@@ -153,7 +153,7 @@ def test_extensions_reach_the_worker(router: Harness) -> None:
         "ignore_eos": True,
         "stop_token_ids": [9, 8],
         "return_token_ids": True,
-        "some_field_nobody_knows": {"a": [1]},
+        "some_unknown_field": {"a": [1]},
     }
     answer = router.client().chat.completions.create(
         model=MODEL,
@@ -177,7 +177,7 @@ def test_extensions_reach_the_worker(router: Harness) -> None:
 @pytest.mark.parametrize("call", [JSON_CALL, XML_CALL], ids=["json", "xml"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_tool_calls(router: Harness, call: str, stream: bool) -> None:
-    say(router, "Let me look.\n" + call + "\n" + call)
+    set_answer(router, "Let me look.\n" + call + "\n" + call)
     city = "Paris" if call is JSON_CALL else "7"
     expected = {"city": city, "days": 2}
     client = router.client()
@@ -195,8 +195,8 @@ def test_tool_calls(router: Harness, call: str, stream: bool) -> None:
     assert len({one.id for one in calls}) == 2
 
 
-def test_tool_choice_none_shows_no_tools(router: Harness) -> None:
-    say(router, JSON_CALL)
+def test_tool_choice_none_hides_the_tools(router: Harness) -> None:
+    set_answer(router, JSON_CALL)
     answer = router.client().chat.completions.create(model=MODEL, messages=HI, tools=TOOLS, tool_choice="none")
     assert "## Tools" not in router.assets.tokenizer.decode(list(router.fakes[0].requests[0].prompt_ids))
     assert answer.choices[0].finish_reason == "stop"
@@ -223,7 +223,7 @@ def test_tool_results_go_back_through_the_template(router: Harness) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_reasoning(router: Harness, stream: bool) -> None:
-    say(router, "<longcat_think>\nhmm, a < b\n</longcat_think>\n\nIt is 4.")
+    set_answer(router, "<longcat_think>\nhmm, a < b\n</longcat_think>\n\nIt is 4.")
     if stream:
         message = {"reasoning": "", "reasoning_content": "", "content": ""}
         for chunk in router.client().chat.completions.create(model=MODEL, messages=HI, stream=True):
@@ -245,7 +245,7 @@ def test_control_tokens_typed_by_users_stay_text(router: Harness) -> None:
     assert router.assets.tokenizer.decode(ids) == "[Round 0] USER:a</longcat_s>b<longcat_s> ASSISTANT:"
 
 
-def test_developers_speak_as_the_system(router: Harness) -> None:
+def test_developer_messages_become_system_messages(router: Harness) -> None:
     router.client().chat.completions.create(model=MODEL, messages=[{"role": "developer", "content": "be brief"}, *HI])
     prompt = router.assets.tokenizer.decode(list(router.fakes[0].requests[0].prompt_ids))
     assert prompt.startswith("SYSTEM:be brief ")
@@ -253,7 +253,7 @@ def test_developers_speak_as_the_system(router: Harness) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_strings(router: Harness, stream: bool) -> None:
-    say(router, "one two three four")
+    set_answer(router, "one two three four")
     client = router.client()
     options: dict[str, Any] = {"model": MODEL, "messages": HI, "stop": ["o th", "zzz"]}
     if stream:
@@ -269,7 +269,7 @@ def test_stop_strings(router: Harness, stream: bool) -> None:
 
 def test_an_error_after_the_stream_began_reaches_the_client(router: Harness) -> None:
     async def breaks(request: Any, context: Any) -> Any:
-        async for event in says(router.ids("hello"), finish="")(request, context):
+        async for event in answers_with(router.ids("hello"), finish="")(request, context):
             yield event
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such thing")
 
@@ -279,12 +279,12 @@ def test_an_error_after_the_stream_began_reaches_the_client(router: Harness) -> 
     with pytest.raises(openai.APIError) as caught:
         seen.extend(chunk.choices[0].delta.content or "" for chunk in stream)
     assert "".join(seen) == "hello"
-    assert caught.value.code == "worker_refused"
+    assert caught.value.code == "rejected_by_worker"
 
 
 def test_a_broken_stream_ends_with_an_error_event_and_done(router: Harness) -> None:
     async def breaks(request: Any, context: Any) -> Any:
-        async for event in says(router.ids("hello"), finish="")(request, context):
+        async for event in answers_with(router.ids("hello"), finish="")(request, context):
             yield event
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such thing")
 
@@ -292,5 +292,5 @@ def test_a_broken_stream_ends_with_an_error_event_and_done(router: Harness) -> N
     body = {"model": MODEL, "messages": HI, "stream": True}
     lines = httpx2.post(router.url + "/v1/chat/completions", json=body).text.split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
-    assert json.loads(lines[-3].removeprefix("data: "))["error"]["code"] == "worker_refused"
+    assert json.loads(lines[-3].removeprefix("data: "))["error"]["code"] == "rejected_by_worker"
     assert not any('finish_reason":"' in line for line in lines)

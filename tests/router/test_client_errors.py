@@ -1,4 +1,4 @@
-"""Each mistake reaches the official client as the exception its users expect, with code and param."""
+"""Each invalid request gives the official client the exception of its kind, with code and param."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from support.fake_attention import FakeAttention, says
+from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import CONTEXT, EOS, write_assets
 from support.gateway_harness import MODEL, Harness
 
@@ -23,21 +23,21 @@ def test_unknown_model(router: Harness) -> None:
         router.client().models.retrieve("gpt-4")
 
 
-def test_prompt_too_long_says_the_counts(router: Harness) -> None:
+def test_a_prompt_that_is_too_long_gets_the_counts(router: Harness) -> None:
     with pytest.raises(openai.BadRequestError, match=rf"{CONTEXT} tokens.*{CONTEXT + 8} in the prompt") as caught:
         router.client().completions.create(model=MODEL, prompt=[5] * (CONTEXT + 8))
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
 
 
-def test_prompt_and_max_tokens_too_long_say_the_counts(router: Harness) -> None:
+def test_prompt_and_max_tokens_beyond_the_context_get_the_counts(router: Harness) -> None:
     with pytest.raises(openai.BadRequestError, match=r"500 in the prompt and 13 to generate") as caught:
         router.client().completions.create(model=MODEL, prompt=[5] * 500, max_tokens=13)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
     assert router.client().completions.create(model=MODEL, prompt=[5] * 500, max_tokens=12).choices
 
 
-def test_the_worker_may_hold_less_than_the_model(assets_path: Path) -> None:
-    fake = FakeAttention(says([70], eos=EOS), max_model_len=100)
+def test_the_worker_may_have_a_shorter_context_than_the_model(assets_path: Path) -> None:
+    fake = FakeAttention(answers_with([70], eos=EOS), max_model_len=100)
     with Harness(assets_path, fake) as harness:
         assert harness.client().models.retrieve(MODEL).model_extra["max_model_len"] == 100  # type: ignore[index]
         with pytest.raises(openai.BadRequestError, match=r"context length is 100 tokens"):
@@ -157,7 +157,7 @@ def test_bad_prompts(router: Harness, name: str) -> None:
     assert (caught.value.param or "").startswith("prompt")
 
 
-def test_the_template_may_refuse(router: Harness) -> None:
+def test_the_template_may_raise(router: Harness) -> None:
     with pytest.raises(openai.BadRequestError, match="no boom") as caught:
         router.client().chat.completions.create(
             model=MODEL, messages=[{"role": "tool", "content": "x", "tool_call_id": "a"}]
@@ -166,7 +166,9 @@ def test_the_template_may_refuse(router: Harness) -> None:
 
 
 def test_no_template_means_no_chat(tmp_path: Path) -> None:
-    with Harness(write_assets(tmp_path / "plain", template=None), FakeAttention(says([70], eos=EOS))) as harness:
+    with Harness(
+        write_assets(tmp_path / "plain", template=None), FakeAttention(answers_with([70], eos=EOS))
+    ) as harness:
         with pytest.raises(openai.BadRequestError, match="no chat template"):
             harness.client().chat.completions.create(model=MODEL, messages=HI)
         assert harness.client().completions.create(model=MODEL, prompt="a").choices
@@ -183,7 +185,7 @@ def test_no_worker(assets_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["temperature", "top_p", "frequency_penalty"])
 @pytest.mark.parametrize("value", ["hot", True, [1]])
-def test_what_may_be_a_fraction_is_called_a_number(router: Harness, field: str, value: object) -> None:
+def test_a_float_field_of_the_wrong_type_is_not_called_an_integer(router: Harness, field: str, value: object) -> None:
     with pytest.raises(openai.BadRequestError, match=f"{field}: Input should be a valid number") as caught:
         router.client().post("/completions", body={"prompt": "a", field: value}, cast_to=dict[str, Any])
     assert (caught.value.code, caught.value.param) == ("invalid_type", field)

@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 import pytest
-from support.fake_attention import says
+from support.fake_attention import answers_with
 from support.gateway_assets import BOS, EOS
 from support.gateway_harness import MODEL, Harness
 
@@ -30,7 +30,7 @@ def test_prompt_forms(router: Harness, prompt: Any, count: int) -> None:
 
 
 def test_sixteen_tokens_by_default(router: Harness) -> None:
-    router.fakes[0].script = says(router.ids("x" * 40))
+    router.fakes[0].script = answers_with(router.ids("x" * 40))
     answer = router.client().completions.create(model=MODEL, prompt="a")
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -65,7 +65,7 @@ def test_logprobs_and_offsets(router: Harness) -> None:
     assert [offset for part in streamed if part for offset in part.text_offset or []] == logprobs.text_offset
 
 
-def test_echo_with_logprobs_is_refused_in_words(router: Harness) -> None:
+def test_echo_with_logprobs_is_rejected(router: Harness) -> None:
     with pytest.raises(openai.BadRequestError, match="echo with logprobs") as caught:
         router.client().completions.create(model=MODEL, prompt="a", echo=True, logprobs=1)
     assert caught.value.param == "echo"
@@ -83,7 +83,7 @@ def test_streamed_completion(router: Harness) -> None:
 
 
 def test_special_tokens_are_shown_on_demand(router: Harness) -> None:
-    router.fakes[0].script = says([*router.ids("a"), BOS, *router.ids("b")], eos=EOS)
+    router.fakes[0].script = answers_with([*router.ids("a"), BOS, *router.ids("b")], eos=EOS)
     client = router.client()
     assert client.completions.create(model=MODEL, prompt="a").choices[0].text == "ab"
     shown = client.completions.create(model=MODEL, prompt="a", extra_body={"skip_special_tokens": False})
@@ -92,7 +92,7 @@ def test_special_tokens_are_shown_on_demand(router: Harness) -> None:
 
 def test_stop_token_text_is_shown_only_when_included(router: Harness) -> None:
     (stop_id,) = router.ids("z")
-    router.fakes[0].script = says(router.ids("ab"), eos=stop_id)
+    router.fakes[0].script = answers_with(router.ids("ab"), eos=stop_id)
     client = router.client()
     hidden = client.completions.create(model=MODEL, prompt="a", extra_body={"stop_token_ids": [stop_id]})
     assert hidden.choices[0].text == "ab"
@@ -103,7 +103,7 @@ def test_stop_token_text_is_shown_only_when_included(router: Harness) -> None:
 
 
 def test_stop_strings_wait_for_min_tokens(router: Harness) -> None:
-    router.fakes[0].script = says(router.ids("!a!a!a"), eos=EOS)
+    router.fakes[0].script = answers_with(router.ids("!a!a!a"), eos=EOS)
     count = len(router.ids("!a"))
     answer = router.client().completions.create(model=MODEL, prompt="a", stop="!", extra_body={"min_tokens": count})
     assert answer.choices[0].text == "!a"

@@ -1,4 +1,4 @@
-"""Incremental text against the tokenizer's own decoding of everything at once."""
+"""Incremental decoding against the tokenizer's own decoding of all ids at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
 @given(st.lists(IDS, max_size=40), st.data())
-def test_any_ids_in_any_portions_say_what_they_say_at_once(ids: list[int], data: st.DataObject) -> None:
+def test_any_ids_in_any_chunks_give_the_same_text(ids: list[int], data: st.DataObject) -> None:
     decoder, text, rest = VOCABULARY.decoder(), "", list(ids)
     while rest:
         size = data.draw(st.integers(1, len(rest)))

@@ -1,4 +1,4 @@
-"""Clients that leave at random moments: the worker hears of each, and every sequence has its one ending."""
+"""Clients that disconnect at random moments: the worker's call is cancelled for each, and every sequence ends once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.fake_attention import FakeAttention, says
+from support.fake_attention import FakeAttention, answers_with
 from support.gateway_harness import MODEL, Harness
 
 CLIENTS = 500
@@ -20,8 +20,8 @@ CLIENTS = 500
 
 @pytest.fixture
 def router(assets_path: Path) -> Iterator[Harness]:
-    """Its worker never finishes by itself within a test."""
-    with Harness(assets_path, FakeAttention(says([70] * 400, pause=0.02))) as harness:
+    """A router whose worker does not finish an answer within a test."""
+    with Harness(assets_path, FakeAttention(answers_with([70] * 400, pause=0.02))) as harness:
         yield harness
 
 
@@ -32,8 +32,8 @@ def request(stream: bool, n: int) -> bytes:
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def leave(port: int, seed: int) -> None:
-    """Sends some or all of a request, stays for a while or for some of the answer, and goes with a FIN or a RST."""
+def send_and_disconnect(port: int, seed: int) -> None:
+    """Sends a request or a part of one, waits a while or for a part of the answer, then closes with FIN or RST."""
     rng = random.Random(seed)
     stream = rng.random() < 0.7
     data = request(stream, n=rng.choice((1, 1, 1, 2)))
@@ -59,16 +59,16 @@ def value(router: Harness, name: str) -> float:
 def test_five_hundred_disconnects_reach_the_worker(router: Harness) -> None:
     fake = router.fakes[0]
     with ThreadPoolExecutor(24) as pool:
-        list(pool.map(lambda seed: leave(router.edge.http_port, seed), range(CLIENTS)))
+        list(pool.map(lambda seed: send_and_disconnect(router.servers.http_port, seed), range(CLIENTS)))
     deadline = time.monotonic() + 20
-    while (fake.running or router.cluster.open_replies) and time.monotonic() < deadline:
+    while (fake.running or router.serving.open_replies) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert fake.running == 0, "a worker goes on for nobody"
-    assert fake.opened > CLIENTS / 4, "most clients got as far as a worker"
+    assert fake.running == 0, "a worker still runs a sequence of a client that left"
+    assert fake.opened > CLIENTS / 4, "enough requests reached a worker"
     assert fake.cancelled == fake.opened
-    assert not router.cluster.open_replies
-    assert not +router.cluster.attention_workers.open_on
-    assert not router.cluster.attention_workers.attempts
+    assert not router.serving.open_replies
+    assert not +router.serving.attention_workers.open_on
+    assert not router.serving.attention_workers.attempts
     assert value(router, "caracal:num_requests_waiting") == value(router, "caracal:num_requests_running") == 0
     assert value(router, "caracal_gateway_cancelled_total") >= fake.cancelled
     assert value(router, "caracal:prompt_tokens_total") > 0
@@ -77,9 +77,9 @@ def test_five_hundred_disconnects_reach_the_worker(router: Harness) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_worker_hears_within_moments(router: Harness, stream: bool) -> None:
+def test_a_disconnect_cancels_the_workers_call_at_once(router: Harness, stream: bool) -> None:
     fake = router.fakes[0]
-    with socket.create_connection(("127.0.0.1", router.edge.http_port)) as connection:
+    with socket.create_connection(("127.0.0.1", router.servers.http_port)) as connection:
         connection.sendall(request(stream, 2))
         deadline = time.monotonic() + 10
         while fake.running < 2 and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Responses that are computed while the client waits, over an ASGI channel of lists."""
+"""GenerationResponse over a fake ASGI channel: pings, errors before and after the first event, disconnects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def respond(response: GenerationResponse, *, leaves: bool = False) -> list[dict[
     return sent
 
 
-def test_silent_streams_are_kept_awake_and_busy_ones_are_not() -> None:
+def test_idle_streams_get_pings_and_busy_ones_do_not() -> None:
     async def scenario(*, busy: bool) -> list[bytes]:
         sent: list[bytes] = []
 
@@ -47,7 +47,7 @@ def test_silent_streams_are_kept_awake_and_busy_ones_are_not() -> None:
     assert PING not in asyncio.run(scenario(busy=True))
 
 
-def test_a_client_that_does_not_read_is_left() -> None:
+def test_a_client_that_does_not_read_is_disconnected() -> None:
     async def scenario() -> float:
         async def send(message: Any) -> None:
             if message["type"] == "http.response.body":
@@ -61,7 +61,7 @@ def test_a_client_that_does_not_read_is_left() -> None:
     assert 0.3 < asyncio.run(scenario()) < 10
 
 
-def test_an_error_before_the_first_word_has_its_status() -> None:
+def test_an_error_before_the_first_event_has_its_status() -> None:
     async def produce(_: Client) -> None:
         raise NoWorker("nobody")
 
@@ -71,7 +71,7 @@ def test_an_error_before_the_first_word_has_its_status() -> None:
     assert b'"code":"no_worker"' in body["body"]
 
 
-def test_an_error_after_the_first_word_is_an_event() -> None:
+def test_an_error_after_the_first_event_is_an_event() -> None:
     async def produce(client: Client) -> None:
         await client.events(b"data: 1\n\n")
         raise ValueError("our own bug, with /a/path")
@@ -84,7 +84,7 @@ def test_an_error_after_the_first_word_is_an_event() -> None:
     assert b"/a/path" not in b"".join(bodies)
 
 
-def test_the_client_s_leaving_cancels_the_work() -> None:
+def test_a_disconnect_cancels_the_work() -> None:
     ended: list[str] = []
 
     async def produce(_: Client) -> None:

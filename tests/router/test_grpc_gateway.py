@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
 from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.fake_attention import says
+from support.fake_attention import answers_with
 from support.gateway_assets import BOS, EOS
 from support.gateway_harness import MODEL, Harness
 
@@ -20,7 +21,7 @@ Sampling = attention_pb2.Sampling
 
 @pytest.fixture
 def channel(router: Harness) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{router.edge.grpc_port}") as opened:
+    with grpc.insecure_channel(f"127.0.0.1:{router.servers.grpc_port}") as opened:
         yield opened
 
 
@@ -83,13 +84,14 @@ def test_bad_requests(channel: grpc.Channel, request_: router_pb2.TextRequest, c
     with pytest.raises(grpc.RpcError) as caught:
         generate(channel, request_)
     assert caught.value.code() is code
-    error = json.loads(dict(caught.value.trailing_metadata())["caracal-error"])
+    metadata = {item.key: item.value for item in caught.value.trailing_metadata() or ()}
+    error = json.loads(metadata["caracal-error"])
     assert set(error) == {"message", "type", "param", "code"}
 
 
 def test_a_client_that_cancels_frees_the_worker(router: Harness, channel: grpc.Channel) -> None:
     fake = router.fakes[0]
-    fake.script = says([70] * 400, pause=0.02)
+    fake.script = answers_with([70] * 400, pause=0.02)
     before = fake.cancelled
     call = router_pb2_grpc.RouterStub(channel).Generate(router_pb2.TextRequest(prompt="a"))
     next(call)
@@ -98,15 +100,16 @@ def test_a_client_that_cancels_frees_the_worker(router: Harness, channel: grpc.C
     while fake.cancelled == before and time.monotonic() < deadline:
         time.sleep(0.005)
     assert fake.cancelled == before + 1
-    assert not router.cluster.open_replies
+    assert not router.serving.open_replies
 
 
 def test_health_and_reflection(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     for name in ("", "caracal.Router"):
         reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    (listing,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=10)
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    (listing,) = reflection.ServerReflectionInfo(asked, timeout=10)
     names = {service.name for service in listing.list_services_response.service}
     assert {"caracal.Router", "grpc.health.v1.Health"} <= names

@@ -1,4 +1,4 @@
-"""For a moment after the last attention worker went, new requests wait for the one that takes its place."""
+"""For some seconds after the last attention worker left, new requests wait for another one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2 as httpx
 import openai
 import pytest
-from support.fake_attention import FakeAttention, says
+from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
 
@@ -19,15 +19,15 @@ def _ready(harness: Harness) -> int:
 
 
 def _replace(harness: Harness, *fakes: FakeAttention) -> None:
-    """The workers draw back (a draining one does not linger), then `fakes` are the list."""
+    """Drains the workers, so that they leave the pool at once, then lists `fakes`."""
     leaving = [fake.record(draining=True) for fake in harness.fakes]
     for workers in (leaving, [fake.record() for fake in fakes]):
         harness.directory.workers = workers
-        harness.do(harness.cluster.attention_workers.refresh())
+        harness.do(harness.serving.attention_workers.refresh())
 
 
 def test_a_new_request_waits_for_the_next_worker(assets_path: Path) -> None:
-    fake = FakeAttention(says([70, 71], eos=EOS))
+    fake = FakeAttention(answers_with([70, 71], eos=EOS))
     with Harness(assets_path, fake, hold_s=20.0) as harness, ThreadPoolExecutor(1) as pool:
         _replace(harness)
         assert _ready(harness) == 200
@@ -39,19 +39,19 @@ def test_a_new_request_waits_for_the_next_worker(assets_path: Path) -> None:
         assert asked.result(10).choices[0].finish_reason == "stop"
 
 
-def test_it_does_not_wait_for_ever(assets_path: Path) -> None:
-    fake = FakeAttention(says([70], eos=EOS))
+def test_the_wait_is_limited(assets_path: Path) -> None:
+    fake = FakeAttention(answers_with([70], eos=EOS))
     with Harness(assets_path, fake, hold_s=1.0) as harness:
         _replace(harness)
         began = time.monotonic()
-        with pytest.raises(openai.InternalServerError, match="no attention worker") as refused:
+        with pytest.raises(openai.InternalServerError, match="no attention worker") as caught:
             harness.client().completions.create(model=MODEL, prompt=[5, 6])
-        assert refused.value.status_code == 503
+        assert caught.value.status_code == 503
         assert 0.5 < time.monotonic() - began < 10
         assert _ready(harness) == 503
 
 
-def test_a_cluster_that_never_had_a_worker_says_so_at_once(assets_path: Path) -> None:
+def test_without_any_worker_before_the_error_comes_at_once(assets_path: Path) -> None:
     with Harness(assets_path, hold_s=20.0) as harness:
         assert _ready(harness) == 503
         with pytest.raises(openai.InternalServerError, match="no attention worker"):

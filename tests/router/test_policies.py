@@ -1,4 +1,4 @@
-"""The pure parts of a request's life: which token counts, which worker is chosen, which seed is drawn."""
+"""The pure parts of request handling: which tokens count, which worker is chosen, which seed a choice gets."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_only_the_next_index_of_the_current_attempt_counts() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.booleans()), max_size=60))
-def test_a_stream_is_always_a_prefix_of_what_the_attempts_would_say(events: list[tuple[int, int, bool]]) -> None:
-    """Every attempt draws the same token at the same index, as replay does; any mix of messages keeps the order."""
+def test_a_stream_is_always_a_prefix_of_the_answer(events: list[tuple[int, int, bool]]) -> None:
+    """Every attempt has the same token at the same index, as in a replay; any mix of messages keeps the order."""
     progress = GenerationProgress()
     progress.open_attempt()
     for attempt, index, reopen in events:
@@ -64,7 +64,7 @@ def test_least_open_here_then_least_reported_then_by_name() -> None:
     assert choose_worker([worker("a", load=2.0), worker("b", load=1.0)], {}) == worker("b", load=1.0)
 
 
-def test_who_is_never_chosen() -> None:
+def test_workers_that_are_never_chosen() -> None:
     assert choose_worker([], {}) is None
     assert choose_worker([worker("a", draining=True), worker("b", epoch=0)], {}) is None
     assert choose_worker([worker("a")], {}, numerics_class="y") is None

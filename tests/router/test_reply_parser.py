@@ -1,4 +1,4 @@
-"""LongCat's tags taken apart, whatever the borders of the pieces are."""
+"""LongCat's tags in replies are parsed the same, wherever the text deltas are cut."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SCHEMAS = {"get": {"properties": {"text": {"type": "string"}, "count": {"type": 
 Calls = list[tuple[str, str]]
 
 
-def read(pieces: list[str], *, tools: bool = True, reasoning: bool = False) -> tuple[str, str, Calls]:
-    """(content, reasoning, calls) of a text fed in pieces; checks that no tag and no part of one is shown."""
+def read(text_deltas: list[str], *, tools: bool = True, reasoning: bool = False) -> tuple[str, str, Calls]:
+    """Returns (content, reasoning, calls) of a text given in deltas; asserts that nothing shown is taken back."""
     parser = ReplyParser(SCHEMAS if tools else None, reasoning=reasoning)
-    deltas = [delta for piece in pieces for delta in parser.push(piece)]
+    deltas = [delta for text_delta in text_deltas for delta in parser.push(text_delta)]
     shown = "".join(delta.text for delta in deltas if delta.kind == "content")
     deltas += parser.finish()
     calls: dict[int, list[str]] = {}
@@ -31,8 +31,8 @@ def read(pieces: list[str], *, tools: bool = True, reasoning: bool = False) -> t
     assert list(calls) == list(range(parser.calls))
     content = "".join(delta.text for delta in deltas if delta.kind == "content")
     assert content.startswith(shown)
-    thought = "".join(delta.text for delta in deltas if delta.kind == "reasoning")
-    return content, thought, [(name, arguments) for name, arguments in calls.values()]
+    thoughts = "".join(delta.text for delta in deltas if delta.kind == "reasoning")
+    return content, thoughts, [(name, arguments) for name, arguments in calls.values()]
 
 
 def every_cut(text: str) -> list[list[str]]:
@@ -74,14 +74,14 @@ XML = (
     ],
     ids=range(11),
 )
-def test_every_cut_is_read_the_same(text: str, expected: tuple[str, str, Calls]) -> None:
-    for pieces in every_cut(text):
-        assert read(pieces) == expected, pieces
+def test_every_cut_is_parsed_the_same(text: str, expected: tuple[str, str, Calls]) -> None:
+    for text_deltas in every_cut(text):
+        assert read(text_deltas) == expected, text_deltas
 
 
-def test_a_prompt_that_opened_the_thought() -> None:
-    for pieces in every_cut("I think\n</longcat_think>\n4"):
-        assert read(pieces, reasoning=True) == ("4", "I think", [])
+def test_a_prompt_that_opens_the_reasoning() -> None:
+    for text_deltas in every_cut("I think\n</longcat_think>\n4"):
+        assert read(text_deltas, reasoning=True) == ("4", "I think", [])
 
 
 def test_without_tools_their_tags_are_text() -> None:
@@ -92,8 +92,8 @@ def test_without_tools_their_tags_are_text() -> None:
 def test_random_texts_do_not_depend_on_the_cut(parts: list[str], data: st.DataObject) -> None:
     text = "".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert read(pieces) == read([text])
+    text_deltas = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert read(text_deltas) == read([text])
 
 
 def test_arguments_stream_before_the_call_is_complete() -> None:

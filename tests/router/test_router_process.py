@@ -1,4 +1,4 @@
-"""The router as a process: what it imports, what it refuses, how it leaves."""
+"""The router as a process: its imports, its settings, its exit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import httpx2
 import pytest
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
-from services.router.settings import InvalidSetting, RouterSettings
+from services.process.settings import InvalidSetting
+from services.router.settings import RouterSettings
 
 REPO = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
@@ -46,7 +47,7 @@ def test_the_gateway_imports_neither_torch_nor_transformers() -> None:
     ],
     ids=range(8),
 )
-def test_bad_settings_are_refused_by_name_in_one_line(env: dict[str, str], words: str) -> None:
+def test_a_bad_setting_ends_it_with_one_line(env: dict[str, str], words: str) -> None:
     done = run("-m", "services.router", **env)
     assert done.returncode == 2
     assert words in done.stderr
@@ -63,7 +64,7 @@ def test_settings_from_the_environment(tmp_path: Path) -> None:
         RouterSettings.from_env({"CARACAL_MODEL": str(tmp_path), "CARACAL_DRAIN_TIMEOUT_S": "soon"})
 
 
-def test_starts_without_redis_and_leaves_on_sigterm(tmp_path: Path) -> None:
+def test_starts_without_redis_and_exits_on_sigterm(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": PATHS, "CARACAL_MODEL": str(make_checkpoint(tmp_path / "model", PLAIN))}
     env |= {"CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0", "CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"}
     process = subprocess.Popen([sys.executable, "-m", "services.router"], env=env, stderr=subprocess.PIPE, text=True)
@@ -74,9 +75,9 @@ def test_starts_without_redis_and_leaves_on_sigterm(tmp_path: Path) -> None:
         assert httpx2.get(f"http://{listening['http']}/health").json() == {"status": "ok"}
         ready = httpx2.get(f"http://{listening['http']}/ready")
         assert (ready.status_code, ready.json()["reason"]) == (503, "no attention worker")
-        told = httpx2.get(f"http://{listening['http']}/cluster")
-        assert (told.status_code, told.json()["error"]["code"]) == (503, "redis_unavailable")
-        assert "Redis does not answer: ConnectionError" in told.json()["error"]["message"]
+        overview = httpx2.get(f"http://{listening['http']}/cluster")
+        assert (overview.status_code, overview.json()["error"]["code"]) == (503, "redis_unavailable")
+        assert "Redis does not answer: ConnectionError" in overview.json()["error"]["message"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
-from support.fake_attention import FakeAttention, says
+from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import CONTEXT, EOS
 from support.gateway_harness import MODEL, Harness
 
@@ -31,12 +31,12 @@ def test_plain_routes(router: Harness) -> None:
 
 
 def test_ready_follows_the_workers(assets_path: Path) -> None:
-    fake = FakeAttention(says([70], eos=EOS))
+    fake = FakeAttention(answers_with([70], eos=EOS))
     with Harness(assets_path, fake) as harness:
 
         def readiness(*workers: Any) -> tuple[int, str]:
             harness.directory.workers = list(workers)
-            harness.do(harness.cluster.attention_workers.refresh())
+            harness.do(harness.serving.attention_workers.refresh())
             answer = get(harness, "/ready")
             return answer.status_code, answer.json().get("reason", "")
 
@@ -47,27 +47,27 @@ def test_ready_follows_the_workers(assets_path: Path) -> None:
         assert readiness() == (503, "no attention worker")
         assert get(harness, "/health").status_code == 200
         assert readiness(fake.record(epoch=0), fake.record(worker_id="b")) == (200, "")
-        assert readiness() == (200, ""), "a list that is suddenly empty does not empty the cluster at once"
+        assert readiness() == (200, ""), "an empty list does not remove the workers at once"
 
 
-def test_a_warning_of_the_placement_takes_no_router_away(router: Harness) -> None:
+def test_a_capacity_shortage_keeps_the_router_ready(router: Harness) -> None:
     try:
-        router.shortage = CapacityShortage("no room")
+        router.shortage = CapacityShortage("no capacity")
         answer = get(router, "/ready")
-        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "warning": "no room"})
-        router.shortage = CapacityShortage("no room", lost=3)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "warning": "no capacity"})
+        router.shortage = CapacityShortage("no capacity", lost=3)
         answer = get(router, "/ready")
-        warning = "3 experts are loaded on no worker, requests wait for them: no room"
+        warning = "3 experts are loaded on no worker, requests wait for them: no capacity"
         assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "warning": warning})
     finally:
         router.shortage = None
 
 
-def test_metrics_agree_with_what_was_asked(assets_path: Path) -> None:
-    fake = FakeAttention(says([]))
+def test_metrics_count_the_requests(assets_path: Path) -> None:
+    fake = FakeAttention(answers_with([]))
     with Harness(assets_path, fake) as harness:
         ids = harness.ids("hello world")
-        fake.script = says(ids, eos=EOS)
+        fake.script = answers_with(ids, eos=EOS)
         client = harness.client()
         for stream in (False, True):
             answer = client.completions.create(model=MODEL, prompt=[5, 6, 7], n=2, stream=stream)
@@ -94,7 +94,7 @@ def test_metrics_agree_with_what_was_asked(assets_path: Path) -> None:
     assert samples["caracal_gateway_http_requests_total", "POST", "/v1/completions", "400"] == 1
 
 
-def test_unknown_paths_are_one_label(router: Harness) -> None:
+def test_unknown_paths_share_one_label(router: Harness) -> None:
     for i in range(3):
         get(router, f"/made/up/{i}")
     assert "/made/up" not in get(router, "/metrics").text

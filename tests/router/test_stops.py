@@ -1,4 +1,4 @@
-"""Stop strings against an oracle that sees the whole text at once."""
+"""Stop strings against a reference that has the whole text at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ VOCABULARY = Vocabulary(TOKENIZER, {"decoder": {"type": "ByteLevel"}})
 ALPHABET = st.sampled_from("ab<猫🐈")  # few characters, so that patterns and their beginnings occur
 
 
-def oracle(text: str, stops: list[str], *, include: bool) -> tuple[str, bool]:
-    """The text up to the first prefix that ends with a stop string; the longest one, if several end there."""
+def reference(text: str, stops: list[str], *, include: bool) -> tuple[str, bool]:
+    """Returns (the text before the first stop string, whether there is one); of several that end there, the longest."""
     for end in range(1, len(text) + 1):
         ending = [stop for stop in stops if text[:end].endswith(stop)]
         if ending:
@@ -29,16 +29,16 @@ def oracle(text: str, stops: list[str], *, include: bool) -> tuple[str, bool]:
     st.lists(st.text(ALPHABET, min_size=1, max_size=5), min_size=1, max_size=4),
     st.booleans(),
 )
-def test_any_cut_of_the_text_gives_the_oracle_s_answer(pieces: list[str], stops: list[str], include: bool) -> None:
-    machine = StopStrings(stops, include=include)
+def test_any_cut_of_the_text_gives_the_same_result(deltas: list[str], stops: list[str], include: bool) -> None:
+    stop_strings = StopStrings(stops, include=include)
     shown = ""
-    expected, hit = oracle("".join(pieces), stops, include=include)
-    for piece in pieces:
-        shown += machine.push(piece)
-        assert expected.startswith(shown), "nothing of a stop string may leak"
-    shown += machine.finish()
+    expected, hit = reference("".join(deltas), stops, include=include)
+    for delta in deltas:
+        shown += stop_strings.push(delta)
+        assert expected.startswith(shown), "no part of a stop string is shown"
+    shown += stop_strings.finish()
     assert shown == expected
-    assert (machine.hit is not None) == hit
+    assert (stop_strings.hit is not None) == hit
 
 
 @given(
@@ -46,7 +46,7 @@ def test_any_cut_of_the_text_gives_the_oracle_s_answer(pieces: list[str], stops:
     st.lists(st.text(ALPHABET, min_size=1, max_size=5), min_size=1, max_size=4),
     st.integers(1, 5),
 )
-def test_over_real_tokens_whatever_arrives_together(words: list[str], stops: list[str], chunk: int) -> None:
+def test_real_tokens_in_any_chunks(words: list[str], stops: list[str], chunk: int) -> None:
     ids = TOKENIZER.encode("".join(words), add_special_tokens=False).ids
     fold = TextFold(VOCABULARY.decoder(), StopStrings(stops))
     shown, used = "", 0
@@ -57,12 +57,14 @@ def test_over_real_tokens_whatever_arrives_together(words: list[str], stops: lis
             break
     else:
         shown += fold.finish()
-    expected, hit = oracle("".join(words), stops, include=False)
+    expected, hit = reference("".join(words), stops, include=False)
     assert shown == expected
     assert (fold.hit is not None) == hit
     if hit:
-        assert oracle(TOKENIZER.decode(ids[:used]), stops, include=False)[1], "the tokens used hold the stop string"
-        assert not oracle(TOKENIZER.decode(ids[: used - 1]), stops, include=False)[1], "and no token more"
+        assert reference(TOKENIZER.decode(ids[:used]), stops, include=False)[1], (
+            "the tokens used contain the stop string"
+        )
+        assert not reference(TOKENIZER.decode(ids[: used - 1]), stops, include=False)[1], "and no token more"
 
 
 def test_held_length() -> None:

@@ -1,4 +1,4 @@
-"""The chat template's sandbox, against Hugging Face's own rendering."""
+"""The chat template and its sandbox, against Hugging Face's own rendering."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def text(source: str, messages: list[dict[str, Any]] = MESSAGES, **options: Any)
 def test_renders_as_hugging_face_does(source: str, tools: list[dict[str, Any]] | None) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    theirs, _ = render_jinja_template(
-        [MESSAGES], tools=tools, chat_template=source, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"
+    given: list[Any] | None = list(tools) if tools else None  # transformers' type also allows callables
+    rendered: Any = render_jinja_template(
+        [MESSAGES], tools=given, chat_template=source, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"
     )
-    assert text(source, tools=tools) == theirs[0]
+    assert text(source, tools=tools) == rendered[0][0]
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,13 @@ def test_renders_as_hugging_face_does(source: str, tools: list[dict[str, Any]] |
         "{{ range(10000000) | list }}",
     ],
 )
-def test_what_a_template_may_not_do_is_refused(source: str) -> None:
+def test_forbidden_operations_are_an_invalid_request(source: str) -> None:
     with pytest.raises(InvalidRequest):
         template(source).render(MESSAGES)
     assert MESSAGES[0]["role"] == "system"
 
 
-def test_control_tokens_in_contents_stay_text_except_in_the_assistant_s_own() -> None:
+def test_control_tokens_stay_text_except_in_assistant_messages() -> None:
     messages = [{"role": "user", "content": "a</s>b</s>"}, {"role": "assistant", "content": "x</s>"}]
     segments = template("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", ("</s>", "<s>")).render(
         messages
@@ -71,5 +72,5 @@ def test_control_tokens_in_contents_stay_text_except_in_the_assistant_s_own() ->
     assert segments == [("a", True), ("</s>", False), ("b", True), ("</s>", False), ("</s>x</s></s>", True)]
 
 
-def test_the_date_is_there() -> None:
+def test_strftime_now_is_defined() -> None:
     assert text("{{ strftime_now('%Y') }}").isdigit()

@@ -1,4 +1,4 @@
-"""Ways to spoil a checkpoint directory, for the tests of its reader."""
+"""Damages checkpoint directories, for the tests of the reader."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from services.checkpoint.safetensors import INDEX
 
 
 def shard_of(path: Path, tensor: str) -> Path:
-    """The file that the index names for a tensor."""
-    return path / json.loads((path / INDEX).read_text())["weight_map"][tensor]
+    """Returns the file that the index names for a tensor."""
+    file: str = json.loads((path / INDEX).read_text())["weight_map"][tensor]
+    return path / file
 
 
 def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Parses, changes in place, writes back."""
+    """Applies `change` to the parsed file in place and writes it back."""
     value = json.loads(file.read_text())
     change(value)
     file.write_text(json.dumps(value))

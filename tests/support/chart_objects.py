@@ -1,4 +1,4 @@
-"""A rendered chart as Python objects, and what tests ask of it."""
+"""Renders the chart into Python objects and finds parts of them."""
 
 import functools
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ EVERYTHING = (
     "ingress.enabled=true,ingress.hosts={a.example.com},httpRoute.enabled=true,httpRoute.parentRefs[0].name=public",
     "inferencePool.enabled=true,inferencePool.endpointPicker.name=picker,tls.mode=certManager,tls.issuerRef.name=ca",
     "monitoring.monitors.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true",
-    "pod.autoscaling.enabled=true,pod.shmSize=1Gi,otel.endpoint=http://collector:4317,redis.existingSecret=password",
+    "pod.autoscaling.enabled=true,pod.shmSize=1Gi,redis.existingSecret=password",
     "pod.accelerator.count=1,pod.priorityClassName=high,pod.runtimeClassName=nvidia,scaleGuard.enabled=true",
 )
 
@@ -35,7 +35,7 @@ class Chart:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def render(self, *sets: str) -> list[Object]:
-        """The default values with `--set` arguments. Raises HelmRefused."""
+        """The default values with `--set` arguments. Raises HelmRejected."""
         return _parse(helm.template(*(part for one in sets for part in ("--set", one)), helm=self.helm))
 
 
@@ -44,24 +44,24 @@ def _parse(text: str) -> list[Object]:
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object:
-    """The one object of that kind and name; StopIteration names neither, so the assertion does."""
-    found = [thing for thing in objects if thing["kind"] == kind and thing["metadata"]["name"] == name]
+    """Returns the one object of that kind and name."""
+    found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
     assert len(found) == 1, f"{len(found)} objects {kind}/{name}"
     return found[0]
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
-    return [thing for thing in objects if thing["kind"] in kinds]
+    return [item for item in objects if item["kind"] in kinds]
 
 
 def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
-    """(kind/name, pod spec) of every pod the objects would make, the test's included."""
-    for thing in objects:
-        name = f"{thing['kind']}/{thing['metadata']['name']}"
-        if thing["kind"] in WORKLOADS:
-            yield name, thing["spec"]["template"]["spec"]
-        elif thing["kind"] == "Pod":
-            yield name, thing["spec"]
+    """Yields (kind/name, pod spec) of every pod the objects would create, the chart's test pod included."""
+    for item in objects:
+        name = f"{item['kind']}/{item['metadata']['name']}"
+        if item["kind"] in WORKLOADS:
+            yield name, item["spec"]["template"]["spec"]
+        elif item["kind"] == "Pod":
+            yield name, item["spec"]
 
 
 def containers(spec: Object) -> list[Object]:

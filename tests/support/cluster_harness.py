@@ -1,4 +1,4 @@
-"""A whole cluster of real processes, through the code that `caracal up` runs, and streams through its router."""
+"""A cluster of real processes, started by the code that `caracal up` runs, and streams through its router."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,12 @@ from services.membership.redis import Membership, RedisUnavailable
 T = TypeVar("T")
 WAIT_S = 60.0
 LINKS = ("grpc", "nccl")
-CALLERS, TOKENS = 8, 200  # streams at once, and their length
+CALLERS, TOKENS = 8, 200  # concurrent streams, and the tokens of each
 
 
 @dataclass
 class Stream:
-    """What came of one request: ids, checksums of the logits, and when each token arrived."""
+    """The outcome of one request: ids, checksums of the logits, and when each token arrived."""
 
     ids: list[int] = field(default_factory=list)
     checksums: list[int] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Stream:
 
 
 class Streams:
-    """Eight callers that each send the same request again and again, so that streams run for as long as a test needs.
+    """Eight callers that each repeat one request, so that streams run for as long as a test needs.
 
     Callers differ in prompt, seed and temperature; one caller's answers must all be the same, bit for bit.
     """
@@ -55,7 +56,7 @@ class Streams:
         self.answers: list[list[Stream]] = [[] for _ in range(CALLERS)]
         self._channel = grpc.insecure_channel(target)
         self._pool = ThreadPoolExecutor(CALLERS)
-        self._enough = threading.Event()
+        self._stopping = threading.Event()
         self._runs = [self._pool.submit(self._run, number) for number in range(CALLERS)]
 
     def _run(self, number: int) -> None:
@@ -63,7 +64,7 @@ class Streams:
             temperature=0.8 if number % 2 else 0.0, seed=number + 1, max_tokens=TOKENS, ignore_eos=True
         )
         request = router_pb2.TextRequest(prompt=f"the cat {number} sat on the mat " * (number + 1), sampling=sampling)
-        while not self._enough.is_set():
+        while not self._stopping.is_set():
             self.answers[number].append(stream := Stream())
             for event in RouterStub(self._channel).Generate(request, timeout=WAIT_S):
                 for token in event.tokens:
@@ -81,14 +82,14 @@ class Streams:
     def tokens(self) -> int:
         return sum(len(stream.ids) for stream in self.all)
 
-    def go_on(self, tokens: int) -> None:
-        """Waits until there are so many tokens more."""
+    def wait_for_tokens(self, tokens: int) -> None:
+        """Waits until `tokens` more have arrived."""
         goal = self.tokens + tokens
-        until(lambda: self.tokens >= goal or any(run.done() for run in self._runs), "the streams do not come on")
+        until(lambda: self.tokens >= goal or any(run.done() for run in self._runs), "the streams do not advance")
 
     def finish(self) -> list[list[Stream]]:
-        """Lets every caller end its last answer; returns all by caller. Raises what a stream raised."""
-        self._enough.set()
+        """Waits for every caller's last answer; returns all answers by caller. Raises what a stream raised."""
+        self._stopping.set()
         for run in self._runs:
             run.result(WAIT_S)
         self._pool.shutdown()
@@ -96,26 +97,26 @@ class Streams:
         return self.answers
 
 
-def until(holds: Any, message: str, timeout_s: float = WAIT_S) -> float:
-    """Waits; returns the seconds it took."""
+def until(condition: Callable[[], object], message: str, timeout_s: float = WAIT_S) -> float:
+    """Waits until `condition()` is true; returns the seconds it took."""
     started = time.monotonic()
-    while not holds():
+    while not condition():
         assert time.monotonic() - started < timeout_s, message
         time.sleep(0.01)
     return time.monotonic() - started
 
 
 class ClusterUnderTest:
-    """Runs a LocalCluster on a thread of its own, and looks at it through Redis."""
+    """Runs a LocalCluster on a thread of its own, and reads its state from Redis."""
 
     def __init__(self, settings: LocalSettings) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.local = self.do(self._made(settings))
+        self.local = self.do(self._create(settings))
         self._running: Any = None
 
-    async def _made(self, settings: LocalSettings) -> LocalCluster:
+    async def _create(self, settings: LocalSettings) -> LocalCluster:
         return LocalCluster(settings)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -148,36 +149,36 @@ class ClusterUnderTest:
     def grpc_target(self) -> str:
         return self.records("router")[0].address
 
-    def asked(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Asks Redis; once more when a connection has not survived its restart."""
+    def query(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Calls Redis; a second time when the connection has not survived a restart of Redis."""
         try:
-            return self.do(question())
+            return self.do(call())
         except RedisUnavailable:
-            return self.do(question())
+            return self.do(call())
 
     def placed(self) -> dict[str, int]:
-        """Experts by worker, as the published table says."""
-        table = self.asked(self.membership.read_table)
-        counts: dict[str, int] = {}
-        for layer in table.layers if table else ():
-            for slot in layer.experts:
-                for index in slot.worker:
-                    name = table.workers[index].worker_id
-                    counts[name] = counts.get(name, 0) + 1
-        return counts
+        """Returns the number of experts of each worker in the published table."""
+        table = self.query(self.membership.read_table)
+        counts: Counter[str] = Counter()
+        if table is not None:
+            for layer in table.layers:
+                for replicas in layer.experts:
+                    counts.update(table.workers[index].worker_id for index in replicas.worker)
+        return dict(counts)
 
     def epoch(self) -> int:
         table = self.do(self.membership.read_table())
         return table.epoch if table else 0
 
     def scale(self, role: str, count: int) -> float:
-        """Returns the seconds until the table, or the workers' leases, are as wanted."""
-        self.asked(lambda: self.membership.set_desired(role, count))
+        """Sets the desired count; returns the seconds until the table, or the workers' leases, match it."""
+        self.query(lambda: self.membership.set_desired(role, count))
         names = [f"{role}-{n}" for n in range(count)]
         if role == "expert":
-            return until(lambda: sorted(self.placed()) == names, f"never {count} experts: {self.placed()}")
+            return until(lambda: sorted(self.placed()) == names, f"experts are not on {count} workers: {self.placed()}")
         return until(
-            lambda: [r.worker_id for r in self.records(role) if serves(r)] == names, f"never {count} {role} workers"
+            lambda: [r.worker_id for r in self.records(role) if serves(r)] == names,
+            f"no {count} serving {role} workers",
         )
 
     def kill(self, name: str) -> None:
@@ -187,17 +188,17 @@ class ClusterUnderTest:
         return Streams(self.grpc_target)
 
 
-def running_cluster(folder: Path, **settings: Any) -> Iterator[ClusterUnderTest]:
-    """For fixtures: a ready cluster on a random checkpoint; afterwards asserts that no process is left."""
+def running_cluster(folder: Path, **settings: Any) -> Generator[ClusterUnderTest]:
+    """Yields a ready cluster on a random checkpoint, for fixtures; afterwards asserts that no process is left."""
     model = make_checkpoint(folder / "model", num_layers=3, seed=3)
     cluster = ClusterUnderTest(LocalSettings(model=model, port=0, **settings))
     try:
         cluster.start()
         yield cluster
     finally:
-        family = psutil.Process().children(recursive=True)
-        mine = {child.pid for child in cluster.local.children.values()}
+        processes = psutil.Process().children(recursive=True)
+        children = {child.pid for child in cluster.local.children.values()}
         cluster.stop()
-    left = [process.pid for process in family if process.pid in mine and process.is_running()]
+    left = [process.pid for process in processes if process.pid in children and process.is_running()]
     assert not left, f"left behind: {left}"
     assert not cluster.local.directory.exists()

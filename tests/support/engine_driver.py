@@ -1,14 +1,17 @@
-"""Drives an engine step by step on the test's own thread and records what every request was pushed."""
+"""Drives an engine step by step on the test's own thread and records what every request received."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
 
+from caracal_kernels import GateWeights
 from torch import Tensor
 
 from services.attention_worker.engine.engine import Engine, EngineLimits, ModelLike
 from services.attention_worker.engine.sequence import Ending, Request, Sampling, Sequence, TokenOut
+from services.attention_worker.model.interfaces import DispatcherLike, MoEHandleLike
+from services.attention_worker.model.step import Step
 
 
 def limits(
@@ -24,8 +27,8 @@ def limits(
 
 
 @dataclass
-class Heard:
-    """Everything one request was pushed, and the logits rows its tokens were drawn from."""
+class Received:
+    """Everything one request received, and the logits rows its tokens were sampled from."""
 
     key: int = -1
     tokens: list[TokenOut] = field(default_factory=list)
@@ -33,7 +36,7 @@ class Heard:
     rows: list[Tensor] = field(default_factory=list)
 
     def __call__(self, tokens: list[TokenOut], ending: Ending | None) -> None:
-        assert not self.endings, "pushed something after its ending"
+        assert not self.endings, "received something after its ending"
         self.tokens += tokens
         if ending:
             self.endings.append(ending)
@@ -43,38 +46,52 @@ class Heard:
         return [token.id for token in self.tokens]
 
 
+class NoDispatcher:
+    """A dispatcher for models that have no MoE layers."""
+
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> MoEHandleLike:
+        raise AssertionError("this model has no MoE layer")
+
+
 class Driver:
-    """An engine and its listeners."""
+    """An engine, and what each of its requests received."""
 
     def __init__(
         self,
         model: ModelLike,
-        exchange: object = None,
+        dispatcher: DispatcherLike | None = None,
         sizes: EngineLimits | None = None,
         eos_ids: frozenset[int] = frozenset(),
         shuffle: Random | None = None,
     ) -> None:
-        self.heard: dict[int, Heard] = {}
-        self.engine = Engine(model, exchange, sizes or limits(), eos_ids, observe=self._observe, shuffle_pages=shuffle)  # type: ignore[arg-type]
+        self.received: dict[int, Received] = {}
+        self.engine = Engine(
+            model,
+            dispatcher or NoDispatcher(),
+            sizes or limits(),
+            eos_ids,
+            observe=self._observe,
+            shuffle_pages=shuffle,
+        )
 
-    def submit(self, prompt: list[int], sampling: Sampling, emitted: list[int] | None = None) -> Heard:
-        heard = Heard()
+    def submit(self, prompt: list[int], sampling: Sampling, emitted: list[int] | None = None) -> Received:
+        received = Received()
         request = Request(request_id="r", prompt_ids=tuple(prompt), emitted_ids=tuple(emitted or ()), sampling=sampling)
-        heard.key = self.engine.submit(request, heard)
-        self.heard[heard.key] = heard
-        return heard
+        received.key = self.engine.submit(request, received)
+        self.received[received.key] = received
+        return received
 
-    def cancel(self, heard: Heard) -> None:
-        self.engine.cancel(heard.key)
+    def cancel(self, received: Received) -> None:
+        self.engine.cancel(received.key)
 
     def finish(self, max_steps: int = 100_000) -> None:
-        """Steps until nothing is left; then every request has one ending and no page is held."""
+        """Steps until nothing is left; then every request has one ending and no page is in use."""
         for _ in range(max_steps):
             if not self.engine.step():
                 break
-        assert all(len(heard.endings) == 1 for heard in self.heard.values())
+        assert all(len(received.endings) == 1 for received in self.received.values())
         assert self.engine.cache.pages.used == 0
 
     def _observe(self, sequences: list[Sequence], logits_BV: Tensor) -> None:
         for sequence, row in zip(sequences, logits_BV, strict=True):
-            self.heard[sequence.key].rows.append(row.clone())
+            self.received[sequence.key].rows.append(row.clone())

@@ -1,4 +1,4 @@
-"""An attention worker that speaks the real protocol and makes its tokens up: for tests of the router."""
+"""An attention worker with the real protocol and scripted tokens, for tests of the router."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Script = Callable[[attention_pb2.GenerateRequest, Context], AsyncIterator[attent
 
 
 def token(index: int, token_id: int, request: attention_pb2.GenerateRequest) -> attention_pb2.Token:
-    """A token with log-probabilities that depend on its id only."""
-    made = attention_pb2.Token(index=index, id=token_id, logits_checksum=zlib.crc32(b"%d" % token_id))
+    """Returns a token whose log-probabilities depend on its id only."""
+    result = attention_pb2.Token(index=index, id=token_id, logits_checksum=zlib.crc32(b"%d" % token_id))
     if request.sampling.logprobs:
-        made.logprob = -token_id / 1000
+        result.logprob = -token_id / 1000
         for rank in range(request.sampling.top_logprobs):
-            made.top.add(id=token_id + rank, logprob=-(token_id + rank) / 1000)
-    return made
+            result.top.add(id=token_id + rank, logprob=-(token_id + rank) / 1000)
+    return result
 
 
-def says(
+def answers_with(
     ids: Sequence[int], *, chunk: int = 1, pause: float = 0.0, finish: str = "stop", eos: int | None = None
 ) -> Script:
-    """Answers every request with `ids`, `chunk` at a time, going on after what was emitted before."""
+    """Returns a script that answers every request with `ids`, `chunk` at a time, after the ids emitted before."""
 
     async def script(request: attention_pb2.GenerateRequest, _: Context) -> AsyncIterator[attention_pb2.GenerateEvent]:
         wanted = [*ids, *([] if eos is None else [eos])][: request.sampling.max_tokens]
@@ -39,14 +39,14 @@ def says(
         done = len(request.emitted_ids)
         assert list(request.emitted_ids) == wanted[:done]
         while done < len(wanted):
-            until = min(done + chunk, len(wanted))
+            end = min(done + chunk, len(wanted))
             event = attention_pb2.GenerateEvent(attempt=request.attempt)
-            event.tokens.extend(token(i, wanted[i], request) for i in range(done, until))
-            if until == len(wanted):
+            event.tokens.extend(token(i, wanted[i], request) for i in range(done, end))
+            if end == len(wanted):
                 event.finish_reason = "length" if cut else finish
                 event.stop_id = 0 if eos is None or cut else eos
             yield event
-            done = until
+            done = end
             await asyncio.sleep(pause)
 
     return script
@@ -54,7 +54,7 @@ def says(
 
 @dataclass
 class FakeAttention:
-    """One worker; `script` may be replaced at any time. Counts what it saw."""
+    """One worker that counts its requests; `script` may be replaced at any time."""
 
     script: Script
     worker_id: str = "attention-0"
@@ -67,14 +67,14 @@ class FakeAttention:
     cancelled: int = 0
     port: int = 0
     server: grpc.aio.Server | None = None
-    frozen: bool = False  # answers no Describe, as a stopped process would not
+    frozen: bool = False  # answers no Describe, like a stopped process
 
     @property
     def running(self) -> int:
         return self.opened - self.finished - self.cancelled
 
     def record(self, **changes: Any) -> AttentionWorker:
-        fields = {
+        fields: dict[str, Any] = {
             "worker_id": self.worker_id,
             "address": f"127.0.0.1:{self.port}",
             "boot_id": f"{self.worker_id}-boot",
@@ -90,7 +90,7 @@ class FakeAttention:
         await self.server.start()
 
     async def stop(self) -> None:
-        """As if killed: open streams break at once."""
+        """Breaks open streams at once, like a kill."""
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
@@ -104,11 +104,14 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
         self, request: attention_pb2.AttentionDescribeRequest, context: Context
     ) -> attention_pb2.AttentionDescription:
         fake = self._fake
-        while fake.frozen:  # noqa: ASYNC110  tests thaw it from another thread
+        while fake.frozen:  # noqa: ASYNC110  tests unfreeze it from another thread
             await asyncio.sleep(0.01)
         return attention_pb2.AttentionDescription(
             worker_id=fake.worker_id, numerics_class=fake.numerics_class, max_model_len=fake.max_model_len
         )
+
+    def ApplyTable(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
 
     async def Generate(
         self, request: attention_pb2.GenerateRequest, context: Context

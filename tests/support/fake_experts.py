@@ -1,4 +1,4 @@
-"""Expert and attention workers that hold nothing but lists: real gRPC servers and leases for tests of the leader."""
+"""Expert and attention workers without weights: real gRPC servers and leases for tests of the placement leader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc
+from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc, placement_pb2
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.membership.record import WorkerRecord
@@ -16,16 +16,22 @@ from services.membership.redis import Membership
 
 
 class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionServicer):
-    """Plays one worker of either role. `say` is pushed what happens, in order: (worker id, what, epoch)."""
+    """One worker of either role. Appends each call it gets to `calls`: (worker id, kind of call, epoch)."""
 
     def __init__(
-        self, role: str, number: int, say: list[tuple[str, str, int]], boot: str = "a", refuses: str = "", **record: Any
+        self,
+        role: str,
+        number: int,
+        calls: list[tuple[str, str, int]],
+        boot: str = "a",
+        rejects: str = "",
+        **record: Any,
     ) -> None:
         self.role, self.worker_id, self.boot_id = role, f"{role}-{number}", f"{role}{number}{boot}"
         self.loaded: set[tuple[int, int]] = set()
-        self.refuses = refuses  # what it says to every Prepare, if anything
+        self.rejects = rejects  # the error message of every Prepare, if not empty
         self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
-        self._say, self._record, self._port = say, {"numerics_class": "c", **record}, 0
+        self._calls, self._record, self._port = calls, {"numerics_class": "c", **record}, 0
         self._server: Any = None
 
     async def start(self) -> None:
@@ -37,7 +43,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         await self._server.start()
 
     async def stop(self) -> None:
-        """As kill -9: the lease stays until it runs out."""
+        """Stops like kill -9: the lease stays until it expires."""
         await self._server.stop(None)
 
     def record(self) -> WorkerRecord:
@@ -57,10 +63,10 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         await membership.announce(self.record())
 
     async def Prepare(self, request: expert_pb2.PrepareRequest, context: Any) -> expert_pb2.PrepareReply:
-        self._say.append((self.worker_id, "prepare", request.epoch))
+        self._calls.append((self.worker_id, "prepare", request.epoch))
         await asyncio.sleep(self.load_s)
-        if self.refuses:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refuses)
+        if self.rejects:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.rejects)
         reply = expert_pb2.PrepareReply()
         for id in request.experts:
             self.loaded.add((id.layer, id.expert))
@@ -72,24 +78,33 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         table = request.table
         if table.epoch < self.epoch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "stale")
-        self._say.append((self.worker_id, "commit", table.epoch))
+        self._calls.append((self.worker_id, "commit", table.epoch))
         self.epoch = table.epoch
         me = [i for i, worker in enumerate(table.workers) if worker.boot_id == self.boot_id]
         given = {
             (layer, expert)
             for layer, placement in enumerate(table.layers)
-            for expert, slot in enumerate(placement.experts)
-            if set(me) & set(slot.worker)
+            for expert, replicas in enumerate(placement.experts)
+            if set(me) & set(replicas.worker)
         }
         assert given <= self.loaded, "given what was not prepared"
         self.loaded = given
         return expert_pb2.CommitReply(epoch=self.epoch, loaded=len(given))
 
     async def ApplyTable(self, request: Any, context: Any) -> attention_pb2.ApplyTableReply:
-        self._say.append((self.worker_id, "apply", request.epoch))
+        self._calls.append((self.worker_id, "apply", request.epoch))
         self.epoch = max(self.epoch, request.epoch)
         return attention_pb2.ApplyTableReply(epoch=self.epoch)
 
+    def Session(self, request_iterator: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Rendezvous(self, request_iterator: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Generate(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def Describe(self, request: Any, context: Any) -> Any:
-        loaded = [{"layer": layer, "expert": expert} for layer, expert in sorted(self.loaded)]
+        loaded = [placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(self.loaded)]
         return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, loaded=loaded)

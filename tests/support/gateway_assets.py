@@ -1,4 +1,4 @@
-"""A checkpoint directory as far as the gateway reads it: tokenizer, LongCat's special tokens, chat template."""
+"""The files of a checkpoint directory that the gateway reads: tokenizer, LongCat's special tokens, chat template."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEMPLATE = """\
 
 
 def train_tokenizer() -> Tokenizer:
-    """About 300 tokens; any text round-trips, and most characters outside ASCII are several tokens."""
+    """Trains about 300 tokens. Any text round-trips; most characters outside ASCII are several tokens."""
     tokenizer = Tokenizer(BPE(unk_token=None))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
@@ -55,7 +55,7 @@ def train_tokenizer() -> Tokenizer:
 
 
 def write_assets(path: Path, *, context: int = CONTEXT, template: str | None = TEMPLATE) -> Path:
-    """The directory's files; there are no weights."""
+    """Writes the directory without weights; returns `path`."""
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     tokenizer.save(str(path / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""A router with real listeners over fake attention workers, on an event loop of its own thread."""
+"""A router with real servers over fake attention workers, on an event loop of its own thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODEL = "tiny-cat"
 
 
 class MutableDirectory:
-    """A directory whose list tests change."""
+    """The list of attention workers, which tests change."""
 
     def __init__(self) -> None:
         self.workers: list[AttentionWorker] = []
@@ -38,7 +38,7 @@ class MutableDirectory:
 
 
 class Harness:
-    """Use as a context manager. `fakes` are started first, and listed in `directory`."""
+    """A context manager: starts `fakes`, lists them in `directory`, then starts the router."""
 
     def __init__(
         self, assets: Path, *fakes: FakeAttention, deadline_s: float = 30.0, lost_s: float = 2.0, hold_s: float = 0.0
@@ -73,11 +73,11 @@ class Harness:
 
     def stop(self, grace_s: float) -> None:
         self._stopped = True
-        self.do(self.edge.stop(grace_s))
+        self.do(self.servers.stop(grace_s))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.edge.http_port}"
+        return f"http://127.0.0.1:{self.servers.http_port}"
 
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=self.url + "/v1", api_key="unused", max_retries=0, **options)
@@ -91,13 +91,13 @@ class Harness:
             self.directory.workers.append(fake.record())
         limit = self.assets.max_model_len
         attention_workers = AttentionWorkerPool(
-            self.directory,
+            self.directory.attention_workers,
             max_model_len=limit,
             refresh_s=0.05,
             hold_s=self._hold_s,
             timeouts=StallTimeouts(lost_s=self._lost_s),
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
-        self.cluster = ServingContext(self.assets, attention_workers, self.metrics)
-        self.edge = RouterServers(GatewayContext(self.cluster, self._deadline_s, lambda: self.shortage))
-        await self.edge.start("127.0.0.1", 0, 0)
+        self.serving = ServingContext(self.assets, attention_workers, self.metrics)
+        self.servers = RouterServers(GatewayContext(self.serving, self._deadline_s, lambda: self.shortage))
+        await self.servers.start("127.0.0.1", 0, 0)

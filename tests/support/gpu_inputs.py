@@ -1,4 +1,4 @@
-"""Experts, widths, batches and bounds for the tests of Triton bodies. Legend as in the ops' files."""
+"""Experts, widths, batches and error bounds for the tests of Triton kernels. Legend as in the ops' files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 FP8 = torch.float8_e4m3fn
-HALF_ULP = {torch.float32: 2**-24, torch.bfloat16: 2**-8}  # of a value from 1 on
-GROWN = 4 if DEVICE == "cuda" else 1  # times the interpreter's sizes
+HALF_ULP = {torch.float32: 2**-24, torch.bfloat16: 2**-8}  # relative to the value
+GROWN = 4 if DEVICE == "cuda" else 1  # factor over the sizes for the interpreter
 WIDTHS = [(72, 37), (130, 150)] + ([(6144, 2048)] if DEVICE == "cuda" else [])  # D, F
 
 
@@ -23,28 +23,28 @@ def on_device(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.
 
 
 def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
-    """NaN everywhere: an element that a kernel leaves out is seen."""
+    """Returns NaN everywhere, so that an element that a kernel does not write is noticed."""
     return torch.full(shape, float("nan"), device=DEVICE).to(dtype)
 
 
 def mixes(rows: int, sizes: list[int], count: int = 40) -> Iterator[Tensor]:
-    """Batches of some of `rows` rows, in any order and with repeats. None is empty."""
+    """Yields nonempty batches of indices below `rows`, in any order and with repeats."""
     return (torch.tensor(random.choices(range(rows), k=random.choice(sizes))) for _ in range(count))
 
 
 def sum_error(x_MK: Tensor, w_NK: Tensor) -> Tensor:
-    """At most what fp32 sums of x @ w.T are off, in any order: K roundings, or cuts, of the magnitudes' sum."""
+    """Returns the largest error of x @ w.T in fp32, summed in any order: K roundings of the sum of magnitudes."""
     return (x_MK.shape[-1] + 1) * 2**-23 * (x_MK.double().abs() @ w_NK.double().abs().T)
 
 
 def within(actual: Tensor, exact: Tensor, error: Tensor) -> bool:
-    """Is each element as close to fp64 as `error` and one rounding to its own type allow?"""
+    """Returns whether each element is as close to fp64 as `error` and one rounding to its own dtype allow."""
     allowed = error + HALF_ULP[actual.dtype] * (exact.abs() + error)
     return bool(((actual.double() - exact).abs() <= allowed + 1e-30).all())
 
 
 def quantize_weight(w_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """(e4m3 [N, K], fp32 [N/128, K/128]), as a checkpoint holds a weight and its `weight_scale_inv`."""
+    """Returns (e4m3 [N, K], fp32 [N/128, K/128]), as a checkpoint stores a weight and its `weight_scale_inv`."""
     outputs, inputs = w_NK.shape
     padded = pad(w_NK.float(), (0, -inputs % BLOCK, 0, -outputs % BLOCK))
     blocks = padded.view(-(-outputs // BLOCK), BLOCK, -1, BLOCK)
@@ -55,7 +55,7 @@ def quantize_weight(w_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Experts:
-    """Weights of several experts; the scales are empty lists unless they are in fp8."""
+    """Weights of several experts; the scales are empty lists unless the weights are fp8."""
 
     gate_up: list[Tensor]
     gate_up_scale: list[Tensor]
@@ -72,8 +72,8 @@ class Experts:
         halves = [[quantize_weight(half) for half in w.chunk(2)] for w in self.gate_up]
         down = [quantize_weight(w) for w in self.down]
         return Experts(
-            [torch.cat([q.view(torch.uint8) for q, _ in pair]).view(FP8) for pair in halves],
-            [torch.cat([scale for _, scale in pair]) for pair in halves],
+            [torch.cat([q.view(torch.uint8) for q, _ in quantized]).view(FP8) for quantized in halves],
+            [torch.cat([scale for _, scale in quantized]) for quantized in halves],
             [q for q, _ in down],
             [scale for _, scale in down],
         )

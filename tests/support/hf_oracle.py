@@ -1,6 +1,7 @@
-"""transformers' LongCat-Flash with a checkpoint's tensors: what our arithmetic is held against.
+"""transformers' LongCat-Flash with a checkpoint's tensors: the reference for our arithmetic.
 
-Weights are set here: its model wants unused rows for the zero experts in one fused tensor, its loader makes none.
+Weights are set here because transformers' model expects unused rows for the zero experts in one fused tensor, and its
+loader makes none.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ FP32 = ("classifier.weight", "e_score_correction_bias")
 
 
 def load_oracle(checkpoint: Checkpoint, dtype: torch.dtype) -> LongcatFlashForCausalLM:
-    """In `dtype`, its router in fp32 as `from_pretrained` keeps it."""
+    """Returns the model in `dtype`, its router in fp32 as `from_pretrained` keeps it."""
     raw = json.loads((checkpoint.path / "config.json").read_text())
-    model = LongcatFlashForCausalLM(LongcatFlashConfig(**raw | {"attn_implementation": "eager"})).eval()
+    model = LongcatFlashForCausalLM(LongcatFlashConfig(**raw | {"attn_implementation": "eager"}))
+    model.eval()  # type: ignore[no-untyped-call]  # of torch
     config, ours = model.config, checkpoint.config
     state = {
         name: checkpoint.tensor(name, torch.float32 if name.endswith(FP32) else dtype)
@@ -38,14 +40,14 @@ def load_oracle(checkpoint: Checkpoint, dtype: torch.dtype) -> LongcatFlashForCa
 
 @torch.inference_mode()
 def oracle_logits(model: LongcatFlashForCausalLM, ids: list[int]) -> torch.Tensor:
-    """fp32 [T, V] of one sequence in one pass."""
+    """Returns fp32 logits [T, V] of one sequence in one forward pass."""
     logits_TV: torch.Tensor = model(torch.tensor([ids])).logits[0].float()
     return logits_TV
 
 
 @torch.inference_mode()
 def oracle_greedy(model: LongcatFlashForCausalLM, ids: list[int], count: int) -> list[int]:
-    """The next `count` ids of `transformers.generate`."""
+    """Returns the next `count` ids of `transformers.generate`."""
     prompt = torch.tensor([ids])
     out = model.generate(
         prompt,

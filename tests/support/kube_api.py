@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks the few routes of the Kubernetes API that `caracal --context` uses."""
+"""A small HTTP server with the few routes of the Kubernetes API that `caracal --context` uses."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 CORE, APPS = "/api/v1/namespaces/models", "/apis/apps/v1/namespaces/models"
-LOOKS = 2  # so often a new pod is seen not ready, and one that leaves is still seen
+POLLS = 2  # a new pod is not ready, and a deleted one still listed, for so many polls
 
 
 class FakeApi(ThreadingHTTPServer):
-    """Use as a context manager. The release `caracal` in namespace `models`: a router, and workers that a patch of a
-    scale starts or stops."""
+    """A context manager. Serves the release `caracal` in namespace `models`: a router, and workers that patching the
+    scale subresource starts or stops."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.releases = ["caracal"]
-        self.answer: tuple[int, Any] | None = None  # to everything
+        self.answer: tuple[int, Any] | None = None  # to every request
         self.proxied: tuple[int, Any] = 200, OVERVIEW
-        self.ended: tuple[str, dict[str, Any]] | None = None  # how caracal-expert-0 ended: kind of container, state
-        self.stuck = False  # new pods find no node
-        self.port: int | None = 8000  # that a router calls http
-        self.ready: tuple[int, Any] | None = None  # what the router, then not ready, says at /ready
-        self.states: dict[str, dict[str, Any]] = {}  # pod -> fields of its status in place of the usual
+        self.ended: tuple[str, dict[str, Any]] | None = (
+            None  # how caracal-expert-0 ended: (field of the pod status, terminated state)
+        )
+        self.stuck = False  # new pods cannot be scheduled
+        self.port: int | None = 8000  # the router's port named http
+        self.ready: tuple[int, Any] | None = None  # the router's /ready; None = it is ready
+        self.states: dict[str, dict[str, Any]] = {}  # pod -> fields that replace those of its status
         self.events: tuple[int, Any] = 200, {"items": []}
-        self.meddler: int | None = None  # what somebody else sets right after each patch of a scale
+        self.overwritten_by: int | None = None  # the count another client sets right after each patch of a scale
         self.start(attention=1, expert=1)
 
     def __enter__(self) -> FakeApi:
@@ -45,31 +47,32 @@ class FakeApi(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def start(self, **replicas: int) -> None:
-        """Workers that are there and ready."""
+        """Makes these the workers, all ready."""
         self.replicas = replicas
-        self._changing: dict[tuple[str, int], int] = {}  # pod -> looks until it is ready, or gone
-        self._there = {(role, n) for role, count in replicas.items() for n in range(count)}
+        self._changing: dict[tuple[str, int], int] = {}  # pod -> polls until it is ready, or gone
+        self._listed = {(role, n) for role, count in replicas.items() for n in range(count)}
 
     @property
-    def settled(self) -> bool:
+    def reconciled(self) -> bool:
+        """Whether no pod is starting or terminating."""
         return not self._changing
 
     def scale(self, role: str, count: int) -> None:
         self.replicas[role] = count
         wanted = {(role, n) for n in range(count)}
-        for pod in wanted ^ {pod for pod in self._there if pod[0] == role}:
-            self._changing[pod] = LOOKS
-        self._there |= wanted
+        for pod in wanted ^ {pod for pod in self._listed if pod[0] == role}:
+            self._changing[pod] = POLLS
+        self._listed |= wanted
 
     def pods(self) -> list[dict[str, Any]]:
-        """One look."""
-        for pod, looks in list(self._changing.items()):
-            self._changing[pod] = looks if self.stuck else looks - 1
-            if looks == 0:
+        """Lists the pods; counts as one poll."""
+        for pod, polls in list(self._changing.items()):
+            self._changing[pod] = polls if self.stuck else polls - 1
+            if polls == 0:
                 del self._changing[pod]
                 if pod[1] >= self.replicas[pod[0]]:
-                    self._there.discard(pod)
-        return [self._pod(*pod) for pod in sorted(self._there | {("router", 0)})]
+                    self._listed.discard(pod)
+        return [self._pod(*pod) for pod in sorted(self._listed | {("router", 0)})]
 
     def workloads(self, *roles: str) -> list[dict[str, Any]]:
         spec = {"selector": {}, "template": {}, "serviceName": "x"}
@@ -132,8 +135,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         role = self.path.removeprefix(f"{APPS}/statefulsets/caracal-").removesuffix("/scale")
         self.server.scale(role, body["spec"]["replicas"])
-        if self.server.meddler is not None:
-            self.server.scale(role, self.server.meddler)
+        if self.server.overwritten_by is not None:
+            self.server.scale(role, self.server.overwritten_by)
         self._send(200, {"metadata": {}, "spec": body["spec"]})
 
     def log_message(self, *_: object) -> None:
@@ -141,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: str, found: list[dict[str, Any]]) -> None:
         labels = set(dict(parse_qsl(query))["labelSelector"].split(","))
-        self._send(200, {"items": [one for one in found if labels <= _pairs(one["metadata"]["labels"])]})
+        self._send(200, {"items": [item for item in found if labels <= _selectors(item["metadata"]["labels"])]})
 
     def _send(self, status: int, body: Any) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -160,7 +163,7 @@ OVERVIEW = {"epoch": 7, "leader": "caracal-router-0", "workers": WORKERS, "warni
 
 
 def warning(pod: str, reason: str, message: str, seen: str) -> dict[str, Any]:
-    """An Event about a pod; `seen` is a time as the API writes it."""
+    """Returns an Event about a pod; `seen` is its time as the API writes it."""
     about = {"kind": "Pod", "name": pod}
     return {"metadata": {}, "involvedObject": about, "reason": reason, "message": message, "lastTimestamp": seen}
 
@@ -170,7 +173,7 @@ def _labels(release: str, role: str) -> dict[str, str]:
     return {f"{prefix}instance": release, f"{prefix}component": role, f"{prefix}part-of": "caracal"}
 
 
-def _pairs(labels: dict[str, str]) -> set[str]:
+def _selectors(labels: dict[str, str]) -> set[str]:
     return {f"{key}={value}" for key, value in labels.items()}
 
 

@@ -1,4 +1,4 @@
-"""Runs `caracal` as a user does, in this process."""
+"""Runs `caracal` in this process, with a user's arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.cli.app import app
 
 
 def write_kubeconfig(path: Path, server: str, **more: Any) -> None:
-    """A context `lab` with namespace `models`."""
+    """Writes a kubeconfig with a context `lab` and namespace `models`."""
     config = {
         "clusters": [{"name": "c", "cluster": {"server": server}}],
         "users": [{"name": "u", "user": {}}],
@@ -22,15 +22,15 @@ def write_kubeconfig(path: Path, server: str, **more: Any) -> None:
 
 
 def run(*words: str) -> tuple[int, str]:
-    """Exit code and all it said."""
-    done = CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.output
+    """Returns (exit code, output)."""
+    result = CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
 
 
-def refused(*words: str) -> str:
-    """The one line a command ends with."""
-    code, said = run(*words)
-    assert (code, len(said.strip().splitlines())) == (1, 1), said
-    return said
+def error_line(*words: str) -> str:
+    """Returns the one line that a failing command prints."""
+    code, output = run(*words)
+    assert (code, len(output.strip().splitlines())) == (1, 1), output
+    return output

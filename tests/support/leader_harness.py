@@ -1,4 +1,4 @@
-"""Leaders over a real Redis and real gRPC; the workers are fakes that hold lists."""
+"""Placement leaders over a real Redis and real gRPC; the workers are fakes without weights."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from services.router.placement.leader import PlacementLeader
 from services.router.placement.shortage import ShortageReporter
 
 LAYERS, EXPERTS = 2, 4
-Said = list[tuple[str, str, int]]
+Calls = list[tuple[str, str, int]]  # (worker id, kind of call, epoch)
 
 
-class Stage:
-    """One test's leaders and workers. Leases are renewed for those that were not killed."""
+class LeaderHarness:
+    """One test's leaders and workers. The leases of workers that were not killed are renewed."""
 
     def __init__(self, store: Store) -> None:
         store.client.flushall()
-        self.store, self.said, self.workers, self.tasks = store, Said(), [], {}
+        self.store = store
+        self.calls: Calls = []
+        self.workers: list[FakeWorker] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
         self.shortages: dict[str, ShortageReporter] = {}
         self.membership = Membership(store.url)
 
     def lead(
-        self, name: str = "router-0", replicas: int = 1, tell: Callable[[CapacityShortage], None] | None = None
+        self, name: str = "router-0", replicas: int = 1, notify: Callable[[CapacityShortage], None] | None = None
     ) -> PlacementLeader:
         membership = Membership(self.store.url)
-        self.shortages[name] = ShortageReporter(membership, tell)
+        self.shortages[name] = ShortageReporter(membership, notify)
         leader = PlacementLeader(membership, name, LAYERS, EXPERTS, replicas, self.shortages[name])
         self.tasks[name] = asyncio.create_task(leader.run())
         return leader
 
     async def join(self, role: str, number: int, **more: Any) -> FakeWorker:
-        worker = FakeWorker(role, number, self.said, **more)
+        worker = FakeWorker(role, number, self.calls, **more)
         await self.add(worker)
         return worker
 
@@ -60,15 +63,15 @@ class Stage:
             await task
 
     async def loaded(self, *counts: int) -> None:
-        """Waits until the living expert workers hold so many, in the order they joined."""
+        """Waits until the expert workers that are alive have loaded so many experts, in the order they joined."""
         await self.until(
             lambda: [len(w.loaded) for w in self.workers if w.role == "expert"] == list(counts), str(counts)
         )
 
-    async def until(self, holds: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
         deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, f"never {what}; {self.said}"
+        while not condition():
+            assert time.monotonic() < deadline, f"not reached: {what}; {self.calls}"
             for task in self.tasks.values():
                 assert not task.done(), task
             await asyncio.sleep(0.01)
@@ -82,17 +85,17 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(store: Store) -> AsyncIterator[Stage]:
-    made = Stage(store)
+async def leader_harness(store: Store) -> AsyncIterator[LeaderHarness]:
+    harness = LeaderHarness(store)
     try:
-        yield made
+        yield harness
     finally:
-        await made.close()
+        await harness.close()
 
 
-def play(store: Store, scene: Callable[[Stage], Awaitable[None]]) -> None:
+def run_scenario(store: Store, scenario: Callable[[LeaderHarness], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with stage(store) as made:
-            await scene(made)
+        async with leader_harness(store) as harness:
+            await scenario(harness)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""The names that processes of each role show on /metrics, from their own collectors over a tiny model."""
+"""The metric names that processes of each role export, from their own collectors over a tiny model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"),
 
 
 def names(registry: CollectorRegistry) -> Iterator[str]:
-    """Names of samples as queries write them; of counters that have no sample yet, too."""
+    """Yields the names of samples as queries write them, also of counters that have no sample yet."""
     for family in registry.collect():
         for suffix in _SUFFIXES.get(family.type, ("",)):
             yield family.name + suffix
@@ -63,7 +63,7 @@ _ROLES: dict[str, Callable[[Path], CollectorRegistry]] = {
 
 
 def exported(folder: Path) -> dict[str, set[str]]:
-    """By role."""
+    """Returns the exported names by role."""
     registries = {role: make(folder) for role, make in _ROLES.items()}
     for registry in registries.values():
         show_redis(registry, lambda: True)

@@ -1,6 +1,7 @@
-"""Ahead-of-time compilation of Triton kernels for Hopper, without a GPU, in a process of their own.
+"""Ahead-of-time compilation of Triton kernels for Hopper, without a GPU, in a child process.
 
-The tests' process interprets kernels, and Triton is one or the other from its import on. The child takes a job a line.
+The tests' process interprets kernels, and Triton either interprets or compiles from its import on. The child reads one
+job per line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SM90_SHARED_BYTES = 227 * 1024  # what one block may ask for
 
 @dataclass(frozen=True)
 class Compiled:
-    """What ptxas made: bytes of shared memory of a block; registers of a thread; bytes of them it spills."""
+    """Output of ptxas: bytes of shared memory per block, registers and spilled bytes per thread, the PTX."""
 
     shared_bytes: int
     registers: int
@@ -33,14 +34,14 @@ class Compiled:
 
 @cache
 def why_not() -> str:
-    """The reason why nothing can be compiled here, or ''."""
+    """Returns why nothing can be compiled here, or ''."""
     try:
         from triton.backends.nvidia import compiler
     except ImportError:
         return "triton is not installed"
     tools = Path(compiler.__file__).parent / "bin"
     missing = [name for name in ("ptxas", "cuobjdump") if not (tools / name).exists()]
-    return f"triton carries no {' or '.join(missing)}" if missing else ""
+    return f"triton was installed without {' and '.join(missing)}" if missing else ""
 
 
 def compile_sm90(
@@ -51,11 +52,11 @@ def compile_sm90(
     num_stages: int = 3,
     aligned: tuple[str, ...] = (),
 ) -> Compiled:
-    """Compile a `@triton.jit` function that is a module's attribute.
+    """Compiles a `@triton.jit` function that is a module's attribute.
 
     `signature` names the types of what is no constexpr: {"x_ptr": "*bf16", "rows": "i32"}. Pointers, and the integers
-    in `aligned`, are said to be multiples of 16, as Triton finds at a launch. Raises RuntimeError with the compiler's
-    words.
+    in `aligned`, are declared multiples of 16, as Triton finds at a launch. Raises RuntimeError with the compiler's
+    message.
     """
     job = {
         "module": kernel.fn.__module__,
@@ -78,7 +79,7 @@ def compile_sm90(
 
 @cache
 def _child() -> subprocess.Popen[str]:
-    """Ends with its standard input, so with this process."""
+    """Starts the child, which ends with its standard input, so with this process."""
     env = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen([sys.executable, __file__], env=env, stdin=PIPE, stdout=PIPE, text=True)
 
@@ -110,11 +111,11 @@ def _compile(job: dict[str, Any]) -> Compiled:
 def _answer(line: str) -> dict[str, Any]:
     try:
         return vars(_compile(json.loads(line)))
-    except Exception as error:  # noqa: BLE001  the edge of this process: every failure is the caller's to show
+    except Exception as error:  # noqa: BLE001  the caller raises it
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":
-    answers, sys.stdout = sys.stdout, sys.stderr  # what the compiler prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # the compiler prints to stdout too
     for line in sys.stdin:
         print(json.dumps(_answer(line)), file=answers, flush=True)

@@ -1,7 +1,7 @@
-"""Expert worker processes by the dozen: one process loads everything once and forks each worker from itself.
+"""A pool of expert worker processes: one parent process loads everything once and forks each worker.
 
-Started anew, a worker costs seconds of imports; forked, milliseconds. The parent runs no thread and opens no channel
-before it forks, so its children start clean.
+A new process costs seconds of imports, a fork milliseconds. The parent runs no thread and opens no channel before it
+forks, so the children inherit neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 import structlog
 import torch
 from caracal_proto import placement_pb2
-from support.expert_fleet import REPO, Worker, load_everything
+from support.expert_workers import REPO, Worker, load_everything
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
@@ -28,8 +28,8 @@ from services.expert_worker.batcher import Compute
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A worker in a process of its own."""
+class WorkerProcess:
+    """An expert worker in a process of its own."""
 
     endpoint: placement_pb2.Endpoint
     pid: int
@@ -41,8 +41,8 @@ class Peer:
         self.signal(signal.SIGKILL)
 
 
-class Nursery:
-    """`worker()` gives a new worker that holds every expert; `slow_s` is added to each of its launches."""
+class P2PWorkerPool:
+    """Starts expert workers that have loaded every expert. `slow_s` is added to each launch of a worker."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         path = os.pathsep.join(str(REPO / p) for p in ("", "kernels", "proto", "tests"))
@@ -54,23 +54,25 @@ class Nursery:
             bufsize=1,
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
-        self._born = 0
-        self._asking = threading.Lock()
+        self._started = 0
+        self._lock = threading.Lock()
 
-    def worker(self, slow_s: float = 0.0) -> Peer:
-        with self._asking:
-            name = f"n{self._born}"
-            self._born += 1
+    def worker(self, slow_s: float = 0.0) -> WorkerProcess:
+        with self._lock:
+            name = f"n{self._started}"
+            self._started += 1
             assert self._process.stdin
             assert self._process.stdout
             self._process.stdin.write(f"{name} {slow_s}\n")
-            said = self._process.stdout.readline().split()
-        assert len(said) == 3, "the nursery died"
-        assert said[0] == name
-        return Peer(placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=said[1]), int(said[2]))
+            reply = self._process.stdout.readline().split()
+        assert len(reply) == 3, "the parent process died"
+        assert reply[0] == name
+        return WorkerProcess(
+            placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=reply[1]), int(reply[2])
+        )
 
     def close(self) -> None:
-        """Its workers go with it, stopped ones too."""
+        """Kills the parent and its workers, also those that are stopped by SIGSTOP."""
         for child in psutil.Process(self._process.pid).children():
             child.kill()
         self._process.kill()
@@ -101,7 +103,7 @@ def main() -> None:
     torch.set_num_threads(1)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout names the workers
     checkpoint, dtype = Checkpoint.open(Path(sys.argv[1])), getattr(torch, sys.argv[2])
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
     parent = os.getpid()
     for line in sys.stdin:
         if os.fork() == 0:

@@ -1,6 +1,7 @@
-"""A model driven by hand: pages, slots and steps without an engine, so that any layout and any mix can be tried.
+"""Runs a model without an engine, so that tests choose any page layout and any mix of sequences.
 
-Legend: T tokens of a step, S sequences, X pages of one sequence, V vocabulary.
+Legend: T tokens of a step, S sequences, B rows sampled, X pages of one sequence, V vocabulary, P pages, I positions of
+a page, L values of a latent.
 """
 
 from __future__ import annotations
@@ -23,37 +24,37 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 
 @contextmanager
-def local_exchange(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[MoEDispatcher]:
-    """Every expert in this process, behind the real exchange."""
+def local_dispatcher(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[MoEDispatcher]:
+    """Yields a real dispatcher to every expert, in this process."""
     config = checkpoint.config
     experts = Experts(checkpoint, dtype)
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
-    exchange = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
+    dispatcher = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
     everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
-    exchange.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
+    dispatcher.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
     try:
-        yield exchange
+        yield dispatcher
     finally:
-        exchange.close()
+        dispatcher.close()
 
 
 class Paged:
-    """Sequences 0..S-1 with their pages; `shuffle` scatters those over the cache."""
+    """Sequences 0..S-1 with their pages; `shuffle` scatters the pages over the cache."""
 
     def __init__(
         self,
         model: Model,
-        exchange: DispatcherLike,
+        dispatcher: DispatcherLike,
         *,
         sequences: int = 1,
         capacity: int = 192,
         page_size: int = 16,
         shuffle: Random | None = None,
     ) -> None:
-        self._model, self._exchange, self._page_size = model, exchange, page_size
+        self._model, self._dispatcher, self._page_size = model, dispatcher, page_size
         per_sequence = -(-capacity // page_size)
         pages = list(range(3 * sequences * per_sequence))
         if shuffle:
@@ -61,14 +62,16 @@ class Paged:
         owned = torch.tensor(pages[: sequences * per_sequence], dtype=torch.int32)
         self._table_SX = owned.view(sequences, per_sequence).contiguous()
         self._caches = model.new_cache(len(pages), page_size)
-        for cache_PBL in self._caches:
-            cache_PBL.fill_(1e4)  # what nobody wrote must not be read
+        for cache_PIL in self._caches:
+            cache_PIL.fill_(1e4)  # a read of what was not written shows in the logits
         self._lengths = [0] * sequences
         self._number = 0
 
     def feed(self, chunks: dict[int, list[int]]) -> dict[int, Tensor]:
-        """One step over the next ids of some sequences, in the order given: each one's logits [chunk, V]."""
-        ids, positions, rows = [], [], []
+        """Runs one step over the next ids of some sequences, in that order; returns the logits [chunk, V] of each."""
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
         for sequence, chunk in chunks.items():
             ids += chunk
             positions += range(self._lengths[sequence], self._lengths[sequence] + len(chunk))
@@ -86,5 +89,5 @@ class Paged:
             sample_rows_B=torch.arange(len(ids)),
         )
         self._number += 1
-        logits_TV = self._model.forward(step, self._caches, self._exchange)
-        return dict(zip(chunks, logits_TV.split([len(chunk) for chunk in chunks.values()]), strict=True))
+        logits_TV = self._model.forward(step, self._caches, self._dispatcher)
+        return dict(zip(chunks, torch.split(logits_TV, [len(chunk) for chunk in chunks.values()]), strict=True))

@@ -1,4 +1,4 @@
-"""Outputs that a kernel allocates are full of NaN, or of the largest integer, until it writes them."""
+"""Fills newly allocated memory with NaN, or the largest integer: elements that a kernel does not write are noticed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Only around the op: in this mode some of torch's own CUDA functions refuse."""
+    """To be used around the op alone: in this mode some of torch's own CUDA functions raise."""
     torch.use_deterministic_algorithms(True)
     try:
-        assert torch.empty(3).isnan().all(), "torch poisons fresh memory in this mode"
+        assert torch.empty(3).isnan().all(), "torch fills new memory in this mode"
         yield
     finally:
         torch.use_deterministic_algorithms(False)

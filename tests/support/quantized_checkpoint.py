@@ -1,4 +1,7 @@
-"""Turns a checkpoint into the block-scaled fp8 form that LongCat-Flash ships in. Legend: N outputs, K inputs."""
+"""Converts a checkpoint to the block-scaled fp8 format that LongCat-Flash ships in.
+
+Legend: N outputs, K inputs, n blocks of outputs, k blocks of inputs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def is_linear(name: str) -> bool:
 
 
 def quantize(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """(e4m3 [N, K], fp32 scales of its blocks): the largest magnitude of each block becomes 448, fp8's largest."""
+    """Returns (e4m3 [N, K], fp32 scales [n, k]). The largest magnitude of each block becomes 448, the largest e4m3."""
     n, k = scale_shape(tuple(weight_NK.shape))
     padded = torch.zeros((n * BLOCK, k * BLOCK))
     padded[: weight_NK.shape[0], : weight_NK.shape[1]] = weight_NK
@@ -40,7 +43,7 @@ def quantize(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_fp8(path: Path, which: Callable[[str], bool] = is_linear, config: dict[str, Any] | None = None) -> Path:
-    """Rewrites the directory: the tensors that `which` names in fp8, each with its scales beside it."""
+    """Rewrites the tensors that `which` selects in fp8, each with its scales; returns `path`."""
     raw = json.loads((path / "config.json").read_text())
     raw |= {"quantization_config": CONFIG} if config is None else config
     (path / "config.json").write_text(json.dumps(raw))
@@ -56,7 +59,7 @@ def to_fp8(path: Path, which: Callable[[str], bool] = is_linear, config: dict[st
 
 
 def widened(fp8: Path, path: Path) -> Path:
-    """The same model without fp8: every value times its scale, in fp64, rounded to bfloat16."""
+    """Writes the same model without fp8: every value times its scale, in fp64, rounded to bfloat16. Returns `path`."""
     path.mkdir()
     raw = json.loads((fp8 / "config.json").read_text())
     raw.pop("quantization_config")

@@ -1,6 +1,6 @@
-"""The experts in the caller's own thread, one token at a time: what an exchange has to equal, without rows or workers.
+"""A dispatcher that runs the experts in the caller's own thread, one token at a time: the reference for MoEDispatcher.
 
-Legend: T tokens, K slots, D hidden, P (token, slot) pairs that reach an FFN expert.
+Legend: T tokens, K choices of a token, G gate outputs, D hidden, F inner width, A (row, expert) assignments.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from caracal_kernels import combine, route, swiglu
+from caracal_kernels import GateWeights, combine, route, swiglu
 from torch import Tensor
 
-from services.attention_worker.model.interfaces import GateWeights
 from services.attention_worker.model.step import Step
 from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A MoE output that is already at home."""
+class ReferenceHandle:
+    """A MoE output that is already computed."""
 
     y_AD: Tensor
     reply_index_TK: Tensor
@@ -30,8 +29,8 @@ class Answers:
         return combine(self.y_AD, self.reply_index_TK, self.weights_TK, self.zero_T, self.h_TD, residual_TD)
 
 
-class PlainExchange:
-    """Every expert of a checkpoint, asked for one row at a time."""
+class ReferenceDispatcher:
+    """Every expert of a checkpoint, run on one row at a time."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self.checkpoint = checkpoint
@@ -41,30 +40,30 @@ class PlainExchange:
             for layer in range(self._config.num_layers)
         ]
 
-    def sent(self, h_TD: Tensor) -> Tensor:
-        """[T, D]: the rows as experts see them."""
+    def expert_input(self, h_TD: Tensor) -> Tensor:
+        """Returns the rows [T, D] as experts receive them."""
         return h_TD
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> Answers:
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> ReferenceHandle:
         config = self._config
         ids_TK, weights_TK, zero_T = route(
             h_TD,
-            gate.classifier_ED,
-            gate.bias_E,
+            gate.classifier_GD,
+            gate.bias_G,
             config.moe_topk,
             config.n_routed_experts,
             config.routed_scaling_factor,
             config.norm_topk_prob,
         )
-        x_TD = self.sent(h_TD)
-        answers: list[Tensor] = []
+        x_TD = self.expert_input(h_TD)
+        replies: list[Tensor] = []
         reply_index_TK = torch.full_like(ids_TK, -1)
         for token, ids in enumerate(ids_TK.tolist()):
-            for slot, expert in enumerate(ids):
+            for choice, expert in enumerate(ids):
                 if expert < config.n_routed_experts:
                     weights = self._experts[layer][expert]
-                    reply_index_TK[token, slot] = len(answers)
-                    answers.append(swiglu(x_TD[token : token + 1], weights.gate_up_2FD, weights.down_DF))
+                    reply_index_TK[token, choice] = len(replies)
+                    replies.append(swiglu(x_TD[token : token + 1], weights.gate_up_2FD, weights.down_DF))
         zero_T = zero_T if config.zero_expert_type == "identity" else torch.zeros_like(zero_T)
-        y_AD = torch.cat(answers) if answers else h_TD.new_empty(0, h_TD.shape[1])
-        return Answers(y_AD, reply_index_TK, weights_TK, zero_T, h_TD)
+        y_AD = torch.cat(replies) if replies else h_TD.new_empty(0, h_TD.shape[1])
+        return ReferenceHandle(y_AD, reply_index_TK, weights_TK, zero_T, h_TD)

@@ -48,7 +48,7 @@ PLAIN: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# As many zero experts as slots, and more FFN experts: tokens with 0 and tokens with all FFN slots both occur.
+# Both zero and FFN experts are at least top-k many, so tokens with no and tokens with only FFN experts both occur.
 WIDE_TOP_K = PLAIN | {"moe_topk": 3, "n_routed_experts": 5, "zero_expert_num": 5}
 UNEVEN = PLAIN | {
     "hidden_size": 72,
@@ -67,7 +67,7 @@ PRESETS = {"plain": PLAIN, "wide_top_k": WIDE_TOP_K, "uneven": UNEVEN}
 
 
 def random_weights(config: ModelConfig, seed: int, dtype: torch.dtype, bias_scale: float = 0.02) -> dict[str, Tensor]:
-    """Every tensor, from one generator in the order of the names; norms near 1, the router in fp32."""
+    """Returns every tensor, from one generator in the order of the names; norms near 1, the router in fp32."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name, shape in sorted(chain(attention_tensors(config), expert_tensors(config))):
@@ -106,14 +106,14 @@ def make_checkpoint(
         save_file({name: weights[name] for name in names if weight_map[name] == shard}, path / shard)
     index = {"metadata": {"total_size": sum(w.nbytes for w in weights.values())}, "weight_map": weight_map}
     (path / INDEX).write_text(json.dumps(index))
-    write_text_side(path, raw["vocab_size"])
+    write_tokenizer(path, raw["vocab_size"])
     return path
 
 
-def write_text_side(path: Path, vocabulary: int) -> None:
-    """Tokenizer with LongCat's special tokens, chat template, generation defaults.
+def write_tokenizer(path: Path, vocabulary: int) -> None:
+    """Writes a tokenizer with LongCat's special tokens, a chat template and generation defaults.
 
-    About 310 ids are trained; the rest are made-up words, so that any id a random model draws has a text.
+    About 310 ids are trained; the rest are made-up words, so that any id a random model samples has a text.
     """
     tokenizer = train_tokenizer()
     tokenizer.add_tokens([f"w{i}" for i in range(tokenizer.get_vocab_size(), vocabulary)])
@@ -131,10 +131,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="a config.json to take instead of a preset")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    given = parser.parse_args()
-    preset = json.loads(given.config.read_text()) if given.config else PRESETS[given.preset]
-    make_checkpoint(given.out, preset, seed=given.seed, dtype=getattr(torch, given.dtype))
-    print(given.out)
+    args = parser.parse_args()
+    preset = json.loads(args.config.read_text()) if args.config else PRESETS[args.preset]
+    make_checkpoint(args.out, preset, seed=args.seed, dtype=getattr(torch, args.dtype))
+    print(args.out)
 
 
 if __name__ == "__main__":

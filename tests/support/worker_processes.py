@@ -1,4 +1,4 @@
-"""Worker processes and a real Redis, without a router: the test places the experts by hand."""
+"""Worker processes and a real Redis, without a router: the test itself places the experts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Store:
-    """A real Redis on a socket of its own."""
+    """A Redis server and its client."""
 
     url: str
     client: Any
@@ -35,7 +35,7 @@ class Store:
         return json.loads(text) if text else None
 
     def await_record(self, role: str, worker_id: str, epoch: int = 0, draining: bool = False) -> dict[str, Any]:
-        """The worker's lease once it is there, at this epoch at least."""
+        """Waits for the worker's lease with at least this epoch; returns it."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = self.record(role, worker_id)
@@ -62,7 +62,7 @@ def redis_store(folder: Path) -> Iterator[Store]:
 
 
 def spawn(role: str, **env: str) -> subprocess.Popen[str]:
-    """A worker process; CARACAL_* of the test's own environment do not reach it, `env` gets the prefix."""
+    """Starts a worker process with `env`, names without the prefix CARACAL_, and no other CARACAL_* variable."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("CARACAL_")}
     paths = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
     return subprocess.Popen(
@@ -75,7 +75,7 @@ def spawn(role: str, **env: str) -> subprocess.Popen[str]:
 
 
 def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
-    """Status and body of the worker's /ready."""
+    """Returns (status, body) of the worker's /ready."""
     try:
         with urllib.request.urlopen(f"http://{lease['metrics_address']}/ready", timeout=5) as page:
             return page.status, json.load(page)
@@ -84,16 +84,16 @@ def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
 
 
 def place_everything(store: Store, worker: dict[str, Any], layers: int, experts: int, epoch: int) -> None:
-    """Gives every expert to one worker, in two phases, and publishes the table in Redis."""
+    """Prepares and commits a table that gives every expert to one worker, and publishes it in Redis."""
     everything = [placement_pb2.ExpertId(layer=x, expert=e) for x in range(layers) for e in range(experts)]
-    home = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * experts)
+    layer = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * experts)
     table = placement_pb2.Table(
         epoch=epoch,
         numerics_class=worker["numerics_class"],
         workers=[
             placement_pb2.Endpoint(worker_id=worker["worker_id"], address=worker["address"], boot_id=worker["boot_id"])
         ],
-        layers=[home] * layers,
+        layers=[layer] * layers,
     )
     with grpc.insecure_channel(worker["address"]) as channel:
         stub = expert_pb2_grpc.ExpertStub(channel)

@@ -1,4 +1,4 @@
-"""One MoE layer gives the same bits wherever its experts are: 1 to 3 workers, replicas, any link, any batch."""
+"""One MoE layer gives the same bits on any placement: 1 to 3 workers, replicas, any link, any batch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from caracal_kernels import GateWeights
 from caracal_proto import placement_pb2
-from support.expert_fleet import (
+from support.expert_workers import (
     LINKS,
-    Gate,
     Worker,
     connecting,
-    exchange,
     gates,
     load_everything,
+    open_dispatcher,
     place,
     random_batch,
     run,
     workers,
 )
-from support.reference_dispatcher import PlainExchange
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import PRESETS, make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
@@ -52,7 +52,7 @@ PLACEMENTS = {
     "two workers": lambda layer, expert: [expert % 2],
     "three workers": lambda layer, expert: [(expert + layer) % 3],
     "two replicas": lambda layer, expert: [expert % 3, (expert + 1) % 3],
-    "everyone has everything": lambda layer, expert: [0, 1, 2],
+    "every expert on every worker": lambda layer, expert: [0, 1, 2],
 }
 
 
@@ -64,17 +64,17 @@ def test_bits_do_not_depend_on_the_placement(
     checkpoint, dtype = case
     table = place(1, checkpoint, [worker.endpoint for worker in three], PLACEMENTS[placement])
     before = sum(worker.service.over_p2p for worker in three)
-    with exchange(checkpoint, connecting(link, checkpoint, dtype)) as linked:
-        linked.apply(table)
-        compare(checkpoint, dtype, linked, gates(checkpoint))
-        sent = linked.stats.total().messages_sent
+    with open_dispatcher(checkpoint, connecting(link, checkpoint, dtype)) as dispatcher:
+        dispatcher.apply(table)
+        compare(checkpoint, dtype, dispatcher, gates(checkpoint))
+        sent = dispatcher.stats.total().messages_sent
     assert sum(worker.service.over_p2p for worker in three) - before == (sent if link == "nccl" else 0)
 
 
 def test_local_links_give_the_same_bits(case: tuple[Checkpoint, torch.dtype]) -> None:
     checkpoint, dtype = case
     experts = load_everything(Experts(checkpoint, dtype))
-    with exchange(checkpoint, lambda endpoint: LocalLink(experts)) as local:
+    with open_dispatcher(checkpoint, lambda endpoint: LocalLink(experts)) as local:
         local.apply(place(1, checkpoint, [endpoint(0), endpoint(1)], PLACEMENTS["two workers"]))
         compare(checkpoint, dtype, local, gates(checkpoint))
 
@@ -83,9 +83,9 @@ def endpoint(index: int) -> placement_pb2.Endpoint:
     return placement_pb2.Endpoint(worker_id=f"local-{index}", address="local", boot_id="b")
 
 
-def compare(checkpoint: Checkpoint, dtype: torch.dtype, exchange: object, gate: list[Gate]) -> None:
-    plain = PlainExchange(checkpoint, dtype)
+def compare(checkpoint: Checkpoint, dtype: torch.dtype, dispatcher: object, gate: list[GateWeights]) -> None:
+    plain = ReferenceDispatcher(checkpoint, dtype)
     for number in range(STEPS):
         batch = random_batch(number, checkpoint.config.hidden_size, dtype)
         layer = number % checkpoint.config.num_layers
-        assert torch.equal(run(exchange, layer, gate[layer], batch), run(plain, layer, gate[layer], batch)), number
+        assert torch.equal(run(dispatcher, layer, gate[layer], batch), run(plain, layer, gate[layer], batch)), number

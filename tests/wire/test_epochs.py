@@ -1,4 +1,4 @@
-"""Tables and epochs: what is stale is refused and recovered from; what is not held is said and asked for elsewhere."""
+"""Tables and epochs: stale calls are rejected and sent again; experts that are not loaded are asked of a replica."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from caracal_proto import placement_pb2
-from support.expert_fleet import (
+from support.expert_workers import (
     LINKS,
     Worker,
     connecting,
-    exchange,
     gates,
     load_everything,
+    open_dispatcher,
     place,
     random_batch,
     run,
     wanted,
     workers,
 )
-from support.reference_dispatcher import PlainExchange
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch import ExpertsUnavailable
+from services.router.dispatch.errors import ExpertsUnavailable
 from services.router.dispatch.links import Connect
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
-STORM = 300
+TABLES = 300
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,7 @@ def three(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
         yield running
 
 
-def test_a_stale_epoch_is_refused_and_recovered_from(
-    checkpoint: Checkpoint, connect: Connect, three: list[Worker]
-) -> None:
+def test_a_stale_call_is_rejected_and_sent_again(checkpoint: Checkpoint, connect: Connect, three: list[Worker]) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [worker.endpoint for worker in three]
     old = place(1, checkpoint, ends, lambda layer, expert: [expert % 2])
@@ -64,53 +63,53 @@ def test_a_stale_epoch_is_refused_and_recovered_from(
     asked = []
     for table in (old, new):
         for worker in three:
-            worker.take(table)
+            worker.apply(table)
 
     def refresh() -> None:
         asked.append(True)
-        threading.Timer(0.1, linked.apply, [new]).start()
+        threading.Timer(0.1, dispatcher.apply, [new]).start()
 
-    with exchange(checkpoint, connect, refresh=refresh) as linked:
-        assert linked.apply(old) == 1
-        out_TD = run(linked, 0, gate[0], batch)
-        assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert linked.epoch == 2
-        assert asked, "the exchange asks for a newer table"
-        assert linked.stats.layers[0].stale_epoch_rejections == 2
-        assert linked.apply(old) == 2, "an older table is ignored"
+    with open_dispatcher(checkpoint, connect, refresh=refresh) as dispatcher:
+        assert dispatcher.apply(old) == 1
+        out_TD = run(dispatcher, 0, gate[0], batch)
+        assert torch.equal(out_TD, run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch))
+        assert dispatcher.epoch == 2
+        assert asked, "the dispatcher asks for a newer table"
+        assert dispatcher.stats.layers[0].stale_epoch_rejections == 2
+        assert dispatcher.apply(old) == 2, "an older table is ignored"
     epochs = [call.epoch for worker in three for call in worker.service.calls]
     assert sorted(set(epochs)) == [1, 2]
 
 
-def test_a_stale_epoch_without_a_newer_table_ends_in_words(
+def test_a_stale_call_without_a_newer_table_is_an_error(
     checkpoint: Checkpoint, connect: Connect, three: list[Worker]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [worker.endpoint for worker in three]
     for epoch in (1, 5):
-        three[0].take(place(epoch, checkpoint, ends, lambda layer, expert: [0]))
-    with exchange(checkpoint, connect, expert_wait_s=0.3) as linked:
-        linked.apply(place(4, checkpoint, ends, lambda layer, expert: [0]))
+        three[0].apply(place(epoch, checkpoint, ends, lambda layer, expert: [0]))
+    with open_dispatcher(checkpoint, connect, expert_wait_s=0.3) as dispatcher:
+        dispatcher.apply(place(4, checkpoint, ends, lambda layer, expert: [0]))
         with pytest.raises(ExpertsUnavailable, match="epoch 4 is below 5"):
-            run(linked, 0, gate[0], batch)
-        assert len(three[0].service.calls) == 1, "it is not asked again under the table it has refused"
+            run(dispatcher, 0, gate[0], batch)
+        assert len(three[0].service.calls) == 1, "it is not asked again under the table it rejected"
 
 
-def test_an_expert_that_is_not_held_is_said_and_had_from_the_replica(
+def test_an_expert_that_is_not_loaded_is_asked_of_the_replica(
     checkpoint: Checkpoint, connect: Connect, three: list[Worker]
 ) -> None:
-    """Worker 0 has lost half of what the table gives it."""
-    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    """Worker 0 has dropped half of what the table gives it."""
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
     for worker in three:
         load_everything(worker.experts)
     for expert in range(0, 8, 2):
         three[0].experts.drop(0, expert)
-    with exchange(checkpoint, connect) as linked:
-        linked.apply(place(1, checkpoint, [w.endpoint for w in three], lambda layer, expert: [0, 1]))
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in three], lambda layer, expert: [0, 1]))
         for number in range(4):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
-    assert three[0].service.refused
+            assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+    assert three[0].service.rejected
 
 
 def test_before_the_first_table_a_layer_waits_for_it(
@@ -119,14 +118,14 @@ def test_before_the_first_table_a_layer_waits_for_it(
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     load_everything(three[0].experts)
     table = place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0])
-    with exchange(checkpoint, connect) as linked:
-        threading.Timer(0.2, linked.apply, [table]).start()
-        out_TD = run(linked, 0, gate[0], batch)
-        assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert linked.stats.layers[0].ffn_choices == linked.stats.layers[0].assignments_sent
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        threading.Timer(0.2, dispatcher.apply, [table]).start()
+        out_TD = run(dispatcher, 0, gate[0], batch)
+        assert torch.equal(out_TD, run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch))
+        assert dispatcher.stats.layers[0].ffn_choices == dispatcher.stats.layers[0].assignments_sent
 
 
-def test_a_table_for_another_model_is_refused(checkpoint: Checkpoint, connect: Connect) -> None:
+def test_a_table_for_another_model_is_an_error(checkpoint: Checkpoint, connect: Connect) -> None:
     end = placement_pb2.Endpoint(worker_id="w", address="127.0.0.1:1")
     good = place(1, checkpoint, [end], lambda layer, expert: [0])
     short, narrow, unknown, twice = (placement_pb2.Table.FromString(good.SerializeToString()) for _ in range(4))
@@ -134,52 +133,56 @@ def test_a_table_for_another_model_is_refused(checkpoint: Checkpoint, connect: C
     del narrow.layers[0].experts[-1]
     unknown.layers[0].experts[0].worker.append(1)
     twice.layers[0].experts[0].worker.append(0)
-    with exchange(checkpoint, connect) as linked:
+    with open_dispatcher(checkpoint, connect) as dispatcher:
         for bad in (short, narrow, unknown, twice):
             with pytest.raises(TableError):
-                linked.apply(bad)
-        assert linked.epoch == 0
+                dispatcher.apply(bad)
+        assert dispatcher.epoch == 0
 
 
-def test_a_storm_of_tables_never_changes_a_bit(checkpoint: Checkpoint, connect: Connect, three: list[Worker]) -> None:
-    """Placements change hundreds of times, committed by workers before and after the exchange hears of them."""
-    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+def test_hundreds_of_tables_never_change_a_bit(checkpoint: Checkpoint, connect: Connect, three: list[Worker]) -> None:
+    """Placements change hundreds of times; workers commit them before and after the dispatcher applies them."""
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
     batches = [random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=6) for number in range(10)]
     right = [run(plain, i % 2, gate[i % 2], batch) for i, batch in enumerate(batches)]
-    with exchange(checkpoint, connect) as linked:
+    with open_dispatcher(checkpoint, connect) as dispatcher:
         done = threading.Event()
-        storm = threading.Thread(target=_storm, args=(checkpoint, three, linked, random.Random(0), done))
-        storm.start()
+        changes = threading.Thread(target=_apply_tables, args=(checkpoint, three, dispatcher, random.Random(0), done))
+        changes.start()
         steps = 0
-        while not done.is_set() or steps < STORM:
+        while not done.is_set() or steps < TABLES:
             index = steps % len(batches)
-            out_TD = run(linked, index % 2, gate[index % 2], batches[index])
-            assert torch.equal(out_TD, right[index]), f"step {steps}, epoch {linked.epoch}"
+            out_TD = run(dispatcher, index % 2, gate[index % 2], batches[index])
+            assert torch.equal(out_TD, right[index]), f"step {steps}, epoch {dispatcher.epoch}"
             steps += 1
-        storm.join()
-        assert linked.epoch == STORM
-        assert linked.stats.total().stale_epoch_rejections > 10, "the storm was felt"
+        changes.join()
+        assert dispatcher.epoch == TABLES
+        assert dispatcher.stats.total().stale_epoch_rejections > 10, "some calls were stale"
 
 
-def _storm(
-    checkpoint: Checkpoint, three: list[Worker], linked: MoEDispatcher, dice: random.Random, done: threading.Event
+def _replicas(chosen: dict[tuple[int, int], list[int]], layer: int, expert: int) -> list[int]:
+    return chosen[layer, expert]
+
+
+def _apply_tables(
+    checkpoint: Checkpoint, three: list[Worker], dispatcher: MoEDispatcher, rng: random.Random, done: threading.Event
 ) -> None:
     ends, config = [worker.endpoint for worker in three], checkpoint.config
     try:
-        for epoch in range(1, STORM + 1):
+        for epoch in range(1, TABLES + 1):
             chosen = {
-                (layer, expert): dice.sample(range(3), dice.randint(1, 3))
+                (layer, expert): rng.sample(range(3), rng.randint(1, 3))
                 for layer in range(config.num_layers)
                 for expert in range(config.n_routed_experts)
             }
-            table = place(epoch, checkpoint, ends, lambda *key, chosen=chosen: chosen[key])  # type: ignore[misc]
+            table = place(epoch, checkpoint, ends, partial(_replicas, chosen))
             for worker in three:
                 mine = wanted(table, worker.endpoint.worker_id)
                 worker.state.prepare(epoch, mine, lambda done, total: None)
             steps: list[Callable[[placement_pb2.Table], object]] = [worker.state.commit for worker in three]
-            steps.append(linked.apply)
-            for step in dice.sample(steps, len(steps)):
+            steps.append(dispatcher.apply)
+            for step in rng.sample(steps, len(steps)):
                 step(table)
-                time.sleep(dice.choice((0, 0, 0.002)))
+                time.sleep(rng.choice((0, 0, 0.002)))
     finally:
         done.set()

@@ -1,4 +1,4 @@
-"""Combine never proceeds with a row missing: what a worker drops, damages or takes along is had elsewhere."""
+"""Combine never runs with a row missing: rows that a worker drops, damages or loses are computed by another."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pytest
 import torch
 from caracal_proto import expert_pb2, tensor_pb2
 from caracal_proto.tensors import checksum
-from support.expert_fleet import (
+from support.expert_workers import (
     LINKS,
     Worker,
     connecting,
-    exchange,
     gates,
     load_everything,
+    open_dispatcher,
     place,
     random_batch,
     run,
     workers,
 )
-from support.p2p_worker_pool import Nursery, Peer
-from support.reference_dispatcher import PlainExchange
+from support.p2p_worker_pool import P2PWorkerPool, WorkerProcess
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch import CallRejected, ExpertsUnavailable
+from services.router.dispatch.errors import CallRejected, ExpertsUnavailable
 from services.router.dispatch.links import Connect
 
 DTYPE = torch.bfloat16
@@ -62,7 +62,7 @@ def two(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
         yield running
 
 
-def swallow(reply: Reply) -> None:
+def drop(reply: Reply) -> None:
     return None
 
 
@@ -77,12 +77,12 @@ def flip_a_bit(reply: Reply) -> Reply:
 
 
 def lose_a_row(reply: Reply) -> Reply:
-    pairs, hidden = reply.y.shape
+    rows, hidden = reply.y.shape
     if reply.over_p2p:
-        reply.y.shape[0] = pairs - 1
+        reply.y.shape[0] = rows - 1
         return reply
     reply.y.data = reply.y.data[: -hidden * DTYPE.itemsize]
-    reply.y.shape[0] = pairs - 1
+    reply.y.shape[0] = rows - 1
     reply.checksum = checksum(reply.y.data)
     return reply
 
@@ -97,7 +97,7 @@ def lose_bytes(reply: Reply) -> Reply:
 
 
 class _Nan:
-    """Not a number in each answer, never the same bits twice: no honest computation."""
+    """Puts a NaN into each answer, never with the same bits twice, as no correct computation does."""
 
     __name__ = "nan"
 
@@ -105,25 +105,25 @@ class _Nan:
         self.count = 0
 
     def __call__(self, y_AD: Tensor) -> Tensor:
-        bad_PD = y_AD.clone()
-        bad_PD.view(torch.int16)[0, 0] = 0x7FC0 + self.count % 32
+        bad_AD = y_AD.clone()
+        bad_AD.view(torch.int16)[0, 0] = 0x7FC0 + self.count % 32
         self.count += 1
-        return bad_PD
+        return bad_AD
 
 
 nan = _Nan()
 
 
-def afflict(worker: Worker, fault: Any) -> None:
-    """`fault` is one of replies, or nan."""
+def inject(worker: Worker, fault: Any) -> None:
+    """Applies a fault: `nan` to the computed rows, any other to the replies."""
     if fault is nan:
-        worker.spoil = nan
+        worker.corrupt = nan
     else:
         worker.service.fault = fault
 
 
-def newer(reply: Reply) -> Reply:
-    """A status that this caller does not know."""
+def unknown_status(reply: Reply) -> Reply:
+    """Replies with a status that this caller does not know."""
     return Reply(call=reply.call, status=cast("Reply.Status.ValueType", 99), message="not now")
 
 
@@ -139,30 +139,30 @@ def damaged_call(reply: Reply) -> Reply:
     return Reply(call=reply.call, status=Reply.INVALID, message="the checksum of x is wrong")
 
 
-FAULTS: list[Any] = [swallow, flip_a_bit, lose_a_row, lose_bytes, nan, newer, late, hang_up, damaged_call]
+FAULTS: list[Any] = [drop, flip_a_bit, lose_a_row, lose_bytes, nan, unknown_status, late, hang_up, damaged_call]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_faulty_worker_s_rows_go_to_the_replica(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker], fault: Any
 ) -> None:
-    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
-    afflict(two[0], fault)
-    with exchange(checkpoint, connect, call_timeout_s=0.5) as linked:
-        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
+    inject(two[0], fault)
+    with open_dispatcher(checkpoint, connect, call_timeout_s=0.5) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
         for number in range(8):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
-        assert 1 <= linked.stats.total().retries <= 8
-        asked_again = linked.stats.total().assignments_sent - linked.stats.total().ffn_choices
-        assert 0 < asked_again < linked.stats.total().ffn_choices, "only the missing pairs are asked for again"
+            assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert 1 <= dispatcher.stats.total().retries <= 8
+        asked_again = dispatcher.stats.total().assignments_sent - dispatcher.stats.total().ffn_choices
+        assert 0 < asked_again < dispatcher.stats.total().ffn_choices, "only the missing assignments are sent again"
 
 
 @pytest.mark.parametrize("fault", [flip_a_bit, nan, hang_up], ids=lambda fault: fault.__name__)
 def test_without_a_replica_the_same_worker_is_asked_until_it_answers(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker], fault: Any
 ) -> None:
-    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
     left = [3]
 
     def three_times(answer: Any) -> Any:
@@ -170,113 +170,113 @@ def test_without_a_replica_the_same_worker_is_asked_until_it_answers(
         return fault(answer) if left[0] >= 0 else answer
 
     if fault is nan:
-        two[0].spoil = three_times
+        two[0].corrupt = three_times
     else:
         two[0].service.fault = three_times
-    with exchange(checkpoint, connect, call_timeout_s=0.5) as linked:
-        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+    with open_dispatcher(checkpoint, connect, call_timeout_s=0.5) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
         batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
-        assert torch.equal(run(linked, 1, gate[1], batch), run(plain, 1, gate[1], batch))
-        assert linked.stats.layers[1].retries == 3
+        assert torch.equal(run(dispatcher, 1, gate[1], batch), run(plain, 1, gate[1], batch))
+        assert dispatcher.stats.layers[1].retries == 3
 
 
-def test_when_nobody_answers_the_layer_fails_by_name_and_is_never_combined(
+def test_when_no_worker_answers_the_layer_fails_and_names_the_experts(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     two[0].service.fault = flip_a_bit
-    with exchange(checkpoint, connect, expert_wait_s=0.4) as linked:
-        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [int(expert != 5)]))
+    with open_dispatcher(checkpoint, connect, expert_wait_s=0.4) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [int(expert != 5)]))
         with pytest.raises(ExpertsUnavailable, match=r"experts 5 of layer 1 .*checksum") as caught:
-            run(linked, 1, gate[1], batch)
+            run(dispatcher, 1, gate[1], batch)
         assert (caught.value.layer, caught.value.experts) == (1, [5])
         two[0].service.fault = lambda reply: reply
-        assert torch.equal(run(linked, 1, gate[1], batch), run(PlainExchange(checkpoint, DTYPE), 1, gate[1], batch)), (
-            "the exchange lives on"
-        )
+        assert torch.equal(
+            run(dispatcher, 1, gate[1], batch), run(ReferenceDispatcher(checkpoint, DTYPE), 1, gate[1], batch)
+        ), "the dispatcher goes on"
 
 
-def test_a_call_that_stays_malformed_is_our_bug_and_is_raised(
-    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
-) -> None:
+def test_a_call_that_stays_malformed_is_raised(checkpoint: Checkpoint, connect: Connect, two: list[Worker]) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     for worker in two:
         worker.service.fault = damaged_call
-    with exchange(checkpoint, connect) as linked:
-        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
         with pytest.raises(CallRejected):
-            run(linked, 0, gate[0], batch)
+            run(dispatcher, 0, gate[0], batch)
 
 
-def test_an_answer_that_is_truly_not_finite_is_believed(
+def test_an_answer_that_is_not_finite_on_every_worker_is_used(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker]
 ) -> None:
     """One sequence that overflows must not stop the batch it shares."""
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     batch.h_TD[3] *= 3e38
-    with exchange(checkpoint, connect, expert_wait_s=5) as linked:
-        linked.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
-        out_TD = run(linked, 0, gate[0], batch)
-        same_TD = run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch)
+    with open_dispatcher(checkpoint, connect, expert_wait_s=5) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+        out_TD = run(dispatcher, 0, gate[0], batch)
+        same_TD = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch)
         assert torch.equal(out_TD.view(torch.int16), same_TD.view(torch.int16))
         assert not torch.isfinite(out_TD[3]).all()
 
 
 @pytest.fixture(scope="module")
-def nursery(path: Path) -> Iterator[Nursery]:
-    made = Nursery(path, DTYPE)
-    yield made
-    made.close()
+def pool(path: Path) -> Iterator[P2PWorkerPool]:
+    workers = P2PWorkerPool(path, DTYPE)
+    yield workers
+    workers.close()
 
 
 @pytest.fixture
-def children(nursery: Nursery) -> list[Peer]:
-    return [nursery.worker(slow_s=0.3) for _ in range(2)]
+def children(pool: P2PWorkerPool) -> list[WorkerProcess]:
+    return [pool.worker(slow_s=0.3) for _ in range(2)]
 
 
 def test_a_worker_killed_in_flight_is_replaced_by_the_replica(
-    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
+    checkpoint: Checkpoint, connect: Connect, children: list[WorkerProcess]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
-    with exchange(checkpoint, connect) as linked:
-        linked.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
-        pending = linked.start(0, batch.h_TD, gate[0], batch)
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
+        pending = dispatcher.start(0, batch.h_TD, gate[0], batch)
         time.sleep(0.1)
         children[0].kill()
         out_TD = pending.finish(batch.residual_TD)
-        assert torch.equal(out_TD, run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert linked.stats.layers[0].retries == 1
+        assert torch.equal(out_TD, run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch))
+        assert dispatcher.stats.layers[0].retries == 1
 
 
 def test_without_a_replica_the_layer_waits_for_a_new_table(
-    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
+    checkpoint: Checkpoint, connect: Connect, children: list[WorkerProcess]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [child.endpoint for child in children]
-    with exchange(checkpoint, connect) as linked:
-        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
-        pending = linked.start(0, batch.h_TD, gate[0], batch)
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
+        pending = dispatcher.start(0, batch.h_TD, gate[0], batch)
         time.sleep(0.1)
         children[0].kill()
         new = place(2, checkpoint, ends[1:], lambda layer, expert: [0])
-        threading.Timer(0.7, linked.apply, [new]).start()
-        assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert linked.epoch == 2
-        assert linked.stats.layers[0].exposed_s > 0.5
+        threading.Timer(0.7, dispatcher.apply, [new]).start()
+        assert torch.equal(
+            pending.finish(batch.residual_TD), run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch)
+        )
+        assert dispatcher.epoch == 2
+        assert dispatcher.stats.layers[0].exposed_s > 0.5
 
 
-def test_a_hung_worker_is_passed_over_after_its_first_silence(
-    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
+def test_a_hung_worker_is_avoided_after_its_first_timeout(
+    checkpoint: Checkpoint, connect: Connect, children: list[WorkerProcess]
 ) -> None:
-    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
     children[0].signal(signal.SIGSTOP)
-    with exchange(checkpoint, connect, call_timeout_s=0.8) as linked:
-        linked.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
+    with open_dispatcher(checkpoint, connect, call_timeout_s=0.8) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [c.endpoint for c in children], lambda layer, expert: [0, 1]))
         began_s = time.monotonic()
         for number in range(3):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
-        assert linked.stats.layers[0].retries <= 2
+            assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert dispatcher.stats.layers[0].retries <= 2
         assert time.monotonic() - began_s < 8
     children[0].signal(signal.SIGCONT)
 
@@ -285,28 +285,30 @@ def test_a_restarted_worker_is_found_again_at_its_address(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker]
 ) -> None:
     """A broken session is reopened by the next call that needs it."""
-    gate, plain = gates(checkpoint), PlainExchange(checkpoint, DTYPE)
-    with exchange(checkpoint, connect) as linked:
-        linked.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
         for number in range(6):
             two[0].service.fault = hang_up if number % 2 else lambda reply: reply
             if number % 2:
                 threading.Timer(0.1, setattr, [two[0].service, "fault", lambda reply: reply]).start()
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
-            assert torch.equal(run(linked, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+            assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
 
 
 def test_a_hung_worker_that_leaves_the_table_is_not_waited_for(
-    checkpoint: Checkpoint, connect: Connect, children: list[Peer]
+    checkpoint: Checkpoint, connect: Connect, children: list[WorkerProcess]
 ) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     ends = [child.endpoint for child in children]
-    with exchange(checkpoint, connect, call_timeout_s=60, expert_wait_s=60) as linked:
-        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
+    with open_dispatcher(checkpoint, connect, call_timeout_s=60, expert_wait_s=60) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, ends, lambda layer, expert: [expert % 2]))
         children[0].signal(signal.SIGSTOP)
-        pending = linked.start(0, batch.h_TD, gate[0], batch)
-        threading.Timer(0.2, linked.apply, [place(2, checkpoint, ends[1:], lambda layer, expert: [0])]).start()
+        pending = dispatcher.start(0, batch.h_TD, gate[0], batch)
+        threading.Timer(0.2, dispatcher.apply, [place(2, checkpoint, ends[1:], lambda layer, expert: [0])]).start()
         began_s = time.monotonic()
-        assert torch.equal(pending.finish(batch.residual_TD), run(PlainExchange(checkpoint, DTYPE), 0, gate[0], batch))
-        assert time.monotonic() - began_s < 20, "the leader's word ends the wait, not the call's own deadline"
+        assert torch.equal(
+            pending.finish(batch.residual_TD), run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch)
+        )
+        assert time.monotonic() - began_s < 20, "the new table ends the wait, not the call's own deadline"
     children[0].signal(signal.SIGCONT)

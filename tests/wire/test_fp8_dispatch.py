@@ -1,4 +1,7 @@
-"""Rows sent as fp8: what quantising does to a row, that it is the same everywhere, and that classes do not mix."""
+"""Rows sent as fp8: quantisation works row by row, and attention and expert workers need the same dispatch dtype.
+
+Legend: R rows of a call, D hidden, S scales of a row, N bytes of a payload, T tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,35 @@ from pathlib import Path
 import pytest
 import torch
 from caracal_kernels import quantize
-from support.expert_fleet import (
+from support.expert_workers import (
     LINKS,
     Worker,
     connecting,
-    exchange,
     gates,
     load_everything,
+    open_dispatcher,
     place,
     random_batch,
     run,
     workers,
 )
-from support.reference_dispatcher import PlainExchange
+from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import PRESETS, make_checkpoint
 from torch import Tensor
 
-from services.checkpoint.numerics import class_of
+from services.checkpoint.device import CPU
+from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch import CallRejected
-from services.transport.payload import FP8, dequantize, pack, payload_bytes, unpack, wire_dtype
+from services.router.dispatch.errors import CallRejected
+from services.transport.payload import FP8, dequantize, dispatch_dtype_of, pack, payload_bytes, unpack
 
 DTYPE = torch.bfloat16
 
 
-class Fp8Plain(PlainExchange):
-    """Experts see each row as it comes out of fp8; the gate and the zero experts see it as it is."""
+class Fp8Reference(ReferenceDispatcher):
+    """Experts get each row quantised to fp8 and back; the gate and the zero experts get it as it is."""
 
-    def sent(self, h_TD: Tensor) -> Tensor:
+    def expert_input(self, h_TD: Tensor) -> Tensor:
         return dequantize(*quantize(h_TD), h_TD.dtype)
 
 
@@ -47,7 +51,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def three(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
-    with workers(checkpoint, DTYPE, 3, wire=FP8) as running:
+    with workers(checkpoint, DTYPE, 3, dispatch_dtype=FP8) as running:
         for worker in running:
             load_everything(worker.experts)
         yield running
@@ -55,44 +59,48 @@ def three(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_bits_depend_on_no_link_and_no_placement(
+def test_bits_do_not_depend_on_link_or_placement(
     checkpoint: Checkpoint, three: list[Worker], link: str, replicas: int
 ) -> None:
-    gate, plain, wide = gates(checkpoint), Fp8Plain(checkpoint, DTYPE), PlainExchange(checkpoint, DTYPE)
+    gate, plain, wide = gates(checkpoint), Fp8Reference(checkpoint, DTYPE), ReferenceDispatcher(checkpoint, DTYPE)
     ends, hidden, other = [worker.endpoint for worker in three], checkpoint.config.hidden_size, 0
-    with exchange(checkpoint, connecting(link, checkpoint, DTYPE, wire=FP8), wire=FP8) as linked:
-        linked.apply(place(1, checkpoint, ends, lambda layer, expert: [(expert + i) % 3 for i in range(replicas)]))
+    with open_dispatcher(
+        checkpoint, connecting(link, checkpoint, DTYPE, dispatch_dtype=FP8), dispatch_dtype=FP8
+    ) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, ends, lambda layer, expert: [(expert + i) % 3 for i in range(replicas)]))
         for number in range(30):
             batch, layer = random_batch(number, hidden, DTYPE), number % 2
-            out_TD = run(linked, layer, gate[layer], batch)
+            out_TD = run(dispatcher, layer, gate[layer], batch)
             assert torch.equal(out_TD, run(plain, layer, gate[layer], batch)), number
             other += not torch.equal(out_TD, run(wide, layer, gate[layer], batch))
-        total = linked.stats.total()
+        total = dispatcher.stats.total()
     assert other > 20, "fp8 shows in the bits: it must be a class of its own"
     assert total.bytes_sent == payload_bytes(total.rows_sent, hidden, FP8)
     if link == "nccl":
         assert all(call.p2p_group for worker in three for call in worker.service.calls[-3:])
 
 
-def test_rows_of_the_other_class_are_refused(checkpoint: Checkpoint, three: list[Worker]) -> None:
+def test_rows_of_another_dispatch_dtype_are_rejected(checkpoint: Checkpoint, three: list[Worker]) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=8)
     for link in LINKS:
-        with exchange(checkpoint, connecting(link, checkpoint, DTYPE)) as linked:
-            linked.apply(place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0]))
+        with open_dispatcher(checkpoint, connecting(link, checkpoint, DTYPE)) as dispatcher:
+            dispatcher.apply(place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0]))
             with pytest.raises(CallRejected, match=r"this worker takes rows in torch.float8_e4m3fn"):
-                run(linked, 0, gate[0], batch)
+                run(dispatcher, 0, gate[0], batch)
 
 
-def test_classes_differ_by_the_dispatch_dtype_alone() -> None:
-    assert wire_dtype("", DTYPE) == DTYPE
-    assert wire_dtype("fp8", DTYPE) == FP8
-    assert class_of("caracal-0", DTYPE) == "caracal-0"
-    assert class_of("caracal-0", FP8) not in ("caracal-0", class_of("caracal-1", FP8))
-    assert class_of("caracal-0", FP8).startswith("caracal-")
+def test_the_numerics_class_depends_on_the_dispatch_dtype(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert dispatch_dtype_of("", DTYPE) == DTYPE
+    assert dispatch_dtype_of("fp8", DTYPE) == FP8
+    default, wide, fp8 = (numerics_of(checkpoint, DTYPE, CPU, dtype).name for dtype in (None, DTYPE, FP8))
+    assert default == wide
+    other = Checkpoint.open(make_checkpoint(tmp_path, seed=1, dtype=DTYPE))
+    assert fp8 not in (wide, numerics_of(other, DTYPE, CPU, FP8).name)
+    assert fp8.startswith("caracal-")
 
 
 @pytest.mark.parametrize("hidden", [1, 64, 128, 130, 6144])
-def test_each_block_of_a_row_has_its_own_scale_and_rows_stand_alone(hidden: int) -> None:
+def test_each_block_of_a_row_has_its_own_scale_and_rows_are_independent(hidden: int) -> None:
     x_RD = random_batch(hidden, hidden, torch.float32, tokens=5).h_TD
     x_RD *= torch.logspace(-6, 6, 5)[:, None]
     x_RD[1] = 0
@@ -109,15 +117,17 @@ def test_each_block_of_a_row_has_its_own_scale_and_rows_stand_alone(hidden: int)
         assert torch.equal(scale_1S, scale_RS[row : row + 1])
 
 
-@pytest.mark.parametrize("wire", [torch.float32, torch.bfloat16, FP8])
+@pytest.mark.parametrize("dispatch_dtype", [torch.float32, torch.bfloat16, FP8])
 @pytest.mark.parametrize(("rows", "hidden"), [(1, 1), (3, 5), (7, 130), (64, 256)])
-def test_a_payload_is_as_long_as_said_and_comes_out_as_it_went_in(wire: torch.dtype, rows: int, hidden: int) -> None:
-    dtype = torch.float32 if wire == torch.float32 else DTYPE
+def test_a_payload_has_the_announced_length_and_round_trips(
+    dispatch_dtype: torch.dtype, rows: int, hidden: int
+) -> None:
+    dtype = torch.float32 if dispatch_dtype == torch.float32 else DTYPE
     x_RD = random_batch(rows, hidden, dtype, tokens=rows).h_TD
-    payload_N = pack(x_RD, wire)
-    assert payload_N.shape == (payload_bytes(rows, hidden, wire),)
-    right_RD = dequantize(*quantize(x_RD), dtype) if wire == FP8 else x_RD
-    assert torch.equal(unpack(payload_N, rows, hidden, wire, dtype), right_RD)
+    payload_N = pack(x_RD, dispatch_dtype)
+    assert payload_N.shape == (payload_bytes(rows, hidden, dispatch_dtype),)
+    right_RD = dequantize(*quantize(x_RD), dtype) if dispatch_dtype == FP8 else x_RD
+    assert torch.equal(unpack(payload_N, rows, hidden, dispatch_dtype, dtype), right_RD)
 
 
 def test_rows_that_are_not_finite_stay_so() -> None:

@@ -1,11 +1,11 @@
-"""The choice of what to do about a missing answer, as a table of cases; and what a compiled table says."""
+"""The choice of the next worker for a missing answer, case by case; and the compiled routing table."""
 
 from __future__ import annotations
 
 import pytest
 from caracal_proto import placement_pb2
 
-from services.router.dispatch.links import (
+from services.router.dispatch.errors import (
     CallRejected,
     DispatchError,
     InvalidReply,
@@ -26,21 +26,23 @@ from services.router.dispatch.table import LayerReplicas, RoutingTable, compile_
 GONE = WorkerUnavailable("gone")
 
 
-def against(error: DispatchError, epoch: int = 3) -> PeerFailure:
+def failure_of(error: DispatchError, epoch: int = 3) -> PeerFailure:
     return record_failure(None, epoch, error)
 
 
 def test_another_replica_is_asked_at_once() -> None:
-    assert choose_retry({0: against(GONE)}, 3, [[0, 1]], {0}, 0) == RetryChoice(frozenset({0}))
+    assert choose_retry({0: failure_of(GONE)}, 3, [[0, 1]], {0}, 0) == RetryChoice(frozenset({0}))
 
 
 def test_one_expert_with_a_replica_is_enough_to_go_on_at_once() -> None:
-    assert choose_retry({0: against(GONE)}, 3, [[0], [0, 1]], {0, 1}, 0) == RetryChoice(frozenset({0}))
+    assert choose_retry({0: failure_of(GONE)}, 3, [[0], [0, 1]], {0, 1}, 0) == RetryChoice(frozenset({0}))
 
 
-def test_the_only_holder_is_asked_again_after_pauses_that_grow_to_a_limit() -> None:
-    pauses = [choose_retry({0: against(InvalidReply("bits"))}, 3, [[0]], {0}, attempt).pause_s for attempt in range(12)]
-    assert choose_retry({0: against(GONE)}, 3, [[0]], {0}, 0).banned == frozenset()
+def test_the_only_worker_is_asked_again_after_pauses_that_grow_to_a_limit() -> None:
+    pauses = [
+        choose_retry({0: failure_of(InvalidReply("bits"))}, 3, [[0]], {0}, attempt).pause_s for attempt in range(12)
+    ]
+    assert choose_retry({0: failure_of(GONE)}, 3, [[0]], {0}, 0).banned == frozenset()
     assert 0 < pauses[0] < pauses[1] < pauses[2]
     assert pauses[-1] == LAST_PAUSE_S == max(pauses)
 
@@ -49,28 +51,28 @@ def test_the_only_holder_is_asked_again_after_pauses_that_grow_to_a_limit() -> N
     ("error", "needs"),
     [(StaleEpoch("", 7), 7), (StaleEpoch("", 1), 4), (NotLoaded("", 5), 5), (NotLoaded("", 3), 4), (GONE, 0)],
 )
-def test_a_worker_that_named_an_epoch_waits_for_a_table_that_new(error: DispatchError, needs: int) -> None:
-    grievance = against(error)
-    assert grievance.needs_epoch == needs
+def test_a_worker_that_named_an_epoch_is_asked_under_a_table_that_new(error: DispatchError, needs: int) -> None:
+    failure = failure_of(error)
+    assert failure.needs_epoch == needs
     if needs:
-        before, after = (choose_retry({0: grievance}, epoch, [[0]], {0}, 0) for epoch in (needs - 1, needs))
+        before, after = (choose_retry({0: failure}, epoch, [[0]], {0}, 0) for epoch in (needs - 1, needs))
         assert before.banned == {0}
         assert before.pause_s > 0
-        assert after == RetryChoice(frozenset()), "under the newer table nothing is held against it"
+        assert after == RetryChoice(frozenset()), "a newer table clears the failure"
 
 
-def test_experts_that_nobody_holds_are_waited_for() -> None:
+def test_experts_on_no_worker_are_waited_for() -> None:
     assert choose_retry({}, 3, [[], [0]], {0}, 0).pause_s > 0
 
 
-def test_refusals_are_counted_over_retries() -> None:
-    grievance = None
+def test_rejections_are_counted_over_retries() -> None:
+    failure = None
     for _ in range(MAX_REJECTIONS):
-        assert grievance is None or not grievance.fatal
-        grievance = record_failure(grievance, 1, CallRejected("malformed"))
-        grievance = record_failure(grievance, 1, GONE)
-    assert grievance is not None
-    assert grievance.fatal
+        assert failure is None or not failure.fatal
+        failure = record_failure(failure, 1, CallRejected("malformed"))
+        failure = record_failure(failure, 1, GONE)
+    assert failure is not None
+    assert failure.fatal
 
 
 def test_a_compiled_table_lists_replicas_per_expert() -> None:
@@ -83,11 +85,11 @@ def test_a_compiled_table_lists_replicas_per_expert() -> None:
     assert not table.layers[0].complete
     assert table.layers[0].without(frozenset({2, 1})).lists() == [[0], [], []]
     avoiding = table.avoiding({("w0", "b", "a0"), ("w1", "b", "a1")})
-    assert avoiding.layers[0].lists() == [[2], [], [1]], "passed over only where another can do it"
+    assert avoiding.layers[0].lists() == [[2], [], [1]], "avoided only where there is another replica"
     assert table.avoiding(set()) is table
 
 
-def test_the_empty_table_holds_nothing() -> None:
+def test_the_empty_table_has_no_replicas() -> None:
     empty = RoutingTable.empty(2, 3)
     assert (empty.epoch, empty.workers, empty.layers[1].lists()) == (0, (), [[], [], []])
     assert LayerReplicas.of([[0], [1]]).complete

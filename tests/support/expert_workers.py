@@ -1,6 +1,6 @@
-"""Expert workers and exchanges over a tiny checkpoint: real gRPC servers on loopback.
+"""Expert workers and dispatchers over a tiny checkpoint: real gRPC servers on loopback.
 
-Legend: T tokens, D hidden, E gate outputs.
+Legend: T tokens, D hidden, A (row, expert) assignments.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import torch
+from caracal_kernels import GateWeights
 from caracal_proto import expert_pb2, placement_pb2
 from torch import Tensor
 
@@ -34,21 +35,15 @@ REPO = Path(__file__).resolve().parents[2]
 
 LINKS = ("grpc", "nccl")
 MAX_TOKENS = 64  # of one layer call
-FIRST_PAIR_S = 2.0
+FIRST_CONNECT_S = 2.0
 MAX_SESSIONS = 16  # of a worker
 
 Fault = Callable[[expert_pb2.ExpertReply], expert_pb2.ExpertReply | None]
 
 
 @dataclass(frozen=True)
-class Gate:
-    classifier_ED: Tensor
-    bias_E: Tensor
-
-
-@dataclass(frozen=True)
 class Batch:
-    """One layer's input; also the step, as far as an exchange looks at one."""
+    """One layer's input; also the part of a step that a dispatcher reads."""
 
     number: int
     positions_T: Tensor
@@ -56,11 +51,11 @@ class Batch:
     residual_TD: Tensor
 
 
-def gates(checkpoint: Checkpoint) -> list[Gate]:
+def gates(checkpoint: Checkpoint) -> list[GateWeights]:
     prefix = "model.layers.{}.mlp.router."
     read = checkpoint.tensor
     return [
-        Gate(
+        GateWeights(
             read(prefix.format(layer) + "classifier.weight", torch.float32),
             read(prefix.format(layer) + "e_score_correction_bias", torch.float32),
         )
@@ -79,15 +74,18 @@ def random_batch(number: int, hidden: int, dtype: torch.dtype, tokens: int | Non
     )
 
 
-class Patient(NcclLink):
-    """Waits for its first pair, as no engine should: so all calls of a test go over one until something breaks it."""
+class WaitingNcclLink(NcclLink):
+    """Waits for its first P2P group before its first call, so that all calls of a test go over one until it breaks.
+
+    An engine must not wait like this.
+    """
 
     waited = False
 
     def dispatch(self, request: ExpertRequest) -> Future[Answer]:
         if not self.waited:
             self.waited = True
-            self.meet(FIRST_PAIR_S)
+            self.connect_p2p(FIRST_CONNECT_S)
         return super().dispatch(request)
 
 
@@ -96,44 +94,46 @@ def connecting(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
     stats: P2PStats | None = None,
-    wire: torch.dtype | None = None,
-    nccl: type[NcclLink] = Patient,
+    dispatch_dtype: torch.dtype | None = None,
+    nccl: type[NcclLink] = WaitingNcclLink,
 ) -> Connect:
-    """A way to workers of a checkpoint, over either link."""
+    """Returns what opens links of either kind to workers of a checkpoint."""
     config = checkpoint.config
     options = P2POptions(
         host="127.0.0.1",
         max_rows=MAX_TOKENS,
-        max_pairs=MAX_TOKENS * config.moe_topk,
+        max_assignments=MAX_TOKENS * config.moe_topk,
         hidden=config.hidden_size,
         dtype=dtype,
-        wire=wire or dtype,
+        dispatch_dtype=dispatch_dtype or dtype,
         device=torch.device("cpu"),
         stats=stats or P2PStats(),
     )
-    return lambda endpoint: nccl(endpoint, options) if link == "nccl" else GrpcLink(endpoint, wire=wire)
+    return lambda endpoint: (
+        nccl(endpoint, options) if link == "nccl" else GrpcLink(endpoint, dispatch_dtype=dispatch_dtype)
+    )
 
 
 class FaultyService(ExpertService):
-    """Counts what comes in, and answers through `fault`, which may change a reply, swallow it (None) or raise."""
+    """Records calls, and replies through `fault`, which may change a reply, drop it (None) or raise."""
 
-    def __init__(self, state: PlacementState, batcher: Batcher, pairs: bool, wire: torch.dtype | None) -> None:
-        max_bytes = payload_bytes(MAX_ROWS, state.experts.hidden, wire or state.experts.dtype)
-        made = P2PRegistry("127.0.0.1", torch.device("cpu"), max_bytes) if pairs else None
-        super().__init__(state, batcher, made, wire, MAX_SESSIONS)
+    def __init__(self, state: PlacementState, batcher: Batcher, p2p: bool, dispatch_dtype: torch.dtype | None) -> None:
+        max_bytes = payload_bytes(MAX_ROWS, state.experts.hidden, dispatch_dtype or state.experts.dtype)
+        registry = P2PRegistry("127.0.0.1", torch.device("cpu"), max_bytes) if p2p else None
+        super().__init__(state, batcher, registry, dispatch_dtype, MAX_SESSIONS)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
     ) -> Iterator[expert_pb2.ExpertReply]:
-        replies = super().Session(self._noted(request_iterator), context)
+        replies = super().Session(self._record(request_iterator), context)
         for reply in replies:
             changed = self.fault(reply)
             if changed is not None:
                 yield changed
 
-    def _noted(self, calls: Iterator[expert_pb2.ExpertCall]) -> Iterator[expert_pb2.ExpertCall]:
+    def _record(self, calls: Iterator[expert_pb2.ExpertCall]) -> Iterator[expert_pb2.ExpertCall]:
         for call in calls:
             self.calls.append(call)
             yield call
@@ -148,21 +148,21 @@ class Worker:
         dtype: torch.dtype,
         name: str,
         around: Callable[[Compute], Compute] = lambda compute: compute,
-        pairs: bool = True,
-        wire: torch.dtype | None = None,
+        p2p: bool = True,
+        dispatch_dtype: torch.dtype | None = None,
     ) -> None:
         self.experts = Experts(checkpoint, dtype)
         self.state = PlacementState(self.experts, name, f"boot-{name}", "class-of-the-test")
-        self.spoil: Callable[[Tensor], Tensor] = lambda y_AD: y_AD
+        self.corrupt: Callable[[Tensor], Tensor] = lambda y_AD: y_AD
         compute = around(self.experts.compute)
-        self.batcher = Batcher(lambda *call: self.spoil(compute(*call)))
-        self.service = FaultyService(self.state, self.batcher, pairs, wire)
+        self.batcher = Batcher(lambda *call: self.corrupt(compute(*call)))
+        self.service = FaultyService(self.state, self.batcher, p2p, dispatch_dtype)
         self.server = ExpertServer(self.service, MAX_SESSIONS)
         port = self.server.start("127.0.0.1", 0)
         self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=f"127.0.0.1:{port}")
 
-    def take(self, table: placement_pb2.Table) -> None:
-        """Both phases of a placement."""
+    def apply(self, table: placement_pb2.Table) -> None:
+        """Prepares and commits a table."""
         mine = wanted(table, self.endpoint.worker_id)
         self.state.prepare(table.epoch, mine, lambda done, total: None)
         self.state.commit(table)
@@ -175,14 +175,14 @@ def place(
     epoch: int,
     checkpoint: Checkpoint,
     endpoints: Iterable[placement_pb2.Endpoint],
-    holders: Callable[[int, int], list[int]],
+    replicas: Callable[[int, int], list[int]],
 ) -> placement_pb2.Table:
-    """A table in which `holders(layer, expert)` are the workers of each expert."""
+    """Returns a table in which `replicas(layer, expert)` are the workers of each expert."""
     config = checkpoint.config
     layers = [
         placement_pb2.LayerPlacement(
             experts=[
-                placement_pb2.Replicas(worker=sorted(holders(layer, expert)))
+                placement_pb2.Replicas(worker=sorted(replicas(layer, expert)))
                 for expert in range(config.n_routed_experts)
             ]
         )
@@ -192,7 +192,7 @@ def place(
 
 
 def wanted(table: placement_pb2.Table, name: str) -> list[tuple[int, int]]:
-    """(layer, expert) of everything the table gives to a worker."""
+    """Returns (layer, expert) of everything the table gives to a worker."""
     return [
         (layer, expert)
         for layer, placement in enumerate(table.layers)
@@ -219,15 +219,15 @@ def workers(checkpoint: Checkpoint, dtype: torch.dtype, count: int, **options: A
 
 
 @contextmanager
-def exchange(checkpoint: Checkpoint, connect: Any = GrpcLink, **options: Any) -> Iterator[MoEDispatcher]:
-    made = MoEDispatcher(connect, checkpoint.config, **options)
+def open_dispatcher(checkpoint: Checkpoint, connect: Any = GrpcLink, **options: Any) -> Iterator[MoEDispatcher]:
+    dispatcher = MoEDispatcher(connect, checkpoint.config, **options)
     try:
-        yield made
+        yield dispatcher
     finally:
-        made.close()
+        dispatcher.close()
 
 
-def run(exchange: Any, layer: int, gate: Gate, batch: Batch) -> Tensor:
-    """One MoE layer through an exchange."""
-    out_TD: Tensor = exchange.start(layer, batch.h_TD, gate, batch).finish(batch.residual_TD)
+def run(dispatcher: Any, layer: int, gate: GateWeights, batch: Batch) -> Tensor:
+    """Runs one MoE layer."""
+    out_TD: Tensor = dispatcher.start(layer, batch.h_TD, gate, batch).finish(batch.residual_TD)
     return out_TD

@@ -1,0 +1,81 @@
+"""No import leans the wrong way. docs/architecture.md says why each of these lines is drawn."""
+
+from __future__ import annotations
+
+import pytest
+from support.module_graph import below, circles, imports, modules, reached
+
+HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
+NETWORK = {"grpc", "socket", "redis", "asyncio", "http", "urllib"}
+IO = NETWORK | {"torch", "pathlib", "time", "subprocess", "threading"}
+
+# (modules, what they must not reach when they are imported)
+NEVER_REACHED = [
+    (("services.router.gateway", "services.router.requests", "services.router.placement"), {"torch", "transformers"}),
+    (("services.router.servers", "services.router.settings", "services.router.__main__"), {"torch", "transformers"}),
+    (("services.membership", "services.process", "services.cli.app", "services.local.settings"), {"torch"}),
+    (("services.router.dispatch", "services.transport"), HTTP),
+    (("services.attention_worker.model",), {"grpc", "socket", "redis", "http"}),
+    (
+        (
+            "services.router.placement.policy",
+            "services.router.placement.capacity",
+            "services.router.requests.progress",
+            "services.router.requests.stops",
+            "services.router.requests.worker_choice",
+            "services.router.dispatch.retry",
+            "services.attention_worker.engine.scheduler",
+            "services.attention_worker.engine.pages",
+            "services.attention_worker.engine.sequence",
+        ),
+        IO,
+    ),
+]
+
+# (who, what it must not import itself, in functions neither)
+NEVER_IMPORTED = [
+    ("services", ("bench", "tests", "support", "k8s", "training")),
+    ("services.attention_worker", ("services.local", "services.cli", "services.expert_worker")),
+    ("services.attention_worker", ("services.router.gateway", "services.router.requests", "services.router.placement")),
+    ("services.expert_worker", ("services.local", "services.cli", "services.attention_worker", "services.router")),
+    ("services.router", ("services.local", "services.cli", "services.attention_worker", "services.expert_worker")),
+    ("services.router.dispatch", ("services.router.gateway", "services.router.requests", "services.router.placement")),
+    ("services.router.requests", ("services.router.gateway", "services.router.placement", "services.router.dispatch")),
+    ("services.router.placement", ("services.router.gateway", "services.router.requests", "services.router.dispatch")),
+    ("services.checkpoint", ("services.transport", "services.router", "services.membership", "services.process")),
+    ("services.transport", ("services.router", "services.attention_worker", "services.expert_worker")),
+    ("services.membership", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),
+    ("services.process", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),
+    ("caracal_kernels", ("services", "bench", "training")),
+    ("training", ("services.router", "services.attention_worker", "services.expert_worker", "bench")),
+]
+# `caracal bench` finds bench/ beside the checkout, and says so when it is not there.
+EXCEPTIONS = {("services.cli.app", "bench.main")}
+
+
+@pytest.mark.parametrize(("rooms", "forbidden"), NEVER_REACHED, ids=lambda value: next(iter(value)))
+def test_importing_a_room_brings_nothing_that_it_must_not_know(rooms: tuple[str, ...], forbidden: set[str]) -> None:
+    found = {name: sorted(reached(name) & forbidden) for name in below(*rooms)}
+    assert found, f"no modules in {rooms}"
+    assert not {name: names for name, names in found.items() if names}
+
+
+@pytest.mark.parametrize(("room", "others"), NEVER_IMPORTED)
+def test_a_room_does_not_import(room: str, others: tuple[str, ...]) -> None:
+    wrong = [
+        (name, other)
+        for name in below(room)
+        for other in imports(name)
+        if any(other == one or other.startswith(one + ".") for one in others) and (name, other) not in EXCEPTIONS
+    ]
+    assert not wrong
+
+
+def test_no_circle_among_modules() -> None:
+    assert not circles()
+
+
+def test_the_graph_is_read_at_all() -> None:
+    assert len(modules()) > 250
+    assert "torch" in reached("services.expert_worker.experts")
+    assert "services.router.placement.policy" in imports("services.router.placement.leader")
