@@ -13,7 +13,7 @@ RUN python -m venv /opt/caracal && /opt/caracal/bin/pip install --no-cache-dir '
 
 # The gateway's packages; without setup.py no kernel is compiled, and none runs there.
 FROM build AS gateway-build
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY kernels kernels
 COPY proto proto
 COPY services services
@@ -25,7 +25,7 @@ FROM build AS worker-build
 # Torch first and pinned, so that nothing after it replaces the build that was chosen here.
 ARG TORCH_INDEX=
 RUN /opt/caracal/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.*'
-COPY pyproject.toml setup.py README.md ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY kernels kernels
 COPY proto proto
 COPY services services

@@ -16,16 +16,22 @@ up: $(VENV)/.run
 	@echo "==> [3/3] starting a cluster on this machine"
 	@$(BIN)/caracal up $(UP)
 
+# All tests; TESTS='tests/wire -k retry' picks some. What starts no process runs first, on both cores.
 test: $(VENV)/.dev $(VENV)/.helm
+ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
+else
+	$(MAKE) --no-print-directory test-fast
+	$(BIN)/python -m pytest -m processes --ignore tests/smoke
+endif
 
-# Everything that starts no process: for every save. Two workers, one per core.
+# Everything that starts no process: for every save. Three pytest workers on two cores, because some tests only wait.
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not processes" -n 2 --dist loadscope $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes" -n 3 --dist worksteal
 
 # Every command that README, docs and this file name, in a tiny form.
 smoke: $(VENV)/.dev $(VENV)/.helm
-	$(BIN)/python -m pytest -v --timeout 900 tests/smoke $(TESTS)
+	$(BIN)/python -m pytest -v --timeout 900 tests/smoke
 
 check: $(VENV)/.dev $(VENV)/.helm
 	$(BIN)/ruff format --check .

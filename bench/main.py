@@ -129,10 +129,10 @@ def main(arguments: list[str]) -> None:
     if given.rounds < 3:
         parser.error("--rounds: a median needs at least 3 rounds")
     rows = run(1, None, SMOKE) if given.smoke else run(given.rounds, given.out)
-    console.print(markdown(rows), markup=False)
+    print(markdown(rows))
     for row in rows:
         if row.detail:
-            console.print(f"{row.what}: {row.detail}", style="dim", markup=False, highlight=False)
+            print(f"{row.what}: {row.detail}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def train(run: Run, console: Console) -> None:
         while run.step < run.recipe.steps:
             report = run.advance()
             last = run.step == run.recipe.steps
-            if run.step % LOG_EVERY == 0:
+            if run.step % LOG_EVERY == 0 or last:
                 run.log({"kind": "step", **asdict(report)})
                 progress.update(bar, completed=run.step, description=f"loss {report.loss:.3f}")
             if run.step % CHECK_EVERY == 0 or last:
@@ -81,9 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "models" / "caracal-tiny")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the log and the plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument(
-        "--steps", type=int, default=Recipe.steps, help="fewer only to try it: the model is then untrained"
-    )
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="fewer only to try the program out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

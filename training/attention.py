@@ -1,6 +1,7 @@
-"""Multi-head latent attention without a KV cache, for training. Source: longcat_flash in transformers; report section 2.3.
+"""Multi-head latent attention without a KV cache, for training (docs/longcat-flash.md, Attention).
 
-Legend: T tokens of all groups, H heads, C kv_lora_rank, R rope dim, N nope dim, V value dim, B rows, S row length.
+Legend: T tokens of all groups, D hidden, H heads, C kv_lora_rank, R rope dim, N nope dim, Q = N + R, U value dim,
+W = N + U, X = R / 2, B rows, S row length.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ class Attention(nn.Module):
         self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5
         self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5
 
-    def forward(self, x_TD: Tensor, rope_T2R: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """`groups`: (B, S) of each run of equally long rows in T. `rope_T2R`: half cosines, half sines."""
+    def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: list[tuple[int, int]]) -> Tensor:
+        """`groups`: (B, S) of each run of equally long rows in T. `rope_TR`: half cosines, half sines."""
         c, tokens = self.config, len(x_TD)
         q_THQ = (self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_TD))) * self.q_scale).view(
             tokens, c.num_attention_heads, -1
         )
         latent_TC, k_rope_TR = self.kv_a_proj_with_mqa(x_TD).split([c.kv_lora_rank, c.qk_rope_head_dim], -1)
-        kv_THX = self.kv_b_proj(self.kv_a_layernorm(latent_TC) * self.kv_scale).view(tokens, c.num_attention_heads, -1)
-        k_nope_THN, v_THU = kv_THX.split([c.qk_nope_head_dim, c.v_head_dim], -1)
+        kv_THW = self.kv_b_proj(self.kv_a_layernorm(latent_TC) * self.kv_scale).view(tokens, c.num_attention_heads, -1)
+        k_nope_THN, v_THU = kv_THW.split([c.qk_nope_head_dim, c.v_head_dim], -1)
         q_nope_THN, q_rope_THR = q_THQ.split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
-        q_THQ = torch.cat([q_nope_THN, rotate(q_rope_THR, rope_T2R)], -1)
-        k_rope_T1R = rotate(k_rope_TR[:, None], rope_T2R)
+        q_THQ = torch.cat([q_nope_THN, rotate(q_rope_THR, rope_TR)], -1)
+        k_rope_T1R = rotate(k_rope_TR[:, None], rope_TR)
         k_THQ = torch.cat([k_nope_THN, k_rope_T1R.expand(-1, c.num_attention_heads, -1)], -1)
         sizes = [rows * length for rows, length in groups]
         parts = zip(*(torch.split(t, sizes) for t in (q_THQ, k_THQ, v_THU)), groups, strict=True)
@@ -67,9 +68,9 @@ class Attention(nn.Module):
 
 
 def _attend(q_THQ: Tensor, k_THQ: Tensor, v_THU: Tensor, rows: int) -> Tensor:
-    q_BHSQ, k_BHSQ, v_BHSV = (t.view(rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THQ, k_THQ, v_THU))
-    o_BHSV = F.scaled_dot_product_attention(q_BHSQ, k_BHSQ, v_BHSV, is_causal=True)
-    return o_BHSV.transpose(1, 2).reshape(len(q_THQ), -1)
+    q_BHSQ, k_BHSQ, v_BHSU = (t.view(rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THQ, k_THQ, v_THU))
+    o_BHSU = F.scaled_dot_product_attention(q_BHSQ, k_BHSQ, v_BHSU, is_causal=True)
+    return o_BHSU.transpose(1, 2).reshape(len(q_THQ), -1)
 
 
 def rope_table(config: ModelConfig, length: int) -> Tensor:

@@ -29,7 +29,7 @@ class Verdict:
 def replay(
     url: str, model: str, dialogues: list[Dialogue], parallel: int, done: Callable[[], None]
 ) -> list[list[Verdict]]:
-    """Returns verdicts by dialogue. Answers are requested greedily after the expected history; `done` is called per dialogue."""
+    """Returns verdicts by dialogue, for greedy answers to the expected history. Calls `done` after each dialogue."""
 
     def evaluate(dialogue: Dialogue) -> list[Verdict]:
         verdicts = [_ask(url, model, dialogue, answer.index, answer.category) for answer in dialogue.answers]

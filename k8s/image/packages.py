@@ -13,7 +13,7 @@ TORCH = "torch==2.13.*"
 OLDER_PYTHON = "async-timeout"
 # Headers and test programs, which only compilers need. torch_shm_manager stays: torch needs it when imported.
 _UNUSED = ("torch/include", "torch/share", "torch/test", "torch/bin/*test*", "torch/bin/proto*")
-_SOURCES = ("pyproject.toml", "setup.py", "README.md", "kernels", "proto", "services")
+_SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "kernels", "proto", "services")
 _PROGRAMS = ("caracal", "hf")
 
 

@@ -26,11 +26,11 @@ class RunState:
 
 def state_directory() -> Path:
     """The directory of state files: in XDG_RUNTIME_DIR, else in the user's cache, else (no writable HOME) in /tmp."""
-    home = Path(os.environ.get("HOME") or "/nonexistent")
+    home_directory = Path(os.environ.get("HOME") or "/nonexistent")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         base = Path(runtime)
-    elif os.access(home, os.W_OK):
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    elif os.access(home_directory, os.W_OK):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home_directory / ".cache")
     else:
         base = Path(tempfile.gettempdir()) / f"caracal-{os.getuid()}"
     return base / "caracal"

@@ -22,6 +22,8 @@ from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
 
+pytestmark = pytest.mark.processes
+
 PROMPT = [11, 12, 13, 14, 15]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

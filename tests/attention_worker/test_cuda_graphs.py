@@ -54,7 +54,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 def model(checkpoint: Checkpoint, runs: SegmentRunner | None = None) -> Model:
     dtype: torch.dtype = getattr(torch, checkpoint.config.torch_dtype)
-    return Model(Load(checkpoint, dtype, lambda done, total: None, device=DEVICE), runs)
+    return Model(Load(checkpoint, dtype, lambda done, total: None, device=DEVICE), runs or runner_for(DEVICE))
 
 
 def answers(checkpoint: Checkpoint, runs: SegmentRunner | None) -> list[Received]:

@@ -23,7 +23,7 @@ def test_a_page_takes_the_bytes_it_is_counted_as(tmp_path: Path) -> None:
 
 
 def test_the_real_model_on_a_gpu_of_80_gib() -> None:
-    """28 layers, 512 + 64 values a token and sublayer: 64 512 bytes a token in bfloat16."""
+    """Its 56 attention sublayers cache 512 + 64 values per token each: 64 512 bytes per token in bfloat16."""
     one, free, total = 64 * 64_512, 40 * 2**30, 80 * 2**30
     pages = pages_that_fit(free, total, one)
     assert pages * one <= free - total // 10 < (pages + 1) * one

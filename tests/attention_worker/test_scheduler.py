@@ -1,7 +1,5 @@
 """The scheduler under random submits, cancels and steps: pages, token budget, order, progress."""
 
-from random import Random
-
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -38,17 +36,15 @@ def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
     return ended
 
 
-def build(pages: int, budget: int, max_running: int, shuffle: Random | None = None) -> Scheduler:
-    pool = PagePool(pages, PAGE_SIZE, max_running, pages * PAGE_SIZE, shuffle)
+def build(pages: int, budget: int, max_running: int) -> Scheduler:
+    pool = PagePool(pages, PAGE_SIZE, max_running, pages * PAGE_SIZE)
     return Scheduler(pool, budget, max_running)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(
-        pages=st.integers(2, 12), budget=st.integers(1, 24), max_running=st.integers(1, 6), shuffle=st.booleans()
-    )
-    def start(self, pages: int, budget: int, max_running: int, shuffle: bool) -> None:
-        self.scheduler = build(pages, budget, min(max_running, budget), Random(0) if shuffle else None)
+    @initialize(pages=st.integers(2, 12), budget=st.integers(1, 24), max_running=st.integers(1, 6))
+    def start(self, pages: int, budget: int, max_running: int) -> None:
+        self.scheduler = build(pages, budget, min(max_running, budget))
         self.capacity = pages * PAGE_SIZE
         self.live: dict[int, Sequence] = {}
         self.keys = 0

@@ -26,6 +26,8 @@ from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.errors import WorkerUnavailable
 
+pytestmark = pytest.mark.processes
+
 SIZES = limits(max_batch_tokens=24, max_running=6, num_pages=48)
 # 4 heads over 2 ranks and 3 over 3; hidden, inner width and vocabulary that leave the last rank with fewer rows.
 CASES = [

@@ -12,6 +12,8 @@ from support.tiny_checkpoint import make_checkpoint
 from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting
 
+pytestmark = pytest.mark.processes
+
 
 def followers(cluster: ClusterUnderTest, name: str) -> list[psutil.Process]:
     return psutil.Process(cluster.local.children[name].pid).children(recursive=True)

@@ -17,6 +17,8 @@ from caracal_proto import attention_pb2, attention_pb2_grpc
 from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, redis_store, spawn
 
+pytestmark = pytest.mark.processes
+
 TOKENS = 300
 Token = tuple[int, int, int]  # (index, id, checksum of the logits)
 
@@ -29,11 +31,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def running_workers(checkpoint: Path, store: Store, *ranks: int) -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
     """Yields attention workers of so many ranks as (process, address); starts an expert worker for them."""
-    common = {
-        "MODEL": str(checkpoint),
-        "REDIS_URL": store.url,
-        "DRAIN_TIMEOUT_S": "120",
-    }  # longer than any answer takes
+    # The drain timeout is longer than an answer takes on any machine.
+    common = {"MODEL": str(checkpoint), "REDIS_URL": store.url, "DRAIN_TIMEOUT_S": "120"}
     expert = spawn("expert", WORKER_ID="expert-0", **common)
     workers = [spawn("attention", WORKER_ID=f"attention-{n}", TP=str(tp), **common) for n, tp in enumerate(ranks)]
     try:

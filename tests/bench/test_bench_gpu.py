@@ -211,7 +211,7 @@ def test_the_chosen_tile() -> None:
 
 
 def test_bytes_and_parameters_of_a_slice() -> None:
-    """longcat-flash 1.7: a layer is 19,966,227,200 parameters, each of its 512 experts 37,748,736. The gate is fp32."""
+    """A layer of LongCat-Flash has 19,966,227,200 parameters, each of its 512 experts 37,748,736. The gate is fp32."""
     config = ModelConfig.from_dict(LONGCAT | {"num_layers": 1, "max_position_embeddings": 4096})
     dense, expert = layer_bytes(config, "bf16")
     assert expert == 2 * 37_748_736

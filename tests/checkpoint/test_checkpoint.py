@@ -148,6 +148,7 @@ def test_numerics_class_differs_by_dtype_and_weights(tmp_path: Path) -> None:
     assert all(name.startswith("caracal-") and len(name) == 24 for name in classes)
 
 
+@pytest.mark.processes
 def test_tiny_checkpoint_is_also_a_command(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "support" / "tiny_checkpoint.py"
     arguments = ["--preset", "uneven", "--seed", "3", "--dtype", "float32"]

@@ -15,7 +15,7 @@ from services.checkpoint.config import CheckpointError
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.safetensors import INDEX
 
-VICTIMS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json", INDEX]
+FILES = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json", INDEX]
 SIZES: dict[str, Any] = {"num_layers": 1, "n_routed_experts": 2, "zero_expert_num": 2, "moe_topk": 2}
 
 
@@ -23,7 +23,7 @@ SIZES: dict[str, Any] = {"num_layers": 1, "n_routed_experts": 2, "zero_expert_nu
 def pristine() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = make_checkpoint(Path(folder), **SIZES)
-        return {file.name: file.read_bytes() for file in path.iterdir() if file.name in VICTIMS}
+        return {file.name: file.read_bytes() for file in path.iterdir() if file.name in FILES}
 
 
 def outcome(files: dict[str, bytes]) -> str:
@@ -40,7 +40,7 @@ def outcome(files: dict[str, bytes]) -> str:
     return "served"
 
 
-VICTIM = st.sampled_from(VICTIMS)
+ANY_FILE = st.sampled_from(FILES)
 
 
 def one_line(message: str) -> bool:
@@ -53,21 +53,21 @@ def test_undamaged_is_served() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(VICTIM, st.data())
-def test_truncated_anywhere(victim: str, data: st.DataObject) -> None:
-    raw = pristine()[victim]
-    message = outcome(pristine() | {victim: raw[: data.draw(st.integers(0, len(raw) - 1))]})
-    assert message.startswith(f"{victim}: ")
+@given(ANY_FILE, st.data())
+def test_truncated_anywhere(damaged: str, data: st.DataObject) -> None:
+    raw = pristine()[damaged]
+    message = outcome(pristine() | {damaged: raw[: data.draw(st.integers(0, len(raw) - 1))]})
+    assert message.startswith(f"{damaged}: ")
     assert one_line(message)
 
 
 @settings(max_examples=200, deadline=None)
-@given(VICTIM, st.data())
-def test_bits_flipped_near_the_start(victim: str, data: st.DataObject) -> None:
-    raw = bytearray(pristine()[victim])
+@given(ANY_FILE, st.data())
+def test_bits_flipped_near_the_start(damaged: str, data: st.DataObject) -> None:
+    raw = bytearray(pristine()[damaged])
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, min(len(raw), 3000) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert one_line(outcome(pristine() | {victim: bytes(raw)}))
+    assert one_line(outcome(pristine() | {damaged: bytes(raw)}))
 
 
 JSON = st.recursive(
@@ -80,8 +80,8 @@ JSON = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_value_anywhere_in_a_header(data: st.DataObject) -> None:
-    victim = "model-00001-of-00002.safetensors"
-    raw = pristine()[victim]
+    damaged = "model-00001-of-00002.safetensors"
+    raw = pristine()[damaged]
     end = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:end])
     name = data.draw(st.sampled_from(sorted(header)))
@@ -90,6 +90,6 @@ def test_any_value_anywhere_in_a_header(data: st.DataObject) -> None:
     else:
         header[name][data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))] = data.draw(JSON)
     text = json.dumps(header).encode()
-    message = outcome(pristine() | {victim: len(text).to_bytes(8, "little") + text + raw[end:]})
-    assert message.startswith(f"{victim}: ")
+    message = outcome(pristine() | {damaged: len(text).to_bytes(8, "little") + text + raw[end:]})
+    assert message.startswith(f"{damaged}: ")
     assert one_line(message)

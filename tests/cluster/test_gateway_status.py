@@ -26,6 +26,8 @@ from services.cli.scale import scale
 from services.membership.redis import Membership
 from services.process.settings import InvalidSetting
 
+pytestmark = pytest.mark.processes
+
 
 def _status(url: str) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["status", "--gateway", url], env={"COLUMNS": "200"})

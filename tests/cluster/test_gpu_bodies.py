@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import pytest
 import torch
 from caracal_proto import attention_pb2, attention_pb2_grpc
 from support.quantized_checkpoint import to_fp8
@@ -19,6 +20,8 @@ from support.worker_processes import place_everything, redis_store, spawn
 from services.checkpoint.device import CPU
 from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
+
+pytestmark = pytest.mark.processes
 
 WHERE = {"DEVICE": "cuda"} if torch.cuda.is_available() else {"KERNELS": "triton"}
 SMALL = PLAIN | {"num_layers": 1, "num_hidden_layers": 2, "n_routed_experts": 3, "zero_expert_num": 1, "moe_topk": 2}

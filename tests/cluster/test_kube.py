@@ -190,6 +190,7 @@ def test_counts_that_are_mistakes(api: FakeApi, words: tuple[str, ...], expected
     assert len(output) < 100
 
 
+@pytest.mark.processes
 def test_without_the_client_one_line_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "kubernetes.py").write_text("raise ModuleNotFoundError('not installed', name='kubernetes')")
     done = subprocess.run(

@@ -99,10 +99,10 @@ def test_the_scheduler_is_not_quoted_twice(api: FakeApi) -> None:
 
 def test_scale_prints_what_it_waits_for_and_how_long(api: FakeApi) -> None:
     api.stuck = True
-    code, output = run("scale", "expert=3", "--context", "lab", "--timeout", "5")
+    code, output = run("scale", "expert=3", "--context", "lab", "--timeout", "4")
     why = "caracal-expert-1, caracal-expert-2: no node has 8 GPUs"
     printed = [line for line in output.splitlines() if line.startswith("caracal:")]
-    assert (code, printed) == (1, [f"caracal: waiting for {why}", f"caracal: not reached within 5 s; {why}"])
+    assert (code, printed) == (1, [f"caracal: waiting for {why}", f"caracal: not reached within 4 s; {why}"])
 
 
 def test_scale_does_not_wait_with_a_timeout_of_0(api: FakeApi) -> None:

@@ -19,6 +19,8 @@ from support.tiny_checkpoint import make_checkpoint
 from services.cli.up import usage
 from services.local.settings import DEFAULT_MODEL
 
+pytestmark = pytest.mark.processes
+
 REPO = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "services.cli.app"]
 
@@ -132,15 +134,15 @@ def test_a_taken_port_is_one_line(user: dict[str, str], model: Path) -> None:
 @pytest.mark.parametrize(("option", "value"), [("--link", "rdma"), ("--dispatch-dtype", "int4")])
 def test_a_link_that_is_not_known_is_one_line(user: dict[str, str], model: Path, option: str, value: str) -> None:
     output = one_line(command(user, "up", "--model", str(model), "--port", "0", option, value))
-    assert f"{option}: '{value}'" in output
+    assert f"{option} is '{value}': must be " in output
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "why"),
     [
-        ("LINK", "foo", "--link: 'foo' is neither grpc nor nccl"),
-        ("DISPATCH_DTYPE", "int4", "--dispatch-dtype: 'int4' is not fp8"),
-        ("KV_PAGES", "-3", "--kv-pages: -3 is negative"),
+        ("LINK", "foo", "--link is 'foo': must be grpc or nccl"),
+        ("DISPATCH_DTYPE", "int4", "--dispatch-dtype is 'int4': must be fp8 or empty"),
+        ("KV_PAGES", "-3", "--kv-pages is -3: must be at least 0"),
         ("KV_PAGES", "1000000000", "attention-0: CARACAL_KV_PAGES: 1000000000 pages of CARACAL_PAGE_SIZE 64 take"),
         ("TP", "3", "attention-0: CARACAL_TP is 3: it must divide"),
     ],
@@ -158,7 +160,7 @@ def test_a_device_that_does_not_exist_is_one_line(user: dict[str, str], model: P
 
 
 def test_a_wrong_directory_is_one_line(user: dict[str, str], tmp_path: Path) -> None:
-    assert "is not a directory" in one_line(command(user, "up", "--model", str(tmp_path / "nowhere")))
+    assert "nowhere: not a directory" in one_line(command(user, "up", "--model", str(tmp_path / "nowhere")))
     assert "config.json" in one_line(command(user, "up", "--model", str(tmp_path / "tmp")))
 
 
@@ -180,7 +182,7 @@ def test_a_child_that_cannot_start_says_why_and_nothing_is_left(user: dict[str, 
         (["expert=-1"], "needs at least one expert worker"),
         (["router=2"], "scale takes attention=COUNT and expert=COUNT"),
         (["expert=many"], "is not a whole number"),
-        (["expert=1000"], "more than 64"),
+        (["expert=1000"], "at most 64 processes"),
     ],
 )
 def test_invalid_counts_are_one_line(user: dict[str, str], words: list[str], why: str) -> None:

@@ -22,6 +22,8 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.children import Child, end, start
 
+pytestmark = pytest.mark.processes
+
 RECORD = WorkerRecord(worker_id="expert-0", role="expert", address="127.0.0.1:1", boot_id="b", stats={"rows": 1.5})
 
 

@@ -7,6 +7,8 @@ from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, Streams, 
 
 from services.membership.redis import RedisUnavailable
 
+pytestmark = pytest.mark.processes
+
 PAUSE_S = 1.0  # the longest pause that a stream may have while workers join and leave
 SOME = 20 * CALLERS  # tokens
 

@@ -31,9 +31,9 @@ def printed(overview: Overview) -> str:
 def test_classes_stand_side_by_side_and_what_differs_is_marked() -> None:
     workers = worker("expert-0", "caracal-a"), worker("expert-1", "caracal-b", kernels="reference")
     text = printed(Overview(workers=workers))
-    (kernels,) = [line for line in text.splitlines() if line.startswith("kernels")]
+    (kernels,) = [line for line in text.splitlines() if line.split()[:1] == ["kernels"]]
     assert kernels.split() == ["kernels", "avx2", "reference", "differs"]
-    (dtype,) = [line for line in text.splitlines() if line.startswith("dtype")]
+    (dtype,) = [line for line in text.splitlines() if line.split()[:1] == ["dtype"]]
     assert dtype.split() == ["dtype", "bfloat16", "bfloat16"]
 
 

@@ -10,6 +10,8 @@ from support.cluster_harness import LINKS, ClusterUnderTest, running_cluster, un
 
 from services.cli.generate import stream_chat
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module", params=LINKS)
 def two_routers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:

@@ -28,6 +28,8 @@ from services.membership.shortage import CapacityShortage
 from services.process.settings import InvalidSetting
 from services.router.placement.leader import PlacementLeader
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -119,9 +121,9 @@ def test_without_a_leader_it_exits_at_the_drain_timeout(checkpoint: Path, store:
         worker.communicate()
 
 
-@pytest.mark.parametrize("redis_lives", [False, True])
+@pytest.mark.parametrize("redis_alive", [False, True])
 def test_without_callers_and_routers_it_does_not_wait_for_its_drain(
-    checkpoint: Path, store: Store, redis_lives: bool
+    checkpoint: Path, store: Store, redis_alive: bool
 ) -> None:
     worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_TIMEOUT_S="60")
     try:
@@ -131,7 +133,7 @@ def test_without_callers_and_routers_it_does_not_wait_for_its_drain(
         worker.send_signal(signal.SIGTERM)
         time.sleep(8)
         assert worker.poll() is None, "a router could still move its experts"
-        if redis_lives:
+        if redis_alive:
             store.client.delete("caracal:worker:router:r")
         else:
             store.client.shutdown(nosave=True)

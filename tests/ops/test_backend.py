@@ -29,6 +29,7 @@ def in_process(kernels: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.processes
 @pytest.mark.compiled
 def test_every_instruction_set_runs_and_names_itself() -> None:
     kinds = ["reference", "avx2"] + (["avx512bf16"] if cpu_backend() == "avx512bf16" else [])
@@ -43,6 +44,7 @@ def test_every_instruction_set_runs_and_names_itself() -> None:
     assert in_process("avx2").stdout.split()[1:] == probes["avx2"], "a fingerprint repeats"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("content", [b"", b"no extension at all"])
 def test_an_extension_that_does_not_fit_is_reported_and_not_loaded(tmp_path: Path, content: bytes) -> None:
     package = Path(caracal_kernels.__file__).parent
@@ -65,6 +67,7 @@ def test_an_extension_that_does_not_fit_is_reported_and_not_loaded(tmp_path: Pat
     assert "CARACAL_KERNELS is 'avx2'" in forced.stderr.splitlines()[-1]
 
 
+@pytest.mark.processes
 def test_an_unknown_kind_is_named() -> None:
     done = in_process("sse9")
     assert done.returncode != 0
@@ -72,6 +75,7 @@ def test_an_unknown_kind_is_named() -> None:
     assert "sse9" in done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["avx2", "reference"])
 def test_the_op_tests_pass_on_the_other_kinds(kind: str) -> None:
@@ -88,6 +92,7 @@ def test_the_op_tests_pass_on_the_other_kinds(kind: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.processes
 def test_some_op_tests_pass_on_triton() -> None:
     """Through the ops' own names; interpreted without a GPU, so the slow ones, about batches, are in tests/ops/gpu."""
     chosen = "is_the_product or rms_norm or test_swiglu or combine_adds"

@@ -12,6 +12,8 @@ from support.fake_experts import FakeWorker
 from support.leader_harness import LeaderHarness, run_scenario
 from support.worker_processes import Store, redis_store
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:

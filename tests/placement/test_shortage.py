@@ -15,6 +15,8 @@ from support.worker_processes import Store, redis_store
 from services.membership.shortage import CapacityShortage
 from services.router.placement.shortage import ShortageReporter
 
+pytestmark = pytest.mark.processes
+
 LACKING = (
     "experts need 8 places, the workers that stay have 5: "
     "bring at least 1 more expert worker of 5, or raise their capacity"

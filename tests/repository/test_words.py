@@ -69,12 +69,12 @@ RETIRED = {
 }
 ALLOWED = re.compile(
     r"slots=True"
-    r"|\$?\bHOME\b|\bhome directory\b|home_directory|Path\.home\(\)|/home/|expanduser"
+    r"|\$?\b(XDG_CACHE_)?HOME\b|\bhome directory\b|home_directory|Path\.home\(\)|/home/|expanduser"
     r"|slot_mapping|NO_SLOT"
     r"|key[-/ ]value pairs?|socketpair"
     r"|object_pairs_hook|long-lived"
     r"|\"refusal\": None"  # a field of OpenAI's
-    r"|You have not told me|My home is in|has told so far|was never told"  # the built-in model's dialogues
+    r"|You have not told me|My home is in"  # the built-in model's dialogues
     r"|PADDING_SLOT_MAPPING|slot mapping"
 )
 

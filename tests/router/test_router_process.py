@@ -16,6 +16,8 @@ from support.tiny_checkpoint import PLAIN, make_checkpoint
 from services.process.settings import InvalidSetting
 from services.router.settings import RouterSettings
 
+pytestmark = pytest.mark.processes
+
 REPO = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
 

@@ -9,7 +9,7 @@ from caracal_kernels import GateWeights
 from torch import Tensor
 
 from services.attention_worker.engine.engine import Engine, EngineLimits, ModelLike
-from services.attention_worker.engine.sequence import Ending, Request, Sampling, Sequence, TokenOut
+from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
 from services.attention_worker.model.interfaces import DispatcherLike, MoEHandleLike
 from services.attention_worker.model.step import Step
 
@@ -53,6 +53,27 @@ class NoDispatcher:
         raise AssertionError("this model has no MoE layer")
 
 
+class ObservedModel:
+    """A model that gives every row of logits to the request it belongs to; `shuffle` mixes the free pages."""
+
+    engine: Engine
+
+    def __init__(self, model: ModelLike, received: dict[int, Received], shuffle: Random | None) -> None:
+        self._model, self._received, self._shuffle = model, received, shuffle
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
+        return self._model.new_cache(num_pages, page_size)
+
+    def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
+        logits_BV = self._model.forward(step, caches, dispatcher)
+        key_of_row = {sequence.row: sequence.key for sequence in self.engine.scheduler.running}
+        for row, logits_V in zip(step.seq_T[step.sample_rows_B].tolist(), logits_BV, strict=True):
+            self._received[key_of_row[row]].rows.append(logits_V.clone())
+        if self._shuffle:
+            self._shuffle.shuffle(self.engine.cache.pages._free)
+        return logits_BV
+
+
 class Driver:
     """An engine, and what each of its requests received."""
 
@@ -65,14 +86,14 @@ class Driver:
         shuffle: Random | None = None,
     ) -> None:
         self.received: dict[int, Received] = {}
+        observed = ObservedModel(model, self.received, shuffle)
         self.engine = Engine(
-            model,
+            observed,
             dispatcher or NoDispatcher(),
             sizes or limits(),
             eos_ids,
-            observe=self._observe,
-            shuffle_pages=shuffle,
         )
+        observed.engine = self.engine
 
     def submit(self, prompt: list[int], sampling: Sampling, emitted: list[int] | None = None) -> Received:
         received = Received()
@@ -91,7 +112,3 @@ class Driver:
                 break
         assert all(len(received.endings) == 1 for received in self.received.values())
         assert self.engine.cache.pages.used == 0
-
-    def _observe(self, sequences: list[Sequence], logits_BV: Tensor) -> None:
-        for sequence, row in zip(sequences, logits_BV, strict=True):
-            self.received[sequence.key].rows.append(row.clone())

@@ -27,9 +27,15 @@ def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.full(shape, float("nan"), device=DEVICE).to(dtype)
 
 
-def mixes(rows: int, sizes: list[int], count: int = 40) -> Iterator[Tensor]:
+def batch_sizes(sizes: list[int]) -> list[int]:
+    """Returns every size at least twice, in any order: 40 on a GPU, as few as that where each batch is interpreted."""
+    count = max(40 if DEVICE == "cuda" else 8, 2 * len(sizes))
+    return random.sample((sizes * count)[:count], count)
+
+
+def mixes(rows: int, sizes: list[int]) -> Iterator[Tensor]:
     """Yields nonempty batches of indices below `rows`, in any order and with repeats."""
-    return (torch.tensor(random.choices(range(rows), k=random.choice(sizes))) for _ in range(count))
+    return (torch.tensor(random.choices(range(rows), k=size)) for size in batch_sizes(sizes))
 
 
 def sum_error(x_MK: Tensor, w_NK: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.errors import CallRejected, ExpertsUnavailable
 from services.router.dispatch.links import Connect
 
+pytestmark = pytest.mark.processes
+
 DTYPE = torch.bfloat16
 Reply = expert_pb2.ExpertReply
 DType = tensor_pb2.DType

@@ -35,6 +35,8 @@ from services.transport.payload import MAX_ROWS
 from services.transport.rendezvous_check import invalid_reason
 from services.transport.rendezvous_store import MirrorStore
 
+pytestmark = pytest.mark.processes
+
 DTYPE = torch.bfloat16
 ITEM, CALL = expert_pb2.RendezvousItem, expert_pb2.ExpertCall
 Forge = Callable[[bytes], bytes]

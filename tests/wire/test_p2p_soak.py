@@ -38,6 +38,8 @@ from services.router.dispatch.errors import WorkerUnavailable
 from services.router.dispatch.links import ExpertRequest
 from services.router.dispatch.nccl_link import NcclLink, P2PStats
 
+pytestmark = pytest.mark.processes
+
 DTYPE = torch.bfloat16
 GROUPS, KILLS = 5, 100  # concurrent P2P groups; each kill is followed by a join
 LAYER_KILLS = 25
@@ -165,11 +167,11 @@ def test_groups_break_and_connect_and_the_others_are_undisturbed(checkpoint: Che
         drivers = [executor.submit(drive, lane, work, over, seed) for seed, lane in enumerate(lanes)]
         try:
             while len(notices) < KILLS:
-                victims = rng.sample(lanes, rng.choice((1, 1, 2)))  # at least three groups go on
-                for lane in victims:
+                killed = rng.sample(lanes, rng.choice((1, 1, 2)))  # at least three groups go on
+                for lane in killed:
                     until(lane.in_use, drivers)
                     lane.kill()
-                for lane in victims:
+                for lane in killed:
                     until(lane.noticed.is_set, drivers)
                     notices.append(lane.noticed_s)
                     lane.replace(*start_link())

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from random import Random
 from typing import Literal, Protocol
 
 import structlog
@@ -34,7 +33,6 @@ log = structlog.get_logger(__name__)
 
 Delivery = tuple[Emit, list[TokenOut], Ending | None]
 Deliver = Callable[[list[Delivery]], None]
-Observe = Callable[[list[Sequence], Tensor], None]
 
 IDLE_TICK_S = 0.5  # how often an idle engine counts progress
 
@@ -100,17 +98,13 @@ class Engine:
         eos_ids: frozenset[int],
         *,
         deliver: Deliver = deliver_here,
-        observe: Observe | None = None,
-        shuffle_pages: Random | None = None,
     ) -> None:
         self.limits = limits
         self.counters = Counters()
-        self.cache = KvCache(
-            model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len, shuffle_pages
-        )
+        self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
         self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running)
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
-        self._deliver, self._observe = deliver, observe
+        self._deliver = deliver
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
         self._sequences: dict[int, Sequence] = {}
         self._keys = count()
@@ -185,8 +179,6 @@ class Engine:
         try:
             step = self._inputs.build(self.counters.steps, chunks)
             logits_BV = self._model.forward(step, self.cache.tensors, self._dispatcher)
-            if self._observe is not None:
-                self._observe(sequences, logits_BV)
             tokens = sample_tokens(logits_BV, sequences) if sequences else []
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
             return self._fail(chunks, error)

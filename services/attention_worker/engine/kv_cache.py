@@ -6,7 +6,6 @@ Legend: S rows of the page table, X pages of a row.
 
 from __future__ import annotations
 
-from random import Random
 from typing import Protocol
 
 import torch
@@ -24,16 +23,8 @@ class MakesCache(Protocol):
 class KvCache:
     """The page pool, the cache tensors, and the page table as a tensor that shares the pool's memory."""
 
-    def __init__(
-        self,
-        model: MakesCache,
-        num_pages: int,
-        page_size: int,
-        rows: int,
-        max_length: int,
-        shuffle: Random | None = None,
-    ) -> None:
-        self.pages = PagePool(num_pages, page_size, rows, max_length, shuffle)
+    def __init__(self, model: MakesCache, num_pages: int, page_size: int, rows: int, max_length: int) -> None:
+        self.pages = PagePool(num_pages, page_size, rows, max_length)
         self.tensors = model.new_cache(num_pages, page_size)
         self.page_table_SX = torch.from_numpy(self.pages.table_SX)
 

@@ -5,8 +5,6 @@ Legend: S rows of the page table (running sequences), X pages of a row.
 
 from __future__ import annotations
 
-from random import Random
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,16 +12,13 @@ from numpy.typing import NDArray
 class PagePool:
     """Allocates pages and keeps the page table. A row is one running sequence; its pages are in order."""
 
-    def __init__(
-        self, num_pages: int, page_size: int, rows: int, max_length: int, shuffle: Random | None = None
-    ) -> None:
+    def __init__(self, num_pages: int, page_size: int, rows: int, max_length: int) -> None:
         self.page_size = page_size
         self.total = num_pages
         self.table_SX: NDArray[np.int32] = np.full((rows, self.pages_for(max_length)), -1, np.int32)
         self._held = [0] * rows
         self._free_rows = list(range(rows))[::-1]
         self._free = list(range(num_pages))[::-1]
-        self._shuffle = shuffle
 
     @property
     def used(self) -> int:
@@ -48,7 +43,7 @@ class PagePool:
         if wanted - held > len(self._free):
             return False
         for index in range(held, wanted):
-            self.table_SX[row, index] = self._take()
+            self.table_SX[row, index] = self._free.pop()
         self._held[row] = wanted
         return True
 
@@ -60,9 +55,3 @@ class PagePool:
         self.table_SX[row, :held] = -1
         self._held[row] = 0
         self._free_rows.append(row)
-
-    def _take(self) -> int:
-        if self._shuffle is not None:
-            chosen = self._shuffle.randrange(len(self._free))
-            self._free[chosen], self._free[-1] = self._free[-1], self._free[chosen]
-        return self._free.pop()

@@ -85,7 +85,6 @@ class Sequence:
     counts: Counter[int] = field(init=False)  # how often each id was generated, for the penalties
     cached: int = 0
     row: int | None = None  # in the page table; None while the sequence waits
-    ended: bool = False
 
     def __post_init__(self) -> None:
         self.ids = [*self.request.prompt_ids, *self.request.emitted_ids]

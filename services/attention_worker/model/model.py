@@ -96,12 +96,12 @@ class Layer:
 class Model:
     """The attention worker's share of a checkpoint; with several ranks, one rank's.
 
-    `runner` runs the dense segments of a step: as CUDA graphs on a GPU, unless ranks gather inside them.
+    `runner` runs the dense segments of a step (`runner_for`).
     """
 
-    def __init__(self, load: Load, runner: SegmentRunner | None = None) -> None:
+    def __init__(self, load: Load, runner: SegmentRunner) -> None:
         config = load.config
-        self._runner = runner or runner_for(load.device, load.ranks.shard.size)
+        self._runner = runner
         self.config = config
         self.dtype, self.device = load.dtype, load.device
         self._ranks = load.ranks
@@ -144,7 +144,7 @@ def load_model(
 ) -> Model:
     """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor."""
     load = Load(checkpoint, dtype, progress, ranks, device)
-    model = Model(load)
+    model = Model(load, runner_for(load.device, load.ranks.shard.size))
     rate = round(load.staging.gigabytes_per_second, 2)
     log.info("weights are read", bytes=load.staging.bytes, gigabytes_per_second=rate, device=str(device))
     return model

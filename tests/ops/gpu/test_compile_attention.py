@@ -16,7 +16,7 @@ from caracal_kernels.triton.route import route_kernel
 from caracal_kernels.triton.sample import best_kernel, draw_kernel, keep_kernel
 from support.ops_compile import SM90_SHARED_BYTES, Compiled, compile_sm90, why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 # What an argument is called tells its type; what is not named here is an int32.
 FP32 = ["logits", "bias", "weight", "weights", "zero", "cos_sin", "part", "top_p", "min_p", "heat", "norm32"]

@@ -14,7 +14,7 @@ from caracal_kernels.triton.swiglu_inner import gate_up_kernel
 from caracal_kernels.triton.tiles import FP8_BLOCK, STRIP, Tile, hopper_paths
 from support.ops_compile import SM90_SHARED_BYTES, Compiled, compile_sm90, why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 FP8 = torch.float8_e4m3fn
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32", FP8: "fp8e4nv"}

@@ -13,7 +13,7 @@ from caracal_kernels.triton.grouped_swiglu import gate_up_launch, grouped_swiglu
 from caracal_kernels.triton.grouped_swiglu_fp8 import grouped_swiglu_fp8_triton
 from caracal_kernels.triton.swiglu import swiglu_triton
 from caracal_kernels.triton.tiles import tile_for
-from support.gpu_inputs import FP8, GROWN, WIDTHS, Experts, on_device, poisoned, sum_error, within
+from support.gpu_inputs import FP8, GROWN, WIDTHS, Experts, batch_sizes, on_device, poisoned, sum_error, within
 from support.op_inputs import DEVICE, DTYPES, close, i32
 from support.poisoned_memory import poisoned_memory
 from torch import Tensor
@@ -150,10 +150,9 @@ def test_an_assignments_bits_are_its_own(kind: str) -> None:
     experts = experts.in_fp8() if kind == "fp8" else experts
     x = on_device(6, hidden, dtype=dtype)
     alone = [[run(x, [r], [int(e == g) for e in range(3)], experts)[0] for r in range(6)] for g in range(3)]
-    for _ in range(40):
-        counts = [random.choice([0, 0, 1, 2, 15, 17, 40]) for _ in range(3)]
+    for counts in zip(*(batch_sizes([0, 0, 1, 2, 15, 17, 40]) for _ in range(3)), strict=True):
         rows = [random.randrange(6) for _ in range(sum(counts))]
-        y = run(x, rows, counts, experts)
+        y = run(x, rows, list(counts), experts)
         groups = [g for g, n in enumerate(counts) for _ in range(n)]
         assert all(torch.equal(y[p], alone[g][r]) for p, (g, r) in enumerate(zip(groups, rows, strict=True)))
 

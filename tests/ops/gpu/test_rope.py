@@ -13,7 +13,7 @@ import torch
 import triton
 from caracal_kernels.mla_project import rope_reference
 from caracal_kernels.triton.mla_project import write_row
-from support.gpu_inputs import HALF_ULP, on_device, poisoned, within
+from support.gpu_inputs import HALF_ULP, batch_sizes, on_device, poisoned, within
 from support.op_inputs import DEVICE, DTYPES, i32
 from torch import Tensor
 
@@ -74,8 +74,8 @@ def test_a_rows_bits_are_its_own(dtype: torch.dtype) -> None:
 
     singly = [run([i]) for i in range(16)]
     queries, keys = (torch.cat(rows) for rows in zip(*singly, strict=True))
-    for _ in range(40):
-        rows = random.choices(range(16), k=random.choice([1, 2, 3, 20]))
+    for size in batch_sizes([1, 2, 3, 20]):
+        rows = random.choices(range(16), k=size)
         query, key = run(rows)
         assert torch.equal(query, queries[rows])
         assert torch.equal(key, keys[rows])

@@ -10,6 +10,7 @@ import torch
 from caracal_kernels.plan_rows import plan_rows_reference
 from caracal_kernels.triton.plan_rows import plan_rows_triton
 from caracal_kernels.triton.route import route_rows_triton, route_rows_untrimmed, route_triton
+from support.gpu_inputs import batch_sizes
 from support.op_inputs import DEVICE, DTYPES, i32, rand
 from support.poisoned_memory import poisoned_memory
 from torch import Tensor
@@ -69,8 +70,8 @@ def test_route_bits_are_the_tokens_own(dtype: torch.dtype) -> None:
     random.seed(4)
     h, classifier, bias = (x.to(DEVICE) for x in (rand(24, 100, dtype=dtype), rand(48, 100), rand(48, scale=0.01)))
     whole = route_triton(h, classifier, bias, 6, 32, 6.0)
-    for _ in range(40):
-        rows = random.sample(range(24), random.choice([1, 2, 5, 9]))
+    for size in batch_sizes([1, 2, 5, 9]):
+        rows = random.sample(range(24), size)
         batch = route_triton(h[rows], classifier, bias, 6, 32, 6.0)
         assert all(torch.equal(part, own[rows]) for part, own in zip(batch, whole, strict=True))
 
@@ -94,7 +95,7 @@ def assignments_of(ids: Tensor, plan: tuple[Tensor, ...]) -> list[list[tuple[int
 
 
 def test_a_tokens_experts_and_replicas_do_not_depend_on_its_neighbours() -> None:
-    """40 batches of plan_rows and of route_rows; places in the lists differ, who computes what does not."""
+    """Many batches of plan_rows and of route_rows; places in the lists differ, who computes what does not."""
     random.seed(8)
     h, classifier, bias = (x.to(DEVICE) for x in (rand(48, 40), rand(30, 40), rand(30, scale=0.02)))
     offset, worker_of, workers = replicas(20, 7, 3)
@@ -113,8 +114,8 @@ def test_a_tokens_experts_and_replicas_do_not_depend_on_its_neighbours() -> None
 
     whole, wanted = run(list(range(48)))
     assert len({worker for each in wanted for _, worker in each}) > 3
-    for _ in range(40):
-        tokens = random.sample(range(48), random.choice([1, 2, 5, 9, 20]))
+    for size in batch_sizes([1, 2, 5, 9, 20]):
+        tokens = random.sample(range(48), size)
         route, assigned = run(tokens)
         assert all(torch.equal(part, own[tokens]) for part, own in zip(route, whole, strict=True))
         assert assigned == [wanted[token] for token in tokens]

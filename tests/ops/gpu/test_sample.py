@@ -9,6 +9,7 @@ import pytest
 import torch
 from caracal_kernels.sample import sample_reference
 from caracal_kernels.triton.sample import sample_triton
+from support.gpu_inputs import batch_sizes
 from support.op_inputs import DEVICE, rand
 from support.poisoned_memory import poisoned_memory
 from torch import Tensor
@@ -83,7 +84,7 @@ def test_a_draw_is_the_rows_own(vocabulary: int) -> None:
     logits, given = rand(14, vocabulary), columns(14, RULES)
     alone = [drawn(logits[i : i + 1], [column[i : i + 1] for column in given])[0] for i in range(14)]
     assert (len({i // 2048 for i in alone}) > 1) == (vocabulary > 2048)
-    for _ in range(40):
-        rows = random.sample(range(14), random.choice([1, 1, 2, 3]))
+    for size in batch_sizes([1, 1, 2, 3]):
+        rows = random.sample(range(14), size)
         assert drawn(logits[rows], [column[rows] for column in given]) == [alone[i] for i in rows]
     assert drawn(logits[:0], [column[:0] for column in given]) == []

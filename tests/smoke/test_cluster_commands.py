@@ -1,0 +1,56 @@
+"""The commands of README's first section, in its order, against the cluster that `make up` starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from urllib.request import urlopen
+
+import pytest
+from support.shell import Shell
+
+pytestmark = pytest.mark.processes
+
+
+def test_readme_in_order(shell: Shell) -> None:
+    process = shell.start("make", "up", "UP=--port 0")
+    try:
+        output = until(process, "Ctrl-C stops everything")
+        assert "> What is" in output
+        address = re.search(r"http://127\.0\.0\.1:\d+", output)
+        assert address
+        url = address[0]
+        assert shell.run("caracal", "generate", "What is 12 + 30?").strip().endswith("42")
+        assert "expert=3: reached in" in shell.run("caracal", "scale", "expert=3")
+        assert re.search(r"expert-2 .*serving", shell.run("caracal", "status"))
+        assert "weights" in shell.run("caracal", "status", "--numerics")
+        assert b"workers" in urlopen(f"{url}/cluster").read()
+        assert b"swagger" in urlopen(f"{url}/docs").read()
+        results = shell.folder / "evaluation.json"
+        evaluate = ("python", "-m", "training.evaluate", "--url", url, "--dialogues", "4", "--out", str(results))
+        assert "exact" in shell.run(*evaluate)
+        assert results.exists()
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def until(process: subprocess.Popen[str], words: str) -> str:
+    """Returns stdout up to the line with `words`."""
+    assert process.stdout
+    assert process.stderr
+    output = ""
+    for line in process.stdout:
+        output += line
+        if words in line:
+            return output
+    raise AssertionError(f"it ended: {output}\n{process.stderr.read()}")
+
+
+def test_plan(shell: Shell) -> None:
+    assert "expert" in shell.run("caracal", "plan", "flash-chat")

@@ -1,0 +1,62 @@
+"""Targets of the Makefile, and programs that docs name, each in a tiny form."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+
+import pytest
+from support.shell import Shell
+
+pytestmark = pytest.mark.processes
+
+
+def test_generated_files_are_up_to_date(shell: Shell) -> None:
+    """`proto`, `settings`, `chart` and `fmt` write files of the tree; in a clean one they change nothing."""
+    folders = (shell.folder / name for name in ("proto", "docs", "k8s", "services", "tests"))
+    written = [path for folder in folders for path in folder.rglob("*.*") if path.suffix != ".pyc"]
+    before = {path: path.read_bytes() for path in written if path.is_file()}
+    for target in ("proto", "settings", "chart", "fmt"):
+        shell.run("make", target)
+        assert not [str(path) for path, content in before.items() if path.read_bytes() != content], target
+    assert shell.run("caracal", "settings", "--markdown") == (shell.folder / "docs" / "settings.md").read_text()
+    assert "CARACAL_PORT" in shell.run("caracal", "settings")
+
+
+def test_one_test(shell: Shell) -> None:
+    assert "passed" in shell.run("make", "test", "TESTS=tests/attention_worker/test_scheduler.py")
+
+
+def test_train_and_evaluate(shell: Shell) -> None:
+    folders = [f"--{name} {shell.folder / 'trained' / name}" for name in ("run", "out", "docs")]
+    shell.run("make", "train", f"TRAIN=--steps 2 {' '.join(folders)}")
+    assert (shell.folder / "trained" / "out" / "config.json").exists()
+    assert (shell.folder / "trained" / "docs" / "training.png").exists()
+    assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", "--dialogues", "4")
+
+
+def test_bench(shell: Shell) -> None:
+    assert "tokens/s" in shell.run("make", "bench", "BENCH=--smoke")
+
+
+def test_bench_of_kernels(shell: Shell) -> None:
+    output = shell.run("python", "-m", "bench.kernels")
+    assert "attention side,  8 rows" in output
+
+
+def test_bench_gpu_dry(shell: Shell) -> None:
+    assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
+    assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")
+
+
+def test_image(shell: Shell) -> None:
+    shell.run("make", "image")
+    with tarfile.open(shell.folder / "build" / "image" / "caracal.tar") as archive:
+        assert {"oci-layout", "index.json"} <= {name.removeprefix("./") for name in archive.getnames()}
+
+
+def test_clean(shell: Shell) -> None:
+    (shell.folder / "build").mkdir(exist_ok=True)
+    shell.run("make", "clean")
+    assert not (shell.folder / "build").exists()
+    assert not (shell.folder / ".venv").is_symlink()

@@ -1,0 +1,98 @@
+"""The commands that README, docs, CONTRIBUTING and the Makefile name, and which of them the smoke tests run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "k8s/README.md", "k8s/e2e/README.md", "bench/README.md"]
+PROGRAMS = "make|caracal|python|pip|pre-commit|helm|kubectl|kind|skopeo|ctr|curl|docker|git"
+NOT_RUN = re.compile(r"<!-- not run by CI: (\S[^>]*) -->\s*\Z")
+
+# A command that starts so is run by the smoke test of that name. The longest start that fits counts.
+SMOKE = {
+    "make up": "test_readme_in_order",
+    "caracal up": "test_readme_in_order",
+    "caracal generate": "test_readme_in_order",
+    "caracal scale": "test_readme_in_order",
+    "caracal status": "test_readme_in_order",
+    "caracal status --numerics": "test_readme_in_order",
+    "curl ROUTER/cluster": "test_readme_in_order",
+    "python -m training.evaluate --url": "test_readme_in_order",
+    "python -m training.evaluate --offline": "test_train_and_evaluate",
+    "make train": "test_train_and_evaluate",
+    "caracal plan": "test_plan",
+    "caracal settings": "test_generated_files_are_up_to_date",
+    "make settings": "test_generated_files_are_up_to_date",
+    "make chart": "test_generated_files_are_up_to_date",
+    "make proto": "test_generated_files_are_up_to_date",
+    "make fmt": "test_generated_files_are_up_to_date",
+    "make image": "test_image",
+    "make bench": "test_bench",
+    "caracal bench": "test_bench",
+    "python -m bench.kernels": "test_bench_of_kernels",
+    "make bench-gpu": "test_bench_gpu_dry",
+    "python -m bench.gpu.tune": "test_bench_gpu_dry",
+    "make clean": "test_clean",
+    "make test TESTS=": "test_one_test",
+}
+# Run by .ci/run or by other tests, or not at all.
+ELSEWHERE = {
+    "make check": ".ci/run calls it",
+    "make test": ".ci/run calls it",
+    "make test-fast": "`make test` calls it",
+    "make smoke": ".ci/run calls it; it is these tests",
+    "make e2e-k8s": ".ci/run calls it where CARACAL_K8S_LAB names a cluster",
+    "make .venv/.dev": "every other target calls it",
+    "make PYTHON=": "the interpreter of the next machine",
+    "caracal up --device cuda": "needs a GPU",
+    "caracal status --context": "tests/cluster/test_kube.py against an API server, k8s/e2e on a cluster",
+    "caracal scale expert=3 --context": "tests/cluster/test_kube.py against an API server, k8s/e2e on a cluster",
+    "python -m services.": "`caracal up` starts each",
+    "pip install": "needs a package index",
+    "pre-commit install": "the hooks are the first three lines of `make check`",
+    "helm": "tests/chart renders the chart, k8s/e2e installs it",
+    "kubectl": "needs a cluster: k8s/e2e",
+    "kind": "needs kind",
+    "skopeo": "needs a registry",
+    "ctr": "needs a node",
+}
+
+
+def documents() -> list[Path]:
+    found = [REPO / name for name in DOCUMENTS] + sorted((REPO / "docs").rglob("*.md"))
+    return [path for path in found if path.exists()]
+
+
+def commands(text: str) -> list[str]:
+    """Returns the commands of a Markdown text: lines of indented or fenced shell blocks, and inline code.
+
+    A block after a comment `<!-- not run by CI: reason -->` is left out.
+    """
+    found = []
+    for block in re.finditer(
+        r"(?:(?<=\n\n) {4}\S.*\n(?:(?: {4}.*)?\n)*)|(?:^```(?:bash|sh)?\n(?:.*\n)*?```$)", text, re.M
+    ):
+        if not NOT_RUN.search(text[: block.start()]):
+            found += [line.strip() for line in block[0].splitlines()]
+    found += re.findall(r"`([^`\n]+)`", text)
+    spelled = (re.sub(r"\s+#.*", "", line) for line in found)
+    return [line for line in spelled if re.match(rf"(?:{PROGRAMS})\s+\S", line) and line not in ("caracal ...",)]
+
+
+def targets() -> list[str]:
+    """Returns the Makefile's phony targets as commands."""
+    phony = re.search(r"^\.PHONY: (.*)$", (REPO / "Makefile").read_text(), re.M)
+    assert phony
+    return [f"make {target}" for target in phony[1].split()]
+
+
+def entry_of(command: str) -> str | None:
+    """Returns the longest start in `SMOKE` or `ELSEWHERE` that fits the command."""
+    fitting = [
+        start
+        for start in [*SMOKE, *ELSEWHERE]
+        if command.startswith(start) and (start[-1] in "=." or command[len(start) : len(start) + 1] in ("", " ", "="))
+    ]
+    return max(fitting, key=len, default=None)
