@@ -97,12 +97,14 @@ $(VENV)/.torch:
 	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
 	@touch $@
 
+# In a variable, because a comma would end the argument of `call`.
+RUN_PACKAGES = -e '.[gateway,worker,local]'
 KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*)
 PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)
 	@echo "==> [2/3] Caracal with its kernels, compiled for this machine (about a minute)"
-	@$(call quietly,$(PIP_INSTALL) -e '.[gateway,worker,local]')
+	@$(call quietly,$(PIP_INSTALL) $(RUN_PACKAGES))
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
