@@ -72,7 +72,7 @@ def commands(text: str) -> list[str]:
     """
     found = []
     for block in re.finditer(
-        r"(?:(?<=\n\n) {4}\S.*\n(?:(?: {4}.*)?\n)*)|(?:^```(?:bash|sh)?\n(?:.*\n)*?```$)", text, re.M
+        r"(?:(?<=\n\n) {4}\S.*\n(?:(?: {4}.*)?\n)*)|(?:^```(?:bash|sh)\n(?:.*\n)*?```$)", text, re.M
     ):
         if not NOT_RUN.search(text[: block.start()]):
             found += [line.strip() for line in block[0].splitlines()]
