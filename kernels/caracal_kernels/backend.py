@@ -39,7 +39,7 @@ def _extension() -> ModuleType:
 def _load() -> str:
     wanted = os.environ.get("CARACAL_KERNELS", "")
     if wanted and wanted not in KINDS:
-        raise KernelsUnavailable(f"CARACAL_KERNELS is {wanted!r}: not one of {', '.join(KINDS)}")
+        raise KernelsUnavailable(f"CARACAL_KERNELS is {wanted!r}: must be one of {', '.join(KINDS)}")
     if wanted == "reference":
         return wanted
     if wanted == "triton":

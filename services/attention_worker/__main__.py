@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import torch
+from caracal_kernels import KernelsUnavailable
 
 from services.attention_worker.loading import Loaded, Servable, open_model
 from services.attention_worker.settings import AttentionSettings
@@ -39,7 +40,7 @@ def main() -> None:
         with Followers(settings.tp) as followers:
             loaded = load_rank0(opened, followers)
             asyncio.run(serve(settings, loaded, followers))
-    except (InvalidSetting, CheckpointError, RankLost) as error:
+    except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:
         exit_with_error(str(error))
 
 

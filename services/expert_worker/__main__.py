@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import torch
+from caracal_kernels import KernelsUnavailable
 
 from services.checkpoint.config import CheckpointError
 from services.checkpoint.device import NoSuchDevice
@@ -19,7 +20,7 @@ from services.process.telemetry import configure_logging
 async def serve(settings: ExpertSettings, checkpoint: Checkpoint) -> None:
     try:
         worker = ExpertWorker(settings, checkpoint)
-    except NoSuchDevice as error:
+    except (NoSuchDevice, KernelsUnavailable) as error:
         exit_with_error(str(error))
     try:
         try:

@@ -45,6 +45,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ({}, "CARACAL_MODEL is not set"),
         ({"MODEL": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"MODEL": "{model}", "MAX_MODEL_LEN": "4096"}, "CARACAL_MAX_MODEL_LEN is 4096, the model has 512"),
+        ({"MODEL": "{model}", "KERNELS": "sse"}, "CARACAL_KERNELS is 'sse': must be one of "),
         ({"MODEL": "{model}", "PORT": "{taken}"}, "cannot listen on 127.0.0.1:"),
     ],
 )
