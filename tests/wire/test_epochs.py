@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +25,6 @@ from support.expert_workers import (
     workers,
 )
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.errors import ExpertsUnavailable
@@ -36,12 +34,6 @@ from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
 TABLES = 300
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    path: Path = make_checkpoint(tmp_path_factory.mktemp("plain"), dtype=DTYPE)
-    return Checkpoint.open(path)
 
 
 @pytest.fixture(params=LINKS)

@@ -27,7 +27,6 @@ from support.expert_workers import (
 )
 from support.p2p_worker_pool import P2PWorkerPool, WorkerProcess
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
@@ -39,16 +38,6 @@ pytestmark = pytest.mark.processes
 DTYPE = torch.bfloat16
 Reply = expert_pb2.ExpertReply
 DType = tensor_pb2.DType
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("plain"), dtype=DTYPE)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(path: Path) -> Checkpoint:
-    return Checkpoint.open(path)
 
 
 @pytest.fixture(params=LINKS)

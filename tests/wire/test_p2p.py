@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import pytest
@@ -27,7 +26,6 @@ from support.expert_workers import (
     workers,
 )
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
@@ -157,12 +155,6 @@ def test_any_error_of_a_handshake_is_p2p_broken(raised: Exception) -> None:
 
     with pytest.raises(P2PBroken):
         P2PGroup.connect(Broken(5.0, CALLER), CALLER, MAX_BYTES, CPU, HOST)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    path: Path = make_checkpoint(tmp_path_factory.mktemp("plain"), dtype=DTYPE)
-    return Checkpoint.open(path)
 
 
 @pytest.fixture

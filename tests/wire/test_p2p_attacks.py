@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 import psutil
@@ -24,7 +23,6 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, tensor_pb2
 from caracal_proto.tensors import dtype_name
 from support.expert_workers import MAX_SESSIONS, REPO, connecting
 from support.p2p_worker_pool import P2PWorkerPool, WorkerProcess
-from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.p2p_registry import FIRST_ITEM_S
@@ -40,23 +38,6 @@ pytestmark = pytest.mark.processes
 DTYPE = torch.bfloat16
 ITEM, CALL = expert_pb2.RendezvousItem, expert_pb2.ExpertCall
 Forge = Callable[[bytes], bytes]
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("attacked"), dtype=DTYPE)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(path: Path) -> Checkpoint:
-    return Checkpoint.open(path)
-
-
-@pytest.fixture(scope="module")
-def pool(path: Path) -> Iterator[P2PWorkerPool]:
-    workers = P2PWorkerPool(path, DTYPE)
-    yield workers
-    workers.close()
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +28,6 @@ from support.expert_workers import (
 )
 from support.p2p_worker_pool import P2PWorkerPool, WorkerProcess
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import make_checkpoint
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
@@ -45,23 +43,6 @@ GROUPS, KILLS = 5, 100  # concurrent P2P groups; each kill is followed by a join
 LAYER_KILLS = 25
 NOTICE_S = 1.0  # a dead worker is noticed within this time
 HANG_S = 15.0
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("soak"), dtype=DTYPE)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(path: Path) -> Checkpoint:
-    return Checkpoint.open(path)
-
-
-@pytest.fixture(scope="module")
-def pool(path: Path) -> Iterator[P2PWorkerPool]:
-    workers = P2PWorkerPool(path, DTYPE)
-    yield workers
-    workers.close()
 
 
 class StallMeter:
