@@ -1,11 +1,11 @@
-"""The application. Importing it settles two things for every process: where logs go, and how gRPC polls."""
+"""The application. Importing it decides two things for every process: where logs go, and how gRPC polls."""
 
 import os
 import sys
 
 import structlog
 
-# Until `configure_logging` says more, log lines go to stderr: stdout belongs to what a process answers its parent.
+# Until `configure_logging` says more, log lines go to stderr: stdout is for what a process was started to print.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 # Decided before gRPC is imported. Threads that wait for a message poll the socket themselves instead of being woken by

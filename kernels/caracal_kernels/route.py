@@ -18,7 +18,7 @@ Route = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class GateWeights:
-    """One layer's router, fp32."""
+    """One layer's gate, fp32."""
 
     classifier_GD: Tensor
     bias_G: Tensor

@@ -1,0 +1,1 @@
+"""The attention worker: everything of the model but the FFN experts."""

@@ -52,7 +52,7 @@ class WorkerMetrics(Collector):
             "caracal_moe_exposed_seconds", "Time spent waiting for experts", labels=("layer",)
         )
         round_trip = CounterMetricFamily(
-            "caracal_moe_round_trip_seconds", "Time from sending rows to the last answer", labels=("layer",)
+            "caracal_moe_round_trip_seconds", "Time from sending rows to the last reply", labels=("layer",)
         )
         choices = CounterMetricFamily(
             "caracal_moe_choices", "Top-k choices, by kind of expert: ffn or zero", labels=("layer", "kind")

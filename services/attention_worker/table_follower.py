@@ -29,7 +29,7 @@ class TableFollower:
         self._loop.call_soon_threadsafe(self._asked.set)
 
     async def run(self) -> None:
-        """Polls for ever."""
+        """Polls until cancelled."""
         while True:
             await self._poll()
             try:

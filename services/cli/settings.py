@@ -34,8 +34,9 @@ INTRO = """# Settings
 
 Made by `caracal settings --markdown`; a test compares it with the code. Each is an environment variable; an empty one
 counts as not set. A value that breaks a rule ends the process with one line that names the variable, and exit code 2.
-`caracal up` takes those of the workers as options (`--kv-pages` for `CARACAL_KV_PAGES`); the chart's values are mapped
-to them in `k8s/templates/_env.tpl`.
+`caracal up` has options for some (`caracal up --help`: `--kv-pages` for `CARACAL_KV_PAGES`) and gives the rest of its
+environment to the workers, but sets CARACAL_HOST, CARACAL_ADVERTISE_HOST and CARACAL_THREADS itself. The chart's values
+are mapped to them in `k8s/templates/_env.tpl`.
 """
 
 
@@ -54,7 +55,7 @@ def rows(settings: type[Settings]) -> list[tuple[str, str, str]]:
 
 
 def markdown() -> str:
-    """docs/settings.md."""
+    """Returns the text of docs/settings.md."""
     groups = [(title, rows(settings)) for title, settings in GROUPS] + [("Others", list(OTHERS))]
     parts = [INTRO]
     for title, entries in groups:

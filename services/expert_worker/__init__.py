@@ -1,0 +1,1 @@
+"""The expert worker: FFN experts and nothing else."""

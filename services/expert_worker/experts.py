@@ -57,7 +57,7 @@ class Experts:
         return frozenset(self._digests.copy())
 
     def load(self, layer: int, expert: int) -> int:
-        """Reads an expert, computes the golden vector with it, then makes it usable; returns the output's digest.
+        """Reads an expert, computes the golden row with it, then makes it usable; returns the output's digest.
 
         The digest is the same on every worker of one numerics class. An expert that is loaded already is not read
         again. Raises CheckpointError, also for an expert that the model does not have or whose output is not finite.
@@ -97,7 +97,7 @@ class Experts:
 
 
 def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
-    """The golden vector, [1, D] in (-1, 1). Integer arithmetic makes it the same on every machine."""
+    """The golden row, [1, D] in (-1, 1). Integer arithmetic makes it the same on every machine."""
     steps = torch.arange(1, hidden + 1, dtype=torch.int64) * GOLDEN_STEP % 2**24
     return (steps.to(torch.float32) / 2**23 - 1).to(dtype)[None]
 
@@ -109,6 +109,6 @@ def golden_digest(weights: ExpertWeights, dtype: torch.dtype, layer: int, expert
     y_AD = grouped.compute(x_RD, torch.zeros(1, dtype=torch.int32, device=device), [1], [weights])
     if not bool(torch.isfinite(y_AD).all()):
         raise CheckpointError(
-            f"expert {expert} of layer {layer} answers the golden vector with values that are not finite"
+            f"expert {expert} of layer {layer} answers the golden row with values that are not finite"
         )
     return int.from_bytes(hashlib.sha256(raw_bytes(y_AD.cpu())).digest()[:8], "little")

@@ -34,7 +34,7 @@ class Readiness:
         return waiting_experts(len(self._state.experts.loaded), shortage.reason if shortage and named else "")
 
     async def follow(self) -> None:
-        """Polls the leader's capacity shortage for ever; while Redis is unreachable the last one is kept."""
+        """Polls the leader's capacity shortage until cancelled; while Redis is unreachable the last one is kept."""
         while True:
             with contextlib.suppress(RedisUnavailable):
                 self._shortage = await self._membership.shortage()

@@ -38,7 +38,7 @@ GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
 class ExpertWorker:
-    """`start`, then `drain` and `stop`, each once. Raises NoSuchDevice."""
+    """One expert worker. Call `start`, then `drain` and `stop`, each once. Raises NoSuchDevice."""
 
     def __init__(self, settings: ExpertSettings, checkpoint: Checkpoint) -> None:
         dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)

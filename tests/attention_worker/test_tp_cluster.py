@@ -34,6 +34,7 @@ def test_a_rank_dies_under_running_streams(tmp_path: Path) -> None:
             "attention-0 was not restarted",
         )
         ranks.append(followers(cluster, "attention-0"))
+        until(lambda: len(streams.all) > CALLERS, "no caller had a second answer to compare")
         answers = streams.finish()
     finally:
         running.close()

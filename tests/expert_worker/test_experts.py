@@ -85,7 +85,7 @@ def test_an_expert_whose_golden_answer_is_not_finite_is_an_error(tmp_path: Path)
         weights[f"model.layers.0.mlp.experts.3.{part}_proj.weight"][:] = toward_D
     save_file(weights, shard)
     experts = Experts(Checkpoint.open(path), torch.float32)
-    with pytest.raises(CheckpointError, match="expert 3 of layer 0 answers the golden vector"):
+    with pytest.raises(CheckpointError, match="expert 3 of layer 0 answers the golden row"):
         experts.load(0, 3)
     assert experts.load(0, 2)
     assert experts.loaded == {(0, 2)}

@@ -49,6 +49,8 @@ RETIRED = {
     "mute": "idle",
     "settle": "reconcile, wait, synchronize",
     "settled": "reconciled, waited",
+    "settles": "decides, reconciles",
+    "settling": "reconciling, waiting",
     "holding": "placement state",
     "obstacle": "not-ready reason",
     "obstacles": "not-ready reasons",

@@ -1,0 +1,1 @@
+"""Ranks that share one attention worker; they gather and never add."""

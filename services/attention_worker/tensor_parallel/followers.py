@@ -77,7 +77,7 @@ class Followers:
             one.channel.send(frame)
 
     async def watch(self) -> None:
-        """Waits for ever. Raises RankLost as soon as a rank is gone or `kill` was called."""
+        """Waits until cancelled. Raises RankLost as soon as a rank is gone or `kill` was called."""
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
         for one in self._all:
             loop.add_reader(one.channel, gone.set)  # followers send nothing more, so only the end can be read

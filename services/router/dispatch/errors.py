@@ -29,7 +29,7 @@ class ExpertsUnavailable(WorkerUnavailable):
 
     def __init__(self, layer: int, experts: list[int], waited_s: float, cause: DispatchError | None) -> None:
         names = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
-        why = f"; last answer: {cause}" if cause else ""
+        why = f"; last failure: {cause}" if cause else ""
         super().__init__(f"no answer for experts {names} of layer {layer} within {waited_s:.1f} s{why}")
         self.layer = layer
         self.experts = experts

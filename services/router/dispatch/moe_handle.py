@@ -73,7 +73,7 @@ class MoEHandle:
         self._complete = True
         ended_s = time.perf_counter()
         self._stats.exposed_s += ended_s - began_s
-        self._stats.round_trip_s += ended_s - max(began_s, self._sent_s)  # taking the last answer in
+        self._stats.round_trip_s += ended_s - max(began_s, self._sent_s)  # taking the last reply in
 
     def _collect(self, sent: SentBatch, base: int) -> bool:
         """Takes in the answers to one plan's calls; returns False when one is missing."""

@@ -22,7 +22,7 @@ class LayerStats:
     """Sums since the process started, over one layer or over all."""
 
     layer_calls: int = 0  # calls of `start`
-    exposed_s: float = 0.0  # spent in `wait`: until the last answer had arrived and was taken in
+    exposed_s: float = 0.0  # spent in `wait`: until the last reply had arrived and was taken in
     round_trip_s: float = 0.0  # from the end of the gate until the same moment, less the time an answer lay ready
     choices: int = 0  # tokens * top-k
     ffn_choices: int = 0  # of these, chosen FFN experts

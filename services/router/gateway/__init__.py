@@ -1,0 +1,1 @@
+"""HTTP and gRPC: what a client sends is checked here, and what it gets is written here."""

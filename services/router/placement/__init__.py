@@ -1,0 +1,1 @@
+"""Which expert worker has which experts: policy, leader, two-phase changes, shortages."""

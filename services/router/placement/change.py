@@ -24,7 +24,7 @@ DRAIN_CALLS_S = 0.05  # calls routed by the old table are answered before any wo
 
 
 class JoinFailed(Exception):
-    """Expected: a worker could not load its experts, or answers the golden vector wrongly. Nothing has changed."""
+    """Expected: a worker could not load its experts, or answers the golden row wrongly. Nothing has changed."""
 
     def __init__(self, worker_id: str, reason: str) -> None:
         super().__init__(reason)
@@ -47,7 +47,7 @@ class Digests:
             if self.known.get((layer, expert), digest) != digest:
                 raise JoinFailed(
                     worker_id,
-                    f"{worker_id}: expert {expert} of layer {layer} answers the golden vector with {digest:016x}, "
+                    f"{worker_id}: expert {expert} of layer {layer} answers the golden row with {digest:016x}, "
                     f"other replicas with {self.known[layer, expert]:016x}",
                 )
 

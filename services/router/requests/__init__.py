@@ -1,0 +1,1 @@
+"""A request's life: sequences, attempts at attention workers, failover, detokenizing, metrics."""

@@ -1,4 +1,4 @@
-"""The lifecycle of one sequence, from acceptance to its one ending, and the metrics of it."""
+"""The lifecycle of one sequence, from acceptance to its end, and its metrics."""
 
 from __future__ import annotations
 
