@@ -53,18 +53,20 @@ NEVER_IMPORTED = [
 EXCEPTIONS = {("services.cli.app", "bench.main")}
 
 
-@pytest.mark.parametrize(("rooms", "forbidden"), NEVER_REACHED, ids=lambda value: min(value))
-def test_importing_a_room_brings_nothing_that_it_must_not_know(rooms: tuple[str, ...], forbidden: set[str]) -> None:
-    found = {name: sorted(reached(name) & forbidden) for name in below(*rooms)}
-    assert found, f"no modules in {rooms}"
+@pytest.mark.parametrize(("packages", "forbidden"), NEVER_REACHED, ids=lambda value: min(value))
+def test_importing_a_package_brings_nothing_that_it_must_not_know(
+    packages: tuple[str, ...], forbidden: set[str]
+) -> None:
+    found = {name: sorted(reached(name) & forbidden) for name in below(*packages)}
+    assert found, f"no modules in {packages}"
     assert not {name: names for name, names in found.items() if names}
 
 
-@pytest.mark.parametrize(("room", "others"), NEVER_IMPORTED)
-def test_a_room_does_not_import(room: str, others: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("package", "others"), NEVER_IMPORTED)
+def test_a_package_does_not_import(package: str, others: tuple[str, ...]) -> None:
     wrong = [
         (name, other)
-        for name in below(room)
+        for name in below(package)
         for other in imports(name)
         if any(other == one or other.startswith(one + ".") for one in others) and (name, other) not in EXCEPTIONS
     ]

@@ -73,9 +73,11 @@ def reached(module: str) -> frozenset[str]:
     return frozenset(seen - {module})
 
 
-def below(*rooms: str) -> list[str]:
+def below(*packages: str) -> list[str]:
     """The modules in these packages, and those of these names."""
-    return [name for name in modules() if any(name == room or name.startswith(room + ".") for room in rooms)]
+    return [
+        name for name in modules() if any(name == package or name.startswith(package + ".") for package in packages)
+    ]
 
 
 def circles() -> list[list[str]]:
