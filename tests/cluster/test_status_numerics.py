@@ -45,7 +45,7 @@ def test_without_workers_it_says_so() -> None:
 def test_a_running_clusters_workers_agree(cluster: ClusterUnderTest) -> None:
     overview = cluster.do(Overview.read(cluster.local.membership))
     numerics = [record.numerics for record in overview.workers if record.numerics_class]
-    assert len(numerics) == 2
-    assert numerics[0] == numerics[1]
+    assert len(numerics) >= 2
+    assert all(one == numerics[0] for one in numerics)
     assert list(numerics[0]) == ["kernels", "probe", "dtype", "dispatch_dtype", "weights"]
     assert status(watch=False, gateway=cluster.local.urls[0], numerics=True)
