@@ -15,7 +15,7 @@ from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
 
 
-class WorkerMetrics(Collector):
+class AttentionMetrics(Collector):
     """Collects the worker's metrics."""
 
     def __init__(self, engine: Engine, dispatch: DispatchStats, p2p: P2PStats, epoch: Callable[[], int]) -> None:

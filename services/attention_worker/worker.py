@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from services.attention_worker.engine.engine import Engine, deliver_on
 from services.attention_worker.loading import Loaded, Servable
-from services.attention_worker.metrics import WorkerMetrics
+from services.attention_worker.metrics import AttentionMetrics
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import AttentionSettings
@@ -73,7 +73,7 @@ class AttentionWorker:
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        metrics = WorkerMetrics(self._engine, self._dispatcher.stats, self._p2p_stats, lambda: self._service.epoch)
+        metrics = AttentionMetrics(self._engine, self._dispatcher.stats, self._p2p_stats, lambda: self._service.epoch)
         registry.register(metrics)
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)

@@ -14,7 +14,7 @@ from services.expert_worker.queue_time import WINDOW_S
 from services.expert_worker.service import ExpertService
 
 
-class WorkerMetrics(Collector):
+class ExpertMetrics(Collector):
     """Collects the worker's metrics."""
 
     def __init__(self, batcher: Batcher, state: PlacementState, service: ExpertService) -> None:

@@ -17,7 +17,7 @@ from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
-from services.expert_worker.metrics import WorkerMetrics
+from services.expert_worker.metrics import ExpertMetrics
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.placement import PlacementState
 from services.expert_worker.readiness import Readiness
@@ -65,7 +65,7 @@ class ExpertWorker:
         settings = self._settings
         port = self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(WorkerMetrics(self._batcher, self._state, self._service))
+        registry.register(ExpertMetrics(self._batcher, self._state, self._service))
         show_redis(registry, lambda: self._membership.reachable)
         try:
             metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)

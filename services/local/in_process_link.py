@@ -12,7 +12,7 @@ import torch
 
 from services.expert_worker.experts import Experts, NotLoadedError
 from services.router.dispatch.errors import NotLoaded, WorkerUnavailable
-from services.router.dispatch.links import Answer, ExpertRequest
+from services.router.dispatch.links import ExpertOutput, ExpertRequest
 
 
 class LocalLink:
@@ -24,9 +24,9 @@ class LocalLink:
         self._thread = ThreadPoolExecutor(1, "local-link", initializer=self._begin)
         self._closed = False
 
-    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+    def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         if self._closed:
-            failed: Future[Answer] = Future()
+            failed: Future[ExpertOutput] = Future()
             failed.set_exception(WorkerUnavailable("the local experts are closed"))
             return failed
         return self._thread.submit(self._compute, request)
@@ -38,9 +38,9 @@ class LocalLink:
     def _begin(self) -> None:
         torch.set_num_threads(self._threads)  # OpenMP keeps this number per thread
 
-    def _compute(self, request: ExpertRequest) -> Answer:
+    def _compute(self, request: ExpertRequest) -> ExpertOutput:
         try:
             y_AD = self._experts.compute(request.layer, request.x_RD, request.row_A, request.expert_A)
         except NotLoadedError as error:
             raise NotLoaded(str(error), 0) from None
-        return Answer.of(y_AD)
+        return ExpertOutput.of(y_AD)

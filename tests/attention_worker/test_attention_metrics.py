@@ -10,7 +10,7 @@ from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
-from services.attention_worker.metrics import WorkerMetrics
+from services.attention_worker.metrics import AttentionMetrics
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.nccl_link import P2PStats
@@ -19,7 +19,7 @@ from services.router.dispatch.stats import DispatchStats
 
 def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(WorkerMetrics(driver.engine, dispatch, P2PStats(calls=5, connected=2), lambda: 7))
+    registry.register(AttentionMetrics(driver.engine, dispatch, P2PStats(calls=5, connected=2), lambda: 7))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value

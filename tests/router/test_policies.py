@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.gateway.sampling import choice_seed
 from services.router.requests.progress import GenerationProgress
-from services.router.requests.worker_choice import AttentionWorker, choose_worker
+from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class Tok:
     id: int
 
 
-def worker(name: str, **fields: object) -> AttentionWorker:
-    return AttentionWorker(**{"worker_id": name, "address": f"{name}:1", "epoch": 1, "numerics_class": "x", **fields})  # type: ignore[arg-type]
+def worker(name: str, **fields: Any) -> AttentionWorkerView:
+    usual: dict[str, Any] = {"worker_id": name, "address": f"{name}:1", "epoch": 1, "numerics_class": "x"}
+    return AttentionWorkerView(**usual | fields)
 
 
 def test_only_the_next_index_of_the_current_attempt_counts() -> None:

@@ -26,7 +26,7 @@ from services.expert_worker.placement import PlacementState
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.router.dispatch.grpc_link import GrpcLink
-from services.router.dispatch.links import Answer, Connect, ExpertRequest
+from services.router.dispatch.links import Connect, ExpertOutput, ExpertRequest
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
 from services.transport.payload import MAX_ROWS, payload_bytes
@@ -82,7 +82,7 @@ class WaitingNcclLink(NcclLink):
 
     waited = False
 
-    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+    def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         if not self.waited:
             self.waited = True
             self.connect_p2p(FIRST_CONNECT_S)

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from caracal_proto import attention_pb2, attention_pb2_grpc
 
-from services.router.requests.worker_choice import AttentionWorker
+from services.router.requests.worker_choice import AttentionWorkerView
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Script = Callable[[attention_pb2.GenerateRequest, Context], AsyncIterator[attention_pb2.GenerateEvent]]
@@ -73,7 +73,7 @@ class FakeAttention:
     def running(self) -> int:
         return self.opened - self.finished - self.cancelled
 
-    def record(self, **changes: Any) -> AttentionWorker:
+    def record(self, **changes: Any) -> AttentionWorkerView:
         fields: dict[str, Any] = {
             "worker_id": self.worker_id,
             "address": f"127.0.0.1:{self.port}",
@@ -81,7 +81,7 @@ class FakeAttention:
             "numerics_class": self.numerics_class,
             "epoch": self.epoch,
         }
-        return AttentionWorker(**(fields | changes))
+        return AttentionWorkerView(**(fields | changes))
 
     async def start(self, port: int = 0) -> None:
         self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))

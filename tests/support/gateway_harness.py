@@ -20,7 +20,7 @@ from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.reply import ServingContext
 from services.router.requests.stall_detector import StallTimeouts
-from services.router.requests.worker_choice import AttentionWorker
+from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers
 
 T = TypeVar("T")
@@ -31,9 +31,9 @@ class MutableDirectory:
     """The list of attention workers, which tests change."""
 
     def __init__(self) -> None:
-        self.workers: list[AttentionWorker] = []
+        self.workers: list[AttentionWorkerView] = []
 
-    async def attention_workers(self) -> Sequence[AttentionWorker]:
+    async def attention_workers(self) -> Sequence[AttentionWorkerView]:
         return list(self.workers)
 
 

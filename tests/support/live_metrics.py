@@ -43,7 +43,9 @@ def _router(folder: Path) -> CollectorRegistry:
 
 def _attention(folder: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(attention.WorkerMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), P2PStats(), lambda: 1))
+    registry.register(
+        attention.AttentionMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), P2PStats(), lambda: 1)
+    )
     return registry
 
 
@@ -51,7 +53,7 @@ def _expert(folder: Path) -> CollectorRegistry:
     experts = Experts(Checkpoint.open(make_checkpoint(folder)), torch.float32)
     state, batcher = PlacementState(experts, "expert-0", "boot", "class"), Batcher(experts.compute)
     registry = CollectorRegistry()
-    registry.register(expert.WorkerMetrics(batcher, state, ExpertService(state, batcher)))
+    registry.register(expert.ExpertMetrics(batcher, state, ExpertService(state, batcher)))
     return registry
 
 

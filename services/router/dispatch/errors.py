@@ -2,7 +2,7 @@
 
 DispatchError
 ├── WorkerUnavailable        the worker is gone, late or draining: the rows may go elsewhere
-│   ├── InvalidReply         the worker answered, and the answer cannot be used
+│   ├── InvalidReply         the worker answered, and the reply cannot be used
 │   └── ExpertsUnavailable   no worker answered for some experts within the wait; ends the step
 ├── NotLoaded                FAILED_PRECONDITION: the worker has not loaded an expert it was asked for
 ├── StaleEpoch               FAILED_PRECONDITION: the worker has seen a newer table
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 
 class DispatchError(Exception):
-    """Expected: an expert worker's answer did not arrive or cannot be used."""
+    """Expected: an expert worker's reply did not arrive or cannot be used."""
 
 
 class WorkerUnavailable(DispatchError):
@@ -21,7 +21,7 @@ class WorkerUnavailable(DispatchError):
 
 
 class InvalidReply(WorkerUnavailable):
-    """The worker's answer is short, of the wrong shape, fails its checksum, or is not finite."""
+    """The worker's reply is short, of the wrong shape, fails its checksum, or is not finite."""
 
 
 class ExpertsUnavailable(WorkerUnavailable):

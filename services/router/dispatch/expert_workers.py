@@ -10,10 +10,10 @@ from concurrent.futures import Future
 import torch
 from caracal_proto import placement_pb2
 
-from services.router.dispatch.links import Answer, Connect, ExpertRequest, Link
+from services.router.dispatch.links import Connect, ExpertOutput, ExpertRequest, Link
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
-LINGER_S = 1.0  # how long a worker that left the table may still answer what is in flight
+DEPARTED_LINK_S = 1.0  # how long a worker that left the table may still answer what is in flight
 FIRST_SUSPECT_S, LAST_SUSPECT_S = 1.0, 60.0
 
 
@@ -59,7 +59,7 @@ class ExpertWorkerPool:
         """Makes a table the current one unless it is older; returns the current epoch. Raises TableError.
 
         Calls in flight keep the table they started with. Links to workers that the new table no longer names are
-        closed after LINGER_S: by then their answers have arrived, or are requested from other workers.
+        closed after DEPARTED_LINK_S: by then their replies have arrived, or are requested from other workers.
         """
         compiled = compile_table(table, *self._sizes, self._device)
         with self._changed:
@@ -77,7 +77,7 @@ class ExpertWorkerPool:
         with self._changed:
             return self._changed.wait_for(lambda: self._table.epoch > epoch, timeout_s)
 
-    def dispatch(self, endpoint: placement_pb2.Endpoint, request: ExpertRequest) -> Future[Answer]:
+    def dispatch(self, endpoint: placement_pb2.Endpoint, request: ExpertRequest) -> Future[ExpertOutput]:
         key = key_of(endpoint)
         link = self._links.get(key)
         if link is None:
@@ -111,7 +111,7 @@ class ExpertWorkerPool:
 
     def _close_later(self, departed: set[Key]) -> None:
         for key in departed:
-            timer = threading.Timer(LINGER_S, self._links.pop(key).close)
+            timer = threading.Timer(DEPARTED_LINK_S, self._links.pop(key).close)
             timer.daemon = True
             timer.start()
 

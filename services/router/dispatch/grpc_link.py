@@ -29,7 +29,7 @@ from services.router.dispatch.errors import (
     StaleEpoch,
     WorkerUnavailable,
 )
-from services.router.dispatch.links import Answer, ExpertRequest
+from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.transport.p2p_group import P2PBroken
 from services.transport.payload import pack, payload_bytes
 
@@ -62,7 +62,7 @@ class GrpcLink:
         self._session: Session | None = None
         self._closed = False
 
-    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+    def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         return self._open().send(request)
 
     def close(self) -> None:
@@ -83,9 +83,9 @@ class GrpcLink:
 
 
 class Waiting(NamedTuple):
-    """A call in flight: what its answer must look like, and what must stay in memory until it comes."""
+    """A call in flight: what its reply must look like, and what must stay in memory until it comes."""
 
-    future: Future[Answer]
+    future: Future[ExpertOutput]
     shape: tuple[int, int]
     dtype: torch.dtype
     sent: object
@@ -117,8 +117,8 @@ class Session:
         self._stream = expert_pb2_grpc.ExpertStub(self._channel).Session(iter(self._outbox.get, None))
         threading.Thread(target=self._read, name=f"link-{endpoint.worker_id}", daemon=True).start()
 
-    def send(self, request: ExpertRequest) -> Future[Answer]:
-        future: Future[Answer] = Future()
+    def send(self, request: ExpertRequest) -> Future[ExpertOutput]:
+        future: Future[ExpertOutput] = Future()
         dispatch_dtype = self._dispatch_dtype or request.x_RD.dtype
         message, payload_N = self._message(request, dispatch_dtype), pack(request.x_RD, dispatch_dtype)
         try:
@@ -157,7 +157,7 @@ class Session:
         )
 
     def _attach(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:
-        """Puts the payload into the message, or sends it; keeps what it returns until the answer. Raises P2PBroken."""
+        """Puts the payload into the message, or sends it; keeps what it returns until the reply. Raises P2PBroken."""
         data = raw_bytes(payload_N.cpu())
         message.x.data, message.checksum = data, checksum(data)
         return None
@@ -181,28 +181,28 @@ class Session:
         if waiting is None:
             self._unexpected(reply)
             return
-        # Removed only after `_answer`: when the P2P group breaks in it, `_end` fails the call with all the others.
+        # Removed only after `_output`: when the P2P group breaks in it, `_end` fails the call with all the others.
         try:
-            answer: Answer | DispatchError = self._answer(reply, waiting)
+            output: ExpertOutput | DispatchError = self._output(reply, waiting)
         except DispatchError as error:
-            answer = error
+            output = error
         with self._ending:
             if self._waiting.pop(reply.call, None) is None:
                 return  # the session was ended meanwhile
-        if isinstance(answer, DispatchError):
-            waiting.future.set_exception(answer)
+        if isinstance(output, DispatchError):
+            waiting.future.set_exception(output)
         else:
-            waiting.future.set_result(answer)
+            waiting.future.set_result(output)
 
     def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
         """Ignores a reply to a call that was given up, or never made."""
 
-    def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
+    def _output(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> ExpertOutput:
         if reply.status != expert_pb2.ExpertReply.OK:
             raise _error_of(reply, self._name)
         if tuple(reply.y.shape) != waiting.shape or reply.y.dtype != dtype_name(waiting.dtype):
             self._reject_shape(reply, f"{self._name} answered {list(reply.y.shape)}, asked for {list(waiting.shape)}")
-        return Answer.of(self._rows(reply, waiting))
+        return ExpertOutput.of(self._rows(reply, waiting))
 
     def _reject_shape(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
         raise InvalidReply(why)
@@ -213,7 +213,7 @@ class Session:
         if len(data) != payload_bytes(*waiting.shape, waiting.dtype):
             raise InvalidReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
         if checksum(data) != reply.checksum:
-            raise InvalidReply(f"the answer of {self._name} fails its checksum")
+            raise InvalidReply(f"the reply of {self._name} fails its checksum")
         return view(data, waiting.shape, waiting.dtype)
 
     def _end(self, why: str) -> None:

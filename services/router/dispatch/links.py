@@ -24,13 +24,13 @@ class ExpertRequest:
     step: int
     layer: int
     epoch: int
-    timeout_s: float  # from now until the answer is of no use
+    timeout_s: float  # from now until the reply is of no use
     x_RD: Tensor  # contiguous, the model's dtype, on its device
     row_A: Tensor  # int32, indices into x_RD, on the CPU
     expert_A: Tensor  # int32, on the CPU
 
 
-class Answer(NamedTuple):
+class ExpertOutput(NamedTuple):
     """One unweighted row per assignment, in the request's order, on the device on which it was received."""
 
     y_AD: Tensor
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     arrived_s: float  # time.perf_counter
 
     @classmethod
-    def of(cls, y_AD: Tensor) -> Answer:
+    def of(cls, y_AD: Tensor) -> ExpertOutput:
         """Checks the rows for non-finite values, on the link's own thread, where it costs the engine nothing."""
         return cls(y_AD, math.isfinite(y_AD.sum(dtype=torch.float32).item()), time.perf_counter())
 
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 class Link(Protocol):
     """A connection to one expert worker, used by one engine thread."""
 
-    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+    def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         """Sends without waiting for an acknowledgement. Every failure comes through the future, as a DispatchError."""
         ...
 

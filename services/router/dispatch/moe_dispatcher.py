@@ -1,4 +1,4 @@
-"""Sends a layer's tokens to their experts: `start` sends the rows, the handle's `finish` combines the answers.
+"""Sends a layer's tokens to their experts: `start` sends the rows, the handle's `finish` combines the replies.
 
 Legend: T tokens, K choices, D hidden, G gate outputs.
 """

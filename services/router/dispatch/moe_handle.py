@@ -1,4 +1,4 @@
-"""A layer's expert answers that are still awaited, and the retries until every one of them has arrived.
+"""A layer's expert replies that are still awaited, and the retries until every one of them has arrived.
 
 Legend: T tokens, K choices, D hidden, A (row, expert) assignments in the order they were sent, over all workers and
 retries.
@@ -22,7 +22,7 @@ from services.router.dispatch.errors import (
     WorkerUnavailable,
 )
 from services.router.dispatch.expert_workers import ExpertWorkerPool
-from services.router.dispatch.links import Answer
+from services.router.dispatch.links import ExpertOutput
 from services.router.dispatch.retry import PeerFailure, choose_retry, record_failure
 from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
@@ -31,7 +31,7 @@ from services.router.dispatch.table import Key
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds to wait: for one answer, and for all answers of a layer once a call has failed."""
+    """Seconds to wait: for one reply, and for all replies of a layer once a call has failed."""
 
     call_s: float
     expert_s: float
@@ -46,25 +46,25 @@ class MoEHandle:
         self._pool, self._batch, self._timeouts, self._stats = pool, batch, timeouts, stats
         self._sent = sent
         self._reply_index_TK = sent.reply_index_TK
-        self._answers: list[Tensor] = []  # in the order of A; NaN for a failed call, whose retry has rows of its own
+        self._outputs: list[Tensor] = []  # in the order of A; NaN for a failed call, whose retry has rows of its own
         self._failures: dict[Key, PeerFailure] = {}
-        self._non_finite: dict[tuple[int, int], bytes] = {}  # (token, expert) -> the non-finite row of an answer
+        self._non_finite: dict[tuple[int, int], bytes] = {}  # (token, expert) -> the non-finite row of a reply
         self._sent_s = time.perf_counter()
         self._complete = False
 
     def finish(self, residual_TD: Tensor) -> Tensor:
-        """Waits until every answer has arrived, then returns residual + MoE(h), [T, D].
+        """Waits until every reply has arrived, then returns residual + MoE(h), [T, D].
 
-        Raises ExpertsUnavailable when some expert's answer did not come within the wait, CallRejected when workers
+        Raises ExpertsUnavailable when some expert's reply did not come within the wait, CallRejected when workers
         keep rejecting the call as malformed.
         """
         self.wait()
-        batch, answers = self._batch, self._answers
-        y_AD = answers[0] if len(answers) == 1 else torch.cat(answers) if answers else batch.h_TD[:0]
+        batch, outputs = self._batch, self._outputs
+        y_AD = outputs[0] if len(outputs) == 1 else torch.cat(outputs) if outputs else batch.h_TD[:0]
         return combine(y_AD, self._reply_index_TK, batch.weights_TK, batch.zero_T, batch.h_TD, residual_TD)
 
     def wait(self) -> None:
-        """Returns when every answer has arrived; raises what `finish` does."""
+        """Returns when every reply has arrived; raises what `finish` does."""
         if self._complete:
             return
         began_s = time.perf_counter()
@@ -76,29 +76,29 @@ class MoEHandle:
         self._stats.round_trip_s += ended_s - max(began_s, self._sent_s)  # taking the last reply in
 
     def _collect(self, sent: SentBatch, base: int) -> bool:
-        """Takes in the answers to one plan's calls; returns False when one is missing."""
+        """Takes in the replies to one plan's calls; returns False when one is missing."""
         arrived_s = self._sent_s
         complete = True
         for call in sent.calls:
-            answer = self._answer(call, sent.epoch, base)
-            if answer is None:
+            output = self._output(call, sent.epoch, base)
+            if output is None:
                 complete = False
-                self._answers.append(
+                self._outputs.append(
                     self._batch.h_TD.new_full((call.assignments, self._batch.h_TD.shape[1]), torch.nan)
                 )
                 continue
-            arrived_s = max(arrived_s, answer.arrived_s)
-            self._answers.append(answer.y_AD.to(self._batch.h_TD.device))
-            self._stats.bytes_received += answer.y_AD.nbytes
+            arrived_s = max(arrived_s, output.arrived_s)
+            self._outputs.append(output.y_AD.to(self._batch.h_TD.device))
+            self._stats.bytes_received += output.y_AD.nbytes
         self._stats.round_trip_s += arrived_s - self._sent_s
         self._sent_s = arrived_s
         return complete
 
-    def _answer(self, call: InFlightCall, epoch: int, base: int) -> Answer | None:
-        """Returns one call's answer; None, with its choices marked as missing, when the call has failed."""
+    def _output(self, call: InFlightCall, epoch: int, base: int) -> ExpertOutput | None:
+        """Returns one call's reply; None, with its choices marked as missing, when the call has failed."""
         try:
-            answer = call.future.result(self._timeouts.call_s)
-            self._check(call, answer, base)
+            output = call.future.result(self._timeouts.call_s)
+            self._check(call, output, base)
         except TimeoutError:
             late = WorkerUnavailable(f"{call.key[0]} has not answered within {self._timeouts.call_s:g} s")
             self._record(call, epoch, base, late, hung=True)
@@ -106,24 +106,24 @@ class MoEHandle:
             self._record(call, epoch, base, error)
         else:
             self._pool.mark_healthy(call.key)
-            return answer
+            return output
         return None
 
-    def _check(self, call: InFlightCall, answer: Answer, base: int) -> None:
+    def _check(self, call: InFlightCall, output: ExpertOutput, base: int) -> None:
         """Raises InvalidReply for rows that are not finite.
 
         A row is accepted once a second computation has given the same bits: then it is the model's own.
         """
-        if answer.finite:
+        if output.finite:
             return
-        rows = [raw_bytes(row) for row in answer.y_AD.cpu()]
+        rows = [raw_bytes(row) for row in output.y_AD.cpu()]
         choices_TK = self._choices(call, base)
         ids = self._batch.ids_TK[choices_TK].tolist()
         indices = self._reply_index_TK[choices_TK].tolist()
         differs = False
         for (token, _), expert, index in zip(choices_TK.nonzero().tolist(), ids, indices, strict=True):
             row = index - base - call.first
-            if not torch.isfinite(answer.y_AD[row]).all():
+            if not torch.isfinite(output.y_AD[row]).all():
                 differs |= self._non_finite.get((token, expert)) != rows[row]
                 self._non_finite[token, expert] = rows[row]
         if differs:
@@ -172,8 +172,8 @@ class MoEHandle:
             self._merge(again)
 
     def _merge(self, again: SentBatch) -> None:
-        """Adds a retry's plan to the first one and takes in its answers."""
-        base = sum(map(len, self._answers))
+        """Adds a retry's plan to the first one and takes in its replies."""
+        base = sum(map(len, self._outputs))
         self._reply_index_TK = torch.where(again.reply_index_TK >= 0, again.reply_index_TK + base, self._reply_index_TK)
         self._stats.count_sent(again.calls)
         self._collect(again, base)

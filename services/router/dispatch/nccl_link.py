@@ -28,7 +28,7 @@ from torch import Tensor
 
 from services.router.dispatch.errors import InvalidReply
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
-from services.router.dispatch.links import Answer, ExpertRequest
+from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.transport.p2p_group import CALLER, HANDSHAKE_S, P2PBroken, P2PGroup
 from services.transport.payload import MAX_ROWS, check_of, payload_bytes
 from services.transport.rendezvous_store import MirrorStore
@@ -87,7 +87,7 @@ class NcclLink(GrpcLink):
         self._backoff_s, self._retry_at = FIRST_BACKOFF_S, 0.0
         self._connecting: threading.Thread | None = None
 
-    def dispatch(self, request: ExpertRequest) -> Future[Answer]:
+    def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         session = self._open()
         if session.p2p is None and time.monotonic() >= self._retry_at:
             self._start_connecting(session)
@@ -207,16 +207,16 @@ class P2PSession(Session):
             raise P2PBroken("a payload is announced over a P2P group that does not exist")
         payload_N = self.p2p.receive(payload_bytes(*waiting.shape, waiting.dtype))
         if not reply.unchecked and check_of(payload_N.cpu()) != reply.checksum:
-            raise InvalidReply(f"the answer of {self._name} fails its checksum")
+            raise InvalidReply(f"the reply of {self._name} fails its checksum")
         return self.p2p.copy(payload_N).view(waiting.dtype).view(waiting.shape)
 
     def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
         if reply.over_p2p:
             raise P2PBroken("a payload is announced for a call that was not made")
 
-    def _answer(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Answer:
+    def _output(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> ExpertOutput:
         with self.p2p.beside() if self.p2p is not None else nullcontext():
-            return super()._answer(reply, waiting)
+            return super()._output(reply, waiting)
 
     def _reject_shape(self, reply: expert_pb2.ExpertReply, why: str) -> NoReturn:
         # The payload's size is unknown now, so neither it nor anything after it can be received.

@@ -1,6 +1,6 @@
 """Decides whom to ask again for experts whose answer is missing. Pure: no clock, no I/O.
 
-Every decision keeps the bits: an expert's answer is a function of the row and the weights, on whichever worker.
+Every decision keeps the bits: an expert's reply is a function of the row and the weights, on whichever worker.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
 from services.router.dispatch.expert_workers import ExpertWorkerPool
-from services.router.dispatch.links import Answer, ExpertRequest
+from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
 from services.transport.payload import payload_bytes
 
@@ -42,7 +42,7 @@ class InFlightCall:
     assignments: int
     rows: int
     bytes: int  # of its payload
-    future: Future[Answer]
+    future: Future[ExpertOutput]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class LayerStats:
 
     layer_calls: int = 0  # calls of `start`
     exposed_s: float = 0.0  # spent in `wait`: until the last reply had arrived and was taken in
-    round_trip_s: float = 0.0  # from the end of the gate until the same moment, less the time an answer lay ready
+    round_trip_s: float = 0.0  # from the end of the gate until the same moment, less the time a reply lay ready
     choices: int = 0  # tokens * top-k
     ffn_choices: int = 0  # of these, chosen FFN experts
     tokens: int = 0
@@ -32,7 +32,7 @@ class LayerStats:
     rows_sent: int = 0  # a token counts once per worker it went to; retries count again
     assignments_sent: int = 0  # (token, expert); retries count again
     bytes_sent: int = 0  # of rows_sent, in the dtype they travel in, scales included
-    bytes_received: int = 0  # of the answers that were combined: each assignment once, retried or not
+    bytes_received: int = 0  # of the replies that were combined: each assignment once, retried or not
     bytes_if_all_ffn: int = 0  # choices * bytes of one row: what would come back without zero experts
     retries: int = 0  # messages sent because an earlier one brought no answer
     stale_epoch_rejections: int = 0  # calls rejected for their epoch

@@ -1,4 +1,7 @@
-"""Tracks which workers are alive: by their leases while Redis can be read, and by their connections always."""
+"""Tracks which workers are alive: by their leases while Redis can be read, and by their connections always.
+
+For the leader only; `requests.attention_workers` decides for itself which workers get requests.
+"""
 
 from __future__ import annotations
 

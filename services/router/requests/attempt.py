@@ -8,14 +8,14 @@ import grpc.aio
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
-from services.router.requests.worker_choice import AttentionWorker
+from services.router.requests.worker_choice import AttentionWorkerView
 
 
 class Attempt:
     """Opens the call at once. `last_event_at` is a time of the monotonic clock."""
 
     def __init__(
-        self, worker: AttentionWorker, channel: grpc.aio.Channel, message: attention_pb2.GenerateRequest
+        self, worker: AttentionWorkerView, channel: grpc.aio.Channel, message: attention_pb2.GenerateRequest
     ) -> None:
         self.worker = worker
         self.number = message.attempt

@@ -1,6 +1,7 @@
 """The attention workers this router knows, the channels to them, and its open attempts at each.
 
 Keeps the last list while Redis is unavailable. `worker_choice.py` decides which worker gets a sequence.
+The leader watches workers by its own rule (`placement/worker_registry.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from caracal_proto.attention_pb2_grpc import AttentionStub
 from services.membership.redis import RedisUnavailable
 from services.router.requests.attempt import Attempt
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
-from services.router.requests.worker_choice import AttentionWorker, choose_worker
+from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
 log = structlog.get_logger(__name__)
 
@@ -34,12 +35,12 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 )
-LINGER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
+UNLISTED_WORKER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
 DESCRIBE_S = 1.5  # no worker is too busy to answer Describe
 
-ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorker]]]
+ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorkerView]]]
 
 
 class AttentionWorkerPool:
@@ -67,7 +68,7 @@ class AttentionWorkerPool:
         self._stalls = StallDetector(self._answers, timeouts)
         self._listed_at: dict[str, float] = {}  # by worker id
         self._served_at = -math.inf
-        self.workers: tuple[AttentionWorker, ...] = ()
+        self.workers: tuple[AttentionWorkerView, ...] = ()
         self.open_on: Counter[str] = Counter()
         self.attempts: set[Attempt] = set()
 
@@ -92,12 +93,12 @@ class AttentionWorkerPool:
             return "every attention worker is draining"
         return "no attention worker has a placement table yet"
 
-    def choose(self, numerics_class: str | None, avoid: Collection[str]) -> AttentionWorker | None:
+    def choose(self, numerics_class: str | None, avoid: Collection[str]) -> AttentionWorkerView | None:
         return choose_worker(
             self.workers, self.open_on, numerics_class=numerics_class, avoid={*avoid, *self._stalls.suspects}
         )
 
-    async def channel(self, worker: AttentionWorker) -> grpc.aio.Channel | None:
+    async def channel(self, worker: AttentionWorkerView) -> grpc.aio.Channel | None:
         """Returns a connected channel, or None when the worker cannot be reached."""
         channel = self._channels.get(worker.address)
         if channel is None:
@@ -144,11 +145,11 @@ class AttentionWorkerPool:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _with_lingering(self, listed: Sequence[AttentionWorker]) -> tuple[AttentionWorker, ...]:
+    def _with_lingering(self, listed: Sequence[AttentionWorkerView]) -> tuple[AttentionWorkerView, ...]:
         """Adds the workers that were listed a moment ago: when Redis restarts empty, they still serve."""
         now = time.monotonic()
         self._listed_at |= {worker.worker_id: now for worker in listed}
-        self._listed_at = {worker_id: at for worker_id, at in self._listed_at.items() if now - at < LINGER_S}
+        self._listed_at = {worker_id: at for worker_id, at in self._listed_at.items() if now - at < UNLISTED_WORKER_S}
         ids = {worker.worker_id for worker in listed}
         lingering = (worker for worker in self.workers if worker.worker_id not in ids and not worker.draining)
         return (*listed, *(worker for worker in lingering if worker.worker_id in self._listed_at))
@@ -159,7 +160,7 @@ class AttentionWorkerPool:
             await channel.close(None)
         self._channels.clear()
 
-    async def _describe(self, worker: AttentionWorker) -> None:
+    async def _describe(self, worker: AttentionWorkerView) -> None:
         """Asks a new worker for the longest sequence that it takes."""
         key = (worker.worker_id, worker.boot_id)
         if key in self._limits:
@@ -169,10 +170,10 @@ class AttentionWorkerPool:
             cached = described.kv_pages_total * described.page_size
             self._limits[key] = min(limit for limit in (described.max_model_len, cached, self._model_limit) if limit)
 
-    async def _answers(self, worker: AttentionWorker) -> bool:
+    async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None
 
-    async def _call_describe(self, worker: AttentionWorker) -> attention_pb2.AttentionDescription | None:
+    async def _call_describe(self, worker: AttentionWorkerView) -> attention_pb2.AttentionDescription | None:
         channel = await self.channel(worker)
         if channel is None:
             return None

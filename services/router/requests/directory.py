@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
-from services.router.requests.worker_choice import AttentionWorker
+from services.router.requests.worker_choice import AttentionWorkerView
 
 
-async def list_attention_workers(membership: Membership) -> list[AttentionWorker]:
+async def list_attention_workers(membership: Membership) -> list[AttentionWorkerView]:
     """Returns the attention workers that have a lease. Raises RedisUnavailable."""
     return [_as_worker(record) for record in await membership.workers("attention")]
 
 
-def _as_worker(record: WorkerRecord) -> AttentionWorker:
+def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
     stats = record.stats
-    return AttentionWorker(
+    return AttentionWorkerView(
         worker_id=record.worker_id,
         address=record.address,
         boot_id=record.boot_id,

@@ -28,7 +28,7 @@ from services.router.requests.errors import (
 )
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import GenerationProgress
-from services.router.requests.worker_choice import AttentionWorker
+from services.router.requests.worker_choice import AttentionWorkerView
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,7 @@ class Generation:
             await self._workers.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
             give_up_at = give_up_at if worker else time.monotonic() + FIRST_WORKER_S
 
-    def _start(self, worker: AttentionWorker, channel: grpc.aio.Channel) -> Attempt:
+    def _start(self, worker: AttentionWorkerView, channel: grpc.aio.Channel) -> Attempt:
         message = attention_pb2.GenerateRequest(
             request_id=self._request.request_id,
             attempt=self.progress.open_attempt(),

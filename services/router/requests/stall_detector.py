@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import structlog
 
 from services.router.requests.attempt import Attempt
-from services.router.requests.worker_choice import AttentionWorker, choose_worker
+from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
 log = structlog.get_logger(__name__)
 
-Probe = Callable[[AttentionWorker], Awaitable[bool]]
+Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class StallDetector:
         self._probing: dict[str, asyncio.Task[None]] = {}
         self.suspects: set[str] = set()  # ids of workers that did not answer their last probe
 
-    def check(self, workers: Collection[AttentionWorker], attempts: Collection[Attempt]) -> None:
+    def check(self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]) -> None:
         """Abandons the attempts of lost workers and starts probes of idle ones, without waiting for any probe."""
         now = time.monotonic()
         self._abandon_lost(workers, attempts, now)
@@ -54,7 +54,7 @@ class StallDetector:
         for task in self._probing.values():
             task.cancel()
 
-    def _abandon_lost(self, workers: Iterable[AttentionWorker], attempts: Collection[Attempt], now: float) -> None:
+    def _abandon_lost(self, workers: Iterable[AttentionWorkerView], attempts: Collection[Attempt], now: float) -> None:
         gone = {attempt.worker.worker_id for attempt in attempts} - {worker.worker_id for worker in workers}
         self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
         for attempt in list(attempts):
@@ -64,7 +64,7 @@ class StallDetector:
                 attempt.abandon()
 
     async def _check_worker(
-        self, worker: AttentionWorker, workers: Collection[AttentionWorker], attempts: Collection[Attempt]
+        self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]
     ) -> None:
         probed_at = time.monotonic()
         try:

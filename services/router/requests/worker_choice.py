@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionWorker:
+class AttentionWorkerView:
     """An attention worker as its lease describes it. `load`: its running and waiting sequences, as it reports them."""
 
     worker_id: str
@@ -26,12 +26,12 @@ class AttentionWorker:
 
 
 def choose_worker(
-    workers: Iterable[AttentionWorker],
+    workers: Iterable[AttentionWorkerView],
     open_here: Mapping[str, int],
     *,
     numerics_class: str | None = None,
     avoid: Collection[str] = (),
-) -> AttentionWorker | None:
+) -> AttentionWorkerView | None:
     """Returns the least loaded serving worker: fewest sequences open from this router, then lowest `load`, then id.
 
     A sequence that began under a numerics class stays in it. Workers in `avoid` (ids that just failed) are chosen only
