@@ -1,6 +1,8 @@
 """The attention worker's Prometheus metrics, read from the engine's and the dispatcher's counters at every scrape.
 
 Request metrics have vLLM's names under `caracal:`; metrics without a counterpart in vLLM are `caracal_*`.
+
+Counters are named without `_total`, which the client library adds.
 """
 
 from __future__ import annotations

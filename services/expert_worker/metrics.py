@@ -1,4 +1,7 @@
-"""The expert worker's Prometheus metrics, read from the batcher and the placement state at every scrape."""
+"""The expert worker's Prometheus metrics, read from the batcher and the placement state at every scrape.
+
+Counters are named without `_total`, which the client library adds.
+"""
 
 from __future__ import annotations
 

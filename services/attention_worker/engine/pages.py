@@ -27,7 +27,7 @@ class PagePool:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def open(self, tokens: int) -> int | None:
+    def allocate(self, tokens: int) -> int | None:
         """Allocates a row with pages for `tokens` positions; None when there are not enough pages or rows."""
         if not self._free_rows or self.pages_for(tokens) > len(self._free):
             return None
@@ -47,10 +47,10 @@ class PagePool:
         self._held[row] = wanted
         return True
 
-    def close(self, row: int) -> None:
+    def free(self, row: int) -> None:
         """Frees a row and its pages."""
         held = self._held[row]
-        assert held, f"row {row} is not open"
+        assert held, f"row {row} has no pages"
         self._free.extend(self.table_SX[row, :held].tolist())
         self.table_SX[row, :held] = -1
         self._held[row] = 0

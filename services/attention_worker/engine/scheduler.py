@@ -104,7 +104,7 @@ class Scheduler:
         while budget > 0 and self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
             # With the first new token's page, or the sequence might be preempted one step after its admission.
-            sequence.row = self.pages.open(len(sequence.ids) + 1)
+            sequence.row = self.pages.allocate(len(sequence.ids) + 1)
             if sequence.row is None:
                 return
             self.running.append(self.waiting.popleft())
@@ -118,5 +118,5 @@ class Scheduler:
 
     def _free_pages(self, sequence: Sequence) -> None:
         assert sequence.row is not None
-        self.pages.close(sequence.row)
+        self.pages.free(sequence.row)
         sequence.row, sequence.cached = None, 0

@@ -1,4 +1,7 @@
-"""Request metrics: vLLM's names and buckets with the prefix `caracal:`, the gateway's own with `caracal_gateway_`."""
+"""Request metrics: vLLM's names and buckets with the prefix `caracal:`, the gateway's own with `caracal_gateway_`.
+
+Counters are named without `_total`, which the client library adds.
+"""
 
 from __future__ import annotations
 
