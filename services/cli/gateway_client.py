@@ -12,19 +12,19 @@ from services.membership.overview import Overview
 TIMEOUT_S = 5.0
 
 
-def ask_gateway(url: str) -> Overview:
+def ask_gateway(url: str, timeout_s: float = TIMEOUT_S) -> Overview:
     """Reads the overview of a cluster with GET /cluster. Raises NoCluster, naming the URL."""
-    status, text = _get(url, "/cluster")
+    status, text = _get(url, "/cluster", timeout_s)
     return overview_of(text, status, url)
 
 
 def ask_ready(url: str) -> str:
     """Reads with GET /ready why requests cannot be served; empty when they can. Raises NoCluster, naming the URL."""
-    status, text = _get(url, "/ready")
+    status, text = _get(url, "/ready", TIMEOUT_S)
     return reason_of(text, status, url)
 
 
-def _get(url: str, path: str) -> tuple[int, bytes]:
+def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     parts = urlsplit(url)
     try:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
@@ -32,7 +32,7 @@ def _get(url: str, path: str) -> tuple[int, bytes]:
     except ValueError:
         raise NoCluster(f"{url!r} is not the URL of a gateway: write http://HOST:PORT") from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
+    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
         connection.request("GET", parts.path.rstrip("/") + path)
         response = connection.getresponse()

@@ -19,8 +19,8 @@ from support.cluster_harness import ClusterUnderTest
 from support.kube_api import OVERVIEW
 from typer.testing import CliRunner
 
-from services.cli import gateway_client
 from services.cli.app import app
+from services.cli.gateway_client import ask_gateway
 from services.cli.run_state import NoCluster, RunState, save
 from services.cli.scale import scale
 from services.membership.redis import Membership
@@ -86,12 +86,11 @@ def test_another_server_answers(other_server: str, path: str, expected: str) -> 
     assert (code, expected in output, other_server in output) == (1, True, True), output
 
 
-def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_client, "TIMEOUT_S", 0.1)
+def test_a_server_that_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(NoCluster, match=f"no gateway answers at {url}: timed out"):
-            gateway_client.ask_gateway(url)
+            ask_gateway(url, timeout_s=0.1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 from support.kube_api import FakeApi
 from support.kube_command import error_line, run, write_kubeconfig
 
-from services.cli.kube import release
 from services.cli.kube.release import Release
 from services.cli.run_state import NoCluster
 from services.process.settings import InvalidSetting
@@ -148,15 +147,13 @@ def test_a_server_that_is_no_address(kubeconfig: Path, server: str) -> None:
     assert f"server '{server}' is not a URL: write https://HOST:PORT" in error_line("status", "--context", "lab")
 
 
-def test_a_server_that_never_answers(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers(kubeconfig: Path) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
         write_kubeconfig(kubeconfig, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(release, "TIMEOUT_S", (5, 0.3))
         with pytest.raises(NoCluster, match=r"^the API server of lab does not answer within 0\.3 s$"):
-            Release("lab")
-        monkeypatch.setattr(release, "TIMEOUT_S", (0.2, 5))
+            Release("lab", timeout_s=(5, 0.3))
         with pytest.raises(NoCluster, match=r"^the API server of lab does not answer within 0\.2 s$"):
-            Release("lab")  # the first call is still in the queue of length 1
+            Release("lab", timeout_s=(0.2, 5))  # the first call is still in the queue of length 1
 
 
 @pytest.mark.parametrize(

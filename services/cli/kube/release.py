@@ -39,8 +39,11 @@ class Release:
     Every call to the API server has a timeout; methods raise NoCluster when it rejects a call or does not answer.
     """
 
-    def __init__(self, context: str, namespace: str = "", release: str = "") -> None:
+    def __init__(
+        self, context: str, namespace: str = "", release: str = "", timeout_s: tuple[float, float] = TIMEOUT_S
+    ) -> None:
         """Raises NoCluster without the client, the context or the release, or when several releases could be meant."""
+        self._timeout_s = timeout_s
         api, own = connect(context)
         from kubernetes import client
 
@@ -60,7 +63,7 @@ class Release:
             body = {"spec": {"replicas": count}}
             with self._calls():
                 self._apps.patch_namespaced_stateful_set_scale(
-                    names[role], self.namespace, body, _request_timeout=TIMEOUT_S
+                    names[role], self.namespace, body, _request_timeout=self._timeout_s
                 )
         asked = ", ".join(f"{role}={count}" for role, count in counts.items())
         if not wait_s:
@@ -109,7 +112,7 @@ class Release:
             with suppress(NoCluster), self._calls():
                 warnings = newest_warnings(
                     self._core.list_namespaced_event(
-                        self.namespace, field_selector=selector, _request_timeout=TIMEOUT_S
+                        self.namespace, field_selector=selector, _request_timeout=self._timeout_s
                     ).items
                 )
         return {_name(pod): not_ready_reason(pod, warnings.get(_name(pod), "")) for pod in waiting}
@@ -130,7 +133,7 @@ class Release:
         with self._calls():
             try:
                 answer = self._core.connect_get_namespaced_pod_proxy_with_path(
-                    _address(pod), self.namespace, path, _preload_content=False, _request_timeout=TIMEOUT_S
+                    _address(pod), self.namespace, path, _preload_content=False, _request_timeout=self._timeout_s
                 )
                 return answer.status, answer.data
             except ApiException as error:
@@ -169,7 +172,7 @@ class Release:
     def _list(self, ask: Any, release: str = "") -> list[Any]:
         selector = f"{PART_OF},{INSTANCE}={release}" if release else PART_OF
         with self._calls():
-            return list(ask(self.namespace, label_selector=selector, _request_timeout=TIMEOUT_S).items)
+            return list(ask(self.namespace, label_selector=selector, _request_timeout=self._timeout_s).items)
 
     @contextmanager
     def _calls(self) -> Iterator[None]:
@@ -184,7 +187,7 @@ class Release:
             why = one_line(_status_message(error.body) or error.reason)
             raise NoCluster(f"{server} answers {error.status}: {why}" if error.status else f"{server}: {why}") from None
         except (HTTPError, OSError) as error:
-            raise NoCluster(f"{server} does not answer{_why(error)}") from None
+            raise NoCluster(f"{server} does not answer{_why(error, self._timeout_s)}") from None
         except ValueError:
             raise NoCluster(f"{server} does not answer like Kubernetes") from None
 
@@ -220,15 +223,15 @@ def _status_message(body: str | bytes | None) -> str:
     return str(raw.get("message") or raw.get("reason") or "no message")
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException, timeout_s: tuple[float, float]) -> str:
     """The end of a message, from the cause in urllib3's error: its own text has all attempts and object addresses."""
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
     while True:
         if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
-            return f" within {TIMEOUT_S[0]:g} s"
+            return f" within {timeout_s[0]:g} s"
         if isinstance(error, TimeoutError | ReadTimeoutError):
-            return f" within {TIMEOUT_S[1]:g} s"
+            return f" within {timeout_s[1]:g} s"
         inner = getattr(error, "reason", None) or error.__cause__
         if not isinstance(inner, BaseException):
             return f": {one_line(getattr(error, 'strerror', None) or error)}"
