@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast smoke check proto fmt train bench bench-gpu chart settings image e2e-k8s clean
+.PHONY: up test test-fast smoke check proto fmt train bench bench-gpu chart settings metrics image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -65,6 +65,10 @@ chart: $(VENV)/.dev $(VENV)/.helm
 # docs/settings.md, from the settings classes.
 settings: $(VENV)/.dev
 	$(BIN)/caracal settings --markdown > docs/settings.md
+
+# docs/metrics.md, from the collectors; the tests' tiny model and engine make them.
+metrics: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.metrics_page > docs/metrics.md
 
 image: $(VENV)/.dev
 	$(BIN)/python -m k8s.image --name $(IMAGE)

@@ -12,7 +12,7 @@ from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
 from services.attention_worker.engine.engine import Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Ending, Request, TokenOut
-from services.attention_worker.requests import BadRequest, parse
+from services.attention_worker.request_validation import BadRequest, parse
 from services.process.grpc_server import abort
 
 Event = tuple[list[TokenOut], Ending | None]

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from services.expert_worker.batcher import Batcher
-from services.expert_worker.placement import PlacementState
+from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.queue_time import WINDOW_S
 from services.expert_worker.service import ExpertService
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from services.expert_worker.placement import PlacementState
+from services.expert_worker.placement_state import PlacementState
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage, waiting_experts
 

@@ -16,7 +16,7 @@ from services.expert_worker.call_check import BadCall, Expected, parse
 from services.expert_worker.experts import NotLoadedError
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
-from services.expert_worker.placement import PlacementState, StaleTable, WrongTable
+from services.expert_worker.placement_state import PlacementState, StaleTable, WrongTable
 from services.expert_worker.sessions import Sessions
 from services.process.grpc_server import abort_call
 from services.process.telemetry import progress

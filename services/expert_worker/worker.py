@@ -19,7 +19,7 @@ from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.metrics import ExpertMetrics
 from services.expert_worker.p2p_registry import P2PRegistry
-from services.expert_worker.placement import PlacementState
+from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService

@@ -21,12 +21,12 @@ from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
-from services.router.placement.shortage import ShortageReporter
+from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.requests.assets import AssetError, ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
+from services.router.requests.choice_stream import ServingContext
 from services.router.requests.directory import list_attention_workers
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.reply import ServingContext
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
 

@@ -88,8 +88,8 @@ class RouterServers:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._serving.idle.wait()
-        if self._serving.open_replies:
-            log.warning("streams cut short by shutdown", open=len(self._serving.open_replies))
+        if self._serving.open_streams:
+            log.warning("streams cut short by shutdown", open=len(self._serving.open_streams))
         self._serving.close(ShuttingDown("This server is shutting down; please send the request again."))
         await asyncio.gather(self._http_loop, grpc_stop)
         self._pool_loop.cancel()

@@ -61,12 +61,12 @@ def test_five_hundred_disconnects_reach_the_worker(router: Harness) -> None:
     with ThreadPoolExecutor(24) as pool:
         list(pool.map(lambda seed: send_and_disconnect(router.servers.http_port, seed), range(CLIENTS)))
     deadline = time.monotonic() + 20
-    while (fake.running or router.serving.open_replies) and time.monotonic() < deadline:
+    while (fake.running or router.serving.open_streams) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert fake.running == 0, "a worker still runs a sequence of a client that left"
     assert fake.opened > CLIENTS / 4, "enough requests reached a worker"
     assert fake.cancelled == fake.opened
-    assert not router.serving.open_replies
+    assert not router.serving.open_streams
     assert not +router.serving.attention_workers.open_on
     assert not router.serving.attention_workers.attempts
     assert value(router, "caracal:num_requests_waiting") == value(router, "caracal:num_requests_running") == 0

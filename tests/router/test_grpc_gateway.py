@@ -100,7 +100,7 @@ def test_a_client_that_cancels_frees_the_worker(router: Harness, channel: grpc.C
     while fake.cancelled == before and time.monotonic() < deadline:
         time.sleep(0.005)
     assert fake.cancelled == before + 1
-    assert not router.serving.open_replies
+    assert not router.serving.open_streams
 
 
 def test_health_and_reflection(channel: grpc.Channel) -> None:

@@ -12,11 +12,11 @@ pytestmark = pytest.mark.processes
 
 
 def test_generated_files_are_up_to_date(shell: Shell) -> None:
-    """`proto`, `settings`, `chart` and `fmt` write files of the tree; in a clean one they change nothing."""
+    """`proto`, `settings`, `metrics`, `chart` and `fmt` write files of the tree; in a clean one they change nothing."""
     folders = (shell.folder / name for name in ("proto", "docs", "k8s", "services", "tests"))
     written = [path for folder in folders for path in folder.rglob("*.*") if path.suffix != ".pyc"]
     before = {path: path.read_bytes() for path in written if path.is_file()}
-    for target in ("proto", "settings", "chart", "fmt"):
+    for target in ("proto", "settings", "metrics", "chart", "fmt"):
         shell.run("make", target)
         assert not [str(path) for path, content in before.items() if path.read_bytes() != content], target
     assert shell.run("caracal", "settings", "--markdown") == (shell.folder / "docs" / "settings.md").read_text()

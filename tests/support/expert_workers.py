@@ -22,7 +22,7 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher, Compute
 from services.expert_worker.experts import Experts
 from services.expert_worker.p2p_registry import P2PRegistry
-from services.expert_worker.placement import PlacementState
+from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.router.dispatch.grpc_link import GrpcLink

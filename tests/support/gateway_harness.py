@@ -17,8 +17,8 @@ from services.membership.shortage import CapacityShortage
 from services.router.gateway.context import GatewayContext
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
+from services.router.requests.choice_stream import ServingContext
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.reply import ServingContext
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers

@@ -14,7 +14,7 @@ from support.worker_processes import Store
 from services.membership.redis import Membership
 from services.membership.shortage import CapacityShortage
 from services.router.placement.leader import PlacementLeader
-from services.router.placement.shortage import ShortageReporter
+from services.router.placement.shortage_reporter import ShortageReporter
 
 LAYERS, EXPERTS = 2, 4
 Calls = list[tuple[str, str, int]]  # (worker id, kind of call, epoch)

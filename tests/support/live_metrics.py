@@ -16,13 +16,13 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker import metrics as expert
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
-from services.expert_worker.placement import PlacementState
+from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.service import ExpertService
 from services.membership.redis import Membership
 from services.process.telemetry import show_redis
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
-from services.router.placement.shortage import ShortageReporter
+from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.requests.metrics import RequestMetrics
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
@@ -64,9 +64,14 @@ _ROLES: dict[str, Callable[[Path], CollectorRegistry]] = {
 }
 
 
+def registries(folder: Path) -> dict[str, CollectorRegistry]:
+    """Returns each role's registry, over a model that is made in `folder`."""
+    made = {role: make(folder) for role, make in _ROLES.items()}
+    for registry in made.values():
+        show_redis(registry, lambda: True)
+    return made
+
+
 def exported(folder: Path) -> dict[str, set[str]]:
     """Returns the exported names by role."""
-    registries = {role: make(folder) for role, make in _ROLES.items()}
-    for registry in registries.values():
-        show_redis(registry, lambda: True)
-    return {role: set(names(registry)) for role, registry in registries.items()}
+    return {role: set(names(registry)) for role, registry in registries(folder).items()}

@@ -12,7 +12,7 @@ from services.checkpoint.numerics import kernels_of
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.p2p_registry import P2PRegistry
-from services.expert_worker.placement import PlacementState
+from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.process.telemetry import configure_logging

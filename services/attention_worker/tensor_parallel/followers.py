@@ -18,7 +18,7 @@ from typing import Self
 from services.attention_worker.tensor_parallel.channel import Channel, ChannelClosed
 from services.process.children import LAUNCHER
 
-MODULE = "services.attention_worker.tensor_parallel.follower"
+MODULE = "services.attention_worker.tensor_parallel.rank_process"
 EXIT_GRACE_S = 2.0
 EXIT_CODE_S = 0.2  # how long to wait for the exit code of a rank whose channel has closed
 

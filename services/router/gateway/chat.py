@@ -9,14 +9,14 @@ from fastapi import Request
 
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.output_parser import ARGUMENT_TAGS, TAGS, THINK
 from services.router.gateway.prompts import chat_ids, chat_segments
-from services.router.gateway.reply_parser import ARGUMENT_TAGS, TAGS, THINK
 from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import ChatRequest, NamedTool
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
+from services.router.requests.choice_stream import TextRules
 from services.router.requests.errors import InvalidRequest
-from services.router.requests.reply import TextRules
 
 
 async def chat_completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
@@ -36,8 +36,8 @@ async def chat_completions(gateway: GatewayContext, request: Request) -> Generat
     requests = gateway.generation_requests(body, [prompt], max_tokens, request.state.request_id, "messages")
     gateway.check_open()
     thinking = "".join(text for text, _ in segments[-1:]).rstrip().endswith(THINK)
-    replies = gateway.replies(requests, text_rules(gateway, body))
-    choices = [ChatChoice(reply, i, body, thinking=thinking) for i, reply in enumerate(replies)]
+    choice_streams = gateway.choice_streams(requests, text_rules(gateway, body))
+    choices = [ChatChoice(choice_stream, i, body, thinking=thinking) for i, choice_stream in enumerate(choice_streams)]
     return GenerationResponse(
         partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
     )
@@ -75,18 +75,18 @@ async def stream(gateway: GatewayContext, body: ChatRequest, choices: list[ChatC
     chunks = [ChatChunks(envelope, choice, with_usage=with_usage) for choice in choices]
     await run_all([one.write(client) for one in chunks])
     if with_usage:
-        await client.events(envelope.event([], usage=usage([choice.reply for choice in choices])))
+        await client.events(envelope.event([], usage=usage([choice.choice_stream for choice in choices])))
     await client.end()
 
 
 async def whole(gateway: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
     envelope = Envelope("chatcmpl", "chat.completion", gateway.serving.assets.name)
     await run_all([choice.run() for choice in choices])
-    replies = [choice.reply for choice in choices]
-    envelope.fingerprint = replies[0].numerics_class
+    choice_streams = [choice.choice_stream for choice in choices]
+    envelope.fingerprint = choice_streams[0].numerics_class
     answer: dict[str, Any] = {
         **envelope.fields(),
         "choices": [choice.message() for choice in choices],
-        "usage": usage(replies),
+        "usage": usage(choice_streams),
     }
     await client.whole(answer)

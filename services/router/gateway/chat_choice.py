@@ -1,4 +1,4 @@
-"""One choice of a chat answer: a reply's text, parsed into content, reasoning and tool calls."""
+"""One choice of a chat answer: its text, parsed into content, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import orjson
 from caracal_proto import attention_pb2
 
 from services.router.gateway.logprobs import chat_logprobs
-from services.router.gateway.reply_parser import Delta, ReplyParser
+from services.router.gateway.output_parser import Delta, OutputParser
 from services.router.gateway.response import Envelope
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.streaming import Client
-from services.router.requests.reply import Reply, TextDelta
+from services.router.requests.choice_stream import ChoiceStream, TextDelta
 
 
 class ChatChoice:
-    """Reads its reply to the end. `thinking`: the prompt has opened a reasoning block."""
+    """Reads its stream to the end. `thinking`: the prompt has opened a reasoning block."""
 
-    def __init__(self, reply: Reply, index: int, body: ChatRequest, *, thinking: bool) -> None:
-        self.reply = reply
+    def __init__(self, choice_stream: ChoiceStream, index: int, body: ChatRequest, *, thinking: bool) -> None:
+        self.choice_stream = choice_stream
         self.index = index
         self.wants_logprobs = bool(body.logprobs)
         self.wants_ids = bool(body.return_token_ids)
         self.finish_reason: str | None = None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or []}
         wants_tools = bool(schemas) and body.tool_choice != "none"
-        self._parser = ReplyParser(schemas if wants_tools else None, reasoning=thinking)
+        self._parser = OutputParser(schemas if wants_tools else None, reasoning=thinking)
         self._deltas: list[Delta] = []
         self._tokens: list[attention_pb2.Token] = []
 
@@ -34,7 +34,7 @@ class ChatChoice:
         """Returns the parts that a text delta completes; sets `finish_reason` with the last."""
         deltas = self._parser.push(text_delta.text) if text_delta.text else []
         if self._parser.reasoning:
-            self.reply.reasoning_tokens += len(text_delta.tokens)
+            self.choice_stream.reasoning_tokens += len(text_delta.tokens)
         if text_delta.finish_reason:
             deltas += self._parser.finish()
             called = self._parser.calls and text_delta.finish_reason == "stop"
@@ -44,13 +44,13 @@ class ChatChoice:
     def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
-        return {"content": chat_logprobs(tokens, self.reply.vocabulary), "refusal": None}  # OpenAI's field
+        return {"content": chat_logprobs(tokens, self.choice_stream.vocabulary), "refusal": None}  # OpenAI's field
 
     async def run(self) -> None:
         """Reads everything, for an answer that is not streamed."""
-        with self.reply as reply:
+        with self.choice_stream as choice_stream:
             while self.finish_reason is None:
-                text_delta = await reply.next()
+                text_delta = await choice_stream.next()
                 self._deltas += self.parse(text_delta)
                 self._tokens += text_delta.tokens
 
@@ -69,7 +69,7 @@ class ChatChoice:
             "message": message,
             "logprobs": self.logprobs(self._tokens),
             "finish_reason": self.finish_reason,
-            "stop_reason": self.reply.stop_reason,
+            "stop_reason": self.choice_stream.stop_reason,
         }
         if self.wants_ids:
             choice["token_ids"] = [token.id for token in self._tokens]
@@ -98,11 +98,11 @@ class ChatChunks:
         self._detailed = choice.wants_logprobs or choice.wants_ids
 
     async def write(self, client: Client) -> None:
-        """Writes the events as the reply comes in."""
+        """Writes the events as the text comes in."""
         choice = self._choice
-        with choice.reply as reply:
+        with choice.choice_stream as choice_stream:
             while choice.finish_reason is None:
-                text_delta = await reply.next()
+                text_delta = await choice_stream.next()
                 events = self._opening() if not self._head else b""
                 if self._detailed:
                     self._unsent += text_delta.tokens
@@ -114,7 +114,7 @@ class ChatChunks:
                     await client.events(events)
 
     def _opening(self) -> bytes:
-        self._envelope.fingerprint = self._choice.reply.numerics_class
+        self._envelope.fingerprint = self._choice.choice_stream.numerics_class
         self._head = self._envelope.head(f'{{"index":{self._choice.index},"delta":{{')
         return self._plain(b'"role":"assistant","content":""')
 
@@ -138,7 +138,7 @@ class ChatChunks:
             "finish_reason": finish_reason,
         }
         if finish_reason is not None:
-            fields["stop_reason"] = choice.reply.stop_reason
+            fields["stop_reason"] = choice.choice_stream.stop_reason
         if choice.wants_ids:
             fields["token_ids"] = [token.id for token in tokens]
         return self._envelope.event([fields], **self._more)

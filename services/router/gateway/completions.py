@@ -16,17 +16,17 @@ from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import CompletionRequest
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
+from services.router.requests.choice_stream import ChoiceStream, TextRules
 from services.router.requests.errors import InvalidRequest
-from services.router.requests.reply import Reply, TextRules
 
 DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionChoice:
-    """One choice: the text of a reply, after the echo of its prompt if the client wants one."""
+    """One choice: its text, after the echo of its prompt if the client wants one."""
 
-    def __init__(self, reply: Reply, index: int, body: CompletionRequest, echo: str) -> None:
-        self.reply = reply
+    def __init__(self, choice_stream: ChoiceStream, index: int, body: CompletionRequest, echo: str) -> None:
+        self.choice_stream = choice_stream
         self.index = index
         self._echo = echo
         self._wants_logprobs = body.logprobs is not None
@@ -38,24 +38,24 @@ class CompletionChoice:
 
     async def run(self) -> None:
         """Reads everything, for an answer that is not streamed."""
-        with self.reply as reply:
+        with self.choice_stream as choice_stream:
             while self._finish_reason is None:
-                delta = await reply.next()
+                delta = await choice_stream.next()
                 self._texts.append(delta.text)
                 self._tokens += delta.tokens
                 self._finish_reason = delta.finish_reason
 
     async def write(self, client: Client, envelope: Envelope, *, with_usage: bool) -> None:
-        """Writes the events as the reply comes in."""
+        """Writes the events as the text comes in."""
         head, text = b"", self._echo
         tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
         more = {"usage": None} if with_usage else {}
         detailed = self._wants_logprobs or self._wants_ids
-        with self.reply as reply:
+        with self.choice_stream as choice_stream:
             while self._finish_reason is None:
-                delta = await reply.next()
+                delta = await choice_stream.next()
                 if not head:
-                    envelope.fingerprint = reply.numerics_class
+                    envelope.fingerprint = choice_stream.numerics_class
                     head = envelope.head(f'{{"index":{self.index},"text":')
                 text += delta.text
                 self._tokens += delta.tokens
@@ -73,13 +73,13 @@ class CompletionChoice:
         """Returns the choice with the tokens that were not sent yet."""
         logprobs = None
         if self._wants_logprobs:
-            logprobs, self._offset = completion_logprobs(self._tokens, self.reply.vocabulary, self._offset)
+            logprobs, self._offset = completion_logprobs(self._tokens, self.choice_stream.vocabulary, self._offset)
         choice: dict[str, Any] = {
             "index": self.index,
             "text": "".join(self._texts) if text is None else text,
             "logprobs": logprobs,
             "finish_reason": self._finish_reason,
-            "stop_reason": self.reply.stop_reason,
+            "stop_reason": self.choice_stream.stop_reason,
         }
         if self._wants_ids:
             choice["token_ids"] = [token.id for token in self._tokens]
@@ -107,8 +107,8 @@ async def completions(gateway: GatewayContext, request: Request) -> GenerationRe
     )
     decode = gateway.serving.assets.tokenizer.decode
     choices = [
-        CompletionChoice(reply, i, body, decode(list(reply.prompt_ids)) if body.echo else "")
-        for i, reply in enumerate(gateway.replies(requests, rules))
+        CompletionChoice(choice_stream, i, body, decode(list(choice_stream.prompt_ids)) if body.echo else "")
+        for i, choice_stream in enumerate(gateway.choice_streams(requests, rules))
     ]
     return GenerationResponse(
         partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
@@ -122,7 +122,7 @@ async def stream(
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     await run_all([choice.write(client, envelope, with_usage=with_usage) for choice in choices])
     if with_usage:
-        await client.events(envelope.event([], usage=usage([choice.reply for choice in choices])))
+        await client.events(envelope.event([], usage=usage([choice.choice_stream for choice in choices])))
     await client.end()
 
 
@@ -131,8 +131,8 @@ async def whole(
 ) -> None:
     envelope = Envelope("cmpl", "text_completion", gateway.serving.assets.name)
     await run_all([choice.run() for choice in choices])
-    replies = [choice.reply for choice in choices]
-    envelope.fingerprint = replies[0].numerics_class
+    choice_streams = [choice.choice_stream for choice in choices]
+    envelope.fingerprint = choice_streams[0].numerics_class
     await client.whole(
-        {**envelope.fields(), "choices": [choice.choice() for choice in choices], "usage": usage(replies)}
+        {**envelope.fields(), "choices": [choice.choice() for choice in choices], "usage": usage(choice_streams)}
     )

@@ -11,9 +11,9 @@ from services.membership.shortage import CapacityShortage
 from services.router.gateway.prompts import check_context
 from services.router.gateway.sampling import choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import Sampled
+from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
 from services.router.requests.errors import ModelNotFound, NoWorker
 from services.router.requests.generation import GenerationRequest
-from services.router.requests.reply import Reply, ServingContext, TextRules
 
 
 async def _nothing_known() -> Overview:
@@ -66,5 +66,5 @@ class GatewayContext:
             for choice in range(body.n or 1)
         ]
 
-    def replies(self, requests: Sequence[GenerationRequest], rules: TextRules) -> list[Reply]:
-        return [Reply(self.serving, request, rules) for request in requests]
+    def choice_streams(self, requests: Sequence[GenerationRequest], rules: TextRules) -> list[ChoiceStream]:
+        return [ChoiceStream(self.serving, request, rules) for request in requests]

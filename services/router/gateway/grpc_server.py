@@ -18,8 +18,8 @@ from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_segments, completion_ids
 from services.router.gateway.request_body import check_model_fields, parse_json
 from services.router.gateway.schemas import ChatRequest, CompletionRequest
+from services.router.requests.choice_stream import TextRules
 from services.router.requests.errors import InvalidRequest, RouterError
-from services.router.requests.reply import TextRules
 
 log = structlog.get_logger(__name__)
 
@@ -59,17 +59,17 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             prompts = await completion_ids(serving.assets, body, serving.max_model_len)
         requests = gateway.generation_requests(body, prompts, body.max_tokens, uuid.uuid4().hex, "prompt")
         gateway.check_open()
-        (reply,) = gateway.replies(requests, TextRules(stop=body.stops))
-        with reply:
+        (choice,) = gateway.choice_streams(requests, TextRules(stop=body.stops))
+        with choice:
             finish_reason: str | None = None
             while finish_reason is None:
-                delta = await reply.next()
+                delta = await choice.next()
                 finish_reason = delta.finish_reason
                 event = router_pb2.TextEvent(text=delta.text, tokens=delta.tokens)
-                event.system_fingerprint = reply.numerics_class
+                event.system_fingerprint = choice.numerics_class
                 if finish_reason is not None:
                     event.finish_reason = finish_reason
-                    event.prompt_tokens, event.completion_tokens = reply.prompt_tokens, reply.completion_tokens
+                    event.prompt_tokens, event.completion_tokens = choice.prompt_tokens, choice.completion_tokens
                 yield event
 
 

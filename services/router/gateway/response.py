@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from services.router.requests.reply import Reply
+from services.router.requests.choice_stream import ChoiceStream
 
 
 @dataclass(slots=True)
@@ -45,14 +45,14 @@ class Envelope:
         return b"data: " + orjson.dumps(self.fields())[:-1] + b',"choices":[' + choice.encode()
 
 
-def usage(replies: Sequence[Reply]) -> dict[str, Any]:
+def usage(choices: Sequence[ChoiceStream]) -> dict[str, Any]:
     """Returns the token counts of a response; a prompt counts once, however many choices it has."""
-    prompts = {id(reply.prompt_ids): reply for reply in replies}.values()
-    prompt = sum(reply.prompt_tokens for reply in prompts)
-    completion = sum(reply.completion_tokens for reply in replies)
+    prompts = {id(choice.prompt_ids): choice for choice in choices}.values()
+    prompt = sum(choice.prompt_tokens for choice in prompts)
+    completion = sum(choice.completion_tokens for choice in choices)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "completion_tokens_details": {"reasoning_tokens": sum(reply.reasoning_tokens for reply in replies)},
+        "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
     }

@@ -61,7 +61,7 @@ class StatusRoutes:
     async def load(self) -> dict[str, Any]:
         """Returns the number of open sequences, in all and by attention worker."""
         serving = self._gateway.serving
-        return {"server_load": len(serving.open_replies), "open_on": dict(serving.attention_workers.open_on)}
+        return {"server_load": len(serving.open_streams), "open_on": dict(serving.attention_workers.open_on)}
 
     async def cluster(self) -> Response:
         """Returns what `caracal status --gateway` shows: workers, epoch, leader. 503 while Redis is unavailable."""

@@ -21,7 +21,7 @@ from services.membership.shortage import CapacityShortage
 from services.router.placement.capacity import mismatched_workers, shortage
 from services.router.placement.change import Digests, JoinFailed, prepare, publish, push_table
 from services.router.placement.policy import TableView, WorkerView, place
-from services.router.placement.shortage import ShortageReporter
+from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
 from services.router.placement.worker_client import CallFailed, Workers
 from services.router.placement.worker_registry import WorkerRegistry

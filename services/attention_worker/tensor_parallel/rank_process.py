@@ -1,4 +1,4 @@
-"""`python -m services.attention_worker.tensor_parallel.follower RANK FD FOLDER`: a rank above 0, started by rank 0.
+"""`python -m services.attention_worker.tensor_parallel.rank_process RANK FD FOLDER`: a rank above 0, started by rank 0.
 
 It reads rank 0's settings, loads its part of the model, then takes part in every step that rank 0 sends over the
 channel. It ends when rank 0 closes the channel, and with an error when a collective fails; rank 0 notices both.

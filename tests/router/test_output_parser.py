@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.gateway.reply_parser import TAGS, Delta, ReplyParser
+from services.router.gateway.output_parser import TAGS, Delta, OutputParser
 from services.router.gateway.tool_calls import read_xml_call
 
 SCHEMAS = {"get": {"properties": {"text": {"type": "string"}, "count": {"type": "integer"}}}}
@@ -17,7 +17,7 @@ Calls = list[tuple[str, str]]
 
 def read(text_deltas: list[str], *, tools: bool = True, reasoning: bool = False) -> tuple[str, str, Calls]:
     """Returns (content, reasoning, calls) of a text given in deltas; asserts that nothing shown is taken back."""
-    parser = ReplyParser(SCHEMAS if tools else None, reasoning=reasoning)
+    parser = OutputParser(SCHEMAS if tools else None, reasoning=reasoning)
     deltas = [delta for text_delta in text_deltas for delta in parser.push(text_delta)]
     shown = "".join(delta.text for delta in deltas if delta.kind == "content")
     deltas += parser.finish()
@@ -97,7 +97,7 @@ def test_random_texts_do_not_depend_on_the_cut(parts: list[str], data: st.DataOb
 
 
 def test_arguments_stream_before_the_call_is_complete() -> None:
-    parser = ReplyParser(SCHEMAS)
+    parser = OutputParser(SCHEMAS)
     begun = parser.push('<longcat_tool_call>\n{"name": "get", "arguments": {"text": "lo')
     assert [(delta.tool.name, delta.tool.arguments) for delta in begun if delta.tool] == [
         ("get", ""),

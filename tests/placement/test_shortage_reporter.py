@@ -13,7 +13,7 @@ from support.leader_harness import LeaderHarness, run_scenario
 from support.worker_processes import Store, redis_store
 
 from services.membership.shortage import CapacityShortage
-from services.router.placement.shortage import ShortageReporter
+from services.router.placement.shortage_reporter import ShortageReporter
 
 pytestmark = pytest.mark.processes
 

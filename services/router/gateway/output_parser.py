@@ -30,8 +30,8 @@ class Delta:
     tool: ToolDelta | None = None
 
 
-class ReplyParser:
-    """Parses one reply. `tools`: the JSON schemas of the arguments by tool name; None = tool calls stay content."""
+class OutputParser:
+    """Parses one choice. `tools`: the JSON schemas of the arguments by tool name; None = tool calls stay content."""
 
     def __init__(self, tools: Mapping[str, Mapping[str, Any]] | None, *, reasoning: bool = False) -> None:
         self._tools = tools

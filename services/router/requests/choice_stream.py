@@ -39,7 +39,7 @@ class TextDelta:
     finish_reason: str | None = None
 
 
-class Reply:
+class ChoiceStream:
     """Reads one generation as text. Use it as a context manager.
 
     However it is left, the worker's call is cancelled if it still runs, and the sequence ends exactly once.
@@ -61,7 +61,7 @@ class Reply:
         self.stop_reason: str | int | None = None
         self.reasoning_tokens = 0  # counted by the reader that separates reasoning from content
 
-    def __enter__(self) -> Reply:
+    def __enter__(self) -> ChoiceStream:
         self._lifecycle: RequestLifecycle = self._exit.enter_context(
             request_lifecycle(self._serving.metrics, len(self._request.prompt_ids))
         )
@@ -96,7 +96,7 @@ class Reply:
         return self._generation.numerics_class or ""
 
     def abort(self, error: RouterError) -> None:
-        """Ends the reply from outside with an error."""
+        """Ends the stream from outside with an error."""
         self._generation.abort(error)
 
     async def next(self) -> TextDelta:
@@ -127,13 +127,13 @@ class Reply:
 
 
 class ServingContext:
-    """What all replies share: the model's assets, the attention workers, the metrics. One per router process."""
+    """What all streams share: the model's assets, the attention workers, the metrics. One per router process."""
 
     def __init__(self, assets: ModelAssets, attention_workers: AttentionWorkerPool, metrics: RequestMetrics) -> None:
         self.assets = assets
         self.attention_workers = attention_workers
         self.metrics = metrics
-        self.open_replies: set[Reply] = set()
+        self.open_streams: set[ChoiceStream] = set()
         self.closing: RouterError | None = None
         self.idle = asyncio.Event()
         self.idle.set()
@@ -142,20 +142,20 @@ class ServingContext:
     def max_model_len(self) -> int:
         return min(self.assets.max_model_len, self.attention_workers.max_model_len)
 
-    def add(self, reply: Reply) -> None:
-        """Registers an open reply, and aborts it at once after `close`."""
-        self.open_replies.add(reply)
+    def add(self, stream: ChoiceStream) -> None:
+        """Registers an open stream, and aborts it at once after `close`."""
+        self.open_streams.add(stream)
         self.idle.clear()
         if self.closing is not None:
-            reply.abort(self.closing)
+            stream.abort(self.closing)
 
-    def remove(self, reply: Reply) -> None:
-        self.open_replies.discard(reply)
-        if not self.open_replies:
+    def remove(self, stream: ChoiceStream) -> None:
+        self.open_streams.discard(stream)
+        if not self.open_streams:
             self.idle.set()
 
     def close(self, error: RouterError) -> None:
-        """Ends every open reply, and every later one, with `error`."""
+        """Ends every open stream, and every later one, with `error`."""
         self.closing = error
-        for reply in list(self.open_replies):
-            reply.abort(error)
+        for stream in list(self.open_streams):
+            stream.abort(error)
