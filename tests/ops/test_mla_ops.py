@@ -100,6 +100,35 @@ def test_attention_bits_are_the_rows_own(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("s", [ODD, EVEN])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_attention_bits_in_runs_of_consecutive_positions(s: Sizes, dtype: torch.dtype, threads: int) -> None:
+    """Consecutive queries of a sequence read each block of keys together, cut wherever a chunk or a sequence ends."""
+    random.seed(4)
+    keys = rand(2 * 112, s.width, dtype=dtype)
+    cache, table = paged(keys, 16)
+    tables, q = table.view(2, 7), rand(2, 110, s.heads, s.width, dtype=dtype)
+
+    def attend(rows: list[tuple[int, int]]) -> Tensor:
+        seq, position = (i32(list(each)) for each in zip(*rows, strict=True))
+        q_rows = q[seq.long(), position.long()].contiguous()
+        return mla_attention(q_rows, cache, tables, seq, position, 0.3, s.latent)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = torch.stack([torch.cat([attend([(seq, at)]) for at in range(110)]) for seq in range(2)])
+        for _ in range(30):
+            rows: list[tuple[int, int]] = []
+            while not rows or random.random() < 0.7:
+                seq, start = random.randrange(2), random.randrange(110)
+                rows += [(seq, at) for at in range(start, min(110, start + random.randint(1, 60)))]
+            assert torch.equal(attend(rows), torch.stack([alone[seq, at] for seq, at in rows]))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_large_scores_do_not_overflow(dtype: torch.dtype) -> None:
     keys = rand(50, ODD.width, dtype=dtype, scale=30)
     q = rand(1, ODD.heads, ODD.width, dtype=dtype, scale=30)
