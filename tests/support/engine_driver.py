@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from random import Random
 
@@ -15,7 +16,13 @@ from services.attention_worker.model.step import Step
 
 
 def limits(
-    *, num_pages: int = 64, page_size: int = 16, max_batch_tokens: int = 64, max_running: int = 16, max_len: int = 256
+    *,
+    num_pages: int = 64,
+    page_size: int = 16,
+    max_batch_tokens: int = 64,
+    max_running: int = 16,
+    max_len: int = 256,
+    max_itl_s: float = math.inf,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -23,6 +30,7 @@ def limits(
         max_batch_tokens=max_batch_tokens,
         max_running=max_running,
         max_model_len=max_len,
+        max_itl_s=max_itl_s,
     )
 
 

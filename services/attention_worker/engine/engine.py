@@ -8,7 +8,9 @@ Legend: T tokens of a step, B sequences that get a token in a step, V vocabulary
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
+from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.router.dispatch.errors import WorkerUnavailable
@@ -51,13 +54,14 @@ class ModelLike(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The sizes of an engine. `max_model_len` counts prompt and generated tokens."""
+    """The sizes of an engine. `max_model_len` counts prompt and generated tokens; `max_itl_s` is the scheduler's."""
 
     num_pages: int
     page_size: int
     max_batch_tokens: int
     max_running: int
     max_model_len: int
+    max_itl_s: float = math.inf
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ class Engine:
         self.limits = limits
         self.counters = Counters()
         self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
-        self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running)
+        self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running, limits.max_itl_s)
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
@@ -175,6 +179,8 @@ class Engine:
     def _run(self, chunks: list[Chunk]) -> list[Delivery]:
         """Runs model and sampler over the scheduled chunks. A failure ends the sequences of this step only."""
         sequences = [chunk.sequence for chunk in chunks if chunk.samples]
+        work = sum((chunk.work for chunk in chunks), Work())
+        started = time.perf_counter()
         self.counters.steps += 1
         try:
             step = self._inputs.build(self.counters.steps, chunks)
@@ -182,6 +188,8 @@ class Engine:
             tokens = sample_tokens(logits_BV, sequences) if sequences else []
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
             return self._fail(chunks, error)
+        if sequences or not logits_BV.is_cuda:  # a GPU may still be busy with a step that samples nothing
+            self.scheduler.cost.observe(work, time.perf_counter() - started)
         for chunk in chunks:
             chunk.sequence.cached += chunk.length
         self.counters.model_tokens += len(step.ids_T)
