@@ -95,7 +95,7 @@ class StepCost:
         self._keep_positive()
 
     def _keep_positive(self) -> None:
-        """Moves coefficients that came out negative to the smallest, and the others along with them as they correlate."""
+        """Raises coefficients that came out negative to the smallest, and moves the others as far as they correlate."""
         for index in range(len(self._cost_F)):
             short = SMALLEST - self._cost_F[index]
             if short > 0:
