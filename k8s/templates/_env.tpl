@@ -77,7 +77,7 @@
 - {name: CARACAL_TP, value: {{ $ranks | quote }}}
 {{- end }}
 {{- $cache := dict "KV_PAGES" "kvPages" "PAGE_SIZE" "pageSize" "MAX_MODEL_LEN" "maxModelLen" }}
-{{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
+{{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_ITL_MS" "maxItlMs" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (merge $cache $step)) }}
 {{- end }}
 

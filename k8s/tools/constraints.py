@@ -107,6 +107,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "attention.kvPages": _between(0, 100_000_000),
     "attention.pageSize": {**_between(0, 4096), "multipleOf": 16},
     "attention.maxBatchTokens": _between(0, 1 << 20),
+    "attention.maxItlMs": _between(0, 3_600_000),
     "attention.maxRunning": _between(0, 1 << 16),
     "attention.maxModelLen": _between(0, 1 << 24),
     "attention.expertWaitSeconds": _between(0, 3600),

@@ -24,7 +24,8 @@ NUMBERS = ",".join(
     f"attention.{key}=16"
     for key in (
         *("tp", "accelerator.count"),
-        *("kvPages", "pageSize", "maxBatchTokens", "maxRunning", "maxModelLen", "expertWaitSeconds"),
+        *("kvPages", "pageSize", "maxBatchTokens", "maxItlMs", "maxRunning", "maxModelLen"),
+        "expertWaitSeconds",
     )
 )
 

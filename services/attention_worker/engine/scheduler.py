@@ -83,7 +83,8 @@ class Scheduler:
         wanted = self.pages.pages_for(max_length)
         if wanted > self.pages.total:
             raise CannotFit(
-                f"{max_length} tokens need {wanted} pages of {self.pages.page_size}, the cache has {self.pages.total}"
+                f"{max_length} tokens need {wanted} pages of {self.pages.page_size}, the cache has {self.pages.total} "
+                "(CARACAL_KV_PAGES)"
             )
 
     def submit(self, sequence: Sequence) -> None:

@@ -49,7 +49,7 @@ class GatewayContext:
 
         `param` names the body's field that an error about the prompt is about.
         """
-        assets, limit = self.serving.assets, self.serving.max_model_len
+        assets, limit = self.serving.assets, self.serving.context_limit
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
         seed = draw_seed() if body.seed is None else body.seed
         eos_ids = assets.eos_ids

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from services.router.requests.context_limit import ContextLimit
+
 
 class RouterError(Exception):
     """A request that ends with an error. `message` is for the client: no paths, no addresses, no long values."""
@@ -72,12 +74,11 @@ class ContextTooLong(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt: int, wanted: int, limit: int, *, param: str, at_least: bool = False) -> None:
+    def __init__(self, prompt: int, wanted: int, limit: ContextLimit, *, param: str, at_least: bool = False) -> None:
         asked = f"{prompt} in the prompt" + (f" and {wanted} to generate" if wanted else "")
         total = f"at least {prompt}" if at_least else f"{prompt + wanted}"
-        super().__init__(
-            f"This model's context length is {limit} tokens, but {total} were requested ({asked}).", param=param
-        )
+        counts = f"This model's context length is {limit.tokens} tokens, but {total} were requested ({asked})."
+        super().__init__(f"{counts} {limit.reason}".rstrip(), param=param)
 
 
 class NoWorker(RouterError):
