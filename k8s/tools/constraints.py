@@ -94,7 +94,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "router.replicas": _PODS,
     "router.port": _POD_PORT,
     "router.grpcPort": _POD_PORT,
-    "router.requestTimeoutSeconds": _between(1, DAY_S),
+    "router.progressTimeoutSeconds": _between(1, DAY_S),
     "router.service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
     "router.service.port": _PORT,
     "router.service.nodePort": _between(0, 65535),

@@ -174,7 +174,7 @@ class DrawnCost(StepCost):
         self.sizes: set[int] = set()  # tokens of the steps with a part of a prompt
 
     def observe(self, work: Work, seconds: float) -> None:
-        if work.prompt_pairs:
+        if work.prompt_keys:
             self.sizes.add(work.tokens)
         super().observe(work, self._bound_s * 10 ** self._rng.uniform(-1.5, 0.5))
 

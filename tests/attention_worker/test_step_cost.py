@@ -14,7 +14,7 @@ from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 from services.attention_worker.engine.step_cost import MOST, StepCost, Work
 
-# Seconds per step, token, decode pair and prompt pair.
+# Seconds per step, token, key of a decode and key of a prompt.
 TINY_ON_CPU = (3e-3, 8e-5, 1e-7, 5e-8)
 LARGE_ON_CPU = (3e-2, 3e-3, 1e-6, 1e-6)
 LARGE_ON_GPU = (1.5e-2, 2e-5, 2e-9, 2e-9)
@@ -22,7 +22,7 @@ LONG, STREAMS = 30_000, 8
 
 
 def true_seconds(machine: tuple[float, ...], work: Work) -> float:
-    counts = (1, work.tokens, work.decode_pairs, work.prompt_pairs)
+    counts = (1, work.tokens, work.decode_keys, work.prompt_keys)
     return sum(one * count for one, count in zip(machine, counts, strict=True))
 
 

@@ -42,9 +42,11 @@ class Received:
     tokens: list[TokenOut] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
+    ticks: int = 0  # deliveries that only say that the prompt goes on
 
     def __call__(self, tokens: list[TokenOut], ending: Ending | None) -> None:
         assert not self.endings, "received something after its ending"
+        self.ticks += not tokens and ending is None
         self.tokens += tokens
         if ending:
             self.endings.append(ending)

@@ -38,6 +38,7 @@ Delivery = tuple[Emit, list[TokenOut], Ending | None]
 Deliver = Callable[[list[Delivery]], None]
 
 IDLE_TICK_S = 0.5  # how often an idle engine counts progress
+PROMPT_TICK_S = 1.0  # how often a delivery without tokens says that a prompt goes on
 
 
 class EngineStopped(RuntimeError):
@@ -193,7 +194,15 @@ class Engine:
         for chunk in chunks:
             chunk.sequence.cached += chunk.length
         self.counters.model_tokens += len(step.ids_T)
-        return [self._take(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+        deliveries = self._prompt_ticks(chunks)
+        return deliveries + [self._take(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+
+    def _prompt_ticks(self, chunks: list[Chunk]) -> list[Delivery]:
+        now = time.monotonic()
+        going_on = [c.sequence for c in chunks if not c.samples and c.sequence.ticked_at < now - PROMPT_TICK_S]
+        for sequence in going_on:
+            sequence.ticked_at = now
+        return [(sequence.emit, [], None) for sequence in going_on]
 
     def _take(self, sequence: Sequence, token: TokenOut | NonFiniteLogits) -> Delivery:
         if isinstance(token, NonFiniteLogits):

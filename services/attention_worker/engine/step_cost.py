@@ -26,21 +26,21 @@ HEADROOM_START, HEADROOM_MOST = 1.4, 4.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The size of a step, or of a part of it. A pair is one query and one key that it attends to."""
+    """The size of a step, or of a part of it. Keys are counted once for each token that attends to them."""
 
     tokens: int = 0
-    decode_pairs: int = 0
-    prompt_pairs: int = 0
+    decode_keys: int = 0
+    prompt_keys: int = 0
 
     @classmethod
     def of_chunk(cls, start: int, length: int, decode: bool) -> Work:
         """A chunk of `length` tokens after `start` cached ones; each of its tokens sees all before it and itself."""
-        pairs = length * start + length * (length + 1) // 2
-        return cls(length, pairs, 0) if decode else cls(length, 0, pairs)
+        keys = length * start + length * (length + 1) // 2
+        return cls(length, keys, 0) if decode else cls(length, 0, keys)
 
     def __add__(self, other: Work) -> Work:
         return Work(
-            self.tokens + other.tokens, self.decode_pairs + other.decode_pairs, self.prompt_pairs + other.prompt_pairs
+            self.tokens + other.tokens, self.decode_keys + other.decode_keys, self.prompt_keys + other.prompt_keys
         )
 
 
@@ -74,16 +74,16 @@ class StepCost:
         left = max(limit_s / self._headroom - self.predict(before), least_s / self._headroom)
         if left <= 0:
             return 0
-        _, per_token, _, per_pair = (self._prior_F * self._cost_F).tolist()
-        # n tokens cost `once` * n + `per_pair` / 2 * n * n; this form of the root does not cancel.
-        once = per_token + per_pair * (start + 0.5)
-        return min(most, int(2 * left / (once + math.sqrt(once * once + 2 * per_pair * left))))
+        _, per_token, _, per_key = (self._prior_F * self._cost_F).tolist()
+        # n tokens cost `once` * n + `per_key` / 2 * n * n; this form of the root does not cancel.
+        once = per_token + per_key * (start + 0.5)
+        return min(most, int(2 * left / (once + math.sqrt(once * once + 2 * per_key * left))))
 
     def observe(self, work: Work, seconds: float) -> None:
         """Learns from a step that took `seconds`."""
         seen_F = self._features(work)
         predicted = float(seen_F @ self._cost_F)
-        if work.prompt_pairs and work.decode_pairs:
+        if work.prompt_keys and work.decode_keys:
             self._learn_headroom(seconds / predicted)
         self._drift()
         counted = min(MOST * predicted, seconds)
@@ -115,4 +115,4 @@ class StepCost:
 
     def _features(self, work: Work) -> NDArray[np.float64]:
         """What each coefficient's prior would cost in this step."""
-        return self._prior_F * (1, work.tokens, work.decode_pairs, work.prompt_pairs)
+        return self._prior_F * (1, work.tokens, work.decode_keys, work.prompt_keys)

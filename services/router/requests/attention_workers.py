@@ -62,6 +62,7 @@ class AttentionWorkerPool:
     ) -> None:
         self._list_workers = list_workers
         self._refresh_s, self._hold_s = refresh_s, hold_s
+        self.progress_timeout_s = timeouts.progress_s
         self._model_limit = ContextLimit(max_model_len)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id)
@@ -133,7 +134,7 @@ class AttentionWorkerPool:
             await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
-        """Reads the list once; gives up attempts whose worker is gone and sends nothing."""
+        """Reads the list once; gives up attempts that send nothing."""
         try:
             self.workers = self._with_lingering(await self._list_workers())
         except RedisUnavailable:

@@ -8,7 +8,7 @@ RouterError
 │   └── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
 ├── NoWorker                  no worker can serve it now; worth retrying                 503
 ├── ShuttingDown              this router is shutting down                               503
-├── DeadlineExceeded          the request's time is up                                   504
+├── NoProgress                no token and no part of its prompt for too long            504
 ├── Quarantined               several workers in a row failed on it; not worth retrying  500
 └── RejectedByWorker          a worker rejected this router's call: a bug here           500
 """
@@ -99,12 +99,12 @@ class ShuttingDown(RouterError):
     retry_after_s = 1
 
 
-class DeadlineExceeded(RouterError):
-    """The request's time is up."""
+class NoProgress(RouterError):
+    """The request got no token, and no part of its prompt was computed, for too long."""
 
     status = 504
     type = "timeout_error"
-    code = "deadline_exceeded"
+    code = "no_progress"
     should_retry = False
 
 
