@@ -59,6 +59,13 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     q_THL = mla_project(x_TD, mla, i32, i32, cache_PIL)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     o_THC = mla_attention(q_THL, cache_PIL, table, torch.zeros_like(i32), i32, 0.25, latent)
+    # Longer than the segments or splits in which an attention adds up its keys.
+    many_PIL, pages_SX = (
+        weights(75, 16, latent + rope, salt=17),
+        torch.arange(75, dtype=torch.int32, device=device)[None],
+    )
+    last_T = torch.tensor([1190], dtype=torch.int32, device=device)
+    long_THC = mla_attention(q_THL[:1], many_PIL, pages_SX, torch.zeros_like(last_T), last_T, 0.25, latent)
     out_TD = mla_output(o_THC, mla.w_uv_HUC, mla.o_proj_DO, x_TD)
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
     mlp_TD = swiglu(rms_norm(out_TD, weights(hidden, salt=3), 1e-5), gate_up, down, out_TD)
@@ -69,7 +76,21 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     logits_BV = linear(sum_TD, weights(50, hidden, salt=16), out_dtype=torch.float32)
     ones = torch.ones(rows, device=device)
     drawn_B = sample(logits_BV, i32.long(), i32.long(), ones, i32, ones * 0.9, ones * 0.01)
-    return [cache_PIL, q_THL, o_THC, out_TD, mlp_TD, ids_TK, weights_TK, zero_T, y_AD, sum_TD, logits_BV, drawn_B]
+    return [
+        cache_PIL,
+        q_THL,
+        o_THC,
+        long_THC,
+        out_TD,
+        mlp_TD,
+        ids_TK,
+        weights_TK,
+        zero_T,
+        y_AD,
+        sum_TD,
+        logits_BV,
+        drawn_B,
+    ]
 
 
 @cache

@@ -12,14 +12,18 @@ import pytest
 import torch
 from caracal_kernels import GateWeights, route
 from support.broken_checkpoint import edit_tensor
+from support.engine_driver import Driver
 from support.hf_oracle import load_oracle, oracle_greedy, oracle_logits
 from support.paged import Paged, local_dispatcher
 from support.tiny_checkpoint import PRESETS, UNEVEN, make_checkpoint
 from torch import Tensor
 
+from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.loading import open_model
 from services.attention_worker.model.interfaces import MoEHandleLike
 from services.attention_worker.model.model import load_model
 from services.attention_worker.model.step import Step
+from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.tensors import attention_tensors
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -76,6 +80,33 @@ def test_fp32_logits_and_greedy_tokens(tmp_path: Path, preset: str) -> None:
         assert {0, checkpoint.config.moe_topk} <= set(dispatcher.ffn_choices), (
             "tokens with no and with only FFN experts"
         )
+
+
+LONG, LONG_NEW = 4096, 16
+
+
+def test_a_long_prompt_in_chunks_beside_a_running_answer(tmp_path: Path) -> None:
+    """Through the engine: chunks by cost, pages of a cache that holds the whole context of 131072 positions."""
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path, seed=7, max_position_embeddings=131_072))
+    opened = open_model(AttentionSettings(model=tmp_path, dtype="float32", max_itl_ms=20))
+    loaded = opened.load()
+    assert loaded.limits.max_model_len == 131_072
+    ids = prompt(5, LONG)
+    with local_dispatcher(checkpoint, torch.float32) as dispatcher:
+        driver = Driver(loaded.model, dispatcher, loaded.limits)
+        driver.submit(prompt(6), Sampling(max_tokens=2000, ignore_eos=True))
+        driver.engine.step()
+        steps = driver.engine.counters.steps
+        received = driver.submit(ids, Sampling(max_tokens=LONG_NEW, ignore_eos=True, logprobs=True))
+        while not received.endings:
+            driver.engine.step()
+        chunks = driver.engine.counters.steps - steps - LONG_NEW
+    assert chunks > LONG / loaded.limits.max_batch_tokens, "smaller chunks than a step takes tokens"
+    expected_TV = oracle_logits(load_oracle(checkpoint, torch.float32), ids + received.ids)[LONG - 1 : -1]
+    assert received.ids == expected_TV.argmax(-1).tolist()
+    expected_V = torch.log_softmax(expected_TV, -1).amax(-1)
+    ours_V = torch.tensor([token.logprob for token in received.tokens])
+    torch.testing.assert_close(ours_V, expected_V, rtol=0, atol=1e-4)
 
 
 def test_every_norm_has_its_own_epsilon(tmp_path: Path) -> None:

@@ -82,6 +82,24 @@ def test_attention_against_fp64_and_over_page_sizes(s: Sizes, dtype: torch.dtype
     close(answers[0], torch.einsum("thn,nc->thc", score.softmax(-1), keys.double()[:, : s.latent]), dtype)
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("keys", [255, 256, 257, 512, 8192])
+def test_attention_over_many_keys_loses_no_digit(keys: int) -> None:
+    """The error of fp32 sums by segments, not of one running sum over all keys, which is eight times as large."""
+    torch.manual_seed(1)
+    s = EVEN
+    cached = rand(keys, s.width)
+    cache, table = paged(cached, 64)
+    q = rand(8, s.heads, s.width, scale=0.3)
+    out = mla_attention(q, cache, table, i32([0] * 8), i32(list(range(keys - 8, keys))), 0.3, s.latent)
+    score = torch.einsum("thl,nl->thn", q.double(), cached.double()) * 0.3
+    score = score.masked_fill(
+        torch.arange(keys)[None, None] >= torch.arange(keys - 7, keys + 1)[:, None, None], -torch.inf
+    )
+    exact = torch.einsum("thn,nc->thc", score.softmax(-1), cached.double()[:, : s.latent])
+    assert float((out - exact).abs().max() / exact.abs().mean()) < 3e-6
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention_bits_are_the_rows_own(dtype: torch.dtype) -> None:
     random.seed(3)

@@ -44,6 +44,12 @@ def test_bench_of_kernels(shell: Shell) -> None:
     assert "attention side,  8 rows" in output
 
 
+def test_bench_of_long_contexts(shell: Shell) -> None:
+    output = shell.run("python", "-m", "bench.long_context", "--smoke")
+    assert re.search(r"equal tokens \| 16 of 16 \| = 16 \| met", output)
+    assert re.search(r"chunks by cost: ITL p99 \| [0-9.]+ ms", output)
+
+
 def test_bench_gpu_dry(shell: Shell) -> None:
     assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
     assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")

@@ -33,6 +33,7 @@ SMOKE = {
     "make bench": "test_bench",
     "caracal bench": "test_bench",
     "python -m bench.kernels": "test_bench_of_kernels",
+    "python -m bench.long_context": "test_bench_of_long_contexts",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",
     "make clean": "test_clean",

@@ -8,15 +8,48 @@ namespace caracal {
 namespace {
 
 constexpr int kKeyBlock = 16;  // the online softmax steps at absolute multiples of this
+// Sums of so many keys are added up apart: one running fp32 sum over 30000 keys would lose a digit.
+constexpr int kSegment = 256;
 
-// What a row keeps between blocks, for all rows: sums of values, largest score, sum of weights; and the block's own.
+// What a row keeps between blocks, for all rows: sums of values, largest score, sum of weights, of this segment and of all
+// before it; and the block's own.
 struct Softmax {
-  float *acc, *tops, *sums, *shrinks, *scores;
+  float *acc, *all_acc, *tops, *all_tops, *sums, *all_sums, *shrinks, *scores;
   Softmax(float* scratch, int64_t rows, int64_t latent)
-      : acc(scratch), tops(acc + rows * latent), sums(tops + rows), shrinks(sums + rows), scores(shrinks + rows) {
-    std::fill(acc, tops, 0.0f);
-    std::fill(tops, sums, -std::numeric_limits<float>::infinity());
-    std::fill(sums, shrinks, 0.0f);
+      : acc(scratch),
+        all_acc(acc + rows * latent),
+        tops(all_acc + rows * latent),
+        all_tops(tops + rows),
+        sums(all_tops + rows),
+        all_sums(sums + rows),
+        shrinks(all_sums + rows),
+        scores(shrinks + rows) {
+    std::fill(acc, all_acc, 0.0f);
+    std::fill(tops, all_tops, -std::numeric_limits<float>::infinity());
+    std::fill(sums, all_sums, 0.0f);
+  }
+
+  // Adds the segment's sums to those before it, and begins the next one. The `first` segment's become them as they are.
+  void fold(int64_t row, int64_t rows, int64_t latent, bool first) const {
+    if (!first) {
+      chunks(rows, [&](int64_t r, int64_t count) {
+        vec moved = Simd::sub(load_some(all_tops + row + r, count), load_some(tops + row + r, count));
+        store_some(shrinks + row + r, exp_vec(moved), count);
+      });
+    }
+    for (int64_t r = row; r < row + rows; ++r) {
+      vec factor = Simd::set(shrinks[r]);
+      chunks(latent, [&](int64_t i, int64_t count) {
+        float *part = acc + r * latent + i, *all = all_acc + r * latent + i;
+        vec sum = load_some(part, count);
+        if (!first) sum = Simd::fma(load_some(all, count), factor, sum);
+        store_some(all, sum, count);
+        store_some(part, Simd::zero(), count);
+      });
+      all_sums[r] = first ? sums[r] : all_sums[r] * shrinks[r] + sums[r];
+      all_tops[r] = tops[r];
+      sums[r] = 0.0f;
+    }
   }
 };
 
@@ -119,20 +152,22 @@ void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size,
   int64_t rows = queries * heads;
   Softmax state(scratch, rows, latent);
   auto block_at = [&](int64_t begin) { return cache + (pages[begin / page_size] * page_size + begin % page_size) * width; };
+  auto block = [&](int64_t begin, int64_t row, int64_t some_rows, int64_t some) {
+    if (begin && begin % kSegment == 0) state.fold(row, some_rows, latent, begin == kSegment);
+    attend_block<T>(state, row, some_rows, q + row * width, block_at(begin), width, latent, some, scale, begin == 0);
+  };
   int64_t shared = keys / kKeyBlock * kKeyBlock;  // of these keys every query sees whole blocks
-  for (int64_t begin = 0; begin < shared; begin += kKeyBlock)
-    attend_block<T>(state, 0, rows, q, block_at(begin), width, latent, kKeyBlock, scale, begin == 0);
+  for (int64_t begin = 0; begin < shared; begin += kKeyBlock) block(begin, 0, rows, kKeyBlock);
   for (int64_t query = 0; query < queries; ++query) {
-    for (int64_t begin = shared; begin < keys + query; begin += kKeyBlock) {
-      int64_t some = std::min<int64_t>(kKeyBlock, keys + query - begin);
-      attend_block<T>(state, query * heads, heads, q + query * heads * width, block_at(begin), width, latent, some, scale,
-                      begin == 0);
-    }
+    int64_t own = keys + query;
+    for (int64_t begin = shared; begin < own; begin += kKeyBlock)
+      block(begin, query * heads, heads, std::min<int64_t>(kKeyBlock, own - begin));
+    state.fold(query * heads, heads, latent, own <= kSegment);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    vec sum = Simd::set(state.sums[r]);
+    vec sum = Simd::set(state.all_sums[r]);
     chunks(latent, [&](int64_t i, int64_t some) {
-      store_some(o + r * latent + i, Simd::div(load_some(state.acc + r * latent + i, some), sum), some);
+      store_some(o + r * latent + i, Simd::div(load_some(state.all_acc + r * latent + i, some), sum), some);
     });
   }
 }

@@ -23,7 +23,7 @@ struct Kernels {
   // Interleaved dims in, de-interleaved halves out; cos_sin holds width/2 cosines, then width/2 sines.
   void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
   // Attention of consecutive queries of one sequence, the first of which sees `keys` keys, each next one one more:
-  // q [queries, heads, latent + rope], o [queries, heads, latent]; scratch: queries * heads * (latent + 19) floats.
+  // q [queries, heads, latent + rope], o [queries, heads, latent]; scratch: queries * heads * (2 * latent + 21) floats.
   void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t queries,
                  int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch);
   // acc += weight * row

@@ -147,7 +147,7 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
                          ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
                          ptr<int32_t>(positions)[t] + 1, queries, end - first, width, latent, static_cast<float>(scale),
                          ptr<T>(out) + (t * heads + first) * latent,
-                         scratch<float>(5, queries * heads * (latent + 19)));
+                         scratch<float>(5, queries * heads * (2 * latent + 21)));
     };
     // Every thread takes every n-th run of queries, since later ones have more keys; few rows are split by heads instead.
     int64_t threads = total_keys * heads * width * 2 > kFlopsPerThread ? at::get_num_threads() : 1;
