@@ -44,49 +44,54 @@ class BadAnswer(RuntimeError):
     """The server did not send a complete stream."""
 
 
-async def _one(host: str, port: int, body: bytes) -> Stream:
-    reader, writer = await asyncio.open_connection(host, port, limit=1 << 20)
-    lines = ["POST /v1/completions HTTP/1.1", f"Host: {host}", "Content-Type: application/json", "Connection: close"]
-    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
-    stream = Stream(time.perf_counter())
-    writer.write(head.encode() + body)
-    status = await reader.readline()
-    if b" 200 " not in status:
-        raise BadAnswer(f"{status!r}: {(await reader.read())[-500:]!r}")
-    usage = b""
-    while line := await reader.readline():
-        if not line.startswith(b"data: {"):
-            continue
-        if b'"choices":[]' in line:
-            usage = line[6:]
-        elif b'"usage":{' in line or b'"text":' in line:
-            stream.token_times.append(time.perf_counter())
-    stream.finished = time.perf_counter()
-    writer.close()
-    if not usage:
-        raise BadAnswer("the stream ended without its usage")
-    stream.tokens = json.loads(usage)["usage"]["completion_tokens"]
-    return stream
+async def follow(url: str, body: dict[str, object], stream: Stream) -> None:
+    """Sends a streaming completion and fills `stream` as it goes; a cancel closes the connection. Raises BadAnswer."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
+    try:
+        data = json.dumps(body).encode()
+        lines = ["POST /v1/completions HTTP/1.1", f"Host: {parts.hostname}", "Content-Type: application/json"]
+        head = "\r\n".join([*lines, "Connection: close", f"Content-Length: {len(data)}", "", ""])
+        stream.started = time.perf_counter()
+        writer.write(head.encode() + data)
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise BadAnswer(f"{status!r}: {(await reader.read())[-500:]!r}")
+        usage = b""
+        while line := await reader.readline():
+            if not line.startswith(b"data: {"):
+                continue
+            if b'"choices":[]' in line:
+                usage = line[6:]
+            elif b'"usage":{' in line or b'"text":' in line:
+                stream.token_times.append(time.perf_counter())
+        stream.finished = time.perf_counter()
+        if not usage:
+            raise BadAnswer("the stream ended without its usage")
+        stream.tokens = json.loads(usage)["usage"]["completion_tokens"]
+    finally:
+        writer.close()
+
+
+def completion(model: str, prompt: list[int], new_tokens: int) -> dict[str, object]:
+    """The body of a greedy streaming completion of exactly `new_tokens`."""
+    return {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": new_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 async def run_load(url: str, model: str, prompts: list[list[int]], new_tokens: int) -> Load:
     """Sends all prompts at once, greedy, with exactly `new_tokens` each. Raises BadAnswer when one fails."""
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    jobs = []
-    for prompt in prompts:
-        body = {
-            "model": model,
-            "prompt": prompt,
-            "max_tokens": new_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        jobs.append(_one(parts.hostname, parts.port, json.dumps(body).encode()))
-    load = Load(list(await asyncio.gather(*jobs)))
+    load = Load([Stream(time.perf_counter()) for _ in prompts])
+    bodies = [completion(model, prompt, new_tokens) for prompt in prompts]
+    await asyncio.gather(*(follow(url, body, stream) for body, stream in zip(bodies, load.streams, strict=True)))
     short = [s.tokens for s in load.streams if s.tokens != new_tokens]
     if short:
         raise BadAnswer(f"asked for {new_tokens} tokens, got {short}")

@@ -30,13 +30,13 @@ DELAY_S = 0.002
 console = Console(stderr=True)
 
 
-def prepare(name: str) -> Checkpoint:
-    """Returns the checkpoint of a config: random weights, seed 0, bf16; made once."""
-    model = MODELS / name
+def prepare(name: str, dtype: str = "bfloat16") -> Checkpoint:
+    """Returns the checkpoint of a config: random weights, seed 0; made once."""
+    model = MODELS / (name if dtype == "bfloat16" else f"{name}-{dtype}")
     if not (model / "config.json").exists():
         console.print("writing the benchmark's checkpoint")
         maker = REPO / "tests" / "support" / "tiny_checkpoint.py"
-        script = [sys.executable, str(maker), str(model), "--config", str(CONFIGS / f"{name}.json")]
+        script = [sys.executable, str(maker), str(model), "--config", str(CONFIGS / f"{name}.json"), "--dtype", dtype]
         path = os.pathsep.join(str(REPO / p) for p in ("", "kernels", "proto", "tests"))
         subprocess.run(script, check=True, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL)
     return Checkpoint.open(model)
@@ -96,12 +96,12 @@ def run(rounds: int, out: Path | None, name: str = MEASURED) -> list[Row]:
     return rows
 
 
-def write(rows: list[Row], out: Path) -> None:
+def write(rows: list[Row], out: Path, name: str = "cpu") -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "cpu.json").write_text(
+    (out / f"{name}.json").write_text(
         json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
     )
-    (out / "cpu.md").write_text(markdown(rows))
+    (out / f"{name}.md").write_text(markdown(rows))
 
 
 def markdown(rows: list[Row]) -> str:

@@ -94,6 +94,7 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
             "CARACAL_MODEL": str(model),
             "CARACAL_REDIS_URL": redis_url,
             "CARACAL_THREADS": "1",
+            "CARACAL_DRAIN_TIMEOUT_S": "1",
             "OMP_NUM_THREADS": "1",
         }
         roles: dict[str, dict[str, str]] = {
@@ -120,9 +121,18 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
 
 
 def peak_rss_bytes(pid: int) -> int:
-    """Returns the peak resident memory of a process (VmHWM). Raises ProcessLookupError."""
+    """Returns the peak resident memory of a process. Raises ProcessLookupError."""
+    return _memory_bytes(pid, "VmHWM")
+
+
+def rss_bytes(pid: int) -> int:
+    """Returns the resident memory of a process. Raises ProcessLookupError."""
+    return _memory_bytes(pid, "VmRSS")
+
+
+def _memory_bytes(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)
 
