@@ -1,0 +1,1 @@
+"""Long prompts: what they cost running streams, and whether their answers are right."""
