@@ -97,7 +97,7 @@ def test_p99_of_running_streams_stays_within_the_bound(
     seconds = list(simulated.serve(4, length))
     assert p99(seconds) <= bound_s
     later = seconds[len(seconds) // 2 :]
-    assert sum(later) / len(later) > 0.5 * bound_s, "and the time that it leaves is used"
+    assert sum(later) / len(later) > 0.4 * bound_s, "and the time that it leaves is used"
 
 
 @pytest.mark.parametrize(("machine", "bound_s", "most", "length"), MACHINES)

@@ -20,8 +20,8 @@ DRIFT = 0.02  # how far a coefficient may move from one step to the next, as a s
 NOISE = 0.15  # of a step's time, as a share of it
 SMALLEST = 1e-5  # of a coefficient, as a share of its prior: an estimate may come out below zero
 MOST = 2.0  # a step that waits for an expert or compiles a kernel counts as this many times its prediction, no more
-HEADROOM_UP, HEADROOM_DOWN = 1.1, 1 - 5e-4  # in balance when one step of two hundred takes longer than expected
-HEADROOM_START, HEADROOM_MOST = 1.4, 4.0
+HEADROOM_UP, HEADROOM_DOWN = 1.2, 1 - 5e-4  # in balance when one step of four hundred takes longer than expected
+HEADROOM_START, HEADROOM_LEAST, HEADROOM_MOST = 2.0, 1.1, 4.0  # shorter chunks cost little, a late token is seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class StepCost:
         return float(self._features(work) @ self._cost_F)
 
     def bound(self, work: Work) -> float:
-        """The seconds that about one mixed step of two hundred exceeds."""
+        """The seconds that about one mixed step of four hundred exceeds."""
         return self._headroom * self.predict(work)
 
     def prompt_tokens(self, before: Work, start: int, most: int, limit_s: float, least_s: float = 0.0) -> int:
@@ -111,7 +111,7 @@ class StepCost:
 
     def _learn_headroom(self, ratio: float) -> None:
         step = HEADROOM_UP if ratio > self._headroom else HEADROOM_DOWN
-        self._headroom = min(HEADROOM_MOST, max(1.0, self._headroom * step))
+        self._headroom = min(HEADROOM_MOST, max(HEADROOM_LEAST, self._headroom * step))
 
     def _features(self, work: Work) -> NDArray[np.float64]:
         """What each coefficient's prior would cost in this step."""
