@@ -26,6 +26,7 @@ SMOKE = {
     "caracal settings": "test_generated_files_are_up_to_date",
     "make settings": "test_generated_files_are_up_to_date",
     "make metrics": "test_generated_files_are_up_to_date",
+    "make models": "test_generated_files_are_up_to_date",
     "make chart": "test_generated_files_are_up_to_date",
     "make proto": "test_generated_files_are_up_to_date",
     "make fmt": "test_generated_files_are_up_to_date",

@@ -264,8 +264,8 @@ inline void add_values(float* acc, const T* block, int64_t width, int64_t latent
 }
 
 template <typename T>
-void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
-            int64_t width, int64_t latent, float scale, T* o, float* scratch) {
+void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
+            int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch) {
   float* tops = scratch + heads * latent;
   float* sums = tops + heads;
   float* scores = sums + heads;
@@ -273,6 +273,7 @@ void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size,
   std::fill(tops, sums, -std::numeric_limits<float>::infinity());
   std::fill(sums, scores, 0.0f);
   for (int64_t begin = 0; begin < keys; begin += kKeyBlock) {
+    if (begin == sink) begin += gap;
     const T* block = cache + (pages[begin / page_size] * page_size + begin % page_size) * width;
     int64_t some = std::min<int64_t>(kKeyBlock, keys - begin);
     gemm<T>(q, width, block, width, scores, kKeyBlock, heads, 0, some, width);

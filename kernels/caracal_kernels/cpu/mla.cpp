@@ -3,6 +3,8 @@
 
 namespace caracal {
 
+constexpr int64_t kSparseBlock = 128;  // of streaming-sparse attention
+
 struct Sizes {
   int64_t rows, hidden, q_rank, heads, nope, latent, rope, width;
 };
@@ -101,7 +103,7 @@ Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_
 }
 
 Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_table, const Tensor& seq,
-                     const Tensor& positions, double scale, int64_t latent) {
+                     const Tensor& positions, double scale, int64_t latent, int64_t sink_blocks, int64_t recent_blocks) {
   const char* op = "mla_attention";
   auto dtype = model_dtype(op, "q", q);
   check(op, "q", q, dtype, 3);
@@ -115,12 +117,19 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   check_size(op, "positions", positions, 0, rows);
   TORCH_CHECK(page_size % 16 == 0, op, ": the page size ", page_size, " is not a multiple of 16");
   TORCH_CHECK(latent > 0 && latent <= width, op, ": kv_lora_rank ", latent, " does not fit q's width ", width);
+  TORCH_CHECK(recent_blocks == 0 || (recent_blocks > 0 && sink_blocks > 0), op, ": sink_blocks ", sink_blocks,
+              " and recent_blocks ", recent_blocks, " leave a row without a first or a last block");
+  // How many keys row t leaves out behind the sink; blocks begin at absolute multiples.
+  auto left_out = [&](int64_t t) -> int64_t {
+    int64_t blocks = ptr<int32_t>(positions)[t] / kSparseBlock + 1 - recent_blocks - sink_blocks;
+    return recent_blocks ? std::max<int64_t>(0, blocks) * kSparseBlock : 0;
+  };
   int64_t total_keys = 0;
   for (int64_t t = 0; t < rows; ++t) {
     int64_t s = ptr<int32_t>(seq)[t], pages = ptr<int32_t>(positions)[t] / page_size + 1;
     TORCH_CHECK(s >= 0 && s < page_table.size(0), op, ": seq[", t, "] = ", s, " lies outside page_table");
     TORCH_CHECK(ptr<int32_t>(positions)[t] >= 0 && pages <= table_width, op, ": positions[", t, "] lies outside page_table");
-    total_keys += ptr<int32_t>(positions)[t] + 1;
+    total_keys += ptr<int32_t>(positions)[t] + 1 - left_out(t);
     for (int64_t p = 0; p < pages; ++p) {
       int32_t page = ptr<int32_t>(page_table)[s * table_width + p];
       TORCH_CHECK(page >= 0 && page < cache.size(0), op, ": page_table[", s, ", ", p, "] = ", page, " is no page");
@@ -132,7 +141,8 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
     auto some_heads = [&](int64_t t, int64_t first, int64_t end) {
       active<T>().attend(ptr<T>(q) + (t * heads + first) * width, ptr<T>(cache),
                          ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
-                         ptr<int32_t>(positions)[t] + 1, end - first, width, latent, static_cast<float>(scale),
+                         ptr<int32_t>(positions)[t] + 1, sink_blocks * kSparseBlock, left_out(t), end - first, width, latent,
+                         static_cast<float>(scale),
                          ptr<T>(out) + (t * heads + first) * latent, scratch<float>(5, heads * (latent + 18)));
     };
     // Every thread takes every n-th row, since later rows have more keys; few rows are split by heads instead.

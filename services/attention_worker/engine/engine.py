@@ -27,6 +27,7 @@ from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
+from services.checkpoint.ngram import NgramConfig
 from services.router.dispatch.errors import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,11 @@ class EngineStopped(RuntimeError):
 
 class ModelLike(Protocol):
     """What the engine needs of a model; the dispatcher is only passed through."""
+
+    @property
+    def ngram(self) -> NgramConfig | None:
+        """What of the ids before a token its embedding takes in."""
+        ...
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
@@ -105,7 +111,7 @@ class Engine:
         self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running)
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver
-        self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
+        self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
         self._sequences: dict[int, Sequence] = {}
         self._keys = count()
         self._inbox: deque[Callable[[], list[Delivery]]] = deque()
