@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Result = TypeVar("Result")
-PASSED_ON = ("dtype", "device", "tp", "kv_pages", "link", "dispatch_dtype")
+PASSED_ON = ("dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype")
 CANNOT_SERVE = 3  # exit code of `caracal status`
 
 
@@ -60,6 +60,7 @@ def up(
     device: Annotated[str, _setting("device")] = LocalSettings.device,
     tp: Annotated[int, _setting("tp")] = LocalSettings.tp,
     kv_pages: Annotated[int, _setting("kv_pages")] = LocalSettings.kv_pages,
+    max_itl_ms: Annotated[float, _setting("max_itl_ms")] = LocalSettings.max_itl_ms,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
 ) -> None:
@@ -76,6 +77,7 @@ def up(
             device=device,
             tp=tp,
             kv_pages=kv_pages,
+            max_itl_ms=max_itl_ms,
             link=link,
             dispatch_dtype=dispatch_dtype,
         )

@@ -13,8 +13,8 @@ from rich.table import Table
 from services.checkpoint.config import CheckpointError, ModelConfig
 
 GB = 1e9
-WEIGHT_BYTES = {"bf16": 2, "fp8": 1}
-CACHE_BYTES = 2  # the KV cache is in bf16
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
+CACHE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}  # of a value, by the dtype of the weights
 
 FLASH_CHAT = ModelConfig(
     num_layers=28,
@@ -49,6 +49,7 @@ class Sizes:
     expert_params: int  # per expert
     attention_params: int  # everything but the experts
     cache_values: int  # per token, over all layers
+    context: int  # tokens
 
     @classmethod
     def of(cls, name: str, c: ModelConfig) -> Sizes:
@@ -69,6 +70,7 @@ class Sizes:
             expert_params=3 * d * c.expert_ffn_hidden_size,
             attention_params=c.num_layers * layer + 2 * c.vocab_size * d + d,
             cache_values=2 * c.num_layers * c.latent,
+            context=c.max_position_embeddings,
         )
 
 
@@ -81,6 +83,7 @@ class Plan:
     experts_per_worker: int
     expert_workers: int
     attention_bytes: int
+    token_bytes: int  # in the KV cache, per token
     cached_tokens: int  # per attention worker; negative: its weights do not fit
 
 
@@ -91,13 +94,15 @@ def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float)
     if per_worker < 1:
         raise BadPlan(f"one expert in {weights} takes {one / GB:.3g} GB, a worker has {expert_gb:g}")
     attention = sizes.attention_params * WEIGHT_BYTES[weights]
+    token = sizes.cache_values * CACHE_BYTES[weights]
     return Plan(
         weights=weights,
         expert_bytes=one * sizes.experts,
         experts_per_worker=per_worker,
         expert_workers=math.ceil(sizes.experts / per_worker),
         attention_bytes=attention,
-        cached_tokens=math.floor((attention_gb * GB - attention) / (sizes.cache_values * CACHE_BYTES)),
+        token_bytes=token,
+        cached_tokens=math.floor((attention_gb * GB - attention) / token),
     )
 
 
@@ -123,6 +128,8 @@ def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
     table.add_row(f"experts on a worker of {expert_gb:g} GB", *(f"{plan.experts_per_worker:,}" for plan in plans))
     table.add_row("expert workers, at least", *(str(plan.expert_workers) for plan in plans))
     table.add_row("weights of an attention worker", *(f"{plan.attention_bytes / GB:,.4g} GB" for plan in plans))
+    context = [f"{plan.token_bytes * sizes.context / GB:,.4g} GB" for plan in plans]
+    table.add_row(f"KV cache of one context of {sizes.context:,} tokens", *context)
     left = [f"{p.cached_tokens:,}" if p.cached_tokens > 0 else "its weights do not fit" for p in plans]
     table.add_row(f"tokens cached by one of {attention_gb:g} GB", *left)
     Console().print(table)

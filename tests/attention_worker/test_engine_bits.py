@@ -15,6 +15,7 @@ from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import NGRAM, WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.engine.step_cost import StepCost, Work
 from services.attention_worker.model.model import Model, load_model
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
@@ -169,6 +170,42 @@ def test_with_experts_on_three_workers(
     sums = three_worker_dispatcher.stats.total()
     assert 0 < sums.ffn_choices < sums.choices
     assert sums.tokens_all_zero > 0
+
+
+class DrawnCost(StepCost):
+    """Learns from drawn times instead of measured ones, from a thirtieth to the threefold of the bound."""
+
+    def __init__(self, rng: Random, bound_s: float) -> None:
+        super().__init__()
+        self._rng, self._bound_s = rng, bound_s
+        self.sizes: set[int] = set()  # tokens of the steps with a part of a prompt
+
+    def observe(self, work: Work, seconds: float) -> None:
+        if work.prompt_keys:
+            self.sizes.add(work.tokens)
+        super().observe(work, self._bound_s * 10 ** self._rng.uniform(-1.5, 0.5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_chunks_that_follow_the_cost_of_steps(
+    model_and_dispatcher: ModelAndDispatcher, alone: dict[str, tuple[list[int], Received]], seed: int
+) -> None:
+    rng = Random(seed)
+    sizes = limits(max_batch_tokens=24, max_running=6, num_pages=128, max_itl_s=3e-3)
+    driver = Driver(*model_and_dispatcher, sizes, shuffle=rng)
+    driver.engine.scheduler.cost = cost = DrawnCost(rng, sizes.max_itl_s)
+    decoding = driver.submit([5, 6, 7], Sampling(max_tokens=200, ignore_eos=True))
+    ours: dict[str, Received] = {}
+    for kind, (asked, _) in alone.items():
+        submit_others(driver, rng, 3)
+        ours[kind] = driver.submit(asked, KINDS[kind])
+        for _ in range(30):
+            driver.engine.step()
+    driver.finish()
+    for kind, (_, expected) in alone.items():
+        assert_same(ours[kind], expected)
+    assert len(decoding.rows) == 200
+    assert len(cost.sizes) > 4, "chunks of several sizes, or this test shows nothing"
 
 
 def test_the_requests_differ(alone: dict[str, tuple[list[int], Received]]) -> None:

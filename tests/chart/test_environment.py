@@ -25,7 +25,8 @@ NUMBERS = (
         f"attention.{key}=16"
         for key in (
             *("tp", "accelerator.count"),
-            *("kvPages", "pageSize", "maxBatchTokens", "maxRunning", "maxModelLen", "expertWaitSeconds"),
+            *("kvPages", "pageSize", "maxBatchTokens", "maxItlMs", "maxRunning", "maxModelLen"),
+            "expertWaitSeconds",
         )
     )
     + ",attention.tablesDir=/tables"

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.tiny_checkpoint import UNEVEN, make_checkpoint
 
+from services.attention_worker.engine.kv_cache import KvCache
+from services.attention_worker.loading import open_model
+from services.attention_worker.settings import AttentionSettings
 from services.cli.plan import FLASH_CHAT, BadPlan, Sizes, load_sizes, make_plan
 
 SIZES = Sizes.of("flash", FLASH_CHAT)
@@ -30,6 +34,17 @@ def test_the_rest_of_a_gpu_caches_tokens() -> None:
     assert plan.attention_bytes == 2 * SIZES.attention_params
     assert plan.cached_tokens == int((141e9 - plan.attention_bytes) // 64_512)
     assert make_plan(SIZES, "bf16", 80, 30).cached_tokens < 0
+
+
+def test_the_cache_is_planned_in_the_bytes_that_it_takes(tmp_path: Path) -> None:
+    opened = open_model(
+        AttentionSettings(model=make_checkpoint(tmp_path / "model", UNEVEN), dtype="float32", kv_pages=3)
+    )
+    loaded = opened.load()
+    cache = KvCache(loaded.model, 3, 64, 4, loaded.limits.max_model_len)
+    plan = make_plan(load_sizes(str(tmp_path / "model")), "fp32", 80, 80)
+    assert cache.bytes == 3 * 64 * plan.token_bytes
+    assert make_plan(SIZES, "bf16", 80, 141).token_bytes == make_plan(SIZES, "fp8", 80, 141).token_bytes == 64_512
 
 
 def test_a_worker_too_small_for_one_expert_is_an_error() -> None:

@@ -102,10 +102,11 @@ def test_attention_bits_are_the_rows_own(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sparse", [(1, 2), (2, 1), (1, 4)])
 def test_sparse_attention_reads_the_first_and_the_last_blocks_only(sparse: tuple[int, int], dtype: torch.dtype) -> None:
-    """Every position of six blocks, in pages that do and do not divide a block; a row's bits are its own."""
+    """Runs of positions and single ones, in pages that do and do not divide a block; a row's bits are its own."""
     s, length = ODD, 700
     keys = rand(length, s.width, dtype=dtype)
-    positions = torch.tensor([0, 5, 127, 128, 129, 255, 256, 383, 384, 385, 511, 512, 639, 640, 699], dtype=torch.int32)
+    several = [0, 5, *range(110, 150), 255, 256, *range(376, 392), 511, 512, 639, 640, 699]
+    positions = torch.tensor(several, dtype=torch.int32)
     q, seq = rand(len(positions), s.heads, s.width, dtype=dtype), torch.zeros_like(positions)
     answers = []
     for page_size in (16, 48, 64):
@@ -134,6 +135,35 @@ def test_sparse_attention_without_a_first_block_is_refused() -> None:
     cache, table = paged(rand(20, ODD.width), 16)
     with pytest.raises(RuntimeError, match="sink_blocks 0 and recent_blocks 2"):
         mla_attention(rand(1, ODD.heads, ODD.width), cache, table, i32([0]), i32([3]), 0.2, ODD.latent, 0, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("s", [ODD, EVEN])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_attention_bits_in_runs_of_consecutive_positions(s: Sizes, dtype: torch.dtype, threads: int) -> None:
+    """Consecutive queries of a sequence read each block of keys together, cut wherever a chunk or a sequence ends."""
+    random.seed(4)
+    keys = rand(2 * 112, s.width, dtype=dtype)
+    cache, table = paged(keys, 16)
+    tables, q = table.view(2, 7), rand(2, 110, s.heads, s.width, dtype=dtype)
+
+    def attend(rows: list[tuple[int, int]]) -> Tensor:
+        seq, position = (i32(list(each)) for each in zip(*rows, strict=True))
+        q_rows = q[seq.long(), position.long()].contiguous()
+        return mla_attention(q_rows, cache, tables, seq, position, 0.3, s.latent)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = torch.stack([torch.cat([attend([(seq, at)]) for at in range(110)]) for seq in range(2)])
+        for _ in range(30):
+            rows: list[tuple[int, int]] = []
+            while not rows or random.random() < 0.7:
+                seq, start = random.randrange(2), random.randrange(110)
+                rows += [(seq, at) for at in range(start, min(110, start + random.randint(1, 60)))]
+            assert torch.equal(attend(rows), torch.stack([alone[seq, at] for seq, at in rows]))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -31,7 +31,7 @@ async def chat_completions(gateway: GatewayContext, request: Request) -> Generat
         body.tool_choice,
         add_generation_prompt=body.add_generation_prompt is not False,
     )
-    prompt = await chat_ids(gateway.serving.assets, segments, gateway.serving.max_model_len)
+    prompt = await chat_ids(gateway.serving.assets, segments, gateway.serving.context_limit)
     max_tokens = body.max_completion_tokens or body.max_tokens
     requests = gateway.generation_requests(body, [prompt], max_tokens, request.state.request_id, "messages")
     gateway.check_open()

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, Tool, ToolCall
 from services.router.requests.assets import ModelAssets
+from services.router.requests.context_limit import ContextLimit
 from services.router.requests.errors import ContextTooLong, InvalidRequest
 from services.router.requests.template import Message, Segment
 
@@ -39,7 +40,7 @@ async def chat_segments(
     )
 
 
-async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: int | None = None) -> list[int]:
+async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: ContextLimit | None = None) -> list[int]:
     """Returns the ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
     text = "".join(part for part, _ in segments)
     check_size(assets, text, limit, param="messages")
@@ -49,7 +50,7 @@ async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: int | No
 
 
 async def text_ids(
-    assets: ModelAssets, text: str, limit: int | None = None, *, add_special_tokens: bool = True
+    assets: ModelAssets, text: str, limit: ContextLimit | None = None, *, add_special_tokens: bool = True
 ) -> list[int]:
     """Returns the ids of a raw prompt. Raises ContextTooLong when it is far beyond `limit` tokens."""
     check_size(assets, text, limit, param="prompt")
@@ -58,14 +59,14 @@ async def text_ids(
     return assets.encode(text, add_special_tokens=add_special_tokens)
 
 
-def check_size(assets: ModelAssets, text: str, limit: int | None, *, param: str) -> None:
+def check_size(assets: ModelAssets, text: str, limit: ContextLimit | None, *, param: str) -> None:
     """Raises ContextTooLong for a text that no tokenizer could make fit, before seconds are spent on encoding it."""
     least = len(text) // (MAX_SHRINKAGE * assets.vocabulary.longest)
-    if limit is not None and least > limit:
+    if limit is not None and least > limit.tokens:
         raise ContextTooLong(least, 0, limit, param=param, at_least=True)
 
 
-async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: int) -> list[list[int]]:
+async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: ContextLimit) -> list[list[int]]:
     """Returns the ids of every prompt of a completion request. Raises InvalidRequest."""
     prompts = split_prompts(body.prompt)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
@@ -93,13 +94,13 @@ def split_prompts(prompt: str | Sequence[str] | Sequence[int] | Sequence[Sequenc
     return [one for one in prompt if not isinstance(one, int)]
 
 
-def check_context(prompt: int, max_tokens: int | None, limit: int, *, param: str) -> int:
+def check_context(prompt: int, max_tokens: int | None, limit: ContextLimit, *, param: str) -> int:
     """Returns the most tokens to generate. Raises ContextTooLong with the counts when they cannot fit."""
-    if prompt >= limit:
+    if prompt >= limit.tokens:
         raise ContextTooLong(prompt, 0, limit, param=param)
     if max_tokens is None:
-        return limit - prompt
-    if prompt + max_tokens > limit:
+        return limit.tokens - prompt
+    if prompt + max_tokens > limit.tokens:
         raise ContextTooLong(prompt, max_tokens, limit, param="max_tokens")
     return max_tokens
 

@@ -107,5 +107,5 @@ class StatusRoutes:
             "owned_by": "caracal",
             "root": serving.assets.name,
             "parent": None,
-            "max_model_len": serving.max_model_len,
+            "max_model_len": serving.context_limit.tokens,
         }
