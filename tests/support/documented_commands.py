@@ -34,6 +34,7 @@ SMOKE = {
     "make bench": "test_bench",
     "caracal bench": "test_bench",
     "python -m bench.kernels": "test_bench_of_kernels",
+    "python -m bench.sparse_attention": "test_bench_of_sparse_attention",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",
     "make clean": "test_clean",

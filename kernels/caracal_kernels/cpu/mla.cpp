@@ -145,7 +145,10 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
     TORCH_CHECK(s >= 0 && s < page_table.size(0), op, ": seq[", t, "] = ", s, " lies outside page_table");
     TORCH_CHECK(ptr<int32_t>(positions)[t] >= 0 && pages <= table_width, op, ": positions[", t, "] lies outside page_table");
     total_keys += ptr<int32_t>(positions)[t] + 1 - left_out(t);
+    int64_t sink_pages = (sink_blocks * kSparseBlock + page_size - 1) / page_size;
+    int64_t next_page = (sink_blocks * kSparseBlock + left_out(t)) / page_size;
     for (int64_t p = 0; p < pages; ++p) {
+      if (recent_blocks && p == sink_pages) p = std::max(p, next_page);  // what lies between is not read
       int32_t page = ptr<int32_t>(page_table)[s * table_width + p];
       TORCH_CHECK(page >= 0 && page < cache.size(0), op, ": page_table[", s, ", ", p, "] = ", page, " is no page");
     }
