@@ -76,6 +76,9 @@
 {{- if gt $ranks 1 }}
 - {name: CARACAL_TP, value: {{ $ranks | quote }}}
 {{- end }}
+{{- with .role.tablesDir }}
+- {name: CARACAL_TABLES_DIR, value: {{ . | quote }}}
+{{- end }}
 {{- $cache := dict "KV_PAGES" "kvPages" "PAGE_SIZE" "pageSize" "MAX_MODEL_LEN" "maxModelLen" }}
 {{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_ITL_MS" "maxItlMs" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (merge $cache $step)) }}

@@ -110,6 +110,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "attention.maxItlMs": _between(0, 3_600_000),
     "attention.maxRunning": _between(0, 1 << 16),
     "attention.maxModelLen": _between(0, 1 << 24),
+    "attention.tablesDir": _or_empty("/[^:]*"),
     "attention.expertWaitSeconds": _between(0, 3600),
     "expert.replicas": _PODS,
     "expert.port": _POD_PORT,

@@ -59,7 +59,7 @@ class Opened:
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
         """Reads all weights but the experts', or one rank's part of them. Raises CheckpointError or InvalidSetting."""
         with progress("loading the attention side") as report:
-            model = load_model(self.checkpoint, self.dtype, report, ranks, self.device)
+            model = load_model(self.checkpoint, self.dtype, report, ranks, self.device, self.settings.tables_dir)
         pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
         numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from services.checkpoint.ngram import TABLES_FOLDER
 from services.process.settings import WorkerSettings, setting
 
 # What a 0 stands for. 200 ms between tokens is about as fast as people read; a GPU's steps are shorter.
@@ -53,6 +55,9 @@ class AttentionSettings(WorkerSettings):
     )
     link: str = setting(
         "how rows travel to expert workers: grpc, or nccl (gloo between CPUs)", "grpc", one_of=("grpc", "nccl")
+    )
+    tables_dir: Path = setting(  # noqa: RUF009  a dataclass field
+        "folder in memory where the workers of a machine share n-gram tables; only Flash-Lite has any", TABLES_FOLDER
     )
     overlap: bool = setting("0 waits for experts before the dense path: only to measure what the shortcut hides", True)
 

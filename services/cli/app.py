@@ -177,7 +177,7 @@ def scale(
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, or flash-chat.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, flash-chat or flash-lite.")],
     memory: Annotated[float, typer.Option(help="GB that one expert worker has for experts.", min=0.001)] = 80.0,
     attention_memory: Annotated[float, typer.Option(help="GB that one attention worker has.", min=0.001)] = 80.0,
 ) -> None:

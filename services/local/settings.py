@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.attention_worker.settings import AttentionSettings
+from services.checkpoint.config import CheckpointError, ModelConfig
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 
 MAX_WORKERS = 64
@@ -101,7 +102,12 @@ class LocalSettings(Settings):
 
     def _check_config(self, path: Path) -> None:
         try:
-            json.loads(path.read_text())
+            raw = json.loads(path.read_text())
+            if not isinstance(raw, dict):
+                raise CheckpointError("config.json: is not a JSON object")
+            ModelConfig.from_dict(raw)
+        except CheckpointError as error:
+            raise self.invalid("model", self.model, str(error)) from None
         except FileNotFoundError:
             raise self.invalid("model", self.model, "it has no config.json") from None
         except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ import torch
 from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
 from support.engine_driver import Driver, Received, limits
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
+from support.tiny_checkpoint import NGRAM, WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.engine.step_cost import StepCost, Work
@@ -42,19 +42,26 @@ KINDS = {
 ModelAndDispatcher = tuple[Model, ReferenceDispatcher]
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+CASES = [
+    pytest.param((WIDE_TOP_K, torch.float32), id="fp32"),
+    pytest.param((WIDE_TOP_K, torch.bfloat16), id="bf16"),
+    pytest.param((NGRAM, torch.bfloat16), id="ngram-bf16"),
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def model_and_dispatcher(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelAndDispatcher:
     torch.set_num_threads(1)
-    checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("bits"), WIDE_TOP_K, seed=5))
-    return load_model(checkpoint, request.param, lambda done, total: None), ReferenceDispatcher(
-        checkpoint, request.param
-    )
+    preset, dtype = request.param
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("bits"), preset, seed=5))
+    return load_model(checkpoint, dtype, lambda done, total: None), ReferenceDispatcher(checkpoint, dtype)
 
 
 def prompt(rng: Random, longest: int = 50) -> list[int]:
-    return [rng.randrange(3, 300) for _ in range(rng.randint(1, longest))]
+    ids = [rng.randrange(3, 300) for _ in range(rng.randint(1, longest))]
+    return [2 if rng.random() < 0.1 else each for each in ids]  # at a 2 the context of n-grams ends
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tarfile
 
@@ -48,6 +49,16 @@ def test_bench_of_long_contexts(shell: Shell) -> None:
     output = shell.run("python", "-m", "bench.long_context", "--smoke")
     assert re.search(r"equal tokens \| 16 of 16 \| = 16 \| met", output)
     assert re.search(r"chunks by cost: ITL p99 \| [0-9.]+ ms", output)
+
+
+def test_bench_of_sparse_attention(shell: Shell) -> None:
+    out = shell.folder / "build" / "sparse.json"
+    out.parent.mkdir(exist_ok=True)
+    printed = shell.run(
+        "python", "-m", "bench.sparse_attention", "--longest", "2048", "--rounds", "1", "--out", str(out)
+    )
+    assert len(printed.splitlines()) == 4
+    assert set(json.loads(out.read_text())["us_per_row"]["sparse"]) == {"1024", "2048"}
 
 
 def test_bench_gpu_dry(shell: Shell) -> None:

@@ -70,6 +70,7 @@ class ObservedModel:
 
     def __init__(self, model: ModelLike, received: dict[int, Received], shuffle: Random | None) -> None:
         self._model, self._received, self._shuffle = model, received, shuffle
+        self.ngram = model.ngram
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         return self._model.new_cache(num_pages, page_size)

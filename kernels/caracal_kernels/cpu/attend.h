@@ -147,22 +147,31 @@ inline void attend_block(const Softmax& state, int64_t row, int64_t rows, const 
 }
 
 template <typename T>
-void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t queries,
-            int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch) {
+void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
+            int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch) {
   int64_t rows = queries * heads;
   Softmax state(scratch, rows, latent);
   auto block_at = [&](int64_t begin) { return cache + (pages[begin / page_size] * page_size + begin % page_size) * width; };
-  auto block = [&](int64_t begin, int64_t row, int64_t some_rows, int64_t some) {
-    if (begin && begin % kSegment == 0) state.fold(row, some_rows, latent, begin == kSegment);
+  auto block = [&](int64_t begin, int64_t row, int64_t some_rows, int64_t some, bool& folded) {
+    if (begin && begin % kSegment == 0) {
+      state.fold(row, some_rows, latent, !folded);
+      folded = true;
+    }
     attend_block<T>(state, row, some_rows, q + row * width, block_at(begin), width, latent, some, scale, begin == 0);
   };
   int64_t shared = keys / kKeyBlock * kKeyBlock;  // of these keys every query sees whole blocks
-  for (int64_t begin = 0; begin < shared; begin += kKeyBlock) block(begin, 0, rows, kKeyBlock);
+  bool folded = false;
+  for (int64_t begin = 0; begin < shared; begin += kKeyBlock) {
+    if (begin == sink) begin += gap;
+    if (begin >= shared) break;
+    block(begin, 0, rows, kKeyBlock, folded);
+  }
   for (int64_t query = 0; query < queries; ++query) {
     int64_t own = keys + query;
+    bool own_folded = folded;
     for (int64_t begin = shared; begin < own; begin += kKeyBlock)
-      block(begin, query * heads, heads, std::min<int64_t>(kKeyBlock, own - begin));
-    state.fold(query * heads, heads, latent, own <= kSegment);
+      block(begin, query * heads, heads, std::min<int64_t>(kKeyBlock, own - begin), own_folded);
+    state.fold(query * heads, heads, latent, !own_folded);
   }
   for (int64_t r = 0; r < rows; ++r) {
     vec sum = Simd::set(state.all_sums[r]);

@@ -24,8 +24,9 @@ struct Kernels {
   void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
   // Attention of consecutive queries of one sequence, the first of which sees `keys` keys, each next one one more:
   // q [queries, heads, latent + rope], o [queries, heads, latent]; scratch: queries * heads * (2 * latent + 21) floats.
-  void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t queries,
-                 int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch);
+  // Keys from `sink` to `sink + gap` are left out, both multiples of 16.
+  void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
+                 int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch);
   // acc += weight * row
   void (*add_scaled)(float* acc, const T* row, float weight, int64_t width);
   void (*widen)(const T* x, float* out, int64_t count);

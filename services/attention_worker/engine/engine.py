@@ -30,6 +30,7 @@ from services.attention_worker.engine.sequence import Emit, Ending, Request, Seq
 from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
+from services.checkpoint.ngram import NgramConfig
 from services.router.dispatch.errors import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,11 @@ class EngineStopped(RuntimeError):
 
 class ModelLike(Protocol):
     """What the engine needs of a model; the dispatcher is only passed through."""
+
+    @property
+    def ngram(self) -> NgramConfig | None:
+        """What of the ids before a token its embedding takes in."""
+        ...
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
@@ -110,7 +116,7 @@ class Engine:
         self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running, limits.max_itl_s)
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver
-        self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
+        self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
         self._sequences: dict[int, Sequence] = {}
         self._keys = count()
         self._inbox: deque[Callable[[], list[Delivery]]] = deque()
