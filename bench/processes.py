@@ -50,9 +50,10 @@ def redis_binary() -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One router, one attention worker and one expert worker on loopback."""
+    """One router, one attention worker and one expert worker on loopback. `grpc`: address of the router's gRPC API."""
 
     url: str
+    grpc: str
     redis_url: str
     pids: dict[str, int]
 
@@ -86,7 +87,7 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
 
     With `delay_s` a proxy before the expert worker delays its answers by so much.
     """
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server(directory))
@@ -98,7 +99,7 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
             "OMP_NUM_THREADS": "1",
         }
         roles: dict[str, dict[str, str]] = {
-            "router": {"CARACAL_PORT": str(port), "CARACAL_GRPC_PORT": "0", "CARACAL_MODEL_NAME": "bench"},
+            "router": {"CARACAL_PORT": str(port), "CARACAL_GRPC_PORT": str(grpc_port), "CARACAL_MODEL_NAME": "bench"},
             "attention_worker": {"CARACAL_WORKER_ID": "attention-0", **attention_environment},
             "expert_worker": {"CARACAL_WORKER_ID": "expert-0"},
         }
@@ -117,7 +118,7 @@ def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_e
                 os.sched_setaffinity(child.pid, cores_of(kind, 1, 1, sorted(os.sched_getaffinity(0))))
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ready")
-        yield Cluster(url, redis_url, pids)
+        yield Cluster(url, f"127.0.0.1:{grpc_port}", redis_url, pids)
 
 
 def peak_rss_bytes(pid: int) -> int:

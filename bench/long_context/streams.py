@@ -1,4 +1,8 @@
-"""Inter-token latency of running streams while long prompts arrive, with chunks of a number of tokens and by cost."""
+"""Inter-token latency of running streams while long prompts arrive, with chunks of a number of tokens and by cost.
+
+The running streams use the gRPC API, which sends every token at once: over HTTP a random model's half characters are
+held back until they have a text.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,11 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+from caracal_proto import attention_pb2, router_pb2
+from caracal_proto.router_pb2_grpc import RouterStub
 
 from bench.load import Stream, completion, follow
 from bench.measures import MODEL, Row
@@ -17,6 +26,7 @@ from services.attention_worker.settings import CPU_ITL_MS
 NO_BOUND_MS = 3_600_000  # chunks are then as long as a step takes tokens, whatever they cost
 STEADY_TOKENS = 20  # of each stream, before anything is measured
 ENDLESS_TOKENS = 60_000
+FIRST_WORD = 400  # the model's words w400, w401, ... are one token each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +68,14 @@ def gaps(streams: list[Stream], begin: float, end: float) -> list[float]:
     ]
 
 
-async def measure(url: str, sizes: Sizes, vocabulary: int, seed: int) -> Latencies:
+async def follow_tokens(stub: Any, word: int, length: int, stream: Stream) -> None:
+    """Generates without end after a prompt of `length` times one word, and records the time of every token."""
+    sampling = attention_pb2.Sampling(max_tokens=ENDLESS_TOKENS, ignore_eos=True)
+    async for event in stub.Generate(router_pb2.TextRequest(prompt=f"w{word}" * length, sampling=sampling)):
+        stream.token_times += [time.perf_counter()] * len(event.tokens)
+
+
+async def measure(cluster: Cluster, sizes: Sizes, vocabulary: int, seed: int) -> Latencies:
     """Runs the streams, first alone, then while prompts arrive one after another; ends them. Raises BadAnswer."""
     rng = random.Random(seed)
 
@@ -66,8 +83,12 @@ async def measure(url: str, sizes: Sizes, vocabulary: int, seed: int) -> Latenci
         return [rng.randrange(10, vocabulary) for _ in range(length)]
 
     running = [Stream(time.perf_counter()) for _ in range(sizes.streams)]
-    bodies = [completion(MODEL, prompt(sizes.context), ENDLESS_TOKENS) for _ in running]
-    tasks = [asyncio.create_task(follow(url, *one)) for one in zip(bodies, running, strict=True)]
+    channel = grpc.aio.insecure_channel(cluster.grpc)
+    stub = RouterStub(channel)
+    tasks = [
+        asyncio.create_task(follow_tokens(stub, FIRST_WORD + number, sizes.context, stream))
+        for number, stream in enumerate(running)
+    ]
     try:
         while any(len(stream.token_times) < STEADY_TOKENS for stream in running):
             await asyncio.wait(tasks, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
@@ -79,13 +100,14 @@ async def measure(url: str, sizes: Sizes, vocabulary: int, seed: int) -> Latenci
         began = time.perf_counter()
         for _ in range(sizes.prompts):
             long = Stream(time.perf_counter())
-            await follow(url, completion(MODEL, prompt(sizes.prompt), 1), long)
+            await follow(cluster.url, completion(MODEL, prompt(sizes.prompt), 1), long)
             result.first.append(long.token_times[0] - long.started)
         ended = time.perf_counter()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await channel.close()
     result.quiet, result.beside = gaps(running, quiet_from, began), gaps(running, began, ended)
     return result
 
@@ -96,7 +118,7 @@ def compare(clusters: Mapping[str, Cluster], sizes: Sizes, vocabulary: int, roun
     p99s: dict[str, list[float]] = {name: [] for name in clusters}
     for number in range(rounds):
         for name, cluster in clusters.items():
-            measured = asyncio.run(measure(cluster.url, sizes, vocabulary, number))
+            measured = asyncio.run(measure(cluster, sizes, vocabulary, number))
             pooled[name].add(measured)
             p99s[name].append(1e3 * percentile(measured.beside, 99))
     return [row for name, all_rounds in pooled.items() for row in rows(name, sizes, all_rounds, p99s[name])]

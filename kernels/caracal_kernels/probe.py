@@ -29,6 +29,14 @@ def golden(shape: tuple[int, ...], salt: int, scale: float = 1.0) -> Tensor:
     return ((bits.float() / 32768.0) - 1.0).view(shape) * scale
 
 
+def _long_attention(q_THL: Tensor, cache_PIL: Tensor, latent: int) -> Tensor:
+    """Over more keys than the segments or splits have in which an attention adds them up."""
+    pages, page_size = cache_PIL.shape[:2]
+    table_SX = torch.arange(pages, dtype=torch.int32, device=q_THL.device)[None]
+    last_T = torch.tensor([pages * page_size - 10], dtype=torch.int32, device=q_THL.device)
+    return mla_attention(q_THL, cache_PIL, table_SX, torch.zeros_like(last_T), last_T, 0.25, latent)
+
+
 def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     def fp32(*shape: int, salt: int, scale: float = 1.0) -> Tensor:
         return golden(shape, salt, scale).to(device)
@@ -59,13 +67,7 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     q_THL = mla_project(x_TD, mla, i32, i32, cache_PIL)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     o_THC = mla_attention(q_THL, cache_PIL, table, torch.zeros_like(i32), i32, 0.25, latent)
-    # Longer than the segments or splits in which an attention adds up its keys.
-    many_PIL, pages_SX = (
-        weights(75, 16, latent + rope, salt=17),
-        torch.arange(75, dtype=torch.int32, device=device)[None],
-    )
-    last_T = torch.tensor([1190], dtype=torch.int32, device=device)
-    long_THC = mla_attention(q_THL[:1], many_PIL, pages_SX, torch.zeros_like(last_T), last_T, 0.25, latent)
+    long_THC = _long_attention(q_THL[:1], weights(75, 16, latent + rope, salt=17), latent)
     out_TD = mla_output(o_THC, mla.w_uv_HUC, mla.o_proj_DO, x_TD)
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
     mlp_TD = swiglu(rms_norm(out_TD, weights(hidden, salt=3), 1e-5), gate_up, down, out_TD)
