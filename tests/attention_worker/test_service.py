@@ -208,9 +208,10 @@ def test_a_broken_connection_frees_the_pages() -> None:
 
 def test_a_prompt_of_several_chunks_says_that_it_goes_on() -> None:
     async def body() -> None:
-        async with worker(limits(max_len=4096, num_pages=256, max_batch_tokens=16)) as one:
+        # A thousand chunks: the first event is read long before the last, so that it is not merged with tokens.
+        async with worker(limits(max_len=4096, num_pages=256, max_batch_tokens=4, max_running=2)) as one:
             asked = request(max_tokens=3)
-            asked.prompt_ids.extend([5] * 500)
+            asked.prompt_ids.extend([5] * 4000)
             events = [event async for event in one.stub.Generate(asked)]
             assert [len(event.tokens) for event in events[:1]] == [0], "before its first token"
             assert all(event.tokens or not event.finish_reason for event in events)
