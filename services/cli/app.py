@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Result = TypeVar("Result")
-PASSED_ON = ("dtype", "device", "tp", "kv_pages", "link", "dispatch_dtype")
+PASSED_ON = ("dtype", "device", "tp", "kv_pages", "link", "dispatch_dtype", "generation_config")
 CANNOT_SERVE = 3  # exit code of `caracal status`
 
 
@@ -62,6 +62,7 @@ def up(
     kv_pages: Annotated[int, _setting("kv_pages")] = LocalSettings.kv_pages,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
+    generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops it."""
     from services.cli.up import up as run
@@ -78,6 +79,7 @@ def up(
             kv_pages=kv_pages,
             link=link,
             dispatch_dtype=dispatch_dtype,
+            generation_config=generation_config,
         )
     except InvalidSetting as error:
         fail(str(error))
