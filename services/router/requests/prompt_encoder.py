@@ -61,7 +61,7 @@ class PromptEncoder:
         Raises InvalidRequest for such a text that the tokenizer cannot write in any other way.
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        if all(is_own(_content(text, start, end)) for _, start, end in self._controls(text, encoding)):
+        if all(is_own(_content(text, start, end)) for _, start, end in self._controls(text, encoding.ids, encoding)):
             return encoding.ids
         ids: list[int] = []
         done = 0
@@ -71,9 +71,9 @@ class PromptEncoder:
             done = end
         return ids + self._encode_plain(text[done:], at_start=done == 0)
 
-    def _controls(self, text: str, encoding: Encoding) -> Iterator[tuple[int, int, int]]:
+    def _controls(self, text: str, ids: list[int], encoding: Encoding) -> Iterator[tuple[int, int, int]]:
         """Yields (id, start, end) of each control token. An unknown character is none, though its id may be one's."""
-        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        for token_id, (start, end) in zip(ids, encoding.offsets, strict=True):
             if token_id not in self._control_ids:
                 continue
             if token_id != self._unknown[0] or text[start:end].strip() == self._unknown[1]:
@@ -84,16 +84,17 @@ class PromptEncoder:
         for run in _OWN_RUN.finditer(marks_of(text)):
             own = str.__str__(text[run.start() : run.end()])
             encoding = self._tokenizer.encode(own, add_special_tokens=False)
-            for token_id, start, end in self._controls(own, encoding):
+            for token_id, start, end in self._controls(own, encoding.ids, encoding):
                 yield token_id, run.start() + start, run.start() + end
 
     def _encode_plain(self, text: str, *, at_start: bool) -> list[int]:
         if not text:
             return []
         encoding = (self._first if at_start else self._inner).encode(text, add_special_tokens=False)
-        spans = [(start, end) for _, start, end in self._controls(text, encoding)]
+        ids = [self._ids.get(token_id, token_id) for token_id in encoding.ids]
+        spans = [(start, end) for _, start, end in self._controls(text, ids, encoding)]
         if not spans:
-            return [self._ids.get(token_id, token_id) for token_id in encoding.ids]
+            return ids
         # The model's own vocabulary has these tokens as well: they are cut, so that they are spelled out.
         if any(end - start < 2 for start, end in spans):
             raise InvalidRequest(
