@@ -95,7 +95,7 @@ def generate(
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Stream one answer."""
-    from services.cli.generate import RequestFailed, stream_chat
+    from services.cli.generate import RequestFailed, stream_answer
     from services.cli.run_state import NoCluster, find
 
     options = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
@@ -103,7 +103,7 @@ def generate(
         address = url or find().url
         if not address:
             fail("no gateway is known: give --url or CARACAL_URL")
-        for text_delta in stream_chat(address, text, **options):
+        for text_delta in stream_answer(address, text, **options):
             sys.stdout.write(text_delta)
             sys.stdout.flush()
         print()

@@ -31,7 +31,7 @@ async def chat_prompt(
         raise InvalidRequest(
             "This model has no chat template: it continues text. Use /v1/completions, or add a chat_template.jinja to"
             " its directory.",
-            code="unsupported_operation",
+            code="no_chat_template",
         )
     tools = [] if tool_choice == "none" else [tool.as_sent for tool in options.tools or []]
     template = assets.templates.choose(tools=bool(tools))

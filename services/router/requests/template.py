@@ -83,7 +83,7 @@ class ChatTemplates:
         if chosen is None:
             raise InvalidRequest(
                 f"This model has no chat template named {DEFAULT}, only {', '.join(sorted(self.named))}.",
-                code="unsupported_operation",
+                code="no_chat_template",
             )
         return chosen
 
