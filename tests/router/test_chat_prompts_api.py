@@ -240,7 +240,7 @@ def test_a_thought_that_the_user_opened_is_none(tmp_path: Path) -> None:
 
 
 def test_tokenize_gives_the_prompt_of_the_chat(thinking: Harness) -> None:
-    fields = {"messages": HI, "tools": [TOOL], "tool_choice": "auto", "thinking": {"type": "disabled"}}
+    fields: dict[str, Any] = {"messages": HI, "tools": [TOOL], "tool_choice": "auto", "thinking": {"type": "disabled"}}
     prompt(thinking, **fields)
     url = thinking.url + "/tokenize"
     asked = thinking.client().post(url, body={"model": MODEL, **fields}, cast_to=dict[str, Any])

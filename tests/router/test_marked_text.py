@@ -74,7 +74,7 @@ def strings(value: Any) -> list[str]:
 def test_marks_follow_their_characters(
     operation: Callable[[Any, Any], Any], text: MarkedText, other: MarkedText
 ) -> None:
-    plain = operation(plainly(text), plainly(other))  # type: ignore[arg-type]
+    plain = operation(plainly(text), plainly(other))
     result = operation(text, other)
     assert result == plain
     for one in strings(result):

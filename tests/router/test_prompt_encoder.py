@@ -159,7 +159,8 @@ def test_no_operation_makes_a_control_token_of_a_users_text(expression: str) -> 
     text = ChatTemplate(made, TOKENS).render([{"role": "user", "content": user}])
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    rendered: Any = render_jinja_template([[{"role": "user", "content": user}]], chat_template=made, **TOKENS)
+    render: Any = render_jinja_template
+    rendered = render([[{"role": "user", "content": user}]], chat_template=made, **TOKENS)
     assert text == rendered[0][0], "the template sees the real text"
     assert encoded(text)[0] == ["<longcat_user>", ENDS]
 

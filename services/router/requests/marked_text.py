@@ -21,7 +21,6 @@ class MarkedText(str):
     It has the value, the hash and the methods of its text, so that a template cannot tell it from a string.
     """
 
-    __slots__ = ("_marks",)
     _marks: bytes
 
     def __new__(cls, text: str = "", marks: bytes | None = None) -> MarkedText:

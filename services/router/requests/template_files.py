@@ -61,7 +61,7 @@ def _configured(value: Any, path: Path) -> Mapping[str, str]:
     if isinstance(value, str):
         return {DEFAULT: value}
     if isinstance(value, list):
-        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
+        named: dict[Any, Any] = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
         if len(named) == len(value) and all(isinstance(text, str) for text in (*named, *named.values())):
             return named
     raise AssetError(f"{path}: chat_template must be a string or a list of objects with name and template")
