@@ -79,8 +79,10 @@ def rejection(harness: Harness, **fields: Any) -> openai.BadRequestError:
         ("x", "[get_weather]"),
         (7, "[get_weather]"),
         ("[" * 100_000, "[get_weather]"),
+        ('{"a":' * 500 + "1" + "}" * 500, "[get_weather]"),
+        ('{"a": "\\ud800"}', "[get_weather]"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_templates_get_the_arguments_of_earlier_calls_as_an_object(
     walking: Harness, arguments: Any, shown: str
@@ -88,6 +90,16 @@ def test_templates_get_the_arguments_of_earlier_calls_as_an_object(
     call = {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
     history = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "user", "content": "and?"}]
     assert prompt(walking, history).startswith(f"user:hi;assistant:{shown};user:and?;")
+
+
+def test_the_older_form_of_a_call_stays_in_the_history(walking: Harness) -> None:
+    call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    history = [
+        *HI,
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "get_weather", "content": "rain"},
+    ]
+    assert prompt(walking, history).startswith("user:hi;assistant:[get_weather city=Paris];tool:rain;")
 
 
 def test_tool_choice_is_undefined_unless_the_request_has_it(walking: Harness) -> None:
@@ -177,7 +189,7 @@ def test_what_a_template_does_not_read_is_rejected_by_name(
 def test_thinking_is_rejected_where_the_template_does_not_know_it(router: Harness, fields: dict[str, Any]) -> None:
     error = rejection(router, **fields)
     assert (error.param, error.code) == (next(iter(fields)), "unsupported_parameter")
-    assert "chat template does not read enable_thinking" in error.message
+    assert "chat template has no variable enable_thinking" in error.message
 
 
 def test_the_template_for_tools_is_taken_when_tools_are_sent(tmp_path: Path) -> None:
@@ -198,6 +210,14 @@ def test_one_request_has_one_prompt_with_the_users_real_text(tmp_path: Path, fil
         assert seen == {shown + "<longcat_think>"}
         ids = list(harness.fakes[0].requests[-1].prompt_ids)
         assert ids.count(harness.ids("<longcat_think>")[0]) == 1
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "thinking"])
+def test_reasoning_reaches_the_template_under_every_name(thinking: Harness, field: str) -> None:
+    history = [*HI, {"role": "assistant", "content": "yes", field: "hm"}, {"role": "user", "content": "and?"}]
+    text = prompt(thinking, history, chat_template_kwargs={"save_history_reasoning_content": True})
+    assert "<longcat_think>\nhm\n</longcat_think>yes</longcat_s>" in text
+    assert "hm" not in prompt(thinking, history)
 
 
 @pytest.mark.parametrize(

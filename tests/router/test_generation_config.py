@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
-from caracal_proto import attention_pb2
+from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import CONTEXT, EOS, write_assets
 from support.gateway_harness import MODEL, Harness
@@ -57,6 +58,17 @@ def test_defaults_hold_for_what_a_request_leaves_open(tmp_path: Path) -> None:
         assert sampled(router, min_tokens=12).max_tokens == 12
         got = sampled(router, "completions")
         assert (got.temperature, got.max_tokens) == (0.25, 9)
+
+
+def test_over_grpc_too_for_what_is_not_set(tmp_path: Path) -> None:
+    with harness(tmp_path / "m", GIVEN | {"eos_token_id": [EOS, 3]}) as router:
+        with grpc.insecure_channel(f"127.0.0.1:{router.servers.grpc_port}") as channel:
+            sampling = attention_pb2.Sampling(temperature=0.5)
+            request = router_pb2.TextRequest(prompt="a", sampling=sampling)
+            list(router_pb2_grpc.RouterStub(channel).Generate(request, timeout=20))
+        got = router.fakes[0].requests[0].sampling
+        assert (got.temperature, got.top_p, got.repetition_penalty, got.max_tokens) == (0.5, 0.5, 1.5, 9)
+        assert (got.top_k, got.min_p, list(got.stop_ids)) == (0, 0, [3])
 
 
 def test_a_limit_beyond_the_context_or_beyond_the_apis_own_is_none(tmp_path: Path) -> None:

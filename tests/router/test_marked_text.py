@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.requests.marked_json import tojson
@@ -70,6 +70,7 @@ def strings(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("operation", KEEPS_MARKS.values(), ids=list(KEEPS_MARKS))
+@settings(deadline=None)
 @given(text=MIXED, other=MIXED)
 def test_marks_follow_their_characters(
     operation: Callable[[Any, Any], Any], text: MarkedText, other: MarkedText
@@ -85,6 +86,7 @@ def test_marks_follow_their_characters(
 
 
 @pytest.mark.parametrize("name", CHANGES_CASE)
+@settings(deadline=None)
 @given(text=MIXED)
 def test_a_change_of_case_marks_nothing_else(name: str, text: MarkedText) -> None:
     result = getattr(text, name)()
@@ -128,6 +130,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=VALUES, ensure_ascii=st.booleans(), indent=st.sampled_from([None, 0, 2]), sort_keys=st.booleans())
 def test_json_keeps_marks(value: Any, ensure_ascii: bool, indent: int | None, sort_keys: bool) -> None:
     result = tojson(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)

@@ -208,6 +208,12 @@ def test_assistant_messages_keep_the_control_tokens_that_the_model_wrote() -> No
     assert encoded(template.render(messages))[0] == [ENDS] * 3
 
 
+def test_a_variable_of_a_request_is_text_of_the_request() -> None:
+    template = ChatTemplate("{{ tone }}{{ bos_token }}", TOKENS)
+    text = template.render([{"role": "user", "content": ""}], tone=THINK)
+    assert encoded(text)[0] == ["<longcat_s>"]
+
+
 def made(model: Any, added: list[AddedToken], special: list[AddedToken] | None = None) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.add_tokens(added)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from services.router.gateway.schemas import ChatMessage, ToolCall
+from services.router.gateway.request_body import parse_json
+from services.router.gateway.schemas import ChatMessage, FunctionCall
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.template import Message
 
@@ -31,10 +31,13 @@ def _plain(message: ChatMessage, number: int) -> Message:
     for field in ("name", "tool_call_id"):
         if (value := getattr(message, field)) is not None:
             plain[field] = value
-    if (reasoning := message.reasoning or message.reasoning_content) is not None:  # under each name that templates read
+    reasoning = message.reasoning or message.reasoning_content or message.thinking
+    if reasoning is not None:  # under each name that templates read
         plain |= {"reasoning_content": reasoning, "reasoning": reasoning, "thinking": reasoning}
     if message.tool_calls:
-        plain["tool_calls"] = [_call(call) for call in message.tool_calls]
+        plain["tool_calls"] = [_call(call.function, call.id) for call in message.tool_calls]
+    elif message.function_call:  # the older form of one call
+        plain["tool_calls"] = [_call(message.function_call)]
     return plain
 
 
@@ -59,9 +62,9 @@ def _content(message: ChatMessage, number: int) -> str:
     return "".join(part.text or "" for part in message.content)
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments)}
-    return {"type": "function", "function": function} | ({} if call.id is None else {"id": call.id})
+def _call(function: FunctionCall, call_id: str | None = None) -> dict[str, Any]:
+    call = {"name": function.name, "arguments": _arguments(function.arguments)}
+    return {"type": "function", "function": call} | ({} if call_id is None else {"id": call_id})
 
 
 def _arguments(given: Any) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _arguments(given: Any) -> dict[str, Any]:
     """
     if isinstance(given, str):
         try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
+            given = parse_json(given.encode())
+        except InvalidRequest:
             return {}
     return given if isinstance(given, dict) else {}

@@ -107,8 +107,10 @@ class ChatMessage(Lenient):
     name: StrictStr | None = None
     tool_call_id: StrictStr | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
     reasoning: StrictStr | None = None
     reasoning_content: StrictStr | None = None
+    thinking: StrictStr | None = None
 
 
 class ToolFunction(Lenient):

@@ -14,7 +14,7 @@ THINKING, EFFORT = "enable_thinking", "reasoning_effort"
 def template_variables(options: TemplateOptions, known: Collection[str]) -> dict[str, Any]:
     """Returns the variables by name. `known`: those that the template reads.
 
-    Raises InvalidRequest for one that the template does not read, since it could have no effect, and for two fields
+    Raises InvalidRequest for one that the template does not read, since it would have no effect, and for two fields
     that say different things.
     """
     chosen: dict[str, tuple[str, Any]] = {}  # by variable: the field that sets it, and its value
@@ -43,7 +43,7 @@ def _set(chosen: dict[str, tuple[str, Any]], name: str, field: str, value: Any, 
     param = field[:80]
     if name not in known:
         raise InvalidRequest(
-            f"{param}: this model's chat template does not read {name[:60]}, so it would have no effect.",
+            f"{param}: this model's chat template has no variable {name[:60]} that a request may set.",
             param=param,
             code="unsupported_parameter",
         )

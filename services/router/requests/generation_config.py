@@ -11,6 +11,8 @@ from services.router.requests.model_files import AssetError, read_json_if_there
 
 FILE = "generation_config.json"
 
+_HINT = "; CARACAL_GENERATION_CONFIG=none leaves these fields unread"
+
 # Fields of transformers' GenerationConfig that change no answer here: ids beside eos, speed, what is returned.
 _NO_EFFECT = frozenset(
     [
@@ -135,14 +137,14 @@ def _number(
         return None
     if type(value) not in (int, float) or not low <= value <= high or (above and value == low):
         rule = f"above {low} and at most {high}" if above else f"from {low} to {high}"
-        raise AssetError(f"{path}: {name}: {value!r} is not a number {rule}")
+        raise AssetError(f"{path}: {name}: {value!r} is not a number {rule}{_HINT}")
     return float(value)
 
 
 def _whole(raw: Mapping[str, Any], name: str, path: Path, low: int) -> int | None:
     value = raw.get(name)
     if value is not None and (type(value) is not int or not low <= value < 2**31):
-        raise AssetError(f"{path}: {name}: {value!r} is not a whole number of at least {low}")
+        raise AssetError(f"{path}: {name}: {value!r} is not a whole number of at least {low}{_HINT}")
     return value
 
 

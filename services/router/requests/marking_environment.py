@@ -12,12 +12,13 @@ from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn, cast
 
 from jinja2 import TemplateError, nodes
-from jinja2.compiler import CodeGenerator, Frame
+from jinja2.compiler import CodeGenerator, Frame, optimizeconst
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import do_indent, do_title, sync_do_join
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
+from jinja2.runtime import Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace, pass_eval_context
 
@@ -46,15 +47,16 @@ class MarkingCodeGenerator(CodeGenerator):
     def _output_const_repr(self, group: Iterable[Any]) -> str:
         return self.environment.literal("".join(map(str, group)))
 
+    @optimizeconst
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
             super().visit_Concat(node, frame)
             return
-        self.write("environment.concat(map(str, (")
+        self.write("environment.concat(str(environment.finalize(part)) for part in (")
         for arg in node.nodes:
             self.visit(arg, frame)
             self.write(", ")
-        self.write(")))")
+        self.write("))")
 
 
 class GenerationBlocks(Extension):
@@ -78,7 +80,8 @@ class MarkingEnvironment(ImmutableSandboxedEnvironment):
     concat = staticmethod(concat)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlocks, loopcontrols])
+        extensions = [GenerationBlocks, loopcontrols]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_printable)
         self.literals: list[Any] = []
         self.filters |= {"tojson": tojson, "join": _join, "indent": _indent, "title": _title}
         self.globals |= {
@@ -134,6 +137,13 @@ class _Formatter(SandboxedFormatter):
         text = cast("str", super().format_field(value, format_spec))
         self._parts.append(value if isinstance(value, str) and not format_spec else text)
         return text
+
+
+def _printable(value: Any) -> Any:
+    """Returns what a template prints. Raises TemplateError for an object whose text has its address in memory."""
+    if isinstance(value, Iterator) or (callable(value) and not isinstance(value, (Undefined, Macro))):
+        raise TemplateError(f"it prints a {type(value).__name__}, whose text is another one each time")
+    return value
 
 
 def _has_string(value: Any) -> bool:
