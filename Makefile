@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast smoke check proto fmt train bench bench-gpu chart settings metrics image e2e-k8s clean
+.PHONY: up test test-fast smoke check proto fmt train bench bench-gpu chart settings metrics models image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -69,6 +69,10 @@ settings: $(VENV)/.dev
 # docs/metrics.md, from the collectors; the tests' tiny model and engine make them.
 metrics: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m support.metrics_page > docs/metrics.md
+
+# docs/models.md, by opening a small checkpoint of every published variant.
+models: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.models_page > docs/models.md
 
 image: $(VENV)/.dev
 	$(BIN)/python -m k8s.image --name $(IMAGE)

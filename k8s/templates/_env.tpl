@@ -76,8 +76,11 @@
 {{- if gt $ranks 1 }}
 - {name: CARACAL_TP, value: {{ $ranks | quote }}}
 {{- end }}
+{{- with .role.tablesDir }}
+- {name: CARACAL_TABLES_DIR, value: {{ . | quote }}}
+{{- end }}
 {{- $cache := dict "KV_PAGES" "kvPages" "PAGE_SIZE" "pageSize" "MAX_MODEL_LEN" "maxModelLen" }}
-{{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
+{{- $step := dict "MAX_BATCH_TOKENS" "maxBatchTokens" "MAX_ITL_MS" "maxItlMs" "MAX_RUNNING" "maxRunning" "EXPERT_WAIT_S" "expertWaitSeconds" }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (merge $cache $step)) }}
 {{- end }}
 
@@ -96,7 +99,7 @@
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
 - {name: CARACAL_GENERATION_CONFIG, value: {{ .root.Values.model.generationConfig }}}
 - {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.replicas | quote }}}
-- {name: CARACAL_REQUEST_TIMEOUT_S, value: {{ int .role.requestTimeoutSeconds | quote }}}
+- {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- if include "caracal.events" .root }}
 - {name: CARACAL_EVENTS, value: kubernetes}

@@ -59,11 +59,11 @@ class Opened:
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
         """Reads all weights but the experts', or one rank's part of them. Raises CheckpointError or InvalidSetting."""
         with progress("loading the attention side") as report:
-            model = load_model(self.checkpoint, self.dtype, report, ranks, self.device)
-        pages = default_pages(self.device, self.config, self.dtype, self.settings.page_size)
+            model = load_model(self.checkpoint, self.dtype, report, ranks, self.device, self.settings.tables_dir)
+        pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
         numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype)
-        return Loaded(model, self.limits(self.settings.kv_pages or pages), numerics)
+        return Loaded(model, self.limits(pages), numerics)
 
     def limits(self, pages: int) -> EngineLimits:
         """The engine's sizes; the model length defaults to what the positions and the whole cache both allow.
@@ -72,17 +72,23 @@ class Opened:
         """
         if not pages:
             raise InvalidSetting(
-                "CARACAL_KV_PAGES: the weights leave no GPU memory for a single page; use more ranks (CARACAL_TP)"
+                "CARACAL_KV_PAGES: the weights leave no memory for a single page; use more ranks (CARACAL_TP)"
             )
         self._check_memory(pages)
         settings, positions = self.settings, self.config.max_position_embeddings
         return EngineLimits(
             num_pages=pages,
             page_size=settings.page_size,
-            max_batch_tokens=settings.max_batch_tokens,
+            max_batch_tokens=settings.step_tokens,
             max_running=settings.max_running,
             max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
+            max_itl_s=settings.max_itl_s,
         )
+
+    def _default_pages(self) -> int:
+        settings = self.settings
+        longest = settings.max_model_len or self.config.max_position_embeddings
+        return default_pages(self.device, self.config, self.dtype, settings.page_size, longest, settings.shared_gpu)
 
     def _check_memory(self, pages: int) -> None:
         """Raises InvalidSetting before anything is allocated: the kernel's OOM killer would end processes silently."""

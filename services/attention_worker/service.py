@@ -63,11 +63,9 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         wanted = await self._accepted(request, context)
         events: asyncio.Queue[Event] = asyncio.Queue()
         key = await self._submit(wanted, events, context)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.deadline_ms / 1000 if request.deadline_ms else None
         try:
             while True:
-                tokens, ending = await self._next(events, deadline, context)
+                tokens, ending = await self._next(events)
                 code = _CODES.get(ending.reason) if ending else None
                 if tokens or not code:
                     yield _event(request.attempt, tokens, None if code else ending)
@@ -147,13 +145,9 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             await abort(context, grpc.StatusCode.UNAVAILABLE, error)
 
     @staticmethod
-    async def _next(events: asyncio.Queue[Event], deadline: float | None, context: Context) -> Event:
-        """The tokens of the next step, or of all steps since the client last read."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                tokens, ending = await events.get()
-        except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request's deadline has passed")
+    async def _next(events: asyncio.Queue[Event]) -> Event:
+        """The tokens of the next step, or of all steps since the client last read; none when a prompt goes on."""
+        tokens, ending = await events.get()
         while ending is None and not events.empty():
             more, ending = events.get_nowait()
             tokens = tokens + more

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from services.checkpoint.ngram import TABLES_FOLDER
 from services.process.settings import WorkerSettings, setting
+
+# What a 0 stands for. 200 ms between tokens is about as fast as people read; a GPU's steps are shorter.
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 4096
+CPU_ITL_MS, GPU_ITL_MS = 200.0, 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +24,27 @@ class AttentionSettings(WorkerSettings):
         minimum=1,
     )
     kv_pages: int = setting(
-        "pages of the latent cache; 0 = 512 on a CPU, as many as fit the free memory on a GPU", 0, minimum=0
+        "pages of the latent cache; 0 = on a GPU, as many as fit the memory that is free; on a CPU, enough for one "
+        "sequence of the model's whole context and for 32768 tokens, within a quarter of the memory that is free",
+        0,
+        minimum=0,
+    )
+    shared_gpu: bool = setting(
+        "1: other processes use this GPU's memory as well, so a CARACAL_KV_PAGES of 0 means the same as on a CPU", False
     )
     page_size: int = setting("tokens of a page", 64, minimum=16, multiple_of=16)
-    max_batch_tokens: int = setting("tokens of a step, prompt chunks and decodes together", 256, minimum=1)
+    max_batch_tokens: int = setting(
+        f"tokens of a step, prompt chunks and decodes together; 0 = {CPU_BATCH_TOKENS} on a CPU, {GPU_BATCH_TOKENS} on "
+        "a GPU",
+        0,
+        minimum=0,
+    )
+    max_itl_ms: float = setting(
+        "milliseconds between two tokens of running answers that prompts beside them may not exceed: chunks of prompts "
+        f"get shorter as their context grows; 0 = {CPU_ITL_MS:g} on a CPU, {GPU_ITL_MS:g} on a GPU",
+        0.0,
+        minimum=0,
+    )
     max_running: int = setting("sequences that run at once", 64, minimum=1)
     max_model_len: int = setting(
         "tokens of prompt and answer; 0 = what the model and the cache both allow", 0, minimum=0
@@ -33,9 +56,27 @@ class AttentionSettings(WorkerSettings):
     link: str = setting(
         "how rows travel to expert workers: grpc, or nccl (gloo between CPUs)", "grpc", one_of=("grpc", "nccl")
     )
+    tables_dir: Path = setting(  # noqa: RUF009  a dataclass field
+        "folder in memory where the workers of a machine share n-gram tables; only Flash-Lite has any", TABLES_FOLDER
+    )
     overlap: bool = setting("0 waits for experts before the dense path: only to measure what the shortcut hides", True)
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    @property
+    def step_tokens(self) -> int:
+        """The most tokens of a step on this device."""
+        return self.max_batch_tokens or (GPU_BATCH_TOKENS if self.on_gpu else CPU_BATCH_TOKENS)
+
+    @property
+    def max_itl_s(self) -> float:
+        """The seconds between two tokens that hold on this device."""
+        return (self.max_itl_ms or (GPU_ITL_MS if self.on_gpu else CPU_ITL_MS)) / 1000
+
     def validate(self) -> None:
-        if self.max_running > self.max_batch_tokens:
-            why = f"must not exceed CARACAL_MAX_BATCH_TOKENS, {self.max_batch_tokens}"
-            raise self.invalid("max_running", self.max_running, why)
+        if self.max_running > self.step_tokens:
+            raise self.invalid(
+                "max_running", self.max_running, f"must not exceed CARACAL_MAX_BATCH_TOKENS, {self.step_tokens}"
+            )

@@ -31,6 +31,8 @@ from services.transport.payload import dispatch_dtype_of
 
 log = structlog.get_logger(__name__)
 
+# Of a call over a P2P group: its receive buffer stays allocated for every expert worker. A larger call goes over gRPC.
+MAX_P2P_ASSIGNMENTS = 8192
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
@@ -192,8 +194,8 @@ def p2p_options(settings: AttentionSettings, config: ModelConfig, device: torch.
     dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
     return P2POptions(
         host=settings.reachable_host,
-        max_rows=settings.max_batch_tokens,
-        max_assignments=settings.max_batch_tokens * config.moe_topk,
+        max_rows=settings.step_tokens,
+        max_assignments=min(settings.step_tokens * config.moe_topk, MAX_P2P_ASSIGNMENTS),
         hidden=config.hidden_size,
         dtype=dtype,
         dispatch_dtype=dispatch_dtype_of(settings.dispatch_dtype, dtype),

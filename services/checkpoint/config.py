@@ -4,44 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from services.checkpoint.config_fields import ALIASES, check_fields
+from services.checkpoint.errors import CheckpointError, bad_field
+from services.checkpoint.family import FLASH, NGRAM, architecture_of
+from services.checkpoint.ngram import FIELDS as NGRAM_FIELDS
+from services.checkpoint.ngram import NgramConfig, ngram_of
+from services.checkpoint.rope import Rope, rope_of
+from services.checkpoint.sparse import StreamingAttention, streaming_of
 
-class CheckpointError(ValueError):
-    """A model directory that cannot be served. The message is one line: file, tensor or field, and what is wrong."""
-
-
-def _bad_field(field: str, why: str) -> CheckpointError:
-    return CheckpointError(f"config.json: {field}: {why}")
-
-
-# Only these values (or null) are implemented.
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "model_type": ("longcat_flash",),
-    "hidden_act": ("silu", None),
-    "attention_method": ("MLA", None),
-    "attention_bias": (False, None),
-    "router_bias": (False, None),
-    "tie_word_embeddings": (False, None),
-    "auto_map": (None,),
-    "ngram_vocab_size_ratio": (None,),
-    "index_topk": (None,),
-}
-_WHY = {
-    "auto_map": "code in a model directory is never run; remove the field",
-    "ngram_vocab_size_ratio": "n-gram embeddings are not supported",
-    "index_topk": "sparse attention is not supported",
-}
+__all__ = ["CheckpointError", "ModelConfig"]
 _LARGEST = 2**31 - 1  # positions and ids are int32
+_COMPOSED = frozenset({"rope", "ngram", "streaming"})  # read from several fields, or from an object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Sizes and constants of a model, under the names that config.json gives them.
-
-    `mla_scale_q_lora` and `mla_scale_kv_lora` are not read: both latents are always scaled, as transformers does.
-    """
+    """Sizes and constants of a model, under the names that config.json gives them."""
 
     num_layers: int
     hidden_size: int
@@ -61,11 +42,16 @@ class ModelConfig:
     zero_expert_type: str = "identity"
     routed_scaling_factor: float = 1.0
     norm_topk_prob: bool = False
+    mla_scale_q_lora: bool = True
+    mla_scale_kv_lora: bool = True
     rms_norm_eps: float = 1e-5
-    rope_theta: float = 1e7
+    tie_word_embeddings: bool = False
     bos_token_id: int = 1
     eos_token_id: int | tuple[int, ...] = 2
-    torch_dtype: str = "bfloat16"
+    torch_dtype: str = ""  # empty: what the tensors are stored in
+    rope: Rope = field(default_factory=Rope)
+    ngram: NgramConfig | None = None
+    streaming: StreamingAttention | None = None
 
     @property
     def num_gate_outputs(self) -> int:
@@ -78,11 +64,17 @@ class ModelConfig:
 
     @property
     def q_scale(self) -> float:
-        return math.sqrt(self.hidden_size / self.q_lora_rank)
+        return math.sqrt(self.hidden_size / self.q_lora_rank) if self.mla_scale_q_lora else 1.0
 
     @property
     def kv_scale(self) -> float:
-        return math.sqrt(self.hidden_size / self.kv_lora_rank)
+        return math.sqrt(self.hidden_size / self.kv_lora_rank) if self.mla_scale_kv_lora else 1.0
+
+    @property
+    def softmax_scale(self) -> float:
+        yarn = self.rope.yarn
+        plain = float((self.qk_nope_head_dim + self.qk_rope_head_dim) ** -0.5)
+        return plain if yarn is None else plain * yarn.softmax_scale
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -91,19 +83,37 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
-        """Checks a parsed config.json. Raises CheckpointError naming the field."""
-        for name, allowed in _ONLY.items():
-            value = raw.get(name)
-            if value not in allowed:
-                raise _bad_field(name, _WHY.get(name, f"{value!r} is not supported, only {allowed[0]!r}"))
-        values = {**raw, "rope_theta": _rope_theta(raw), "torch_dtype": raw.get("torch_dtype") or raw.get("dtype")}
-        if isinstance(values.get("eos_token_id"), list):
-            values["eos_token_id"] = tuple(values["eos_token_id"])
-        config = cls(**{field.name: _typed(field.name, values) for field in fields(cls) if _given(field.name, values)})
-        for field, holds, why in _consistency(config, raw):
+        """Checks a parsed config.json. Raises CheckpointError naming the field, or the part that is not served."""
+        architecture = architecture_of(raw)
+        check_fields(raw, frozenset(_FIELDS) - _COMPOSED)
+        values = _with_other_names(raw)
+        config = cls(**{name: _typed(name, values) for name in _FIELDS if _given(name, values)})
+        for name, holds, why in _consistency(config, raw):
             if not holds:
-                raise _bad_field(field, why)
-        return config
+                raise bad_field(name, why)
+        return _composed(config, architecture, raw)
+
+
+def _with_other_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(raw)
+    for alias, name in ALIASES.items():
+        if values.get(name) is None:
+            values[name] = values.get(alias)
+    values["torch_dtype"] = raw.get("torch_dtype") or raw.get("dtype")
+    if isinstance(values.get("eos_token_id"), list):
+        values["eos_token_id"] = tuple(values["eos_token_id"])
+    return values
+
+
+def _composed(config: ModelConfig, architecture: str, raw: Mapping[str, Any]) -> ModelConfig:
+    """The config with what is read from several fields."""
+    found: dict[str, Any] = {"rope": rope_of(raw), "streaming": streaming_of(raw, 2 * config.num_layers)}
+    if architecture == NGRAM:
+        found["ngram"] = ngram_of(raw, config.vocab_size, config.hidden_size, sorted(config.eos_ids))
+    elif given := [name for name in NGRAM_FIELDS if raw.get(name) is not None]:
+        raise bad_field(given[0], f"{FLASH} has no n-gram embedding, {NGRAM} has one")
+    own = {name: getattr(config, name) for name in _FIELDS}
+    return ModelConfig(**own | found)
 
 
 def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
@@ -111,8 +121,8 @@ def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "moe_topk", c.moe_topk <= c.num_gate_outputs, f"{c.moe_topk} of {c.num_gate_outputs} experts cannot be chosen"
     yield "qk_rope_head_dim", c.qk_rope_head_dim % 2 == 0, f"{c.qk_rope_head_dim} is odd"
     caches = 2 * c.num_layers
-    why = f"contradicts num_layers {c.num_layers}: it counts attention sublayers, so it must be {caches}"
-    yield "num_hidden_layers", raw.get("num_hidden_layers") in (None, caches), why
+    why = f"contradicts num_layers {c.num_layers}: it counts layers or attention sublayers, {c.num_layers} or {caches}"
+    yield "num_hidden_layers", raw.get("num_hidden_layers") in (None, c.num_layers, caches), why
     heads = c.num_attention_heads
     yield (
         "num_key_value_heads",
@@ -122,7 +132,8 @@ def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, 
     key = c.qk_nope_head_dim + c.qk_rope_head_dim
     yield "qk_head_dim", raw.get("qk_head_dim") in (None, key), f"is not qk_nope_head_dim + qk_rope_head_dim = {key}"
     yield "zero_expert_type", c.zero_expert_type in ("identity", "drop"), f"{c.zero_expert_type!r}: identity or drop"
-    yield "torch_dtype", c.torch_dtype in ("bfloat16", "float32"), f"{c.torch_dtype!r}: bfloat16 or float32"
+    served = c.torch_dtype in ("", "bfloat16", "float32")
+    yield "torch_dtype", served, f"{c.torch_dtype!r} is not served; convert the weights to bfloat16 or float32"
     inside = all(0 <= eos < c.vocab_size for eos in c.eos_ids)
     yield "eos_token_id", inside, f"{c.eos_token_id} lies outside the vocabulary of {c.vocab_size}"
     yield (
@@ -132,31 +143,17 @@ def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, 
     )
 
 
-def _rope_theta(raw: Mapping[str, Any]) -> Any:
-    """Finds rope_theta: at the top level in older files, in `rope_parameters` in newer ones. Rejects RoPE scaling."""
-    found = raw.get("rope_theta")
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = raw.get(name)
-        if rope is None:
-            continue
-        if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise _bad_field(name, "only the default rope is supported")
-        theta = rope.get("rope_theta")
-        if None not in (found, theta) and found != theta:
-            raise _bad_field(name, f"rope_theta {theta!r} contradicts {found!r}")
-        found = theta if found is None else found
-    return found
-
-
 _MAY_BE_ZERO = {"zero_expert_num", "bos_token_id"}
 _FIELDS = {field.name: field for field in fields(ModelConfig)}
 
 
 def _given(name: str, values: Mapping[str, Any]) -> bool:
+    if name in _COMPOSED:
+        return False
     if values.get(name) is not None:
         return True
     if _FIELDS[name].default is MISSING:
-        raise _bad_field(name, "is missing")
+        raise bad_field(name, "is missing")
     return False
 
 
@@ -165,18 +162,18 @@ def _typed(name: str, values: Mapping[str, Any]) -> Any:
     if kind == "float":
         # Compared before it is converted: float() overflows on an integer of 400 digits.
         if type(value) not in (int, float) or not 0 < value < 1e30:
-            raise _bad_field(name, f"{value!r} is not a positive number")
+            raise bad_field(name, f"{value!r} is not a positive number")
         return float(value)
     if kind == "int":
         least = 0 if name in _MAY_BE_ZERO else 1
         if type(value) is not int or not least <= value <= _LARGEST:
-            raise _bad_field(name, f"{value!r} is not a whole number of at least {least}")
+            raise bad_field(name, f"{value!r} is not a whole number of at least {least}")
     if kind == "bool" and not isinstance(value, bool):
-        raise _bad_field(name, f"{value!r} is not true or false")
+        raise bad_field(name, f"{value!r} is not true or false")
     if kind == "str" and not isinstance(value, str):
-        raise _bad_field(name, f"{value!r} is not a string")
+        raise bad_field(name, f"{value!r} is not a string")
     if name == "eos_token_id":
         ids = value if isinstance(value, tuple) else (value,)
         if not ids or not all(type(eos) is int for eos in ids):
-            raise _bad_field(name, f"{value!r} is not a token id or a list of them")
+            raise bad_field(name, f"{value!r} is not a token id or a list of them")
     return value

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 
 BLOCK = 128
 FP8_NAME = "F8_E4M3"
@@ -27,6 +27,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "fmt": ("e4m3", None),
     "activation_scheme": ("dynamic", None),
     "weight_block_size": ([BLOCK, BLOCK],),
+    "scale_fmt": (None, "float"),
+    "dequantize": (False, None),
 }
 
 
@@ -37,7 +39,7 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """The modules that config.json excludes from fp8; each matches as any part of a dotted name."""
+    """The modules that config.json excludes from fp8; each matches as any part of a dotted name, or as all of it."""
 
     excluded: tuple[str, ...]
 
@@ -53,13 +55,17 @@ class Quantization:
             if given.get(name) not in allowed:
                 why = f"{given.get(name)!r} is not supported, only {allowed[0]!r}"
                 raise CheckpointError(f"config.json: quantization_config.{name}: {why}")
+        unknown = sorted(name for name in given if name not in (*_ONLY, *_LISTS) and given[name] is not None)
+        if unknown:
+            raise CheckpointError(f"config.json: quantization_config.{unknown[0]}: is not known here")
         excluded = [module for name in _LISTS for module in _names(f"quantization_config.{name}", given.get(name))]
         return cls((*excluded, *_names("disable_quant_module", raw.get("disable_quant_module"))))
 
     def excluding_module(self, weight: str) -> str:
         """The module that excludes a weight from fp8; empty when none does."""
         path = f".{weight.removesuffix('.weight')}."
-        return next((module for module in (*self.excluded, *_NEVER) if f".{module}." in path), "")
+        named = (*self.excluded, *_NEVER)
+        return next((module for module in named if f".{module.removesuffix('.weight')}." in path), "")
 
 
 def _names(field: str, value: Any) -> list[str]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import BufferedReader
-from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -22,15 +21,17 @@ from torch import Tensor
 from services.checkpoint.config import CheckpointError, ModelConfig
 from services.checkpoint.device import CPU
 from services.checkpoint.fp8 import BLOCK, FP8_NAME, SCALE_SUFFIX, Quantization, dequantize, scale_shape
-from services.checkpoint.safetensors import INDEX, SINGLE, Stored, bad_tensor, json_object, reading, stored_tensors
+from services.checkpoint.safetensors import Stored, bad_tensor, json_object, reading, stored_tensors
+from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
-from services.checkpoint.tensors import attention_tensors, expert_prefix, expert_tensors
+from services.checkpoint.tensor_checks import check_tensors, is_fused, stored_dtype
+from services.checkpoint.tensors import expert_prefix, fused_experts, ngram_tables
 
 HOST = Staging(CPU)
-_UNQUANTIZED = {"BF16": torch.bfloat16, "F32": torch.float32}
-_DTYPES = _UNQUANTIZED | {FP8_NAME: torch.float8_e4m3fn}
+_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, FP8_NAME: torch.float8_e4m3fn}
 _SAMPLE_BYTES = 4096
 _FINITE_CHUNK = 1 << 24
+_TABLE_CHUNK = 1 << 25  # values of a table that are read at a time
 _NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
 
 
@@ -63,10 +64,8 @@ class Checkpoint:
         raw = json_object(path / "config.json")
         config, quantization = ModelConfig.from_dict(raw), Quantization.from_config(raw)
         stored = stored_tensors(path)
-        for name, shape in chain(attention_tensors(config), expert_tensors(config)):
-            _check_tensor(path, stored, name, shape)
-            if stored[name].dtype == FP8_NAME:
-                _check_fp8(path, stored, name, quantization)
+        check_tensors(path, config, quantization, stored)
+        config = replace(config, torch_dtype=config.torch_dtype or stored_dtype(config, stored))
         return cls(path, config, stored)
 
     def names(self) -> list[str]:
@@ -90,6 +89,31 @@ class Checkpoint:
                 self._stored[name].file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}"
             )
         return tensor
+
+    def ngram_tables(self, folder: Path) -> SharedTables:
+        """Takes or makes the machine's copy of the n-gram tables, in the dtype they are stored in.
+
+        Raises CheckpointError, also when the folder has no room for them.
+        """
+        named = list(ngram_tables(self.config))
+        files = sorted({self._stored[name].file for name, _ in named})
+        seen = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        kinds = {self._stored[name].dtype for name, _ in named}
+        dtype = _DTYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
+        shapes = [TableShape(*shape) for _, shape in named]
+
+        def fill(table: int, into_RW: Tensor) -> None:
+            name, (rows, width) = named[table]
+            step = max(1, _TABLE_CHUNK // width)
+            for begin in range(0, rows, step):
+                part = range(begin, min(rows, begin + step))
+                into_RW[part.start : part.stop] = self.tensor(name, dtype, HOST, part)
+
+        return SharedTables.open(folder, f"{self.digest} {seen}", shapes, dtype, fill)
+
+    def is_fused(self, layer: int) -> bool:
+        """Whether the layer's experts lie in two tensors instead of three for each."""
+        return is_fused(self.config, self._stored, layer)
 
     def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
         """Reads (e4m3 weight, fp32 scales); None for a tensor that is not stored in fp8. Raises CheckpointError."""
@@ -131,6 +155,10 @@ def load_expert(
     checkpoint: Checkpoint, layer: int, expert: int, dtype: torch.dtype, to: Staging = HOST, keep_fp8: bool = False
 ) -> ExpertWeights:
     """Reads one expert in `dtype`; with `keep_fp8` in fp8 if all of it is stored so. Raises CheckpointError."""
+    if checkpoint.is_fused(layer):
+        rows = range(expert, expert + 1)
+        one = [checkpoint.tensor(name, dtype, to, rows)[0] for name, _ in fused_experts(checkpoint.config, layer)]
+        return ExpertWeights(*one)
     names = [f"{expert_prefix(layer, expert)}{part}_proj.weight" for part in ("gate", "up", "down")]
     if keep_fp8:
         stored = [each for name in names if (each := checkpoint.fp8(name, to)) is not None]
@@ -139,34 +167,6 @@ def load_expert(
             return ExpertWeights(torch.cat([gate, up]), down, torch.cat([gate_scale, up_scale]), down_scale)
     gate, up, down = (checkpoint.tensor(name, dtype, to) for name in names)
     return ExpertWeights(torch.cat([gate, up]), down)
-
-
-def _check_tensor(path: Path, stored: dict[str, Stored], name: str, shape: tuple[int, ...]) -> None:
-    where = stored.get(name)
-    if where is None:
-        raise bad_tensor(INDEX if (path / INDEX).exists() else SINGLE, name, "is missing")
-    if where.shape != shape:
-        raise bad_tensor(where.file.name, name, f"shape {list(where.shape)}, config.json makes it {list(shape)}")
-    if where.dtype not in _DTYPES:
-        raise bad_tensor(
-            where.file.name,
-            name,
-            f"dtype {where.dtype} is not supported, only {' and '.join(_UNQUANTIZED)}, matrices also {FP8_NAME}",
-        )
-
-
-def _check_fp8(path: Path, stored: dict[str, Stored], name: str, quantization: Quantization | None) -> None:
-    where = stored[name]
-    if quantization is None:
-        raise bad_tensor(where.file.name, name, f"is stored as {FP8_NAME}, and config.json has no quantization_config")
-    if len(where.shape) != 2:
-        raise bad_tensor(where.file.name, name, f"is stored as {FP8_NAME}, only matrices may be")
-    if module := quantization.excluding_module(name):
-        raise bad_tensor(where.file.name, name, f"is stored as {FP8_NAME}, and {module} is excluded from fp8")
-    scale = name + SCALE_SUFFIX
-    _check_tensor(path, stored, scale, scale_shape(where.shape))
-    if stored[scale].dtype != "F32":
-        raise bad_tensor(stored[scale].file.name, scale, f"dtype {stored[scale].dtype}, scales are F32")
 
 
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:

@@ -5,16 +5,27 @@ Source: docs/longcat-flash.md, tensor names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from services.checkpoint.config import ModelConfig
 
 NamedShape = tuple[str, tuple[int, ...]]
 
+EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+# Never read: the draft of multi-token prediction, and buffers that old files hold and every loader computes.
+UNREAD = re.compile(r"model\.mtp\.|.*\.rotary_emb\.inv_freq$")
+
+
+def head_name(c: ModelConfig) -> str:
+    """The name of the output matrix: with tied heads the embedding's, whatever else the files hold."""
+    return EMBEDDING if c.tie_word_embeddings else _HEAD
+
 
 def attention_tensors(c: ModelConfig) -> Iterator[NamedShape]:
-    """Yields the name and shape of every tensor that an attention worker loads."""
-    yield "model.embed_tokens.weight", (c.vocab_size, c.hidden_size)
+    """Yields the name and shape of every tensor that an attention worker loads, but for the n-gram tables."""
+    yield EMBEDDING, (c.vocab_size, c.hidden_size)
     for layer in range(c.num_layers):
         prefix = f"model.layers.{layer}."
         yield f"{prefix}mlp.router.classifier.weight", (c.num_gate_outputs, c.hidden_size)
@@ -24,12 +35,28 @@ def attention_tensors(c: ModelConfig) -> Iterator[NamedShape]:
             yield f"{prefix}post_attention_layernorm.{i}.weight", (c.hidden_size,)
             yield from _mla_tensors(c, f"{prefix}self_attn.{i}.")
             yield from _mlp_tensors(f"{prefix}mlps.{i}.", c.hidden_size, c.ffn_hidden_size)
+    if c.ngram is not None:
+        for table in range(c.ngram.tables):
+            yield ngram_projection(table), (c.hidden_size, c.ngram.width)
     yield "model.norm.weight", (c.hidden_size,)
-    yield "lm_head.weight", (c.vocab_size, c.hidden_size)
+    if not c.tie_word_embeddings:
+        yield _HEAD, (c.vocab_size, c.hidden_size)
+
+
+def ngram_tables(c: ModelConfig) -> Iterator[NamedShape]:
+    """Yields the name and shape of every n-gram table, in the order of the tables; none for other models."""
+    if c.ngram is not None:
+        for table in range(c.ngram.tables):
+            yield f"model.ngram_embeddings.embedders.{table}.weight", (c.ngram.rows(table), c.ngram.width)
+
+
+def ngram_projection(table: int) -> str:
+    """The name of the matrix that takes a table's rows to the hidden size."""
+    return f"model.ngram_embeddings.post_projs.{table}.weight"
 
 
 def expert_tensors(c: ModelConfig) -> Iterator[NamedShape]:
-    """Yields the name and shape of every tensor of the FFN experts."""
+    """Yields the name and shape of every tensor of the FFN experts, as published: three matrices per expert."""
     for layer in range(c.num_layers):
         for expert in range(c.n_routed_experts):
             yield from _mlp_tensors(expert_prefix(layer, expert), c.hidden_size, c.expert_ffn_hidden_size)
@@ -38,6 +65,16 @@ def expert_tensors(c: ModelConfig) -> Iterator[NamedShape]:
 def expert_prefix(layer: int, expert: int) -> str:
     """The common prefix of the names of an expert's three matrices."""
     return f"model.layers.{layer}.mlp.experts.{expert}."
+
+
+def fused_experts(c: ModelConfig, layer: int) -> tuple[NamedShape, NamedShape]:
+    """A layer's experts in two tensors, as transformers 5 can write them; gate rows come first.
+
+    The first may have unused entries behind the FFN experts, one for each zero expert: transformers allocates them.
+    """
+    prefix = f"model.layers.{layer}.mlp.experts."
+    n, d, f = c.n_routed_experts, c.hidden_size, c.expert_ffn_hidden_size
+    return (f"{prefix}gate_up_proj", (n, 2 * f, d)), (f"{prefix}down_proj", (n, d, f))
 
 
 def _mla_tensors(c: ModelConfig, prefix: str) -> Iterator[NamedShape]:

@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Result = TypeVar("Result")
-PASSED_ON = ("dtype", "device", "tp", "kv_pages", "link", "dispatch_dtype", "generation_config")
+PASSED_ON = ("dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype", "generation_config")
 CANNOT_SERVE = 3  # exit code of `caracal status`
 
 
@@ -60,6 +60,7 @@ def up(
     device: Annotated[str, _setting("device")] = LocalSettings.device,
     tp: Annotated[int, _setting("tp")] = LocalSettings.tp,
     kv_pages: Annotated[int, _setting("kv_pages")] = LocalSettings.kv_pages,
+    max_itl_ms: Annotated[float, _setting("max_itl_ms")] = LocalSettings.max_itl_ms,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
     generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
@@ -77,6 +78,7 @@ def up(
             device=device,
             tp=tp,
             kv_pages=kv_pages,
+            max_itl_ms=max_itl_ms,
             link=link,
             dispatch_dtype=dispatch_dtype,
             generation_config=generation_config,
@@ -177,7 +179,7 @@ def scale(
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, or flash-chat.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, flash-chat or flash-lite.")],
     memory: Annotated[float, typer.Option(help="GB that one expert worker has for experts.", min=0.001)] = 80.0,
     attention_memory: Annotated[float, typer.Option(help="GB that one attention worker has.", min=0.001)] = 80.0,
 ) -> None:

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.ngram import NgramConfig
+from services.checkpoint.tensors import ngram_tables
 
 GB = 1e9
-WEIGHT_BYTES = {"bf16": 2, "fp8": 1}
-CACHE_BYTES = 2  # the KV cache is in bf16
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
+WIDE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}  # of a value of the KV cache and of n-gram tables
 
 FLASH_CHAT = ModelConfig(
     num_layers=28,
@@ -36,6 +38,28 @@ FLASH_CHAT = ModelConfig(
 )
 
 
+FLASH_LITE = ModelConfig(
+    num_layers=14,
+    hidden_size=3072,
+    num_attention_heads=32,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+    ffn_hidden_size=6144,
+    expert_ffn_hidden_size=1024,
+    n_routed_experts=256,
+    zero_expert_num=128,
+    moe_topk=12,
+    routed_scaling_factor=6.0,
+    max_position_embeddings=327680,
+    vocab_size=131072,
+    ngram=NgramConfig(neighbours=4, splits=4, base_rows=78 * 131072, vocab_size=131072, width=256, boundary_ids=(2,)),
+)
+KNOWN = {"flash-chat": ("LongCat-Flash-Chat", FLASH_CHAT), "flash-lite": ("LongCat-Flash-Lite", FLASH_LITE)}
+
+
 class BadPlan(ValueError):
     """No plan can be made for a model. The message is one line."""
 
@@ -47,12 +71,14 @@ class Sizes:
     name: str
     experts: int  # over all layers
     expert_params: int  # per expert
-    attention_params: int  # everything but the experts
+    attention_params: int  # everything but the experts and the n-gram tables
+    table_values: int  # of the n-gram tables, which a machine has once
     cache_values: int  # per token, over all layers
+    context: int  # tokens
 
     @classmethod
     def of(cls, name: str, c: ModelConfig) -> Sizes:
-        """Counts two MLAs, two dense MLPs and one gate per layer; embedding and lm_head are not tied."""
+        """Counts two MLAs, two dense MLPs and one gate per layer, the embedding and, if it is not tied, lm_head."""
         d, heads = c.hidden_size, c.num_attention_heads
         mla = (
             (d + 1) * c.q_lora_rank
@@ -63,12 +89,16 @@ class Sizes:
             + heads * c.v_head_dim * d
         )
         layer = 2 * mla + 2 * 3 * d * c.ffn_hidden_size + c.num_gate_outputs * (d + 1) + 4 * d
+        heads_and_embeddings = (1 if c.tie_word_embeddings else 2) * c.vocab_size * d
+        projections = d * d if c.ngram else 0
         return cls(
             name=name,
             experts=c.num_layers * c.n_routed_experts,
             expert_params=3 * d * c.expert_ffn_hidden_size,
-            attention_params=c.num_layers * layer + 2 * c.vocab_size * d + d,
+            attention_params=c.num_layers * layer + heads_and_embeddings + projections + d,
+            table_values=sum(rows * width for _, (rows, width) in ngram_tables(c)),
             cache_values=2 * c.num_layers * c.latent,
+            context=c.max_position_embeddings,
         )
 
 
@@ -81,6 +111,7 @@ class Plan:
     experts_per_worker: int
     expert_workers: int
     attention_bytes: int
+    token_bytes: int  # in the KV cache, per token
     cached_tokens: int  # per attention worker; negative: its weights do not fit
 
 
@@ -91,20 +122,22 @@ def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float)
     if per_worker < 1:
         raise BadPlan(f"one expert in {weights} takes {one / GB:.3g} GB, a worker has {expert_gb:g}")
     attention = sizes.attention_params * WEIGHT_BYTES[weights]
+    token = sizes.cache_values * WIDE_BYTES[weights]
     return Plan(
         weights=weights,
         expert_bytes=one * sizes.experts,
         experts_per_worker=per_worker,
         expert_workers=math.ceil(sizes.experts / per_worker),
         attention_bytes=attention,
-        cached_tokens=math.floor((attention_gb * GB - attention) / (sizes.cache_values * CACHE_BYTES)),
+        token_bytes=token,
+        cached_tokens=math.floor((attention_gb * GB - attention) / token),
     )
 
 
 def load_sizes(model: str) -> Sizes:
-    """Counts for `flash-chat`, or for a checkpoint given as a directory or config.json. Raises BadPlan."""
-    if model == "flash-chat":
-        return Sizes.of("LongCat-Flash-Chat", FLASH_CHAT)
+    """Counts for a key of KNOWN, or for a checkpoint given as a directory or config.json. Raises BadPlan."""
+    if model in KNOWN:
+        return Sizes.of(*KNOWN[model])
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     try:
@@ -123,6 +156,11 @@ def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
     table.add_row(f"experts on a worker of {expert_gb:g} GB", *(f"{plan.experts_per_worker:,}" for plan in plans))
     table.add_row("expert workers, at least", *(str(plan.expert_workers) for plan in plans))
     table.add_row("weights of an attention worker", *(f"{plan.attention_bytes / GB:,.4g} GB" for plan in plans))
+    if sizes.table_values:
+        tables = [f"{sizes.table_values * WIDE_BYTES[plan.weights] / GB:,.4g} GB" for plan in plans]
+        table.add_row("n-gram tables, once per machine", *tables)
+    context = [f"{plan.token_bytes * sizes.context / GB:,.4g} GB" for plan in plans]
+    table.add_row(f"KV cache of one context of {sizes.context:,} tokens", *context)
     left = [f"{p.cached_tokens:,}" if p.cached_tokens > 0 else "its weights do not fit" for p in plans]
     table.add_row(f"tokens cached by one of {attention_gb:g} GB", *left)
     Console().print(table)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from services.attention_worker.settings import AttentionSettings
+from services.checkpoint.config import CheckpointError, ModelConfig
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 from services.router.settings import RouterSettings
 
 MAX_WORKERS = 64
 DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
 SCALED = ("attention", "expert")
-KV_PAGES = 512
 
 
 def _count_setting(help: str) -> Any:
@@ -37,7 +37,13 @@ class LocalSettings(Settings):
     dtype: str = setting_like(AttentionSettings, "dtype")
     device: str = setting_like(AttentionSettings, "device")
     tp: int = setting_like(AttentionSettings, "tp")
-    kv_pages: int = setting(f"pages of an attention worker's latent cache; 0 = {KV_PAGES}", 0, minimum=0)
+    kv_pages: int = setting(
+        "pages of an attention worker's latent cache; 0 = enough for the model's whole context, within a quarter of "
+        "the memory that is free",
+        0,
+        minimum=0,
+    )
+    max_itl_ms: float = setting_like(AttentionSettings, "max_itl_ms")
     link: str = setting_like(AttentionSettings, "link")
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
     generation_config: str = setting_like(RouterSettings, "generation_config")
@@ -80,8 +86,9 @@ class LocalSettings(Settings):
             "CARACAL_MODEL": str(self.model),
             "CARACAL_DTYPE": self.dtype,
             "CARACAL_DEVICE": self.device,
-            # A number also on a GPU: workers share it, and the first one must not take what is free for its pages.
-            "CARACAL_KV_PAGES": str(self.kv_pages or KV_PAGES),
+            "CARACAL_KV_PAGES": str(self.kv_pages),
+            "CARACAL_SHARED_GPU": "1",  # the first worker must not take all that is free for its pages
+            "CARACAL_MAX_ITL_MS": str(self.max_itl_ms),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
@@ -98,7 +105,12 @@ class LocalSettings(Settings):
 
     def _check_config(self, path: Path) -> None:
         try:
-            json.loads(path.read_text())
+            raw = json.loads(path.read_text())
+            if not isinstance(raw, dict):
+                raise CheckpointError("config.json: is not a JSON object")
+            ModelConfig.from_dict(raw)
+        except CheckpointError as error:
+            raise self.invalid("model", self.model, str(error)) from None
         except FileNotFoundError:
             raise self.invalid("model", self.model, "it has no config.json") from None
         except (OSError, ValueError) as error:

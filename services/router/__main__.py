@@ -28,6 +28,7 @@ from services.router.requests.choice_stream import ServingContext
 from services.router.requests.directory import list_attention_workers
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
+from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
 
@@ -48,14 +49,16 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         shortages,
     )
     attention_workers = AttentionWorkerPool(
-        partial(list_attention_workers, membership), max_model_len=assets.max_model_len
+        partial(list_attention_workers, membership),
+        max_model_len=assets.max_model_len,
+        timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
     )
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     shortages.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    servers = RouterServers(GatewayContext(serving, settings.request_timeout_s, lambda: shortages.known, overview))
+    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview))
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:

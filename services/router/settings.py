@@ -20,7 +20,9 @@ class RouterSettings(ServiceSettings):
         "auto",
         one_of=("auto", "none"),
     )
-    request_timeout_s: float = setting("seconds a request may take from its acceptance to its end", 600.0, above=0)
+    progress_timeout_s: float = setting(
+        "seconds a request may go without progress: no token, and no part of its prompt computed", 600.0, above=0
+    )
     drain_timeout_s: float = setting("seconds open streams may take to finish after SIGTERM", 25.0, above=0)
     replicas: int = setting("expert workers that hold each expert, when there are so many", 1, minimum=1)
     events: str = setting(

@@ -18,6 +18,16 @@ def test_defaults_and_environment() -> None:
     )
 
 
+def test_sizes_of_a_step_follow_the_device_unless_they_are_given() -> None:
+    cpu, gpu = (AttentionSettings(model=Path("/m"), device=device) for device in ("cpu", "cuda:1"))
+    assert (cpu.step_tokens, cpu.max_itl_s) == (256, 0.2)
+    assert (gpu.step_tokens, gpu.max_itl_s) == (4096, 0.1)
+    for device in ("cpu", "cuda"):
+        given = AttentionSettings(model=Path("/m"), device=device, max_batch_tokens=512, max_itl_ms=30)
+        assert (given.step_tokens, given.max_itl_s) == (512, 0.03)
+    AttentionSettings(model=Path("/m"), device="cuda", max_running=300)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -27,6 +37,8 @@ def test_defaults_and_environment() -> None:
         ("CARACAL_PAGE_SIZE", "24", "CARACAL_PAGE_SIZE is 24: must be a multiple of 16"),
         ("CARACAL_KV_PAGES", "-1", "CARACAL_KV_PAGES is -1: must be at least 0"),
         ("CARACAL_MAX_RUNNING", "300", "CARACAL_MAX_RUNNING is 300: must not exceed CARACAL_MAX_BATCH_TOKENS"),
+        ("CARACAL_MAX_BATCH_TOKENS", "-1", "CARACAL_MAX_BATCH_TOKENS is -1: must be at least 0"),
+        ("CARACAL_MAX_ITL_MS", "-5", "CARACAL_MAX_ITL_MS is -5.0: must be at least 0"),
         ("CARACAL_DTYPE", "float16", "CARACAL_DTYPE is 'float16': must be bfloat16, float32 or empty"),
         ("CARACAL_OVERLAP", "yes", "CARACAL_OVERLAP is 'yes': must be 0 or 1"),
         ("CARACAL_LINK", "rdma", "CARACAL_LINK is 'rdma': must be grpc or nccl"),

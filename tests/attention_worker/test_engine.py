@@ -11,7 +11,7 @@ import torch
 from support.engine_driver import Driver, NoDispatcher, Received, limits
 from support.fake_model import VOCAB, FakeModel
 
-from services.attention_worker.engine.engine import Engine, EngineStopped
+from services.attention_worker.engine.engine import PROMPT_TICK_S, Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Ending, Request, Sampling
 from services.router.dispatch.errors import WorkerUnavailable
@@ -154,6 +154,23 @@ def test_a_request_that_can_never_fit_is_rejected_at_submit() -> None:
     with pytest.raises(CannotFit, match="70 tokens need 5 pages of 16, the cache has 4"):
         driver.submit([1] * 10, Sampling(max_tokens=60))
     driver.finish()
+
+
+def test_a_long_prompt_delivers_that_it_goes_on_once_a_second() -> None:
+    driver = Driver(FakeModel(), sizes=limits(max_batch_tokens=4, max_running=2, max_len=256))
+    first = driver.submit([1] * 100, Sampling(max_tokens=2))
+    second = driver.submit([2] * 100, Sampling(max_tokens=2))
+    driver.engine.step()
+    assert (first.ticks, second.ticks) == (1, 0), "one that waits makes no progress"
+    for _ in range(10):
+        driver.engine.step()
+    assert first.ticks == 1, "not after every chunk"
+    (sequence,) = (each for each in driver.engine.scheduler.running if each.key == first.key)
+    sequence.ticked_at -= 2 * PROMPT_TICK_S
+    driver.engine.step()
+    assert first.ticks == 2
+    driver.finish()
+    assert second.ticks > 0
 
 
 class EngineThread:

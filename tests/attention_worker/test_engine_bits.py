@@ -12,9 +12,10 @@ import torch
 from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
 from support.engine_driver import Driver, Received, limits
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
+from support.tiny_checkpoint import NGRAM, WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.engine.step_cost import StepCost, Work
 from services.attention_worker.model.model import Model, load_model
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
@@ -41,19 +42,26 @@ KINDS = {
 ModelAndDispatcher = tuple[Model, ReferenceDispatcher]
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+CASES = [
+    pytest.param((WIDE_TOP_K, torch.float32), id="fp32"),
+    pytest.param((WIDE_TOP_K, torch.bfloat16), id="bf16"),
+    pytest.param((NGRAM, torch.bfloat16), id="ngram-bf16"),
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def model_and_dispatcher(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelAndDispatcher:
     torch.set_num_threads(1)
-    checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("bits"), WIDE_TOP_K, seed=5))
-    return load_model(checkpoint, request.param, lambda done, total: None), ReferenceDispatcher(
-        checkpoint, request.param
-    )
+    preset, dtype = request.param
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("bits"), preset, seed=5))
+    return load_model(checkpoint, dtype, lambda done, total: None), ReferenceDispatcher(checkpoint, dtype)
 
 
 def prompt(rng: Random, longest: int = 50) -> list[int]:
-    return [rng.randrange(3, 300) for _ in range(rng.randint(1, longest))]
+    ids = [rng.randrange(3, 300) for _ in range(rng.randint(1, longest))]
+    return [2 if rng.random() < 0.1 else each for each in ids]  # at a 2 the context of n-grams ends
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +170,42 @@ def test_with_experts_on_three_workers(
     sums = three_worker_dispatcher.stats.total()
     assert 0 < sums.ffn_choices < sums.choices
     assert sums.tokens_all_zero > 0
+
+
+class DrawnCost(StepCost):
+    """Learns from drawn times instead of measured ones, from a thirtieth to the threefold of the bound."""
+
+    def __init__(self, rng: Random, bound_s: float) -> None:
+        super().__init__()
+        self._rng, self._bound_s = rng, bound_s
+        self.sizes: set[int] = set()  # tokens of the steps with a part of a prompt
+
+    def observe(self, work: Work, seconds: float) -> None:
+        if work.prompt_keys:
+            self.sizes.add(work.tokens)
+        super().observe(work, self._bound_s * 10 ** self._rng.uniform(-1.5, 0.5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_chunks_that_follow_the_cost_of_steps(
+    model_and_dispatcher: ModelAndDispatcher, alone: dict[str, tuple[list[int], Received]], seed: int
+) -> None:
+    rng = Random(seed)
+    sizes = limits(max_batch_tokens=24, max_running=6, num_pages=128, max_itl_s=3e-3)
+    driver = Driver(*model_and_dispatcher, sizes, shuffle=rng)
+    driver.engine.scheduler.cost = cost = DrawnCost(rng, sizes.max_itl_s)
+    decoding = driver.submit([5, 6, 7], Sampling(max_tokens=200, ignore_eos=True))
+    ours: dict[str, Received] = {}
+    for kind, (asked, _) in alone.items():
+        submit_others(driver, rng, 3)
+        ours[kind] = driver.submit(asked, KINDS[kind])
+        for _ in range(30):
+            driver.engine.step()
+    driver.finish()
+    for kind, (_, expected) in alone.items():
+        assert_same(ours[kind], expected)
+    assert len(decoding.rows) == 200
+    assert len(cost.sizes) > 4, "chunks of several sizes, or this test shows nothing"
 
 
 def test_the_requests_differ(alone: dict[str, tuple[list[int], Received]]) -> None:

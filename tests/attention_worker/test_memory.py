@@ -9,7 +9,14 @@ import torch
 from support.tiny_checkpoint import UNEVEN, make_checkpoint
 
 from services.attention_worker.engine.kv_cache import KvCache
-from services.attention_worker.engine.memory import CPU_PAGES, host_free, page_bytes, pages_that_fit
+from services.attention_worker.engine.memory import (
+    LEAST_TOKENS,
+    default_pages,
+    host_free,
+    page_bytes,
+    pages_beside_others,
+    pages_that_fit,
+)
 from services.attention_worker.loading import open_model
 from services.attention_worker.settings import AttentionSettings
 from services.process.settings import InvalidSetting
@@ -34,10 +41,37 @@ def test_sizes_follow_the_pages(tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path / "model")
     opened = open_model(AttentionSettings(model=model))
     limits = opened.load().limits
-    assert (limits.num_pages, limits.max_model_len) == (CPU_PAGES, opened.config.max_position_embeddings)
+    assert (limits.num_pages, limits.max_model_len) == (LEAST_TOKENS // 64, opened.config.max_position_embeddings)
     assert opened.limits(2).max_model_len == 128
-    with pytest.raises(InvalidSetting, match="CARACAL_KV_PAGES: the weights leave no GPU memory"):
+    with pytest.raises(InvalidSetting, match="CARACAL_KV_PAGES: the weights leave no memory"):
         opened.limits(0)
+
+
+def test_a_long_model_gets_pages_for_its_whole_context(tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path / "model", max_position_embeddings=131_072)
+    limits = open_model(AttentionSettings(model=model)).load().limits
+    assert (limits.num_pages, limits.max_model_len) == (2048, 131_072)
+    shorter = open_model(AttentionSettings(model=model, max_model_len=65_536)).load().limits
+    assert (shorter.num_pages, shorter.max_model_len) == (1024, 65_536)
+
+
+def test_beside_others_pages_take_a_quarter_of_the_free_memory_at_most() -> None:
+    longest, one = 131_072, 64 * 1000
+    wanted = longest // 64
+    assert pages_beside_others(longest, 64, 4 * wanted * one, one) == wanted
+    assert pages_beside_others(longest, 64, 4 * wanted * one - 4, one) == wanted - 1
+    assert pages_beside_others(longest, 64, 2 * one, one) == 0
+    assert pages_beside_others(100, 64, 10**12, one) * 64 == LEAST_TOKENS
+
+
+def test_a_cpu_keeps_to_its_share_and_so_does_a_shared_gpu(tmp_path: Path) -> None:
+    """A context whose cache would be twice the memory of this machine."""
+    opened = open_model(AttentionSettings(model=make_checkpoint(tmp_path / "model")))
+    free, one = host_free(), page_bytes(opened.config, opened.dtype, 64)
+    longest = 2 * free // one * 64
+    for shared in (False, True):
+        pages = default_pages(torch.device("cpu"), opened.config, opened.dtype, 64, longest, shared)
+        assert 0.2 * free < pages * one < 0.3 * free
 
 
 @pytest.mark.parametrize(("pages", "page_size"), [(10**20, 64), (10**9, 64), (1, 16 * 10**12)])

@@ -1,5 +1,7 @@
 """The scheduler under random submits, cancels and steps: pages, token budget, order, progress."""
 
+import math
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.scheduler import CannotFit, Chunk, Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
+from services.attention_worker.engine.step_cost import Work
 
 PAGE_SIZE = 4
 
@@ -36,15 +39,20 @@ def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
     return ended
 
 
-def build(pages: int, budget: int, max_running: int) -> Scheduler:
+def build(pages: int, budget: int, max_running: int, max_itl_s: float = math.inf) -> Scheduler:
     pool = PagePool(pages, PAGE_SIZE, max_running, pages * PAGE_SIZE)
-    return Scheduler(pool, budget, max_running)
+    return Scheduler(pool, budget, max_running, max_itl_s)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(pages=st.integers(2, 12), budget=st.integers(1, 24), max_running=st.integers(1, 6))
-    def start(self, pages: int, budget: int, max_running: int) -> None:
-        self.scheduler = build(pages, budget, min(max_running, budget))
+    @initialize(
+        pages=st.integers(2, 12),
+        budget=st.integers(1, 24),
+        max_running=st.integers(1, 6),
+        max_itl_s=st.sampled_from([math.inf, 1.0, 2e-3, 1e-9]),
+    )
+    def start(self, pages: int, budget: int, max_running: int, max_itl_s: float) -> None:
+        self.scheduler = build(pages, budget, min(max_running, budget), max_itl_s)
         self.capacity = pages * PAGE_SIZE
         self.live: dict[int, Sequence] = {}
         self.keys = 0
@@ -65,8 +73,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.scheduler.remove(self.live.pop(data.draw(st.sampled_from(sorted(self.live)))))
 
-    @rule()
-    def step(self) -> None:
+    @rule(seconds=st.sampled_from([1e-4, 1e-3, 30.0]))
+    def step(self, seconds: float = 1e-3) -> None:
         decoding = [sequence for sequence in self.scheduler.running if sequence.remaining == 1]
         chunks = self.scheduler.schedule()
         assert bool(chunks) == bool(self.live), "work exists, so something runs"
@@ -79,6 +87,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert prompts == sorted(prompts), "prompts are scheduled in order of submission"
         for chunk in chunks:
             self.check_chunk(chunk)
+        if chunks:
+            self.scheduler.cost.observe(sum((chunk.work for chunk in chunks), Work()), seconds)
         for sequence in run(self.scheduler, chunks):
             del self.live[sequence.key]
 

@@ -160,7 +160,7 @@ def test_a_request_that_can_never_fit_is_resource_exhausted_with_the_counts() ->
         async with worker(limits(num_pages=4, max_len=256)) as one:
             code, details = await status(one.stub.Generate(request([1] * 60, max_tokens=100)))
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert details == "160 tokens need 10 pages of 16, the cache has 4"
+            assert details == "160 tokens need 10 pages of 16, the cache has 4 (CARACAL_KV_PAGES)"
 
     run(body)
 
@@ -206,13 +206,17 @@ def test_a_broken_connection_frees_the_pages() -> None:
     run(body)
 
 
-def test_a_deadline_ends_the_request() -> None:
+def test_a_prompt_of_several_chunks_says_that_it_goes_on() -> None:
     async def body() -> None:
-        async with worker(limits(max_len=4096, num_pages=256)) as one:
-            asked = request(max_tokens=4000)
-            asked.deadline_ms = 50
-            assert (await status(one.stub.Generate(asked)))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
-            await pages_free(one)
+        async with worker(limits(max_len=4096, num_pages=256, max_batch_tokens=16)) as one:
+            asked = request(max_tokens=3)
+            asked.prompt_ids.extend([5] * 500)
+            events = [event async for event in one.stub.Generate(asked)]
+            assert [len(event.tokens) for event in events[:1]] == [0], "before its first token"
+            assert all(event.tokens or not event.finish_reason for event in events)
+            assert sum(len(event.tokens) for event in events) == 3
+            whole = [event async for event in one.stub.Generate(request(max_tokens=3))]
+            assert all(event.tokens for event in whole), "a prompt of one chunk has nothing to say"
 
     run(body)
 

@@ -12,7 +12,7 @@ import torch
 from caracal_kernels import GateWeights
 from support.engine_driver import Driver, Received, limits
 from support.reference_dispatcher import ReferenceDispatcher
-from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
+from support.tiny_checkpoint import NGRAM, PLAIN, UNEVEN, make_checkpoint
 from torch import Tensor
 
 from services.attention_worker.engine.engine import EngineLimits
@@ -34,6 +34,7 @@ CASES = [
     pytest.param((PLAIN, 2, torch.float32), id="plain-2-fp32"),
     pytest.param((UNEVEN | {"num_attention_heads": 4}, 2, torch.bfloat16), id="uneven-2-bf16"),
     pytest.param((UNEVEN | {"hidden_size": 70}, 3, torch.float32), id="uneven-3-fp32"),
+    pytest.param((NGRAM | {"tie_word_embeddings": True}, 2, torch.bfloat16), id="ngram-tied-2-bf16"),
 ]
 
 

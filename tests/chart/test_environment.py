@@ -20,12 +20,16 @@ SETTINGS: dict[str, type[Settings]] = {
 # Variables of the pod's spec and of the operating system.
 OTHERS = {"POD_IP", "POD_NAME", "HOME", "REDIS_PASSWORD"}
 # Sets every number of the attention worker, whose variables are left out by default.
-NUMBERS = ",".join(
-    f"attention.{key}=16"
-    for key in (
-        *("tp", "accelerator.count"),
-        *("kvPages", "pageSize", "maxBatchTokens", "maxRunning", "maxModelLen", "expertWaitSeconds"),
+NUMBERS = (
+    ",".join(
+        f"attention.{key}=16"
+        for key in (
+            *("tp", "accelerator.count"),
+            *("kvPages", "pageSize", "maxBatchTokens", "maxItlMs", "maxRunning", "maxModelLen"),
+            "expertWaitSeconds",
+        )
     )
+    + ",attention.tablesDir=/tables"
 )
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.broken_checkpoint import edit_header, edit_json, edit_tensor, shard_of
-from support.tiny_checkpoint import PLAIN, make_checkpoint
+from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.model.model import load_model
-from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.config import CheckpointError
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.checkpoint.safetensors import INDEX, SINGLE
 
@@ -32,61 +32,6 @@ def error_of(path: Path) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-def config_error(**changes: Any) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        ModelConfig.from_dict({name: value for name, value in (PLAIN | changes).items() if value != "absent"})
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"model_type": "llama"}, "model_type: 'llama' is not supported, only 'longcat_flash'"),
-        ({"model_type": "absent"}, "model_type: None is not supported, only 'longcat_flash'"),
-        ({"kv_lora_rank": "absent"}, "kv_lora_rank: is missing"),
-        ({"hidden_size": "64"}, "hidden_size: '64' is not a whole number of at least 1"),
-        ({"hidden_size": -64}, "hidden_size: -64 is not a whole number of at least 1"),
-        ({"num_layers": 0}, "num_layers: 0 is not a whole number of at least 1"),
-        ({"num_layers": True}, "num_layers: True is not a whole number of at least 1"),
-        ({"vocab_size": 10**30}, f"vocab_size: {10**30} is not a whole number of at least 1"),
-        ({"rms_norm_eps": math.nan}, "rms_norm_eps: nan is not a positive number"),
-        ({"routed_scaling_factor": 10**400}, f"routed_scaling_factor: {10**400} is not a positive number"),
-        ({"norm_topk_prob": 1}, "norm_topk_prob: 1 is not true or false"),
-        ({"eos_token_id": ["</s>"]}, "eos_token_id: ('</s>',) is not a token id or a list of them"),
-        ({"eos_token_id": []}, "eos_token_id: () is not a token id or a list of them"),
-        ({"eos_token_id": 320}, "eos_token_id: 320 lies outside the vocabulary of 320"),
-        ({"qk_rope_head_dim": 7}, "qk_rope_head_dim: 7 is odd"),
-        ({"moe_topk": 13}, "moe_topk: 13 of 12 experts cannot be chosen"),
-        (
-            {"num_hidden_layers": 2},
-            "num_hidden_layers: contradicts num_layers 2: it counts attention sublayers, so it must be 4",
-        ),
-        ({"num_key_value_heads": 1}, "num_key_value_heads: is not num_attention_heads = 4"),
-        ({"qk_head_dim": 16}, "qk_head_dim: is not qk_nope_head_dim + qk_rope_head_dim = 24"),
-        ({"zero_expert_type": "copy"}, "zero_expert_type: 'copy': identity or drop"),
-        ({"torch_dtype": "float16"}, "torch_dtype: 'float16': bfloat16 or float32"),
-        ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported, only 'silu'"),
-        ({"attention_method": "MHA"}, "attention_method: 'MHA' is not supported, only 'MLA'"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings: True is not supported, only False"),
-        ({"rope_scaling": {"type": "yarn", "factor": 10}}, "rope_scaling: only the default rope is supported"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: only the default rope is supported"),
-        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters: rope_theta 5.0 contradicts 10000.0"),
-        ({"auto_map": {"AutoConfig": "x.Y"}}, "auto_map: code in a model directory is never run; remove the field"),
-        ({"ngram_vocab_size_ratio": 78}, "ngram_vocab_size_ratio: n-gram embeddings are not supported"),
-    ],
-)
-def test_config_fields(changes: dict[str, Any], expected: str) -> None:
-    assert config_error(**changes) == f"config.json: {expected}"
-
-
-def test_config_in_the_newer_spelling() -> None:
-    newer = PLAIN | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "dtype": "float32"}
-    del newer["rope_theta"]
-    config = ModelConfig.from_dict(newer | {"eos_token_id": [2, 7], "rope_scaling": None, "qk_head_dim": 24})
-    assert (config.rope_theta, config.torch_dtype, config.eos_ids) == (5e6, "float32", frozenset({2, 7}))
-    assert (config.kv_scale, config.latent, config.num_gate_outputs) == (math.sqrt(2), 40, 12)
 
 
 def test_not_a_directory(tmp_path: Path) -> None:

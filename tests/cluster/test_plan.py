@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+from support.tiny_checkpoint import NGRAM, UNEVEN, make_checkpoint
 
-from services.cli.plan import FLASH_CHAT, BadPlan, Sizes, load_sizes, make_plan
+from services.attention_worker.engine.kv_cache import KvCache
+from services.attention_worker.loading import open_model
+from services.attention_worker.settings import AttentionSettings
+from services.checkpoint.reader import Checkpoint
+from services.checkpoint.tensors import attention_tensors, ngram_tables
+from services.cli.plan import FLASH_CHAT, FLASH_LITE, BadPlan, Sizes, load_sizes, make_plan
 
 SIZES = Sizes.of("flash", FLASH_CHAT)
 
@@ -17,6 +24,23 @@ def test_parameters_are_those_of_the_published_model() -> None:
     total = SIZES.experts * SIZES.expert_params + SIZES.attention_params
     assert total == 559_054_361_600 + 1_610_618_880
     assert SIZES.cache_values * 2 == 64_512  # bytes per token in bf16
+
+
+def test_flash_lite_has_the_parameters_of_the_published_model() -> None:
+    """68.5 B in all, 31.4 B of them in the n-gram tables (arXiv 2601.21204)."""
+    lite = Sizes.of("lite", FLASH_LITE)
+    assert round(lite.table_values / 1e9, 1) == 31.4
+    total = lite.experts * lite.expert_params + lite.attention_params + lite.table_values
+    assert total // 10**8 == 685
+
+
+def test_what_a_worker_of_a_small_model_reads_is_what_is_planned(tmp_path: Path) -> None:
+    for name, preset in (("uneven", UNEVEN), ("ngram", NGRAM | {"tie_word_embeddings": True})):
+        config = Checkpoint.open(make_checkpoint(tmp_path / name, preset)).config
+        sizes = load_sizes(str(tmp_path / name))
+        # One bias per gate output is fp32 whatever the rest is; the plan counts it as a parameter.
+        assert sizes.attention_params == sum(math.prod(shape) for _, shape in attention_tensors(config))
+        assert sizes.table_values == sum(math.prod(shape) for _, shape in ngram_tables(config))
 
 
 @pytest.mark.parametrize(("weights", "per_worker", "workers"), [("bf16", 1059, 14), ("fp8", 2119, 7)])
@@ -30,6 +54,17 @@ def test_the_rest_of_a_gpu_caches_tokens() -> None:
     assert plan.attention_bytes == 2 * SIZES.attention_params
     assert plan.cached_tokens == int((141e9 - plan.attention_bytes) // 64_512)
     assert make_plan(SIZES, "bf16", 80, 30).cached_tokens < 0
+
+
+def test_the_cache_is_planned_in_the_bytes_that_it_takes(tmp_path: Path) -> None:
+    opened = open_model(
+        AttentionSettings(model=make_checkpoint(tmp_path / "model", UNEVEN), dtype="float32", kv_pages=3)
+    )
+    loaded = opened.load()
+    cache = KvCache(loaded.model, 3, 64, 4, loaded.limits.max_model_len)
+    plan = make_plan(load_sizes(str(tmp_path / "model")), "fp32", 80, 80)
+    assert cache.bytes == 3 * 64 * plan.token_bytes
+    assert make_plan(SIZES, "bf16", 80, 141).token_bytes == make_plan(SIZES, "fp8", 80, 141).token_bytes == 64_512
 
 
 def test_a_worker_too_small_for_one_expert_is_an_error() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from caracal_kernels import MlaWeights, mla_attention, mla_output, mla_project
 from caracal_kernels.mla_project import mla_project_reference
-from support.op_inputs import DTYPES, EVEN, ODD, Sizes, close, i32, mla_weights, project_arguments, rand
+from support.op_inputs import DTYPES, EVEN, ODD, Sizes, close, i32, mla_weights, project_arguments, rand, visible_keys
 from torch import Tensor
 
 
@@ -97,6 +97,73 @@ def test_attention_bits_are_the_rows_own(dtype: torch.dtype) -> None:
         rows = torch.tensor(random.sample(range(40), random.randint(1, 40)))
         batch = mla_attention(q[rows].contiguous(), cache, table, zero[rows], position[rows], 0.3, s.latent)
         assert torch.equal(batch, alone[rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sparse", [(1, 2), (2, 1), (1, 4)])
+def test_sparse_attention_reads_the_first_and_the_last_blocks_only(sparse: tuple[int, int], dtype: torch.dtype) -> None:
+    """Runs of positions and single ones, in pages that do and do not divide a block; a row's bits are its own."""
+    s, length = ODD, 700
+    keys = rand(length, s.width, dtype=dtype)
+    several = [0, 5, *range(110, 150), 255, 256, *range(376, 392), 511, 512, 639, 640, 699]
+    positions = torch.tensor(several, dtype=torch.int32)
+    q, seq = rand(len(positions), s.heads, s.width, dtype=dtype), torch.zeros_like(positions)
+    answers = []
+    for page_size in (16, 48, 64):
+        cache, table = paged(keys, page_size)
+        answers.append(mla_attention(q, cache, table, seq, positions, 0.2, s.latent, *sparse))
+    assert all(torch.equal(answer, answers[0]) for answer in answers[1:])
+    one = [
+        mla_attention(q[i : i + 1], cache, table, seq[:1], positions[i : i + 1], 0.2, s.latent, *sparse)
+        for i in range(len(positions))
+    ]
+    assert torch.equal(torch.cat(one), answers[0])
+    for i, position in enumerate(positions.tolist()):
+        seen = keys[visible_keys(position, *sparse)].double()
+        exact = (torch.einsum("hl,nl->hn", q[i].double(), seen) * 0.2).softmax(-1) @ seen[:, : s.latent]
+        close(answers[0][i], exact, dtype)
+    last = int(positions[-1])
+    gone = table[0, 400 // 64] if 400 not in visible_keys(last, *sparse).tolist() else -1
+    if gone >= 0:
+        cache[gone] = float("nan")
+        again = mla_attention(q[-1:], cache, table, seq[:1], positions[-1:], 0.2, s.latent, *sparse)
+        assert torch.equal(again[0], answers[0][-1])
+
+
+@pytest.mark.compiled
+def test_sparse_attention_without_a_first_block_is_refused() -> None:
+    cache, table = paged(rand(20, ODD.width), 16)
+    with pytest.raises(RuntimeError, match="sink_blocks 0 and recent_blocks 2"):
+        mla_attention(rand(1, ODD.heads, ODD.width), cache, table, i32([0]), i32([3]), 0.2, ODD.latent, 0, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("s", [ODD, EVEN])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_attention_bits_in_runs_of_consecutive_positions(s: Sizes, dtype: torch.dtype, threads: int) -> None:
+    """Consecutive queries of a sequence read each block of keys together, cut wherever a chunk or a sequence ends."""
+    random.seed(4)
+    keys = rand(2 * 112, s.width, dtype=dtype)
+    cache, table = paged(keys, 16)
+    tables, q = table.view(2, 7), rand(2, 110, s.heads, s.width, dtype=dtype)
+
+    def attend(rows: list[tuple[int, int]]) -> Tensor:
+        seq, position = (i32(list(each)) for each in zip(*rows, strict=True))
+        q_rows = q[seq.long(), position.long()].contiguous()
+        return mla_attention(q_rows, cache, tables, seq, position, 0.3, s.latent)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = torch.stack([torch.cat([attend([(seq, at)]) for at in range(110)]) for seq in range(2)])
+        for _ in range(30):
+            rows: list[tuple[int, int]] = []
+            while not rows or random.random() < 0.7:
+                seq, start = random.randrange(2), random.randrange(110)
+                rows += [(seq, at) for at in range(start, min(110, start + random.randint(1, 60)))]
+            assert torch.equal(attend(rows), torch.stack([alone[seq, at] for seq, at in rows]))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -25,6 +25,7 @@ NEVER_REACHED = [
             "services.router.requests.worker_choice",
             "services.router.dispatch.retry",
             "services.attention_worker.engine.scheduler",
+            "services.attention_worker.engine.step_cost",
             "services.attention_worker.engine.pages",
             "services.attention_worker.engine.sequence",
         ),

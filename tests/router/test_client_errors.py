@@ -40,8 +40,27 @@ def test_the_worker_may_have_a_shorter_context_than_the_model(assets_path: Path)
     fake = FakeAttention(answers_with([70], eos=EOS), max_model_len=100)
     with Harness(assets_path, fake) as harness:
         assert harness.client().models.retrieve(MODEL).model_extra["max_model_len"] == 100  # type: ignore[index]
-        with pytest.raises(openai.BadRequestError, match=r"context length is 100 tokens"):
+        with pytest.raises(openai.BadRequestError, match=r"context length is 100 tokens.*CARACAL_MAX_MODEL_LEN allows"):
             harness.client().completions.create(model=MODEL, prompt=[5] * 99, max_tokens=2)
+
+
+@pytest.mark.parametrize("model_len", [0, 64, 300], ids=["unset", "of the cache", "beyond the cache"])
+def test_a_cache_that_is_too_small_is_named_with_its_setting(assets_path: Path, model_len: int) -> None:
+    fake = FakeAttention(answers_with([70], eos=EOS), max_model_len=model_len, kv_pages=1)
+    with Harness(assets_path, fake) as harness:
+        client = harness.client()
+        for prompt in ([5] * 70, "ab " * 40_000):
+            with pytest.raises(openai.BadRequestError, match=r"length is 64 tokens.*\(--kv-pages, CARACAL_KV_PAGES\)"):
+                client.completions.create(model=MODEL, prompt=prompt)
+        assert client.completions.create(model=MODEL, prompt=[5] * 60, max_tokens=4).choices
+
+
+def test_the_models_own_context_is_no_matter_of_settings(assets_path: Path) -> None:
+    fake = FakeAttention(answers_with([70], eos=EOS), max_model_len=CONTEXT, kv_pages=1000)
+    with Harness(assets_path, fake) as harness:
+        with pytest.raises(openai.BadRequestError) as caught:
+            harness.client().completions.create(model=MODEL, prompt=[5] * (CONTEXT + 8))
+        assert "CARACAL" not in caught.value.message
 
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {

@@ -26,7 +26,7 @@ Events = AsyncIterator[attention_pb2.GenerateEvent]
 @pytest.fixture
 def harness(assets_path: Path) -> Iterator[Harness]:
     fakes = [FakeAttention(answers_with([]), worker_id=name) for name in ("attention-0", "attention-1")]
-    with Harness(assets_path, *fakes, deadline_s=20, lost_s=0.3) as harness:
+    with Harness(assets_path, *fakes, progress_s=20, lost_s=0.3) as harness:
         for fake in fakes:
             fake.script = answers_with(harness.ids(TEXT), eos=EOS, pause=0.005)
         yield harness
@@ -231,19 +231,55 @@ def test_a_stream_that_breaks_after_its_last_token_is_complete(harness: Harness)
 
 
 @pytest.mark.parametrize("tokens", [0, 3])
-def test_the_deadline(assets_path: Path, tokens: int) -> None:
+def test_a_request_without_progress_is_given_up(assets_path: Path, tokens: int) -> None:
     fake = FakeAttention(answers_with([]))
-    with Harness(assets_path, fake, deadline_s=0.6) as harness:
+    with Harness(assets_path, fake, progress_s=0.6) as harness:
         fake.script = after(tokens, lambda _: asyncio.sleep(60), answers_with(harness.ids(TEXT)))
         if tokens:
             with pytest.raises(openai.APIError) as caught:
                 stream(harness)
-            assert caught.value.code == "deadline_exceeded"
+            assert caught.value.code == "no_progress"
         else:
             with pytest.raises(openai.InternalServerError) as error:
                 stream(harness)
-            assert error.value.status_code == 504
+            assert (error.value.status_code, error.value.code) == (504, "no_progress")
+            assert "no progress for 0.6 s" in error.value.message
         wait_until(lambda: fake.running == 0)
+
+
+def test_a_prompt_that_goes_on_lives_longer_than_the_limit(assets_path: Path) -> None:
+    """Its first token comes after five times the limit; then it hangs, and is given up."""
+    fake = FakeAttention(answers_with([]))
+    with Harness(assets_path, fake, progress_s=0.6) as harness:
+        ids = harness.ids(TEXT)
+        prompt_s: list[float] = []
+
+        async def long_prompt(request: Request, context: Any) -> Events:
+            began = time.monotonic()
+            while time.monotonic() - began < 3:
+                yield attention_pb2.GenerateEvent(attempt=request.attempt)
+                await asyncio.sleep(0.1)
+            prompt_s.append(time.monotonic() - began)
+            async for event in after(4, lambda _: asyncio.sleep(60), answers_with(ids))(request, context):
+                yield event
+
+        fake.script = long_prompt
+        with pytest.raises(openai.APIError) as caught:
+            stream(harness)
+        assert caught.value.code == "no_progress"
+        assert len(prompt_s) == len(fake.requests) == 1
+        assert prompt_s[0] > 3
+
+
+def test_a_request_that_hangs_on_its_second_worker_is_given_up(assets_path: Path) -> None:
+    first, second = (FakeAttention(answers_with([]), worker_id=name) for name in ("attention-0", "attention-1"))
+    with Harness(assets_path, first, second, progress_s=0.6) as harness:
+        first.script = after(2, abort_with(grpc.StatusCode.UNAVAILABLE), answers_with(harness.ids(TEXT)))
+        second.script = after(0, lambda _: asyncio.sleep(60), answers_with(harness.ids(TEXT)))
+        with pytest.raises(openai.APIError) as caught:
+            stream(harness)
+        assert caught.value.code == "no_progress"
+        assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
 def test_a_silent_worker_without_a_lease_is_abandoned(harness: Harness) -> None:

@@ -43,7 +43,7 @@ def test_the_gateway_imports_neither_torch_nor_transformers() -> None:
         ({"CARACAL_MODEL": "/", "CARACAL_PORT": "http"}, "CARACAL_PORT"),
         ({"CARACAL_MODEL": "/", "CARACAL_PORT": "65536"}, "CARACAL_PORT"),
         ({"CARACAL_MODEL": "/", "CARACAL_GRPC_PORT": "-1"}, "CARACAL_GRPC_PORT"),
-        ({"CARACAL_MODEL": "/", "CARACAL_REQUEST_TIMEOUT_S": "nan"}, "CARACAL_REQUEST_TIMEOUT_S"),
+        ({"CARACAL_MODEL": "/", "CARACAL_PROGRESS_TIMEOUT_S": "nan"}, "CARACAL_PROGRESS_TIMEOUT_S"),
         ({"CARACAL_MODEL": "/", "CARACAL_DRAIN_TIMEOUT_S": "0"}, "CARACAL_DRAIN_TIMEOUT_S"),
         ({"CARACAL_MODEL": "/"}, "config.json"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tarfile
 
@@ -42,6 +43,16 @@ def test_bench(shell: Shell) -> None:
 def test_bench_of_kernels(shell: Shell) -> None:
     output = shell.run("python", "-m", "bench.kernels")
     assert "attention side,  8 rows" in output
+
+
+def test_bench_of_sparse_attention(shell: Shell) -> None:
+    out = shell.folder / "build" / "sparse.json"
+    out.parent.mkdir(exist_ok=True)
+    printed = shell.run(
+        "python", "-m", "bench.sparse_attention", "--longest", "2048", "--rounds", "1", "--out", str(out)
+    )
+    assert len(printed.splitlines()) == 4
+    assert set(json.loads(out.read_text())["us_per_row"]["sparse"]) == {"1024", "2048"}
 
 
 def test_bench_gpu_dry(shell: Shell) -> None:

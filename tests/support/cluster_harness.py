@@ -18,7 +18,7 @@ import grpc
 import psutil
 from caracal_proto import attention_pb2, router_pb2
 from caracal_proto.router_pb2_grpc import RouterStub
-from support.tiny_checkpoint import make_checkpoint
+from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 from services.cli.scale import serves
 from services.local.cluster import LocalCluster
@@ -188,9 +188,9 @@ class ClusterUnderTest:
         return Streams(self.grpc_target)
 
 
-def running_cluster(folder: Path, **settings: Any) -> Generator[ClusterUnderTest]:
+def running_cluster(folder: Path, preset: dict[str, Any] = PLAIN, **settings: Any) -> Generator[ClusterUnderTest]:
     """Yields a ready cluster on a random checkpoint, for fixtures; afterwards asserts that no process is left."""
-    model = make_checkpoint(folder / "model", num_layers=3, seed=3)
+    model = make_checkpoint(folder / "model", preset, num_layers=3, seed=3)
     cluster = ClusterUnderTest(LocalSettings(model=model, port=0, **settings))
     try:
         cluster.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from random import Random
 
@@ -15,7 +16,13 @@ from services.attention_worker.model.step import Step
 
 
 def limits(
-    *, num_pages: int = 64, page_size: int = 16, max_batch_tokens: int = 64, max_running: int = 16, max_len: int = 256
+    *,
+    num_pages: int = 64,
+    page_size: int = 16,
+    max_batch_tokens: int = 64,
+    max_running: int = 16,
+    max_len: int = 256,
+    max_itl_s: float = math.inf,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -23,6 +30,7 @@ def limits(
         max_batch_tokens=max_batch_tokens,
         max_running=max_running,
         max_model_len=max_len,
+        max_itl_s=max_itl_s,
     )
 
 
@@ -34,9 +42,11 @@ class Received:
     tokens: list[TokenOut] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
+    ticks: int = 0  # deliveries that only say that the prompt goes on
 
     def __call__(self, tokens: list[TokenOut], ending: Ending | None) -> None:
         assert not self.endings, "received something after its ending"
+        self.ticks += not tokens and ending is None
         self.tokens += tokens
         if ending:
             self.endings.append(ending)
@@ -60,6 +70,7 @@ class ObservedModel:
 
     def __init__(self, model: ModelLike, received: dict[int, Received], shuffle: Random | None) -> None:
         self._model, self._received, self._shuffle = model, received, shuffle
+        self.ngram = model.ngram
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         return self._model.new_cache(num_pages, page_size)

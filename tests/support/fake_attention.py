@@ -60,6 +60,7 @@ class FakeAttention:
     worker_id: str = "attention-0"
     numerics_class: str = "caracal-fake"
     max_model_len: int = 0
+    kv_pages: int = 0  # of 64 tokens
     epoch: int = 1
     requests: list[attention_pb2.GenerateRequest] = field(default_factory=list)
     opened: int = 0
@@ -107,7 +108,11 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
         while fake.frozen:  # noqa: ASYNC110  tests unfreeze it from another thread
             await asyncio.sleep(0.01)
         return attention_pb2.AttentionDescription(
-            worker_id=fake.worker_id, numerics_class=fake.numerics_class, max_model_len=fake.max_model_len
+            worker_id=fake.worker_id,
+            numerics_class=fake.numerics_class,
+            max_model_len=fake.max_model_len,
+            kv_pages_total=fake.kv_pages,
+            page_size=64,
         )
 
     def ApplyTable(self, request: Any, context: Any) -> Any:

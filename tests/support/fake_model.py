@@ -22,6 +22,8 @@ class FakeModel:
         self.rows = torch.randn(1009, vocab, generator=torch.Generator().manual_seed(0))
         self.fail_next: Exception | None = None
 
+    ngram = None
+
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         return [torch.full((num_pages, page_size, 1), -1, dtype=torch.int64)]
 

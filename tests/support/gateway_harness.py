@@ -44,7 +44,7 @@ class Harness:
         self,
         assets: Path,
         *fakes: FakeAttention,
-        deadline_s: float = 30.0,
+        progress_s: float = 30.0,
         lost_s: float = 2.0,
         hold_s: float = 0.0,
         sampling_defaults: bool = True,
@@ -52,8 +52,7 @@ class Harness:
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
         self.directory = MutableDirectory()
-        self._deadline_s = deadline_s
-        self._lost_s, self._hold_s = lost_s, hold_s
+        self._timeouts, self._hold_s = StallTimeouts(lost_s=lost_s, progress_s=progress_s), hold_s
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
@@ -101,9 +100,9 @@ class Harness:
             max_model_len=limit,
             refresh_s=0.05,
             hold_s=self._hold_s,
-            timeouts=StallTimeouts(lost_s=self._lost_s),
+            timeouts=self._timeouts,
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.serving = ServingContext(self.assets, attention_workers, self.metrics)
-        self.servers = RouterServers(GatewayContext(self.serving, self._deadline_s, lambda: self.shortage))
+        self.servers = RouterServers(GatewayContext(self.serving, lambda: self.shortage))
         await self.servers.start("127.0.0.1", 0, 0)

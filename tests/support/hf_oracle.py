@@ -7,8 +7,11 @@ loader makes none.
 from __future__ import annotations
 
 import json
+from functools import partial
+from typing import Any
 
 import torch
+from support.op_inputs import visible_keys
 from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
 from services.checkpoint.reader import Checkpoint, load_expert
@@ -35,7 +38,25 @@ def load_oracle(checkpoint: Checkpoint, dtype: torch.dtype) -> LongcatFlashForCa
         state[f"{prefix}gate_up_proj"] = torch.cat([gate_up, unused])
         state[f"{prefix}down_proj"] = torch.stack([expert.down_DF for expert in experts])
     model.load_state_dict(state, strict=True, assign=True)
+    if ours.streaming is not None:
+        for sublayer, sparse in enumerate(ours.streaming.sparse):
+            if sparse:
+                blocks = ours.streaming.sink_blocks, ours.streaming.recent_blocks
+                attention = model.model.layers[sublayer // 2].self_attn[sublayer % 2]
+                attention.register_forward_pre_hook(partial(_mask_blocks, blocks), with_kwargs=True)
     return model
+
+
+def _mask_blocks(
+    blocks: tuple[int, int], module: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Hides from each row what streaming-sparse attention leaves out, in the mask that the module is given."""
+    mask = kwargs["attention_mask"].clone()
+    for row in range(mask.shape[-2]):
+        hidden = torch.ones(mask.shape[-1], dtype=torch.bool)
+        hidden[visible_keys(row, *blocks)] = False
+        mask[..., row, hidden] = torch.finfo(mask.dtype).min
+    return args, kwargs | {"attention_mask": mask}
 
 
 @torch.inference_mode()

@@ -73,3 +73,12 @@ def close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     """Asserts equality up to the rounding of sums: a few ulps of bf16, or fp32's accumulated error."""
     tolerance = 3e-2 if dtype == torch.bfloat16 else 2e-5
     torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+def visible_keys(position: int, sink_blocks: int, recent_blocks: int) -> Tensor:
+    """The positions that a row reads, by the published rule: block b is visible if b < sink or b >= n - recent."""
+    every = torch.arange(position + 1)
+    if not recent_blocks:
+        return every
+    blocks = -(-(position + 1) // 128)
+    return every[(every // 128 < sink_blocks) | (every // 128 >= blocks - recent_blocks)]

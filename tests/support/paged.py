@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
 
+import numpy as np
 import torch
 from caracal_proto import placement_pb2
 from torch import Tensor
 
+from services.attention_worker.engine.ngram_context import Ids, context_of
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.model import Model
 from services.attention_worker.model.step import Step
@@ -65,6 +67,7 @@ class Paged:
         for cache_PIL in self._caches:
             cache_PIL.fill_(1e4)  # a read of what was not written shows in the logits
         self._lengths = [0] * sequences
+        self._ids: list[list[int]] = [[] for _ in range(sequences)]
         self._number = 0
 
     def feed(self, chunks: dict[int, list[int]]) -> dict[int, Tensor]:
@@ -72,10 +75,15 @@ class Paged:
         ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
+        contexts: list[Ids] = []
         for sequence, chunk in chunks.items():
             ids += chunk
             positions += range(self._lengths[sequence], self._lengths[sequence] + len(chunk))
             rows += [sequence] * len(chunk)
+            self._ids[sequence] += chunk
+            if self._model.ngram is not None:
+                start = self._lengths[sequence]
+                contexts.append(context_of(self._model.ngram, self._ids[sequence], start, len(chunk)))
             self._lengths[sequence] += len(chunk)
         positions_T, seq_T = (torch.tensor(numbers, dtype=torch.int32) for numbers in (positions, rows))
         page_T = self._table_SX[seq_T.long(), positions_T.long() // self._page_size]
@@ -87,6 +95,7 @@ class Paged:
             slot_mapping_T=page_T * self._page_size + positions_T % self._page_size,
             page_table_SX=self._table_SX,
             sample_rows_B=torch.arange(len(ids)),
+            context_TN=torch.from_numpy(np.concatenate(contexts or [np.empty((len(ids), 0), np.int64)])),
         )
         self._number += 1
         logits_TV = self._model.forward(step, self._caches, self._dispatcher)

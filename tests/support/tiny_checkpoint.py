@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.safetensors import INDEX
-from services.checkpoint.tensors import attention_tensors, expert_tensors
+from services.checkpoint.tensors import attention_tensors, expert_tensors, ngram_tables
 
 PLAIN: dict[str, Any] = {
     "model_type": "longcat_flash",
@@ -63,6 +63,14 @@ UNEVEN = PLAIN | {
     "qk_nope_head_dim": 12,
     "v_head_dim": 10,
 }
+# An n-gram reads the ids before a token, up to the last end of a sequence, id 2.
+NGRAM = WIDE_TOP_K | {
+    "architectures": ["LongcatFlashNgramForCausalLM"],
+    "ngram_vocab_size_ratio": 9.5,
+    "emb_neighbor_num": 5,
+    "emb_split_num": 2,
+    "rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 30},
+}
 PRESETS = {"plain": PLAIN, "wide_top_k": WIDE_TOP_K, "uneven": UNEVEN}
 
 
@@ -70,7 +78,7 @@ def random_weights(config: ModelConfig, seed: int, dtype: torch.dtype, bias_scal
     """Returns every tensor, from one generator in the order of the names; norms near 1, the router in fp32."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
-    for name, shape in sorted(chain(attention_tensors(config), expert_tensors(config))):
+    for name, shape in sorted(chain(attention_tensors(config), ngram_tables(config), expert_tensors(config))):
         values = torch.randn(shape, generator=generator)
         if name.endswith("e_score_correction_bias"):
             weights[name] = values * bias_scale

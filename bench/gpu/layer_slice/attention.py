@@ -85,6 +85,7 @@ def caches_and_step(spec: SliceSpec, side: Side, rows: int) -> tuple[list[Tensor
         slot_mapping_T=slot_mapping_T.int(),
         page_table_SX=table_TX,
         sample_rows_B=torch.arange(rows),
+        context_TN=torch.empty((rows, 0), dtype=torch.int64),
     )
     return caches, step
 

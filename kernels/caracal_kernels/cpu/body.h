@@ -9,7 +9,6 @@ namespace caracal {
 namespace {
 
 using vec = Simd::vec;
-constexpr int kKeyBlock = 16;  // the online softmax steps at absolute multiples of this
 
 // exp by Cody-Waite reduction and a degree-6 polynomial; the same operations in every lane, so a lane never sees its place.
 inline vec exp_vec(vec x) {
@@ -193,12 +192,6 @@ void widen(const T* x, float* out, int64_t count) {
   chunks(count, [&](int64_t i, int64_t some) { store_some(out + i, load_some(x + i, some), some); });
 }
 
-inline float exp_one(float x) {
-  float lane[Simd::lanes];
-  Simd::store(lane, exp_vec(Simd::set(x)));
-  return lane[0];
-}
-
 inline float largest(const float* x, int64_t count) {
   vec top = Simd::set(-std::numeric_limits<float>::infinity());
   chunks(count, [&](int64_t i, int64_t some) {
@@ -224,72 +217,6 @@ void softmax(float* p, int64_t count) {
   chunks(count, [&](int64_t i, int64_t some) { store_some(p + i, Simd::div(load_some(p + i, some), sum), some); });
 }
 
-// Turns a block's scores into weights in place; returns by how much what came before shrinks.
-inline float soften(float* p, int64_t some, float scale, bool first, float& top, float& sum) {
-  float before = top;
-  for (int64_t j = 0; j < some; ++j) top = std::max(top, p[j] *= scale);
-  for (int64_t j = some; j < kKeyBlock; ++j) p[j] = -std::numeric_limits<float>::infinity();
-  float shrink = first ? 0.0f : exp_one(before - top);
-  vec total = Simd::zero();
-  for (int j = 0; j < kKeyBlock; j += Simd::lanes) {
-    Simd::store(p + j, exp_vec(Simd::sub(Simd::load(p + j), Simd::set(top))));
-    for (int64_t i = std::max<int64_t>(some, j); i < j + Simd::lanes; ++i) p[i] = 0.0f;
-    total = Simd::add(total, Simd::load(p + j));
-  }
-  sum = sum * shrink + Simd::sum(total);
-  return shrink;
-}
-
-// acc = acc * shrink + sum over the block's keys of p * latent, keys in order; four vectors at once hide the FMA's latency.
-template <typename T>
-inline void add_values(float* acc, const T* block, int64_t width, int64_t latent, const float* p, int64_t some, float shrink) {
-  constexpr int lanes = Simd::lanes;
-  vec factor = Simd::set(shrink);
-  int64_t i = 0;
-  for (; i + 4 * lanes <= latent; i += 4 * lanes) {
-    vec a[4];
-    for (int n = 0; n < 4; ++n) a[n] = Simd::mul(Simd::load(acc + i + n * lanes), factor);
-    for (int64_t j = 0; j < some; ++j) {
-      vec pj = Simd::set(p[j]);
-      for (int n = 0; n < 4; ++n) a[n] = Simd::fma(pj, Simd::load(block + j * width + i + n * lanes), a[n]);
-    }
-    for (int n = 0; n < 4; ++n) Simd::store(acc + i + n * lanes, a[n]);
-  }
-  chunks(latent - i, [&](int64_t at, int64_t count) {
-    float* own = acc + i + at;
-    vec a = Simd::mul(load_some(own, count), factor);
-    for (int64_t j = 0; j < some; ++j) a = Simd::fma(Simd::set(p[j]), load_some(block + j * width + i + at, count), a);
-    store_some(own, a, count);
-  });
-}
-
-template <typename T>
-void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
-            int64_t width, int64_t latent, float scale, T* o, float* scratch) {
-  float* tops = scratch + heads * latent;
-  float* sums = tops + heads;
-  float* scores = sums + heads;
-  std::fill(scratch, tops, 0.0f);
-  std::fill(tops, sums, -std::numeric_limits<float>::infinity());
-  std::fill(sums, scores, 0.0f);
-  for (int64_t begin = 0; begin < keys; begin += kKeyBlock) {
-    const T* block = cache + (pages[begin / page_size] * page_size + begin % page_size) * width;
-    int64_t some = std::min<int64_t>(kKeyBlock, keys - begin);
-    gemm<T>(q, width, block, width, scores, kKeyBlock, heads, 0, some, width);
-    for (int64_t h = 0; h < heads; ++h) {
-      float* p = scores + h * kKeyBlock;
-      float shrink = soften(p, some, scale, begin == 0, tops[h], sums[h]);
-      add_values(scratch + h * latent, block, width, latent, p, some, shrink);
-    }
-  }
-  for (int64_t h = 0; h < heads; ++h) {
-    vec sum = Simd::set(sums[h]);
-    chunks(latent, [&](int64_t i, int64_t some) {
-      store_some(o + h * latent + i, Simd::div(load_some(scratch + h * latent + i, some), sum), some);
-    });
-  }
-}
-
 template <typename T>
 int64_t argmax(const float* x, int64_t count) {
   float top = largest(x, count);
@@ -304,6 +231,14 @@ void exp_scaled(const float* x, float top, float heat, float* out, int64_t count
     store_some(out + i, exp_vec(Simd::div(Simd::sub(load_some(x + i, some), Simd::set(top)), Simd::set(heat))), some);
   });
 }
+
+}  // namespace
+}  // namespace caracal
+
+#include "attend.h"
+
+namespace caracal {
+namespace {
 
 template <typename T>
 constexpr Kernels<T> table() {

@@ -22,9 +22,11 @@ struct Kernels {
   void (*scale)(const T* x, float factor, T* out, int64_t count);
   // Interleaved dims in, de-interleaved halves out; cos_sin holds width/2 cosines, then width/2 sines.
   void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
-  // One row's attention: q [heads, latent + rope], o [heads, latent]; scratch holds heads * (latent + 18) floats.
-  void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t heads,
-                 int64_t width, int64_t latent, float scale, T* o, float* scratch);
+  // Attention of consecutive queries of one sequence, the first of which sees `keys` keys, each next one one more:
+  // q [queries, heads, latent + rope], o [queries, heads, latent]; scratch: queries * heads * (latent + 19) floats.
+  // Keys from `sink` to `sink + gap` are left out, both multiples of 16.
+  void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
+                 int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch);
   // acc += weight * row
   void (*add_scaled)(float* acc, const T* row, float weight, int64_t width);
   void (*widen)(const T* x, float* out, int64_t count);

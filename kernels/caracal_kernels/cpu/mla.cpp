@@ -3,6 +3,8 @@
 
 namespace caracal {
 
+constexpr int64_t kSparseBlock = 128;  // of streaming-sparse attention
+
 struct Sizes {
   int64_t rows, hidden, q_rank, heads, nope, latent, rope, width;
 };
@@ -100,8 +102,23 @@ Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_
   return out;
 }
 
+constexpr int64_t kRowsOfRun = 48;  // (query, head) rows that attend together: their sums stay in the first cache
+
+// Where runs of consecutive positions of one sequence begin, each of at most `most` queries; the last entry is the end.
+// A run of sparse rows ends with its block of positions: up to there they leave out the same keys.
+std::vector<int64_t> runs(const Tensor& seq, const Tensor& positions, int64_t most, bool sparse) {
+  std::vector<int64_t> starts{0};
+  int64_t rows = seq.size(0);
+  const int32_t *s = ptr<int32_t>(seq), *p = ptr<int32_t>(positions);
+  for (int64_t t = 1; t < rows; ++t)
+    if (t - starts.back() == most || s[t] != s[t - 1] || p[t] != p[t - 1] + 1 || (sparse && p[t] % kSparseBlock == 0))
+      starts.push_back(t);
+  starts.push_back(rows);
+  return starts;
+}
+
 Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_table, const Tensor& seq,
-                     const Tensor& positions, double scale, int64_t latent) {
+                     const Tensor& positions, double scale, int64_t latent, int64_t sink_blocks, int64_t recent_blocks) {
   const char* op = "mla_attention";
   auto dtype = model_dtype(op, "q", q);
   check(op, "q", q, dtype, 3);
@@ -115,13 +132,23 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   check_size(op, "positions", positions, 0, rows);
   TORCH_CHECK(page_size % 16 == 0, op, ": the page size ", page_size, " is not a multiple of 16");
   TORCH_CHECK(latent > 0 && latent <= width, op, ": kv_lora_rank ", latent, " does not fit q's width ", width);
+  TORCH_CHECK(recent_blocks == 0 || (recent_blocks > 0 && sink_blocks > 0), op, ": sink_blocks ", sink_blocks,
+              " and recent_blocks ", recent_blocks, " leave a row without a first or a last block");
+  // How many keys row t leaves out behind the sink; blocks begin at absolute multiples.
+  auto left_out = [&](int64_t t) -> int64_t {
+    int64_t blocks = ptr<int32_t>(positions)[t] / kSparseBlock + 1 - recent_blocks - sink_blocks;
+    return recent_blocks ? std::max<int64_t>(0, blocks) * kSparseBlock : 0;
+  };
   int64_t total_keys = 0;
   for (int64_t t = 0; t < rows; ++t) {
     int64_t s = ptr<int32_t>(seq)[t], pages = ptr<int32_t>(positions)[t] / page_size + 1;
     TORCH_CHECK(s >= 0 && s < page_table.size(0), op, ": seq[", t, "] = ", s, " lies outside page_table");
     TORCH_CHECK(ptr<int32_t>(positions)[t] >= 0 && pages <= table_width, op, ": positions[", t, "] lies outside page_table");
-    total_keys += ptr<int32_t>(positions)[t] + 1;
+    total_keys += ptr<int32_t>(positions)[t] + 1 - left_out(t);
+    int64_t sink_pages = (sink_blocks * kSparseBlock + page_size - 1) / page_size;
+    int64_t next_page = (sink_blocks * kSparseBlock + left_out(t)) / page_size;
     for (int64_t p = 0; p < pages; ++p) {
+      if (recent_blocks && p == sink_pages) p = std::max(p, next_page);  // what lies between is not read
       int32_t page = ptr<int32_t>(page_table)[s * table_width + p];
       TORCH_CHECK(page >= 0 && page < cache.size(0), op, ": page_table[", s, ", ", p, "] = ", page, " is no page");
     }
@@ -129,20 +156,25 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   Tensor out = at::empty({rows, heads, latent}, q.options());
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
-    auto some_heads = [&](int64_t t, int64_t first, int64_t end) {
+    auto attend = [&](int64_t t, int64_t queries, int64_t first, int64_t end) {
       active<T>().attend(ptr<T>(q) + (t * heads + first) * width, ptr<T>(cache),
                          ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
-                         ptr<int32_t>(positions)[t] + 1, end - first, width, latent, static_cast<float>(scale),
-                         ptr<T>(out) + (t * heads + first) * latent, scratch<float>(5, heads * (latent + 18)));
+                         ptr<int32_t>(positions)[t] + 1, sink_blocks * kSparseBlock, left_out(t), queries, end - first, width,
+                         latent, static_cast<float>(scale), ptr<T>(out) + (t * heads + first) * latent,
+                         scratch<float>(5, queries * heads * (latent + 19)));
     };
-    // Every thread takes every n-th row, since later rows have more keys; few rows are split by heads instead.
+    // Every thread takes every n-th run of queries, since later ones have more keys; few rows are split by heads instead.
     int64_t threads = total_keys * heads * width * 2 > kFlopsPerThread ? at::get_num_threads() : 1;
+    std::vector<int64_t> starts;
+    int64_t most = std::clamp<int64_t>(kRowsOfRun / heads, 1, std::max<int64_t>(1, rows / (2 * threads)));
+    if (rows >= 2 * threads) starts = runs(seq, positions, most, recent_blocks > 0);
     at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         if (rows >= 2 * threads) {
-          for (int64_t t = part; t < rows; t += threads) some_heads(t, 0, heads);
+          for (size_t run = part; run + 1 < starts.size(); run += threads)
+            attend(starts[run], starts[run + 1] - starts[run], 0, heads);
         } else {
-          for (int64_t t = 0; t < rows; ++t) some_heads(t, heads * part / threads, heads * (part + 1) / threads);
+          for (int64_t t = 0; t < rows; ++t) attend(t, 1, heads * part / threads, heads * (part + 1) / threads);
         }
       }
     });

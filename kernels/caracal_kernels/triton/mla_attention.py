@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caracal_kernels.mla_attention import SPARSE_BLOCK
 from caracal_kernels.triton.dot import dot
 from caracal_kernels.triton.rounding import round_to
 
@@ -39,13 +40,19 @@ TILES = {torch.bfloat16: Tile(64, 64, stages=3), torch.float32: Tile(16, 32, sta
 @triton.jit
 def attend_splits(
     q_ptr, cache_ptr, table_ptr, seq_ptr, position_ptr, out_ptr, part_ptr, top_ptr, sum_ptr,
-    scale_log2, num_seqs, table_stride, capacity, num_pages, page_size,
+    scale_log2, num_seqs, table_stride, capacity, num_pages, page_size, sink_blocks, recent_blocks,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr,
+    SPARSE: tl.constexpr, SPARSE_BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
     position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
+    sink, gap = 0, 0
+    if SPARSE:  # splits and blocks count the keys that are left, so that their number does not grow with the context
+        sink = sink_blocks * SPARSE_BLOCK
+        gap = tl.maximum(position // SPARSE_BLOCK + 1 - recent_blocks - sink_blocks, 0) * SPARSE_BLOCK
+        position -= gap
     seq = tl.load(seq_ptr + row).to(tl.int64)
     begin = split * SPLIT
     if begin <= position:
@@ -61,11 +68,14 @@ def attend_splits(
         end = tl.minimum(begin + SPLIT, position + 1)
         for start in range(begin, end, KEYS):
             n_N = start + tl.arange(0, KEYS)
-            page_N = n_N // page_size
+            at_N = n_N
+            if SPARSE:
+                at_N += tl.where(start >= sink, gap, 0)
+            page_N = at_N // page_size
             known_N = (n_N <= position) & (seq >= 0) & (seq < num_seqs)
             id_N = tl.load(table_ptr + seq * table_stride + page_N, known_N, -1)
             known_N = known_N & (id_N >= 0) & (id_N < num_pages)
-            key_N = (id_N.to(tl.int64) * page_size + n_N % page_size) * (C + R)
+            key_N = (id_N.to(tl.int64) * page_size + at_N % page_size) * (C + R)
             k_NC = tl.load(cache_ptr + key_N[:, None] + c_C, known_N[:, None] & (c_C < C), 0.0)
             k_NR = tl.load(cache_ptr + key_N[:, None] + C + r_R, known_N[:, None] & (r_R < R), 0.0)
             score_HN = dot(q_HR, tl.trans(k_NR), tl.zeros([BLOCK_H, KEYS], tl.float32))
@@ -97,13 +107,19 @@ def fold_splits(
     out_ptr,
     num_splits,
     capacity,
+    sink_blocks,
+    recent_blocks,
     H: tl.constexpr,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
     SPLIT: tl.constexpr,
+    SPARSE: tl.constexpr,
+    SPARSE_BLOCK: tl.constexpr,
 ):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
+    if SPARSE:
+        position -= tl.maximum(position // SPARSE_BLOCK + 1 - recent_blocks - sink_blocks, 0) * SPARSE_BLOCK
     if position >= SPLIT:
         c_C = tl.arange(0, BLOCK_C)
         top, total = float("-inf"), 0.0
@@ -129,6 +145,8 @@ def mla_attention_triton(
     positions_T: Tensor,
     scale: float,
     kv_lora_rank: int,
+    sink_blocks: int = 0,
+    recent_blocks: int = 0,
     scratch_bytes: int = SCRATCH_BYTES,
     split: int = SPLIT,
 ) -> Tensor:
@@ -141,7 +159,9 @@ def mla_attention_triton(
     pages, page_size, _ = cache_PIL.shape
     o_THC = q_THL.new_empty((rows, heads, kv_lora_rank))
     capacity = page_table_SX.shape[1] * page_size
-    splits = max(1, triton.cdiv(capacity, split))
+    visible = min(capacity, (sink_blocks + recent_blocks) * SPARSE_BLOCK) if recent_blocks else capacity
+    splits = max(1, triton.cdiv(visible, split))
+    sparse = {"SPARSE": recent_blocks > 0, "SPARSE_BLOCK": SPARSE_BLOCK}
     fitting = scratch_bytes // (4 * splits * heads * (kv_lora_rank + 2))
     group = min(rows, max(1, fitting))
     scratch = q_THL.new_empty((group * splits if splits > 1 else 0, heads, kv_lora_rank + 2), dtype=torch.float32)
@@ -155,13 +175,14 @@ def mla_attention_triton(
         attend_splits[(len(q), triton.cdiv(heads, block_h), splits)](
             q, cache_PIL, page_table_SX, seq, position, out, part, top, total,
             scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
+            sink_blocks, recent_blocks,
             H=heads, C=kv_lora_rank, R=width - kv_lora_rank, BLOCK_H=block_h, BLOCK_C=block_c,
             BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)), SPLIT=split, KEYS=tile.keys,
-            num_warps=8, num_stages=tile.stages,
+            num_warps=8, num_stages=tile.stages, **sparse,
         )  # fmt: skip
         if splits > 1:
             fold_splits[(len(q), heads)](
-                part, top, total, position, out, splits, capacity,
-                H=heads, C=kv_lora_rank, BLOCK_C=block_c, SPLIT=split, num_warps=4,
+                part, top, total, position, out, splits, capacity, sink_blocks, recent_blocks,
+                H=heads, C=kv_lora_rank, BLOCK_C=block_c, SPLIT=split, num_warps=4, **sparse,
             )  # fmt: skip
     return o_THC

@@ -8,7 +8,9 @@ Legend: T tokens of a step, B sequences that get a token in a step, V vocabulary
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +27,10 @@ from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
+from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
+from services.checkpoint.ngram import NgramConfig
 from services.router.dispatch.errors import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
@@ -35,6 +39,7 @@ Delivery = tuple[Emit, list[TokenOut], Ending | None]
 Deliver = Callable[[list[Delivery]], None]
 
 IDLE_TICK_S = 0.5  # how often an idle engine counts progress
+PROMPT_TICK_S = 1.0  # how often a delivery without tokens says that a prompt goes on
 
 
 class EngineStopped(RuntimeError):
@@ -44,6 +49,11 @@ class EngineStopped(RuntimeError):
 class ModelLike(Protocol):
     """What the engine needs of a model; the dispatcher is only passed through."""
 
+    @property
+    def ngram(self) -> NgramConfig | None:
+        """What of the ids before a token its embedding takes in."""
+        ...
+
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor: ...
@@ -51,13 +61,14 @@ class ModelLike(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The sizes of an engine. `max_model_len` counts prompt and generated tokens."""
+    """The sizes of an engine. `max_model_len` counts prompt and generated tokens; `max_itl_s` is the scheduler's."""
 
     num_pages: int
     page_size: int
     max_batch_tokens: int
     max_running: int
     max_model_len: int
+    max_itl_s: float = math.inf
 
 
 @dataclass(slots=True)
@@ -102,10 +113,10 @@ class Engine:
         self.limits = limits
         self.counters = Counters()
         self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
-        self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running)
+        self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running, limits.max_itl_s)
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver
-        self._inputs = StepInputs(self.cache, limits.max_batch_tokens)
+        self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
         self._sequences: dict[int, Sequence] = {}
         self._keys = count()
         self._inbox: deque[Callable[[], list[Delivery]]] = deque()
@@ -175,6 +186,8 @@ class Engine:
     def _run(self, chunks: list[Chunk]) -> list[Delivery]:
         """Runs model and sampler over the scheduled chunks. A failure ends the sequences of this step only."""
         sequences = [chunk.sequence for chunk in chunks if chunk.samples]
+        work = sum((chunk.work for chunk in chunks), Work())
+        started = time.perf_counter()
         self.counters.steps += 1
         try:
             step = self._inputs.build(self.counters.steps, chunks)
@@ -182,10 +195,20 @@ class Engine:
             tokens = sample_tokens(logits_BV, sequences) if sequences else []
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
             return self._fail(chunks, error)
+        if sequences or not logits_BV.is_cuda:  # a GPU may still be busy with a step that samples nothing
+            self.scheduler.cost.observe(work, time.perf_counter() - started)
         for chunk in chunks:
             chunk.sequence.cached += chunk.length
         self.counters.model_tokens += len(step.ids_T)
-        return [self._take(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+        deliveries = self._prompt_ticks(chunks)
+        return deliveries + [self._take(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+
+    def _prompt_ticks(self, chunks: list[Chunk]) -> list[Delivery]:
+        now = time.monotonic()
+        going_on = [c.sequence for c in chunks if not c.samples and c.sequence.ticked_at < now - PROMPT_TICK_S]
+        for sequence in going_on:
+            sequence.ticked_at = now
+        return [(sequence.emit, [], None) for sequence in going_on]
 
     def _take(self, sequence: Sequence, token: TokenOut | NonFiniteLogits) -> Delivery:
         if isinstance(token, NonFiniteLogits):

@@ -1,7 +1,8 @@
 """Builds the Step of scheduled chunks. Its tensors are allocated once and filled through numpy, in microseconds.
 
 A Step is valid until the next one is built.
-Legend: T tokens of the step, B of them whose logits are wanted, S rows of the page table, X pages of a row.
+Legend: T tokens of the step, B of them whose logits are wanted, S rows of the page table, X pages of a row, N ids of
+the longest n-gram.
 """
 
 from __future__ import annotations
@@ -10,28 +11,31 @@ import numpy as np
 import torch
 
 from services.attention_worker.engine.kv_cache import KvCache
+from services.attention_worker.engine.ngram_context import context_of
 from services.attention_worker.engine.scheduler import Chunk
 from services.attention_worker.model.step import Step
+from services.checkpoint.ngram import NgramConfig
 
 
 class StepInputs:
     """Builds the model's input for the chunks of one step."""
 
-    def __init__(self, cache: KvCache, max_batch_tokens: int) -> None:
-        self._cache = cache
+    def __init__(self, cache: KvCache, max_batch_tokens: int, ngram: NgramConfig | None = None) -> None:
+        self._cache, self._ngram = cache, ngram
+        self._context_TN = np.zeros((max_batch_tokens, ngram.neighbours if ngram else 0), np.int64)
         self._ids_T = np.zeros(max_batch_tokens, np.int64)
         self._positions_T = np.zeros(max_batch_tokens, np.int32)
         self._seq_T = np.zeros(max_batch_tokens, np.int32)
         self._slot_mapping_T = np.zeros(max_batch_tokens, np.int32)
         self._sample_B = np.zeros(max_batch_tokens, np.int64)
         self._arange = np.arange(max_batch_tokens, dtype=np.int32)
-        arrays = (self._ids_T, self._positions_T, self._seq_T, self._slot_mapping_T, self._sample_B)
+        arrays = (self._ids_T, self._positions_T, self._seq_T, self._slot_mapping_T, self._sample_B, self._context_TN)
         self._tensors = [torch.from_numpy(array) for array in arrays]
 
     def build(self, number: int, chunks: list[Chunk]) -> Step:
         """The chunks' tokens, concatenated, as the input of a step."""
         tokens, wanted = self._fill(chunks)
-        ids_T, positions_T, seq_T, slot_mapping_T, sample_B = self._tensors
+        ids_T, positions_T, seq_T, slot_mapping_T, sample_B, context_TN = self._tensors
         return Step(
             number=number,
             ids_T=ids_T[:tokens],
@@ -40,6 +44,7 @@ class StepInputs:
             slot_mapping_T=slot_mapping_T[:tokens],
             page_table_SX=self._cache.page_table_SX,
             sample_rows_B=sample_B[:wanted],
+            context_TN=context_TN[:tokens],
         )
 
     def _fill(self, chunks: list[Chunk]) -> tuple[int, int]:
@@ -62,6 +67,8 @@ class StepInputs:
                 page_T, offset_T = np.divmod(positions, page_size)
                 self._ids_T[token:end] = sequence.ids[start : start + length]
                 self._slot_mapping_T[token:end] = table_SX[sequence.row, page_T] * page_size + offset_T
+            if self._ngram is not None:
+                self._context_TN[token:end] = context_of(self._ngram, sequence.ids, start, length)
             token = end
             if chunk.samples:
                 self._sample_B[wanted] = token - 1

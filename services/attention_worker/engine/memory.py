@@ -8,7 +8,8 @@ import torch
 
 from services.checkpoint.config import ModelConfig
 
-CPU_PAGES = 512
+LEAST_TOKENS = 32_768  # that a cache holds beside other processes, if memory allows: several shorter sequences
+BESIDE_OTHERS_PERCENT = 25  # share of the free memory that pages may take beside other processes
 CGROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -46,8 +47,23 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_free()
 
 
-def default_pages(device: torch.device, config: ModelConfig, dtype: torch.dtype, page_size: int) -> int:
-    """The number of pages when none is set: CPU_PAGES, or what fits on the GPU after the weights are loaded."""
-    if device.type != "cuda":
-        return CPU_PAGES
-    return pages_that_fit(*torch.cuda.mem_get_info(device), page_bytes(config, dtype, page_size))
+def pages_beside_others(longest: int, page_size: int, free: int, one: int) -> int:
+    """The number of pages for a sequence of `longest` tokens and for LEAST_TOKENS, within a share of the free memory.
+
+    `one` is the bytes of a page. 0 when not even one fits.
+    """
+    wanted = -(-max(longest, LEAST_TOKENS) // page_size)
+    return min(wanted, free * BESIDE_OTHERS_PERCENT // 100 // one)
+
+
+def default_pages(
+    device: torch.device, config: ModelConfig, dtype: torch.dtype, page_size: int, longest: int, shared: bool
+) -> int:
+    """The number of pages when none is set, after the weights are loaded.
+
+    A GPU that is not `shared` with other processes gives all that is left of it; else see `pages_beside_others`.
+    """
+    one = page_bytes(config, dtype, page_size)
+    if device.type == "cuda" and not shared:
+        return pages_that_fit(*torch.cuda.mem_get_info(device), one)
+    return pages_beside_others(longest, page_size, free_memory(device), one)

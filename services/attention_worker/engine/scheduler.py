@@ -6,11 +6,15 @@ came before everything waiting: admission takes the head of `waiting`, preemptio
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.sequence import Sequence
+from services.attention_worker.engine.step_cost import StepCost, Work
+
+PROMPT_SHARE = 0.1  # of the time bound that prompts get in any case, also when the decodes alone take all of it
 
 
 class CannotFit(ValueError):
@@ -30,15 +34,46 @@ class Chunk:
         """Whether the chunk ends with the sequence's last known token, so that a token is sampled after it."""
         return self.start + self.length == len(self.sequence.ids)
 
+    @property
+    def decode(self) -> bool:
+        """Whether it is the next token of a running answer."""
+        return self.samples and self.length == 1
+
+    @property
+    def work(self) -> Work:
+        return Work.of_chunk(self.start, self.length, self.decode)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The chunks of a step that is being put together, and how many tokens it still takes."""
+
+    tokens_left: int
+    chunks: list[Chunk] = field(default_factory=list)
+    decodes: int = 0
+    work: Work = field(default_factory=Work)
+
+    def add(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.tokens_left -= chunk.length
+        self.work += chunk.work
+
 
 class Scheduler:
-    """Divides a budget of tokens per step among sequences, and pages among those that run."""
+    """Divides the tokens and the time of a step among sequences, and pages among those that run.
 
-    def __init__(self, pages: PagePool, max_batch_tokens: int, max_running: int) -> None:
+    A step takes at most `max_batch_tokens`. While answers run, prompts get as many tokens as keep its predicted time
+    within `max_itl_s`, the seconds between two tokens of a stream; but at least the time of PROMPT_SHARE, and a token,
+    so that a prompt always ends. So a step takes longer than the bound only if decodes, or one prompt token, do.
+    """
+
+    def __init__(self, pages: PagePool, max_batch_tokens: int, max_running: int, max_itl_s: float = math.inf) -> None:
         assert 0 < max_running <= max_batch_tokens, "a step must take one token of every running sequence"
         self.pages = pages
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
+        self.max_itl_s = max_itl_s
+        self.cost = StepCost()
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.preemptions = 0
@@ -48,7 +83,8 @@ class Scheduler:
         wanted = self.pages.pages_for(max_length)
         if wanted > self.pages.total:
             raise CannotFit(
-                f"{max_length} tokens need {wanted} pages of {self.pages.page_size}, the cache has {self.pages.total}"
+                f"{max_length} tokens need {wanted} pages of {self.pages.page_size}, the cache has {self.pages.total} "
+                "(CARACAL_KV_PAGES)"
             )
 
     def submit(self, sequence: Sequence) -> None:
@@ -57,12 +93,12 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step: one token of every decode, then prompt chunks, first come, first served."""
         preemptions = self.preemptions
-        chunks = self._decodes()
-        budget = self.max_batch_tokens - len(chunks)
-        budget = self._prefill(chunks, budget)
+        plan = _Plan(self.max_batch_tokens)
+        self._decodes(plan)
+        self._prefill(plan)
         if self.preemptions == preemptions:  # or a sequence that was just preempted would be admitted again
-            self._admit(chunks, budget)
-        return chunks
+            self._admit(plan)
+        return plan.chunks
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence and frees its pages."""
@@ -72,12 +108,11 @@ class Scheduler:
             self.running.remove(sequence)
             self._free_pages(sequence)
 
-    def _decodes(self) -> list[Chunk]:
-        chunks: list[Chunk] = []
+    def _decodes(self, plan: _Plan) -> None:
         for sequence in list(self.running):
             if sequence.row is not None and sequence.remaining == 1 and self._grow(sequence):
-                chunks.append(Chunk(sequence, sequence.cached, 1))
-        return chunks
+                plan.add(Chunk(sequence, sequence.cached, 1))
+        plan.decodes = len(plan.chunks)
 
     def _grow(self, sequence: Sequence) -> bool:
         """Allocates the page of the sequence's next token, if need be by preempting the latest sequences.
@@ -94,27 +129,38 @@ class Scheduler:
                 return False
         return True
 
-    def _prefill(self, chunks: list[Chunk], budget: int) -> int:
+    def _prefill(self, plan: _Plan) -> None:
         for sequence in self.running:
-            if budget > 0 and sequence.remaining > 1:
-                budget -= self._chunk(chunks, sequence, budget)
-        return budget
+            if sequence.remaining > 1 and not self._chunk(plan, sequence):
+                return
 
-    def _admit(self, chunks: list[Chunk], budget: int) -> None:
-        while budget > 0 and self.waiting and len(self.running) < self.max_running:
+    def _admit(self, plan: _Plan) -> None:
+        while self.waiting and len(self.running) < self.max_running and self._room(plan, self.waiting[0]):
             sequence = self.waiting[0]
             # With the first new token's page, or the sequence might be preempted one step after its admission.
             sequence.row = self.pages.allocate(len(sequence.ids) + 1)
             if sequence.row is None:
                 return
             self.running.append(self.waiting.popleft())
-            budget -= self._chunk(chunks, sequence, budget)
+            self._chunk(plan, sequence)
 
-    @staticmethod
-    def _chunk(chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
-        length = min(sequence.remaining, budget)
-        chunks.append(Chunk(sequence, sequence.cached, length))
-        return length
+    def _chunk(self, plan: _Plan, sequence: Sequence) -> bool:
+        """Adds as much of the sequence's prompt as the step has room for; false when it has none."""
+        length = self._room(plan, sequence)
+        if length:
+            plan.add(Chunk(sequence, sequence.cached, length))
+        return length > 0
+
+    def _room(self, plan: _Plan, sequence: Sequence) -> int:
+        """How many tokens of the sequence the step still takes."""
+        most = min(sequence.remaining, plan.tokens_left)
+        if most <= 0 or not plan.decodes:
+            return max(0, most)
+        before = plan.work
+        limit_s = self.max_itl_s
+        if len(plan.chunks) == plan.decodes:
+            return max(1, self.cost.prompt_tokens(before, sequence.cached, most, limit_s, PROMPT_SHARE * limit_s))
+        return self.cost.prompt_tokens(before, sequence.cached, most, limit_s)
 
     def _free_pages(self, sequence: Sequence) -> None:
         assert sequence.row is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class Sequence:
     counts: Counter[int] = field(init=False)  # how often each id was generated, for the penalties
     cached: int = 0
     row: int | None = None  # in the page table; None while the sequence waits
+    ticked_at: float = -math.inf  # when a delivery last said that its prompt goes on, by the monotonic clock
 
     def __post_init__(self) -> None:
         self.ids = [*self.request.prompt_ids, *self.request.emitted_ids]

@@ -166,6 +166,7 @@ class _Bucket:
             slot_mapping_T=padded.slot_mapping_T[:tokens],
             page_table_SX=padded.page_table_SX,
             sample_rows_B=step.sample_rows_B.to(padded.ids_T.device),
+            context_TN=step.context_TN,
         )
 
 
@@ -193,6 +194,7 @@ def _blank(rows: int, width: int, like: Step, device: torch.device) -> Step:
         slot_mapping_T=zeros(torch.int32),
         page_table_SX=zeros(torch.int32).new_empty((len(like.page_table_SX), width)),
         sample_rows_B=like.sample_rows_B,
+        context_TN=like.context_TN,
     )
 
 

@@ -7,6 +7,7 @@ Source: docs/longcat-flash.md, attention and tensor names.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from caracal_kernels import GateWeights, MlaWeights
@@ -15,7 +16,9 @@ from torch import Tensor
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import CPU
+from services.checkpoint.ngram import TABLES_FOLDER
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.shared_tables import SharedTables
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensors import attention_tensors
 
@@ -34,12 +37,13 @@ class Load:
         progress: Progress,
         ranks: Ranks = ALONE,
         device: torch.device = CPU,
+        tables_folder: Path = TABLES_FOLDER,
     ) -> None:
         self.config: ModelConfig = checkpoint.config
         self.dtype, self.device = dtype, device
         self.staging = Staging(device)
         self.ranks = ranks
-        self._checkpoint = checkpoint
+        self._checkpoint, self._tables_folder = checkpoint, tables_folder
         self._progress = progress
         self._total = sum(1 for _ in attention_tensors(checkpoint.config))
         self._done = 0
@@ -49,6 +53,10 @@ class Load:
         self._done += 1
         self._progress(self._done, self._total)
         return tensor
+
+    def ngram_tables(self) -> SharedTables:
+        """The n-gram tables, in host memory that the processes of this machine share."""
+        return self._checkpoint.ngram_tables(self._tables_folder)
 
     def mla(self, layer: int, index: int, cos_sin_MR: Tensor) -> MlaWeights:
         """One MLA sublayer with its input norm: this rank's heads, and its rows of o_proj."""

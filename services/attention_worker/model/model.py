@@ -2,11 +2,13 @@
 
 Synchronous, and without a word about networks: the dispatcher starts what leaves, its handle gives the result.
 Legend: T tokens, D hidden, F inner width, H heads, C kv_lora_rank, R rope dims, L = C + R, P pages of I positions,
-M positions of the rope table, V vocabulary, B sampled rows.
+M positions of the rope table, B sampled rows.
 Source: docs/longcat-flash.md, layer; arithmetic follows Hugging Face's LongcatFlashForCausalLM.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import structlog
 import torch
@@ -14,13 +16,16 @@ from caracal_kernels import mla_attention, mla_project, rms_norm
 from torch import Tensor
 
 from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
+from services.attention_worker.model.embedding import Embedding
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.load import Load, Progress
 from services.attention_worker.model.ranks import ALONE, Ranks
+from services.attention_worker.model.rope import rope_table
 from services.attention_worker.model.step import Step
-from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import CPU
+from services.checkpoint.ngram import TABLES_FOLDER, NgramConfig
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.tensors import head_name
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +36,11 @@ class Attention:
     def __init__(self, load: Load, layer: int, index: int, cos_sin_MR: Tensor) -> None:
         config = load.config
         self._weights = load.mla(layer, index, cos_sin_MR)
-        self._scale = (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
+        self._scale = config.softmax_scale
         self._latent = config.kv_lora_rank
+        streaming = config.streaming
+        sparse = streaming is not None and streaming.sparse[2 * layer + index]
+        self._blocks = (streaming.sink_blocks, streaming.recent_blocks) if streaming and sparse else (0, 0)
         self._ranks = load.ranks
 
     def __call__(self, x_TD: Tensor, step: Step, cache_PIL: Tensor) -> Tensor:
@@ -40,7 +48,7 @@ class Attention:
         w = self._weights
         q_THL = mla_project(x_TD, w, step.positions_T, step.slot_mapping_T, cache_PIL)
         o_THC = mla_attention(
-            q_THL, cache_PIL, step.page_table_SX, step.seq_T, step.positions_T, self._scale, self._latent
+            q_THL, cache_PIL, step.page_table_SX, step.seq_T, step.positions_T, self._scale, self._latent, *self._blocks
         )
         return self._ranks.attention_output(o_THC, w.w_uv_HUC, w.o_proj_DO, x_TD)
 
@@ -105,11 +113,18 @@ class Model:
         self.config = config
         self.dtype, self.device = load.dtype, load.device
         self._ranks = load.ranks
-        self._embed_VD = load("model.embed_tokens.weight")
+        self._embed = Embedding(load)
         cos_sin_MR = rope_table(config).to(load.device)
         self._layers = [Layer(load, layer, cos_sin_MR) for layer in range(config.num_layers)]
         self._norm_D = load("model.norm.weight")
-        self._head_VD = load("lm_head.weight", rows=load.ranks.shard.rows(config.vocab_size))
+        rows, word_VD = load.ranks.shard.rows(config.vocab_size), self._embed.word_VD
+        tied = config.tie_word_embeddings
+        self._head_VD = word_VD[rows.start : rows.stop] if tied else load(head_name(config), rows=rows)
+
+    @property
+    def ngram(self) -> NgramConfig | None:
+        """What the model's embedding needs of the ids before a token; None where it needs the token alone."""
+        return self.config.ngram
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         """Two latent caches [pages, page_size, C + R] per layer; sublayer i of layer l is 2 l + i."""
@@ -120,19 +135,11 @@ class Model:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
         run = self._runner.begin(step, caches)
         step = run.step
-        # index_select, not x[rows]: that one wakes OpenMP's threads for a handful of rows.
-        x_TD = self._embed_VD.index_select(0, step.ids_T)
+        x_TD = self._embed(step)
         for layer in self._layers:
             x_TD = layer.forward(x_TD, run, dispatcher)
         x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
         return self._ranks.logits(x_BD, self._head_VD)
-
-
-def rope_table(config: ModelConfig) -> Tensor:
-    """[max positions, R] fp32: R/2 cosines, then R/2 sines, of the default rope."""
-    half = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
-    angle_MR = torch.outer(torch.arange(config.max_position_embeddings).float(), 1.0 / config.rope_theta**half)
-    return torch.cat([angle_MR.cos(), angle_MR.sin()], dim=-1)
 
 
 def load_model(
@@ -141,9 +148,13 @@ def load_model(
     progress: Progress,
     ranks: Ranks = ALONE,
     device: torch.device = CPU,
+    tables_folder: Path = TABLES_FOLDER,
 ) -> Model:
-    """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor."""
-    load = Load(checkpoint, dtype, progress, ranks, device)
+    """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor.
+
+    `tables_folder`: where the processes of this machine share n-gram tables.
+    """
+    load = Load(checkpoint, dtype, progress, ranks, device, tables_folder)
     model = Model(load, runner_for(load.device, load.ranks.shard.size))
     rate = round(load.staging.gigabytes_per_second, 2)
     log.info("weights are read", bytes=load.staging.bytes, gigabytes_per_second=rate, device=str(device))

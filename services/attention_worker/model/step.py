@@ -1,6 +1,7 @@
 """The input of one forward pass: the tokens of many sequences, concatenated.
 
-Legend: T tokens, S rows of the page table, X pages of a row, B tokens whose logits are wanted.
+Legend: T tokens, N ids of the longest n-gram, S rows of the page table, X pages of a row, B tokens whose logits are
+wanted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Step:
     slot_mapping_T: Tensor  # int32, where the token's latent is written: page * page_size + offset
     page_table_SX: Tensor  # int32, -1 padded
     sample_rows_B: Tensor  # int64, indices into T
+    # int64, on the host: each token and the ids before it that its n-grams reach; [T, 0] for models without n-grams.
+    context_TN: Tensor
 
     @property
     def pages(self) -> int:
@@ -40,4 +43,5 @@ class Step:
             slot_mapping_T=self.slot_mapping_T.to(device),
             page_table_SX=self.page_table_SX[:, : self.pages].to(device),
             sample_rows_B=self.sample_rows_B.to(device),
+            context_TN=self.context_TN,
         )

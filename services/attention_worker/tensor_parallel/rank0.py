@@ -15,6 +15,7 @@ from services.attention_worker.tensor_parallel.followers import Followers
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.step_codec import pack
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.ngram import NgramConfig
 from services.router.dispatch.errors import WorkerUnavailable
 
 
@@ -24,6 +25,10 @@ class Rank0Model:
     def __init__(self, model: Model, group: RankGroup, followers: Followers) -> None:
         self.config, self.device = model.config, model.device
         self._model, self._group, self._followers = model, group, followers
+
+    @property
+    def ngram(self) -> NgramConfig | None:
+        return self._model.ngram
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         """This rank's caches: all heads share the latents, so every rank has all of them."""

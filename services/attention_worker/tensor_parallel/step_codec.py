@@ -1,7 +1,7 @@
 """Encodes a step as bytes, which rank 0 sends to the followers before each forward pass.
 
 Of the page table only the rows and pages that the step reads are sent; the cache itself is the same on every rank.
-Legend: T tokens, S rows of the page table, X pages of a row, B sampled rows.
+Legend: T tokens, N ids of the longest n-gram, S rows of the page table, X pages of a row, B sampled rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from services.attention_worker.model.step import Step
 
-_HEAD = struct.Struct("<5q")  # number, T, B, S, X
+_HEAD = struct.Struct("<6q")  # number, T, B, N, S, X
 
 
 def pack(step: Step, page_size: int) -> bytes:
@@ -22,15 +22,15 @@ def pack(step: Step, page_size: int) -> bytes:
     rows_S, seq_T = np.unique(step.seq_T.numpy(), return_inverse=True)
     pages = int(step.positions_T.max()) // page_size + 1
     table_SX = step.page_table_SX.numpy()[rows_S, :pages]
-    head = _HEAD.pack(step.number, len(seq_T), len(step.sample_rows_B), *table_SX.shape)
-    long = (step.ids_T.numpy(), step.sample_rows_B.numpy())
+    head = _HEAD.pack(step.number, len(seq_T), len(step.sample_rows_B), step.context_TN.shape[1], *table_SX.shape)
+    long = (step.ids_T.numpy(), step.sample_rows_B.numpy(), step.context_TN.numpy())
     short = (step.positions_T.numpy(), seq_T.astype(np.int32), step.slot_mapping_T.numpy(), table_SX)
     return b"".join([head, *(array.tobytes() for array in (*long, *short))])
 
 
 def unpack(frame: bytearray) -> Step:
     """Decodes a frame; the step's tensors are views of it."""
-    number, tokens, samples, rows, pages = _HEAD.unpack_from(frame)
+    number, tokens, samples, context, rows, pages = _HEAD.unpack_from(frame)
     at = _HEAD.size
 
     def take(count: int, dtype: torch.dtype) -> Tensor:
@@ -42,6 +42,7 @@ def unpack(frame: bytearray) -> Step:
         return found
 
     ids_T, sample_rows_B = take(tokens, torch.int64), take(samples, torch.int64)
+    context_TN = take(tokens * context, torch.int64).view(tokens, context)
     positions_T, seq_T, slot_mapping_T = (take(tokens, torch.int32) for _ in range(3))
     return Step(
         number=number,
@@ -51,4 +52,5 @@ def unpack(frame: bytearray) -> Step:
         slot_mapping_T=slot_mapping_T,
         page_table_SX=take(rows * pages, torch.int32).view(rows, pages),
         sample_rows_B=sample_rows_B,
+        context_TN=context_TN,
     )

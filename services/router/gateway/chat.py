@@ -27,7 +27,7 @@ async def chat_completions(gateway: GatewayContext, request: Request) -> Generat
     check_tools(body)
     assets = gateway.serving.assets
     prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
-    prompt_ids = await chat_ids(assets, prompt, gateway.serving.max_model_len)
+    prompt_ids = await chat_ids(assets, prompt, gateway.serving.context_limit)
     max_tokens = body.max_completion_tokens or body.max_tokens
     requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request.state.request_id, "messages")
     gateway.check_open()

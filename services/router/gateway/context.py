@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +21,9 @@ async def _nothing_known() -> Overview:
 
 @dataclass(frozen=True)
 class GatewayContext:
-    """What the routes need. `deadline_s`: the time limit of a request. `overview` raises RedisUnavailable."""
+    """What the routes need. `overview` raises RedisUnavailable."""
 
     serving: ServingContext
-    deadline_s: float = 600.0
     shortage: Callable[[], CapacityShortage | None] = lambda: None
     overview: Callable[[], Awaitable[Overview]] = _nothing_known
 
@@ -49,19 +47,17 @@ class GatewayContext:
 
         `param` names the body's field that an error about the prompt is about.
         """
-        assets, limit = self.serving.assets, self.serving.max_model_len
+        assets, limit = self.serving.assets, self.serving.context_limit
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
         if max_tokens is None and (default := assets.generation.defaults.max_new_tokens) is not None:
             allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]
         seed = draw_seed() if body.seed is None else body.seed
         eos_ids = assets.eos_ids
-        deadline = time.monotonic() + self.deadline_s
         return [
             GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
                 sampling=sampling_of(body, choice_seed(seed, choice), count, assets),
-                deadline=deadline,
                 eos_ids=eos_ids,
             )
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))

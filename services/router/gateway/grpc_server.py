@@ -54,9 +54,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         gateway.check_model(request.model)
         if isinstance(body, ChatRequest):
             prompt = await chat_prompt(serving.assets, body.messages, body)
-            prompts = [await chat_ids(serving.assets, prompt, serving.max_model_len)]
+            prompts = [await chat_ids(serving.assets, prompt, serving.context_limit)]
         else:
-            prompts = await completion_ids(serving.assets, body, serving.max_model_len)
+            prompts = await completion_ids(serving.assets, body, serving.context_limit)
         requests = gateway.generation_requests(body, prompts, body.max_tokens, uuid.uuid4().hex, "prompt")
         gateway.check_open()
         (choice,) = gateway.choice_streams(requests, TextRules(stop=body.stops))

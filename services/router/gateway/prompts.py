@@ -12,6 +12,7 @@ from services.router.gateway.messages import plain_messages
 from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, TemplateOptions
 from services.router.gateway.template_variables import template_variables, tool_choice_variable
 from services.router.requests.assets import ModelAssets
+from services.router.requests.context_limit import ContextLimit
 from services.router.requests.errors import ContextTooLong, InvalidRequest
 from services.router.requests.marked_text import MarkedText
 
@@ -46,7 +47,7 @@ async def chat_prompt(
     return await run_in_threadpool(render) if _is_long(messages, tools) else render()
 
 
-async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: int | None = None) -> list[int]:
+async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: ContextLimit | None = None) -> list[int]:
     """Returns the ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
     check_size(assets, prompt, limit, param="messages")
     if len(prompt) > LONG_TEXT:
@@ -62,7 +63,7 @@ def _is_long(messages: Sequence[ChatMessage], tools: Sequence[Any]) -> bool:
 
 
 async def text_ids(
-    assets: ModelAssets, text: str, limit: int | None = None, *, add_special_tokens: bool = True
+    assets: ModelAssets, text: str, limit: ContextLimit | None = None, *, add_special_tokens: bool = True
 ) -> list[int]:
     """Returns the ids of a raw prompt. Raises ContextTooLong when it is far beyond `limit` tokens."""
     check_size(assets, text, limit, param="prompt")
@@ -71,14 +72,14 @@ async def text_ids(
     return assets.encode(text, add_special_tokens=add_special_tokens)
 
 
-def check_size(assets: ModelAssets, text: str, limit: int | None, *, param: str) -> None:
+def check_size(assets: ModelAssets, text: str, limit: ContextLimit | None, *, param: str) -> None:
     """Raises ContextTooLong for a text that no tokenizer could make fit, before seconds are spent on encoding it."""
     least = len(text) // (MAX_SHRINKAGE * assets.vocabulary.longest)
-    if limit is not None and least > limit:
+    if limit is not None and least > limit.tokens:
         raise ContextTooLong(least, 0, limit, param=param, at_least=True)
 
 
-async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: int) -> list[list[int]]:
+async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: ContextLimit) -> list[list[int]]:
     """Returns the ids of every prompt of a completion request. Raises InvalidRequest."""
     prompts = split_prompts(body.prompt)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
@@ -106,12 +107,12 @@ def split_prompts(prompt: str | Sequence[str] | Sequence[int] | Sequence[Sequenc
     return [one for one in prompt if not isinstance(one, int)]
 
 
-def check_context(prompt: int, max_tokens: int | None, limit: int, *, param: str) -> int:
+def check_context(prompt: int, max_tokens: int | None, limit: ContextLimit, *, param: str) -> int:
     """Returns the most tokens to generate. Raises ContextTooLong with the counts when they cannot fit."""
-    if prompt >= limit:
+    if prompt >= limit.tokens:
         raise ContextTooLong(prompt, 0, limit, param=param)
     if max_tokens is None:
-        return limit - prompt
-    if prompt + max_tokens > limit:
+        return limit.tokens - prompt
+    if prompt + max_tokens > limit.tokens:
         raise ContextTooLong(prompt, max_tokens, limit, param="max_tokens")
     return max_tokens

@@ -108,7 +108,7 @@ class StatusRoutes:
             "owned_by": "caracal",
             "root": serving.assets.name,
             "parent": None,
-            "max_model_len": serving.max_model_len,
+            "max_model_len": serving.context_limit.tokens,
             "generation_config": {
                 "eos_token_id": sorted(serving.assets.eos_ids),
                 **generation.defaults.given(),

@@ -25,7 +25,12 @@ async def tokenize(gateway: GatewayContext, request: Request) -> dict[str, Any]:
     else:
         ids = await text_ids(assets, body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
     strings = [assets.tokenizer.id_to_token(token) for token in ids] if body.return_token_strs else None
-    return {"count": len(ids), "max_model_len": gateway.serving.max_model_len, "tokens": ids, "token_strs": strings}
+    return {
+        "count": len(ids),
+        "max_model_len": gateway.serving.context_limit.tokens,
+        "tokens": ids,
+        "token_strs": strings,
+    }
 
 
 async def detokenize(gateway: GatewayContext, request: Request) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from services.router.requests.worker_choice import AttentionWorkerView
 
 
 class Attempt:
-    """Opens the call at once. `last_event_at` is a time of the monotonic clock."""
+    """Opens the call at once. `last_event_at` is a time of the monotonic clock.
+
+    An attempt that is `abandoned` may go on elsewhere; one that has `expired` ends its request.
+    """
 
     def __init__(
         self, worker: AttentionWorkerView, channel: grpc.aio.Channel, message: attention_pb2.GenerateRequest
@@ -20,8 +23,8 @@ class Attempt:
         self.worker = worker
         self.number = message.attempt
         self.last_event_at = time.monotonic()
-        self.abandoned = False
-        self._call = AttentionStub(channel).Generate(message, timeout=message.deadline_ms / 1000)
+        self.abandoned = self.expired = False
+        self._call = AttentionStub(channel).Generate(message)
 
     async def read(self) -> attention_pb2.GenerateEvent | None:
         """Returns the next event, None at the end. Raises AioRpcError, or CancelledError after `abandon`."""
@@ -33,6 +36,11 @@ class Attempt:
         """Gives the worker up; `read` ends at once."""
         self.abandoned = True
         self._call.cancel()
+
+    def expire(self) -> None:
+        """Gives the request up, for want of progress; `read` ends at once."""
+        self.expired = True
+        self.abandon()
 
     def cancel(self) -> None:
         self._call.cancel()

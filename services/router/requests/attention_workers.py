@@ -20,6 +20,7 @@ from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from services.membership.redis import RedisUnavailable
 from services.router.requests.attempt import Attempt
+from services.router.requests.context_limit import ContextLimit
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
@@ -61,9 +62,10 @@ class AttentionWorkerPool:
     ) -> None:
         self._list_workers = list_workers
         self._refresh_s, self._hold_s = refresh_s, hold_s
-        self._model_limit = max_model_len
+        self.progress_timeout_s = timeouts.progress_s
+        self._model_limit = ContextLimit(max_model_len)
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._limits: dict[tuple[str, str], int] = {}  # by (worker id, boot id)
+        self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id)
         self._changed = asyncio.Event()
         self._stalls = StallDetector(self._answers, timeouts)
         self._listed_at: dict[str, float] = {}  # by worker id
@@ -73,10 +75,10 @@ class AttentionWorkerPool:
         self.attempts: set[Attempt] = set()
 
     @property
-    def max_model_len(self) -> int:
-        """The most tokens of a sequence: the model's context, or less when every known worker's KV cache takes less."""
+    def context_limit(self) -> ContextLimit:
+        """The most tokens of a sequence: the model's context, or less when every known worker takes less."""
         known = [limit for worker in self.workers if (limit := self._limits.get((worker.worker_id, worker.boot_id)))]
-        return min(self._model_limit, max(known)) if known else self._model_limit
+        return max(known, default=self._model_limit)
 
     @property
     def serving(self) -> bool:
@@ -132,7 +134,7 @@ class AttentionWorkerPool:
             await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
-        """Reads the list once; gives up attempts whose worker is gone and sends nothing."""
+        """Reads the list once; gives up attempts that send nothing."""
         try:
             self.workers = self._with_lingering(await self._list_workers())
         except RedisUnavailable:
@@ -168,7 +170,7 @@ class AttentionWorkerPool:
         described = await self._call_describe(worker)
         if described is not None:
             cached = described.kv_pages_total * described.page_size
-            self._limits[key] = min(limit for limit in (described.max_model_len, cached, self._model_limit) if limit)
+            self._limits[key] = ContextLimit.of_worker(self._model_limit.tokens, described.max_model_len, cached)
 
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None

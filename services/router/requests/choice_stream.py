@@ -11,6 +11,7 @@ from caracal_proto import attention_pb2
 
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
+from services.router.requests.context_limit import ContextLimit
 from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.errors import RouterError
 from services.router.requests.generation import Generation, GenerationRequest
@@ -139,8 +140,8 @@ class ServingContext:
         self.idle.set()
 
     @property
-    def max_model_len(self) -> int:
-        return min(self.assets.max_model_len, self.attention_workers.max_model_len)
+    def context_limit(self) -> ContextLimit:
+        return self.attention_workers.context_limit
 
     def add(self, stream: ChoiceStream) -> None:
         """Registers an open stream, and aborts it at once after `close`."""

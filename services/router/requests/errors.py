@@ -8,7 +8,7 @@ RouterError
 │   └── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
 ├── NoWorker                  no worker can serve it now; worth retrying                 503
 ├── ShuttingDown              this router is shutting down                               503
-├── DeadlineExceeded          the request's time is up                                   504
+├── NoProgress                no token and no part of its prompt for too long            504
 ├── Quarantined               several workers in a row failed on it; not worth retrying  500
 └── RejectedByWorker          a worker rejected this router's call: a bug here           500
 """
@@ -16,6 +16,8 @@ RouterError
 from __future__ import annotations
 
 from typing import ClassVar
+
+from services.router.requests.context_limit import ContextLimit
 
 
 class RouterError(Exception):
@@ -72,12 +74,11 @@ class ContextTooLong(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt: int, wanted: int, limit: int, *, param: str, at_least: bool = False) -> None:
+    def __init__(self, prompt: int, wanted: int, limit: ContextLimit, *, param: str, at_least: bool = False) -> None:
         asked = f"{prompt} in the prompt" + (f" and {wanted} to generate" if wanted else "")
         total = f"at least {prompt}" if at_least else f"{prompt + wanted}"
-        super().__init__(
-            f"This model's context length is {limit} tokens, but {total} were requested ({asked}).", param=param
-        )
+        counts = f"This model's context length is {limit.tokens} tokens, but {total} were requested ({asked})."
+        super().__init__(f"{counts} {limit.reason}".rstrip(), param=param)
 
 
 class NoWorker(RouterError):
@@ -98,12 +99,12 @@ class ShuttingDown(RouterError):
     retry_after_s = 1
 
 
-class DeadlineExceeded(RouterError):
-    """The request's time is up."""
+class NoProgress(RouterError):
+    """The request got no token, and no part of its prompt was computed, for too long."""
 
     status = 504
     type = "timeout_error"
-    code = "deadline_exceeded"
+    code = "no_progress"
     should_retry = False
 
 

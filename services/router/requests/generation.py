@@ -19,8 +19,8 @@ from caracal_proto import attention_pb2
 from services.router.requests.attempt import Attempt
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
-    DeadlineExceeded,
     InvalidRequest,
+    NoProgress,
     NoWorker,
     Quarantined,
     RejectedByWorker,
@@ -34,9 +34,7 @@ log = structlog.get_logger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 3  # attempts without a new token
 RETRY_PAUSE_S = 0.05
-CLOCK_SLACK_S = 1.0  # a worker's deadline may pass before the router's own
 DRAINING = "draining"  # a worker's error message when it hands its sequences back
-OUT_OF_TIME = "The request's time is up."
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
@@ -44,12 +42,11 @@ CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What is to be generated. `deadline`: a time of the monotonic clock. `eos_ids` end the sequence unless ignored."""
+    """What is to be generated. `eos_ids` end the sequence unless ignored."""
 
     request_id: str
     prompt_ids: Sequence[int]
     sampling: attention_pb2.Sampling
-    deadline: float
     eos_ids: frozenset[int] = frozenset()
 
 
@@ -74,6 +71,7 @@ class Generation:
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
         self._abort: RouterError | None = None
+        self._progress_at = time.monotonic()
         self.progress = GenerationProgress()
         self.numerics_class: str | None = None
 
@@ -92,6 +90,7 @@ class Generation:
 
     async def next_tokens(self) -> TokenBatch:
         """Returns the next tokens. Raises RouterError when the generation cannot go on."""
+        self._progress_at = time.monotonic()  # how long the client took since the last tokens does not count
         while True:
             if self._attempt is None:
                 ended = self._already_ended()
@@ -112,6 +111,7 @@ class Generation:
             if event is None:
                 await self._recover(attempt, None)
                 continue
+            self._progress_at = time.monotonic()
             tokens = self.progress.accept(event.attempt, event.tokens)
             if tokens or event.finish_reason:
                 return TokenBatch(tokens, event.finish_reason, self._stop_id(event))
@@ -135,7 +135,8 @@ class Generation:
     async def _open(self) -> Attempt:
         """Opens an attempt at the best worker.
 
-        The first attempt waits while a worker is expected to come back; later ones wait until the deadline.
+        The first attempt waits while a worker is expected to come back; later ones as long as a request may go without
+        progress.
         """
         give_up_at = time.monotonic() + FIRST_WORKER_S
         while True:
@@ -160,7 +161,6 @@ class Generation:
             prompt_ids=self._request.prompt_ids,
             emitted_ids=self.progress.emitted_ids,
             sampling=self._request.sampling,
-            deadline_ms=max(1, int(self._seconds_left() * 1000)),
         )
         self._metrics.attempts.inc()
         if message.attempt > 1:
@@ -182,7 +182,7 @@ class Generation:
     async def _recover(self, attempt: Attempt, error: grpc.aio.AioRpcError | None) -> None:
         """Ends a failed attempt. Raises RouterError when another one would not help."""
         self._leave()
-        self._check_time()
+        self._check_time(attempt.expired)
         code = error.code() if error else None
         detail = (error.details() or "")[:200] if error else ""
         log.warning(
@@ -199,8 +199,6 @@ class Generation:
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and self._seconds_left() < CLOCK_SLACK_S:
-            raise DeadlineExceeded(OUT_OF_TIME)
         if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
             pass  # a planned exit: no sign that the request is at fault
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -211,11 +209,11 @@ class Generation:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
         await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _check_time(self) -> None:
+    def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
             raise self._abort
-        if self._seconds_left() <= 0:
-            raise DeadlineExceeded(OUT_OF_TIME)
+        if expired or self._seconds_left() <= 0:
+            raise NoProgress(f"The request made no progress for {self._workers.progress_timeout_s:g} s.")
 
     def _seconds_left(self) -> float:
-        return self._request.deadline - time.monotonic()
+        return self._progress_at + self._workers.progress_timeout_s - time.monotonic()

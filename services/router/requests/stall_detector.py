@@ -1,7 +1,8 @@
 """Finds attention workers with open attempts that send nothing: they lost their lease, or hang with sockets open.
 
 A worker that answers a probe is only slow, and is left alone. The attempts at one that does not answer are abandoned
-if another worker can take them over.
+if another worker can take them over. An attempt without an event for `progress_s` ends its request: workers send one
+for tokens and for parts of a prompt, so a long prompt lives on for as long as it is being computed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StallTimeouts:
-    """Seconds without an event: before a worker without a lease is given up, and before one with a lease is probed."""
+    """Seconds without an event: before a worker without a lease is given up, before one with a lease is probed, and
+    before a request is given up."""
 
     lost_s: float = 2.0
     probe_after_s: float = 0.5
+    progress_s: float = 600.0
 
 
 class StallDetector:
@@ -42,6 +45,7 @@ class StallDetector:
     def check(self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]) -> None:
         """Abandons the attempts of lost workers and starts probes of idle ones, without waiting for any probe."""
         now = time.monotonic()
+        self._expire(attempts, now)
         self._abandon_lost(workers, attempts, now)
         idle = {a.worker.worker_id for a in attempts if a.last_event_at < now - self._timeouts.probe_after_s}
         self.suspects &= {worker.worker_id for worker in workers}
@@ -53,6 +57,12 @@ class StallDetector:
     def close(self) -> None:
         for task in self._probing.values():
             task.cancel()
+
+    def _expire(self, attempts: Iterable[Attempt], now: float) -> None:
+        for attempt in list(attempts):
+            if not attempt.expired and attempt.last_event_at < now - self._timeouts.progress_s:
+                log.warning("a request makes no progress", worker=attempt.worker.worker_id, attempt=attempt.number)
+                attempt.expire()
 
     def _abandon_lost(self, workers: Iterable[AttentionWorkerView], attempts: Collection[Attempt], now: float) -> None:
         gone = {attempt.worker.worker_id for attempt in attempts} - {worker.worker_id for worker in workers}

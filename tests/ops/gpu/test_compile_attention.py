@@ -51,10 +51,12 @@ def fits(made: Compiled, spills: int = 0) -> None:
 ATTENTION = {"position_ptr": "*i32", "top_ptr": "*fp32", "sum_ptr": "*fp32"}
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_attention(dtype: torch.dtype) -> None:
+def test_attention(dtype: torch.dtype, sparse: bool) -> None:
     tile = mla_attention.TILES[dtype]
     constants = SIZES | {"BLOCK_R": 64, "BLOCK_H": tile.heads, "KEYS": tile.keys, "SPLIT": mla_attention.SPLIT}
+    constants |= {"SPARSE": sparse, "SPARSE_BLOCK": 128}
     own = ATTENTION | ({} if dtype == torch.bfloat16 else dict.fromkeys(("q_ptr", "cache_ptr", "out_ptr"), "*fp32"))
     made = compiled(mla_attention.attend_splits, constants, 8, tile.stages, own)
     fits(made, spills=64)  # 64 x 512 fp32 sums are 128 of 255 registers
@@ -66,7 +68,7 @@ def test_attention(dtype: torch.dtype) -> None:
 
 
 def test_fold_of_splits() -> None:
-    constants = SIZES | {"SPLIT": mla_attention.SPLIT}
+    constants = SIZES | {"SPLIT": mla_attention.SPLIT, "SPARSE": True, "SPARSE_BLOCK": 128}
     fits(compiled(mla_attention.fold_splits, {k: v for k, v in constants.items() if k != "R"}, 4, own=ATTENTION))
 
 
@@ -111,6 +113,7 @@ def test_sizes_of_one() -> None:
     """A launch makes every integer that is 1 a constant of the kernel."""
     ones = dict.fromkeys(("num_seqs", "table_stride", "num_pages"), 1)
     tile = {"BLOCK_R": 16, "BLOCK_H": 16, "BLOCK_C": 16, "H": 1, "C": 1, "R": 2, "KEYS": 64, "SPLIT": 1024}
+    tile |= {"SPARSE": True, "SPARSE_BLOCK": 128}
     fits(compiled(mla_attention.attend_splits, tile | ones, 8, own=ATTENTION))
     fits(compiled(plan_kernel, plan_blocks(1, 1) | {"F": 1, "W": 1}, 8))
     gate = {"NORM": False, "PLAN": True, "BLOCK_G": 1, "G": 1, "F": 1, "W": 1}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from caracal_kernels.triton.mla_attention import SPLIT, mla_attention_triton
 from support.gpu_inputs import batch_sizes
-from support.op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, rand
+from support.op_inputs import DEVICE, DTYPES, EVEN, ODD, Sizes, close, i32, rand, visible_keys
 from support.poisoned_memory import poisoned_memory
 from torch import Tensor
 
@@ -39,16 +39,22 @@ class Sequences:
         self.cache, self.table = cache.to(DEVICE), table.to(DEVICE)
 
     def attend(
-        self, q: Tensor, seq: list[int], positions: list[int], scratch_bytes: int = 1 << 30, split: int = SPLIT
+        self,
+        q: Tensor,
+        seq: list[int],
+        positions: list[int],
+        scratch_bytes: int = 1 << 30,
+        split: int = SPLIT,
+        sparse: tuple[int, int] = (0, 0),
     ) -> Tensor:
         arguments = (self.cache, self.table, i32(seq).to(DEVICE), i32(positions).to(DEVICE), SCALE, self.latent)
         with poisoned_memory():
-            return mla_attention_triton(q.to(DEVICE), *arguments, scratch_bytes, split).cpu()
+            return mla_attention_triton(q.to(DEVICE), *arguments, *sparse, scratch_bytes, split).cpu()
 
-    def exact(self, q: Tensor, seq: list[int], positions: list[int]) -> Tensor:
+    def exact(self, q: Tensor, seq: list[int], positions: list[int], sparse: tuple[int, int] = (0, 0)) -> Tensor:
         rows = []
         for q_HL, s, position in zip(q.double(), seq, positions, strict=True):
-            keys = self.keys[s][: position + 1].double()
+            keys = self.keys[s][: position + 1].double()[visible_keys(position, *sparse)]
             rows.append(torch.softmax(q_HL @ keys.T * SCALE, -1) @ keys[:, : self.latent])
         return torch.stack(rows)
 
@@ -104,6 +110,22 @@ def test_a_rows_bits_are_its_own(dtype: torch.dtype) -> None:
         mix = random.sample(range(len(rows)), size)
         batch = sequences.attend(q[mix], [rows[i][0] for i in mix], [rows[i][1] for i in mix])
         assert torch.equal(batch, alone[mix])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sparse_rows_read_the_first_and_the_last_blocks_only(dtype: torch.dtype) -> None:
+    """Positions around the ends of blocks, rows alone and together; with splits of 128 keys a row has four."""
+    lengths, sparse = [700, 90], (1, 2)
+    sequences = Sequences(lengths, ODD, dtype, page_size=48)
+    rows = [(1, 89), *((0, p) for p in (5, 127, 128, 383, 384, 511, 640, 699))]
+    q = rand(len(rows), ODD.heads, ODD.width, dtype=dtype)
+    seq, positions = (list(each) for each in zip(*rows, strict=True))
+    answer = sequences.attend(q, seq, positions, split=128, sparse=sparse)
+    close(answer, sequences.exact(q, seq, positions, sparse), dtype)
+    alone = [sequences.attend(q[i : i + 1], [s], [p], split=128, sparse=sparse) for i, (s, p) in enumerate(rows)]
+    assert torch.equal(answer, torch.cat(alone))
+    sequences.cache[sequences.table[0, 400 // 48]] = float("nan")  # between the sink and the last row's window
+    assert torch.equal(sequences.attend(q[-1:], [0], [699], split=128, sparse=sparse), answer[-1:])
 
 
 def test_no_rows_and_many_heads() -> None:
