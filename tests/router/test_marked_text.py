@@ -140,6 +140,10 @@ def test_json_keeps_marks(value: Any, ensure_ascii: bool, indent: int | None, so
         assert mark or character not in "AB"
 
 
+def test_an_empty_string_of_a_request_lends_no_marks() -> None:
+    assert marks_of(tojson(["", own_text("A")])) == b"\0\0\0\0\0\1\1\1\0"
+
+
 def test_json_with_a_separator_that_looks_like_a_string_loses_marks() -> None:
     value = {"a": own_text("B"), "c": own_text("D")}
     assert not has_own(tojson(value, separators=('"', ":")))

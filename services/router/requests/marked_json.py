@@ -48,7 +48,7 @@ def _strings(value: Any, sort_keys: bool) -> Iterator[str]:
 def _encoded(text: str, ensure_ascii: bool) -> MarkedText:
     whole = json.dumps(text, ensure_ascii=ensure_ascii)
     if is_own(text) or not has_own(text):
-        return MarkedText(whole, OWN * len(whole) if is_own(text) else None)
+        return MarkedText(whole, OWN * len(whole) if has_own(text) else None)
     pieces = [json.dumps(character, ensure_ascii=ensure_ascii)[1:-1] for character in str(text)]
     marks = b"".join(bytes((mark,)) * len(piece) for piece, mark in zip(pieces, marks_of(text), strict=True))
     return MarkedText(whole, b"\0" + marks + b"\0")
