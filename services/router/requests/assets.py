@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from services.checkpoint.config import DEFAULT_EOS_ID
 from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.generation_config import FILE as GENERATION_CONFIG
 from services.router.requests.generation_config import GenerationConfig, token_ids
@@ -48,7 +49,8 @@ class ModelAssets:
         templates = read_templates(path)
         own = "\n".join(template.text for template in templates.named.values()) if templates else ""
         control = control_tokens(raw, own, read_special_tokens(path).values())
-        worker_eos_ids = token_ids(config.get("eos_token_id"), f"{path / 'config.json'}: eos_token_id")
+        eos = config.get("eos_token_id")
+        worker_eos_ids = token_ids(DEFAULT_EOS_ID if eos is None else eos, f"{path / 'config.json'}: eos_token_id")
         generation = GenerationConfig.read(path, with_defaults=sampling_defaults)
         outside = [one for one in generation.eos_ids if one >= vocab_size]
         if outside:
