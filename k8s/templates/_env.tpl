@@ -97,6 +97,7 @@
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_GRPC_PORT, value: {{ int .role.grpcPort | quote }}}
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
+- {name: CARACAL_GENERATION_CONFIG, value: {{ .root.Values.model.generationConfig }}}
 - {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.replicas | quote }}}
 - {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}

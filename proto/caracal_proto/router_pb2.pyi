@@ -35,7 +35,9 @@ class TextRequest(_message.Message):
     """the `messages` array of a chat completion"""
     @_builtins.property
     def sampling(self) -> _attention_pb2.Sampling:
-        """seed 0 = chosen at random by the router"""
+        """seed 0 = chosen at random by the router; top_p, repetition_penalty or max_tokens 0 = not set. What is not set is taken
+        from the model's generation_config.json, as over HTTP.
+        """
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...

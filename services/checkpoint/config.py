@@ -16,6 +16,7 @@ from services.checkpoint.rope import Rope, rope_of
 from services.checkpoint.sparse import StreamingAttention, streaming_of
 
 __all__ = ["CheckpointError", "ModelConfig"]
+DEFAULT_EOS_ID = 2  # transformers' too
 _LARGEST = 2**31 - 1  # positions and ids are int32
 _COMPOSED = frozenset({"rope", "ngram", "streaming"})  # read from several fields, or from an object
 
@@ -47,7 +48,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = False
     bos_token_id: int = 1
-    eos_token_id: int | tuple[int, ...] = 2
+    eos_token_id: int | tuple[int, ...] = DEFAULT_EOS_ID
     torch_dtype: str = ""  # empty: what the tensors are stored in
     rope: Rope = field(default_factory=Rope)
     ngram: NgramConfig | None = None

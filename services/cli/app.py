@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Result = TypeVar("Result")
-PASSED_ON = ("dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype")
+PASSED_ON = ("dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype", "generation_config")
 CANNOT_SERVE = 3  # exit code of `caracal status`
 
 
@@ -63,6 +63,7 @@ def up(
     max_itl_ms: Annotated[float, _setting("max_itl_ms")] = LocalSettings.max_itl_ms,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
+    generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops it."""
     from services.cli.up import up as run
@@ -80,6 +81,7 @@ def up(
             max_itl_ms=max_itl_ms,
             link=link,
             dispatch_dtype=dispatch_dtype,
+            generation_config=generation_config,
         )
     except InvalidSetting as error:
         fail(str(error))
@@ -95,7 +97,7 @@ def generate(
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Stream one answer."""
-    from services.cli.generate import RequestFailed, stream_chat
+    from services.cli.generate import RequestFailed, stream_answer
     from services.cli.run_state import NoCluster, find
 
     options = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
@@ -103,7 +105,7 @@ def generate(
         address = url or find().url
         if not address:
             fail("no gateway is known: give --url or CARACAL_URL")
-        for text_delta in stream_chat(address, text, **options):
+        for text_delta in stream_answer(address, text, **options):
             sys.stdout.write(text_delta)
             sys.stdout.flush()
         print()

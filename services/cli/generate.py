@@ -1,4 +1,4 @@
-"""Streams a chat completion from a gateway over HTTP, with the standard library."""
+"""Streams an answer from a gateway over HTTP, with the standard library."""
 
 from __future__ import annotations
 
@@ -13,8 +13,36 @@ class RequestFailed(Exception):
     """The gateway cannot be reached or rejects the request. The message is one line."""
 
 
+class NoChatTemplate(RequestFailed):
+    """The model has no chat template: it continues text, and takes no messages."""
+
+
+def stream_answer(url: str, prompt: str, **options: Any) -> Iterator[str]:
+    """Yields the answer to a message, or what follows the text if the model has no chat template.
+
+    Raises RequestFailed.
+    """
+    try:
+        yield from stream_chat(url, prompt, **options)
+    except NoChatTemplate:
+        yield from stream_completion(url, prompt, **options)
+
+
+def stream_completion(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
+    """Yields the text that follows the prompt. `options` are further fields of the body. Raises RequestFailed."""
+    for event in _events(url, "/v1/completions", {"prompt": prompt, "stream": True, **options}, timeout_s):
+        if error := event.get("error"):
+            raise RequestFailed(str(error.get("message", error)))
+        for choice in event.get("choices", ()):
+            if text := choice.get("text"):
+                yield text
+
+
 def stream_chat(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
-    """Yields the text deltas of the answer. `options` are further fields of the request body. Raises RequestFailed."""
+    """Yields the text deltas of the answer. `options` are further fields of the request body.
+
+    Raises RequestFailed, NoChatTemplate when the model takes no messages.
+    """
     body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **options}
     for event in _events(url, "/v1/chat/completions", body, timeout_s):
         if error := event.get("error"):
@@ -34,7 +62,7 @@ def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> I
         )
         response = connection.getresponse()
         if response.status != 200:
-            raise RequestFailed(_error_message(response))
+            raise _failure(response)
         for line in response:
             if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                 yield json.loads(line[len(b"data: ") :])
@@ -44,9 +72,11 @@ def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> I
         connection.close()
 
 
-def _error_message(response: http.client.HTTPResponse) -> str:
+def _failure(response: http.client.HTTPResponse) -> RequestFailed:
     text = response.read().decode(errors="replace")
     try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the gateway answers {response.status}: {text[:200]}"
+        error = json.loads(text)["error"]
+        kind = NoChatTemplate if error.get("code") == "no_chat_template" else RequestFailed
+        return kind(str(error["message"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return RequestFailed(f"the gateway answers {response.status}: {text[:200]}")

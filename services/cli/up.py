@@ -8,10 +8,11 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from services.cli.generate import RequestFailed, stream_chat
+from services.cli.generate import NoChatTemplate, RequestFailed, stream_chat, stream_completion
 from services.cli.run_state import RunState, clear, save
 from services.local.cluster import LocalCluster, StartFailed
 from services.local.redis_server import NoRedis
@@ -21,6 +22,11 @@ from services.process.telemetry import configure_logging, progress
 
 READY_S = 300.0
 SAMPLE = "What is 12 + 30?"
+SAMPLED = {"max_tokens": 48, "temperature": 0}
+BASE_MODEL = """\
+The model has no chat template: it continues text, and /v1/chat/completions is closed.
+
+"""
 BUILT_IN_MODEL = """\
 The built-in model knows arithmetic, counting, unit conversion, recalling facts from the chat, and
 tool calls. It does not answer free conversation such as 'hello'.
@@ -68,33 +74,47 @@ async def _serve(cluster: LocalCluster) -> None:
     save(RunState(pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster))
     running = asyncio.create_task(cluster.run())
     try:
-        await asyncio.to_thread(_sample, url)
-        _say(usage(url, cluster.settings.model))
+        chats = await asyncio.to_thread(_sample, url)
+        _say(usage(url, cluster.settings.model, chats=chats))
         await running
     finally:
         running.cancel()
 
 
-def _sample(url: str) -> None:
-    """Streams the answer to SAMPLE to the terminal. Raises StartFailed."""
+def _sample(url: str) -> bool:
+    """Streams the answer to SAMPLE to the terminal; returns whether the model takes messages. Raises StartFailed.
+
+    A model without a chat template continues SAMPLE instead.
+    """
     _say(f"\n> {SAMPLE}")
+    chats = True
     try:
-        for text_delta in stream_chat(url, SAMPLE, max_tokens=48, temperature=0):
-            sys.stdout.write(text_delta)
-            sys.stdout.flush()
+        try:
+            _write(stream_chat(url, SAMPLE, **SAMPLED))
+        except NoChatTemplate:
+            chats = False
+            _write(stream_completion(url, SAMPLE, **SAMPLED))
     except RequestFailed as error:
         raise StartFailed(f"the cluster is up but does not answer: {error}") from None
     _say("\n")
+    return chats
 
 
-def usage(url: str, model: Path) -> str:
+def _write(text_deltas: Iterator[str]) -> None:
+    for text_delta in text_deltas:
+        sys.stdout.write(text_delta)
+        sys.stdout.flush()
+
+
+def usage(url: str, model: Path, *, chats: bool = True) -> str:
     """What to try with the cluster, and what the built-in model knows if `model` is its directory."""
-    body = {"messages": [{"role": "user", "content": SAMPLE}], "stream": True}
-    data = shlex.quote(json.dumps(body))
+    body = {"messages": [{"role": "user", "content": SAMPLE}]} if chats else {"prompt": SAMPLE, "max_tokens": 48}
+    data = shlex.quote(json.dumps({**body, "stream": True}))
+    route = "chat/completions" if chats else "completions"
     return f"""{BUILT_IN_MODEL if model.resolve() == DEFAULT_MODEL.resolve() else ""}\
-Caracal serves at {url} (OpenAI API under {url}/v1). Try:
+{"" if chats else BASE_MODEL}Caracal serves at {url} (OpenAI API under {url}/v1). Try:
 
-  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {data}
+  curl -N {url}/v1/{route} -H 'Content-Type: application/json' -d {data}
 
 In another terminal:
 

@@ -13,6 +13,7 @@ from typing import Any
 from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.config import CheckpointError, ModelConfig
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
+from services.router.settings import RouterSettings
 
 MAX_WORKERS = 64
 DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
@@ -45,6 +46,7 @@ class LocalSettings(Settings):
     max_itl_ms: float = setting_like(AttentionSettings, "max_itl_ms")
     link: str = setting_like(AttentionSettings, "link")
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
+    generation_config: str = setting_like(RouterSettings, "generation_config")
     environment: dict[str, str] = field(  # for every child
         default_factory=dict, metadata={"rule": Rule(help="further variables of every process")}
     )
@@ -91,6 +93,7 @@ class LocalSettings(Settings):
             "CARACAL_LINK": self.link,
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
+            "CARACAL_GENERATION_CONFIG": self.generation_config,
             "CARACAL_HOST": self.host,
             "CARACAL_ADVERTISE_HOST": self.host,
             "CARACAL_THREADS": threads,

@@ -22,11 +22,12 @@ from services.router.gateway.context import GatewayContext
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
 from services.router.placement.shortage_reporter import ShortageReporter
-from services.router.requests.assets import AssetError, ModelAssets
+from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
 from services.router.requests.directory import list_attention_workers
 from services.router.requests.metrics import RequestMetrics
+from services.router.requests.model_files import AssetError
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
@@ -92,10 +93,16 @@ def main() -> None:
     try:
         settings = RouterSettings.from_env()
         configure_logging("router", settings.identity, settings.log_level)
-        assets = ModelAssets.load(settings.model, settings.served_name)
+        assets = ModelAssets.load(
+            settings.model, settings.served_name, sampling_defaults=settings.generation_config == "auto"
+        )
         config = ModelConfig.from_dict(json.loads((settings.model / "config.json").read_text(encoding="utf-8")))
     except (InvalidSetting, AssetError, CheckpointError, ValueError) as error:
         exit_with_error(str(error))
+    generation = assets.generation
+    log.info("generation_config.json", eos_token_id=sorted(assets.eos_ids), **generation.defaults.given())
+    if generation.not_applied:
+        log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
     uvloop.run(serve(settings, assets, config))
 
 

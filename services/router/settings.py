@@ -14,6 +14,12 @@ class RouterSettings(ServiceSettings):
     port: int = port_setting("HTTP port", 8000)
     grpc_port: int = port_setting("gRPC port", 8001)
     model_name: str = setting("the model's name in the API; empty = its directory's", "")
+    generation_config: str = setting(
+        "sampling defaults of the model's generation_config.json: auto = they hold for what a request leaves open;"
+        " none = they do not. The ids that end an answer always count",
+        "auto",
+        one_of=("auto", "none"),
+    )
     progress_timeout_s: float = setting(
         "seconds a request may go without progress: no token, and no part of its prompt computed", 600.0, above=0
     )

@@ -55,6 +55,17 @@ def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_wo
         assert [env.get("CARACAL_DISPATCH_DTYPE") for env in given.values()] == [dtype, dtype]
 
 
+@pytest.mark.parametrize("value", ["auto", "none"])
+def test_generation_config_is_set_on_routers(chart: Chart, value: str) -> None:
+    given = {
+        name: environment(spec["containers"][0]).get("CARACAL_GENERATION_CONFIG", {}).get("value")
+        for name, spec in pod_specs(chart.render(f"model.generationConfig={value}"))
+        if "caracal-" in name
+    }
+    assert {name for name, found in given.items() if found} == {"Deployment/caracal-router"}
+    assert given["Deployment/caracal-router"] == value
+
+
 def test_no_variable_is_set_twice(chart: Chart) -> None:
     for name, spec in pod_specs(chart.render(*EVERYTHING, NUMBERS)):
         for container in spec["containers"]:

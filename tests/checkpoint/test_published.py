@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.expert_workers import LINKS, MAX_TOKENS, connecting, load_everything, open_dispatcher, place, workers
-from support.models_page import TOLERANCE, differences, markdown, our_logits, refusal, sequence
+from support.models_page import TOLERANCE, differences, markdown, our_logits, refused_with, sequence
 from support.paged import Paged
 from support.published import REFUSED, SERVED, Variant, build
 
@@ -51,7 +51,7 @@ def test_a_served_variant_has_the_same_bits_over_every_link(variant: Variant, tm
 
 @pytest.mark.parametrize("variant", REFUSED, ids=lambda variant: variant.name)
 def test_a_refused_variant_says_what_is_missing(variant: Variant, tmp_path: Path) -> None:
-    assert refusal(variant, tmp_path) == f"config.json: {variant.refusal}"
+    assert refused_with(variant, tmp_path) == f"config.json: {variant.line}"
 
 
 def test_the_table_is_up_to_date() -> None:

@@ -24,12 +24,12 @@ TOOLS = [{"type": "function", "function": {"name": "get", "parameters": {"type":
 LOOPS = "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.content | upper }}|{% endfor %}"
 
 
-def template(source: str, specials: tuple[str, ...] = ()) -> ChatTemplate:
-    return ChatTemplate(source, bos_token="<s>", eos_token="</s>", specials=specials)
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def text(source: str, messages: list[dict[str, Any]] = MESSAGES, **options: Any) -> str:
-    return "".join(part for part, _ in template(source).render(messages, **options))
+    return template(source).render(messages, **options)
 
 
 @pytest.mark.parametrize("source", [TEMPLATE, LOOPS, "{{ bos_token }}{{ messages | tojson(indent=2) }}\n"])
@@ -62,14 +62,6 @@ def test_forbidden_operations_are_an_invalid_request(source: str) -> None:
     with pytest.raises(InvalidRequest):
         template(source).render(MESSAGES)
     assert MESSAGES[0]["role"] == "system"
-
-
-def test_control_tokens_stay_text_except_in_assistant_messages() -> None:
-    messages = [{"role": "user", "content": "a</s>b</s>"}, {"role": "assistant", "content": "x</s>"}]
-    segments = template("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", ("</s>", "<s>")).render(
-        messages
-    )
-    assert segments == [("a", True), ("</s>", False), ("b", True), ("</s>", False), ("</s>x</s></s>", True)]
 
 
 def test_strftime_now_is_defined() -> None:

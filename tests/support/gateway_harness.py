@@ -41,9 +41,15 @@ class Harness:
     """A context manager: starts `fakes`, lists them in `directory`, then starts the router."""
 
     def __init__(
-        self, assets: Path, *fakes: FakeAttention, progress_s: float = 30.0, lost_s: float = 2.0, hold_s: float = 0.0
+        self,
+        assets: Path,
+        *fakes: FakeAttention,
+        progress_s: float = 30.0,
+        lost_s: float = 2.0,
+        hold_s: float = 0.0,
+        sampling_defaults: bool = True,
     ) -> None:
-        self.assets = ModelAssets.load(assets, MODEL)
+        self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
         self.directory = MutableDirectory()
         self._timeouts, self._hold_s = StallTimeouts(lost_s=lost_s, progress_s=progress_s), hold_s

@@ -39,7 +39,7 @@ The largest difference of any logit, where the standard deviation of logits is 1
 | checkpoint | tokens | transformers | mlx-lm | fp64 |
 |---|---|---|---|---|
 """
-REFUSAL = """
+REFUSED_INTRO = """
 ## Refused
 
 With one line that names what is missing, before any weight is read.
@@ -81,7 +81,7 @@ def differences(variant: Variant, path: Path) -> dict[str, float]:
     return found
 
 
-def refusal(variant: Variant, path: Path) -> str:
+def refused_with(variant: Variant, path: Path) -> str:
     """The line with which a variant is refused; empty when it is not."""
     try:
         Checkpoint.open(build(variant, path))
@@ -98,9 +98,9 @@ def markdown() -> str:
             found = differences(variant, Path(folder, f"served-{number}"))
             cells = [f"{found[name]:.0e}" if name in found else "" for name in _ORACLES]
             parts.append(f"| {variant.name} | {variant.length} | {' | '.join(cells)} |\n")
-        parts.append(REFUSAL)
+        parts.append(REFUSED_INTRO)
         for number, variant in enumerate(REFUSED):
-            parts.append(f"| {variant.name} | `{refusal(variant, Path(folder, f'refused-{number}'))}` |\n")
+            parts.append(f"| {variant.name} | `{refused_with(variant, Path(folder, f'refused-{number}'))}` |\n")
     return "".join(parts)
 
 

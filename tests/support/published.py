@@ -165,7 +165,7 @@ def _fused(path: Path, raw: dict[str, Any]) -> None:
         prefix = f"model.layers.{layer}.mlp.experts."
         parts = {part: [weights.pop(f"{prefix}{e}.{part}_proj.weight") for e in range(config.n_routed_experts)]
                  for part in ("gate", "up", "down")}  # fmt: skip
-        gate_up = torch.stack([torch.cat(pair) for pair in zip(parts["gate"], parts["up"], strict=True)])
+        gate_up = torch.stack([torch.cat(both) for both in zip(parts["gate"], parts["up"], strict=True)])
         unused = torch.full((config.zero_expert_num, *gate_up.shape[1:]), 7.0, dtype=gate_up.dtype)
         weights[f"{prefix}gate_up_proj"] = torch.cat([gate_up, unused])
         weights[f"{prefix}down_proj"] = torch.stack(parts["down"])
@@ -191,14 +191,14 @@ def _quantized(raw: dict[str, Any], disabled: list[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One published checkpoint; `write` makes the small one. `refusal`: the line it gets, behind "config.json: "."""
+    """One published checkpoint; `write` makes the small one. `line`: what it is refused with behind "config.json: "."""
 
     name: str
     raw: dict[str, Any]
     write: Callable[[Path, dict[str, Any]], None] = _plain
     oracles: tuple[str, ...] = ("transformers", "mlx-lm", "fp64")
     length: int = 300  # of the sequence that is compared
-    refusal: str = ""
+    line: str = ""
 
 
 def _without(raw: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -249,25 +249,25 @@ _TWO = _without(_SPARSE, "auto_map", "attention_method") | {
 _INDEXER = "indexer attention (index_topk) is not served"
 REFUSED = (
     Variant("LongCat-Flash-Lite-Sparse", _without(_SPARSE, "auto_map") | {"attention_method": "LSA"},
-            refusal=f"LongCat-Flash-Lite-Sparse: {_INDEXER}"),
-    Variant("LongCat-2.0", _TWO | {"model_type": None}, refusal=f"LongCat-2.0: {_INDEXER}"),
-    Variant("LongCat-2.0-FP8", _quantized(_TWO, []), refusal=f"LongCat-2.0: {_INDEXER}"),
+            line=f"LongCat-Flash-Lite-Sparse: {_INDEXER}"),
+    Variant("LongCat-2.0", _TWO | {"model_type": None}, line=f"LongCat-2.0: {_INDEXER}"),
+    Variant("LongCat-2.0-FP8", _quantized(_TWO, []), line=f"LongCat-2.0: {_INDEXER}"),
     Variant("LongCat-Next", LITE | {"architectures": ["LongcatNextForCausalLM"], "model_type": "longcat_next",
                                     "text_vocab_size": 352, "visual_config": {}},
-            refusal="LongCat-Next: a vocabulary with image and audio tokens (LongcatNextForCausalLM) is not served"),
+            line="LongCat-Next: a vocabulary with image and audio tokens (LongcatNextForCausalLM) is not served"),
     Variant("LongCat-Flash-Omni", CHAT | {"architectures": ["LongcatFlashOmniForCausalLM"], "audio_config": {}},
-            refusal="LongCat-Flash-Omni: vision and audio encoders (LongcatFlashOmniForCausalLM) is not served"),
+            line="LongCat-Flash-Omni: vision and audio encoders (LongcatFlashOmniForCausalLM) is not served"),
     Variant("LongCat-Flash-Lite, int4 by AutoRound", LITE | {"quantization_config": {"quant_method": "auto-round",
                                                                                      "bits": 4}},
-            refusal="quantization_config.quant_method: 'auto-round' is not supported, only 'fp8'"),
+            line="quantization_config.quant_method: 'auto-round' is not supported, only 'fp8'"),
     Variant("LongCat-Flash-Chat, 4 bit by mlx", CHAT | {"quantization": {"group_size": 64, "bits": 4}},
-            refusal="quantization: not known here, and what it means for answers could be lost"),
+            line="quantization: not known here, and what it means for answers could be lost"),
 )  # fmt: skip
 
 
 def build(variant: Variant, path: Path) -> Path:
     """Writes the variant's checkpoint; one that is not served gets its config.json and no weights."""
-    if variant.refusal:
+    if variant.line:
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(variant.raw, indent=2))
     else:

@@ -53,5 +53,5 @@ class Ngrams:
     def _gather(self, context_TN: Tensor) -> Tensor:
         """[T, E]: each table's row for each token."""
         row_TG = (context_TN[:, :, None] * self._multiplier_NG).sum(1) % self._rows_G
-        pairs = zip(self._tables.tables, row_TG.T, strict=True)
-        return torch.cat([table_RW.index_select(0, row_T) for table_RW, row_T in pairs], dim=1)
+        wanted = zip(self._tables.tables, row_TG.T, strict=True)
+        return torch.cat([table_RW.index_select(0, row_T) for table_RW, row_T in wanted], dim=1)

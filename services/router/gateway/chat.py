@@ -10,13 +10,14 @@ from fastapi import Request
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.output_parser import ARGUMENT_TAGS, TAGS, THINK
-from services.router.gateway.prompts import chat_ids, chat_segments
+from services.router.gateway.prompts import chat_ids, chat_prompt
 from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import ChatRequest, NamedTool
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.choice_stream import TextRules
 from services.router.requests.errors import InvalidRequest
+from services.router.requests.marked_text import ends_with_own
 
 
 async def chat_completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
@@ -24,18 +25,13 @@ async def chat_completions(gateway: GatewayContext, request: Request) -> Generat
     body = await read_model(request, ChatRequest)
     gateway.check_model(body.model)
     check_tools(body)
-    segments = await chat_segments(
-        gateway.serving.assets,
-        body.messages,
-        body.tools,
-        body.tool_choice,
-        add_generation_prompt=body.add_generation_prompt is not False,
-    )
-    prompt = await chat_ids(gateway.serving.assets, segments, gateway.serving.context_limit)
+    assets = gateway.serving.assets
+    prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
+    prompt_ids = await chat_ids(assets, prompt, gateway.serving.context_limit)
     max_tokens = body.max_completion_tokens or body.max_tokens
-    requests = gateway.generation_requests(body, [prompt], max_tokens, request.state.request_id, "messages")
+    requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request.state.request_id, "messages")
     gateway.check_open()
-    thinking = "".join(text for text, _ in segments[-1:]).rstrip().endswith(THINK)
+    thinking = ends_with_own(prompt, THINK)
     choice_streams = gateway.choice_streams(requests, text_rules(gateway, body))
     choices = [ChatChoice(choice_stream, i, body, thinking=thinking) for i, choice_stream in enumerate(choice_streams)]
     return GenerationResponse(

@@ -97,7 +97,8 @@ async def completions(gateway: GatewayContext, request: Request) -> GenerationRe
             code="unsupported_parameter",
         )
     prompts = await completion_ids(gateway.serving.assets, body, gateway.serving.context_limit)
-    max_tokens = body.max_tokens or max(DEFAULT_MAX_TOKENS, body.min_tokens or 0)
+    recommended = gateway.serving.assets.generation.defaults.max_new_tokens or DEFAULT_MAX_TOKENS
+    max_tokens = body.max_tokens or max(min(DEFAULT_MAX_TOKENS, recommended), body.min_tokens or 0)
     requests = gateway.generation_requests(body, prompts, max_tokens, request.state.request_id, "prompt")
     gateway.check_open()
     rules = TextRules(

@@ -49,13 +49,15 @@ class GatewayContext:
         """
         assets, limit = self.serving.assets, self.serving.context_limit
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
+        if max_tokens is None and (default := assets.generation.defaults.max_new_tokens) is not None:
+            allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]
         seed = draw_seed() if body.seed is None else body.seed
         eos_ids = assets.eos_ids
         return [
             GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
-                sampling=sampling_of(body, choice_seed(seed, choice), count, assets.vocab_size),
+                sampling=sampling_of(body, choice_seed(seed, choice), count, assets),
                 eos_ids=eos_ids,
             )
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))

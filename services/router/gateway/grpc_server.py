@@ -15,7 +15,7 @@ from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
 
 from services.process.grpc_server import AsyncGrpcServer
 from services.router.gateway.context import GatewayContext
-from services.router.gateway.prompts import chat_ids, chat_segments, completion_ids
+from services.router.gateway.prompts import chat_ids, chat_prompt, completion_ids
 from services.router.gateway.request_body import check_model_fields, parse_json
 from services.router.gateway.schemas import ChatRequest, CompletionRequest
 from services.router.requests.choice_stream import TextRules
@@ -53,8 +53,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         gateway, serving, body = self._gateway, self._gateway.serving, body_of(request)
         gateway.check_model(request.model)
         if isinstance(body, ChatRequest):
-            segments = await chat_segments(serving.assets, body.messages, None)
-            prompts = [await chat_ids(serving.assets, segments, serving.context_limit)]
+            prompt = await chat_prompt(serving.assets, body.messages, body)
+            prompts = [await chat_ids(serving.assets, prompt, serving.context_limit)]
         else:
             prompts = await completion_ids(serving.assets, body, serving.context_limit)
         requests = gateway.generation_requests(body, prompts, body.max_tokens, uuid.uuid4().hex, "prompt")

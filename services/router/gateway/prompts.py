@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, Tool, ToolCall
+from services.router.gateway.messages import plain_messages
+from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, TemplateOptions
+from services.router.gateway.template_variables import template_variables, tool_choice_variable
 from services.router.requests.assets import ModelAssets
 from services.router.requests.context_limit import ContextLimit
 from services.router.requests.errors import ContextTooLong, InvalidRequest
-from services.router.requests.template import Message, Segment
+from services.router.requests.marked_text import MarkedText
 
-SAME_ROLE = {"developer": "system", "function": "tool"}  # a newer and an older name of roles that templates know
 MAX_SHRINKAGE = 4  # times that a normalizer may shorten a text
-LONG_TEXT = 4096  # characters; longer texts are encoded off the event loop
+LONG_TEXT = 4096  # characters; longer texts are rendered and encoded off the event loop
+MANY_MESSAGES = 64  # more of them are rendered off the event loop
 
 
-async def chat_segments(
+async def chat_prompt(
     assets: ModelAssets,
     messages: Sequence[ChatMessage],
-    tools: Sequence[Tool] | None,
+    options: TemplateOptions,
     tool_choice: str | NamedTool | None = None,
-    *,
-    add_generation_prompt: bool = True,
-) -> list[Segment]:
+) -> MarkedText:
     """Renders a chat to prompt text. Raises InvalidRequest."""
-    if assets.template is None:
-        raise InvalidRequest("This model has no chat template; use /v1/completions.", code="unsupported_operation")
-    offered = None if tool_choice == "none" else tools
-    plain = [plain_message(message, i) for i, message in enumerate(messages)]
-    return assets.template.render(
-        plain,
-        tools=[tool.model_dump(exclude_none=True) for tool in offered or []],
-        add_generation_prompt=add_generation_prompt,
-        tool_choice=tool_choice.model_dump() if isinstance(tool_choice, NamedTool) else tool_choice,
+    if assets.templates is None:
+        raise InvalidRequest(
+            "This model has no chat template: it continues text. Use /v1/completions, or add a chat_template.jinja to"
+            " its directory.",
+            code="no_chat_template",
+        )
+    tools = [] if tool_choice == "none" else [tool.as_sent for tool in options.tools or []]
+    template = assets.templates.choose(tools=bool(tools))
+    render = partial(
+        template.render,
+        plain_messages(messages),
+        tools=tools,
+        add_generation_prompt=options.add_generation_prompt is not False,
+        **tool_choice_variable(tool_choice),
+        **template_variables(options, template.variables),
     )
+    return await run_in_threadpool(render) if _is_long(messages, tools) else render()
 
 
-async def chat_ids(assets: ModelAssets, segments: list[Segment], limit: ContextLimit | None = None) -> list[int]:
+async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: ContextLimit | None = None) -> list[int]:
     """Returns the ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
-    text = "".join(part for part, _ in segments)
-    check_size(assets, text, limit, param="messages")
-    if len(text) > LONG_TEXT:
-        return await run_in_threadpool(assets.encode_segments, segments)
-    return assets.encode_segments(segments)
+    check_size(assets, prompt, limit, param="messages")
+    if len(prompt) > LONG_TEXT:
+        return await run_in_threadpool(assets.prompts.encode, prompt)
+    return assets.prompts.encode(prompt)
+
+
+def _is_long(messages: Sequence[ChatMessage], tools: Sequence[Any]) -> bool:
+    """Whether rendering may take so long that it does not belong on the event loop."""
+    parts = (part for message in messages for part in (message.content, message.reasoning, message.reasoning_content))
+    long = sum(len(part) if isinstance(part, str) else 0 if part is None else LONG_TEXT for part in parts) > LONG_TEXT
+    return long or bool(tools) or any(message.tool_calls for message in messages) or len(messages) > MANY_MESSAGES
 
 
 async def text_ids(
@@ -103,48 +116,3 @@ def check_context(prompt: int, max_tokens: int | None, limit: ContextLimit, *, p
     if prompt + max_tokens > limit.tokens:
         raise ContextTooLong(prompt, max_tokens, limit, param="max_tokens")
     return max_tokens
-
-
-def plain_message(message: ChatMessage, number: int) -> Message:
-    """Returns a message as templates expect it: content is text, tool arguments are objects."""
-    plain: Message = {"role": SAME_ROLE.get(message.role, message.role), "content": _content(message, number)}
-    for field in ("name", "tool_call_id"):
-        if (value := getattr(message, field)) is not None:
-            plain[field] = value
-    if (reasoning := message.reasoning or message.reasoning_content) is not None:
-        plain["reasoning"] = plain["reasoning_content"] = reasoning
-    if message.tool_calls:
-        plain["tool_calls"] = [_call(call) for call in message.tool_calls]
-    return plain
-
-
-def _content(message: ChatMessage, number: int) -> str:
-    if message.content is None:
-        if message.role != "assistant":
-            raise InvalidRequest(
-                f"messages[{number}].content is required.",
-                param=f"messages[{number}].content",
-                code="missing_required_parameter",
-            )
-        return ""
-    if isinstance(message.content, str):
-        return message.content
-    for part in message.content:
-        if part.type not in ("text", "input_text") or part.text is None:
-            raise InvalidRequest(
-                f"messages[{number}].content: this model takes only parts of type text.",
-                param=f"messages[{number}].content",
-                code="unsupported_content_type",
-            )
-    return "".join(part.text or "" for part in message.content)
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            parsed = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            parsed = arguments
-        arguments = parsed
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}

@@ -22,7 +22,7 @@ LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
 
 UNSUPPORTED = {  # fields that would change the answer's meaning if they were ignored, and why they are rejected
     "chat_template": "templates come with the model",
-    "chat_template_kwargs": "templates come with the model",
+    "thinking_budget": "reasoning is not cut to a budget",
     "best_of": "use n",
     "suffix": "this model does not fill in the middle",
     "prompt_embeds": "only text and token ids are taken",

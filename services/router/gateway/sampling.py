@@ -8,6 +8,7 @@ import secrets
 from caracal_proto import attention_pb2
 
 from services.router.gateway.schemas import ChatRequest, CompletionRequest, Sampled
+from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import InvalidRequest
 
 SEED_MASK = 2**63 - 1  # workers store seeds as signed 64-bit integers
@@ -26,23 +27,27 @@ def choice_seed(seed: int, choice: int) -> int:
     return int.from_bytes(digest, "little") & SEED_MASK
 
 
-def sampling_of(body: Sampled, seed: int, max_tokens: int, vocab_size: int) -> attention_pb2.Sampling:
-    """Returns the Sampling message. Raises InvalidRequest for ids outside the vocabulary."""
+def sampling_of(body: Sampled, seed: int, max_tokens: int, assets: ModelAssets) -> attention_pb2.Sampling:
+    """Returns the Sampling message: what the request says, else what the model's generation_config.json says.
+
+    Raises InvalidRequest for ids outside the vocabulary.
+    """
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens must be at most max_tokens, which is {max_tokens} here.", param="min_tokens")
-    top_k = body.top_k or 0
+    defaults, vocab_size = assets.generation.defaults, assets.vocab_size
+    top_k = _first(body.top_k, defaults.top_k, 0)
     return attention_pb2.Sampling(
-        temperature=_or(body.temperature, 1.0),
-        top_k=0 if top_k < 1 else top_k,
-        top_p=_or(body.top_p, 1.0),
-        min_p=_or(body.min_p, 0.0),
+        temperature=_first(body.temperature, defaults.temperature, 1.0),
+        top_k=0 if top_k < 1 else int(top_k),
+        top_p=_first(body.top_p, defaults.top_p, 1.0),
+        min_p=_first(body.min_p, defaults.min_p, 0.0),
         seed=seed,
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        presence_penalty=_first(body.presence_penalty, 0.0),
+        frequency_penalty=_first(body.frequency_penalty, 0.0),
+        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         logit_bias=_logit_bias(body, vocab_size),
-        stop_ids=_stop_ids(body, vocab_size),
+        stop_ids=_stop_ids(body, assets),
         ignore_eos=bool(body.ignore_eos),
         min_tokens=min_tokens,
         max_tokens=max_tokens,
@@ -66,17 +71,20 @@ def top_logprobs(body: Sampled) -> int:
     return (body.logprobs or 0) if isinstance(body, CompletionRequest) else 0
 
 
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else float(value)
+def _first(*values: float | None) -> float:
+    """Returns the first value that is set."""
+    return next(float(value) for value in values if value is not None)
 
 
-def _stop_ids(body: Sampled, vocab_size: int) -> list[int]:
+def _stop_ids(body: Sampled, assets: ModelAssets) -> list[int]:
+    """Returns the request's own ids, and those that end an answer which workers do not know from config.json."""
     ids = sorted(set(body.stop_token_ids or []))
-    if ids and ids[-1] >= vocab_size:
+    if ids and ids[-1] >= assets.vocab_size:
         raise InvalidRequest(
-            f"stop_token_ids must be below {vocab_size}.", param="stop_token_ids", code="value_out_of_range"
+            f"stop_token_ids must be below {assets.vocab_size}.", param="stop_token_ids", code="value_out_of_range"
         )
-    return ids
+    ends = frozenset() if body.ignore_eos else assets.eos_ids - assets.worker_eos_ids
+    return sorted(ends.union(ids))
 
 
 def _logit_bias(body: Sampled, vocab_size: int) -> dict[int, float]:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
@@ -75,7 +87,7 @@ class Sampled(Lenient):
 
 class FunctionCall(Lenient):
     name: StrictStr
-    arguments: StrictStr | dict[str, Any] = "{}"
+    arguments: Any = "{}"  # a model may have written anything
 
 
 class ToolCall(Lenient):
@@ -95,8 +107,10 @@ class ChatMessage(Lenient):
     name: StrictStr | None = None
     tool_call_id: StrictStr | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
     reasoning: StrictStr | None = None
     reasoning_content: StrictStr | None = None
+    thinking: StrictStr | None = None
 
 
 class ToolFunction(Lenient):
@@ -108,6 +122,24 @@ class ToolFunction(Lenient):
 class Tool(Lenient):
     type: Literal["function"]
     function: ToolFunction
+    _as_sent: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep(cls, value: Any, check: ModelWrapValidatorHandler[Tool]) -> Tool:
+        tool = check(value)
+        if isinstance(value, dict):
+            function = {name: field for name, field in value["function"].items() if field is not None}
+            tool._as_sent = {name: field for name, field in value.items() if field is not None} | {"function": function}
+        return tool
+
+    @property
+    def as_sent(self) -> dict[str, Any]:
+        """The tool's JSON object with its fields in the client's order, in which templates show them to the model.
+
+        A field of the function that is null is left out.
+        """
+        return self._as_sent
 
 
 class NamedFunction(Lenient):
@@ -119,16 +151,33 @@ class NamedTool(Lenient):
     function: NamedFunction
 
 
-class ChatRequest(Sampled):
+class Thinking(BaseModel):
+    """Whether the model shall think before it answers, in LongCat's API."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["enabled", "disabled"]
+
+
+class TemplateOptions(Lenient):
+    """What a request says to the chat template beside its messages."""
+
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    add_generation_prompt: StrictBool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    thinking: Thinking | None = None
+    enable_thinking: StrictBool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+
+
+class ChatRequest(Sampled, TemplateOptions):
     """POST /v1/chat/completions"""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[StrictInt, number(1, 2**31 - 1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    add_generation_prompt: StrictBool | None = None
 
 
 Ids = list[Annotated[StrictInt, Field(ge=0)]]
@@ -143,15 +192,14 @@ class CompletionRequest(Sampled):
     add_special_tokens: StrictBool | None = None
 
 
-class TokenizeRequest(Lenient):
+class TokenizeRequest(TemplateOptions):
     """POST /tokenize: a prompt, or messages as in a chat."""
 
     model: StrictStr | None = None
     prompt: StrictStr | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
-    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     add_special_tokens: StrictBool | None = None
-    add_generation_prompt: StrictBool | None = None
     return_token_strs: StrictBool | None = None
 
 

@@ -100,6 +100,7 @@ class StatusRoutes:
 
     def _card(self) -> dict[str, Any]:
         serving = self._gateway.serving
+        generation = serving.assets.generation
         return {
             "id": serving.assets.name,
             "object": "model",
@@ -108,4 +109,9 @@ class StatusRoutes:
             "root": serving.assets.name,
             "parent": None,
             "max_model_len": serving.context_limit.tokens,
+            "generation_config": {
+                "eos_token_id": sorted(serving.assets.eos_ids),
+                **generation.defaults.given(),
+                "not_applied": list(generation.not_applied),
+            },
         }

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from services.router.gateway.context import GatewayContext
-from services.router.gateway.prompts import chat_ids, chat_segments, text_ids
+from services.router.gateway.prompts import chat_ids, chat_prompt, text_ids
 from services.router.gateway.request_body import read_model
 from services.router.gateway.schemas import DetokenizeRequest, TokenizeRequest
 from services.router.requests.errors import InvalidRequest
@@ -20,9 +20,8 @@ async def tokenize(gateway: GatewayContext, request: Request) -> dict[str, Any]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("Exactly one of prompt and messages is required.", param="prompt")
     if body.messages is not None:
-        generate = body.add_generation_prompt is not False
-        segments = await chat_segments(assets, body.messages, body.tools, add_generation_prompt=generate)
-        ids = await chat_ids(assets, segments)
+        prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
+        ids = await chat_ids(assets, prompt)
     else:
         ids = await text_ids(assets, body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
     strings = [assets.tokenizer.id_to_token(token) for token in ids] if body.return_token_strs else None

@@ -1,120 +1,92 @@
-"""Loads what the gateway needs of a checkpoint directory: tokenizer, chat template, sizes. No weights, no torch."""
+"""Loads what the gateway needs of a checkpoint directory: tokenizer, chat templates, sizes. No weights, no torch."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
+from services.checkpoint.config import DEFAULT_EOS_ID
 from services.router.requests.detokenizer import Vocabulary
-from services.router.requests.template import ChatTemplate, Segment
-
-
-class AssetError(ValueError):
-    """Expected: a file of the checkpoint directory is missing or wrong; the one-line message names it."""
+from services.router.requests.generation_config import FILE as GENERATION_CONFIG
+from services.router.requests.generation_config import GenerationConfig, token_ids
+from services.router.requests.model_files import AssetError, read_json
+from services.router.requests.prompt_encoder import PromptEncoder, control_tokens
+from services.router.requests.template import ChatTemplates
+from services.router.requests.template_files import read_special_tokens, read_templates
 
 
 @dataclass(frozen=True)
 class ModelAssets:
-    """The served model's tokenizer, chat template and sizes."""
+    """The served model's tokenizer, chat templates, sizes and generation_config.json."""
 
     name: str
     tokenizer: Tokenizer
-    plain_tokenizer: Tokenizer  # encodes the texts of control tokens as plain text
+    prompts: PromptEncoder
     vocabulary: Vocabulary
-    template: ChatTemplate | None
+    templates: ChatTemplates | None
     vocab_size: int
     max_model_len: int
-    eos_ids: frozenset[int]
+    eos_ids: frozenset[int]  # end an answer: those of config.json and of generation_config.json
+    worker_eos_ids: frozenset[int]  # those that workers know, from config.json
+    generation: GenerationConfig
 
     @classmethod
-    def load(cls, path: Path, name: str) -> ModelAssets:
+    def load(cls, path: Path, name: str, *, sampling_defaults: bool = True) -> ModelAssets:
         """Reads a Hugging Face-layout directory. Raises AssetError naming the file."""
-        config = _read_json(path / "config.json")
-        raw = _read_json(path / "tokenizer.json")
+        config = read_json(path / "config.json")
+        raw = read_json(path / "tokenizer.json")
         tokenizer = _tokenizer(path / "tokenizer.json")
-        plain = _tokenizer(path / "tokenizer.json")
-        plain.encode_special_tokens = True
         vocabulary = Vocabulary(tokenizer, raw)
+        vocab_size = _positive(config, "vocab_size", path)
+        if vocabulary.size > vocab_size:
+            raise AssetError(
+                f"{path / 'tokenizer.json'}: it has token ids up to {vocabulary.size - 1},"
+                f" but vocab_size in config.json is {vocab_size}"
+            )
+        templates = read_templates(path)
+        own = "\n".join(template.text for template in templates.named.values()) if templates else ""
+        control = control_tokens(raw, own, read_special_tokens(path).values())
+        eos = config.get("eos_token_id")
+        worker_eos_ids = token_ids(DEFAULT_EOS_ID if eos is None else eos, f"{path / 'config.json'}: eos_token_id")
+        generation = GenerationConfig.read(path, with_defaults=sampling_defaults)
+        outside = [one for one in generation.eos_ids if one >= vocab_size]
+        if outside:
+            raise AssetError(
+                f"{path / GENERATION_CONFIG}: eos_token_id: {outside[0]} lies outside the vocabulary of {vocab_size}"
+            )
         return cls(
             name=name,
             tokenizer=tokenizer,
-            plain_tokenizer=plain,
+            prompts=PromptEncoder(tokenizer, raw, control),
             vocabulary=vocabulary,
-            template=_template(path, vocabulary),
-            vocab_size=_positive(config, "vocab_size"),
-            max_model_len=_positive(config, "max_position_embeddings"),
-            eos_ids=_ids(config.get("eos_token_id")),
+            templates=templates,
+            vocab_size=vocab_size,
+            max_model_len=_positive(config, "max_position_embeddings", path),
+            eos_ids=worker_eos_ids | generation.eos_ids,
+            worker_eos_ids=worker_eos_ids,
+            generation=generation,
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Returns the ids of a raw prompt; texts of control tokens in it become control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def encode_segments(self, segments: list[Segment]) -> list[int]:
-        """Returns the ids of a rendered chat."""
-        ids: list[int] = []
-        for text, control in segments:
-            tokenizer = self.tokenizer if control else self.plain_tokenizer
-            ids += tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
 
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AssetError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise AssetError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise AssetError(f"{path}: not a JSON object")
-    return value
-
-
-def _positive(config: dict[str, Any], field: str) -> int:
+def _positive(config: dict[str, Any], field: str, path: Path) -> int:
     value = config.get(field)
     if not isinstance(value, int) or value <= 0:
-        raise AssetError(f"config.json: {field} must be a positive integer, not {value!r}")
+        raise AssetError(f"{path / 'config.json'}: {field} must be a positive integer, not {value!r}")
     return value
-
-
-def _ids(value: Any) -> frozenset[int]:
-    """Returns the ids of a config.json field that has one id, a list of ids, or null."""
-    return frozenset(value if isinstance(value, list) else () if value is None else (value,))
 
 
 def _tokenizer(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001  the library raises bare Exception
         raise AssetError(f"{path}: {error}") from None
-
-
-def _template(path: Path, vocabulary: Vocabulary) -> ChatTemplate | None:
-    """Loads chat_template.jinja, or else the template in tokenizer_config.json; None when the model has none."""
-    config_path, template_path = path / "tokenizer_config.json", path / "chat_template.jinja"
-    config = _read_json(config_path) if config_path.exists() else {}
-    source = template_path.read_text(encoding="utf-8") if template_path.exists() else config.get("chat_template")
-    if isinstance(source, list):
-        source = next((entry["template"] for entry in source if entry["name"] == "default"), None)
-    if source is None:
-        return None
-    try:
-        return ChatTemplate(
-            source,
-            bos_token=_token_text(config.get("bos_token")),
-            eos_token=_token_text(config.get("eos_token")),
-            specials=list(vocabulary.added),
-        )
-    except TemplateError as error:
-        raise AssetError(f"{path}: chat template: {error}") from None
-
-
-def _token_text(token: Any) -> str:
-    """Returns the text of a token of tokenizer_config.json: a string, or an object with a `content`."""
-    return token["content"] if isinstance(token, dict) else token or ""
+    tokenizer.no_truncation()  # settings of a training script: a prompt is never cut without a word
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,52 +1,42 @@
-"""Renders messages to prompt text with the checkpoint's chat template, in a sandbox.
-
-The Jinja environment is set up as in Hugging Face's `apply_chat_template`, without importing it.
-"""
+"""Renders messages to prompt text with the checkpoint's chat templates, in a sandbox, as transformers does."""
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.meta import find_undeclared_variables
 
 from services.router.requests.errors import InvalidRequest
+from services.router.requests.marked_text import MarkedText, own_text
+from services.router.requests.marking_environment import MarkingEnvironment
 
 Message = dict[str, Any]
-Segment = tuple[str, bool]  # text, and whether its special tokens are control tokens
 
-UNESCAPED_ROLES = frozenset({"assistant"})  # its earlier replies may contain control tokens
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Not jinja2's own filter: that one escapes HTML characters.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+DEFAULT, WITH_TOOLS = "default", "tool_use"  # names of templates; transformers takes the second when there are tools
+OWN_FIELDS = frozenset({"role", "type"})  # have one of a few values each; templates build control tokens from roles
+MODEL_FIELDS = frozenset({"content", "reasoning_content", "reasoning", "thinking"})  # of an assistant's message
+NOT_FOR_REQUESTS = frozenset({"messages", "tools", "documents", "tool_choice", "add_generation_prompt"})
+FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class ChatTemplate:
-    """A compiled chat template. `specials` are the texts that the tokenizer reads as control tokens."""
+    """A compiled chat template. `tokens` are its variables that hold special tokens: `bos_token` and so on.
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str, specials: Sequence[str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+    Raises jinja2's TemplateError.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        environment = MarkingEnvironment()
         self._template: Template = environment.from_string(source)
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._specials = sorted(specials, key=len, reverse=True)
+        self._tokens = {name: own_text(text) for name, text in tokens.items()}
+        self.text = "\n".join(_strings(environment.literals))  # all that it may write itself
+        read = find_undeclared_variables(environment.parse(source))
+        if "lipsum" in read:
+            raise TemplateError("it uses lipsum, which is random: the same request would give different prompts")
+        self.variables = read - environment.globals.keys() - tokens.keys() - NOT_FOR_REQUESTS
 
     def render(
         self,
@@ -55,55 +45,82 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         **variables: Any,
-    ) -> list[Segment]:
-        """Returns the prompt in segments. Raises InvalidRequest when the template rejects the messages."""
-        guard = SpecialTokenGuard(self._specials)
-        escaped = [message if message["role"] in UNESCAPED_ROLES else guard.escape(message) for message in messages]
+    ) -> MarkedText:
+        """Returns the prompt's text. Raises InvalidRequest when the template rejects the messages."""
+        given = _request_data(list(tools)) if tools else None
+        options = {"add_generation_prompt": add_generation_prompt, **_request_data(variables)}
+        chat = [_message_data(message) for message in messages]
         try:
-            text = self._template.render(
-                messages=escaped,
-                tools=list(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt,
-                **self._tokens,
-                **variables,
-            )
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            try:
+                return self._text(chat, given, options)
+            except FAILURES:
+                # A template may need what a tool may lack.
+                completed = [_completed(tool) for tool in given or ()]
+                if completed == (given or []):
+                    raise
+                return self._text(chat, completed, options)
+        except FAILURES as error:
             raise InvalidRequest(
                 f"The chat template rejected the messages: {str(error)[:200]}", param="messages"
             ) from None
-        return guard.segments(text)
+
+    def _text(self, chat: list[Message], tools: list[Any] | None, options: Mapping[str, Any]) -> MarkedText:
+        text = self._template.render(messages=chat, tools=tools, documents=None, **self._tokens, **options)
+        assert isinstance(text, MarkedText)
+        return text
 
 
-class SpecialTokenGuard:
-    """Keeps texts of control tokens in users' messages plain text: a mark replaces each while the template runs."""
+@dataclass(frozen=True, slots=True)
+class ChatTemplates:
+    """A model's chat templates by name."""
 
-    def __init__(self, specials: Sequence[str]) -> None:
-        self._specials = specials
-        self._nonce = secrets.token_hex(8)
-        self._escaped: list[str] = []
+    named: Mapping[str, ChatTemplate]
 
-    def escape(self, message: Message) -> Message:
-        content = message.get("content")
-        if not isinstance(content, str):
-            return message
-        for special in self._specials:
-            if special in content:
-                content = content.replace(special, self._mark(special))
-        return {**message, "content": content}
+    def choose(self, *, tools: bool) -> ChatTemplate:
+        """Returns the template of a chat with or without tools. Raises InvalidRequest if there is none."""
+        chosen = self.named.get(WITH_TOOLS) if tools else None
+        chosen = chosen or self.named.get(DEFAULT)
+        if chosen is None:
+            raise InvalidRequest(
+                f"This model has no chat template named {DEFAULT}, only {', '.join(sorted(self.named))}.",
+                code="no_chat_template",
+            )
+        return chosen
 
-    def segments(self, text: str) -> list[Segment]:
-        """Cuts the rendered text at the marks, and puts what they stand for back as plain text."""
-        if not self._escaped:
-            return [(text, True)]
-        segments: list[Segment] = []
-        for i, part in enumerate(text.split(f"\ue000{self._nonce}:")):
-            number, mark, rest = part.partition("\ue001") if i else ("", "", part)
-            if mark:
-                segments.append((self._escaped[int(number)], False))
-            segments.append((rest, True))
-        return [(part, control) for part, control in segments if part]
 
-    def _mark(self, special: str) -> str:
-        if special not in self._escaped:
-            self._escaped.append(special)
-        return f"\ue000{self._nonce}:{self._escaped.index(special)}\ue001"
+def _message_data(message: Message) -> Message:
+    """Marks what a template may use as control tokens: roles, and what the model itself wrote in earlier turns."""
+    own = OWN_FIELDS | MODEL_FIELDS if message["role"] == "assistant" else OWN_FIELDS
+    return {
+        key: own_text(value) if key in own and isinstance(value, str) else _request_data(value)
+        for key, value in message.items()
+    }
+
+
+def _request_data(value: Any) -> Any:
+    """Returns data of a request with every string as text that is not the template's own."""
+    if isinstance(value, str):
+        return MarkedText(value)
+    if isinstance(value, dict):
+        return {_request_data(key): _request_data(item) for key, item in value.items()}
+    return [_request_data(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _completed(tool: dict[str, Any]) -> dict[str, Any]:
+    """Adds what a function may lack: a description, and parameters when it has none."""
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        return tool
+    missing = {"description": MarkedText(), "parameters": {"type": "object", "properties": {}}}
+    return {**tool, "function": missing | function}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
