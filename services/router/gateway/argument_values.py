@@ -17,7 +17,7 @@ def json_text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: it can be sent as an escape only
+    except UnicodeEncodeError:  # a lone surrogate: it can be sent as an escape only
         return json.dumps(value)
     return text
 

@@ -7,7 +7,7 @@ import re
 
 from services.router.gateway.argument_values import json_text
 from services.router.gateway.output_tags import END_TOOL, TOOL, Piece
-from services.router.gateway.quoted_tags import Doubt, StringDoubt
+from services.router.gateway.quoted_tags import Ambiguity, AmbiguityInString
 
 # Everything before the arguments in the usual key order; possessive by construction, so linear.
 HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\\x00-\x1f]{1,256})"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
@@ -78,9 +78,9 @@ class JsonCall:
         self._json.push(text)
         return ""
 
-    def doubt(self, tag: str) -> Doubt | None:
-        """Returns the doubt that a tag here raises: within a string it may be text."""
-        return StringDoubt() if self._json.in_string and tag in (TOOL, END_TOOL) else None
+    def ambiguity(self, tag: str) -> Ambiguity | None:
+        """Returns the ambiguity that a tag here raises: within a string it may be text."""
+        return AmbiguityInString() if self._json.in_string and tag in (TOOL, END_TOOL) else None
 
     def finish(self, *, cut: bool) -> str:
         """Returns the rest of the arguments, at the call's end; sets `name` if the call can be read."""

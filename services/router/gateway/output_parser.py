@@ -23,7 +23,7 @@ from services.router.gateway.output_tags import (
     Piece,
     TagReader,
 )
-from services.router.gateway.quoted_tags import Doubt
+from services.router.gateway.quoted_tags import Ambiguity
 from services.router.gateway.tool_calls import CallStream, ToolDelta
 from services.router.gateway.white_space import Trimmer
 from services.router.requests.text import Tag
@@ -57,7 +57,7 @@ class OutputParser:
         self._reader = TagReader([tag for tag in self._tags if tag not in tokens])
         self._spaces = Trimmer(start=reasoning, end=reasoning)
         self._call: CallStream | None = None
-        self._doubt: Doubt | None = None
+        self._ambiguity: Ambiguity | None = None
         self._strict = False  # a tag ends a call wherever it stands
         self.reasoning = reasoning  # whether a reasoning block is open at the end of the text so far
         self.calls = 0
@@ -76,8 +76,8 @@ class OutputParser:
         `cut`: the answer ended at a limit, not where the model ended it.
         """
         deltas = [delta for piece in self._reader.finish() for delta in self._piece(piece)]
-        if self._doubt is not None:
-            deltas += self._quoted(self._doubt.pieces) if cut else self._settle(quoted=False)
+        if self._ambiguity is not None:
+            deltas += self._quoted(self._ambiguity.pieces) if cut else self._resolve(quoted=False)
         return deltas if self._call is None else deltas + self._close_call(cut=cut)
 
     def _is_plain_content(self, text: str, tags: Sequence[Tag]) -> bool:
@@ -107,11 +107,11 @@ class OutputParser:
     def _in_call(self, piece: Piece) -> list[Delta]:
         call = self._call
         assert call is not None
-        if self._doubt is None and piece.is_tag and not self._strict:
-            self._doubt = call.doubt(piece.text)
-        if self._doubt is not None:
-            quoted = self._doubt.push(piece)
-            return [] if quoted is None else self._settle(quoted=quoted)
+        if self._ambiguity is None and piece.is_tag and not self._strict:
+            self._ambiguity = call.ambiguity(piece.text)
+        if self._ambiguity is not None:
+            quoted = self._ambiguity.push(piece)
+            return [] if quoted is None else self._resolve(quoted=quoted)
         if piece == Piece(END_TOOL, is_tag=True):
             return self._close_call(END_TOOL)
         if piece == Piece(TOOL, is_tag=True):
@@ -121,19 +121,19 @@ class OutputParser:
         steps = call.push(piece)
         return self._give_up_call() if call.hopeless else [Delta("tool", tool=step) for step in steps]
 
-    def _settle(self, *, quoted: bool) -> list[Delta]:
+    def _resolve(self, *, quoted: bool) -> list[Delta]:
         """Reads on from a tag within an argument, as text or as the end of the call.
 
         Having been wrong once, the second reading takes every tag as one: each piece is read twice at most.
         """
-        doubt, self._doubt = self._doubt, None
-        assert doubt is not None
+        ambiguity, self._ambiguity = self._ambiguity, None
+        assert ambiguity is not None
         if not quoted:
             self._strict = True
-            deltas = [delta for piece in doubt.pieces for delta in self._piece(piece)]
+            deltas = [delta for piece in ambiguity.pieces for delta in self._piece(piece)]
             self._strict = False
             return deltas
-        *inside, last = doubt.pieces
+        *inside, last = ambiguity.pieces
         return [*self._quoted(inside), *self._in_call(last)]
 
     def _quoted(self, pieces: Sequence[Piece]) -> list[Delta]:

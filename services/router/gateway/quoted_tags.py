@@ -10,7 +10,7 @@ from typing import Protocol
 from services.router.gateway.output_tags import END_VALUE, VALUE, Piece
 
 
-class Doubt(Protocol):
+class Ambiguity(Protocol):
     """Collects the pieces from such a tag on."""
 
     pieces: list[Piece]
@@ -20,7 +20,7 @@ class Doubt(Protocol):
         ...
 
 
-class StringDoubt:
+class AmbiguityInString:
     """A tag in a JSON string is text if the string ends as one in an object does: before `,`, `}`, `]` or `:`."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class StringDoubt:
         return None
 
 
-class ValueDoubt:
+class AmbiguityInValue:
     """A tag in an XML value is text if the value's own end follows. A value within a value has its own end."""
 
     def __init__(self) -> None:

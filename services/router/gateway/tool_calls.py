@@ -9,7 +9,7 @@ from typing import Any
 
 from services.router.gateway.json_call import JsonCall
 from services.router.gateway.output_tags import Piece
-from services.router.gateway.quoted_tags import Doubt
+from services.router.gateway.quoted_tags import Ambiguity
 from services.router.gateway.xml_call import XmlCall
 
 
@@ -61,9 +61,9 @@ class CallStream:
             piece = piece if piece.is_tag else Piece(begun)
         return self._steps(self._reader.push(piece))
 
-    def doubt(self, tag: str) -> Doubt | None:
-        """Returns the doubt that a tag raises which would end an argument, if it is within one."""
-        return None if self._reader is None else self._reader.doubt(tag)
+    def ambiguity(self, tag: str) -> Ambiguity | None:
+        """Returns the ambiguity that a tag raises which would end an argument, if it is within one."""
+        return None if self._reader is None else self._reader.ambiguity(tag)
 
     def finish(self, *, cut: bool = False) -> list[ToolDelta]:
         """Returns the last steps of a call; `cut`: its end did not come. One that cannot be read has no name."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from services.router.gateway.argument_values import is_string, json_text, typed_value
 from services.router.gateway.output_tags import END_KEY, END_TOOL, END_VALUE, KEY, TOOL, VALUE, Piece
-from services.router.gateway.quoted_tags import Doubt, ValueDoubt
+from services.router.gateway.quoted_tags import Ambiguity, AmbiguityInValue
 from services.router.gateway.white_space import Trimmer
 
 NAME = re.compile(r'([^\s{}\[\]<>",]{1,256})\s{0,256}')
@@ -40,9 +40,9 @@ class XmlCall:
             return self._tag(piece.text)
         return self._text(piece.text)
 
-    def doubt(self, tag: str) -> Doubt | None:
-        """Returns the doubt that a tag here raises: within a value it may be text."""
-        return ValueDoubt() if self._state == "value" and tag in (TOOL, END_TOOL, KEY, VALUE) else None
+    def ambiguity(self, tag: str) -> Ambiguity | None:
+        """Returns the ambiguity that a tag here raises: within a value it may be text."""
+        return AmbiguityInValue() if self._state == "value" and tag in (TOOL, END_TOOL, KEY, VALUE) else None
 
     def finish(self, *, cut: bool) -> str:
         """Returns the rest of the arguments, at the call's end. An answer that was `cut` leaves them open."""

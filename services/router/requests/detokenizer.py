@@ -103,14 +103,14 @@ class WindowDecoder:
     def _push(self, token_id: int) -> str:
         self._window.append(token_id)
         before, now = self._decode(self._window[: self._known]), self._decode(self._window)
-        settled = len(self._window) - self._known
+        fresh = len(self._window) - self._known
         if len(now) <= len(before) or now.endswith(REPLACEMENT):  # it may be a part of a character
-            if settled <= LONGEST_PART:
+            if fresh <= LONGEST_PART:
                 return ""
-            settled = 1
+            fresh = 1
             now = self._decode(self._window[: self._known + 1])
         # The context of the ids to come begins where a character does.
-        self._window, self._known = self._window[self._known :], settled
+        self._window, self._known = self._window[self._known :], fresh
         return now[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
