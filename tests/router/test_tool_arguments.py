@@ -157,6 +157,7 @@ VALUES = {
     "1+2j": '"1+2j"',
     "__import__('os')": "\"__import__('os')\"",
     "9**9**9": '"9**9**9"',
+    "{'a': '\\d'}": '{"a": "\\\\d"}',
     "{'a'": "\"{'a'\"",
     '"\\ud83d"': '"\\ud83d"',
     "1" * 5000: f'"{"1" * 5000}"',
@@ -201,6 +202,7 @@ def test_what_is_just_short_and_flat_enough_is_read() -> None:
     assert typed_value(long.replace("x", "xx", 1)) == json.dumps(long.replace("x", "xx", 1))
 
 
+@pytest.mark.filterwarnings("error")
 @given(st.one_of(st.text(), st.text("[]{}()'\",:-+ \\uTrueNone019ead.", max_size=40)))
 def test_a_value_is_always_json(text: str) -> None:
     value = typed_value(text)

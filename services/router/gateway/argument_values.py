@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
@@ -43,4 +44,6 @@ def _literal(text: str) -> Any:
     depths = accumulate((char in "([{") - (char in ")]}") for char in text)
     if len(text) > LITERAL_CHARS or max(depths, default=0) > LITERAL_DEPTH:
         raise ValueError("too long or too deep")
-    return ast.literal_eval(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know: nobody could act on it
+        return ast.literal_eval(text)
