@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.byte_fallback import byte_fallback_tokenizer
 from support.gateway_assets import BOS, EOS, train_tokenizer
@@ -151,6 +151,7 @@ MAKERS: list[tuple[Tokenizer, Callable[[], Decoder]]] = [
 
 @pytest.mark.parametrize(("tokenizer", "make"), MAKERS)
 @given(text=TEXTS)
+@example(text="é𐀀")
 def test_no_character_is_ever_split(tokenizer: Tokenizer, make: Callable[[], Decoder], text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     decoder, shown, whole = make(), "", tokenizer.decode(ids, skip_special_tokens=False)

@@ -10,6 +10,7 @@ from support.parsed_output import FORMS, SCHEMAS, Form, Parsed, join, spelled
 from services.router.gateway.output_parser import Delta, OutputParser
 from services.router.gateway.output_tags import END_THINK, END_TOOL, TAGS, THINK, TOOL
 from services.router.gateway.tool_calls import ToolDelta
+from services.router.requests.text import Tag
 
 ARGUMENTS = '{"text": "a } \\" { b", "count": [1, {"x": 2}]}'
 CALL = f'{TOOL}\n{{"name": "get", "arguments": {ARGUMENTS}}}\n{END_TOOL}'
@@ -87,6 +88,8 @@ def test_a_tokenizer_that_has_only_some_tags() -> None:
     parser = OutputParser(SCHEMAS, tokens=[TOOL, END_TOOL])
     parts = [*parser.push("<longcat_th"), *parser.push(f"ink>hm{END_THINK}{TOOL}4"), *parser.finish()]
     assert parts == [Delta("reasoning", "hm"), Delta("content", f"{TOOL}4")]
+    parser = OutputParser(SCHEMAS, tokens=[TOOL, END_TOOL])
+    assert [*parser.push("<longcat_th"), *parser.push(TOOL, [Tag(0, TOOL)])] == [Delta("content", "<longcat_th")]
 
 
 TAG_OR_TEXT = st.one_of(st.sampled_from([*TAGS, *map(spelled, TAGS)]), st.text('ab<>{}":,\\ \n', max_size=6))

@@ -78,6 +78,14 @@ def test_text_that_reads_like_a_tag_is_none() -> None:
     assert used == 2 * len(spelled) + 1
 
 
+def test_a_tag_that_the_decoder_leaves_out_is_none() -> None:
+    vocabulary = VOCABULARIES["byte-level"]
+    tag = vocabulary.added[TAGS[0]]
+    fold = TextFold(vocabulary.decoder([tag]), StopStrings([]), checked=False, tags={tag: TAGS[0]})
+    assert fold.push([tag]) == (TaggedText(), 1)
+    assert fold.finish() == TaggedText()
+
+
 def test_a_tag_that_a_stop_string_cuts_is_text() -> None:
     vocabulary = VOCABULARIES["byte-level"]
     tag, x = vocabulary.added[TAGS[0]], ids_by_bytes(vocabulary)[b"x"]
