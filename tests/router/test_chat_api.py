@@ -187,7 +187,7 @@ def test_tool_calls(router: Harness, call: str, stream: bool) -> None:
     else:
         choice = client.chat.completions.create(model=MODEL, messages=HI, tools=TOOLS).choices[0]  # type: ignore[assignment]
     assert choice.finish_reason == "tool_calls"
-    assert choice.message.content == "Let me look."
+    assert choice.message.content == "Let me look.\n"
     calls = choice.message.tool_calls or []
     assert [one.function.name for one in calls if one.type == "function"] == ["get_weather"] * 2
     arguments = [json.loads(one.function.arguments) for one in calls if one.type == "function"]

@@ -1,51 +1,30 @@
-"""LongCat's tags in replies are parsed the same, wherever the text deltas are cut."""
+"""LongCat's tags in replies are parsed the same, wherever the text deltas are cut, as tokens and as text."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.parsed_output import FORMS, SCHEMAS, Form, Parsed, join, spelled
 
-from services.router.gateway.output_parser import TAGS, Delta, OutputParser
-from services.router.gateway.tool_calls import read_xml_call
-
-SCHEMAS = {"get": {"properties": {"text": {"type": "string"}, "count": {"type": "integer"}}}}
-Calls = list[tuple[str, str]]
-
-
-def read(text_deltas: list[str], *, tools: bool = True, reasoning: bool = False) -> tuple[str, str, Calls]:
-    """Returns (content, reasoning, calls) of a text given in deltas; asserts that nothing shown is taken back."""
-    parser = OutputParser(SCHEMAS if tools else None, reasoning=reasoning)
-    deltas = [delta for text_delta in text_deltas for delta in parser.push(text_delta)]
-    shown = "".join(delta.text for delta in deltas if delta.kind == "content")
-    deltas += parser.finish()
-    calls: dict[int, list[str]] = {}
-    for step in (delta.tool for delta in deltas if delta.tool is not None):
-        if step.name is not None:
-            assert step.index not in calls
-            assert step.call_id is not None
-            calls[step.index] = [step.name, ""]
-        calls[step.index][1] += step.arguments
-    assert list(calls) == list(range(parser.calls))
-    content = "".join(delta.text for delta in deltas if delta.kind == "content")
-    assert content.startswith(shown)
-    thoughts = "".join(delta.text for delta in deltas if delta.kind == "reasoning")
-    return content, thoughts, [(name, arguments) for name, arguments in calls.values()]
-
-
-def every_cut(text: str) -> list[list[str]]:
-    return [[text], list(text), *([text[:i], text[i:]] for i in range(1, len(text)))]
-
+from services.router.gateway.output_parser import Delta, OutputParser
+from services.router.gateway.output_tags import END_THINK, END_TOOL, TAGS, THINK, TOOL
+from services.router.gateway.tool_calls import ToolDelta
+from services.router.requests.text import Tag
 
 ARGUMENTS = '{"text": "a } \\" { b", "count": [1, {"x": 2}]}'
-CALL = f'<longcat_tool_call>\n{{"name": "get", "arguments": {ARGUMENTS}}}\n</longcat_tool_call>'
-SWAPPED = '<longcat_tool_call>{"arguments": {"count": 1}, "name": "get"}</longcat_tool_call>'
+CALL = f'{TOOL}\n{{"name": "get", "arguments": {ARGUMENTS}}}\n{END_TOOL}'
+SWAPPED = f'{TOOL}{{"arguments": {{"count": 1}}, "name": "get"}}{END_TOOL}'
 XML = (
-    "<longcat_tool_call>get\n<longcat_arg_key>text</longcat_arg_key>\n<longcat_arg_value>12</longcat_arg_value>\n"
-    '<longcat_arg_key>count</longcat_arg_key><longcat_arg_value>{"a": [1]}</longcat_arg_value>\n</longcat_tool_call>'
+    f"{TOOL}get\n<longcat_arg_key>text</longcat_arg_key>\n<longcat_arg_value>12</longcat_arg_value>\n"
+    f'<longcat_arg_key>count</longcat_arg_key><longcat_arg_value>{{"a": [1]}}</longcat_arg_value>\n{END_TOOL}'
 )
+GET = ("get", ARGUMENTS)
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> Form:
+    return FORMS[request.param]
 
 
 @pytest.mark.parametrize(
@@ -53,68 +32,122 @@ XML = (
     [
         ("plain < text <longcat is", ("plain < text <longcat is", "", [])),
         (" spaces \n kept \n", (" spaces \n kept \n", "", [])),
-        (f"Look:\n{CALL}", ("Look:", "", [("get", ARGUMENTS)])),
+        (f"Look:\n{CALL}", ("Look:\n", "", [GET])),
+        (f" \n{CALL}\n", (" \n", "", [GET])),
+        (f"before {CALL}\nand after", ("before \nand after", "", [GET])),
+        (f"a {CALL}\n{CALL}\n\nb \n", ("a \n\n\nb \n", "", [GET, GET])),
+        (f"a {CALL}\nb {CALL}\n \n", ("a \nb ", "", [GET, GET])),
         (
             f"{CALL}\n{SWAPPED}{XML}",
-            ("", "", [("get", ARGUMENTS), ("get", '{"count": 1}'), ("get", '{"text": "12", "count": {"a": [1]}}')]),
+            ("", "", [GET, ("get", '{"count": 1}'), ("get", '{"text": "12", "count": {"a": [1]}}')]),
         ),
+        (f"{THINK}\nhm\n\nwell\n{END_THINK}\n\nyes {CALL}after", ("yes after", "hm\n\nwell", [GET])),
+        (f"{THINK}hm{END_THINK}\n{CALL}", ("", "hm", [GET])),
+        (f"{THINK}never closed", ("", "never closed", [])),
+        (f"{THINK}thought {CALL}", ("", f"thought {CALL}", [])),
+        (f"{THINK}I could {CALL}\n{END_THINK}\nNo.", ("No.", f"I could {CALL}", [])),
+        (f"{THINK}{THINK} \n{THINK}hm{END_THINK}4", ("4", "hm", [])),
+        (f"{THINK}hm{END_THINK}4{THINK}{THINK}hm{END_THINK}5", ("45", "hmhm", [])),
+        (f"{TOOL}garbage {{{END_TOOL}!", (f"{TOOL}garbage {{{END_TOOL}!", "", [])),
+        (f"{TOOL}some prose{END_TOOL} {CALL}", (f"{TOOL}some prose{END_TOOL} ", "", [GET])),
+        (f"Look:\n{TOOL}garbage {{ {CALL}", (f"Look:\n{TOOL}garbage {{ ", "", [GET])),
+        (f'{TOOL}{{"name": 5}}', (f'{TOOL}{{"name": 5}}', "", [])),
+        (f'{TOOL}{{"name": 5}} {CALL}', (f'{TOOL}{{"name": 5}} ', "", [GET])),
+        (f'{TOOL}\n{{"name": "get", "arguments": {{"text": "cut', ("", "", [("get", '{"text": "cut')])),
+        (f"{TOOL} \n{TOOL}{CALL}", ("", "", [GET])),
+        (f"{TOOL}{END_TOOL}", (f"{TOOL}{END_TOOL}", "", [])),
         (
-            f"<longcat_think>\nhm\n\nwell\n</longcat_think>\n\nyes {CALL}after",
-            ("yesafter", "hm\n\nwell", [("get", ARGUMENTS)]),
+            f'{TOOL}{{"name": "get", "arguments": {{"a": 1}}}}{TOOL}get{END_TOOL}',
+            ("", "", [("get", '{"a": 1}'), ("get", "{}")]),
         ),
-        ("<longcat_think>never closed", ("", "never closed", [])),
-        (f"<longcat_think>thought {CALL}", ("", "thought", [("get", ARGUMENTS)])),
-        (
-            "<longcat_tool_call>garbage {</longcat_tool_call>!",
-            ("<longcat_tool_call>garbage {</longcat_tool_call>!", "", []),
-        ),
-        ('<longcat_tool_call>{"name": 5}', ('<longcat_tool_call>{"name": 5}', "", [])),
-        ('<longcat_tool_call>\n{"name": "get", "arguments": {"text": "cut', ("", "", [("get", '{"text": "cut')])),
-        ('<longcat_tool_call>{"name": "get"}</longcat_tool_call>', ("", "", [("get", "{}")])),
     ],
-    ids=range(11),
+    ids=range(24),
 )
-def test_every_cut_is_parsed_the_same(text: str, expected: tuple[str, str, Calls]) -> None:
-    for text_deltas in every_cut(text):
-        assert read(text_deltas) == expected, text_deltas
+def test_every_cut_is_parsed_the_same(form: Form, text: str, expected: Parsed) -> None:
+    assert form.parse_text(text) == expected
 
 
-def test_a_prompt_that_opens_the_reasoning() -> None:
-    for text_deltas in every_cut("I think\n</longcat_think>\n4"):
-        assert read(text_deltas, reasoning=True) == ("4", "I think", [])
+def test_a_prompt_that_opens_the_reasoning(form: Form) -> None:
+    assert form.parse_text(f"I think\n{END_THINK}\n4", reasoning=True) == ("4", "I think", [])
+    assert form.parse_text(f"{THINK}I think\n{END_THINK}\n4", reasoning=True) == ("4", "I think", [])
 
 
-def test_without_tools_their_tags_are_text() -> None:
-    assert read([CALL], tools=False) == (CALL, "", [])
+def test_without_tools_their_tags_are_text(form: Form) -> None:
+    assert form.parse_text(CALL + XML, tools=False) == (CALL + XML, "", [])
 
 
-@given(st.lists(st.one_of(st.sampled_from(TAGS), st.text('ab<>{}" \n', max_size=6)), max_size=12), st.data())
-def test_random_texts_do_not_depend_on_the_cut(parts: list[str], data: st.DataObject) -> None:
-    text = "".join(parts)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    text_deltas = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert read(text_deltas) == read([text])
+def test_where_tags_are_tokens_text_that_reads_like_one_is_text() -> None:
+    text = "".join(f"{spelled(tag)} " for tag in TAGS)
+    plain = text.replace("\x02", "<")
+    assert FORMS["tokens"].parse_text(text) == (plain, "", [])
+    assert FORMS["tokens"].parse_text(f"{THINK}{text}{END_THINK}x{text}") == (f"x{plain}", plain.strip(), [])
+    assert FORMS["tokens"].parse_text(f"{TOOL}get{spelled(END_TOOL)}{END_TOOL}")[0] == f"{TOOL}get{END_TOOL}{END_TOOL}"
+
+
+def test_a_tokenizer_that_has_only_some_tags() -> None:
+    parser = OutputParser(SCHEMAS, tokens=[TOOL, END_TOOL])
+    parts = [*parser.push("<longcat_th"), *parser.push(f"ink>hm{END_THINK}{TOOL}4"), *parser.finish()]
+    assert parts == [Delta("reasoning", "hm"), Delta("content", f"{TOOL}4")]
+    parser = OutputParser(SCHEMAS, tokens=[TOOL, END_TOOL])
+    assert [*parser.push("<longcat_th"), *parser.push(TOOL, [Tag(0, TOOL)])] == [Delta("content", "<longcat_th")]
+
+
+TAG_OR_TEXT = st.one_of(st.sampled_from([*TAGS, *map(spelled, TAGS)]), st.text('ab<>{}":,\\ \n', max_size=6))
+
+
+@given(
+    st.lists(st.one_of(TAG_OR_TEXT, st.sampled_from([CALL, XML, CALL[:-30]])), max_size=12), st.booleans(), st.data()
+)
+def test_random_texts_do_not_depend_on_the_cut(parts: list[str], end: bool, data: st.DataObject) -> None:
+    for form in FORMS.values():
+        units = form.units("".join(parts))
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(units)), max_size=6)))
+        deltas = [join(units[a:b]) for a, b in zip([0, *cuts], [*cuts, len(units)], strict=True)]
+        assert form.parse(deltas, cut=end) == form.parse(units, cut=end)
 
 
 def test_arguments_stream_before_the_call_is_complete() -> None:
     parser = OutputParser(SCHEMAS)
-    begun = parser.push('<longcat_tool_call>\n{"name": "get", "arguments": {"text": "lo')
+    begun = parser.push(f'{TOOL}\n{{"name": "get", "arguments": {{"text": "lo')
     assert [(delta.tool.name, delta.tool.arguments) for delta in begun if delta.tool] == [
         ("get", ""),
         (None, '{"text": "lo'),
     ]
-    assert parser.push("ng") == [Delta("tool", tool=type(begun[0].tool)(0, "ng"))]  # type: ignore[misc]
+    assert parser.push("ng") == [Delta("tool", tool=ToolDelta(0, "ng"))]
 
 
-def test_xml_values_follow_the_schema() -> None:
-    body = XML.removeprefix("<longcat_tool_call>").removesuffix("</longcat_tool_call>")
-    read_call = read_xml_call(body, SCHEMAS)
-    assert read_call is not None
-    assert json.loads(read_call[1]) == {"text": "12", "count": {"a": [1]}}
-    assert read_xml_call("get<longcat_arg_key>x", SCHEMAS) is None
-    assert read_xml_call("", SCHEMAS) is None
+def test_no_part_of_a_tag_is_shown(form: Form) -> None:
+    parser = OutputParser(SCHEMAS, tokens=TAGS if form.tokens else ())
+    shown = ""
+    for unit in form.units(f"a {CALL} b {XML}c {THINK}d{END_THINK}e"):
+        for delta in parser.push(unit.text, unit.tags):
+            shown += delta.text
+            assert "longcat" not in shown
+            assert not shown.endswith("<")
 
 
-def test_hostile_bodies_take_linear_time() -> None:
-    text = "<longcat_tool_call>" + '{"name": "' * 20_000 + "<" * 200_000 + "<longcat_think" * 20_000
-    assert read([text[i : i + 1000] for i in range(0, len(text), 1000)])[2] == []
+def test_prose_about_a_tag_streams(form: Form) -> None:
+    parser = OutputParser(SCHEMAS, tokens=TAGS if form.tokens else ())
+    units = form.units(f"Write {TOOL} and then a name, and")
+    shown = [delta.text for unit in units for delta in parser.push(unit.text, unit.tags)]
+    assert "".join(shown) == f"Write {TOOL} and then a name, and"
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TOOL + '{"name": "' * 10_000 + "<" * 50_000 + "<longcat_think" * 10_000,
+        (TOOL + "{" + '"' + END_TOOL) * 2_000,
+        (TOOL + "get<longcat_arg_key>text<longcat_arg_value>a" + END_TOOL) * 1_000,
+        (TOOL + '{"name": "get", "arguments": {"a": "' + END_TOOL) * 1_000,
+        TOOL + "get<longcat_arg_key>text<longcat_arg_value>" + " " * 50_000 + "\\" * 50_000,
+        f"{THINK}a{' ' * 50_000}{END_THINK}{TOOL}get{END_TOOL}{' ' * 50_000}b",
+        (THINK + END_THINK) * 3_000,
+    ],
+    ids=range(7),
+)
+@pytest.mark.timeout(60)
+def test_hostile_texts_take_linear_time(form: Form, text: str, size: int) -> None:
+    units = form.units(text)
+    form.parse([join(units[i : i + size]) for i in range(0, len(units), size)])

@@ -52,11 +52,11 @@ def test_real_tokens_in_any_chunks(words: list[str], stops: list[str], chunk: in
     shown, used = "", 0
     for start in range(0, len(ids), chunk):
         text, count = fold.push(ids[start : start + chunk])
-        shown, used = shown + text, used + count
+        shown, used = shown + text.text, used + count
         if fold.hit is not None:
             break
     else:
-        shown += fold.finish()
+        shown += fold.finish().text
     expected, hit = reference("".join(words), stops, include=False)
     assert shown == expected
     assert (fold.hit is not None) == hit

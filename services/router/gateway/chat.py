@@ -9,7 +9,7 @@ from fastapi import Request
 
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
 from services.router.gateway.context import GatewayContext
-from services.router.gateway.output_parser import ARGUMENT_TAGS, TAGS, THINK
+from services.router.gateway.output_tags import TAGS, THINK
 from services.router.gateway.prompts import chat_ids, chat_prompt
 from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
@@ -54,13 +54,13 @@ def check_tools(body: ChatRequest) -> None:
 
 
 def text_rules(gateway: GatewayContext, body: ChatRequest) -> TextRules:
-    """Returns how ids become text: LongCat's tags reach the parser even if the tokenizer calls them special."""
+    """Returns how ids become text: LongCat's tags are marked, even if the tokenizer calls them special."""
     added = gateway.serving.assets.vocabulary.added
     return TextRules(
         stop=body.stops,
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
-        shown_ids=frozenset(added[tag] for tag in (*TAGS, *ARGUMENT_TAGS) if tag in added),
+        tags={added[tag]: tag for tag in TAGS if tag in added},
     )
 
 

@@ -26,17 +26,19 @@ class ChatChoice:
         self.finish_reason: str | None = None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or []}
         wants_tools = bool(schemas) and body.tool_choice != "none"
-        self._parser = OutputParser(schemas if wants_tools else None, reasoning=thinking)
+        self._parser = OutputParser(
+            schemas if wants_tools else None, reasoning=thinking, tokens=choice_stream.vocabulary.added.keys()
+        )
         self._deltas: list[Delta] = []
         self._tokens: list[attention_pb2.Token] = []
 
     def parse(self, text_delta: TextDelta) -> list[Delta]:
         """Returns the parts that a text delta completes; sets `finish_reason` with the last."""
-        deltas = self._parser.push(text_delta.text) if text_delta.text else []
+        deltas = self._parser.push(text_delta.text, text_delta.tags) if text_delta.text else []
         if self._parser.reasoning:
             self.choice_stream.reasoning_tokens += len(text_delta.tokens)
         if text_delta.finish_reason:
-            deltas += self._parser.finish()
+            deltas += self._parser.finish(cut=text_delta.finish_reason == "length")
             called = self._parser.calls and text_delta.finish_reason == "stop"
             self.finish_reason = "tool_calls" if called else text_delta.finish_reason
         return deltas

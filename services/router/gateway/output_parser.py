@@ -1,24 +1,32 @@
 """Parses LongCat's output into OpenAI's parts, as it streams: content, reasoning, tool calls.
 
-Never shows part of a tag. Time is linear in the text: nothing is evaluated, and no backtracking regular expression is
-run on model output.
+Never shows part of a tag. Time is linear in the text: no backtracking regular expression is run on model output.
+
+Reasoning is taken out first, as in vLLM and in the model's own server: a call in it is a thought about a call. Content
+is what is left without the calls, as it was written, but for white space at the beginning after reasoning, and white
+space after a call that no text follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from services.router.gateway.output_tags import (
+    END_THINK,
+    END_TOOL,
+    REASONING_TAGS,
+    THINK,
+    TOOL,
+    TOOL_TAGS,
+    Piece,
+    TagReader,
+)
+from services.router.gateway.quoted_tags import Ambiguity
 from services.router.gateway.tool_calls import CallStream, ToolDelta
-from services.router.requests.stops import held_length
-
-THINK, END_THINK = "<longcat_think>", "</longcat_think>"
-TOOL, END_TOOL = "<longcat_tool_call>", "</longcat_tool_call>"
-TAGS = (THINK, END_THINK, TOOL, END_TOOL)
-ARGUMENT_TAGS = ("<longcat_arg_key>", "</longcat_arg_key>", "<longcat_arg_value>", "</longcat_arg_value>")
-
-State = Literal["content", "reasoning", "tool"]
+from services.router.gateway.white_space import Trimmer
+from services.router.requests.text import Tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,94 +39,125 @@ class Delta:
 
 
 class OutputParser:
-    """Parses one choice. `tools`: the JSON schemas of the arguments by tool name; None = tool calls stay content."""
+    """Parses one choice.
 
-    def __init__(self, tools: Mapping[str, Mapping[str, Any]] | None, *, reasoning: bool = False) -> None:
+    `tools`: the JSON schemas of the arguments by tool name; None = tool calls stay content. `reasoning`: the prompt
+    has opened a block. `tokens`: texts that the tokenizer has as tokens.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, Mapping[str, Any]] | None,
+        *,
+        reasoning: bool = False,
+        tokens: Collection[str] = (),
+    ) -> None:
         self._tools = tools
-        self._state: State = "reasoning" if reasoning else "content"
-        self._held = ""
-        self._spaces = ""  # white space that is shown only if something follows it
-        self._trim = reasoning  # drop white space at the beginning of the next text
+        self._tags = REASONING_TAGS if tools is None else (*REASONING_TAGS, *TOOL_TAGS)
+        self._reader = TagReader([tag for tag in self._tags if tag not in tokens])
+        self._spaces = Trimmer(start=reasoning, end=reasoning)
         self._call: CallStream | None = None
+        self._ambiguity: Ambiguity | None = None
+        self._strict = False  # a tag ends a call wherever it stands
+        self.reasoning = reasoning  # whether a reasoning block is open at the end of the text so far
         self.calls = 0
 
-    @property
-    def reasoning(self) -> bool:
-        """Whether a reasoning block is open at the end of the text so far."""
-        return self._state == "reasoning"
-
-    def push(self, text: str) -> list[Delta]:
-        """Returns the parts that the text adds, as far as they are certain."""
-        if self._is_plain_content(text):
+    def push(self, text: str, tags: Sequence[Tag] = ()) -> list[Delta]:
+        """Returns the parts that the text adds, as far as they are certain. `tags`: those that came as tokens."""
+        if self._is_plain_content(text, tags):
             return [Delta("content", text)]
-        deltas: list[Delta] = []
-        text = self._held + text
-        while (tag := self._first_tag(text)) is not None:
-            start = text.index(tag)
-            deltas += self._text(text[:start])
-            deltas += self._enter(tag)
-            text = text[start + len(tag) :]
-        held = held_length(text, self._possible_tags())
-        self._held = text[len(text) - held :]
-        return deltas + self._text(text[: len(text) - held])
+        if self._tools is None:
+            tags = [tag for tag in tags if tag.text in self._tags]
+        return [delta for piece in self._reader.push(text, tags) for delta in self._piece(piece)]
 
-    def finish(self) -> list[Delta]:
-        """Returns what was held back; an unfinished tool call as far as it can be read, or else as content."""
-        held, self._held = self._held, ""
-        deltas = self._text(held)
-        if self._call is not None:
-            deltas += self._close_call(complete=False)
-        if self._state == "content" and self._spaces:
-            deltas.append(Delta("content", self._spaces))
-        return deltas
+    def finish(self, *, cut: bool = False) -> list[Delta]:
+        """Returns what was held back; an unfinished tool call as far as it can be read, or else as content.
 
-    def _is_plain_content(self, text: str) -> bool:
+        `cut`: the answer ended at a limit, not where the model ended it.
+        """
+        deltas = [delta for piece in self._reader.finish() for delta in self._piece(piece)]
+        if self._ambiguity is not None:
+            deltas += self._quoted(self._ambiguity.pieces) if cut else self._resolve(quoted=False)
+        return deltas if self._call is None else deltas + self._close_call(cut=cut)
+
+    def _is_plain_content(self, text: str, tags: Sequence[Tag]) -> bool:
         """Whether the text can be passed on as it is: true for most texts, so worth a shortcut."""
-        plain = self._state == "content" and not (self._held or self._spaces or self._trim)
-        return plain and "<" not in text and text != "" and (self._tools is None or text[-1] > " ")
+        plain = self._call is None and not self.reasoning and self._spaces.passes_all and not self._reader.held
+        return plain and not tags and "<" not in text and text != ""
 
-    def _possible_tags(self) -> Sequence[str]:
-        if self._state == "tool":
-            return (END_TOOL,)
-        tool = () if self._tools is None else (TOOL,)
-        return (*tool, THINK) if self._state == "content" else (*tool, END_THINK)
-
-    def _first_tag(self, text: str) -> str | None:
-        found = [(start, tag) for tag in self._possible_tags() if (start := text.find(tag)) >= 0]
-        return min(found)[1] if found else None
-
-    def _enter(self, tag: str) -> list[Delta]:
-        if tag == TOOL:
-            self._state, self._spaces = "tool", ""
-            self._call = CallStream(self.calls, self._tools or {})
+    def _piece(self, piece: Piece) -> list[Delta]:
+        if self._call is not None:
+            return self._in_call(piece)
+        if piece.is_tag and self._enter(piece.text):
             return []
-        if tag == END_TOOL:
-            deltas = self._close_call(complete=True)
-            self._state, self._trim = "content", True
-            return deltas
-        self._state, self._spaces, self._trim = ("reasoning" if tag == THINK else "content"), "", True
-        return []
+        return self._text(piece.text)
 
-    def _close_call(self, *, complete: bool) -> list[Delta]:
+    def _enter(self, tag: str) -> bool:
+        """Returns whether a tag outside of calls has a meaning there; any other is text."""
+        if self.reasoning:
+            if tag == END_THINK:
+                self.reasoning, self._spaces = False, Trimmer(start=True, end=False)
+            return tag == END_THINK or (tag == THINK and self._spaces.at_start)
+        if tag == THINK:
+            self.reasoning, self._spaces = True, Trimmer(start=True, end=True)
+        elif tag == TOOL:
+            self._call = CallStream(self.calls, self._tools or {})
+        return tag in (THINK, TOOL)
+
+    def _in_call(self, piece: Piece) -> list[Delta]:
+        call = self._call
+        assert call is not None
+        if self._ambiguity is None and piece.is_tag and not self._strict:
+            self._ambiguity = call.ambiguity(piece.text)
+        if self._ambiguity is not None:
+            quoted = self._ambiguity.push(piece)
+            return [] if quoted is None else self._resolve(quoted=quoted)
+        if piece == Piece(END_TOOL, is_tag=True):
+            return self._close_call(END_TOOL)
+        if piece == Piece(TOOL, is_tag=True):
+            deltas = [] if call.blank else self._close_call()
+            self._call = CallStream(self.calls, self._tools or {})
+            return deltas
+        steps = call.push(piece)
+        return self._give_up_call() if call.hopeless else [Delta("tool", tool=step) for step in steps]
+
+    def _resolve(self, *, quoted: bool) -> list[Delta]:
+        """Reads on from a tag within an argument, as text or as the end of the call.
+
+        Having been wrong once, the second reading takes every tag as one: each piece is read twice at most.
+        """
+        ambiguity, self._ambiguity = self._ambiguity, None
+        assert ambiguity is not None
+        if not quoted:
+            self._strict = True
+            deltas = [delta for piece in ambiguity.pieces for delta in self._piece(piece)]
+            self._strict = False
+            return deltas
+        *inside, last = ambiguity.pieces
+        return [*self._quoted(inside), *self._in_call(last)]
+
+    def _quoted(self, pieces: Sequence[Piece]) -> list[Delta]:
+        assert self._call is not None
+        text = "".join(piece.text for piece in pieces)
+        return [Delta("tool", tool=step) for step in self._call.push(Piece(text))]
+
+    def _close_call(self, end: str = "", *, cut: bool = False) -> list[Delta]:
+        call = self._call
+        assert call is not None
+        steps = call.finish(cut=cut)
+        if not call.named:
+            return self._give_up_call(end)
+        self._call = None
+        self.calls += 1
+        self._spaces.wait()
+        return [Delta("tool", tool=step) for step in steps]
+
+    def _give_up_call(self, end: str = "") -> list[Delta]:
+        """Returns what cannot be read as a call, as content."""
         call, self._call = self._call, None
         assert call is not None
-        steps = call.finish()
-        if call.named:
-            self.calls += 1
-            return [Delta("tool", tool=step) for step in steps]
-        self._state = "content"
-        return [Delta("content", TOOL + call.body + (END_TOOL if complete else ""))]
+        return self._text(TOOL + call.body + end)
 
     def _text(self, text: str) -> list[Delta]:
-        if self._call is not None:
-            return [Delta("tool", tool=step) for step in self._call.push(text)]
-        if self._trim:
-            text = text.lstrip()
-        if not text:
-            return []
-        self._trim = False
-        text = self._spaces + text
-        shown = text.rstrip() if self._state == "reasoning" or self._tools is not None else text
-        self._spaces = text[len(shown) :]
-        kind: Literal["content", "reasoning"] = "reasoning" if self._state == "reasoning" else "content"
-        return [Delta(kind, shown)] if shown else []
+        shown = self._spaces.push(text)
+        return [Delta("reasoning" if self.reasoning else "content", shown)] if shown else []

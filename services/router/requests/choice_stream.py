@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caracal_proto import attention_pb2
 
@@ -18,7 +18,7 @@ from services.router.requests.generation import Generation, GenerationRequest
 from services.router.requests.lifecycle import RequestLifecycle, request_lifecycle
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stops import StopStrings
-from services.router.requests.text import TextFold
+from services.router.requests.text import Tag, TaggedText, TextFold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class TextRules:
     stop: Sequence[str] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
-    shown_ids: frozenset[int] = frozenset()  # special tokens that are never skipped
+    tags: Mapping[int, str] = field(default_factory=dict)  # ids that are never skipped and marked in the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class TextDelta:
     text: str
     tokens: Sequence[attention_pb2.Token]
     finish_reason: str | None = None
+    tags: Sequence[Tag] = ()
 
 
 class ChoiceStream:
@@ -52,12 +53,13 @@ class ChoiceStream:
         self._rules = rules
         self._exit = ExitStack()
         vocabulary = serving.assets.vocabulary
-        skipped = vocabulary.special_ids - rules.shown_ids if rules.skip_special_tokens else frozenset()
+        skipped = vocabulary.special_ids - rules.tags.keys() if rules.skip_special_tokens else frozenset()
         self._text = TextFold(
             vocabulary.decoder(skipped),
             StopStrings(rules.stop, include=rules.include_stop),
             min_tokens=request.sampling.min_tokens,
             checked=bool(rules.stop),
+            tags=rules.tags,
         )
         self.stop_reason: str | int | None = None
         self.reasoning_tokens = 0  # counted by the reader that separates reasoning from content
@@ -114,7 +116,7 @@ class ChoiceStream:
         if tokens:
             self._lifecycle.generated(len(tokens))
         if not batch.finish_reason:
-            return TextDelta(text, tokens)
+            return TextDelta(text.text, tokens, tags=text.tags)
         text += self._text.finish()
         if self._text.hit is not None:
             self.stop_reason = self._text.hit
@@ -122,9 +124,9 @@ class ChoiceStream:
             self.stop_reason = batch.stop_id
         return self._last(text, tokens, batch.finish_reason)
 
-    def _last(self, text: str, tokens: Sequence[attention_pb2.Token], reason: str) -> TextDelta:
+    def _last(self, text: TaggedText, tokens: Sequence[attention_pb2.Token], reason: str) -> TextDelta:
         self._lifecycle.finish(reason)
-        return TextDelta(text, tokens, reason)
+        return TextDelta(text.text, tokens, reason, text.tags)
 
 
 class ServingContext:

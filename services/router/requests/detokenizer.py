@@ -1,23 +1,19 @@
-"""Turns token ids into text, a few at a time, without splitting a character. Pure."""
+"""Turns token ids into text, a few at a time, without splitting a character. Pure.
+
+Time is linear in the ids: at most three bytes, or three ids, are held back for a character that is not complete.
+"""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-REPLACEMENT = "\ufffd"
+from services.router.requests.token_bytes import REPLACEMENT, ByteRules, byte_rules
 
-
-def _byte_alphabet() -> dict[str, int]:
-    """Returns the byte of each printable character that byte-level BPE writes (GPT-2's `bytes_to_unicode`)."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    shifted = [byte for byte in range(256) if byte not in set(plain)]
-    alphabet = {chr(byte): byte for byte in plain}
-    return alphabet | {chr(0x100 + i): byte for i, byte in enumerate(shifted)}
+LONGEST_PART = 3  # bytes of a character of four without its last one: no more can be waiting for the rest
 
 
 class Decoder(Protocol):
@@ -29,29 +25,22 @@ class Decoder(Protocol):
 
 
 class Vocabulary:
-    """The bytes of each token id, and which ids are special. `raw` is the parsed tokenizer.json."""
+    """The bytes of each token id, and which ids are special. `raw` is the parsed tokenizer.json.
+
+    `bytes_by_id` is empty for ids without a token. The bytes of a token may be part of a character.
+    """
 
     def __init__(self, tokenizer: Tokenizer, raw: dict[str, Any]) -> None:
         self._tokenizer = tokenizer
-        self.byte_level = _is_byte_level(raw.get("decoder"))
+        self._rules = byte_rules(raw.get("decoder"))
         self.special_ids = frozenset(token["id"] for token in raw.get("added_tokens", []) if token.get("special"))
         self.added = {token["content"]: token["id"] for token in raw.get("added_tokens", [])}
-        self.longest = max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=1)  # characters of a token
-        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-    @cached_property
-    def bytes_by_id(self) -> list[bytes]:
-        """The bytes of each id, empty for ids without a token. With byte-level BPE they may be part of a character."""
-        alphabet = _byte_alphabet()
-        found = [b""] * self.size
-        for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items():
-            if not self.byte_level:
-                found[token_id] = self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
-            elif all(char in alphabet for char in token):
-                found[token_id] = bytes(alphabet[char] for char in token)
-            else:
-                found[token_id] = token.encode()
-        return found
+        tokens = tokenizer.get_vocab(with_added_tokens=True)
+        self.longest = max(map(len, tokens), default=1)  # characters of a token
+        self.size = max(tokens.values(), default=-1) + 1
+        self.bytes_by_id = [b""] * self.size
+        for token, token_id in tokens.items():
+            self.bytes_by_id[token_id] = self._rules.token_bytes(token) if self._rules else self._decoded(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Returns the bytes of one id; empty for an id outside the vocabulary."""
@@ -59,38 +48,45 @@ class Vocabulary:
 
     def decoder(self, skip: Collection[int] = ()) -> Decoder:
         """Returns a new decoder. Ids in `skip` give no text."""
-        if self.byte_level:
-            return ByteDecoder(self.bytes_by_id, frozenset(skip))
-        return PrefixDecoder(self._tokenizer, frozenset(skip))
+        if self._rules is None:
+            return WindowDecoder(self._tokenizer, frozenset(skip))
+        return ByteDecoder(self.bytes_by_id, self._rules, frozenset(skip))
 
-
-def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
-    if not decoder:
-        return False
-    if decoder["type"] == "Sequence":
-        return all(_is_byte_level(part) for part in decoder["decoders"])
-    return bool(decoder["type"] == "ByteLevel")
+    def _decoded(self, token_id: int) -> bytes:
+        """Returns the bytes of a token within a text: at its beginning a space may be missing."""
+        once, twice = (self._tokenizer.decode([token_id] * times, skip_special_tokens=False) for times in (1, 2))
+        within = twice[len(once) :]
+        return (within if within.endswith(once) else once).encode()
 
 
 class ByteDecoder:
-    """Decodes byte-level BPE: a token is a byte string, and an incremental UTF-8 decoder does the rest."""
+    """Decodes tokens that are byte strings: an incremental UTF-8 decoder does the rest."""
 
-    def __init__(self, bytes_by_id: list[bytes], skip: frozenset[int]) -> None:
+    def __init__(self, bytes_by_id: list[bytes], rules: ByteRules, skip: frozenset[int]) -> None:
         self._bytes_by_id = bytes_by_id
         self._skip = skip
         self._size = len(bytes_by_id)
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(rules.errors)
+        self._strip, self._strips_left = rules.strip
 
     def push(self, ids: Sequence[int]) -> str:
         bytes_by_id, skip, size = self._bytes_by_id, self._skip, self._size
-        return self._utf8.decode(b"".join([bytes_by_id[i] for i in ids if i not in skip and i < size]))
+        text = self._utf8.decode(b"".join([bytes_by_id[i] for i in ids if i not in skip and i < size]))
+        return self._stripped(text) if self._strips_left else text
 
     def finish(self) -> str:
-        return self._utf8.decode(b"", True)
+        return self._stripped(self._utf8.decode(b"", True))
+
+    def _stripped(self, text: str) -> str:
+        while self._strips_left and text:
+            rest = text.removeprefix(self._strip)
+            self._strips_left = self._strips_left - 1 if len(rest) < len(text) else 0
+            text = rest
+        return text
 
 
-class PrefixDecoder:
-    """Decodes any other tokenizer's ids: the new text is what the last few ids add to those before them."""
+class WindowDecoder:
+    """Decodes any other tokenizer's ids: the text of an id is what it adds to the ids just before it."""
 
     def __init__(self, tokenizer: Tokenizer, skip: frozenset[int]) -> None:
         self._tokenizer = tokenizer
@@ -99,16 +95,23 @@ class PrefixDecoder:
         self._known = 0  # ids of the window whose text was returned already
 
     def push(self, ids: Sequence[int]) -> str:
-        self._window += [i for i in ids if i not in self._skip]
-        before, now = self._decode(self._window[: self._known]), self._decode(self._window)
-        # A replacement character at the end is most likely a character whose other bytes are still to come.
-        if len(now) <= len(before) or now.endswith(REPLACEMENT):
-            return ""
-        self._window, self._known = self._window[self._known :], len(self._window) - self._known
-        return now[len(before) :]
+        return "".join([self._push(i) for i in ids if i not in self._skip and self._tokenizer.id_to_token(i)])
 
     def finish(self) -> str:
         return self._decode(self._window)[len(self._decode(self._window[: self._known])) :]
+
+    def _push(self, token_id: int) -> str:
+        self._window.append(token_id)
+        before, now = self._decode(self._window[: self._known]), self._decode(self._window)
+        fresh = len(self._window) - self._known
+        if len(now) <= len(before) or now.endswith(REPLACEMENT):  # it may be a part of a character
+            if fresh <= LONGEST_PART:
+                return ""
+            fresh = 1
+            now = self._decode(self._window[: self._known + 1])
+        # The context of the ids to come begins where a character does.
+        self._window, self._known = self._window[self._known :], fresh
+        return now[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
