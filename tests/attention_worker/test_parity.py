@@ -82,13 +82,13 @@ def test_fp32_logits_and_greedy_tokens(tmp_path: Path, preset: str) -> None:
         )
 
 
-LONG, LONG_NEW = 4096, 16
+LONG, LONG_NEW = 2048, 16
 
 
 def test_a_long_prompt_in_chunks_beside_a_running_answer(tmp_path: Path) -> None:
     """Through the engine: chunks by cost, pages of a cache that holds the whole context of 131072 positions."""
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path, seed=7, max_position_embeddings=131_072))
-    opened = open_model(AttentionSettings(model=tmp_path, dtype="float32", max_itl_ms=20))
+    opened = open_model(AttentionSettings(model=tmp_path, dtype="float32", max_itl_ms=5))
     loaded = opened.load()
     assert loaded.limits.max_model_len == 131_072
     ids = prompt(5, LONG)

@@ -90,19 +90,22 @@ def refused_with(variant: Variant, path: Path) -> str:
     return ""
 
 
-def markdown() -> str:
-    """Returns the text of docs/models.md."""
+def measured(folder: Path) -> dict[str, dict[str, float]]:
+    """The largest differences of every served variant, by its name and the oracle's."""
+    return {variant.name: differences(variant, folder / f"served-{number}") for number, variant in enumerate(SERVED)}
+
+
+def markdown(found: dict[str, dict[str, float]]) -> str:
+    """Returns the text of docs/models.md. `found`: of `measured`."""
     parts = [INTRO]
-    with tempfile.TemporaryDirectory() as folder:
-        for number, variant in enumerate(SERVED):
-            found = differences(variant, Path(folder, f"served-{number}"))
-            cells = [f"{found[name]:.0e}" if name in found else "" for name in _ORACLES]
-            parts.append(f"| {variant.name} | {variant.length} | {' | '.join(cells)} |\n")
-        parts.append(REFUSED_INTRO)
-        for number, variant in enumerate(REFUSED):
-            parts.append(f"| {variant.name} | `{refused_with(variant, Path(folder, f'refused-{number}'))}` |\n")
+    for variant in SERVED:
+        cells = [f"{found[variant.name][name]:.0e}" if name in variant.oracles else "" for name in _ORACLES]
+        parts.append(f"| {variant.name} | {variant.length} | {' | '.join(cells)} |\n")
+    parts.append(REFUSED_INTRO)
+    parts += [f"| {variant.name} | `config.json: {variant.line}` |\n" for variant in REFUSED]
     return "".join(parts)
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    with tempfile.TemporaryDirectory() as made:
+        print(markdown(measured(Path(made))), end="")
