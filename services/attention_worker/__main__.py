@@ -12,7 +12,7 @@ from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.followers import Followers, RankLost
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.attention_worker.worker import AttentionWorker
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging

@@ -8,14 +8,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from services.checkpoint.config_fields import ALIASES, check_fields
-from services.checkpoint.errors import CheckpointError, bad_field
+from services.checkpoint.errors import bad_field
 from services.checkpoint.family import FLASH, NGRAM, architecture_of
 from services.checkpoint.ngram import FIELDS as NGRAM_FIELDS
 from services.checkpoint.ngram import NgramConfig, ngram_of
 from services.checkpoint.rope import Rope, rope_of
 from services.checkpoint.sparse import StreamingAttention, streaming_of
 
-__all__ = ["CheckpointError", "ModelConfig"]
 DEFAULT_EOS_ID = 2  # transformers' too
 _LARGEST = 2**31 - 1  # positions and ids are int32
 _COMPOSED = frozenset({"rope", "ngram", "streaming"})  # read from several fields, or from an object

@@ -18,8 +18,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import CPU
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.fp8 import BLOCK, FP8_NAME, SCALE_SUFFIX, Quantization, dequantize, scale_shape
 from services.checkpoint.safetensors import Stored, bad_tensor, json_object, reading, stored_tensors
 from services.checkpoint.shared_tables import SharedTables, TableShape

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.ngram import NgramConfig
 from services.checkpoint.tensors import ngram_tables
 

@@ -7,8 +7,8 @@ import asyncio
 import torch
 from caracal_kernels import KernelsUnavailable
 
-from services.checkpoint.config import CheckpointError
 from services.checkpoint.device import NoSuchDevice
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.settings import ExpertSettings
 from services.expert_worker.worker import ExpertWorker

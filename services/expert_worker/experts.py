@@ -14,8 +14,8 @@ import torch
 from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
-from services.checkpoint.config import CheckpointError
 from services.checkpoint.device import CPU
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
 from services.checkpoint.staging import Staging
 from services.expert_worker import grouped

@@ -10,7 +10,7 @@ import structlog
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, Expected, parse
 from services.expert_worker.experts import NotLoadedError

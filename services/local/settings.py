@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from services.attention_worker.settings import AttentionSettings
-from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.errors import CheckpointError
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 from services.router.settings import RouterSettings
 

@@ -11,7 +11,8 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.errors import CheckpointError
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable

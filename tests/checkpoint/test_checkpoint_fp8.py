@@ -12,7 +12,7 @@ from support.quantized_checkpoint import CONFIG, is_linear, to_fp8, widened
 from support.tiny_checkpoint import UNEVEN, make_checkpoint
 
 from services.attention_worker.model.load import Load
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.fp8 import SCALE_SUFFIX
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.checkpoint.tensors import attention_tensors, expert_tensors

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_checkpoint import make_checkpoint
 
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.safetensors import INDEX
 

@@ -13,7 +13,7 @@ from support.broken_checkpoint import edit_header, edit_json, edit_tensor, shard
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.model.model import load_model
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.checkpoint.safetensors import INDEX, SINGLE
 

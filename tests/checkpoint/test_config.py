@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from support.tiny_checkpoint import PLAIN
 
-from services.checkpoint.config import CheckpointError, ModelConfig
+from services.checkpoint.config import ModelConfig
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.rope import Rope, Yarn
 
 NGRAM = {

@@ -11,7 +11,7 @@ from caracal_kernels import swiglu
 from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.expert_worker.experts import Experts, NotLoadedError, golden_row
 

@@ -12,7 +12,7 @@ from support.broken_checkpoint import edit_tensor
 from support.quantized_checkpoint import is_linear, to_fp8
 from support.tiny_checkpoint import UNEVEN, make_checkpoint
 
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.expert_worker.experts import Experts
 

@@ -19,7 +19,7 @@ from support.published import REFUSED, SERVED, Variant, build
 from torch import Tensor
 
 from services.attention_worker.model.model import load_model
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
 
 TOLERANCE = 1e-4  # of logits whose standard deviation is 1

@@ -21,7 +21,7 @@ from services.attention_worker.tensor_parallel.dispatchers import FollowerDispat
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.rank0 import shared_ranks
 from services.attention_worker.tensor_parallel.step_codec import unpack
-from services.checkpoint.config import CheckpointError
+from services.checkpoint.errors import CheckpointError
 from services.process.lifecycle import exit_with_error
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
