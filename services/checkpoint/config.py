@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from services.checkpoint.config_fields import ALIASES, check_fields
-from services.checkpoint.errors import bad_field
+from services.checkpoint.errors import LEAST, MOST, bad_field, shown
 from services.checkpoint.family import FLASH, NGRAM, architecture_of
 from services.checkpoint.ngram import FIELDS as NGRAM_FIELDS
 from services.checkpoint.ngram import NgramConfig, ngram_of
@@ -17,6 +17,8 @@ from services.checkpoint.sparse import StreamingAttention, streaming_of
 
 DEFAULT_EOS_ID = 2  # transformers' too
 _LARGEST = 2**31 - 1  # positions and ids are int32
+# A table has a row for each position; layers and experts are walked before any tensor is found to be missing.
+_MOST = {"max_position_embeddings": 1 << 23, "num_layers": 1 << 12, "n_routed_experts": 1 << 16}
 _COMPOSED = frozenset({"rope", "ngram", "streaming"})  # read from several fields, or from an object
 
 
@@ -38,9 +40,9 @@ class ModelConfig:
     moe_topk: int
     max_position_embeddings: int
     vocab_size: int
+    routed_scaling_factor: float
     zero_expert_num: int = 0
     zero_expert_type: str = "identity"
-    routed_scaling_factor: float = 1.0
     norm_topk_prob: bool = False
     mla_scale_q_lora: bool = True
     mla_scale_kv_lora: bool = True
@@ -131,9 +133,15 @@ def _consistency(c: ModelConfig, raw: Mapping[str, Any]) -> Iterator[tuple[str, 
     )
     key = c.qk_nope_head_dim + c.qk_rope_head_dim
     yield "qk_head_dim", raw.get("qk_head_dim") in (None, key), f"is not qk_nope_head_dim + qk_rope_head_dim = {key}"
-    yield "zero_expert_type", c.zero_expert_type in ("identity", "drop"), f"{c.zero_expert_type!r}: identity or drop"
+    yield (
+        "zero_expert_type",
+        c.zero_expert_type in ("identity", "drop"),
+        f"{shown(c.zero_expert_type)}: identity or drop",
+    )
+    agree = None in (raw.get("torch_dtype"), raw.get("dtype")) or raw["torch_dtype"] == raw["dtype"]
+    yield "dtype", agree, f"{shown(raw.get('dtype'))} contradicts torch_dtype {shown(raw.get('torch_dtype'))}"
     served = c.torch_dtype in ("", "bfloat16", "float32")
-    yield "torch_dtype", served, f"{c.torch_dtype!r} is not served; convert the weights to bfloat16 or float32"
+    yield "torch_dtype", served, f"{shown(c.torch_dtype)} is not served; convert the weights to bfloat16 or float32"
     inside = all(0 <= eos < c.vocab_size for eos in c.eos_ids)
     yield "eos_token_id", inside, f"{c.eos_token_id} lies outside the vocabulary of {c.vocab_size}"
     yield (
@@ -161,19 +169,19 @@ def _typed(name: str, values: Mapping[str, Any]) -> Any:
     value, kind = values[name], str(_FIELDS[name].type)
     if kind == "float":
         # Compared before it is converted: float() overflows on an integer of 400 digits.
-        if type(value) not in (int, float) or not 0 < value < 1e30:
-            raise bad_field(name, f"{value!r} is not a positive number")
+        if type(value) not in (int, float) or not LEAST <= value <= MOST:
+            raise bad_field(name, f"{shown(value)} is not a number from {LEAST:g} to {MOST:g}")
         return float(value)
     if kind == "int":
-        least = 0 if name in _MAY_BE_ZERO else 1
-        if type(value) is not int or not least <= value <= _LARGEST:
-            raise bad_field(name, f"{value!r} is not a whole number of at least {least}")
+        least, most = 0 if name in _MAY_BE_ZERO else 1, _MOST.get(name, _LARGEST)
+        if type(value) is not int or not least <= value <= most:
+            raise bad_field(name, f"{shown(value)} is not a whole number from {least} to {most}")
     if kind == "bool" and not isinstance(value, bool):
-        raise bad_field(name, f"{value!r} is not true or false")
+        raise bad_field(name, f"{shown(value)} is not true or false")
     if kind == "str" and not isinstance(value, str):
-        raise bad_field(name, f"{value!r} is not a string")
+        raise bad_field(name, f"{shown(value)} is not a string")
     if name == "eos_token_id":
         ids = value if isinstance(value, tuple) else (value,)
         if not ids or not all(type(eos) is int for eos in ids):
-            raise bad_field(name, f"{value!r} is not a token id or a list of them")
+            raise bad_field(name, f"{shown(value)} is not a token id or a list of them")
     return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from services.checkpoint.errors import CheckpointError, bad_field
+from services.checkpoint.errors import CheckpointError, bad_field, shown
 
 # Read or compared elsewhere: by family.py, config.py, rope.py, sparse.py, ngram.py and fp8.py.
 READ_ELSEWHERE = {
@@ -110,7 +110,7 @@ def check_fields(raw: Mapping[str, Any], used: frozenset[str]) -> None:
     for name, allowed in ONLY.items():
         value = raw.get(name)
         if value is not None and value not in allowed:
-            raise bad_field(name, f"{value!r} is not served, only {allowed[0]!r}")
+            raise bad_field(name, f"{shown(value)} is not served, only {allowed[0]!r}")
     for name, field in ALIASES.items():
         if None not in (raw.get(name), raw.get(field)) and raw[name] != raw[field]:
-            raise bad_field(name, f"{raw[name]!r} contradicts {field} {raw[field]!r}")
+            raise bad_field(name, f"{shown(raw[name])} contradicts {field} {shown(raw[field])}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from services.checkpoint.errors import CheckpointError, bad_field
+from services.checkpoint.errors import CheckpointError, bad_field, shown
 
 FLASH = "LongcatFlashForCausalLM"  # Chat, Thinking, Thinking-2601, ZigZag
 NGRAM = "LongcatFlashNgramForCausalLM"  # Flash-Lite
@@ -36,12 +36,14 @@ def architecture_of(raw: Mapping[str, Any]) -> str:
         raise CheckpointError(f"config.json: {missing} is not served")
     if architecture in SERVED:
         return architecture
-    field = "architectures" if named else "model_type"
-    what = named or str(raw.get("model_type") or "")
-    if not what:
-        raise bad_field("architectures", f"is missing, and so is model_type; Caracal serves {' and '.join(SERVED)}")
-    kind = raw.get("model_type") or "another"
-    raise bad_field(field, f"{what} is of the {kind} family; Caracal serves {' and '.join(SERVED)}")
+    served = f"Caracal serves {' and '.join(SERVED)}"
+    kind = raw.get("model_type")
+    if named:
+        model = f" (model_type {shown(kind)})" if kind else ""
+        raise bad_field("architectures", f"{shown(named)}{model} is another model; {served}")
+    if kind:
+        raise bad_field("model_type", f"{shown(kind)} is another model; {served}")
+    raise bad_field("architectures", f"is missing, and so is model_type; {served}")
 
 
 def _named(raw: Mapping[str, Any]) -> str:
@@ -49,7 +51,7 @@ def _named(raw: Mapping[str, Any]) -> str:
     if architectures is None or architectures == []:
         return ""
     if not isinstance(architectures, list) or not all(isinstance(each, str) for each in architectures):
-        raise bad_field("architectures", f"{architectures!r} is not a list of names")
+        raise bad_field("architectures", f"{shown(architectures)} is not a list of names")
     return str(architectures[0])
 
 
@@ -61,7 +63,7 @@ def _missing_part(architecture: str, raw: Mapping[str, Any]) -> str:
     if architecture == _NEXT:
         return "LongCat-Next: a vocabulary with image and audio tokens (LongcatNextForCausalLM)"
     if "longcat" in architecture.lower() and "omni" in architecture.lower():
-        return f"LongCat-Flash-Omni: vision and audio encoders ({architecture})"
+        return f"LongCat-Flash-Omni: vision and audio encoders ({ascii(architecture)[1:-1][:60]})"
     if architecture in SERVED and raw.get("index_topk") is not None:
         return f"{architecture} with indexer attention (index_topk)"
     return ""

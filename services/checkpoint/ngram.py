@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.checkpoint.errors import bad_field
+from services.checkpoint.errors import bad_field, shown
 
 TABLES_FOLDER = Path("/dev/shm")  # memory, on Linux: where the processes of a machine share the tables
 FIELDS = ("ngram_vocab_size_ratio", "emb_neighbor_num", "emb_split_num")
@@ -63,13 +63,13 @@ def ngram_of(raw: Mapping[str, Any], vocab_size: int, hidden_size: int, eos_ids:
     """Reads the fields of a parsed config.json. Raises CheckpointError naming the field."""
     ratio = raw.get("ngram_vocab_size_ratio")
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio * vocab_size <= _LARGEST_TABLE:
-        raise bad_field("ngram_vocab_size_ratio", f"{ratio!r} gives no tables of 1 to {_LARGEST_TABLE} rows")
+        raise bad_field("ngram_vocab_size_ratio", f"{shown(ratio)} gives no tables of 1 to {_LARGEST_TABLE} rows")
     neighbours, splits = (_count(raw, name, least) for name, least in (("emb_neighbor_num", 2), ("emb_split_num", 1)))
     tables = (neighbours - 1) * splits
     if hidden_size % tables:
         raise bad_field("emb_split_num", f"{tables} tables do not divide hidden_size {hidden_size}")
     if neighbours * vocab_size * (int(ratio * vocab_size) + 2 * tables) >= 2**63:
-        raise bad_field("ngram_vocab_size_ratio", f"{ratio!r} gives hashes that do not fit into 64 bits")
+        raise bad_field("ngram_vocab_size_ratio", f"{shown(ratio)} gives hashes that do not fit into 64 bits")
     return NgramConfig(
         neighbours=neighbours,
         splits=splits,
@@ -83,5 +83,5 @@ def ngram_of(raw: Mapping[str, Any], vocab_size: int, hidden_size: int, eos_ids:
 def _count(raw: Mapping[str, Any], name: str, least: int) -> int:
     value = raw.get(name)
     if type(value) is not int or not least <= value <= 64:
-        raise bad_field(name, f"{value!r} is not a whole number of {least} to 64")
+        raise bad_field(name, f"{shown(value)} is not a whole number of {least} to 64")
     return value

@@ -19,19 +19,22 @@ import torch
 from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.config_file import read_config
 from services.checkpoint.device import CPU
 from services.checkpoint.errors import CheckpointError
-from services.checkpoint.fp8 import BLOCK, FP8_NAME, SCALE_SUFFIX, Quantization, dequantize, scale_shape
-from services.checkpoint.safetensors import Stored, bad_tensor, json_object, reading, stored_tensors
+from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, dequantize, scale_shape
+from services.checkpoint.quantization import BLOCK
+from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_tensors
 from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensor_checks import check_tensors, is_fused, stored_dtype
-from services.checkpoint.tensors import expert_prefix, fused_experts, ngram_tables
+from services.checkpoint.tensors import EMBEDDING, OWN_HEAD, expert_prefix, fused_experts, ngram_tables
 
 HOST = Staging(CPU)
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, FP8_NAME: torch.float8_e4m3fn}
 _SAMPLE_BYTES = 4096
 _FINITE_CHUNK = 1 << 24
+_CHECKED_ROWS = 64  # of a table that another process has made
 _TABLE_CHUNK = 1 << 25  # values of a table that are read at a time
 _NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
 
@@ -62,12 +65,13 @@ class Checkpoint:
     def open(cls, path: Path) -> Self:
         if not path.is_dir():
             raise CheckpointError(f"{path}: is not a directory")
-        raw = json_object(path / "config.json")
-        config, quantization = ModelConfig.from_dict(raw), Quantization.from_config(raw)
+        config, quantization = read_config(path / "config.json")
         stored = stored_tensors(path)
         check_tensors(path, config, quantization, stored)
         config = replace(config, torch_dtype=config.torch_dtype or stored_dtype(config, stored))
-        return cls(path, config, stored)
+        found = cls(path, config, stored)
+        found._check_tied_head()
+        return found
 
     def names(self) -> list[str]:
         """The names of all tensors in the files, also of those that are never read (multi-token prediction)."""
@@ -98,7 +102,7 @@ class Checkpoint:
         """
         named = list(ngram_tables(self.config))
         files = sorted({self._stored[name].file for name, _ in named})
-        seen = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        seen = [(str(file.resolve()), *_identity(file)) for file in files]
         kinds = {self._stored[name].dtype for name, _ in named}
         dtype = _DTYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
         shapes = [TableShape(*shape) for _, shape in named]
@@ -110,7 +114,16 @@ class Checkpoint:
                 part = range(begin, min(rows, begin + step))
                 into_RW[part.start : part.stop] = self.tensor(name, dtype, HOST, part)
 
-        return SharedTables.open(folder, f"{self.digest} {seen}", shapes, dtype, fill)
+        def check(tables: list[Tensor]) -> bool:
+            """Compares some rows of each table, evenly spaced; the last is one of them."""
+            for (name, (rows, _)), table_RW in zip(named, tables, strict=True):
+                step = max(1, rows // _CHECKED_ROWS)
+                for row in (*range(0, rows, step), rows - 1):
+                    if not torch.equal(table_RW[row : row + 1], self.tensor(name, dtype, HOST, range(row, row + 1))):
+                        return False
+            return True
+
+        return SharedTables.open(folder, f"{self.digest} {seen}", shapes, dtype, fill, check)
 
     def is_fused(self, layer: int) -> bool:
         """Whether the layer's experts lie in two tensors instead of three for each."""
@@ -126,6 +139,15 @@ class Checkpoint:
         if bool((stored_NK.view(torch.uint8) & 0x7F == 0x7F).any()):  # e4m3 has one NaN of each sign and no infinity
             raise bad_tensor(where.file.name, name, "holds NaN")
         return stored_NK, scale_nk
+
+    def _check_tied_head(self) -> None:
+        """Raises CheckpointError for a head of its own that config.json says there is none of."""
+        head = self._stored.get(OWN_HEAD)
+        if head is None or not self.config.tie_word_embeddings:
+            return
+        samples = [_sample(where) for where in (head, self._stored[EMBEDDING])]
+        if head.shape != self._stored[EMBEDDING].shape or samples[0] != samples[1]:
+            raise bad_tensor(head.file.name, OWN_HEAD, "is not the embedding, and config.json says tie_word_embeddings")
 
     def _scales(self, weight: str, to: Staging, blocks: range) -> Tensor:
         name = weight + SCALE_SUFFIX
@@ -170,6 +192,26 @@ def load_expert(
     return ExpertWeights(torch.cat([gate, up]), down)
 
 
+def _identity(file: Path) -> tuple[int, ...]:
+    """Changes when the file does, also when it is written in place and its time of modification is set back."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _sample(where: Stored) -> list[bytes]:
+    """The first and the last bytes of a tensor."""
+    with reading(where.file), where.file.open("rb") as stream:
+        return _sample_of(stream, where)
+
+
+def _sample_of(stream: BufferedReader, where: Stored) -> list[bytes]:
+    found = []
+    for begin in (where.begin, max(where.begin, where.end - _SAMPLE_BYTES)):
+        stream.seek(begin)
+        found.append(stream.read(min(_SAMPLE_BYTES, where.end - begin)))
+    return found
+
+
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
     """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
 
@@ -185,7 +227,6 @@ def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
             with reading(where.file, name):
                 if where.file not in streams:
                     streams[where.file] = stack.enter_context(where.file.open("rb"))
-                for begin in (where.begin, max(where.begin, where.end - _SAMPLE_BYTES)):
-                    streams[where.file].seek(begin)
-                    digest.update(streams[where.file].read(min(_SAMPLE_BYTES, where.end - begin)))
+                for sample in _sample_of(streams[where.file], where):
+                    digest.update(sample)
     return digest.hexdigest()

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from services.checkpoint.errors import bad_field
+from services.checkpoint.errors import LEAST, MOST, bad_field, shown
 
 DEFAULT_THETA = 1e7
+LEAST_THETA = 2.0  # its logarithm divides
 _TYPES = ("default", "yarn", "deepseek_yarn")
 
 
@@ -42,24 +43,26 @@ def rope_of(raw: Mapping[str, Any]) -> Rope:
 
     Older files have theta at the top level and the rest in `rope_scaling`; newer ones have all in `rope_parameters`.
     """
-    theta, found = raw.get("rope_theta"), Rope()
+    theta, found, read = raw.get("rope_theta"), Rope(), False
     for name in ("rope_scaling", "rope_parameters"):
         given = raw.get(name)
         if given is None:
             continue
         if not isinstance(given, Mapping):
-            raise bad_field(name, f"{given!r} is not an object")
+            raise bad_field(name, f"{shown(given)} is not an object")
         inner = given.get("rope_theta")
         if None not in (theta, inner) and theta != inner:
-            raise bad_field(name, f"rope_theta {inner!r} contradicts {theta!r}")
+            raise bad_field(name, f"rope_theta {shown(inner)} contradicts {shown(theta)}")
         theta = inner if theta is None else theta
         yarn = _Fields(name, given).yarn()
-        if None not in (found.yarn, yarn) and found.yarn != yarn:
+        if read and found.yarn != yarn:
             raise bad_field(name, "contradicts rope_scaling")
-        found = Rope(yarn=found.yarn or yarn)
+        found, read = Rope(yarn=yarn), True
     if theta is None:
         return found
-    return Rope(theta=_positive("rope_theta", theta), yarn=found.yarn)
+    if _positive("rope_theta", theta) < LEAST_THETA:
+        raise bad_field("rope_theta", f"{shown(theta)} is below {LEAST_THETA:g}")
+    return Rope(theta=float(theta), yarn=found.yarn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +77,14 @@ class _Fields:
         kinds = {self.given[key] for key in ("rope_type", "type") if isinstance(self.given.get(key), str)}
         kind = kinds.pop() if kinds else "default"
         if kinds or kind not in _TYPES:
-            raise bad_field(f"{self.name}.rope_type", f"{kind!r} is not served, only {', '.join(_TYPES)}")
+            raise bad_field(f"{self.name}.rope_type", f"{shown(kind)} is not served, only {', '.join(_TYPES)}")
         known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
         if kind != "default":
             known |= {each.name for each in fields(Yarn)} - {"table_scale", "softmax_scale"}
             known |= {"mscale", "mscale_all_dim", "attention_factor"}
         unknown = sorted(key for key in self.given if key not in known and self.given[key] is not None)
         if unknown:
-            raise bad_field(f"{self.name}.{unknown[0]}", f"is not known for rope type {kind!r}")
+            raise bad_field(f"{self.name}.{unknown[0]}", f"is not known for rope type {shown(kind)}")
         if self.given.get("partial_rotary_factor") not in (None, 1):
             raise bad_field(f"{self.name}.partial_rotary_factor", "only 1 is served: all rope dims rotate")
         return None if kind == "default" else self._scaled(kind)
@@ -90,10 +93,10 @@ class _Fields:
         factor = self._number("factor")
         original = self._number("original_max_position_embeddings")
         if original != int(original):
-            raise bad_field(f"{self.name}.original_max_position_embeddings", f"{original!r} is not a whole number")
+            raise bad_field(f"{self.name}.original_max_position_embeddings", f"{shown(original)} is not a whole number")
         truncate = self.given.get("truncate", True)
         if not isinstance(truncate, bool):
-            raise bad_field(f"{self.name}.truncate", f"{truncate!r} is not true or false")
+            raise bad_field(f"{self.name}.truncate", f"{shown(truncate)} is not true or false")
         all_dims = self._number("mscale_all_dim", 0.0)
         return Yarn(
             factor=factor,
@@ -110,7 +113,7 @@ class _Fields:
         if kind == "yarn" and self.given.get("attention_factor") is not None:
             return self._number("attention_factor")
         if self.given.get("attention_factor") is not None:
-            raise bad_field(f"{self.name}.attention_factor", f"is not known for rope type {kind!r}")
+            raise bad_field(f"{self.name}.attention_factor", f"is not known for rope type {shown(kind)}")
         mscale = self._number("mscale", 0.0 if kind == "yarn" else 1.0)
         if kind == "yarn" and not (mscale and all_dims):
             return _mscale(factor, 1.0)
@@ -133,6 +136,6 @@ def _mscale(factor: float, mscale: float) -> float:
 
 def _positive(field: str, value: Any) -> float:
     # Compared before it is converted: float() overflows on an integer of 400 digits.
-    if type(value) not in (int, float) or not 0 < value < 1e30:
-        raise bad_field(field, f"{value!r} is not a positive number")
+    if type(value) not in (int, float) or not LEAST <= value <= MOST:
+        raise bad_field(field, f"{shown(value)} is not a number from {LEAST:g} to {MOST:g}")
     return float(value)

@@ -15,6 +15,7 @@ from services.checkpoint.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 MAX_HEADER_BYTES = 100 << 20
 _ITEM_BYTES = {
     "F64": 8,
@@ -80,11 +81,17 @@ def json_object(file: Path) -> dict[str, Any]:
 
 def stored_tensors(path: Path) -> dict[str, Stored]:
     """Every tensor of the directory's safetensors files, checked against the index if any. Raises CheckpointError."""
+    if (path / ADAPTER).exists():
+        raise CheckpointError(f"{ADAPTER}: adapters are not served; merge it into the weights")
     if not (path / INDEX).exists():
         if not (path / SINGLE).exists():
             raise _no_weights(path)
         return dict(_header(path / SINGLE))
     weight_map = json_object(path / INDEX).get("weight_map")
+    if isinstance(weight_map, dict) and (path / SINGLE).exists() and SINGLE not in weight_map.values():
+        raise CheckpointError(
+            f"{SINGLE}: lies beside {INDEX}, which does not name it: remove the one that is not meant"
+        )
     if not isinstance(weight_map, dict) or not weight_map:
         raise bad_tensor(INDEX, "weight_map", "is not a map from tensor to file")
     stored: dict[str, Stored] = {}

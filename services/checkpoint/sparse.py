@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.checkpoint.errors import bad_field
+from services.checkpoint.errors import bad_field, shown
 
 BLOCK = 128  # positions of a block; blocks begin at absolute multiples
 FIELD = "streaming_sparse_attention"
@@ -34,13 +34,13 @@ def streaming_of(raw: Mapping[str, Any], sublayers: int) -> StreamingAttention |
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        raise bad_field(FIELD, f"{given!r} is not an object")
+        raise bad_field(FIELD, f"{shown(given)} is not an object")
     unknown = sorted(key for key in given if key not in _KNOWN and given[key] is not None)
     if unknown:
         raise bad_field(f"{FIELD}.{unknown[0]}", "is not served")
     kinds = given.get("layer_type")
     if not isinstance(kinds, str) or len(kinds) != sublayers or set(kinds) - {"0", "1"}:
-        raise bad_field(f"{FIELD}.layer_type", f"{kinds!r} is not a string of {sublayers} characters 0 and 1")
+        raise bad_field(f"{FIELD}.layer_type", f"{shown(kinds)} is not a string of {sublayers} characters 0 and 1")
     return StreamingAttention(
         sink_blocks=_blocks(given, "sink_size"),
         recent_blocks=_blocks(given, "recent_size"),
@@ -51,5 +51,5 @@ def streaming_of(raw: Mapping[str, Any], sublayers: int) -> StreamingAttention |
 def _blocks(given: Mapping[str, Any], key: str) -> int:
     size = given.get(key)
     if type(size) is not int or not 0 < size < 2**31:
-        raise bad_field(f"{FIELD}.{key}", f"{size!r} is not a whole number of at least 1")
+        raise bad_field(f"{FIELD}.{key}", f"{shown(size)} is not a whole number of at least 1")
     return -(-size // BLOCK)

@@ -7,9 +7,11 @@ from itertools import chain
 from pathlib import Path
 
 from services.checkpoint.config import ModelConfig
-from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, Quantization, scale_shape
+from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, scale_shape
+from services.checkpoint.quantization import Quantization
 from services.checkpoint.safetensors import INDEX, SINGLE, Stored, bad_tensor
 from services.checkpoint.tensors import (
+    OWN_HEAD,
     UNREAD,
     NamedShape,
     attention_tensors,
@@ -33,7 +35,7 @@ def check_tensors(
         if stored[name].dtype == FP8_NAME:
             _check_fp8(path, stored, name, quantization)
             read.add(name + SCALE_SUFFIX)
-    ignored = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    ignored = {OWN_HEAD} if config.tie_word_embeddings else set()
     for name, where in sorted(stored.items()):
         if name not in read and name not in ignored and not UNREAD.match(name):
             raise bad_tensor(where.file.name, name, "is not known: nothing reads it, and the model would lack its part")

@@ -13,14 +13,14 @@ from services.checkpoint.config import ModelConfig
 NamedShape = tuple[str, tuple[int, ...]]
 
 EMBEDDING = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
+OWN_HEAD = "lm_head.weight"
 # Never read: the draft of multi-token prediction, and buffers that old files hold and every loader computes.
 UNREAD = re.compile(r"model\.mtp\.|.*\.rotary_emb\.inv_freq$")
 
 
 def head_name(c: ModelConfig) -> str:
     """The name of the output matrix: with tied heads the embedding's, whatever else the files hold."""
-    return EMBEDDING if c.tie_word_embeddings else _HEAD
+    return EMBEDDING if c.tie_word_embeddings else OWN_HEAD
 
 
 def attention_tensors(c: ModelConfig) -> Iterator[NamedShape]:
@@ -40,7 +40,7 @@ def attention_tensors(c: ModelConfig) -> Iterator[NamedShape]:
             yield ngram_projection(table), (c.hidden_size, c.ngram.width)
     yield "model.norm.weight", (c.hidden_size,)
     if not c.tie_word_embeddings:
-        yield _HEAD, (c.vocab_size, c.hidden_size)
+        yield OWN_HEAD, (c.vocab_size, c.hidden_size)
 
 
 def ngram_tables(c: ModelConfig) -> Iterator[NamedShape]:

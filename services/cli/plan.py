@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.ngram import NgramConfig
 from services.checkpoint.tensors import ngram_tables
@@ -141,12 +141,12 @@ def load_sizes(model: str) -> Sizes:
         return Sizes.of(*KNOWN[model])
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise BadPlan(f"{path}: no such file (a model is read from disk, never downloaded)")
     try:
-        return Sizes.of(path.resolve().parent.name, ModelConfig.from_dict(json.loads(path.read_text())))
+        return Sizes.of(path.resolve().parent.name, read_config(path)[0])
     except CheckpointError as error:
         raise BadPlan(str(error)) from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadPlan(f"{path}: {error}") from None
 
 
 def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:

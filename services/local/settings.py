@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.attention_worker.settings import AttentionSettings
-from services.checkpoint.config import ModelConfig
+from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 from services.router.settings import RouterSettings
@@ -60,7 +59,7 @@ class LocalSettings(Settings):
         if self.tp > MAX_WORKERS:
             raise self.invalid("tp", self.tp, f"must be at most {MAX_WORKERS}")
         if not self.model.is_dir():
-            raise self.invalid("model", self.model, "not a directory")
+            raise self.invalid("model", self.model, "not a directory (a model is read from disk, never downloaded)")
         self._check_config(self.model / "config.json")
 
     def check_port(self) -> None:
@@ -105,17 +104,12 @@ class LocalSettings(Settings):
         }
 
     def _check_config(self, path: Path) -> None:
+        if not path.exists():
+            raise self.invalid("model", self.model, "it has no config.json")
         try:
-            raw = json.loads(path.read_text())
-            if not isinstance(raw, dict):
-                raise CheckpointError("config.json: is not a JSON object")
-            ModelConfig.from_dict(raw)
+            read_config(path)
         except CheckpointError as error:
             raise self.invalid("model", self.model, str(error)) from None
-        except FileNotFoundError:
-            raise self.invalid("model", self.model, "it has no config.json") from None
-        except (OSError, ValueError) as error:
-            raise self.invalid("model", self.model, f"config.json: {error}") from None
 
 
 def check_count(role: str, count: int) -> None:

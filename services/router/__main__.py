@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
 from functools import partial
 
@@ -12,6 +11,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
@@ -94,10 +94,10 @@ def main() -> None:
     try:
         settings = RouterSettings.from_env()
         configure_logging("router", settings.identity, settings.log_level)
+        config, _ = read_config(settings.model / "config.json")
         assets = ModelAssets.load(
             settings.model, settings.served_name, sampling_defaults=settings.generation_config == "auto"
         )
-        config = ModelConfig.from_dict(json.loads((settings.model / "config.json").read_text(encoding="utf-8")))
     except (InvalidSetting, AssetError, CheckpointError, ValueError) as error:
         exit_with_error(str(error))
     generation = assets.generation

@@ -56,18 +56,17 @@ FAMILY = [
     ({"index_topk": 8}, "LongcatFlashForCausalLM with indexer attention (index_topk) is not served"),
     (
         {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_layers": ABSENT},
-        "architectures: LlamaForCausalLM is of the llama family; "
+        "architectures: 'LlamaForCausalLM' (model_type 'llama') is another model; "
         "Caracal serves LongcatFlashForCausalLM and LongcatFlashNgramForCausalLM",
     ),
     (
         {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"},
-        "architectures: DeepseekV3ForCausalLM is of the deepseek_v3 family; "
+        "architectures: 'DeepseekV3ForCausalLM' (model_type 'deepseek_v3') is another model; "
         "Caracal serves LongcatFlashForCausalLM and LongcatFlashNgramForCausalLM",
     ),
     (
         {"architectures": ABSENT, "model_type": "llama"},
-        "model_type: llama is of the llama family; "
-        "Caracal serves LongcatFlashForCausalLM and LongcatFlashNgramForCausalLM",
+        "model_type: 'llama' is another model; Caracal serves LongcatFlashForCausalLM and LongcatFlashNgramForCausalLM",
     ),
     (
         {"architectures": [], "model_type": ABSENT},
@@ -75,6 +74,11 @@ FAMILY = [
         "Caracal serves LongcatFlashForCausalLM and LongcatFlashNgramForCausalLM",
     ),
     ({"architectures": "LongcatFlashForCausalLM"}, "architectures: 'LongcatFlashForCausalLM' is not a list of names"),
+    (
+        {"architectures": ["Foo\n\x1b[31m"], "model_type": "foo"},
+        r"architectures: 'Foo\n\x1b[31m' (model_type 'foo') is another model; "
+        "Caracal serves LongcatFlashForCausalLM and LongcatFlashNgramForCausalLM",
+    ),
 ]
 
 
@@ -102,13 +106,29 @@ FIELDS = [
     ({"temperature": 0.7}, f"temperature: {UNKNOWN}"),
     ({"bad\nname": 1}, f"'bad\\nname': {UNKNOWN}"),
     ({"kv_lora_rank": ABSENT}, "kv_lora_rank: is missing"),
-    ({"hidden_size": "64"}, "hidden_size: '64' is not a whole number of at least 1"),
-    ({"hidden_size": -64}, "hidden_size: -64 is not a whole number of at least 1"),
-    ({"num_layers": 0}, "num_layers: 0 is not a whole number of at least 1"),
-    ({"num_layers": True}, "num_layers: True is not a whole number of at least 1"),
-    ({"vocab_size": 10**30}, f"vocab_size: {10**30} is not a whole number of at least 1"),
-    ({"rms_norm_eps": math.nan}, "rms_norm_eps: nan is not a positive number"),
-    ({"routed_scaling_factor": 10**400}, f"routed_scaling_factor: {10**400} is not a positive number"),
+    ({"hidden_size": "64"}, "hidden_size: '64' is not a whole number from 1 to 2147483647"),
+    ({"hidden_size": -64}, "hidden_size: -64 is not a whole number from 1 to 2147483647"),
+    ({"num_layers": 0}, "num_layers: 0 is not a whole number from 1 to 4096"),
+    ({"num_layers": True}, "num_layers: True is not a whole number from 1 to 4096"),
+    ({"vocab_size": 10**30}, f"vocab_size: {10**30} is not a whole number from 1 to 2147483647"),
+    ({"rms_norm_eps": math.nan}, "rms_norm_eps: nan is not a number from 1e-12 to 1e+12"),
+    ({"routed_scaling_factor": 10**400}, f"routed_scaling_factor: {10**56}... is not a number from 1e-12 to 1e+12"),
+    ({"routed_scaling_factor": None}, "routed_scaling_factor: is missing"),
+    (
+        {"max_position_embeddings": 2 * 10**8},
+        "max_position_embeddings: 200000000 is not a whole number from 1 to 8388608",
+    ),
+    ({"rope_theta": 1}, "rope_theta: 1 is below 2"),
+    ({"rope_theta": 1e-320}, "rope_theta: 1e-320 is not a number from 1e-12 to 1e+12"),
+    ({"torch_dtype": "bfloat16", "dtype": "float32"}, "dtype: 'float32' contradicts torch_dtype 'bfloat16'"),
+    (
+        {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        "rope_parameters: contradicts rope_scaling",
+    ),
+    (
+        {"rope_scaling": {"rope_type": "default"}, "rope_parameters": YARN},
+        "rope_parameters: contradicts rope_scaling",
+    ),
     ({"norm_topk_prob": 1}, "norm_topk_prob: 1 is not true or false"),
     ({"mla_scale_q_lora": "no"}, "mla_scale_q_lora: 'no' is not true or false"),
     ({"eos_token_id": ["</s>"]}, "eos_token_id: ('</s>',) is not a token id or a list of them"),
@@ -164,7 +184,7 @@ ROPE = [
     ({"rope_type": "linear", "factor": 2}, ".rope_type: 'linear' is not served, only default, yarn, deepseek_yarn"),
     (YARN | {"factor": None}, ".factor: is missing"),
     (YARN | {"original_max_position_embeddings": 1.5}, ".original_max_position_embeddings: 1.5 is not a whole number"),
-    (YARN | {"factor": -1}, ".factor: -1 is not a positive number"),
+    (YARN | {"factor": -1}, ".factor: -1 is not a number from 1e-12 to 1e+12"),
     (YARN | {"low_freq_factor": 1}, ".low_freq_factor: is not known for rope type 'yarn'"),
     ({"rope_type": "default", "factor": 2}, ".factor: is not known for rope type 'default'"),
     (YARN | {"truncate": 1}, ".truncate: 1 is not true or false"),

@@ -13,7 +13,7 @@ from support.expert_workers import REPO
 from torch import Tensor
 
 from services.checkpoint.errors import CheckpointError
-from services.checkpoint.shared_tables import SharedTables, TableShape
+from services.checkpoint.shared_tables import Fill, SharedTables, TableShape
 
 SHAPES = [TableShape(7, 3), TableShape(1001, 8), TableShape(5, 1)]
 
@@ -26,23 +26,34 @@ def refused(table: int, into_RW: Tensor) -> None:
     raise AssertionError("the tables were there already")
 
 
-def opened(folder: Path, key: str = "one", fill: object = numbered) -> SharedTables:
-    return SharedTables.open(folder, key, SHAPES, torch.bfloat16, fill)  # type: ignore[arg-type]
+def holds(tables: list[Tensor]) -> bool:
+    return all(torch.equal(table, made(number, table)) for number, table in enumerate(tables))
+
+
+def made(number: int, like: Tensor) -> Tensor:
+    expected = torch.empty_like(like)
+    numbered(number, expected)
+    return expected
+
+
+def opened(folder: Path, key: str = "one", fill: Fill = numbered) -> SharedTables:
+    return SharedTables.open(folder, key, SHAPES, torch.bfloat16, fill, holds)
+
+
+def own(folder: Path) -> Path:
+    return folder / f"caracal-tables-{os.getuid()}"
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in own(folder).iterdir() if path.name != "lock")
 
 
 def test_the_second_user_takes_what_the_first_has_made(tmp_path: Path) -> None:
     first = opened(tmp_path)
     second = opened(tmp_path, fill=refused)
     assert (first.made_here, second.made_here) == (True, False)
-    for number, (mine, theirs) in enumerate(zip(first.tables, second.tables, strict=True)):
-        expected = torch.empty(mine.shape, dtype=torch.bfloat16)
-        numbered(number, expected)
-        assert torch.equal(mine, expected)
-        assert torch.equal(theirs, expected)
+    assert holds(first.tables)
+    assert holds(second.tables)
     assert len(files(tmp_path)) == 1
     first.close()
     assert len(files(tmp_path)) == 1
@@ -95,10 +106,11 @@ def test_what_a_killed_process_left_is_taken_over_or_removed(tmp_path: Path) -> 
 def test_what_nobody_holds_is_removed_by_the_next_user(tmp_path: Path) -> None:
     tables = opened(tmp_path)
     name = files(tmp_path)[0]
-    content = (tmp_path / name).read_bytes()
+    content = (own(tmp_path) / name).read_bytes()
     tables.close()
-    (tmp_path / name).write_bytes(content)  # as if its last user had been killed
-    (tmp_path / f"{name[:-1]}x.partial").write_bytes(b"half")
+    (own(tmp_path) / name).write_bytes(content)  # as if its last user had been killed
+    (own(tmp_path) / f"{name[:-1]}x.partial").write_bytes(b"half")
+    os.mkfifo(own(tmp_path) / "a-pipe")
     other = opened(tmp_path, "another")
     assert files(tmp_path) == [other.path.name]
 
@@ -115,5 +127,36 @@ def test_a_folder_without_room_or_that_is_missing_is_named(tmp_path: Path) -> No
         opened(nowhere)
     huge = [TableShape(2**50, 8)]
     with pytest.raises(CheckpointError, match=r"the n-gram tables take 16777216\.0 GiB, .* give CARACAL_TABLES_DIR"):
-        SharedTables.open(tmp_path, "huge", huge, torch.bfloat16, numbered)
+        SharedTables.open(tmp_path, "huge", huge, torch.bfloat16, numbered, holds)
     assert not files(tmp_path)
+
+
+def test_other_rows_under_the_same_name_are_made_anew_unless_somebody_uses_them(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    size = first.path.stat().st_size
+    first.path.chmod(0o600)
+    first.path.write_bytes(bytes(size))  # as after a loss of power; a worker that uses it sees it too
+    with pytest.raises(CheckpointError, match="other workers use n-gram tables that are not the checkpoint's"):
+        opened(tmp_path)
+    first.close()
+    second = opened(tmp_path)
+    second.path.chmod(0o600)
+    second.close()
+    assert not files(tmp_path)
+    left = own(tmp_path) / second.path.name
+    left.write_bytes(bytes(size))
+    left.chmod(0o400)
+    again = opened(tmp_path)
+    assert again.made_here
+    assert holds(again.tables)
+
+
+def test_a_folder_that_is_somebody_elses_is_not_used(tmp_path: Path) -> None:
+    own(tmp_path).symlink_to(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a folder of this user's"):
+        opened(tmp_path)
+    own(tmp_path).unlink()
+    own(tmp_path).mkdir()
+    own(tmp_path).chmod(0o777)
+    with pytest.raises(CheckpointError, match="is not a folder of this user's"):
+        opened(tmp_path)

@@ -103,6 +103,26 @@ def test_fused_experts_of_a_wrong_shape_are_named(tmp_path: Path) -> None:
     assert "mlp.experts.down_proj: shape [8, 96, 32], config.json makes it [9, 96, 32]" in error_of(path)
 
 
+def test_a_single_file_beside_an_index_that_does_not_name_it_is_refused(tmp_path: Path) -> None:
+    """transformers would load the one, and we the other."""
+    path = make_checkpoint(tmp_path)
+    save_file({"lm_head.weight": torch.zeros(2, 2)}, path / "model.safetensors")
+    assert "model.safetensors: lies beside model.safetensors.index.json, which does not name it" in error_of(path)
+
+
+def test_an_adapter_is_refused(tmp_path: Path) -> None:
+    (make_checkpoint(tmp_path) / "adapter_config.json").write_text("{}")
+    assert error_of(tmp_path) == "adapter_config.json: adapters are not served; merge it into the weights"
+
+
+def test_a_head_of_its_own_contradicts_a_tied_one(tmp_path: Path) -> None:
+    path = build(TIED, tmp_path)
+    embedding = Checkpoint.open(path).tensor("model.embed_tokens.weight", torch.bfloat16)
+    Checkpoint.open(add(path, lm_head__weight=embedding.clone()))
+    edit_tensor(path, "lm_head.weight", lambda weight: weight * 2)
+    assert "lm_head.weight: is not the embedding, and config.json says tie_word_embeddings" in error_of(path)
+
+
 def test_tied_heads_are_one_tensor_in_memory(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(build(TIED, tmp_path))
     assert "lm_head.weight" not in checkpoint.names()

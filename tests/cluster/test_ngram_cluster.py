@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ STREAMING = {"sink_size": 128, "recent_size": 128, "sparsity": 0.5, "layer_type"
 
 
 def tables(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+    own = folder / f"caracal-tables-{os.getuid()}"
+    return [path.name for path in own.iterdir() if path.name != "lock"]
 
 
 def test_streams_survive_and_the_machine_has_one_copy_of_the_tables(

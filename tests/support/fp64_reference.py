@@ -160,10 +160,10 @@ class Fp64Reference:
             turns = [dims * math.log(original / (given[b] * 2 * math.pi)) / (2 * math.log(theta)) for b in
                      ("beta_fast", "beta_slow")]  # fmt: skip
             low, high = max(math.floor(turns[0]), 0), min(math.ceil(turns[1]), dims - 1)
-            ramp = ((torch.arange(dims // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+            ramp = ((torch.arange(dims // 2, dtype=torch.float32) - low) / (high - low or 0.001)).clamp(0, 1)
             frequency = 1.0 / (factor * period) * ramp + 1.0 / period * (1 - ramp)
-            mscale = 0.1 * given["mscale"] * math.log(factor) + 1
-            all_dims = 0.1 * given["mscale_all_dim"] * math.log(factor) + 1
+            reach = max(math.log(factor), 0.0)
+            mscale, all_dims = (0.1 * given[name] * reach + 1 for name in ("mscale", "mscale_all_dim"))
             table, score = mscale / all_dims, all_dims**2
         angle = torch.outer(torch.arange(length).float(), frequency).double()
         return angle.cos() * table, angle.sin() * table, score

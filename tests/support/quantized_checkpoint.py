@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from services.checkpoint.fp8 import BLOCK, SCALE_SUFFIX, scale_shape
+from services.checkpoint.fp8 import SCALE_SUFFIX, scale_shape
+from services.checkpoint.quantization import BLOCK
 from services.checkpoint.safetensors import INDEX
 
 CONFIG = {
