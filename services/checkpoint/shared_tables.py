@@ -128,9 +128,8 @@ def _taken(path: Path, size: int) -> int | None:
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     found = os.fstat(descriptor)
     own = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022
-    if (
-        own and stat.S_ISREG(found.st_mode) and found.st_size == size and found.st_nlink
-    ):  # 0 links: its last user removed it in the meantime
+    regular = stat.S_ISREG(found.st_mode)
+    if own and regular and found.st_size == size and found.st_nlink:  # 0: its last user removed it in the meantime
         return descriptor
     os.close(descriptor)
     return None

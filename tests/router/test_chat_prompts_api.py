@@ -272,3 +272,16 @@ def test_a_model_without_a_template_says_where_to_go(tmp_path: Path) -> None:
         error = rejection(harness)
         assert (error.status_code, error.code) == (400, "no_chat_template")
         assert "no chat template: it continues text. Use /v1/completions" in error.message
+
+
+def test_a_template_that_writes_nothing_rejects_the_messages(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "{% if false %}x{% endif %}")
+    with Harness(folder, FakeAttention(answers_with([70], eos=EOS))) as harness:
+        with pytest.raises(openai.BadRequestError) as caught:
+            prompt(harness)
+        assert caught.value.body == {
+            "message": "The chat template made an empty prompt of these messages.",
+            "type": "invalid_request_error",
+            "param": "messages",
+            "code": "invalid_value",
+        }

@@ -137,6 +137,12 @@ def test_fields_that_would_change_answers_are_named(
     assert GenerationConfig.read(written(tmp_path / "m", raw)).not_applied == not_applied
 
 
+@pytest.mark.parametrize("value", [0, 1, "false"])
+def test_do_sample_is_true_or_false(tmp_path: Path, value: object) -> None:
+    with pytest.raises(AssetError, match=rf"do_sample: {value!r} is not true or false; CARACAL_GENERATION_CONFIG=none"):
+        GenerationConfig.read(written(tmp_path / "m", {"do_sample": value, "temperature": 0.7}))
+
+
 def test_do_sample_false_is_greedy_as_in_transformers(tmp_path: Path) -> None:
     read = GenerationConfig.read(written(tmp_path / "m", {"do_sample": False, "temperature": 0.7}))
     assert read.defaults == SamplingDefaults(temperature=0.0)

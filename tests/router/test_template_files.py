@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,64 @@ def test_a_tokenizer_file_that_cuts_texts_cuts_no_prompt(tmp_path: Path) -> None
     raw["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     (folder / "tokenizer.json").write_text(json.dumps(raw))
     assert len(ModelAssets.load(folder, "m").encode("a b c d e f")) > 2
+
+
+def test_special_tokens_are_those_of_the_map_then_of_the_config(tmp_path: Path) -> None:
+    write(tmp_path, {"bos_token": "<a>", "pad_token": "<p>", "extra_special_tokens": {"foo_token": "<f>"}})
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<b>"}, "eos_token": "<e>"}))
+    assert read_special_tokens(tmp_path) == {
+        "bos_token": "<b>",
+        "eos_token": "<e>",
+        "pad_token": "<p>",
+        "foo_token": "<f>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"900": {"content": "<x>"}}}, "'<x>', which it lacks"),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<x>"]}, "'<x>', which it lacks"),
+        ("special_tokens_map.json", {"additional_special_tokens": [{"content": "<x>"}]}, "'<x>', which it lacks"),
+        ("added_tokens.json", {"<x>": 352}, "'<x>', which it lacks"),
+        ("added_tokens.json", {"<longcat_s>": 7}, "'<longcat_s>', which has the id 1 in tokenizer.json"),
+    ],
+)  # fmt: skip
+def test_a_token_that_only_a_side_file_adds_is_refused(
+    tmp_path: Path, file: str, content: dict[str, Any], why: str
+) -> None:
+    path = write_assets(tmp_path)
+    config = json.loads((path / "tokenizer_config.json").read_text()) if file == "tokenizer_config.json" else {}
+    (path / file).write_text(json.dumps(config | content))
+    with pytest.raises(AssetError) as caught:
+        ModelAssets.load(path, "m")
+    assert str(caught.value) == f"{path / file}: it adds {why.replace('it lacks', 'tokenizer.json lacks')}"
+
+
+def test_tokens_that_tokenizer_json_has_may_be_named_again(tmp_path: Path) -> None:
+    path = write_assets(tmp_path)
+    (path / "added_tokens.json").write_text(json.dumps({"<longcat_s>": 1}))
+    ModelAssets.load(path, "m")
+
+
+@pytest.mark.parametrize("source", ["{% break %}", "{% continue %}"])
+def test_a_template_that_python_cannot_compile_names_its_file(tmp_path: Path, source: str) -> None:
+    with pytest.raises(AssetError, match=r"chat_template\.jinja: chat template 'default'"):
+        read_templates(write(tmp_path, {}, default=source))
+
+
+def test_a_template_that_raises_anything_rejects_the_messages(tmp_path: Path) -> None:
+    templates = read_templates(write(tmp_path, {}, default="{{ cycler().next() }}"))
+    assert templates is not None
+    with pytest.raises(InvalidRequest, match="The chat template rejected the messages"):
+        templates.choose(tools=False).render(HI)
+
+
+@pytest.mark.parametrize(
+    "file", ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json"]
+)
+def test_json_that_is_nested_too_deep_names_its_file(tmp_path: Path, file: str) -> None:
+    path = write_assets(tmp_path)
+    (path / file).write_text('{"a": ' + "[" * 200_000)
+    with pytest.raises(AssetError, match=f"{re.escape(file)}: not JSON"):
+        ModelAssets.load(path, "m")

@@ -50,9 +50,11 @@ async def chat_prompt(
 async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: ContextLimit | None = None) -> list[int]:
     """Returns the ids of a rendered chat. Raises ContextTooLong when it is far beyond `limit` tokens."""
     check_size(assets, prompt, limit, param="messages")
-    if len(prompt) > LONG_TEXT:
-        return await run_in_threadpool(assets.prompts.encode, prompt)
-    return assets.prompts.encode(prompt)
+    long = len(prompt) > LONG_TEXT
+    ids = await run_in_threadpool(assets.prompts.encode, prompt) if long else assets.prompts.encode(prompt)
+    if not ids:
+        raise InvalidRequest("The chat template made an empty prompt of these messages.", param="messages")
+    return ids
 
 
 def _is_long(messages: Sequence[ChatMessage], tools: Sequence[Any]) -> bool:

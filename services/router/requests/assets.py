@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from services.checkpoint.config import DEFAULT_EOS_ID
+from services.router.requests.added_tokens import check_added_tokens
 from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.generation_config import FILE as GENERATION_CONFIG
 from services.router.requests.generation_config import GenerationConfig, token_ids
@@ -46,6 +47,7 @@ class ModelAssets:
                 f"{path / 'tokenizer.json'}: it has token ids up to {vocabulary.size - 1},"
                 f" but vocab_size in config.json is {vocab_size}"
             )
+        check_added_tokens(path, tokenizer.get_vocab(with_added_tokens=True))
         templates = read_templates(path)
         own = "\n".join(template.text for template in templates.named.values()) if templates else ""
         control = control_tokens(raw, own, read_special_tokens(path).values())

@@ -118,7 +118,10 @@ def token_ids(value: Any, name: str) -> frozenset[int]:
 
 
 def _defaults(raw: Mapping[str, Any], path: Path) -> SamplingDefaults:
-    greedy = raw.get("do_sample") is False  # transformers then ignores the temperature
+    sampled = raw.get("do_sample")
+    if sampled is not None and not isinstance(sampled, bool):
+        raise AssetError(f"{path}: do_sample: {sampled!r} is not true or false{_HINT}")
+    greedy = sampled is False  # transformers then ignores the temperature
     return SamplingDefaults(
         temperature=0.0 if greedy else _number(raw, "temperature", path, 0, 2),
         top_p=_number(raw, "top_p", path, 0, 1, above=True),

@@ -23,9 +23,10 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns a JSON object. Raises AssetError naming the file."""
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of many digits, or too many brackets
         raise AssetError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise AssetError(f"{path}: not a JSON object")

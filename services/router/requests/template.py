@@ -19,7 +19,7 @@ DEFAULT, WITH_TOOLS = "default", "tool_use"  # names of templates; transformers 
 OWN_FIELDS = frozenset({"role", "type"})  # have one of a few values each; templates build control tokens from roles
 MODEL_FIELDS = frozenset({"content", "reasoning_content", "reasoning", "thinking"})  # of an assistant's message
 NOT_FOR_REQUESTS = frozenset({"messages", "tools", "documents", "tool_choice", "add_generation_prompt"})
-FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class ChatTemplate:

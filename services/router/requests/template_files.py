@@ -12,17 +12,23 @@ from services.router.requests.model_files import AssetError, read_json_if_there,
 from services.router.requests.template import DEFAULT, ChatTemplate, ChatTemplates
 
 CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"  # transformers takes it before tokenizer_config.json
 FILE, FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 
 def read_special_tokens(directory: Path) -> dict[str, str]:
-    """Returns the special tokens that tokenizer_config.json names: `bos_token` and so on. Raises AssetError."""
-    config = read_json_if_there(directory / CONFIG)
+    """Returns the special tokens that the tokenizer's files name: `bos_token` and so on. Raises AssetError.
+
+    As transformers does: the map counts before the config, and `extra_special_tokens` has names of the model's own.
+    """
+    config, own = (read_json_if_there(directory / name) for name in (CONFIG, SPECIAL_TOKENS))
+    extra = config.get("extra_special_tokens")
     tokens = {
         name: token.get("content") if isinstance(token, dict) else token
-        for name, token in config.items()
+        for name, token in (config | own).items()
         if name.endswith("_token") and not name.startswith(("add_", "use_"))
     }
+    tokens |= extra if isinstance(extra, dict) else {}
     return {name: text for name, text in tokens.items() if isinstance(text, str)}
 
 
@@ -36,7 +42,7 @@ def read_templates(directory: Path) -> ChatTemplates | None:
     for name, source, path in _sources(directory):
         try:
             named[name] = ChatTemplate(source, tokens)
-        except TemplateError as error:
+        except (TemplateError, SyntaxError) as error:
             line = getattr(error, "lineno", None)
             place = f" {name!r}" + (f", line {line}" if line else "")
             raise AssetError(f"{path}: chat template{place}: {error}") from None
