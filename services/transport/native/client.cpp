@@ -220,7 +220,7 @@ void Client::wait(Exchange& exchange, double timeout_s) {
     if (pump(0, lock)) continue;
     const double now = now_s();
     if (now >= until_s) {
-      give_up(exchange, Outcome::kLate);
+      give_up(exchange);
     } else if (now >= beat_s) {
       beat(exchange);
       beat_s = now + options_.heartbeat_s;
@@ -249,7 +249,7 @@ void Client::beat(const Exchange& exchange) {
   }
 }
 
-void Client::give_up(Exchange& exchange, Outcome outcome) {
+void Client::give_up(Exchange& exchange) {
   for (size_t i = 0; i < exchange.used; ++i) {
     Call& call = exchange.calls[i];
     if (call.outcome != Outcome::kPending) continue;
@@ -258,14 +258,15 @@ void Client::give_up(Exchange& exchange, Outcome outcome) {
       found->second->forget(call);
       watch_output(*found->second);
     }
-    call.outcome = outcome;
+    call.outcome = Outcome::kLate;
+    call.message = "it has not answered in time";
     --exchange.pending;
   }
 }
 
 void Client::release(Exchange* exchange) {
   std::lock_guard lock(mutex_);
-  if (exchange->pending) give_up(*exchange, Outcome::kLate);
+  if (exchange->pending) give_up(*exchange);
   free_.push_back(exchange);
 }
 

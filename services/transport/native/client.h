@@ -83,7 +83,7 @@ class Client {
  private:
   bool send(Call& call);
   void fill(Call& call, const Scatter& scatter, const int32_t* row, const int32_t* row_of, const int32_t* expert);
-  void give_up(Exchange& exchange, Outcome outcome);
+  void give_up(Exchange& exchange);
   void beat(const Exchange& exchange);
   bool pump(int timeout_ms, std::unique_lock<std::mutex>& lock);
   void watch_output(Session& session);

@@ -100,6 +100,12 @@ bool Server::expect(const std::string& token, uint64_t session, double ttl_s) {
   return true;
 }
 
+void Server::set_epoch(uint64_t epoch) {
+  uint64_t before = epoch_;
+  while (before < epoch && !epoch_.compare_exchange_weak(before, epoch)) {
+  }
+}
+
 uint64_t Server::redeem(const char* token) {
   const auto found = tokens_.find(std::string(token, kTokenBytes));
   if (found == tokens_.end()) return 0;

@@ -50,8 +50,8 @@ class Server final : public Host {
   void adopt(int fd);
   // Lets the bearer of a token open the session of this id within `ttl_s`, once; false when too many are open.
   bool expect(const std::string& token, uint64_t session, double ttl_s);
-  // Rejects calls of lower epochs from now on.
-  void set_epoch(uint64_t epoch) { epoch_ = epoch; }
+  // Rejects calls of lower epochs from now on. A lower one than before is ignored: threads may come out of order.
+  void set_epoch(uint64_t epoch);
   // Ends every session and both threads; called again, it does nothing.
   void stop();
 
