@@ -57,13 +57,14 @@ class P2PWorkerPool:
         self._started = 0
         self._lock = threading.Lock()
 
-    def worker(self, slow_s: float = 0.0) -> WorkerProcess:
+    def worker(self, slow_s: float = 0.0, direct: bool = False) -> WorkerProcess:
+        """`direct`: native sessions reach it without a proxy, by its unix socket."""
         with self._lock:
             name = f"n{self._started}"
             self._started += 1
             assert self._process.stdin
             assert self._process.stdout
-            self._process.stdin.write(f"{name} {slow_s}\n")
+            self._process.stdin.write(f"{name} {slow_s} {int(direct)}\n")
             reply = self._process.stdout.readline().split()
         assert len(reply) == 3, "the parent process died"
         assert reply[0] == name
@@ -90,8 +91,9 @@ def slowly(slow_s: float) -> Callable[[Compute], Compute]:
     return around
 
 
-def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, parent: int) -> None:
-    worker = Worker(checkpoint, dtype, name, slowly(slow_s))
+def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, direct: bool, parent: int) -> None:
+    worker = Worker(checkpoint, dtype, name, slowly(slow_s) if slow_s else lambda compute: compute)
+    worker.service.direct = direct
     load_everything(worker.experts)
     print(name, worker.endpoint.address, os.getpid(), flush=True)
     gone = threading.Event()
@@ -108,8 +110,8 @@ def main() -> None:
     for line in sys.stdin:
         if os.fork() == 0:
             try:
-                name, slow_s = line.split()
-                serve(checkpoint, dtype, name, float(slow_s), parent)
+                name, slow_s, direct = line.split()
+                serve(checkpoint, dtype, name, float(slow_s), direct == "1", parent)
             finally:
                 os._exit(0)
 
