@@ -5,6 +5,7 @@ Legend: T tokens, D hidden, A (row, expert) assignments.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -149,16 +150,14 @@ class FaultyService(ExpertService):
         super().__init__(state, batcher, registry, dispatch_dtype, MAX_SESSIONS)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
-        self.native = NativeServer(
-            state,
-            batcher,
-            self.expected,
-            host="127.0.0.1",
-            reachable_host="127.0.0.1",
-            max_sessions=MAX_SESSIONS,
-        )
+        self.native = self.new_native(state, batcher)
         self.direct = False  # native sessions reach the worker itself, unseen by `calls` and `fault`
         self._proxy = NativeProxy(self.calls.append, lambda reply: self.fault(reply))
+
+    def new_native(self, state: PlacementState, batcher: Batcher) -> NativeServer:
+        """A server of native sessions, which nobody has opened yet."""
+        host = "127.0.0.1"
+        return NativeServer(state, batcher, self.expected, host=host, reachable_host=host, max_sessions=MAX_SESSIONS)
 
     def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:
         place = super().Open(request, context)
@@ -211,6 +210,17 @@ class Worker:
         self.server.stop(0)
         if self.service.native is not None:
             self.service.native.stop()
+
+
+def slowly(slow_s: float) -> Callable[[Compute], Compute]:
+    def around(compute: Compute) -> Compute:
+        def slow(layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
+            time.sleep(slow_s)
+            return compute(layer, x_RD, row_A, expert_A)
+
+        return slow
+
+    return around
 
 
 def place(

@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +18,9 @@ import psutil
 import structlog
 import torch
 from caracal_proto import placement_pb2
-from support.expert_workers import REPO, Worker, load_everything
-from torch import Tensor
+from support.expert_workers import REPO, Worker, load_everything, slowly
 
 from services.checkpoint.reader import Checkpoint
-from services.expert_worker.batcher import Compute
 
 
 @dataclass(frozen=True)
@@ -78,17 +74,6 @@ class P2PWorkerPool:
             child.kill()
         self._process.kill()
         self._process.communicate()
-
-
-def slowly(slow_s: float) -> Callable[[Compute], Compute]:
-    def around(compute: Compute) -> Compute:
-        def slow(layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
-            time.sleep(slow_s)
-            return compute(layer, x_RD, row_A, expert_A)
-
-        return slow
-
-    return around
 
 
 def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, direct: bool, parent: int) -> None:

@@ -1,6 +1,7 @@
 #include "client.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -226,6 +227,8 @@ void Client::wait(Exchange& exchange, double timeout_s) {
       beat_s = now + options_.heartbeat_s;
     } else if (now >= spin_until_s) {
       pump(1 + static_cast<int>(1000 * (std::min(beat_s, until_s) - now)), lock);
+    } else {
+      sched_yield();  // to whom shares this core
     }
   }
   spin_.learn(now_s() - began_s);

@@ -1,4 +1,6 @@
 // The server's two threads: the loop that launches, and the one that stands in for it meanwhile.
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -27,7 +29,9 @@ void Server::wait_for_input(std::unique_lock<std::mutex>& lock) {
   const double began_s = now_s(), until_s = began_s + spin_.seconds();
   while (jobs_.empty() && !stopping_) {
     const bool spins = now_s() < until_s;
-    if (!poll_once(spins ? 0 : kSleepMs, lock) && !spins) break;
+    if (poll_once(spins ? 0 : kSleepMs, lock)) continue;
+    if (!spins) break;
+    sched_yield();  // to whom shares this core
   }
   spin_.learn(now_s() - began_s);
 }
