@@ -158,7 +158,7 @@ void attack_caller(uint64_t frames, Random& random) {
     ++good.call;
     const std::string body(random() % 8 ? layer.y.size() * sizeof(float) : random() % 5000, 'y');
     send_in_pieces(fd, mutated(good, body, random), random);
-    client.wait(*exchange, 0.0005);
+    client.wait(*exchange, 0);  // what was sent is there already
     answered += exchange->calls[0].outcome == Outcome::kAnswered;
     refused += exchange->calls[0].outcome != Outcome::kAnswered;
     client.release(exchange);

@@ -234,7 +234,10 @@ void Client::wait(Exchange& exchange, double timeout_s) {
   spin_.learn(now_s() - began_s);
   waiting_ = false;
   if (any_ended_) forget_ended();
-  flush_.notify_one();
+  // Waking the flusher costs more than a message: only when there is something for it.
+  for (const auto& [serial, session] : sessions_) {
+    if (session->unsent()) return flush_.notify_one();
+  }
 }
 
 void Client::beat(const Exchange& exchange) {

@@ -17,19 +17,7 @@ inline size_t bytes_of(uint32_t dtype) {
   return 0;
 }
 
-// An exponent of ones means infinity or NaN. Written so that the compiler takes many values at a time.
-template <class Word>
-bool all_below(const char* data, size_t count, Word exponent) {
-  const Word* values = reinterpret_cast<const Word*>(data);
-  Word bad = 0;
-  for (size_t i = 0; i < count; ++i) bad |= static_cast<Word>((values[i] & exponent) == exponent);
-  return bad == 0;
-}
-
-// Of `bytes` of float32 or bfloat16 values; `data` is aligned for them.
-inline bool all_finite(const char* data, size_t bytes, uint32_t dtype) {
-  if (static_cast<DType>(dtype) == DType::kBFloat16) return all_below<uint16_t>(data, bytes / 2, 0x7F80);
-  return all_below<uint32_t>(data, bytes / 4, 0x7F800000);
-}
+// Whether `bytes` of float32 or bfloat16 values are neither infinite nor NaN; `data` is aligned for them.
+bool all_finite(const char* data, size_t bytes, uint32_t dtype);
 
 }  // namespace caracal::wire
