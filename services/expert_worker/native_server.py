@@ -53,7 +53,7 @@ class NativeServer:
         max_sessions: int = 128,
         spin_s: float = 0.0,
     ) -> None:
-        """`host` and `port` are listened on, `reachable_host` is what callers are told."""
+        """`host` and `port` are listened on, `reachable_host` is what callers get to know."""
         module = native()
         self.max_rows, self.max_assignments = MAX_ROWS, MAX_ROWS * min(expected.experts, 64)
         self._expected = module.Expected(

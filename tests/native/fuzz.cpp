@@ -148,7 +148,7 @@ void attack_caller(uint64_t frames, Random& random) {
   for (uint64_t sent = 0; sent < frames; ++sent) {
     if (fd < 0 || !client.why_over(layer.serial).empty()) {
       if (fd >= 0) close(fd);
-      const auto [mine, theirs] = connected_pair();
+      const auto [mine, theirs] = connected_sockets();
       fd = mine;
       layer.serial = client.add(theirs, ++session);
       good.session = session;

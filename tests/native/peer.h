@@ -46,7 +46,7 @@ inline LaunchResult compute(const Launch& launch) {
   return {};
 }
 
-inline std::pair<int, int> connected_pair() {
+inline std::pair<int, int> connected_sockets() {
   int ends[2];
   require(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
   for (int end : ends) fcntl(end, F_SETFL, O_NONBLOCK);
@@ -67,7 +67,7 @@ inline int open_session(Server& server, uint64_t session, std::mt19937_64& rando
   std::string token(kTokenBytes, '\0');
   for (char& byte : token) byte = static_cast<char>(random());
   require(server.expect(token, session, 60), "a place for a session");
-  const auto [mine, theirs] = connected_pair();
+  const auto [mine, theirs] = connected_sockets();
   server.adopt(theirs);
   Header hello;
   hello.kind = Kind::kHello;

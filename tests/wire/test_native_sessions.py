@@ -112,13 +112,13 @@ def test_a_connection_without_a_token_is_closed_without_an_answer(one: Worker) -
             assert stranger.recv(1) == b""
 
 
-def test_many_strangers_do_not_keep_callers_out(checkpoint: Checkpoint, one: Worker) -> None:
+def test_many_unproven_connections_do_not_keep_callers_out(checkpoint: Checkpoint, one: Worker) -> None:
     place_ = asked_to_open(one)
-    strangers = [socket.create_connection((place_.host, place_.port), 5) for _ in range(100)]
+    unproven = [socket.create_connection((place_.host, place_.port), 5) for _ in range(100)]
     stats = NativeStats()
     assert same_as_reference(checkpoint, one, stats) == stats.calls
-    for stranger in strangers:
-        stranger.close()
+    for each in unproven:
+        each.close()
 
 
 def test_no_more_sessions_than_the_worker_takes(one: Worker) -> None:

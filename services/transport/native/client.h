@@ -24,7 +24,7 @@ struct Exchange {
   std::vector<Call> calls;  // never grows while any is pending: sessions point to them
   size_t used = 0;          // calls of this scatter
   size_t pending = 0;
-  double arrived_s = 0;  // when the last call was settled
+  double arrived_s = 0;  // when the last call was concluded
 };
 
 // Rows as they are sent: of each row `bytes` from `at + row * bytes`. Two planes are fp8's values and scales.
@@ -75,7 +75,7 @@ class Client {
 
   // Sends each worker's rows; a session that is over fails its call at once, which `wait` reports.
   Exchange* scatter(const Scatter& scatter);
-  // Waits until every call is settled; after `timeout_s` the others are given up and are kLate.
+  // Waits until every call is concluded; after `timeout_s` the others are given up and are kLate.
   void wait(Exchange& exchange, double timeout_s);
   // Gives an exchange back; what is still pending is given up.
   void release(Exchange* exchange);

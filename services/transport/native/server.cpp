@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint64_t kWake = ~uint64_t{0}, kListener = uint64_t{1} << 63;
 constexpr int kEvents = 64;
-constexpr size_t kMaxStrangers = 64;  // connections that have not shown a token yet
+constexpr size_t kMaxUnproven = 64;  // connections that have not shown a token yet
 constexpr size_t kMaxEndings = 64;
 constexpr double kHouseS = 0.5;
 
@@ -155,7 +155,7 @@ void Server::accept_from(int listener) {
 }
 
 void Server::add(int fd) {
-  limit_strangers();
+  limit_unproven();
   const uint64_t serial = next_serial_++;
   auto& connection = connections_[serial] = std::make_unique<Connection>(fd, serial, *this);
   epoll_event event{};
@@ -164,15 +164,15 @@ void Server::add(int fd) {
   if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) < 0) connection->end(strerror(errno));
 }
 
-void Server::limit_strangers() {
-  size_t strangers = 0;
+void Server::limit_unproven() {
+  size_t unproven = 0;
   Connection* oldest = nullptr;
   for (const auto& [serial, one] : connections_) {
     if (one->trusted() || one->over()) continue;
-    ++strangers;
+    ++unproven;
     if (!oldest || one->serial < oldest->serial) oldest = one.get();
   }
-  if (strangers >= kMaxStrangers) oldest->end("too many connections have shown no token");
+  if (unproven >= kMaxUnproven) oldest->end("too many connections have shown no token");
 }
 
 void Server::watch(Connection& connection) {

@@ -81,7 +81,7 @@ class Server final : public Host {
   void add(int fd);
   void watch(Connection& connection);
   void keep_house();
-  void limit_strangers();
+  void limit_unproven();
   void remove_ended();
   size_t trusted() const;
 
@@ -89,7 +89,7 @@ class Server final : public Host {
   void take_jobs();
   void reject_late(std::unique_lock<std::mutex>& lock);
   bool launch(const std::vector<Job*>& jobs, std::unique_lock<std::mutex>& lock);
-  void settle(Job& job, const LaunchResult& result);
+  void conclude(Job& job, const LaunchResult& result);
   void wake();
 
   const ServerOptions options_;

@@ -93,7 +93,7 @@ void Server::reject_late(std::unique_lock<std::mutex>& lock) {
   for (Job& job : taken_) {
     if (job.deadline_s >= now) continue;
     waited_s.push_back(now - job.arrived_s);
-    settle(job, {false, false, Status::kDeadlineExceeded, "the deadline passed before the rows were computed"});
+    conclude(job, {false, false, Status::kDeadlineExceeded, "the deadline passed before the rows were computed"});
     pool_.give(std::move(job.body));
   }
   if (waited_s.empty()) return;
@@ -120,12 +120,12 @@ bool Server::launch(const std::vector<Job*>& jobs, std::unique_lock<std::mutex>&
   for (size_t i = 0; i < jobs.size(); ++i) {
     rows_.clear();
     if (result.ok) merger_.output_of(i, rows_);
-    settle(*jobs[i], result);
+    conclude(*jobs[i], result);
   }
   return true;
 }
 
-void Server::settle(Job& job, const LaunchResult& result) {
+void Server::conclude(Job& job, const LaunchResult& result) {
   const auto found = connections_.find(job.serial);
   if (found == connections_.end()) return answered(result.ok);
   Connection& connection = *found->second;

@@ -25,7 +25,7 @@ void Session::send(Call& call) {
   seal(header);
   if (over()) {
     call.message = why_;
-    return settle(call, Outcome::kLost);
+    return conclude(call, Outcome::kLost);
   }
   silent_beats = 0;
   awaited_.push_back(&call);
@@ -78,12 +78,12 @@ void Session::end(const char* why, Outcome outcome) {
   sending_.clear();
   for (Call* call : awaited_) {
     call->message = why_;
-    settle(*call, outcome);
+    conclude(*call, outcome);
   }
   awaited_.clear();
 }
 
-void Session::settle(Call& call, Outcome outcome) {
+void Session::conclude(Call& call, Outcome outcome) {
   call.outcome = outcome;
   --call.exchange->pending;
   call.exchange->arrived_s = now_s();
@@ -103,7 +103,7 @@ Region Session::guess() {
 bool Session::refuse(Call& call, std::string what, const char*& why) {
   awaited_.erase(std::find(awaited_.begin(), awaited_.end(), &call));
   call.message = std::move(what);
-  settle(call, Outcome::kInvalid);
+  conclude(call, Outcome::kInvalid);
   why = "its reply could not be used";
   return false;
 }
@@ -151,7 +151,7 @@ bool Session::complete(const Header& header, const char*& why) {
     call->message.assign(body, header.body_bytes);
   }
   awaited_.erase(std::find(awaited_.begin(), awaited_.end(), call));
-  settle(*call, ok ? Outcome::kAnswered : Outcome::kRejected);
+  conclude(*call, ok ? Outcome::kAnswered : Outcome::kRejected);
   return true;
 }
 

@@ -68,7 +68,7 @@ class Session final : public FrameOwner {
   Region guess() override;
   bool refuse(Call& call, std::string what, const char*& why);
   Call* find(uint64_t number) const;
-  void settle(Call& call, Outcome outcome);
+  void conclude(Call& call, Outcome outcome);
 
   int fd_;
   const uint64_t id_;
