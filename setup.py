@@ -26,7 +26,7 @@ COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 warns of 
 NARROW = ["-mavx2", "-mfma"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", *NARROW]
 FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
-# Needs torch only for the pybind11 it carries. GCC 12 warns of its own std::string.
+# Only module*.cpp need torch: for the pybind11 it carries, and to call the op. GCC 12 warns of its own std::string.
 NATIVE = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-restrict", "-pthread"]
 WITHOUT = {
     "caracal_kernels._cpu": ("compiled CPU kernels", "its slower reference ops will run"),
@@ -97,14 +97,16 @@ class BuildKernels(build_ext):
         )
 
     def _build_native(self, ext: Extension) -> None:
-        from torch.utils.cpp_extension import include_paths
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
 
-        build_id: str = runpy.run_path(str(TRANSPORT / "native_build_id.py"))["build_id"]()
+        build_id: str = runpy.run_path(str(TRANSPORT / "native_build_id.py"))["build_id"](torch.__version__)
         target = Path(self.get_ext_fullpath(ext.name))
         if self._is_there(target, TRANSPORT, build_id):
             return
-        include = [*self.compiler.include_dirs, *include_paths()]
-        flags = [*NATIVE, f'-DCARACAL_BUILD_ID="{build_id}"']
+        include = self.compiler.include_dirs
+        torch_headers = [flag for path in include_paths() for flag in ("-isystem", path)]  # whose warnings are not ours
+        flags = [*NATIVE, *torch_headers, f'-DCARACAL_BUILD_ID="{build_id}"', "-DTORCH_EXTENSION_NAME=_native"]
 
         def compile_one(source: str) -> list[str]:
             return self.compiler.compile([source], self.build_temp, include_dirs=include, extra_postargs=flags)
@@ -114,7 +116,13 @@ class BuildKernels(build_ext):
             objects = [file for files in pool.map(compile_one, ext.sources) for file in files]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        self.compiler.link_shared_object(objects, str(target), target_lang="c++")
+        self.compiler.link_shared_object(
+            objects,
+            str(target),
+            libraries=["torch", "torch_cpu", "torch_python", "c10"],
+            library_dirs=library_paths(),
+            target_lang="c++",
+        )
 
     def _is_there(self, target: Path, package: Path, build_id: str) -> bool:
         """Whether the extension fits already. pip builds an editable install in a fresh folder each time: what lies

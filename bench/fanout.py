@@ -54,7 +54,7 @@ def build_core(folder: Path) -> Path:
     if compiler is None:
         raise CannotMeasure("there is no C++ compiler")
     core = REPO / "services" / "transport" / "native"
-    sources = [str(source) for source in core.glob("*.cpp") if source.name != "module.cpp"]
+    sources = [str(source) for source in core.glob("*.cpp") if not source.name.startswith("module")]
     program = folder / "fanout"
     flags = ["-std=c++20", "-O3", "-Wno-restrict", "-pthread", f"-I{core}"]
     command = [compiler, *flags, str(REPO / "bench" / "native" / "fanout.cpp"), *sources, "-o", str(program)]

@@ -102,6 +102,20 @@ class Batcher:
             self._count_launch(len(waited), len(x_RD), len(row_A))
         return y_AD
 
+    def add(self, counts: tuple[int, int, int, int, float, list[float]]) -> None:
+        """Adds launches that ran without Python: launches, calls, rows, assignments, busy seconds, each call's wait."""
+        launches, calls, rows, assignments, busy_s, waited = counts
+        with self._turn:
+            counters, now = self.counters, time.monotonic()
+            counters.launches += launches
+            counters.progress += launches
+            counters.calls += calls
+            counters.rows += rows
+            counters.assignments += assignments
+            counters.busy_s += busy_s
+            for waited_s in waited:
+                self.queue_times.count(waited_s, now)
+
     def count_late(self, waited: Sequence[float]) -> None:
         """Counts calls whose deadline passed before their launch."""
         with self._turn:

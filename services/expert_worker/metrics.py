@@ -24,6 +24,8 @@ class ExpertMetrics(Collector):
         self._batcher, self._state, self._service = batcher, state, service
 
     def collect(self) -> Iterator[Metric]:
+        if self._service.native is not None:
+            self._service.native.take_counts()
         yield from self._calls()
         yield from self._native_sessions()
         yield from self._queue()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+import torch
 from caracal_proto import expert_pb2
 from caracal_proto.tensors import dtype_name
 
@@ -26,7 +27,7 @@ from services.transport.native_extension import native
 from services.transport.payload import MAX_ROWS, planes
 
 if TYPE_CHECKING:
-    from services.transport._native import Server, ServerCounters
+    from services.transport._native import ExpertTable, Server, ServerCounters
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +53,13 @@ class NativeServer:
         port: int = 0,
         max_sessions: int = 128,
         spin_s: float = 0.0,
+        direct: bool = False,
     ) -> None:
-        """`host` and `port` are listened on, `reachable_host` is what callers get to know."""
+        """`host` and `port` are listened on, `reachable_host` is what callers get to know.
+
+        `direct`: launches whose experts are in the model's dtype call the compiled op without Python. The others, and
+        those of a worker that sends rows in another dtype, go through the batcher.
+        """
         module = native()
         self.max_rows, self.max_assignments = MAX_ROWS, MAX_ROWS * min(expected.experts, 64)
         self._expected = module.Expected(
@@ -70,6 +76,13 @@ class NativeServer:
         self._launch = NativeLaunch(batcher, expected)
         self._state, self._host, self._reachable_host, self._port = state, host, reachable_host, port
         self._max_sessions, self._spin_s = max_sessions, spin_s
+        self._batcher = batcher
+        self._table: ExpertTable | None = None
+        if direct and expected.dispatch_dtype == expected.dtype:
+            self._table = module.ExpertTable(
+                expected.layers, expected.experts, expected.hidden, torch.get_num_threads()
+            )
+            state.experts.mirror(self._table)
         self._server: Server | None = None
         self._folder: Path | None = None
         self._proof = secrets.token_bytes(32)
@@ -102,6 +115,16 @@ class NativeServer:
             max_assignments=self.max_assignments,
         )
 
+    def take_counts(self) -> None:
+        """Adds the launches that ran without Python to the batcher's counters."""
+        if self._table is not None:
+            self._batcher.add(self._table.take_counts())
+
+    @property
+    def launch_s(self) -> float:
+        """How long the launch that runs without Python has lasted; 0 without one."""
+        return self._table.running_s if self._table is not None else 0.0
+
     def log_endings(self) -> None:
         """Logs why sessions have ended since the last call."""
         for reason in self._server.endings() if self._server is not None else ():
@@ -121,7 +144,9 @@ class NativeServer:
                 family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
                 listener = socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
                 self._port = listener.getsockname()[1]
-                server: Server = native().Server(self._expected, self._max_sessions, self._spin_s, self._launch)
+                server: Server = native().Server(
+                    self._expected, self._max_sessions, self._spin_s, self._launch, self._table
+                )
                 self._state.watch_epoch(server.set_epoch)
                 self._hand_over(server, listener)
                 self._listen_on_unix(server)

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 
 import structlog
 import torch
+from caracal_kernels import is_compiled
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.device import computes_fp8, find_device
@@ -58,7 +59,7 @@ class ExpertWorker:
         self._service = ExpertService(
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
         )
-        self._service.native = self._native = self._native_server()
+        self._service.native = self._native = self._native_server(device)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._readiness = Readiness(self._state, self._membership)
@@ -86,7 +87,7 @@ class ExpertWorker:
             numerics_class=self._state.numerics_class,
         )
 
-    def _native_server(self) -> NativeServer | None:
+    def _native_server(self, device: torch.device) -> NativeServer | None:
         """The server of native sessions; None, with the reason in the log, where it was not compiled."""
         settings = self._settings
         if reason := unavailable():
@@ -101,6 +102,7 @@ class ExpertWorker:
             port=settings.native_port,
             max_sessions=settings.max_sessions,
             spin_s=spin_s(settings.spin_us, usable_cores()),
+            direct=device.type == "cpu" and is_compiled(),
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
@@ -182,8 +184,10 @@ class ExpertWorker:
 
     async def _tick(self) -> None:
         while self._service.broken is None:
-            await asyncio.to_thread(self._batcher.tick)
             if self._native is not None:
+                self._native.take_counts()
                 self._native.log_endings()
+            if self._native is None or self._native.launch_s < TICK_S:  # one that hangs must not look like progress
+                await asyncio.to_thread(self._batcher.tick)
             await asyncio.sleep(TICK_S)
         raise self._service.broken

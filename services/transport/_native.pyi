@@ -1,5 +1,7 @@
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 HEADER_BYTES: int
 TOKEN_BYTES: int
 BUILD_ID: str
@@ -85,8 +87,25 @@ Launch = Callable[
     tuple[int | None, str] | None,
 ]
 
+class ExpertTable:
+    """The weights of loaded experts, for launches without Python."""
+
+    def __init__(self, layers: int, experts: int, hidden: int, threads: int) -> None: ...
+    def set(self, layer: int, expert: int, gate_up: Tensor, down: Tensor) -> None: ...
+    def drop(self, layer: int, expert: int) -> None: ...
+    @property
+    def running_s(self) -> float: ...
+    def take_counts(self) -> tuple[int, int, int, int, float, list[float]]: ...
+
 class Server:
-    def __init__(self, expected: Expected, max_sessions: int, spin_s: float, launch: Launch) -> None: ...
+    def __init__(
+        self,
+        expected: Expected,
+        max_sessions: int,
+        spin_s: float,
+        launch: Launch,
+        direct: ExpertTable | None = None,
+    ) -> None: ...
     def listen(self, fd: int) -> None: ...
     def adopt(self, fd: int) -> None: ...
     def expect(self, token: bytes, session: int, ttl_s: float) -> bool: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 from functools import cache
@@ -26,8 +27,12 @@ def unavailable() -> str:
     spec = importlib.util.find_spec(NAME)
     if spec is None or spec.origin is None:
         return "the native data plane is not there: it was not compiled when Caracal was installed"
-    # A file from other sources may speak another version of the frames.
-    if build_id().encode() not in Path(spec.origin).read_bytes():
+    try:
+        torch_version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "the native data plane is not there: torch is not installed"
+    # A file from other sources may speak another version of the frames; for another torch it may crash the process.
+    if build_id(torch_version).encode() not in Path(spec.origin).read_bytes():
         return f"{spec.origin} was compiled from other sources; install Caracal again"
     return ""
 
@@ -36,4 +41,5 @@ def native() -> ModuleType:
     """The extension. Raises NativeUnavailable."""
     if why := unavailable():
         raise NativeUnavailable(why)
+    importlib.import_module("torch")  # whose libraries it needs
     return importlib.import_module(NAME)

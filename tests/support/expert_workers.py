@@ -154,10 +154,12 @@ class FaultyService(ExpertService):
         self.direct = False  # native sessions reach the worker itself, unseen by `calls` and `fault`
         self._proxy = NativeProxy(self.calls.append, lambda reply: self.fault(reply))
 
-    def new_native(self, state: PlacementState, batcher: Batcher) -> NativeServer:
-        """A server of native sessions, which nobody has opened yet."""
+    def new_native(self, state: PlacementState, batcher: Batcher, direct: bool = False) -> NativeServer:
+        """A server of native sessions, which nobody has opened yet. `direct`: past `around` and `corrupt`."""
         host = "127.0.0.1"
-        return NativeServer(state, batcher, self.expected, host=host, reachable_host=host, max_sessions=MAX_SESSIONS)
+        return NativeServer(
+            state, batcher, self.expected, host=host, reachable_host=host, max_sessions=MAX_SESSIONS, direct=direct
+        )
 
     def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:
         place = super().Open(request, context)

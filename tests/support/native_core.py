@@ -34,7 +34,7 @@ def build(folder: Path, sanitizers: str) -> None:
         subprocess.run([compiler(), *flags, *include, "-c", str(source), "-o", str(target)], check=True)
         return target
 
-    core = [source for source in sorted(CORE.glob("*.cpp")) if source.name != "module.cpp"]
+    core = [source for source in sorted(CORE.glob("*.cpp")) if not source.name.startswith("module")]
     programs = sorted(PROGRAMS.glob("*.cpp"))
     with ThreadPoolExecutor(2) as pool:
         objects = dict(zip([*core, *programs], pool.map(compile_one, [*core, *programs]), strict=True))

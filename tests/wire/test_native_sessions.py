@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
+from caracal_kernels import is_compiled
 from caracal_proto import expert_pb2, expert_pb2_grpc
 from support.expert_workers import (
     MAX_SESSIONS,
@@ -254,6 +255,35 @@ def test_a_silent_worker_is_noticed_by_its_missing_signs_of_life(checkpoint: Che
             assert torch.equal(run(dispatcher, 0, gate[0], batch), right)
     finally:
         pool.close()
+
+
+@pytest.mark.skipif(not is_compiled(), reason="there are no compiled kernels")
+def test_launches_without_python_have_the_same_bits_and_are_counted(checkpoint: Checkpoint, one: Worker) -> None:
+    """Experts of layer 1 are partly unloaded: such launches are answered by Python, in the words of other links."""
+    gate, plain, stats = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE), NativeStats()
+    native = one.service.native = one.service.new_native(one.state, one.batcher, direct=True)
+    connect = connecting("native", checkpoint, DTYPE, native_stats=stats)
+    with open_dispatcher(checkpoint, connect, expert_wait_s=0.3) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [one.endpoint], lambda layer, expert: [0]))
+        for number in range(20):
+            batch, layer = random_batch(number, checkpoint.config.hidden_size, DTYPE), number % 2
+            assert torch.equal(run(dispatcher, layer, gate[layer], batch), run(plain, layer, gate[layer], batch))
+        assert one.batcher.counters.launches == 0, "no launch went through Python"
+        native.take_counts()
+        counters, sent = one.batcher.counters, dispatcher.stats.total()
+        assert (counters.launches, counters.calls) == (20, 20)
+        assert (counters.rows, counters.assignments) == (sent.rows_sent, sent.assignments_sent)
+        assert 0 < counters.busy_s < 5
+        assert one.batcher.queue_times.buckets()[-1][1] == 20
+        assert native.launch_s == 0
+        one.experts.drop(1, 3)
+        batch = random_batch(3, checkpoint.config.hidden_size, DTYPE, tokens=40)
+        with pytest.raises(ExpertsUnavailable, match="experts 3 of layer 1 are not loaded here"):
+            run(dispatcher, 1, gate[1], batch)
+        one.experts.load(1, 3)
+        assert torch.equal(run(dispatcher, 1, gate[1], batch), run(plain, 1, gate[1], batch))
+        native.take_counts()
+        assert one.batcher.counters.launches == 21
 
 
 def test_a_closed_link_opens_no_session(checkpoint: Checkpoint, one: Worker) -> None:

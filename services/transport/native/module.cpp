@@ -2,8 +2,10 @@
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include "client.h"
+#include "module_experts.h"
 #include "server.h"
 
 namespace py = pybind11;
@@ -138,7 +140,9 @@ LaunchResult call_python(const py::object& launch, const Launch& wanted) {
   return result;
 }
 
-std::shared_ptr<Server> make_server(const Expected& expected, size_t max_sessions, double spin_s, py::object launch) {
+// `direct`, if given, computes what it can without Python.
+std::shared_ptr<Server> make_server(const Expected& expected, size_t max_sessions, double spin_s, py::object launch,
+                                    std::shared_ptr<ExpertTable> direct) {
   ServerOptions options;
   options.expected = expected;
   options.max_sessions = max_sessions;
@@ -148,7 +152,11 @@ std::shared_ptr<Server> make_server(const Expected& expected, size_t max_session
     py::gil_scoped_acquire acquired;
     delete object;
   });
-  return {new Server(options, [held](const Launch& wanted) { return call_python(*held, wanted); }),
+  const auto compute = [held, direct](const Launch& wanted) {
+    if (direct && wanted.assignments && direct->compute(wanted)) return LaunchResult{};
+    return call_python(*held, wanted);
+  };
+  return {new Server(options, compute),
           [](Server* server) {
             py::gil_scoped_release released;
             delete server;
@@ -219,7 +227,7 @@ void define_server(py::module_& m) {
       .def_readonly("opened", &ServerCounters::opened)
       .def_readonly("refused", &ServerCounters::refused);
   py::class_<Server, std::shared_ptr<Server>>(m, "Server")
-      .def(py::init(&make_server), py::arg("expected"), py::arg("max_sessions"), py::arg("spin_s"), py::arg("launch"))
+      .def(py::init(&make_server), py::arg("expected"), py::arg("max_sessions"), py::arg("spin_s"), py::arg("launch"), py::arg("direct") = nullptr)
       .def("listen", &Server::listen, Released())
       .def("adopt", &Server::adopt, Released())
       .def("expect", [](Server& server, const py::bytes& token, uint64_t session, double ttl_s) {
@@ -234,11 +242,24 @@ void define_server(py::module_& m) {
       .def("endings", &Server::endings, Released());
 }
 
+void define_experts(py::module_& m) {
+  py::class_<ExpertTable, std::shared_ptr<ExpertTable>>(m, "ExpertTable")
+      .def(py::init<uint32_t, uint32_t, uint32_t, int>(), py::arg("layers"), py::arg("experts"), py::arg("hidden"), py::arg("threads"))
+      .def("set", &ExpertTable::set, Released())
+      .def("drop", &ExpertTable::drop, Released())
+      .def_property_readonly("running_s", &ExpertTable::running_s)
+      .def("take_counts", [](ExpertTable& table) {
+        const LaunchCounts counts = table.take_counts();
+        return py::make_tuple(counts.launches, counts.calls, counts.rows, counts.assignments, counts.busy_s, counts.waited_s);
+      });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Native sessions between attention and expert workers.";
   define_client(m);
+  define_experts(m);
   define_server(m);
   py::enum_<Kind>(m, "Kind")
       .value("HELLO", Kind::kHello)
