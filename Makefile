@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast smoke check proto fmt train bench bench-gpu chart settings metrics models image e2e-k8s clean
+.PHONY: up test test-fast sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -28,6 +28,11 @@ endif
 # Everything that starts no process: for every save. Three pytest workers on two cores, because some tests only wait.
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes" -n 3 --dist worksteal
+
+# The data plane's core, without Python, under the address, undefined-behaviour and thread sanitizers: its checks, and
+# a million mutated frames. SANITIZE='--frames 10000000 --seed 2' and the like.
+sanitize: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.native_core $(SANITIZE)
 
 # Every command that README, docs and this file name, in a tiny form.
 smoke: $(VENV)/.dev $(VENV)/.helm
@@ -94,7 +99,7 @@ bench-gpu:
 	@PYTHONPATH=.:kernels:proto $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu.main $(BENCH_GPU)
 
 clean:
-	rm -rf $(VENV) build *.egg-info kernels/caracal_kernels/*.so
+	rm -rf $(VENV) build *.egg-info kernels/caracal_kernels/*.so services/transport/*.so
 
 # Torch comes first and pinned, so that a CPU build at hand is taken; the constraint keeps it from being replaced.
 $(VENV)/.torch:
@@ -107,7 +112,7 @@ $(VENV)/.torch:
 
 # In a variable, because a comma would end the argument of `call`.
 RUN_PACKAGES = -e '.[gateway,worker,local]'
-KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*)
+KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*) $(wildcard services/transport/native/*)
 PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)

@@ -1,6 +1,7 @@
-"""Builds the CPU kernels when torch and a C++ compiler are there; without them Caracal runs on its reference ops.
+"""Builds the CPU kernels and the native data plane when torch and a C++ compiler are there.
 
-The bodies are compiled once per instruction set: sources have flags of their own, which torch's helper cannot give.
+Without them Caracal runs on its reference ops, and its workers talk over gRPC alone. The kernels' bodies are compiled
+once per instruction set: sources have flags of their own, which torch's helper cannot give.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 PACKAGE = Path("kernels/caracal_kernels")
+TRANSPORT = Path("services/transport")
 # -g0 and -fvisibility keep the file near 1 MB; no contraction, so that every instantiation rounds alike.
 COMMON = ["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 warns of its own intrinsics
 NARROW = ["-mavx2", "-mfma"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", *NARROW]
 FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
+# Only module*.cpp need torch: for the pybind11 it carries, and to call the op. GCC 12 warns of its own std::string.
+NATIVE = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-restrict", "-pthread"]
+WITHOUT = {
+    "caracal_kernels._cpu": ("compiled CPU kernels", "its slower reference ops will run"),
+    "services.transport._native": ("native data plane", "workers talk over gRPC, CARACAL_LINK=native is rejected"),
+}
 PLAIN = ("avx512.cpp", "avx2.cpp", "isa.cpp", "module.cpp")  # these need no torch header
 
 
@@ -41,11 +49,12 @@ class BuildKernels(build_ext):
         missing = self._missing()
         if not missing:
             try:
-                self._build(ext)
+                self._build_native(ext) if ext.name.endswith("_native") else self._build(ext)
             except (CCompilerError, ExecError, PlatformError):
                 missing = "the compiler failed, see above"
         if missing:
-            print(f"caracal: no compiled CPU kernels ({missing}): its slower reference ops will run", file=sys.stderr)
+            what, instead = WITHOUT[ext.name]
+            print(f"caracal: no {what} ({missing}): {instead}", file=sys.stderr)
 
     def _missing(self) -> str:
         if importlib.util.find_spec("torch") is None:
@@ -63,13 +72,8 @@ class BuildKernels(build_ext):
 
         build_id: str = runpy.run_path(str(PACKAGE / "build_id.py"))["build_id"](torch.__version__)
         target = Path(self.get_ext_fullpath(ext.name))
-        # pip builds an editable install in a fresh folder each time: what lies beside the sources is as good.
-        for built in (target, PACKAGE / target.name):
-            if not self.force and fits(built, build_id):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if built != target:
-                    shutil.copyfile(built, target)
-                return
+        if self._is_there(target, PACKAGE, build_id):
+            return
 
         def compile_one(source: str) -> list[str]:
             name = Path(source).name
@@ -92,6 +96,45 @@ class BuildKernels(build_ext):
             target_lang="c++",
         )
 
+    def _build_native(self, ext: Extension) -> None:
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+
+        build_id: str = runpy.run_path(str(TRANSPORT / "native_build_id.py"))["build_id"](torch.__version__)
+        target = Path(self.get_ext_fullpath(ext.name))
+        if self._is_there(target, TRANSPORT, build_id):
+            return
+        include = self.compiler.include_dirs
+        torch_headers = [flag for path in include_paths() for flag in ("-isystem", path)]  # whose warnings are not ours
+        flags = [*NATIVE, *torch_headers, f'-DCARACAL_BUILD_ID="{build_id}"', "-DTORCH_EXTENSION_NAME=_native"]
+
+        def compile_one(source: str) -> list[str]:
+            return self.compiler.compile([source], self.build_temp, include_dirs=include, extra_postargs=flags)
+
+        print(f"caracal: compiling {len(ext.sources)} sources of the native data plane", file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(2) as pool:
+            objects = [file for files in pool.map(compile_one, ext.sources) for file in files]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        self.compiler.link_shared_object(
+            objects,
+            str(target),
+            libraries=["torch", "torch_cpu", "torch_python", "c10"],
+            library_dirs=library_paths(),
+            target_lang="c++",
+        )
+
+    def _is_there(self, target: Path, package: Path, build_id: str) -> bool:
+        """Whether the extension fits already. pip builds an editable install in a fresh folder each time: what lies
+        beside the sources is as good, and is copied."""
+        for built in (target, package / target.name):
+            if not self.force and fits(built, build_id):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if built != target:
+                    shutil.copyfile(built, target)
+                return True
+        return False
+
     def copy_extensions_to_source(self) -> None:
         built = [ext for ext in self.extensions if Path(self.build_lib, self.get_ext_filename(ext.name)).exists()]
         self.extensions = built
@@ -111,7 +154,13 @@ setup(
             sources=sorted(str(file) for file in (PACKAGE / "cpu").glob("*.cpp")),
             depends=sorted(str(file) for file in (PACKAGE / "cpu").glob("*.h")),
             language="c++",
-        )
+        ),
+        Extension(
+            "services.transport._native",
+            sources=sorted(str(file) for file in (TRANSPORT / "native").glob("*.cpp")),
+            depends=sorted(str(file) for file in (TRANSPORT / "native").glob("*.h")),
+            language="c++",
+        ),
     ],
     cmdclass={"build_ext": BuildKernels},
     package_dir={"caracal_kernels": str(PACKAGE)},

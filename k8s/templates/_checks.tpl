@@ -109,6 +109,9 @@
 {{- if eq (int (index $role (first $ports))) (int (index $role (last $ports))) }}
 {{- fail (printf "%s.%s and %s.%s are both %d: a port can only be used once." $component (first $ports) $component (last $ports) (int (index $role (first $ports)))) }}
 {{- end }}
+{{- if and (eq $component "expert") (eq $.Values.link.kind "native") (has (int $.Values.link.nativePort) (list (int $role.port) (int $role.metricsPort))) }}
+{{- fail (printf "link.nativePort and a port of expert are both %d: a port can only be used once." (int $.Values.link.nativePort)) }}
+{{- end }}
 {{- if and (eq $component "router") (eq (int $role.service.port) (int $role.grpcPort)) }}
 {{- fail (printf "router.service.port and router.grpcPort are both %d: the Service also exposes the gRPC API, on the latter." (int $role.grpcPort)) }}
 {{- end }}

@@ -87,6 +87,9 @@
 {{- define "caracal.env.expert" -}}
 {{- include "caracal.env.worker" . }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (dict "MAX_SESSIONS" "maxSessions")) }}
+{{- if eq .root.Values.link.kind "native" }}
+- {name: CARACAL_NATIVE_PORT, value: {{ int .root.Values.link.nativePort | quote }}}
+{{- end }}
 {{- with int (include "caracal.expertsPerPod" .root) }}
 - {name: CARACAL_CAPACITY, value: {{ . | quote }}}
 {{- end }}

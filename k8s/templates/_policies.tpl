@@ -119,6 +119,13 @@ spec:
 {{- if or .Values.rdma.enabled (and (eq .Values.link.kind "nccl") .Values.link.openPorts) }}yes{{ end }}
 {{- end }}
 
+{{/* Ports of expert pods to which attention pods connect, when not all are open. */}}
+{{- define "caracal.linkPorts" -}}
+{{- $ports := list (int .Values.expert.port) }}
+{{- if eq .Values.link.kind "native" }}{{ $ports = append $ports (int .Values.link.nativePort) }}{{ end }}
+{{- toJson $ports }}
+{{- end }}
+
 {{/* Port of the external Redis: externalRedis.port, else the URL's, else 6379. */}}
 {{- define "caracal.externalRedisPort" -}}
 {{- $redis := .Values.externalRedis }}

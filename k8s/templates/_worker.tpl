@@ -49,6 +49,9 @@ spec:
 
 {{- define "caracal.ports.expert" -}}
 {{- include "caracal.ports.worker" . }}
+{{- if eq .root.Values.link.kind "native" }}
+- {name: native, containerPort: {{ int .root.Values.link.nativePort }}}
+{{- end }}
 {{- end }}
 
 {{/* The kubelet uses the standard gRPC health protocol; each probe checks its own service name. */}}

@@ -203,6 +203,65 @@ class RendezvousItem(_message.Message):
 Global___RendezvousItem: _TypeAlias = RendezvousItem  # noqa: Y015
 
 @_typing.final
+class OpenRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenRequest: _TypeAlias = OpenRequest  # noqa: Y015
+
+@_typing.final
+class OpenReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    UNIX_PATH_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    MAX_ROWS_FIELD_NUMBER: _builtins.int
+    MAX_ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    session: _builtins.int
+    """the id that every frame carries"""
+    token: _builtins.bytes
+    """to be shown in the greeting; valid once, for a few seconds"""
+    host: _builtins.str
+    port: _builtins.int
+    unix_path: _builtins.str
+    """a socket for callers that can read `proof` in the file `proof` beside it; may be empty"""
+    proof: _builtins.bytes
+    max_rows: _builtins.int
+    """of a call; a larger one goes over gRPC"""
+    max_assignments: _builtins.int
+    def __init__(
+        self,
+        *,
+        session: _builtins.int = ...,
+        token: _builtins.bytes = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        unix_path: _builtins.str = ...,
+        proof: _builtins.bytes = ...,
+        max_rows: _builtins.int = ...,
+        max_assignments: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "max_assignments", b"max_assignments", "max_rows", b"max_rows", "port", b"port", "proof", b"proof", "session", b"session", "token", b"token", "unix_path", b"unix_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenReply: _TypeAlias = OpenReply  # noqa: Y015
+
+@_typing.final
 class ExpertDescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

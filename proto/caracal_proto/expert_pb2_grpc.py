@@ -49,6 +49,11 @@ class ExpertStub:
                 request_serializer=caracal__proto_dot_expert__pb2.RendezvousItem.SerializeToString,
                 response_deserializer=caracal__proto_dot_expert__pb2.RendezvousItem.FromString,
                 _registered_method=True)
+        self.Open = channel.unary_unary(
+                '/caracal.Expert/Open',
+                request_serializer=caracal__proto_dot_expert__pb2.OpenRequest.SerializeToString,
+                response_deserializer=caracal__proto_dot_expert__pb2.OpenReply.FromString,
+                _registered_method=True)
         self.Prepare = channel.unary_unary(
                 '/caracal.Expert/Prepare',
                 request_serializer=caracal__proto_dot_expert__pb2.PrepareRequest.SerializeToString,
@@ -85,6 +90,14 @@ class ExpertServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Open(self, request, context):
+        """A place for one native session: calls and replies in binary frames over a socket of their own, beside gRPC
+        (services/transport/native/frame.h). UNIMPLEMENTED by a worker that has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Prepare(self, request, context):
         """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet.
         """
@@ -116,6 +129,11 @@ def add_ExpertServicer_to_server(servicer, server):
                     servicer.Rendezvous,
                     request_deserializer=caracal__proto_dot_expert__pb2.RendezvousItem.FromString,
                     response_serializer=caracal__proto_dot_expert__pb2.RendezvousItem.SerializeToString,
+            ),
+            'Open': grpc.unary_unary_rpc_method_handler(
+                    servicer.Open,
+                    request_deserializer=caracal__proto_dot_expert__pb2.OpenRequest.FromString,
+                    response_serializer=caracal__proto_dot_expert__pb2.OpenReply.SerializeToString,
             ),
             'Prepare': grpc.unary_unary_rpc_method_handler(
                     servicer.Prepare,
@@ -209,6 +227,33 @@ class Expert:
             '/caracal.Expert/Rendezvous',
             caracal__proto_dot_expert__pb2.RendezvousItem.SerializeToString,
             caracal__proto_dot_expert__pb2.RendezvousItem.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Open(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caracal.Expert/Open',
+            caracal__proto_dot_expert__pb2.OpenRequest.SerializeToString,
+            caracal__proto_dot_expert__pb2.OpenReply.FromString,
             options,
             channel_credentials,
             insecure,

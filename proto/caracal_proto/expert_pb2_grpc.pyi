@@ -38,6 +38,10 @@ class ExpertStub:
     """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
     payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
     """
+    Open: _grpc.UnaryUnaryMultiCallable[_expert_pb2.OpenRequest, _expert_pb2.OpenReply]
+    """A place for one native session: calls and replies in binary frames over a socket of their own, beside gRPC
+    (services/transport/native/frame.h). UNIMPLEMENTED by a worker that has none.
+    """
     Prepare: _grpc.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]
     """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _grpc.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]
@@ -52,6 +56,10 @@ class ExpertAsyncStub(ExpertStub):
     Rendezvous: _aio.StreamStreamMultiCallable[_expert_pb2.RendezvousItem, _expert_pb2.RendezvousItem]  # type: ignore[assignment]
     """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
     payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
+    """
+    Open: _aio.UnaryUnaryMultiCallable[_expert_pb2.OpenRequest, _expert_pb2.OpenReply]  # type: ignore[assignment]
+    """A place for one native session: calls and replies in binary frames over a socket of their own, beside gRPC
+    (services/transport/native/frame.h). UNIMPLEMENTED by a worker that has none.
     """
     Prepare: _aio.UnaryUnaryMultiCallable[_expert_pb2.PrepareRequest, _expert_pb2.PrepareReply]  # type: ignore[assignment]
     """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
@@ -82,6 +90,16 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_expert_pb2.RendezvousItem], _abc.AsyncIterator[_expert_pb2.RendezvousItem]]:
         """The rendezvous of a session's P2P group: a torch.distributed group of two ranks, caller 0 and worker 1, over which
         payloads are sent; the stream carries everything else. It ends with OK once the worker's side is ready.
+        """
+
+    @_abc_1.abstractmethod
+    def Open(
+        self,
+        request: _expert_pb2.OpenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_expert_pb2.OpenReply, _abc.Awaitable[_expert_pb2.OpenReply]]:
+        """A place for one native session: calls and replies in binary frames over a socket of their own, beside gRPC
+        (services/transport/native/frame.h). UNIMPLEMENTED by a worker that has none.
         """
 
     @_abc_1.abstractmethod

@@ -16,6 +16,7 @@ from services.checkpoint.errors import CheckpointError
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
+from services.transport.native_extension import unavailable
 
 
 async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers: Followers) -> None:
@@ -36,6 +37,8 @@ def main() -> None:
         configure_logging("attention", settings.identity, settings.log_level)
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        if settings.link == "native" and (why := unavailable()):
+            raise settings.invalid("link", settings.link, why)
         opened = open_model(settings)
         with Followers(settings.tp) as followers:
             loaded = load_rank0(opened, followers)

@@ -8,21 +8,31 @@ Counters are named without `_total`, which the client library adds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.attention_worker.engine.engine import Engine
+from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
+
+
+@dataclass(frozen=True)
+class LinkStats:
+    """The counters of links that have some of their own."""
+
+    p2p: P2PStats
+    native: NativeStats
 
 
 class AttentionMetrics(Collector):
     """Collects the worker's metrics."""
 
-    def __init__(self, engine: Engine, dispatch: DispatchStats, p2p: P2PStats, epoch: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, dispatch: DispatchStats, links: LinkStats, epoch: Callable[[], int]) -> None:
         self._engine = engine
-        self._dispatch, self._p2p = dispatch, p2p
+        self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
         self._epoch = epoch
 
     def collect(self) -> Iterator[Metric]:
@@ -86,6 +96,14 @@ class AttentionMetrics(Collector):
         yield _count(
             "caracal_dispatch_stale_epoch_rejections", "Calls rejected for their epoch", total.stale_epoch_rejections
         )
+        native = self._native
+        yield _count("caracal_native_calls", "Messages sent over native sessions", native.calls)
+        yield _count(
+            "caracal_native_fallback_calls", "Messages of the native link that went over gRPC", native.over_grpc
+        )
+        yield _count("caracal_native_sessions_opened", "Native sessions opened to expert workers", native.opened)
+        yield _count("caracal_native_open_failures", "Native sessions that could not be opened", native.failed)
+        yield _count("caracal_native_sessions_broken", "Native sessions that ended by themselves", native.broken)
         yield _count("caracal_p2p_calls", "Messages whose rows went over a P2P group", self._p2p.calls)
         yield _count("caracal_p2p_groups_connected", "P2P groups connected to expert workers", self._p2p.connected)
         yield _count("caracal_p2p_connect_failures", "P2P groups that failed to connect", self._p2p.failed)

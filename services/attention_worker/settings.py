@@ -54,7 +54,9 @@ class AttentionSettings(WorkerSettings):
         "seconds running sequences may take to finish after SIGTERM when no other worker can take them", 20.0, minimum=0
     )
     link: str = setting(
-        "how rows travel to expert workers: grpc, or nccl (gloo between CPUs)", "grpc", one_of=("grpc", "nccl")
+        "how rows travel to expert workers: grpc, nccl (gloo between CPUs), or native (sockets without Python)",
+        "grpc",
+        one_of=("grpc", "nccl", "native"),
     )
     tables_dir: Path = setting(  # noqa: RUF009  a dataclass field
         "folder in memory where the workers of a machine share n-gram tables; only Flash-Lite has any", TABLES_FOLDER

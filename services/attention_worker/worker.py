@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from services.attention_worker.engine.engine import Engine, deliver_on
 from services.attention_worker.loading import Loaded, Servable
-from services.attention_worker.metrics import AttentionMetrics
+from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import AttentionSettings
@@ -26,8 +26,11 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.dispatch.native_fanout import NativeOptions
+from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2POptions, P2PStats
 from services.transport.payload import dispatch_dtype_of
+from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +46,17 @@ class AttentionWorker:
         config = loaded.model.config
         self._settings, self._numerics = settings, loaded.numerics
         p2p = p2p_options(settings, config, loaded.model.device)
+        native = NativeOptions(
+            p2p.dtype, p2p.dispatch_dtype, NativeStats(), spin_s=spin_s(settings.spin_us, usable_cores())
+        )
         self._identity = Identity(
             worker_id=settings.identity,
             boot_id=uuid.uuid4().hex,
             numerics_class=loaded.numerics.name,
         )
-        self._p2p_stats = p2p.stats
+        self._p2p_stats, self._native_stats = p2p.stats, native.stats
         self._dispatcher = MoEDispatcher(
-            connector(settings.link, p2p),
+            connector(settings.link, p2p, native),
             config,
             device=loaded.model.device,
             dispatch_dtype=p2p.dispatch_dtype,
@@ -75,8 +81,8 @@ class AttentionWorker:
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        metrics = AttentionMetrics(self._engine, self._dispatcher.stats, self._p2p_stats, lambda: self._service.epoch)
-        registry.register(metrics)
+        links = LinkStats(self._p2p_stats, self._native_stats)
+        registry.register(AttentionMetrics(self._engine, self._dispatcher.stats, links, lambda: self._service.epoch))
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
         self._address = f"{settings.reachable_host}:{port}"
@@ -165,6 +171,7 @@ class AttentionWorker:
             "generation_tokens": counters.generation_tokens,
             "preemptions": scheduler.preemptions,
             "p2p_calls": self._p2p_stats.calls,
+            "native_calls": self._native_stats.calls,
         }
 
     async def _others(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,50 @@ class Batcher:
         assert job.y_AD is not None
         return job.y_AD
 
+    def launch_merged(
+        self, layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor, waited: Sequence[float]
+    ) -> Tensor:
+        """Runs one launch of calls that were merged already, [A, D]; `waited` has the seconds of each call until now.
+
+        Blocks while another launch runs. Raises what the launch raised.
+        """
+        with self._turn:
+            begun = time.monotonic()
+            for waited_s in waited:
+                self.queue_times.count(waited_s, begun)
+            counters = self.counters
+            try:
+                y_AD = self._compute(layer, x_RD, row_A, expert_A)
+            except Exception:
+                counters.failed += len(waited) == 1  # the calls of a merged launch are repeated one by one
+                raise
+            finally:
+                counters.busy_s += time.monotonic() - begun
+            self._count_launch(len(waited), len(x_RD), len(row_A))
+        return y_AD
+
+    def add(self, counts: tuple[int, int, int, int, float, list[float]]) -> None:
+        """Adds launches that ran without Python: launches, calls, rows, assignments, busy seconds, each call's wait."""
+        launches, calls, rows, assignments, busy_s, waited = counts
+        with self._turn:
+            counters, now = self.counters, time.monotonic()
+            counters.launches += launches
+            counters.progress += launches
+            counters.calls += calls
+            counters.rows += rows
+            counters.assignments += assignments
+            counters.busy_s += busy_s
+            for waited_s in waited:
+                self.queue_times.count(waited_s, now)
+
+    def count_late(self, waited: Sequence[float]) -> None:
+        """Counts calls whose deadline passed before their launch."""
+        with self._turn:
+            now = time.monotonic()
+            self.counters.failed += len(waited)
+            for waited_s in waited:
+                self.queue_times.count(waited_s, now)
+
     def tick(self) -> None:
         """Shows that the next launch could start; blocks while one is running."""
         with self._turn:
@@ -127,14 +171,17 @@ class Batcher:
             outputs: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
         else:
             outputs = self._merged(jobs)
+        self._count_launch(len(jobs), sum(len(job.x_RD) for job in jobs), sum(len(job.row_A) for job in jobs))
+        for job, y_AD in zip(jobs, outputs, strict=True):
+            job.y_AD, job.done = y_AD, True
+
+    def _count_launch(self, calls: int, rows: int, assignments: int) -> None:
         counters = self.counters
         counters.launches += 1
         counters.progress += 1
-        counters.calls += len(jobs)
-        counters.rows += sum(len(job.x_RD) for job in jobs)
-        counters.assignments += sum(len(job.row_A) for job in jobs)
-        for job, y_AD in zip(jobs, outputs, strict=True):
-            job.y_AD, job.done = y_AD, True
+        counters.calls += calls
+        counters.rows += rows
+        counters.assignments += assignments
 
     def _merged(self, jobs: list[Job]) -> list[Tensor]:
         """Runs one launch over several jobs; returns each job's outputs in the order of its assignments."""

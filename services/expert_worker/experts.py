@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from caracal_proto.tensors import raw_bytes
@@ -33,6 +34,14 @@ class NotLoadedError(LookupError):
 Read = Callable[[int, int], ExpertWeights]
 
 
+class Mirror(Protocol):
+    """Who else keeps the weights of loaded experts that are in the model's dtype."""
+
+    def set(self, layer: int, expert: int, gate_up: Tensor, down: Tensor, /) -> None: ...
+
+    def drop(self, layer: int, expert: int, /) -> None: ...
+
+
 class Experts:
     """Expert weights and the computation over them. `load` and `drop` may run while another thread is in `compute`.
 
@@ -50,6 +59,7 @@ class Experts:
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
         self._loading = threading.Lock()
+        self._mirrors: list[Mirror] = []
 
     @property
     def loaded(self) -> frozenset[tuple[int, int]]:
@@ -69,6 +79,7 @@ class Experts:
                 weights = self._read(layer, expert)
                 digest = golden_digest(weights, self.dtype, layer, expert)
                 self._weights[layer][expert] = weights
+                self._show(layer, expert, weights)
                 self._digests[layer, expert] = digest
             return self._digests[layer, expert]
 
@@ -77,6 +88,20 @@ class Experts:
         with self._loading:
             self._weights[layer].pop(expert, None)
             self._digests.pop((layer, expert), None)
+            for mirror in self._mirrors:
+                mirror.drop(layer, expert)
+
+    def mirror(self, mirror: Mirror) -> None:
+        """Keeps a mirror up to date from now on."""
+        with self._loading:
+            self._mirrors.append(mirror)
+            for layer, expert in self._digests:
+                self._show(layer, expert, self._weights[layer][expert])
+
+    def _show(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        if weights.gate_up_scale is None:
+            for mirror in self._mirrors:
+                mirror.set(layer, expert, weights.gate_up_2FD, weights.down_DF)
 
     @torch.inference_mode()
     def compute(self, layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:

@@ -24,7 +24,10 @@ class ExpertMetrics(Collector):
         self._batcher, self._state, self._service = batcher, state, service
 
     def collect(self) -> Iterator[Metric]:
+        if self._service.native is not None:
+            self._service.native.take_counts()
         yield from self._calls()
+        yield from self._native_sessions()
         yield from self._queue()
         loaded, epoch = len(self._state.experts.loaded), self._state.epoch
         yield GaugeMetricFamily("caracal_expert_loaded_experts", "Experts loaded, over all layers", loaded)
@@ -38,11 +41,27 @@ class ExpertMetrics(Collector):
             ("caracal_expert_rows", "Rows of those calls", counters.rows),
             ("caracal_expert_assignments", "(row, expert) assignments computed", counters.assignments),
             ("caracal_expert_failed_calls", "Calls whose launch raised or came too late", counters.failed),
-            ("caracal_expert_rejected_calls", "Calls answered with another status than OK", self._service.rejected),
+            (
+                "caracal_expert_rejected_calls",
+                "Calls answered with another status than OK",
+                self._service.rejected_calls,
+            ),
+            ("caracal_expert_native_calls", "Calls answered over native sessions", self._service.native_calls),
             ("caracal_expert_p2p_calls", "Calls whose rows came over a P2P group", self._service.over_p2p),
         ):
             yield CounterMetricFamily(name, text, value)
         yield CounterMetricFamily("caracal_expert_busy_seconds", "Time in launches", counters.busy_s)
+
+    def _native_sessions(self) -> Iterator[Metric]:
+        native = self._service.native
+        counters = native.counters if native is not None else None
+        open_now = native.sessions if native is not None else 0
+        opened, refused = (counters.opened, counters.refused) if counters is not None else (0, 0)
+        yield GaugeMetricFamily("caracal_expert_native_sessions", "Native sessions that are open", open_now)
+        yield CounterMetricFamily("caracal_expert_native_sessions_opened", "Native sessions opened", opened)
+        yield CounterMetricFamily(
+            "caracal_expert_native_connections_refused", "Connections that ended without a valid token", refused
+        )
 
     def _queue(self) -> Iterator[Metric]:
         times = self._batcher.queue_times

@@ -31,6 +31,7 @@ class PlacementState:
         self.draining = False
         self.drained = False  # a draining worker that the placement gives no expert: it may exit
         self._changing = threading.Lock()
+        self._watchers: list[Callable[[int], None]] = []
 
     def prepare(self, epoch: int, wanted: list[ExpertKey], progress: Progress) -> list[int]:
         """Loads and warms up experts; returns their golden digests. A failure unloads those that were new.
@@ -45,6 +46,14 @@ class PlacementState:
             except ValueError:
                 self._drop(set(wanted) - before)
                 raise
+
+    def watch_epoch(self, notify: Callable[[int], None]) -> None:
+        """Calls `notify` with the epoch now, and with each new one before anything is unloaded for it.
+
+        It does not wait for a `prepare`, so `notify` may hear an older epoch after a newer one.
+        """
+        self._watchers.append(notify)
+        notify(self.epoch)
 
     def commit(self, table: placement_pb2.Table) -> tuple[int, int]:
         """Unloads what the table does not give this worker; returns (epoch, experts loaded).
@@ -62,6 +71,8 @@ class PlacementState:
                 raise WrongTable(f"the table gives expert {expert} of layer {layer}, which was not prepared here")
             # The epoch first: a call routed by the old table is rejected as stale, not for an expert that is missing.
             self.epoch = table.epoch
+            for notify in self._watchers.copy():
+                notify(self.epoch)
             self._drop(loaded - given)
             if self.draining and not given:
                 self.drained = True

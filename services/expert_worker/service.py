@@ -14,6 +14,7 @@ from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, Expected, parse
 from services.expert_worker.experts import NotLoadedError
+from services.expert_worker.native_server import NativeServer, TooManySessions
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
 from services.expert_worker.placement_state import PlacementState, StaleTable, WrongTable
@@ -40,8 +41,10 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     ) -> None:
         """`dispatch_dtype` is the dtype in which rows are sent: the model's unless given.
 
-        Without `p2p_registry` all payloads travel in the gRPC messages.
+        Without `p2p_registry` all payloads travel in the gRPC messages; without `native`, to be set before the first
+        call, no native session can be opened.
         """
+        self.native: NativeServer | None = None
         self.answered = self.rejected = 0  # calls with any reply; calls with another status than OK
         self.over_p2p = 0  # calls whose payload came over a P2P group
         self.broken: CheckpointError | None = None  # why a worker without experts could load none
@@ -55,7 +58,24 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     @property
     def sessions(self) -> int:
         """The number of open sessions."""
-        return len(self._sessions)
+        return len(self._sessions) + (self.native.sessions if self.native is not None else 0)
+
+    @property
+    def expected(self) -> Expected:
+        """What calls must fit."""
+        return self._expected
+
+    @property
+    def rejected_calls(self) -> int:
+        """Calls answered with another status than OK, over either kind of session."""
+        counters = self.native.counters if self.native is not None else None
+        return self.rejected + (counters.rejected if counters is not None else 0)
+
+    @property
+    def native_calls(self) -> int:
+        """Calls that were answered over native sessions."""
+        counters = self.native.counters if self.native is not None else None
+        return counters.answered if counters is not None else 0
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
@@ -87,6 +107,16 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         if self._p2p_registry is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "this worker has no P2P groups")
         yield from self._p2p_registry.rendezvous(request_iterator, context)
+
+    def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:
+        if self.native is None:
+            abort_call(context, grpc.StatusCode.UNIMPLEMENTED, "this worker has no native sessions")
+        try:
+            return self.native.open()
+        except TooManySessions as error:
+            abort_call(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error)
+        except OSError as error:
+            abort_call(context, grpc.StatusCode.UNAVAILABLE, error)
 
     def Describe(
         self, request: expert_pb2.ExpertDescribeRequest, context: grpc.ServicerContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.process.settings import WorkerSettings, setting
+from services.process.settings import WorkerSettings, port_setting, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +13,7 @@ class ExpertSettings(WorkerSettings):
 
     capacity: int = setting("experts this worker may load, over all layers; 0 = any number", 0, minimum=0)
     max_sessions: int = setting("attention workers that may be connected at once", 128, minimum=1)
+    native_port: int = port_setting("port of native sessions")
     drain_timeout_s: float = setting(
         "seconds it waits after SIGTERM for its experts to be loaded elsewhere", 30.0, minimum=0
     )

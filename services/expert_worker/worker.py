@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 
 import structlog
 import torch
+from caracal_kernels import is_compiled
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.device import computes_fp8, find_device
@@ -18,6 +19,7 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.metrics import ExpertMetrics
+from services.expert_worker.native_server import NativeServer
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.readiness import Readiness
@@ -27,7 +29,9 @@ from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.telemetry import serve_metrics, show_redis
+from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
+from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +59,7 @@ class ExpertWorker:
         self._service = ExpertService(
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
         )
+        self._service.native = self._native = self._native_server(device)
         self._server = ExpertServer(self._service, settings.max_sessions)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._readiness = Readiness(self._state, self._membership)
@@ -80,6 +85,24 @@ class ExpertWorker:
             address=self._address,
             metrics=self._metrics_address,
             numerics_class=self._state.numerics_class,
+        )
+
+    def _native_server(self, device: torch.device) -> NativeServer | None:
+        """The server of native sessions; None, with the reason in the log, where it was not compiled."""
+        settings = self._settings
+        if reason := unavailable():
+            log.info("no native sessions", reason=reason)
+            return None
+        return NativeServer(
+            self._state,
+            self._batcher,
+            self._service.expected,
+            host=settings.host,
+            reachable_host=settings.reachable_host,
+            port=settings.native_port,
+            max_sessions=settings.max_sessions,
+            spin_s=spin_s(settings.spin_us, usable_cores()),
+            direct=device.type == "cpu" and is_compiled(),
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
@@ -127,6 +150,8 @@ class ExpertWorker:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.withdraw(self.record())
         await asyncio.to_thread(self._server.stop, GRACE_S)
+        if self._native is not None:
+            await asyncio.to_thread(self._native.stop)
         self._p2p_registry.close()
         await self._membership.close()
 
@@ -151,13 +176,18 @@ class ExpertWorker:
                 "calls": counters.calls,
                 "rows": counters.rows,
                 "assignments": counters.assignments,
-                "rejected": self._service.rejected,
+                "rejected": self._service.rejected_calls,
+                "over_native": self._service.native_calls,
                 "over_p2p": self._service.over_p2p,
             },
         )
 
     async def _tick(self) -> None:
         while self._service.broken is None:
-            await asyncio.to_thread(self._batcher.tick)
+            if self._native is not None:
+                self._native.take_counts()
+                self._native.log_endings()
+            if self._native is None or self._native.launch_s < TICK_S:  # one that hangs must not look like progress
+                await asyncio.to_thread(self._batcher.tick)
             await asyncio.sleep(TICK_S)
         raise self._service.broken

@@ -14,6 +14,7 @@ from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 from services.router.settings import RouterSettings
+from services.transport.native_extension import unavailable
 
 MAX_WORKERS = 64
 DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
@@ -58,6 +59,8 @@ class LocalSettings(Settings):
     def validate(self) -> None:
         if self.tp > MAX_WORKERS:
             raise self.invalid("tp", self.tp, f"must be at most {MAX_WORKERS}")
+        if self.link == "native" and (why := unavailable()):
+            raise self.invalid("link", self.link, why)
         if not self.model.is_dir():
             raise self.invalid("model", self.model, "not a directory (a model is read from disk, never downloaded)")
         self._check_config(self.model / "config.json")
@@ -97,11 +100,17 @@ class LocalSettings(Settings):
             "CARACAL_HOST": self.host,
             "CARACAL_ADVERTISE_HOST": self.host,
             "CARACAL_THREADS": threads,
+            **self._spinning(),
             "OMP_NUM_THREADS": threads,
             "OMP_WAIT_POLICY": "passive",
             "TOKENIZERS_PARALLELISM": "false",
             **self.environment,
         }
+
+    def _spinning(self) -> dict[str, str]:
+        """With more processes than cores, polling would take the time from what is waited for."""
+        short = (os.cpu_count() or 1) < self.attention_ranks + self.expert
+        return {"CARACAL_SPIN_US": "0"} if short else {}
 
     def _check_config(self, path: Path) -> None:
         if not path.exists():

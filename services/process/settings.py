@@ -161,6 +161,12 @@ class WorkerSettings(ServiceSettings):
     )
     device: str = setting("where weights lie and kernels run: cpu, cuda (the first GPU) or cuda:N", "cpu")
     threads: int = setting("threads of the kernels; 0 = torch's choice", 0, minimum=0)
+    spin_us: int = setting(
+        "microseconds a native session polls before it sleeps; 0, or a CPU limit below one core, sleeps at once",
+        100,
+        minimum=0,
+        maximum=10_000,
+    )
     dispatch_dtype: str = setting(
         "dtype of rows sent to experts; empty = the model's. Attention and expert workers need the same one",
         "",

@@ -26,7 +26,14 @@ def dispatch_dtype_of(name: str, model: torch.dtype) -> torch.dtype:
 
 def payload_bytes(rows: int, hidden: int, dispatch_dtype: torch.dtype) -> int:
     """The payload size of `rows` rows."""
-    return rows * (hidden + 4 * -(-hidden // BLOCK) if dispatch_dtype == FP8 else hidden * dispatch_dtype.itemsize)
+    return rows * sum(planes(hidden, dispatch_dtype))
+
+
+def planes(hidden: int, dispatch_dtype: torch.dtype) -> list[int]:
+    """Bytes of one row in each part of a payload: its values, and in fp8 its scales after all rows' values."""
+    if dispatch_dtype == FP8:
+        return [hidden, 4 * -(-hidden // BLOCK)]
+    return [hidden * dispatch_dtype.itemsize]
 
 
 def pack(x_RD: Tensor, dispatch_dtype: torch.dtype) -> Tensor:

@@ -10,16 +10,24 @@ from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
-from services.attention_worker.metrics import AttentionMetrics
+from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
+from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
 
 
 def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(AttentionMetrics(driver.engine, dispatch, P2PStats(calls=5, connected=2), lambda: 7))
+    registry.register(
+        AttentionMetrics(
+            driver.engine,
+            dispatch,
+            LinkStats(P2PStats(calls=5, connected=2), NativeStats(calls=6, over_grpc=3)),
+            lambda: 7,
+        )
+    )
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
@@ -54,6 +62,7 @@ def test_counters_and_gauges_follow_the_engine() -> None:
     assert after["caracal_moe_round_trip_seconds_total,layer=0"] == 0
     assert after["caracal_dispatch_bytes_total,direction=sent"] == 640
     assert (after["caracal_p2p_calls_total"], after["caracal_p2p_groups_connected_total"]) == (5, 2)
+    assert (after["caracal_native_calls_total"], after["caracal_native_fallback_calls_total"]) == (6, 3)
     assert after["caracal_attention_epoch"] == 7
 
 

@@ -45,7 +45,11 @@ def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
 
 
 def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_worker(chart: Chart) -> None:
-    for values, link, dtype in (((), "grpc", None), (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8")):
+    for values, link, dtype in (
+        ((), "grpc", None),
+        (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8"),
+        (("link.kind=native",), "native", None),
+    ):
         given = {
             name: {key: entry.get("value") for key, entry in environment(spec["containers"][0]).items()}
             for name, spec in pod_specs(chart.render(*values))
@@ -53,6 +57,8 @@ def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_wo
         }
         assert given["StatefulSet/caracal-attention"]["CARACAL_LINK"] == link
         assert [env.get("CARACAL_DISPATCH_DTYPE") for env in given.values()] == [dtype, dtype]
+        port = given["StatefulSet/caracal-expert"].get("CARACAL_NATIVE_PORT")
+        assert port == ("50053" if link == "native" else None)
 
 
 @pytest.mark.parametrize("value", ["auto", "none"])

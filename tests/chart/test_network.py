@@ -113,5 +113,25 @@ def test_p2p_groups_open_every_port_between_attention_and_experts_unless_disable
             assert peers == ([other] if opens else [])
 
 
+@pytest.mark.parametrize(("kind", "opens"), [("native", True), ("grpc", False)])
+def test_native_sessions_open_their_port_from_attention_to_experts(chart: Chart, kind: str, opens: bool) -> None:
+    objects = chart.render(f"link.kind={kind}")
+    for role, ways, direction, other in (
+        ("attention", "egress", "to", "expert"),
+        ("expert", "ingress", "from", "attention"),
+    ):
+        ports = [
+            entry["port"]
+            for rule in _policy(objects, role)[ways]
+            for entry in rule.get("ports", ())
+            if [peer.get("podSelector", {}).get("matchLabels", {}).get(COMPONENT) for peer in rule[direction]]
+            == [other]
+        ]
+        assert (50053 in ports) is opens
+    assert all(
+        50053 not in [entry["port"] for entry in rule.get("ports", ())] for rule in _policy(objects, "router")["egress"]
+    )
+
+
 def test_policies_can_be_switched_off(chart: Chart) -> None:
     assert not of_kind(chart.render("networkPolicy.enabled=false"), "NetworkPolicy")

@@ -60,6 +60,7 @@ REJECTED = {
     "model.uri=oci://": "write oci://REPOSITORY",
     "redis.enabled=false,externalRedis.url=redis://r:6380/0,externalRedis.port=6379": "has port 6380",
     "attention.metricsPort=50051": "attention.port and attention.metricsPort are both 50051",
+    "link.kind=native,link.nativePort=50051": "link.nativePort and a port of expert are both 50051",
     "router.grpcPort=8000": "router.port and router.grpcPort are both 8000",
     "router.service.port=50051": "router.service.port and router.grpcPort are both 50051",
     "attention.maxRunning=64,attention.maxBatchTokens=32": "a running sequence takes at least one token",

@@ -15,7 +15,9 @@ FOLDERS = ("services", "kernels", "proto", "bench", "training", "k8s", "tests")
 
 def sources() -> list[Path]:
     found = [path for folder in FOLDERS for path in (REPO / folder).rglob("*.py")]
-    found += [path for suffix in ("*.cpp", "*.h") for path in (REPO / "kernels").rglob(suffix)]
+    found += [
+        path for suffix in ("*.cpp", "*.h") for top in ("kernels", "services") for path in (REPO / top).rglob(suffix)
+    ]
     return [path for path in found if not re.search(r"_pb2(_grpc)?\.py$", path.name)]
 
 

@@ -61,6 +61,17 @@ def test_bench_of_sparse_attention(shell: Shell) -> None:
     assert set(json.loads(out.read_text())["us_per_row"]["sparse"]) == {"1024", "2048"}
 
 
+def test_bench_of_fanout(shell: Shell) -> None:
+    out, picture = shell.folder / "build" / "fanout.json", shell.folder / "build" / "fanout.png"
+    out.parent.mkdir(exist_ok=True)
+    few = ("--sessions", "2", "--messages", "400", "--rounds", "1")
+    assert "grpc link" in shell.run("python", "-m", "bench.fanout", *few, "--out", str(out), "--plot", str(picture))
+    cost = json.loads(out.read_text())["by_sessions"]["2"]
+    assert cost["core"]["tcp sleep"]["bare_cpu_us"] > 0
+    assert 0 < cost["links"]["native"]["cpu_us"] < cost["links"]["grpc"]["cpu_us"]
+    assert picture.exists()
+
+
 def test_bench_gpu_dry(shell: Shell) -> None:
     assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
     assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")

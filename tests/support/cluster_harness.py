@@ -28,7 +28,7 @@ from services.membership.redis import Membership, RedisUnavailable
 
 T = TypeVar("T")
 WAIT_S = 60.0
-LINKS = ("grpc", "nccl")
+LINKS = ("grpc", "nccl", "native")
 CALLERS, TOKENS = 8, 200  # concurrent streams, and the tokens of each
 
 

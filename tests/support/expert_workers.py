@@ -5,6 +5,7 @@ Legend: T tokens, D hidden, A (row, expert) assignments.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,24 +17,28 @@ import grpc
 import torch
 from caracal_kernels import GateWeights
 from caracal_proto import expert_pb2, placement_pb2
+from support.native_proxy import NativeProxy
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher, Compute
 from services.expert_worker.experts import Experts
+from services.expert_worker.native_server import NativeServer
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.router.dispatch.grpc_link import GrpcLink
-from services.router.dispatch.links import Connect, ExpertOutput, ExpertRequest
+from services.router.dispatch.links import Connect, ExpertOutput, ExpertRequest, Link
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.dispatch.native_fanout import NativeFanout, NativeOptions
+from services.router.dispatch.native_link import NativeLink, NativeStats
 from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
 from services.transport.payload import MAX_ROWS, payload_bytes
 
 REPO = Path(__file__).resolve().parents[2]
 
-LINKS = ("grpc", "nccl")
+LINKS = ("grpc", "nccl", "native")
 MAX_TOKENS = 64  # of one layer call
 FIRST_CONNECT_S = 2.0
 MAX_SESSIONS = 16  # of a worker
@@ -89,6 +94,25 @@ class WaitingNcclLink(NcclLink):
         return super().dispatch(request)
 
 
+class WaitingFanout(NativeFanout):
+    """Waits for the first session with each worker, so that all calls of a test go over it until it breaks.
+
+    An engine must not wait like this.
+    """
+
+    def __init__(self, options: NativeOptions) -> None:
+        super().__init__(options)
+        self._waited: set[str] = set()
+
+    def __call__(self, endpoint: placement_pb2.Endpoint) -> Link:
+        link = super().__call__(endpoint)
+        assert isinstance(link, NativeLink)
+        if endpoint.address not in self._waited and (opening := link.start_opening()) is not None:
+            self._waited.add(endpoint.address)
+            opening.join(FIRST_CONNECT_S)
+        return link
+
+
 def connecting(
     link: str,
     checkpoint: Checkpoint,
@@ -96,8 +120,11 @@ def connecting(
     stats: P2PStats | None = None,
     dispatch_dtype: torch.dtype | None = None,
     nccl: type[NcclLink] = WaitingNcclLink,
+    native_stats: NativeStats | None = None,
 ) -> Connect:
-    """Returns what opens links of either kind to workers of a checkpoint."""
+    """Returns what opens links of one kind to workers of a checkpoint."""
+    if link == "native":
+        return WaitingFanout(NativeOptions(dtype, dispatch_dtype or dtype, native_stats or NativeStats()))
     config = checkpoint.config
     options = P2POptions(
         host="127.0.0.1",
@@ -123,6 +150,20 @@ class FaultyService(ExpertService):
         super().__init__(state, batcher, registry, dispatch_dtype, MAX_SESSIONS)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
+        self.native = self.new_native(state, batcher)
+        self.direct = False  # native sessions reach the worker itself, unseen by `calls` and `fault`
+        self._proxy = NativeProxy(self.calls.append, lambda reply: self.fault(reply))
+
+    def new_native(self, state: PlacementState, batcher: Batcher, direct: bool = False) -> NativeServer:
+        """A server of native sessions, which nobody has opened yet. `direct`: past `around` and `corrupt`."""
+        host = "127.0.0.1"
+        return NativeServer(
+            state, batcher, self.expected, host=host, reachable_host=host, max_sessions=MAX_SESSIONS, direct=direct
+        )
+
+    def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:
+        place = super().Open(request, context)
+        return place if self.direct else self._proxy.cover(place)
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
@@ -169,6 +210,19 @@ class Worker:
 
     def stop(self) -> None:
         self.server.stop(0)
+        if self.service.native is not None:
+            self.service.native.stop()
+
+
+def slowly(slow_s: float) -> Callable[[Compute], Compute]:
+    def around(compute: Compute) -> Compute:
+        def slow(layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
+            time.sleep(slow_s)
+            return compute(layer, x_RD, row_A, expert_A)
+
+        return slow
+
+    return around
 
 
 def place(

@@ -20,6 +20,7 @@ from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.service import ExpertService
 from services.membership.redis import Membership
 from services.process.telemetry import show_redis
+from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
 from services.router.placement.shortage_reporter import ShortageReporter
@@ -44,7 +45,9 @@ def _router(folder: Path) -> CollectorRegistry:
 def _attention(folder: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(
-        attention.AttentionMetrics(Driver(FakeModel()).engine, DispatchStats.of(2), P2PStats(), lambda: 1)
+        attention.AttentionMetrics(
+            Driver(FakeModel()).engine, DispatchStats.of(2), attention.LinkStats(P2PStats(), NativeStats()), lambda: 1
+        )
     )
     return registry
 

@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +18,9 @@ import psutil
 import structlog
 import torch
 from caracal_proto import placement_pb2
-from support.expert_workers import REPO, Worker, load_everything
-from torch import Tensor
+from support.expert_workers import REPO, Worker, load_everything, slowly
 
 from services.checkpoint.reader import Checkpoint
-from services.expert_worker.batcher import Compute
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,14 @@ class P2PWorkerPool:
         self._started = 0
         self._lock = threading.Lock()
 
-    def worker(self, slow_s: float = 0.0) -> WorkerProcess:
+    def worker(self, slow_s: float = 0.0, direct: bool = False) -> WorkerProcess:
+        """`direct`: native sessions reach it without a proxy, by its unix socket."""
         with self._lock:
             name = f"n{self._started}"
             self._started += 1
             assert self._process.stdin
             assert self._process.stdout
-            self._process.stdin.write(f"{name} {slow_s}\n")
+            self._process.stdin.write(f"{name} {slow_s} {int(direct)}\n")
             reply = self._process.stdout.readline().split()
         assert len(reply) == 3, "the parent process died"
         assert reply[0] == name
@@ -79,19 +76,9 @@ class P2PWorkerPool:
         self._process.communicate()
 
 
-def slowly(slow_s: float) -> Callable[[Compute], Compute]:
-    def around(compute: Compute) -> Compute:
-        def slow(layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
-            time.sleep(slow_s)
-            return compute(layer, x_RD, row_A, expert_A)
-
-        return slow
-
-    return around
-
-
-def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, parent: int) -> None:
-    worker = Worker(checkpoint, dtype, name, slowly(slow_s))
+def serve(checkpoint: Checkpoint, dtype: torch.dtype, name: str, slow_s: float, direct: bool, parent: int) -> None:
+    worker = Worker(checkpoint, dtype, name, slowly(slow_s) if slow_s else lambda compute: compute)
+    worker.service.direct = direct
     load_everything(worker.experts)
     print(name, worker.endpoint.address, os.getpid(), flush=True)
     gone = threading.Event()
@@ -108,8 +95,8 @@ def main() -> None:
     for line in sys.stdin:
         if os.fork() == 0:
             try:
-                name, slow_s = line.split()
-                serve(checkpoint, dtype, name, float(slow_s), parent)
+                name, slow_s, direct = line.split()
+                serve(checkpoint, dtype, name, float(slow_s), direct == "1", parent)
             finally:
                 os._exit(0)
 

@@ -64,11 +64,14 @@ def test_bits_do_not_depend_on_the_placement(
     checkpoint, dtype = case
     table = place(1, checkpoint, [worker.endpoint for worker in three], PLACEMENTS[placement])
     before = sum(worker.service.over_p2p for worker in three)
+    native_before = sum(worker.service.native_calls for worker in three)
     with open_dispatcher(checkpoint, connecting(link, checkpoint, dtype)) as dispatcher:
         dispatcher.apply(table)
         compare(checkpoint, dtype, dispatcher, gates(checkpoint))
         sent = dispatcher.stats.total().messages_sent
     assert sum(worker.service.over_p2p for worker in three) - before == (sent if link == "nccl" else 0)
+    natively = sum(worker.service.native_calls for worker in three) - native_before
+    assert natively == (sent if link == "native" else 0)
 
 
 def test_local_links_give_the_same_bits(case: tuple[Checkpoint, torch.dtype]) -> None:

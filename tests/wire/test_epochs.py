@@ -101,7 +101,7 @@ def test_an_expert_that_is_not_loaded_is_asked_of_the_replica(
         for number in range(4):
             batch = random_batch(number, checkpoint.config.hidden_size, DTYPE, tokens=12)
             assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
-    assert three[0].service.rejected
+    assert three[0].service.rejected_calls
 
 
 def test_before_the_first_table_a_layer_waits_for_it(

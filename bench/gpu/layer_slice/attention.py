@@ -22,7 +22,6 @@ from services.attention_worker.model.step import Step
 from services.checkpoint.device import find_device
 from services.checkpoint.numerics import kernels_of
 from services.process.telemetry import configure_logging
-from services.router.dispatch.connect import LINKS
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Link
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -179,7 +178,7 @@ def main() -> None:
     if find_device(spec.device).type == "cuda":
         share_one_gpu("attention")
     side = Side.random(spec)
-    for name in LINKS:
+    for name in ("grpc", "nccl"):
         try:
             link = link_to(spec, name, side, endpoint_of(spec))
         except ConnectionError as error:

@@ -10,7 +10,15 @@ from concurrent.futures import Future
 import torch
 from caracal_proto import placement_pb2
 
-from services.router.dispatch.links import Connect, ExpertOutput, ExpertRequest, Link
+from services.router.dispatch.links import (
+    Connect,
+    ExpertOutput,
+    ExpertRequest,
+    Link,
+    Scatter,
+    Scatterer,
+    ScatterRequest,
+)
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
 DEPARTED_LINK_S = 1.0  # how long a worker that left the table may still answer what is in flight
@@ -39,6 +47,8 @@ class ExpertWorkerPool:
         self._sizes = num_layers, num_ffn
         self._table = self._view = RoutingTable.empty(num_layers, num_ffn)
         self._links: dict[Key, Link] = {}
+        self._scatterer = connect if isinstance(connect, Scatterer) else None
+        self._linked: tuple[tuple[Key, ...], list[Link]] | None = None  # a table's workers, and their links
         self._suspects: dict[Key, tuple[float, float]] = {}  # (avoided until, seconds it was avoided for)
         self._suspected_until = 0.0
         self._changed = threading.Condition()
@@ -77,6 +87,15 @@ class ExpertWorkerPool:
         with self._changed:
             return self._changed.wait_for(lambda: self._table.epoch > epoch, timeout_s)
 
+    def scatter(self, table: RoutingTable, request: ScatterRequest) -> Scatter | None:
+        """Sends a plan's rows with one call where links can; None where they cannot."""
+        if self._scatterer is None:
+            return None
+        linked = self._linked
+        if linked is None or linked[0] is not table.keys:
+            linked = self._link_all(table)
+        return self._scatterer.scatter(linked[1], request)
+
     def dispatch(self, endpoint: placement_pb2.Endpoint, request: ExpertRequest) -> Future[ExpertOutput]:
         key = key_of(endpoint)
         link = self._links.get(key)
@@ -84,6 +103,11 @@ class ExpertWorkerPool:
             with self._changed:
                 link = self._links[key] = self._connect(endpoint)
         return link.dispatch(request)
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether any worker is avoided."""
+        return bool(self._suspects)
 
     def mark_suspect(self, key: Key, hung: bool) -> None:
         """Avoids a worker for a while, longer each time; a hung worker's link is closed, which fails its calls."""
@@ -93,6 +117,7 @@ class ExpertWorkerPool:
             self._suspects[key] = time.monotonic() + for_s, for_s
             self._rebuild_view()
             link = self._links.pop(key, None) if hung else None
+            self._linked = None if hung else self._linked
         if link is not None:
             link.close()
 
@@ -105,11 +130,20 @@ class ExpertWorkerPool:
 
     def close(self) -> None:
         with self._changed:
-            links, self._links = self._links, {}
+            links, self._links, self._linked = self._links, {}, None
         for link in links.values():
             link.close()
 
+    def _link_all(self, table: RoutingTable) -> tuple[tuple[Key, ...], list[Link]]:
+        with self._changed:
+            for key, endpoint in zip(table.keys, table.workers, strict=True):
+                if key not in self._links:
+                    self._links[key] = self._connect(endpoint)
+            self._linked = table.keys, [self._links[key] for key in table.keys]
+            return self._linked
+
     def _close_later(self, departed: set[Key]) -> None:
+        self._linked = None
         for key in departed:
             timer = threading.Timer(DEPARTED_LINK_S, self._links.pop(key).close)
             timer.daemon = True

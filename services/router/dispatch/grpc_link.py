@@ -65,6 +65,11 @@ class GrpcLink:
     def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         return self._open().send(request)
 
+    @property
+    def name(self) -> str:
+        """The worker, as errors name it."""
+        return name_of(self._endpoint)
+
     def close(self) -> None:
         self._closed = True
         if self._session is not None:
@@ -80,6 +85,11 @@ class GrpcLink:
 
     def _new_session(self) -> Session:
         return Session(self._endpoint, self._credentials, self._dispatch_dtype)
+
+
+def name_of(endpoint: placement_pb2.Endpoint) -> str:
+    """A worker, as errors name it."""
+    return f"expert worker {endpoint.worker_id} at {endpoint.address}"
 
 
 class Waiting(NamedTuple):
@@ -102,7 +112,7 @@ class Session:
     ) -> None:
         self.over = False
         self.ended_by = ""
-        self._name = f"expert worker {endpoint.worker_id} at {endpoint.address}"
+        self._name = name_of(endpoint)
         self._dispatch_dtype = dispatch_dtype
         self._id = secrets.randbits(64)
         self._calls = count(1)
@@ -135,6 +145,10 @@ class Session:
                 self._waiting[message.call] = waiting
                 self._outbox.put(message)
         return future
+
+    def finish(self) -> None:
+        """Makes no further calls: the session ends when the replies to those in flight have come."""
+        self._outbox.put(None)
 
     def close(self) -> None:
         """Ends the stream; the reader then fails what is in flight."""

@@ -1,20 +1,23 @@
-"""The interface of a link to an expert worker; its failures are in errors.py.
+"""The interface of a link to an expert worker, and of links that send together; failures are in errors.py.
 
-Legend: R rows sent to one worker, A (row, expert) assignments of one call, D hidden.
+Legend: T tokens, R rows sent to one worker, A (row, expert) assignments of one call or plan, D hidden.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from caracal_kernels.plan_rows import Plan
 from caracal_proto import placement_pb2
 from torch import Tensor
+
+from services.router.dispatch.errors import DispatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +59,56 @@ class Link(Protocol):
 
 
 Connect = Callable[[placement_pb2.Endpoint], Link]
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterRequest:
+    """One layer's rows for all workers, as `plan_rows` has planned them."""
+
+    step: int
+    layer: int
+    epoch: int
+    timeout_s: float  # from now until a reply is of no use
+    x_TD: Tensor  # contiguous, the model's dtype, on its device
+    plan: Plan
+    counts: list[int]  # the plan's assignments of each worker
+
+    @property
+    def messages(self) -> int:
+        """Workers that get a message."""
+        return len(self.counts) - self.counts.count(0)
+
+
+class Failure(NamedTuple):
+    """One worker's call that brought no usable rows."""
+
+    worker: int
+    error: DispatchError
+    late: bool  # given up without an answer
+
+
+class Scatter(Protocol):
+    """One plan's calls that were sent with one call, and are waited for with one."""
+
+    without: Sequence[int]  # workers whose calls are not in it: they have to be sent one by one
+    y_AD: Tensor  # the replies' rows, on the CPU, at their places among all of the plan's; complete after `wait`
+
+    @property
+    def arrived_s(self) -> float:
+        """When the last reply was taken in, on time.perf_counter's clock."""
+        ...
+
+    def wait(self, timeout_s: float) -> tuple[list[Failure], list[int]]:
+        """Waits for all replies; returns the failures, and the workers whose rows are not finite."""
+        ...
+
+
+@runtime_checkable
+class Scatterer(Protocol):
+    """A Connect whose links can send a whole plan together."""
+
+    def __call__(self, endpoint: placement_pb2.Endpoint) -> Link: ...
+
+    def scatter(self, links: Sequence[Link], request: ScatterRequest) -> Scatter | None:
+        """Sends each worker's rows without waiting; `links` are the workers'. None when none can be sent together."""
+        ...

@@ -7,6 +7,7 @@ retries.
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +23,9 @@ from services.router.dispatch.errors import (
     WorkerUnavailable,
 )
 from services.router.dispatch.expert_workers import ExpertWorkerPool
-from services.router.dispatch.links import ExpertOutput
+from services.router.dispatch.links import ExpertOutput, Scatter
 from services.router.dispatch.retry import PeerFailure, choose_retry, record_failure
-from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch, plan_and_send
+from services.router.dispatch.send import PlannedCall, RoutedBatch, SentBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
 from services.router.dispatch.table import Key
 
@@ -77,27 +78,61 @@ class MoEHandle:
 
     def _collect(self, sent: SentBatch, base: int) -> bool:
         """Takes in the replies to one plan's calls; returns False when one is missing."""
-        arrived_s = self._sent_s
-        complete = True
-        for call in sent.calls:
-            output = self._output(call, sent.epoch, base)
-            if output is None:
-                complete = False
-                self._outputs.append(
-                    self._batch.h_TD.new_full((call.assignments, self._batch.h_TD.shape[1]), torch.nan)
-                )
-                continue
-            arrived_s = max(arrived_s, output.arrived_s)
-            self._outputs.append(output.y_AD.to(self._batch.h_TD.device))
-            self._stats.bytes_received += output.y_AD.nbytes
+        arrived_s, complete, h_TD = self._sent_s, True, self._batch.h_TD
+        scatter = sent.scatter
+        if scatter is not None:
+            complete = self._take(scatter, sent, base)
+            arrived_s = max(arrived_s, scatter.arrived_s)
+        for part, future in sent.calls:
+            output = self._output(part, future, sent.epoch, base)
+            complete &= output is not None
+            rows_AD = (
+                output.y_AD.to(h_TD.device)
+                if output is not None
+                else h_TD.new_full((part.assignments, h_TD.shape[1]), torch.nan)
+            )
+            if output is not None:
+                arrived_s = max(arrived_s, output.arrived_s)
+                self._stats.bytes_received += rows_AD.nbytes
+            if scatter is None:
+                self._outputs.append(rows_AD)
+            else:
+                scatter.y_AD[part.first : part.first + part.assignments] = rows_AD
+        if scatter is not None:
+            self._outputs.append(scatter.y_AD.to(h_TD.device))
         self._stats.round_trip_s += arrived_s - self._sent_s
         self._sent_s = arrived_s
         return complete
 
-    def _output(self, call: InFlightCall, epoch: int, base: int) -> ExpertOutput | None:
+    def _take(self, scatter: Scatter, sent: SentBatch, base: int) -> bool:
+        """Takes in the replies to what was sent together; returns False when one is missing."""
+        failures, not_finite = scatter.wait(self._timeouts.call_s)
+        failed = {failure.worker for failure in failures}
+        for worker, error, late in failures:
+            part = sent.part(worker)
+            scatter.y_AD[part.first : part.first + part.assignments] = torch.nan
+            self._record(part, sent.epoch, base, error, hung=late)
+        for worker in not_finite:
+            part = sent.part(worker)
+            y_AD = scatter.y_AD[part.first : part.first + part.assignments]
+            try:
+                self._check(part, ExpertOutput(y_AD, False, scatter.arrived_s), base)
+            except DispatchError as error:
+                failed.add(worker)
+                self._record(part, sent.epoch, base, error)
+        elsewhere = failed.union(scatter.without)
+        taken = sent.assignments - sum(sent.counts[worker] for worker in elsewhere)
+        self._stats.bytes_received += taken * scatter.y_AD.shape[1] * scatter.y_AD.itemsize
+        if self._pool.has_suspects:
+            for worker, count in enumerate(sent.counts):
+                if count and worker not in elsewhere:
+                    self._pool.mark_healthy(sent.keys[worker])
+        return not failed
+
+    def _output(self, call: PlannedCall, future: Future[ExpertOutput], epoch: int, base: int) -> ExpertOutput | None:
         """Returns one call's reply; None, with its choices marked as missing, when the call has failed."""
         try:
-            output = call.future.result(self._timeouts.call_s)
+            output = future.result(self._timeouts.call_s)
             self._check(call, output, base)
         except TimeoutError:
             late = WorkerUnavailable(f"{call.key[0]} has not answered within {self._timeouts.call_s:g} s")
@@ -109,7 +144,7 @@ class MoEHandle:
             return output
         return None
 
-    def _check(self, call: InFlightCall, output: ExpertOutput, base: int) -> None:
+    def _check(self, call: PlannedCall, output: ExpertOutput, base: int) -> None:
         """Raises InvalidReply for rows that are not finite.
 
         A row is accepted once a second computation has given the same bits: then it is the model's own.
@@ -129,12 +164,12 @@ class MoEHandle:
         if differs:
             raise InvalidReply(f"{call.key[0]} sent back rows that are not finite")
 
-    def _choices(self, call: InFlightCall, base: int) -> Tensor:
+    def _choices(self, call: PlannedCall, base: int) -> Tensor:
         """Returns a mask, [T, K] bool, of the choices that the call is to answer."""
         first = base + call.first
         return (self._reply_index_TK >= first) & (self._reply_index_TK < first + call.assignments)
 
-    def _record(self, call: InFlightCall, epoch: int, base: int, error: DispatchError, hung: bool = False) -> None:
+    def _record(self, call: PlannedCall, epoch: int, base: int, error: DispatchError, hung: bool = False) -> None:
         self._reply_index_TK[self._choices(call, base)] = -2
         failure = self._failures[call.key] = record_failure(self._failures.get(call.key), epoch, error)
         self._stats.stale_epoch_rejections += isinstance(error, StaleEpoch)
@@ -168,14 +203,14 @@ class MoEHandle:
                 torch.where(missing_TK, self._batch.ids_TK, self._batch.num_ffn),
                 self._timeouts.call_s,
             )
-            self._stats.retries += len(again.calls)
+            self._stats.retries += again.messages
             self._merge(again)
 
     def _merge(self, again: SentBatch) -> None:
         """Adds a retry's plan to the first one and takes in its replies."""
         base = sum(map(len, self._outputs))
         self._reply_index_TK = torch.where(again.reply_index_TK >= 0, again.reply_index_TK + base, self._reply_index_TK)
-        self._stats.count_sent(again.calls)
+        self._stats.count_sent(again)
         self._collect(again, base)
 
     def _last_error(self) -> DispatchError | None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 from caracal_kernels import plan_rows
 from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
 from services.router.dispatch.expert_workers import ExpertWorkerPool
-from services.router.dispatch.links import ExpertOutput, ExpertRequest
+from services.router.dispatch.links import ExpertOutput, ExpertRequest, Scatter, ScatterRequest
 from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
 from services.transport.payload import payload_bytes
 
@@ -33,15 +35,18 @@ class RoutedBatch:
     zero_T: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class InFlightCall:
-    """One message that was sent. It covers the assignments `first` to `first + assignments` of its plan."""
+class PlannedCall(NamedTuple):
+    """One worker's part of a plan: the assignments `first` to `first + assignments`."""
 
     key: Key
     first: int
     assignments: int
-    rows: int
-    bytes: int  # of its payload
+
+
+class InFlightCall(NamedTuple):
+    """A part that was sent as one message of its own."""
+
+    part: PlannedCall
     future: Future[ExpertOutput]
 
 
@@ -53,7 +58,17 @@ class SentBatch:
     complete: bool  # every expert has a replica: there is no -2
     reply_index_TK: Tensor
     assignments: int
-    calls: list[InFlightCall]
+    keys: tuple[Key, ...]  # of the table's workers
+    counts: list[int]  # assignments of each worker
+    messages: int
+    rows: int  # of all messages
+    bytes: int  # of all payloads
+    scatter: Scatter | None  # what was sent together
+    calls: list[InFlightCall]  # what was sent one by one
+
+    def part(self, worker: int) -> PlannedCall:
+        """Returns one worker's part of the plan."""
+        return PlannedCall(self.keys[worker], sum(self.counts[:worker]), self.counts[worker])
 
 
 def plan_and_send(
@@ -80,28 +95,61 @@ def send(
 ) -> SentBatch:
     """Sends one message to each worker that the plan names; returns before any has arrived."""
     row, row_count_W, row_A, expert_A, count_W, reply_index_TK = plan
-    # Ids and counts travel in messages that the host writes; rows stay where they are.
-    row_A, expert_A = row_A.cpu(), expert_A.cpu()
+    row_counts, counts = row_count_W.tolist(), count_W.tolist()
+    scatter = None
+    if len(row):
+        scatter = pool.scatter(
+            table, ScatterRequest(batch.step, batch.layer, table.epoch, timeout_s, batch.h_TD, plan, counts)
+        )
+    return SentBatch(
+        table.epoch,
+        replicas.complete,
+        reply_index_TK,
+        len(row_A),
+        table.keys,
+        counts,
+        len(counts) - counts.count(0),
+        len(row),
+        payload_bytes(len(row), batch.h_TD.shape[1], pool.dispatch_dtype or batch.h_TD.dtype),
+        scatter,
+        # Ids and counts travel in messages that the host writes; rows stay where they are.
+        _send_each(pool, table, batch, (row, row_A.cpu(), expert_A.cpu()), row_counts, counts, scatter, timeout_s)
+        if scatter is None or scatter.without
+        else [],
+    )
+
+
+def _send_each(
+    pool: ExpertWorkerPool,
+    table: RoutingTable,
+    batch: RoutedBatch,
+    ids: tuple[Tensor, Tensor, Tensor],
+    row_counts: list[int],
+    counts: list[int],
+    scatter: Scatter | None,
+    timeout_s: float,
+) -> list[InFlightCall]:
+    """Sends, one by one, the messages that are not in `scatter`. `ids`: row, row_A and expert_A of the plan."""
+    row, row_A, expert_A = ids
+    chosen = range(len(counts)) if scatter is None else scatter.without
     calls: list[InFlightCall] = []
-    row_end = end = 0
-    for worker, (rows, count) in enumerate(zip(row_count_W.tolist(), count_W.tolist(), strict=True)):
+    row_ends, ends = [0, *accumulate(row_counts)], [0, *accumulate(counts)]
+    for worker in chosen:
+        rows, count, first = row_counts[worker], counts[worker], ends[worker]
         if not count:
             continue
         # All rows in ascending order are the input as it lies.
         everything = rows == len(batch.h_TD)
-        x_RD = batch.h_TD if everything else batch.h_TD.index_select(0, row[row_end : row_end + rows])
+        mine = row[row_ends[worker] : row_ends[worker + 1]]
         request = ExpertRequest(
             batch.step,
             batch.layer,
             table.epoch,
             timeout_s,
-            x_RD,
-            row_A[end : end + count],
-            expert_A[end : end + count],
+            batch.h_TD if everything else batch.h_TD.index_select(0, mine),
+            row_A[first : first + count],
+            expert_A[first : first + count],
         )
         future = pool.dispatch(table.workers[worker], request)
-        size = payload_bytes(rows, x_RD.shape[1], pool.dispatch_dtype or x_RD.dtype)
-        calls.append(InFlightCall(table.keys[worker], end, count, rows, size, future))
-        row_end += rows
-        end += count
-    return SentBatch(table.epoch, replicas.complete, reply_index_TK, end, calls)
+        calls.append(InFlightCall(PlannedCall(table.keys[worker], first, count), future))
+    return calls

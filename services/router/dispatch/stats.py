@@ -9,12 +9,11 @@ Legend: T tokens, K choices, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from services.router.dispatch.send import InFlightCall, RoutedBatch, SentBatch
+from services.router.dispatch.send import RoutedBatch, SentBatch
 
 
 @dataclass(slots=True)
@@ -44,22 +43,21 @@ class LayerStats:
         self.tokens += tokens
         self.choices += tokens * choices
         self.bytes_if_all_ffn += tokens * choices * row_bytes(batch.h_TD)
-        if sent.complete and len(sent.calls) < 2:
+        if sent.complete and sent.messages < 2:
             self.ffn_choices += sent.assignments
-            self.tokens_all_zero += tokens - sum(call.rows for call in sent.calls)
+            self.tokens_all_zero += tokens - sent.rows
         else:
             ffn_TK = sent.reply_index_TK != -1
             self.ffn_choices += int(ffn_TK.sum())
             self.tokens_all_zero += tokens - int(ffn_TK.any(1).sum())
-        self.count_sent(sent.calls)
+        self.count_sent(sent)
 
-    def count_sent(self, calls: Iterable[InFlightCall]) -> None:
+    def count_sent(self, sent: SentBatch) -> None:
         """Counts messages that have left."""
-        for call in calls:
-            self.messages_sent += 1
-            self.rows_sent += call.rows
-            self.assignments_sent += call.assignments
-            self.bytes_sent += call.bytes
+        self.messages_sent += sent.messages
+        self.rows_sent += sent.rows
+        self.assignments_sent += sent.assignments
+        self.bytes_sent += sent.bytes
 
 
 def row_bytes(h_TD: Tensor) -> int:

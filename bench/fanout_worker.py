@@ -1,0 +1,100 @@
+"""Many fake expert workers in one process: each call is answered with zeros. `python -m bench.fanout_worker HIDDEN`.
+
+They speak both links, so that what a message costs its caller can be compared. It prints its address and serves until
+its standard input ends.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from caracal_proto import expert_pb2, expert_pb2_grpc, tensor_pb2
+from caracal_proto.tensors import checksum
+
+from services.transport.native_extension import native
+
+MAX_SESSIONS = 256
+VALUE_BYTES = 2  # bfloat16
+
+
+class FakeWorkers(expert_pb2_grpc.ExpertServicer):
+    """Answers every call of every session with zeros of the right shape."""
+
+    def __init__(self, hidden: int) -> None:
+        module = native()
+        self._hidden = hidden
+        listener = socket.create_server(("127.0.0.1", 0), backlog=MAX_SESSIONS)
+        self._port = listener.getsockname()[1]
+        self._server = module.Server(
+            module.Expected(
+                layers=1 << 16,
+                experts=1 << 16,
+                hidden=hidden,
+                dispatch_dtype=tensor_pb2.BFLOAT16,
+                reply_dtype=tensor_pb2.BFLOAT16,
+                dispatch_dtype_name="torch.bfloat16",
+                planes=[hidden * VALUE_BYTES],
+                max_rows=8192,
+                max_assignments=8192,
+            ),
+            MAX_SESSIONS,
+            0.0,
+            _zeros,
+        )
+        listener.setblocking(False)
+        self._server.listen(listener.detach())
+
+    def Open(self, request: expert_pb2.OpenRequest, context: Any) -> expert_pb2.OpenReply:
+        token, session = secrets.token_bytes(32), secrets.randbits(62) + 1
+        self._server.expect(token, session, 30.0)
+        return expert_pb2.OpenReply(
+            session=session, token=token, host="127.0.0.1", port=self._port, max_rows=8192, max_assignments=8192
+        )
+
+    def Describe(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Prepare(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Commit(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Rendezvous(self, request_iterator: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Session(
+        self, request_iterator: Iterator[expert_pb2.ExpertCall], context: Any
+    ) -> Iterator[expert_pb2.ExpertReply]:
+        for call in request_iterator:
+            rows = len(call.row) // 4
+            data = bytes(rows * self._hidden * VALUE_BYTES)
+            y = tensor_pb2.Tensor(data=data, shape=(rows, self._hidden), dtype=tensor_pb2.BFLOAT16)
+            yield expert_pb2.ExpertReply(call=call.call, rows=rows, y=y, checksum=checksum(data))
+
+
+def _zeros(
+    layer: int, waited: list[float], rows: int, payload: Any, row: Any, expert: Any, out: memoryview | None
+) -> None:
+    if out is not None:
+        out[:] = bytes(len(out))
+
+
+def main() -> None:
+    server = grpc.server(ThreadPoolExecutor(MAX_SESSIONS))
+    expert_pb2_grpc.add_ExpertServicer_to_server(FakeWorkers(int(sys.argv[1])), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    sys.stdin.read()
+    server.stop(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The expert worker's native sessions: opened by a token of the Open rpc, served by the native server's own threads.
+
+Nothing listens before the first Open asks for it. The unix socket lies in a folder that only this user can read; a
+caller that can read the proof beside it is on the same machine, in the same namespace, and may use the socket.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+from caracal_proto import expert_pb2
+from caracal_proto.tensors import dtype_name
+
+from services.expert_worker.batcher import Batcher
+from services.expert_worker.call_check import Expected
+from services.expert_worker.native_launch import NativeLaunch
+from services.expert_worker.placement_state import PlacementState
+from services.transport.native_extension import native
+from services.transport.payload import MAX_ROWS, planes
+
+if TYPE_CHECKING:
+    from services.transport._native import ExpertTable, Server, ServerCounters
+
+log = structlog.get_logger(__name__)
+
+TOKEN_S = 10.0  # how long a token may be used
+BACKLOG = 128
+
+
+class TooManySessions(RuntimeError):
+    """As many sessions are open as this worker takes."""
+
+
+class NativeServer:
+    """The native sessions of one expert worker. Any thread may use it. Raises NativeUnavailable when it is made."""
+
+    def __init__(
+        self,
+        state: PlacementState,
+        batcher: Batcher,
+        expected: Expected,
+        *,
+        host: str,
+        reachable_host: str,
+        port: int = 0,
+        max_sessions: int = 128,
+        spin_s: float = 0.0,
+        direct: bool = False,
+    ) -> None:
+        """`host` and `port` are listened on, `reachable_host` is what callers get to know.
+
+        `direct`: launches whose experts are in the model's dtype call the compiled op without Python. The others, and
+        those of a worker that sends rows in another dtype, go through the batcher.
+        """
+        module = native()
+        self.max_rows, self.max_assignments = MAX_ROWS, MAX_ROWS * min(expected.experts, 64)
+        self._expected = module.Expected(
+            layers=expected.layers,
+            experts=expected.experts,
+            hidden=expected.hidden,
+            dispatch_dtype=dtype_name(expected.dispatch_dtype),
+            reply_dtype=dtype_name(expected.dtype),
+            dispatch_dtype_name=str(expected.dispatch_dtype),
+            planes=planes(expected.hidden, expected.dispatch_dtype),
+            max_rows=self.max_rows,
+            max_assignments=self.max_assignments,
+        )
+        self._launch = NativeLaunch(batcher, expected)
+        self._state, self._host, self._reachable_host, self._port = state, host, reachable_host, port
+        self._max_sessions, self._spin_s = max_sessions, spin_s
+        self._batcher = batcher
+        self._table: ExpertTable | None = None
+        if direct and expected.dispatch_dtype == expected.dtype:
+            self._table = module.ExpertTable(
+                expected.layers, expected.experts, expected.hidden, torch.get_num_threads()
+            )
+            state.experts.mirror(self._table)
+        self._server: Server | None = None
+        self._folder: Path | None = None
+        self._proof = secrets.token_bytes(32)
+        self._starting = threading.Lock()
+
+    @property
+    def sessions(self) -> int:
+        """The number of open sessions."""
+        return self._server.sessions if self._server is not None else 0
+
+    @property
+    def counters(self) -> ServerCounters | None:
+        """What it has counted; None before it was started."""
+        return self._server.counters if self._server is not None else None
+
+    def open(self) -> expert_pb2.OpenReply:
+        """Prepares one session, and starts the server for the first. Raises TooManySessions, OSError."""
+        server = self._started()
+        token, session = secrets.token_bytes(32), secrets.randbits(63) + 1
+        if not server.expect(token, session, TOKEN_S):
+            raise TooManySessions(f"{server.sessions} native sessions are open")
+        return expert_pb2.OpenReply(
+            session=session,
+            token=token,
+            host=self._reachable_host,
+            port=self._port,
+            unix_path=str(self._folder / "socket") if self._folder else "",
+            proof=self._proof if self._folder else b"",
+            max_rows=self.max_rows,
+            max_assignments=self.max_assignments,
+        )
+
+    def take_counts(self) -> None:
+        """Adds the launches that ran without Python to the batcher's counters."""
+        if self._table is not None:
+            self._batcher.add(self._table.take_counts())
+
+    @property
+    def launch_s(self) -> float:
+        """How long the launch that runs without Python has lasted; 0 without one."""
+        return self._table.running_s if self._table is not None else 0.0
+
+    def log_endings(self) -> None:
+        """Logs why sessions have ended since the last call."""
+        for reason in self._server.endings() if self._server is not None else ():
+            log.info("native session ended", reason=reason)
+
+    def stop(self) -> None:
+        """Ends every session."""
+        with self._starting:
+            if self._server is not None:
+                self._server.stop()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _started(self) -> Server:
+        with self._starting:
+            if self._server is None:
+                family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+                listener = socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
+                self._port = listener.getsockname()[1]
+                server: Server = native().Server(
+                    self._expected, self._max_sessions, self._spin_s, self._launch, self._table
+                )
+                self._state.watch_epoch(server.set_epoch)
+                self._hand_over(server, listener)
+                self._listen_on_unix(server)
+                self._server = server
+                log.info("native sessions may be opened", address=f"{self._reachable_host}:{self._port}")
+            return self._server
+
+    def _listen_on_unix(self, server: Server) -> None:
+        """Without a folder to write to, callers on this machine use TCP."""
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="caracal-"))  # mode 0700
+            (self._folder / "proof").write_bytes(self._proof)
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(self._folder / "socket"))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            log.info("no unix socket for native sessions", reason=str(error))
+            self._folder = None
+        else:
+            self._hand_over(server, listener)
+
+    def _hand_over(self, server: Server, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        server.listen(listener.detach())

@@ -1,0 +1,106 @@
+"""Opens native sessions: the expert worker's Open rpc, then a connection that shows the token it returned."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+
+from services.transport.native_extension import native
+
+HANDSHAKE_S = 2.0  # for each step of an opening
+
+
+class NotOpened(ConnectionError):
+    """The worker did not open a native session."""
+
+
+class Opened(NamedTuple):
+    """A session that the worker has welcomed."""
+
+    socket: socket.socket
+    session: int
+    over_unix: bool
+    max_rows: int  # of a call
+    max_assignments: int
+
+
+def open_session(endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None) -> Opened:
+    """Opens one session, by the unix socket where this process can reach it. Blocks. Raises NotOpened."""
+    channel = (
+        grpc.secure_channel(endpoint.address, credentials)
+        if credentials
+        else grpc.insecure_channel(endpoint.address, [("grpc.use_local_subchannel_pool", 1)])
+    )
+    with channel:
+        try:
+            place = expert_pb2_grpc.ExpertStub(channel).Open(expert_pb2.OpenRequest(), timeout=HANDSHAKE_S)
+        except grpc.RpcError as error:
+            why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+            raise NotOpened(why) from None
+    try:
+        connected, over_unix = _connect(place)
+    except OSError as error:
+        raise NotOpened(f"{place.host}:{place.port}: {error}") from None
+    try:
+        _greet(connected, place)
+    except OSError as error:
+        connected.close()
+        raise NotOpened(f"the greeting failed: {error}") from None
+    except NotOpened:
+        connected.close()
+        raise
+    connected.setblocking(False)
+    return Opened(connected, place.session, over_unix, place.max_rows, place.max_assignments)
+
+
+def _connect(place: expert_pb2.OpenReply) -> tuple[socket.socket, bool]:
+    """The connection, and whether it is a unix socket. Raises OSError."""
+    if _same_machine(place):
+        with contextlib.suppress(OSError), _closing_on_error(socket.socket(socket.AF_UNIX)) as local:
+            local.settimeout(HANDSHAKE_S)
+            local.connect(place.unix_path)
+            return local, True
+    connected = socket.create_connection((place.host, place.port), HANDSHAKE_S)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connected, False
+
+
+def _same_machine(place: expert_pb2.OpenReply) -> bool:
+    """Whether this process sees the file system in which the worker's socket lies, as the same user."""
+    if not place.unix_path:
+        return False
+    try:
+        return Path(place.unix_path).with_name("proof").read_bytes() == place.proof
+    except OSError:
+        return False
+
+
+def _greet(connected: socket.socket, place: expert_pb2.OpenReply) -> None:
+    """Shows the token and waits for the welcome. Raises NotOpened, OSError."""
+    module = native()
+    connected.settimeout(HANDSHAKE_S)
+    connected.sendall(module.frame(module.Kind.HELLO, place.session, place.token))
+    welcome = b""
+    while len(welcome) < module.HEADER_BYTES:
+        more = connected.recv(module.HEADER_BYTES - len(welcome))
+        if not more:
+            break
+        welcome += more
+    if why := module.welcome_fault(welcome, place.session):
+        raise NotOpened(why)
+
+
+@contextlib.contextmanager
+def _closing_on_error(one: socket.socket) -> Iterator[socket.socket]:
+    try:
+        yield one
+    except BaseException:
+        one.close()
+        raise

@@ -1,0 +1,108 @@
+// All native sessions of one attention worker: one call scatters a layer's rows, one call waits for all replies.
+//
+// The engine's thread scatters and waits; any thread adds and ends sessions. One mutex guards everything; nobody holds
+// it while asleep. A thread beside them sends on what a socket did not take at once, while the engine computes; while
+// the engine waits, it sleeps.
+//
+// Legend: W workers, R rows of all workers together, A (row, expert) assignments of all workers together.
+#pragma once
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "session.h"
+#include "spin.h"
+
+namespace caracal::wire {
+
+// What one scatter sent, until its replies have come. Recycled by the client.
+struct Exchange {
+  std::vector<Call> calls;  // never grows while any is pending: sessions point to them
+  size_t used = 0;          // calls of this scatter
+  size_t pending = 0;
+  double arrived_s = 0;  // when the last call was concluded
+};
+
+// Rows as they are sent: of each row `bytes` from `at + row * bytes`. Two planes are fp8's values and scales.
+struct Plane {
+  const char* at;
+  size_t bytes;
+};
+
+// The arguments of a scatter: the plan of `plan_rows`, and where rows lie and replies go.
+struct Scatter {
+  uint64_t step = 0, epoch = 0;
+  uint32_t layer = 0, deadline_ms = 0, hidden = 0, dtype = 0;
+  std::vector<Plane> planes;
+  size_t workers = 0;
+  const int64_t* serial = nullptr;     // [W]: the workers' sessions; below 0: not sent here
+  const int32_t* row = nullptr;        // [R]: indices into the planes
+  const int32_t* row_count = nullptr;  // [W]
+  const int32_t* row_of = nullptr;     // [A]: indices into its worker's rows
+  const int32_t* expert = nullptr;     // [A]
+  const int32_t* count = nullptr;      // [W]: assignments
+  char* reply = nullptr;               // [A, reply_row_bytes]
+  size_t reply_row_bytes = 0;
+};
+
+struct ClientOptions {
+  double heartbeat_s = 0.05;  // between two pings while a wait lasts
+  int silent_beats = 10;      // pings in a row without any answer, before a peer counts as gone
+  double spin_s = 0;          // how long a wait polls before it sleeps
+  uint32_t reply_dtype = 0;
+};
+
+class Client {
+ public:
+  explicit Client(ClientOptions options);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // Takes over a connected socket whose session the worker has welcomed; returns the session's serial, from 0 on.
+  int64_t add(int fd, uint64_t session);
+  // Ends a session: its calls fail at once.
+  void end(int64_t serial, const char* why);
+  // Why a session has ended; empty while it serves.
+  std::string why_over(int64_t serial);
+  // Changes whenever a session is added or ends.
+  uint64_t generation();
+  size_t sessions();
+
+  // Sends each worker's rows; a session that is over fails its call at once, which `wait` reports.
+  Exchange* scatter(const Scatter& scatter);
+  // Waits until every call is concluded; after `timeout_s` the others are given up and are kLate.
+  void wait(Exchange& exchange, double timeout_s);
+  // Gives an exchange back; what is still pending is given up.
+  void release(Exchange* exchange);
+
+ private:
+  bool send(Call& call);
+  void fill(Call& call, const Scatter& scatter, const int32_t* row, const int32_t* row_of, const int32_t* expert);
+  void give_up(Exchange& exchange);
+  void beat(const Exchange& exchange);
+  bool pump(int timeout_ms, std::unique_lock<std::mutex>& lock);
+  void watch_output(Session& session);
+  void forget_ended();
+  void flush_loop();
+  void wake();
+
+  const ClientOptions options_;
+  std::mutex mutex_;
+  std::condition_variable flush_;
+  std::unordered_map<uint64_t, std::unique_ptr<Session>> sessions_;
+  std::unordered_map<uint64_t, std::string> ended_;  // why sessions ended that nobody has asked about
+  std::vector<std::unique_ptr<Exchange>> exchanges_;
+  std::vector<Exchange*> free_;
+  uint64_t next_serial_ = 0, generation_ = 0;
+  SpinPolicy spin_;
+  bool waiting_ = false, stopping_ = false, any_ended_ = false;
+  int epoll_, wake_;
+  std::thread flusher_;
+};
+
+}  // namespace caracal::wire

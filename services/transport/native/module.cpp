@@ -1,0 +1,286 @@
+// The Python module services.transport._native.
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "client.h"
+#include "module_experts.h"
+#include "server.h"
+
+namespace py = pybind11;
+
+namespace caracal::wire {
+namespace {
+
+using Released = py::call_guard<py::gil_scoped_release>;
+
+template <class T>
+const T* at(uintptr_t address) {
+  return reinterpret_cast<const T*>(address);
+}
+
+// An exchange as Python holds it: it keeps the tensors alive that the sockets read from and write to.
+class Sent {
+ public:
+  Sent(std::shared_ptr<Client> client, Exchange* exchange, py::object kept)
+      : client_(std::move(client)), exchange_(exchange), kept_(std::move(kept)) {}
+  ~Sent() {
+    py::gil_scoped_release released;
+    client_->release(exchange_);
+  }
+
+  void wait(double timeout_s) { client_->wait(*exchange_, timeout_s); }
+  double arrived_s() const { return exchange_->arrived_s; }
+
+  // (worker, outcome, status, epoch, message) of each call that brought no usable rows.
+  py::list failures() const {
+    py::list failed;
+    for (size_t i = 0; i < exchange_->used; ++i) {
+      const Call& call = exchange_->calls[i];
+      if (call.outcome == Outcome::kAnswered) continue;
+      failed.append(py::make_tuple(call.worker, static_cast<int>(call.outcome), static_cast<int>(call.status),
+                                   call.epoch, py::bytes(call.message)));
+    }
+    return failed;
+  }
+
+  // Workers whose rows hold infinities or NaNs.
+  py::list not_finite() const {
+    py::list workers;
+    for (size_t i = 0; i < exchange_->used; ++i) {
+      const Call& call = exchange_->calls[i];
+      if (call.outcome == Outcome::kAnswered && !call.finite) workers.append(call.worker);
+    }
+    return workers;
+  }
+
+  bool all_well() const {
+    for (size_t i = 0; i < exchange_->used; ++i) {
+      if (exchange_->calls[i].outcome != Outcome::kAnswered || !exchange_->calls[i].finite) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::shared_ptr<Client> client_;
+  Exchange* exchange_;
+  py::object kept_;
+};
+
+struct Plan {
+  uintptr_t serial, row, row_count, row_of, expert, count;
+  size_t workers;
+};
+
+std::unique_ptr<Sent> scatter(const std::shared_ptr<Client>& client, uint64_t step, uint32_t layer, uint64_t epoch,
+                              uint32_t deadline_ms, uint32_t hidden, uint32_t dtype,
+                              const std::vector<std::pair<uintptr_t, size_t>>& planes, const Plan& plan,
+                              uintptr_t reply, size_t reply_row_bytes, py::object kept) {
+  Scatter wanted;
+  wanted.step = step;
+  wanted.layer = layer;
+  wanted.epoch = epoch;
+  wanted.deadline_ms = deadline_ms;
+  wanted.hidden = hidden;
+  wanted.dtype = dtype;
+  for (const auto& [address, bytes] : planes) wanted.planes.push_back({at<char>(address), bytes});
+  wanted.workers = plan.workers;
+  wanted.serial = at<int64_t>(plan.serial);
+  wanted.row = at<int32_t>(plan.row);
+  wanted.row_count = at<int32_t>(plan.row_count);
+  wanted.row_of = at<int32_t>(plan.row_of);
+  wanted.expert = at<int32_t>(plan.expert);
+  wanted.count = at<int32_t>(plan.count);
+  wanted.reply = reinterpret_cast<char*>(reply);
+  wanted.reply_row_bytes = reply_row_bytes;
+  Exchange* exchange;
+  {
+    py::gil_scoped_release released;
+    exchange = client->scatter(wanted);
+  }
+  return std::make_unique<Sent>(client, exchange, std::move(kept));
+}
+
+py::memoryview bytes_at(const void* memory, size_t bytes) {
+  return py::memoryview::from_memory(memory, static_cast<py::ssize_t>(bytes));
+}
+
+// Calls `launch(layer, waited, rows, payload, row, expert, out)`, which returns None, or (status, message); a status
+// of None means that the launch failed through no fault of the calls.
+LaunchResult call_python(const py::object& launch, const Launch& wanted) {
+  py::gil_scoped_acquire acquired;
+  LaunchResult result;
+  try {
+    py::list waited;
+    for (size_t i = 0; i < wanted.calls; ++i) waited.append(wanted.waited_s[i]);
+    const size_t id_bytes = wanted.assignments * sizeof(int32_t);
+    py::object answer;
+    if (wanted.assignments) {
+      answer = launch(wanted.layer, waited, wanted.rows, bytes_at(wanted.payload, wanted.payload_bytes),
+                      bytes_at(wanted.row, id_bytes), bytes_at(wanted.expert, id_bytes),
+                      py::memoryview::from_memory(wanted.out, static_cast<py::ssize_t>(wanted.out_bytes)));
+    } else {
+      answer = launch(wanted.layer, waited, 0, py::none(), py::none(), py::none(), py::none());
+    }
+    if (answer.is_none()) return result;
+    result.ok = false;
+    const auto [status, message] = answer.cast<std::pair<py::object, std::string>>();
+    result.broken = status.is_none();
+    if (!result.broken) result.status = static_cast<Status>(status.cast<uint32_t>());
+    result.message = message;
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("services.transport._native");
+    result.ok = false;
+    result.broken = true;
+  } catch (const py::cast_error&) {
+    result.ok = false;
+    result.broken = true;
+  }
+  return result;
+}
+
+// `direct`, if given, computes what it can without Python.
+std::shared_ptr<Server> make_server(const Expected& expected, size_t max_sessions, double spin_s, py::object launch,
+                                    std::shared_ptr<ExpertTable> direct) {
+  ServerOptions options;
+  options.expected = expected;
+  options.max_sessions = max_sessions;
+  options.spin_s = spin_s;
+  // The last reference may be dropped by a thread without the GIL.
+  std::shared_ptr<py::object> held(new py::object(std::move(launch)), [](py::object* object) {
+    py::gil_scoped_acquire acquired;
+    delete object;
+  });
+  const auto compute = [held, direct](const Launch& wanted) {
+    if (direct && wanted.assignments && direct->compute(wanted)) return LaunchResult{};
+    return call_python(*held, wanted);
+  };
+  return {new Server(options, compute),
+          [](Server* server) {
+            py::gil_scoped_release released;
+            delete server;
+          }};
+}
+
+std::shared_ptr<Client> make_client(double heartbeat_s, int silent_beats, double spin_s, uint32_t reply_dtype) {
+  return {new Client({heartbeat_s, silent_beats, spin_s, reply_dtype}), [](Client* client) {
+            py::gil_scoped_release released;
+            delete client;
+          }};
+}
+
+py::bytes frame(Kind kind, uint64_t session, const std::string& body) {
+  Header header;
+  header.kind = kind;
+  header.session = session;
+  header.body_bytes = body.size();
+  header.body_crc = crc32c(0, body.data(), body.size());
+  seal(header);
+  return py::bytes(std::string(reinterpret_cast<const char*>(&header), sizeof header) + body);
+}
+
+// Why the bytes are not the welcome to this session; None when they are.
+py::object welcome_fault(const std::string& bytes, uint64_t session) {
+  if (bytes.size() != sizeof(Header)) return py::str("the greeting was not answered");
+  Header header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (const char* fault = fault_of(header)) return py::str(fault);
+  if (header.kind != Kind::kWelcome || header.session != session || header.body_bytes) return py::str("it is no welcome");
+  return py::none();
+}
+
+void define_client(py::module_& m) {
+  py::class_<Sent>(m, "Sent")
+      .def("wait", &Sent::wait, Released())
+      .def("failures", &Sent::failures)
+      .def("not_finite", &Sent::not_finite)
+      .def_property_readonly("all_well", &Sent::all_well)
+      .def_property_readonly("arrived_s", &Sent::arrived_s);
+  py::class_<Plan>(m, "Plan").def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, size_t>(),
+                                  py::arg("serial"), py::arg("row"), py::arg("row_count"), py::arg("row_of"),
+                                  py::arg("expert"), py::arg("count"), py::arg("workers"));
+  py::class_<Client, std::shared_ptr<Client>>(m, "Client")
+      .def(py::init(&make_client), py::arg("heartbeat_s"), py::arg("silent_beats"), py::arg("spin_s"), py::arg("reply_dtype"))
+      .def("add", &Client::add, Released())
+      .def("end", [](Client& client, int64_t serial, const std::string& why) { client.end(serial, why.c_str()); }, Released())
+      .def("why_over", &Client::why_over, Released())
+      .def_property_readonly("generation", py::cpp_function(&Client::generation, Released()))
+      .def_property_readonly("sessions", py::cpp_function(&Client::sessions, Released()))
+      .def("scatter", &scatter);
+}
+
+void define_server(py::module_& m) {
+  py::class_<Expected>(m, "Expected")
+      .def(py::init([](uint32_t layers, uint32_t experts, uint32_t hidden, uint32_t dispatch_dtype, uint32_t reply_dtype,
+                       std::string dispatch_dtype_name, std::vector<size_t> planes, uint32_t max_rows,
+                       uint32_t max_assignments) {
+             return Expected{layers, experts, hidden, dispatch_dtype, reply_dtype, std::move(dispatch_dtype_name),
+                             std::move(planes), max_rows, max_assignments};
+           }),
+           py::arg("layers"), py::arg("experts"), py::arg("hidden"), py::arg("dispatch_dtype"), py::arg("reply_dtype"),
+           py::arg("dispatch_dtype_name"), py::arg("planes"), py::arg("max_rows"), py::arg("max_assignments"));
+  py::class_<ServerCounters>(m, "ServerCounters")
+      .def_readonly("answered", &ServerCounters::answered)
+      .def_readonly("rejected", &ServerCounters::rejected)
+      .def_readonly("late", &ServerCounters::late)
+      .def_readonly("opened", &ServerCounters::opened)
+      .def_readonly("refused", &ServerCounters::refused);
+  py::class_<Server, std::shared_ptr<Server>>(m, "Server")
+      .def(py::init(&make_server), py::arg("expected"), py::arg("max_sessions"), py::arg("spin_s"), py::arg("launch"), py::arg("direct") = nullptr)
+      .def("listen", &Server::listen, Released())
+      .def("adopt", &Server::adopt, Released())
+      .def("expect", [](Server& server, const py::bytes& token, uint64_t session, double ttl_s) {
+             const std::string secret = token;
+             py::gil_scoped_release released;
+             return server.expect(secret, session, ttl_s);
+           })
+      .def("set_epoch", &Server::set_epoch)
+      .def("stop", &Server::stop, Released())
+      .def_property_readonly("sessions", py::cpp_function(&Server::sessions, Released()))
+      .def_property_readonly("counters", py::cpp_function(&Server::counters, Released()))
+      .def("endings", &Server::endings, Released());
+}
+
+void define_experts(py::module_& m) {
+  py::class_<ExpertTable, std::shared_ptr<ExpertTable>>(m, "ExpertTable")
+      .def(py::init<uint32_t, uint32_t, uint32_t, int>(), py::arg("layers"), py::arg("experts"), py::arg("hidden"), py::arg("threads"))
+      .def("set", &ExpertTable::set, Released())
+      .def("drop", &ExpertTable::drop, Released())
+      .def_property_readonly("running_s", &ExpertTable::running_s)
+      .def("take_counts", [](ExpertTable& table) {
+        const LaunchCounts counts = table.take_counts();
+        return py::make_tuple(counts.launches, counts.calls, counts.rows, counts.assignments, counts.busy_s, counts.waited_s);
+      });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Native sessions between attention and expert workers.";
+  define_client(m);
+  define_experts(m);
+  define_server(m);
+  py::enum_<Kind>(m, "Kind")
+      .value("HELLO", Kind::kHello)
+      .value("WELCOME", Kind::kWelcome)
+      .value("CALL", Kind::kCall)
+      .value("REPLY", Kind::kReply)
+      .value("PING", Kind::kPing)
+      .value("PONG", Kind::kPong);
+  m.def("frame", &frame, py::arg("kind"), py::arg("session"), py::arg("body"));
+  m.def("welcome_fault", &welcome_fault);
+  m.def("crc32c", [](const py::bytes& data) {
+    const std::string_view view = data;
+    return crc32c(0, view.data(), view.size());
+  });
+  m.def("crc32c_table", [](const py::bytes& data) {
+    const std::string_view view = data;
+    return crc32c_table(0, view.data(), view.size());
+  });
+  m.attr("HEADER_BYTES") = sizeof(Header);
+  m.attr("TOKEN_BYTES") = kTokenBytes;
+  m.attr("BUILD_ID") = CARACAL_BUILD_ID;
+}
+
+}  // namespace caracal::wire

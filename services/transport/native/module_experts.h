@@ -1,0 +1,49 @@
+// Launches without Python: the experts' weights, and the compiled op over them. The only part that knows torch.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+#include "launch.h"
+
+namespace caracal::wire {
+
+// What direct launches have done since it was taken last.
+struct LaunchCounts {
+  uint64_t launches = 0, calls = 0, rows = 0, assignments = 0;
+  double busy_s = 0;
+  std::vector<double> waited_s;  // of each call
+};
+
+class ExpertTable {
+ public:
+  // `threads` are the kernels'.
+  ExpertTable(uint32_t layers, uint32_t experts, uint32_t hidden, int threads);
+  // Any thread may change it; a launch that runs keeps the weights that it began with.
+  void set(uint32_t layer, uint32_t expert, at::Tensor gate_up, at::Tensor down);
+  void drop(uint32_t layer, uint32_t expert);
+  // Computes a launch. False: an expert is not here, or the op has failed; nothing was counted, Python is to answer.
+  bool compute(const Launch& launch);
+  LaunchCounts take_counts();
+  // How long the launch that runs has lasted; 0 without one.
+  double running_s() const;
+
+ private:
+  struct Weights {
+    at::Tensor gate_up, down;
+  };
+  bool find(const Launch& launch);
+
+  const uint32_t experts_, hidden_;
+  int threads_;
+  std::mutex mutex_;
+  std::vector<Weights> weights_;  // [layers * experts]
+  LaunchCounts counts_;
+  std::atomic<double> began_s_{0};
+  std::vector<at::Tensor> gate_up_, down_;  // of the launch
+  std::vector<int32_t> count_;
+};
+
+}  // namespace caracal::wire

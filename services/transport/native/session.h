@@ -1,0 +1,86 @@
+// The caller's side of one session with one expert worker: what is on its way out, and which replies are awaited.
+// All of it is used under the lock of the Client that owns it.
+#pragma once
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "finite.h"
+#include "frame.h"
+#include "frame_reader.h"
+#include "outgoing.h"
+
+namespace caracal::wire {
+
+// kLost: the session ended first. kInvalid: the reply cannot be used. kLate: given up.
+enum class Outcome : uint8_t { kPending, kAnswered, kRejected, kLost, kInvalid, kLate };
+
+struct Exchange;
+
+// One message to one worker and what becomes of it. It lives in its Exchange.
+struct Call {
+  Exchange* exchange = nullptr;
+  uint32_t worker = 0;  // index among the workers that the scatter was given
+  uint64_t serial = 0;  // of its session
+  Header header;        // as sent
+  Outgoing out;
+  char* reply = nullptr;  // where the rows of the reply go
+  size_t reply_bytes = 0;
+  Outcome outcome = Outcome::kPending;
+  Status status = Status::kOk;
+  uint64_t epoch = 0;  // the worker's, of a reply
+  bool finite = true;
+  std::string message;
+};
+
+class Session final : public FrameOwner {
+ public:
+  Session(int fd, uint64_t id, uint64_t serial, uint32_t reply_dtype);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Queues a call, whose header gets its number here, and sends what the socket takes.
+  void send(Call& call);
+  // Sends what waits to be sent; ends the session when the socket has failed.
+  void send_waiting();
+  // Takes in what has arrived; returns whether anything had.
+  bool receive();
+  // Asks for a sign of life, unless a frame is being sent.
+  void ping();
+  // Gives up a call: its rows and its reply's memory are not touched any more. This may end the session.
+  void forget(Call& call);
+  // Fails all calls that wait for a reply, and closes the socket. The first reason stays.
+  void end(const char* why, Outcome outcome = Outcome::kLost);
+
+  bool over() const { return fd_ < 0; }
+  bool unsent() const { return !over() && !sending_.empty(); }
+
+  int fd() const { return fd_; }
+  const uint64_t serial;
+  const std::string& why() const { return why_; }
+  int silent_beats = 0;  // pings since anything was received
+  bool polls_output = false;
+
+ private:
+  bool begin(const Header& header, char*& at, const char*& why) override;
+  bool complete(const Header& header, const char*& why) override;
+  Region guess() override;
+  bool refuse(Call& call, std::string what, const char*& why);
+  Call* find(uint64_t number) const;
+  void conclude(Call& call, Outcome outcome);
+
+  int fd_;
+  const uint64_t id_;
+  const uint32_t reply_dtype_;
+  uint64_t last_call_ = 0;
+  std::deque<Call*> sending_;       // in order; the first may be half sent. A nullptr is the ping.
+  std::vector<Call*> awaited_;      // in the order they were sent
+  FrameReader reader_;
+  Header ping_header_;
+  Outgoing ping_;
+  char message_[kMaxMessageBytes];
+  std::string why_;
+};
+
+}  // namespace caracal::wire

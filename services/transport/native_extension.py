@@ -1,0 +1,45 @@
+"""Loads the native data plane, or says why it cannot be used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from services.transport.native_build_id import build_id
+
+NAME = "services.transport._native"
+
+
+class NativeUnavailable(RuntimeError):
+    """The native data plane was not compiled, or from other sources."""
+
+
+@cache
+def unavailable() -> str:
+    """Why the native data plane cannot be used; empty when it can."""
+    if sys.platform != "linux":
+        return f"the native data plane is not there: it is for Linux, this is {sys.platform}"
+    spec = importlib.util.find_spec(NAME)
+    if spec is None or spec.origin is None:
+        return "the native data plane is not there: it was not compiled when Caracal was installed"
+    try:
+        torch_version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "the native data plane is not there: torch is not installed"
+    # A file from other sources may speak another version of the frames; for another torch it may crash the process.
+    if build_id(torch_version).encode() not in Path(spec.origin).read_bytes():
+        return f"{spec.origin} was compiled from other sources; install Caracal again"
+    return ""
+
+
+def native() -> ModuleType:
+    """The extension. Raises NativeUnavailable."""
+    if why := unavailable():
+        raise NativeUnavailable(why)
+    importlib.import_module("torch")  # whose libraries it needs
+    return importlib.import_module(NAME)
