@@ -54,7 +54,13 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
         token, session = secrets.token_bytes(32), secrets.randbits(62) + 1
         self._server.expect(token, session, 30.0)
         return expert_pb2.OpenReply(
-            session=session, token=token, host="127.0.0.1", port=self._port, max_rows=8192, max_assignments=8192
+            session=session,
+            token=token,
+            host="127.0.0.1",
+            port=self._port,
+            unix_name="none",
+            max_rows=8192,
+            max_assignments=8192,
         )
 
     def Describe(self, request: Any, context: Any) -> Any:

@@ -225,8 +225,7 @@ class OpenReply(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
-    UNIX_PATH_FIELD_NUMBER: _builtins.int
-    PROOF_FIELD_NUMBER: _builtins.int
+    UNIX_NAME_FIELD_NUMBER: _builtins.int
     MAX_ROWS_FIELD_NUMBER: _builtins.int
     MAX_ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     session: _builtins.int
@@ -235,9 +234,8 @@ class OpenReply(_message.Message):
     """to be shown in the greeting; valid once, for a few seconds"""
     host: _builtins.str
     port: _builtins.int
-    unix_path: _builtins.str
-    """a socket for callers that can read `proof` in the file `proof` beside it; may be empty"""
-    proof: _builtins.bytes
+    unix_name: _builtins.str
+    """of an abstract unix socket, for callers in the worker's network namespace"""
     max_rows: _builtins.int
     """of a call; a larger one goes over gRPC"""
     max_assignments: _builtins.int
@@ -248,14 +246,13 @@ class OpenReply(_message.Message):
         token: _builtins.bytes = ...,
         host: _builtins.str = ...,
         port: _builtins.int = ...,
-        unix_path: _builtins.str = ...,
-        proof: _builtins.bytes = ...,
+        unix_name: _builtins.str = ...,
         max_rows: _builtins.int = ...,
         max_assignments: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "max_assignments", b"max_assignments", "max_rows", b"max_rows", "port", b"port", "proof", b"proof", "session", b"session", "token", b"token", "unix_path", b"unix_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "max_assignments", b"max_assignments", "max_rows", b"max_rows", "port", b"port", "session", b"session", "token", b"token", "unix_name", b"unix_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,17 +1,14 @@
 """The expert worker's native sessions: opened by a token of the Open rpc, served by the native server's own threads.
 
-Nothing listens before the first Open asks for it. The unix socket lies in a folder that only this user can read; a
-caller that can read the proof beside it is on the same machine, in the same namespace, and may use the socket.
+Nothing listens before the first Open asks for it. The unix socket is an abstract one: its random name exists only in
+the worker's network namespace, so a caller that finds it is on the same machine; no file is left when a worker dies.
 """
 
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
-import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -84,8 +81,7 @@ class NativeServer:
             )
             state.experts.mirror(self._table)
         self._server: Server | None = None
-        self._folder: Path | None = None
-        self._proof = secrets.token_bytes(32)
+        self._unix_name = f"caracal-{secrets.token_hex(16)}"
         self._starting = threading.Lock()
 
     @property
@@ -109,8 +105,7 @@ class NativeServer:
             token=token,
             host=self._reachable_host,
             port=self._port,
-            unix_path=str(self._folder / "socket") if self._folder else "",
-            proof=self._proof if self._folder else b"",
+            unix_name=self._unix_name,
             max_rows=self.max_rows,
             max_assignments=self.max_assignments,
         )
@@ -135,8 +130,6 @@ class NativeServer:
         with self._starting:
             if self._server is not None:
                 self._server.stop()
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _started(self) -> Server:
         with self._starting:
@@ -148,25 +141,14 @@ class NativeServer:
                     self._expected, self._max_sessions, self._spin_s, self._launch, self._table
                 )
                 self._state.watch_epoch(server.set_epoch)
+                local = socket.socket(socket.AF_UNIX)
+                local.bind("\0" + self._unix_name)
+                local.listen(BACKLOG)
                 self._hand_over(server, listener)
-                self._listen_on_unix(server)
+                self._hand_over(server, local)
                 self._server = server
                 log.info("native sessions may be opened", address=f"{self._reachable_host}:{self._port}")
             return self._server
-
-    def _listen_on_unix(self, server: Server) -> None:
-        """Without a folder to write to, callers on this machine use TCP."""
-        try:
-            self._folder = Path(tempfile.mkdtemp(prefix="caracal-"))  # mode 0700
-            (self._folder / "proof").write_bytes(self._proof)
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(self._folder / "socket"))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            log.info("no unix socket for native sessions", reason=str(error))
-            self._folder = None
-        else:
-            self._hand_over(server, listener)
 
     def _hand_over(self, server: Server, listener: socket.socket) -> None:
         listener.setblocking(False)

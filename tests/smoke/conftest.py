@@ -20,7 +20,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=REPO, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    built = [str(path.relative_to(REPO)) for path in (REPO / "kernels").rglob("*.so")]
+    compiled = (path for top in ("kernels", "services") for path in (REPO / top).rglob("*.so"))
+    built = [str(path.relative_to(REPO)) for path in compiled]
     for name in [*filter(None, listed.split("\0")), *built]:
         if (REPO / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

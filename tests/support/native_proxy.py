@@ -28,7 +28,7 @@ class NativeProxy:
         upstream = place.host, place.port
         covered = expert_pb2.OpenReply()
         covered.CopyFrom(place)
-        covered.port, covered.unix_path = listener.getsockname()[1], ""
+        covered.port, covered.unix_name = listener.getsockname()[1], "not-here"
         threading.Thread(target=self._serve, args=(listener, upstream), name="native-proxy", daemon=True).start()
         return covered
 

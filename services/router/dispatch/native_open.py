@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import grpc
@@ -61,25 +59,24 @@ def open_session(endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCred
 
 def _connect(place: expert_pb2.OpenReply) -> tuple[socket.socket, bool]:
     """The connection, and whether it is a unix socket. Raises OSError."""
-    if _same_machine(place):
-        with contextlib.suppress(OSError), _closing_on_error(socket.socket(socket.AF_UNIX)) as local:
-            local.settimeout(HANDSHAKE_S)
-            local.connect(place.unix_path)
-            return local, True
+    with contextlib.suppress(OSError):  # another machine, or another network namespace
+        return _connect_locally(place.unix_name), True
     connected = socket.create_connection((place.host, place.port), HANDSHAKE_S)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connected, False
 
 
-def _same_machine(place: expert_pb2.OpenReply) -> bool:
-    """Whether this process sees the file system in which the worker's socket lies, as the same user."""
-    if not place.unix_path:
-        return False
+def _connect_locally(name: str) -> socket.socket:
+    """A connection to an abstract unix socket. Raises OSError."""
+    local = socket.socket(socket.AF_UNIX)
     try:
-        return Path(place.unix_path).with_name("proof").read_bytes() == place.proof
+        local.settimeout(HANDSHAKE_S)
+        local.connect("\0" + name)
     except OSError:
-        return False
+        local.close()
+        raise
+    return local
 
 
 def _greet(connected: socket.socket, place: expert_pb2.OpenReply) -> None:
@@ -95,12 +92,3 @@ def _greet(connected: socket.socket, place: expert_pb2.OpenReply) -> None:
         welcome += more
     if why := module.welcome_fault(welcome, place.session):
         raise NotOpened(why)
-
-
-@contextlib.contextmanager
-def _closing_on_error(one: socket.socket) -> Iterator[socket.socket]:
-    try:
-        yield one
-    except BaseException:
-        one.close()
-        raise
