@@ -167,7 +167,8 @@ def test_a_wrong_directory_is_one_line(user: dict[str, str], tmp_path: Path) -> 
     llama.mkdir()
     (llama / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
     output = one_line(command(user, "up", "--model", str(llama)))
-    assert f"--model is {llama}: config.json: architectures: 'LlamaForCausalLM' (model_type 'llama') is another" in output
+    why = "config.json: architectures: 'LlamaForCausalLM' (model_type 'llama') is another model"
+    assert f"--model is {llama}: {why}" in output
 
 
 def test_a_child_that_cannot_start_says_why_and_nothing_is_left(user: dict[str, str], tmp_path: Path) -> None:
