@@ -33,7 +33,7 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
-TABLES = 300
+TABLES = 200
 
 
 @pytest.fixture(params=LINKS)
