@@ -78,6 +78,10 @@ def test_sessions_break_and_are_opened_again_and_the_others_are_undisturbed(
     wrong: list[str] = []
     until_s = time.monotonic() + SOAK_S
 
+    def happened() -> bool:
+        """Whether every kind of fault has come, on a slow machine too; the test's timeout bounds the wait."""
+        return all(havoc.done.values()) and broken.broken > 5 and broken.opened > 3
+
     def caller(name: str, stats: NativeStats, used: list[int]) -> None:
         connect = connecting("native", checkpoint, DTYPE, native_stats=stats)
         with open_dispatcher(checkpoint, connect, call_timeout_s=0.4) as dispatcher:
@@ -85,7 +89,7 @@ def test_sessions_break_and_are_opened_again_and_the_others_are_undisturbed(
                 place(1, checkpoint, [ends[w] for w in used], lambda layer, expert: list(range(len(used))))
             )
             steps = 0
-            while time.monotonic() < until_s:
+            while time.monotonic() < until_s or not happened():
                 number = steps % len(batches)
                 layer = number % 2
                 if not torch.equal(run(dispatcher, layer, gate[layer], batches[number]), right[number]):
@@ -104,7 +108,5 @@ def test_sessions_break_and_are_opened_again_and_the_others_are_undisturbed(
     for thread in threads:
         thread.join()
     assert not wrong
-    assert all(havoc.done.values()), havoc.done
-    assert broken.broken > 5
-    assert broken.opened > 3, "sessions are opened again"
+    assert happened()
     assert (whole.opened, whole.broken, whole.over_grpc) == (1, 0, 0)
