@@ -32,7 +32,7 @@ WITHOUT = {
     "caracal_kernels._cpu": ("compiled CPU kernels", "its slower reference ops will run"),
     "services.transport._native": ("native data plane", "workers talk over gRPC, CARACAL_LINK=native is rejected"),
 }
-PLAIN = ("avx512.cpp", "avx2.cpp", "isa.cpp", "module.cpp")  # these need no torch header
+PLAIN = ("avx512.cpp", "avx2.cpp", "arena.cpp", "crc32.cpp", "isa.cpp", "module.cpp")  # these need no torch header
 
 
 def fits(built: Path, build_id: str) -> bool:

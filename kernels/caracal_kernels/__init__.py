@@ -10,12 +10,14 @@ from caracal_kernels.mla_attention import mla_attention, mla_attention_reference
 from caracal_kernels.mla_output import mla_output, mla_output_reference
 from caracal_kernels.mla_project import MlaWeights, mla_project, mla_project_reference
 from caracal_kernels.mla_values import mla_values, mla_values_reference
+from caracal_kernels.pack_weights import outputs_of, pack_weights, pack_weights_reference
 from caracal_kernels.plan_rows import plan_rows, plan_rows_reference
 from caracal_kernels.probe import probe
 from caracal_kernels.quantize import quantize, quantize_reference
 from caracal_kernels.rms_norm import rms_norm, rms_norm_reference
 from caracal_kernels.route import GateConfig, GateWeights, route, route_reference
 from caracal_kernels.route_rows import route_rows, route_rows_reference
+from caracal_kernels.row_checks import row_checks, row_checks_reference
 from caracal_kernels.sample import sample, sample_reference
 from caracal_kernels.swiglu import swiglu, swiglu_reference
 from caracal_kernels.swiglu_inner import swiglu_inner, swiglu_inner_reference
@@ -45,6 +47,9 @@ __all__ = [
     "mla_project_reference",
     "mla_values",
     "mla_values_reference",
+    "outputs_of",
+    "pack_weights",
+    "pack_weights_reference",
     "plan_rows",
     "plan_rows_reference",
     "probe",
@@ -56,6 +61,8 @@ __all__ = [
     "route_reference",
     "route_rows",
     "route_rows_reference",
+    "row_checks",
+    "row_checks_reference",
     "sample",
     "sample_reference",
     "swiglu",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from caracal_kernels.pack_weights import outputs_of
 from caracal_kernels.registry import define_op
 
 
@@ -25,7 +26,7 @@ def linear_reference(
 
 
 def _fake(x_MK: Tensor, w_NK: Tensor, _: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
-    return x_MK.new_empty((x_MK.shape[0], w_NK.shape[0]), dtype=out_dtype or x_MK.dtype)
+    return x_MK.new_empty((x_MK.shape[0], outputs_of(w_NK)), dtype=out_dtype or x_MK.dtype)
 
 
 linear = define_op(linear_reference, fake=_fake, triton="linear")

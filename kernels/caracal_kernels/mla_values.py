@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from caracal_kernels.linear import accumulate_reference
+from caracal_kernels.pack_weights import outputs_of
 from caracal_kernels.registry import define_op
 
 
@@ -16,7 +17,7 @@ def mla_values_reference(o_THC: Tensor, w_uv_HUC: Tensor) -> Tensor:
 
 
 def _fake(o_THC: Tensor, w_uv_HUC: Tensor) -> Tensor:
-    return o_THC.new_empty((o_THC.shape[0], o_THC.shape[1] * w_uv_HUC.shape[1]))
+    return o_THC.new_empty((o_THC.shape[0], o_THC.shape[1] * outputs_of(w_uv_HUC, heads=True)))
 
 
 mla_values = define_op(mla_values_reference, fake=_fake, triton="mla_output")

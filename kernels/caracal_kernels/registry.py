@@ -23,20 +23,22 @@ _LIBRARY: Any = torch.library.Library("caracal", "DEF")
 
 
 def define_op(
-    reference: Callable[P, R], *, fake: Callable[..., object], triton: str, mutates: Sequence[str] = ()
+    reference: Callable[P, R], *, fake: Callable[..., object], triton: str | None = None, mutates: Sequence[str] = ()
 ) -> Callable[P, R]:
     """The op `caracal::NAME` for `NAME_reference`, callable with the reference's own signature.
 
     `fake` gives tensors of the result's shapes for torch's tracers. `triton` names the module in caracal_kernels.triton
-    that has `NAME_triton`; it is imported at the first call that needs it. `mutates`: arguments that are written to.
+    that has `NAME_triton`; it is imported at the first call that needs it; without one, the op is for CPUs. `mutates`:
+    arguments that are written to.
     """
     name = reference.__name__.removesuffix("_reference")
     _LIBRARY.define(name + torch.library.infer_schema(reference, mutates_args=mutates))
-    on_triton = _imported_at_first_call(f"caracal_kernels.triton.{triton}", f"{name}_triton")
-    _LIBRARY.impl(name, on_triton, "CUDA")
+    on_triton = triton and _imported_at_first_call(f"caracal_kernels.triton.{triton}", f"{name}_triton")
+    if on_triton:
+        _LIBRARY.impl(name, on_triton, "CUDA")
     if loading_error() is not None:
         _LIBRARY.impl(name, _raise_loading_error, "CPU")
-    elif cpu_backend() == "triton":
+    elif on_triton and cpu_backend() == "triton":
         _LIBRARY.impl(name, on_triton, "CPU")
     elif cpu_backend() == "reference" or not _has_compiled_body(name):
         _LIBRARY.impl(name, reference, "CPU")

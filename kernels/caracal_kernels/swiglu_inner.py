@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from caracal_kernels.linear import accumulate_reference
+from caracal_kernels.pack_weights import outputs_of
 from caracal_kernels.registry import define_op
 
 
@@ -17,7 +18,7 @@ def swiglu_inner_reference(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
 
 
 def _fake(x_TD: Tensor, gate_up_2FD: Tensor) -> Tensor:
-    return x_TD.new_empty((x_TD.shape[0], gate_up_2FD.shape[0] // 2))
+    return x_TD.new_empty((x_TD.shape[0], outputs_of(gate_up_2FD) // 2))
 
 
 swiglu_inner = define_op(swiglu_inner_reference, fake=_fake, triton="swiglu_inner")

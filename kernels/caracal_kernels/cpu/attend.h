@@ -134,7 +134,7 @@ template <typename T>
 inline void attend_block(const Softmax& state, int64_t row, int64_t rows, const T* q, const T* block, int64_t width,
                          int64_t latent, int64_t some, float scale, bool first) {
   float *p = state.scores, *acc = state.acc + row * latent, *tops = state.tops + row, *shrinks = state.shrinks + row;
-  gemm<T>(q, width, block, width, p, kKeyBlock, rows, 0, some, width);
+  dots<T>(q, width, block, width, p, kKeyBlock, rows, some, width);
   raise_tops(p, tops, shrinks, rows, some, scale, first);
   weigh(p, tops, state.sums + row, shrinks, rows, some);
   constexpr int most = Simd::max_rows;

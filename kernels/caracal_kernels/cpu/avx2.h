@@ -12,6 +12,7 @@ namespace {
 struct Simd {
   static constexpr int lanes = 8;
   static constexpr int max_rows = 2;  // 2 x 4 accumulators leave room for the widened inputs
+  static constexpr int most_panels = 1;
   using vec = __m256;
 
   static vec zero() { return _mm256_setzero_ps(); }
@@ -59,19 +60,40 @@ struct Simd {
     std::memcpy(p, buffer, count * sizeof(bf16));
   }
 
-  static __m128 quarter(vec a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
+  [[gnu::always_inline]] static __m128 quarter(vec a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
   static float sum(vec a) {
     __m128 q = quarter(a);
     q = _mm_hadd_ps(q, q);
     return _mm_cvtss_f32(_mm_hadd_ps(q, q));
   }
-  static __m128 sum4(vec a, vec b, vec c, vec d) {
+  [[gnu::always_inline]] static __m128 sum4(vec a, vec b, vec c, vec d) {
     return _mm_hadd_ps(_mm_hadd_ps(quarter(a), quarter(b)), _mm_hadd_ps(quarter(c), quarter(d)));
   }
   static float highest(vec a) {
     __m128 q = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     q = _mm_max_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+  }
+
+  // A square of 8 x 8 words of 32 bits, columns to rows; `from_apart` and `to_apart` are bytes between rows.
+  static void transpose_words(const void* from, int64_t from_apart, void* to, int64_t to_apart) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(static_cast<const char*>(from) + i * from_apart));
+    for (int i = 0; i < 8; i += 2) {
+      b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+      b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+      a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+      a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+      a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int j = 0; j < 4; ++j) {
+      b[j] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x20);
+      b[j + 4] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x31);
+    }
+    for (int i = 0; i < 8; ++i) _mm256_storeu_ps(reinterpret_cast<float*>(static_cast<char*>(to) + i * to_apart), b[i]);
   }
 };
 
@@ -80,16 +102,18 @@ struct Dot;
 
 template <>
 struct Dot<float> {
-  static constexpr int step = 8;
+  static constexpr int step = 8, together = 1;
   using in = __m256;
   static in load(const float* p) { return _mm256_loadu_ps(p); }
   static in load(const float* p, int64_t count) { return Simd::load(p, count); }
+  static in spread(const float* p) { return _mm256_set1_ps(*p); }
+  static in spread_last(const float* p) { return spread(p); }
   static __m256 mac(__m256 acc, in a, in b) { return _mm256_fmadd_ps(a, b, acc); }
 };
 
 template <>
 struct Dot<bf16> {
-  static constexpr int step = 16;
+  static constexpr int step = 16, together = 2;
   struct in {
     __m256 even, odd;
   };
@@ -103,6 +127,12 @@ struct Dot<bf16> {
     std::memcpy(buffer, p, count * sizeof(bf16));
     return load(buffer);
   }
+  static in spread(const bf16* p) {
+    int both;
+    std::memcpy(&both, p, sizeof both);
+    return split(_mm256_set1_epi32(both));
+  }
+  static in spread_last(const bf16* p) { return split(_mm256_set1_epi32(*p)); }
   static __m256 mac(__m256 acc, in a, in b) {
     return _mm256_fmadd_ps(a.odd, b.odd, _mm256_fmadd_ps(a.even, b.even, acc));
   }

@@ -2,6 +2,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "kernels.h"
 
 namespace caracal {
@@ -10,6 +12,7 @@ namespace {
 struct Simd {
   static constexpr int lanes = 16;
   static constexpr int max_rows = 6;  // 6 x 4 accumulators, 4 weights and an input fit 32 registers
+  static constexpr int most_panels = 4;
   using vec = __m512;
 
   static vec zero() { return _mm512_setzero_ps(); }
@@ -46,7 +49,7 @@ struct Simd {
   static void store(bf16* p, vec a, int64_t count) { _mm256_mask_storeu_epi16(p, mask(count), narrow(a)); }
 
   // The tree: halves, quarters, then eighths. sum4 is four of sum side by side.
-  static __m128 quarter(vec a) {
+  [[gnu::always_inline]] static __m128 quarter(vec a) {
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
   }
@@ -55,33 +58,69 @@ struct Simd {
     q = _mm_hadd_ps(q, q);
     return _mm_cvtss_f32(_mm_hadd_ps(q, q));
   }
-  static __m128 sum4(vec a, vec b, vec c, vec d) {
+  [[gnu::always_inline]] static __m128 sum4(vec a, vec b, vec c, vec d) {
     return _mm_hadd_ps(_mm_hadd_ps(quarter(a), quarter(b)), _mm_hadd_ps(quarter(c), quarter(d)));
   }
   static float highest(vec a) { return _mm512_reduce_max_ps(a); }
+
+  // A square of 16 x 16 words of 32 bits, columns to rows; `from_apart` and `to_apart` are bytes between rows.
+  static void transpose_words(const void* from, int64_t from_apart, void* to, int64_t to_apart) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(static_cast<const char*>(from) + i * from_apart);
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 16; i += 8)
+      for (int j = 0; j < 4; ++j) {
+        b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0x88);
+        b[i + j + 4] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0xdd);
+      }
+    for (int j = 0; j < 8; ++j) {
+      a[j] = _mm512_shuffle_i32x4(b[j], b[j + 8], 0x88);
+      a[j + 8] = _mm512_shuffle_i32x4(b[j], b[j + 8], 0xdd);
+    }
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(static_cast<char*>(to) + i * to_apart, a[i]);
+  }
 };
 
 // How a product takes its inputs: `step` values at a time into the 16 lanes.
+// How a product takes its inputs: `step` values at a time into the 16 lanes for keys that lie as they are, `together`
+// values of each of 16 columns for packed weights.
 template <typename T>
 struct Dot;
 
 template <>
 struct Dot<float> {
-  static constexpr int step = 16;
+  static constexpr int step = 16, together = 1;
   using in = __m512;
   static in load(const float* p) { return _mm512_loadu_ps(p); }
   static in load(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(Simd::mask(count), p); }
+  static in spread(const float* p) { return _mm512_set1_ps(*p); }
+  static in spread_last(const float* p) { return spread(p); }
   static __m512 mac(__m512 acc, in a, in b) { return _mm512_fmadd_ps(a, b, acc); }
 };
 
 template <>
 struct Dot<bf16> {
-  static constexpr int step = 32;
+  static constexpr int step = 32, together = 2;
   using in = __m512i;
   static in load(const bf16* p) { return _mm512_loadu_si512(p); }
   static in load(const bf16* p, int64_t count) {
     return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((1ull << count) - 1), p);
   }
+  static in spread(const bf16* p) {
+    int both;
+    std::memcpy(&both, p, sizeof both);
+    return _mm512_set1_epi32(both);
+  }
+  static in spread_last(const bf16* p) { return _mm512_set1_epi32(*p); }
   static __m512 mac(__m512 acc, in a, in b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 };
 

@@ -47,70 +47,59 @@ inline void store_some(T* p, vec a, int64_t count) {
   }
 }
 
-// rows x columns accumulators over the whole depth. Columns are 1, 4 or 8.
-template <typename T, int Rows, int Columns>
-inline void tile(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t depth) {
+// Dot products of rows with keys that lie as the cache has them. An output has its own accumulator vector, lanes along the
+// depth, walked in one order and summed by one tree: rows and keys that run together do not change a bit.
+template <typename T, int Rows, int Keys>
+inline void dot_tile(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t depth) {
   using D = Dot<T>;
-  vec acc[Rows][Columns];
+  vec acc[Rows][Keys];
   for (int m = 0; m < Rows; ++m)
-    for (int n = 0; n < Columns; ++n) acc[m][n] = Simd::zero();
+    for (int n = 0; n < Keys; ++n) acc[m][n] = Simd::zero();
+  auto add = [&](int64_t k, auto... some) {
+    typename D::in wk[Keys];
+    for (int n = 0; n < Keys; ++n) wk[n] = D::load(w + n * ldw + k, some...);
+    for (int m = 0; m < Rows; ++m) {
+      typename D::in xk = D::load(x + m * ldx + k, some...);
+      for (int n = 0; n < Keys; ++n) acc[m][n] = D::mac(acc[m][n], xk, wk[n]);
+    }
+  };
   int64_t k = 0;
-  for (; k + D::step <= depth; k += D::step) {
-    typename D::in wk[Columns];
-    for (int n = 0; n < Columns; ++n) wk[n] = D::load(w + n * ldw + k);
-    // The next columns: four streams alone do not keep the memory busy.
-    for (int n = 0; n < Columns; ++n) __builtin_prefetch(w + (n + Columns) * ldw + k);
-    for (int m = 0; m < Rows; ++m) {
-      typename D::in xk = D::load(x + m * ldx + k);
-      for (int n = 0; n < Columns; ++n) acc[m][n] = D::mac(acc[m][n], xk, wk[n]);
-    }
-  }
-  if (k < depth) {
-    typename D::in wk[Columns];
-    for (int n = 0; n < Columns; ++n) wk[n] = D::load(w + n * ldw + k, depth - k);
-    for (int m = 0; m < Rows; ++m) {
-      typename D::in xk = D::load(x + m * ldx + k, depth - k);
-      for (int n = 0; n < Columns; ++n) acc[m][n] = D::mac(acc[m][n], xk, wk[n]);
-    }
-  }
+  for (; k + D::step <= depth; k += D::step) add(k);
+  if (k < depth) add(k, depth - k);
   for (int m = 0; m < Rows; ++m) {
-    if constexpr (Columns == 1) {
+    if constexpr (Keys == 1) {
       c[m * ldc] = Simd::sum(acc[m][0]);
     } else {
-      for (int n = 0; n < Columns; n += 4)
-        _mm_storeu_ps(c + m * ldc + n, Simd::sum4(acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]));
+      _mm_storeu_ps(c + m * ldc, Simd::sum4(acc[m][0], acc[m][1], acc[m][2], acc[m][3]));
     }
   }
 }
 
-// Rows in blocks as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
-template <typename T, int Columns>
-inline void column(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t depth) {
-  constexpr int most = Columns == 8 ? 1 : Simd::max_rows;
+template <typename T, int Keys>
+inline void dot_rows(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t depth) {
+  constexpr int most = Simd::max_rows;
   for (int64_t m = 0; m < rows;) {
-    int64_t blocks = (rows - m + most - 1) / most, block = (rows - m + blocks - 1) / blocks;
+    int64_t parts = (rows - m + most - 1) / most, some = (rows - m + parts - 1) / parts;
     const T* xm = x + m * ldx;
     float* cm = c + m * ldc;
-    m += block;
-    switch (block) {
-      case 1: tile<T, 1, Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
-      case 2: tile<T, std::min(2, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
-      case 3: tile<T, std::min(3, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
-      case 4: tile<T, std::min(4, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
-      case 5: tile<T, std::min(5, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
-      default: tile<T, std::min(6, most), Columns>(xm, ldx, w, ldw, cm, ldc, depth); break;
+    m += some;
+    switch (some) {
+      case 1: dot_tile<T, 1, Keys>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 2: dot_tile<T, std::min(2, most), Keys>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 3: dot_tile<T, std::min(3, most), Keys>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 4: dot_tile<T, std::min(4, most), Keys>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      case 5: dot_tile<T, std::min(5, most), Keys>(xm, ldx, w, ldw, cm, ldc, depth); break;
+      default: dot_tile<T, std::min(6, most), Keys>(xm, ldx, w, ldw, cm, ldc, depth); break;
     }
   }
 }
 
 template <typename T>
-void gemm(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t n_begin,
-          int64_t n_end, int64_t depth) {
-  int64_t n = n_begin;
-  if (rows == 1)
-    for (; n + 8 <= n_end; n += 8) column<T, 8>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
-  for (; n + 4 <= n_end; n += 4) column<T, 4>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
-  for (; n < n_end; ++n) column<T, 1>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
+inline void dots(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t keys,
+                 int64_t depth) {
+  int64_t n = 0;
+  for (; n + 4 <= keys; n += 4) dot_rows<T, 4>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
+  for (; n < keys; ++n) dot_rows<T, 1>(x, ldx, w + n * ldw, ldw, c + n, ldc, rows, depth);
 }
 
 template <typename T>
@@ -236,14 +225,15 @@ void exp_scaled(const float* x, float top, float heat, float* out, int64_t count
 }  // namespace caracal
 
 #include "attend.h"
+#include "matrix.h"
 
 namespace caracal {
 namespace {
 
 template <typename T>
 constexpr Kernels<T> table() {
-  return {gemm<T>,  store<T>,      rms_norm<T>, silu_mul<T>, scale<T>, rope<T>,
-          attend<T>, add_scaled<T>, widen<T>,    softmax<T>,  argmax<T>, exp_scaled<T>};
+  return {multiply<T>, pack<T>,       store<T>, rms_norm<T>, silu_mul<T>, scale<T>,     rope<T>,
+          attend<T>,   add_scaled<T>, widen<T>, softmax<T>,  argmax<T>,   exp_scaled<T>};
 }
 
 }  // namespace

@@ -1,14 +1,14 @@
 // linear, rms_norm, swiglu, swiglu_inner, grouped_swiglu, combine.
-#include "dense.h"
+#include "weights.h"
 
 namespace caracal {
 
 Tensor linear(const Tensor& x, const Tensor& w, const optional<Tensor>& residual, optional<at::ScalarType> out_dtype) {
   auto dtype = model_dtype("linear", "x", x);
   check("linear", "x", x, dtype, 2);
-  check("linear", "w", w, dtype, 2);
-  check_size("linear", "w", w, 1, x.size(1));
-  int64_t rows = x.size(0), n = w.size(0), depth = x.size(1);
+  const MatrixShape shape = matrix_shape("linear", "w", w, dtype);
+  int64_t rows = x.size(0), n = shape.columns, depth = x.size(1);
+  check_depth("linear", "w", shape, depth);
   auto out_type = out_dtype.value_or(dtype);
   TORCH_CHECK(out_type == dtype || out_type == at::kFloat, "linear: out_dtype is ", out_type, ", expected x's or float32");
   if (residual) {
@@ -21,7 +21,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const optional<Tensor>& residual
     using T = decltype(kind);
     bool direct = out_type == at::kFloat && !residual;
     float* c = direct ? ptr<float>(out) : scratch<float>(0, rows * n);
-    product<T>(ptr<T>(x), depth, ptr<T>(w), depth, c, n, rows, n, depth);
+    product<T>(ptr<T>(x), depth, shape.matrix<T>(w), c, n, rows);
     if (direct) return;
     if (out_type == at::kFloat) {
       active<float>().store(c, ptr<float>(*residual), ptr<float>(out), rows * n);
@@ -49,18 +49,23 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
   return out;
 }
 
-void check_mlp(const char* op, const Tensor& x, const Tensor& gate_up, const Tensor& down) {
-  check(op, "gate_up", gate_up, x.scalar_type(), 2);
-  check(op, "down", down, x.scalar_type(), 2);
-  check_size(op, "gate_up", gate_up, 1, x.size(1));
-  check_size(op, "down", down, 0, x.size(1));
-  check_size(op, "gate_up", gate_up, 0, 2 * down.size(1));
+struct MlpShape {
+  MatrixShape gate_up, down;
+};
+
+MlpShape mlp_shape(const char* op, const Tensor& x, const Tensor& gate_up, const Tensor& down) {
+  const auto dtype = x.scalar_type();
+  MlpShape shape{matrix_shape(op, "gate_up", gate_up, dtype), matrix_shape(op, "down", down, dtype)};
+  check_depth(op, "gate_up", shape.gate_up, x.size(1));
+  check_columns(op, "down", shape.down, x.size(1));
+  check_columns(op, "gate_up", shape.gate_up, 2 * shape.down.depth);
+  return shape;
 }
 
 Tensor swiglu(const Tensor& x, const Tensor& gate_up, const Tensor& down, const optional<Tensor>& residual) {
   auto dtype = model_dtype("swiglu", "x", x);
   check("swiglu", "x", x, dtype, 2);
-  check_mlp("swiglu", x, gate_up, down);
+  const MlpShape shape = mlp_shape("swiglu", x, gate_up, down);
   if (residual) {
     check("swiglu", "residual", *residual, dtype, 2);
     TORCH_CHECK(residual->sizes() == x.sizes(), "swiglu: residual has another shape than x");
@@ -68,7 +73,7 @@ Tensor swiglu(const Tensor& x, const Tensor& gate_up, const Tensor& down, const 
   Tensor out = at::empty_like(x);
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
-    mlp<T>(ptr<T>(x), x.size(0), x.size(1), ptr<T>(gate_up), ptr<T>(down), down.size(1),
+    mlp<T>(ptr<T>(x), x.size(0), shape.gate_up.matrix<T>(gate_up), shape.down.matrix<T>(down),
            residual ? ptr<T>(*residual) : nullptr, ptr<T>(out));
   });
   return out;
@@ -78,14 +83,14 @@ Tensor swiglu_inner(const Tensor& x, const Tensor& gate_up) {
   const char* op = "swiglu_inner";
   auto dtype = model_dtype(op, "x", x);
   check(op, "x", x, dtype, 2);
-  check(op, "gate_up", gate_up, dtype, 2);
-  check_size(op, "gate_up", gate_up, 1, x.size(1));
-  TORCH_CHECK(gate_up.size(0) % 2 == 0, op, ": gate_up has ", gate_up.size(0), " rows, expected as many of gate as of up");
-  int64_t inner = gate_up.size(0) / 2;
+  const MatrixShape shape = matrix_shape(op, "gate_up", gate_up, dtype);
+  check_depth(op, "gate_up", shape, x.size(1));
+  TORCH_CHECK(shape.columns % 2 == 0, op, ": gate_up has ", shape.columns, " rows, expected as many of gate as of up");
+  int64_t inner = shape.columns / 2;
   Tensor out = at::empty({x.size(0), inner}, x.options());
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
-    gated<T>(ptr<T>(x), x.size(0), x.size(1), ptr<T>(gate_up), inner, ptr<T>(out));
+    gated<T>(ptr<T>(x), x.size(0), shape.matrix<T>(gate_up), ptr<T>(out));
   });
   return out;
 }
@@ -101,11 +106,12 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& row, const Tensor& count, a
   const int32_t* rows = ptr<int32_t>(row);
   const int32_t* counts = ptr<int32_t>(count);
   int64_t hidden = x.size(1), total = 0;
+  std::vector<MlpShape> shapes;
   for (int64_t p = 0; p < row.size(0); ++p)
     TORCH_CHECK(rows[p] >= 0 && rows[p] < x.size(0), op, ": row[", p, "] = ", rows[p], " lies outside x");
   for (int64_t g = 0; g < count.size(0); ++g) {
     TORCH_CHECK(counts[g] >= 0, op, ": expert_count[", g, "] is negative");
-    check_mlp(op, x, gate_up[g], down[g]);
+    shapes.push_back(mlp_shape(op, x, gate_up[g], down[g]));
     total += counts[g];
   }
   TORCH_CHECK(total == row.size(0), op, ": expert_count sums to ", total, ", row has ", row.size(0));
@@ -117,7 +123,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& row, const Tensor& count, a
       T* gathered = scratch<T>(2, counts[g] * hidden);
       for (int64_t p = 0; p < counts[g]; ++p)
         std::copy_n(ptr<T>(x) + rows[begin + p] * hidden, hidden, gathered + p * hidden);
-      mlp<T>(gathered, counts[g], hidden, ptr<T>(gate_up[g]), ptr<T>(down[g]), down[g].size(1), nullptr,
+      mlp<T>(gathered, counts[g], shapes[g].gate_up.matrix<T>(gate_up[g]), shapes[g].down.matrix<T>(down[g]), nullptr,
              ptr<T>(out) + begin * hidden);
     }
   });

@@ -1,4 +1,4 @@
-// What the ops share: argument checks that name op and argument, dispatch on dtype, products over torch's threads.
+// What the ops share: argument checks that name op and argument, dispatch on dtype, torch's threads.
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -45,17 +45,6 @@ T* ptr(const Tensor& t) {
 
 constexpr int64_t kFlopsPerThread = 1 << 19;  // below this a second thread costs more than it brings
 
-// c[rows, n] = x w^T over torch's threads. Threads split columns only.
-template <typename T>
-void product(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t n, int64_t depth) {
-  if (!rows) return;
-  constexpr int64_t step = 8;
-  int64_t grain = std::max<int64_t>(1, kFlopsPerThread / std::max<int64_t>(1, rows * depth * step));
-  at::parallel_for(0, (n + step - 1) / step, grain, [&](int64_t begin, int64_t end) {
-    active<T>().gemm(x, ldx, w, ldw, c, ldc, rows, begin * step, std::min(n, end * step), depth);
-  });
-}
-
 // body(begin, end) over rows that cost `flops` each, over torch's threads.
 template <typename F>
 void over_rows(int64_t rows, int64_t flops, F&& body) {
@@ -69,27 +58,6 @@ T* scratch(int number, int64_t count) {
   auto& buffer = buffers[number];
   if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
   return buffer.data();
-}
-
-// a[rows, F] = round(silu(gate x) * up x)
-template <typename T>
-void gated(const T* x, int64_t rows, int64_t hidden, const T* gate_up, int64_t inner, T* a) {
-  float* c = scratch<float>(0, rows * 2 * inner);
-  product<T>(x, hidden, gate_up, hidden, c, 2 * inner, rows, 2 * inner, hidden);
-  const auto& k = active<T>();
-  over_rows(rows, 16 * inner, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) k.silu_mul(c + m * 2 * inner, c + m * 2 * inner + inner, a + m * inner, inner);
-  });
-}
-
-// out[rows, D] = (residual +) down(silu(gate x) * up x); out may be strided by its width only.
-template <typename T>
-void mlp(const T* x, int64_t rows, int64_t hidden, const T* gate_up, const T* down, int64_t inner, const T* residual, T* out) {
-  T* a = scratch<T>(1, rows * inner);
-  gated<T>(x, rows, hidden, gate_up, inner, a);
-  float* c = scratch<float>(0, rows * hidden);
-  product<T>(a, inner, down, inner, c, hidden, rows, hidden, inner);
-  active<T>().store(c, residual, out, rows * hidden);
 }
 
 }  // namespace caracal

@@ -1,17 +1,20 @@
 // The table of kernels that one instruction set offers for one dtype. Plain pointers: no torch header is needed to compile them.
 //
-// Numerics: every output element of a product has its own accumulator vector, lanes along K, walked in one order and reduced
-// by one tree. Register blocking over rows and columns, and threads over columns, therefore never change a bit.
+// Numerics: every output element of a product has its own accumulator lane, which walks the depth in order. Register
+// blocking over rows and columns, and threads over columns, therefore never change a bit.
 #pragma once
 #include <cstdint>
 
 namespace caracal {
 
+constexpr int64_t kPanel = 16, kBlock = 64;  // columns of a packed matrix, see matrix.h
+
 template <typename T>
 struct Kernels {
-  // c[m, n] = sum over k of x[m, k] * w[n, k] for n in [n_begin, n_end); c has leading dimension ldc.
-  void (*gemm)(const T* x, int64_t ldx, const T* w, int64_t ldw, float* c, int64_t ldc, int64_t rows, int64_t n_begin,
-               int64_t n_end, int64_t depth);
+  // c[m, n] = sum over k of x[m, k] * w[n, k] for the `columns` n of one packed block.
+  void (*multiply)(const T* x, int64_t ldx, const T* w, float* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth);
+  // Packs rows of w into one block.
+  void (*pack)(const T* w, int64_t ldw, int64_t columns, int64_t depth, T* out);
   // out = round(c), or round(residual + round(c)).
   void (*store)(const float* c, const T* residual, T* out, int64_t count);
   // out = round(round(x * rsqrt(mean(x^2) + eps)) * weight)

@@ -1,5 +1,5 @@
 // mla_project, mla_attention, mla_values, mla_output. C latent, R rope dims, L = C + R, H heads.
-#include "dense.h"
+#include "weights.h"
 
 namespace caracal {
 
@@ -7,6 +7,7 @@ constexpr int64_t kSparseBlock = 128;  // of streaming-sparse attention
 
 struct Sizes {
   int64_t rows, hidden, q_rank, heads, nope, latent, rope, width;
+  MatrixShape q_a, q_b, kv_a, w_uk;
 };
 
 Sizes check_project(const Tensor& x, const Tensor& norm, const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b,
@@ -16,24 +17,23 @@ Sizes check_project(const Tensor& x, const Tensor& norm, const Tensor& q_a, cons
   auto dtype = model_dtype(op, "x", x);
   check(op, "x", x, dtype, 2);
   check(op, "norm", norm, dtype, 1);
-  check(op, "q_a", q_a, dtype, 2);
+  const MatrixShape q_a_shape = matrix_shape(op, "q_a", q_a, dtype), q_b_shape = matrix_shape(op, "q_b", q_b, dtype);
+  const MatrixShape kv_a_shape = matrix_shape(op, "kv_a", kv_a, dtype), w_uk_shape = matrix_shape(op, "w_uk", w_uk, dtype, 3);
   check(op, "q_a_norm", q_a_norm, dtype, 1);
-  check(op, "q_b", q_b, dtype, 2);
-  check(op, "kv_a", kv_a, dtype, 2);
   check(op, "kv_a_norm", kv_a_norm, dtype, 1);
-  check(op, "w_uk", w_uk, dtype, 3);
   check(op, "cos_sin", cos_sin, at::kFloat, 2);
   check(op, "positions", positions, at::kInt, 1);
   check(op, "slot_mapping", slot_mapping, at::kInt, 1);
   check(op, "cache", cache, dtype, 3);
-  Sizes s{x.size(0), x.size(1), q_a.size(0), w_uk.size(0), w_uk.size(2), w_uk.size(1), cos_sin.size(1), cache.size(2)};
+  Sizes s{x.size(0),         x.size(1),       q_a_shape.columns, w_uk_shape.heads, w_uk_shape.depth, w_uk_shape.columns,
+          cos_sin.size(1),   cache.size(2),   q_a_shape,         q_b_shape,        kv_a_shape,       w_uk_shape};
   check_size(op, "norm", norm, 0, s.hidden);
-  check_size(op, "q_a", q_a, 1, s.hidden);
+  check_depth(op, "q_a", s.q_a, s.hidden);
   check_size(op, "q_a_norm", q_a_norm, 0, s.q_rank);
-  check_size(op, "q_b", q_b, 0, s.heads * (s.nope + s.rope));
-  check_size(op, "q_b", q_b, 1, s.q_rank);
-  check_size(op, "kv_a", kv_a, 0, s.latent + s.rope);
-  check_size(op, "kv_a", kv_a, 1, s.hidden);
+  check_columns(op, "q_b", s.q_b, s.heads * (s.nope + s.rope));
+  check_depth(op, "q_b", s.q_b, s.q_rank);
+  check_columns(op, "kv_a", s.kv_a, s.latent + s.rope);
+  check_depth(op, "kv_a", s.kv_a, s.hidden);
   check_size(op, "kv_a_norm", kv_a_norm, 0, s.latent);
   check_size(op, "cache", cache, 2, s.latent + s.rope);
   check_size(op, "positions", positions, 0, s.rows);
@@ -52,12 +52,12 @@ template <typename T>
 void project_query(const Sizes& s, const T* h, const Tensor& q_a, const Tensor& q_a_norm, const Tensor& q_b, float scale,
                    float eps, float* c, T* low, T* q) {
   const auto& k = active<T>();
-  product<T>(h, s.hidden, ptr<T>(q_a), s.hidden, c, s.q_rank, s.rows, s.q_rank, s.hidden);
+  product<T>(h, s.hidden, s.q_a.matrix<T>(q_a), c, s.q_rank, s.rows);
   k.store(c, nullptr, low, s.rows * s.q_rank);
   for (int64_t t = 0; t < s.rows; ++t)
     k.rms_norm(low + t * s.q_rank, ptr<T>(q_a_norm), low + t * s.q_rank, s.q_rank, eps);
   int64_t n = s.heads * (s.nope + s.rope);
-  product<T>(low, s.q_rank, ptr<T>(q_b), s.q_rank, c, n, s.rows, n, s.q_rank);
+  product<T>(low, s.q_rank, s.q_b.matrix<T>(q_b), c, n, s.rows);
   k.store(c, nullptr, q, s.rows * n);
   k.scale(q, scale, q, s.rows * n);
 }
@@ -82,7 +82,7 @@ Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_
       k.rms_norm(ptr<T>(x) + t * s.hidden, ptr<T>(norm), h + t * s.hidden, s.hidden, static_cast<float>(norm_eps));
     project_query<T>(s, h, q_a, q_a_norm, q_b, static_cast<float>(q_scale), eps_lora, c, low, q);
 
-    product<T>(h, s.hidden, ptr<T>(kv_a), s.hidden, c, s.width, s.rows, s.width, s.hidden);
+    product<T>(h, s.hidden, s.kv_a.matrix<T>(kv_a), c, s.width, s.rows);
     k.store(c, nullptr, low, s.rows * s.width);
     for (int64_t t = 0; t < s.rows; ++t) {
       int32_t at = ptr<int32_t>(slot_mapping)[t];
@@ -95,8 +95,7 @@ Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_
         k.rope(q + t * n + i * per_head + s.nope, angles, ptr<T>(out) + (t * s.heads + i) * s.width + s.latent, s.rope);
     }
     for (int64_t i = 0; i < s.heads; ++i)
-      product<T>(q + i * per_head, n, ptr<T>(w_uk) + i * s.nope * s.latent, s.nope, c + i * s.latent, s.heads * s.latent,
-                 s.rows, s.latent, s.nope);
+      product<T>(q + i * per_head, n, s.w_uk.matrix<T>(w_uk).head(i), c + i * s.latent, s.heads * s.latent, s.rows);
     for (int64_t t = 0; t < s.rows * s.heads; ++t) k.store(c + t * s.latent, nullptr, ptr<T>(out) + t * s.width, s.latent);
   });
   return out;
@@ -182,52 +181,52 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   return out;
 }
 
-void check_values(const char* op, const Tensor& o, const Tensor& w_uv) {
+MatrixShape values_shape(const char* op, const Tensor& o, const Tensor& w_uv) {
   auto dtype = model_dtype(op, "o", o);
   check(op, "o", o, dtype, 3);
-  check(op, "w_uv", w_uv, dtype, 3);
-  check_size(op, "w_uv", w_uv, 0, o.size(1));
-  check_size(op, "w_uv", w_uv, 2, o.size(2));
+  const MatrixShape shape = matrix_shape(op, "w_uv", w_uv, dtype, 3);
+  TORCH_CHECK(shape.heads == o.size(1), op, ": w_uv has size ", shape.heads, " in dimension 0, expected ", o.size(1));
+  TORCH_CHECK(shape.depth == o.size(2), op, ": w_uv has size ", shape.depth, " in dimension 2, expected ", o.size(2));
+  return shape;
 }
 
 // v[rows, heads * values] = round(o_head w_uv_head^T), head beside head
 template <typename T>
-void head_values(const Tensor& o, const Tensor& w_uv, T* v) {
-  int64_t rows = o.size(0), heads = o.size(1), latent = o.size(2), values = w_uv.size(1), wide = heads * values;
+void head_values(const Tensor& o, const Matrix<T>& w_uv, T* v) {
+  int64_t rows = o.size(0), heads = o.size(1), latent = o.size(2), values = w_uv.columns, wide = heads * values;
   float* c = scratch<float>(0, rows * wide);
   for (int64_t i = 0; i < heads; ++i)
-    product<T>(ptr<T>(o) + i * latent, heads * latent, ptr<T>(w_uv) + i * values * latent, latent, c + i * values, wide, rows,
-               values, latent);
+    product<T>(ptr<T>(o) + i * latent, heads * latent, w_uv.head(i), c + i * values, wide, rows);
   active<T>().store(c, nullptr, v, rows * wide);
 }
 
 Tensor mla_values(const Tensor& o, const Tensor& w_uv) {
-  check_values("mla_values", o, w_uv);
-  Tensor out = at::empty({o.size(0), o.size(1) * w_uv.size(1)}, o.options());
+  const MatrixShape shape = values_shape("mla_values", o, w_uv);
+  Tensor out = at::empty({o.size(0), o.size(1) * shape.columns}, o.options());
   by_dtype(o.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
-    head_values<T>(o, w_uv, ptr<T>(out));
+    head_values<T>(o, shape.matrix<T>(w_uv), ptr<T>(out));
   });
   return out;
 }
 
 Tensor mla_output(const Tensor& o, const Tensor& w_uv, const Tensor& o_proj, const Tensor& residual) {
   const char* op = "mla_output";
-  check_values(op, o, w_uv);
+  const MatrixShape values = values_shape(op, o, w_uv);
   auto dtype = o.scalar_type();
-  check(op, "o_proj", o_proj, dtype, 2);
+  const MatrixShape output = matrix_shape(op, "o_proj", o_proj, dtype);
   check(op, "residual", residual, dtype, 2);
-  int64_t rows = o.size(0), wide = o.size(1) * w_uv.size(1), hidden = o_proj.size(0);
-  check_size(op, "o_proj", o_proj, 1, wide);
+  int64_t rows = o.size(0), wide = o.size(1) * values.columns, hidden = output.columns;
+  check_depth(op, "o_proj", output, wide);
   check_size(op, "residual", residual, 0, rows);
   check_size(op, "residual", residual, 1, hidden);
   Tensor out = at::empty_like(residual);
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
     T* v = scratch<T>(1, rows * wide);
-    head_values<T>(o, w_uv, v);
+    head_values<T>(o, values.matrix<T>(w_uv), v);
     float* c = scratch<float>(0, rows * hidden);
-    product<T>(v, wide, ptr<T>(o_proj), wide, c, hidden, rows, hidden, wide);
+    product<T>(v, wide, output.matrix<T>(o_proj), c, hidden, rows);
     active<T>().store(c, ptr<T>(residual), ptr<T>(out), rows * hidden);
   });
   return out;

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "dense.h"
+#include "weights.h"
 
 namespace caracal {
 
@@ -12,10 +12,10 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& h, const Tensor& classifi
   const char* op = "route";
   auto dtype = model_dtype(op, "h", h);
   check(op, "h", h, dtype, 2);
-  check(op, "classifier", classifier, at::kFloat, 2);
+  const MatrixShape shape = matrix_shape(op, "classifier", classifier, at::kFloat);
   check(op, "bias", bias, at::kFloat, 1);
-  int64_t tokens = h.size(0), width = h.size(1), outputs = classifier.size(0);
-  check_size(op, "classifier", classifier, 1, width);
+  int64_t tokens = h.size(0), width = h.size(1), outputs = shape.columns;
+  check_depth(op, "classifier", shape, width);
   check_size(op, "bias", bias, 0, outputs);
   TORCH_CHECK(top_k >= 1 && top_k <= outputs, op, ": top_k ", top_k, " of ", outputs, " experts");
   Tensor ids = at::empty({tokens, top_k}, h.options().dtype(at::kInt));
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& h, const Tensor& classifi
     wide = buffer;
   }
   float* scores = scratch<float>(0, tokens * outputs);
-  product<float>(wide, width, ptr<float>(classifier), width, scores, outputs, tokens, outputs, width);
+  product<float>(wide, width, shape.matrix<float>(classifier), scores, outputs, tokens);
   std::vector<int32_t> order(outputs);
   std::vector<float> selection(outputs);
   for (int64_t t = 0; t < tokens; ++t) {

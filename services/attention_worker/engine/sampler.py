@@ -8,12 +8,9 @@ Legend: B sequences that get a token, V vocabulary.
 
 from __future__ import annotations
 
-import math
-import zlib
-
 import numpy as np
 import torch
-from caracal_kernels import sample
+from caracal_kernels import row_checks, sample
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,16 +28,18 @@ def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut
 
     `logits_BV` is fp32, on any device, and is not changed. A row's result depends on that row and its sequence only.
     """
-    finite_B = [math.isfinite(total) for total in logits_BV.sum(-1).tolist()]
+    rows_BV = logits_BV.cpu()
+    checksum_B, finite_B = row_checks(rows_BV)
     # The op must not get NaN or infinity: such a row is replaced by zeros and its result is dropped.
-    usable_BV = (
-        logits_BV if all(finite_B) else logits_BV.where(torch.tensor(finite_B, device=logits_BV.device)[:, None], 0.0)
-    )
+    usable_BV = logits_BV if finite_B.all() else logits_BV.where(finite_B.to(logits_BV.device)[:, None], 0.0)
     ids_B = _sample(_adjusted(usable_BV, sequences), sequences)
-    rows = logits_BV.cpu().numpy()
     return [
-        _token_out(row, sequence, token) if finite else NonFiniteLogits("the model gave logits that are not finite")
-        for row, sequence, token, finite in zip(rows, sequences, ids_B, finite_B, strict=True)
+        _token_out(row_V, sequence, token, checksum)
+        if finite
+        else NonFiniteLogits("the model gave logits that are not finite")
+        for row_V, sequence, token, checksum, finite in zip(
+            rows_BV, sequences, ids_B, checksum_B.tolist(), finite_B.tolist(), strict=True
+        )
     ]
 
 
@@ -87,11 +86,10 @@ def _adjust(row: Row, sequence: Sequence) -> None:
         row[list(sequence.stop_ids)] = -np.inf
 
 
-def _token_out(row: Row, sequence: Sequence, token: int) -> TokenOut:
-    checksum = zlib.crc32(row.data)
+def _token_out(row_V: Tensor, sequence: Sequence, token: int, checksum: int) -> TokenOut:
     if not sequence.sampling.logprobs:
         return TokenOut(sequence.generated, token, checksum)
-    logprobs_V = torch.log_softmax(torch.from_numpy(row), -1)
+    logprobs_V = torch.log_softmax(row_V, -1)
     top = torch.topk(logprobs_V, sequence.sampling.top_logprobs)
     return TokenOut(
         sequence.generated,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from caracal_kernels import GateWeights, MlaWeights
+from caracal_kernels import GateWeights, MlaWeights, pack_weights
 from torch import Tensor
 
 from services.attention_worker.model.ranks import ALONE, Ranks
@@ -54,6 +54,10 @@ class Load:
         self._progress(self._done, self._total)
         return tensor
 
+    def matrix(self, name: str, dtype: torch.dtype | None = None, rows: range | None = None) -> Tensor:
+        """A weight that rows are multiplied with, as the ops read it fastest: it may be packed."""
+        return pack_weights(self(name, dtype, rows))
+
     def ngram_tables(self) -> SharedTables:
         """The n-gram tables, in host memory that the processes of this machine share."""
         return self._checkpoint.ngram_tables(self._tables_folder)
@@ -69,14 +73,14 @@ class Load:
         )
         return MlaWeights(
             norm_D=self(f"model.layers.{layer}.input_layernorm.{index}.weight"),
-            q_a_QD=self(f"{prefix}q_a_proj.weight"),
+            q_a_QD=self.matrix(f"{prefix}q_a_proj.weight"),
             q_a_norm_Q=self(f"{prefix}q_a_layernorm.weight"),
-            q_b_EQ=self(f"{prefix}q_b_proj.weight", rows=rows(heads, nope + c.qk_rope_head_dim)),
-            kv_a_LD=self(f"{prefix}kv_a_proj_with_mqa.weight"),
+            q_b_EQ=self.matrix(f"{prefix}q_b_proj.weight", rows=rows(heads, nope + c.qk_rope_head_dim)),
+            kv_a_LD=self.matrix(f"{prefix}kv_a_proj_with_mqa.weight"),
             kv_a_norm_C=self(f"{prefix}kv_a_layernorm.weight"),
-            w_uk_HCN=w_uk_HNC.transpose(1, 2).contiguous(),
-            w_uv_HUC=w_uv_HUC.contiguous(),
-            o_proj_DO=self(f"{prefix}o_proj.weight", rows=rows(c.hidden_size)),
+            w_uk_HCN=pack_weights(w_uk_HNC.transpose(1, 2).contiguous()),
+            w_uv_HUC=pack_weights(w_uv_HUC.contiguous()),
+            o_proj_DO=self.matrix(f"{prefix}o_proj.weight", rows=rows(c.hidden_size)),
             cos_sin_MR=cos_sin_MR,
             norm_eps=c.rms_norm_eps,
             lora_eps=LORA_NORM_EPS,
@@ -89,12 +93,12 @@ class Load:
         prefix = f"model.layers.{layer}.mlps.{index}."
         inner, hidden = (self.ranks.shard.rows(n) for n in (self.config.ffn_hidden_size, self.config.hidden_size))
         gate_up = torch.cat([self(f"{prefix}{part}_proj.weight", rows=inner) for part in ("gate", "up")])
-        return gate_up, self(f"{prefix}down_proj.weight", rows=hidden)
+        return pack_weights(gate_up), self.matrix(f"{prefix}down_proj.weight", rows=hidden)
 
     def gate(self, layer: int) -> GateWeights:
         """The layer's router."""
         prefix = f"model.layers.{layer}.mlp.router."
         return GateWeights(
-            self(f"{prefix}classifier.weight", torch.float32),
+            self.matrix(f"{prefix}classifier.weight", torch.float32),
             self(f"{prefix}e_score_correction_bias", torch.float32),
         )

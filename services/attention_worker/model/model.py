@@ -119,7 +119,7 @@ class Model:
         self._norm_D = load("model.norm.weight")
         rows, word_VD = load.ranks.shard.rows(config.vocab_size), self._embed.word_VD
         tied = config.tie_word_embeddings
-        self._head_VD = word_VD[rows.start : rows.stop] if tied else load(head_name(config), rows=rows)
+        self._head_VD = word_VD[rows.start : rows.stop] if tied else load.matrix(head_name(config), rows=rows)
 
     @property
     def ngram(self) -> NgramConfig | None:
