@@ -32,12 +32,18 @@ def weight(*shape: int) -> Tensor:
     return (torch.randn(*shape) * 0.05).bfloat16()
 
 
+def packed(*shape: int) -> Tensor:
+    return k.pack_weights(weight(*shape))
+
+
 def products() -> None:
-    weights = [weight(2048, HIDDEN) for _ in range(64)]
-    for rows in (1, 8, 16, 32, 128):
-        x = weight(rows, HIDDEN)
-        us = best_us(partial(_linears, x, weights)) / len(weights)
-        print(f"linear {rows:4} rows {us:7.0f} us {2.097e3 / us:6.1f} GB/s {rows * 2.097e3 / us:6.0f} GFLOP/s")
+    for kind, make in (("plain", weight), ("packed", packed)):
+        weights = [make(2048, HIDDEN) for _ in range(64)]
+        for rows in (1, 8, 16, 32, 128):
+            x = weight(rows, HIDDEN)
+            us = best_us(partial(_linears, x, weights)) / len(weights)
+            rates = f"{2.097e3 / us:6.1f} GB/s {rows * 2.097e3 / us:6.0f} GFLOP/s"
+            print(f"linear {rows:4} rows, {kind:6} {us:7.0f} us {rates}")
 
 
 def _linears(x: Tensor, weights: list[Tensor]) -> list[Tensor]:
@@ -54,14 +60,14 @@ def attention_side(rows: int) -> Callable[[], Tensor]:
     weights = [
         k.MlaWeights(
             norm_D=weight(HIDDEN),
-            q_a_QD=weight(Q_RANK, HIDDEN),
+            q_a_QD=packed(Q_RANK, HIDDEN),
             q_a_norm_Q=weight(Q_RANK),
-            q_b_EQ=weight(HEADS * (NOPE + ROPE), Q_RANK),
-            kv_a_LD=weight(LATENT + ROPE, HIDDEN),
+            q_b_EQ=packed(HEADS * (NOPE + ROPE), Q_RANK),
+            kv_a_LD=packed(LATENT + ROPE, HIDDEN),
             kv_a_norm_C=weight(LATENT),
-            w_uk_HCN=weight(HEADS, LATENT, NOPE),
-            w_uv_HUC=weight(HEADS, VALUE, LATENT),
-            o_proj_DO=weight(HIDDEN, HEADS * VALUE),
+            w_uk_HCN=packed(HEADS, LATENT, NOPE),
+            w_uv_HUC=packed(HEADS, VALUE, LATENT),
+            o_proj_DO=packed(HIDDEN, HEADS * VALUE),
             cos_sin_MR=cos_sin,
             norm_eps=1e-5,
             lora_eps=1e-6,
@@ -70,9 +76,9 @@ def attention_side(rows: int) -> Callable[[], Tensor]:
         )
         for _ in caches
     ]
-    mlps = [(weight(2 * INNER, HIDDEN), weight(HIDDEN, INNER)) for _ in caches]
-    gates = [torch.randn(48, HIDDEN) for _ in range(LAYERS)]
-    norm, bias, head, x_TD = weight(HIDDEN), torch.zeros(48), weight(VOCABULARY, HIDDEN), weight(rows, HIDDEN)
+    mlps = [(packed(2 * INNER, HIDDEN), packed(HIDDEN, INNER)) for _ in caches]
+    gates = [k.pack_weights(torch.randn(48, HIDDEN)) for _ in range(LAYERS)]
+    norm, bias, head, x_TD = weight(HIDDEN), torch.zeros(48), packed(VOCABULARY, HIDDEN), weight(rows, HIDDEN)
 
     def step() -> Tensor:
         x = x_TD
