@@ -99,7 +99,7 @@ bench-gpu:
 	@PYTHONPATH=.:kernels:proto $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu.main $(BENCH_GPU)
 
 clean:
-	rm -rf $(VENV) build *.egg-info kernels/caracal_kernels/*.so services/transport/*.so
+	rm -rf $(VENV) build *.egg-info kernels/caracal_kernels/*.so services/transport/*.so services/attention_worker/*.so
 
 # Torch comes first and pinned, so that a CPU build at hand is taken; the constraint keeps it from being replaced.
 $(VENV)/.torch:
@@ -112,7 +112,7 @@ $(VENV)/.torch:
 
 # In a variable, because a comma would end the argument of `call`.
 RUN_PACKAGES = -e '.[gateway,worker,local]'
-KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*) $(wildcard services/transport/native/*)
+KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*) $(wildcard services/transport/native/*) $(wildcard services/attention_worker/native/*)
 PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)

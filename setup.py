@@ -1,7 +1,7 @@
-"""Builds the CPU kernels and the native data plane when torch and a C++ compiler are there.
+"""Builds the CPU kernels, the native data plane and the native layers when torch and a C++ compiler are there.
 
-Without them Caracal runs on its reference ops, and its workers talk over gRPC alone. The kernels' bodies are compiled
-once per instruction set: sources have flags of their own, which torch's helper cannot give.
+Without them Caracal runs on its reference ops, its workers talk over gRPC alone, and Python runs the layers. The bodies
+of kernels are compiled once per instruction set: sources have flags of their own, which torch's helper cannot give.
 """
 
 from __future__ import annotations
@@ -20,17 +20,25 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 PACKAGE = Path("kernels/caracal_kernels")
 TRANSPORT = Path("services/transport")
+ATTENTION = Path("services/attention_worker")
 # -g0 and -fvisibility keep the file near 1 MB; no contraction, so that every instantiation rounds alike.
 COMMON = ["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 warns of its own intrinsics
 NARROW = ["-mavx2", "-mfma"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", *NARROW]
 FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
-# Only module*.cpp need torch: for the pybind11 it carries, and to call the op. GCC 12 warns of its own std::string.
+# Of the data plane only module*.cpp need torch: for the pybind11 it carries, and to call the op. GCC 12 warns of its
+# own std::string.
 NATIVE = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-restrict", "-pthread"]
 WITHOUT = {
     "caracal_kernels._cpu": ("compiled CPU kernels", "its slower reference ops will run"),
     "services.transport._native": ("native data plane", "workers talk over gRPC, CARACAL_LINK=native is rejected"),
+    "services.attention_worker._native": ("native layers", "Python runs the layers, one op at a time"),
+}
+# What each is compiled from: native_build_id.py makes its id of these.
+NATIVE_SOURCES = {
+    "services.transport._native": [TRANSPORT / "native"],
+    "services.attention_worker._native": [ATTENTION / "native", TRANSPORT / "native" / "scatterer.h"],
 }
 PLAIN = ("avx512.cpp", "avx2.cpp", "arena.cpp", "crc32.cpp", "isa.cpp", "module.cpp")  # these need no torch header
 
@@ -100,9 +108,10 @@ class BuildKernels(build_ext):
         import torch
         from torch.utils.cpp_extension import include_paths, library_paths
 
-        build_id: str = runpy.run_path(str(TRANSPORT / "native_build_id.py"))["build_id"](torch.__version__)
+        sources = NATIVE_SOURCES[ext.name]
+        build_id: str = runpy.run_path(str(TRANSPORT / "native_build_id.py"))["build_id"](torch.__version__, *sources)
         target = Path(self.get_ext_fullpath(ext.name))
-        if self._is_there(target, TRANSPORT, build_id):
+        if self._is_there(target, sources[0].parent, build_id):
             return
         include = self.compiler.include_dirs
         torch_headers = [flag for path in include_paths() for flag in ("-isystem", path)]  # whose warnings are not ours
@@ -111,7 +120,8 @@ class BuildKernels(build_ext):
         def compile_one(source: str) -> list[str]:
             return self.compiler.compile([source], self.build_temp, include_dirs=include, extra_postargs=flags)
 
-        print(f"caracal: compiling {len(ext.sources)} sources of the native data plane", file=sys.stderr, flush=True)
+        what = WITHOUT[ext.name][0]
+        print(f"caracal: compiling {len(ext.sources)} sources of the {what}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(2) as pool:
             objects = [file for files in pool.map(compile_one, ext.sources) for file in files]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +169,12 @@ setup(
             "services.transport._native",
             sources=sorted(str(file) for file in (TRANSPORT / "native").glob("*.cpp")),
             depends=sorted(str(file) for file in (TRANSPORT / "native").glob("*.h")),
+            language="c++",
+        ),
+        Extension(
+            "services.attention_worker._native",
+            sources=sorted(str(file) for file in (ATTENTION / "native").glob("*.cpp")),
+            depends=sorted(str(file) for file in (ATTENTION / "native").glob("*.h")),
             language="c++",
         ),
     ],

@@ -69,6 +69,7 @@ class AttentionMetrics(Collector):
         choices = CounterMetricFamily(
             "caracal_moe_choices", "Top-k choices, by kind of expert: ffn or zero", labels=("layer", "kind")
         )
+        yield _count("caracal_engine_native_layers", "Layers run without Python", self._dispatch.native_layer_calls)
         for index, layer in enumerate(self._dispatch.layers):
             exposed.add_metric((str(index),), layer.exposed_s)
             round_trip.add_metric((str(index),), layer.round_trip_s)

@@ -1,4 +1,4 @@
-"""Loads the native data plane, or says why it cannot be used."""
+"""Loads native extensions, or says why one cannot be used; the data plane's is here."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ from types import ModuleType
 from services.transport.native_build_id import build_id
 
 NAME = "services.transport._native"
+SOURCES = Path(__file__).parent / "native"
 
 
 class NativeUnavailable(RuntimeError):
-    """The native data plane was not compiled, or from other sources."""
+    """A native extension was not compiled, or from other sources."""
+
+
+def why_unavailable(name: str, what: str, *sources: Path) -> str:
+    """Why the extension `name`, compiled from `sources`, cannot be used; empty when it can. `what` it is, in words."""
+    if sys.platform != "linux":
+        return f"{what} is not there: it is for Linux, this is {sys.platform}"
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return f"{what} is not there: it was not compiled when Caracal was installed"
+    try:
+        torch_version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return f"{what} is not there: torch is not installed"
+    # A file from other sources may speak another version of the frames; for another torch it may crash the process.
+    if build_id(torch_version, *sources).encode() not in Path(spec.origin).read_bytes():
+        return f"{spec.origin} was compiled from other sources; install Caracal again"
+    return ""
 
 
 @cache
 def unavailable() -> str:
     """Why the native data plane cannot be used; empty when it can."""
-    if sys.platform != "linux":
-        return f"the native data plane is not there: it is for Linux, this is {sys.platform}"
-    spec = importlib.util.find_spec(NAME)
-    if spec is None or spec.origin is None:
-        return "the native data plane is not there: it was not compiled when Caracal was installed"
-    try:
-        torch_version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return "the native data plane is not there: torch is not installed"
-    # A file from other sources may speak another version of the frames; for another torch it may crash the process.
-    if build_id(torch_version).encode() not in Path(spec.origin).read_bytes():
-        return f"{spec.origin} was compiled from other sources; install Caracal again"
-    return ""
+    return why_unavailable(NAME, "the native data plane", SOURCES)
 
 
 def native() -> ModuleType:

@@ -39,8 +39,8 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
 def test_counters_and_gauges_follow_the_engine() -> None:
     driver = Driver(FakeModel(), sizes=limits(num_pages=10, max_running=4))
     dispatch = DispatchStats.of(2)
-    dispatch.layers[1].choices, dispatch.layers[1].ffn_choices, dispatch.layers[1].exposed_s = 12, 9, 0.5
-    dispatch.layers[0].bytes_sent = 640
+    dispatch.counted[1].choices, dispatch.counted[1].ffn_choices, dispatch.counted[1].exposed_s = 12, 9, 0.5
+    dispatch.counted[0].bytes_sent = 640
     for length in (40, 30, 20):
         driver.submit([1] * length, Sampling(max_tokens=30))
     driver.submit([1] * 10, Sampling(max_tokens=150))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from caracal_kernels import is_compiled
 from support.expert_workers import REPO
 from support.tiny_checkpoint import make_checkpoint
 
+from services.attention_worker.model import native_stack
 from services.transport.native_build_id import build_id
-from services.transport.native_extension import NAME, native, unavailable
+from services.transport.native_extension import NAME, SOURCES, native, unavailable, why_unavailable
 from services.transport.spinning import spin_s, usable_cores
 
 
@@ -41,8 +43,28 @@ def test_an_attention_worker_without_the_extension_refuses_the_link_by_name(tmp_
 
 def test_the_extension_fits_its_sources() -> None:
     assert unavailable() == ""
-    assert build_id(torch.__version__) == native().BUILD_ID
+    assert build_id(torch.__version__, SOURCES) == native().BUILD_ID
     assert NAME in sys.modules
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(not is_compiled(), reason="there are no compiled kernels")
+def test_the_extension_of_native_layers_fits_its_sources() -> None:
+    from services.attention_worker import _native
+
+    assert native_stack.unavailable() == ""
+    assert build_id(torch.__version__, *native_stack.SOURCES) == _native.BUILD_ID != native().BUILD_ID
+
+
+def test_an_extension_from_other_sources_is_not_loaded(tmp_path: Path) -> None:
+    other = tmp_path / "other.h"
+    other.write_text("// another interface\n")
+    assert why_unavailable(native_stack.NAME, "it", *native_stack.SOURCES, other).endswith(
+        "was compiled from other sources; install Caracal again"
+    )
+    assert why_unavailable("services.transport.none", "it", SOURCES) == (
+        "it is not there: it was not compiled when Caracal was installed"
+    )
 
 
 def test_frames_of_python_and_cpp_have_one_layout() -> None:

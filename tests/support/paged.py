@@ -44,7 +44,7 @@ def local_dispatcher(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[MoE
 
 
 class Paged:
-    """Sequences 0..S-1 with their pages; `shuffle` scatters the pages over the cache."""
+    """Sequences 0..S-1 with their pages in `caches`; `shuffle` scatters the pages over them."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class Paged:
             shuffle.shuffle(pages)
         owned = torch.tensor(pages[: sequences * per_sequence], dtype=torch.int32)
         self._table_SX = owned.view(sequences, per_sequence).contiguous()
-        self._caches = model.new_cache(len(pages), page_size)
-        for cache_PIL in self._caches:
+        self.caches = model.new_cache(len(pages), page_size)
+        for cache_PIL in self.caches:
             cache_PIL.fill_(1e4)  # a read of what was not written shows in the logits
         self._lengths = [0] * sequences
         self._ids: list[list[int]] = [[] for _ in range(sequences)]
@@ -98,5 +98,5 @@ class Paged:
             context_TN=torch.from_numpy(np.concatenate(contexts or [np.empty((len(ids), 0), np.int64)])),
         )
         self._number += 1
-        logits_TV = self._model.forward(step, self._caches, self._dispatcher)
+        logits_TV = self._model.forward(step, self.caches, self._dispatcher)
         return dict(zip(chunks, torch.split(logits_TV, [len(chunk) for chunk in chunks.values()]), strict=True))

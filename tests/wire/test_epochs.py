@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import pytest
 import torch
 from caracal_proto import placement_pb2
+from support.changing_tables import apply_tables
 from support.expert_workers import (
     LINKS,
     Worker,
@@ -21,7 +19,6 @@ from support.expert_workers import (
     place,
     random_batch,
     run,
-    wanted,
     workers,
 )
 from support.reference_dispatcher import ReferenceDispatcher
@@ -29,7 +26,6 @@ from support.reference_dispatcher import ReferenceDispatcher
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.errors import ExpertsUnavailable
 from services.router.dispatch.links import Connect
-from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
@@ -139,7 +135,7 @@ def test_hundreds_of_tables_never_change_a_bit(checkpoint: Checkpoint, connect: 
     right = [run(plain, i % 2, gate[i % 2], batch) for i, batch in enumerate(batches)]
     with open_dispatcher(checkpoint, connect) as dispatcher:
         done = threading.Event()
-        changes = threading.Thread(target=_apply_tables, args=(checkpoint, three, dispatcher, random.Random(0), done))
+        changes = threading.Thread(target=apply_tables, args=(checkpoint, three, dispatcher, TABLES, done))
         changes.start()
         steps = 0
         while not done.is_set() or steps < TABLES:
@@ -150,31 +146,3 @@ def test_hundreds_of_tables_never_change_a_bit(checkpoint: Checkpoint, connect: 
         changes.join()
         assert dispatcher.epoch == TABLES
         assert dispatcher.stats.total().stale_epoch_rejections > 10, "some calls were stale"
-
-
-def _replicas(chosen: dict[tuple[int, int], list[int]], layer: int, expert: int) -> list[int]:
-    return chosen[layer, expert]
-
-
-def _apply_tables(
-    checkpoint: Checkpoint, three: list[Worker], dispatcher: MoEDispatcher, rng: random.Random, done: threading.Event
-) -> None:
-    ends, config = [worker.endpoint for worker in three], checkpoint.config
-    try:
-        for epoch in range(1, TABLES + 1):
-            chosen = {
-                (layer, expert): rng.sample(range(3), rng.randint(1, 3))
-                for layer in range(config.num_layers)
-                for expert in range(config.n_routed_experts)
-            }
-            table = place(epoch, checkpoint, ends, partial(_replicas, chosen))
-            for worker in three:
-                mine = wanted(table, worker.endpoint.worker_id)
-                worker.state.prepare(epoch, mine, lambda done, total: None)
-            steps: list[Callable[[placement_pb2.Table], object]] = [worker.state.commit for worker in three]
-            steps.append(dispatcher.apply)
-            for step in rng.sample(steps, len(steps)):
-                step(table)
-                time.sleep(rng.choice((0, 0, 0.002)))
-    finally:
-        done.set()

@@ -19,6 +19,7 @@ from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentSt
 from services.attention_worker.model.embedding import Embedding
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.load import Load, Progress
+from services.attention_worker.model.native_stack import AttentionWeights, LayerWeights, NativeStack, unavailable
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.model.rope import rope_table
 from services.attention_worker.model.step import Step
@@ -43,6 +44,11 @@ class Attention:
         self._blocks = (streaming.sink_blocks, streaming.recent_blocks) if streaming and sparse else (0, 0)
         self._ranks = load.ranks
 
+    @property
+    def weights(self) -> AttentionWeights:
+        """What native code runs it from."""
+        return AttentionWeights(mla=self._weights, scale=self._scale, latent=self._latent, blocks=self._blocks)
+
     def __call__(self, x_TD: Tensor, step: Step, cache_PIL: Tensor) -> Tensor:
         """x + MLA(norm(x)); writes the rows' latents to the cache."""
         w = self._weights
@@ -57,22 +63,22 @@ class DenseMlp:
     """One SwiGLU MLP, without a norm."""
 
     def __init__(self, load: Load, layer: int, index: int) -> None:
-        self._gate_up_2FD, self._down_DF = load.mlp(layer, index)
+        self.weights = load.mlp(layer, index)  # gate_up_2FD, down_DF
         self._ranks = load.ranks
 
     def __call__(self, h_TD: Tensor, x_TD: Tensor) -> Tensor:
         """x + MLP(h)."""
-        return self._ranks.mlp(h_TD, self._gate_up_2FD, self._down_DF, x_TD)
+        return self._ranks.mlp(h_TD, *self.weights, x_TD)
 
 
 class Norm:
     """One RMSNorm."""
 
     def __init__(self, load: Load, name: str) -> None:
-        self._weight_D, self._eps = load(name), load.config.rms_norm_eps
+        self.weight_D, self._eps = load(name), load.config.rms_norm_eps
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        return rms_norm(x_TD, self._weight_D, self._eps)
+        return rms_norm(x_TD, self.weight_D, self._eps)
 
 
 class Layer:
@@ -84,6 +90,18 @@ class Layer:
         self._post_norm = [Norm(load, f"model.layers.{layer}.post_attention_layernorm.{i}.weight") for i in (0, 1)]
         self._mlp = [DenseMlp(load, layer, i) for i in (0, 1)]
         self._gate = load.gate(layer)
+        self._norm_eps = load.config.rms_norm_eps
+
+    @property
+    def weights(self) -> LayerWeights:
+        """What native code runs it from."""
+        return LayerWeights(
+            attention=[each.weights for each in self._attention],
+            post_norm_D=[each.weight_D for each in self._post_norm],
+            norm_eps=self._norm_eps,
+            mlp=[each.weights for each in self._mlp],
+            gate=self._gate,
+        )
 
     def forward(self, x_TD: Tensor, run: SegmentStep, dispatcher: DispatcherLike) -> Tensor:
         x_TD, h_TD = run(self._attention_and_gate_norm, x_TD)
@@ -116,6 +134,7 @@ class Model:
         self._embed = Embedding(load)
         cos_sin_MR = rope_table(config).to(load.device)
         self._layers = [Layer(load, layer, cos_sin_MR) for layer in range(config.num_layers)]
+        self._native = _native_stack(load, self._layers)
         self._norm_D = load("model.norm.weight")
         rows, word_VD = load.ranks.shard.rows(config.vocab_size), self._embed.word_VD
         tied = config.tie_word_embeddings
@@ -136,10 +155,25 @@ class Model:
         run = self._runner.begin(step, caches)
         step = run.step
         x_TD = self._embed(step)
-        for layer in self._layers:
-            x_TD = layer.forward(x_TD, run, dispatcher)
+        index = 0
+        while index < len(self._layers):
+            before = index
+            if self._native is not None:
+                x_TD, index = self._native.run(index, x_TD, step, caches, dispatcher)
+            if index == before:
+                x_TD, index = self._layers[index].forward(x_TD, run, dispatcher), index + 1
         x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
         return self._ranks.logits(x_BD, self._head_VD)
+
+
+def _native_stack(load: Load, layers: list[Layer]) -> NativeStack | None:
+    """The layers for native code; None where it cannot run them."""
+    if load.device.type != "cpu" or load.ranks.shard.size > 1:
+        return None
+    if why := unavailable():
+        log.info("Python runs the layers", reason=why)
+        return None
+    return NativeStack([layer.weights for layer in layers])
 
 
 def load_model(

@@ -18,6 +18,7 @@ from services.router.dispatch.links import (
     Scatter,
     Scatterer,
     ScatterRequest,
+    Sessions,
 )
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
@@ -79,6 +80,8 @@ class ExpertWorkerPool:
                 self._suspects = {key: times for key, times in self._suspects.items() if key in compiled.keys}
                 self._rebuild_view()
                 self._changed.notify_all()
+                if self._scatterer is not None:
+                    self._scatterer.outdate_sessions()
             return self._table.epoch
 
     def wait_newer(self, epoch: int, timeout_s: float) -> bool:
@@ -89,12 +92,21 @@ class ExpertWorkerPool:
 
     def scatter(self, table: RoutingTable, request: ScatterRequest) -> Scatter | None:
         """Sends a plan's rows with one call where links can; None where they cannot."""
-        if self._scatterer is None:
+        return self._scatterer.scatter(self._links_of(table), request) if self._scatterer is not None else None
+
+    def sessions(self) -> tuple[RoutingTable, Sessions] | None:
+        """The newest table and the sessions with all of its workers.
+
+        None where a worker has none or is suspected, or an expert has no replica.
+        """
+        if self._scatterer is None or self._suspects:
             return None
-        linked = self._linked
-        if linked is None or linked[0] is not table.keys:
-            linked = self._link_all(table)
-        return self._scatterer.scatter(linked[1], request)
+        table = self._view
+        sessions = self._scatterer.sessions(self._links_of(table))
+        # A table that comes later outdates the sessions; one that came in between has done so before they were read.
+        if sessions is None or table is not self._view or not table.complete:
+            return None
+        return table, sessions
 
     def dispatch(self, endpoint: placement_pb2.Endpoint, request: ExpertRequest) -> Future[ExpertOutput]:
         key = key_of(endpoint)
@@ -134,13 +146,16 @@ class ExpertWorkerPool:
         for link in links.values():
             link.close()
 
-    def _link_all(self, table: RoutingTable) -> tuple[tuple[Key, ...], list[Link]]:
+    def _links_of(self, table: RoutingTable) -> list[Link]:
+        linked = self._linked
+        if linked is not None and linked[0] is table.keys:
+            return linked[1]
         with self._changed:
             for key, endpoint in zip(table.keys, table.workers, strict=True):
                 if key not in self._links:
                     self._links[key] = self._connect(endpoint)
             self._linked = table.keys, [self._links[key] for key in table.keys]
-            return self._linked
+            return self._linked[1]
 
     def _close_later(self, departed: set[Key]) -> None:
         self._linked = None

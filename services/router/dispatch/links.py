@@ -103,6 +103,22 @@ class Scatter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sessions:
+    """The sessions with all workers of a table, for native code that sends over them itself. They are as described as
+    long as `scatterer` has this generation."""
+
+    scatterer: object  # a capsule of services/transport/native/scatterer.h
+    generation: int
+    serial_W: Tensor  # int64
+    dtype: torch.dtype  # of rows and replies
+    wire_dtype: int  # the same, as frames name it
+    max_rows: int  # of a plan
+    max_assignments: int
+    adopt: Callable[[object, Tensor, object], Scatter]  # takes over (a capsule's exchange, y_AD, what it refers to)
+    count_calls: Callable[[int], None]  # messages that native code has sent
+
+
 @runtime_checkable
 class Scatterer(Protocol):
     """A Connect whose links can send a whole plan together."""
@@ -111,4 +127,12 @@ class Scatterer(Protocol):
 
     def scatter(self, links: Sequence[Link], request: ScatterRequest) -> Scatter | None:
         """Sends each worker's rows without waiting; `links` are the workers'. None when none can be sent together."""
+        ...
+
+    def sessions(self, links: Sequence[Link]) -> Sessions | None:
+        """The links' sessions; None when one has none, or rows have to be changed before they are sent."""
+        ...
+
+    def outdate_sessions(self) -> None:
+        """Makes native code that sends over sessions return, since something it was given is new."""
         ...

@@ -6,7 +6,6 @@ Legend: T tokens, K choices, D hidden, G gate outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from caracal_kernels import GateConfig, GateWeights, route_rows
@@ -17,25 +16,16 @@ from services.checkpoint.config import ModelConfig
 from services.router.dispatch.expert_workers import ExpertWorkerPool, nothing
 from services.router.dispatch.links import Connect
 from services.router.dispatch.moe_handle import MoEHandle, Timeouts
-from services.router.dispatch.send import RoutedBatch, send
+from services.router.dispatch.native_exchange import NativeExchange
+from services.router.dispatch.send import RoutedBatch, StepLike, send
 from services.router.dispatch.stats import DispatchStats
 from services.router.dispatch.table import CPU
-
-
-class StepLike(Protocol):
-    """What the dispatcher needs of a step: its number, and each token's absolute position (int32)."""
-
-    @property
-    def number(self) -> int: ...
-
-    @property
-    def positions_T(self) -> Tensor: ...
 
 
 class MoEDispatcher:
     """Routes an attention worker's tokens to expert workers.
 
-    The engine's thread calls `start` and the handle's `finish`; any thread may call `apply` and `epoch`.
+    The engine's thread calls `start`, `exchange` and the handle's `finish`; any thread may call `apply` and `epoch`.
     overlap=False waits in `start` already: only for measuring what the shortcut hides. `device` is the model's, where
     hidden rows lie and the plan is made; `dispatch_dtype` is the dtype in which the links send rows, to count bytes.
     """
@@ -58,6 +48,7 @@ class MoEDispatcher:
         )
         self._timeouts = Timeouts(min(call_timeout_s, expert_wait_s), expert_wait_s)
         self._overlap = overlap
+        self._exchange: NativeExchange | None = None
         self._drops_zero = config.zero_expert_type == "drop"
         self._gate = GateConfig(
             top_k=config.moe_topk,
@@ -101,12 +92,29 @@ class MoEDispatcher:
             zero_T = zero_T.new_zeros(len(zero_T))
         batch = RoutedBatch(layer, step.number, config.num_ffn, step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
         sent = send(self._pool, table, replicas, batch, plan, self._timeouts.call_s)
-        stats = self.stats.layers[layer]
+        stats = self.stats.counted[layer]
         handle = MoEHandle(self._pool, batch, sent, self._timeouts, stats)
         stats.count_start(sent, batch)
         if not self._overlap:
             handle.wait()
         return handle
+
+    def exchange(self, x_TD: Tensor) -> NativeExchange | None:
+        """What native code needs to exchange rows like `x_TD` with experts by itself.
+
+        None when some of it needs Python: a worker has no native session or is suspected, an expert has no replica,
+        rows travel in another dtype, or there are more than sessions take.
+        """
+        found = self._pool.sessions() if self._overlap else None
+        if found is None:
+            return None
+        table, sessions = found
+        exchange = self._exchange
+        if exchange is None or exchange.sessions is not sessions or exchange.table is not table:
+            exchange = self._exchange = NativeExchange(
+                self._pool, table, sessions, self._gate, self._drops_zero, self._timeouts, self.stats
+            )
+        return exchange if exchange.takes(x_TD) else None
 
     def close(self) -> None:
         """Ends every session."""

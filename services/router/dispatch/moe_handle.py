@@ -42,15 +42,23 @@ class MoEHandle:
     """A MoE output between `start` and `finish`. What the caller computes in between overlaps with it."""
 
     def __init__(
-        self, pool: ExpertWorkerPool, batch: RoutedBatch, sent: SentBatch, timeouts: Timeouts, stats: LayerStats
+        self,
+        pool: ExpertWorkerPool,
+        batch: RoutedBatch,
+        sent: SentBatch,
+        timeouts: Timeouts,
+        stats: LayerStats,
+        times: tuple[float, float] | None = None,
     ) -> None:
+        """`times`, of time.perf_counter: when the rows were sent, and since when the caller waits; None = now, and
+        since `wait` is called."""
         self._pool, self._batch, self._timeouts, self._stats = pool, batch, timeouts, stats
         self._sent = sent
         self._reply_index_TK = sent.reply_index_TK
         self._outputs: list[Tensor] = []  # in the order of A; NaN for a failed call, whose retry has rows of its own
         self._failures: dict[Key, PeerFailure] = {}
         self._non_finite: dict[tuple[int, int], bytes] = {}  # (token, expert) -> the non-finite row of a reply
-        self._sent_s = time.perf_counter()
+        self._sent_s, self._waits_since_s = times or (time.perf_counter(), 0.0)  # 0: it does not wait yet
         self._complete = False
 
     def finish(self, residual_TD: Tensor) -> Tensor:
@@ -68,7 +76,7 @@ class MoEHandle:
         """Returns when every reply has arrived; raises what `finish` does."""
         if self._complete:
             return
-        began_s = time.perf_counter()
+        began_s = self._waits_since_s or time.perf_counter()
         if not self._collect(self._sent, 0) or not self._sent.complete:
             self._recover()
         self._complete = True

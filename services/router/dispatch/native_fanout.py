@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,7 @@ from services.router.dispatch.errors import (
     StaleEpoch,
     WorkerUnavailable,
 )
-from services.router.dispatch.links import Failure, Link, ScatterRequest
+from services.router.dispatch.links import Failure, Link, ScatterRequest, Sessions
 from services.router.dispatch.native_link import NONE, NativeLink, NativeStats
 from services.router.dispatch.native_open import Opened
 from services.transport.native_extension import native
@@ -60,11 +61,12 @@ class NativeFanout:
         self._client: Client = self._module.Client(
             options.heartbeat_s, options.silent_beats, options.spin_s, dtype_name(options.dtype)
         )
-        self._version = 0
-        self._seen: tuple[object, int, int] = ((), -1, -1)
+        self._scatterer = self._client.scatterer()
+        self._seen: tuple[object, int] = ((), -1)
         self._serial_W = torch.empty(0, dtype=torch.int64)
         self._without: list[int] = []
         self._limits = 0, 0
+        self._sessions: Sessions | None = None
 
     def __call__(self, endpoint: placement_pb2.Endpoint) -> Link:
         """Returns a link to a worker, and starts to open its session."""
@@ -80,9 +82,14 @@ class NativeFanout:
         """Ends a session; its calls fail at once."""
         self._client.end(serial, "the session was closed")
 
-    def links_changed(self) -> None:
-        """Makes the next scatter look at the links again."""
-        self._version += 1
+    def outdate_sessions(self) -> None:
+        """Makes the next scatter look at the links again, and native code return that sends over their sessions."""
+        self._client.touch()
+
+    def sessions(self, links: Sequence[Link]) -> Sessions | None:
+        """The links' sessions; None when one has none, or rows travel in another dtype than the model's."""
+        self._look_at(links)
+        return self._sessions
 
     def scatter(self, links: Sequence[Link], request: ScatterRequest) -> NativeScatter | None:
         """Sends each worker's rows; `links` are the workers'. None when no session can take them."""
@@ -92,7 +99,8 @@ class NativeFanout:
         if tokens > max_rows or assignments > max_assignments or len(self._without) == len(links):
             return None
         self.stats.calls += request.messages - sum(request.counts[worker] > 0 for worker in self._without)
-        return NativeScatter(self, request, links, self._serial_W, self._without)
+        y_AD = torch.empty(assignments, request.x_TD.shape[1], dtype=request.x_TD.dtype)
+        return NativeScatter(links, self._without, y_AD, self.send(request, self._serial_W, y_AD))
 
     def send(self, request: ScatterRequest, serial_W: Tensor, y_AD: Tensor) -> Sent:
         """Sends over the sessions; the replies' rows go to `y_AD`, on the CPU."""
@@ -119,14 +127,10 @@ class NativeFanout:
             (parts, arrays, serial_W, y_AD),
         )
 
-    def close(self) -> None:
-        """Drops the sessions that are left. Links are closed before."""
-        self._version += 1
-
     def _look_at(self, links: Sequence[Link]) -> None:
         """Reads the links' sessions again if any has changed since the last time."""
-        seen = (links, self._version, self._client.generation)
-        if seen[0] is self._seen[0] and seen[1:] == self._seen[1:]:
+        seen = links, self._client.generation
+        if seen[0] is self._seen[0] and seen[1] == self._seen[1]:
             return
         native_links = [link for link in links if isinstance(link, NativeLink)]
         assert len(native_links) == len(links), "every link of a fan-out was made by it"
@@ -140,24 +144,39 @@ class NativeFanout:
         self._without = [worker for worker, serial in enumerate(serials) if serial == NONE]
         limits = [(link.max_rows, link.max_assignments) for link in native_links if link.serial != NONE]
         self._limits = min((rows for rows, _ in limits), default=0), min((most for _, most in limits), default=0)
+        self._sessions = self._all_sessions(links, seen[1])
         self._seen = seen
+
+    def _all_sessions(self, links: Sequence[Link], generation: int) -> Sessions | None:
+        options = self._options
+        if self._without or not links or options.dispatch_dtype != options.dtype:
+            return None
+        max_rows, max_assignments = self._limits
+        return Sessions(
+            self._scatterer,
+            generation,
+            self._serial_W,
+            options.dtype,
+            dtype_name(options.dtype),
+            max_rows,
+            max_assignments,
+            partial(self._adopt, links),
+            self._count_calls,
+        )
+
+    def _adopt(self, links: Sequence[Link], exchange: object, y_AD: Tensor, kept: object) -> NativeScatter:
+        return NativeScatter(links, [], y_AD, self._client.adopt(exchange, kept))
+
+    def _count_calls(self, messages: int) -> None:
+        self.stats.calls += messages
 
 
 class NativeScatter:
     """One plan's calls over native sessions. `without` are the workers that have none: their calls are not in it."""
 
-    def __init__(
-        self,
-        fanout: NativeFanout,
-        request: ScatterRequest,
-        links: Sequence[Link],
-        serial_W: Tensor,
-        without: Sequence[int],
-    ) -> None:
-        self.without, self._links = without, links
-        x_TD = request.x_TD
-        self.y_AD = torch.empty(len(request.plan[2]), x_TD.shape[1], dtype=x_TD.dtype)
-        self._sent = fanout.send(request, serial_W, self.y_AD)
+    def __init__(self, links: Sequence[Link], without: Sequence[int], y_AD: Tensor, sent: Sent) -> None:
+        self.without, self.y_AD = without, y_AD
+        self._links, self._sent = links, sent
 
     @property
     def arrived_s(self) -> float:

@@ -115,7 +115,7 @@ class NativeLink(GrpcLink):
             self.serial = self._fanout.add(opened)
         self._fanout.stats.opened += 1
         log.info("native session opened", worker_id=self._endpoint.worker_id, over_unix=opened.over_unix)
-        self._fanout.links_changed()
+        self._fanout.outdate_sessions()
 
     def _back_off(self, steady: bool) -> None:
         self._backoff_s = FIRST_BACKOFF_S if steady else min(LAST_BACKOFF_S, 2 * self._backoff_s)

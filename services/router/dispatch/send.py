@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from caracal_kernels import plan_rows
 from caracal_kernels.plan_rows import Plan
@@ -19,6 +19,16 @@ from services.router.dispatch.expert_workers import ExpertWorkerPool
 from services.router.dispatch.links import ExpertOutput, ExpertRequest, Scatter, ScatterRequest
 from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
 from services.transport.payload import payload_bytes
+
+
+class StepLike(Protocol):
+    """What the dispatch needs of a step: its number, and each token's absolute position (int32)."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def positions_T(self) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +104,33 @@ def send(
     timeout_s: float,
 ) -> SentBatch:
     """Sends one message to each worker that the plan names; returns before any has arrived."""
-    row, row_count_W, row_A, expert_A, count_W, reply_index_TK = plan
+    row, row_count_W, row_A, expert_A, count_W, _ = plan
     row_counts, counts = row_count_W.tolist(), count_W.tolist()
     scatter = None
     if len(row):
         scatter = pool.scatter(
             table, ScatterRequest(batch.step, batch.layer, table.epoch, timeout_s, batch.h_TD, plan, counts)
         )
+    sent = sent_together(pool, table, replicas, batch, plan, scatter, counts)
+    if scatter is None or scatter.without:
+        # Ids and counts travel in messages that the host writes; rows stay where they are.
+        ids = row, row_A.cpu(), expert_A.cpu()
+        sent.calls.extend(_send_each(pool, table, batch, ids, row_counts, counts, scatter, timeout_s))
+    return sent
+
+
+def sent_together(
+    pool: ExpertWorkerPool,
+    table: RoutingTable,
+    replicas: LayerReplicas,
+    batch: RoutedBatch,
+    plan: Plan,
+    scatter: Scatter | None,
+    counts: list[int] | None = None,
+) -> SentBatch:
+    """A plan whose calls are those of `scatter`. `counts`: the plan's count_W, if it was read already."""
+    row, _, row_A, _, count_W, reply_index_TK = plan
+    counts = count_W.tolist() if counts is None else counts
     return SentBatch(
         table.epoch,
         replicas.complete,
@@ -112,10 +142,7 @@ def send(
         len(row),
         payload_bytes(len(row), batch.h_TD.shape[1], pool.dispatch_dtype or batch.h_TD.dtype),
         scatter,
-        # Ids and counts travel in messages that the host writes; rows stay where they are.
-        _send_each(pool, table, batch, (row, row_A.cpu(), expert_A.cpu()), row_counts, counts, scatter, timeout_s)
-        if scatter is None or scatter.without
-        else [],
+        [],
     )
 
 

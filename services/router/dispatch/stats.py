@@ -4,13 +4,14 @@ Bytes are payload bytes of hidden rows, counted as they are handed over; headers
 One row comes back per (token, FFN choice), so `bytes_received / bytes_if_all_ffn` is exactly the share of choices that
 went to FFN experts: `ffn_choices / choices`. Rows go out once per (token, worker), which is fewer: `bytes_sent`.
 
-Legend: T tokens, K choices, D hidden.
+Legend: T tokens, K choices, D hidden, L layers, N counters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from services.router.dispatch.send import RoutedBatch, SentBatch
@@ -65,16 +66,56 @@ def row_bytes(h_TD: Tensor) -> int:
     return h_TD.shape[1] * h_TD.itemsize
 
 
+# The counters that native code adds to, in its order.
+NATIVE_COUNTS = (
+    "layer_calls",
+    "choices",
+    "ffn_choices",
+    "tokens",
+    "tokens_all_zero",
+    "messages_sent",
+    "rows_sent",
+    "assignments_sent",
+    "bytes_sent",
+    "bytes_received",
+    "bytes_if_all_ffn",
+)
+NATIVE_SECONDS = ("exposed_s", "round_trip_s")
+
+
 @dataclass(frozen=True, slots=True)
 class DispatchStats:
-    """One LayerStats per layer."""
+    """The counters of every layer: what Python has counted, and what native code has."""
 
-    layers: tuple[LayerStats, ...]
+    counted: tuple[LayerStats, ...]  # by Python
+    count_LN: Tensor  # int64, by native code; N are NATIVE_COUNTS
+    seconds_LN: Tensor  # float64, by native code; N are NATIVE_SECONDS
 
     @classmethod
     def of(cls, num_layers: int) -> DispatchStats:
-        return cls(tuple(LayerStats() for _ in range(num_layers)))
+        return cls(
+            tuple(LayerStats() for _ in range(num_layers)),
+            torch.zeros(num_layers, len(NATIVE_COUNTS), dtype=torch.int64),
+            torch.zeros(num_layers, len(NATIVE_SECONDS), dtype=torch.float64),
+        )
+
+    @property
+    def layers(self) -> tuple[LayerStats, ...]:
+        """Each layer's sums up to now."""
+        names = NATIVE_COUNTS + NATIVE_SECONDS
+        rows = zip(self.count_LN.tolist(), self.seconds_LN.tolist(), strict=True)
+        native = (counts + seconds for counts, seconds in rows)
+        return tuple(
+            replace(layer, **{name: getattr(layer, name) + more for name, more in zip(names, values, strict=True)})
+            for layer, values in zip(self.counted, native, strict=True)
+        )
+
+    @property
+    def native_layer_calls(self) -> int:
+        """Layers run by native code, a step's each counted; those included that Python had to finish."""
+        return int(self.count_LN[:, NATIVE_COUNTS.index("layer_calls")].sum())
 
     def total(self) -> LayerStats:
         """Returns the sums over all layers."""
-        return LayerStats(**{f.name: sum(getattr(layer, f.name) for layer in self.layers) for f in fields(LayerStats)})
+        layers = self.layers
+        return LayerStats(**{f.name: sum(getattr(layer, f.name) for layer in layers) for f in fields(LayerStats)})

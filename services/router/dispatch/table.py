@@ -69,6 +69,11 @@ class RoutingTable:
     keys: tuple[Key, ...]  # of the workers
     layers: tuple[LayerReplicas, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Whether every expert has a replica."""
+        return all(layer.complete for layer in self.layers)
+
     @classmethod
     def empty(cls, num_layers: int, num_ffn: int) -> RoutingTable:
         """Returns the table before the first one arrives: no expert has a replica."""

@@ -74,6 +74,11 @@ std::string Client::why_over(int64_t serial) {
   return why;
 }
 
+void Client::touch() {
+  std::lock_guard lock(mutex_);
+  ++generation_;
+}
+
 uint64_t Client::generation() {
   std::lock_guard lock(mutex_);
   return generation_;
@@ -212,7 +217,7 @@ bool Client::pump(int timeout_ms, std::unique_lock<std::mutex>& lock) {
   return ready > 0;
 }
 
-void Client::wait(Exchange& exchange, double timeout_s) {
+Waited Client::wait(Exchange& exchange, double timeout_s) {
   std::unique_lock lock(mutex_);
   waiting_ = true;
   const double began_s = now_s(), until_s = began_s + timeout_s, spin_until_s = began_s + spin_.seconds();
@@ -235,9 +240,9 @@ void Client::wait(Exchange& exchange, double timeout_s) {
   waiting_ = false;
   if (any_ended_) forget_ended();
   // Waking the flusher costs more than a message: only when there is something for it.
-  for (const auto& [serial, session] : sessions_) {
-    if (session->unsent()) return flush_.notify_one();
-  }
+  const auto unsent = [](const auto& each) { return each.second->unsent(); };
+  if (std::any_of(sessions_.begin(), sessions_.end(), unsent)) flush_.notify_one();
+  return {exchange.all_well(), exchange.arrived_s};
 }
 
 void Client::beat(const Exchange& exchange) {

@@ -3,8 +3,6 @@
 // The engine's thread scatters and waits; any thread adds and ends sessions. One mutex guards everything; nobody holds
 // it while asleep. A thread beside them sends on what a socket did not take at once, while the engine computes; while
 // the engine waits, it sleeps.
-//
-// Legend: W workers, R rows of all workers together, A (row, expert) assignments of all workers together.
 #pragma once
 #include <condition_variable>
 #include <memory>
@@ -14,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "scatterer.h"
 #include "session.h"
 #include "spin.h"
 
@@ -25,28 +24,13 @@ struct Exchange {
   size_t used = 0;          // calls of this scatter
   size_t pending = 0;
   double arrived_s = 0;  // when the last call was concluded
-};
 
-// Rows as they are sent: of each row `bytes` from `at + row * bytes`. Two planes are fp8's values and scales.
-struct Plane {
-  const char* at;
-  size_t bytes;
-};
-
-// The arguments of a scatter: the plan of `plan_rows`, and where rows lie and replies go.
-struct Scatter {
-  uint64_t step = 0, epoch = 0;
-  uint32_t layer = 0, deadline_ms = 0, hidden = 0, dtype = 0;
-  std::vector<Plane> planes;
-  size_t workers = 0;
-  const int64_t* serial = nullptr;     // [W]: the workers' sessions; below 0: not sent here
-  const int32_t* row = nullptr;        // [R]: indices into the planes
-  const int32_t* row_count = nullptr;  // [W]
-  const int32_t* row_of = nullptr;     // [A]: indices into its worker's rows
-  const int32_t* expert = nullptr;     // [A]
-  const int32_t* count = nullptr;      // [W]: assignments
-  char* reply = nullptr;               // [A, reply_row_bytes]
-  size_t reply_row_bytes = 0;
+  bool all_well() const {
+    for (size_t i = 0; i < used; ++i) {
+      if (calls[i].outcome != Outcome::kAnswered || !calls[i].finite) return false;
+    }
+    return true;
+  }
 };
 
 struct ClientOptions {
@@ -56,7 +40,7 @@ struct ClientOptions {
   uint32_t reply_dtype = 0;
 };
 
-class Client {
+class Client final : public Scatterer {
  public:
   explicit Client(ClientOptions options);
   ~Client();
@@ -69,16 +53,14 @@ class Client {
   void end(int64_t serial, const char* why);
   // Why a session has ended; empty while it serves.
   std::string why_over(int64_t serial);
-  // Changes whenever a session is added or ends.
-  uint64_t generation();
+  // Changes the generation.
+  void touch();
   size_t sessions();
 
-  // Sends each worker's rows; a session that is over fails its call at once, which `wait` reports.
-  Exchange* scatter(const Scatter& scatter);
-  // Waits until every call is concluded; after `timeout_s` the others are given up and are kLate.
-  void wait(Exchange& exchange, double timeout_s);
-  // Gives an exchange back; what is still pending is given up.
-  void release(Exchange* exchange);
+  uint64_t generation() override;
+  Exchange* scatter(const Scatter& scatter) override;
+  Waited wait(Exchange& exchange, double timeout_s) override;
+  void release(Exchange* exchange) override;
 
  private:
   bool send(Call& call);

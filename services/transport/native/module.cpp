@@ -32,6 +32,7 @@ class Sent {
 
   void wait(double timeout_s) { client_->wait(*exchange_, timeout_s); }
   double arrived_s() const { return exchange_->arrived_s; }
+  bool all_well() const { return exchange_->all_well(); }
 
   // (worker, outcome, status, epoch, message) of each call that brought no usable rows.
   py::list failures() const {
@@ -53,13 +54,6 @@ class Sent {
       if (call.outcome == Outcome::kAnswered && !call.finite) workers.append(call.worker);
     }
     return workers;
-  }
-
-  bool all_well() const {
-    for (size_t i = 0; i < exchange_->used; ++i) {
-      if (exchange_->calls[i].outcome != Outcome::kAnswered || !exchange_->calls[i].finite) return false;
-    }
-    return true;
   }
 
  private:
@@ -99,6 +93,28 @@ std::unique_ptr<Sent> scatter(const std::shared_ptr<Client>& client, uint64_t st
     py::gil_scoped_release released;
     exchange = client->scatter(wanted);
   }
+  return std::make_unique<Sent>(client, exchange, std::move(kept));
+}
+
+// The client's Scatterer, for other extensions; the capsule keeps the client alive.
+py::capsule scatterer(const std::shared_ptr<Client>& client) {
+  py::capsule capsule(static_cast<Scatterer*>(client.get()), kScattererCapsule);
+  auto owner = std::make_unique<std::shared_ptr<Client>>(client);
+  if (PyCapsule_SetContext(capsule.ptr(), owner.get()) ||
+      PyCapsule_SetDestructor(capsule.ptr(), [](PyObject* each) {
+        delete static_cast<std::shared_ptr<Client>*>(PyCapsule_GetContext(each));
+      })) {
+    throw py::error_already_set();
+  }
+  owner.release();
+  return capsule;
+}
+
+// Takes over an exchange that another extension began with this client's Scatterer, from the capsule that owned it.
+std::unique_ptr<Sent> adopt(const std::shared_ptr<Client>& client, const py::capsule& owner, py::object kept) {
+  auto* exchange = static_cast<Exchange*>(PyCapsule_GetPointer(owner.ptr(), kExchangeCapsule));
+  if (!exchange) throw py::error_already_set();
+  if (PyCapsule_SetName(owner.ptr(), kAdoptedCapsule)) throw py::error_already_set();
   return std::make_unique<Sent>(client, exchange, std::move(kept));
 }
 
@@ -207,6 +223,9 @@ void define_client(py::module_& m) {
       .def("why_over", &Client::why_over, Released())
       .def_property_readonly("generation", py::cpp_function(&Client::generation, Released()))
       .def_property_readonly("sessions", py::cpp_function(&Client::sessions, Released()))
+      .def("touch", &Client::touch, Released())
+      .def("scatterer", &scatterer)
+      .def("adopt", &adopt, py::arg("owner"), py::arg("kept"))
       .def("scatter", &scatter);
 }
 

@@ -1,0 +1,103 @@
+from collections.abc import Sequence
+
+from torch import Tensor
+
+BUILD_ID: str
+COUNTS: Sequence[str]
+SECONDS: Sequence[str]
+
+class Attention:
+    def __init__(
+        self,
+        *,
+        norm: Tensor,
+        q_a: Tensor,
+        q_a_norm: Tensor,
+        q_b: Tensor,
+        kv_a: Tensor,
+        kv_a_norm: Tensor,
+        w_uk: Tensor,
+        w_uv: Tensor,
+        o_proj: Tensor,
+        cos_sin: Tensor,
+        norm_eps: float,
+        lora_eps: float,
+        q_scale: float,
+        kv_scale: float,
+        scale: float,
+        latent: int,
+        sink_blocks: int,
+        recent_blocks: int,
+    ) -> None: ...
+
+class Mlp:
+    def __init__(self, gate_up: Tensor, down: Tensor) -> None: ...
+
+class Layer:
+    def __init__(
+        self,
+        *,
+        attention: Sequence[Attention],
+        post_norm: Sequence[Tensor],
+        norm_eps: float,
+        mlp: Sequence[Mlp],
+        classifier: Tensor,
+        bias: Tensor,
+    ) -> None: ...
+
+class Gate:
+    def __init__(self, *, top_k: int, num_ffn: int, scale: float, norm_topk: bool) -> None: ...
+
+class Routes:
+    """A placement table, the sessions with its workers, and the gate's settings."""
+
+    def __init__(
+        self,
+        *,
+        scatterer: object,
+        generation: int,
+        epoch: int,
+        serial: Tensor,
+        replica_offset: Sequence[Tensor],
+        worker: Sequence[Tensor],
+        gate: Gate,
+        drops_zero: bool,
+        dtype: int,
+        timeout_s: float,
+        counts: Tensor,
+        seconds: Tensor,
+    ) -> None: ...
+
+class InFlight:
+    """A layer whose replies have not all come, or are not finite."""
+
+    h: Tensor
+    ids: Tensor
+    weights: Tensor
+    zero: Tensor
+    y: Tensor
+    plan: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    sent_s: float
+    waits_since_s: float
+    def take_exchange(self) -> object: ...
+
+class Outcome:
+    reached: int
+    x: Tensor
+    messages: int
+    interrupted: InFlight | None
+
+class Stack:
+    def __init__(self, layers: Sequence[Layer]) -> None: ...
+    def run(
+        self,
+        first: int,
+        x: Tensor,
+        number: int,
+        positions: Tensor,
+        seq: Tensor,
+        slot_mapping: Tensor,
+        page_table: Tensor,
+        caches: Sequence[Tensor],
+        routes: Routes,
+    ) -> Outcome: ...

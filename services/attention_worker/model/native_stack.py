@@ -1,0 +1,156 @@
+"""Runs the layers of a step in one native call, without Python between the ops; says why where it cannot.
+
+What the exchange with experts needs comes from the dispatcher. A layer whose replies are not all well is finished by
+the dispatcher's own recovery, in Python, and the next layer is native again.
+Legend: T tokens, D hidden, F inner width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caracal_kernels import GateWeights, MlaWeights, is_compiled
+from torch import Tensor
+
+from services.attention_worker.model.interfaces import DispatcherLike, ExchangeLike, ExchangingDispatcher
+from services.attention_worker.model.step import Step
+from services.transport.native_extension import SOURCES as TRANSPORT_SOURCES
+from services.transport.native_extension import why_unavailable
+
+if TYPE_CHECKING:
+    from services.attention_worker._native import Attention, Layer, Routes
+
+NAME = "services.attention_worker._native"
+SOURCES = Path(__file__).parents[1] / "native", TRANSPORT_SOURCES / "scatterer.h"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionWeights:
+    """One attention sublayer."""
+
+    mla: MlaWeights
+    scale: float
+    latent: int
+    blocks: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """Everything of one layer but its experts."""
+
+    attention: Sequence[AttentionWeights]
+    post_norm_D: Sequence[Tensor]
+    norm_eps: float
+    mlp: Sequence[tuple[Tensor, Tensor]]  # gate_up_2FD, down_DF
+    gate: GateWeights
+
+
+@cache
+def unavailable() -> str:
+    """Why layers cannot run natively in this process; empty when they can."""
+    if not is_compiled():
+        return "there are no compiled kernels"
+    return why_unavailable(NAME, "the extension of native layers", *SOURCES)
+
+
+class NativeStack:
+    """The layers of one model, where nothing is `unavailable`. The engine's thread calls `run`."""
+
+    def __init__(self, layers: Sequence[LayerWeights]) -> None:
+        from services.attention_worker import _native
+
+        self._stack = _native.Stack([_layer(weights) for weights in layers])
+        self._routes: tuple[ExchangeLike, Routes] | None = None
+
+    def run(
+        self, first: int, x_TD: Tensor, step: Step, caches: list[Tensor], dispatcher: DispatcherLike
+    ) -> tuple[Tensor, int]:
+        """Runs layers from `first` on; returns x and the next layer to run, `first` itself if none could be run."""
+        exchange = dispatcher.exchange(x_TD) if isinstance(dispatcher, ExchangingDispatcher) else None
+        if exchange is None:
+            return x_TD, first
+        outcome = self._stack.run(
+            first,
+            x_TD,
+            step.number,
+            step.positions_T,
+            step.seq_T,
+            step.slot_mapping_T,
+            step.page_table_SX,
+            caches,
+            self._routes_of(exchange),
+        )
+        exchange.count_calls(outcome.messages)
+        x_TD, interrupted = outcome.x, outcome.interrupted
+        if interrupted is not None:
+            x_TD = exchange.resume(outcome.reached - 1, step, interrupted).finish(x_TD)
+        return x_TD, outcome.reached
+
+    def _routes_of(self, exchange: ExchangeLike) -> Routes:
+        if self._routes is None or self._routes[0] is not exchange:
+            self._routes = exchange, _routes(exchange)
+        return self._routes[1]
+
+
+def _routes(exchange: ExchangeLike) -> Routes:
+    from services.attention_worker import _native
+
+    gate = exchange.gate
+    return _native.Routes(
+        scatterer=exchange.scatterer,
+        generation=exchange.generation,
+        epoch=exchange.epoch,
+        serial=exchange.serial_W,
+        replica_offset=exchange.replica_offset_LF,
+        worker=exchange.replica_worker_L,
+        gate=_native.Gate(top_k=gate.top_k, num_ffn=gate.num_ffn, scale=gate.scale, norm_topk=gate.norm_topk),
+        drops_zero=exchange.drops_zero,
+        dtype=exchange.wire_dtype,
+        timeout_s=exchange.timeout_s,
+        counts=exchange.count_LN,
+        seconds=exchange.seconds_LN,
+    )
+
+
+def _layer(weights: LayerWeights) -> Layer:
+    from services.attention_worker import _native
+
+    return _native.Layer(
+        attention=[_attention(each) for each in weights.attention],
+        post_norm=weights.post_norm_D,
+        norm_eps=weights.norm_eps,
+        mlp=[_native.Mlp(gate_up_2FD, down_DF) for gate_up_2FD, down_DF in weights.mlp],
+        classifier=weights.gate.classifier_GD,
+        bias=weights.gate.bias_G,
+    )
+
+
+def _attention(weights: AttentionWeights) -> Attention:
+    from services.attention_worker import _native
+
+    w = weights.mla
+    sink_blocks, recent_blocks = weights.blocks
+    return _native.Attention(
+        norm=w.norm_D,
+        q_a=w.q_a_QD,
+        q_a_norm=w.q_a_norm_Q,
+        q_b=w.q_b_EQ,
+        kv_a=w.kv_a_LD,
+        kv_a_norm=w.kv_a_norm_C,
+        w_uk=w.w_uk_HCN,
+        w_uv=w.w_uv_HUC,
+        o_proj=w.o_proj_DO,
+        cos_sin=w.cos_sin_MR,
+        norm_eps=w.norm_eps,
+        lora_eps=w.lora_eps,
+        q_scale=w.q_scale,
+        kv_scale=w.kv_scale,
+        scale=weights.scale,
+        latent=weights.latent,
+        sink_blocks=sink_blocks,
+        recent_blocks=recent_blocks,
+    )

@@ -1,0 +1,126 @@
+// The Python module services.attention_worker._native.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "stack.h"
+
+namespace py = pybind11;
+
+namespace caracal::stack {
+namespace {
+
+// Where the routes are given up by a thread without the GIL.
+std::shared_ptr<void> held(py::object object) {
+  return {new py::object(std::move(object)), [](void* owner) {
+            py::gil_scoped_acquire acquired;
+            delete static_cast<py::object*>(owner);
+          }};
+}
+
+std::shared_ptr<Routes> make_routes(const py::capsule& scatterer, uint64_t generation, uint64_t epoch, Tensor serial,
+                                    std::vector<Tensor> replica_offset, std::vector<Tensor> worker, const Gate& gate,
+                                    bool drops_zero, uint32_t dtype, double timeout_s, Tensor counts, Tensor seconds) {
+  auto* at = static_cast<wire::Scatterer*>(PyCapsule_GetPointer(scatterer.ptr(), wire::kScattererCapsule));
+  if (!at) throw py::error_already_set();
+  const auto layers = static_cast<int64_t>(worker.size());
+  TORCH_CHECK(counts.sizes() == at::IntArrayRef({layers, kCounts}) && seconds.sizes() == at::IntArrayRef({layers, kSeconds}),
+              "routes: counters of other sizes than [", layers, ", ", static_cast<int>(kCounts), "] and [", layers, ", ",
+              static_cast<int>(kSeconds), "]");
+  return std::make_shared<Routes>(Routes{held(scatterer), at, generation, epoch, std::move(serial), std::move(replica_offset),
+                                         std::move(worker), gate, drops_zero, dtype, timeout_s, std::move(counts),
+                                         std::move(seconds)});
+}
+
+void release(PyObject* capsule) {
+  auto* routes = static_cast<std::shared_ptr<const Routes>*>(PyCapsule_GetContext(capsule));
+  if (PyCapsule_IsValid(capsule, wire::kExchangeCapsule)) {
+    (*routes)->scatterer->release(static_cast<wire::Exchange*>(PyCapsule_GetPointer(capsule, wire::kExchangeCapsule)));
+  }
+  delete routes;
+}
+
+// The exchange, owned by the capsule until the session's client adopts it.
+py::capsule take_exchange(InFlight& moe) {
+  wire::Exchange* exchange = moe.take_exchange();
+  TORCH_CHECK(exchange, "the exchange was taken before");
+  py::capsule capsule(exchange, wire::kExchangeCapsule);
+  if (PyCapsule_SetContext(capsule.ptr(), new std::shared_ptr<const Routes>(moe.routes)) ||
+      PyCapsule_SetDestructor(capsule.ptr(), release)) {
+    throw py::error_already_set();
+  }
+  return capsule;
+}
+
+Outcome run(const Stack& stack, size_t first, Tensor x, uint64_t number, Tensor positions, Tensor seq, Tensor slot_mapping,
+            Tensor page_table, std::vector<Tensor> caches, const std::shared_ptr<Routes>& routes) {
+  const Step step{number, std::move(positions), std::move(seq), std::move(slot_mapping), std::move(page_table), std::move(caches)};
+  return stack.run(first, std::move(x), step, routes);
+}
+
+void define_weights(py::module_& m) {
+  py::class_<Attention>(m, "Attention")
+      .def(py::init([](Tensor norm, Tensor q_a, Tensor q_a_norm, Tensor q_b, Tensor kv_a, Tensor kv_a_norm, Tensor w_uk, Tensor w_uv,
+                       Tensor o_proj, Tensor cos_sin, double norm_eps, double lora_eps, double q_scale, double kv_scale,
+                       double scale, int64_t latent, int64_t sink_blocks, int64_t recent_blocks) {
+             return Attention{{norm, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, w_uv, o_proj, cos_sin, norm_eps, lora_eps,
+                               q_scale, kv_scale},
+                              scale, latent, sink_blocks, recent_blocks};
+           }),
+           py::kw_only(), py::arg("norm"), py::arg("q_a"), py::arg("q_a_norm"), py::arg("q_b"), py::arg("kv_a"),
+           py::arg("kv_a_norm"), py::arg("w_uk"), py::arg("w_uv"), py::arg("o_proj"), py::arg("cos_sin"), py::arg("norm_eps"),
+           py::arg("lora_eps"), py::arg("q_scale"), py::arg("kv_scale"), py::arg("scale"), py::arg("latent"),
+           py::arg("sink_blocks"), py::arg("recent_blocks"));
+  py::class_<Mlp>(m, "Mlp").def(py::init<Tensor, Tensor>(), py::arg("gate_up"), py::arg("down"));
+  py::class_<Layer>(m, "Layer")
+      .def(py::init([](const std::array<Attention, 2>& attention, const std::array<Tensor, 2>& post_norm, double norm_eps,
+                       const std::array<Mlp, 2>& mlp, Tensor classifier, Tensor bias) {
+             return Layer{{attention[0], attention[1]}, {post_norm[0], post_norm[1]}, norm_eps, {mlp[0], mlp[1]}, classifier, bias};
+           }),
+           py::kw_only(), py::arg("attention"), py::arg("post_norm"), py::arg("norm_eps"), py::arg("mlp"), py::arg("classifier"),
+           py::arg("bias"));
+}
+
+void define_run(py::module_& m) {
+  py::class_<Gate>(m, "Gate").def(py::init<int64_t, int64_t, double, bool>(), py::kw_only(), py::arg("top_k"), py::arg("num_ffn"),
+                                  py::arg("scale"), py::arg("norm_topk"));
+  py::class_<Routes, std::shared_ptr<Routes>>(m, "Routes")
+      .def(py::init(&make_routes), py::kw_only(), py::arg("scatterer"), py::arg("generation"), py::arg("epoch"), py::arg("serial"),
+           py::arg("replica_offset"), py::arg("worker"), py::arg("gate"), py::arg("drops_zero"), py::arg("dtype"),
+           py::arg("timeout_s"), py::arg("counts"), py::arg("seconds"));
+  py::class_<InFlight, std::shared_ptr<InFlight>>(m, "InFlight")
+      .def_readonly("h", &InFlight::h)
+      .def_readonly("ids", &InFlight::ids)
+      .def_readonly("weights", &InFlight::weights)
+      .def_readonly("zero", &InFlight::zero)
+      .def_readonly("y", &InFlight::y)
+      .def_property_readonly("plan", [](const InFlight& moe) {
+        return std::make_tuple(moe.row, moe.row_count, moe.row_of, moe.expert, moe.count, moe.reply_index);
+      })
+      .def_readonly("sent_s", &InFlight::sent_s)
+      .def_readonly("waits_since_s", &InFlight::waits_since_s)
+      .def("take_exchange", &take_exchange);
+  py::class_<Outcome>(m, "Outcome")
+      .def_readonly("reached", &Outcome::reached)
+      .def_readonly("x", &Outcome::x)
+      .def_readonly("messages", &Outcome::messages)
+      .def_readonly("interrupted", &Outcome::interrupted);
+  py::class_<Stack>(m, "Stack")
+      .def(py::init<std::vector<Layer>>(), py::arg("layers"))
+      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"), py::arg("positions"),
+           py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("caches"), py::arg("routes"));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "An attention worker's layers, run without Python.";
+  define_weights(m);
+  define_run(m);
+  m.attr("COUNTS") = py::cast(kCountNames);
+  m.attr("SECONDS") = py::cast(kSecondsNames);
+  m.attr("BUILD_ID") = CARACAL_BUILD_ID;
+}
+
+}  // namespace caracal::stack

@@ -1,0 +1,54 @@
+// The layers of a model, run one after another without Python: what services/attention_worker/model/model.py does for
+// one layer, in its order.
+//
+// Legend: T tokens, D hidden, S rows of the page table, X pages of a row, P pages, I positions of a page.
+#pragma once
+#include "in_flight.h"
+
+namespace caracal::stack {
+
+struct Attention {
+  MlaWeights weights;
+  double scale;
+  int64_t latent, sink_blocks, recent_blocks;
+};
+
+struct Mlp {
+  Tensor gate_up, down;
+};
+
+struct Layer {
+  Attention attention[2];
+  Tensor post_norm[2];
+  double norm_eps;
+  Mlp mlp[2];
+  Tensor classifier, bias;
+};
+
+// A step's tokens, and where their latents are.
+struct Step {
+  uint64_t number;
+  Tensor positions, seq, slot_mapping;  // [T]
+  Tensor page_table;                    // [S, X]
+  std::vector<Tensor> caches;           // of each sublayer [P, I, latent and rope]
+};
+
+struct Outcome {
+  size_t reached;                         // the layer to go on with
+  Tensor x;                               // [T, D] before it; where a layer was interrupted, that layer's residual
+  int64_t messages = 0;                   // sent
+  std::shared_ptr<InFlight> interrupted;  // the layer before `reached`, whose replies are not all well
+};
+
+class Stack {
+ public:
+  explicit Stack(std::vector<Layer> layers) : layers_(std::move(layers)) {}
+  // Runs the layers from `first` on. It ends early before a layer when the routes hold no longer, and in a layer when
+  // its replies have not all come, or are not finite.
+  Outcome run(size_t first, Tensor x, const Step& step, const std::shared_ptr<const Routes>& routes) const;
+
+ private:
+  const std::vector<Layer> layers_;
+};
+
+}  // namespace caracal::stack
