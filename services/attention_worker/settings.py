@@ -78,6 +78,7 @@ class AttentionSettings(WorkerSettings):
         return (self.max_itl_ms or (GPU_ITL_MS if self.on_gpu else CPU_ITL_MS)) / 1000
 
     def validate(self) -> None:
+        super().validate()
         if self.max_running > self.step_tokens:
             raise self.invalid(
                 "max_running", self.max_running, f"must not exceed CARACAL_MAX_BATCH_TOKENS, {self.step_tokens}"

@@ -23,6 +23,7 @@ from services.attention_worker.table_follower import TableFollower
 from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.cores import run_on
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -47,7 +48,10 @@ class AttentionWorker:
         self._settings, self._numerics = settings, loaded.numerics
         p2p = p2p_options(settings, config, loaded.model.device)
         native = NativeOptions(
-            p2p.dtype, p2p.dispatch_dtype, NativeStats(), spin_s=spin_s(settings.spin_us, usable_cores())
+            p2p.dtype,
+            p2p.dispatch_dtype,
+            NativeStats(),
+            spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
         )
         self._identity = Identity(
             worker_id=settings.identity,
@@ -122,8 +126,9 @@ class AttentionWorker:
         await self._membership.close()
 
     def _run_engine(self) -> None:
-        if self._settings.threads:
-            torch.set_num_threads(self._settings.threads)  # OpenMP keeps this number per thread
+        run_on(self._settings.core_set)
+        if self._settings.kernel_threads:
+            torch.set_num_threads(self._settings.kernel_threads)  # OpenMP keeps this number per thread
         try:
             self._engine.run()
         finally:

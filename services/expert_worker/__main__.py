@@ -38,8 +38,8 @@ def main() -> None:
     try:
         settings = ExpertSettings.from_env()
         configure_logging("expert", settings.identity, settings.log_level)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if settings.kernel_threads:
+            torch.set_num_threads(settings.kernel_threads)
         checkpoint = Checkpoint.open(settings.model)
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))

@@ -11,6 +11,7 @@ import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc
 
 from services.expert_worker.service import ExpertService
+from services.process.cores import run_on
 from services.process.grpc_server import KEEPALIVE_OPTIONS, ThreadedGrpcServer
 
 SERVICE = expert_pb2.DESCRIPTOR.services_by_name["Expert"].full_name
@@ -29,11 +30,16 @@ OPTIONS = (
 class ExpertServer(ThreadedGrpcServer):
     """It is NOT_SERVING until `set_ready` says otherwise."""
 
-    def __init__(self, service: ExpertService, max_sessions: int) -> None:
+    def __init__(self, service: ExpertService, max_sessions: int, cores: frozenset[int] = frozenset()) -> None:
+        """`cores`: where calls are computed, also those of native sessions, whose threads are started by a call."""
         calls = 2 * max_sessions + SPARE_CALLS  # a session, and now and then the rendezvous of its P2P group
-        # OpenMP keeps its number of threads per calling thread.
         threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(calls, "session", initializer=torch.set_num_threads, initargs=(threads,))
+
+        def prepare_thread() -> None:
+            run_on(cores)
+            torch.set_num_threads(threads)  # OpenMP keeps this number per thread
+
+        pool = ThreadPoolExecutor(calls, "session", initializer=prepare_thread)
         super().__init__(
             SERVICE, lambda server: expert_pb2_grpc.add_ExpertServicer_to_server(service, server), pool, calls, OPTIONS
         )

@@ -60,7 +60,7 @@ class ExpertWorker:
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
         )
         self._service.native = self._native = self._native_server(device)
-        self._server = ExpertServer(self._service, settings.max_sessions)
+        self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._readiness = Readiness(self._state, self._membership)
         self._address = self._metrics_address = ""
@@ -101,7 +101,7 @@ class ExpertWorker:
             reachable_host=settings.reachable_host,
             port=settings.native_port,
             max_sessions=settings.max_sessions,
-            spin_s=spin_s(settings.spin_us, usable_cores()),
+            spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
             direct=device.type == "cpu" and is_compiled(),
         )
 

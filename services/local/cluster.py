@@ -21,6 +21,7 @@ from services.local.settings import MAX_WORKERS, SCALED, LocalSettings
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
 from services.process.children import Child
+from services.process.cores import format_cores, own_cores
 
 log = structlog.get_logger(__name__)
 
@@ -187,11 +188,11 @@ class LocalCluster:
             "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # open streams then get an error event, before GRACE_S is over
         }
         command = [sys.executable, "-m", MODULES[role]]
-        child = children.start(name, command, self.directory / f"{name}.log", environment)
         settings = self.settings
         if int(number) < {"attention": settings.attention, "expert": settings.expert}.get(role, 0):
-            child.pin_to(cores_of(role, settings.attention_ranks, settings.expert, children.available_cores()))
-        return child
+            cores = cores_of(role, settings.attention_ranks, settings.expert, sorted(own_cores()))
+            environment["CARACAL_CORES"] = format_cores(cores)
+        return children.start(name, command, self.directory / f"{name}.log", environment)
 
     def _fail_on_dead_child(self) -> None:
         for child in self.children.values():

@@ -1,4 +1,4 @@
-"""Chooses the cores that a role's workers run on.
+"""Chooses the cores that a role's workers compute on.
 
 Without pinning, the scheduler puts two processes that wake each other onto one core: an attention and an expert worker
 then take turns instead of overlapping (figures in docs/decisions).

@@ -38,11 +38,6 @@ class Child:
         if self.alive:
             self.process.send_signal(number)
 
-    def pin_to(self, cores: frozenset[int]) -> None:
-        """Pins the process and its children to `cores`, where the system can do that."""
-        if hasattr(os, "sched_setaffinity") and self.alive:
-            os.sched_setaffinity(self.pid, cores)
-
     def last_log_line(self) -> str:
         """Why it ended, from its log: its last line with the prefix "caracal: " if there is one, else its last line."""
         with self.log.open("rb") as file:
@@ -66,11 +61,6 @@ def start(name: str, command: list[str], log: Path, environment: Mapping[str, st
             start_new_session=True,
         )
     return Child(name, process, log)
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use, ascending."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def end(children: Iterable[Child], grace_s: float) -> None:

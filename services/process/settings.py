@@ -14,6 +14,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from services.process.cores import format_cores, own_cores, parse_cores
+
 PREFIX = "CARACAL_"
 
 
@@ -161,6 +163,9 @@ class WorkerSettings(ServiceSettings):
     )
     device: str = setting("where weights lie and kernels run: cpu, cuda (the first GPU) or cuda:N", "cpu")
     threads: int = setting("threads of the kernels; 0 = torch's choice", 0, minimum=0)
+    cores: str = setting(
+        "cores for the threads that compute, like 0-3,6; the others, which serve clients, run on any. Empty = any", ""
+    )
     spin_us: int = setting(
         "microseconds a native session polls before it sleeps; 0, or a CPU limit below one core, sleeps at once",
         100,
@@ -172,3 +177,21 @@ class WorkerSettings(ServiceSettings):
         "",
         one_of=("fp8", ""),
     )
+
+    @property
+    def core_set(self) -> frozenset[int]:
+        """The cores for the threads that compute; empty = any."""
+        return parse_cores(self.cores)
+
+    @property
+    def kernel_threads(self) -> int:
+        """Threads of the kernels; 0 = torch's choice."""
+        return self.threads or len(self.core_set)
+
+    def validate(self) -> None:
+        try:
+            strangers = parse_cores(self.cores) - own_cores()
+        except ValueError as error:
+            raise self.invalid("cores", self.cores, str(error)) from None
+        if strangers:
+            raise self.invalid("cores", self.cores, f"this process may not use {format_cores(frozenset(strangers))}")

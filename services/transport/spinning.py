@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from services.process.cores import own_cores
 
 CGROUP_QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 PERIOD_US = 100_000  # of a cgroup of version 1, unless it says otherwise
@@ -14,9 +15,9 @@ def spin_s(wanted_us: int, cores: float) -> float:
     return wanted_us / 1e6 if cores >= 1 else 0.0
 
 
-def usable_cores() -> float:
-    """The cores that this process may use: its affinity, and the CPU limit of its container."""
-    cores = float(len(os.sched_getaffinity(0)))
+def usable_cores(chosen: frozenset[int] = frozenset()) -> float:
+    """The cores that a thread may use: those `chosen` for it, or its affinity; and the CPU limit of its container."""
+    cores = float(len(chosen or own_cores()))
     for path in CGROUP_QUOTAS:
         try:
             quota = _quota(path.read_text().split())

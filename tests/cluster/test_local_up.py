@@ -17,6 +17,7 @@ import pytest
 from support.tiny_checkpoint import make_checkpoint
 
 from services.cli.up import usage
+from services.local.cores import cores_of
 from services.local.settings import DEFAULT_MODEL
 
 pytestmark = pytest.mark.processes
@@ -75,6 +76,20 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def check_cores(parent: int) -> None:
+    """Threads that compute keep to their role's cores, those that serve clients may run on any."""
+    cores = sorted(os.sched_getaffinity(0))
+    found = {}
+    for child in psutil.Process(parent).children():
+        role = child.environ().get("CARACAL_WORKER_ID", "")
+        affinities = {frozenset(os.sched_getaffinity(thread.id)) for thread in child.threads()}
+        found[role] = affinities
+    if len(cores) >= 2:
+        for role in ("attention", "expert"):
+            assert found[f"{role}-0"] == {frozenset(cores), cores_of(role, 1, 1, cores)}
+    assert found["router-0"] == {frozenset(cores)}
+
+
 def test_a_user_starts_asks_scales_and_stops(user: dict[str, str], model: Path) -> None:
     with up(user, "--model", str(model), "--port", "0", "--dtype", "float32") as process:
         output = lines_until(process, "Ctrl-C stops everything")
@@ -90,6 +105,7 @@ def test_a_user_starts_asks_scales_and_stops(user: dict[str, str], model: Path) 
         first, second = command(user, *ask), command(user, *ask)
         assert first.returncode == 0, first.stderr
         assert first.stdout == second.stdout
+        check_cores(process.pid)
 
         scaled = command(user, "scale", "expert=2")
         assert scaled.returncode == 0, scaled.stderr

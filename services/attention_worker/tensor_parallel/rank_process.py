@@ -22,6 +22,7 @@ from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.rank0 import shared_ranks
 from services.attention_worker.tensor_parallel.step_codec import unpack
 from services.checkpoint.errors import CheckpointError
+from services.process.cores import run_on
 from services.process.lifecycle import exit_with_error
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
@@ -54,8 +55,9 @@ def main() -> None:
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", f"{settings.identity}.{rank}", settings.log_level)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        run_on(settings.core_set)
+        if settings.kernel_threads:
+            torch.set_num_threads(settings.kernel_threads)
         follow(settings, Shard(rank, settings.tp), Channel(socket.socket(fileno=descriptor)), folder)
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))
