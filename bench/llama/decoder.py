@@ -52,9 +52,7 @@ class Model:
         self._quiet = llama.llama_log_callback(lambda level, text, user: None)  # kept: C holds its address
         llama.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama.llama_backend_init()
-        self.handle: Any = llama.llama_model_load_from_file(
-            str(path).encode(), llama.llama_model_default_params()
-        )
+        self.handle: Any = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
         if not self.handle:
             raise LlamaFailed(f"llama.cpp does not load {path}")
         self.vocabulary: int = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.handle))

@@ -5,7 +5,7 @@ experts and a shared expert as wide as the dense FFN. Its top-k is the number of
 on average. Weights are random. `python -m bench.llama.twin CONFIG.json OUT.gguf`
 
 Legend: D hidden, H heads, Q and C ranks of queries and latent, N and R key values without and with rope, V value
-values, F dense FFN, I expert FFN, E experts.
+values, F dense FFN, X expert FFN, E experts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def metadata(c: ModelConfig) -> dict[str, int | float]:
 
 def weights(c: ModelConfig) -> Iterator[Weight]:
     """Every tensor, in the order of the file."""
-    D, F, I, E = c.hidden_size, c.ffn_hidden_size, c.expert_ffn_hidden_size, c.n_routed_experts
+    D, F, X, E = c.hidden_size, c.ffn_hidden_size, c.expert_ffn_hidden_size, c.n_routed_experts
     yield Weight("output.weight", (c.vocab_size, D), exact=False)
     yield Weight("token_embd.weight", (c.vocab_size, D), exact=False)
     for block in range(2 * c.num_layers):
@@ -98,7 +98,7 @@ def weights(c: ModelConfig) -> Iterator[Weight]:
             yield from _ffn(prefix, "", (), F, D)
             continue
         yield Weight(f"{prefix}ffn_gate_inp.weight", (E, D), exact=True)
-        yield from _ffn(prefix, "_exps", (E,), I, D)
+        yield from _ffn(prefix, "_exps", (E,), X, D)
         yield from _ffn(prefix, "_shexp", (), F, D)
     yield Weight("output_norm.weight", (D,), exact=True)
 
