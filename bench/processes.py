@@ -22,7 +22,8 @@ from services.process.children import available_cores
 from services.transport.native_extension import unavailable
 
 REPO = Path(__file__).resolve().parent.parent
-PATH = os.pathsep.join(str(REPO / part) for part in ("", "kernels", "proto"))
+_OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
+PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.llama.decoder import FLASH_ATTENTION, Decoder, LlamaFailed, Model, Options, about
 
-TRIAL_STEPS, TRIALS = 16, 5
+TRIAL_STEPS, TRIALS = 16, 3
 CANDIDATES = [Options(flash, unified) for flash, unified in product(FLASH_ATTENTION, (False, True))]
 
 
