@@ -22,6 +22,7 @@ from caracal_proto import expert_pb2
 
 CHUNK = 1 << 18
 CALLS = 64  # at once
+NO_DEADLINE_S = 1e6  # a call without a deadline says that some centuries are left, which a timeout cannot hold
 OPEN, SESSION = "/caracal.Expert/Open", "/caracal.Expert/Session"
 NOT_HERE = "not-here"  # no unix socket has this name
 
@@ -61,7 +62,8 @@ class Forwarder(grpc.GenericRpcHandler):
 
     def _forward(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         start: Any = self._channel.stream_stream(method)
-        call = start(requests, timeout=context.time_remaining())
+        left_s = context.time_remaining()
+        call = start(requests, timeout=left_s if left_s < NO_DEADLINE_S else None)
         context.add_callback(call.cancel)
         replies = Delayed(self._delay_s if method == SESSION else 0.0)
         threading.Thread(target=_read, args=(call, replies), daemon=True).start()
@@ -120,12 +122,16 @@ def _shut(ends: tuple[socket.socket, socket.socket]) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
-def main() -> None:
-    listen, target, delay_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
+def serve(listen: str, target: str, delay_s: float) -> grpc.Server:
+    """Starts the proxy; addresses are host:port. Stop it."""
     server = grpc.server(ThreadPoolExecutor(CALLS), handlers=[Forwarder(listen, target, delay_s)])
     server.add_insecure_port(listen)
     server.start()
-    server.wait_for_termination()
+    return server
+
+
+def main() -> None:
+    serve(sys.argv[1], sys.argv[2], float(sys.argv[3])).wait_for_termination()
 
 
 if __name__ == "__main__":
