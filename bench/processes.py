@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,8 @@ class BaselineProcess:
 
     def close(self) -> None:
         assert self._child.stdin
-        self._child.stdin.close()
+        with suppress(BrokenPipeError):  # it has exited, and a request was still on its way
+            self._child.stdin.close()
         try:
             self._child.wait(20)
         except subprocess.TimeoutExpired:

@@ -119,9 +119,10 @@ class Decoder:
 
 def about() -> dict[str, str]:
     """Versions, and what the library was compiled for."""
-    library = Path(llama.llama_cpp._lib._name).resolve()
+    folder = Path(llama.llama_cpp._lib._name).parent
+    longest = (max(folder.glob(f"{name}.so*"), key=lambda path: len(path.name)) for name in ("libllama", "libggml"))
     return {
         "llama-cpp-python": str(llama.__version__),
-        "library": library.name,
+        "with": ", ".join(path.name for path in longest),
         "compiled for": llama.llama_print_system_info().decode().strip(" |"),
     }
