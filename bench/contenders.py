@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.cpu_time import CpuTime
 from bench.load import Load, run_load
 from bench.processes import BaselineProcess, Cluster
 
@@ -34,14 +35,18 @@ def prompts(count: int, vocabulary: int, length: int = PROMPT_TOKENS) -> list[li
     return [[generator.randrange(10, vocabulary) for _ in range(length)] for _ in range(count)]
 
 
-def load(target: Cluster, batch: list[list[int]], new_tokens: int = NEW_TOKENS) -> Load:
+def load(target: Cluster, batch: list[list[int]], new_tokens: int = NEW_TOKENS, cpu: CpuTime | None = None) -> Load:
     """Sends the prompts at once over HTTP and follows all streams to their ends. Raises BadAnswer."""
-    return asyncio.run(run_load(target.url, MODEL, batch, new_tokens))
+    if cpu is None:
+        return asyncio.run(run_load(target.url, MODEL, batch, new_tokens))
+    found = asyncio.run(run_load(target.url, MODEL, batch, new_tokens, cpu.start))
+    cpu.stop(found.decode_steps)
+    return found
 
 
-def over_http(target: Cluster) -> Contender:
+def over_http(target: Cluster, cpu: CpuTime | None = None) -> Contender:
     def measure(batch: list[list[int]]) -> Speed:
-        found = load(target, batch)
+        found = load(target, batch, NEW_TOKENS, cpu)
         return Speed(found.tokens_per_second, len(batch) / found.inter_token_seconds)
 
     return measure

@@ -1,4 +1,4 @@
-"""CPU time by process: what a step costs each of a cluster's processes, and the client that loads it."""
+"""CPU time by process: what a decode step costs each of a cluster's processes, and the client that loads it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ CLIENT = "client"
 
 
 class CpuTime:
-    """Sums of seconds by role, of the times between `start` and `stop`."""
+    """Seconds of CPU by role, summed over the decode steps of several loads."""
 
     def __init__(self, target: Cluster) -> None:
         self._processes = {role: [psutil.Process(pid) for pid in pids] for role, pids in target.pids.items()}
+        self._seconds = dict.fromkeys([*self._processes, CLIENT], 0.0)
+        self._steps = 0
         self._before: dict[str, float] = {}
-        self.seconds = dict.fromkeys([*self._processes, CLIENT], 0.0)
 
     def start(self) -> None:
+        """To be called when every stream of a load has its first token."""
         self._before = self._now()
 
-    def stop(self) -> None:
+    def stop(self, steps: int) -> None:
+        """To be called at the end of that load, with its decode steps."""
+        self._steps += steps
         for role, now in self._now().items():
-            self.seconds[role] += now - self._before[role]
+            self._seconds[role] += now - self._before[role]
+
+    def ms_per_step(self) -> dict[str, float]:
+        """Milliseconds that a decode step has cost, by role."""
+        return {role: 1e3 * seconds / self._steps for role, seconds in self._seconds.items()}
 
     def _now(self) -> dict[str, float]:
         """A process's times are whole ticks of 10 ms: only sums over many steps mean something."""

@@ -31,11 +31,6 @@ def scrape(target: Cluster) -> dict[str, float]:
     return {name: float(value) for name, value in samples}
 
 
-def steps_of(target: Cluster) -> float:
-    """Steps that the engine has run."""
-    return scrape(target)["caracal_engine_steps_total"]
-
-
 def per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:
     """(exposed, round trip) seconds per step between two scrapes, for each layer."""
     steps = after["caracal_engine_steps_total"] - before["caracal_engine_steps_total"]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from bench.contenders import Contender, Speed, median, over_http, prompts, streams_of, take_turns
 from bench.cpu_time import CpuTime
-from bench.metrics import steps_of
 from bench.processes import Cluster
 from bench.row import Row, goal_of, shown
 
@@ -35,25 +34,11 @@ def measure(
     for streams in STREAMS:
         batch = prompts(streams, vocabulary)
         cpu = CpuTime(target)
-        contenders = {HTTP: _timed(over_http(target), cpu), **baselines}
-        take_turns(contenders, batch, 1)
-        cpu.seconds = dict.fromkeys(cpu.seconds, 0.0)
-        before = steps_of(target)
-        found[streams] = take_turns(contenders, batch, rounds * repeats[streams])
-        steps = steps_of(target) - before
-        costs += cpu_rows(cpu, steps, streams)
+        take_turns({HTTP: over_http(target), **baselines}, batch, 1)
+        found[streams] = take_turns({HTTP: over_http(target, cpu), **baselines}, batch, rounds * repeats[streams])
+        costs += cpu_rows(cpu.ms_per_step(), streams)
     speeds = {streams: {name: median(each) for name, each in by_name.items()} for streams, by_name in found.items()}
     return speed_rows(speeds, found) + ratio_rows(speeds) + tax_rows(speeds) + costs
-
-
-def _timed(contender: Contender, cpu: CpuTime) -> Contender:
-    def measure(batch: list[list[int]]) -> Speed:
-        cpu.start()
-        speed = contender(batch)
-        cpu.stop()
-        return speed
-
-    return measure
 
 
 Speeds = Mapping[int, Mapping[str, Speed]]
@@ -137,16 +122,16 @@ def tax_rows(speeds: Speeds) -> list[Row]:
     return rows
 
 
-def cpu_rows(cpu: CpuTime, steps: float, streams: int) -> list[Row]:
-    """Milliseconds of CPU that an engine step costs each process; prompts' steps are among them."""
+def cpu_rows(ms_per_step: Mapping[str, float], streams: int) -> list[Row]:
+    """Milliseconds of CPU that a decode step costs each process."""
     return [
         Row(
             role.replace("_", " "),
-            1e3 * seconds / steps,
+            spent,
             "ms",
-            section="CPU time of a step, by process",
+            section="CPU time of a decode step, by process",
             column=streams_of(streams),
             key=f"cpu/{role}/{streams}",
         )
-        for role, seconds in cpu.seconds.items()
+        for role, spent in ms_per_step.items()
     ]

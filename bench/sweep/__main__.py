@@ -20,7 +20,6 @@ from bench.checkpoints import CONFIGS, MODELS, console, make
 from bench.contenders import load, prompts
 from bench.cpu_time import CpuTime
 from bench.main import RESULTS
-from bench.metrics import steps_of
 from bench.processes import REPO, Cluster, best_link, cluster
 from bench.report import machine
 from bench.sweep.axes import AXES, Axis, Point
@@ -29,7 +28,6 @@ from services.checkpoint.reader import Checkpoint
 
 PLOT = REPO / "docs" / "scaling.png"
 CONFIG = CONFIGS / "bench-sweep.json"
-NEW_TOKENS = 64
 
 
 def checkpoint_of(point: Point) -> Checkpoint:
@@ -45,14 +43,13 @@ Clusters = dict[tuple[Path, int], Cluster]  # by checkpoint and number of expert
 
 
 def measure(axis: Axis, rounds: int, directory: Path, running: Clusters) -> list[dict[str, Any]]:
-    """The figures of every point: latency in ms, tokens per second, and ms of CPU per step by process.
+    """The figures of every point: latency in ms, tokens per second, and ms of CPU per decode step by process.
 
     Clusters that are not among the `running` ones are started for this axis.
     """
     checkpoints = {point: checkpoint_of(point) for point in axis.points}
     clusters = dict(running)
     latencies: dict[Point, list[float]] = {point: [] for point in axis.points}
-    steps = dict.fromkeys(axis.points, 0.0)
     with ExitStack() as stack:
         for point in axis.points:
             wanted = checkpoints[point].path, point.workers
@@ -65,19 +62,15 @@ def measure(axis: Axis, rounds: int, directory: Path, running: Clusters) -> list
             for point, target in used.items():
                 batch = prompts(point.streams, checkpoints[point].config.vocab_size, point.context)
                 if turn == 0:
-                    load(target, batch, NEW_TOKENS)
+                    load(target, batch)
                     continue
-                before = steps_of(target)
-                cpu[point].start()
-                latencies[point].append(1e3 * load(target, batch, NEW_TOKENS).inter_token_seconds)
-                cpu[point].stop()
-                steps[point] += steps_of(target) - before
+                latencies[point].append(1e3 * load(target, batch, cpu=cpu[point]).inter_token_seconds)
     return [
         {
             "at": axis.at(point),
             "inter_token_ms": (latency := statistics.median(latencies[point])),
             "tokens_per_s": 1e3 * point.streams / latency,
-            "cpu_ms_per_step": {role: 1e3 * used_s / steps[point] for role, used_s in cpu[point].seconds.items()},
+            "cpu_ms_per_step": cpu[point].ms_per_step(),
             "turns_ms": latencies[point],
             "point": asdict(point),
         }
