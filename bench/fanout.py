@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import structlog
 import torch
 from caracal_proto import placement_pb2
 
+from bench.compiled import REPO, CannotMeasure, build
 from services.router.dispatch.expert_workers import ExpertWorkerPool
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.moe_handle import MoEHandle, Timeouts
@@ -34,7 +34,6 @@ from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.send import RoutedBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
 
-REPO = Path(__file__).resolve().parents[1]
 SESSIONS = (1, 4, 16, 64, 128)
 HIDDEN = 6144  # 12 KiB a row in bfloat16
 MESSAGES = 20_000  # of each measurement of the core; of a link, a tenth
@@ -44,22 +43,11 @@ TRANSPORTS, WAITS = ("tcp", "unix"), ("sleep", "spin")
 LINKS = ("grpc", "native")
 
 
-class CannotMeasure(RuntimeError):
-    """What is missing on this machine, in one line."""
-
-
 def build_core(folder: Path) -> Path:
     """Compiles the measuring program. Raises CannotMeasure."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        raise CannotMeasure("there is no C++ compiler")
     core = REPO / "services" / "transport" / "native"
-    sources = [str(source) for source in core.glob("*.cpp") if not source.name.startswith("module")]
-    program = folder / "fanout"
-    flags = ["-std=c++20", "-O3", "-Wno-restrict", "-pthread", f"-I{core}"]
-    command = [compiler, *flags, str(REPO / "bench" / "native" / "fanout.cpp"), *sources, "-o", str(program)]
-    subprocess.run(command, check=True)
-    return program
+    sources = [source for source in core.glob("*.cpp") if not source.name.startswith("module")]
+    return build("fanout", folder, ["-Wno-restrict", f"-I{core}"], sources)
 
 
 def measure_core(program: Path, sessions: int, messages: int, rounds: int) -> dict[str, Any]:

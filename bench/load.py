@@ -6,6 +6,7 @@ It shares the cores with the processes that it measures, so it parses as little 
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -20,11 +21,15 @@ class Stream:
     tokens: int = 0  # by the server's usage
 
 
-@dataclass(frozen=True)
+@dataclass
 class Load:
-    """Concurrent streams, and their throughput and latency."""
+    """Concurrent streams, and their throughput and latency.
+
+    `decode_steps` counts the steps after every stream has had its first token: those of the stream that was last.
+    """
 
     streams: list[Stream]
+    decode_steps: int = 0
 
     @property
     def seconds(self) -> float:
@@ -44,8 +49,15 @@ class BadAnswer(RuntimeError):
     """The server did not send a complete stream."""
 
 
-async def follow(url: str, body: dict[str, object], stream: Stream) -> None:
-    """Sends a streaming completion and fills `stream` as it goes; a cancel closes the connection. Raises BadAnswer."""
+def nothing() -> None:
+    """For callers that want no call."""
+
+
+async def follow(url: str, body: dict[str, object], stream: Stream, on_first: Callable[[], None] = nothing) -> None:
+    """Sends a streaming completion and fills `stream` as it goes; calls `on_first` after its first token.
+
+    A cancel closes the connection. Raises BadAnswer.
+    """
     parts = urlsplit(url)
     assert parts.hostname
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
@@ -66,6 +78,8 @@ async def follow(url: str, body: dict[str, object], stream: Stream) -> None:
                 usage = line[6:]
             elif b'"usage":{' in line or b'"text":' in line:
                 stream.token_times.append(time.perf_counter())
+                if len(stream.token_times) == 1:
+                    on_first()
         stream.finished = time.perf_counter()
         if not usage:
             raise BadAnswer("the stream ended without its usage")
@@ -87,11 +101,27 @@ def completion(model: str, prompt: list[int], new_tokens: int) -> dict[str, obje
     }
 
 
-async def run_load(url: str, model: str, prompts: list[list[int]], new_tokens: int) -> Load:
-    """Sends all prompts at once, greedy, with exactly `new_tokens` each. Raises BadAnswer when one fails."""
+async def run_load(
+    url: str, model: str, prompts: list[list[int]], new_tokens: int, on_decode: Callable[[], None] = nothing
+) -> Load:
+    """Sends all prompts at once, greedy, with exactly `new_tokens` each; calls `on_decode` when all have a first token.
+
+    Raises BadAnswer when one fails.
+    """
     load = Load([Stream(time.perf_counter()) for _ in prompts])
-    bodies = [completion(model, prompt, new_tokens) for prompt in prompts]
-    await asyncio.gather(*(follow(url, body, stream) for body, stream in zip(bodies, load.streams, strict=True)))
+
+    def on_first() -> None:
+        received = [len(stream.token_times) for stream in load.streams]
+        if all(received):
+            load.decode_steps = new_tokens - min(received)
+            on_decode()
+
+    await asyncio.gather(
+        *(
+            follow(url, completion(model, prompt, new_tokens), stream, on_first)
+            for prompt, stream in zip(prompts, load.streams, strict=True)
+        )
+    )
     short = [s.tokens for s in load.streams if s.tokens != new_tokens]
     if short:
         raise BadAnswer(f"asked for {new_tokens} tokens, got {short}")

@@ -1,6 +1,8 @@
 """The baseline of the distribution tax: the engine with local links in one process.
 
-Reads lines of `{"prompts": [[id, ...], ...], "new_tokens": n}`; answers `{"inter_token_s": s, "tokens_per_s": r}`.
+`python -m bench.local_engine MODEL THREADS`: the engine's thread and that of the experts compute with so many each.
+Reads lines of `{"prompts": [[id, ...], ...], "new_tokens": n}`; answers
+`{"tokens": n, "seconds": s, "inter_token_s": s}`.
 """
 
 import json
@@ -15,6 +17,7 @@ from caracal_proto import placement_pb2
 from services.attention_worker.engine.engine import Engine, EngineLimits
 from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
 from services.attention_worker.model.model import load_model
+from services.attention_worker.settings import CPU_BATCH_TOKENS
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.local.in_process_link import LocalLink
@@ -45,7 +48,9 @@ def build(directory: Path) -> Engine:
     everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
     dispatcher.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
-    limits = EngineLimits(num_pages=512, page_size=64, max_batch_tokens=512, max_running=64, max_model_len=2048)
+    limits = EngineLimits(
+        num_pages=512, page_size=64, max_batch_tokens=CPU_BATCH_TOKENS, max_running=64, max_model_len=2048
+    )
     return Engine(load_model(checkpoint, dtype, lambda done, total: None), dispatcher, limits, frozenset())
 
 
@@ -59,13 +64,19 @@ def measure(engine: Engine, prompts: list[list[int]], new_tokens: int) -> dict[s
         stream.ended.wait()
     seconds = time.perf_counter() - start
     between = sum(s.times[-1] - s.times[0] for s in streams) / sum(len(s.times) - 1 for s in streams)
-    return {"inter_token_s": between, "tokens_per_s": len(prompts) * new_tokens / seconds}
+    return {"tokens": len(prompts) * new_tokens, "seconds": seconds, "inter_token_s": between}
+
+
+def run(engine: Engine, threads: int) -> None:
+    torch.set_num_threads(threads)  # OpenMP keeps this number per thread
+    engine.run()
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    threads = int(sys.argv[2])
+    torch.set_num_threads(threads)
     engine = build(Path(sys.argv[1]))
-    threading.Thread(target=engine.run, daemon=True).start()
+    threading.Thread(target=run, args=(engine, threads), daemon=True).start()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)

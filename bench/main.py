@@ -1,121 +1,113 @@
-"""`caracal bench` measures everything in one run on one machine; writes JSON and a Markdown table."""
+"""`caracal bench` measures everything in one run on one machine; writes JSON, Markdown tables, and README's figures."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from caracal_kernels import cpu_backend
-from rich.console import Console
-
-from bench import measures
-from bench.measures import Row
-from bench.processes import REPO, BaselineProcess, cluster
+from bench import documents, expert_workers, footprint, overlap, roofline, throughput
+from bench.checkpoints import MODELS, console, prepare
+from bench.compiled import CannotMeasure
+from bench.contenders import NEW_TOKENS, PROMPT_TOKENS, Contender, of_baseline
+from bench.llama.ready import INSTALL, LlamaBaseline, why_not
+from bench.metrics import cache_pages
+from bench.processes import REPO, BaselineProcess, Cluster, best_link, cluster
+from bench.report import markdown, write
+from bench.row import Row, value_of
 from services.checkpoint.reader import Checkpoint
 
-CONFIGS = REPO / "bench" / "config"
-MODELS = REPO / "bench" / "tmp"
-MEASURED, SMOKE = "bench-90m", "bench-tiny"
 RESULTS = REPO / "bench" / "results"
-DELAY_S = 0.002
-console = Console(stderr=True)
+SMOKE = "bench-tiny"
 
 
-def prepare(name: str, dtype: str = "bfloat16") -> Checkpoint:
-    """Returns the checkpoint of a config: random weights, seed 0; made once."""
-    model = MODELS / (name if dtype == "bfloat16" else f"{name}-{dtype}")
-    if not (model / "config.json").exists():
-        console.print("writing the benchmark's checkpoint")
-        maker = REPO / "tests" / "support" / "tiny_checkpoint.py"
-        script = [sys.executable, str(maker), str(model), "--config", str(CONFIGS / f"{name}.json"), "--dtype", dtype]
-        path = os.pathsep.join(str(REPO / p) for p in ("", "kernels", "proto", "tests"))
-        subprocess.run(script, check=True, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL)
-    return Checkpoint.open(model)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured, and how often."""
+
+    model: str = "bench-90m"
+    dense_model: str = "bench-dense"
+    rounds: int = 5
+    repeats: dict[int, int] = field(default_factory=lambda: dict(throughput.REPEATS))
+    roofline_mib: int = roofline.MIB
+    link: str
+    llama_python: str
 
 
-def needed_bytes(checkpoint: Checkpoint, pages: int, page_size: int) -> dict[str, int]:
-    """Returns the size of each worker's weights and pages in bf16 (the classifier of the gate in fp32)."""
-    c = checkpoint.config
-    expert = 3 * c.hidden_size * c.expert_ffn_hidden_size * 2
-    experts = c.num_layers * c.n_routed_experts * expert
-    files = sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
-    cache = 2 * c.num_layers * pages * page_size * c.latent * 2
-    return {"attention_worker": files - experts + cache, "expert_worker": experts, "router": 0}
-
-
-def machine() -> dict[str, str | int]:
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count() or 0,
-        "kernels": cpu_backend(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def run(rounds: int, out: Path | None, name: str = MEASURED) -> list[Row]:
-    """Runs all measurements; writes `cpu.json` and `cpu.md` into `out`, if given."""
-    checkpoint = prepare(name)
-    model, vocabulary = checkpoint.path, checkpoint.config.vocab_size
+def run(plan: Plan) -> tuple[list[Row], dict[str, str]]:
+    """Runs all measurements; returns the rows, and what a reader has to know of the run."""
+    checkpoint = prepare(plan.model)
+    vocabulary = checkpoint.config.vocab_size
     directory = Path(tempfile.mkdtemp(prefix="caracal-bench-"))
     console.print(f"logs in {directory}")
-    rows: list[Row] = []
-    with cluster(model, directory / "cluster") as target:
-        baseline = BaselineProcess(
-            "bench.transformers_baseline",
-            [str(model), "bfloat16", str(os.cpu_count() or 1)],
-            directory / "transformers.log",
-        )
-        console.print("throughput against transformers")
-        rows += measures.throughput(target, baseline, rounds, vocabulary)
-        baseline.close()
-        local = BaselineProcess("bench.local_engine", [str(model)], directory / "local.log")
-        console.print("distribution tax")
-        rows += measures.distribution_tax(target, local, rounds, vocabulary)
-        local.close()
-        rows += measures.wire(target)
-        rows += measures.memory(target, needed_bytes(checkpoint, 512, 64))
+    peaks = _peaks(plan)
+    with cluster(checkpoint.path, directory / "cluster", link=plan.link) as target:
+        about = {"link": target.link}
+        rows = _beside_baselines(plan, checkpoint, target, directory, about)
+        decode = {streams: value_of(rows, f"decode/{throughput.HTTP}/{streams}") for streams in throughput.STREAMS}
+        console.print("four expert workers")
+        rows += expert_workers.compare(target, checkpoint.path, directory / "four", plan.rounds, vocabulary, plan.link)
+        pages = cache_pages(target)
+        more = footprint.wire(target) + footprint.memory(target, footprint.needed_bytes(checkpoint, pages))
+    dense = prepare(plan.dense_model)
     console.print("overlap behind a delaying proxy")
-    rows += measures.overlap(model, directory, rounds, vocabulary, DELAY_S)
-    if out is not None:
-        write(rows, out)
+    rows += overlap.compare(dense.path, directory, plan.rounds, dense.config.vocab_size, plan.link)
+    if peaks:
+        context = PROMPT_TOKENS + NEW_TOKENS // 2
+        more = (
+            roofline.rows_of_machine(peaks) + roofline.rows_of_model(checkpoint.config, peaks, context, decode) + more
+        )
+    return rows + more, about
+
+
+def _beside_baselines(
+    plan: Plan, checkpoint: Checkpoint, target: Cluster, directory: Path, about: dict[str, str]
+) -> list[Row]:
+    model, cores = str(checkpoint.path), os.cpu_count() or 1
+    with ExitStack() as stack:
+
+        def start(name: str, module: str, *arguments: str, **environment: str) -> Contender:
+            started = BaselineProcess(module, [model, *arguments], directory / f"{name}.log", **environment)
+            stack.callback(started.close)
+            return of_baseline(started)
+
+        passive = {"OMP_WAIT_POLICY": "passive"}  # as the workers have it
+        baselines = {
+            throughput.IN_PROCESS: start("one", "bench.local_engine", "1", OMP_NUM_THREADS="1", **passive),
+            throughput.IN_PROCESS_ALL: start(
+                "all", "bench.local_engine", str(cores), OMP_NUM_THREADS=str(cores), **passive
+            ),
+            throughput.TRANSFORMERS: start("transformers", "bench.transformers_baseline", "bfloat16", str(cores)),
+        }
+        missing = why_not(plan.llama_python)
+        if missing:
+            console.print(f"without llama.cpp: {missing}; `{INSTALL}` installs it")
+            about["llama.cpp"] = f"not measured: {missing}"
+        else:
+            twin = MODELS / f"{checkpoint.path.name}-twin.gguf"
+            llama = LlamaBaseline(checkpoint.config, twin, plan.llama_python, cores, directory / "llama.log")
+            stack.callback(llama.close)
+            baselines[throughput.LLAMA] = of_baseline(llama)
+        console.print("throughput beside baselines")
+        rows = throughput.measure(target, baselines, plan.rounds, checkpoint.config.vocab_size, plan.repeats)
+        if not missing:
+            about["llama.cpp"] = llama.described()
     return rows
 
 
-def write(rows: list[Row], out: Path, name: str = "cpu") -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(
-        json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
-    )
-    (out / f"{name}.md").write_text(markdown(rows))
-
-
-def markdown(rows: list[Row]) -> str:
-    """Returns the table that the README shows."""
-    about = machine()
-    lines = [
-        f"{about['cpu']}, {about['cores']} cores, kernels {about['kernels']}, torch {about['torch']}, {about['time']}",
-        "",
-        "| what | measured | goal | |",
-        "|---|---|---|---|",
-    ]
-    verdict = {True: "met", False: "**missed**", None: ""}
-    lines += [f"| {row.what} | {row.value:.4g} {row.unit} | {row.goal} | {verdict[row.met]} |" for row in rows]
-    return "\n".join(lines) + "\n"
+def _peaks(plan: Plan) -> dict[str, Any]:
+    """What roofline.measure found, or nothing where it cannot be measured."""
+    console.print("roofline of this machine")
+    try:
+        return roofline.measure(plan.roofline_mib)
+    except CannotMeasure as error:
+        console.print(f"without a roofline: {error}")
+        return {}
 
 
 def main(arguments: list[str]) -> None:
@@ -125,14 +117,24 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="every part once on a tiny model, to see that it runs: nothing is written"
     )
+    parser.add_argument("--link", choices=("grpc", "native"), default=best_link(), help="between attention and experts")
+    parser.add_argument("--llama-python", default=sys.executable, help="an interpreter that has the package llama_cpp")
     given = parser.parse_args(arguments)
     if given.rounds < 3:
         parser.error("--rounds: a median needs at least 3 rounds")
-    rows = run(1, None, SMOKE) if given.smoke else run(given.rounds, given.out)
-    print(markdown(rows))
+    plan = Plan(rounds=given.rounds, link=given.link, llama_python=given.llama_python)
+    if given.smoke:
+        plan = replace(plan, model=SMOKE, dense_model=SMOKE, rounds=1, repeats=dict.fromkeys(throughput.STREAMS, 1))
+        plan = replace(plan, roofline_mib=roofline.SMOKE_MIB)
+    rows, about = run(plan)
+    print(markdown(rows, about))
     for row in rows:
         if row.detail:
-            print(f"{row.what}: {row.detail}")
+            print(f"{row.section}, {row.what}, {row.column}: {row.detail}")
+    if not given.smoke:
+        write(rows, given.out, "cpu", about)
+        if given.out == RESULTS:
+            documents.update()
 
 
 if __name__ == "__main__":

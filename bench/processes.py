@@ -1,4 +1,6 @@
-"""Starts the processes of a benchmark: a cluster, optionally with a proxy in between, and baselines."""
+"""Starts the processes of a benchmark: clusters, optionally with a proxy in between, and baselines."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -9,14 +11,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from services.local.cores import cores_of
+from services.local.settings import LocalSettings
+from services.transport.native_extension import unavailable
 
 REPO = Path(__file__).resolve().parent.parent
-PATH = os.pathsep.join(str(REPO / part) for part in ("", "kernels", "proto"))
+_OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
+PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def free_port() -> int:
@@ -50,12 +55,21 @@ def redis_binary() -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One router, one attention worker and one expert worker on loopback. `grpc`: address of the router's gRPC API."""
+    """A router, an attention worker and expert workers on loopback. `grpc`: address of the router's gRPC API.
+
+    `pids` has a role's processes: router, attention_worker, expert_worker.
+    """
 
     url: str
     grpc: str
     redis_url: str
-    pids: dict[str, int]
+    link: str
+    pids: dict[str, list[int]]
+
+
+def best_link() -> str:
+    """The fastest link between processes of one machine that this build has."""
+    return "grpc" if unavailable() else "native"
 
 
 def wait_for(url: str, seconds: float = 120.0) -> None:
@@ -82,43 +96,65 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def cluster(model: Path, directory: Path, *, delay_s: float = 0.0, **attention_environment: str) -> Iterator[Cluster]:
-    """Yields a ready cluster with one thread per worker; only the attention worker gets `attention_environment`.
+def cluster(
+    model: Path,
+    directory: Path,
+    *,
+    experts: int = 1,
+    link: str = "",
+    delay_s: float | None = None,
+    **attention_environment: str,
+) -> Iterator[Cluster]:
+    """Yields a ready cluster with the settings and the cores that `caracal up` gives its processes.
 
-    With `delay_s` a proxy before the expert worker delays its answers by so much.
+    `link` is the best one if empty; only the attention worker gets `attention_environment`. With `delay_s` a proxy
+    before each expert worker delays its replies by so much.
     """
     port, grpc_port = free_port(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
+    settings = LocalSettings(model=model, expert=experts, link=link or best_link())
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server(directory))
-        shared = {
-            "CARACAL_MODEL": str(model),
+        shared = settings.worker_environment() | {
+            "PYTHONPATH": PATH,
             "CARACAL_REDIS_URL": redis_url,
-            "CARACAL_THREADS": "1",
             "CARACAL_DRAIN_TIMEOUT_S": "1",
-            "OMP_NUM_THREADS": "1",
         }
-        roles: dict[str, dict[str, str]] = {
-            "router": {"CARACAL_PORT": str(port), "CARACAL_GRPC_PORT": str(grpc_port), "CARACAL_MODEL_NAME": "bench"},
-            "attention_worker": {"CARACAL_WORKER_ID": "attention-0", **attention_environment},
-            "expert_worker": {"CARACAL_WORKER_ID": "expert-0"},
-        }
-        if delay_s:
-            # The proxy listens on the worker's port at another loopback address, which the worker advertises.
-            behind = str(free_port())
-            proxy = [sys.executable, "-m", "bench.proxy", f"127.0.0.2:{behind}", f"127.0.0.1:{behind}", str(delay_s)]
-            stack.enter_context(process(proxy, directory / "proxy.log"))
-            roles["expert_worker"] |= {"CARACAL_PORT": behind, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
-        pids = {}
-        for role, own in roles.items():
+        pids: dict[str, list[int]] = {"router": [], "attention_worker": [], "expert_worker": []}
+
+        def start(role: str, name: str, **own: str) -> None:
             arguments = [sys.executable, "-m", f"services.{role}"]
-            child = stack.enter_context(process(arguments, directory / f"{role}.log", **shared, **own))
-            pids[role] = child.pid
-            if (kind := role.removesuffix("_worker")) != "router":  # as `caracal up` does
-                os.sched_setaffinity(child.pid, cores_of(kind, 1, 1, sorted(os.sched_getaffinity(0))))
+            kind, number = role.removesuffix("_worker"), int(name.rpartition("-")[2])
+            environment = shared | settings.cores_environment(kind, number) | {"CARACAL_WORKER_ID": name} | own
+            child = stack.enter_context(process(arguments, directory / f"{name}.log", **environment))
+            pids[role].append(child.pid)
+
+        start(
+            "router",
+            "router-0",
+            CARACAL_PORT=str(port),
+            CARACAL_GRPC_PORT=str(grpc_port),
+            CARACAL_MODEL_NAME="bench",
+        )
+        start("attention_worker", "attention-0", **attention_environment)
+        for number in range(experts):
+            own = {} if delay_s is None else _behind_a_proxy(stack, directory, delay_s)
+            start("expert_worker", f"expert-{number}", **own)
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ready")
-        yield Cluster(url, f"127.0.0.1:{grpc_port}", redis_url, pids)
+        yield Cluster(url, f"127.0.0.1:{grpc_port}", redis_url, settings.link, pids)
+
+
+def _behind_a_proxy(stack: ExitStack, directory: Path, delay_s: float) -> dict[str, str]:
+    """Starts a proxy; returns the variables of the expert worker behind it.
+
+    The proxy listens on the worker's port at another loopback address, which the worker advertises.
+    """
+    behind = str(free_port())
+    ends = [f"127.0.0.2:{behind}", f"127.0.0.1:{behind}"]
+    command = [sys.executable, "-m", "bench.delay_proxy", *ends, str(delay_s)]
+    stack.enter_context(process(command, directory / "proxy.log"))
+    return {"CARACAL_PORT": behind, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
 
 
 def peak_rss_bytes(pid: int) -> int:
@@ -139,41 +175,48 @@ def _memory_bytes(pid: int, name: str) -> int:
 
 
 class BaselineProcess:
-    """A baseline in its own process; it gets requests and sends answers as lines of JSON. Calls raise RuntimeError."""
+    """A baseline in its own process; it gets requests and sends answers as lines of JSON. Calls raise RuntimeError.
 
-    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
+    `about` is its first line, which says that it is ready.
+    """
+
+    def __init__(
+        self, module: str, arguments: list[str], log: Path, *, python: str = sys.executable, **environment: str
+    ) -> None:
         with log.open("ab") as sink:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=os.environ | {"PYTHONPATH": PATH},
+                env=os.environ | {"PYTHONPATH": PATH} | environment,
                 cwd=REPO,
                 text=True,
             )
         self._log = log
-        self._answer()
+        self.about: dict[str, Any] = self._answer()
 
-    def ask(self, prompts: list[list[int]], new_tokens: int) -> dict[str, float]:
+    def ask(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
+        """Returns its answer: `tokens` in `seconds`, and `inter_token_s` of each stream after its first token."""
         assert self._child.stdin
         self._child.stdin.write(json.dumps({"prompts": prompts, "new_tokens": new_tokens}) + "\n")
         self._child.stdin.flush()
         return self._answer()
 
-    def tokens_per_second(self, prompts: list[list[int]], new_tokens: int) -> float:
-        answer = self.ask(prompts, new_tokens)
-        return answer["tokens"] / answer["seconds"]
-
     def close(self) -> None:
         assert self._child.stdin
-        self._child.stdin.close()
-        self._child.wait(20)
+        with suppress(BrokenPipeError):  # it has exited, and a request was still on its way
+            self._child.stdin.close()
+        try:
+            self._child.wait(20)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         assert self._child.stdout
         line = self._child.stdout.readline()
         if not line:
             raise RuntimeError(f"the baseline process has exited; see {self._log}")
-        answer: dict[str, float] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer

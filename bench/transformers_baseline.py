@@ -1,16 +1,18 @@
 """The baseline of throughput: `transformers.generate` on the same weights, greedy, with a static batch.
 
-Reads lines of `{"prompts": [[id, ...], ...], "new_tokens": n}`; answers `{"seconds": s, "tokens": n}`.
+Reads lines of `{"prompts": [[id, ...], ...], "new_tokens": n}`; answers
+`{"tokens": n, "seconds": s, "inter_token_s": s}`.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
+from transformers import LongcatFlashConfig, LongcatFlashForCausalLM, StoppingCriteria, StoppingCriteriaList
 
 
 def load_transformers(directory: Path, dtype: torch.dtype) -> LongcatFlashForCausalLM:
@@ -44,6 +46,17 @@ def load_transformers(directory: Path, dtype: torch.dtype) -> LongcatFlashForCau
     return model
 
 
+class TokenTimes(StoppingCriteria):
+    """Stops nothing; notes when each token of the batch was there."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 def main() -> None:
     directory, dtype, threads = Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(threads)
@@ -53,6 +66,7 @@ def main() -> None:
         job = json.loads(line)
         ids = torch.tensor(job["prompts"])
         new = job["new_tokens"]
+        seen = TokenTimes()
         start = time.perf_counter()
         with torch.inference_mode():
             out = model.generate(
@@ -62,9 +76,15 @@ def main() -> None:
                 min_new_tokens=new,
                 max_new_tokens=new,
                 pad_token_id=0,
+                stopping_criteria=StoppingCriteriaList([seen]),
             )
         seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "tokens": (out.shape[1] - ids.shape[1]) * len(ids)}), flush=True)
+        answer = {
+            "tokens": (out.shape[1] - ids.shape[1]) * len(ids),
+            "seconds": seconds,
+            "inter_token_s": (seen.times[-1] - seen.times[0]) / (len(seen.times) - 1),
+        }
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

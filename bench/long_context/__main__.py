@@ -10,11 +10,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from bench.checkpoints import console, prepare
 from bench.long_context import against_transformers, streams
 from bench.long_context.streams import NO_BOUND_MS, Sizes
-from bench.main import RESULTS, console, markdown, prepare, write
-from bench.measures import Row
+from bench.main import RESULTS
 from bench.processes import cluster
+from bench.report import markdown, write
+from bench.row import Row
 
 CONFIG = "bench-long"
 SMOKE = Sizes(streams=2, context=50, prompt=700, prompts=1, quiet_s=0.3)

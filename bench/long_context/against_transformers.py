@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redis
 import torch
 
-from bench.measures import MODEL, Row
+from bench.contenders import MODEL
+from bench.metrics import cache_pages
 from bench.processes import Cluster, rss_bytes
+from bench.row import Row
 from bench.transformers_baseline import load_transformers
 from services.attention_worker.settings import AttentionSettings
 from services.cli.plan import load_sizes, make_plan
-from services.membership.record import WorkerRecord
 
 NEW_TOKENS = 16
 TOLERANCE = 1e-4
@@ -74,7 +74,7 @@ def ask_transformers(directory: Path, prompt: list[int], new_tokens: int) -> Ans
 def memory_with(cluster: Cluster, prompt: list[int]) -> int:
     """Resident bytes of the attention worker after a prompt."""
     ask(cluster.url, prompt, NEW_TOKENS)
-    return rss_bytes(cluster.pids["attention_worker"])
+    return rss_bytes(cluster.pids["attention_worker"][0])
 
 
 def rows_of_cluster(few: Cluster, whole: Cluster, directory: Path, prompt: list[int]) -> tuple[Answer, list[Row]]:
@@ -83,9 +83,9 @@ def rows_of_cluster(few: Cluster, whole: Cluster, directory: Path, prompt: list[
     began = time.perf_counter()
     answer = ask(whole.url, prompt, NEW_TOKENS)
     seconds = time.perf_counter() - began
-    grown = rss_bytes(whole.pids["attention_worker"]) - small
+    grown = rss_bytes(whole.pids["attention_worker"][0]) - small
     plan = make_plan(load_sizes(str(directory)), "fp32", 80, 80)
-    pages = int(cache_pages(whole))
+    pages = cache_pages(whole)
     planned = plan.token_bytes * PAGE_SIZE * (pages - FEW_PAGES)
     detail = f"{pages} pages: {grown / 2**20:.1f} MiB more than with {FEW_PAGES} pages, {planned / 2**20:.1f} planned"
     context = pages * PAGE_SIZE
@@ -100,13 +100,6 @@ def rows_of_cluster(few: Cluster, whole: Cluster, directory: Path, prompt: list[
             detail,
         ),
     ]
-
-
-def cache_pages(cluster: Cluster) -> float:
-    """The pages of the attention worker's cache, as its lease says."""
-    text = redis.Redis.from_url(cluster.redis_url).get("caracal:worker:attention:attention-0")
-    assert isinstance(text, bytes), "the attention worker's lease is gone"
-    return WorkerRecord.from_json(text).stats["kv_pages_total"]
 
 
 def rows_of_comparison(ours: Answer, theirs: Answer, length: int) -> list[Row]:

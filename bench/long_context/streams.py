@@ -18,9 +18,10 @@ import grpc.aio
 from caracal_proto import attention_pb2, router_pb2
 from caracal_proto.router_pb2_grpc import RouterStub
 
+from bench.contenders import MODEL
 from bench.load import Stream, completion, follow
-from bench.measures import MODEL, Row
 from bench.processes import Cluster
+from bench.row import Row
 from services.attention_worker.settings import CPU_ITL_MS
 
 NO_BOUND_MS = 3_600_000  # chunks are then as long as a step takes tokens, whatever they cost

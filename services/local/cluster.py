@@ -15,13 +15,11 @@ from pathlib import Path
 
 import structlog
 
-from services.local.cores import cores_of
 from services.local.redis_server import free_port, start_redis
 from services.local.settings import MAX_WORKERS, SCALED, LocalSettings
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
 from services.process.children import Child
-from services.process.cores import format_cores, own_cores
 
 log = structlog.get_logger(__name__)
 
@@ -188,10 +186,7 @@ class LocalCluster:
             "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # open streams then get an error event, before GRACE_S is over
         }
         command = [sys.executable, "-m", MODULES[role]]
-        settings = self.settings
-        if int(number) < {"attention": settings.attention, "expert": settings.expert}.get(role, 0):
-            cores = cores_of(role, settings.attention_ranks, settings.expert, sorted(own_cores()))
-            environment["CARACAL_CORES"] = format_cores(cores)
+        environment |= self.settings.cores_environment(role, int(number))
         return children.start(name, command, self.directory / f"{name}.log", environment)
 
     def _fail_on_dead_child(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
+from services.local.cores import cores_of
+from services.process.cores import format_cores, own_cores
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 from services.router.settings import RouterSettings
 from services.transport.native_extension import unavailable
@@ -106,6 +108,12 @@ class LocalSettings(Settings):
             "TOKENIZERS_PARALLELISM": "false",
             **self.environment,
         }
+
+    def cores_environment(self, role: str, number: int) -> dict[str, str]:
+        """Variables of one child: the cores of its role, if it is one of the workers that they were counted for."""
+        if number >= {"attention": self.attention, "expert": self.expert}.get(role, 0):
+            return {}
+        return {"CARACAL_CORES": format_cores(cores_of(role, self.attention_ranks, self.expert, sorted(own_cores())))}
 
     def _spinning(self) -> dict[str, str]:
         """With more processes than cores, polling would take the time from what is waited for."""

@@ -37,7 +37,28 @@ def test_train_and_evaluate(shell: Shell) -> None:
 
 
 def test_bench(shell: Shell) -> None:
-    assert "tokens/s" in shell.run("make", "bench", "BENCH=--smoke")
+    """On tiny models and without llama.cpp where it is not installed: CI does not compile it."""
+    output = shell.run("make", "bench", "BENCH=--smoke")
+    for section in ("with prompts", "Distribution tax", "CPU time of a step", "Expert workers", "Overlap", "Memory"):
+        assert re.search(rf"^## .*{section}", output, re.M), section
+    assert re.search(r"^\| Caracal over HTTP \| \d", output, re.M)
+    assert re.search(r"^\| ceiling, tokens/s \| \d", output, re.M)
+    assert re.search(r"^llama.cpp: \S", output, re.M)
+
+
+def test_bench_sweep(shell: Shell) -> None:
+    out, picture = shell.folder / "build", shell.folder / "build" / "scaling.png"
+    out.mkdir(exist_ok=True)
+    shell.run("python", "-m", "bench.sweep", "--smoke", "--out", str(out), "--plot", str(picture))
+    axes = json.loads((out / "scaling.json").read_text())["axes"]
+    assert [point["at"] for point in axes["expert workers"]] == [1, 2]
+    assert all(point["inter_token_ms"] > 0 for points in axes.values() for point in points)
+    assert picture.exists()
+
+
+def test_bench_documents(shell: Shell) -> None:
+    """The documents of this checkout show its results already."""
+    assert not shell.run("python", "-m", "bench.documents")
 
 
 def test_bench_of_kernels(shell: Shell) -> None:

@@ -1,0 +1,174 @@
+"""The figures in README.md and docs/performance.md: blocks between two markers, made from the result files.
+
+`python -m bench.documents` writes them again; the benchmarks do so after a run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.expert_workers import WORKERS
+from bench.processes import REPO
+from bench.report import FORMAT
+from bench.throughput import HTTP, LLAMA, STREAMS, TRANSFORMERS
+
+RESULTS, README, PERFORMANCE = "bench/results", "README.md", "docs/performance.md"
+MARKED = "<!-- {name}: made by `{command}` -->\n{text}<!-- end of {name} -->\n"
+MOST = STREAMS[-1]
+TAXED = (8, 32)
+
+Figures = Mapping[str, Mapping[str, Any]]  # the rows of cpu.json by key
+
+
+def update(folder: Path = REPO) -> list[Path]:
+    """Writes every block whose result file has the present format; returns the files that changed."""
+    changed = []
+    for document, name, command, text in blocks(folder):
+        path = folder / document
+        before = path.read_text()
+        after = replace_block(before, name, MARKED.format(name=name, command=command, text=text))
+        if after != before:
+            path.write_text(after)
+            changed.append(path)
+    return list(dict.fromkeys(changed))
+
+
+def replace_block(document: str, name: str, block: str) -> str:
+    """The document with another block of that name. Raises ValueError when it has none."""
+    marked = re.compile(rf"<!-- {name}: made by `[^`]+` -->\n.*?<!-- end of {name} -->\n", re.DOTALL)
+    found, count = marked.subn(lambda _: block, document)
+    if count != 1:
+        raise ValueError(f"the document has {count} blocks called {name}")
+    return found
+
+
+def blocks(folder: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Yields (document, name, command, text) of what the result files can be shown as."""
+    results = folder / RESULTS
+    cpu = json.loads((results / "cpu.json").read_text())
+    if cpu.get("format") == FORMAT:
+        figures = {row["key"]: row for row in cpu["rows"] if row["key"]}
+        stalls = json.loads((results / "k8s-stalls.json").read_text())
+        yield README, "figures", "make bench", readme_table(figures, stalls)
+        yield PERFORMANCE, "answers", "make bench", answers(figures, cpu["machine"])
+    if (results / "scaling.json").exists():
+        scaling = json.loads((results / "scaling.json").read_text())
+        yield PERFORMANCE, "scaling", "python -m bench.sweep", scaling_text(scaling)
+
+
+def readme_table(figures: Figures, stalls: Mapping[str, Any]) -> str:
+    """README's four rows."""
+    event = stalls["events"]["expert pod deleted"]
+    failed = "none failed, no bit changed" if not event["failed"] else f"{event['failed']} failed"
+    rows = [
+        (f"{MOST} streams, tokens per second over HTTP", _against_baselines(figures)),
+        ("inter-token latency of the cluster over that of one process", _each(figures, "tax/one", TAXED, " times")),
+        (
+            "bytes of expert replies over those if every choice were an FFN expert",
+            f"{_value(figures, 'wire'):.3g}, {'exactly' if figures['wire']['met'] else 'not'} the share of FFN experts",
+        ),
+        (
+            "an expert pod deleted under 10 streams, on a real Kubernetes",
+            f"{event['requests']} requests, {failed}; longest pause {event['worst']:.0f} ms "
+            f"([other events]({RESULTS}/k8s-stalls.md))",
+        ),
+    ]
+    return _table(("", ""), rows)
+
+
+def answers(figures: Figures, machine: Mapping[str, Any]) -> str:
+    """The short answers of docs/performance.md."""
+    rows = [
+        (f"As fast as {LLAMA}, over HTTP and with separate processes? After the first token", _ratio(figures, LLAMA)),
+        (f"As fast as `{TRANSFORMERS}`? After the first token", _ratio(figures, TRANSFORMERS)),
+        (
+            "What do separate processes cost? Latency over that of one process",
+            _each(figures, "tax/one", TAXED, " times"),
+        ),
+        (
+            f"What do {WORKERS} expert workers on one machine cost, in tokens per second?",
+            _each(figures, "workers/lost", TAXED, " %"),
+        ),
+        ("What does a network cost that is 2 ms slower? Latency", _overlap(figures)),
+        ("How near is it to what the machine can do?", _share(figures)),
+        (
+            f"Where does the CPU go? A step of {MOST} streams",
+            ", ".join(
+                f"{role.replace('_', ' ')} {_value(figures, f'cpu/{role}/{MOST}'):.2g} ms"
+                for role in ("router", "attention_worker", "expert_worker", "client")
+            ),
+        ),
+    ]
+    link = f"link {machine['link']}, kernels {machine['kernels']}"
+    return f"{machine['cpu']}, {machine['cores']} cores, {link}, {machine['time']}:\n\n" + _table(
+        ("question", "answer"), rows
+    )
+
+
+def scaling_text(scaling: Mapping[str, Any]) -> str:
+    """The plots, and the first and last point of every axis."""
+    rows = []
+    for name, points in scaling["axes"].items():
+        ends = [f"{point['at']}: {point['inter_token_ms']:.3g} ms" for point in (points[0], points[-1])]
+        rows.append((name, *ends))
+    return "![Inter-token latency and CPU of a step along each axis](scaling.png)\n\n" + _table(
+        ("varies", "inter-token latency at the first point", "at the last one"), rows
+    )
+
+
+def _against_baselines(figures: Figures) -> str:
+    parts = []
+    for baseline in (LLAMA, TRANSFORMERS):
+        if row := figures.get(f"ratio/whole/{baseline}/{MOST}"):
+            parts.append(f"{row['value']:.2f} times {baseline}{_goal(row)}")
+    return f"{_value(figures, f'whole/{HTTP}/{MOST}'):.0f}; " + ", ".join(parts)
+
+
+def _ratio(figures: Figures, baseline: str) -> str:
+    if f"ratio/decode/{baseline}/{MOST}" not in figures:
+        return "not measured in this run"
+    return _each(figures, f"ratio/decode/{baseline}", STREAMS, " times")
+
+
+def _each(figures: Figures, key: str, streams: Sequence[int], unit: str) -> str:
+    rows = [figures[f"{key}/{count}"] for count in streams]
+    return ", ".join(f"{row['value']:.2f}{unit} at {row['column']}{_goal(row)}" for row in rows)
+
+
+def _overlap(figures: Figures) -> str:
+    raised, dense = figures["overlap/raised/1"], _value(figures, "overlap/dense/1")
+    return f"+{raised['value']:.1f} %{_goal(raised)}, where a layer's dense path takes {dense:.1f} ms"
+
+
+def _share(figures: Figures) -> str:
+    if f"roofline/share/{MOST}" not in figures:
+        return "not measured in this run"
+    return _each(figures, "roofline/share", STREAMS, " %")
+
+
+def _goal(row: Mapping[str, Any]) -> str:
+    if not row["goal"]:
+        return ""
+    return f" (goal {row['goal']}{'' if row['met'] else ', missed'})"
+
+
+def _value(figures: Figures, key: str) -> float:
+    return float(figures[key]["value"])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["|" + "".join(f" {cell} |" if cell else " |" for cell in each) for each in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
+
+
+def main() -> None:
+    for path in update():
+        print(f"{path.relative_to(REPO)} has new figures")
+
+
+if __name__ == "__main__":
+    main()

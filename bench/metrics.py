@@ -1,0 +1,43 @@
+"""What a cluster's attention worker counts, read from its metrics page."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+
+import redis
+
+from bench.processes import Cluster
+from services.membership.record import WorkerRecord
+
+
+def attention_record(target: Cluster) -> WorkerRecord:
+    """The lease of the attention worker."""
+    text = redis.Redis.from_url(target.redis_url).get("caracal:worker:attention:attention-0")
+    assert isinstance(text, bytes), "the attention worker's lease is gone"
+    return WorkerRecord.from_json(text)
+
+
+def cache_pages(target: Cluster) -> int:
+    """The pages of the attention worker's cache, as its lease says."""
+    return int(attention_record(target).stats["kv_pages_total"])
+
+
+def scrape(target: Cluster) -> dict[str, float]:
+    """Every sample of the attention worker's page by its full name."""
+    with urllib.request.urlopen(f"http://{attention_record(target).metrics_address}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in samples}
+
+
+def per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:
+    """(exposed, round trip) seconds per step between two scrapes, for each layer."""
+    steps = after["caracal_engine_steps_total"] - before["caracal_engine_steps_total"]
+    layers = sum(1 for name in after if re.match(r"caracal_moe_exposed_seconds_total\{", name))
+
+    def per_step(what: str, layer: int) -> float:
+        name = f'caracal_moe_{what}_seconds_total{{layer="{layer}"}}'
+        return (after[name] - before[name]) / steps
+
+    return [(per_step("exposed", layer), per_step("round_trip", layer)) for layer in range(layers)]
