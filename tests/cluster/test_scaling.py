@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 import pytest
 from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, Streams, until
 
@@ -33,6 +35,16 @@ def test_rows_travel_over_the_configured_link(cluster: ClusterUnderTest, unscale
             until(lambda kind=kind: share(kind) > 0.5, "most rows still go over gRPC after the session was opened")  # type: ignore[misc]
         else:
             assert share(kind) == 0
+    native, layers = (counted(cluster, f"caracal_{name}_total") for name in ("engine_native_layers", "engine_steps"))
+    assert (native > layers) is (cluster.local.settings.link == "native"), "without Python over native sessions alone"
+
+
+def counted(cluster: ClusterUnderTest, name: str) -> float:
+    """A counter of the attention worker."""
+    url = f"http://{cluster.records('attention')[0].metrics_address}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as page:
+        (line,) = (line for line in page.read().decode().splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[1])
 
 
 def test_experts_scale_from_one_to_three_to_two(cluster: ClusterUnderTest, unscaled: list[Stream]) -> None:

@@ -46,24 +46,30 @@ py::capsule take_exchange(InFlight& moe) {
   wire::Exchange* exchange = moe.take_exchange();
   TORCH_CHECK(exchange, "the exchange was taken before");
   py::capsule capsule(exchange, wire::kExchangeCapsule);
-  if (PyCapsule_SetContext(capsule.ptr(), new std::shared_ptr<const Routes>(moe.routes)) ||
-      PyCapsule_SetDestructor(capsule.ptr(), release)) {
+  auto routes = std::make_unique<std::shared_ptr<const Routes>>(moe.routes);
+  if (PyCapsule_SetContext(capsule.ptr(), routes.get()) || PyCapsule_SetDestructor(capsule.ptr(), release)) {
     throw py::error_already_set();
   }
+  routes.release();
   return capsule;
 }
 
 Outcome run(const Stack& stack, size_t first, Tensor x, uint64_t number, Tensor positions, Tensor seq, Tensor slot_mapping,
             Tensor page_table, std::vector<Tensor> caches, const std::shared_ptr<Routes>& routes) {
-  const Step step{number, std::move(positions), std::move(seq), std::move(slot_mapping), std::move(page_table), std::move(caches)};
+  const Step step{number,
+                  std::move(positions),
+                  std::move(seq),
+                  std::move(slot_mapping),
+                  std::move(page_table),
+                  std::move(caches)};
   return stack.run(first, std::move(x), step, routes);
 }
 
 void define_weights(py::module_& m) {
   py::class_<Attention>(m, "Attention")
-      .def(py::init([](Tensor norm, Tensor q_a, Tensor q_a_norm, Tensor q_b, Tensor kv_a, Tensor kv_a_norm, Tensor w_uk, Tensor w_uv,
-                       Tensor o_proj, Tensor cos_sin, double norm_eps, double lora_eps, double q_scale, double kv_scale,
-                       double scale, int64_t latent, int64_t sink_blocks, int64_t recent_blocks) {
+      .def(py::init([](Tensor norm, Tensor q_a, Tensor q_a_norm, Tensor q_b, Tensor kv_a, Tensor kv_a_norm, Tensor w_uk,
+                       Tensor w_uv, Tensor o_proj, Tensor cos_sin, double norm_eps, double lora_eps, double q_scale,
+                       double kv_scale, double scale, int64_t latent, int64_t sink_blocks, int64_t recent_blocks) {
              return Attention{{norm, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, w_uv, o_proj, cos_sin, norm_eps, lora_eps,
                                q_scale, kv_scale},
                               scale, latent, sink_blocks, recent_blocks};
@@ -76,19 +82,19 @@ void define_weights(py::module_& m) {
   py::class_<Layer>(m, "Layer")
       .def(py::init([](const std::array<Attention, 2>& attention, const std::array<Tensor, 2>& post_norm, double norm_eps,
                        const std::array<Mlp, 2>& mlp, Tensor classifier, Tensor bias) {
-             return Layer{{attention[0], attention[1]}, {post_norm[0], post_norm[1]}, norm_eps, {mlp[0], mlp[1]}, classifier, bias};
+             return Layer{attention, post_norm, norm_eps, mlp, classifier, bias};
            }),
-           py::kw_only(), py::arg("attention"), py::arg("post_norm"), py::arg("norm_eps"), py::arg("mlp"), py::arg("classifier"),
-           py::arg("bias"));
+           py::kw_only(), py::arg("attention"), py::arg("post_norm"), py::arg("norm_eps"), py::arg("mlp"),
+           py::arg("classifier"), py::arg("bias"));
 }
 
 void define_run(py::module_& m) {
-  py::class_<Gate>(m, "Gate").def(py::init<int64_t, int64_t, double, bool>(), py::kw_only(), py::arg("top_k"), py::arg("num_ffn"),
-                                  py::arg("scale"), py::arg("norm_topk"));
+  py::class_<Gate>(m, "Gate").def(py::init<int64_t, int64_t, double, bool>(), py::kw_only(), py::arg("top_k"),
+                                  py::arg("num_ffn"), py::arg("scale"), py::arg("norm_topk"));
   py::class_<Routes, std::shared_ptr<Routes>>(m, "Routes")
-      .def(py::init(&make_routes), py::kw_only(), py::arg("scatterer"), py::arg("generation"), py::arg("epoch"), py::arg("serial"),
-           py::arg("replica_offset"), py::arg("worker"), py::arg("gate"), py::arg("drops_zero"), py::arg("dtype"),
-           py::arg("timeout_s"), py::arg("counts"), py::arg("seconds"));
+      .def(py::init(&make_routes), py::kw_only(), py::arg("scatterer"), py::arg("generation"), py::arg("epoch"),
+           py::arg("serial"), py::arg("replica_offset"), py::arg("worker"), py::arg("gate"), py::arg("drops_zero"),
+           py::arg("dtype"), py::arg("timeout_s"), py::arg("counts"), py::arg("seconds"));
   py::class_<InFlight, std::shared_ptr<InFlight>>(m, "InFlight")
       .def_readonly("h", &InFlight::h)
       .def_readonly("ids", &InFlight::ids)
@@ -108,8 +114,9 @@ void define_run(py::module_& m) {
       .def_readonly("interrupted", &Outcome::interrupted);
   py::class_<Stack>(m, "Stack")
       .def(py::init<std::vector<Layer>>(), py::arg("layers"))
-      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"), py::arg("positions"),
-           py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("caches"), py::arg("routes"));
+      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"),
+           py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("caches"),
+           py::arg("routes"));
 }
 
 }  // namespace

@@ -12,9 +12,11 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 
 }  // namespace
 
-Tensor mla_project(const Tensor& x, const MlaWeights& w, const Tensor& positions, const Tensor& slot_mapping, const Tensor& cache) {
+Tensor mla_project(const Tensor& x, const MlaWeights& w, const Tensor& positions, const Tensor& slot_mapping,
+                   const Tensor& cache) {
   using T = const Tensor&;
-  static const auto op = find<Tensor(T, T, T, Tensor, T, T, T, T, T, T, T, T, double, double, double, double)>("caracal::mla_project");
+  using Op = Tensor(T, T, T, Tensor, T, T, T, T, T, T, T, T, double, double, double, double);
+  static const auto op = find<Op>("caracal::mla_project");
   return op.call(x, positions, slot_mapping, cache, w.norm, w.q_a, w.q_a_norm, w.q_b, w.kv_a, w.kv_a_norm, w.w_uk, w.cos_sin,
                  w.norm_eps, w.lora_eps, w.q_scale, w.kv_scale);
 }
@@ -46,7 +48,8 @@ Tensor swiglu(const Tensor& x, const Tensor& gate_up, const Tensor& down, const 
 Routed route_rows(const Tensor& h, const Tensor& classifier, const Tensor& bias, const Gate& gate, const Tensor& positions,
                   int64_t layer, const Tensor& replica_offset, const Tensor& replica_worker, int64_t workers) {
   using T = const Tensor&;
-  static const auto op = find<Routed(T, T, T, int64_t, int64_t, double, bool, T, int64_t, T, T, int64_t)>("caracal::route_rows");
+  using Op = Routed(T, T, T, int64_t, int64_t, double, bool, T, int64_t, T, T, int64_t);
+  static const auto op = find<Op>("caracal::route_rows");
   return op.call(h, classifier, bias, gate.top_k, gate.num_ffn, gate.scale, gate.norm_topk, positions, layer, replica_offset,
                  replica_worker, workers);
 }

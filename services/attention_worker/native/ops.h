@@ -23,7 +23,8 @@ struct Gate {
 // ids, weights, zero; then row, row_count, row_of, expert, count, reply_index
 using Routed = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Tensor mla_project(const Tensor& x, const MlaWeights& w, const Tensor& positions, const Tensor& slot_mapping, const Tensor& cache);
+Tensor mla_project(const Tensor& x, const MlaWeights& w, const Tensor& positions, const Tensor& slot_mapping,
+                   const Tensor& cache);
 Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_table, const Tensor& seq, const Tensor& positions,
                      double scale, int64_t latent, int64_t sink_blocks, int64_t recent_blocks);
 Tensor mla_output(const Tensor& o, const MlaWeights& w, const Tensor& residual);

@@ -12,7 +12,10 @@
 namespace caracal::stack {
 
 // The columns of the counters, by their names in LayerStats.
-enum Count { kLayerCalls, kChoices, kFfnChoices, kTokens, kTokensAllZero, kMessages, kRows, kAssignments, kSent, kReceived, kIfAllFfn, kCounts };
+enum Count {
+  kLayerCalls, kChoices, kFfnChoices, kTokens, kTokensAllZero, kMessages, kRows, kAssignments, kSent, kReceived, kIfAllFfn,
+  kCounts
+};
 constexpr std::array<const char*, kCounts> kCountNames = {
     "layer_calls", "choices",          "ffn_choices", "tokens",         "tokens_all_zero", "messages_sent",
     "rows_sent",   "assignments_sent", "bytes_sent",  "bytes_received", "bytes_if_all_ffn"};

@@ -16,24 +16,25 @@ Tensor attend(const Attention& attention, const Tensor& x, const Step& step, con
 }  // namespace
 
 Outcome Stack::run(size_t first, Tensor x, const Step& step, const std::shared_ptr<const Routes>& routes) const {
-  TORCH_CHECK(step.caches.size() == 2 * layers_.size(), "stack: ", step.caches.size(), " caches for ", layers_.size(), " layers");
-  TORCH_CHECK(routes->worker.size() == layers_.size(), "stack: a table of ", routes->worker.size(), " layers for ", layers_.size());
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // what inference mode leaves out; elsewhere nothing is to be recorded either
-  Outcome outcome;
-  for (size_t index = first; index < layers_.size(); ++index) {
-    if (routes->scatterer->generation() != routes->generation) return {index, x, outcome.messages, nullptr};
+  const size_t layers = layers_.size();
+  TORCH_CHECK(step.caches.size() == 2 * layers, "stack: ", step.caches.size(), " caches for ", layers, " layers");
+  TORCH_CHECK(routes->worker.size() == layers, "stack: a table of ", routes->worker.size(), " layers for ", layers);
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // as in inference mode: nothing is recorded elsewhere either
+  int64_t messages = 0;
+  for (size_t index = first; index < layers; ++index) {
+    if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr};
     const Layer& layer = layers_[index];
     x = attend(layer.attention[0], x, step, step.caches[2 * index]);
     const Tensor h = rms_norm(x, layer.post_norm[0], layer.norm_eps);
     const auto moe = std::make_shared<InFlight>(routes, step.number, index, h, layer.classifier, layer.bias, step.positions);
-    outcome.messages += moe->messages;
+    messages += moe->messages;
     x = swiglu(h, layer.mlp[0].gate_up, layer.mlp[0].down, x);  // the shortcut: hides the experts' round trip
     x = attend(layer.attention[1], x, step, step.caches[2 * index + 1]);
     x = swiglu(rms_norm(x, layer.post_norm[1], layer.norm_eps), layer.mlp[1].gate_up, layer.mlp[1].down, x);
-    if (!moe->wait()) return {index + 1, x, outcome.messages, moe};
+    if (!moe->wait()) return {index + 1, x, messages, moe};
     x = moe->finish(x);
   }
-  return {layers_.size(), x, outcome.messages, nullptr};
+  return {layers, x, messages, nullptr};
 }
 
 }  // namespace caracal::stack

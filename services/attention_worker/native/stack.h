@@ -18,10 +18,10 @@ struct Mlp {
 };
 
 struct Layer {
-  Attention attention[2];
-  Tensor post_norm[2];
+  std::array<Attention, 2> attention;
+  std::array<Tensor, 2> post_norm;
   double norm_eps;
-  Mlp mlp[2];
+  std::array<Mlp, 2> mlp;
   Tensor classifier, bias;
 };
 
