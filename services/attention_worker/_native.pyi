@@ -88,12 +88,13 @@ class Outcome:
     interrupted: InFlight | None
 
 class Stack:
-    def __init__(self, layers: Sequence[Layer]) -> None: ...
+    def __init__(self, layers: Sequence[Layer], word: Tensor | None) -> None: ...
     def run(
         self,
         first: int,
-        x: Tensor,
+        x: Tensor | None,
         number: int,
+        ids: Tensor,
         positions: Tensor,
         seq: Tensor,
         slot_mapping: Tensor,

@@ -13,7 +13,8 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.attention_worker.engine.engine import Engine, deliver_on
+from services.attention_worker.engine.delivery import LoopDelivery
+from services.attention_worker.engine.engine import Engine
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.server import AttentionServer
@@ -69,8 +70,8 @@ class AttentionWorker:
             refresh=lambda: self._tables.poll_now(),
         )
         self._loop = asyncio.get_running_loop()
-        deliver = deliver_on(self._loop)
-        self._engine = Engine(loaded.model, self._dispatcher, loaded.limits, config.eos_ids, deliver=deliver)
+        self._delivery = LoopDelivery(self._loop)
+        self._engine = Engine(loaded.model, self._dispatcher, loaded.limits, config.eos_ids, deliver=self._delivery)
         self._engine_ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._dispatcher.apply)
@@ -123,6 +124,7 @@ class AttentionWorker:
         # A step that waits for experts may take longer; the thread is a daemon and ends with the process.
         await asyncio.to_thread(self._thread.join, MOVE_S)
         self._dispatcher.close()
+        self._delivery.close()
         await self._membership.close()
 
     def _run_engine(self) -> None:

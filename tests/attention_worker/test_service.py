@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.engine_driver import Driver, NoDispatcher, limits
 from support.fake_model import VOCAB, FakeModel
 
-from services.attention_worker.engine.engine import Engine, EngineLimits, deliver_on
+from services.attention_worker.engine.delivery import LoopDelivery
+from services.attention_worker.engine.engine import Engine, EngineLimits
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.server import SERVICE, AttentionServer
 from services.attention_worker.service import AttentionService, Identity
@@ -34,7 +35,7 @@ class Worker:
             NoDispatcher(),
             sizes,
             frozenset(),
-            deliver=deliver_on(loop),
+            deliver=LoopDelivery(loop),
         )
         identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
         self.service = AttentionService(self.engine, VOCAB, identity, lambda table: table.epoch)

@@ -7,7 +7,6 @@ Legend: T tokens of a step, B sequences that get a token in a step, V vocabulary
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -22,6 +21,7 @@ import structlog
 import torch
 from torch import Tensor
 
+from services.attention_worker.engine.delivery import Deliver, Delivery, deliver_here
 from services.attention_worker.engine.inputs import StepInputs
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
@@ -34,9 +34,6 @@ from services.checkpoint.ngram import NgramConfig
 from services.router.dispatch.errors import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
-
-Delivery = tuple[Emit, list[TokenOut], Ending | None]
-Deliver = Callable[[list[Delivery]], None]
 
 IDLE_TICK_S = 0.5  # how often an idle engine counts progress
 PROMPT_TICK_S = 1.0  # how often a delivery without tokens says that a prompt goes on
@@ -81,21 +78,6 @@ class Counters:
     model_tokens: int = 0  # through the model, recomputation included
     prompt_tokens: int = 0  # of accepted requests
     generation_tokens: int = 0
-
-
-def deliver_here(deliveries: list[Delivery]) -> None:
-    """Calls every receiver on the calling thread."""
-    for emit, tokens, ending in deliveries:
-        emit(tokens, ending)
-
-
-def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
-    """Returns a `Deliver` that calls every receiver on an event loop, with one wake-up of that loop per step."""
-
-    def deliver(deliveries: list[Delivery]) -> None:
-        loop.call_soon_threadsafe(deliver_here, deliveries)
-
-    return deliver
 
 
 class Engine:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from caracal_kernels import GateConfig, GateWeights
 from torch import Tensor
 
@@ -60,6 +61,6 @@ class ExchangeLike(Protocol):
 class ExchangingDispatcher(DispatcherLike, Protocol):
     """A dispatcher that can leave the exchange to native code."""
 
-    def exchange(self, x_TD: Tensor) -> ExchangeLike | None:
-        """The exchange for rows like these; None when some of it needs Python now."""
+    def exchange(self, tokens: int, dtype: torch.dtype) -> ExchangeLike | None:
+        """The exchange for so many rows of a dtype, on the CPU; None when some of it needs Python now."""
         ...

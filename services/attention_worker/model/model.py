@@ -134,7 +134,7 @@ class Model:
         self._embed = Embedding(load)
         cos_sin_MR = rope_table(config).to(load.device)
         self._layers = [Layer(load, layer, cos_sin_MR) for layer in range(config.num_layers)]
-        self._native = _native_stack(load, self._layers)
+        self._native = _native_stack(load, self._layers, self._embed)
         self._norm_D = load("model.norm.weight")
         rows, word_VD = load.ranks.shard.rows(config.vocab_size), self._embed.word_VD
         tied = config.tie_word_embeddings
@@ -154,26 +154,28 @@ class Model:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
         run = self._runner.begin(step, caches)
         step = run.step
-        x_TD = self._embed(step)
+        x_TD = None if self._native is not None and self._native.embeds else self._embed(step)
         index = 0
         while index < len(self._layers):
             before = index
             if self._native is not None:
                 x_TD, index = self._native.run(index, x_TD, step, caches, dispatcher)
             if index == before:
+                x_TD = self._embed(step) if x_TD is None else x_TD
                 x_TD, index = self._layers[index].forward(x_TD, run, dispatcher), index + 1
+        assert x_TD is not None, "a model has layers"
         x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
         return self._ranks.logits(x_BD, self._head_VD)
 
 
-def _native_stack(load: Load, layers: list[Layer]) -> NativeStack | None:
+def _native_stack(load: Load, layers: list[Layer], embedding: Embedding) -> NativeStack | None:
     """The layers for native code; None where it cannot run them."""
     if load.device.type != "cpu" or load.ranks.shard.size > 1:
         return None
     if why := unavailable():
         log.info("Python runs the layers", reason=why)
         return None
-    return NativeStack([layer.weights for layer in layers])
+    return NativeStack([layer.weights for layer in layers], None if load.config.ngram else embedding.word_VD)
 
 
 def load_model(

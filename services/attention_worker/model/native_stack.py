@@ -60,23 +60,31 @@ def unavailable() -> str:
 class NativeStack:
     """The layers of one model, where nothing is `unavailable`. The engine's thread calls `run`."""
 
-    def __init__(self, layers: Sequence[LayerWeights]) -> None:
+    def __init__(self, layers: Sequence[LayerWeights], word_VD: Tensor | None) -> None:
+        """`word_VD`: where tokens are looked up, if that is all that their embedding takes."""
         from services.attention_worker import _native
 
-        self._stack = _native.Stack([_layer(weights) for weights in layers])
+        self.embeds = word_VD is not None
+        self._dtype = layers[0].post_norm_D[0].dtype
+        self._stack = _native.Stack([_layer(weights) for weights in layers], word_VD)
         self._routes: tuple[ExchangeLike, Routes] | None = None
 
     def run(
-        self, first: int, x_TD: Tensor, step: Step, caches: list[Tensor], dispatcher: DispatcherLike
-    ) -> tuple[Tensor, int]:
-        """Runs layers from `first` on; returns x and the next layer to run, `first` itself if none could be run."""
-        exchange = dispatcher.exchange(x_TD) if isinstance(dispatcher, ExchangingDispatcher) else None
+        self, first: int, x_TD: Tensor | None, step: Step, caches: list[Tensor], dispatcher: DispatcherLike
+    ) -> tuple[Tensor | None, int]:
+        """Runs layers from `first` on; returns x and the next layer to run, `first` itself if none could be run.
+
+        Without x it begins with the embedding, if it `embeds`.
+        """
+        tokens = len(step.ids_T)
+        exchange = dispatcher.exchange(tokens, self._dtype) if isinstance(dispatcher, ExchangingDispatcher) else None
         if exchange is None:
             return x_TD, first
         outcome = self._stack.run(
             first,
             x_TD,
             step.number,
+            step.ids_T,
             step.positions_T,
             step.seq_T,
             step.slot_mapping_T,

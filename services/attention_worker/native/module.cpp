@@ -54,9 +54,11 @@ py::capsule take_exchange(InFlight& moe) {
   return capsule;
 }
 
-Outcome run(const Stack& stack, size_t first, Tensor x, uint64_t number, Tensor positions, Tensor seq, Tensor slot_mapping,
-            Tensor page_table, std::vector<Tensor> caches, const std::shared_ptr<Routes>& routes) {
+Outcome run(const Stack& stack, size_t first, std::optional<Tensor> x, uint64_t number, Tensor ids, Tensor positions,
+            Tensor seq, Tensor slot_mapping, Tensor page_table, std::vector<Tensor> caches,
+            const std::shared_ptr<Routes>& routes) {
   const Step step{number,
+                  std::move(ids),
                   std::move(positions),
                   std::move(seq),
                   std::move(slot_mapping),
@@ -113,8 +115,8 @@ void define_run(py::module_& m) {
       .def_readonly("messages", &Outcome::messages)
       .def_readonly("interrupted", &Outcome::interrupted);
   py::class_<Stack>(m, "Stack")
-      .def(py::init<std::vector<Layer>>(), py::arg("layers"))
-      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"),
+      .def(py::init<std::vector<Layer>, std::optional<Tensor>>(), py::arg("layers"), py::arg("word"))
+      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"), py::arg("ids"),
            py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("caches"),
            py::arg("routes"));
 }

@@ -1,6 +1,7 @@
 #include "stack.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/index_select.h>
 
 namespace caracal::stack {
 namespace {
@@ -15,11 +16,13 @@ Tensor attend(const Attention& attention, const Tensor& x, const Step& step, con
 
 }  // namespace
 
-Outcome Stack::run(size_t first, Tensor x, const Step& step, const std::shared_ptr<const Routes>& routes) const {
+Outcome Stack::run(size_t first, std::optional<Tensor> given, const Step& step, const std::shared_ptr<const Routes>& routes) const {
   const size_t layers = layers_.size();
   TORCH_CHECK(step.caches.size() == 2 * layers, "stack: ", step.caches.size(), " caches for ", layers, " layers");
   TORCH_CHECK(routes->worker.size() == layers, "stack: a table of ", routes->worker.size(), " layers for ", layers);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;  // as in inference mode: nothing is recorded elsewhere either
+  TORCH_CHECK(given || word_, "stack: neither rows nor a table to look them up in");
+  Tensor x = given ? *given : at::index_select(*word_, 0, step.ids);
   int64_t messages = 0;
   for (size_t index = first; index < layers; ++index) {
     if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr};

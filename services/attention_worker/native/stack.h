@@ -28,7 +28,7 @@ struct Layer {
 // A step's tokens, and where their latents are.
 struct Step {
   uint64_t number;
-  Tensor positions, seq, slot_mapping;  // [T]
+  Tensor ids, positions, seq, slot_mapping;  // [T]
   Tensor page_table;                    // [S, X]
   std::vector<Tensor> caches;           // of each sublayer [P, I, latent and rope]
 };
@@ -42,13 +42,15 @@ struct Outcome {
 
 class Stack {
  public:
-  explicit Stack(std::vector<Layer> layers) : layers_(std::move(layers)) {}
-  // Runs the layers from `first` on. It ends early before a layer when the routes hold no longer, and in a layer when
+  // `word`, if given, is the table that tokens are looked up in.
+  Stack(std::vector<Layer> layers, std::optional<Tensor> word) : layers_(std::move(layers)), word_(std::move(word)) {}
+  // Runs the layers from `first` on; without `x`, on the rows of the step's ids. It ends early before a layer when the routes hold no longer, and in a layer when
   // its replies have not all come, or are not finite.
-  Outcome run(size_t first, Tensor x, const Step& step, const std::shared_ptr<const Routes>& routes) const;
+  Outcome run(size_t first, std::optional<Tensor> x, const Step& step, const std::shared_ptr<const Routes>& routes) const;
 
  private:
   const std::vector<Layer> layers_;
+  const std::optional<Tensor> word_;
 };
 
 }  // namespace caracal::stack

@@ -99,8 +99,8 @@ class MoEDispatcher:
             handle.wait()
         return handle
 
-    def exchange(self, x_TD: Tensor) -> NativeExchange | None:
-        """What native code needs to exchange rows like `x_TD` with experts by itself.
+    def exchange(self, tokens: int, dtype: torch.dtype) -> NativeExchange | None:
+        """What native code needs to exchange so many rows of a dtype, on the CPU, with experts by itself.
 
         None when some of it needs Python: a worker has no native session or is suspected, an expert has no replica,
         rows travel in another dtype, or there are more than sessions take.
@@ -114,7 +114,7 @@ class MoEDispatcher:
             exchange = self._exchange = NativeExchange(
                 self._pool, table, sessions, self._gate, self._drops_zero, self._timeouts, self.stats
             )
-        return exchange if exchange.takes(x_TD) else None
+        return exchange if exchange.takes(tokens, dtype) else None
 
     def close(self) -> None:
         """Ends every session."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from caracal_kernels import GateConfig
 from caracal_kernels.plan_rows import Plan
 from torch import Tensor
@@ -59,12 +60,11 @@ class NativeExchange:
         self.gate, self.drops_zero = gate, drops_zero
         self.count_LN, self.seconds_LN = stats.count_LN, stats.seconds_LN
 
-    def takes(self, x_TD: Tensor) -> bool:
-        """Whether rows like these may be sent, all of them to one worker if it comes to that."""
-        tokens, sessions = len(x_TD), self.sessions
+    def takes(self, tokens: int, dtype: torch.dtype) -> bool:
+        """Whether so many rows may be sent, all of them to one worker if it comes to that."""
+        sessions = self.sessions
         return (
-            x_TD.dtype == sessions.dtype
-            and x_TD.is_cpu
+            dtype == sessions.dtype
             and tokens <= sessions.max_rows
             and tokens * self.gate.top_k <= sessions.max_assignments
         )
