@@ -17,7 +17,7 @@ Deliver = Callable[[list[Delivery]], None]
 _DRAIN_BYTES = 4096
 
 # Functions of a PyDLL keep the GIL. os.write gives it up, and the event loop that it wakes would take it: the engine's
-# next step would begin when all of this step's tokens are on their way. So the loop gets it when that step's layers run.
+# next step would begin when all of this step's tokens are on their way. The loop gets it when that step's layers run.
 _write = ctypes.PyDLL(None).write
 _write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
 _write.restype = ctypes.c_ssize_t

@@ -1,7 +1,6 @@
 #include "client.h"
 
 #include <poll.h>
-#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -220,7 +219,8 @@ bool Client::pump(int timeout_ms, std::unique_lock<std::mutex>& lock) {
 Waited Client::wait(Exchange& exchange, double timeout_s) {
   std::unique_lock lock(mutex_);
   waiting_ = true;
-  const double began_s = now_s(), until_s = began_s + timeout_s, spin_until_s = began_s + spin_.seconds();
+  const double began_s = now_s(), until_s = began_s + timeout_s;
+  double spin_until_s = began_s + spin_.seconds();
   double beat_s = began_s + options_.heartbeat_s;
   while (exchange.pending) {
     if (pump(0, lock)) continue;
@@ -230,10 +230,9 @@ Waited Client::wait(Exchange& exchange, double timeout_s) {
     } else if (now >= beat_s) {
       beat(exchange);
       beat_s = now + options_.heartbeat_s;
-    } else if (now >= spin_until_s) {
+    } else if (now >= spin_until_s || !spin_.yield()) {
+      spin_until_s = 0;
       pump(1 + static_cast<int>(1000 * (std::min(beat_s, until_s) - now)), lock);
-    } else {
-      sched_yield();  // to whom shares this core
     }
   }
   spin_.learn(now_s() - began_s);

@@ -1,6 +1,4 @@
 // The server's two threads: the loop that launches, and the one that stands in for it meanwhile.
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
 
@@ -27,11 +25,12 @@ void Server::loop() {
 
 void Server::wait_for_input(std::unique_lock<std::mutex>& lock) {
   const double began_s = now_s(), until_s = began_s + spin_.seconds();
+  bool spins = true;
   while (jobs_.empty() && !stopping_) {
-    const bool spins = now_s() < until_s;
+    spins = spins && now_s() < until_s;
     if (poll_once(spins ? 0 : kSleepMs, lock)) continue;
     if (!spins) break;
-    sched_yield();  // to whom shares this core
+    spins = spin_.yield();
   }
   spin_.learn(now_s() - began_s);
 }
