@@ -109,7 +109,7 @@
 {{- if eq (int (index $role (first $ports))) (int (index $role (last $ports))) }}
 {{- fail (printf "%s.%s and %s.%s are both %d: a port can only be used once." $component (first $ports) $component (last $ports) (int (index $role (first $ports)))) }}
 {{- end }}
-{{- if and (eq $component "expert") (eq $.Values.link.kind "native") (has (int $.Values.link.nativePort) (list (int $role.port) (int $role.metricsPort))) }}
+{{- if and (eq $component "expert") (has $.Values.link.kind (list "native" "")) (has (int $.Values.link.nativePort) (list (int $role.port) (int $role.metricsPort))) }}
 {{- fail (printf "link.nativePort and a port of expert are both %d: a port can only be used once." (int $.Values.link.nativePort)) }}
 {{- end }}
 {{- if and (eq $component "router") (eq (int $role.service.port) (int $role.grpcPort)) }}

@@ -71,7 +71,7 @@
 
 {{- define "caracal.env.attention" -}}
 {{- include "caracal.env.worker" . }}
-- {name: CARACAL_LINK, value: {{ .root.Values.link.kind }}}
+- {name: CARACAL_LINK, value: {{ .root.Values.link.kind | quote }}}
 {{- $ranks := int .role.tp | default (int .role.accelerator.count) }}
 {{- if gt $ranks 1 }}
 - {name: CARACAL_TP, value: {{ $ranks | quote }}}
@@ -87,7 +87,7 @@
 {{- define "caracal.env.expert" -}}
 {{- include "caracal.env.worker" . }}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (dict "MAX_SESSIONS" "maxSessions")) }}
-{{- if eq .root.Values.link.kind "native" }}
+{{- if has .root.Values.link.kind (list "native" "") }}
 - {name: CARACAL_NATIVE_PORT, value: {{ int .root.Values.link.nativePort | quote }}}
 {{- end }}
 {{- with int (include "caracal.expertsPerPod" .root) }}

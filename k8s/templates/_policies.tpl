@@ -122,7 +122,7 @@ spec:
 {{/* Ports of expert pods to which attention pods connect, when not all are open. */}}
 {{- define "caracal.linkPorts" -}}
 {{- $ports := list (int .Values.expert.port) }}
-{{- if eq .Values.link.kind "native" }}{{ $ports = append $ports (int .Values.link.nativePort) }}{{ end }}
+{{- if has .Values.link.kind (list "native" "") }}{{ $ports = append $ports (int .Values.link.nativePort) }}{{ end }}
 {{- toJson $ports }}
 {{- end }}
 

@@ -49,7 +49,7 @@ spec:
 
 {{- define "caracal.ports.expert" -}}
 {{- include "caracal.ports.worker" . }}
-{{- if eq .root.Values.link.kind "native" }}
+{{- if has .root.Values.link.kind (list "native" "") }}
 - {name: native, containerPort: {{ int .root.Values.link.nativePort }}}
 {{- end }}
 {{- end }}

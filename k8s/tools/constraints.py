@@ -63,7 +63,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "model.shape.hiddenSize": _between(0, 1 << 20),
     "model.shape.expertSize": _between(0, 1 << 20),
     "model.shape.storage": _one_of("bfloat16", "float32", "float8_e4m3"),
-    "link.kind": _one_of("grpc", "nccl", "native"),
+    "link.kind": _one_of("grpc", "nccl", "native", ""),
     "link.nativePort": _POD_PORT,
     "link.dispatchDtype": _one_of("", "fp8"),
     "placement.replicas": _between(1, 64),

@@ -1,4 +1,4 @@
-"""What is told of rows of logits: their checksums, and whether they are finite. On the host only.
+"""Checksums of rows of logits, and whether the rows are finite. On the host only.
 
 Legend: B rows, V columns.
 """

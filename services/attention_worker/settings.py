@@ -7,6 +7,7 @@ from pathlib import Path
 
 from services.checkpoint.ngram import TABLES_FOLDER
 from services.process.settings import WorkerSettings, setting
+from services.transport.native_extension import unavailable
 
 # What a 0 stands for. 200 ms between tokens is about as fast as people read; a GPU's steps are shorter.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 4096
@@ -54,14 +55,20 @@ class AttentionSettings(WorkerSettings):
         "seconds running sequences may take to finish after SIGTERM when no other worker can take them", 20.0, minimum=0
     )
     link: str = setting(
-        "how rows travel to expert workers: grpc, nccl (gloo between CPUs), or native (sockets without Python)",
-        "grpc",
-        one_of=("grpc", "nccl", "native"),
+        "how rows travel to expert workers: grpc, nccl (gloo between CPUs), or native (sockets without Python); empty = "
+        "native where it is compiled, else grpc",
+        "",
+        one_of=("grpc", "nccl", "native", ""),
     )
     tables_dir: Path = setting(  # noqa: RUF009  a dataclass field
         "folder in memory where the workers of a machine share n-gram tables; only Flash-Lite has any", TABLES_FOLDER
     )
     overlap: bool = setting("0 waits for experts before the dense path: only to measure what the shortcut hides", True)
+
+    @property
+    def chosen_link(self) -> str:
+        """The link, by name."""
+        return self.link or ("grpc" if unavailable() else "native")
 
     @property
     def on_gpu(self) -> bool:

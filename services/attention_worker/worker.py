@@ -61,7 +61,7 @@ class AttentionWorker:
         )
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         self._dispatcher = MoEDispatcher(
-            connector(settings.link, p2p, native),
+            connector(settings.chosen_link, p2p, native),
             config,
             device=loaded.model.device,
             dispatch_dtype=p2p.dispatch_dtype,

@@ -190,8 +190,8 @@ class WorkerSettings(ServiceSettings):
 
     def validate(self) -> None:
         try:
-            strangers = parse_cores(self.cores) - own_cores()
+            unusable = parse_cores(self.cores) - own_cores()
         except ValueError as error:
             raise self.invalid("cores", self.cores, str(error)) from None
-        if strangers:
-            raise self.invalid("cores", self.cores, f"this process may not use {format_cores(frozenset(strangers))}")
+        if unusable:
+            raise self.invalid("cores", self.cores, f"this process may not use {format_cores(frozenset(unusable))}")

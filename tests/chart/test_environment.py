@@ -46,7 +46,8 @@ def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
 
 def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_worker(chart: Chart) -> None:
     for values, link, dtype in (
-        ((), "grpc", None),
+        ((), "", None),
+        (("link.kind=grpc",), "grpc", None),
         (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8"),
         (("link.kind=native",), "native", None),
     ):
@@ -58,7 +59,7 @@ def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_wo
         assert given["StatefulSet/caracal-attention"]["CARACAL_LINK"] == link
         assert [env.get("CARACAL_DISPATCH_DTYPE") for env in given.values()] == [dtype, dtype]
         port = given["StatefulSet/caracal-expert"].get("CARACAL_NATIVE_PORT")
-        assert port == ("50053" if link == "native" else None)
+        assert port == ("50053" if link in ("native", "") else None)
 
 
 @pytest.mark.parametrize("value", ["auto", "none"])

@@ -12,6 +12,7 @@ CONNECTIONS = {
     ("router", "attention", 50051),
     ("router", "expert", 50051),
     ("attention", "expert", 50051),
+    ("attention", "expert", 50053),
     ("router", "redis", 6379),
     ("attention", "redis", 6379),
     ("expert", "redis", 6379),
@@ -113,7 +114,7 @@ def test_p2p_groups_open_every_port_between_attention_and_experts_unless_disable
             assert peers == ([other] if opens else [])
 
 
-@pytest.mark.parametrize(("kind", "opens"), [("native", True), ("grpc", False)])
+@pytest.mark.parametrize(("kind", "opens"), [("native", True), ("", True), ("grpc", False)])
 def test_native_sessions_open_their_port_from_attention_to_experts(chart: Chart, kind: str, opens: bool) -> None:
     objects = chart.render(f"link.kind={kind}")
     for role, ways, direction, other in (
