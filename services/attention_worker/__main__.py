@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import torch
 from caracal_kernels import KernelsUnavailable
@@ -17,6 +18,9 @@ from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
 from services.transport.native_extension import unavailable
+
+# The engine's thread comes back from native code and waits for the GIL at most so long; Python's own 5 ms is a whole step.
+GIL_SWITCH_S = 0.0005
 
 
 async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers: Followers) -> None:
@@ -35,8 +39,9 @@ def main() -> None:
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", settings.identity, settings.log_level)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if settings.kernel_threads:
+            torch.set_num_threads(settings.kernel_threads)
+        sys.setswitchinterval(GIL_SWITCH_S)
         if settings.link == "native" and (why := unavailable()):
             raise settings.invalid("link", settings.link, why)
         opened = open_model(settings)

@@ -55,8 +55,8 @@ class AttentionSettings(WorkerSettings):
         "seconds running sequences may take to finish after SIGTERM when no other worker can take them", 20.0, minimum=0
     )
     link: str = setting(
-        "how rows travel to expert workers: grpc, nccl (gloo between CPUs), or native (sockets without Python); empty = "
-        "native where it is compiled, else grpc",
+        "how rows travel to expert workers: grpc, nccl (gloo between CPUs), or native (sockets without Python); empty "
+        "= native where it is compiled, else grpc",
         "",
         one_of=("grpc", "nccl", "native", ""),
     )

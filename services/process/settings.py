@@ -168,7 +168,7 @@ class WorkerSettings(ServiceSettings):
     )
     spin_us: int = setting(
         "microseconds a native session polls before it sleeps; 0, or a CPU limit below one core, sleeps at once",
-        100,
+        200,
         minimum=0,
         maximum=10_000,
     )
