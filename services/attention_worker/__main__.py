@@ -19,7 +19,7 @@ from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
 from services.transport.native_extension import unavailable
 
-# The engine's thread comes back from native code and waits for the GIL at most so long; Python's own 5 ms is a whole step.
+# The engine's thread comes back from native code and waits for the GIL at most so long. Python's 5 ms are a whole step.
 GIL_SWITCH_S = 0.0005
 
 
