@@ -156,7 +156,7 @@ def test_a_link_that_is_not_known_is_one_line(user: dict[str, str], model: Path,
 @pytest.mark.parametrize(
     ("variable", "value", "why"),
     [
-        ("LINK", "foo", "--link is 'foo': must be grpc, nccl or native"),
+        ("LINK", "foo", "--link is 'foo': must be grpc, nccl, native or empty"),
         ("DISPATCH_DTYPE", "int4", "--dispatch-dtype is 'int4': must be fp8 or empty"),
         ("KV_PAGES", "-3", "--kv-pages is -3: must be at least 0"),
         ("KV_PAGES", "1000000000", "attention-0: CARACAL_KV_PAGES: 1000000000 pages of CARACAL_PAGE_SIZE 64 take"),
