@@ -39,7 +39,14 @@ def test_train_and_evaluate(shell: Shell) -> None:
 def test_bench(shell: Shell) -> None:
     """On tiny models and without llama.cpp where it is not installed: CI does not compile it."""
     output = shell.run("make", "bench", "BENCH=--smoke")
-    for section in ("with prompts", "Distribution tax", "CPU time of a step", "Expert workers", "Overlap", "Memory"):
+    for section in (
+        "with prompts",
+        "Distribution tax",
+        "CPU time of a decode step",
+        "Expert workers",
+        "Overlap",
+        "Memory",
+    ):
         assert re.search(rf"^## .*{section}", output, re.M), section
     assert re.search(r"^\| Caracal over HTTP \| \d", output, re.M)
     assert re.search(r"^\| ceiling, tokens/s \| \d", output, re.M)
