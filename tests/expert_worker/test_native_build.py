@@ -47,7 +47,6 @@ def test_the_extension_fits_its_sources() -> None:
     assert NAME in sys.modules
 
 
-@pytest.mark.compiled
 @pytest.mark.skipif(not is_compiled(), reason="there are no compiled kernels")
 def test_the_extension_of_native_layers_fits_its_sources() -> None:
     from services.attention_worker import _native

@@ -230,10 +230,9 @@ def test_an_expert_that_is_not_loaded_is_asked_of_the_replica(checkpoint: Checkp
 def test_a_table_that_comes_between_two_layers_is_used_from_the_next_one_on(
     checkpoint: Checkpoint, two: list[Worker], hook: Hook
 ) -> None:
-    first, second = (
-        place(epoch, checkpoint, [w.endpoint for w in two], lambda layer, expert, to=to: [to])  # type: ignore[misc]
-        for epoch, to in ((1, 0), (2, 1))
-    )
+    endpoints = [worker.endpoint for worker in two]
+    first = place(1, checkpoint, endpoints, lambda layer, expert: [0])
+    second = place(2, checkpoint, endpoints, lambda layer, expert: [1])
     with both_sides(checkpoint, DTYPE) as sides:
         sides.apply(first)
         hook.at[2] = lambda: sides.apply(second)
