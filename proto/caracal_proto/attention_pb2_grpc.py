@@ -45,6 +45,11 @@ class AttentionStub:
                 request_serializer=caracal__proto_dot_attention__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=caracal__proto_dot_attention__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.GenerateMany = channel.stream_stream(
+                '/caracal.Attention/GenerateMany',
+                request_serializer=caracal__proto_dot_attention__pb2.AttemptMessage.SerializeToString,
+                response_deserializer=caracal__proto_dot_attention__pb2.AttemptEvents.FromString,
+                _registered_method=True)
         self.ApplyTable = channel.unary_unary(
                 '/caracal.Attention/ApplyTable',
                 request_serializer=caracal__proto_dot_placement__pb2.Table.SerializeToString,
@@ -68,6 +73,14 @@ class AttentionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateMany(self, request_iterator, context):
+        """Many attempts over one stream: what a step gave to all of them comes back as one message. When the stream ends,
+        all of them are cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ApplyTable(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,6 +99,11 @@ def add_AttentionServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=caracal__proto_dot_attention__pb2.GenerateRequest.FromString,
                     response_serializer=caracal__proto_dot_attention__pb2.GenerateEvent.SerializeToString,
+            ),
+            'GenerateMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateMany,
+                    request_deserializer=caracal__proto_dot_attention__pb2.AttemptMessage.FromString,
+                    response_serializer=caracal__proto_dot_attention__pb2.AttemptEvents.SerializeToString,
             ),
             'ApplyTable': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyTable,
@@ -147,6 +165,33 @@ class Attention:
             '/caracal.Attention/Generate',
             caracal__proto_dot_attention__pb2.GenerateRequest.SerializeToString,
             caracal__proto_dot_attention__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/caracal.Attention/GenerateMany',
+            caracal__proto_dot_attention__pb2.AttemptMessage.SerializeToString,
+            caracal__proto_dot_attention__pb2.AttemptEvents.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class AttentionStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_attention_pb2.AttentionDescribeRequest, _attention_pb2.AttentionDescription]
     Generate: _grpc.UnaryStreamMultiCallable[_attention_pb2.GenerateRequest, _attention_pb2.GenerateEvent]
     """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step."""
+    GenerateMany: _grpc.StreamStreamMultiCallable[_attention_pb2.AttemptMessage, _attention_pb2.AttemptEvents]
+    """Many attempts over one stream: what a step gave to all of them comes back as one message. When the stream ends,
+    all of them are cancelled.
+    """
     ApplyTable: _grpc.UnaryUnaryMultiCallable[_placement_pb2.Table, _attention_pb2.ApplyTableReply]
 
 @_typing.type_check_only
@@ -43,6 +47,10 @@ class AttentionAsyncStub(AttentionStub):
     Describe: _aio.UnaryUnaryMultiCallable[_attention_pb2.AttentionDescribeRequest, _attention_pb2.AttentionDescription]  # type: ignore[assignment]
     Generate: _aio.UnaryStreamMultiCallable[_attention_pb2.GenerateRequest, _attention_pb2.GenerateEvent]  # type: ignore[assignment]
     """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step."""
+    GenerateMany: _aio.StreamStreamMultiCallable[_attention_pb2.AttemptMessage, _attention_pb2.AttemptEvents]  # type: ignore[assignment]
+    """Many attempts over one stream: what a step gave to all of them comes back as one message. When the stream ends,
+    all of them are cancelled.
+    """
     ApplyTable: _aio.UnaryUnaryMultiCallable[_placement_pb2.Table, _attention_pb2.ApplyTableReply]  # type: ignore[assignment]
 
 class AttentionServicer(metaclass=_abc_1.ABCMeta):
@@ -60,6 +68,16 @@ class AttentionServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attention_pb2.GenerateEvent], _abc.AsyncIterator[_attention_pb2.GenerateEvent]]:
         """One attempt at one sequence. The stream ends with a finish_reason; cancelling it frees its pages within one step."""
+
+    @_abc_1.abstractmethod
+    def GenerateMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_attention_pb2.AttemptMessage],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attention_pb2.AttemptEvents], _abc.AsyncIterator[_attention_pb2.AttemptEvents]]:
+        """Many attempts over one stream: what a step gave to all of them comes back as one message. When the stream ends,
+        all of them are cancelled.
+        """
 
     @_abc_1.abstractmethod
     def ApplyTable(

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
 
-from services.attention_worker.engine.engine import Engine, EngineStopped
-from services.attention_worker.engine.scheduler import CannotFit
-from services.attention_worker.engine.sequence import Ending, Request, TokenOut
-from services.attention_worker.request_validation import BadRequest, parse
+from services.attention_worker.attempt_stream import AttemptStream
+from services.attention_worker.attempts import Attempts, Rejected, failure, fill
+from services.attention_worker.engine.engine import Engine
+from services.attention_worker.engine.sequence import Ending, TokenOut
 from services.process.grpc_server import abort
 
 Event = tuple[list[TokenOut], Ending | None]
-Context = grpc.aio.ServicerContext[attention_pb2.GenerateRequest, attention_pb2.GenerateEvent]
-
-_CODES = {
-    "unavailable": grpc.StatusCode.UNAVAILABLE,
-    "failed": grpc.StatusCode.INTERNAL,
-    "cancelled": grpc.StatusCode.CANCELLED,
-}
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +40,17 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         identity: Identity,
         apply_table: Callable[[placement_pb2.Table], int],
     ) -> None:
-        self.draining = False
         self.epoch = 0
         self._engine = engine
-        self._vocab_size = vocab_size
+        self._attempts = Attempts(engine, vocab_size)
+        self._streams: set[AttemptStream] = set()
         self._identity = identity
         self._apply_table = apply_table
         self.on_ready_change: Callable[[bool], Awaitable[None]] | None = None
+
+    @property
+    def draining(self) -> bool:
+        return self._attempts.draining
 
     @property
     def ready(self) -> bool:
@@ -60,21 +60,37 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
     async def Generate(
         self, request: attention_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[attention_pb2.GenerateEvent]:
-        wanted = await self._accepted(request, context)
         events: asyncio.Queue[Event] = asyncio.Queue()
-        key = await self._submit(wanted, events, context)
+        try:
+            key = self._attempts.begin(request, lambda tokens, ending: events.put_nowait((tokens, ending)))
+        except Rejected as error:
+            await abort(context, error.code, error)
         try:
             while True:
                 tokens, ending = await self._next(events)
-                code = _CODES.get(ending.reason) if ending else None
+                code = failure(ending)
                 if tokens or not code:
-                    yield _event(request.attempt, tokens, None if code else ending)
+                    yield fill(attention_pb2.GenerateEvent(), request.attempt, tokens, None if code else ending)
                 if code and ending:
                     await context.abort(code, ending.message)
                 if ending:
                     return
         finally:
-            self._engine.cancel(key)
+            self._attempts.cancel(key)
+
+    async def GenerateMany(
+        self, messages: AsyncIterator[attention_pb2.AttemptMessage], context: Context
+    ) -> AsyncIterator[attention_pb2.AttemptEvents]:
+        stream = AttemptStream(self._attempts, messages)
+        self._streams.add(stream)
+        try:
+            async with aclosing(stream.events()) as news:
+                async for events in news:
+                    yield events
+        except Rejected as error:
+            await abort(context, error.code, error)
+        finally:
+            self._streams.discard(stream)
 
     async def Describe(
         self, request: attention_pb2.AttentionDescribeRequest, context: Context
@@ -119,30 +135,16 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
 
     async def drain(self, move: bool) -> None:
         """Accepts no more requests; with `move`, ends the running ones so that the router continues them elsewhere."""
-        was_ready, self.draining = self.ready, True
+        was_ready, self._attempts.draining = self.ready, True
         await self._notify(was_ready)
         if move:
             self._engine.evict("draining")
+        for stream in self._streams:
+            stream.look()
 
     async def _notify(self, was_ready: bool) -> None:
         if self.ready != was_ready and self.on_ready_change is not None:
             await self.on_ready_change(self.ready)
-
-    async def _accepted(self, request: attention_pb2.GenerateRequest, context: Context) -> Request:
-        if self.draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
-        try:
-            return parse(request, self._vocab_size, self._engine.limits.max_model_len)
-        except BadRequest as error:
-            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
-
-    async def _submit(self, wanted: Request, events: asyncio.Queue[Event], context: Context) -> int:
-        try:
-            return self._engine.submit(wanted, lambda tokens, ending: events.put_nowait((tokens, ending)))
-        except CannotFit as error:
-            await abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error)
-        except EngineStopped as error:
-            await abort(context, grpc.StatusCode.UNAVAILABLE, error)
 
     @staticmethod
     async def _next(events: asyncio.Queue[Event]) -> Event:
@@ -152,22 +154,3 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             more, ending = events.get_nowait()
             tokens = tokens + more
         return tokens, ending
-
-
-def _event(attempt: int, tokens: list[TokenOut], ending: Ending | None) -> attention_pb2.GenerateEvent:
-    return attention_pb2.GenerateEvent(
-        attempt=attempt,
-        tokens=[_token(token) for token in tokens],
-        finish_reason=ending.reason if ending else "",
-        stop_id=ending.stop_id if ending else 0,
-    )
-
-
-def _token(token: TokenOut) -> attention_pb2.Token:
-    return attention_pb2.Token(
-        index=token.index,
-        id=token.id,
-        logits_checksum=token.logits_checksum,
-        logprob=token.logprob,
-        top=[attention_pb2.TopLogprob(id=id, logprob=logprob) for id, logprob in token.top],
-    )

@@ -14,7 +14,8 @@ from caracal_proto import attention_pb2, attention_pb2_grpc
 
 from services.router.requests.worker_choice import AttentionWorkerView
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = Any  # of an attempt: it has `abort`
+Send = Callable[[attention_pb2.AttemptEvent], None]
 Script = Callable[[attention_pb2.GenerateRequest, Context], AsyncIterator[attention_pb2.GenerateEvent]]
 
 
@@ -118,16 +119,59 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
     def ApplyTable(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    async def Generate(
-        self, request: attention_pb2.GenerateRequest, context: Context
-    ) -> AsyncIterator[attention_pb2.GenerateEvent]:
+    def Generate(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def GenerateMany(
+        self, messages: AsyncIterator[attention_pb2.AttemptMessage], context: Any
+    ) -> AsyncIterator[attention_pb2.AttemptEvents]:
+        open_: dict[int, asyncio.Task[None]] = {}
+        events: asyncio.Queue[attention_pb2.AttemptEvent] = asyncio.Queue()
+
+        async def read() -> None:
+            async for message in messages:
+                if message.HasField("request"):
+                    task = asyncio.create_task(self._run(message.attempt_id, message.request, events.put_nowait))
+                    open_[message.attempt_id] = task
+                else:
+                    open_[message.attempt_id].cancel()
+
+        reading = asyncio.create_task(read())
+        try:
+            while True:
+                yield attention_pb2.AttemptEvents(events=[await events.get()])
+        finally:
+            for task in (reading, *open_.values()):
+                task.cancel()
+            await asyncio.gather(reading, *open_.values(), return_exceptions=True)
+
+    async def _run(self, attempt_id: int, request: attention_pb2.GenerateRequest, send: Send) -> None:
+        """Runs the script of one attempt. It aborts the attempt alone."""
         fake = self._fake
         fake.requests.append(request)
         fake.opened += 1
+        ended = attention_pb2.AttemptEvent(attempt_id=attempt_id)
         try:
-            async for event in fake.script(request, context):
-                yield event
-        except (asyncio.CancelledError, GeneratorExit):
+            async for event in fake.script(request, _AttemptContext()):
+                send(attention_pb2.AttemptEvent(attempt_id=attempt_id, event=event))
+            ended.status, ended.details = grpc.StatusCode.UNAVAILABLE.value[0], "ended without a finish reason"
+        except asyncio.CancelledError:
             fake.cancelled += 1
             raise
+        except _Abort as abort:
+            ended.status, ended.details = abort.code.value[0], abort.details
         fake.finished += 1
+        send(ended)
+
+
+class _Abort(Exception):
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code, self.details = code, details
+
+
+class _AttemptContext:
+    """What a script may do to its attempt."""
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
+        raise _Abort(code, details)

@@ -108,6 +108,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     def Generate(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def GenerateMany(self, messages: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def Describe(self, request: Any, context: Any) -> Any:
         loaded = [placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(self.loaded)]
         return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, loaded=loaded)

@@ -1,41 +1,69 @@
-"""One call of Attention.Generate: a generation's attempt at one attention worker."""
+"""One attempt at a generation, at one attention worker."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 
-import grpc.aio
+import grpc
 from caracal_proto import attention_pb2
-from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from services.router.requests.worker_choice import AttentionWorkerView
 
 
-class Attempt:
-    """Opens the call at once. `last_event_at` is a time of the monotonic clock.
+class AttemptFailed(Exception):
+    """An attempt's end without a finish reason, with the gRPC status that the worker or the connection gave."""
 
-    An attempt that is `abandoned` may go on elsewhere; one that has `expired` ends its request.
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self.code, self.details = code, details
+
+
+class Attempt:
+    """Has one reader. `last_event_at` is a time of the monotonic clock.
+
+    An attempt that is `abandoned` may go on elsewhere; one that has `expired` ends its request. Once `complete`, it
+    needs its worker no more. `cancel` is called when it is given up before.
     """
 
-    def __init__(
-        self, worker: AttentionWorkerView, channel: grpc.aio.Channel, message: attention_pb2.GenerateRequest
-    ) -> None:
+    def __init__(self, worker: AttentionWorkerView, number: int, cancel: Callable[[], None]) -> None:
         self.worker = worker
-        self.number = message.attempt
+        self.number = number
         self.last_event_at = time.monotonic()
-        self.abandoned = self.expired = False
-        self._call = AttentionStub(channel).Generate(message)
+        self.abandoned = self.expired = self.complete = False
+        self._cancel = cancel
+        self._events: asyncio.Queue[attention_pb2.GenerateEvent | AttemptFailed | None] = asyncio.Queue()
 
     async def read(self) -> attention_pb2.GenerateEvent | None:
-        """Returns the next event, None at the end. Raises AioRpcError, or CancelledError after `abandon`."""
-        event = await self._call.read()
+        """Returns the next event; None after the last, and at once after `abandon`. Raises AttemptFailed."""
+        event = await self._events.get()
         self.last_event_at = time.monotonic()
-        return event if isinstance(event, attention_pb2.GenerateEvent) else None
+        if self.abandoned:
+            return None
+        if isinstance(event, AttemptFailed):
+            raise event
+        return event
+
+    def arrive(self, event: attention_pb2.GenerateEvent) -> None:
+        """Takes an event from the worker."""
+        self.last_event_at = time.monotonic()
+        self._events.put_nowait(event)
+        if event.finish_reason:
+            self.complete = True
+            self._events.put_nowait(None)
+
+    def fail(self, failed: AttemptFailed) -> None:
+        """Takes a failure from the worker or the connection, to be read after the events that came before."""
+        if not self.complete:
+            self.complete = True
+            self._events.put_nowait(failed)
 
     def abandon(self) -> None:
         """Gives the worker up; `read` ends at once."""
         self.abandoned = True
-        self._call.cancel()
+        self._events.put_nowait(None)
+        self.cancel()
 
     def expire(self) -> None:
         """Gives the request up, for want of progress; `read` ends at once."""
@@ -43,4 +71,7 @@ class Attempt:
         self.abandon()
 
     def cancel(self) -> None:
-        self._call.cancel()
+        """Tells the worker to stop, unless it has ended."""
+        if not self.complete:
+            self.complete = True
+            self._cancel()

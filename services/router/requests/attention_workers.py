@@ -20,6 +20,7 @@ from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from services.membership.redis import RedisUnavailable
 from services.router.requests.attempt import Attempt
+from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.context_limit import ContextLimit
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
@@ -65,6 +66,7 @@ class AttentionWorkerPool:
         self.progress_timeout_s = timeouts.progress_s
         self._model_limit = ContextLimit(max_model_len)
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._streams: dict[str, AttemptStream] = {}  # by address, as channels
         self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id)
         self._changed = asyncio.Event()
         self._stalls = StallDetector(self._answers, timeouts)
@@ -100,7 +102,17 @@ class AttentionWorkerPool:
             self.workers, self.open_on, numerics_class=numerics_class, avoid={*avoid, *self._stalls.suspects}
         )
 
-    async def channel(self, worker: AttentionWorkerView) -> grpc.aio.Channel | None:
+    async def stream(self, worker: AttentionWorkerView) -> AttemptStream | None:
+        """Returns the stream of attempts to a worker, or None when it cannot be reached."""
+        channel = await self._channel(worker)
+        if channel is None:
+            return None
+        stream = self._streams.get(worker.address)
+        if stream is None or stream.ended:
+            stream = self._streams[worker.address] = AttemptStream(channel)
+        return stream
+
+    async def _channel(self, worker: AttentionWorkerView) -> grpc.aio.Channel | None:
         """Returns a connected channel, or None when the worker cannot be reached."""
         channel = self._channels.get(worker.address)
         if channel is None:
@@ -158,9 +170,8 @@ class AttentionWorkerPool:
 
     async def close(self) -> None:
         self._stalls.close()
-        for channel in self._channels.values():
-            await channel.close(None)
-        self._channels.clear()
+        for address in list(self._channels):
+            await self._close(address)
 
     async def _describe(self, worker: AttentionWorkerView) -> None:
         """Asks a new worker for the longest sequence that it takes."""
@@ -176,7 +187,7 @@ class AttentionWorkerPool:
         return await self._call_describe(worker) is not None
 
     async def _call_describe(self, worker: AttentionWorkerView) -> attention_pb2.AttentionDescription | None:
-        channel = await self.channel(worker)
+        channel = await self._channel(worker)
         if channel is None:
             return None
         try:
@@ -188,4 +199,10 @@ class AttentionWorkerPool:
     async def _close_unused(self) -> None:
         wanted = {worker.address for worker in self.workers} | {attempt.worker.address for attempt in self.attempts}
         for address in self._channels.keys() - wanted:
-            await self._channels.pop(address).close(None)
+            await self._close(address)
+
+    async def _close(self, address: str) -> None:
+        stream = self._streams.pop(address, None)
+        if stream is not None:
+            await stream.close()
+        await self._channels.pop(address).close(None)

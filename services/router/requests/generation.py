@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import grpc
-import grpc.aio
 import structlog
 from caracal_proto import attention_pb2
 
-from services.router.requests.attempt import Attempt
+from services.router.requests.attempt import Attempt, AttemptFailed
+from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
     InvalidRequest,
@@ -100,13 +100,8 @@ class Generation:
             attempt = self._attempt
             try:
                 event = await attempt.read()
-            except grpc.aio.AioRpcError as error:
-                await self._recover(attempt, error)
-                continue
-            except asyncio.CancelledError:
-                if not attempt.abandoned:
-                    raise
-                await self._recover(attempt, None)
+            except AttemptFailed as failed:
+                await self._recover(attempt, failed)
                 continue
             if event is None:
                 await self._recover(attempt, None)
@@ -142,9 +137,9 @@ class Generation:
         while True:
             self._check_time()
             worker = self._workers.choose(self.numerics_class if self.progress.emitted_ids else None, self._failed)
-            channel = await self._workers.channel(worker) if worker else None
-            if worker and channel:
-                return self._start(worker, channel)
+            stream = await self._workers.stream(worker) if worker else None
+            if worker and stream:
+                return self._start(worker, stream)
             hopeless = worker is None and self._workers.not_ready() is not None
             if self.progress.attempt == 0 and (hopeless or (worker and time.monotonic() > give_up_at)):
                 reason = self._workers.not_ready() or "no attention worker can be reached"
@@ -154,7 +149,7 @@ class Generation:
             await self._workers.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
             give_up_at = give_up_at if worker else time.monotonic() + FIRST_WORKER_S
 
-    def _start(self, worker: AttentionWorkerView, channel: grpc.aio.Channel) -> Attempt:
+    def _start(self, worker: AttentionWorkerView, stream: AttemptStream) -> Attempt:
         message = attention_pb2.GenerateRequest(
             request_id=self._request.request_id,
             attempt=self.progress.open_attempt(),
@@ -166,7 +161,7 @@ class Generation:
         if message.attempt > 1:
             self._metrics.failovers.inc()
         self.numerics_class = worker.numerics_class
-        attempt = Attempt(worker, channel, message)
+        attempt = stream.begin(worker, message)
         self._workers.attempts.add(attempt)
         self._workers.open_on[worker.worker_id] += 1
         return attempt
@@ -179,12 +174,12 @@ class Generation:
         self._workers.attempts.discard(attempt)
         self._workers.open_on[attempt.worker.worker_id] -= 1
 
-    async def _recover(self, attempt: Attempt, error: grpc.aio.AioRpcError | None) -> None:
+    async def _recover(self, attempt: Attempt, failed: AttemptFailed | None) -> None:
         """Ends a failed attempt. Raises RouterError when another one would not help."""
         self._leave()
         self._check_time(attempt.expired)
-        code = error.code() if error else None
-        detail = (error.details() or "")[:200] if error else ""
+        code = failed.code if failed else None
+        detail = failed.details[:200] if failed else ""
         log.warning(
             "attempt failed",
             worker=attempt.worker.worker_id,

@@ -45,9 +45,10 @@ class StallDetector:
     def check(self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]) -> None:
         """Abandons the attempts of lost workers and starts probes of idle ones, without waiting for any probe."""
         now = time.monotonic()
-        self._expire(attempts, now)
-        self._abandon_lost(workers, attempts, now)
-        idle = {a.worker.worker_id for a in attempts if a.last_event_at < now - self._timeouts.probe_after_s}
+        waiting = [attempt for attempt in attempts if not attempt.complete]
+        self._expire(waiting, now)
+        self._abandon_lost(workers, waiting, now)
+        idle = {a.worker.worker_id for a in waiting if a.last_event_at < now - self._timeouts.probe_after_s}
         self.suspects &= {worker.worker_id for worker in workers}
         for worker in workers:
             if worker.worker_id in idle | self.suspects and worker.worker_id not in self._probing:
@@ -59,15 +60,15 @@ class StallDetector:
             task.cancel()
 
     def _expire(self, attempts: Iterable[Attempt], now: float) -> None:
-        for attempt in list(attempts):
-            if not attempt.expired and attempt.last_event_at < now - self._timeouts.progress_s:
+        for attempt in attempts:
+            if attempt.last_event_at < now - self._timeouts.progress_s:
                 log.warning("a request makes no progress", worker=attempt.worker.worker_id, attempt=attempt.number)
                 attempt.expire()
 
     def _abandon_lost(self, workers: Iterable[AttentionWorkerView], attempts: Collection[Attempt], now: float) -> None:
         gone = {attempt.worker.worker_id for attempt in attempts} - {worker.worker_id for worker in workers}
         self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
-        for attempt in list(attempts):
+        for attempt in attempts:
             missing_since = self._missing_since.get(attempt.worker.worker_id, now)
             if max(missing_since, attempt.last_event_at) < now - self._timeouts.lost_s:
                 log.warning("attention worker lost", worker=attempt.worker.worker_id)
@@ -89,6 +90,7 @@ class StallDetector:
         if other is None or other.worker_id in self.suspects:
             return
         for attempt in list(attempts):
-            if attempt.worker.worker_id == worker.worker_id and attempt.last_event_at < probed_at:
+            same = attempt.worker.worker_id == worker.worker_id
+            if same and not attempt.complete and attempt.last_event_at < probed_at:
                 log.warning("attention worker does not answer", worker=worker.worker_id, instead=other.worker_id)
                 attempt.abandon()

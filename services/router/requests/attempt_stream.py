@@ -1,0 +1,87 @@
+"""The stream to one attention worker, Attention.GenerateMany, that carries all of this router's attempts there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import grpc
+import grpc.aio
+from caracal_proto import attention_pb2
+from caracal_proto.attention_pb2_grpc import AttentionStub
+
+from services.router.requests.attempt import Attempt, AttemptFailed
+from services.router.requests.worker_choice import AttentionWorkerView
+
+_CODES = {int(code.value[0]): code for code in grpc.StatusCode}
+_ENDED = AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the worker has ended the stream")
+
+
+class AttemptStream:
+    """Opens its call at once, and runs on the event loop until `close` or until the call ends: then it has `ended`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.ended = False
+        self._call = AttentionStub(channel).GenerateMany()
+        self._ids = itertools.count(1)
+        self._attempts: dict[int, Attempt] = {}
+        self._outgoing: asyncio.Queue[attention_pb2.AttemptMessage] = asyncio.Queue()
+        self._sending = asyncio.create_task(self._send())
+        self._receiving = asyncio.create_task(self._receive())
+
+    def begin(self, worker: AttentionWorkerView, request: attention_pb2.GenerateRequest) -> Attempt:
+        """Opens an attempt at the stream's worker."""
+        attempt_id = next(self._ids)
+        attempt = Attempt(worker, request.attempt, lambda: self._cancel(attempt_id))
+        if self.ended:
+            attempt.fail(_ENDED)
+        else:
+            self._attempts[attempt_id] = attempt
+            self._outgoing.put_nowait(attention_pb2.AttemptMessage(attempt_id=attempt_id, request=request))
+        return attempt
+
+    async def close(self) -> None:
+        """Ends the call, and with it all attempts."""
+        self._call.cancel()
+        self._receiving.cancel()
+        await asyncio.gather(self._sending, self._receiving, return_exceptions=True)
+
+    def _cancel(self, attempt_id: int) -> None:
+        if self._attempts.pop(attempt_id, None) is not None:
+            self._outgoing.put_nowait(attention_pb2.AttemptMessage(attempt_id=attempt_id))
+
+    async def _send(self) -> None:
+        try:
+            while True:
+                await self._call.write(await self._outgoing.get())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended; `_receive` gets its status
+
+    async def _receive(self) -> None:
+        failed = _ENDED
+        try:
+            async for message in self._call:
+                for event in message.events:
+                    self._take(event)
+        except grpc.aio.AioRpcError as error:
+            failed = AttemptFailed(error.code(), error.details() or "")
+        finally:
+            self._end(failed)
+
+    def _take(self, event: attention_pb2.AttemptEvent) -> None:
+        attempt = self._attempts.get(event.attempt_id)
+        if attempt is None:
+            return
+        if event.HasField("event"):
+            attempt.arrive(event.event)
+        if event.status:
+            attempt.fail(AttemptFailed(_CODES.get(event.status, grpc.StatusCode.UNKNOWN), event.details))
+        if attempt.complete:
+            del self._attempts[event.attempt_id]
+
+    def _end(self, failed: AttemptFailed) -> None:
+        self.ended = True
+        self._sending.cancel()
+        attempts, self._attempts = self._attempts, {}
+        for attempt in attempts.values():
+            attempt.fail(failed)
