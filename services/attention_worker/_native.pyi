@@ -86,9 +86,13 @@ class Outcome:
     x: Tensor
     messages: int
     interrupted: InFlight | None
+    logits: Tensor | None
+
+class Head:
+    def __init__(self, *, norm: Tensor, norm_eps: float, matrix: Tensor) -> None: ...
 
 class Stack:
-    def __init__(self, layers: Sequence[Layer], word: Tensor | None) -> None: ...
+    def __init__(self, layers: Sequence[Layer], word: Tensor | None, head: Head) -> None: ...
     def run(
         self,
         first: int,
@@ -99,6 +103,17 @@ class Stack:
         seq: Tensor,
         slot_mapping: Tensor,
         page_table: Tensor,
+        sample_rows: Tensor,
         caches: Sequence[Tensor],
         routes: Routes,
     ) -> Outcome: ...
+
+def draw(
+    logits: Tensor,
+    seeds: Sequence[int],
+    positions: Sequence[int],
+    temperature: Sequence[float],
+    top_k: Sequence[int],
+    top_p: Sequence[float],
+    min_p: Sequence[float],
+) -> tuple[list[int], list[int], list[int]]: ...

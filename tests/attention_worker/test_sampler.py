@@ -123,3 +123,25 @@ def test_a_row_that_is_not_finite_gives_no_token(bad: float) -> None:
     tokens = sample_tokens(logits_BV, [sequence(), sequence(), sequence()])
     assert isinstance(tokens[1], NonFiniteLogits)
     assert tokens[0] == tokens[2] == one(LOGITS_V, sequence())
+
+
+def test_one_native_call_draws_what_the_ops_draw() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits_BV = torch.randn(24, 3000, generator=generator) * 4
+    logits_BV[5, 7], logits_BV[9, 0] = torch.nan, torch.inf
+    asked = [
+        sequence(
+            (1,) * (i + 1),
+            temperature=0.3 * (i % 4),
+            seed=i * 7919 - 40,
+            top_k=i % 3 * 9,
+            top_p=1 - 0.02 * i,
+            min_p=0.01 * (i % 2),
+        )
+        for i in range(24)
+    ]
+    forbidden = sequence(logit_bias={0: -1.0})  # a row that is changed before the op: then Python calls the ops
+    by_ops = sample_tokens(torch.cat([logits_BV, LOGITS_V.repeat(60)[None]]), [*asked, forbidden])
+    at_once = sample_tokens(logits_BV, asked)
+    assert [str(each) for each in at_once] == [str(each) for each in by_ops[:-1]]
+    assert [i for i, each in enumerate(at_once) if isinstance(each, NonFiniteLogits)] == [5, 9]

@@ -8,6 +8,9 @@ Legend: B sequences that get a token, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 from caracal_kernels import row_checks, sample
@@ -15,8 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.attention_worker.engine.sequence import Sequence, TokenOut
+from services.attention_worker.model.native_stack import unavailable
 
 Row = NDArray[np.float32]
+Parameters = tuple[  # seeds, positions, temperatures, top-k, top-p, min-p
+    list[int], list[int], list[float], list[int], list[float], list[float]
+]
+Draw = Callable[..., tuple[list[int], list[int], list[int]]]
+
+_DTYPES = (torch.int64, torch.int64, torch.float32, torch.int32, torch.float32, torch.float32)
 
 
 class NonFiniteLogits(ArithmeticError):
@@ -29,33 +39,52 @@ def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut
     `logits_BV` is fp32, on any device, and is not changed. A row's result depends on that row and its sequence only.
     """
     rows_BV = logits_BV.cpu()
-    checksum_B, finite_B = row_checks(rows_BV)
-    # The op must not get NaN or infinity: such a row is replaced by zeros and its result is dropped.
-    usable_BV = logits_BV if finite_B.all() else logits_BV.where(finite_B.to(logits_BV.device)[:, None], 0.0)
-    ids_B = _sample(_adjusted(usable_BV, sequences), sequences)
+    as_they_are = not any(sequence.sampling.adjusts_logits for sequence in sequences)
+    if as_they_are and not logits_BV.is_cuda and (draw := _native_draw()) is not None:
+        ids, checksums, finite = draw(logits_BV, *_parameters(sequences))
+    else:
+        ids, checksums, finite = _draw(logits_BV, rows_BV, sequences)
     return [
-        _token_out(row_V, sequence, token, checksum)
-        if finite
+        _token_out(rows_BV, row, sequence, token, checksum)
+        if good
         else NonFiniteLogits("the model gave logits that are not finite")
-        for row_V, sequence, token, checksum, finite in zip(
-            rows_BV, sequences, ids_B, checksum_B.tolist(), finite_B.tolist(), strict=True
-        )
+        for row, (sequence, token, checksum, good) in enumerate(zip(sequences, ids, checksums, finite, strict=True))
     ]
 
 
-def _sample(logits_BV: Tensor, sequences: list[Sequence]) -> list[int]:
-    asked, device = [sequence.sampling for sequence in sequences], logits_BV.device
-    ids_B = sample(
-        logits_BV,
-        torch.tensor([one.seed for one in asked], dtype=torch.int64, device=device),
-        torch.tensor([len(sequence.ids) for sequence in sequences], dtype=torch.int64, device=device),
-        torch.tensor([one.temperature for one in asked], dtype=torch.float32, device=device),
-        torch.tensor([one.top_k for one in asked], dtype=torch.int32, device=device),
-        torch.tensor([one.top_p for one in asked], dtype=torch.float32, device=device),
-        torch.tensor([one.min_p for one in asked], dtype=torch.float32, device=device),
+@cache
+def _native_draw() -> Draw | None:
+    """The checks and the sampling op as one call of the native extension, where there is one."""
+    if unavailable():
+        return None
+    from services.attention_worker import _native
+
+    return _native.draw
+
+
+def _parameters(sequences: list[Sequence]) -> Parameters:
+    asked = [sequence.sampling for sequence in sequences]
+    return (
+        [one.seed for one in asked],
+        [len(sequence.ids) for sequence in sequences],
+        [one.temperature for one in asked],
+        [one.top_k for one in asked],
+        [one.top_p for one in asked],
+        [one.min_p for one in asked],
     )
-    ids: list[int] = ids_B.tolist()
-    return ids
+
+
+def _draw(logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence]) -> tuple[list[int], list[int], list[int]]:
+    """Ids, checksums, and whether rows are finite, op by op. `rows_BV`: the logits on the host."""
+    checksum_B, finite_B = row_checks(rows_BV)
+    # The op must not get NaN or infinity: such a row is replaced by zeros and its result is dropped.
+    usable_BV = logits_BV if finite_B.all() else logits_BV.where(finite_B.to(logits_BV.device)[:, None], 0.0)
+    parameters = [
+        torch.tensor(values, dtype=dtype, device=logits_BV.device)
+        for values, dtype in zip(_parameters(sequences), _DTYPES, strict=True)
+    ]
+    ids_B = sample(_adjusted(usable_BV, sequences), *parameters)
+    return ids_B.tolist(), checksum_B.tolist(), finite_B.tolist()
 
 
 def _adjusted(logits_BV: Tensor, sequences: list[Sequence]) -> Tensor:
@@ -86,10 +115,10 @@ def _adjust(row: Row, sequence: Sequence) -> None:
         row[list(sequence.stop_ids)] = -np.inf
 
 
-def _token_out(row_V: Tensor, sequence: Sequence, token: int, checksum: int) -> TokenOut:
+def _token_out(rows_BV: Tensor, row: int, sequence: Sequence, token: int, checksum: int) -> TokenOut:
     if not sequence.sampling.logprobs:
         return TokenOut(sequence.generated, token, checksum)
-    logprobs_V = torch.log_softmax(row_V, -1)
+    logprobs_V = torch.log_softmax(rows_BV[row], -1)
     top = torch.topk(logprobs_V, sequence.sampling.top_logprobs)
     return TokenOut(
         sequence.generated,

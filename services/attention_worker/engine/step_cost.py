@@ -3,16 +3,15 @@
 A step costs a fixed part, a part per token (projections, MLPs, experts) and a part per key that a query attends to; the
 last one counts apart for decodes and for prompts, which share the reading of keys. A prompt's chunks take longer with
 every token before them, so a bound on the time of a step needs this model and not a number of tokens.
-No torch, no I/O, no clock. Legend: F the four parts of the cost.
+No torch, no I/O, no clock; plain numbers, since in every step numpy's fixed cost per call would be felt.
+Legend: F the four parts of the cost.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 PRIOR_S = (1e-3, 2e-4, 2e-7, 2e-7)  # of a slow machine, so that the first chunks are rather too short than too long
 FIRST_SPREAD = 10.0  # how far off the prior may be, as a multiple of it; no estimate counts as less certain than that
@@ -51,14 +50,13 @@ class StepCost:
     """
 
     def __init__(self) -> None:
-        self._prior_F: NDArray[np.float64] = np.array(PRIOR_S)
-        self._cost_F: NDArray[np.float64] = np.ones(4)  # in units of the prior
-        self._spread_FF: NDArray[np.float64] = np.eye(4) * FIRST_SPREAD**2
+        self._cost_F = [1.0] * 4  # in units of the prior
+        self._spread_FF = [[FIRST_SPREAD**2 * (i == j) for j in range(4)] for i in range(4)]
         self._headroom = HEADROOM_START
 
     def predict(self, work: Work) -> float:
         """The seconds that a step of this size takes, in the middle of what was measured."""
-        return float(self._features(work) @ self._cost_F)
+        return _dot(_features(work), self._cost_F)
 
     def bound(self, work: Work) -> float:
         """The seconds that about one mixed step of four hundred exceeds."""
@@ -74,45 +72,58 @@ class StepCost:
         left = max(limit_s / self._headroom - self.predict(before), least_s / self._headroom)
         if left <= 0:
             return 0
-        _, per_token, _, per_key = (self._prior_F * self._cost_F).tolist()
+        _, per_token, _, per_key = (prior * cost for prior, cost in zip(PRIOR_S, self._cost_F, strict=True))
         # n tokens cost `once` * n + `per_key` / 2 * n * n; this form of the root does not cancel.
         once = per_token + per_key * (start + 0.5)
         return min(most, int(2 * left / (once + math.sqrt(once * once + 2 * per_key * left))))
 
     def observe(self, work: Work, seconds: float) -> None:
         """Learns from a step that took `seconds`."""
-        seen_F = self._features(work)
-        predicted = float(seen_F @ self._cost_F)
+        seen_F = _features(work)
+        predicted = _dot(seen_F, self._cost_F)
         if work.prompt_keys and work.decode_keys:
             self._learn_headroom(seconds / predicted)
         self._drift()
         counted = min(MOST * predicted, seconds)
-        reach_F = self._spread_FF @ seen_F
-        gain_F = reach_F / (float(seen_F @ reach_F) + (NOISE * predicted) ** 2)
-        self._cost_F = self._cost_F + gain_F * (counted - predicted)
+        reach_F = [_dot(spread_F, seen_F) for spread_F in self._spread_FF]
+        certainty = 1 / (_dot(seen_F, reach_F) + (NOISE * predicted) ** 2)
+        off = certainty * (counted - predicted)
+        self._cost_F = [cost + reach * off for cost, reach in zip(self._cost_F, reach_F, strict=True)]
         if counted == seconds:  # else it is known only that the step took longer than this
-            self._spread_FF = self._spread_FF - np.outer(gain_F, reach_F)
+            for spread_F, reach in zip(self._spread_FF, reach_F, strict=True):
+                gain = certainty * reach
+                spread_F[:] = [spread - gain * other for spread, other in zip(spread_F, reach_F, strict=True)]
         self._keep_positive()
 
     def _keep_positive(self) -> None:
         """Raises coefficients that came out negative to the smallest, and moves the others as far as they correlate."""
-        for index in range(len(self._cost_F)):
+        for index, spread_F in enumerate(self._spread_FF):
             short = SMALLEST - self._cost_F[index]
             if short > 0:
-                self._cost_F = self._cost_F + short * self._spread_FF[index] / self._spread_FF[index, index]
-        self._cost_F = np.maximum(self._cost_F, SMALLEST)
+                share = short / spread_F[index]
+                self._cost_F = [cost + share * spread for cost, spread in zip(self._cost_F, spread_F, strict=True)]
+        self._cost_F = [max(cost, SMALLEST) for cost in self._cost_F]
 
     def _drift(self) -> None:
         """Makes every estimate a little less certain, since machines change; none less than at the start."""
-        spread_F = np.diagonal(self._spread_FF) + (DRIFT * self._cost_F) ** 2
-        np.fill_diagonal(self._spread_FF, spread_F)
-        shrink_F = np.minimum(1.0, FIRST_SPREAD * np.maximum(1.0, self._cost_F) / np.sqrt(spread_F))
-        self._spread_FF *= np.outer(shrink_F, shrink_F)
+        shrink_F = []
+        for index, cost in enumerate(self._cost_F):
+            self._spread_FF[index][index] += (DRIFT * cost) ** 2
+            shrink_F.append(min(1.0, FIRST_SPREAD * max(1.0, cost) / math.sqrt(self._spread_FF[index][index])))
+        if min(shrink_F) < 1.0:
+            for spread_F, shrink in zip(self._spread_FF, shrink_F, strict=True):
+                spread_F[:] = [spread * shrink * other for spread, other in zip(spread_F, shrink_F, strict=True)]
 
     def _learn_headroom(self, ratio: float) -> None:
         step = HEADROOM_UP if ratio > self._headroom else HEADROOM_DOWN
         self._headroom = min(HEADROOM_MOST, max(HEADROOM_LEAST, self._headroom * step))
 
-    def _features(self, work: Work) -> NDArray[np.float64]:
-        """What each coefficient's prior would cost in this step."""
-        return self._prior_F * (1, work.tokens, work.decode_keys, work.prompt_keys)
+
+def _features(work: Work) -> tuple[float, float, float, float]:
+    """What each coefficient's prior would cost in this step."""
+    fixed, token, decode_key, prompt_key = PRIOR_S
+    return fixed, token * work.tokens, decode_key * work.decode_keys, prompt_key * work.prompt_keys
+
+
+def _dot(a_F: Sequence[float], b_F: Sequence[float]) -> float:
+    return a_F[0] * b_F[0] + a_F[1] * b_F[1] + a_F[2] * b_F[2] + a_F[3] * b_F[3]

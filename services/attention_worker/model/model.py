@@ -18,8 +18,16 @@ from torch import Tensor
 from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
 from services.attention_worker.model.embedding import Embedding
 from services.attention_worker.model.interfaces import DispatcherLike
-from services.attention_worker.model.load import Load, Progress
-from services.attention_worker.model.native_stack import AttentionWeights, LayerWeights, NativeStack, unavailable
+from services.attention_worker.model.load import Load
+from services.attention_worker.model.load import Progress as LoadProgress
+from services.attention_worker.model.native_stack import (
+    AttentionWeights,
+    HeadWeights,
+    LayerWeights,
+    NativeStack,
+    Progress,
+    unavailable,
+)
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.model.rope import rope_table
 from services.attention_worker.model.step import Step
@@ -134,11 +142,12 @@ class Model:
         self._embed = Embedding(load)
         cos_sin_MR = rope_table(config).to(load.device)
         self._layers = [Layer(load, layer, cos_sin_MR) for layer in range(config.num_layers)]
-        self._native = _native_stack(load, self._layers, self._embed)
         self._norm_D = load("model.norm.weight")
         rows, word_VD = load.ranks.shard.rows(config.vocab_size), self._embed.word_VD
         tied = config.tie_word_embeddings
         self._head_VD = word_VD[rows.start : rows.stop] if tied else load.matrix(head_name(config), rows=rows)
+        head = HeadWeights(norm_D=self._norm_D, norm_eps=config.rms_norm_eps, matrix_VD=self._head_VD)
+        self._native = _native_stack(load, self._layers, self._embed, head)
 
     @property
     def ngram(self) -> NgramConfig | None:
@@ -154,34 +163,35 @@ class Model:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
         run = self._runner.begin(step, caches)
         step = run.step
-        x_TD = None if self._native is not None and self._native.embeds else self._embed(step)
-        index = 0
-        while index < len(self._layers):
-            before = index
+        at = Progress(0, None if self._native is not None and self._native.embeds else self._embed(step))
+        while at.layer < len(self._layers):
+            before = at
             if self._native is not None:
-                x_TD, index = self._native.run(index, x_TD, step, caches, dispatcher)
-            if index == before:
-                x_TD = self._embed(step) if x_TD is None else x_TD
-                x_TD, index = self._layers[index].forward(x_TD, run, dispatcher), index + 1
-        assert x_TD is not None, "a model has layers"
-        x_BD = rms_norm(x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
+                at = self._native.run(at, step, caches, dispatcher)
+            if at is before:
+                x_TD = self._embed(step) if at.x_TD is None else at.x_TD
+                at = Progress(at.layer + 1, self._layers[at.layer].forward(x_TD, run, dispatcher))
+        if at.logits_BV is not None:
+            return at.logits_BV
+        assert at.x_TD is not None, "a model has layers"
+        x_BD = rms_norm(at.x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
         return self._ranks.logits(x_BD, self._head_VD)
 
 
-def _native_stack(load: Load, layers: list[Layer], embedding: Embedding) -> NativeStack | None:
+def _native_stack(load: Load, layers: list[Layer], embedding: Embedding, head: HeadWeights) -> NativeStack | None:
     """The layers for native code; None where it cannot run them."""
     if load.device.type != "cpu" or load.ranks.shard.size > 1:
         return None
     if why := unavailable():
         log.info("Python runs the layers", reason=why)
         return None
-    return NativeStack([layer.weights for layer in layers], None if load.config.ngram else embedding.word_VD)
+    return NativeStack([layer.weights for layer in layers], None if load.config.ngram else embedding.word_VD, head)
 
 
 def load_model(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
-    progress: Progress,
+    progress: LoadProgress,
     ranks: Ranks = ALONE,
     device: torch.device = CPU,
     tables_folder: Path = TABLES_FOLDER,

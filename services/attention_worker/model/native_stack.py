@@ -2,7 +2,7 @@
 
 What the exchange with experts needs comes from the dispatcher. A layer whose replies are not all well is finished by
 the dispatcher's own recovery, in Python, and the next layer is native again.
-Legend: T tokens, D hidden, F inner width.
+Legend: T tokens, B of them whose logits are wanted, V vocabulary, D hidden, F inner width.
 """
 
 from __future__ import annotations
@@ -49,6 +49,24 @@ class LayerWeights:
     gate: GateWeights
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadWeights:
+    """What makes logits of the last layer's rows."""
+
+    norm_D: Tensor
+    norm_eps: float
+    matrix_VD: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a step has come: the next layer and its rows; when there is no next one, the logits, if they are made."""
+
+    layer: int
+    x_TD: Tensor | None = None
+    logits_BV: Tensor | None = None
+
+
 @cache
 def unavailable() -> str:
     """Why layers cannot run natively in this process; empty when they can."""
@@ -60,43 +78,46 @@ def unavailable() -> str:
 class NativeStack:
     """The layers of one model, where nothing is `unavailable`. The engine's thread calls `run`."""
 
-    def __init__(self, layers: Sequence[LayerWeights], word_VD: Tensor | None) -> None:
+    def __init__(self, layers: Sequence[LayerWeights], word_VD: Tensor | None, head: HeadWeights) -> None:
         """`word_VD`: where tokens are looked up, if that is all that their embedding takes."""
         from services.attention_worker import _native
 
         self.embeds = word_VD is not None
         self._dtype = layers[0].post_norm_D[0].dtype
-        self._stack = _native.Stack([_layer(weights) for weights in layers], word_VD)
+        self._stack = _native.Stack(
+            [_layer(weights) for weights in layers],
+            word_VD,
+            _native.Head(norm=head.norm_D, norm_eps=head.norm_eps, matrix=head.matrix_VD),
+        )
         self._routes: tuple[ExchangeLike, Routes] | None = None
 
-    def run(
-        self, first: int, x_TD: Tensor | None, step: Step, caches: list[Tensor], dispatcher: DispatcherLike
-    ) -> tuple[Tensor | None, int]:
-        """Runs layers from `first` on; returns x and the next layer to run, `first` itself if none could be run.
+    def run(self, at: Progress, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Progress:
+        """Runs a step on as far as it goes; returns `at` itself if no layer could be run.
 
         Without x it begins with the embedding, if it `embeds`.
         """
         tokens = len(step.ids_T)
         exchange = dispatcher.exchange(tokens, self._dtype) if isinstance(dispatcher, ExchangingDispatcher) else None
         if exchange is None:
-            return x_TD, first
+            return at
         outcome = self._stack.run(
-            first,
-            x_TD,
+            at.layer,
+            at.x_TD,
             step.number,
             step.ids_T,
             step.positions_T,
             step.seq_T,
             step.slot_mapping_T,
             step.page_table_SX,
+            step.sample_rows_B,
             caches,
             self._routes_of(exchange),
         )
         exchange.count_calls(outcome.messages)
-        x_TD, interrupted = outcome.x, outcome.interrupted
-        if interrupted is not None:
-            x_TD = exchange.resume(outcome.reached - 1, step, interrupted).finish(x_TD)
-        return x_TD, outcome.reached
+        reached, x_TD = outcome.reached, outcome.x
+        if outcome.interrupted is not None:
+            x_TD = exchange.resume(reached - 1, step, outcome.interrupted).finish(x_TD)
+        return Progress(reached, x_TD, outcome.logits)
 
     def _routes_of(self, exchange: ExchangeLike) -> Routes:
         if self._routes is None or self._routes[0] is not exchange:

@@ -4,6 +4,7 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "draw.h"
 #include "stack.h"
 
 namespace py = pybind11;
@@ -55,7 +56,7 @@ py::capsule take_exchange(InFlight& moe) {
 }
 
 Outcome run(const Stack& stack, size_t first, std::optional<Tensor> x, uint64_t number, Tensor ids, Tensor positions,
-            Tensor seq, Tensor slot_mapping, Tensor page_table, std::vector<Tensor> caches,
+            Tensor seq, Tensor slot_mapping, Tensor page_table, Tensor sample_rows, std::vector<Tensor> caches,
             const std::shared_ptr<Routes>& routes) {
   const Step step{number,
                   std::move(ids),
@@ -63,6 +64,7 @@ Outcome run(const Stack& stack, size_t first, std::optional<Tensor> x, uint64_t 
                   std::move(seq),
                   std::move(slot_mapping),
                   std::move(page_table),
+                  std::move(sample_rows),
                   std::move(caches)};
   return stack.run(first, std::move(x), step, routes);
 }
@@ -113,12 +115,25 @@ void define_run(py::module_& m) {
       .def_readonly("reached", &Outcome::reached)
       .def_readonly("x", &Outcome::x)
       .def_readonly("messages", &Outcome::messages)
-      .def_readonly("interrupted", &Outcome::interrupted);
+      .def_readonly("interrupted", &Outcome::interrupted)
+      .def_readonly("logits", &Outcome::logits);
+  py::class_<Head>(m, "Head").def(
+      py::init([](Tensor norm, double norm_eps, Tensor matrix) { return Head{norm, norm_eps, matrix}; }), py::kw_only(),
+      py::arg("norm"), py::arg("norm_eps"), py::arg("matrix"));
   py::class_<Stack>(m, "Stack")
-      .def(py::init<std::vector<Layer>, std::optional<Tensor>>(), py::arg("layers"), py::arg("word"))
+      .def(py::init<std::vector<Layer>, std::optional<Tensor>, Head>(), py::arg("layers"), py::arg("word"), py::arg("head"))
       .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"), py::arg("ids"),
-           py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("caches"),
-           py::arg("routes"));
+           py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("sample_rows"),
+           py::arg("caches"), py::arg("routes"));
+}
+
+std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::vector<uint8_t>> draw_rows(
+    const Tensor& logits, std::vector<int64_t> seeds, std::vector<int64_t> positions, std::vector<float> temperature,
+    std::vector<int32_t> top_k, std::vector<float> top_p, std::vector<float> min_p) {
+  Sampling sampling{std::move(seeds), std::move(positions), std::move(temperature),
+                    std::move(top_k), std::move(top_p),     std::move(min_p)};
+  Drawn drawn = draw(logits, sampling);
+  return {std::move(drawn.ids), std::move(drawn.checksums), std::move(drawn.finite)};
 }
 
 }  // namespace
@@ -127,6 +142,8 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "An attention worker's layers, run without Python.";
   define_weights(m);
   define_run(m);
+  m.def("draw", torch::wrap_pybind_function_no_gil(&draw_rows), py::arg("logits"), py::arg("seeds"), py::arg("positions"),
+        py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"));
   m.attr("COUNTS") = py::cast(kCountNames);
   m.attr("SECONDS") = py::cast(kSecondsNames);
   m.attr("BUILD_ID") = CARACAL_BUILD_ID;

@@ -54,6 +54,24 @@ Routed route_rows(const Tensor& h, const Tensor& classifier, const Tensor& bias,
                  replica_worker, workers);
 }
 
+Tensor linear(const Tensor& x, const Tensor& weight, at::ScalarType out) {
+  using T = const Tensor&;
+  static const auto op = find<Tensor(T, T, const std::optional<Tensor>&, std::optional<at::ScalarType>)>("caracal::linear");
+  return op.call(x, weight, std::nullopt, out);
+}
+
+std::tuple<Tensor, Tensor> row_checks(const Tensor& rows) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&)>("caracal::row_checks");
+  return op.call(rows);
+}
+
+Tensor sample(const Tensor& logits, const Tensor& seeds, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
+              const Tensor& top_p, const Tensor& min_p) {
+  using T = const Tensor&;
+  static const auto op = find<Tensor(T, T, T, T, T, T, T)>("caracal::sample");
+  return op.call(logits, seeds, positions, temperature, top_k, top_p, min_p);
+}
+
 Tensor combine(const Tensor& y, const Tensor& reply_index, const Tensor& weights, const Tensor& zero, const Tensor& h,
                const Tensor& residual) {
   using T = const Tensor&;

@@ -3,6 +3,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <tuple>
 
 namespace caracal::stack {
@@ -32,6 +33,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
 Tensor swiglu(const Tensor& x, const Tensor& gate_up, const Tensor& down, const Tensor& residual);
 Routed route_rows(const Tensor& h, const Tensor& classifier, const Tensor& bias, const Gate& gate, const Tensor& positions,
                   int64_t layer, const Tensor& replica_offset, const Tensor& replica_worker, int64_t workers);
+Tensor linear(const Tensor& x, const Tensor& weight, at::ScalarType out);
+std::tuple<Tensor, Tensor> row_checks(const Tensor& rows);  // checksum, finite
+Tensor sample(const Tensor& logits, const Tensor& seeds, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
+              const Tensor& top_p, const Tensor& min_p);
 Tensor combine(const Tensor& y, const Tensor& reply_index, const Tensor& weights, const Tensor& zero, const Tensor& h,
                const Tensor& residual);
 

@@ -25,7 +25,7 @@ Outcome Stack::run(size_t first, std::optional<Tensor> given, const Step& step, 
   Tensor x = given ? *given : at::index_select(*word_, 0, step.ids);
   int64_t messages = 0;
   for (size_t index = first; index < layers; ++index) {
-    if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr};
+    if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr, std::nullopt};
     const Layer& layer = layers_[index];
     x = attend(layer.attention[0], x, step, step.caches[2 * index]);
     const Tensor h = rms_norm(x, layer.post_norm[0], layer.norm_eps);
@@ -34,10 +34,11 @@ Outcome Stack::run(size_t first, std::optional<Tensor> given, const Step& step, 
     x = swiglu(h, layer.mlp[0].gate_up, layer.mlp[0].down, x);  // the shortcut: hides the experts' round trip
     x = attend(layer.attention[1], x, step, step.caches[2 * index + 1]);
     x = swiglu(rms_norm(x, layer.post_norm[1], layer.norm_eps), layer.mlp[1].gate_up, layer.mlp[1].down, x);
-    if (!moe->wait()) return {index + 1, x, messages, moe};
+    if (!moe->wait()) return {index + 1, x, messages, moe, std::nullopt};
     x = moe->finish(x);
   }
-  return {layers, x, messages, nullptr};
+  const Tensor wanted = rms_norm(at::index_select(x, 0, step.sample_rows), head_.norm, head_.norm_eps);
+  return {layers, x, messages, nullptr, linear(wanted, head_.matrix, at::kFloat)};
 }
 
 }  // namespace caracal::stack

@@ -1,7 +1,7 @@
 // The layers of a model, run one after another without Python: what services/attention_worker/model/model.py does for
 // one layer, in its order.
 //
-// Legend: T tokens, D hidden, S rows of the page table, X pages of a row, P pages, I positions of a page.
+// Legend: T tokens, B of them whose logits are wanted, V vocabulary, D hidden, S rows of the page table, X pages of a row, P pages, I positions of a page.
 #pragma once
 #include "in_flight.h"
 
@@ -25,11 +25,19 @@ struct Layer {
   Tensor classifier, bias;
 };
 
+// What makes logits of rows.
+struct Head {
+  Tensor norm;
+  double norm_eps;
+  Tensor matrix;  // [V, D]
+};
+
 // A step's tokens, and where their latents are.
 struct Step {
   uint64_t number;
   Tensor ids, positions, seq, slot_mapping;  // [T]
   Tensor page_table;                    // [S, X]
+  Tensor sample_rows;                   // [B]
   std::vector<Tensor> caches;           // of each sublayer [P, I, latent and rope]
 };
 
@@ -38,19 +46,22 @@ struct Outcome {
   Tensor x;                               // [T, D] before it; where a layer was interrupted, that layer's residual
   int64_t messages = 0;                   // sent
   std::shared_ptr<InFlight> interrupted;  // the layer before `reached`, whose replies are not all well
+  std::optional<Tensor> logits;           // [B, V], when all layers have run
 };
 
 class Stack {
  public:
   // `word`, if given, is the table that tokens are looked up in.
-  Stack(std::vector<Layer> layers, std::optional<Tensor> word) : layers_(std::move(layers)), word_(std::move(word)) {}
-  // Runs the layers from `first` on; without `x`, on the rows of the step's ids. It ends early before a layer when the routes hold no longer, and in a layer when
-  // its replies have not all come, or are not finite.
+  Stack(std::vector<Layer> layers, std::optional<Tensor> word, Head head)
+      : layers_(std::move(layers)), word_(std::move(word)), head_(std::move(head)) {}
+  // Runs the layers from `first` on, then the head; without `x`, on the rows of the step's ids. It ends early before a
+  // layer when the routes hold no longer, and in a layer when its replies have not all come, or are not finite.
   Outcome run(size_t first, std::optional<Tensor> x, const Step& step, const std::shared_ptr<const Routes>& routes) const;
 
  private:
   const std::vector<Layer> layers_;
   const std::optional<Tensor> word_;
+  const Head head_;
 };
 
 }  // namespace caracal::stack
