@@ -1,10 +1,10 @@
-// Products with weights that stay in fp8 (e4m3): a block becomes bf16 in the first cache, then it is multiplied as any
-// packed block is. A value is round(code * scale), as services/checkpoint/fp8.py dequantizes it: the bits of a product are
-// those of the dequantized matrix.
+// Products with weights that stay in fp8 (e4m3). A value is round(code * scale), as services/checkpoint/fp8.py dequantizes
+// it, and is multiplied in the same order: the bits are those of the dequantized matrix. All codes of a block share a scale,
+// so what they become is looked up.
 //
 // A block has 64 columns and 128 inputs. Its scale comes first, so that memory is read in one direction; then, for every
 // step of 2 inputs, 128 codes. Of them 64 belong to two panels, 8 codes of the one and 8 of the other in turn: unpacking
-// the low and the high bytes of 16 codes gives each panel's values side by side.
+// the low and the high bytes of 16 values gives each panel's values side by side.
 #pragma once
 #include "matrix.h"
 
@@ -31,84 +31,143 @@ constexpr Magnitudes magnitudes() {
 constexpr Magnitudes kMagnitudes = magnitudes();
 constexpr int kNormal = 8, kLargest = 126;  // the smallest code that is no denormal; the largest number
 
-inline float scale_of(const uint8_t* block) {
-  float scale;
-  std::memcpy(&scale, block, sizeof scale);
-  return scale;
-}
+inline vec values_of(int first, float scale) { return Simd::mul(Simd::load(kMagnitudes.of + first), Simd::set(scale)); }
 
-// The values of the first `count` codes.
-inline void values_of(float scale, int count, bf16* out) {
-  for (int i = 0; i < count; i += Simd::lanes)
-    Simd::store(out + i, Simd::mul(Simd::load(kMagnitudes.of + i), Simd::set(scale)));
-}
+// A scale that makes no denormal of a code that is none, and no infinity, only adds to the exponent: 16 values are enough,
+// those of the denormal codes and those of the smallest exponent, from which that exponent is taken off.
+struct SixteenValues {
+  static constexpr int group = 32;                              // codes that are looked up together
+  static constexpr int most_rows = Simd::lanes == 8 ? 1 : 0;  // it fills vectors of 256 bits
+  __m256i low, high;                                            // bytes of the values
 
-// Where 32 codes of two panels go to, 16 of each: values 0 to 15 of the first at `out`, of the second at `out + 32`.
-inline void convert_any(const uint8_t* codes, const bf16* values, bf16* out) {
-  for (int i = 0; i < 32; ++i)
-    out[i / 8 % 2 * 32 + i / 16 * 8 + i % 8] = static_cast<bf16>(values[codes[i] & 0x7f] | (codes[i] & 0x80) << 8);
-}
-
-// Scales that make no denormal of a code that is none, and no infinity, only add to the exponent: 16 values are enough,
-// those of the denormal codes, and those of the smallest exponent, from which that exponent is taken off.
-inline void convert_normal(const uint8_t* codes, __m256i low, __m256i high, bf16* out) {
-  const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), zero = _mm256_setzero_si256();
-  const __m256i normal = _mm256_min_epu8(_mm256_and_si256(c, _mm256_set1_epi8(0x78)), _mm256_set1_epi8(kNormal));
-  const __m256i index = _mm256_or_si256(_mm256_and_si256(c, _mm256_set1_epi8(7)), normal);
-  const __m256i lows = _mm256_shuffle_epi8(low, index), highs = _mm256_shuffle_epi8(high, index);
-  auto put = [&](__m256i values, __m256i wide, bf16* to) {  // `wide`: codes in the upper bytes
-    const __m256i sign_exponent = _mm256_and_si256(_mm256_srai_epi16(wide, 4), _mm256_set1_epi16(static_cast<int16_t>(0x8780)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_add_epi16(values, sign_exponent));
-  };
-  put(_mm256_unpacklo_epi8(lows, highs), _mm256_unpacklo_epi8(zero, c), out);
-  put(_mm256_unpackhi_epi8(lows, highs), _mm256_unpackhi_epi8(zero, c), out + 32);
-}
-
-// One block, in the order of matrix.h.
-inline void convert(const uint8_t* block, bf16* out) {
-  const float scale = scale_of(block);
-  alignas(64) bf16 values[128];
-  values_of(scale, 128, values);
-  const bool denormal = kMagnitudes.of[kNormal] * scale < std::numeric_limits<float>::min();
-  const bool infinite = values[kLargest] >= 0x7f80;
-  const uint8_t* codes = block + kFp8Header;
-  if (denormal || infinite) {
-    for (int64_t i = 0; i < kFp8Codes; i += 32) convert_any(codes + i, values, out + i / 64 * 64 + i % 64 / 2);
-    return;
+  // False for other scales.
+  bool fill(float scale) {
+    alignas(64) bf16 values[16], last[Simd::lanes];
+    for (int i = 0; i < 16; i += Simd::lanes) Simd::store(values + i, values_of(i, scale));
+    Simd::store(last, values_of(128 - Simd::lanes, scale));
+    if (kMagnitudes.of[kNormal] * scale < std::numeric_limits<float>::min() || last[Simd::lanes - 128 + kLargest] >= 0x7f80)
+      return false;
+    alignas(16) uint8_t lows[16], highs[16];
+    for (int i = 0; i < 16; ++i) {
+      const int bits = values[i] - (i < kNormal ? 0 : 0x80);
+      lows[i] = static_cast<uint8_t>(bits), highs[i] = static_cast<uint8_t>(bits >> 8);
+    }
+    low = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(lows)));
+    high = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(highs)));
+    return true;
   }
-  alignas(16) uint8_t low[16], high[16];
-  for (int i = 0; i < 16; ++i) {
-    const int bits = values[i] - (i < kNormal ? 0 : 0x80);
-    low[i] = static_cast<uint8_t>(bits), high[i] = static_cast<uint8_t>(bits >> 8);
-  }
-  const __m256i lows = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(low)));
-  const __m256i highs = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(high)));
-  for (int64_t i = 0; i < kFp8Codes; i += 32) convert_normal(codes + i, lows, highs, out + i / 64 * 64 + i % 64 / 2);
-}
 
-// c[m, n] for 64 columns; `to_bf16` converts a block.
-template <typename F>
-inline void multiply_converted(const bf16* x, int64_t ldx, const uint8_t* w, float* c, int64_t ldc, int64_t rows, int64_t depth,
-                               F&& to_bf16) {
-  alignas(64) bf16 block[kFp8Codes];
-  for (int64_t k = 0; k < depth; k += kFp8Depth, w += kFp8Bytes) {
-    to_bf16(w, block);
-    if (k) {
-      multiply<bf16, true>(x + k, ldx, block, c, ldc, rows, kBlock, kFp8Depth);
-    } else {
-      multiply<bf16>(x, ldx, block, c, ldc, rows, kBlock, kFp8Depth);
+  [[gnu::always_inline]] void look_up(const uint8_t* codes, __m256i& first, __m256i& second) const {
+    const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), zero = _mm256_setzero_si256();
+    const __m256i normal = _mm256_min_epu8(_mm256_and_si256(c, _mm256_set1_epi8(0x78)), _mm256_set1_epi8(kNormal));
+    const __m256i index = _mm256_or_si256(_mm256_and_si256(c, _mm256_set1_epi8(7)), normal);
+    const __m256i lows = _mm256_shuffle_epi8(low, index), highs = _mm256_shuffle_epi8(high, index);
+    auto add = [](__m256i values, __m256i wide) {  // sign and exponent of codes, which are the upper bytes
+      const __m256i both = _mm256_and_si256(_mm256_srai_epi16(wide, 4), _mm256_set1_epi16(static_cast<int16_t>(0x8780)));
+      return _mm256_add_epi16(values, both);
+    };
+    first = add(_mm256_unpacklo_epi8(lows, highs), _mm256_unpacklo_epi8(zero, c));
+    second = add(_mm256_unpackhi_epi8(lows, highs), _mm256_unpackhi_epi8(zero, c));
+  }
+};
+
+// Of a group of codes, `first` and `second` are values of a panel and of the next one: a whole panel's, or half of one's.
+template <class Values>
+constexpr int kParts = 64 / Values::group;
+
+// A block to bf16, in the order of matrix.h. The next block is fetched meanwhile: no product reads memory.
+template <class Values>
+inline void convert(const Values& values, const uint8_t* codes, bf16* out) {
+  constexpr int parts = kParts<Values>, width = 32 / parts;
+  for (int64_t i = 0; i < kFp8Codes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(codes + i + kFp8Bytes), _MM_HINT_T1);
+    for (int part = 0; part < parts; ++part) {
+      decltype(values.low) first, second;
+      values.look_up(codes + i + part * Values::group, first, second);
+      std::memcpy(out + i + part * width, &first, sizeof first);
+      std::memcpy(out + i + part * width + 32, &second, sizeof second);
     }
   }
 }
 
-inline void multiply_fp8(const bf16* x, int64_t ldx, const uint8_t* w, float* c, int64_t ldc, int64_t rows, int64_t depth) {
-  multiply_converted(x, ldx, w, c, ldc, rows, depth, convert);
+// The same for any scale.
+inline void convert_any(float scale, const uint8_t* codes, bf16* out) {
+  alignas(64) bf16 values[128];
+  for (int i = 0; i < 128; i += Simd::lanes) Simd::store(values + i, values_of(i, scale));
+  for (int64_t i = 0; i < kFp8Codes; ++i)
+    out[i / 64 * 64 + i / 8 % 2 * 32 + i % 64 / 16 * 8 + i % 8] =
+        static_cast<bf16>(values[codes[i] & 0x7f] | (codes[i] & 0x80) << 8);
+}
+
+// sums += x w^T of one block: few rows, every code is looked up on its way to the products. `Pairs` of panels at a time.
+template <int Rows, int Pairs, class Values>
+inline void direct(const Values& values, const bf16* x, int64_t ldx, const uint8_t* codes, float* sums) {
+  using D = Dot<bf16>;
+  constexpr int parts = kParts<Values>;
+  vec acc[Rows][2 * Pairs * parts];
+  for (int m = 0; m < Rows; ++m)
+    for (int n = 0; n < 2 * Pairs * parts; ++n) acc[m][n] = Simd::load(sums + m * kBlock + n * Simd::lanes);
+  for (int64_t k = 0; k < kFp8Depth; k += 2, codes += kBlock * 2)
+    for (int group = 0; group < Pairs * parts; ++group) {
+      decltype(values.low) first, second;
+      values.look_up(codes + group * Values::group, first, second);
+      const int n = group / parts * 2 * parts + group % parts;
+      for (int m = 0; m < Rows; ++m) {
+        const typename D::in xk = D::spread(x + m * ldx + k);
+        acc[m][n] = D::mac(acc[m][n], xk, D::of(first));
+        acc[m][n + parts] = D::mac(acc[m][n + parts], xk, D::of(second));
+      }
+    }
+  for (int m = 0; m < Rows; ++m)
+    for (int n = 0; n < 2 * Pairs * parts; ++n) Simd::store(sums + m * kBlock + n * Simd::lanes, acc[m][n]);
+}
+
+template <class Values, int Rows = Values::most_rows>
+inline void direct_of(int64_t rows, const Values& values, const bf16* x, int64_t ldx, const uint8_t* codes, float* sums) {
+  if constexpr (Rows > 0) {
+    if (rows < Rows) return direct_of<Values, Rows - 1>(rows, values, x, ldx, codes, sums);
+    constexpr int pairs = Simd::lanes == 16 ? 2 : 1;
+    for (int pair = 0; pair < 2; pair += pairs)
+      direct<Rows, pairs>(values, x, ldx, codes + pair * 64, sums + pair * 2 * kPanel);
+  }
+}
+
+constexpr int64_t kSumsRows = 48;  // their sums and a block in bf16 fit the first cache
+
+// sums[m, n] += x w^T of one block.
+template <class Values>
+inline void add_block(const bf16* x, int64_t ldx, const uint8_t* w, float* sums, int64_t rows) {
+  float scale;
+  std::memcpy(&scale, w, sizeof scale);
+  Values values;
+  const bool filled = values.fill(scale);
+  if (filled && rows <= Values::most_rows) return direct_of(rows, values, x, ldx, w + kFp8Header, sums);
+  alignas(64) bf16 block[kFp8Codes];
+  if (filled) {
+    convert(values, w + kFp8Header, block);
+  } else {
+    convert_any(scale, w + kFp8Header, block);
+  }
+  multiply<bf16, true>(x, ldx, block, sums, kBlock, rows, kBlock, kFp8Depth);
+}
+
+// c[m, n] for 64 columns.
+template <class Values>
+void multiply_fp8_by(const bf16* x, int64_t ldx, const uint8_t* w, float* c, int64_t ldc, int64_t rows, int64_t depth) {
+  alignas(64) float sums[kSumsRows * kBlock];
+  for (int64_t m = 0; m < rows;) {
+    const int64_t parts = (rows - m + kSumsRows - 1) / kSumsRows, some = (rows - m + parts - 1) / parts;
+    std::fill_n(sums, some * kBlock, 0.0f);
+    for (int64_t k = 0; k < depth; k += kFp8Depth)
+      add_block<Values>(x + m * ldx + k, ldx, w + k / kFp8Depth * kFp8Bytes, sums, some);
+    for (int64_t i = 0; i < some; ++i, ++m) std::copy_n(sums + i * kBlock, kBlock, c + m * ldc);
+  }
 }
 
 template <typename T>
 constexpr auto multiply_fp8_of() -> decltype(Kernels<T>::multiply_fp8) {
   if constexpr (sizeof(T) == sizeof(bf16)) {
-    return multiply_fp8;
+    return multiply_fp8_by<SixteenValues>;
   } else {
     return nullptr;
   }
