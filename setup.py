@@ -40,7 +40,15 @@ NATIVE_SOURCES = {
     "services.transport._native": [TRANSPORT / "native"],
     "services.attention_worker._native": [ATTENTION / "native", TRANSPORT / "native" / "scatterer.h"],
 }
-PLAIN = ("avx512.cpp", "avx512vbmi.cpp", "avx2.cpp", "arena.cpp", "crc32.cpp", "isa.cpp", "module.cpp")  # these need no torch header
+PLAIN = (
+    "avx512.cpp",
+    "avx512vbmi.cpp",
+    "avx2.cpp",
+    "arena.cpp",
+    "crc32.cpp",
+    "isa.cpp",
+    "module.cpp",
+)  # these need no torch header
 
 
 def fits(built: Path, build_id: str) -> bool:
