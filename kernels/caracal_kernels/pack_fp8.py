@@ -28,7 +28,7 @@ def pack_fp8_reference(w: Tensor, scale: Tensor) -> Tensor:
     """
     heads, (outputs, inputs) = w.shape[:-2], w.shape[-2:]
     blocks, depth = outputs // FP8_OUTPUTS, inputs // FP8_DEPTH
-    # [H, n, two pairs of panels, the panels of a pair, four times, 4 outputs, k, 64 steps, 2 inputs]
+    # [H, n, 2 halves, their 2 panels, 4 times, 4 outputs, k, 64 steps, 2 inputs]
     parts = w.view(torch.uint8).reshape(-1, blocks, 2, 2, 4, 4, depth, FP8_DEPTH // 2, 2)
     codes = parts.permute(0, 1, 6, 7, 2, 4, 3, 5, 8).reshape(*heads, blocks, depth, -1)
     header = codes.new_zeros((*heads, blocks, depth, _HEADER))

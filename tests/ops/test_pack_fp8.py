@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def unpacked(packed: Tensor) -> Tensor:
     for block, block_k in enumerate(packed):
         for depth, part in enumerate(block_k):
             scale, codes = part[:4].view(torch.float32), part[64:].view(E4M3).float()
-            values = (codes * scale).to(BF16).view(FP8_DEPTH // 2, 2, 4, 2, 4, 2)  # step, pair, lane, panel, 4, 2
+            values = (codes * scale).to(BF16).view(FP8_DEPTH // 2, 2, 4, 2, 4, 2)  # step, half, 4, panel, 4, 2
             square = values.permute(1, 3, 2, 4, 0, 5).reshape(FP8_OUTPUTS, FP8_DEPTH)
             out[block * FP8_OUTPUTS :, depth * FP8_DEPTH :][:FP8_OUTPUTS, :FP8_DEPTH] = square
     return out
@@ -96,7 +97,7 @@ def scales() -> list[float]:
 
 @pytest.mark.parametrize("rows", [1, 3, 6, 7])
 def test_every_code_times_every_kind_of_scale(rows: int) -> None:
-    """Each row picks out one input of each output: what comes back are the weights' values, if they are no denormals."""
+    """Each row picks out one input of each output: what comes back is the weight, if it is no denormal."""
     codes = ((torch.arange(256)[:, None] + 7 * torch.arange(FP8_DEPTH)) % 256).to(torch.uint8)  # all in every column
     codes[(codes & NAN) == NAN] = 0
     w, ones = codes.view(E4M3), torch.eye(FP8_DEPTH, dtype=BF16)[20 : 20 + rows]
@@ -146,8 +147,9 @@ def test_attention_has_the_bits_of_dequantized_weights(rows: int) -> None:
     names = ("q_a_QD", "q_b_EQ", "kv_a_LD", "w_uk_HCN", "w_uv_HUC", "o_proj_DO")
     weights = mla_weights(s, BF16)
     stored = {name: rand_fp8(*getattr(weights, name).shape) for name in names}
-    plain = replace(weights, **{name: wide(*each) for name, each in stored.items()})
-    in_fp8 = replace(weights, **{name: pack_fp8(*each) for name, each in stored.items()})
+    dequantized: dict[str, Any] = {name: wide(*each) for name, each in stored.items()}
+    packed: dict[str, Any] = {name: pack_fp8(*each) for name, each in stored.items()}
+    plain, in_fp8 = replace(weights, **dequantized), replace(weights, **packed)
     x, positions = rand(rows, s.hidden, dtype=BF16), i32(range(rows))
     caches = [torch.zeros(1, 16, s.width, dtype=BF16) for _ in range(2)]
     queries = [mla_project(x, w, positions, positions, c) for w, c in zip((plain, in_fp8), caches, strict=True)]

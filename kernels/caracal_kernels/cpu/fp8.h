@@ -75,7 +75,7 @@ struct SixteenValues {
 template <class Values>
 constexpr int kParts = 64 / Values::group;
 
-// A block to bf16, in the order of matrix.h. The next block is fetched meanwhile: no product reads memory.
+// A block to bf16, in the order of matrix.h. The next block is fetched meanwhile: the products read no memory.
 template <class Values>
 inline void convert(const Values& values, const uint8_t* codes, bf16* out) {
   constexpr int parts = kParts<Values>, width = 32 / parts;
@@ -99,16 +99,16 @@ inline void convert_any(float scale, const uint8_t* codes, bf16* out) {
         static_cast<bf16>(values[codes[i] & 0x7f] | (codes[i] & 0x80) << 8);
 }
 
-// sums += x w^T of one block: few rows, every code is looked up on its way to the products. `Pairs` of panels at a time.
-template <int Rows, int Pairs, class Values>
+// sums += x w^T of one block: few rows, every code is looked up on its way to the products. `Halves` of the columns at a time.
+template <int Rows, int Halves, class Values>
 inline void direct(const Values& values, const bf16* x, int64_t ldx, const uint8_t* codes, float* sums) {
   using D = Dot<bf16>;
   constexpr int parts = kParts<Values>;
-  vec acc[Rows][2 * Pairs * parts];
+  vec acc[Rows][2 * Halves * parts];
   for (int m = 0; m < Rows; ++m)
-    for (int n = 0; n < 2 * Pairs * parts; ++n) acc[m][n] = Simd::load(sums + m * kBlock + n * Simd::lanes);
+    for (int n = 0; n < 2 * Halves * parts; ++n) acc[m][n] = Simd::load(sums + m * kBlock + n * Simd::lanes);
   for (int64_t k = 0; k < kFp8Depth; k += 2, codes += kBlock * 2)
-    for (int group = 0; group < Pairs * parts; ++group) {
+    for (int group = 0; group < Halves * parts; ++group) {
       decltype(values.low) first, second;
       values.look_up(codes + group * Values::group, first, second);
       const int n = group / parts * 2 * parts + group % parts;
@@ -119,16 +119,16 @@ inline void direct(const Values& values, const bf16* x, int64_t ldx, const uint8
       }
     }
   for (int m = 0; m < Rows; ++m)
-    for (int n = 0; n < 2 * Pairs * parts; ++n) Simd::store(sums + m * kBlock + n * Simd::lanes, acc[m][n]);
+    for (int n = 0; n < 2 * Halves * parts; ++n) Simd::store(sums + m * kBlock + n * Simd::lanes, acc[m][n]);
 }
 
 template <class Values, int Rows = Values::most_rows>
 inline void direct_of(int64_t rows, const Values& values, const bf16* x, int64_t ldx, const uint8_t* codes, float* sums) {
   if constexpr (Rows > 0) {
     if (rows < Rows) return direct_of<Values, Rows - 1>(rows, values, x, ldx, codes, sums);
-    constexpr int pairs = Simd::lanes == 16 ? 2 : 1;
-    for (int pair = 0; pair < 2; pair += pairs)
-      direct<Rows, pairs>(values, x, ldx, codes + pair * 64, sums + pair * 2 * kPanel);
+    constexpr int halves = Simd::lanes == 16 ? 2 : 1;
+    for (int half = 0; half < 2; half += halves)
+      direct<Rows, halves>(values, x, ldx, codes + half * 64, sums + half * 2 * kPanel);
   }
 }
 
