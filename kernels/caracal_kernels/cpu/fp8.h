@@ -36,9 +36,9 @@ inline vec values_of(int first, float scale) { return Simd::mul(Simd::load(kMagn
 // A scale that makes no denormal of a code that is none, and no infinity, only adds to the exponent: 16 values are enough,
 // those of the denormal codes and those of the smallest exponent, from which that exponent is taken off.
 struct SixteenValues {
-  static constexpr int group = 32;                              // codes that are looked up together
-  static constexpr int most_rows = Simd::lanes == 8 ? 1 : 0;  // it fills vectors of 256 bits
-  __m256i low, high;                                            // bytes of the values
+  static constexpr int group = 32;                            // codes that are looked up together
+  static constexpr int most_rows = Simd::lanes == 8 ? 1 : 0;  // of `direct`: it fills vectors of 256 bits
+  __m256i low, high;                                          // bytes of the values
 
   // False for other scales.
   bool fill(float scale) {
@@ -122,6 +122,7 @@ inline void direct(const Values& values, const bf16* x, int64_t ldx, const uint8
     for (int n = 0; n < 2 * Halves * parts; ++n) Simd::store(sums + m * kBlock + n * Simd::lanes, acc[m][n]);
 }
 
+// The same for up to `most_rows`.
 template <class Values, int Rows = Values::most_rows>
 inline void direct_of(int64_t rows, const Values& values, const bf16* x, int64_t ldx, const uint8_t* codes, float* sums) {
   if constexpr (Rows > 0) {
