@@ -26,7 +26,7 @@ COMMON = ["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"
 COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 warns of its own intrinsics
 NARROW = ["-mavx2", "-mfma"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", *NARROW]
-FLAGS = {"avx512.cpp": WIDE, "avx2.cpp": NARROW}
+FLAGS = {"avx512.cpp": WIDE, "avx512vbmi.cpp": [*WIDE, "-mavx512vbmi"], "avx2.cpp": NARROW}
 # Of the data plane only module*.cpp need torch: for the pybind11 it carries, and to call the op. GCC 12 warns of its
 # own std::string.
 NATIVE = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-restrict", "-pthread"]
@@ -40,7 +40,15 @@ NATIVE_SOURCES = {
     "services.transport._native": [TRANSPORT / "native"],
     "services.attention_worker._native": [ATTENTION / "native", TRANSPORT / "native" / "scatterer.h"],
 }
-PLAIN = ("avx512.cpp", "avx2.cpp", "arena.cpp", "crc32.cpp", "isa.cpp", "module.cpp")  # these need no torch header
+PLAIN = (
+    "avx512.cpp",
+    "avx512vbmi.cpp",
+    "avx2.cpp",
+    "arena.cpp",
+    "crc32.cpp",
+    "isa.cpp",
+    "module.cpp",
+)  # these need no torch header
 
 
 def fits(built: Path, build_id: str) -> bool:

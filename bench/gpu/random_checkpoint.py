@@ -42,9 +42,16 @@ class RandomCheckpoint(Checkpoint):
             values *= shape[1] ** -0.5
         return values if rows is None else values[rows.start : rows.stop]
 
-    def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
-        if not (self._fp8_experts and ".mlp.experts." in name):
+    def is_fp8(self, name: str) -> bool:
+        return self._fp8_experts and ".mlp.experts." in name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def fp8(self, name: str, to: Staging = HOST, rows: range | None = None) -> tuple[Tensor, Tensor] | None:
+        if not self.is_fp8(name):
             return None
+        assert rows is None, "experts are read whole"
         shape, generator = self._shapes[name], _generator(name, to)
         values = torch.randn(shape, dtype=torch.bfloat16, device=to.device, generator=generator)
         scale = torch.rand(scale_shape(shape), device=to.device, generator=generator).add_(0.5).mul_(FP8_SCALE)

@@ -10,6 +10,7 @@ from caracal_kernels.mla_attention import mla_attention, mla_attention_reference
 from caracal_kernels.mla_output import mla_output, mla_output_reference
 from caracal_kernels.mla_project import MlaWeights, mla_project, mla_project_reference
 from caracal_kernels.mla_values import mla_values, mla_values_reference
+from caracal_kernels.pack_fp8 import FP8_DEPTH, FP8_OUTPUTS, pack_fp8, pack_fp8_reference, takes_fp8
 from caracal_kernels.pack_weights import outputs_of, pack_weights, pack_weights_reference
 from caracal_kernels.plan_rows import plan_rows, plan_rows_reference
 from caracal_kernels.probe import probe
@@ -23,6 +24,8 @@ from caracal_kernels.swiglu import swiglu, swiglu_reference
 from caracal_kernels.swiglu_inner import swiglu_inner, swiglu_inner_reference
 
 __all__ = [
+    "FP8_DEPTH",
+    "FP8_OUTPUTS",
     "GateConfig",
     "GateWeights",
     "KernelsUnavailable",
@@ -48,6 +51,8 @@ __all__ = [
     "mla_values",
     "mla_values_reference",
     "outputs_of",
+    "pack_fp8",
+    "pack_fp8_reference",
     "pack_weights",
     "pack_weights_reference",
     "plan_rows",
@@ -69,4 +74,5 @@ __all__ = [
     "swiglu_inner",
     "swiglu_inner_reference",
     "swiglu_reference",
+    "takes_fp8",
 ]

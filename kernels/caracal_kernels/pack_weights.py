@@ -34,6 +34,8 @@ def pack_weights_reference(w: Tensor) -> Tensor:
 def outputs_of(w: Tensor, heads: bool = False) -> int:
     """N of a weight, packed or not; `heads`: whether it has one matrix per head."""
     first = int(heads)
+    if w.dtype == torch.uint8:  # of pack_fp8
+        return w.shape[first] * BLOCK
     return w.shape[first] * (PANEL if w.dim() > 2 + first else 1)
 
 

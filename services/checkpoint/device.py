@@ -31,5 +31,8 @@ def find_device(name: str, rank: int = 0) -> torch.device:
 
 
 def computes_fp8(device: torch.device) -> bool:
-    """Whether fp8 weights stay in fp8 on the device; the compiled CPU kernels take only bf16 and fp32."""
+    """Whether experts in fp8 are computed in fp8 on the device, where that gives bits of its own.
+
+    The compiled CPU kernels compute them in bf16, with the bits of dequantized weights, also where they stay 8-bit.
+    """
     return device.type == "cuda" or cpu_backend() == "triton"

@@ -22,13 +22,13 @@ from services.checkpoint.config import ModelConfig
 from services.checkpoint.config_file import read_config
 from services.checkpoint.device import CPU
 from services.checkpoint.errors import CheckpointError
-from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, dequantize, scale_shape
+from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, dequantize
 from services.checkpoint.quantization import BLOCK
 from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_tensors
 from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensor_checks import check_tensors, is_fused, stored_dtype
-from services.checkpoint.tensors import EMBEDDING, OWN_HEAD, expert_prefix, fused_experts, ngram_tables
+from services.checkpoint.tensors import EMBEDDING, OWN_HEAD, expert_matrices, fused_experts, ngram_tables
 
 HOST = Staging(CPU)
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, FP8_NAME: torch.float8_e4m3fn}
@@ -129,13 +129,25 @@ class Checkpoint:
         """Whether the layer's experts lie in two tensors instead of three for each."""
         return is_fused(self.config, self._stored, layer)
 
-    def fp8(self, name: str, to: Staging = HOST) -> tuple[Tensor, Tensor] | None:
-        """Reads (e4m3 weight, fp32 scales); None for a tensor that is not stored in fp8. Raises CheckpointError."""
+    def is_fp8(self, name: str) -> bool:
+        """Whether a tensor is stored in fp8."""
+        return self._stored[name].dtype == FP8_NAME
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, as it is stored."""
+        return self._stored[name].shape
+
+    def fp8(self, name: str, to: Staging = HOST, rows: range | None = None) -> tuple[Tensor, Tensor] | None:
+        """Reads (e4m3 weight, fp32 scales); None for a tensor that is not stored in fp8. Raises CheckpointError.
+
+        Of `rows`, scales of every block that has some of them.
+        """
         where = self._stored[name]
         if where.dtype != FP8_NAME:
             return None
-        scale_nk = self._scales(name, to, range(scale_shape(where.shape)[0]))
-        stored_NK = self._read(name, to, range(where.shape[0]))
+        rows = range(where.shape[0]) if rows is None else rows
+        scale_nk = self._scales(name, to, _blocks(rows))
+        stored_NK = self._read(name, to, rows)
         if bool((stored_NK.view(torch.uint8) & 0x7F == 0x7F).any()):  # e4m3 has one NaN of each sign and no infinity
             raise bad_tensor(where.file.name, name, "holds NaN")
         return stored_NK, scale_nk
@@ -157,7 +169,7 @@ class Checkpoint:
         return scale_nk
 
     def _dequantized(self, name: str, dtype: torch.dtype, to: Staging, rows: range) -> Tensor:
-        blocks = range(rows.start // BLOCK, -(-rows.stop // BLOCK))
+        blocks = _blocks(rows)
         around = range(blocks.start * BLOCK, min(blocks.stop * BLOCK, self._stored[name].shape[0]))
         scale_nk = self._scales(name, to, blocks)
         whole_NK = dequantize(self._read(name, to, around), scale_nk, dtype)
@@ -182,7 +194,7 @@ def load_expert(
         rows = range(expert, expert + 1)
         one = [checkpoint.tensor(name, dtype, to, rows)[0] for name, _ in fused_experts(checkpoint.config, layer)]
         return ExpertWeights(*one)
-    names = [f"{expert_prefix(layer, expert)}{part}_proj.weight" for part in ("gate", "up", "down")]
+    names = expert_matrices(layer, expert)
     if keep_fp8:
         stored = [each for name in names if (each := checkpoint.fp8(name, to)) is not None]
         if len(stored) == len(names):
@@ -190,6 +202,10 @@ def load_expert(
             return ExpertWeights(torch.cat([gate, up]), down, torch.cat([gate_scale, up_scale]), down_scale)
     gate, up, down = (checkpoint.tensor(name, dtype, to) for name in names)
     return ExpertWeights(torch.cat([gate, up]), down)
+
+
+def _blocks(rows: range) -> range:
+    return range(rows.start // BLOCK, -(-rows.stop // BLOCK))
 
 
 def _identity(file: Path) -> tuple[int, ...]:

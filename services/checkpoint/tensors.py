@@ -67,6 +67,11 @@ def expert_prefix(layer: int, expert: int) -> str:
     return f"model.layers.{layer}.mlp.experts.{expert}."
 
 
+def expert_matrices(layer: int, expert: int) -> list[str]:
+    """The names of an expert's three matrices: gate, up, down."""
+    return [f"{expert_prefix(layer, expert)}{part}_proj.weight" for part in ("gate", "up", "down")]
+
+
 def fused_experts(c: ModelConfig, layer: int) -> tuple[NamedShape, NamedShape]:
     """A layer's experts in two tensors, as transformers 5 can write them; gate rows come first.
 

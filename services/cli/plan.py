@@ -16,7 +16,7 @@ from services.checkpoint.ngram import NgramConfig
 from services.checkpoint.tensors import ngram_tables
 
 GB = 1e9
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}  # without scales of fp8: 0.02 % more on GPUs, 0.8 % on CPUs
 WIDE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}  # of a value of the KV cache and of n-gram tables
 
 FLASH_CHAT = ModelConfig(

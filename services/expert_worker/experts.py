@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
 import torch
-from caracal_kernels import outputs_of, pack_weights
+from caracal_kernels import outputs_of
 from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
 from services.checkpoint.device import CPU
 from services.checkpoint.errors import CheckpointError
+from services.checkpoint.packing import load_packed_expert
 from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
 from services.checkpoint.staging import Staging
 from services.expert_worker import grouped
@@ -36,7 +38,7 @@ Read = Callable[[int, int], ExpertWeights]
 
 
 class Mirror(Protocol):
-    """Who else keeps the weights of loaded experts that are in the model's dtype."""
+    """Who else keeps the weights of loaded experts that are computed in the model's dtype."""
 
     def set(self, layer: int, expert: int, gate_up: Tensor, down: Tensor, /) -> None: ...
 
@@ -46,8 +48,8 @@ class Mirror(Protocol):
 class Experts:
     """Expert weights and the computation over them. `load` and `drop` may run while another thread is in `compute`.
 
-    With `keep_fp8`, experts that the checkpoint stores in fp8 are kept and computed in fp8: half the memory, other
-    result bits.
+    With `keep_fp8`, experts that the checkpoint stores in fp8 are computed in fp8: other result bits. Without, the
+    compiled CPU kernels may keep them in fp8 too, with the bits of the dequantized ones.
     """
 
     def __init__(
@@ -56,9 +58,8 @@ class Experts:
         config = checkpoint.config
         self.dtype, self.device, self.staging = dtype, device, Staging(device)
         self.num_layers, self.num_ffn, self.hidden = config.num_layers, config.n_routed_experts, config.hidden_size
-        self._read: Read = lambda layer, expert: packed(
-            load_expert(checkpoint, layer, expert, dtype, self.staging, keep_fp8)
-        )
+        load: Callable[..., ExpertWeights] = partial(load_expert, keep_fp8=True) if keep_fp8 else load_packed_expert
+        self._read: Read = lambda layer, expert: load(checkpoint, layer, expert, dtype, self.staging)
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
         self._loading = threading.Lock()
@@ -122,13 +123,6 @@ class Experts:
             )
         y_AD = grouped.compute(x_RD.to(self.device), row_A.to(self.device), [count for _, count in groups], found)
         return y_AD.to(x_RD.device)
-
-
-def packed(weights: ExpertWeights) -> ExpertWeights:
-    """The weights as this process's kernels read them fastest; fp8 ones stay as they are."""
-    if weights.gate_up_scale is not None:
-        return weights
-    return ExpertWeights(pack_weights(weights.gate_up_2FD), pack_weights(weights.down_DF))
 
 
 def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:

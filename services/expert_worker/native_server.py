@@ -54,8 +54,8 @@ class NativeServer:
     ) -> None:
         """`host` and `port` are listened on, `reachable_host` is what callers get to know.
 
-        `direct`: launches whose experts are in the model's dtype call the compiled op without Python. The others, and
-        those of a worker that sends rows in another dtype, go through the batcher.
+        `direct`: launches whose experts are computed in the model's dtype call the compiled op without Python. The
+        others, and those of a worker that sends rows in another dtype, go through the batcher.
         """
         module = native()
         self.max_rows, self.max_assignments = MAX_ROWS, MAX_ROWS * min(expected.experts, 64)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from caracal_kernels import GateWeights
 from support.engine_driver import Driver, Received, limits
+from support.quantized_checkpoint import BLOCKS, to_fp8
 from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import NGRAM, PLAIN, UNEVEN, make_checkpoint
 from torch import Tensor
@@ -34,6 +35,7 @@ CASES = [
     pytest.param((PLAIN, 2, torch.float32), id="plain-2-fp32"),
     pytest.param((UNEVEN | {"num_attention_heads": 4}, 2, torch.bfloat16), id="uneven-2-bf16"),
     pytest.param((UNEVEN | {"hidden_size": 70}, 3, torch.float32), id="uneven-3-fp32"),
+    pytest.param((BLOCKS, 2, torch.bfloat16), id="fp8-2-bf16"),
     pytest.param((NGRAM | {"tie_word_embeddings": True}, 2, torch.bfloat16), id="ngram-tied-2-bf16"),
 ]
 
@@ -52,6 +54,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     preset, size, dtype = request.param
     torch.set_num_threads(1)
     path = make_checkpoint(tmp_path_factory.mktemp("tp"), preset, seed=11, dtype=dtype)
+    path = to_fp8(path) if preset is BLOCKS else path
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings(path, size, SIZES).items():
             patch.setenv(name, value)

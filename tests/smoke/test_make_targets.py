@@ -89,6 +89,16 @@ def test_bench_of_sparse_attention(shell: Shell) -> None:
     assert set(json.loads(out.read_text())["us_per_row"]["sparse"]) == {"1024", "2048"}
 
 
+def test_bench_of_fp8_weights(shell: Shell) -> None:
+    out = shell.folder / "build" / "fp8.json"
+    out.parent.mkdir(exist_ok=True)
+    printed = shell.run("python", "-m", "bench.fp8_weights", "--mib", "1", "--rounds", "1", "--out", str(out))
+    assert len(printed.splitlines()) == 3
+    found = json.loads(out.read_text())
+    assert 1.9 < found["bytes_of_a_matrix"]["bf16"] / found["bytes_of_a_matrix"]["fp8"] < 2
+    assert all(form["ms"] > 0 for rows in found["by_rows"].values() for form in rows.values())
+
+
 def test_bench_of_fanout(shell: Shell) -> None:
     out, picture = shell.folder / "build" / "fanout.json", shell.folder / "build" / "fanout.png"
     out.parent.mkdir(exist_ok=True)

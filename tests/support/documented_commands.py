@@ -37,6 +37,7 @@ SMOKE = {
     "python -m bench.kernels": "test_bench_of_kernels",
     "python -m bench.sweep": "test_bench_sweep",
     "python -m bench.long_context": "test_bench_of_long_contexts",
+    "python -m bench.fp8_weights": "test_bench_of_fp8_weights",
     "python -m bench.sparse_attention": "test_bench_of_sparse_attention",
     "python -m bench.fanout": "test_bench_of_fanout",
     "make bench-gpu": "test_bench_gpu_dry",

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from support.tiny_checkpoint import PLAIN
 from torch import Tensor
 
 from services.checkpoint.fp8 import SCALE_SUFFIX, scale_shape
@@ -23,6 +24,20 @@ CONFIG = {
     "fmt": "e4m3",
     "activation_scheme": "dynamic",
     "weight_block_size": [BLOCK, BLOCK],
+}
+# Of blocks of 64 x 128, which the compiled CPU kernels keep in fp8, but for down_proj of the dense MLPs. kv_a_proj and
+# gate_proj have 192 rows: a block and half of one.
+BLOCKS: dict[str, Any] = PLAIN | {
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "ffn_hidden_size": 192,
+    "q_lora_rank": 128,
+    "kv_lora_rank": 128,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "head_dim": 64,
+    "v_head_dim": 128,
+    "expert_ffn_hidden_size": 128,
 }
 LINEARS = ("_proj.weight", "_proj_with_mqa.weight")
 

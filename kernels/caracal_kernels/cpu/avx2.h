@@ -121,6 +121,7 @@ struct Dot<bf16> {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
             _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
   }
+  static in of(__m256i x) { return split(x); }
   static in load(const bf16* p) { return split(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static in load(const bf16* p, int64_t count) {
     bf16 buffer[16] = {};

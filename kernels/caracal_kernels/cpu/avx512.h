@@ -115,6 +115,7 @@ struct Dot<bf16> {
   static in load(const bf16* p, int64_t count) {
     return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((1ull << count) - 1), p);
   }
+  static in of(__m512i x) { return x; }
   static in spread(const bf16* p) {
     int both;
     std::memcpy(&both, p, sizeof both);

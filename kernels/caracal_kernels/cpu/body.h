@@ -225,6 +225,7 @@ void exp_scaled(const float* x, float top, float heat, float* out, int64_t count
 }  // namespace caracal
 
 #include "attend.h"
+#include "fp8.h"
 #include "matrix.h"
 
 namespace caracal {
@@ -232,8 +233,8 @@ namespace {
 
 template <typename T>
 constexpr Kernels<T> table() {
-  return {multiply<T>, pack<T>,       store<T>, rms_norm<T>, silu_mul<T>, scale<T>,     rope<T>,
-          attend<T>,   add_scaled<T>, widen<T>, softmax<T>,  argmax<T>,   exp_scaled<T>};
+  return {multiply<T>, multiply_fp8_of<T>(), pack<T>,       store<T>, rms_norm<T>, silu_mul<T>, scale<T>,
+          rope<T>,     attend<T>,            add_scaled<T>, widen<T>, softmax<T>,  argmax<T>,   exp_scaled<T>};
 }
 
 }  // namespace

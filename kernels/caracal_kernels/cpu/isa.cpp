@@ -11,6 +11,7 @@ bool wide() {
 bool narrow() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 bool use_wide = wide();
+const bool use_vbmi = __builtin_cpu_supports("avx512vbmi");
 
 }  // namespace
 
@@ -23,7 +24,10 @@ bool use_isa(const std::string& name) {
 }
 
 template <>
-const Kernels<bf16>& active<bf16>() { return use_wide ? avx512_bf16() : avx2_bf16(); }
+const Kernels<bf16>& active<bf16>() {
+  if (!use_wide) return avx2_bf16();
+  return use_vbmi ? avx512vbmi_bf16() : avx512_bf16();
+}
 
 template <>
 const Kernels<float>& active<float>() { return use_wide ? avx512_f32() : avx2_f32(); }

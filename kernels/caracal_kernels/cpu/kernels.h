@@ -8,11 +8,15 @@
 namespace caracal {
 
 constexpr int64_t kPanel = 16, kBlock = 64;  // columns of a packed matrix, see matrix.h
+// A block of a matrix in fp8, see fp8.h: one scale, then the codes of 64 columns and 128 inputs.
+constexpr int64_t kFp8Depth = 128, kFp8Codes = kBlock * kFp8Depth, kFp8Header = 64, kFp8Bytes = kFp8Header + kFp8Codes;
 
 template <typename T>
 struct Kernels {
   // c[m, n] = sum over k of x[m, k] * w[n, k] for the `columns` n of one packed block.
   void (*multiply)(const T* x, int64_t ldx, const T* w, float* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth);
+  // The same for 64 columns in fp8, `depth / kFp8Depth` blocks one behind the other; null for float.
+  void (*multiply_fp8)(const T* x, int64_t ldx, const uint8_t* w, float* c, int64_t ldc, int64_t rows, int64_t depth);
   // Packs rows of w into one block.
   void (*pack)(const T* w, int64_t ldw, int64_t columns, int64_t depth, T* out);
   // out = round(c), or round(residual + round(c)).
@@ -43,6 +47,7 @@ struct Kernels {
 
 using bf16 = uint16_t;
 const Kernels<bf16>& avx512_bf16();
+const Kernels<bf16>& avx512vbmi_bf16();  // the same bits, fp8 faster
 const Kernels<float>& avx512_f32();
 const Kernels<bf16>& avx2_bf16();
 const Kernels<float>& avx2_f32();

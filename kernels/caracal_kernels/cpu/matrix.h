@@ -9,15 +9,21 @@
 namespace caracal {
 namespace {
 
-// Rows x Panels accumulators of 16 columns each, over the whole depth. `stride`: the block's panels.
-template <typename T, int Rows, int Panels>
+// Rows x Panels accumulators of 16 columns each, over the whole depth. `stride`: the block's panels. `Onto`: c holds the
+// sums over the inputs before these.
+template <typename T, bool Onto, int Rows, int Panels>
 inline void tile(const T* x, int64_t ldx, const T* w, int64_t stride, float* c, int64_t ldc, int64_t depth,
                  int64_t columns) {
   using D = Dot<T>;
   constexpr int vecs = Panels * kPanel / Simd::lanes;
   vec acc[Rows][vecs];
   for (int m = 0; m < Rows; ++m)
-    for (int n = 0; n < vecs; ++n) acc[m][n] = Simd::zero();
+    for (int n = 0; n < vecs; ++n)
+      if constexpr (Onto) {
+        acc[m][n] = Simd::load(c + m * ldc + n * Simd::lanes);
+      } else {
+        acc[m][n] = Simd::zero();
+      }
   const int64_t step = stride * kPanel * D::together;
   int64_t k = 0;
   for (; k + D::together <= depth; k += D::together, w += step) {
@@ -41,33 +47,33 @@ inline void tile(const T* x, int64_t ldx, const T* w, int64_t stride, float* c, 
     }
 }
 
-template <typename T, int Panels, int Most, int Rows = Most>
+template <typename T, bool Onto, int Panels, int Most, int Rows = Most>
 inline void tile_of(int64_t rows, const T* x, int64_t ldx, const T* w, int64_t stride, float* c, int64_t ldc, int64_t depth,
                     int64_t columns) {
-  if (rows == Rows) return tile<T, Rows, Panels>(x, ldx, w, stride, c, ldc, depth, columns);
-  if constexpr (Rows > 1) tile_of<T, Panels, Most, Rows - 1>(rows, x, ldx, w, stride, c, ldc, depth, columns);
+  if (rows == Rows) return tile<T, Onto, Rows, Panels>(x, ldx, w, stride, c, ldc, depth, columns);
+  if constexpr (Rows > 1) tile_of<T, Onto, Panels, Most, Rows - 1>(rows, x, ldx, w, stride, c, ldc, depth, columns);
 }
 
 // All rows against some panels of a block, rows in parts as equal as can be: 8 rows are 4 and 4 rather than 6 and 2.
-template <typename T, int Panels, int Most>
+template <typename T, bool Onto, int Panels, int Most>
 inline void panels(const T* x, int64_t ldx, const T* w, int64_t stride, float* c, int64_t ldc, int64_t rows, int64_t depth,
                    int64_t columns) {
   for (int64_t m = 0; m < rows;) {
     const int64_t parts = (rows - m + Most - 1) / Most, some = (rows - m + parts - 1) / parts;
-    tile_of<T, Panels, Most>(some, x + m * ldx, ldx, w, stride, c + m * ldc, ldc, depth, columns);
+    tile_of<T, Onto, Panels, Most>(some, x + m * ldx, ldx, w, stride, c + m * ldc, ldc, depth, columns);
     m += some;
   }
 }
 
-// c[m, n] for the columns of one packed block.
-template <typename T>
+// c[m, n] for the columns of one packed block; `Onto` takes whole panels only.
+template <typename T, bool Onto = false>
 void multiply(const T* x, int64_t ldx, const T* w, float* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth) {
   const int64_t stride = (columns + kPanel - 1) / kPanel;
   int64_t panel = 0;
   auto take = [&]<int Panels, int Most>() {
     for (; panel + Panels <= stride; panel += Panels) {
       const T* at = w + panel * kPanel * Dot<T>::together;
-      panels<T, Panels, Most>(x, ldx, at, stride, c + panel * kPanel, ldc, rows, depth, columns - panel * kPanel);
+      panels<T, Onto, Panels, Most>(x, ldx, at, stride, c + panel * kPanel, ldc, rows, depth, columns - panel * kPanel);
     }
   };
   if constexpr (Simd::most_panels == 4) {

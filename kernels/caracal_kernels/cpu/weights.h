@@ -1,5 +1,5 @@
-// Weight matrices as the ops get them: as they are in a checkpoint, or packed once by `pack_weights` when they were
-// loaded. Both give the same bits; one that is not packed is packed block by block in each product.
+// Weight matrices as the ops get them: as they are in a checkpoint, or packed once by `pack_weights` or `pack_fp8` when they
+// were loaded. All give the same bits; one that is not packed is packed block by block in each product.
 #pragma once
 #include "dense.h"
 
@@ -10,34 +10,46 @@ constexpr int64_t kTogether = sizeof(float) / sizeof(T);  // values of a column 
 
 inline int64_t together(at::ScalarType dtype) { return dtype == at::kBFloat16 ? kTogether<bf16> : kTogether<float>; }
 
+enum class Layout { plain, packed, fp8 };
+
 // One matrix [columns, depth], the first of several of one size that follow each other.
 template <typename T>
 struct Matrix {
-  const T* at;
+  const uint8_t* at;
   int64_t columns, depth;
-  bool packed;
+  Layout layout;
 
-  Matrix head(int64_t i) const { return {at + i * columns * depth, columns, depth, packed}; }
+  int64_t bytes(int64_t of_columns) const {
+    const int64_t values = of_columns * depth;
+    return layout == Layout::fp8 ? values / kFp8Codes * kFp8Bytes : values * static_cast<int64_t>(sizeof(T));
+  }
+  const uint8_t* block(int64_t column) const { return at + bytes(column); }
+  Matrix head(int64_t i) const { return {at + i * bytes(columns), columns, depth, layout}; }
 };
 
 struct MatrixShape {
   int64_t heads, columns, depth;
-  bool packed;
+  Layout layout;
 
   template <typename T>
   Matrix<T> matrix(const Tensor& t) const {
-    return {ptr<T>(t), columns, depth, packed};
+    return {ptr<uint8_t>(t), columns, depth, layout};
   }
 };
 
 // The shape of a weight argument of `dims` dimensions, 2, or 3 for one matrix per head.
 inline MatrixShape matrix_shape(const char* op, const char* name, const Tensor& t, at::ScalarType dtype, int64_t dims = 2) {
+  if (t.scalar_type() == at::kByte && dtype == at::kBFloat16) {
+    check(op, name, t, at::kByte, dims + 1);
+    TORCH_CHECK(t.size(dims) == kFp8Bytes, op, ": ", name, " is not packed from fp8");
+    return {dims == 3 ? t.size(0) : 1, t.size(dims - 2) * kBlock, t.size(dims - 1) * kFp8Depth, Layout::fp8};
+  }
   const bool packed = t.dim() == dims + 2;
   check(op, name, t, dtype, packed ? dims + 2 : dims);
   const int64_t heads = dims == 3 ? t.size(0) : 1;
-  if (!packed) return {heads, t.size(dims - 2), t.size(dims - 1), false};
+  if (!packed) return {heads, t.size(dims - 2), t.size(dims - 1), Layout::plain};
   TORCH_CHECK(t.size(dims) == kPanel && t.size(dims + 1) == together(dtype), op, ": ", name, " is not packed for ", dtype);
-  return {heads, t.size(dims - 2) * kPanel, t.size(dims - 1) * together(dtype), true};
+  return {heads, t.size(dims - 2) * kPanel, t.size(dims - 1) * together(dtype), Layout::packed};
 }
 
 inline void check_depth(const char* op, const char* name, const MatrixShape& shape, int64_t depth) {
@@ -56,9 +68,13 @@ void product(const T* x, int64_t ldx, const Matrix<T>& w, float* c, int64_t ldc,
   at::parallel_for(0, (w.columns + kBlock - 1) / kBlock, grain, [&](int64_t begin, int64_t end) {
     const auto& k = active<T>();
     for (int64_t n = begin * kBlock; n < std::min(w.columns, end * kBlock); n += kBlock) {
+      if (w.layout == Layout::fp8) {
+        k.multiply_fp8(x, ldx, w.block(n), c + n, ldc, rows, w.depth);
+        continue;
+      }
       const int64_t columns = std::min(kBlock, w.columns - n);
-      const T* block = w.at + n * w.depth;
-      if (!w.packed) {
+      const T* block = reinterpret_cast<const T*>(w.block(n));
+      if (w.layout == Layout::plain) {
         T* buffer = scratch<T>(7, kBlock * (w.depth + kTogether<T>));
         k.pack(block, w.depth, columns, w.depth, buffer);
         block = buffer;

@@ -63,7 +63,8 @@ bool ExpertTable::compute(const Launch& launch) {
     began_s_ = began_s;
     try {
       const c10::InferenceMode inference;
-      const at::ScalarType dtype = down_.front().scalar_type();
+      // Weights of one launch may be in bf16 and in fp8, which is packed bytes: the rows are in bf16 then.
+      const at::ScalarType stored = down_.front().scalar_type(), dtype = stored == at::kByte ? at::kBFloat16 : stored;
       const int64_t rows = static_cast<int64_t>(launch.rows), assignments = static_cast<int64_t>(launch.assignments);
       const at::Tensor y = compute_op(view(launch.payload, {rows, hidden_}, dtype), view(launch.row, {assignments}, at::kInt),
                                       view(count_.data(), {static_cast<int64_t>(count_.size())}, at::kInt), gate_up_, down_);
