@@ -70,7 +70,7 @@ def strings(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("operation", KEEPS_MARKS.values(), ids=list(KEEPS_MARKS))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(text=MIXED, other=MIXED)
 def test_marks_follow_their_characters(
     operation: Callable[[Any, Any], Any], text: MarkedText, other: MarkedText

@@ -39,6 +39,7 @@ SMOKE = {
     "python -m bench.long_context": "test_bench_of_long_contexts",
     "python -m bench.sparse_attention": "test_bench_of_sparse_attention",
     "python -m bench.fanout": "test_bench_of_fanout",
+    "python -m bench.many_workers": "test_bench_of_many_workers",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",
     "make clean": "test_clean",
