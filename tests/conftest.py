@@ -1,4 +1,4 @@
-"""For all tests: Triton's interpreter where there is no GPU, and a guard of the marker `processes`."""
+"""For all tests: Triton's interpreter where there is no GPU, a guard of the marker `processes`, Hypothesis."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Triton reads it when it is first imported, and transformers imports it: set before any test is read.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# The tests share the cores: an example may take long without being at fault.
+settings.register_profile("shared cores", deadline=None)
+settings.load_profile("shared cores")
 
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
 running: list[pytest.Item] = []

@@ -87,7 +87,7 @@ def outcome(render: Any) -> tuple[str | None, Any]:
     return str.__str__(result), result
 
 
-@settings(deadline=None, max_examples=400, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(expression=EXPRESSIONS, around=AROUND)
 @example(expression="('A').format(x=1) ~ u", around="{{{{ {} }}}}")
 @example(expression="u | safe + 'A'", around="{{% set v = {} %}}M{{{{ v }}}}")
