@@ -61,8 +61,8 @@ class Plan:
     layers: int = 28
     workers: tuple[int, int] = (4, 64)
     streams: int = 32
-    new_tokens: int = 64
-    rounds: int = 5
+    new_tokens: int = 32
+    rounds: int = 9
 
     @property
     def overrides(self) -> dict[str, int]:
