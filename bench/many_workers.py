@@ -53,7 +53,7 @@ OPEN_S = 30.0
 PAGE_SIZE, PAGES = 64, 4  # of a sequence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is measured: a config of bench/config made deeper, with one FFN expert a layer for each of the `workers`."""
 

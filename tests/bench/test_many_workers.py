@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from bench.compiled import CannotMeasure
@@ -70,7 +72,7 @@ def test_the_document_shows_both_and_the_verdict() -> None:
     found = ratio_and_costs(*turns.values()) | {
         "machine": {"cpu": "a CPU", "cores": 2, "kernels": "avx2", "time": "now"},
         "plan": {"workers": [4, 64], "streams": 32},
-        "workers": {name: {"median": {f: getattr(turn, f) for f in Turn.__slots__}} for name, turn in turns.items()},
+        "workers": {name: {"median": asdict(turn)} for name, turn in turns.items()},
     }
     text = many_workers_text(found)
     assert "1.050 times as long over 64 expert workers as over 4 (goal ≤ 1.10)" in text
