@@ -112,6 +112,7 @@ class Contender:
             if time.monotonic() > deadline:
                 raise CannotMeasure(f"only {self._native.opened} of {self.workers} sessions were opened")
             self._load(batch, 2).result()
+        self._load(batch, 2).result()  # the last one opened may not have been looked at yet
 
     def turn(self, batch: Sequence[list[int]], new_tokens: int) -> object:
         """Measures one load; returns its answers. Raises CannotMeasure when one failed, or Python ran a layer."""
