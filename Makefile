@@ -25,9 +25,10 @@ else
 	$(BIN)/python -m pytest -m processes --ignore tests/smoke
 endif
 
-# Everything that starts no process: for every save. Three pytest workers on two cores, because some tests only wait.
+# Everything that starts no process: for every save. Three pytest workers on two cores, because some tests only wait;
+# each reads all tests, which takes half as long again where their bytecode may not be kept.
 test-fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes" -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -m "not processes" -n 3 --dist worksteal
 
 # The data plane's core, without Python, under the address, undefined-behaviour and thread sanitizers: its checks, and
 # a million mutated frames. SANITIZE='--frames 10000000 --seed 2' and the like.

@@ -58,6 +58,9 @@ def blocks(folder: Path) -> Iterator[tuple[str, str, str, str]]:
     if (results / "scaling.json").exists():
         scaling = json.loads((results / "scaling.json").read_text())
         yield PERFORMANCE, "scaling", "python -m bench.sweep", scaling_text(scaling)
+    if (results / "many_workers.json").exists():
+        found = json.loads((results / "many_workers.json").read_text())
+        yield PERFORMANCE, "many workers", "python -m bench.many_workers", many_workers_text(found)
 
 
 def readme_table(figures: Figures, stalls: Mapping[str, Any]) -> str:
@@ -117,6 +120,30 @@ def scaling_text(scaling: Mapping[str, Any]) -> str:
         rows.append((name, *ends))
     return "![Inter-token latency and CPU of a step along each axis](scaling.png)\n\n" + _table(
         ("varies", "inter-token latency at the first point", "at the last one"), rows
+    )
+
+
+def many_workers_text(found: Mapping[str, Any]) -> str:
+    """The ratio of the step times, each number of expert workers, and what one more message costs."""
+    plan, machine, cost = found["plan"], found["machine"], found["us_per_message"]
+    few, many = plan["workers"]
+    columns = ("step_ms", "own_ms", "attention_cpu_ms", "expert_cpu_ms", "messages")
+    rows = [(name, *(f"{each['median'][column]:.4g}" for column in columns)) for name, each in found["workers"].items()]
+    head = (
+        "expert workers",
+        "step, ms",
+        "of it not waited for experts",
+        "CPU of attention, ms",
+        "CPU of experts, ms",
+        "messages",
+    )
+    goal = f"goal {found['goal']}{'' if found['met'] else ', missed'}"
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, kernels {machine['kernels']}, {machine['time']}. "
+        f"A step of {plan['streams']} streams takes {found['ratio']:.3f} times as long over {many} expert workers as "
+        f"over {few} ({goal}):\n\n{_table(head, rows)}\n"
+        f"One more message costs the attention worker {cost['own']:.3g} µs outside its waits; with waits that poll, "
+        f"{cost['attention_cpu']:.3g} µs of CPU; and the experts' process {cost['expert_cpu']:.3g} µs of CPU.\n"
     )
 
 

@@ -52,7 +52,7 @@ def test_undamaged_is_served() -> None:
     assert outcome(pristine()) == "served"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY_FILE, st.data())
 def test_truncated_anywhere(damaged: str, data: st.DataObject) -> None:
     raw = pristine()[damaged]
@@ -61,7 +61,7 @@ def test_truncated_anywhere(damaged: str, data: st.DataObject) -> None:
     assert one_line(message)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANY_FILE, st.data())
 def test_bits_flipped_near_the_start(damaged: str, data: st.DataObject) -> None:
     raw = bytearray(pristine()[damaged])
@@ -77,7 +77,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_value_anywhere_in_a_header(data: st.DataObject) -> None:
     damaged = "model-00001-of-00002.safetensors"

@@ -1,4 +1,4 @@
-"""Workers with Triton kernels: an fp8 checkpoint gives the same answer over both links.
+"""Workers with Triton kernels: an fp8 checkpoint gives the same answer over every link.
 
 On a GPU where there is one, else in Triton's interpreter.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 import torch
 from caracal_proto import attention_pb2, attention_pb2_grpc
+from support.cluster_harness import LINKS
 from support.quantized_checkpoint import to_fp8
 from support.tiny_checkpoint import PLAIN, make_checkpoint
-from support.worker_processes import place_everything, redis_store, spawn
+from support.worker_processes import Store, place_everything, redis_store, spawn
 
 from services.checkpoint.device import CPU
 from services.checkpoint.numerics import numerics_of
@@ -36,6 +38,12 @@ def answer(address: str) -> list[tuple[int, int]]:
     return [(token.id, token.logits_checksum) for event in events for token in event.tokens]
 
 
+def sent(store: Store, worker_id: str, calls: str) -> bool:
+    """Whether the attention worker has counted any of these calls."""
+    found = store.record("attention", worker_id)
+    return bool(found and found["stats"][calls])
+
+
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -48,18 +56,19 @@ def test_an_answer_from_triton_kernels(tmp_path: Path) -> None:
     with redis_store(tmp_path) as store:
         common = {"MODEL": str(model), "REDIS_URL": store.url, "KV_PAGES": "4", **WHERE}
         workers = [spawn("expert", WORKER_ID="expert-0", **common)]
-        workers += [spawn("attention", WORKER_ID=f"attention-{link}", LINK=link, **common) for link in ("grpc", "nccl")]
+        workers += [spawn("attention", WORKER_ID=f"attention-{link}", LINK=link, **common) for link in LINKS]
         try:
             lease = store.await_record("expert", "expert-0")
             place_everything(store, lease, layers=1, experts=3, epoch=3)
-            leases = [store.await_record("attention", f"attention-{link}", epoch=3) for link in ("grpc", "nccl")]
+            leases = [store.await_record("attention", f"attention-{link}", epoch=3) for link in LINKS]
             assert {one["numerics_class"] for one in leases} == {lease["numerics_class"]}
             other = numerics_of(Checkpoint.open(model), torch.bfloat16, CPU).name
             assert lease["numerics_class"] != other, "the workers do not run the CPU kernels"
-            first, second = (answer(one["address"]) for one in leases)
+            first, *others = (answer(one["address"]) for one in leases)
             assert len(first) == 3
-            assert first == second
-            until(lambda: (store.record("attention", "attention-nccl") or lease)["stats"].get("p2p_calls", 0) > 0)
+            assert others == [first, first]
+            for link, calls in (("nccl", "p2p_calls"), ("native", "native_calls")):
+                until(partial(sent, store, f"attention-{link}", calls))
         finally:
             for worker in workers:
                 worker.kill()

@@ -6,14 +6,14 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from support.cluster_harness import ClusterUnderTest, running_cluster, until
+from support.cluster_harness import LINKS, ClusterUnderTest, running_cluster, until
 
 from services.cli.generate import stream_chat
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module", params=("grpc", "nccl"))
+@pytest.fixture(scope="module", params=LINKS)
 def two_routers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
     yield from running_cluster(tmp_path_factory.mktemp("two_routers"), routers=2, link=request.param)
 

@@ -56,7 +56,7 @@ def test_route_bits_are_the_tokens_own(dtype: torch.dtype) -> None:
         assert all(torch.equal(batch[part][j], alone[i][part][0]) for j, i in enumerate(rows) for part in range(3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_plan_against_the_oracle(data: st.DataObject) -> None:
     experts, zeros, workers = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 4)), data.draw(st.integers(1, 4))

@@ -70,7 +70,7 @@ def strings(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("operation", KEEPS_MARKS.values(), ids=list(KEEPS_MARKS))
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(text=MIXED, other=MIXED)
 def test_marks_follow_their_characters(
     operation: Callable[[Any, Any], Any], text: MarkedText, other: MarkedText
@@ -86,7 +86,6 @@ def test_marks_follow_their_characters(
 
 
 @pytest.mark.parametrize("name", CHANGES_CASE)
-@settings(deadline=None)
 @given(text=MIXED)
 def test_a_change_of_case_marks_nothing_else(name: str, text: MarkedText) -> None:
     result = getattr(text, name)()
@@ -130,7 +129,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=VALUES, ensure_ascii=st.booleans(), indent=st.sampled_from([None, 0, 2]), sort_keys=st.booleans())
 def test_json_keeps_marks(value: Any, ensure_ascii: bool, indent: int | None, sort_keys: bool) -> None:
     result = tojson(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)

@@ -137,17 +137,17 @@ def test_prose_about_a_tag_streams(form: Form) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        TOOL + '{"name": "' * 4_000 + "<" * 20_000 + "<longcat_think" * 4_000,
-        (TOOL + "{" + '"' + END_TOOL) * 1_000,
-        (TOOL + "get<longcat_arg_key>text<longcat_arg_value>a" + END_TOOL) * 1_000,
-        (TOOL + '{"name": "get", "arguments": {"a": "' + END_TOOL) * 1_000,
-        TOOL + "get<longcat_arg_key>text<longcat_arg_value>" + " " * 20_000 + "\\" * 20_000,
-        f"{THINK}a{' ' * 20_000}{END_THINK}{TOOL}get{END_TOOL}{' ' * 20_000}b",
-        (THINK + END_THINK) * 1_500,
+        TOOL + '{"name": "' * 2_000 + "<" * 10_000 + "<longcat_think" * 2_000,
+        (TOOL + "{" + '"' + END_TOOL) * 500,
+        (TOOL + "get<longcat_arg_key>text<longcat_arg_value>a" + END_TOOL) * 500,
+        (TOOL + '{"name": "get", "arguments": {"a": "' + END_TOOL) * 500,
+        TOOL + "get<longcat_arg_key>text<longcat_arg_value>" + " " * 10_000 + "\\" * 10_000,
+        f"{THINK}a{' ' * 10_000}{END_THINK}{TOOL}get{END_TOOL}{' ' * 10_000}b",
+        (THINK + END_THINK) * 750,
     ],
     ids=range(7),
 )
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(5)
 def test_hostile_texts_take_linear_time(form: Form, text: str, size: int) -> None:
     units = form.units(text)
     form.parse([join(units[i : i + size]) for i in range(0, len(units), size)])

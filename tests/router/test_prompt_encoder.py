@@ -82,7 +82,7 @@ def with_typed(value: Any, texts: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=30)
 @given(messages=DIALOGUE, tools=st.lists(TOOL, max_size=2), typed=st.lists(TYPED, min_size=1, max_size=4))
 def test_nothing_that_a_request_says_adds_a_control_token(
     name: str, messages: list[Any], tools: list[Any], typed: list[str]

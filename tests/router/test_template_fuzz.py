@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.chats import TOKENS
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.marked_text import marks_of
@@ -88,11 +87,13 @@ def outcome(render: Any) -> tuple[str | None, Any]:
     return str.__str__(result), result
 
 
-@settings(deadline=None, max_examples=400, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(expression=EXPRESSIONS, around=AROUND)
 @example(expression="('A').format(x=1) ~ u", around="{{{{ {} }}}}")
 @example(expression="u | safe + 'A'", around="{{% set v = {} %}}M{{{{ v }}}}")
 def test_text_is_jinjas_and_a_users_characters_are_never_the_templates(expression: str, around: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     source = "{% set u = messages[0].content %}{% set e = messages[1].content %}" + around.format(expression)
     render: Any = render_jinja_template
     wanted, _ = outcome(lambda: render([MESSAGES], chat_template=source, **TOKENS)[0][0])

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.chats import DIALOGUE, TEMPLATES, TOKENS, TOOL, source, tokenizer
 
@@ -41,7 +41,6 @@ def ours(name: str) -> tuple[ChatTemplate, PromptEncoder]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(deadline=None)
 @given(messages=DIALOGUE, tools=st.lists(TOOL, max_size=2), options=OPTIONS, generate=st.booleans())
 def test_text_and_ids_are_those_of_transformers(
     name: str, messages: list[Any], tools: list[Any], options: dict[str, Any], generate: bool

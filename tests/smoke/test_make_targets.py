@@ -110,6 +110,15 @@ def test_bench_of_fanout(shell: Shell) -> None:
     assert picture.exists()
 
 
+def test_bench_of_many_workers(shell: Shell) -> None:
+    out = shell.folder / "build" / "many"
+    printed = shell.run("python", "-m", "bench.many_workers", "--smoke", "--out", str(out))
+    assert re.search(r"^\| 8 \| [0-9.]+ \|", printed, re.M)
+    few, many = json.loads((out / "many_workers.json").read_text())["workers"].values()
+    assert 0 < few["median"]["messages"] < many["median"]["messages"]
+    assert 0 < few["median"]["own_ms"] < few["median"]["step_ms"]
+
+
 def test_bench_gpu_dry(shell: Shell) -> None:
     assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
     assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")

@@ -40,6 +40,7 @@ SMOKE = {
     "python -m bench.fp8_weights": "test_bench_of_fp8_weights",
     "python -m bench.sparse_attention": "test_bench_of_sparse_attention",
     "python -m bench.fanout": "test_bench_of_fanout",
+    "python -m bench.many_workers": "test_bench_of_many_workers",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",
     "make clean": "test_clean",

@@ -119,12 +119,14 @@ def connecting(
     dtype: torch.dtype,
     stats: P2PStats | None = None,
     dispatch_dtype: torch.dtype | None = None,
-    nccl: type[NcclLink] = WaitingNcclLink,
     native_stats: NativeStats | None = None,
+    waits: bool = True,
 ) -> Connect:
-    """Returns what opens links of one kind to workers of a checkpoint."""
+    """Returns what opens links of one kind to workers of a checkpoint; without `waits` as an engine does."""
     if link == "native":
-        return WaitingFanout(NativeOptions(dtype, dispatch_dtype or dtype, native_stats or NativeStats()))
+        fanout = WaitingFanout if waits else NativeFanout
+        return fanout(NativeOptions(dtype, dispatch_dtype or dtype, native_stats or NativeStats()))
+    nccl = WaitingNcclLink if waits else NcclLink
     config = checkpoint.config
     options = P2POptions(
         host="127.0.0.1",

@@ -28,8 +28,8 @@ def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def batch_sizes(sizes: list[int]) -> list[int]:
-    """Returns every size at least twice, in any order: 40 on a GPU, as few as that where each batch is interpreted."""
-    count = max(40 if DEVICE == "cuda" else 8, 2 * len(sizes))
+    """Returns every size at least twice, in any order, 40 in all; once where each batch is interpreted."""
+    count = max(40, 2 * len(sizes)) if DEVICE == "cuda" else len(sizes)
     return random.sample((sizes * count)[:count], count)
 
 

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from support.op_inputs import visible_keys
-from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
 from services.checkpoint.reader import Checkpoint, load_expert
 from services.checkpoint.tensors import attention_tensors
+
+if TYPE_CHECKING:
+    from transformers import LongcatFlashForCausalLM
 
 FP32 = ("classifier.weight", "e_score_correction_bias")
 
 
 def load_oracle(checkpoint: Checkpoint, dtype: torch.dtype) -> LongcatFlashForCausalLM:
     """Returns the model in `dtype`, its router in fp32 as `from_pretrained` keeps it."""
+    from transformers import (
+        LongcatFlashConfig,
+        LongcatFlashForCausalLM,
+    )  # takes seconds, of every run that collects it
+
     raw = json.loads((checkpoint.path / "config.json").read_text())
     model = LongcatFlashForCausalLM(LongcatFlashConfig(**raw | {"attn_implementation": "eager"}))
     model.eval()  # type: ignore[no-untyped-call]  # of torch

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
 from training.batches import batch
 from training.dialogues import dialogues
 from training.exported import load_exported
+
+if TYPE_CHECKING:
+    from transformers import LongcatFlashConfig
 
 MODEL = Path(__file__).parents[2] / "models" / "caracal-tiny"
 
@@ -34,6 +37,8 @@ def fused(tensors: dict[str, Tensor], config: LongcatFlashConfig) -> dict[str, T
 
 
 def test_logits_equal_those_of_transformers() -> None:
+    from transformers import LongcatFlashConfig, LongcatFlashForCausalLM  # takes seconds, of every run that collects it
+
     config = LongcatFlashConfig(**json.loads((MODEL / "config.json").read_text()))
     reference = LongcatFlashForCausalLM(config)
     reference.float()  # type: ignore[no-untyped-call]  # of transformers

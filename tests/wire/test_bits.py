@@ -29,7 +29,7 @@ from services.expert_worker.experts import Experts
 from services.local.in_process_link import LocalLink
 
 CASES = [("plain", torch.float32), ("uneven", torch.bfloat16), ("wide_top_k", torch.bfloat16)]
-STEPS = 50
+STEPS = 15
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{dtype}" for name, dtype in CASES])

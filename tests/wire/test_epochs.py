@@ -29,7 +29,7 @@ from services.router.dispatch.links import Connect
 from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
-TABLES = 200
+TABLES = 50  # of each link
 
 
 @pytest.fixture(params=LINKS)

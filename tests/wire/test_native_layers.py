@@ -36,11 +36,11 @@ MODELS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "normalised weights": (PLAIN | {"norm_topk_prob": True}, torch.float32),
     "sparse attention": (SPARSE, BF16),
 }
-# 28 layers of 512 FFN and 256 zero experts, 12 of them chosen, as in LongCat-Flash; all widths are tiny.
+# 512 FFN and 256 zero experts, 12 of them chosen, as in LongCat-Flash; 8 of its 28 layers, and all widths are tiny.
 REAL = PLAIN | {
     "hidden_size": 32,
-    "num_layers": 28,
-    "num_hidden_layers": 56,
+    "num_layers": 8,
+    "num_hidden_layers": 16,
     "num_attention_heads": 2,
     "ffn_hidden_size": 16,
     "q_lora_rank": 16,

@@ -27,7 +27,7 @@ from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.native_link import NativeStats
 
 DTYPE = torch.bfloat16
-SOAK_S = 4.0
+SOAK_S = 2.0
 Reply = expert_pb2.ExpertReply
 
 

@@ -1,4 +1,5 @@
-"""Hundreds of P2P groups break and connect while others run: no hang, no wrong bit, deaths noticed, others undisturbed.
+"""Hundreds of P2P groups break and connect while others run: no hang, no wrong bit, deaths noticed, others undisturbed;
+and a layer over every link while its workers die and join.
 
 Legend: R rows of a call, T tokens, D hidden, A (row, expert) assignments.
 """
@@ -17,6 +18,7 @@ import pytest
 import torch
 from caracal_proto import placement_pb2
 from support.expert_workers import (
+    LINKS,
     MAX_TOKENS,
     connecting,
     gates,
@@ -34,13 +36,14 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
 from services.router.dispatch.errors import WorkerUnavailable
 from services.router.dispatch.links import ExpertRequest
+from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import NcclLink, P2PStats
 
 pytestmark = pytest.mark.processes
 
 DTYPE = torch.bfloat16
 GROUPS, KILLS = 5, 100  # concurrent P2P groups; each kill is followed by a join
-LAYER_KILLS = 25
+LAYER_KILLS = 15  # over each link
 NOTICE_S = 1.0  # a dead worker is noticed within this time
 HANG_S = 15.0
 
@@ -176,14 +179,18 @@ def test_groups_break_and_connect_and_the_others_are_undisturbed(checkpoint: Che
     until(lambda: len(os.listdir("/proc/self/fd")) <= files + 20, [], "connections are left open")
 
 
-def test_a_layer_stays_bit_exact_while_its_workers_die_and_join(checkpoint: Checkpoint, pool: P2PWorkerPool) -> None:
-    """Rows of a dead worker go to a replica, and those for a new one over gRPC until its group is connected."""
+@pytest.mark.parametrize("link", LINKS)
+def test_a_layer_stays_bit_exact_while_its_workers_die_and_join(
+    checkpoint: Checkpoint, pool: P2PWorkerPool, link: str
+) -> None:
+    """Rows of a dead worker go to a replica, and those for a new one over gRPC until its group or session is there."""
     gate, plain, rng = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE), random.Random(2)
     batches = [random_batch(number, checkpoint.config.hidden_size, DTYPE) for number in range(10)]
     right = [run(plain, i % 2, gate[i % 2], batch) for i, batch in enumerate(batches)]
     alive = [pool.worker() for _ in range(4)]
-    stats, slowest_s, steps = P2PStats(), 0.0, 0
-    with open_dispatcher(checkpoint, connecting("nccl", checkpoint, DTYPE, stats, nccl=NcclLink)) as dispatcher:
+    groups, sessions, slowest_s, steps = P2PStats(), NativeStats(), 0.0, 0
+    connect = connecting(link, checkpoint, DTYPE, groups, native_stats=sessions, waits=False)
+    with open_dispatcher(checkpoint, connect) as dispatcher:
 
         def apply(epoch: int, ends: list[placement_pb2.Endpoint]) -> None:
             count = len(ends)
@@ -208,7 +215,9 @@ def test_a_layer_stays_bit_exact_while_its_workers_die_and_join(checkpoint: Chec
             alive.append(pool.worker())
         stalls.stop()
         assert dispatcher.stats.total().retries >= LAYER_KILLS / 2, "the deaths caused retries"
-        assert 0 < stats.calls < dispatcher.stats.total().messages_sent
+        sent = {"nccl": groups.calls, "native": sessions.calls}
+        for name, calls_sent in sent.items():
+            assert (0 < calls_sent < dispatcher.stats.total().messages_sent) is (name == link), sent
         assert slowest_s <= 2 * (NOTICE_S + stalls.longest_s)
 
 

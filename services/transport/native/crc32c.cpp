@@ -87,6 +87,7 @@ __attribute__((target("sse4.2"))) uint32_t by_instruction(uint32_t crc, const ch
   return crc;
 }
 
+// As in kernels/caracal_kernels/cpu/crc32.cpp, and not shared: this core is also built by itself, with no path into another package.
 // x^power modulo the polynomial, reflected.
 constexpr uint32_t power_of_x(int power) {
   uint32_t value = 1u << 31;

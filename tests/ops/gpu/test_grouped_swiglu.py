@@ -115,7 +115,7 @@ def test_fp8_agrees_with_fp64_element_by_element(hidden: int, inner: int, dtype:
 def test_every_assignment_gets_its_expert_in_fp8(hidden: int, inner: int, dtype: torch.dtype) -> None:
     random.seed(0)
     x = on_device(19, hidden, dtype=dtype)
-    for counts in COUNTS:
+    for counts in COUNTS[:5]:
         wide = Experts.random(len(counts), hidden, inner, dtype)
         e = wide.in_fp8()
         rows = [random.randrange(19) for _ in range(sum(counts))]
