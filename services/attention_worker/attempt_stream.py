@@ -41,7 +41,7 @@ class AttemptStream:
         """What there is to send, until the stream's end; cancels what is open then. Raises Rejected."""
         reading = asyncio.create_task(self._read())
         try:
-            while self._open or not self._ended:
+            while not (self._idle and self._ended):
                 await self._changed.wait()
                 self._changed.clear()
                 if self._news or self._rejected:
@@ -49,7 +49,7 @@ class AttemptStream:
                 if reading.done():
                     self._ended = True
                     reading.result()
-                elif self._attempts.draining and not self._open:
+                elif self._attempts.draining and self._idle:
                     raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining")
         finally:
             reading.cancel()
@@ -61,6 +61,11 @@ class AttemptStream:
         """Ends the stream if it is over now: the worker has begun to drain."""
         self._changed.set()
 
+    @property
+    def _idle(self) -> bool:
+        """Whether no attempt is open, and nothing is left to send."""
+        return not (self._open or self._news or self._rejected)
+
     async def _read(self) -> None:
         try:
             async for message in self._messages:
@@ -69,6 +74,7 @@ class AttemptStream:
                 elif (cancelled := self._open.pop(message.attempt_id, None)) is not None:
                     self._news.pop(message.attempt_id, None)
                     self._attempts.cancel(cancelled.key)
+                    self._changed.set()
         finally:
             self._changed.set()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from random import Random
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 from caracal_proto import attention_pb2
 from support.attention_service import Worker, pages_free, request, run, status, worker
 from support.engine_driver import limits
+from support.fake_model import VOCAB
 
+from services.attention_worker.attempt_stream import AttemptStream as AttemptStreamServer
+from services.attention_worker.attempts import Attempts, Rejected
 from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.worker_choice import AttentionWorkerView
@@ -75,6 +80,29 @@ def test_one_message_carries_the_tokens_of_a_step() -> None:
         assert max(sizes) == 8
         assert sum(len(e.event.tokens) for message in messages for e in message.events) == 800
         assert all(len({e.attempt_id for e in message.events}) == len(message.events) for message in messages)
+
+    run(body)
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_slow_connection_gets_everything_before_the_end(drains: bool) -> None:
+    async def messages() -> AsyncIterator[attention_pb2.AttemptMessage]:
+        for attempt_id in range(3):
+            yield attention_pb2.AttemptMessage(attempt_id=attempt_id, request=request(max_tokens=30 + attempt_id))
+        if drains:
+            await asyncio.Event().wait()
+
+    async def body() -> None:
+        async with worker() as one:
+            attempts = Attempts(one.engine, VOCAB)
+            events: list[attention_pb2.AttemptEvent] = []
+            with pytest.raises(Rejected) if drains else nullcontext():
+                async for message in AttemptStreamServer(attempts, messages()).events():
+                    events += message.events
+                    attempts.draining = drains
+                    await asyncio.sleep(0.05)  # the engine is done long before it is read again
+            assert sum(len(event.event.tokens) for event in events) == 30 + 31 + 32
+            assert sum(bool(event.event.finish_reason) for event in events) == 3
 
     run(body)
 
