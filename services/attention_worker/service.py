@@ -83,6 +83,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
     ) -> AsyncIterator[attention_pb2.AttemptEvents]:
         stream = AttemptStream(self._attempts, messages)
         self._streams.add(stream)
+        # A call that ends before its client has got anything ends as INTERNAL there, whatever status it has.
+        await context.send_initial_metadata(())
         try:
             async with aclosing(stream.events()) as news:
                 async for events in news:
