@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
+from random import Random
+from threading import Thread
 
 import pytest
 import torch
@@ -136,3 +139,28 @@ def test_combine_raises_for_a_missing_reply() -> None:
 def test_a_bad_argument_is_named(call: object, culprit: str) -> None:
     with pytest.raises(RuntimeError, match=culprit):
         call()  # type: ignore[operator]
+
+
+def test_teams_of_several_callers_do_not_disturb_each_other() -> None:
+    """Each calling thread has helpers of its own; how many changes between its calls, as do the sizes."""
+    x_MK, weights = rand(5, 256, dtype=DTYPES[0]), [rand(n, 256, dtype=DTYPES[0]) for n in (16, 640, 1030, 4000)]
+    expected = [linear(x_MK, w_NK) for w_NK in weights]
+    wrong: list[int] = []
+
+    def call(seed: int) -> None:
+        rng = Random(seed)
+        for _ in range(300):
+            if rng.random() < 0.03:
+                torch.set_num_threads(rng.randint(1, 5))
+            if rng.random() < 0.02:
+                time.sleep(0.001)  # the helpers go to sleep
+            chosen = rng.randrange(len(weights))
+            if not torch.equal(linear(x_MK, weights[chosen]), expected[chosen]):
+                wrong.append(chosen)
+
+    callers = [Thread(target=call, args=(seed,)) for seed in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong

@@ -1,4 +1,4 @@
-// What the ops share: argument checks that name op and argument, dispatch on dtype, torch's threads.
+// What the ops share: argument checks that name op and argument, dispatch on dtype, threads.
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "team.h"
 
 namespace caracal {
 
@@ -43,12 +44,12 @@ T* ptr(const Tensor& t) {
   return reinterpret_cast<T*>(t.data_ptr());
 }
 
-constexpr int64_t kFlopsPerThread = 1 << 19;  // below this a second thread costs more than it brings
+constexpr int64_t kFlopsPerThread = 1 << 17;  // below this a second thread brings less than it costs
 
-// body(begin, end) over rows that cost `flops` each, over torch's threads.
+// body(begin, end) over rows that cost `flops` each, over as many threads as torch gives.
 template <typename F>
 void over_rows(int64_t rows, int64_t flops, F&& body) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, kFlopsPerThread / std::max<int64_t>(1, flops)), body);
+  in_parallel(rows, std::max<int64_t>(1, kFlopsPerThread / std::max<int64_t>(1, flops)), body);
 }
 
 // Scratch that lives as long as its thread; grows, never shrinks below its largest use.

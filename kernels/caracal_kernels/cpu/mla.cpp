@@ -167,7 +167,7 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
     std::vector<int64_t> starts;
     int64_t most = std::clamp<int64_t>(kRowsOfRun / heads, 1, std::max<int64_t>(1, rows / (2 * threads)));
     if (rows >= 2 * threads) starts = runs(seq, positions, most, recent_blocks > 0);
-    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    in_parallel(threads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         if (rows >= 2 * threads) {
           for (size_t run = part; run + 1 < starts.size(); run += threads)

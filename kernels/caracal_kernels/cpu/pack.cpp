@@ -65,7 +65,7 @@ Tensor pack_fp8(const Tensor& w, const Tensor& scale) {
   if (w.dim() == 3) sizes.insert(sizes.begin(), heads);
   const int64_t along = depth / kFp8Depth, blocks = heads * (columns / kBlock) * along;
   const Tensor out = in_arena(sizes, blocks * kFp8Bytes, w.options().dtype(at::kByte));
-  at::parallel_for(0, blocks, 16, [&](int64_t begin, int64_t end) {
+  in_parallel(blocks, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       pack_block(ptr<uint8_t>(w) + i / along * kBlock * depth + i % along * kFp8Depth, depth, ptr<float>(scale)[i],
                  ptr<uint8_t>(out) + i * kFp8Bytes);

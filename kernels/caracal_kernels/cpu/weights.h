@@ -60,12 +60,12 @@ inline void check_columns(const char* op, const char* name, const MatrixShape& s
   TORCH_CHECK(shape.columns == columns, op, ": ", name, " has size ", shape.columns, " in dimension 0, expected ", columns);
 }
 
-// c[rows, columns] = x w^T over torch's threads. Threads split blocks of columns only.
+// c[rows, columns] = x w^T over as many threads as torch gives. They split blocks of columns only.
 template <typename T>
 void product(const T* x, int64_t ldx, const Matrix<T>& w, float* c, int64_t ldc, int64_t rows) {
   if (!rows) return;
   const int64_t grain = std::max<int64_t>(1, kFlopsPerThread / std::max<int64_t>(1, rows * w.depth * kBlock));
-  at::parallel_for(0, (w.columns + kBlock - 1) / kBlock, grain, [&](int64_t begin, int64_t end) {
+  in_parallel((w.columns + kBlock - 1) / kBlock, grain, [&](int64_t begin, int64_t end) {
     const auto& k = active<T>();
     for (int64_t n = begin * kBlock; n < std::min(w.columns, end * kBlock); n += kBlock) {
       if (w.layout == Layout::fp8) {
