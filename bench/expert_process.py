@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto.placements import layer_of
 
 from bench.processes import PATH, free_port, process, redis_server
 from services.checkpoint.config import ModelConfig
@@ -35,8 +36,7 @@ class ExpertProcess:
             placement_pb2.Endpoint(worker_id=f"expert-{number}", boot_id=self.boot_id, address=self.address)
             for number in range(sessions)
         ]
-        experts = [placement_pb2.Replicas(worker=[expert % sessions]) for expert in range(config.n_routed_experts)]
-        layer = placement_pb2.LayerPlacement(experts=experts)
+        layer = layer_of([[expert % sessions] for expert in range(config.n_routed_experts)])
         return placement_pb2.Table(epoch=EPOCH, workers=ends, layers=[layer] * config.num_layers)
 
 
@@ -70,7 +70,7 @@ def _load_everything(address: str, config: ModelConfig) -> str:
         worker = stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=START_S, wait_for_ready=True)
         stub.Prepare(expert_pb2.PrepareRequest(epoch=EPOCH, experts=everything), timeout=LOAD_S)
         mine = placement_pb2.Endpoint(worker_id=worker.worker_id, boot_id=worker.boot_id, address=address)
-        layer = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * len(experts))
+        layer = layer_of([[0]] * len(experts))
         table = placement_pb2.Table(
             epoch=EPOCH, numerics_class=worker.numerics_class, workers=[mine], layers=[layer] * len(layers)
         )

@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 import torch
 from caracal_proto import placement_pb2
+from caracal_proto.placements import layer_of
 
 from bench.compiled import REPO, CannotMeasure, build
 from services.router.dispatch.expert_workers import ExpertWorkerPool
@@ -71,8 +72,7 @@ class Caller:
         connect = NativeFanout(NativeOptions(dtype, dtype, self.native)) if link == "native" else GrpcLink
         self._pool = ExpertWorkerPool(connect, 1, sessions)
         ends = [placement_pb2.Endpoint(worker_id=f"fake-{w}", boot_id="b", address=address) for w in range(sessions)]
-        experts = [placement_pb2.Replicas(worker=[w]) for w in range(sessions)]
-        layer = placement_pb2.LayerPlacement(experts=experts)
+        layer = layer_of([[w] for w in range(sessions)])
         self._pool.apply(placement_pb2.Table(epoch=1, workers=ends, layers=[layer]))
         h_TD = torch.randn(sessions, HIDDEN).to(dtype)
         ids_TK = torch.arange(sessions, dtype=torch.int32)[:, None]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from caracal_proto import placement_pb2
+from caracal_proto.placements import layer_of
 
 from services.attention_worker.engine.engine import Engine, EngineLimits
 from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
@@ -45,7 +46,7 @@ def build(directory: Path) -> Engine:
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
     dispatcher = MoEDispatcher(lambda _: LocalLink(experts), config)
-    everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
+    everywhere = layer_of([[0]] * config.n_routed_experts)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
     dispatcher.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
     limits = EngineLimits(

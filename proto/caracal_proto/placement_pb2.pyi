@@ -81,47 +81,29 @@ Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
 
 @_typing.final
 class LayerPlacement(_message.Message):
+    """Little-endian arrays: a message for each of 14,336 experts would cost every reader tens of milliseconds."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    EXPERTS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replicas]:
-        """index = FFN expert id"""
-
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    replicas: _builtins.bytes
+    """uint8: how many replicas each FFN expert has, by its id"""
+    workers: _builtins.bytes
+    """uint16: indices into Table.workers, expert by expert, ascending"""
     def __init__(
         self,
         *,
-        experts: _abc.Iterable[Global___Replicas] | None = ...,
+        replicas: _builtins.bytes = ...,
+        workers: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["experts", b"experts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LayerPlacement: _TypeAlias = LayerPlacement  # noqa: Y015
-
-@_typing.final
-class Replicas(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    WORKER_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def worker(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """indices into Table.workers, ascending"""
-
-    def __init__(
-        self,
-        *,
-        worker: _abc.Iterable[_builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Replicas: _TypeAlias = Replicas  # noqa: Y015
 
 @_typing.final
 class ExpertId(_message.Message):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from caracal_proto import placement_pb2
+from caracal_proto.placements import PlacementError, unpack_layer
 
 from services.expert_worker.experts import Experts
 
@@ -85,13 +87,16 @@ class PlacementState:
             self.drained = True
 
     def _given(self, table: placement_pb2.Table) -> set[ExpertKey]:
-        me = {i for i, w in enumerate(table.workers) if (w.worker_id, w.boot_id) == (self.worker_id, self.boot_id)}
-        return {
-            (layer, expert)
-            for layer, placement in enumerate(table.layers)
-            for expert, replicas in enumerate(placement.experts)
-            if me.intersection(replicas.worker)
-        }
+        me = [i for i, w in enumerate(table.workers) if (w.worker_id, w.boot_id) == (self.worker_id, self.boot_id)]
+        given: set[ExpertKey] = set()
+        for layer, placement in enumerate(table.layers):
+            try:
+                replicas_F, worker_A = unpack_layer(placement)
+            except PlacementError as error:
+                raise WrongTable(f"layer {layer} of the table: {error}") from None
+            expert_A = np.repeat(np.arange(len(replicas_F)), replicas_F)
+            given.update((layer, expert) for expert in expert_A[np.isin(worker_A, me)].tolist())
+        return given
 
     def _load(self, key: ExpertKey, done: int, total: int, progress: Progress) -> int:
         digest = self.experts.load(*key)

@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 import torch
-from caracal_proto.placement_pb2 import Endpoint, LayerPlacement, Replicas, Table
+from caracal_proto.placement_pb2 import Endpoint, Table
+from caracal_proto.placements import layer_of
 from support.engine_driver import Driver, Received, limits
 from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import NGRAM, WIDE_TOP_K, make_checkpoint
@@ -88,7 +89,7 @@ def three_worker_dispatcher(model_and_dispatcher: ModelAndDispatcher) -> Iterato
         for expert in range(config.n_routed_experts):
             experts.load(layer, expert)
         replicas = [sorted({(layer + e) % 3, (layer + e + e % 2) % 3}) for e in range(config.n_routed_experts)]
-        layers.append(LayerPlacement(experts=[Replicas(worker=workers) for workers in replicas]))
+        layers.append(layer_of(replicas))
     endpoints = [Endpoint(worker_id=f"expert-{n}", address=f"local:{n}", boot_id=str(n)) for n in range(3)]
     dispatcher = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
     dispatcher.apply(Table(epoch=1, workers=endpoints, layers=layers))

@@ -7,7 +7,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.placement.policy import TableView, WorkerView, ordinal, place
+from services.router.placement.policy import WorkerView, place
+from services.router.placement.table_view import TableView, ordinal
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 4))
 counts = st.integers(1, 7)
@@ -18,7 +19,7 @@ def named(*numbers: int, draining: tuple[int, ...] = (), capacity: int = 0) -> l
 
 
 def loads(table: TableView, workers: list[WorkerView]) -> list[int]:
-    return [len(table.of(worker.worker_id)) for worker in workers]
+    return [len(table.of_worker(worker.worker_id)) for worker in workers]
 
 
 def moved(old: TableView, new: TableView) -> int:
@@ -31,7 +32,7 @@ def moved(old: TableView, new: TableView) -> int:
 def test_every_expert_has_its_replicas_on_distinct_workers(size: tuple[int, int], workers: int, replicas: int) -> None:
     experts, layers = size
     table = place(experts, layers, named(*range(workers)), replicas)
-    assert len(table.layers) == layers
+    assert len(table.placed_EW) == layers * experts
     for _, worker_ids in table.items():
         assert len(worker_ids) == len(set(worker_ids)) == min(replicas, workers)
         assert list(worker_ids) == sorted(worker_ids, key=ordinal)
@@ -54,7 +55,7 @@ def test_a_join_loads_only_what_the_new_worker_gets(size: tuple[int, int], count
     experts, layers = size
     old = place(experts, layers, named(*range(count)), 1)
     new = place(experts, layers, named(*range(count + 1)), 1, old)
-    assert moved(old, new) == len(new.of(f"expert-{count}")) == experts * layers // (count + 1)
+    assert moved(old, new) == len(new.of_worker(f"expert-{count}")) == experts * layers // (count + 1)
 
 
 @given(sizes, st.integers(2, 7), st.data())
@@ -63,7 +64,7 @@ def test_a_leave_loads_only_what_the_removed_worker_had(size: tuple[int, int], c
     gone = data.draw(st.integers(0, count - 1))
     old = place(experts, layers, named(*range(count)), 1)
     new = place(experts, layers, named(*(n for n in range(count) if n != gone)), 1, old)
-    assert moved(old, new) == len(old.of(f"expert-{gone}"))
+    assert moved(old, new) == len(old.of_worker(f"expert-{gone}"))
 
 
 @given(sizes, st.integers(1, 5), st.integers(1, 3))
@@ -81,7 +82,7 @@ def test_draining_workers_get_nothing_while_others_have_capacity(
     draining = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=count - 1))
     old = place(experts, layers, named(*range(count)), replicas)
     new = place(experts, layers, named(*range(count), draining=tuple(draining)), replicas, old)
-    assert not any(new.of(f"expert-{n}") for n in draining)
+    assert not any(new.of_worker(f"expert-{n}") for n in draining)
     assert new.missing == 0
 
 
@@ -106,7 +107,7 @@ def test_capacity_is_kept_and_first_replicas_come_first(
 
 def test_one_layer_spreads_over_all_workers() -> None:
     table = place(8, 4, named(0, 1, 2, 3), 1)
-    assert all(sum("expert-0" in worker_ids for worker_ids in layer) == 2 for layer in table.layers)
+    assert table.placed_EW.reshape(4, 8, 4).sum(axis=1).tolist() == [[2] * 4] * 4
 
 
 def test_without_workers_every_expert_is_missing() -> None:

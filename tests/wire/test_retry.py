@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from caracal_proto import placement_pb2
+from caracal_proto.placements import layer_of
 
 from services.router.dispatch.errors import (
     CallRejected,
@@ -77,7 +78,7 @@ def test_rejections_are_counted_over_retries() -> None:
 
 def test_a_compiled_table_lists_replicas_per_expert() -> None:
     lists = [[0, 2], [], [1]]
-    layer = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=workers) for workers in lists])
+    layer = layer_of(lists)
     ends = [placement_pb2.Endpoint(worker_id=f"w{i}", boot_id="b", address=f"a{i}") for i in range(3)]
     table = compile_table(placement_pb2.Table(epoch=9, workers=ends, layers=[layer, layer]), 2, 3)
     assert table.epoch == 9

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from caracal_kernels import GateWeights
 from caracal_proto import placement_pb2
+from caracal_proto.placements import layer_of
 from torch import Tensor
 
 from bench.gpu.layer_slice.spec import SliceSpec, send, share_one_gpu
@@ -116,7 +117,7 @@ def dispatcher_over(link: Link, spec: SliceSpec, side: Side, overlap: bool) -> M
         lambda _: link, config, overlap=overlap, device=side.device,
         expert_wait_s=2 * TIMEOUT_S, call_timeout_s=TIMEOUT_S,
     )  # fmt: skip
-    everywhere = placement_pb2.LayerPlacement(experts=[placement_pb2.Replicas(worker=[0])] * config.n_routed_experts)
+    everywhere = layer_of([[0]] * config.n_routed_experts)
     dispatcher.apply(placement_pb2.Table(epoch=1, workers=[endpoint_of(spec)], layers=[everywhere] * config.num_layers))
     return dispatcher
 

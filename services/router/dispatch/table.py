@@ -9,8 +9,10 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from caracal_proto import placement_pb2
+from caracal_proto.placements import Indices, PlacementError, unpack_layer
 from torch import Tensor
 
 Key = tuple[str, str, str]
@@ -33,6 +35,13 @@ class LayerReplicas:
     offset_F: Tensor  # int32 [F + 1]
     worker: Tensor  # int32, indices into RoutingTable.workers
     complete: bool  # every expert has a replica
+
+    @classmethod
+    def of_placement(cls, replicas_F: Indices, worker_A: Indices, device: torch.device = CPU) -> LayerReplicas:
+        offset_F = torch.zeros(len(replicas_F) + 1, dtype=torch.int32)
+        torch.cumsum(torch.from_numpy(replicas_F), 0, out=offset_F[1:], dtype=torch.int32)
+        worker = torch.from_numpy(worker_A).to(torch.int32)
+        return cls(offset_F.to(device), worker.to(device), bool(replicas_F.all()))
 
     @classmethod
     def of(cls, replicas: Iterable[Iterable[int]], device: torch.device = CPU) -> LayerReplicas:
@@ -91,17 +100,24 @@ def compile_table(
     """Checks a table and compiles it. `device` is where `plan_rows` runs. Raises TableError."""
     if len(table.layers) != num_layers:
         raise TableError(f"the table has {len(table.layers)} layers, the model {num_layers}")
-    for layer, placement in enumerate(table.layers):
-        _check(layer, placement, num_ffn, len(table.workers))
-    layers = tuple(LayerReplicas.of((replicas.worker for replicas in layer.experts), device) for layer in table.layers)
+    unpacked = [_unpack(layer, placement, num_ffn, len(table.workers)) for layer, placement in enumerate(table.layers)]
+    layers = tuple(LayerReplicas.of_placement(*each, device) for each in unpacked)
     return RoutingTable(table.epoch, tuple(table.workers), tuple(map(key_of, table.workers)), layers)
 
 
-def _check(layer: int, placement: placement_pb2.LayerPlacement, num_ffn: int, num_workers: int) -> None:
-    if len(placement.experts) != num_ffn:
-        raise TableError(f"layer {layer} of the table has {len(placement.experts)} experts, the model {num_ffn}")
-    for expert, replicas in enumerate(placement.experts):
-        if any(worker >= num_workers for worker in replicas.worker):
-            raise TableError(f"expert {expert} of layer {layer} is placed on a worker that the table does not name")
-        if len(set(replicas.worker)) != len(replicas.worker):
-            raise TableError(f"expert {expert} of layer {layer} is placed on one worker twice")
+def _unpack(
+    layer: int, placement: placement_pb2.LayerPlacement, num_ffn: int, num_workers: int
+) -> tuple[Indices, Indices]:
+    try:
+        replicas_F, worker_A = unpack_layer(placement)
+    except PlacementError as error:
+        raise TableError(f"layer {layer} of the table: {error}") from None
+    if len(replicas_F) != num_ffn:
+        raise TableError(f"layer {layer} of the table has {len(replicas_F)} experts, the model {num_ffn}")
+    expert_A = np.repeat(np.arange(num_ffn), replicas_F)
+    if (unnamed := expert_A[worker_A >= num_workers]).size:
+        raise TableError(f"expert {unnamed[0]} of layer {layer} is placed on a worker that the table does not name")
+    same = (expert_A[1:] == expert_A[:-1]) & (worker_A[1:] <= worker_A[:-1])
+    if same.any():
+        raise TableError(f"expert {expert_A[1:][same][0]} of layer {layer} has workers that do not ascend")
+    return replicas_F, worker_A

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.membership.shortage import CapacityShortage
-from services.router.placement.policy import TableView, WorkerView, ordinal
+from services.router.placement.policy import WorkerView
+from services.router.placement.table_view import TableView, ordinal
 
 
 def shortage(plan: TableView, workers: Sequence[WorkerView]) -> CapacityShortage | None:
@@ -15,10 +16,11 @@ def shortage(plan: TableView, workers: Sequence[WorkerView]) -> CapacityShortage
     a worker that stays.
     """
     draining = sorted((w.worker_id for w in workers if w.draining), key=ordinal)
-    blocked = {worker_id: count for worker_id in draining if (count := len(plan.of(worker_id)))}
+    counts = plan.counts
+    blocked = {worker_id: counts[worker_id] for worker_id in draining if worker_id in counts}
     if not blocked and not plan.missing:
         return None
-    return CapacityShortage(_reason(sum(1 for _ in plan.items()), workers), blocked)
+    return CapacityShortage(_reason(plan.layers * plan.experts, workers), blocked)
 
 
 def mismatched_workers(classes: Mapping[str, str], numerics_class: str) -> str:

@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 from caracal_proto.placement_pb2 import Table
 
 from services.membership.record import WorkerRecord
-from services.router.placement.policy import Item, TableView
+from services.router.placement.table_view import Item, TableView
 from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
@@ -57,12 +58,10 @@ class Digests:
 
 def gains(before: TableView, after: TableView) -> dict[str, set[Item]]:
     """Returns the experts that each worker has to load."""
-    old = dict(before.items())
-    found: dict[str, set[Item]] = {}
-    for item, replicas in after.items():
-        for worker_id in set(replicas) - set(old.get(item, ())):
-            found.setdefault(worker_id, set()).add(item)
-    return found
+    gained_EW = after.placed_EW & ~before.columns(after.worker_ids)
+    rows_W = (np.flatnonzero(gained_E).tolist() for gained_E in gained_EW.T)
+    found = zip(after.worker_ids, rows_W, strict=True)
+    return {worker_id: {divmod(row, after.experts) for row in rows} for worker_id, rows in found if rows}
 
 
 async def prepare(
@@ -108,9 +107,10 @@ async def _learn_digests(
 ) -> None:
     """Asks workers for the unknown digests of experts they have loaded already: a new leader did not see them load."""
     unknown: dict[str, set[Item]] = {}
-    for item, replicas in before.items():
-        if item in moving and item not in digests.known and replicas and replicas[0] in records:
-            unknown.setdefault(replicas[0], set()).add(item)
+    for layer, expert in moving - digests.known.keys():
+        holders = np.flatnonzero(before.placed_EW[layer * before.experts + expert])
+        if len(holders) and (first := before.worker_ids[holders[0]]) in records:
+            unknown.setdefault(first, set()).add((layer, expert))
     for worker_id, items in unknown.items():
         try:
             digests.learn(await workers.prepare(records[worker_id], epoch, items))

@@ -20,9 +20,10 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.placement.capacity import mismatched_workers, shortage
 from services.router.placement.change import Digests, JoinFailed, prepare, publish, push_table
-from services.router.placement.policy import TableView, WorkerView, place
+from services.router.placement.policy import WorkerView, place
 from services.router.placement.shortage_reporter import ShortageReporter
-from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table, view_of
+from services.router.placement.table_view import TableView
+from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table
 from services.router.placement.worker_client import CallFailed, Workers
 from services.router.placement.worker_registry import WorkerRegistry
 
@@ -146,7 +147,7 @@ class PlacementLeader:
                 except CallFailed as error:
                     log.warning("a worker does not report its loaded experts", error=str(error))
             if any(loaded.values()):
-                view = view_of(loaded, self._layers, self._experts)
+                view = TableView.of_loaded(loaded, self._layers, self._experts)
                 self._table = to_table(0, records[0].numerics_class, view, records)
         self._highest = next_term(self._highest) - 1
         log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
@@ -170,8 +171,8 @@ class PlacementLeader:
         )
         before, after = self._plan(usable, left_out)
         if after is not None and (not self.epoch or after != before or self._address_changed(usable)):
-            self._change_needs = frozenset(r.boot_id for r in usable if after.of(r.worker_id))
-            before = before or view_of({}, self._layers, self._experts)
+            self._change_needs = frozenset(r.boot_id for r in usable if r.worker_id in after.worker_ids)
+            before = before or TableView.of_loaded({}, self._layers, self._experts)
             self._change = asyncio.create_task(self._carry_out(before, after, usable, attention, experts))
         else:
             await self._push_missed(experts, attention)
@@ -198,7 +199,7 @@ class PlacementLeader:
 
     def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
         """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
-        loaded = len(before.of(record.worker_id)) if before else 0
+        loaded = before.counts.get(record.worker_id, 0) if before else 0
         if self._backoffs.get(record.boot_id, (0.0, 0.0))[0] > time.monotonic():
             return WorkerView(record.worker_id, draining=not loaded or record.draining, capacity=max(1, loaded))
         return WorkerView(record.worker_id, record.draining, record.capacity)
@@ -246,7 +247,7 @@ class PlacementLeader:
         self._table, self._pushed = to_table(epoch, numerics_class, after, usable), set()
         for record in usable:
             self._failures.pop(record.boot_id, None)
-        log.info("table published", epoch=epoch, loaded={w: len(after.of(w)) for w in records if after.of(w)})
+        log.info("table published", epoch=epoch, loaded=after.counts)
         try:
             await self._membership.write_table(self._table)
         except RedisUnavailable:

@@ -2,15 +2,21 @@
 
 Experts stay where they are as far as possible: only those move whose worker is gone, or that a new worker needs for an
 equal share.
+Legend: E experts of all layers, layer by layer; W workers, ordered by name and ordinal; L layers.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-Item = tuple[int, int]  # (layer, expert)
+import numpy as np
+from numpy.typing import NDArray
+
+from services.router.placement.table_view import Placed, TableView, ordinal
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,34 +26,6 @@ class WorkerView:
     worker_id: str
     draining: bool = False
     capacity: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TableView:
-    """A placement: layers[layer][expert] = ids of the workers with a replica, in order of their ordinals."""
-
-    layers: tuple[tuple[tuple[str, ...], ...], ...]
-
-    def items(self) -> Iterator[tuple[Item, tuple[str, ...]]]:
-        for layer, experts in enumerate(self.layers):
-            for expert, replicas in enumerate(experts):
-                yield (layer, expert), replicas
-
-    def of(self, worker_id: str) -> set[Item]:
-        """Returns the experts placed on one worker."""
-        return {item for item, replicas in self.items() if worker_id in replicas}
-
-    @property
-    def missing(self) -> int:
-        """How many experts have no replica."""
-        return sum(not replicas for _, replicas in self.items())
-
-
-def ordinal(worker_id: str) -> tuple[str, int]:
-    """Returns the sort key of a worker: its name, then the number at the name's end, as a StatefulSet counts."""
-    match = re.fullmatch(r"(.*?)(\d{0,18})", worker_id, re.DOTALL)
-    assert match
-    return match[1], int(match[2] or 0)
 
 
 def place(
@@ -62,147 +40,167 @@ def place(
     Every expert is on `replicas` distinct workers when so many have capacity, and on one before any is on two.
     Workers with capacity to spare differ by at most one expert. Draining workers keep only what fits nowhere else.
     """
-    items = [(layer, expert) for layer in range(layers) for expert in range(experts)]
-    known = set(items)
-    before = {item: placed for item, placed in current.items() if item in known} if current else {}
-    wanted = _replica_counts(items, workers, replicas)
-    draft = _Draft(_quotas(workers, sum(wanted.values()), len(items), before))
-    draft.keep(before, wanted)
-    for item in items:
-        for _ in range(wanted.get(item, 0) - len(draft.replicas(item))):
-            draft.add_replica(item)
-    return draft.table(layers, experts)
+    items = layers * experts
+    workers = sorted(workers, key=lambda worker: ordinal(worker.worker_id))
+    ids = [worker.worker_id for worker in workers]
+    fits = current is not None and (current.layers, current.experts) == (layers, experts)
+    before_EW = current.columns(ids) if current is not None and fits else np.zeros((items, len(ids)), dtype=np.bool_)
+    wanted_E = _replica_counts(items, workers, replicas)
+    quota_W = _quotas(workers, int(wanted_E.sum()), items, before_EW.sum(axis=0).tolist())
+    draft = _Draft(layers, quota_W, wanted_E, before_EW)
+    draft.drop_surplus()
+    draft.shed()
+    draft.fill()
+    return TableView.of(layers, experts, ids, draft.placed_EW)
 
 
 def _capacity(worker: WorkerView, items: int) -> int:
     return min(worker.capacity or items, items)
 
 
-def _replica_counts(items: Sequence[Item], workers: Sequence[WorkerView], replicas: int) -> dict[Item, int]:
+def _replica_counts(items: int, workers: Sequence[WorkerView], replicas: int) -> Counts:
     """Returns how often each expert is placed: once before any twice; the first ones when capacity is short."""
     staying = [worker for worker in workers if not worker.draining]
-    available = sum(_capacity(worker, len(items)) for worker in staying)
-    with_draining = sum(_capacity(worker, len(items)) for worker in workers)
-    counts = dict.fromkeys(items[:with_draining], 1)
-    available -= len(counts)
+    available = sum(_capacity(worker, items) for worker in staying)
+    wanted_E = np.zeros(items, dtype=np.int64)
+    once = min(items, sum(_capacity(worker, items) for worker in workers))
+    wanted_E[:once] = 1
+    available -= once
     for _ in range(min(replicas, len(staying)) - 1):
-        for item in items[: max(0, available)]:
-            counts[item] += 1
-        available -= len(items)
-    return counts
+        wanted_E[: max(0, available)] += 1
+        available -= items
+    return wanted_E
 
 
-def _quotas(
-    workers: Sequence[WorkerView], total: int, items: int, before: Mapping[Item, Collection[str]]
-) -> dict[str, int]:
+def _quotas(workers: Sequence[WorkerView], total: int, items: int, counts: Sequence[int]) -> list[int]:
     """Returns each worker's share of `total` replicas: equal up to capacity, staying workers before draining ones.
 
     What does not divide goes to the workers with the most experts now.
     """
-    counts = dict.fromkeys((worker.worker_id for worker in workers), 0)
-    for replicas in before.values():
-        for worker_id in replicas:
-            if worker_id in counts:
-                counts[worker_id] += 1
-    quotas: dict[str, int] = {}
+    quota_W = [0] * len(workers)
     for draining in (False, True):
-        group = [worker for worker in workers if worker.draining is draining]
-        quotas |= _equal_shares(group, total - sum(quotas.values()), items, counts)
-    return quotas
+        open_ = [column for column, worker in enumerate(workers) if worker.draining is draining]
+        left = total - sum(quota_W)
+        while full := [column for column in open_ if _capacity(workers[column], items) <= left // len(open_)]:
+            for column in full:
+                quota_W[column] = _capacity(workers[column], items)
+                left -= quota_W[column]
+            open_ = [column for column in open_ if column not in full]
+        if open_:
+            share, extra = divmod(left, len(open_))
+            for rank, column in enumerate(sorted(open_, key=lambda column: -counts[column])):
+                quota_W[column] = share + (rank < extra)
+    return quota_W
 
 
-def _equal_shares(group: Sequence[WorkerView], total: int, items: int, counts: Mapping[str, int]) -> dict[str, int]:
-    """Divides `total` equally over the group; a worker with less capacity than that gets as much as it can load."""
-    open_, quotas = sorted(group, key=lambda worker: ordinal(worker.worker_id)), {}
-    while full := [worker for worker in open_ if _capacity(worker, items) <= total // len(open_)]:
-        for worker in full:
-            quotas[worker.worker_id] = _capacity(worker, items)
-        total -= sum(_capacity(worker, items) for worker in full)
-        open_ = [worker for worker in open_ if worker not in full]
-    if open_:
-        share, extra = divmod(total, len(open_))
-        by_count = sorted(open_, key=lambda worker: -counts[worker.worker_id])
-        for rank, worker in enumerate(by_count):
-            quotas[worker.worker_id] = share + (rank < extra)
-    return quotas
-
-
-@dataclass
 class _Draft:
-    """A table while `place` makes it."""
+    """A table while `place` makes it: from the current one, without what workers with no quota have."""
 
-    quota: dict[str, int]
-    assigned: dict[str, set[Item]] = field(default_factory=dict)
-    in_layer: dict[tuple[str, int], int] = field(default_factory=dict)
+    def __init__(self, layers: int, quota_W: list[int], wanted_E: Counts, before_EW: Placed) -> None:
+        self._layers, self._experts = layers, len(wanted_E) // layers
+        self._quota_W, self._wanted_E = quota_W, wanted_E
+        self.placed_EW = before_EW & (np.array(quota_W, dtype=np.int64) > 0)
+        self._count_W: list[int] = self.placed_EW.sum(axis=0).tolist()
+        self._have_E: Counts = self.placed_EW.sum(axis=1)
 
-    def __post_init__(self) -> None:
-        self.quota = {worker_id: self.quota[worker_id] for worker_id in sorted(self.quota, key=ordinal)}
-        self.assigned = {worker_id: set() for worker_id in self.quota}
+    def drop_surplus(self) -> None:
+        """Removes replicas that are too many, from the workers that are furthest above their quotas."""
+        for item in np.flatnonzero(self._have_E > self._wanted_E).tolist():
+            holders = np.flatnonzero(self.placed_EW[item]).tolist()
+            while self._have_E[item] > self._wanted_E[item]:
+                most = max(holders, key=lambda column: self._count_W[column] - self._quota_W[column])
+                holders.remove(most)
+                self._set(item, most, False)
 
-    def replicas(self, item: Item) -> tuple[str, ...]:
-        return tuple(worker_id for worker_id, assigned in self.assigned.items() if item in assigned)
+    def shed(self) -> None:
+        """Removes what workers have above their quotas, from the layers of which they have the most.
 
-    def keep(self, before: Mapping[Item, Collection[str]], wanted: Mapping[Item, int]) -> None:
-        """Starts from the current table, then removes what is too much: surplus replicas and experts above a quota."""
-        for item, current in before.items():
-            for worker_id in current:
-                if self.quota.get(worker_id):
-                    self._add(worker_id, item)
-        for item in before:
-            while len(current := self.replicas(item)) > wanted.get(item, 0):
-                self._remove(
-                    max(current, key=lambda worker_id: len(self.assigned[worker_id]) - self.quota[worker_id]), item
-                )
-        for worker_id, quota in self.quota.items():
-            while len(self.assigned[worker_id]) > quota:
-                self._remove(worker_id, max(self.assigned[worker_id], key=lambda item: self._surplus(worker_id, item)))
-
-    def add_replica(self, item: Item) -> None:
-        """Places one more replica.
-
-        When every worker with capacity has the item already, one of them takes another expert from a worker that has
-        not, which then takes the item.
+        Experts that another worker has shed already are spared: the workers with room could not take both replicas.
         """
-        open_ = [worker_id for worker_id, quota in self.quota.items() if len(self.assigned[worker_id]) < quota]
-        fit = [worker_id for worker_id in open_ if item not in self.assigned[worker_id]]
-        if fit:
-            self._add(min(fit, key=lambda worker_id: self._cost(worker_id, item)), item)
-            return
-        for full, assigned in self.assigned.items():
-            if item in assigned:
+        for column, quota in enumerate(self._quota_W):
+            above = self._count_W[column] - quota
+            if above <= 0:
                 continue
+            for layer, count in enumerate(_from_the_highest(self._in_layers(column), above)):
+                if count:
+                    first = layer * self._experts
+                    here = np.flatnonzero(self.placed_EW[first : first + self._experts, column]) + first
+                    spared = self._have_E[here] < self._wanted_E[here]
+                    for item in here[np.argsort(spared, kind="stable")][: int(count)].tolist():
+                        self._set(item, column, False)
+
+    def fill(self) -> None:
+        """Places missing replicas where the layer has the fewest experts, so that its rows spread; then by fill."""
+        missing_E = self._wanted_E - self._have_E
+        for layer in np.flatnonzero(missing_E.reshape(self._layers, -1).any(axis=1)).tolist():
+            rows = range(layer * self._experts, (layer + 1) * self._experts)
+            in_layer_W = self.placed_EW[rows.start : rows.stop].sum(axis=0).tolist()
+            open_ = [
+                self._rank(column, in_layer_W[column]) for column in range(len(self._quota_W)) if self._room(column)
+            ]
+            heapq.heapify(open_)
+            for item in rows:
+                for _ in range(int(missing_E[item])):
+                    self._add(item, open_)
+
+    def _add(self, item: int, open_: list[tuple[int, float, int]]) -> None:
+        """Places a replica. `open_` is a heap of the workers with room, by their experts of the layer and their fill.
+
+        When every worker with room has the item already, one of them takes another expert from a worker that has not,
+        which then takes the item.
+        """
+        passed = []
+        while open_:
+            in_layer, _, column = heapq.heappop(open_)
+            if not self._room(column):
+                continue
+            if self.placed_EW[item, column]:
+                passed.append(self._rank(column, in_layer))
+                continue
+            self._set(item, column, True)
+            passed.append(self._rank(column, in_layer + 1))
+            break
+        else:
+            self._exchange(item, [column for _, _, column in passed])
+        for each in passed:
+            heapq.heappush(open_, each)
+
+    def _exchange(self, item: int, open_: Sequence[int]) -> None:
+        for full in np.flatnonzero(~self.placed_EW[item]).tolist():
             for taker in open_:
-                if others := assigned - self.assigned[taker]:
-                    moved = min(others)
-                    self._remove(full, moved)
-                    self._add(taker, moved)
-                    self._add(full, item)
+                others = np.flatnonzero(self.placed_EW[:, full] & ~self.placed_EW[:, taker])
+                if len(others):
+                    moved = int(others[0])
+                    self._set(moved, full, False)
+                    self._set(moved, taker, True)
+                    self._set(item, full, True)
                     return
 
-    def table(self, layers: int, experts: int) -> TableView:
-        rows: list[list[list[str]]] = [[[] for _ in range(experts)] for _ in range(layers)]
-        for worker_id, assigned in self.assigned.items():
-            for layer, expert in assigned:
-                rows[layer][expert].append(worker_id)
-        return TableView(tuple(tuple(tuple(replicas) for replicas in row) for row in rows))
+    def _room(self, column: int) -> bool:
+        return self._count_W[column] < self._quota_W[column]
 
-    def _cost(self, worker_id: str, item: Item) -> tuple[int, float]:
-        """Orders the workers for an item: few experts of its layer, so that its rows spread; then fill."""
-        fill = len(self.assigned[worker_id]) / self.quota[worker_id]
-        return self.in_layer.get((worker_id, item[0]), 0), fill
+    def _rank(self, column: int, in_layer: int) -> tuple[int, float, int]:
+        return in_layer, self._count_W[column] / self._quota_W[column], column
 
-    def _surplus(self, worker_id: str, item: Item) -> tuple[int, Item]:
-        """Orders a worker's experts for removal: those of the layer of which it has the most come first."""
-        return self.in_layer[worker_id, item[0]], item
+    def _in_layers(self, column: int) -> Counts:
+        """How many experts of each layer a worker has, [L]."""
+        found: Counts = self.placed_EW[:, column].reshape(self._layers, -1).sum(axis=1)
+        return found
 
-    def _add(self, worker_id: str, item: Item) -> None:
-        self.assigned[worker_id].add(item)
-        self._count(worker_id, item, 1)
+    def _set(self, item: int, column: int, placed: bool) -> None:
+        self.placed_EW[item, column] = placed
+        by = 1 if placed else -1
+        self._count_W[column] += by
+        self._have_E[item] += by
 
-    def _remove(self, worker_id: str, item: Item) -> None:
-        self.assigned[worker_id].remove(item)
-        self._count(worker_id, item, -1)
 
-    def _count(self, worker_id: str, item: Item, by: int) -> None:
-        key = worker_id, item[0]
-        self.in_layer[key] = self.in_layer.get(key, 0) + by
+def _from_the_highest(count_L: Counts, total: int) -> Counts:
+    """How much to take from each count, `total` together, so that the highest of what is left is as low as can be."""
+    low, high = 0, int(count_L.max())
+    while low < high:  # the lowest level above which there is no more than `total`
+        level = (low + high) // 2
+        low, high = (low, level) if np.maximum(count_L - level, 0).sum() <= total else (level + 1, high)
+    taken_L = np.maximum(count_L - low, 0)
+    at_level = np.flatnonzero((count_L - taken_L == low) & (count_L > 0))
+    taken_L[at_level[: total - int(taken_L.sum())]] += 1
+    return taken_L

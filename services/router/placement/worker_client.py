@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from services.membership.record import WorkerRecord
-from services.router.placement.policy import Item
+from services.router.placement.table_view import Item
 
 QUICK_S = 2.0
 PROBE_S = 0.5

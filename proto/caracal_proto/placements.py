@@ -1,0 +1,51 @@
+"""Reads and writes the arrays of a LayerPlacement.
+
+Legend: F FFN experts of a layer, A replicas of the layer, expert by expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caracal_proto.placement_pb2 import LayerPlacement
+
+MAX_REPLICAS, MAX_WORKERS = 255, 1 << 16
+
+Indices = NDArray[np.int64]
+
+
+class PlacementError(ValueError):
+    """A LayerPlacement whose arrays contradict each other."""
+
+
+def pack_layer(replicas_F: Indices, worker_A: Indices) -> LayerPlacement:
+    """The message of a layer whose expert f has the next `replicas_F[f]` of `worker_A`."""
+    assert replicas_F.max(initial=0) <= MAX_REPLICAS
+    assert worker_A.max(initial=0) < MAX_WORKERS
+    return LayerPlacement(replicas=replicas_F.astype("u1").tobytes(), workers=worker_A.astype("<u2").tobytes())
+
+
+def unpack_layer(layer: LayerPlacement) -> tuple[Indices, Indices]:
+    """The arrays that `pack_layer` takes. Raises PlacementError."""
+    replicas_F = np.frombuffer(layer.replicas, "u1").astype(np.int64)
+    if len(layer.workers) != 2 * replicas_F.sum():
+        raise PlacementError(
+            f"{replicas_F.sum()} replicas need {2 * replicas_F.sum()} bytes of workers, there are {len(layer.workers)}"
+        )
+    return replicas_F, np.frombuffer(layer.workers, "<u2").astype(np.int64)
+
+
+def layer_of(workers_of: Iterable[Sequence[int]]) -> LayerPlacement:
+    """The message of a layer, from the workers of each expert."""
+    lists = [list(workers) for workers in workers_of]
+    flat = [worker for workers in lists for worker in workers]
+    return pack_layer(np.array([len(each) for each in lists], np.int64), np.array(flat, np.int64))
+
+
+def workers_of(layer: LayerPlacement) -> list[list[int]]:
+    """The workers of each expert of a layer. Raises PlacementError."""
+    replicas_F, worker_A = unpack_layer(layer)
+    return [each.tolist() for each in np.split(worker_A, np.cumsum(replicas_F)[:-1])] if len(replicas_F) else []

@@ -1,0 +1,93 @@
+"""A placement as the policy sees it: which worker has which expert. Pure.
+
+Legend: E experts of all layers, layer by layer; W workers, ordered by name and ordinal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Item = tuple[int, int]  # (layer, expert)
+Placed = NDArray[np.bool_]
+
+
+def ordinal(worker_id: str) -> tuple[str, int]:
+    """Returns the sort key of a worker: its name, then the number at the name's end, as a StatefulSet counts."""
+    match = re.fullmatch(r"(.*?)(\d{0,18})", worker_id, re.DOTALL)
+    assert match
+    return match[1], int(match[2] or 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableView:
+    """Which of `worker_ids` has a replica of which expert. Two are equal when every worker has the same experts.
+
+    `worker_ids` are in the order of their ordinals, each with at least one expert. `placed_EW` is not changed.
+    """
+
+    layers: int
+    experts: int
+    worker_ids: tuple[str, ...]
+    placed_EW: Placed
+
+    @classmethod
+    def of(cls, layers: int, experts: int, worker_ids: Sequence[str], placed_EW: Placed) -> TableView:
+        """Makes a view from columns in any order; workers without experts are left out."""
+        used = np.flatnonzero(placed_EW.any(axis=0)).tolist()
+        order = sorted(used, key=lambda column: ordinal(worker_ids[column]))
+        return cls(layers, experts, tuple(worker_ids[column] for column in order), placed_EW[:, order])
+
+    @classmethod
+    def of_loaded(cls, loaded: Mapping[str, Iterable[Item]], layers: int, experts: int) -> TableView:
+        """Makes the view of what workers say they have loaded; experts that the model does not have are left out."""
+        placed_EW = np.zeros((layers * experts, len(loaded)), dtype=np.bool_)
+        for column, items in enumerate(loaded.values()):
+            rows = [layer * experts + expert for layer, expert in items if layer < layers and expert < experts]
+            placed_EW[rows, column] = True
+        return cls.of(layers, experts, list(loaded), placed_EW)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, TableView)
+            and (self.layers, self.experts, self.worker_ids) == (other.layers, other.experts, other.worker_ids)
+            and np.array_equal(self.placed_EW, other.placed_EW)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # views are compared, never looked up
+
+    def columns(self, worker_ids: Sequence[str]) -> Placed:
+        """What these workers have, [E, W]; False throughout for one that has nothing."""
+        found = np.zeros((len(self.placed_EW), len(worker_ids)), dtype=np.bool_)
+        index = {worker_id: column for column, worker_id in enumerate(self.worker_ids)}
+        here = [(to, index[worker_id]) for to, worker_id in enumerate(worker_ids) if worker_id in index]
+        if here:
+            to, column = zip(*here, strict=True)
+            found[:, to] = self.placed_EW[:, column]
+        return found
+
+    def items(self) -> Iterator[tuple[Item, tuple[str, ...]]]:
+        """Every expert with the workers that have it, in the order of their ordinals."""
+        for row, placed_W in enumerate(self.placed_EW):
+            yield divmod(row, self.experts), tuple(self.worker_ids[column] for column in np.flatnonzero(placed_W))
+
+    def of_worker(self, worker_id: str) -> set[Item]:
+        """Returns the experts placed on one worker."""
+        if worker_id not in self.worker_ids:
+            return set()
+        rows = np.flatnonzero(self.placed_EW[:, self.worker_ids.index(worker_id)])
+        return {divmod(row, self.experts) for row in rows.tolist()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many experts each worker has; without those that have none."""
+        return dict(zip(self.worker_ids, self.placed_EW.sum(axis=0).tolist(), strict=True))
+
+    @property
+    def missing(self) -> int:
+        """How many experts have no replica."""
+        return len(self.placed_EW) - int(self.placed_EW.any(axis=1).sum())
