@@ -41,6 +41,8 @@ class TableFollower:
 
     async def _poll(self) -> None:
         try:
+            if await self._membership.table_epoch() <= self._service.epoch:
+                return
             table = await self._membership.read_table()
         except RedisUnavailable:
             return

@@ -30,10 +30,10 @@ class Overview:
     async def read(cls, membership: Membership) -> Overview:
         """Reads everything from Redis. Raises RedisUnavailable."""
         workers = [record for role in SHOWN for record in await membership.workers(role)]
-        table, leader = await membership.read_table(), await membership.leader()
+        epoch, leader = await membership.table_epoch(), await membership.leader()
         shortage = await membership.shortage()
         return cls(
-            epoch=table.epoch if table else 0,
+            epoch=epoch,
             leader=(leader or "").partition("/")[0],
             warning=str(shortage) if shortage else "",
             lost=shortage.lost if shortage else 0,

@@ -81,9 +81,14 @@ class Membership:
                 found.append(record)
         return sorted(found, key=lambda record: record.worker_id)
 
+    async def table_epoch(self) -> int:
+        """Returns the epoch of the published placement table, 0 when there is none: a few bytes, so often asked for."""
+        epoch = await self._call(self._redis.hget(f"{self._cluster}:placement", "epoch"))
+        return int(epoch) if epoch and epoch.isdigit() else 0
+
     async def read_table(self) -> Table | None:
         """Returns the published placement table; None when there is none or it is malformed."""
-        data = await self._call(self._redis.get(f"{self._cluster}:table"))
+        data = await self._call(self._redis.hget(f"{self._cluster}:placement", "table"))
         try:
             return Table.FromString(data) if data else None
         except DecodeError:
@@ -91,7 +96,8 @@ class Membership:
             return None
 
     async def write_table(self, table: Table) -> None:
-        await self._call(self._redis.set(f"{self._cluster}:table", table.SerializeToString()))
+        fields: list[str | int | bytes] = ["epoch", table.epoch, "table", table.SerializeToString()]
+        await self._call(self._redis.hset(f"{self._cluster}:placement", items=fields))
 
     async def shortage(self) -> CapacityShortage | None:
         """Returns the capacity shortage that the leader reports; None when there is none or it is malformed."""

@@ -194,7 +194,7 @@ def test_a_new_leader_with_an_empty_redis_keeps_what_workers_have_loaded(store: 
 )
 def test_a_bad_table_in_redis_is_ignored(store: Store, bad: bytes) -> None:
     async def scenario(harness: LeaderHarness) -> None:
-        harness.store.client.set("caracal:table", bad)
+        harness.store.client.hset("caracal:placement", mapping={"epoch": 5, "table": bad})
         harness.store.client.set("caracal:worker:expert:bad", '{"worker_id": "bad", "role": "expert", "epoch": "many"}')
         leader = harness.lead()
         await harness.join("expert", 0)

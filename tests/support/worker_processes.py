@@ -100,4 +100,4 @@ def place_everything(store: Store, worker: dict[str, Any], layers: int, experts:
         stub = expert_pb2_grpc.ExpertStub(channel)
         stub.Prepare(expert_pb2.PrepareRequest(epoch=epoch, experts=everything), timeout=30)
         stub.Commit(expert_pb2.CommitRequest(table=table), timeout=30)
-    store.client.set("caracal:table", table.SerializeToString())
+    store.client.hset("caracal:placement", mapping={"epoch": table.epoch, "table": table.SerializeToString()})

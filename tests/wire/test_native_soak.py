@@ -82,9 +82,9 @@ def test_sessions_break_and_are_opened_again_and_the_others_are_undisturbed(
         """Whether every kind of fault has come, on a slow machine too; the test's timeout bounds the wait."""
         return all(havoc.done.values()) and broken.broken > 5 and broken.opened > 3
 
-    def caller(name: str, stats: NativeStats, used: list[int]) -> None:
+    def caller(name: str, stats: NativeStats, used: list[int], call_timeout_s: float) -> None:
         connect = connecting("native", checkpoint, DTYPE, native_stats=stats)
-        with open_dispatcher(checkpoint, connect, call_timeout_s=0.4) as dispatcher:
+        with open_dispatcher(checkpoint, connect, call_timeout_s=call_timeout_s) as dispatcher:
             dispatcher.apply(
                 place(1, checkpoint, [ends[w] for w in used], lambda layer, expert: list(range(len(used))))
             )
@@ -100,8 +100,8 @@ def test_sessions_break_and_are_opened_again_and_the_others_are_undisturbed(
 
     three[0].service.fault = three[1].service.fault = havoc
     threads = [
-        threading.Thread(target=caller, args=("broken", broken, [0, 1])),
-        threading.Thread(target=caller, args=("whole", whole, [2])),
+        threading.Thread(target=caller, args=("broken", broken, [0, 1], 0.4)),
+        threading.Thread(target=caller, args=("whole", whole, [2], 30.0)),
     ]
     for thread in threads:
         thread.start()

@@ -21,6 +21,7 @@ from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
 
+PUSHES = 16  # of one table at a time: each takes the gateway's event loop for a moment
 DRAIN_CALLS_S = 0.05  # calls routed by the old table are answered before any worker rejects its epoch
 
 
@@ -129,13 +130,18 @@ async def publish(
 
 async def push_table(workers: Workers, table: Table, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
     """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it."""
-    return {key for key in await asyncio.gather(*(_push(workers, table, r) for r in records)) if key is not None}
+    few = asyncio.Semaphore(PUSHES)
+    pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records))
+    return {key for key in pushed if key is not None}
 
 
-async def _push(workers: Workers, table: Table, record: WorkerRecord) -> tuple[str, bool] | None:
+async def _push(
+    workers: Workers, table: Table, record: WorkerRecord, few: asyncio.Semaphore
+) -> tuple[str, bool] | None:
     send = workers.apply if record.role == "attention" else workers.commit
     try:
-        await send(record, table)
+        async with few:
+            await send(record, table)
     except CallFailed as error:
         log.warning("a worker did not take the table", worker_id=record.worker_id, epoch=table.epoch, error=str(error))
         return None

@@ -18,12 +18,12 @@ from caracal_proto.placement_pb2 import Table
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
-from services.router.placement.capacity import mismatched_workers, shortage
+from services.router.placement.capacity import mismatched_workers
 from services.router.placement.change import Digests, JoinFailed, prepare, publish, push_table
-from services.router.placement.policy import WorkerView, place
+from services.router.placement.plan import Plan, make_plan
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
-from services.router.placement.tables import MAX_EPOCH, fits, next_term, still_there, to_table
+from services.router.placement.tables import MAX_EPOCH, fits, next_term, to_table
 from services.router.placement.worker_client import CallFailed, Workers
 from services.router.placement.worker_registry import WorkerRegistry
 
@@ -65,6 +65,7 @@ class PlacementLeader:
         self._failures: dict[str, str] = {}  # boot id -> why its last join failed
         self._change: asyncio.Task[None] | None = None
         self._change_needs: frozenset[str] = frozenset()  # boot ids without which the change cannot end
+        self._plan: Plan | None = None  # the last one
         self._left_out = False  # whether workers of another numerics class are left out; logged when it becomes true
 
     @property
@@ -111,17 +112,20 @@ class PlacementLeader:
 
     async def _poll_redis(self) -> None:
         leads = not self._resigned and await self._membership.lead(self._holder, LEADER_LEASE_MS)
-        stored = await self._membership.read_table()
+        stored = await self._membership.table_epoch()
+        table = await self._membership.read_table() if stored > self.epoch else None
         seen = {role: await self._membership.workers(role) for role in self._registries}
         for role, records in seen.items():
             self._registries[role].see(records)
         self._highest = max(
             [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
         )
-        if stored is not None and fits(stored, self._layers, self._experts):
-            self._highest = max(self._highest, stored.epoch)
-            if stored.epoch > self.epoch:
-                self._table, self._pushed = stored, set()
+        if table is not None and fits(table, self._layers, self._experts):
+            self._highest = max(self._highest, table.epoch)
+            if table.epoch > self.epoch:
+                self._table, self._pushed = table, set()
+        else:
+            stored = min(stored, self.epoch)  # what does not fit counts as nothing
         if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
             leads = False
@@ -132,7 +136,7 @@ class PlacementLeader:
             self._cancel_change()
             self._shortages.forget()
         self._leading = leads
-        if leads and self._table and self.epoch and (stored is None or stored.epoch < self._table.epoch):
+        if leads and self._table and self.epoch and stored < self.epoch:
             await self._membership.write_table(self._table)
 
     async def _take_over(self) -> None:
@@ -158,7 +162,8 @@ class PlacementLeader:
             await self._workers.keep_only([r for registry in self._registries.values() for r in registry.known()])
             if self._leading:
                 await self._reconcile(experts, attention)
-            await asyncio.sleep(TICK_S)
+            in_doubt = any(registry.in_doubt for registry in self._registries.values())
+            await self._workers.wait_for_change(TICK_S if in_doubt or self._change is not None else POLL_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         if self._change is not None:
@@ -169,40 +174,35 @@ class PlacementLeader:
         left_out = mismatched_workers(
             {r.worker_id: r.numerics_class for r in (*attention, *experts)}, usable[0].numerics_class if usable else ""
         )
-        before, after = self._plan(usable, left_out)
-        if after is not None and (not self.epoch or after != before or self._address_changed(usable)):
+        plan = await self._plan_for(usable)
+        if plan.table is not self._table or not self._leading:
+            return  # something has changed meanwhile; the next round sees it
+        self._note_shortage(plan, usable, left_out)
+        after = plan.after
+        if not after.missing and (not self.epoch or plan.differs or self._address_changed(usable)):
             self._change_needs = frozenset(r.boot_id for r in usable if r.worker_id in after.worker_ids)
-            before = before or TableView.of_loaded({}, self._layers, self._experts)
-            self._change = asyncio.create_task(self._carry_out(before, after, usable, attention, experts))
+            self._change = asyncio.create_task(self._carry_out(plan.before, after, usable, attention, experts))
         else:
             await self._push_missed(experts, attention)
 
-    def _plan(self, usable: list[WorkerRecord], left_out: str = "") -> tuple[TableView | None, TableView | None]:
-        """Returns the part of the current table that is still there, and the table to change to.
+    async def _plan_for(self, usable: list[WorkerRecord]) -> Plan:
+        """Returns what the policy makes of these workers: computed on a thread, and only when something has changed."""
+        table, now = self._table, time.monotonic()
+        waiting = frozenset(boot_id for boot_id, (until, _) in self._backoffs.items() if until > now)
+        inputs = tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.boot_id in waiting) for r in usable)
+        if self._plan is None or self._plan.table is not table or self._plan.inputs != inputs:
+            shape = self._layers, self._experts, self._replicas
+            self._plan = await asyncio.to_thread(make_plan, shape, table, usable, waiting, inputs)
+        return self._plan
 
-        Notes the shortage, if there is one. The second is None when the workers lack the capacity for all experts.
-        """
-        before = still_there(self._table, {r.worker_id: r for r in usable}) if self._table else None
-        views = [self._as_view(record, before) for record in usable]
-        after = place(self._experts, self._layers, views, self._replicas, before)
-        # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
-        joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
-        unplaced = before.missing if before else self._layers * self._experts
-        lacking = shortage(after, joined)
+    def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], left_out: str) -> None:
+        lacking = plan.lacking
         if lacking is not None:
             more = self._failed_joins(usable) + (f"; {left_out}" if left_out else "")
-            lacking = replace(lacking, reason=lacking.reason + more, lost=unplaced)
+            lacking = replace(lacking, reason=lacking.reason + more, lost=plan.unplaced)
         elif left_out:
             lacking = CapacityShortage(left_out)
-        self._shortages.note(lacking, unplaced, starting=not self.epoch and not self._backoffs)
-        return before, None if after.missing else after
-
-    def _as_view(self, record: WorkerRecord, before: TableView | None) -> WorkerView:
-        """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
-        loaded = before.counts.get(record.worker_id, 0) if before else 0
-        if self._backoffs.get(record.boot_id, (0.0, 0.0))[0] > time.monotonic():
-            return WorkerView(record.worker_id, draining=not loaded or record.draining, capacity=max(1, loaded))
-        return WorkerView(record.worker_id, record.draining, record.capacity)
+        self._shortages.note(lacking, plan.unplaced, starting=not self.epoch and not self._backoffs)
 
     def _compatible(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> list[WorkerRecord]:
         """Returns the expert workers of one numerics class, for a table has only one.
@@ -244,7 +244,7 @@ class PlacementLeader:
             self._back_off(records[error.worker_id], str(error))
             return
         self._digests, self._highest = digests, epoch
-        self._table, self._pushed = to_table(epoch, numerics_class, after, usable), set()
+        self._table, self._pushed = await asyncio.to_thread(to_table, epoch, numerics_class, after, usable), set()
         for record in usable:
             self._failures.pop(record.boot_id, None)
         log.info("table published", epoch=epoch, loaded=after.counts)

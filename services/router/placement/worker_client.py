@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Collection, Iterable
 from typing import TypeVar
 
@@ -40,10 +42,21 @@ class Workers:
 
     def __init__(self) -> None:
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+        self._states: dict[tuple[str, str], grpc.ChannelConnectivity] = {}
+        self._watchers: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
 
     def state(self, record: WorkerRecord) -> grpc.ChannelConnectivity:
         """Returns the state of the connection, and opens it when there is none."""
-        return self._channel(record).get_state(try_to_connect=True)
+        self._channel(record)
+        return self._states[record.address, record.boot_id]
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Waits until the state of a connection has changed, for `seconds` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        self._changed.clear()
 
     async def probe(self, record: WorkerRecord) -> bool:
         """Returns whether the worker answers the standard health check at all."""
@@ -81,6 +94,8 @@ class Workers:
         """Closes the channels to all other workers."""
         wanted = {(record.address, record.boot_id) for record in records}
         for key in self._channels.keys() - wanted:
+            self._watchers.pop(key).cancel()
+            del self._states[key]
             await self._channels.pop(key).close(None)
 
     async def close(self) -> None:
@@ -89,8 +104,16 @@ class Workers:
     def _channel(self, record: WorkerRecord) -> grpc.aio.Channel:
         key = record.address, record.boot_id
         if key not in self._channels:
-            self._channels[key] = grpc.aio.insecure_channel(record.address, options=OPTIONS)
+            channel = self._channels[key] = grpc.aio.insecure_channel(record.address, options=OPTIONS)
+            self._states[key] = channel.get_state(try_to_connect=True)
+            self._watchers[key] = asyncio.create_task(self._watch(key, channel))
         return self._channels[key]
+
+    async def _watch(self, key: tuple[str, str], channel: grpc.aio.Channel) -> None:
+        while True:
+            await channel.wait_for_state_change(self._states[key])
+            self._states[key] = channel.get_state(try_to_connect=True)
+            self._changed.set()
 
 
 async def _call(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:

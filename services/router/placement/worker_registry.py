@@ -50,6 +50,11 @@ class WorkerRegistry:
             else:
                 known_.record = record
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a worker is about to be taken for dead, so that `alive` is to be asked again soon."""
+        return any(not known.dead and (known.disconnected_since or not known.leased) for known in self._known.values())
+
     def known(self) -> list[WorkerRecord]:
         """Returns every tracked worker, including dead ones that still have a lease."""
         return [known.record for known in self._known.values()]

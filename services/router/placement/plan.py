@@ -1,0 +1,67 @@
+"""What the policy makes of the workers that are alive, and what that lacks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from caracal_proto.placement_pb2 import Table
+
+from services.membership.record import WorkerRecord
+from services.membership.shortage import CapacityShortage
+from services.router.placement.capacity import shortage
+from services.router.placement.policy import WorkerView, place
+from services.router.placement.table_view import TableView
+from services.router.placement.tables import still_there
+
+Inputs = tuple[tuple[str, str, bool, int, bool], ...]  # of each worker: ids, draining, capacity, whether it backs off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A placement to change to, made from `table` and `inputs`.
+
+    `before` is the part of the table that is still there. `unplaced`: how many experts have no replica in it.
+    """
+
+    table: Table | None
+    inputs: Inputs
+    before: TableView
+    after: TableView
+    differs: bool
+    unplaced: int
+    lacking: CapacityShortage | None
+
+
+def make_plan(
+    shape: tuple[int, int, int],
+    table: Table | None,
+    usable: Sequence[WorkerRecord],
+    waiting: Collection[str],
+    inputs: Inputs,
+) -> Plan:
+    """Asks the policy. `shape`: layers, experts of a layer, replicas. `waiting`: boot ids of workers that back off."""
+    layers, experts, replicas = shape
+    records = {record.worker_id: record for record in usable}
+    before = still_there(table, records) if table else TableView.of_loaded({}, layers, experts)
+    counts = before.counts
+    views = [_as_view(record, counts.get(record.worker_id, 0), record.boot_id in waiting) for record in usable]
+    after = place(experts, layers, views, replicas, before)
+    # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
+    joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
+    return Plan(
+        table=table,
+        inputs=inputs,
+        before=before,
+        after=after,
+        differs=after != before,
+        unplaced=before.missing,
+        lacking=shortage(after, joined),
+    )
+
+
+def _as_view(record: WorkerRecord, loaded: int, waits: bool) -> WorkerView:
+    """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
+    if waits:
+        return WorkerView(record.worker_id, draining=not loaded or record.draining, capacity=max(1, loaded))
+    return WorkerView(record.worker_id, record.draining, record.capacity)
