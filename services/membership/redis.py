@@ -37,6 +37,7 @@ class Membership:
         self._cluster = cluster
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
         self._skipped: set[str] = set()
+        self._read: dict[str, tuple[bytes, WorkerRecord]] = {}  # by key: what was read last, which is often the same
         self.reachable = False  # whether the last renewal of the lease went through
 
     async def advertise(self, make_record: Callable[[], WorkerRecord]) -> None:
@@ -66,12 +67,15 @@ class Membership:
         """Returns a role's live records, sorted by worker id; a malformed one is skipped and logged once."""
         pattern = f"{self._cluster}:worker:{role}:*"
         keys = [key async for key in self._scan(pattern)]
+        prefix = pattern.removesuffix("*")
+        for gone in {key for key in self._read if key.startswith(prefix)}.difference(keys):
+            del self._read[gone]
         if not keys:
             return []
         found = []
         for key, text in zip(keys, await self._call(self._redis.mget(keys)), strict=True):
             try:
-                record = WorkerRecord.from_json(text) if text is not None else None
+                record = self._record(key, text) if text is not None else None
             except (ValueError, RecursionError) as error:
                 if key not in self._skipped:
                     self._skipped.add(key)
@@ -80,6 +84,13 @@ class Membership:
             if record and record.role == role:
                 found.append(record)
         return sorted(found, key=lambda record: record.worker_id)
+
+    def _record(self, key: str, text: bytes) -> WorkerRecord:
+        last, record = self._read.get(key, (None, None))
+        if record is None or text != last:
+            record = WorkerRecord.from_json(text)
+            self._read[key] = text, record
+        return record
 
     async def table_epoch(self) -> int:
         """Returns the epoch of the published placement table, 0 when there is none: a few bytes, so often asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from functools import partial
 
@@ -34,6 +35,9 @@ from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
+
+# A placement is planned on a thread; the event loop waits for the GIL at most so long each time.
+GIL_SWITCH_S = 0.0005
 
 
 async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig) -> None:
@@ -104,6 +108,7 @@ def main() -> None:
     log.info("generation_config.json", eos_token_id=sorted(assets.eos_ids), **generation.defaults.given())
     if generation.not_applied:
         log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
+    sys.setswitchinterval(GIL_SWITCH_S)
     uvloop.run(serve(settings, assets, config))
 
 

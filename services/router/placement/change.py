@@ -54,7 +54,8 @@ class Digests:
                 )
 
     def learn(self, given: Mapping[Item, int]) -> None:
-        self.known = dict(given) | self.known
+        for item, digest in given.items():
+            self.known.setdefault(item, digest)
 
 
 def gains(before: TableView, after: TableView) -> dict[str, set[Item]]:

@@ -162,8 +162,8 @@ class PlacementLeader:
             await self._workers.keep_only([r for registry in self._registries.values() for r in registry.known()])
             if self._leading:
                 await self._reconcile(experts, attention)
-            in_doubt = any(registry.in_doubt for registry in self._registries.values())
-            await self._workers.wait_for_change(TICK_S if in_doubt or self._change is not None else POLL_S)
+            has_suspects = any(registry.has_suspects for registry in self._registries.values())
+            await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else POLL_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         if self._change is not None:

@@ -51,7 +51,7 @@ class WorkerRegistry:
                 known_.record = record
 
     @property
-    def in_doubt(self) -> bool:
+    def has_suspects(self) -> bool:
         """Whether a worker is about to be taken for dead, so that `alive` is to be asked again soon."""
         return any(not known.dead and (known.disconnected_since or not known.leased) for known in self._known.values())
 
