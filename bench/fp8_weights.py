@@ -20,6 +20,7 @@ import caracal_kernels as k
 import torch
 from torch import Tensor
 
+from bench import arguments
 from services.checkpoint.fp8 import dequantize
 from services.checkpoint.quantization import BLOCK
 
@@ -65,10 +66,10 @@ def measure(weights: dict[str, list[Tensor]], rows: int, rounds: int) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time products of few rows with weights in bf16 and in fp8.")
-    parser.add_argument("--mib", type=int, default=MIB, help="of weights in bf16")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--out", type=Path, default=OUT, help="a JSON file for the figures")
+    parser.add_argument("--mib", type=arguments.number(1), default=MIB, help="of weights in bf16")
+    parser.add_argument("--threads", type=arguments.number(1, arguments.MOST_THREADS), default=os.cpu_count())
+    parser.add_argument("--rounds", type=arguments.number(1), default=ROUNDS)
+    parser.add_argument("--out", type=arguments.file, default=OUT, help="a JSON file for the figures")
     args = parser.parse_args()
     if not k.takes_fp8(torch.bfloat16, torch.device("cpu")):
         parser.error(f"the compiled kernels alone keep weights in fp8, these are {k.cpu_backend()}")

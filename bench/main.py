@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import documents, expert_workers, footprint, overlap, roofline, throughput
+from bench.arguments import folder, number
 from bench.checkpoints import MODELS, console, prepare
 from bench.compiled import CannotMeasure
 from bench.contenders import NEW_TOKENS, PROMPT_TOKENS, Contender, of_baseline
@@ -112,16 +113,14 @@ def _peaks(plan: Plan) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="caracal bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 3; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where cpu.json and cpu.md go")
+    parser.add_argument("--rounds", type=number(3), default=5, help="interleaved, at least 3; medians are reported")
+    parser.add_argument("--out", type=folder, default=RESULTS, help="where cpu.json and cpu.md go")
     parser.add_argument(
         "--smoke", action="store_true", help="every part once on a tiny model, to see that it runs: nothing is written"
     )
     parser.add_argument("--link", choices=("grpc", "native"), default=best_link(), help="between attention and experts")
     parser.add_argument("--llama-python", default=sys.executable, help="an interpreter that has the package llama_cpp")
     given = parser.parse_args(arguments)
-    if given.rounds < 3:
-        parser.error("--rounds: a median needs at least 3 rounds")
     plan = Plan(rounds=given.rounds, link=given.link, llama_python=given.llama_python)
     if given.smoke:
         plan = replace(plan, model=SMOKE, dense_model=SMOKE, rounds=1, repeats=dict.fromkeys(throughput.STREAMS, 1))

@@ -26,7 +26,7 @@ import psutil
 import structlog
 import torch
 
-from bench import documents
+from bench import arguments, documents
 from bench.checkpoints import CONFIGS, MODELS, console, make
 from bench.compiled import CannotMeasure
 from bench.contenders import prompts
@@ -219,9 +219,9 @@ def results(plan: Plan, contenders: Sequence[Contender]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.many_workers", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="interleaved rounds; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help=f"where {NAME} goes")
-    parser.add_argument("--smoke", action="store_true", help="once, on a tiny model with 2 and 8 expert workers")
+    parser.add_argument("--rounds", type=arguments.number(1), default=Plan.rounds, help="interleaved; of them medians")
+    parser.add_argument("--out", type=arguments.folder, help=f"where {NAME} goes: beside the other results")
+    parser.add_argument("--smoke", action="store_true", help="once, on a tiny model; without --out nothing is written")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     plan = SMOKE if given.smoke else Plan(rounds=given.rounds)
@@ -231,10 +231,12 @@ def main() -> None:
         found = results(plan, measure(plan, directory))
     except CannotMeasure as error:
         sys.exit(str(error))
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / NAME).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(documents.many_workers_text(found))
-    if given.out == RESULTS:
+    out = given.out or (None if given.smoke else RESULTS)
+    if out is None:
+        return
+    (out / NAME).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    if out == RESULTS:
         documents.update()
 
 

@@ -15,6 +15,8 @@ from caracal_proto import attention_pb2
 from services.attention_worker.attempts import Attempts, Rejected, failure, fill
 from services.attention_worker.engine.sequence import Ending, TokenOut
 
+MOST_REJECTED = 1000  # that a caller has not read yet: no more of its messages are read then
+
 
 @dataclass(slots=True)
 class _Open:
@@ -33,7 +35,8 @@ class AttemptStream:
         self._attempts, self._messages = attempts, messages
         self._open: dict[int, _Open] = {}
         self._news: dict[int, _Open] = {}  # attempts with something to send, in the order that it came
-        self._rejected: list[tuple[int, Rejected]] = []
+        self._rejected: list[tuple[int, int, str]] = []  # id, status, details
+        self._sent = asyncio.Event()
         self._changed = asyncio.Event()
         self._ended = False  # the caller opens no more
 
@@ -69,6 +72,9 @@ class AttemptStream:
     async def _read(self) -> None:
         try:
             async for message in self._messages:
+                while len(self._rejected) >= MOST_REJECTED:
+                    self._sent.clear()
+                    await self._sent.wait()
                 if message.HasField("request"):
                     self._begin(message.attempt_id, message.request)
                 elif (cancelled := self._open.pop(message.attempt_id, None)) is not None:
@@ -96,7 +102,7 @@ class AttemptStream:
         try:
             opened.key = self._attempts.begin(request, emit)
         except Rejected as error:
-            self._rejected.append((attempt_id, error))
+            self._rejected.append((attempt_id, _number(error.code), str(error)))
             self._changed.set()
         else:
             self._open[attempt_id] = opened
@@ -104,8 +110,8 @@ class AttemptStream:
     def _news_so_far(self) -> attention_pb2.AttemptEvents:
         """Everything that has come since the last message."""
         message = attention_pb2.AttemptEvents()
-        for attempt_id, error in self._rejected:
-            message.events.add(attempt_id=attempt_id, status=_number(error.code), details=str(error))
+        for attempt_id, status, details in self._rejected:
+            message.events.add(attempt_id=attempt_id, status=status, details=details)
         for attempt_id, each in self._news.items():
             event = message.events.add(attempt_id=attempt_id)
             code = failure(each.ending)
@@ -115,6 +121,7 @@ class AttemptStream:
                 event.status, event.details = _number(code), each.ending.message
             each.tokens = []
         self._rejected, self._news = [], {}
+        self._sent.set()
         return message
 
 

@@ -7,6 +7,8 @@ from caracal_proto import attention_pb2, attention_pb2_grpc
 from services.attention_worker.service import AttentionService
 from services.process.grpc_server import KEEPALIVE_OPTIONS, AsyncGrpcServer
 
+# As routers send: a prompt of a million tokens is 4 MB, and a message that is refused ends all attempts of its stream.
+MAX_MESSAGE_BYTES = 64 << 20
 SERVICE = attention_pb2.DESCRIPTOR.services_by_name["Attention"].full_name
 
 
@@ -17,7 +19,7 @@ class AttentionServer(AsyncGrpcServer):
         super().__init__(
             SERVICE,
             lambda server: attention_pb2_grpc.add_AttentionServicer_to_server(service, server),
-            KEEPALIVE_OPTIONS,
+            (*KEEPALIVE_OPTIONS, ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)),
         )
         self._service = service
 

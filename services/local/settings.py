@@ -112,7 +112,7 @@ class LocalSettings(Settings):
     def cores_environment(self, role: str, number: int) -> dict[str, str]:
         """Variables of one child: the cores of its role, if it is one of the workers that they were counted for."""
         if number >= {"attention": self.attention, "expert": self.expert}.get(role, 0):
-            return {}
+            return {"CARACAL_CORES": ""}  # any, whatever is set for `caracal up` itself
         return {"CARACAL_CORES": format_cores(cores_of(role, self.attention_ranks, self.expert, sorted(own_cores())))}
 
     def _spinning(self) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+MOST_CORES = 1 << 16  # far above any machine's: a range is made into a set
+
 
 def parse_cores(text: str) -> frozenset[int]:
     """The cores of a list like `0-3,6`; none for an empty one. Raises ValueError that says what is wrong."""
@@ -14,6 +16,8 @@ def parse_cores(text: str) -> frozenset[int]:
             some = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             raise ValueError("must be a list of cores like 0-3,6") from None
+        if some and some[-1] >= MOST_CORES:
+            raise ValueError(f"no machine has core {some[-1]}")
         if not some:
             raise ValueError(f"{part.strip()} has no core")
         cores.update(some)

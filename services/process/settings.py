@@ -162,7 +162,7 @@ class WorkerSettings(ServiceSettings):
         "dtype of the weights in memory; empty = the checkpoint's", "", one_of=("bfloat16", "float32", "")
     )
     device: str = setting("where weights lie and kernels run: cpu, cuda (the first GPU) or cuda:N", "cpu")
-    threads: int = setting("threads of the kernels; 0 = torch's choice", 0, minimum=0)
+    threads: int = setting("threads of the kernels; 0 = torch's choice", 0, minimum=0, maximum=1024)
     cores: str = setting(
         "cores for the threads that compute, like 0-3,6; the others, which serve clients, run on any. Empty = any", ""
     )

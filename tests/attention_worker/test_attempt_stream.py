@@ -15,6 +15,7 @@ from support.attention_service import Worker, pages_free, request, run, status, 
 from support.engine_driver import limits
 from support.fake_model import VOCAB
 
+from services.attention_worker.attempt_stream import MOST_REJECTED
 from services.attention_worker.attempt_stream import AttemptStream as AttemptStreamServer
 from services.attention_worker.attempts import Attempts, Rejected
 from services.router.requests.attempt import Attempt, AttemptFailed
@@ -209,6 +210,28 @@ def test_an_attempt_id_in_use_ends_the_stream_and_frees_everything() -> None:
             assert code is grpc.StatusCode.INVALID_ARGUMENT
             assert details == "attempt_id 7 is in use on this stream"
             await pages_free(one)
+
+    run(body)
+
+
+def test_a_caller_that_reads_no_rejections_is_read_no_more() -> None:
+    async def body() -> None:
+        asked = 0
+
+        async def messages() -> AsyncIterator[attention_pb2.AttemptMessage]:
+            nonlocal asked
+            for attempt_id in range(5 * MOST_REJECTED):
+                asked += 1
+                yield attention_pb2.AttemptMessage(attempt_id=attempt_id, request=request(top_p=2.0))
+
+        async with worker() as one:
+            rejections = 0
+            async for message in AttemptStreamServer(Attempts(one.engine, VOCAB), messages()).events():
+                rejections += len(message.events)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert asked <= rejections + MOST_REJECTED + 1
+            assert rejections == 5 * MOST_REJECTED
 
     run(body)
 

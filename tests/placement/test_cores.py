@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from services.attention_worker.settings import AttentionSettings
 from services.expert_worker.settings import ExpertSettings
 from services.local.cores import cores_of
+from services.local.settings import LocalSettings
 from services.process.cores import format_cores, own_cores, parse_cores, run_on
 from services.process.settings import InvalidSetting
 
@@ -53,6 +55,7 @@ def test_ranges() -> None:
         ("-1", "must be a list"),
         ("3-1", "3-1 has no core"),
         ("9999", "may not use 9999"),
+        ("0-99999999999999", "no machine has core 99999999999999"),
     ],
 )
 @pytest.mark.parametrize("settings", [AttentionSettings, ExpertSettings])
@@ -88,3 +91,9 @@ def test_a_thread_and_those_it_starts_stay_on_their_cores() -> None:
     thread.join()
     assert seen == [{core}, {core}]
     assert own_cores() == before == os.sched_getaffinity(0)
+
+
+def test_a_worker_that_is_added_later_does_not_inherit_the_cores_of_the_command() -> None:
+    settings = LocalSettings(model=Path("model"), expert=1)
+    assert settings.cores_environment("expert", 0)["CARACAL_CORES"]
+    assert settings.cores_environment("expert", 1) == {"CARACAL_CORES": ""}, "any, whatever the environment says"
