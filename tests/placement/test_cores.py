@@ -17,6 +17,8 @@ from services.local.settings import LocalSettings
 from services.process.cores import format_cores, own_cores, parse_cores, run_on
 from services.process.settings import InvalidSetting
 
+BUILT_IN = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
+
 
 def test_two_cores_two_workers() -> None:
     assert cores_of("attention", 1, 1, [0, 1]) == {0}
@@ -94,6 +96,6 @@ def test_a_thread_and_those_it_starts_stay_on_their_cores() -> None:
 
 
 def test_a_worker_that_is_added_later_does_not_inherit_the_cores_of_the_command() -> None:
-    settings = LocalSettings(model=Path("model"), expert=1)
+    settings = LocalSettings(model=BUILT_IN, attention=1, expert=1)
     assert settings.cores_environment("expert", 0)["CARACAL_CORES"]
     assert settings.cores_environment("expert", 1) == {"CARACAL_CORES": ""}, "any, whatever the environment says"
