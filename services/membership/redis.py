@@ -95,7 +95,7 @@ class Membership:
     async def table_epoch(self) -> int:
         """Returns the epoch of the published placement table, 0 when there is none: a few bytes, so often asked for."""
         epoch = await self._call(self._redis.hget(f"{self._cluster}:placement", "epoch"))
-        return int(epoch) if epoch and epoch.isdigit() else 0
+        return int(epoch) if epoch and epoch.isdigit() and len(epoch) < 20 else 0
 
     async def read_table(self) -> Table | None:
         """Returns the published placement table; None when there is none or it is malformed."""

@@ -201,6 +201,13 @@ def test_a_bad_table_in_redis_is_ignored(store: Store, bad: bytes) -> None:
         await harness.loaded(8)
         await harness.until(lambda: leader.epoch > 0, "a table")
         assert leader.epoch < 1 << 62
+        harness.store.client.hset("caracal:placement", mapping={"epoch": 9999, "table": bad})
+        async with asyncio.timeout(10):
+            while await harness.membership.table_epoch() != leader.epoch:  # noqa: ASYNC110 - it is in Redis
+                await asyncio.sleep(0.01)
+        table = await harness.membership.read_table()
+        assert table is not None, "a bad one is written over"
+        assert table.epoch == leader.epoch
 
     run_scenario(store, scenario)
 

@@ -18,14 +18,13 @@ from torch import Tensor
 from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
 from services.attention_worker.model.embedding import Embedding
 from services.attention_worker.model.interfaces import DispatcherLike
-from services.attention_worker.model.load import Load
-from services.attention_worker.model.load import Progress as LoadProgress
+from services.attention_worker.model.load import Load, Progress
 from services.attention_worker.model.native_stack import (
     AttentionWeights,
     HeadWeights,
     LayerWeights,
     NativeStack,
-    Progress,
+    Reached,
     unavailable,
 )
 from services.attention_worker.model.ranks import ALONE, Ranks
@@ -163,14 +162,14 @@ class Model:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
         run = self._runner.begin(step, caches)
         step = run.step
-        at = Progress(0, None if self._native is not None and self._native.embeds else self._embed(step))
+        at = Reached(0, None if self._native is not None and self._native.embeds else self._embed(step))
         while at.layer < len(self._layers):
             before = at
             if self._native is not None:
                 at = self._native.run(at, step, caches, dispatcher)
             if at is before:
                 x_TD = self._embed(step) if at.x_TD is None else at.x_TD
-                at = Progress(at.layer + 1, self._layers[at.layer].forward(x_TD, run, dispatcher))
+                at = Reached(at.layer + 1, self._layers[at.layer].forward(x_TD, run, dispatcher))
         if at.logits_BV is not None:
             return at.logits_BV
         assert at.x_TD is not None, "a model has layers"
@@ -191,7 +190,7 @@ def _native_stack(load: Load, layers: list[Layer], embedding: Embedding, head: H
 def load_model(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
-    progress: LoadProgress,
+    progress: Progress,
     ranks: Ranks = ALONE,
     device: torch.device = CPU,
     tables_folder: Path = TABLES_FOLDER,

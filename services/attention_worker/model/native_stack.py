@@ -59,7 +59,7 @@ class HeadWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Reached:
     """How far a step has come: the next layer and its rows; when there is no next one, the logits, if they are made."""
 
     layer: int
@@ -91,7 +91,7 @@ class NativeStack:
         )
         self._routes: tuple[ExchangeLike, Routes] | None = None
 
-    def run(self, at: Progress, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Progress:
+    def run(self, at: Reached, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Reached:
         """Runs a step on as far as it goes; returns `at` itself if no layer could be run.
 
         Without x it begins with the embedding, if it `embeds`.
@@ -117,7 +117,7 @@ class NativeStack:
         reached, x_TD = outcome.reached, outcome.x
         if outcome.interrupted is not None:
             x_TD = exchange.resume(reached - 1, step, outcome.interrupted).finish(x_TD)
-        return Progress(reached, x_TD, outcome.logits)
+        return Reached(reached, x_TD, outcome.logits)
 
     def _routes_of(self, exchange: ExchangeLike) -> Routes:
         if self._routes is None or self._routes[0] is not exchange:

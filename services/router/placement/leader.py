@@ -124,8 +124,8 @@ class PlacementLeader:
             self._highest = max(self._highest, table.epoch)
             if table.epoch > self.epoch:
                 self._table, self._pushed = table, set()
-        else:
-            stored = min(stored, self.epoch)  # what does not fit counts as nothing
+        elif stored > self.epoch:
+            stored = 0  # what does not fit counts as nothing, and is written over
         if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
             leads = False

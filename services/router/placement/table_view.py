@@ -6,7 +6,7 @@ Legend: E experts of all layers, layer by layer; W workers, ordered by name and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +58,6 @@ class TableView:
             and np.array_equal(self.placed_EW, other.placed_EW)
         )
 
-    __hash__ = None  # type: ignore[assignment]  # views are compared, never looked up
-
     def columns(self, worker_ids: Sequence[str]) -> Placed:
         """What these workers have, [E, W]; False throughout for one that has nothing."""
         found = np.zeros((len(self.placed_EW), len(worker_ids)), dtype=np.bool_)
@@ -69,11 +67,6 @@ class TableView:
             to, column = zip(*here, strict=True)
             found[:, to] = self.placed_EW[:, column]
         return found
-
-    def items(self) -> Iterator[tuple[Item, tuple[str, ...]]]:
-        """Every expert with the workers that have it, in the order of their ordinals."""
-        for row, placed_W in enumerate(self.placed_EW):
-            yield divmod(row, self.experts), tuple(self.worker_ids[column] for column in np.flatnonzero(placed_W))
 
     def of_worker(self, worker_id: str) -> set[Item]:
         """Returns the experts placed on one worker."""
