@@ -116,7 +116,8 @@ def test_bench_of_many_workers(shell: Shell) -> None:
     assert re.search(r"^\| 8 \| [0-9.]+ \|", printed, re.M)
     few, many = json.loads((out / "many_workers.json").read_text())["workers"].values()
     assert 0 < few["median"]["messages"] < many["median"]["messages"]
-    assert 0 < few["median"]["own_ms"] < few["median"]["step_ms"]
+    assert few["median"]["own_ms"] > 0  # a mean beside the median of the step: a slow step lifts it above
+    assert few["median"]["step_ms"] > 0
 
 
 def test_bench_gpu_dry(shell: Shell) -> None:
