@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
-from caracal_proto.placements import layer_of
+from caracal_proto.placements import layer_of, pack_experts
 
 from bench.processes import PATH, free_port, process, redis_server
 from services.checkpoint.config import ModelConfig
@@ -63,16 +64,16 @@ def expert_process(checkpoint: Checkpoint, directory: Path, sessions: int) -> It
 
 def _load_everything(address: str, config: ModelConfig) -> str:
     """Has the worker load every expert of every layer; returns its boot id."""
-    layers, experts = range(config.num_layers), range(config.n_routed_experts)
-    everything = [placement_pb2.ExpertId(layer=layer, expert=expert) for layer in layers for expert in experts]
+    layers, experts = config.num_layers, config.n_routed_experts
+    everything = pack_experts(*np.divmod(np.arange(layers * experts), experts))
     with grpc.insecure_channel(address) as channel:
         stub = expert_pb2_grpc.ExpertStub(channel)
         worker = stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=START_S, wait_for_ready=True)
         stub.Prepare(expert_pb2.PrepareRequest(epoch=EPOCH, experts=everything), timeout=LOAD_S)
         mine = placement_pb2.Endpoint(worker_id=worker.worker_id, boot_id=worker.boot_id, address=address)
-        layer = layer_of([[0]] * len(experts))
+        layer = layer_of([[0]] * experts)
         table = placement_pb2.Table(
-            epoch=EPOCH, numerics_class=worker.numerics_class, workers=[mine], layers=[layer] * len(layers)
+            epoch=EPOCH, numerics_class=worker.numerics_class, workers=[mine], layers=[layer] * layers
         )
         stub.Commit(expert_pb2.CommitRequest(table=table), timeout=LOAD_S)
     return str(worker.boot_id)

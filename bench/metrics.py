@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import urllib.request
 
-import redis
-
 from bench.processes import Cluster
 from services.membership.record import WorkerRecord
+from services.membership.redis import Membership
 
 
 def attention_record(target: Cluster) -> WorkerRecord:
     """The lease of the attention worker."""
-    text = redis.Redis.from_url(target.redis_url).get("caracal:worker:attention:attention-0")
-    assert isinstance(text, bytes), "the attention worker's lease is gone"
-    return WorkerRecord.from_json(text)
+    return asyncio.run(_attention_record(target.redis_url))
+
+
+async def _attention_record(redis_url: str) -> WorkerRecord:
+    membership = Membership(redis_url)
+    try:
+        (record,) = await membership.workers("attention", counts=True)
+        return record
+    finally:
+        await membership.close()
 
 
 def cache_pages(target: Cluster) -> int:

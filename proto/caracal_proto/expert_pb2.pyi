@@ -281,9 +281,9 @@ class ExpertDescription(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     NUMERICS_CLASS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    LOADED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     numerics_class: _builtins.str
@@ -291,7 +291,7 @@ class ExpertDescription(_message.Message):
     progress: _builtins.int
     draining: _builtins.bool
     @_builtins.property
-    def loaded(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.ExpertId]: ...
+    def loaded(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.LayerExperts]: ...
     def __init__(
         self,
         *,
@@ -299,9 +299,9 @@ class ExpertDescription(_message.Message):
         boot_id: _builtins.str = ...,
         numerics_class: _builtins.str = ...,
         epoch: _builtins.int = ...,
-        loaded: _abc.Iterable[_placement_pb2.ExpertId] | None = ...,
         progress: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        loaded: _abc.Iterable[_placement_pb2.LayerExperts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -320,12 +320,12 @@ class PrepareRequest(_message.Message):
     epoch: _builtins.int
     """the epoch the table will have"""
     @_builtins.property
-    def experts(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.ExpertId]: ...
+    def experts(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.LayerExperts]: ...
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
-        experts: _abc.Iterable[_placement_pb2.ExpertId] | None = ...,
+        experts: _abc.Iterable[_placement_pb2.LayerExperts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -337,17 +337,17 @@ Global___PrepareRequest: _TypeAlias = PrepareRequest  # noqa: Y015
 
 @_typing.final
 class PrepareReply(_message.Message):
+    """A golden digest is of an expert's answer to the golden vector: equal on every replica of one numerics class."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGESTS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoldenDigest]:
-        """one per expert asked for, in the request's order"""
-
+    digests: _builtins.bytes
+    """uint64, little-endian: one per expert asked for, in the request's order"""
     def __init__(
         self,
         *,
-        digests: _abc.Iterable[Global___GoldenDigest] | None = ...,
+        digests: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -356,30 +356,6 @@ class PrepareReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareReply: _TypeAlias = PrepareReply  # noqa: Y015
-
-@_typing.final
-class GoldenDigest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    DIGEST_FIELD_NUMBER: _builtins.int
-    digest: _builtins.int
-    """of the expert's answer to the golden vector: equal on every replica of one numerics class"""
-    @_builtins.property
-    def id(self) -> _placement_pb2.ExpertId: ...
-    def __init__(
-        self,
-        *,
-        id: _placement_pb2.ExpertId | None = ...,
-        digest: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "id", b"id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GoldenDigest: _TypeAlias = GoldenDigest  # noqa: Y015
 
 @_typing.final
 class CommitRequest(_message.Message):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61racal_proto/placement.proto\x12\x07\x63\x61racal\"{\n\x05Table\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0enumerics_class\x18\x02 \x01(\t\x12\"\n\x07workers\x18\x03 \x03(\x0b\x32\x11.caracal.Endpoint\x12\'\n\x06layers\x18\x04 \x03(\x0b\x32\x17.caracal.LayerPlacement\"?\n\x08\x45ndpoint\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\"9\n\x0eLayerPlacement\x12\x10\n\x08replicas\x18\x02 \x01(\x0c\x12\x0f\n\x07workers\x18\x03 \x01(\x0cJ\x04\x08\x01\x10\x02\")\n\x08\x45xpertId\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0e\n\x06\x65xpert\x18\x02 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61racal_proto/placement.proto\x12\x07\x63\x61racal\"{\n\x05Table\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0enumerics_class\x18\x02 \x01(\t\x12\"\n\x07workers\x18\x03 \x03(\x0b\x32\x11.caracal.Endpoint\x12\'\n\x06layers\x18\x04 \x03(\x0b\x32\x17.caracal.LayerPlacement\"?\n\x08\x45ndpoint\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\"9\n\x0eLayerPlacement\x12\x10\n\x08replicas\x18\x02 \x01(\x0c\x12\x0f\n\x07workers\x18\x03 \x01(\x0cJ\x04\x08\x01\x10\x02\".\n\x0cLayerExperts\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINT']._serialized_end=230
   _globals['_LAYERPLACEMENT']._serialized_start=232
   _globals['_LAYERPLACEMENT']._serialized_end=289
-  _globals['_EXPERTID']._serialized_start=291
-  _globals['_EXPERTID']._serialized_end=332
+  _globals['_LAYEREXPERTS']._serialized_start=291
+  _globals['_LAYEREXPERTS']._serialized_end=337
 # @@protoc_insertion_point(module_scope)

@@ -106,23 +106,26 @@ class LayerPlacement(_message.Message):
 Global___LayerPlacement: _TypeAlias = LayerPlacement  # noqa: Y015
 
 @_typing.final
-class ExpertId(_message.Message):
+class LayerExperts(_message.Message):
+    """Experts of one layer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LAYER_FIELD_NUMBER: _builtins.int
-    EXPERT_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
     layer: _builtins.int
-    expert: _builtins.int
+    experts: _builtins.bytes
+    """uint16, little-endian, ascending"""
     def __init__(
         self,
         *,
         layer: _builtins.int = ...,
-        expert: _builtins.int = ...,
+        experts: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert", b"expert", "layer", b"layer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experts", b"experts", "layer", b"layer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ExpertId: _TypeAlias = ExpertId  # noqa: Y015
+Global___LayerExperts: _TypeAlias = LayerExperts  # noqa: Y015

@@ -1,6 +1,6 @@
-"""Reads and writes the arrays of a LayerPlacement.
+"""Reads and writes the arrays of placement messages.
 
-Legend: F FFN experts of a layer, A replicas of the layer, expert by expert.
+Legend: F FFN experts of a layer, A replicas of the layer, expert by expert; N experts of any layers.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from caracal_proto.placement_pb2 import LayerPlacement
+from caracal_proto.placement_pb2 import LayerExperts, LayerPlacement
 
-MAX_REPLICAS, MAX_WORKERS = 255, 1 << 16
+MAX_REPLICAS, MAX_WORKERS, MAX_EXPERTS = 255, 1 << 16, 1 << 16
 
 Indices = NDArray[np.int64]
 
 
 class PlacementError(ValueError):
-    """A LayerPlacement whose arrays contradict each other."""
+    """A message whose arrays contradict each other."""
 
 
 def pack_layer(replicas_F: Indices, worker_A: Indices) -> LayerPlacement:
@@ -49,3 +49,25 @@ def workers_of(layer: LayerPlacement) -> list[list[int]]:
     """The workers of each expert of a layer. Raises PlacementError."""
     replicas_F, worker_A = unpack_layer(layer)
     return [each.tolist() for each in np.split(worker_A, np.cumsum(replicas_F)[:-1])] if len(replicas_F) else []
+
+
+def pack_experts(layer_N: Indices, expert_N: Indices) -> list[LayerExperts]:
+    """The messages of experts that ascend by (layer, expert)."""
+    layers, firsts = np.unique(layer_N, return_index=True)
+    parts = np.split(expert_N.astype("<u2"), firsts[1:]) if len(firsts) else []
+    return [
+        LayerExperts(layer=layer, experts=part.tobytes()) for layer, part in zip(layers.tolist(), parts, strict=True)
+    ]
+
+
+def unpack_experts(messages: Iterable[LayerExperts]) -> tuple[Indices, Indices]:
+    """The arrays that `pack_experts` takes. Raises PlacementError when experts do not ascend."""
+    messages = list(messages)
+    if any(len(message.experts) % 2 for message in messages):
+        raise PlacementError("an expert's id has two bytes")
+    expert_N = np.frombuffer(b"".join(message.experts for message in messages), "<u2").astype(np.int64)
+    layer_N = np.repeat([message.layer for message in messages], [len(message.experts) // 2 for message in messages])
+    item_N = layer_N.astype(np.int64) * MAX_EXPERTS + expert_N
+    if (item_N[1:] <= item_N[:-1]).any():
+        raise PlacementError("experts do not ascend by layer and id")
+    return layer_N.astype(np.int64), expert_N

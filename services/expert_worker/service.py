@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 
 import grpc
+import numpy as np
 import structlog
 import torch
-from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto import expert_pb2, expert_pb2_grpc
+from caracal_proto.placements import PlacementError, pack_experts, unpack_experts
 
 from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
@@ -127,20 +129,21 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             boot_id=state.boot_id,
             numerics_class=state.numerics_class,
             epoch=state.epoch,
-            loaded=[
-                placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(state.experts.loaded)
-            ],
+            loaded=pack_experts(*np.array(sorted(state.experts.loaded), np.int64).reshape(-1, 2).T),
             progress=self._batcher.counters.progress,
             draining=state.draining,
         )
 
     def Prepare(self, request: expert_pb2.PrepareRequest, context: grpc.ServicerContext) -> expert_pb2.PrepareReply:
-        wanted = [(id.layer, id.expert) for id in request.experts]
         try:
+            layer_N, expert_N = unpack_experts(request.experts)
+            wanted = list(zip(layer_N.tolist(), expert_N.tolist(), strict=True))
             with progress("loading experts") as report:
                 digests = self._state.prepare(request.epoch, wanted, report)
         except StaleTable as error:
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+        except PlacementError as error:
+            abort_call(context, grpc.StatusCode.INVALID_ARGUMENT, error)
         except CheckpointError as error:
             if not self._state.experts.loaded:
                 self.broken = error
@@ -148,8 +151,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         staging = self._state.experts.staging
         rate = round(staging.gigabytes_per_second, 2)
         log.info("experts are ready", asked=len(wanted), bytes_since_start=staging.bytes, gigabytes_per_second=rate)
-        golden = zip(request.experts, digests, strict=True)
-        return expert_pb2.PrepareReply(digests=[expert_pb2.GoldenDigest(id=id, digest=digest) for id, digest in golden])
+        return expert_pb2.PrepareReply(digests=np.array(digests, "<u8").tobytes())
 
     def Commit(self, request: expert_pb2.CommitRequest, context: grpc.ServicerContext) -> expert_pb2.CommitReply:
         try:

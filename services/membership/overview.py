@@ -29,7 +29,7 @@ class Overview:
     @classmethod
     async def read(cls, membership: Membership) -> Overview:
         """Reads everything from Redis. Raises RedisUnavailable."""
-        workers = [record for role in SHOWN for record in await membership.workers(role)]
+        workers = [record for role in SHOWN for record in await membership.workers(role, counts=True)]
         epoch, leader = await membership.table_epoch(), await membership.leader()
         shortage = await membership.shortage()
         return cls(

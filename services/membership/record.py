@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 ROLES = ("attention", "expert", "router")
+COUNTED = ("progress", "stats")  # the fields that differ at every renewal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,21 +32,11 @@ class WorkerRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> WorkerRecord:
         """Raises ValueError when the text is not a record."""
-        raw = json.loads(text)
-        if not isinstance(raw, dict):
-            raise ValueError("not an object")
-        values: dict[str, Any] = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
-        for f in fields(cls):
-            kind = {"str": str, "int": int, "bool": bool}.get(str(f.type), dict)
-            if f.name in values and type(values[f.name]) is not kind:
-                raise ValueError(f"{f.name} is not of type {f.type}")
-        stats = values.get("stats", {})
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in stats.values()):
-            raise ValueError("stats has values that are not numbers")
-        if not all(isinstance(part, str) for part in values.get("numerics", {}).values()):
+        raw = _checked(text, {f.name: str(f.type) for f in fields(cls)})
+        if not all(isinstance(part, str) for part in raw.get("numerics", {}).values()):
             raise ValueError("numerics has values that are not strings")
         try:
-            record = cls(**values)
+            record = cls(**raw)
         except TypeError as error:
             raise ValueError(str(error)) from None
         if record.role not in ROLES:
@@ -53,3 +45,33 @@ class WorkerRecord:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+    def lease_json(self) -> str:
+        """Returns what the lease says: everything but what is counted, so that most renewals write the same."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in COUNTED})
+
+    def counts_json(self) -> str:
+        return json.dumps({name: getattr(self, name) for name in COUNTED})
+
+    def with_counts(self, text: str | bytes) -> WorkerRecord:
+        """Returns the record with the counts of `counts_json`. Raises ValueError when the text has none."""
+        return replace(self, **_checked(text, {"progress": "int", "stats": "dict"}))
+
+    def membership(self) -> tuple[object, ...]:
+        """What others are to know at once when it changes: a start, a move, a drain."""
+        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity
+
+
+def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
+    """Reads those fields from a JSON object. Raises ValueError."""
+    raw = json.loads(text)
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    values = {name: raw[name] for name in types if name in raw}
+    for name, value in values.items():
+        if type(value) is not {"str": str, "int": int, "bool": bool}.get(types[name], dict):
+            raise ValueError(f"{name} is not of type {types[name]}")
+    stats = values.get("stats", {})
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in stats.values()):
+        raise ValueError("stats has values that are not numbers")
+    return values

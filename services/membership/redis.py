@@ -6,7 +6,9 @@ Every call is bounded in time and raises only RedisUnavailable. What is read fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as redis
@@ -24,10 +26,27 @@ LEASE_MS = 3000
 RENEW_S = 1.0
 CALL_S = 1.0
 SHORTAGE_MS = 3000
+DIGESTS_S = 30 * 86400
+FEW = 16  # records read without a pause
+FORGOTTEN_S = 10.0  # after its lease has expired, a worker leaves the index; one that comes back is in it at once
 
 
 class RedisUnavailable(Exception):
     """Expected: Redis does not answer. Every process keeps its last table and goes on serving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a router looks at often. `changes` advances when a worker starts, drains, leaves or moves."""
+
+    leads: bool
+    epoch: int  # of the published placement table, 0 when there is none
+    changes: int
+
+
+def _count(text: bytes | None) -> int:
+    """A number that was read; 0 for what is none."""
+    return int(text) if text and text.isdigit() and len(text) < 20 else 0
 
 
 class Membership:
@@ -38,6 +57,8 @@ class Membership:
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
         self._skipped: set[str] = set()
         self._read: dict[str, tuple[bytes, WorkerRecord]] = {}  # by key: what was read last, which is often the same
+        self._missing: dict[str, dict[str, float]] = {}  # by role and worker id: since when it has had no lease
+        self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
 
     async def advertise(self, make_record: Callable[[], WorkerRecord]) -> None:
@@ -57,25 +78,62 @@ class Membership:
             await asyncio.sleep(RENEW_S)
 
     async def announce(self, record: WorkerRecord) -> None:
-        """Writes the lease once."""
-        await self._call(self._redis.set(self._key(record), record.to_json(), px=LEASE_MS))
+        """Writes the lease once; tells others, by `pulse`, when more than counts has changed since the last time."""
+        pipe = self._redis.pipeline()
+        pipe.set(self._key(record), record.lease_json(), px=LEASE_MS)
+        pipe.set(self._counts_key(record.role, record.worker_id), record.counts_json(), px=LEASE_MS)
+        pipe.sadd(self._index(record.role), record.worker_id)
+        if record.membership() != self._announced:
+            pipe.incr(f"{self._cluster}:changes")
+        await self._call(pipe.execute())
+        self._announced = record.membership()
 
     async def withdraw(self, record: WorkerRecord) -> None:
-        await self._call(self._redis.delete(self._key(record)))
+        pipe = self._redis.pipeline()
+        pipe.delete(self._key(record), self._counts_key(record.role, record.worker_id))
+        pipe.srem(self._index(record.role), record.worker_id)
+        pipe.incr(f"{self._cluster}:changes")
+        await self._call(pipe.execute())
 
-    async def workers(self, role: str) -> list[WorkerRecord]:
-        """Returns a role's live records, sorted by worker id; a malformed one is skipped and logged once."""
-        pattern = f"{self._cluster}:worker:{role}:*"
-        keys = [key async for key in self._scan(pattern)]
-        prefix = pattern.removesuffix("*")
-        for gone in {key for key in self._read if key.startswith(prefix)}.difference(keys):
+    async def pulse(self, candidate: str = "", lease_ms: int = 0) -> Pulse:
+        """Reads what is looked at often, with one small call; a `candidate` takes the leader's lease or renews it."""
+        key = f"{self._cluster}:leader"
+        pipe = self._redis.pipeline(transaction=False)
+        if candidate:
+            pipe.set(key, candidate, nx=True, px=lease_ms)
+        pipe.get(key)
+        pipe.hget(f"{self._cluster}:placement", "epoch")
+        pipe.get(f"{self._cluster}:changes")
+        leader, epoch, changes = (await self._call(pipe.execute()))[-3:]
+        leads = bool(candidate) and leader == candidate.encode()
+        if leads:
+            await self._call(self._redis.pexpire(key, lease_ms))
+        return Pulse(leads, _count(epoch), _count(changes))
+
+    async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
+        """Returns a role's live records, sorted by worker id; a malformed one is skipped and logged once.
+
+        With `counts`, they have what is counted, which takes longer; else that is empty.
+        """
+        names = sorted(
+            name.decode(errors="replace") for name in await self._call(self._redis.smembers(self._index(role)))
+        )
+        keys = [f"{self._cluster}:worker:{role}:{name}" for name in names]
+        for gone in {key for key in self._read if key.startswith(f"{self._cluster}:worker:{role}:")}.difference(keys):
             del self._read[gone]
         if not keys:
             return []
+        counts_keys = [self._counts_key(role, name) for name in names] if counts else []
+        texts = await self._call(self._redis.mget(keys + counts_keys))
+        await self._forget(role, [name for name, text in zip(names, texts, strict=False) if text is None])
         found = []
-        for key, text in zip(keys, await self._call(self._redis.mget(keys)), strict=True):
+        for number, (key, text) in enumerate(zip(keys, texts, strict=False)):
+            if number % FEW == FEW - 1:
+                await asyncio.sleep(0)  # hundreds of records are not to hold the event loop
             try:
                 record = self._record(key, text) if text is not None else None
+                if record and counts and (counted := texts[len(keys) + number]) is not None:
+                    record = record.with_counts(counted)
             except (ValueError, RecursionError) as error:
                 if key not in self._skipped:
                     self._skipped.add(key)
@@ -92,10 +150,17 @@ class Membership:
             self._read[key] = text, record
         return record
 
+    async def _forget(self, role: str, missing: Sequence[str]) -> None:
+        """Takes workers out of the index that have had no lease for long."""
+        now = time.monotonic()
+        before = self._missing.get(role, {})
+        self._missing[role] = since = {name: before.get(name, now) for name in missing}
+        if gone := [name for name, at in since.items() if now - at > FORGOTTEN_S]:
+            await self._call(self._redis.srem(self._index(role), *gone))
+
     async def table_epoch(self) -> int:
         """Returns the epoch of the published placement table, 0 when there is none: a few bytes, so often asked for."""
-        epoch = await self._call(self._redis.hget(f"{self._cluster}:placement", "epoch"))
-        return int(epoch) if epoch and epoch.isdigit() and len(epoch) < 20 else 0
+        return _count(await self._call(self._redis.hget(f"{self._cluster}:placement", "epoch")))
 
     async def read_table(self) -> Table | None:
         """Returns the published placement table; None when there is none or it is malformed."""
@@ -109,6 +174,20 @@ class Membership:
     async def write_table(self, table: Table) -> None:
         fields: list[str | int | bytes] = ["epoch", table.epoch, "table", table.SerializeToString()]
         await self._call(self._redis.hset(f"{self._cluster}:placement", items=fields))
+
+    async def digests(self, numerics_class: str) -> dict[int, bytes]:
+        """Returns the golden digests of a numerics class, by layer, as they were written."""
+        raw = await self._call(self._redis.hgetall(f"{self._cluster}:digests:{numerics_class}"))
+        return {int(layer): data for layer, data in raw.items() if layer.isdigit() and len(layer) < 9}
+
+    async def write_digests(self, numerics_class: str, fields: dict[int, bytes]) -> None:
+        """Writes the digests of some layers; all are forgotten when none were written for DIGESTS_S."""
+        key = f"{self._cluster}:digests:{numerics_class}"
+        pipe = self._redis.pipeline()
+        for layer, data in fields.items():
+            pipe.hset(key, str(layer), data)
+        pipe.expire(key, DIGESTS_S)
+        await self._call(pipe.execute())
 
     async def shortage(self) -> CapacityShortage | None:
         """Returns the capacity shortage that the leader reports; None when there is none or it is malformed."""
@@ -133,16 +212,6 @@ class Membership:
     async def set_desired(self, role: str, count: int) -> None:
         await self._call(self._redis.hset(f"{self._cluster}:desired", role, str(count)))
 
-    async def lead(self, holder: str, lease_ms: int) -> bool:
-        """Takes or renews the leader's lease; returns False while another router has it."""
-        key = f"{self._cluster}:leader"
-        if await self._call(self._redis.set(key, holder, nx=True, px=lease_ms)):
-            return True
-        if await self._call(self._redis.get(key)) != holder.encode():
-            return False
-        await self._call(self._redis.pexpire(key, lease_ms))
-        return True
-
     async def leader(self) -> str | None:
         value = await self._call(self._redis.get(f"{self._cluster}:leader"))
         return value.decode() if value else None
@@ -158,14 +227,11 @@ class Membership:
     def _key(self, record: WorkerRecord) -> str:
         return f"{self._cluster}:worker:{record.role}:{record.worker_id}"
 
-    async def _scan(self, pattern: str) -> Any:
-        cursor = 0
-        while True:
-            cursor, keys = await self._call(self._redis.scan(cursor, match=pattern, count=1000))
-            for key in keys:
-                yield key.decode()
-            if not cursor:
-                return
+    def _counts_key(self, role: str, worker_id: str) -> str:
+        return f"{self._cluster}:counts:{role}:{worker_id}"
+
+    def _index(self, role: str) -> str:
+        return f"{self._cluster}:workers:{role}"
 
     async def _call(self, command: Any) -> Any:
         task = asyncio.current_task()

@@ -67,7 +67,8 @@ def test_an_error_of_the_worker_is_passed_on(tmp_path: Path) -> None:
         with grpc.insecure_channel(listen) as channel:
             stub = expert_pb2_grpc.ExpertStub(channel)
             assert stub.Describe(expert_pb2.ExpertDescribeRequest()).worker_id == "w0"
-            unknown = expert_pb2.PrepareRequest(epoch=1, experts=[placement_pb2.ExpertId(layer=999, expert=0)])
+            expert = placement_pb2.LayerExperts(layer=999, experts=bytes(2))
+            unknown = expert_pb2.PrepareRequest(epoch=1, experts=[expert])
             with pytest.raises(grpc.RpcError) as direct, grpc.insecure_channel(worker.endpoint.address) as straight:
                 expert_pb2_grpc.ExpertStub(straight).Prepare(unknown)
             with pytest.raises(grpc.RpcError) as passed_on:

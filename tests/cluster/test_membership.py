@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,11 @@ def test_malformed_records_are_skipped_and_the_rest_is_read(server: tuple[str, C
     async def scenario() -> None:
         membership = Membership(server[0])
         await wait_for_redis(membership)
-        redis.Redis.from_url(server[0]).set("caracal:worker:expert:bad", text)
+        client = redis.Redis.from_url(server[0])
+        client.set("caracal:worker:expert:bad", text)
+        client.sadd("caracal:workers:expert", "bad")
         await membership.announce(RECORD)
-        assert await membership.workers("expert") == [RECORD]
+        assert await membership.workers("expert", counts=True) == [RECORD]
         await membership.withdraw(RECORD)
         assert await membership.workers("expert") == []
         await membership.close()
@@ -95,7 +98,7 @@ def test_advertising_survives_a_redis_that_dies_and_comes_back_empty(server: tup
         try:
             await wait_for_redis(membership)
             deadline = time.monotonic() + 10
-            while await membership.workers("expert") != [RECORD]:
+            while await membership.workers("expert", counts=True) != [RECORD]:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
             await wait_reachable(membership, True)
@@ -125,12 +128,14 @@ def test_one_leads_and_another_cannot_resign_for_it(server: tuple[str, Child]) -
     async def scenario() -> None:
         membership = Membership(server[0])
         await wait_for_redis(membership)
-        assert await membership.lead("a", 5000)
-        assert not await membership.lead("b", 5000)
+        assert (await membership.pulse("a", 5000)).leads
+        assert not (await membership.pulse("b", 5000)).leads
         await membership.resign("b")
-        assert await membership.lead("a", 5000)
+        assert (await membership.pulse("a", 5000)).leads
+        assert not (await membership.pulse()).leads
         await membership.resign("a")
-        assert await membership.lead("b", 300)
+        assert not (await membership.pulse()).leads
+        assert (await membership.pulse("b", 300)).leads
         assert await membership.leader() == "b"
         await asyncio.sleep(0.5)
         assert await membership.leader() is None
@@ -168,3 +173,40 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     until(lambda: "ignores" in (tmp_path / "log").read_text(), "it did not start")
     end([child], 0.4)
     assert child.process.returncode == -signal.SIGKILL
+
+
+def test_changes_are_told_and_counts_are_not(server: tuple[str, Child]) -> None:
+    async def scenario() -> None:
+        membership, reader = Membership(server[0]), Membership(server[0])
+        await wait_for_redis(membership)
+        seen = [(await reader.pulse()).changes]
+        for record in (
+            RECORD,
+            replace(RECORD, stats={"rows": 2.5}, progress=4, epoch=7),
+            replace(RECORD, draining=True),
+        ):
+            await membership.announce(record)
+            assert await reader.workers("expert", counts=True) == [record]
+            assert await reader.workers("expert") == [replace(record, stats={}, progress=0)]
+            seen.append((await reader.pulse()).changes)
+        await membership.withdraw(RECORD)
+        seen.append((await reader.pulse()).changes)
+        assert seen == [0, 1, 1, 2, 3]
+        assert redis.Redis.from_url(server[0]).keys("*") == [b"caracal:changes"]
+        await membership.close()
+        await reader.close()
+
+    asyncio.run(scenario())
+
+
+def test_digests_come_back_by_layer(server: tuple[str, Child]) -> None:
+    async def scenario() -> None:
+        membership = Membership(server[0])
+        await wait_for_redis(membership)
+        await membership.write_digests("c", {0: b"a" * 16, 3: b"b" * 16})
+        redis.Redis.from_url(server[0]).hset("caracal:digests:c", mapping={"x": b"1", "9" * 30: b"2"})
+        assert await membership.digests("c") == {0: b"a" * 16, 3: b"b" * 16}
+        assert await membership.digests("d") == {}
+        await membership.close()
+
+    asyncio.run(scenario())

@@ -131,6 +131,7 @@ def test_without_callers_and_routers_it_does_not_wait_for_its_drain(
         place_everything(store, store.await_record("expert", "expert-0"), layers=2, experts=8, epoch=1)
         router = WorkerRecord(worker_id="r", role="router", address="127.0.0.1:1", boot_id="r").to_json()
         store.client.set("caracal:worker:router:r", router)
+        store.client.sadd("caracal:workers:router", "r")
         worker.send_signal(signal.SIGTERM)
         if redis_alive:
             time.sleep(8)
@@ -146,7 +147,7 @@ def test_without_callers_and_routers_it_does_not_wait_for_its_drain(
 
 def prepare(lease: dict[str, Any], expert: int) -> str:
     """Asks the worker to load an expert of layer 0; returns the error, empty on success."""
-    wanted = [placement_pb2.ExpertId(layer=0, expert=expert)]
+    wanted = [placement_pb2.LayerExperts(layer=0, experts=expert.to_bytes(2, "little"))]
     with grpc.insecure_channel(lease["address"]) as channel:
         try:
             request = expert_pb2.PrepareRequest(epoch=1, experts=wanted)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
+from caracal_proto.placements import pack_experts, unpack_experts
 from caracal_proto.tensors import checksum, decode, raw_bytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -205,8 +207,7 @@ def commit(stub: expert_pb2_grpc.ExpertStub, table: placement_pb2.Table) -> expe
 
 
 def prepare(stub: expert_pb2_grpc.ExpertStub, epoch: int, *keys: tuple[int, int]) -> expert_pb2.PrepareReply:
-    ids = [placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in keys]
-    return stub.Prepare(expert_pb2.PrepareRequest(epoch=epoch, experts=ids))
+    return stub.Prepare(expert_pb2.PrepareRequest(epoch=epoch, experts=pack_experts(*np.array(sorted(keys)).T)))
 
 
 def assert_rejected(code: grpc.StatusCode, call: Callable[[], object], message: str) -> None:
@@ -222,13 +223,13 @@ def test_a_placement_comes_in_two_phases(
     table = place(3, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (expert in (2, 5)))
     assert_rejected(grpc.StatusCode.FAILED_PRECONDITION, lambda: commit(stub, table), "was not prepared here")
     assert worker.state.epoch == 0
-    digests = prepare(stub, 3, *wanted(table, "w0")).digests
-    assert [(d.id.layer, d.id.expert) for d in digests] == [(0, 2), (0, 5), (1, 2), (1, 5)]
-    assert {d.digest for d in digests if d.id.layer == 0} == {worker.experts.load(0, 2), worker.experts.load(0, 5)}
+    assert wanted(table, "w0") == [(0, 2), (0, 5), (1, 2), (1, 5)]
+    digests = np.frombuffer(prepare(stub, 3, *wanted(table, "w0")).digests, "<u8").tolist()
+    assert digests == [worker.experts.load(*key) for key in wanted(table, "w0")]
     assert len(worker.experts.loaded) == 10, "what it loaded stays until the commit"
     assert commit(stub, table) == expert_pb2.CommitReply(epoch=3, loaded=4)
     described = stub.Describe(expert_pb2.ExpertDescribeRequest())
-    assert [(id.layer, id.expert) for id in described.loaded] == [(0, 2), (0, 5), (1, 2), (1, 5)]
+    assert [ids.tolist() for ids in unpack_experts(described.loaded)] == [[0, 0, 1, 1], [2, 5, 2, 5]]
     assert (described.worker_id, described.boot_id, described.epoch) == ("w0", "boot-w0", 3)
     assert commit(stub, table).epoch == 3, "a repeated commit changes nothing"
 

@@ -196,6 +196,7 @@ def test_a_bad_table_in_redis_is_ignored(store: Store, bad: bytes) -> None:
     async def scenario(harness: LeaderHarness) -> None:
         harness.store.client.hset("caracal:placement", mapping={"epoch": 5, "table": bad})
         harness.store.client.set("caracal:worker:expert:bad", '{"worker_id": "bad", "role": "expert", "epoch": "many"}')
+        harness.store.client.sadd("caracal:workers:expert", "bad")
         leader = harness.lead()
         await harness.join("expert", 0)
         await harness.loaded(8)

@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc, placement_pb2
-from caracal_proto.placements import workers_of
+import numpy as np
+from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc
+from caracal_proto.placements import pack_experts, unpack_experts, workers_of
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.membership.record import WorkerRecord
@@ -69,10 +70,10 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         if self.rejects:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.rejects)
         reply = expert_pb2.PrepareReply()
-        for id in request.experts:
-            self.loaded.add((id.layer, id.expert))
-            digest = hashlib.sha256(b"%d %d" % (id.layer, id.expert) + self.salt).digest()
-            reply.digests.add(id=id, digest=int.from_bytes(digest[:8], "little"))
+        layer_N, expert_N = unpack_experts(request.experts)
+        for layer, expert in zip(layer_N.tolist(), expert_N.tolist(), strict=True):
+            self.loaded.add((layer, expert))
+            reply.digests += hashlib.sha256(b"%d %d" % (layer, expert) + self.salt).digest()[:8]
         return reply
 
     async def Commit(self, request: expert_pb2.CommitRequest, context: Any) -> expert_pb2.CommitReply:
@@ -113,5 +114,5 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         raise NotImplementedError
 
     async def Describe(self, request: Any, context: Any) -> Any:
-        loaded = [placement_pb2.ExpertId(layer=layer, expert=expert) for layer, expert in sorted(self.loaded)]
+        loaded = pack_experts(*np.array(sorted(self.loaded), np.int64).reshape(-1, 2).T)
         return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, loaded=loaded)

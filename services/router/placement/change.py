@@ -8,15 +8,16 @@ loses until its Commit, so that no call is rejected.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import structlog
+from caracal_proto.expert_pb2 import CommitRequest
 from caracal_proto.placement_pb2 import Table
 
 from services.membership.record import WorkerRecord
-from services.router.placement.table_view import Item, TableView
+from services.router.placement.digests import DigestArray, Digests
+from services.router.placement.table_view import Items, TableView
 from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
@@ -33,37 +34,11 @@ class JoinFailed(Exception):
         self.worker_id = worker_id
 
 
-@dataclass(slots=True)
-class Digests:
-    """The golden digest of each expert of a numerics class, as the first replica gave it."""
-
-    numerics_class: str = ""
-    known: dict[Item, int] = field(default_factory=dict)
-
-    def under(self, numerics_class: str) -> Digests:
-        return self if self.numerics_class == numerics_class else Digests(numerics_class)
-
-    def compare(self, worker_id: str, given: Mapping[Item, int]) -> None:
-        """Raises JoinFailed when a worker's digest of an expert differs from the other replicas'."""
-        for (layer, expert), digest in sorted(given.items()):
-            if self.known.get((layer, expert), digest) != digest:
-                raise JoinFailed(
-                    worker_id,
-                    f"{worker_id}: expert {expert} of layer {layer} answers the golden row with {digest:016x}, "
-                    f"other replicas with {self.known[layer, expert]:016x}",
-                )
-
-    def learn(self, given: Mapping[Item, int]) -> None:
-        for item, digest in given.items():
-            self.known.setdefault(item, digest)
-
-
-def gains(before: TableView, after: TableView) -> dict[str, set[Item]]:
-    """Returns the experts that each worker has to load."""
+def gains(before: TableView, after: TableView) -> dict[str, Items]:
+    """Returns the experts that each worker has to load, ascending."""
     gained_EW = after.placed_EW & ~before.columns(after.worker_ids)
-    rows_W = (np.flatnonzero(gained_E).tolist() for gained_E in gained_EW.T)
-    found = zip(after.worker_ids, rows_W, strict=True)
-    return {worker_id: {divmod(row, after.experts) for row in rows} for worker_id, rows in found if rows}
+    found = zip(after.worker_ids, (np.flatnonzero(gained_E) for gained_E in gained_EW.T), strict=True)
+    return {worker_id: item_N for worker_id, item_N in found if len(item_N)}
 
 
 async def prepare(
@@ -75,53 +50,86 @@ async def prepare(
     digests: Digests,
 ) -> None:
     """First phase: every worker loads the experts that it gains, all in parallel. Raises JoinFailed."""
-    wanted = gains(before, after)
-    await _learn_digests(workers, epoch, before, set().union(*wanted.values()), records, digests)
-    loads = [_load(workers, epoch, records[worker_id], items, digests) for worker_id, items in wanted.items()]
+    wanted = await asyncio.to_thread(gains, before, after)
+    await _learn_digests(workers, epoch, before, wanted, records, digests)
+    loads = [
+        _load(workers, epoch, records[worker_id], item_N, before.experts, digests)
+        for worker_id, item_N in wanted.items()
+    ]
     results = await asyncio.gather(*loads, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    for worker_id, given in zip(wanted, results, strict=True):
-        assert isinstance(given, dict)
-        digests.compare(worker_id, given)
-        digests.learn(given)
+    for (worker_id, item_N), given_N in zip(wanted.items(), results, strict=True):
+        assert not isinstance(given_N, BaseException)
+        _compare(worker_id, item_N, given_N, before.experts, digests)
+        digests.learn(item_N, given_N)
 
 
 async def _load(
-    workers: Workers, epoch: int, record: WorkerRecord, items: Iterable[Item], digests: Digests
-) -> dict[Item, int]:
+    workers: Workers, epoch: int, record: WorkerRecord, item_N: Items, experts: int, digests: Digests
+) -> DigestArray:
     try:
-        given = await workers.prepare(record, epoch, items)
+        given_N = await workers.prepare(record, epoch, item_N, experts)
     except CallFailed as error:
         raise JoinFailed(record.worker_id, str(error)) from None
-    digests.compare(record.worker_id, given)
-    return given
+    _compare(record.worker_id, item_N, given_N, experts, digests)
+    return given_N
+
+
+def _compare(worker_id: str, item_N: Items, given_N: DigestArray, experts: int, digests: Digests) -> None:
+    """Raises JoinFailed when a worker's digest of an expert differs from the other replicas'."""
+    if (difference := digests.difference(item_N, given_N)) is not None:
+        item, given, known = difference
+        layer, expert = divmod(item, experts)
+        raise JoinFailed(
+            worker_id,
+            f"{worker_id}: expert {expert} of layer {layer} answers the golden row with {given:016x}, "
+            f"other replicas with {known:016x}",
+        )
 
 
 async def _learn_digests(
     workers: Workers,
     epoch: int,
     before: TableView,
-    moving: set[Item],
+    wanted: Mapping[str, Items],
     records: Mapping[str, WorkerRecord],
     digests: Digests,
 ) -> None:
-    """Asks workers for the unknown digests of experts they have loaded already: a new leader did not see them load."""
-    unknown: dict[str, set[Item]] = {}
-    for layer, expert in moving - digests.known.keys():
-        holders = np.flatnonzero(before.placed_EW[layer * before.experts + expert])
-        if len(holders) and (first := before.worker_ids[holders[0]]) in records:
-            unknown.setdefault(first, set()).add((layer, expert))
-    for worker_id, items in unknown.items():
+    """Asks workers for digests, of experts they have loaded already, that are neither known here nor in Redis."""
+    moving_N = np.unique(np.concatenate([*wanted.values(), np.zeros(0, np.int64)]))
+    unknown_N = digests.unknown(moving_N)
+    held_NW = before.placed_EW[unknown_N]
+    holder_N = held_NW.argmax(axis=1) if held_NW.shape[1] else np.zeros(len(unknown_N), np.int64)
+    holder_N[~held_NW.any(axis=1)] = -1
+    for column in np.unique(holder_N[holder_N >= 0]).tolist():
+        worker_id = before.worker_ids[column]
+        if worker_id not in records:
+            continue
+        item_N = unknown_N[holder_N == column]
         try:
-            digests.learn(await workers.prepare(records[worker_id], epoch, items))
+            digests.learn(item_N, await workers.prepare(records[worker_id], epoch, item_N, before.experts))
         except CallFailed as error:
             log.warning("a worker gave no digests of its experts", worker_id=worker_id, error=str(error))
 
 
+class PublishedTable:
+    """A table with its two messages, serialized once for all workers."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._of_role = {
+            "attention": table.SerializeToString(),
+            "expert": CommitRequest(table=table).SerializeToString(),
+        }
+
+    def message_to(self, role: str) -> bytes:
+        return self._of_role[role]
+
+
 async def publish(
-    workers: Workers, table: Table, attention: Sequence[WorkerRecord], experts: Sequence[WorkerRecord]
+    workers: Workers, table: PublishedTable, attention: Sequence[WorkerRecord], experts: Sequence[WorkerRecord]
 ) -> set[tuple[str, bool]]:
     """Second phase: pushes the table. Returns (boot id, draining) of each worker that took it."""
     pushed = await push_table(workers, table, attention)
@@ -129,7 +137,7 @@ async def publish(
     return pushed | await push_table(workers, table, experts)
 
 
-async def push_table(workers: Workers, table: Table, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
+async def push_table(workers: Workers, table: PublishedTable, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
     """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it."""
     few = asyncio.Semaphore(PUSHES)
     pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records))
@@ -137,13 +145,13 @@ async def push_table(workers: Workers, table: Table, records: Sequence[WorkerRec
 
 
 async def _push(
-    workers: Workers, table: Table, record: WorkerRecord, few: asyncio.Semaphore
+    workers: Workers, table: PublishedTable, record: WorkerRecord, few: asyncio.Semaphore
 ) -> tuple[str, bool] | None:
-    send = workers.apply if record.role == "attention" else workers.commit
     try:
         async with few:
-            await send(record, table)
+            await workers.push(record, table.message_to(record.role))
     except CallFailed as error:
-        log.warning("a worker did not take the table", worker_id=record.worker_id, epoch=table.epoch, error=str(error))
+        epoch = table.table.epoch
+        log.warning("a worker did not take the table", worker_id=record.worker_id, epoch=epoch, error=str(error))
         return None
     return record.boot_id, record.draining

@@ -8,6 +8,7 @@ leader goes on with the workers it knows, and no worker can join.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,8 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.placement.capacity import mismatched_workers
-from services.router.placement.change import Digests, JoinFailed, prepare, publish, push_table
+from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish, push_table
+from services.router.placement.digests import Digests
 from services.router.placement.plan import Plan, make_plan
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
@@ -30,6 +32,7 @@ from services.router.placement.worker_registry import WorkerRegistry
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.2
+READ_S = 1.0  # between two readings of the workers' leases while none says that it has changed
 TICK_S = 0.05
 LEADER_LEASE_MS = 2000
 RETRY_PUSH_S = 1.0  # between two attempts to push the table to the same worker
@@ -55,8 +58,9 @@ class PlacementLeader:
         self._registries = {
             role: WorkerRegistry(self._workers.state, self._workers.probe) for role in ("expert", "attention")
         }
-        self._table: Table | None = None
-        self._digests = Digests()
+        self._published: PublishedTable | None = None
+        self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
+        self._digests: Digests | None = None
         self._highest = 0  # epoch seen anywhere
         self._leading = self._redis_unavailable = self._resigned = False
         self._pushed: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
@@ -71,6 +75,10 @@ class PlacementLeader:
     @property
     def leading(self) -> bool:
         return self._leading
+
+    @property
+    def _table(self) -> Table | None:
+        return self._published.table if self._published else None
 
     @property
     def epoch(self) -> int:
@@ -111,19 +119,14 @@ class PlacementLeader:
             await asyncio.sleep(POLL_S)
 
     async def _poll_redis(self) -> None:
-        leads = not self._resigned and await self._membership.lead(self._holder, LEADER_LEASE_MS)
-        stored = await self._membership.table_epoch()
+        pulse = await self._membership.pulse("" if self._resigned else self._holder, LEADER_LEASE_MS)
+        leads, stored = pulse.leads, pulse.epoch
+        await self._see_workers(pulse.changes)
         table = await self._membership.read_table() if stored > self.epoch else None
-        seen = {role: await self._membership.workers(role) for role in self._registries}
-        for role, records in seen.items():
-            self._registries[role].see(records)
-        self._highest = max(
-            [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
-        )
         if table is not None and fits(table, self._layers, self._experts):
             self._highest = max(self._highest, table.epoch)
             if table.epoch > self.epoch:
-                self._table, self._pushed = table, set()
+                self._published, self._pushed = PublishedTable(table), set()
         elif stored > self.epoch:
             stored = 0  # what does not fit counts as nothing, and is written over
         if leads and self._resigned:  # `resign` was called during the awaits above
@@ -139,20 +142,32 @@ class PlacementLeader:
         if leads and self._table and self.epoch and stored < self.epoch:
             await self._membership.write_table(self._table)
 
+    async def _see_workers(self, changes: int) -> None:
+        """Reads the workers' leases when one has changed, and every READ_S."""
+        if changes == self._changes and time.monotonic() < self._read_at + READ_S:
+            return
+        seen = {role: await self._membership.workers(role) for role in self._registries}
+        for role, records in seen.items():
+            self._registries[role].see(records)
+        self._highest = max(
+            [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
+        )
+        self._changes, self._read_at = changes, time.monotonic()
+
     async def _take_over(self) -> None:
         """Starts to lead. Without a table in Redis, it begins with one made from what the workers have loaded."""
-        self._pushed = set()
+        self._pushed, self._digests = set(), None
         if self._table is None:
             records = self._compatible(await self._registries["expert"].alive(time.monotonic()), [])
             loaded = {}
             for record in records:
                 try:
-                    loaded[record.worker_id] = await self._workers.loaded(record)
+                    loaded[record.worker_id] = await self._workers.loaded(record, self._experts)
                 except CallFailed as error:
                     log.warning("a worker does not report its loaded experts", error=str(error))
-            if any(loaded.values()):
+            if any(map(len, loaded.values())):
                 view = TableView.of_loaded(loaded, self._layers, self._experts)
-                self._table = to_table(0, records[0].numerics_class, view, records)
+                self._published = PublishedTable(to_table(0, records[0].numerics_class, view, records))
         self._highest = next_term(self._highest) - 1
         log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
 
@@ -237,32 +252,44 @@ class PlacementLeader:
         epoch = max(self._highest, self.epoch) + 1
         numerics_class = usable[0].numerics_class
         records = {r.worker_id: r for r in usable}
-        digests = self._digests.under(numerics_class)
+        digests = await self._digests_of(numerics_class)
         try:
             await prepare(self._workers, epoch, before, after, records, digests)
         except JoinFailed as error:
             self._back_off(records[error.worker_id], str(error))
             return
-        self._digests, self._highest = digests, epoch
-        self._table, self._pushed = await asyncio.to_thread(to_table, epoch, numerics_class, after, usable), set()
+        self._highest = epoch
+        table = await asyncio.to_thread(to_table, epoch, numerics_class, after, usable)
+        published = PublishedTable(table)
+        self._published, self._pushed = published, set()
         for record in usable:
             self._failures.pop(record.boot_id, None)
         log.info("table published", epoch=epoch, loaded=after.counts)
         try:
-            await self._membership.write_table(self._table)
+            await self._membership.write_table(table)
+            if learnt := digests.to_store():
+                await self._membership.write_digests(numerics_class, learnt)
         except RedisUnavailable:
             log.warning("the table could not be written to redis; it is pushed to workers anyway", epoch=epoch)
-        self._pushed = await publish(self._workers, self._table, attention, experts)
+        self._pushed = await publish(self._workers, published, attention, experts)
+
+    async def _digests_of(self, numerics_class: str) -> Digests:
+        """Returns the golden digests known of a class: in this process, else in Redis."""
+        if self._digests is None or self._digests.numerics_class != numerics_class:
+            self._digests = digests = Digests(numerics_class, self._layers, self._experts)
+            with contextlib.suppress(RedisUnavailable):  # then workers that have loaded experts are asked
+                digests.take_stored(await self._membership.digests(numerics_class))
+        return self._digests
 
     async def _push_missed(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         """Pushes the table to new workers, and to those that missed it or have begun to drain since."""
-        table = self._table
-        if table is None or time.monotonic() < self._push_at:
+        if self._published is None or time.monotonic() < self._push_at:
             return
+        table = self._published.table
         missed = [r for r in (*attention, *experts) if (r.boot_id, r.draining) not in self._pushed]
         missed = [r for r in missed if r.numerics_class == table.numerics_class]
         if missed:
-            pushed = await push_table(self._workers, table, missed)
+            pushed = await push_table(self._workers, self._published, missed)
             self._pushed |= pushed
             self._push_at = time.monotonic() + (RETRY_PUSH_S if len(pushed) < len(missed) else 0.0)
 

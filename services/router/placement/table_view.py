@@ -1,18 +1,18 @@
 """A placement as the policy sees it: which worker has which expert. Pure.
 
-Legend: E experts of all layers, layer by layer; W workers, ordered by name and ordinal.
+Legend: E experts of all layers, layer by layer; N some of them; W workers, ordered by name and ordinal.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Item = tuple[int, int]  # (layer, expert)
+Items = NDArray[np.int64]  # [N] experts, each by its index among all
 Placed = NDArray[np.bool_]
 
 
@@ -43,12 +43,11 @@ class TableView:
         return cls(layers, experts, tuple(worker_ids[column] for column in order), placed_EW[:, order])
 
     @classmethod
-    def of_loaded(cls, loaded: Mapping[str, Iterable[Item]], layers: int, experts: int) -> TableView:
+    def of_loaded(cls, loaded: Mapping[str, Items], layers: int, experts: int) -> TableView:
         """Makes the view of what workers say they have loaded; experts that the model does not have are left out."""
         placed_EW = np.zeros((layers * experts, len(loaded)), dtype=np.bool_)
-        for column, items in enumerate(loaded.values()):
-            rows = [layer * experts + expert for layer, expert in items if layer < layers and expert < experts]
-            placed_EW[rows, column] = True
+        for column, item_N in enumerate(loaded.values()):
+            placed_EW[item_N[item_N < layers * experts], column] = True
         return cls.of(layers, experts, list(loaded), placed_EW)
 
     def __eq__(self, other: object) -> bool:
@@ -68,12 +67,11 @@ class TableView:
             found[:, to] = self.placed_EW[:, column]
         return found
 
-    def of_worker(self, worker_id: str) -> set[Item]:
-        """Returns the experts placed on one worker."""
+    def of_worker(self, worker_id: str) -> Items:
+        """Returns the experts placed on one worker, [N]."""
         if worker_id not in self.worker_ids:
-            return set()
-        rows = np.flatnonzero(self.placed_EW[:, self.worker_ids.index(worker_id)])
-        return {divmod(row, self.experts) for row in rows.tolist()}
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero(self.placed_EW[:, self.worker_ids.index(worker_id)])
 
     @property
     def counts(self) -> dict[str, int]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Collection, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Collection
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
-from caracal_proto.attention_pb2_grpc import AttentionStub
-from caracal_proto.expert_pb2 import CommitRequest, ExpertDescribeRequest, PrepareRequest
+import numpy as np
+from caracal_proto.attention_pb2 import ApplyTableReply
+from caracal_proto.expert_pb2 import CommitReply, ExpertDescribeRequest, PrepareRequest
 from caracal_proto.expert_pb2_grpc import ExpertStub
-from caracal_proto.placement_pb2 import ExpertId, Table
+from caracal_proto.placements import PlacementError, pack_experts, unpack_experts
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from numpy.typing import NDArray
 
 from services.membership.record import WorkerRecord
-from services.router.placement.table_view import Item
+from services.router.placement.table_view import Items
 
 QUICK_S = 2.0
 PROBE_S = 0.5
@@ -30,6 +32,10 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 300),
     ("grpc.use_local_subchannel_pool", 1),
 )
+PUSH: dict[str, tuple[str, type[CommitReply] | type[ApplyTableReply]]] = {
+    "attention": ("/caracal.Attention/ApplyTable", ApplyTableReply),
+    "expert": ("/caracal.Expert/Commit", CommitReply),
+}
 Reply = TypeVar("Reply")
 
 
@@ -66,29 +72,29 @@ class Workers:
             return False
         return True
 
-    async def loaded(self, record: WorkerRecord) -> set[Item]:
+    async def loaded(self, record: WorkerRecord, experts: int) -> Items:
         """Asks an expert worker which experts it has loaded. Raises CallFailed."""
         stub = ExpertStub(self._channel(record))
         about = await _call(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
-        return {(id.layer, id.expert) for id in about.loaded}
+        try:
+            layer_N, expert_N = unpack_experts(about.loaded)
+        except PlacementError as error:
+            raise CallFailed(f"{record.worker_id}: {error}") from None
+        return layer_N[expert_N < experts] * experts + expert_N[expert_N < experts]
 
-    async def prepare(self, record: WorkerRecord, epoch: int, items: Iterable[Item]) -> dict[Item, int]:
-        """Makes an expert worker load and warm experts; returns their golden digests. Raises CallFailed."""
-        request = PrepareRequest(epoch=epoch, experts=[ExpertId(layer=layer, expert=e) for layer, e in sorted(items)])
+    async def prepare(self, record: WorkerRecord, epoch: int, item_N: Items, experts: int) -> NDArray[np.uint64]:
+        """Makes an expert worker load and warm experts; returns their golden digests, [N]. Raises CallFailed."""
+        request = PrepareRequest(epoch=epoch, experts=pack_experts(item_N // experts, item_N % experts))
         reply = await _call(record, ExpertStub(self._channel(record)).Prepare(request, timeout=LOAD_S))
-        digests = {(d.id.layer, d.id.expert): d.digest for d in reply.digests}
-        if missing := {(id.layer, id.expert) for id in request.experts} - digests.keys():
-            raise CallFailed(f"{record.worker_id} gave no golden digest of {len(missing)} experts")
-        return digests
+        if len(reply.digests) != 8 * len(item_N):
+            raise CallFailed(f"{record.worker_id} gave {len(reply.digests)} bytes of digests of {len(item_N)} experts")
+        return np.frombuffer(reply.digests, "<u8").astype(np.uint64)
 
-    async def commit(self, record: WorkerRecord, table: Table) -> int:
-        """Publishes the table to an expert worker; returns the worker's epoch. Raises CallFailed."""
-        stub = ExpertStub(self._channel(record))
-        return int((await _call(record, stub.Commit(CommitRequest(table=table), timeout=QUICK_S))).epoch)
-
-    async def apply(self, record: WorkerRecord, table: Table) -> int:
-        """Publishes the table to an attention worker; returns the worker's epoch. Raises CallFailed."""
-        return int((await _call(record, AttentionStub(self._channel(record)).ApplyTable(table, timeout=QUICK_S))).epoch)
+    async def push(self, record: WorkerRecord, message: bytes) -> int:
+        """Publishes a table, serialized for the worker's role; returns the worker's epoch. Raises CallFailed."""
+        path, reply_type = PUSH[record.role]
+        call: Any = self._channel(record).unary_unary(path, response_deserializer=reply_type.FromString)
+        return int((await _call(record, call(message, timeout=QUICK_S))).epoch)
 
     async def keep_only(self, records: Collection[WorkerRecord]) -> None:
         """Closes the channels to all other workers."""

@@ -9,7 +9,7 @@ from services.router.requests.worker_choice import AttentionWorkerView
 
 async def list_attention_workers(membership: Membership) -> list[AttentionWorkerView]:
     """Returns the attention workers that have a lease. Raises RedisUnavailable."""
-    return [_as_worker(record) for record in await membership.workers("attention")]
+    return [_as_worker(record) for record in await membership.workers("attention", counts=True)]
 
 
 def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
