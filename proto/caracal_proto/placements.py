@@ -53,8 +53,10 @@ def workers_of(layer: LayerPlacement) -> list[list[int]]:
 
 def pack_experts(layer_N: Indices, expert_N: Indices) -> list[LayerExperts]:
     """The messages of experts that ascend by (layer, expert)."""
-    layers, firsts = np.unique(layer_N, return_index=True)
-    parts = np.split(expert_N.astype("<u2"), firsts[1:]) if len(firsts) else []
+    if not len(layer_N):
+        return []
+    firsts = np.flatnonzero(np.diff(layer_N, prepend=-1))
+    layers, parts = layer_N[firsts], np.split(expert_N.astype("<u2"), firsts[1:])
     return [
         LayerExperts(layer=layer, experts=part.tobytes()) for layer, part in zip(layers.tolist(), parts, strict=True)
     ]

@@ -25,6 +25,7 @@ from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.cores import run_on
+from services.process.loop_lag import LoopLag
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -78,6 +79,8 @@ class AttentionWorker:
         self._server = AttentionServer(self._service)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._tables = TableFollower(self._membership, self._service)
+        self._registry = CollectorRegistry()
+        self._lag = LoopLag(self._registry)
         self._address = self._metrics_address = ""
 
     async def start(self) -> None:
@@ -85,7 +88,7 @@ class AttentionWorker:
         settings = self._settings
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
-        registry = CollectorRegistry()
+        registry = self._registry
         links = LinkStats(self._p2p_stats, self._native_stats)
         registry.register(AttentionMetrics(self._engine, self._dispatcher.stats, links, lambda: self._service.epoch))
         show_redis(registry, lambda: self._membership.reachable)
@@ -102,8 +105,8 @@ class AttentionWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """The tasks to run beside the server: the lease, the polling for newer tables, the engine's watch."""
-        return self._membership.advertise(self.record), self._tables.run(), self._watch_engine()
+        """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop."""
+        return self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()
 
     async def drain(self) -> None:
         """Evicts running sequences when another worker can continue them, else after the drain timeout."""

@@ -57,6 +57,7 @@ class Membership:
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
         self._skipped: set[str] = set()
         self._read: dict[str, tuple[bytes, WorkerRecord]] = {}  # by key: what was read last, which is often the same
+        self._read_counts: dict[str, tuple[WorkerRecord, bytes, WorkerRecord]] = {}
         self._missing: dict[str, dict[str, float]] = {}  # by role and worker id: since when it has had no lease
         self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
@@ -121,6 +122,7 @@ class Membership:
         keys = [f"{self._cluster}:worker:{role}:{name}" for name in names]
         for gone in {key for key in self._read if key.startswith(f"{self._cluster}:worker:{role}:")}.difference(keys):
             del self._read[gone]
+            self._read_counts.pop(gone, None)
         if not keys:
             return []
         counts_keys = [self._counts_key(role, name) for name in names] if counts else []
@@ -133,7 +135,7 @@ class Membership:
             try:
                 record = self._record(key, text) if text is not None else None
                 if record and counts and (counted := texts[len(keys) + number]) is not None:
-                    record = record.with_counts(counted)
+                    record = self._counted(key, record, counted)
             except (ValueError, RecursionError) as error:
                 if key not in self._skipped:
                     self._skipped.add(key)
@@ -149,6 +151,12 @@ class Membership:
             record = WorkerRecord.from_json(text)
             self._read[key] = text, record
         return record
+
+    def _counted(self, key: str, record: WorkerRecord, text: bytes) -> WorkerRecord:
+        last = self._read_counts.get(key)
+        if last is None or last[0] is not record or last[1] != text:
+            last = self._read_counts[key] = record, text, record.with_counts(text)
+        return last[2]
 
     async def _forget(self, role: str, missing: Sequence[str]) -> None:
         """Takes workers out of the index that have had no lease for long."""

@@ -18,6 +18,7 @@ from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.lifecycle import exit_with_error, serve_until_signal
+from services.process.loop_lag import LoopLag
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
@@ -60,6 +61,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     )
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
+    lag = LoopLag(metrics.registry)
     shortages.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
@@ -87,7 +89,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        await serve_until_signal(drain, leader.run(), membership.advertise(record), servers.watch())
+        await serve_until_signal(drain, leader.run(), membership.advertise(record), servers.watch(), lag.watch())
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())

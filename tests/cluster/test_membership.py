@@ -175,7 +175,7 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert child.process.returncode == -signal.SIGKILL
 
 
-def test_changes_are_told_and_counts_are_not(server: tuple[str, Child]) -> None:
+def test_changes_are_seen_by_the_pulse_and_counts_are_not(server: tuple[str, Child]) -> None:
     async def scenario() -> None:
         membership, reader = Membership(server[0]), Membership(server[0])
         await wait_for_redis(membership)

@@ -19,6 +19,7 @@ from services.expert_worker.experts import Experts
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.service import ExpertService
 from services.membership.redis import Membership
+from services.process.loop_lag import LoopLag
 from services.process.telemetry import show_redis
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
@@ -39,11 +40,13 @@ def names(registry: CollectorRegistry) -> Iterator[str]:
 def _router(folder: Path) -> CollectorRegistry:
     registry = RequestMetrics("tiny", CollectorRegistry()).registry
     ShortageReporter(Membership("redis://127.0.0.1:1")).show(registry)
+    LoopLag(registry)
     return registry
 
 
 def _attention(folder: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
+    LoopLag(registry)
     registry.register(
         attention.AttentionMetrics(
             Driver(FakeModel()).engine, DispatchStats.of(2), attention.LinkStats(P2PStats(), NativeStats()), lambda: 1

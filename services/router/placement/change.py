@@ -22,7 +22,9 @@ from services.router.placement.worker_client import CallFailed, Workers
 
 log = structlog.get_logger(__name__)
 
-PUSHES = 16  # of one table at a time: each takes the gateway's event loop for a moment
+FEW = (
+    8  # calls that begin, or tables that are on their way, at a time: each takes the gateway's event loop for a moment
+)
 DRAIN_CALLS_S = 0.05  # calls routed by the old table are answered before any worker rejects its epoch
 
 
@@ -53,8 +55,8 @@ async def prepare(
     wanted = await asyncio.to_thread(gains, before, after)
     await _learn_digests(workers, epoch, before, wanted, records, digests)
     loads = [
-        _load(workers, epoch, records[worker_id], item_N, before.experts, digests)
-        for worker_id, item_N in wanted.items()
+        _load(workers, epoch, records[worker_id], item_N, before.experts, digests, turn // FEW)
+        for turn, (worker_id, item_N) in enumerate(wanted.items())
     ]
     results = await asyncio.gather(*loads, return_exceptions=True)
     for result in results:
@@ -67,8 +69,10 @@ async def prepare(
 
 
 async def _load(
-    workers: Workers, epoch: int, record: WorkerRecord, item_N: Items, experts: int, digests: Digests
+    workers: Workers, epoch: int, record: WorkerRecord, item_N: Items, experts: int, digests: Digests, turn: int
 ) -> DigestArray:
+    for _ in range(turn):  # of the event loop
+        await asyncio.sleep(0)
     try:
         given_N = await workers.prepare(record, epoch, item_N, experts)
     except CallFailed as error:
@@ -98,12 +102,14 @@ async def _learn_digests(
     digests: Digests,
 ) -> None:
     """Asks workers for digests, of experts they have loaded already, that are neither known here nor in Redis."""
-    moving_N = np.unique(np.concatenate([*wanted.values(), np.zeros(0, np.int64)]))
-    unknown_N = digests.unknown(moving_N)
+    moves_E = np.zeros(len(before.placed_EW), np.bool_)
+    for item_N in wanted.values():
+        moves_E[item_N] = True
+    unknown_N = digests.unknown(np.flatnonzero(moves_E))
     held_NW = before.placed_EW[unknown_N]
     holder_N = held_NW.argmax(axis=1) if held_NW.shape[1] else np.zeros(len(unknown_N), np.int64)
     holder_N[~held_NW.any(axis=1)] = -1
-    for column in np.unique(holder_N[holder_N >= 0]).tolist():
+    for column in sorted(set(holder_N[holder_N >= 0].tolist())):
         worker_id = before.worker_ids[column]
         if worker_id not in records:
             continue
@@ -139,7 +145,7 @@ async def publish(
 
 async def push_table(workers: Workers, table: PublishedTable, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
     """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it."""
-    few = asyncio.Semaphore(PUSHES)
+    few = asyncio.Semaphore(FEW)
     pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records))
     return {key for key in pushed if key is not None}
 

@@ -1,7 +1,7 @@
 """The golden digest of each expert of a numerics class, as its first replica gave it.
 
-They lie in Redis, too, one field for each layer: a new leader, or a cluster that starts anew, need not trust the first
-replica that it meets.
+They lie in Redis, too, one field for each layer, so that a new leader knows them, and a cluster that starts anew
+compares its first replicas as well.
 Legend: E experts of all layers, F of one layer, N some experts, by their index among all.
 """
 

@@ -138,6 +138,8 @@ class PlacementLeader:
             log.warning("another router leads the placement")
             self._cancel_change()
             self._shortages.forget()
+        if leads != self._leading:
+            self._workers.wake()
         self._leading = leads
         if leads and self._table and self.epoch and stored < self.epoch:
             await self._membership.write_table(self._table)
@@ -149,6 +151,7 @@ class PlacementLeader:
         seen = {role: await self._membership.workers(role) for role in self._registries}
         for role, records in seen.items():
             self._registries[role].see(records)
+        self._workers.wake()
         self._highest = max(
             [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
         )
@@ -178,7 +181,7 @@ class PlacementLeader:
             if self._leading:
                 await self._reconcile(experts, attention)
             has_suspects = any(registry.has_suspects for registry in self._registries.values())
-            await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else POLL_S)
+            await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else READ_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         if self._change is not None:
@@ -194,7 +197,7 @@ class PlacementLeader:
             return  # something has changed meanwhile; the next round sees it
         self._note_shortage(plan, usable, left_out)
         after = plan.after
-        if not after.missing and (not self.epoch or plan.differs or self._address_changed(usable)):
+        if plan.complete and (not self.epoch or plan.differs or self._address_changed(usable)):
             self._change_needs = frozenset(r.boot_id for r in usable if r.worker_id in after.worker_ids)
             self._change = asyncio.create_task(self._carry_out(plan.before, after, usable, attention, experts))
         else:

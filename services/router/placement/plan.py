@@ -29,6 +29,7 @@ class Plan:
     before: TableView
     after: TableView
     differs: bool
+    complete: bool  # `after` has every expert
     unplaced: int
     lacking: CapacityShortage | None
 
@@ -55,6 +56,7 @@ def make_plan(
         before=before,
         after=after,
         differs=after != before,
+        complete=not after.missing,
         unplaced=before.missing,
         lacking=shortage(after, joined),
     )

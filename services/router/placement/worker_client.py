@@ -57,8 +57,12 @@ class Workers:
         self._channel(record)
         return self._states[record.address, record.boot_id]
 
+    def wake(self) -> None:
+        """Ends `wait_for_change`."""
+        self._changed.set()
+
     async def wait_for_change(self, seconds: float) -> None:
-        """Waits until the state of a connection has changed, for `seconds` at most."""
+        """Waits until the state of a connection has changed or `wake` is called, for `seconds` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -1,0 +1,108 @@
+"""What is measured with one number of workers: a start, idleness, a join, a drain, a death, and a new leader."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.control.processes import ControlPlane, HealthProbe, Meter, control_plane
+from bench.processes import PATH
+
+SETTLE_S = 1.5
+PAGES = ("/cluster", "/metrics")
+PAGE_ROUNDS = 7
+
+
+def measure(model: Path, directory: Path, size: tuple[int, int], *, replicas: int, idle_s: float) -> dict[str, Any]:
+    """One router with so many (expert, attention) workers."""
+    experts, attention = size
+    with control_plane(model, directory, 1, replicas) as control:
+        found: dict[str, Any] = {"experts": experts, "attention": attention}
+        control.fleet.ask(join=["attention", attention], wait=False)
+        found["start"] = _watched(control, lambda: control.fleet.ask(join=["expert", experts]))
+        time.sleep(SETTLE_S)
+        found["idle"] = _idle(control, idle_s)
+        found["join"] = _watched(control, lambda: control.fleet.ask(join=["expert", 1]))
+        time.sleep(SETTLE_S)
+        found["drain"] = _watched(control, lambda: control.fleet.ask(drain="expert-0"))
+        time.sleep(SETTLE_S)
+        control.fleet.ask(kill="expert-0", wait=False)
+        found["death"] = _watched(control, lambda: control.fleet.ask(kill="expert-1"))
+        found["router"] = control.resources(control.routers[0])
+        found["pages"] = _pages(control)
+    return found
+
+
+def measure_leaders(
+    model: Path, directory: Path, size: tuple[int, int], *, routers: int, replicas: int, idle_s: float
+) -> dict[str, Any]:
+    """Several routers: what each costs idle, and how long it takes until another leads after a kill."""
+    experts, attention = size
+    with control_plane(model, directory, routers, replicas) as control:
+        control.fleet.ask(join=["attention", attention], wait=False)
+        control.fleet.ask(join=["expert", experts])
+        time.sleep(SETTLE_S)
+        found: dict[str, Any] = {"experts": experts, "attention": attention, "routers": routers}
+        found["idle"] = _idle(control, idle_s)
+        gone = control.leader()
+        control.routers.remove(gone)
+        began_s = time.perf_counter()
+        gone.child.kill()
+        found["new_leader"] = _watched(control, lambda: _await_leader(control))
+        found["new_leader"]["seconds"] = {"leads": time.perf_counter() - began_s}
+        found["join"] = _watched(control, lambda: control.fleet.ask(join=["expert", 1]))
+    return found
+
+
+def _idle(control: ControlPlane, seconds: float) -> dict[str, Any]:
+    """The cost of doing nothing; then, beside the probe, which costs the router more than that, what it sees."""
+    meter = Meter(control)
+    time.sleep(seconds)
+    cost = meter.result()
+    return _watched(control, lambda: time.sleep(seconds)) | {"cost": cost}
+
+
+def _watched(control: ControlPlane, work: Callable[[], Any]) -> dict[str, Any]:
+    """What the work answers, with /health meanwhile, the loop's lag, and what it cost."""
+    router = control.routers[0]
+    before, meter = router.lag_buckets(), Meter(control)
+    with HealthProbe(router.port) as probe:
+        answer = work()
+    cost, after = meter.result(), router.lag_buckets()
+    lag = {bucket: after[bucket] - before[bucket] for bucket in after if bucket not in ("sum", "created")}
+    return (answer or {}) | {"health_ms": probe.result(), "cost": cost, "lag": lag}
+
+
+def _await_leader(control: ControlPlane) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            control.leader()
+            return
+        except LookupError:
+            time.sleep(0.02)
+    raise TimeoutError("no router leads")
+
+
+def _pages(control: ControlPlane) -> dict[str, Any]:
+    """Medians of the time of each page, its size, and those of `caracal status`."""
+    found: dict[str, Any] = {}
+    for path in PAGES:
+        answers = []
+        for _ in range(PAGE_ROUNDS):
+            time.sleep(0.6)  # longer than an overview is kept
+            answers.append(control.routers[0].get(path))
+        found[path] = {"ms": statistics.median(ms for ms, _ in answers), "bytes": len(answers[0][1])}
+    gateway = f"http://127.0.0.1:{control.routers[0].port}"
+    command = [sys.executable, "-m", "services.cli.app", "status", "--gateway", gateway]
+    environment = os.environ | {"PYTHONPATH": PATH, "COLUMNS": "120"}
+    began_s = time.perf_counter()
+    text = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
+    found["caracal status"] = {"ms": 1e3 * (time.perf_counter() - began_s), "lines": len(text.splitlines())}
+    return found
