@@ -50,9 +50,10 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
         found = measure(model, directory / str(number), size, replicas=plan.replicas, idle_s=plan.idle_s)
         by_size.append(found)
         join, idle = found["join"], found["idle"]
+        cores, served_s, stall_ms = idle["cost"]["router_cores"], join["seconds"]["served"], join["health_ms"]["max"]
         print(
-            f"{size[0]} expert and {size[1]} attention workers: idle router {100 * idle['cost']['router_cores']:.1f} % of "
-            f"a core, a join {join['seconds']['served']:.2f} s, /health then at most {join['health_ms']['max']:.1f} ms",
+            f"{size[0]} expert and {size[1]} attention workers: idle router {100 * cores:.1f} % of a core, "
+            f"a join {served_s:.2f} s, /health then at most {stall_ms:.1f} ms",
             flush=True,
         )
     leaders = measure_leaders(

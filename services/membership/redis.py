@@ -28,6 +28,7 @@ CALL_S = 1.0
 SHORTAGE_MS = 3000
 DIGESTS_S = 30 * 86400
 FEW = 16  # records read without a pause
+NO_RECORD = WorkerRecord(worker_id="", role="", address="", boot_id="")
 FORGOTTEN_S = 10.0  # after its lease has expired, a worker leaves the index; one that comes back is in it at once
 
 
@@ -49,16 +50,32 @@ def _count(text: bytes | None) -> int:
     return int(text) if text and text.isdigit() and len(text) < 20 else 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A worker's record as it was read last, which is often the same the next time."""
+
+    text: bytes = b""
+    counted: bytes | None = None
+    record: WorkerRecord = NO_RECORD
+
+    def then(self, text: bytes, counted: bytes | None) -> _Read:
+        """What is read now. Raises ValueError."""
+        if (text, counted) == (self.text, self.counted):
+            return self
+        record = self.record if text == self.text else WorkerRecord.from_json(text)
+        return _Read(text, counted, record.with_counts(counted) if counted else record)
+
+
 class Membership:
     """One process's access to a cluster's Redis. `cluster` is the prefix of every key."""
 
     def __init__(self, redis_url: str, cluster: str = "caracal") -> None:
         self._cluster = cluster
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
-        self._skipped: set[str] = set()
-        self._read: dict[str, tuple[bytes, WorkerRecord]] = {}  # by key: what was read last, which is often the same
-        self._read_counts: dict[str, tuple[WorkerRecord, bytes, WorkerRecord]] = {}
+        self._skipped: set[tuple[str, str]] = set()
+        self._read: dict[tuple[str, bool], dict[str, _Read]] = {}  # by (role, with counts), by worker id
         self._missing: dict[str, dict[str, float]] = {}  # by role and worker id: since when it has had no lease
+        self._renewed_at = 0.0  # the leader's lease
         self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
 
@@ -107,8 +124,9 @@ class Membership:
         pipe.get(f"{self._cluster}:changes")
         leader, epoch, changes = (await self._call(pipe.execute()))[-3:]
         leads = bool(candidate) and leader == candidate.encode()
-        if leads:
+        if leads and time.monotonic() > self._renewed_at + lease_ms / 4000:
             await self._call(self._redis.pexpire(key, lease_ms))
+            self._renewed_at = time.monotonic()
         return Pulse(leads, _count(epoch), _count(changes))
 
     async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
@@ -119,44 +137,32 @@ class Membership:
         names = sorted(
             name.decode(errors="replace") for name in await self._call(self._redis.smembers(self._index(role)))
         )
-        keys = [f"{self._cluster}:worker:{role}:{name}" for name in names]
-        for gone in {key for key in self._read if key.startswith(f"{self._cluster}:worker:{role}:")}.difference(keys):
-            del self._read[gone]
-            self._read_counts.pop(gone, None)
-        if not keys:
+        if not names:
             return []
+        keys = [f"{self._cluster}:worker:{role}:{name}" for name in names]
         counts_keys = [self._counts_key(role, name) for name in names] if counts else []
         texts = await self._call(self._redis.mget(keys + counts_keys))
         await self._forget(role, [name for name, text in zip(names, texts, strict=False) if text is None])
+        before = self._read.get((role, counts), {})
+        now: dict[str, _Read] = {}
+        self._read[role, counts] = now
         found = []
-        for number, (key, text) in enumerate(zip(keys, texts, strict=False)):
+        for number, (name, text) in enumerate(zip(names, texts, strict=False)):
             if number % FEW == FEW - 1:
                 await asyncio.sleep(0)  # hundreds of records are not to hold the event loop
-            try:
-                record = self._record(key, text) if text is not None else None
-                if record and counts and (counted := texts[len(keys) + number]) is not None:
-                    record = self._counted(key, record, counted)
-            except (ValueError, RecursionError) as error:
-                if key not in self._skipped:
-                    self._skipped.add(key)
-                    log.warning("a malformed worker record is ignored", key=key, error=str(error))
+            if text is None:
                 continue
-            if record and record.role == role:
-                found.append(record)
+            try:
+                last = before.get(name) or _Read()
+                now[name] = read = last.then(text, texts[len(keys) + number] if counts else None)
+            except (ValueError, RecursionError) as error:
+                if (role, name) not in self._skipped:
+                    self._skipped.add((role, name))
+                    log.warning("a malformed worker record is ignored", worker_id=name, role=role, error=str(error))
+                continue
+            if read.record.role == role:
+                found.append(read.record)
         return sorted(found, key=lambda record: record.worker_id)
-
-    def _record(self, key: str, text: bytes) -> WorkerRecord:
-        last, record = self._read.get(key, (None, None))
-        if record is None or text != last:
-            record = WorkerRecord.from_json(text)
-            self._read[key] = text, record
-        return record
-
-    def _counted(self, key: str, record: WorkerRecord, text: bytes) -> WorkerRecord:
-        last = self._read_counts.get(key)
-        if last is None or last[0] is not record or last[1] != text:
-            last = self._read_counts[key] = record, text, record.with_counts(text)
-        return last[2]
 
     async def _forget(self, role: str, missing: Sequence[str]) -> None:
         """Takes workers out of the index that have had no lease for long."""

@@ -32,7 +32,8 @@ from services.router.placement.worker_registry import WorkerRegistry
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.2
-READ_S = 1.0  # between two readings of the workers' leases while none says that it has changed
+READ_S = 2.0  # between two readings of the workers' leases while none says that it has changed
+LOOK_S = 1.0  # between two looks at the placement while nothing has changed
 TICK_S = 0.05
 LEADER_LEASE_MS = 2000
 RETRY_PUSH_S = 1.0  # between two attempts to push the table to the same worker
@@ -181,7 +182,7 @@ class PlacementLeader:
             if self._leading:
                 await self._reconcile(experts, attention)
             has_suspects = any(registry.has_suspects for registry in self._registries.values())
-            await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else READ_S)
+            await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else LOOK_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         if self._change is not None:

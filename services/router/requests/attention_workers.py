@@ -153,7 +153,11 @@ class AttentionWorkerPool:
             log.debug("redis is unavailable, keeping the last list", workers=len(self.workers))
         if self.serving:
             self._served_at = time.monotonic()
-        await asyncio.gather(*(self._describe(worker) for worker in self.workers if worker.serving))
+        known = {(worker.worker_id, worker.boot_id) for worker in self.workers}
+        self._limits = {key: limit for key, limit in self._limits.items() if key in known}
+        new = [w for w in self.workers if w.serving and (w.worker_id, w.boot_id) not in self._limits]
+        if new:
+            await asyncio.gather(*map(self._describe, new))
         self._stalls.check(self.workers, self.attempts)
         await self._close_unused()
         self._changed.set()
@@ -175,13 +179,11 @@ class AttentionWorkerPool:
 
     async def _describe(self, worker: AttentionWorkerView) -> None:
         """Asks a new worker for the longest sequence that it takes."""
-        key = (worker.worker_id, worker.boot_id)
-        if key in self._limits:
-            return
         described = await self._call_describe(worker)
         if described is not None:
             cached = described.kv_pages_total * described.page_size
-            self._limits[key] = ContextLimit.of_worker(self._model_limit.tokens, described.max_model_len, cached)
+            limit = ContextLimit.of_worker(self._model_limit.tokens, described.max_model_len, cached)
+            self._limits[worker.worker_id, worker.boot_id] = limit
 
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None
