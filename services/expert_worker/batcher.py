@@ -5,7 +5,7 @@ batcher's own would cost two context switches per call. One launch runs at a tim
 calls are repeated one by one, so that one caller's bad rows do not fail the others; each caller then gets the
 exception of its own launch.
 Legend: R rows (in a merged launch, all callers' rows concatenated), A (row, expert) assignments ascending by
-(expert, row), D hidden.
+(expert, row), D hidden, L layers, F FFN experts of a layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.expert_worker.queue_time import QueueTimes
@@ -59,8 +61,9 @@ class BatchCounters:
 class Batcher:
     """Runs callers' jobs, oldest first, and merges those of one layer. Any thread may use it."""
 
-    def __init__(self, compute: Compute, max_rows: int = 8192) -> None:
+    def __init__(self, compute: Compute, layers: int, experts: int, max_rows: int = 8192) -> None:
         self.counters = BatchCounters()
+        self._assigned_LF = np.zeros((layers, experts), np.int64)  # its sum is `counters.assignments`
         self.queue_times = QueueTimes()
         self._compute = compute
         self._max_rows = max_rows
@@ -99,14 +102,23 @@ class Batcher:
                 raise
             finally:
                 counters.busy_s += time.monotonic() - begun
-            self._count_launch(len(waited), len(x_RD), len(row_A))
+            self._count_launch(len(waited), len(x_RD), layer, expert_A)
         return y_AD
 
-    def add(self, counts: tuple[int, int, int, int, float, list[float]]) -> None:
-        """Adds launches that ran without Python: launches, calls, rows, assignments, busy seconds, each call's wait."""
-        launches, calls, rows, assignments, busy_s, waited = counts
+    @property
+    def assigned_LF(self) -> NDArray[np.int64]:
+        """The assignments of each (layer, expert) that were computed since the process started; a copy."""
+        return self._assigned_LF.copy()
+
+    def add(self, counts: tuple[int, int, int, int, float, list[float], NDArray[np.int64]]) -> None:
+        """Adds launches that ran without Python.
+
+        `counts`: launches, calls, rows, assignments, busy seconds, each call's wait, assignments by (layer, expert).
+        """
+        launches, calls, rows, assignments, busy_s, waited, assigned_N = counts
         with self._turn:
             counters, now = self.counters, time.monotonic()
+            self._assigned_LF += assigned_N.reshape(self._assigned_LF.shape)
             counters.launches += launches
             counters.progress += launches
             counters.calls += calls
@@ -171,17 +183,21 @@ class Batcher:
             outputs: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
         else:
             outputs = self._merged(jobs)
-        self._count_launch(len(jobs), sum(len(job.x_RD) for job in jobs), sum(len(job.row_A) for job in jobs))
+        self._count_launch(
+            len(jobs), sum(len(job.x_RD) for job in jobs), jobs[0].layer, *(job.expert_A for job in jobs)
+        )
         for job, y_AD in zip(jobs, outputs, strict=True):
             job.y_AD, job.done = y_AD, True
 
-    def _count_launch(self, calls: int, rows: int, assignments: int) -> None:
+    def _count_launch(self, calls: int, rows: int, layer: int, *experts_of_calls: Tensor) -> None:
         counters = self.counters
         counters.launches += 1
         counters.progress += 1
         counters.calls += calls
         counters.rows += rows
-        counters.assignments += assignments
+        for expert_A in experts_of_calls:
+            counters.assignments += len(expert_A)
+            self._assigned_LF[layer] += np.bincount(expert_A.numpy(), minlength=self._assigned_LF.shape[1])
 
     def _merged(self, jobs: list[Job]) -> list[Tensor]:
         """Runs one launch over several jobs; returns each job's outputs in the order of its assignments."""
