@@ -69,6 +69,7 @@ class Batcher:
         self._max_rows = max_rows
         self._waiting: deque[Job] = deque()
         self._turn = threading.Lock()
+        self._counting = threading.Lock()  # never held for long: who counts or reads must not wait for a launch
 
     def run(self, job: Job) -> Tensor:
         """The experts' outputs for the job, [A, D]. Blocks. Raises what its launch raised, or DeadlinePassed."""
@@ -92,23 +93,22 @@ class Batcher:
         """
         with self._turn:
             begun = time.monotonic()
-            for waited_s in waited:
-                self.queue_times.count(waited_s, begun)
-            counters = self.counters
+            self._count_waits(waited, begun)
             try:
                 y_AD = self._compute(layer, x_RD, row_A, expert_A)
             except Exception:
-                counters.failed += len(waited) == 1  # the calls of a merged launch are repeated one by one
+                self._count_failed(len(waited) == 1)  # the calls of a merged launch are repeated one by one
                 raise
             finally:
-                counters.busy_s += time.monotonic() - begun
+                self._count_busy(time.monotonic() - begun)
             self._count_launch(len(waited), len(x_RD), layer, expert_A)
         return y_AD
 
     @property
     def assigned_LF(self) -> NDArray[np.int64]:
         """The assignments of each (layer, expert) that were computed since the process started; a copy."""
-        return self._assigned_LF.copy()
+        with self._counting:
+            return self._assigned_LF.copy()
 
     def add(self, counts: tuple[int, int, int, int, float, list[float], NDArray[np.int64]]) -> None:
         """Adds launches that ran without Python.
@@ -116,8 +116,9 @@ class Batcher:
         `counts`: launches, calls, rows, assignments, busy seconds, each call's wait, assignments by (layer, expert).
         """
         launches, calls, rows, assignments, busy_s, waited, assigned_N = counts
-        with self._turn:
-            counters, now = self.counters, time.monotonic()
+        self._count_waits(waited, time.monotonic())
+        with self._counting:
+            counters = self.counters
             self._assigned_LF += assigned_N.reshape(self._assigned_LF.shape)
             counters.launches += launches
             counters.progress += launches
@@ -125,20 +126,15 @@ class Batcher:
             counters.rows += rows
             counters.assignments += assignments
             counters.busy_s += busy_s
-            for waited_s in waited:
-                self.queue_times.count(waited_s, now)
 
     def count_late(self, waited: Sequence[float]) -> None:
         """Counts calls whose deadline passed before their launch."""
-        with self._turn:
-            now = time.monotonic()
-            self.counters.failed += len(waited)
-            for waited_s in waited:
-                self.queue_times.count(waited_s, now)
+        self._count_waits(waited, time.monotonic())
+        self._count_failed(len(waited))
 
     def tick(self) -> None:
         """Shows that the next launch could start; blocks while one is running."""
-        with self._turn:
+        with self._turn, self._counting:
             self.counters.progress += 1
 
     def _take(self) -> list[Job]:
@@ -157,10 +153,9 @@ class Batcher:
     def _serve(self, jobs: list[Job]) -> None:
         """Launches jobs and measures the time. Jobs past their deadline count into the queue times too."""
         begun = time.monotonic()
-        for job in jobs:
-            self.queue_times.count(begun - job.arrived, begun)
+        self._count_waits([begun - job.arrived for job in jobs], begun)
         self._launch(jobs)
-        self.counters.busy_s += time.monotonic() - begun
+        self._count_busy(time.monotonic() - begun)
 
     def _launch(self, jobs: list[Job]) -> None:
         now = time.monotonic()
@@ -190,14 +185,28 @@ class Batcher:
             job.y_AD, job.done = y_AD, True
 
     def _count_launch(self, calls: int, rows: int, layer: int, *experts_of_calls: Tensor) -> None:
-        counters = self.counters
-        counters.launches += 1
-        counters.progress += 1
-        counters.calls += calls
-        counters.rows += rows
-        for expert_A in experts_of_calls:
-            counters.assignments += len(expert_A)
-            self._assigned_LF[layer] += np.bincount(expert_A.numpy(), minlength=self._assigned_LF.shape[1])
+        with self._counting:
+            counters = self.counters
+            counters.launches += 1
+            counters.progress += 1
+            counters.calls += calls
+            counters.rows += rows
+            for expert_A in experts_of_calls:
+                counters.assignments += len(expert_A)
+                self._assigned_LF[layer] += np.bincount(expert_A.numpy(), minlength=self._assigned_LF.shape[1])
+
+    def _count_waits(self, waited: Sequence[float], now: float) -> None:
+        with self._counting:
+            for waited_s in waited:
+                self.queue_times.count(waited_s, now)
+
+    def _count_busy(self, busy_s: float) -> None:
+        with self._counting:
+            self.counters.busy_s += busy_s
+
+    def _count_failed(self, calls: int) -> None:
+        with self._counting:
+            self.counters.failed += calls
 
     def _merged(self, jobs: list[Job]) -> list[Tensor]:
         """Runs one launch over several jobs; returns each job's outputs in the order of its assignments."""
@@ -216,6 +225,6 @@ class Batcher:
         return [part.to(job.x_RD.device) for part, job in zip(parts, jobs, strict=True)]
 
     def _finish(self, jobs: list[Job], error: Exception) -> None:
-        self.counters.failed += len(jobs)
+        self._count_failed(len(jobs))
         for job in jobs:
             job.error, job.done = error, True

@@ -98,10 +98,11 @@ class Experts:
             return self._digests[layer, expert]
 
     def drop(self, layer: int, expert: int) -> None:
-        """Unloads an expert; its memory is freed once no running computation uses it."""
+        """Unloads an expert, if it is loaded; its memory is freed once no running computation uses it."""
         with self._loading:
+            if self._digests.pop((layer, expert), None) is None:
+                return
             self._weights[layer].pop(expert, None)
-            self._digests.pop((layer, expert), None)
             self._loaded_LE[layer, expert] = False
             for mirror in self._mirrors:
                 mirror.drop(layer, expert)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -152,6 +154,25 @@ def test_progress_stands_still_only_while_a_launch_runs() -> None:
     ticking.join(10)
     running.join(10)
     assert batcher.counters.progress == 3
+
+
+def test_counts_are_taken_in_and_read_while_a_launch_runs() -> None:
+    compute = BlockedCompute()
+    batcher = Batcher(compute, LAYERS, EXPERTS)
+    one, direct_N = job(1, 0), np.arange(LAYERS * EXPERTS)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(batcher.run, one)
+        assert compute.entered.wait(10)
+        batcher.add((2, 3, 5, int(direct_N.sum()), 0.5, [0.001] * 3, direct_N))
+        batcher.count_late([0.002])
+        assert batcher.assigned_LF.ravel().tolist() == direct_N.tolist()
+        compute.open.set()
+        running.result(10)
+    counters = batcher.counters
+    assert (counters.launches, counters.calls, counters.failed, counters.rows) == (3, 4, 1, 5 + len(one.x_RD))
+    assert batcher.assigned_LF.tolist() == (direct_N.reshape(LAYERS, EXPERTS) + assigned([one])).tolist()
+    assert counters.assignments == batcher.assigned_LF.sum()
+    assert dict(batcher.queue_times.buckets())["+Inf"] == 5
 
 
 def test_many_callers_at_random_always_get_their_own_rows() -> None:
