@@ -45,16 +45,16 @@ class ExpertMetrics(Collector):
         rate_N, (layer_N, expert_N) = load.rate_LF[load.loaded_LF], np.nonzero(load.loaded_LF)
         yield GaugeMetricFamily(
             "caracal_expert_load_mean",
-            f"Assignments per second of a loaded expert, of about the last {TAU_S:g} s; mean over the loaded experts",
+            f"Assignments per second of an expert over about {TAU_S:g} s; mean over the loaded experts",
             rate_N.mean() if len(rate_N) else 0.0,
         )
         yield GaugeMetricFamily(
-            "caracal_expert_load_max", "The same of the hottest loaded expert", rate_N.max(initial=0.0)
+            "caracal_expert_load_max", "Assignments per second of the hottest loaded expert", rate_N.max(initial=0.0)
         )
         rate, layer, expert = (
             GaugeMetricFamily(f"caracal_expert_load_ranked{suffix}", text, labels=("end", "rank"))
             for suffix, text in (
-                ("", f"The same of the {RANKS} hottest and the {RANKS} coldest loaded experts"),
+                ("", f"Assignments per second of the {RANKS} hottest and {RANKS} coldest loaded experts"),
                 ("_layer", "Layer of the expert of that rank"),
                 ("_expert", "Id of the expert of that rank in its layer"),
             )
