@@ -72,6 +72,9 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
     def Commit(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Load(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def Rendezvous(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
 

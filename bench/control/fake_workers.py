@@ -4,7 +4,7 @@ Each has its own gRPC server and its own lease. Commands come as lines of JSON o
 same way: {"join": [role, count]}, {"kill": worker id}, {"drain": worker id} or {}, each answered once every worker that
 is left has a newer table than before; with "wait": false, at once.
 
-Legend: N experts of a Prepare.
+Legend: N experts of a call, F FFN experts of a layer, A replicas of the layer, expert by expert.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import grpc.aio
 import numpy as np
 import uvloop
 from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc
-from caracal_proto.placements import unpack_experts
+from caracal_proto.placement_pb2 import Table
+from caracal_proto.placements import unpack_experts, unpack_layer
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.membership.record import WorkerRecord
@@ -31,6 +32,7 @@ from services.membership.redis import Membership, RedisUnavailable
 
 NUMERICS_CLASS = "nothing"
 CHANGE_S = 120.0
+RATE = 500.0  # assignments per second of the hottest expert
 OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20))
 
 
@@ -52,10 +54,11 @@ class Counts:
 class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionServicer):
     """One worker of either role."""
 
-    def __init__(self, role: str, number: int, redis_url: str, fleet: Fleet) -> None:
+    def __init__(self, role: str, number: int, redis_url: str, fakes: FakeWorkers) -> None:
         self.role, self.worker_id, self.epoch, self.draining = role, f"{role}-{number}", 0, False
+        self._table = Table()
         self._boot_id, self._address, self._loaded = f"{role}-{number}-{time.time_ns()}", "", 0
-        self._fleet = fleet
+        self._fakes = fakes
         self._membership = Membership(redis_url)
         self._server = grpc.aio.server(options=OPTIONS)
         self._lease: asyncio.Task[None] | None = None
@@ -95,14 +98,15 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         )
 
     async def Prepare(self, request: expert_pb2.PrepareRequest, context: Any) -> expert_pb2.PrepareReply:
-        self._fleet.counts.add("prepare", request)
+        self._fakes.counts.add("prepare", request)
         layer_N, expert_N = unpack_experts(request.experts)
-        self._fleet.counts.prepared += len(layer_N)
+        self._fakes.counts.prepared += len(layer_N)
         digest_N = (layer_N.astype(np.uint64) << np.uint64(32)) + expert_N.astype(np.uint64) + np.uint64(1)
         return expert_pb2.PrepareReply(digests=digest_N.astype("<u8").tobytes())
 
     async def Commit(self, request: expert_pb2.CommitRequest, context: Any) -> expert_pb2.CommitReply:
         self._take("commit", request, request.table.epoch)
+        self._table = request.table
         return expert_pb2.CommitReply(epoch=self.epoch)
 
     async def ApplyTable(self, request: Any, context: Any) -> attention_pb2.ApplyTableReply:
@@ -115,9 +119,22 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch)
 
     def _take(self, kind: str, message: Any, epoch: int) -> None:
-        self._fleet.counts.add(kind, message)
+        self._fakes.counts.add(kind, message)
         self.epoch = max(self.epoch, epoch)
-        self._fleet.changed.set()
+        self._fakes.changed.set()
+
+    async def Load(self, request: expert_pb2.LoadRequest, context: Any) -> expert_pb2.LoadReply:
+        """A load by Zipf's law, the same for every layer but for the order of its experts."""
+        mine = [column for column, worker in enumerate(self._table.workers) if worker.worker_id == self.worker_id]
+        loads = []
+        for layer, placement in enumerate(self._table.layers):
+            replicas_F, worker_A = unpack_layer(placement)
+            expert_A = np.repeat(np.arange(len(replicas_F)), replicas_F)
+            expert_N = expert_A[np.isin(worker_A, mine)]
+            rate_N = RATE / (1 + (expert_N * 7 + layer) % len(replicas_F)) / replicas_F[expert_N]
+            experts, rates = expert_N.astype("<u2").tobytes(), rate_N.astype("<f4").tobytes()
+            loads.append(expert_pb2.LayerLoad(layer=layer, experts=experts, rates=rates))
+        return expert_pb2.LoadReply(layers=loads, window_s=60.0)
 
     def Session(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
@@ -135,7 +152,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         raise NotImplementedError
 
 
-class Fleet:
+class FakeWorkers:
     """All workers of this process."""
 
     def __init__(self, redis_url: str) -> None:
@@ -175,10 +192,10 @@ class Fleet:
 
 
 async def run(redis_url: str) -> None:
-    fleet, loop = Fleet(redis_url), asyncio.get_running_loop()
+    fakes, loop = FakeWorkers(redis_url), asyncio.get_running_loop()
     print("{}", flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        print(json.dumps(await fleet.command(json.loads(line))), flush=True)
+        print(json.dumps(await fakes.command(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from bench.control.processes import ControlPlane, HealthProbe, Meter, control_plane
 from bench.processes import PATH
 
-SETTLE_S = 1.5
+PAUSE_S = 1.5
 PAGES = ("/cluster", "/metrics")
 PAGE_ROUNDS = 7
 
@@ -24,16 +24,16 @@ def measure(model: Path, directory: Path, size: tuple[int, int], *, replicas: in
     experts, attention = size
     with control_plane(model, directory, 1, replicas) as control:
         found: dict[str, Any] = {"experts": experts, "attention": attention}
-        control.fleet.ask(join=["attention", attention], wait=False)
-        found["start"] = _watched(control, lambda: control.fleet.ask(join=["expert", experts]))
-        time.sleep(SETTLE_S)
+        control.fakes.ask(join=["attention", attention], wait=False)
+        found["start"] = _watched(control, lambda: control.fakes.ask(join=["expert", experts]))
+        time.sleep(PAUSE_S)
         found["idle"] = _idle(control, idle_s)
-        found["join"] = _watched(control, lambda: control.fleet.ask(join=["expert", 1]))
-        time.sleep(SETTLE_S)
-        found["drain"] = _watched(control, lambda: control.fleet.ask(drain="expert-0"))
-        time.sleep(SETTLE_S)
-        control.fleet.ask(kill="expert-0", wait=False)
-        found["death"] = _watched(control, lambda: control.fleet.ask(kill="expert-1"))
+        found["join"] = _watched(control, lambda: control.fakes.ask(join=["expert", 1]))
+        time.sleep(PAUSE_S)
+        found["drain"] = _watched(control, lambda: control.fakes.ask(drain="expert-0"))
+        time.sleep(PAUSE_S)
+        control.fakes.ask(kill="expert-0", wait=False)
+        found["death"] = _watched(control, lambda: control.fakes.ask(kill="expert-1"))
         found["router"] = control.resources(control.routers[0])
         found["pages"] = _pages(control)
     return found
@@ -45,9 +45,9 @@ def measure_leaders(
     """Several routers: what each costs idle, and how long it takes until another leads after a kill."""
     experts, attention = size
     with control_plane(model, directory, routers, replicas) as control:
-        control.fleet.ask(join=["attention", attention], wait=False)
-        control.fleet.ask(join=["expert", experts])
-        time.sleep(SETTLE_S)
+        control.fakes.ask(join=["attention", attention], wait=False)
+        control.fakes.ask(join=["expert", experts])
+        time.sleep(PAUSE_S)
         found: dict[str, Any] = {"experts": experts, "attention": attention, "routers": routers}
         found["idle"] = _idle(control, idle_s)
         gone = control.leader()
@@ -56,7 +56,7 @@ def measure_leaders(
         gone.child.kill()
         found["new_leader"] = _watched(control, lambda: _await_leader(control))
         found["new_leader"]["seconds"] = {"leads": time.perf_counter() - began_s}
-        found["join"] = _watched(control, lambda: control.fleet.ask(join=["expert", 1]))
+        found["join"] = _watched(control, lambda: control.fakes.ask(join=["expert", 1]))
     return found
 
 

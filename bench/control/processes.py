@@ -26,7 +26,7 @@ PROBE_S = 0.004
 LAG = "caracal_event_loop_lag_seconds"
 
 
-class Fleet:
+class FakeWorkers:
     """The process that plays the workers."""
 
     def __init__(self, redis_url: str, log: Path) -> None:
@@ -158,7 +158,7 @@ class ControlPlane:
     """Everything that runs. `redis` is a client of the cluster's Redis."""
 
     routers: list[Router]
-    fleet: Fleet
+    fakes: FakeWorkers
     redis: Any
 
     def leader(self) -> Router:
@@ -177,7 +177,7 @@ class ControlPlane:
 
 @contextmanager
 def control_plane(model: Path, directory: Path, routers: int, replicas: int) -> Iterator[ControlPlane]:
-    """Starts Redis, routers that keep `replicas` of each expert, and a fleet without workers."""
+    """Starts Redis, routers that keep `replicas` of each expert, and a process that plays no worker yet."""
     directory.mkdir(parents=True, exist_ok=True)
     first, *others = sorted(os.sched_getaffinity(0))
     pin = ["taskset", "-c", str(first)] if others else []
@@ -204,6 +204,6 @@ def control_plane(model: Path, directory: Path, routers: int, replicas: int) -> 
             started.append(Router(name, port, psutil.Process(child.pid)))
         for router in started:
             wait_for(f"http://127.0.0.1:{router.port}/health")
-        fleet = Fleet(redis_url, directory / "workers.log")
-        stack.callback(fleet.close)
-        yield ControlPlane(started, fleet, client)
+        fakes = FakeWorkers(redis_url, directory / "workers.log")
+        stack.callback(fakes.close)
+        yield ControlPlane(started, fakes, client)

@@ -398,3 +398,83 @@ class CommitReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitReply: _TypeAlias = CommitReply  # noqa: Y015
+
+@_typing.final
+class LoadRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadRequest: _TypeAlias = LoadRequest  # noqa: Y015
+
+@_typing.final
+class LoadReply(_message.Message):
+    """Read and written by caracal_proto/loads.py. Rates are means with weights that decay exponentially into the past."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
+    ASSIGNMENTS_PER_S_FIELD_NUMBER: _builtins.int
+    window_s: _builtins.float
+    """a rate r varies by chance like a plain count over so many seconds: sqrt(r / window_s)"""
+    busy: _builtins.float
+    """share of time spent in launches"""
+    assignments_per_s: _builtins.float
+    """of all experts, also of those unloaded since; busy / this is an assignment's time"""
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerLoad]:
+        """that have experts here, ascending"""
+
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[Global___LayerLoad] | None = ...,
+        window_s: _builtins.float = ...,
+        busy: _builtins.float = ...,
+        assignments_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments_per_s", b"assignments_per_s", "busy", b"busy", "layers", b"layers", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadReply: _TypeAlias = LoadReply  # noqa: Y015
+
+@_typing.final
+class LayerLoad(_message.Message):
+    """Legend: E experts of the layer that are loaded here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    experts: _builtins.bytes
+    """uint16 LE [E], ascending"""
+    rates: _builtins.bytes
+    """float32 LE [E]: assignments per second of each"""
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        experts: _builtins.bytes = ...,
+        rates: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experts", b"experts", "layer", b"layer", "rates", b"rates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerLoad: _TypeAlias = LayerLoad  # noqa: Y015

@@ -64,6 +64,11 @@ class ExpertStub:
                 request_serializer=caracal__proto_dot_expert__pb2.CommitRequest.SerializeToString,
                 response_deserializer=caracal__proto_dot_expert__pb2.CommitReply.FromString,
                 _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/caracal.Expert/Load',
+                request_serializer=caracal__proto_dot_expert__pb2.LoadRequest.SerializeToString,
+                response_deserializer=caracal__proto_dot_expert__pb2.LoadReply.FromString,
+                _registered_method=True)
 
 
 class ExpertServicer:
@@ -112,6 +117,13 @@ class ExpertServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Load(self, request, context):
+        """What the experts loaded here were asked for lately, and how busy that kept the worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExpertServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -144,6 +156,11 @@ def add_ExpertServicer_to_server(servicer, server):
                     servicer.Commit,
                     request_deserializer=caracal__proto_dot_expert__pb2.CommitRequest.FromString,
                     response_serializer=caracal__proto_dot_expert__pb2.CommitReply.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=caracal__proto_dot_expert__pb2.LoadRequest.FromString,
+                    response_serializer=caracal__proto_dot_expert__pb2.LoadReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +325,33 @@ class Expert:
             '/caracal.Expert/Commit',
             caracal__proto_dot_expert__pb2.CommitRequest.SerializeToString,
             caracal__proto_dot_expert__pb2.CommitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caracal.Expert/Load',
+            caracal__proto_dot_expert__pb2.LoadRequest.SerializeToString,
+            caracal__proto_dot_expert__pb2.LoadReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class ExpertStub:
     """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _grpc.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]
     """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
+    Load: _grpc.UnaryUnaryMultiCallable[_expert_pb2.LoadRequest, _expert_pb2.LoadReply]
+    """What the experts loaded here were asked for lately, and how busy that kept the worker."""
 
 @_typing.type_check_only
 class ExpertAsyncStub(ExpertStub):
@@ -65,6 +67,8 @@ class ExpertAsyncStub(ExpertStub):
     """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _aio.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]  # type: ignore[assignment]
     """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
+    Load: _aio.UnaryUnaryMultiCallable[_expert_pb2.LoadRequest, _expert_pb2.LoadReply]  # type: ignore[assignment]
+    """What the experts loaded here were asked for lately, and how busy that kept the worker."""
 
 class ExpertServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -117,5 +121,13 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_expert_pb2.CommitReply, _abc.Awaitable[_expert_pb2.CommitReply]]:
         """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
+
+    @_abc_1.abstractmethod
+    def Load(
+        self,
+        request: _expert_pb2.LoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_expert_pb2.LoadReply, _abc.Awaitable[_expert_pb2.LoadReply]]:
+        """What the experts loaded here were asked for lately, and how busy that kept the worker."""
 
 def add_ExpertServicer_to_server(servicer: ExpertServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,7 @@ batcher's own would cost two context switches per call. One launch runs at a tim
 calls are repeated one by one, so that one caller's bad rows do not fail the others; each caller then gets the
 exception of its own launch.
 Legend: R rows (in a merged launch, all callers' rows concatenated), A (row, expert) assignments ascending by
-(expert, row), D hidden.
+(expert, row), D hidden, L layers, F FFN experts of a layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.expert_worker.queue_time import QueueTimes
@@ -59,13 +61,15 @@ class BatchCounters:
 class Batcher:
     """Runs callers' jobs, oldest first, and merges those of one layer. Any thread may use it."""
 
-    def __init__(self, compute: Compute, max_rows: int = 8192) -> None:
+    def __init__(self, compute: Compute, layers: int, experts: int, max_rows: int = 8192) -> None:
         self.counters = BatchCounters()
+        self._assigned_LF = np.zeros((layers, experts), np.int64)  # its sum is `counters.assignments`
         self.queue_times = QueueTimes()
         self._compute = compute
         self._max_rows = max_rows
         self._waiting: deque[Job] = deque()
         self._turn = threading.Lock()
+        self._counting = threading.Lock()  # never held for long: who counts or reads must not wait for a launch
 
     def run(self, job: Job) -> Tensor:
         """The experts' outputs for the job, [A, D]. Blocks. Raises what its launch raised, or DeadlinePassed."""
@@ -89,44 +93,48 @@ class Batcher:
         """
         with self._turn:
             begun = time.monotonic()
-            for waited_s in waited:
-                self.queue_times.count(waited_s, begun)
-            counters = self.counters
+            self._count_waits(waited, begun)
             try:
                 y_AD = self._compute(layer, x_RD, row_A, expert_A)
             except Exception:
-                counters.failed += len(waited) == 1  # the calls of a merged launch are repeated one by one
+                self._count_failed(len(waited) == 1)  # the calls of a merged launch are repeated one by one
                 raise
             finally:
-                counters.busy_s += time.monotonic() - begun
-            self._count_launch(len(waited), len(x_RD), len(row_A))
+                self._count_busy(time.monotonic() - begun)
+            self._count_launch(len(waited), len(x_RD), layer, expert_A)
         return y_AD
 
-    def add(self, counts: tuple[int, int, int, int, float, list[float]]) -> None:
-        """Adds launches that ran without Python: launches, calls, rows, assignments, busy seconds, each call's wait."""
-        launches, calls, rows, assignments, busy_s, waited = counts
-        with self._turn:
-            counters, now = self.counters, time.monotonic()
+    @property
+    def assigned_LF(self) -> NDArray[np.int64]:
+        """The assignments of each (layer, expert) that were computed since the process started; a copy."""
+        with self._counting:
+            return self._assigned_LF.copy()
+
+    def add(self, counts: tuple[int, int, int, int, float, list[float], NDArray[np.int64]]) -> None:
+        """Adds launches that ran without Python.
+
+        `counts`: launches, calls, rows, assignments, busy seconds, each call's wait, assignments by (layer, expert).
+        """
+        launches, calls, rows, assignments, busy_s, waited, assigned_N = counts
+        self._count_waits(waited, time.monotonic())
+        with self._counting:
+            counters = self.counters
+            self._assigned_LF += assigned_N.reshape(self._assigned_LF.shape)
             counters.launches += launches
             counters.progress += launches
             counters.calls += calls
             counters.rows += rows
             counters.assignments += assignments
             counters.busy_s += busy_s
-            for waited_s in waited:
-                self.queue_times.count(waited_s, now)
 
     def count_late(self, waited: Sequence[float]) -> None:
         """Counts calls whose deadline passed before their launch."""
-        with self._turn:
-            now = time.monotonic()
-            self.counters.failed += len(waited)
-            for waited_s in waited:
-                self.queue_times.count(waited_s, now)
+        self._count_waits(waited, time.monotonic())
+        self._count_failed(len(waited))
 
     def tick(self) -> None:
         """Shows that the next launch could start; blocks while one is running."""
-        with self._turn:
+        with self._turn, self._counting:
             self.counters.progress += 1
 
     def _take(self) -> list[Job]:
@@ -145,10 +153,9 @@ class Batcher:
     def _serve(self, jobs: list[Job]) -> None:
         """Launches jobs and measures the time. Jobs past their deadline count into the queue times too."""
         begun = time.monotonic()
-        for job in jobs:
-            self.queue_times.count(begun - job.arrived, begun)
+        self._count_waits([begun - job.arrived for job in jobs], begun)
         self._launch(jobs)
-        self.counters.busy_s += time.monotonic() - begun
+        self._count_busy(time.monotonic() - begun)
 
     def _launch(self, jobs: list[Job]) -> None:
         now = time.monotonic()
@@ -171,17 +178,35 @@ class Batcher:
             outputs: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
         else:
             outputs = self._merged(jobs)
-        self._count_launch(len(jobs), sum(len(job.x_RD) for job in jobs), sum(len(job.row_A) for job in jobs))
+        self._count_launch(
+            len(jobs), sum(len(job.x_RD) for job in jobs), jobs[0].layer, *(job.expert_A for job in jobs)
+        )
         for job, y_AD in zip(jobs, outputs, strict=True):
             job.y_AD, job.done = y_AD, True
 
-    def _count_launch(self, calls: int, rows: int, assignments: int) -> None:
-        counters = self.counters
-        counters.launches += 1
-        counters.progress += 1
-        counters.calls += calls
-        counters.rows += rows
-        counters.assignments += assignments
+    def _count_launch(self, calls: int, rows: int, layer: int, *experts_of_calls: Tensor) -> None:
+        with self._counting:
+            counters = self.counters
+            counters.launches += 1
+            counters.progress += 1
+            counters.calls += calls
+            counters.rows += rows
+            for expert_A in experts_of_calls:
+                counters.assignments += len(expert_A)
+                self._assigned_LF[layer] += np.bincount(expert_A.numpy(), minlength=self._assigned_LF.shape[1])
+
+    def _count_waits(self, waited: Sequence[float], now: float) -> None:
+        with self._counting:
+            for waited_s in waited:
+                self.queue_times.count(waited_s, now)
+
+    def _count_busy(self, busy_s: float) -> None:
+        with self._counting:
+            self.counters.busy_s += busy_s
+
+    def _count_failed(self, calls: int) -> None:
+        with self._counting:
+            self.counters.failed += calls
 
     def _merged(self, jobs: list[Job]) -> list[Tensor]:
         """Runs one launch over several jobs; returns each job's outputs in the order of its assignments."""
@@ -200,6 +225,6 @@ class Batcher:
         return [part.to(job.x_RD.device) for part, job in zip(parts, jobs, strict=True)]
 
     def _finish(self, jobs: list[Job], error: Exception) -> None:
-        self.counters.failed += len(jobs)
+        self._count_failed(len(jobs))
         for job in jobs:
             job.error, job.done = error, True

@@ -1,6 +1,7 @@
 """The experts that a worker has loaded: any set of (layer, expert), which may change while it serves.
 
-Legend: R rows, A (row, expert) assignments ascending by (expert, row), D hidden, F inner width.
+Legend: R rows, A (row, expert) assignments ascending by (expert, row), D hidden, F inner width, L layers, E FFN
+experts of a layer.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from functools import partial
 from itertools import groupby
 from typing import Protocol
 
+import numpy as np
 import torch
 from caracal_kernels import outputs_of
 from caracal_proto.tensors import raw_bytes
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.checkpoint.device import CPU
@@ -62,6 +65,7 @@ class Experts:
         self._read: Read = lambda layer, expert: load(checkpoint, layer, expert, dtype, self.staging)
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
+        self._loaded_LE = np.zeros((config.num_layers, config.n_routed_experts), np.bool_)
         self._loading = threading.Lock()
         self._mirrors: list[Mirror] = []
 
@@ -69,6 +73,11 @@ class Experts:
     def loaded(self) -> frozenset[tuple[int, int]]:
         """The (layer, expert) of all loaded experts."""
         return frozenset(self._digests.copy())
+
+    @property
+    def loaded_LE(self) -> NDArray[np.bool_]:
+        """Which experts are loaded; a copy."""
+        return self._loaded_LE.copy()
 
     def load(self, layer: int, expert: int) -> int:
         """Reads an expert, computes the golden row with it, then makes it usable; returns the output's digest.
@@ -85,13 +94,16 @@ class Experts:
                 self._weights[layer][expert] = weights
                 self._show(layer, expert, weights)
                 self._digests[layer, expert] = digest
+                self._loaded_LE[layer, expert] = True
             return self._digests[layer, expert]
 
     def drop(self, layer: int, expert: int) -> None:
-        """Unloads an expert; its memory is freed once no running computation uses it."""
+        """Unloads an expert, if it is loaded; its memory is freed once no running computation uses it."""
         with self._loading:
+            if self._digests.pop((layer, expert), None) is None:
+                return
             self._weights[layer].pop(expert, None)
-            self._digests.pop((layer, expert), None)
+            self._loaded_LE[layer, expert] = False
             for mirror in self._mirrors:
                 mirror.drop(layer, expert)
 

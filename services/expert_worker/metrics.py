@@ -1,6 +1,9 @@
 """The expert worker's Prometheus metrics, read from the batcher and the placement state at every scrape.
 
-Counters are named without `_total`, which the client library adds.
+Counters are named without `_total`, which the client library adds. No expert has a series of its own: a model has
+thousands. The hottest and the coldest few are named by rank, with layer and id as values; as labels they would leave a
+new series behind whenever another expert takes a rank.
+Legend: L layers, F FFN experts of a layer, N loaded experts.
 """
 
 from __future__ import annotations
@@ -8,13 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
+from caracal_proto.loads import WorkerLoad
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.expert_worker.batcher import Batcher
+from services.expert_worker.load import TAU_S
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.queue_time import WINDOW_S
 from services.expert_worker.service import ExpertService
+
+RANKS = 5
 
 
 class ExpertMetrics(Collector):
@@ -24,14 +32,39 @@ class ExpertMetrics(Collector):
         self._batcher, self._state, self._service = batcher, state, service
 
     def collect(self) -> Iterator[Metric]:
-        if self._service.native is not None:
-            self._service.native.take_counts()
+        load = self._service.measure_load()  # first: it takes in what native sessions have counted
         yield from self._calls()
         yield from self._native_sessions()
         yield from self._queue()
-        loaded, epoch = len(self._state.experts.loaded), self._state.epoch
+        yield from self._load(load)
+        loaded, epoch = int(self._state.experts.loaded_LE.sum()), self._state.epoch
         yield GaugeMetricFamily("caracal_expert_loaded_experts", "Experts loaded, over all layers", loaded)
         yield GaugeMetricFamily("caracal_expert_epoch", "Epoch of the current placement table", epoch)
+
+    def _load(self, load: WorkerLoad) -> Iterator[Metric]:
+        rate_N, (layer_N, expert_N) = load.rate_LF[load.loaded_LF], np.nonzero(load.loaded_LF)
+        yield GaugeMetricFamily(
+            "caracal_expert_load_mean",
+            f"Assignments per second of an expert over about {TAU_S:g} s; mean over the loaded experts",
+            rate_N.mean() if len(rate_N) else 0.0,
+        )
+        yield GaugeMetricFamily(
+            "caracal_expert_load_max", "Assignments per second of the hottest loaded expert", rate_N.max(initial=0.0)
+        )
+        rate, layer, expert = (
+            GaugeMetricFamily(f"caracal_expert_load_ranked{suffix}", text, labels=("end", "rank"))
+            for suffix, text in (
+                ("", f"Assignments per second of the {RANKS} hottest and {RANKS} coldest loaded experts"),
+                ("_layer", "Layer of the expert of that rank"),
+                ("_expert", "Id of the expert of that rank in its layer"),
+            )
+        )
+        ascending_N = np.argsort(rate_N, kind="stable")
+        for end, ranked in (("hottest", ascending_N[::-1][:RANKS]), ("coldest", ascending_N[:RANKS])):
+            for rank, index in enumerate(ranked, 1):
+                for family, value_N in ((rate, rate_N), (layer, layer_N), (expert, expert_N)):
+                    family.add_metric((end, str(rank)), value_N[index])
+        yield from (rate, layer, expert)
 
     def _calls(self) -> Iterator[Metric]:
         counters = self._batcher.counters

@@ -1,6 +1,6 @@
 """How long calls waited for their launch: a histogram, and the recent mean, by which expert workers are autoscaled.
 
-Written under the batcher's lock, read by any thread. A reader may see a call in one sum and not yet in the other.
+Written under a lock of the batcher's, read by any thread. A reader may see a call in one sum and not yet in the other.
 """
 
 from __future__ import annotations

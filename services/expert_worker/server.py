@@ -16,7 +16,9 @@ from services.process.grpc_server import KEEPALIVE_OPTIONS, ThreadedGrpcServer
 
 SERVICE = expert_pb2.DESCRIPTOR.services_by_name["Expert"].full_name
 MAX_MESSAGE_BYTES = 1 << 30
-SPARE_CALLS = 16  # threads kept for Describe, Prepare, Commit, health and reflection; the service counts the others
+SPARE_CALLS = (
+    16  # threads kept for Describe, Prepare, Commit, Load, health and reflection; the service counts the others
+)
 
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

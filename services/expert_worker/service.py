@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,12 +11,14 @@ import numpy as np
 import structlog
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc
+from caracal_proto.loads import WorkerLoad, pack_load
 from caracal_proto.placements import PlacementError, pack_experts, unpack_experts
 
 from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, Expected, parse
 from services.expert_worker.experts import NotLoadedError
+from services.expert_worker.load import ExpertLoad
 from services.expert_worker.native_server import NativeServer, TooManySessions
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
@@ -56,6 +59,8 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         self._expected = Expected(
             experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, dispatch_dtype or experts.dtype
         )
+        self._load = ExpertLoad(experts.num_layers, experts.num_ffn, time.monotonic())
+        self._measuring = threading.Lock()
 
     @property
     def sessions(self) -> int:
@@ -78,6 +83,16 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         """Calls that were answered over native sessions."""
         counters = self.native.counters if self.native is not None else None
         return counters.answered if counters is not None else 0
+
+    def measure_load(self) -> WorkerLoad:
+        """The load until now. Any thread may ask for it, at any interval."""
+        with self._measuring:
+            if self.native is not None:
+                self.native.take_counts()
+            batcher = self._batcher
+            return self._load.update(
+                batcher.assigned_LF, self._state.experts.loaded_LE, batcher.counters.busy_s, time.monotonic()
+            )
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
@@ -159,6 +174,9 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except (StaleTable, WrongTable) as error:
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, loaded=loaded)
+
+    def Load(self, request: expert_pb2.LoadRequest, context: grpc.ServicerContext) -> expert_pb2.LoadReply:
+        return pack_load(self.measure_load())
 
     def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
         """Computes the call's reply, or the one that rejects it. Raises P2PBroken."""

@@ -53,7 +53,7 @@ class ExpertWorker:
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
         self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
-        self._batcher = Batcher(experts.compute)
+        self._batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
         max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, dispatch_dtype)
         self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
         self._service = ExpertService(
@@ -184,8 +184,8 @@ class ExpertWorker:
 
     async def _tick(self) -> None:
         while self._service.broken is None:
+            self._service.measure_load()
             if self._native is not None:
-                self._native.take_counts()
                 self._native.log_endings()
             if self._native is None or self._native.launch_s < TICK_S:  # one that hangs must not look like progress
                 await asyncio.to_thread(self._batcher.tick)

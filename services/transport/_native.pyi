@@ -1,5 +1,7 @@
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 HEADER_BYTES: int
@@ -98,7 +100,7 @@ class ExpertTable:
     def drop(self, layer: int, expert: int) -> None: ...
     @property
     def running_s(self) -> float: ...
-    def take_counts(self) -> tuple[int, int, int, int, float, list[float]]: ...
+    def take_counts(self) -> tuple[int, int, int, int, float, list[float], NDArray[np.int64]]: ...
 
 class Server:
     def __init__(

@@ -246,10 +246,15 @@ def test_an_older_placement_never_comes_back(
     assert (1, 1) not in worker.experts.loaded
 
 
-def test_a_failed_prepare_changes_nothing(worker: Worker, stub: expert_pb2_grpc.ExpertStub) -> None:
+@pytest.mark.parametrize(("layer", "expert"), [(1, 99), (99, 1)])
+def test_a_failed_prepare_changes_nothing(
+    worker: Worker, stub: expert_pb2_grpc.ExpertStub, layer: int, expert: int
+) -> None:
     loaded = worker.experts.loaded
     assert_rejected(
-        grpc.StatusCode.INVALID_ARGUMENT, lambda: prepare(stub, 1, (1, 0), (0, 3), (1, 99)), "no expert 99 of layer 1"
+        grpc.StatusCode.INVALID_ARGUMENT,
+        lambda: prepare(stub, 1, (1, 0), (0, 3), (layer, expert)),
+        f"no expert {expert} of layer {layer}",
     )
     assert worker.experts.loaded == loaded
 

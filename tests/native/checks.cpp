@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "expert_counts.h"
 #include "peer.h"
 
 using namespace caracal::wire;
@@ -69,6 +70,38 @@ void merged_calls_get_their_own_rows(Random& random) {
       require(got == wanted, "a call's rows do not depend on the calls beside it");
     }
   }
+}
+
+// A thread that counts launches beside one that takes: nothing is lost, nothing is counted twice.
+void counts_of_experts_are_taken_once(Random& random) {
+  constexpr size_t kLaunches = 20000;
+  ExpertCounts counts(kLayers, kExperts);
+  std::vector<int64_t> added(counts.size()), taken(counts.size()), part(counts.size());
+  std::atomic<bool> done{false};
+  std::thread launches([&] {
+    for (size_t launch = 0; launch < kLaunches; ++launch) {
+      const uint32_t layer = static_cast<uint32_t>(random() % kLayers);
+      std::vector<int32_t> expert, count;
+      for (int32_t e = 0; e < static_cast<int32_t>(kExperts); ++e) {
+        const int32_t n = static_cast<int32_t>(random() % 4);
+        if (!n) continue;
+        count.push_back(n);
+        expert.insert(expert.end(), static_cast<size_t>(n), e);
+        added[size_t{layer} * kExperts + static_cast<size_t>(e)] += n;
+      }
+      counts.add(layer, expert.data(), count);
+    }
+    done = true;
+  });
+  for (bool last = false; !last;) {
+    last = done;
+    counts.take(part.data());
+    for (size_t i = 0; i < part.size(); ++i) taken[i] += part[i];
+  }
+  launches.join();
+  require(taken == added, "each assignment is taken once, by its layer and expert");
+  counts.take(part.data());
+  require(part == std::vector<int64_t>(counts.size()), "and is gone then");
 }
 
 // One byte at a time, through a socket.
@@ -159,6 +192,7 @@ int main() {
   Random random(11);
   checksum_is_the_table_s(random);
   merged_calls_get_their_own_rows(random);
+  counts_of_experts_are_taken_once(random);
   frames_may_come_in_any_pieces(random);
   late_replies_touch_nothing(random);
   sessions_come_and_go_beside_exchanges(random);

@@ -195,11 +195,11 @@ class Worker:
         p2p: bool = True,
         dispatch_dtype: torch.dtype | None = None,
     ) -> None:
-        self.experts = Experts(checkpoint, dtype)
-        self.state = PlacementState(self.experts, name, f"boot-{name}", "class-of-the-test")
+        self.experts = experts = Experts(checkpoint, dtype)
+        self.state = PlacementState(experts, name, f"boot-{name}", "class-of-the-test")
         self.corrupt: Callable[[Tensor], Tensor] = lambda y_AD: y_AD
-        compute = around(self.experts.compute)
-        self.batcher = Batcher(lambda *call: self.corrupt(compute(*call)))
+        compute = around(experts.compute)
+        self.batcher = Batcher(lambda *call: self.corrupt(compute(*call)), experts.num_layers, experts.num_ffn)
         self.service = FaultyService(self.state, self.batcher, p2p, dispatch_dtype)
         self.server = ExpertServer(self.service, MAX_SESSIONS)
         port = self.server.start("127.0.0.1", 0)

@@ -101,6 +101,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     def Session(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Load(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def Open(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 

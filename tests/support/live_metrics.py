@@ -57,7 +57,8 @@ def _attention(folder: Path) -> CollectorRegistry:
 
 def _expert(folder: Path) -> CollectorRegistry:
     experts = Experts(Checkpoint.open(make_checkpoint(folder)), torch.float32)
-    state, batcher = PlacementState(experts, "expert-0", "boot", "class"), Batcher(experts.compute)
+    state = PlacementState(experts, "expert-0", "boot", "class")
+    batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
     registry = CollectorRegistry()
     registry.register(expert.ExpertMetrics(batcher, state, ExpertService(state, batcher)))
     return registry

@@ -33,7 +33,8 @@ def main() -> None:
         for expert in range(experts.num_ffn):
             experts.load(layer, expert)
     placement = PlacementState(experts, "expert", "slice", "random")
-    service = ExpertService(placement, Batcher(experts.compute), P2PRegistry("127.0.0.1", device, PAYLOAD_BYTES))
+    batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
+    service = ExpertService(placement, batcher, P2PRegistry("127.0.0.1", device, PAYLOAD_BYTES))
     server = ExpertServer(service, MAX_SESSIONS)
     port = server.start("127.0.0.1", 0)
     server.set_ready(True)

@@ -1,5 +1,6 @@
 // The Python module services.transport._native.
 #include <pybind11/functional.h>
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
@@ -269,7 +270,10 @@ void define_experts(py::module_& m) {
       .def_property_readonly("running_s", &ExpertTable::running_s)
       .def("take_counts", [](ExpertTable& table) {
         const LaunchCounts counts = table.take_counts();
-        return py::make_tuple(counts.launches, counts.calls, counts.rows, counts.assignments, counts.busy_s, counts.waited_s);
+        py::array_t<int64_t> assigned(static_cast<py::ssize_t>(table.assigned().size()));
+        table.assigned().take(assigned.mutable_data());
+        return py::make_tuple(counts.launches, counts.calls, counts.rows, counts.assignments, counts.busy_s, counts.waited_s,
+                              assigned);
       });
 }
 

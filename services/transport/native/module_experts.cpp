@@ -24,7 +24,7 @@ at::Tensor view(const void* at, std::initializer_list<int64_t> sizes, at::Scalar
 }  // namespace
 
 ExpertTable::ExpertTable(uint32_t layers, uint32_t experts, uint32_t hidden, int threads)
-    : experts_(experts), hidden_(hidden), threads_(threads), weights_(size_t{layers} * experts) {}
+    : experts_(experts), hidden_(hidden), threads_(threads), weights_(size_t{layers} * experts), assigned_(layers, experts) {}
 
 void ExpertTable::set(uint32_t layer, uint32_t expert, at::Tensor gate_up, at::Tensor down) {
   std::lock_guard lock(mutex_);
@@ -79,6 +79,7 @@ bool ExpertTable::compute(const Launch& launch) {
   gate_up_.clear();  // what was dropped meanwhile is freed
   down_.clear();
   if (!found) return false;
+  assigned_.add(launch.layer, launch.expert, count_);
   std::lock_guard lock(mutex_);
   ++counts_.launches;
   counts_.calls += launch.calls;

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "expert_counts.h"
 #include "launch.h"
 
 namespace caracal::wire {
@@ -27,6 +28,8 @@ class ExpertTable {
   // Computes a launch. False: an expert is not here, or the op has failed; nothing was counted, Python is to answer.
   bool compute(const Launch& launch);
   LaunchCounts take_counts();
+  // Of each (layer, expert), what direct launches have computed.
+  ExpertCounts& assigned() { return assigned_; }
   // How long the launch that runs has lasted; 0 without one.
   double running_s() const;
 
@@ -41,6 +44,7 @@ class ExpertTable {
   std::mutex mutex_;
   std::vector<Weights> weights_;  // [layers * experts]
   LaunchCounts counts_;
+  ExpertCounts assigned_;
   std::atomic<double> began_s_{0};
   std::vector<at::Tensor> gate_up_, down_;  // of the launch
   std::vector<int32_t> count_;
