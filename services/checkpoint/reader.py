@@ -9,9 +9,10 @@ Legend: N outputs and K inputs of a matrix, n and k their counts of fp8 blocks.
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from io import BufferedReader
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
@@ -214,18 +215,18 @@ def _identity(file: Path) -> tuple[int, ...]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-def _sample(where: Stored) -> list[bytes]:
+def _sample(where: Stored) -> bytes:
     """The first and the last bytes of a tensor."""
-    with reading(where.file), where.file.open("rb") as stream:
+    with reading(where.file), where.file.open("rb", buffering=0) as stream:
         return _sample_of(stream, where)
 
 
-def _sample_of(stream: BufferedReader, where: Stored) -> list[bytes]:
-    found = []
-    for begin in (where.begin, max(where.begin, where.end - _SAMPLE_BYTES)):
-        stream.seek(begin)
-        found.append(stream.read(min(_SAMPLE_BYTES, where.end - begin)))
-    return found
+def _sample_of(stream: FileIO, where: Stored) -> bytes:
+    size, number = where.end - where.begin, stream.fileno()
+    if size <= 2 * _SAMPLE_BYTES:  # one read serves both
+        whole = os.pread(number, size, where.begin)
+        return whole[:_SAMPLE_BYTES] + whole[max(0, size - _SAMPLE_BYTES) :]
+    return b"".join(os.pread(number, _SAMPLE_BYTES, begin) for begin in (where.begin, where.end - _SAMPLE_BYTES))
 
 
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
@@ -237,12 +238,12 @@ def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
     numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
     digest = hashlib.sha256(repr(numeric).encode())
     with ExitStack() as stack:
-        streams: dict[Path, BufferedReader] = {}
-        for name, where in sorted(stored.items()):
-            digest.update(ascii((name, where.dtype, where.shape)).encode())
+        streams: dict[Path, FileIO] = {}
+        for name in sorted(stored):
+            where = stored[name]
             with reading(where.file, name):
                 if where.file not in streams:
-                    streams[where.file] = stack.enter_context(where.file.open("rb"))
-                for sample in _sample_of(streams[where.file], where):
-                    digest.update(sample)
+                    streams[where.file] = stack.enter_context(where.file.open("rb", buffering=0))
+                sample = _sample_of(streams[where.file], where)
+            digest.update(ascii((name, where.dtype, where.shape)).encode() + sample)
     return digest.hexdigest()

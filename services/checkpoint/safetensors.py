@@ -142,14 +142,13 @@ def _header(file: Path) -> list[tuple[str, Stored]]:
 
 
 def _entry(file: Path, name: str, entry: Any, base: int, size: int) -> Stored:
-    malformed = bad_tensor(file.name, name, "malformed header entry")
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise malformed from None
-    numbers = (*shape, begin, end)
-    if not isinstance(dtype, str) or len(shape) > _MAX_DIMS or not all(type(n) is int and n >= 0 for n in numbers):
-        raise malformed
+        raise bad_tensor(file.name, name, "malformed header entry") from None
+    numbers = [*shape, begin, end]
+    if not isinstance(dtype, str) or len(shape) > _MAX_DIMS or not all([type(n) is int and n >= 0 for n in numbers]):  # noqa: C419 - faster, and there are ten thousands
+        raise bad_tensor(file.name, name, "malformed header entry")
     if base + end > size:
         raise bad_tensor(file.name, name, f"truncated: ends at byte {base + end}, the file has {size}")
     if end < begin or (dtype in _ITEM_BYTES and math.prod(shape) * _ITEM_BYTES[dtype] != end - begin):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from typing import Protocol
 
@@ -137,6 +137,7 @@ class Experts:
         return y_AD.to(x_RD.device)
 
 
+@cache
 def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
     """The golden row, [1, D] in (-1, 1). Integer arithmetic makes it the same on every machine."""
     steps = torch.arange(1, hidden + 1, dtype=torch.int64) * GOLDEN_STEP % 2**24
