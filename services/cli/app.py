@@ -119,6 +119,7 @@ def status(
     numerics: Annotated[
         bool, typer.Option("--numerics", help="Show what the bits of answers depend on, instead of the workers.")
     ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every worker, also many of one kind.")] = False,
     gateway: Gateway = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -128,6 +129,7 @@ def status(
 
     Exit code: 0 when the cluster can serve requests, 3 when it cannot, 1 when its state cannot be read.
     """
+    from services.cli.status import chosen_view
     from services.cli.status import status as run
 
     if gateway and context:
@@ -141,8 +143,8 @@ def status(
             from services.cli.kube.release import Release
             from services.cli.kube.show import show as show_release
 
-            return show_release(Release(context, namespace or "", release or ""), numerics)
-        return run(watch, gateway or "", numerics)
+            return show_release(Release(context, namespace or "", release or ""), chosen_view(numerics, every), every)
+        return run(watch, gateway or "", chosen_view(numerics, every))
 
     if not _run_on_cluster(show):
         raise typer.Exit(CANNOT_SERVE)

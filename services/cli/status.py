@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group
@@ -15,24 +16,18 @@ from rich.text import Text
 from services.cli.gateway_client import ask_gateway, ask_ready
 from services.cli.numerics import render_numerics
 from services.cli.run_state import NoCluster, RunState, find
-from services.cli.scale import serves
+from services.cli.status_rows import COLUMNS, rows
 from services.membership.overview import Overview
-from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 
 View = Callable[[Overview, str], Group]
 
-# Short, since the table has to fit 80 columns. `run+wait` counts sequences, `zero` is the share of top-k choices that
-# fell on zero experts, `exposed` the wait for experts per layer and its share of the round trip.
-COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
 
-
-def status(watch: bool, gateway: str = "", numerics: bool = False) -> bool:
+def status(watch: bool, gateway: str, view: View) -> bool:
     """Shows the cluster of the gateway at that URL, else the one running here; returns whether it can serve requests.
 
-    With `numerics`, what its workers' bits depend on instead of the workers. Raises NoCluster, RedisUnavailable.
+    Raises NoCluster, RedisUnavailable.
     """
-    view = render_numerics if numerics else render
     if gateway:
         served = show(lambda: ask_gateway(gateway), gateway, watch, view)
         return _print_not_ready(ask_ready(gateway)) if served else False
@@ -72,34 +67,21 @@ async def _read(state: RunState) -> Overview:
         await membership.close()
 
 
-def render(overview: Overview, name: str) -> Group:
+def chosen_view(numerics: bool, every: bool) -> View:
+    """Returns what to show: the workers, many of one kind as one unless `every`; or what their bits depend on."""
+    return render_numerics if numerics else partial(render, fold=not every)
+
+
+def render(overview: Overview, name: str, fold: bool = True) -> Group:
     """The two header lines and the table of workers."""
-    rows = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
-    for record in overview.workers:
-        rows.add_row(*_row(record))
+    table = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for row in rows(overview.workers, fold):
+        table.add_row(*row)
     desired = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
     classes = ", ".join(overview.numerics_classes) or "unknown"
     return Group(
         Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
         Text(f"numerics class {classes}" + (f" · desired {desired}" if desired else "")),
         *([Text(f"warning: {overview.warning}")] if overview.warning else []),
-        rows,
-    )
-
-
-def _row(record: WorkerRecord) -> tuple[str, ...]:
-    stats = record.stats
-    state = "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
-    cells = [record.worker_id, state, str(record.loaded) if record.role == "expert" else ""]
-    if record.role != "attention":
-        return (*cells, "", "", "", "", record.metrics_address)
-    used, total = stats.get("kv_pages_used", 0.0), stats.get("kv_pages_total", 0.0)
-    exposed, trip = stats.get("exposed_s_per_layer", 0.0), stats.get("round_trip_s_per_layer", 0.0)
-    return (
-        *cells,
-        f"{used / total:.0%}" if total else "",
-        f"{stats.get('running', 0):.0f}+{stats.get('waiting', 0):.0f}",
-        f"{stats.get('zero_share', 0):.0%}",
-        f"{exposed * 1e6:.0f} µs {exposed / trip:.0%}" if trip else "",
-        record.metrics_address,
+        table,
     )

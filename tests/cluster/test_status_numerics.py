@@ -9,7 +9,7 @@ from rich.console import Console
 from support.cluster_harness import ClusterUnderTest
 
 from services.cli.numerics import render_numerics
-from services.cli.status import status
+from services.cli.status import chosen_view, status
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 
@@ -48,4 +48,4 @@ def test_a_running_clusters_workers_agree(cluster: ClusterUnderTest) -> None:
     assert len(numerics) >= 2
     assert all(one == numerics[0] for one in numerics)
     assert list(numerics[0]) == ["kernels", "probe", "dtype", "dispatch_dtype", "weights"]
-    assert status(watch=False, gateway=cluster.local.urls[0], numerics=True)
+    assert status(watch=False, gateway=cluster.local.urls[0], view=chosen_view(numerics=True, every=False))

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.membership.worker_order import ordinal
 from services.router.placement.policy import WorkerView, place
-from services.router.placement.table_view import TableView, ordinal
+from services.router.placement.table_view import TableView
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 4))
 counts = st.integers(1, 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -9,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.kube.diagnosis import grouped, is_ready, role_of
-from services.cli.numerics import render_numerics
 from services.cli.run_state import NoCluster
 from services.cli.status import View, render
+from services.cli.status_rows import FOLDED
 
 if TYPE_CHECKING:
     from services.cli.kube.release import Release
@@ -19,19 +20,19 @@ if TYPE_CHECKING:
 MAX_ROUTERS_ASKED = 3  # each that does not answer costs seconds
 
 
-def show(release: Release, numerics: bool = False) -> bool:
+def show(release: Release, view: View = render, every: bool = False) -> bool:
     """Prints workloads, pods, why some are not ready, and the workers that a router knows. Raises NoCluster.
 
+    `every`: also pods of one kind each in a row of its own, however many there are.
     Returns whether requests can be served: some router is ready and does not report the opposite.
     """
     console = Console()
     workloads, pods = release.workloads(), release.pods()
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
     console.print(_table(("workload", "desired", "ready"), [_workload(one) for one in workloads]))
-    console.print(_table(("pod", "state", "ready", "restarts", "node"), [_pod(pod) for pod in pods]))
+    console.print(_table(("pod", "state", "ready", "restarts", "node"), _pods(pods, fold=not every)))
     for line in grouped(release.not_ready_reasons(pods)):
         console.print(line, markup=False)
-    view = render_numerics if numerics else render
     return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"], view)
 
 
@@ -67,6 +68,18 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 def _workload(one: Any) -> tuple[str, ...]:
     desired = 1 if one.spec.replicas is None else one.spec.replicas
     return one.metadata.name, str(desired), str(one.status.ready_replicas or 0)
+
+
+def _pods(pods: list[Any], fold: bool) -> list[tuple[str, ...]]:
+    """A row for each pod, or for many of one role in the same state."""
+    found = []
+    for (role, *same), group in groupby(pods, key=lambda pod: (role_of(pod), *_pod(pod)[1:4])):
+        rows = [_pod(pod) for pod in group]
+        if fold and len(rows) >= FOLDED:
+            nodes = len({row[-1] for row in rows})
+            rows = [(f"{len(rows)} {role}", *same, f"{nodes} node{'s' if nodes > 1 else ''}")]
+        found += rows
+    return found
 
 
 def _pod(pod: Any) -> tuple[str, ...]:

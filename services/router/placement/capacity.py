@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.membership.shortage import CapacityShortage
+from services.membership.worker_order import ordinal
 from services.router.placement.policy import WorkerView
-from services.router.placement.table_view import TableView, ordinal
+from services.router.placement.table_view import TableView
 
 
 def shortage(plan: TableView, workers: Sequence[WorkerView]) -> CapacityShortage | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.router.placement.table_view import Placed, TableView, ordinal
+from services.membership.worker_order import ordinal
+from services.router.placement.table_view import Placed, TableView
 
 Counts = NDArray[np.int64]
 

@@ -5,22 +5,16 @@ Legend: E experts of all layers, layer by layer; N some of them; W workers, orde
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.membership.worker_order import ordinal
+
 Items = NDArray[np.int64]  # [N] experts, each by its index among all
 Placed = NDArray[np.bool_]
-
-
-def ordinal(worker_id: str) -> tuple[str, int]:
-    """Returns the sort key of a worker: its name, then the number at the name's end, as a StatefulSet counts."""
-    match = re.fullmatch(r"(.*?)(\d{0,18})", worker_id, re.DOTALL)
-    assert match
-    return match[1], int(match[2] or 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
