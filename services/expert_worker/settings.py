@@ -13,6 +13,9 @@ class ExpertSettings(WorkerSettings):
 
     capacity: int = setting("experts this worker may load, over all layers; 0 = any number", 0, minimum=0)
     max_sessions: int = setting("attention workers that may be connected at once", 128, minimum=1)
+    node: str = setting(
+        "name of the machine: replicas of an expert go to different ones where they are named; empty = not named", ""
+    )
     native_port: int = port_setting("port of native sessions")
     drain_timeout_s: float = setting(
         "seconds it waits after SIGTERM for its experts to be loaded elsewhere", 30.0, minimum=0

@@ -49,7 +49,6 @@ class ExpertWorker:
         device = find_device(settings.device)
         experts = Experts(checkpoint, dtype, device, keep_fp8=computes_fp8(device))
         self._settings = settings
-        self._capacity = settings.capacity
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
         self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
@@ -169,7 +168,8 @@ class ExpertWorker:
             epoch=self._state.epoch,
             progress=counters.progress,
             draining=self._state.draining,
-            capacity=self._capacity,
+            capacity=self._settings.capacity,
+            host=self._settings.node,
             loaded=len(self._state.experts.loaded),
             stats={
                 "launches": counters.launches,

@@ -26,6 +26,7 @@ class WorkerRecord:
     progress: int = 0  # advances while the compute loop does
     draining: bool = False
     capacity: int = 0  # experts it may load; 0 = any number
+    host: str = ""  # the machine it runs on; empty = unknown
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
 
@@ -59,7 +60,7 @@ class WorkerRecord:
 
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
-        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity
+        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host
 
 
 def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
