@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from services.router.placement.host_spread import spread_hosts
 from services.router.placement.layer_search import LayerSearch, Step
 from services.router.placement.limits import Limits, loads
 from services.router.placement.load import Floats
@@ -21,11 +22,12 @@ from services.router.placement.table_view import Placed
 STOP, STOP_NOISE = 0.02, 2.0  # above a fair load: share of it, standard deviations of it; no layer is made faster
 START, START_NOISE = 0.05, 6.0  # of the slowest worker's load: a layer is left alone unless it gains as much
 START_ALL = 0.01  # of a step's time: nothing moves unless all layers together gain as much
-COLD, SURE = 0.5, 3.0  # times a mean replica's rows: a replica goes when the others would surely serve less each
+# A replica is added where it serves the rows of a mean one at least, and goes when it surely serves `COLD` of them.
+COLD, SURE = 2 / 3, 3.0
 
 
 class Stretch(NamedTuple):
-    """Steps of a layer that follow each other, numbers `first` to `last` of its own, and what an expert loaded gains."""
+    """Steps of a layer that follow each other, its `first` to `last`, and what they gain for each expert loaded."""
 
     slope: float
     layer: int
@@ -46,44 +48,45 @@ def balance(
     """Returns a placement for which workers load at most `moves` experts, or the same one.
 
     `rows_E` are assignments per second, of so many seconds' counts. Each expert keeps `base_E` replicas, and each layer
-    has at most `extra` more.
+    has at most `extra` more. Replicas that share a host come first.
     """
-    if limits.gains_W.sum() < 1 or len(limits.gains_W) < 2 or not rows_E.any():
+    if not limits.gains_W.any() or len(limits.gains_W) < 2:
         return placed_EW
     shape = layers, -1
     placed_LEW = placed_EW.reshape(layers, -1, placed_EW.shape[1]).copy()
     rows_LE, base_LE = rows_E.reshape(shape), base_E.reshape(shape)
-    _drop_cold(placed_LEW, rows_LE, base_LE, counted_s, limits)
-    if moves > 0:
-        fair_L = rows_LE.sum(axis=1) / limits.speed_W[limits.stays_W].sum()
+    fair_L = rows_LE.sum(axis=1) / limits.speed_W[limits.stays_W].sum()
+    _drop_cold(placed_LEW, rows_LE, base_LE, counted_s, limits, fair_L * (1 + START))
+    moves = spread_hosts(placed_LEW, rows_LE, limits, moves)
+    if moves > 0 and rows_E.any():
         floor_L = fair_L * (1 + STOP) + STOP_NOISE * np.sqrt(fair_L / counted_s)
         search = LayerSearch(placed_LEW, rows_LE, limits, base_LE, extra, floor_L)
         peak_L = search.peak_L
         least_L = START * peak_L + START_NOISE * np.sqrt(np.maximum(peak_L, 0.0) / counted_s)
         rounds = search.run()
-        _apply(placed_LEW, rounds, _choose(rounds, peak_L, least_L, moves), moves, limits)
+        _apply(placed_LEW, rounds, _choose(rounds, peak_L, least_L, moves), limits)
     return placed_LEW.reshape(placed_EW.shape)
 
 
-def _drop_cold(placed_LEW: Placed, rows_LE: Floats, base_LE: Counts, counted_s: float, limits: Limits) -> None:
-    """Takes replicas away that no longer pay, without making any layer's slowest worker slower."""
+def _drop_cold(
+    placed_LEW: Placed, rows_LE: Floats, base_LE: Counts, counted_s: float, limits: Limits, good_L: Floats
+) -> None:
+    """Takes replicas away that no longer pay; no worker gets more than the slowest one has, or than `good_L`."""
     copies_LE = placed_LEW.sum(axis=2)
     mean_L = rows_LE.sum(axis=1) / np.maximum(copies_LE.sum(axis=1), 1)
     counted_LE = rows_LE * counted_s
     surely_LE = (counted_LE + SURE * np.sqrt(counted_LE) + SURE**2) / counted_s
-    cold_LE = (copies_LE > base_LE) & (surely_LE < COLD * mean_L[:, None] * (copies_LE - 1))
+    cold_LE = (copies_LE > base_LE) & (surely_LE < COLD * mean_L[:, None] * copies_LE)
     if not cold_LE.any():
         return
     load_LW = loads(placed_LEW, rows_LE, limits.speed_W)
-    peak_L = load_LW.max(axis=1)
+    most_L = np.maximum(load_LW.max(axis=1), good_L)
+    count_W = placed_LEW.sum(axis=(0, 1))
     for layer, item in np.argwhere(cold_LE).tolist():
-        copies, rows = int(copies_LE[layer, item]), float(rows_LE[layer, item])
-        placed_W = placed_LEW[layer, item]
-        left_W = placed_W.copy()
-        left_W[limits.holder_to_drop(placed_W, load_LW[layer])] = False
-        after_W = load_LW[layer] + (left_W * rows / (copies - 1) - placed_W * rows / copies) / limits.speed_W
-        if after_W.max() <= peak_L[layer]:
-            placed_W[:], load_LW[layer] = left_W, after_W
+        holder, after_W = limits.without_one(placed_LEW[layer, item], load_LW[layer], float(rows_LE[layer, item]))
+        if after_W.max() <= most_L[layer] and count_W[holder] > limits.least_W[holder]:
+            placed_LEW[layer, item, holder], load_LW[layer] = False, after_W
+            count_W[holder] -= 1
 
 
 def _choose(rounds: Sequence[Sequence[Step]], peak_L: Floats, least_L: Floats, moves: int) -> dict[int, int]:
@@ -130,9 +133,7 @@ def _stretches(layer: int, steps: Sequence[Step], peak: float) -> list[Stretch]:
     return found
 
 
-def _apply(
-    placed_LEW: Placed, rounds: Sequence[Sequence[Step]], taken: dict[int, int], moves: int, limits: Limits
-) -> None:
+def _apply(placed_LEW: Placed, rounds: Sequence[Sequence[Step]], taken: dict[int, int], limits: Limits) -> None:
     """Carries the chosen steps out; a layer ends early where the steps of others, not chosen, would have made room."""
     count_W = placed_LEW.sum(axis=(0, 1))
     left = dict(taken)
@@ -140,10 +141,9 @@ def _apply(
         if left.get(step.layer, 0) <= 0:
             continue
         left[step.layer] -= 1
-        if step.back < 0 and (
-            count_W[step.partner] >= limits.most_W[step.partner]
-            or (not step.copied and count_W[step.worst] <= limits.least_W[step.worst])
-        ):
+        loser = step.holder if step.copied else step.worst
+        full = count_W[step.partner] >= limits.most_W[step.partner]
+        if step.back < 0 and (full or (loser >= 0 and count_W[loser] <= limits.least_W[loser])):
             left[step.layer] = 0
             continue
         changes = [(step.item, step.partner, True)]

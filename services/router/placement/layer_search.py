@@ -101,7 +101,7 @@ class LayerSearch:
 
     def run(self) -> list[list[Step]]:
         """Returns the steps, round by round, at most one of a layer in each."""
-        rounds = []
+        rounds: list[list[Step]] = []
         while len(rounds) < ROUNDS:
             layer_L = self._searched_L
             self._searched_L = layer_L[self.peak_L[layer_L] > self._floor_L[layer_L]]
@@ -187,7 +187,8 @@ class LayerSearch:
         if self._on_host_LEH is not None:
             item_L1S, host_LP1 = view.item_LS[:, None, :], limits.host_W[view.partner_LP][:, :, None]
             new_LPS = self._on_host_LEH[layer_L11, item_L1S, host_LP1] == 0
-            ok_LPS &= new_LPS | (self._on_host_LEH[layer_L1, view.item_LS] > 0).all(axis=2)[:, None, :]
+            everywhere_LS = np.all(self._on_host_LEH[layer_L1, view.item_LS] > 0, axis=2)
+            ok_LPS &= new_LPS | everywhere_LS[:, None, :]
         less_LS = (self._share(layer_L1, view.item_LS) - share_LS) / limits.speed_W[view.worst_L][:, None]
         more_LPS = share_LS[:, None, :] / limits.speed_W[view.partner_LP][:, :, None]
         more_LPS += self._load_LW[layer_L1, view.partner_LP][:, :, None]
@@ -226,7 +227,11 @@ class LayerSearch:
             self._set(layer, item, partner, True)
         else:
             dropped = int(self._coldest(np.array([layer]))[0][0])
-            holder = limits.holder_to_drop(self._placed_LEW[layer, dropped], self._load_LW[layer])
+            rows = float(self._rows_LE[layer, dropped])
+            holder, _ = limits.without_one(self._placed_LEW[layer, dropped], self._load_LW[layer], rows)
+            if self._count_W[holder] <= limits.least_W[holder]:
+                self._replaces_L[layer] = False
+                return None
             self._set(layer, dropped, holder, False)
             self._set(layer, item, partner, True)
         after = float(self._load_LW[layer][limits.stays_W].max())

@@ -1,6 +1,6 @@
 """What balancing has to keep: workers' counts, their hosts, and who may take what. Pure.
 
-Legend: L layers; E experts of a layer; W workers; H hosts.
+Legend: L layers; E experts of a layer; W workers; H hosts; N the workers that have an expert.
 """
 
 from __future__ import annotations
@@ -34,14 +34,28 @@ class Limits:
 
     @classmethod
     def of(
-        cls, rooms: Rooms, equal_W: Sequence[int], frozen_W: Sequence[bool], speed_W: Floats, host_W: Sequence[int]
+        cls,
+        rooms: Rooms,
+        fewest_W: Sequence[int],
+        most_W: Sequence[int],
+        frozen_W: Sequence[bool],
+        speed_W: Floats,
     ) -> Limits:
-        share_W = np.array(equal_W, dtype=np.int64)
+        """Limits around equal shares: `fewest_W` without replicas of hot experts, `most_W` with all that there may be.
+
+        No worker is emptied: it would look new.
+        """
         stays_W = ~np.array(rooms.draining_W, dtype=np.bool_)
-        most_W = np.minimum(np.array(rooms.capacity_W, dtype=np.int64), np.ceil(MOST * share_W).astype(np.int64))
-        least_W = np.ceil(LEAST * share_W).astype(np.int64)
-        gains_W = stays_W & ~np.array(frozen_W, dtype=np.bool_)
-        return cls(speed_W, most_W, least_W, stays_W, gains_W, np.array(host_W, dtype=np.int64))
+        above_W = np.ceil(MOST * np.array(most_W, dtype=np.float64)).astype(np.int64)
+        below_W = np.ceil(LEAST * np.array(fewest_W, dtype=np.float64)).astype(np.int64)
+        return cls(
+            speed_W,
+            np.minimum(np.array(rooms.capacity_W, dtype=np.int64), above_W),
+            np.maximum(below_W, 1),
+            stays_W,
+            stays_W & ~np.array(frozen_W, dtype=np.bool_),
+            np.array(rooms.host_W, dtype=np.int64),
+        )
 
     @property
     def hosts(self) -> int:
@@ -59,12 +73,19 @@ class Limits:
             found_LEH[:, :, host] += placed_LEW[:, :, worker]
         return found_LEH
 
-    def holder_to_drop(self, placed_W: Placed, load_W: Floats) -> int:
-        """The worker that a replica is taken from: one whose host has another, then the one with the most to do."""
+    def without_one(self, placed_W: Placed, load_W: Floats, rows: float) -> tuple[int, Floats]:
+        """Which worker to take a replica from, and the workers' loads then; `rows` are the expert's.
+
+        One whose host has another replica comes first, then that after which the slowest holder has the least to do.
+        """
         holders = np.flatnonzero(placed_W)
         on_host_H = np.bincount(self.host_W[holders], minlength=self.hosts)
-        doubled = on_host_H[self.host_W[holders]] > 1
-        return int(holders[np.lexsort((-load_W[holders], ~doubled))[0]])
+        alone_N = on_host_H[self.host_W[holders]] == 1
+        share, more = rows / len(holders), rows / max(len(holders) - 1, 1)
+        left_NW = placed_W & (np.arange(len(placed_W)) != holders[:, None])
+        after_NW = load_W + (left_NW * more - placed_W * share) / self.speed_W
+        best = int(np.lexsort((after_NW[:, holders].max(axis=1), alone_N))[0])
+        return int(holders[best]), after_NW[best]
 
 
 def loads(placed_LEW: Placed, rows_LE: Floats, speed_W: Floats) -> Floats:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.router.placement.balance import Limits, balance
+from services.router.placement.balance import balance
+from services.router.placement.limits import Limits
 from services.router.placement.load import Floats, Load
 from services.router.placement.quotas import Counts, Rooms, equal_quotas, kept_extras, kept_quotas, replica_counts
 from services.router.placement.table_view import Placed, TableView, ordinal
@@ -58,25 +59,26 @@ def place(
     fits = current is not None and (current.layers, current.experts) == (layers, experts)
     before_EW = current.columns(ids) if current is not None and fits else np.zeros((items, len(ids)), dtype=np.bool_)
     counts = before_EW.sum(axis=0).tolist()
-    rooms = Rooms([min(w.capacity or items, items) for w in workers], [w.draining for w in workers])
+    rooms = Rooms([min(w.capacity or items, items) for w in workers], [w.draining for w in workers], _hosts(workers))
     base_E = replica_counts(items, rooms, replicas)
     rows_E, speed_W = np.zeros(items), np.ones(len(ids))
-    wanted_E, quotas = base_E, equal_quotas
-    if load is not None:
-        rows_E, speed_W, quotas = load.rows(items), load.speeds(ids), kept_quotas
+    if load is None:
+        quota_W, wanted_E = equal_quotas(rooms, int(base_E.sum()), counts), base_E
+    else:
+        rows_E, speed_W = load.rows(items), load.speeds(ids)
         have_E = before_EW[:, ~np.array(rooms.draining_W, dtype=np.bool_)].sum(axis=1)
         room = sum(rooms.staying) - int(base_E.sum())
         wanted_E = base_E + kept_extras(have_E, base_E, rows_E, layers, extra, room)
-    quota_W = quotas(rooms, int(wanted_E.sum()), counts)
-    host_W = _hosts(workers)
-    draft = _Draft(layers, quota_W, wanted_E, before_EW, rows_E, speed_W, host_W)
+        totals = int(base_E.sum()), int(base_E.sum()) + max(0, min(layers * extra, room))
+        fewest_W, most_W = (equal_quotas(rooms, total, [0] * len(ids)) for total in totals)
+        quota_W = kept_quotas(rooms, int(wanted_E.sum()), counts, fewest_W, most_W)
+    draft = _Draft(layers, quota_W, wanted_E, before_EW, rows_E, speed_W, rooms.host_W)
     draft.drop_surplus()
     draft.shed()
     draft.fill()
     placed_EW = draft.placed_EW
     if load is not None and placed_EW.any(axis=1).all() and not (placed_EW & ~before_EW).any():
-        most = min(int(base_E.sum()) + layers * extra, sum(rooms.staying))
-        limits = Limits.of(rooms, equal_quotas(rooms, most, counts), [w.frozen for w in workers], speed_W, host_W)
+        limits = Limits.of(rooms, fewest_W, most_W, [w.frozen for w in workers], speed_W)
         placed_EW = balance(placed_EW, layers, rows_E, load.counted_s, limits, base_E, extra, moves)
     return TableView.of(layers, experts, ids, placed_EW)
 
@@ -102,7 +104,7 @@ class _Draft:
         before_EW: Placed,
         rows_E: Floats,
         speed_W: Floats,
-        host_W: list[int],
+        host_W: Sequence[int],
     ) -> None:
         self._layers, self._experts = layers, len(wanted_E) // layers
         self._share_E = rows_E / np.maximum(wanted_E, 1)
@@ -111,6 +113,7 @@ class _Draft:
         self._speed_sum = max(float(speed_W[np.array(quota_W, dtype=np.int64) > 0].sum()), 1e-9)
         self._layer_W, self._load_W, self._typical = [0], [0.0], 0.0  # of the layer that `fill` fills
         self._quota_W, self._wanted_E = quota_W, wanted_E
+        self._before_EW = before_EW
         self.placed_EW = before_EW & (np.array(quota_W, dtype=np.int64) > 0)
         self._count_W: list[int] = self.placed_EW.sum(axis=0).tolist()
         self._have_E: Counts = self.placed_EW.sum(axis=1)
@@ -189,12 +192,31 @@ class _Draft:
             passed.append(heapq.heappop(open_))
         else:
             if second >= 0:
-                self._take(item, second)
+                self._take(self._make_way(item, second, taken), second)
                 passed = [rank if rank[-1] != second else self._rank(second) for rank in passed]
             else:
                 self._exchange(item, [rank[-1] for rank in passed])
         for each in passed:
             heapq.heappush(open_, each)
+
+    def _make_way(self, item: int, column: int, taken: set[int]) -> int:
+        """Places an item on a host that is not `taken`, in place of one that is new there; returns what has no place.
+
+        That is what the worker at `column` can take, or the item itself when there is no such exchange.
+        """
+        first = item - item % self._experts
+        rows = slice(first, first + self._experts)
+        host_W = np.array(self._host_W)
+        to_W = ~np.isin(host_W, list(taken)) & ~self.placed_EW[item]
+        beside_E = np.any(self.placed_EW[rows][:, host_W == host_W[column]], axis=1)
+        may_EW = self.placed_EW[rows] & ~self._before_EW[rows] & to_W & ~beside_E[:, None]
+        if not may_EW.any():
+            return item
+        other, to = np.unravel_index(int(may_EW.argmax()), may_EW.shape)
+        self._set(first + int(other), int(to), False)
+        self._set(item, int(to), True)
+        self._load_W[int(to)] += float(self._share_E[item] - self._share_E[first + int(other)])
+        return first + int(other)
 
     def _take(self, item: int, column: int) -> None:
         self._set(item, column, True)
