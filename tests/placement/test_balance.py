@@ -199,6 +199,24 @@ def test_replicas_on_one_host_are_brought_apart_within_the_budget() -> None:
     assert doubled[1] == 0
 
 
+def test_a_balanced_table_stays_while_nothing_has_been_measured_yet() -> None:
+    """What a new leader sees: it knows the table, and no rows."""
+    balanced = run(named(8), [zipf(10000, 0.8)] * 10, extra=6)[-1]
+    nothing = Load(np.zeros(EXPERTS * LAYERS), WINDOW_S)
+    assert place(EXPERTS, LAYERS, named(8), 1, balanced, nothing, 6, 100) == balanced
+    assert place(EXPERTS, LAYERS, named(8), 1, balanced) != balanced  # without a load all is undone
+
+
+def test_when_a_layer_may_have_fewer_replicas_those_of_the_hottest_stay() -> None:
+    rows_E = zipf(10000, 0.8)
+    many = run(named(8), [rows_E] * 10, extra=6)[-1]
+    few = place(EXPERTS, LAYERS, named(8), 1, many, Load(rows_E, WINDOW_S), 1)
+    assert loaded(many, few) == 0
+    more_LE = few.placed_EW.sum(axis=1).reshape(LAYERS, EXPERTS) - 1
+    assert more_LE.sum(axis=1).tolist() == [1] * LAYERS
+    assert (more_LE.argmax(axis=1) == rows_E.reshape(LAYERS, EXPERTS).argmax(axis=1)).any()
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, -5.0])
 def test_rates_that_are_none_count_as_zero(wrong: float) -> None:
     rows_E = zipf(10000, 0.8)

@@ -21,9 +21,9 @@ from services.router.placement.table_view import Placed
 Ints = NDArray[np.int64]
 
 CANDIDATES = 4096  # exchanges of a layer looked at for a step, about
-PARTNERS = 16  # at most
+PARTNERS = 8  # at most
 ROUNDS = 64  # steps of a layer at most
-SPARE = 8  # by how many experts a worker may grow in a layer
+SPARE = 4  # by how many experts a worker may grow in a layer
 LEAST_GAIN = 0.004  # of a fair load, for each expert loaded: less is not worth a step
 COLDER = 0.5  # a replica makes room for another one that serves so many times its rows
 
