@@ -61,6 +61,9 @@ def blocks(folder: Path) -> Iterator[tuple[str, str, str, str]]:
     if (results / "many_workers.json").exists():
         found = json.loads((results / "many_workers.json").read_text())
         yield PERFORMANCE, "many workers", "python -m bench.many_workers", many_workers_text(found)
+    if (results / "placement.json").exists():
+        placement = json.loads((results / "placement.json").read_text())
+        yield PERFORMANCE, "placement", "python -m bench.placement", placement_text(placement)
 
 
 def readme_table(figures: Figures, stalls: Mapping[str, Any]) -> str:
@@ -144,6 +147,29 @@ def many_workers_text(found: Mapping[str, Any]) -> str:
         f"over {few} ({goal}):\n\n{_table(head, rows)}\n"
         f"One more message costs the attention worker {cost['own']:.3g} µs outside its waits; with waits that poll, "
         f"{cost['attention_cpu']:.3g} µs of CPU; and the experts' process {cost['expert_cpu']:.3g} µs of CPU.\n"
+    )
+
+
+def placement_text(found: Mapping[str, Any]) -> str:
+    """The plot, and every policy's balancedness, step and loaded experts under every load."""
+    plan, call = found["plan"], found["call_ms"]
+    by_load = [(workers, skew, its) for workers, skews in found["workers"].items() for skew, its in skews.items()]
+    rows = [
+        (
+            f"{workers} workers, {skew}",
+            *(f"{it['balancedness']:.2f}, {it['step']:.2f}, {it['loaded_per_minute']:.0f}" for it in its.values()),
+        )
+        for workers, skew, its in by_load
+    ]
+    most = plan["moves"] * found["expert_bytes"] / 1e9
+    return (
+        f"![A step's time over that of even loads, minute by minute](../{RESULTS}/placement.png)\n\n"
+        f"Balancedness, step over even step, experts loaded per minute; from minute {plan['first']} of "
+        f"{plan['minutes']} on. By load at most {plan['moves']} experts a minute are loaded, {most:.1f} GB of "
+        "LongCat-Flash's in bf16:\n\n"
+        + _table(("load", *by_load[0][2]), rows)
+        + f"\nA call of the policy for {plan['timed_workers']} workers and two replicas takes {call['median']:.0f} ms, "
+        f"at most {call['most']:.0f} ({found['machine']['cpu']}).\n"
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from support.shell import Shell
 
 pytestmark = pytest.mark.processes
+PLACEMENTS = ("by load", "EPLB")
 
 
 def test_generated_files_are_up_to_date(shell: Shell) -> None:
@@ -118,6 +119,19 @@ def test_bench_of_many_workers(shell: Shell) -> None:
     assert 0 < few["median"]["messages"] < many["median"]["messages"]
     assert few["median"]["own_ms"] > 0  # a mean beside the median of the step: a slow step lifts it above
     assert few["median"]["step_ms"] > 0
+
+
+def test_bench_of_placement(shell: Shell) -> None:
+    out = shell.folder / "build" / "placement"
+    printed = shell.run("python", "-m", "bench.placement", "--smoke", "--out", str(out))
+    assert "8 workers, flash crowd, EPLB: balancedness 0." in printed
+    by_load, eplb = (json.loads((out / "placement.json").read_text())["workers"]["8"]["Zipf"][p] for p in PLACEMENTS)
+    assert by_load["loaded"] < eplb["loaded"]
+    assert (out / "placement.png").exists()
+    counts = out / "recorded.json"
+    shell.run("python", "-m", "bench.placement.recorded", "--minutes", "2", "--out", str(counts))
+    first, second = json.loads(counts.read_text())["counts"]
+    assert first != second
 
 
 def test_bench_gpu_dry(shell: Shell) -> None:
