@@ -14,3 +14,9 @@ def read_config(file: Path) -> tuple[ModelConfig, Quantization | None]:
     raw = json_object(file)
     config = ModelConfig.from_dict(raw)
     return config, Quantization.from_config(raw)
+
+
+def expert_bytes(config: ModelConfig, quantization: Quantization | None) -> int:
+    """The bytes of one FFN expert in the files: three matrices, without the scales of fp8."""
+    item = 1 if quantization else 4 if config.torch_dtype == "float32" else 2
+    return 3 * config.hidden_size * config.expert_ffn_hidden_size * item

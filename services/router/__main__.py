@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 import uuid
 from functools import partial
 
@@ -12,7 +13,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.config import ModelConfig
-from services.checkpoint.config_file import read_config
+from services.checkpoint.config_file import expert_bytes, read_config
 from services.checkpoint.errors import CheckpointError
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
@@ -22,8 +23,10 @@ from services.process.loop_lag import LoopLag
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
+from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
+from services.router.placement.plan import Shape
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
@@ -41,7 +44,7 @@ log = structlog.get_logger(__name__)
 GIL_SWITCH_S = 0.0005
 
 
-async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig) -> None:
+async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
     boot_id = uuid.uuid4().hex
     membership = Membership(settings.redis_url, settings.cluster)
     events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
@@ -49,10 +52,16 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader = PlacementLeader(
         membership,
         f"{settings.identity}/{boot_id}",
-        config.num_layers,
-        config.n_routed_experts,
-        settings.replicas,
+        Shape(
+            layers=config.num_layers,
+            experts=config.n_routed_experts,
+            replicas=settings.replicas,
+            extra=settings.redundant_experts,
+        ),
         shortages,
+        BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
+        if settings.rebalance_gb_per_minute
+        else None,
     )
     attention_workers = AttentionWorkerPool(
         partial(list_attention_workers, membership),
@@ -100,7 +109,7 @@ def main() -> None:
     try:
         settings = RouterSettings.from_env()
         configure_logging("router", settings.identity, settings.log_level)
-        config, _ = read_config(settings.model / "config.json")
+        config, quantization = read_config(settings.model / "config.json")
         assets = ModelAssets.load(
             settings.model, settings.served_name, sampling_defaults=settings.generation_config == "auto"
         )
@@ -111,7 +120,7 @@ def main() -> None:
     if generation.not_applied:
         log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
     sys.setswitchinterval(GIL_SWITCH_S)
-    uvloop.run(serve(settings, assets, config))
+    uvloop.run(serve(settings, assets, config, expert_bytes(config, quantization)))
 
 
 if __name__ == "__main__":

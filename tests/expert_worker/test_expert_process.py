@@ -27,6 +27,7 @@ from services.membership.redis import Membership
 from services.membership.shortage import CapacityShortage
 from services.process.settings import InvalidSetting
 from services.router.placement.leader import PlacementLeader
+from services.router.placement.plan import Shape
 
 pytestmark = pytest.mark.processes
 
@@ -218,7 +219,8 @@ def test_a_leader_keeps_its_experts_while_the_others_have_no_capacity(checkpoint
     workers = [spawn("expert", WORKER_ID=f"expert-{number}", **env) for number in range(2)]
 
     async def lead() -> tuple[int, dict[str, str]]:
-        leader = asyncio.create_task(PlacementLeader(Membership(store.url), "router-0", layers=2, experts=8).run())
+        placement = PlacementLeader(Membership(store.url), "router-0", Shape(layers=2, experts=8))
+        leader = asyncio.create_task(placement.run())
         lease = await asyncio.to_thread(store.await_record, "expert", "expert-1", epoch=1)
         workers[1].send_signal(signal.SIGTERM)
         found = await asyncio.to_thread(ready, lease)

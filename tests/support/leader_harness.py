@@ -14,6 +14,7 @@ from support.worker_processes import Store
 from services.membership.redis import Membership
 from services.membership.shortage import CapacityShortage
 from services.router.placement.leader import PlacementLeader
+from services.router.placement.plan import Shape
 from services.router.placement.shortage_reporter import ShortageReporter
 
 LAYERS, EXPERTS = 2, 4
@@ -35,9 +36,10 @@ class LeaderHarness:
     def lead(
         self, name: str = "router-0", replicas: int = 1, notify: Callable[[CapacityShortage], None] | None = None
     ) -> PlacementLeader:
+        shape = Shape(layers=LAYERS, experts=EXPERTS, replicas=replicas)
         membership = Membership(self.store.url)
         self.shortages[name] = ShortageReporter(membership, notify)
-        leader = PlacementLeader(membership, name, LAYERS, EXPERTS, replicas, self.shortages[name])
+        leader = PlacementLeader(membership, name, shape, self.shortages[name])
         self.tasks[name] = asyncio.create_task(leader.run())
         return leader
 

@@ -50,8 +50,8 @@ async def prepare(
     after: TableView,
     records: Mapping[str, WorkerRecord],
     digests: Digests,
-) -> None:
-    """First phase: every worker loads the experts that it gains, all in parallel. Raises JoinFailed."""
+) -> int:
+    """First phase: every worker loads what it gains, all in parallel; returns how many experts. Raises JoinFailed."""
     wanted = await asyncio.to_thread(gains, before, after)
     await _learn_digests(workers, epoch, before, wanted, records, digests)
     loads = [
@@ -66,6 +66,7 @@ async def prepare(
         assert not isinstance(given_N, BaseException)
         _compare(worker_id, item_N, given_N, before.experts, digests)
         digests.learn(item_N, given_N)
+    return sum(map(len, wanted.values()))
 
 
 async def _load(

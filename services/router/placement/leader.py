@@ -19,10 +19,13 @@ from caracal_proto.placement_pb2 import Table
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
+from services.router.placement.balance_budget import BalanceBudget
+from services.router.placement.balancer import Balancer
 from services.router.placement.capacity import mismatched_workers
 from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish, push_table
 from services.router.placement.digests import Digests
-from services.router.placement.plan import Plan, make_plan
+from services.router.placement.join_backoffs import JoinBackoffs
+from services.router.placement.plan import Plan, Shape, make_plan
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, to_table
@@ -37,7 +40,6 @@ LOOK_S = 1.0  # between two looks at the placement while nothing has changed
 TICK_S = 0.05
 LEADER_LEASE_MS = 2000
 RETRY_PUSH_S = 1.0  # between two attempts to push the table to the same worker
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 2.0, 60.0  # how long a worker whose join failed gets no experts
 
 
 class PlacementLeader:
@@ -47,13 +49,13 @@ class PlacementLeader:
         self,
         membership: Membership,
         holder: str,
-        layers: int,
-        experts: int,
-        replicas: int = 1,
+        shape: Shape,
         shortages: ShortageReporter | None = None,
+        budget: BalanceBudget | None = None,
     ) -> None:
+        """Without a `budget`, no expert moves for its load."""
         self._membership, self._holder = membership, holder
-        self._layers, self._experts, self._replicas = layers, experts, replicas
+        self._shape, self._layers, self._experts = shape, shape.layers, shape.experts
         self._workers = Workers()
         self._shortages = shortages or ShortageReporter(membership)
         self._registries = {
@@ -66,8 +68,8 @@ class PlacementLeader:
         self._leading = self._redis_unavailable = self._resigned = False
         self._pushed: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
         self._push_at = 0.0
-        self._backoffs: dict[str, tuple[float, float]] = {}  # boot id -> (until, seconds)
-        self._failures: dict[str, str] = {}  # boot id -> why its last join failed
+        self._backoffs = JoinBackoffs()
+        self._balancer = Balancer(self._workers, shape, budget)
         self._change: asyncio.Task[None] | None = None
         self._change_needs: frozenset[str] = frozenset()  # boot ids without which the change cannot end
         self._plan: Plan | None = None  # the last one
@@ -161,6 +163,7 @@ class PlacementLeader:
     async def _take_over(self) -> None:
         """Starts to lead. Without a table in Redis, it begins with one made from what the workers have loaded."""
         self._pushed, self._digests = set(), None
+        self._balancer.forget()
         if self._table is None:
             records = self._compatible(await self._registries["expert"].alive(time.monotonic()), [])
             loaded = {}
@@ -178,9 +181,12 @@ class PlacementLeader:
     async def _run_placement(self) -> None:
         while True:
             experts, attention = [await registry.alive(time.monotonic()) for registry in self._registries.values()]
-            await self._workers.keep_only([r for registry in self._registries.values() for r in registry.known()])
+            known = [r for registry in self._registries.values() for r in registry.known()]
+            await self._workers.keep_only(known)
+            self._backoffs.keep_only([r.boot_id for r in known])
             if self._leading:
                 await self._reconcile(experts, attention)
+                await self._read_load(experts)
             has_suspects = any(registry.has_suspects for registry in self._registries.values())
             await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else LOOK_S)
 
@@ -207,17 +213,25 @@ class PlacementLeader:
     async def _plan_for(self, usable: list[WorkerRecord]) -> Plan:
         """Returns what the policy makes of these workers: computed on a thread, and only when something has changed."""
         table, now = self._table, time.monotonic()
-        waiting = frozenset(boot_id for boot_id, (until, _) in self._backoffs.items() if until > now)
-        inputs = tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.boot_id in waiting) for r in usable)
-        if self._plan is None or self._plan.table is not table or self._plan.inputs != inputs:
-            shape = self._layers, self._experts, self._replicas
-            self._plan = await asyncio.to_thread(make_plan, shape, table, usable, waiting, inputs)
-        return self._plan
+        waiting = self._backoffs.waiting(now)
+        inputs = tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.host, r.boot_id in waiting) for r in usable)
+        last, load = self._plan, self._balancer.load
+        if last is None or last.table is not table or last.inputs != inputs or last.load is not load:
+            moves = self._balancer.moves()
+            self._plan = await asyncio.to_thread(make_plan, self._shape, table, usable, waiting, inputs, load, moves)
+            return self._plan
+        return last
+
+    async def _read_load(self, experts: list[WorkerRecord]) -> None:
+        """Reads the load when it is due and nothing else is going on."""
+        if self._change is None and self._table is not None and self._table.epoch and self._balancer.is_due:
+            boot_ids = {worker.boot_id for worker in self._table.workers}
+            await self._balancer.read([r for r in experts if r.boot_id in boot_ids])
 
     def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], left_out: str) -> None:
         lacking = plan.lacking
         if lacking is not None:
-            more = self._failed_joins(usable) + (f"; {left_out}" if left_out else "")
+            more = self._backoffs.reasons(usable) + (f"; {left_out}" if left_out else "")
             lacking = replace(lacking, reason=lacking.reason + more, lost=plan.unplaced)
         elif left_out:
             lacking = CapacityShortage(left_out)
@@ -258,16 +272,18 @@ class PlacementLeader:
         records = {r.worker_id: r for r in usable}
         digests = await self._digests_of(numerics_class)
         try:
-            await prepare(self._workers, epoch, before, after, records, digests)
+            moved = await prepare(self._workers, epoch, before, after, records, digests)
         except JoinFailed as error:
-            self._back_off(records[error.worker_id], str(error))
+            record, reason = records[error.worker_id], str(error)
+            for_s = self._backoffs.fail(record, reason, time.monotonic())
+            log.warning("join failed, nothing has changed", worker_id=record.worker_id, reason=reason, backoff_s=for_s)
             return
         self._highest = epoch
         table = await asyncio.to_thread(to_table, epoch, numerics_class, after, usable)
         published = PublishedTable(table)
         self._published, self._pushed = published, set()
-        for record in usable:
-            self._failures.pop(record.boot_id, None)
+        self._backoffs.joined(usable)
+        self._balancer.table_changed(moved)
         log.info("table published", epoch=epoch, loaded=after.counts)
         try:
             await self._membership.write_table(table)
@@ -296,18 +312,6 @@ class PlacementLeader:
             pushed = await push_table(self._workers, self._published, missed)
             self._pushed |= pushed
             self._push_at = time.monotonic() + (RETRY_PUSH_S if len(pushed) < len(missed) else 0.0)
-
-    def _back_off(self, record: WorkerRecord, reason: str) -> None:
-        _, last_s = self._backoffs.get(record.boot_id, (0.0, FIRST_BACKOFF_S / 2))
-        for_s = min(LAST_BACKOFF_S, 2 * last_s)
-        self._backoffs[record.boot_id] = time.monotonic() + for_s, for_s
-        self._failures[record.boot_id] = reason
-        log.warning("join failed, nothing has changed", worker_id=record.worker_id, reason=reason, backoff_s=for_s)
-
-    def _failed_joins(self, records: Sequence[WorkerRecord]) -> str:
-        """Says why joins of these workers failed; only the last three, each cut to 400 characters."""
-        known = [(r.worker_id, self._failures[r.boot_id]) for r in records if r.boot_id in self._failures]
-        return "".join(f"; {worker_id} could not take its experts: {why[:400]}" for worker_id, why in known[-3:])
 
     def _cancel_change(self) -> None:
         if self._change is not None:

@@ -10,22 +10,34 @@ from caracal_proto.placement_pb2 import Table
 from services.membership.record import WorkerRecord
 from services.membership.shortage import CapacityShortage
 from services.router.placement.capacity import shortage
+from services.router.placement.load import Load
 from services.router.placement.policy import WorkerView, place
 from services.router.placement.table_view import TableView
 from services.router.placement.tables import still_there
 
-Inputs = tuple[tuple[str, str, bool, int, bool], ...]  # of each worker: ids, draining, capacity, whether it backs off
+Inputs = tuple[tuple[str, str, bool, int, str, bool], ...]  # of each worker: ids, drains, capacity, host, backs off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What is placed: FFN experts of each layer, `replicas` of each, and `extra` more of hot ones in each layer."""
+
+    layers: int
+    experts: int
+    replicas: int = 1
+    extra: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A placement to change to, made from `table` and `inputs`.
+    """A placement to change to, made from `table`, `inputs`, and the `load` where it is known.
 
     `before` is the part of the table that is still there. `unplaced`: how many experts have no replica in it.
     """
 
     table: Table | None
     inputs: Inputs
+    load: Load | None
     before: TableView
     after: TableView
     differs: bool
@@ -35,24 +47,27 @@ class Plan:
 
 
 def make_plan(
-    shape: tuple[int, int, int],
+    shape: Shape,
     table: Table | None,
     usable: Sequence[WorkerRecord],
     waiting: Collection[str],
     inputs: Inputs,
+    load: Load | None = None,
+    moves: int = 0,
 ) -> Plan:
-    """Asks the policy. `shape`: layers, experts of a layer, replicas. `waiting`: boot ids of workers that back off."""
-    layers, experts, replicas = shape
+    """Asks the policy. `waiting`: boot ids of workers that back off. `moves`: experts loaded for balance at most."""
+    layers, experts = shape.layers, shape.experts
     records = {record.worker_id: record for record in usable}
     before = still_there(table, records) if table else TableView.of_loaded({}, layers, experts)
     counts = before.counts
     views = [_as_view(record, counts.get(record.worker_id, 0), record.boot_id in waiting) for record in usable]
-    after = place(experts, layers, views, replicas, before)
+    after = place(experts, layers, views, shape.replicas, before, load, shape.extra, moves)
     # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
     joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
     return Plan(
         table=table,
         inputs=inputs,
+        load=load,
         before=before,
         after=after,
         differs=after != before,
@@ -65,5 +80,6 @@ def make_plan(
 def _as_view(record: WorkerRecord, loaded: int, waits: bool) -> WorkerView:
     """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
     if waits:
-        return WorkerView(record.worker_id, draining=not loaded or record.draining, capacity=max(1, loaded))
-    return WorkerView(record.worker_id, record.draining, record.capacity)
+        leaves = not loaded or record.draining
+        return WorkerView(record.worker_id, leaves, max(1, loaded), record.host, frozen=True)
+    return WorkerView(record.worker_id, record.draining, record.capacity, record.host)

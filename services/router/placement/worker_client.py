@@ -11,7 +11,13 @@ import grpc
 import grpc.aio
 import numpy as np
 from caracal_proto.attention_pb2 import ApplyTableReply
-from caracal_proto.expert_pb2 import CommitReply, ExpertDescribeRequest, PrepareRequest
+from caracal_proto.expert_pb2 import (
+    CommitReply,
+    ExpertDescribeRequest,
+    LoadReply,
+    LoadRequest,
+    PrepareRequest,
+)
 from caracal_proto.expert_pb2_grpc import ExpertStub
 from caracal_proto.placements import PlacementError, pack_experts, unpack_experts
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -93,6 +99,10 @@ class Workers:
         if len(reply.digests) != 8 * len(item_N):
             raise CallFailed(f"{record.worker_id} gave {len(reply.digests)} bytes of digests of {len(item_N)} experts")
         return np.frombuffer(reply.digests, "<u8").astype(np.uint64)
+
+    async def load(self, record: WorkerRecord) -> LoadReply:
+        """Asks an expert worker for its load. Raises CallFailed."""
+        return await _call(record, ExpertStub(self._channel(record)).Load(LoadRequest(), timeout=QUICK_S))
 
     async def push(self, record: WorkerRecord, message: bytes) -> int:
         """Publishes a table, serialized for the worker's role; returns the worker's epoch. Raises CallFailed."""

@@ -1,0 +1,51 @@
+"""What the leader knows of the experts' load, and how many experts may move for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from services.membership.record import WorkerRecord
+from services.router.placement.balance_budget import BalanceBudget
+from services.router.placement.load import Load
+from services.router.placement.load_reader import read_load
+from services.router.placement.plan import Shape
+from services.router.placement.worker_client import Workers
+
+LOAD_S = 20.0  # between two readings of the load
+
+
+class Balancer:
+    """Without a `budget`, the load is never read and no expert moves for it."""
+
+    def __init__(self, workers: Workers, shape: Shape, budget: BalanceBudget | None) -> None:
+        self._workers, self._shape, self._budget = workers, shape, budget
+        self._read_at = time.monotonic()
+        self._balanced = True  # whether experts have moved for this load already
+        self.load: Load | None = None  # as it was read last
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the load is to be read again."""
+        return self._budget is not None and time.monotonic() >= self._read_at + LOAD_S
+
+    async def read(self, holders: Sequence[WorkerRecord]) -> None:
+        """Reads the load of the workers that have experts; what was known stays when one does not answer."""
+        load = await read_load(self._workers, holders, self._shape.layers, self._shape.experts)
+        self._read_at = time.monotonic()
+        if load is not None:
+            self.load, self._balanced = load, False
+
+    def moves(self) -> int:
+        """How many experts may be loaded for balance now: none twice for one reading."""
+        return 0 if self._balanced or self._budget is None else self._budget.moves(time.monotonic())
+
+    def table_changed(self, loaded: int) -> None:
+        """Takes what a change has cost: experts that workers loaded, for whatever reason."""
+        self._balanced = True
+        if self._budget is not None:
+            self._budget.spend(loaded, time.monotonic())
+
+    def forget(self) -> None:
+        """Forgets the load: another router led meanwhile."""
+        self.load, self._balanced, self._read_at = None, True, time.monotonic()
