@@ -75,6 +75,8 @@ def place(
         quota_W = kept_quotas(rooms, int(wanted_E.sum()), counts, fewest_W, most_W)
     draft = _Draft(layers, quota_W, wanted_E, before_EW, rows_E, speed_W, rooms.host_W)
     draft.drop_surplus()
+    if load is not None:  # from what is left: else dropping replicas would make workers load others
+        draft.quota_W = kept_quotas(rooms, int(wanted_E.sum()), draft.count_W, fewest_W, most_W)
     draft.shed()
     draft.fill()
     placed_EW = draft.placed_EW
@@ -95,7 +97,10 @@ Rank = tuple[float, int, float, int]  # load, experts of the layer, fill, column
 
 
 class _Draft:
-    """A table while `place` makes it: from the current one, without what workers with no quota have."""
+    """A table while `place` makes it: from the current one, without what workers with no quota have.
+
+    `quota_W`: how many experts each worker is to have; `count_W`: how many it has.
+    """
 
     def __init__(
         self,
@@ -113,10 +118,10 @@ class _Draft:
         self._hosts = len(set(host_W))
         self._speed_sum = max(float(speed_W[np.array(quota_W, dtype=np.int64) > 0].sum()), 1e-9)
         self._layer_W, self._load_W, self._typical = [0], [0.0], 0.0  # of the layer that `fill` fills
-        self._quota_W, self._wanted_E = quota_W, wanted_E
+        self.quota_W, self._wanted_E = quota_W, wanted_E
         self._before_EW = before_EW
         self.placed_EW = before_EW & (np.array(quota_W, dtype=np.int64) > 0)
-        self._count_W: list[int] = self.placed_EW.sum(axis=0).tolist()
+        self.count_W: list[int] = self.placed_EW.sum(axis=0).tolist()
         self._have_E: Counts = self.placed_EW.sum(axis=1)
 
     def drop_surplus(self) -> None:
@@ -127,7 +132,7 @@ class _Draft:
                 hosts = [self._host_W[column] for column in holders]
                 most = max(
                     holders,
-                    key=lambda c: (hosts.count(self._host_W[c]) > 1, self._count_W[c] - self._quota_W[c]),
+                    key=lambda c: (hosts.count(self._host_W[c]) > 1, self.count_W[c] - self.quota_W[c]),
                 )
                 holders.remove(most)
                 self._set(item, most, False)
@@ -138,8 +143,8 @@ class _Draft:
         Experts that another worker has shed already are spared: the workers with room could not take both replicas.
         Of the others it sheds those whose rows bring it nearest to its share of the layer's.
         """
-        for column, quota in enumerate(self._quota_W):
-            above = self._count_W[column] - quota
+        for column, quota in enumerate(self.quota_W):
+            above = self.count_W[column] - quota
             if above <= 0:
                 continue
             for layer, count in enumerate(_from_the_highest(self._in_layers(column), above)):
@@ -164,7 +169,7 @@ class _Draft:
             self._load_W = (self._share_E[rows] @ self.placed_EW[rows]).tolist()
             missing = np.flatnonzero(missing_E[rows]) + first
             self._typical = float(self._share_E[missing].mean())
-            open_ = [self._rank(column) for column in range(len(self._quota_W)) if self._room(column)]
+            open_ = [self._rank(column) for column in range(len(self.quota_W)) if self._room(column)]
             heapq.heapify(open_)
             for item in missing[np.argsort(-self._share_E[missing], kind="stable")].tolist():
                 for _ in range(int(missing_E[item])):
@@ -243,11 +248,11 @@ class _Draft:
                     return
 
     def _room(self, column: int) -> bool:
-        return self._count_W[column] < self._quota_W[column]
+        return self.count_W[column] < self.quota_W[column]
 
     def _rank(self, column: int) -> Rank:
         load = (self._load_W[column] + self._typical) / float(self._speed_W[column])
-        return load, self._layer_W[column], self._count_W[column] / self._quota_W[column], column
+        return load, self._layer_W[column], self.count_W[column] / self.quota_W[column], column
 
     def _above_share(self, layer: int, column: int) -> float:
         """By how many rows a worker is above its share of a layer."""
@@ -264,7 +269,7 @@ class _Draft:
     def _set(self, item: int, column: int, placed: bool) -> None:
         self.placed_EW[item, column] = placed
         by = 1 if placed else -1
-        self._count_W[column] += by
+        self.count_W[column] += by
         self._have_E[item] += by
 
 
