@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.placements import of_worker
 
 from services.router.placement.limits import loads
 from services.router.placement.load import Floats, Load
@@ -170,7 +171,7 @@ def test_a_small_worker_keeps_its_capacity_and_a_frozen_one_gains_nothing() -> N
     workers[1] = replace(workers[1], frozen=True)
     tables = run(workers, [rows_E] * 20, extra=6)
     assert all(table.counts["expert-0"] <= 6 for table in tables)
-    assert tables[-1].of_worker("expert-1") <= tables[0].of_worker("expert-1")
+    assert of_worker(tables[-1], "expert-1") <= of_worker(tables[0], "expert-1")
     assert balancedness(tables[-1], rows_E) > balancedness(tables[0], rows_E)
 
 
@@ -249,11 +250,11 @@ def test_a_leave_and_a_join_load_no_more_than_without_a_load_and_keep_the_balanc
     left = named(9)[:4] + named(9)[5:]
     load = Load(rows_E, WINDOW_S)
     after = place(EXPERTS, LAYERS, left, replicas, balanced, load, moves=1000)
-    assert loaded(balanced, after) == len(balanced.of_worker("expert-4"))
+    assert loaded(balanced, after) == len(of_worker(balanced, "expert-4"))
     blind = place(EXPERTS, LAYERS, left, replicas, balanced)
     assert balancedness(after, rows_E) > balancedness(blind, rows_E)
     joined = place(EXPERTS, LAYERS, named(9), replicas, after, load, moves=1000)
-    assert loaded(after, joined) == len(joined.of_worker("expert-4"))
+    assert loaded(after, joined) == len(of_worker(joined, "expert-4"))
     assert joined.counts["expert-4"] == pytest.approx(EXPERTS * LAYERS * replicas / 9, abs=2)
     rows_W = busy(joined, rows_E).sum(axis=0)
     assert rows_W[joined.worker_ids.index("expert-4")] == pytest.approx(rows_W.mean(), rel=0.3)

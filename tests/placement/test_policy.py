@@ -8,6 +8,7 @@ import time
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from support.placements import of_worker
 
 from services.membership.worker_order import ordinal
 from services.router.placement.policy import WorkerView, place
@@ -28,7 +29,7 @@ def items(table: TableView) -> list[tuple[int, tuple[str, ...]]]:
 
 
 def loads(table: TableView, workers: list[WorkerView]) -> list[int]:
-    return [len(table.of_worker(worker.worker_id)) for worker in workers]
+    return [len(of_worker(table, worker.worker_id)) for worker in workers]
 
 
 def moved(old: TableView, new: TableView) -> int:
@@ -64,7 +65,7 @@ def test_a_join_loads_only_what_the_new_worker_gets(size: tuple[int, int], count
     experts, layers = size
     old = place(experts, layers, named(*range(count)), 1)
     new = place(experts, layers, named(*range(count + 1)), 1, old)
-    assert moved(old, new) == len(new.of_worker(f"expert-{count}")) == experts * layers // (count + 1)
+    assert moved(old, new) == len(of_worker(new, f"expert-{count}")) == experts * layers // (count + 1)
 
 
 @given(sizes, st.integers(2, 7), st.data())
@@ -73,7 +74,7 @@ def test_a_leave_loads_only_what_the_removed_worker_had(size: tuple[int, int], c
     gone = data.draw(st.integers(0, count - 1))
     old = place(experts, layers, named(*range(count)), 1)
     new = place(experts, layers, named(*(n for n in range(count) if n != gone)), 1, old)
-    assert moved(old, new) == len(old.of_worker(f"expert-{gone}"))
+    assert moved(old, new) == len(of_worker(old, f"expert-{gone}"))
 
 
 @given(sizes, st.integers(1, 5), st.integers(1, 3))
@@ -91,7 +92,7 @@ def test_draining_workers_get_nothing_while_others_have_capacity(
     draining = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=count - 1))
     old = place(experts, layers, named(*range(count)), replicas)
     new = place(experts, layers, named(*range(count), draining=tuple(draining)), replicas, old)
-    assert not any(len(new.of_worker(f"expert-{n}")) for n in draining)
+    assert not any(of_worker(new, f"expert-{n}") for n in draining)
     assert new.missing == 0
 
 

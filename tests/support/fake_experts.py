@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import numpy as np
 from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc
+from caracal_proto.loads import WorkerLoad, pack_load
 from caracal_proto.placements import pack_experts, unpack_experts, workers_of
 from grpc_health.v1 import health, health_pb2_grpc
 
@@ -31,6 +32,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     ) -> None:
         self.role, self.worker_id, self.boot_id = role, f"{role}-{number}", f"{role}{number}{boot}"
         self.loaded: set[tuple[int, int]] = set()
+        self.rates: dict[tuple[int, int], float] | None = {}  # assignments per second, 1 where absent
+        self.replicas: dict[tuple[int, int], int] = {}  # of the last table, by (layer, expert)
+        self.busy = 0.0
         self.rejects = rejects  # the error message of every Prepare, if not empty
         self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
         self._calls, self._record, self._port = calls, {"numerics_class": "c", **record}, 0
@@ -90,6 +94,11 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
             if set(me) & set(replicas)
         }
         assert given <= self.loaded, "given what was not prepared"
+        self.replicas = {
+            (layer, expert): len(replicas)
+            for layer, placement in enumerate(table.layers)
+            for expert, replicas in enumerate(workers_of(placement))
+        }
         self.loaded = given
         return expert_pb2.CommitReply(epoch=self.epoch, loaded=len(given))
 
@@ -101,8 +110,19 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     def Session(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    def Load(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+    async def Load(self, request: Any, context: Any) -> expert_pb2.LoadReply:
+        """The rates of `rates`, each shared by as many replicas as `replicas` says; INTERNAL while `rates` is None."""
+        rates = self.rates
+        if rates is None:
+            await context.abort(grpc.StatusCode.INTERNAL, "no load is known")
+            raise AssertionError("abort raises")
+        layers = 1 + max((layer for layer, _ in self.loaded), default=-1)
+        experts = 1 + max((expert for _, expert in self.loaded), default=-1)
+        loaded_LF, rate_LF = np.zeros((layers, experts), np.bool_), np.zeros((layers, experts))
+        for item in self.loaded:
+            loaded_LF[item] = True
+            rate_LF[item] = rates.get(item, 1.0) / self.replicas.get(item, 1)
+        return pack_load(WorkerLoad(loaded_LF, rate_LF, 120.0, self.busy, float(rate_LF.sum())))
 
     def Open(self, request: Any, context: Any) -> Any:
         raise NotImplementedError

@@ -13,11 +13,13 @@ from support.worker_processes import Store
 
 from services.membership.redis import Membership
 from services.membership.shortage import CapacityShortage
+from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.leader import PlacementLeader
 from services.router.placement.plan import Shape
 from services.router.placement.shortage_reporter import ShortageReporter
 
 LAYERS, EXPERTS = 2, 4
+LOAD_S = 0.3
 Calls = list[tuple[str, str, int]]  # (worker id, kind of call, epoch)
 
 
@@ -34,12 +36,18 @@ class LeaderHarness:
         self.membership = Membership(store.url)
 
     def lead(
-        self, name: str = "router-0", replicas: int = 1, notify: Callable[[CapacityShortage], None] | None = None
+        self,
+        name: str = "router-0",
+        replicas: int = 1,
+        notify: Callable[[CapacityShortage], None] | None = None,
+        extra: int = 0,
+        budget: BalanceBudget | None = None,
     ) -> PlacementLeader:
-        shape = Shape(layers=LAYERS, experts=EXPERTS, replicas=replicas)
+        """With a `budget`, the load is read every LOAD_S."""
+        shape = Shape(layers=LAYERS, experts=EXPERTS, replicas=replicas, extra=extra)
         membership = Membership(self.store.url)
         self.shortages[name] = ShortageReporter(membership, notify)
-        leader = PlacementLeader(membership, name, shape, self.shortages[name])
+        leader = PlacementLeader(membership, name, shape, self.shortages[name], budget, LOAD_S)
         self.tasks[name] = asyncio.create_task(leader.run())
         return leader
 

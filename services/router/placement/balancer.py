@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from services.membership.record import WorkerRecord
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.load import Load
@@ -18,16 +20,15 @@ LOAD_S = 20.0  # between two readings of the load
 class Balancer:
     """Without a `budget`, the load is never read and no expert moves for it."""
 
-    def __init__(self, workers: Workers, shape: Shape, budget: BalanceBudget | None) -> None:
-        self._workers, self._shape, self._budget = workers, shape, budget
-        self._read_at = time.monotonic()
-        self._balanced = True  # whether experts have moved for this load already
+    def __init__(self, workers: Workers, shape: Shape, budget: BalanceBudget | None, interval_s: float) -> None:
+        self._workers, self._shape, self._budget, self._interval_s = workers, shape, budget, interval_s
         self.load: Load | None = None  # as it was read last
+        self.forget()
 
     @property
     def is_due(self) -> bool:
         """Whether the load is to be read again."""
-        return self._budget is not None and time.monotonic() >= self._read_at + LOAD_S
+        return self._budget is not None and time.monotonic() >= self._read_at + self._interval_s
 
     async def read(self, holders: Sequence[WorkerRecord]) -> None:
         """Reads the load of the workers that have experts; what was known stays when one does not answer."""
@@ -48,4 +49,7 @@ class Balancer:
 
     def forget(self) -> None:
         """Forgets the load: another router led meanwhile."""
-        self.load, self._balanced, self._read_at = None, True, time.monotonic()
+        self._read_at = time.monotonic()
+        self._balanced = True  # whether experts have moved for this load already
+        if self._budget is not None:  # no rows: what an earlier leader has balanced is to stay as it is
+            self.load = Load(np.zeros(self._shape.layers * self._shape.experts), window_s=1.0)

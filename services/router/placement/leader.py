@@ -20,7 +20,7 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.placement.balance_budget import BalanceBudget
-from services.router.placement.balancer import Balancer
+from services.router.placement.balancer import LOAD_S, Balancer
 from services.router.placement.capacity import mismatched_workers
 from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish, push_table
 from services.router.placement.digests import Digests
@@ -52,8 +52,9 @@ class PlacementLeader:
         shape: Shape,
         shortages: ShortageReporter | None = None,
         budget: BalanceBudget | None = None,
+        load_s: float = LOAD_S,
     ) -> None:
-        """Without a `budget`, no expert moves for its load."""
+        """Without a `budget`, no expert moves for its load, which is read every `load_s`."""
         self._membership, self._holder = membership, holder
         self._shape, self._layers, self._experts = shape, shape.layers, shape.experts
         self._workers = Workers()
@@ -69,7 +70,7 @@ class PlacementLeader:
         self._pushed: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
         self._push_at = 0.0
         self._backoffs = JoinBackoffs()
-        self._balancer = Balancer(self._workers, shape, budget)
+        self._balancer = Balancer(self._workers, shape, budget, load_s)
         self._change: asyncio.Task[None] | None = None
         self._change_needs: frozenset[str] = frozenset()  # boot ids without which the change cannot end
         self._plan: Plan | None = None  # the last one

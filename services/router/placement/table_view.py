@@ -61,12 +61,6 @@ class TableView:
             found[:, to] = self.placed_EW[:, column]
         return found
 
-    def of_worker(self, worker_id: str) -> Items:
-        """Returns the experts placed on one worker, [N]."""
-        if worker_id not in self.worker_ids:
-            return np.zeros(0, dtype=np.int64)
-        return np.flatnonzero(self.placed_EW[:, self.worker_ids.index(worker_id)])
-
     @property
     def counts(self) -> dict[str, int]:
         """How many experts each worker has; without those that have none."""
