@@ -1,8 +1,8 @@
 """`python -m bench.control.fake_workers REDIS_URL`: many workers that speak the real protocol and hold nothing.
 
 Each has its own gRPC server and its own lease. Commands come as lines of JSON on the standard input, answers go out the
-same way: {"join": [role, count]}, {"kill": worker id}, {"drain": worker id} or {}, each answered once every worker that
-is left has a newer table than before; with "wait": false, at once.
+same way: {"join": [role, count]}, {"kill": worker id}, {"drain": worker id} or {"rate": of the hottest expert}, each
+answered once every worker that is left has a newer table than before; with "wait": false, at once.
 
 Legend: N experts of a call, F FFN experts of a layer, A replicas of the layer, expert by expert.
 """
@@ -32,7 +32,6 @@ from services.membership.redis import Membership, RedisUnavailable
 
 NUMERICS_CLASS = "nothing"
 CHANGE_S = 120.0
-RATE = 500.0  # assignments per second of the hottest expert
 OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20))
 
 
@@ -124,17 +123,17 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         self._fakes.changed.set()
 
     async def Load(self, request: expert_pb2.LoadRequest, context: Any) -> expert_pb2.LoadReply:
-        """A load by Zipf's law, the same for every layer but for the order of its experts."""
+        """No rows, as in an idle cluster; or Zipf's law, the same for every layer but for the order of its experts."""
         mine = [column for column, worker in enumerate(self._table.workers) if worker.worker_id == self.worker_id]
         loads = []
         for layer, placement in enumerate(self._table.layers):
             replicas_F, worker_A = unpack_layer(placement)
             expert_A = np.repeat(np.arange(len(replicas_F)), replicas_F)
             expert_N = expert_A[np.isin(worker_A, mine)]
-            rate_N = RATE / (1 + (expert_N * 7 + layer) % len(replicas_F)) / replicas_F[expert_N]
+            rate_N = self._fakes.rate / (1 + (expert_N * 7 + layer) % len(replicas_F)) / replicas_F[expert_N]
             experts, rates = expert_N.astype("<u2").tobytes(), rate_N.astype("<f4").tobytes()
             loads.append(expert_pb2.LayerLoad(layer=layer, experts=experts, rates=rates))
-        return expert_pb2.LoadReply(layers=loads, window_s=60.0)
+        return expert_pb2.LoadReply(layers=loads, window_s=60.0, assignments_per_s=self._fakes.rate)
 
     def Session(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
@@ -159,12 +158,14 @@ class FakeWorkers:
         self._redis_url = redis_url
         self._workers: dict[str, FakeWorker] = {}
         self._numbers = {role: itertools.count() for role in ("expert", "attention")}
+        self.rate = 0.0  # assignments per second of the hottest expert
         self.counts, self.changed = Counts(), asyncio.Event()
 
     async def command(self, given: dict[str, Any]) -> dict[str, Any]:
         """Carries a command out; returns seconds from its start to each first call and to the end, and the counts."""
         self.counts, began_s = Counts(), time.perf_counter()
         epoch = max((worker.epoch for worker in self._workers.values()), default=0)
+        self.rate = given.get("rate", self.rate)
         if "join" in given:
             role, count = given["join"]
             await self._join(role, count)

@@ -15,6 +15,7 @@ from bench.control.processes import ControlPlane, HealthProbe, Meter, control_pl
 from bench.processes import PATH
 
 PAUSE_S = 1.5
+RATE = 500.0  # assignments per second of the hottest expert, for a rebalance
 PAGES = ("/cluster", "/metrics")
 PAGE_ROUNDS = 7
 
@@ -29,6 +30,8 @@ def measure(model: Path, directory: Path, size: tuple[int, int], *, replicas: in
         time.sleep(PAUSE_S)
         found["idle"] = _idle(control, idle_s)
         found["join"] = _watched(control, lambda: control.fakes.ask(join=["expert", 1]))
+        time.sleep(PAUSE_S)
+        found["rebalance"] = _watched(control, lambda: control.fakes.ask(rate=RATE))
         time.sleep(PAUSE_S)
         found["drain"] = _watched(control, lambda: control.fakes.ask(drain="expert-0"))
         time.sleep(PAUSE_S)

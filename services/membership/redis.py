@@ -75,6 +75,7 @@ class Membership:
         self._skipped: set[tuple[str, str]] = set()
         self._read: dict[tuple[str, bool], dict[str, _Read]] = {}  # by (role, with counts), by worker id
         self._missing: dict[str, dict[str, float]] = {}  # by role and worker id: since when it has had no lease
+        self._pubsub: Any = None  # subscribed to changes, unless somebody waits with it or nobody has yet
         self._renewed_at = 0.0  # the leader's lease
         self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
@@ -102,7 +103,7 @@ class Membership:
         pipe.set(self._counts_key(record.role, record.worker_id), record.counts_json(), px=LEASE_MS)
         pipe.sadd(self._index(record.role), record.worker_id)
         if record.membership() != self._announced:
-            pipe.incr(f"{self._cluster}:changes")
+            self._tell(pipe)
         await self._call(pipe.execute())
         self._announced = record.membership()
 
@@ -110,8 +111,24 @@ class Membership:
         pipe = self._redis.pipeline()
         pipe.delete(self._key(record), self._counts_key(record.role, record.worker_id))
         pipe.srem(self._index(record.role), record.worker_id)
-        pipe.incr(f"{self._cluster}:changes")
+        self._tell(pipe)
         await self._call(pipe.execute())
+
+    def _tell(self, pipe: Any) -> None:
+        pipe.incr(f"{self._cluster}:changes")
+        pipe.publish(f"{self._cluster}:changed", "")
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Waits until a worker has started, drains, leaves or moves, for `seconds` at most; may wake for nothing."""
+        pubsub, self._pubsub = self._pubsub or self._redis.pubsub(), None
+        try:
+            if not pubsub.subscribed:
+                await self._call(pubsub.subscribe(f"{self._cluster}:changed"))
+            await self._call(pubsub.get_message(timeout=seconds), seconds)
+        except BaseException:
+            await pubsub.aclose()
+            raise
+        self._pubsub = pubsub
 
     async def pulse(self, candidate: str = "", lease_ms: int = 0) -> Pulse:
         """Reads what is looked at often, with one small call; a `candidate` takes the leader's lease or renews it."""
@@ -236,6 +253,8 @@ class Membership:
             await self._call(self._redis.delete(key))
 
     async def close(self) -> None:
+        if self._pubsub is not None:
+            await self._pubsub.aclose()
         await self._redis.aclose()
 
     def _key(self, record: WorkerRecord) -> str:
@@ -247,11 +266,11 @@ class Membership:
     def _index(self, role: str) -> str:
         return f"{self._cluster}:workers:{role}"
 
-    async def _call(self, command: Any) -> Any:
+    async def _call(self, command: Any, more_s: float = 0.0) -> Any:
         task = asyncio.current_task()
         cancels = task.cancelling() if task else 0
         try:
-            async with asyncio.timeout(2 * CALL_S):
+            async with asyncio.timeout(2 * CALL_S + more_s):
                 return await command
         except (RedisError, OSError, TimeoutError) as error:
             raise RedisUnavailable(f"{type(error).__name__}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 import uuid
@@ -120,6 +121,8 @@ def main() -> None:
     if generation.not_applied:
         log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
     sys.setswitchinterval(GIL_SWITCH_S)
+    gc.collect()
+    gc.freeze()  # what was made until now lasts: a full collection would hold the event loop to look at it again
     uvloop.run(serve(settings, assets, config, expert_bytes(config, quantization)))
 
 

@@ -14,7 +14,7 @@ from services.router.placement.load_reader import read_load
 from services.router.placement.plan import Shape
 from services.router.placement.worker_client import Workers
 
-LOAD_S = 20.0  # between two readings of the load
+LOAD_S = 30.0  # between two readings of the load
 
 
 class Balancer:

@@ -34,7 +34,7 @@ from services.router.placement.worker_registry import WorkerRegistry
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.2
+POLL_S, RETRY_S = 0.5, 0.2  # between two looks at Redis while nothing changes, and while it is unavailable
 READ_S = 2.0  # between two readings of the workers' leases while none says that it has changed
 LOOK_S = 1.0  # between two looks at the placement while nothing has changed
 TICK_S = 0.05
@@ -116,11 +116,12 @@ class PlacementLeader:
                 if self._redis_unavailable:
                     log.info("redis is available again; workers may join")
                 self._redis_unavailable = False
+                await self._membership.wait_for_change(POLL_S)
             except RedisUnavailable as error:
                 if not self._redis_unavailable:
                     log.warning("redis is unavailable; the table stays, joins wait", error=str(error))
                 self._redis_unavailable = True
-            await asyncio.sleep(POLL_S)
+                await asyncio.sleep(RETRY_S)
 
     async def _poll_redis(self) -> None:
         pulse = await self._membership.pulse("" if self._resigned else self._holder, LEADER_LEASE_MS)

@@ -27,9 +27,10 @@ SLOW, LEAST_BUSY = 0.75, 0.02
 
 
 async def read_load(workers: Workers, records: Sequence[WorkerRecord], layers: int, experts: int) -> Load | None:
-    """Returns the load of all these workers together; None when one of them does not answer or answers wrongly.
+    """Returns the load of all these workers together; None in an idle cluster, or when one does not answer, or wrongly.
 
-    A part of the load would make the experts of that worker look cold.
+    A part of the load would make the experts of that worker look cold. Rows go to every worker of a cluster that is not
+    idle: the first one is asked before the others.
     """
     few = asyncio.Semaphore(FEW)
 
@@ -38,7 +39,9 @@ async def read_load(workers: Workers, records: Sequence[WorkerRecord], layers: i
             return await workers.load(record)
 
     try:
-        replies = await asyncio.gather(*map(ask, records))
+        if not records or not (first := await ask(records[0])).assignments_per_s:
+            return None
+        replies = [first, *await asyncio.gather(*map(ask, records[1:]))]
         by_id = dict(zip((record.worker_id for record in records), replies, strict=True))
         return await asyncio.to_thread(_combined, by_id, layers, experts)
     except (CallFailed, LoadError) as error:
@@ -46,7 +49,7 @@ async def read_load(workers: Workers, records: Sequence[WorkerRecord], layers: i
         return None
 
 
-def _combined(replies: Mapping[str, LoadReply], layers: int, experts: int) -> Load | None:
+def _combined(replies: Mapping[str, LoadReply], layers: int, experts: int) -> Load:
     """Raises LoadError."""
     loads: dict[str, WorkerLoad] = {}
     for worker_id, reply in replies.items():
@@ -54,8 +57,6 @@ def _combined(replies: Mapping[str, LoadReply], layers: int, experts: int) -> Lo
             loads[worker_id] = unpack_load(reply, layers, experts)
         except LoadError as error:
             raise LoadError(f"{worker_id}: {error}") from None
-    if not loads:
-        return None
     rate_LF = np.zeros((layers, experts))
     for load in loads.values():
         rate_LF += load.rate_LF

@@ -140,10 +140,10 @@ class AttentionWorkerPool:
             return
 
     async def run(self) -> None:
-        """Reads the list every `refresh_s` until cancelled."""
+        """Reads the list every `refresh_s` until cancelled; half as often while nothing runs and all is well."""
         while True:
             await self.refresh()
-            await asyncio.sleep(self._refresh_s)
+            await asyncio.sleep(self._refresh_s if self.attempts or not self.serving else 2 * self._refresh_s)
 
     async def refresh(self) -> None:
         """Reads the list once; gives up attempts that send nothing."""
