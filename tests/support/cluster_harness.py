@@ -47,13 +47,25 @@ class Stream:
         return max((b - a for a, b in zip(self.times, self.times[1:], strict=False)), default=0.0)
 
 
+def prompt_of(caller: int) -> str:
+    return f"the cat {caller} sat on the mat " * (caller + 1)
+
+
+def sampling_of(caller: int, tokens: int = TOKENS) -> attention_pb2.Sampling:
+    """Callers with an odd number sample, the others are greedy."""
+    return attention_pb2.Sampling(
+        temperature=0.8 if caller % 2 else 0.0, seed=caller + 1, max_tokens=tokens, ignore_eos=True
+    )
+
+
 class Streams:
     """Eight callers that each repeat one request, so that streams run for as long as a test needs.
 
     Callers differ in prompt, seed and temperature; one caller's answers must all be the same, bit for bit.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tokens: int = TOKENS) -> None:
+        self._tokens = tokens
         self.answers: list[list[Stream]] = [[] for _ in range(CALLERS)]
         self._channel = grpc.insecure_channel(target)
         self._pool = ThreadPoolExecutor(CALLERS)
@@ -61,10 +73,7 @@ class Streams:
         self._runs = [self._pool.submit(self._run, number) for number in range(CALLERS)]
 
     def _run(self, number: int) -> None:
-        sampling = attention_pb2.Sampling(
-            temperature=0.8 if number % 2 else 0.0, seed=number + 1, max_tokens=TOKENS, ignore_eos=True
-        )
-        request = router_pb2.TextRequest(prompt=f"the cat {number} sat on the mat " * (number + 1), sampling=sampling)
+        request = router_pb2.TextRequest(prompt=prompt_of(number), sampling=sampling_of(number, self._tokens))
         while not self._stopping.is_set():
             self.answers[number].append(stream := Stream())
             for event in RouterStub(self._channel).Generate(request, timeout=WAIT_S):
@@ -140,7 +149,7 @@ class ClusterUnderTest:
         return self.do(self._read(role))
 
     async def _read(self, role: str) -> list[WorkerRecord]:
-        return await self.membership.workers(role)
+        return await self.membership.workers(role, counts=True)
 
     @property
     def membership(self) -> Membership:
@@ -191,7 +200,11 @@ class ClusterUnderTest:
 
 def running_cluster(folder: Path, preset: dict[str, Any] = PLAIN, **settings: Any) -> Generator[ClusterUnderTest]:
     """Yields a ready cluster on a random checkpoint, for fixtures; afterwards asserts that no process is left."""
-    model = make_checkpoint(folder / "model", preset, num_layers=3, seed=3)
+    yield from running_on(make_checkpoint(folder / "model", preset, num_layers=3, seed=3), **settings)
+
+
+def running_on(model: Path, **settings: Any) -> Generator[ClusterUnderTest]:
+    """The same on the checkpoint at `model`."""
     cluster = ClusterUnderTest(LocalSettings(model=model, port=0, **settings))
     try:
         cluster.start()
