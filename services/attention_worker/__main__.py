@@ -14,6 +14,7 @@ from services.attention_worker.tensor_parallel.followers import Followers, RankL
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.errors import CheckpointError
+from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
@@ -47,6 +48,7 @@ def main() -> None:
         opened = open_model(settings)
         with Followers(settings.tp) as followers:
             loaded = load_rank0(opened, followers)
+            keep_what_is_made()
             asyncio.run(serve(settings, loaded, followers))
     except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:
         exit_with_error(str(error))

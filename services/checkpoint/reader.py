@@ -24,6 +24,7 @@ from services.checkpoint.config_file import read_config
 from services.checkpoint.device import CPU
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, dequantize
+from services.checkpoint.garbage import without_collections
 from services.checkpoint.quantization import BLOCK
 from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_tensors
 from services.checkpoint.shared_tables import SharedTables, TableShape
@@ -67,8 +68,9 @@ class Checkpoint:
         if not path.is_dir():
             raise CheckpointError(f"{path}: is not a directory")
         config, quantization = read_config(path / "config.json")
-        stored = stored_tensors(path)
-        check_tensors(path, config, quantization, stored)
+        with without_collections():
+            stored = stored_tensors(path)
+            check_tensors(path, config, quantization, stored)
         config = replace(config, torch_dtype=config.torch_dtype or stored_dtype(config, stored))
         found = cls(path, config, stored)
         found._check_tied_head()
@@ -85,12 +87,13 @@ class Checkpoint:
         `dtype`.
         """
         where = self._stored[name]
-        rows = range(where.shape[0]) if rows is None else rows
         if where.dtype == FP8_NAME:
-            tensor = self._dequantized(name, dtype, to, rows)
+            tensor = self._dequantized(name, dtype, to, range(where.shape[0]) if rows is None else rows)
         else:
             tensor = self._read(name, to, rows).to(dtype)
-        if not all(bool(part.isfinite().all()) for part in torch.split(tensor.view(-1), _FINITE_CHUNK)):
+        small = tensor.numel() <= _FINITE_CHUNK
+        parts = (tensor,) if small else torch.split(tensor.view(-1), _FINITE_CHUNK)
+        if not all(bool(part.isfinite().all()) for part in parts):
             raise bad_tensor(
                 self._stored[name].file.name, name, f"holds NaN, infinity, or values too large for {str(dtype)[6:]}"
             )
@@ -176,8 +179,8 @@ class Checkpoint:
         whole_NK = dequantize(self._read(name, to, around), scale_nk, dtype)
         return whole_NK[rows.start - around.start : rows.stop - around.start]
 
-    def _read(self, name: str, to: Staging, rows: range) -> Tensor:
-        where = self._stored[name].part(rows)
+    def _read(self, name: str, to: Staging, rows: range | None) -> Tensor:
+        where = self._stored[name] if rows is None else self._stored[name].part(rows)
         count = where.end - where.begin
         with reading(where.file, name), where.file.open("rb") as stream:
             stream.seek(where.begin)

@@ -12,6 +12,7 @@ from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.settings import ExpertSettings
 from services.expert_worker.worker import ExpertWorker
+from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
@@ -43,6 +44,7 @@ def main() -> None:
         checkpoint = Checkpoint.open(settings.model)
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))
+    keep_what_is_made()
     asyncio.run(serve(settings, checkpoint))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 import time
 import uuid
@@ -19,6 +18,7 @@ from services.checkpoint.errors import CheckpointError
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.loop_lag import LoopLag
 from services.process.settings import InvalidSetting
@@ -121,8 +121,7 @@ def main() -> None:
     if generation.not_applied:
         log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
     sys.setswitchinterval(GIL_SWITCH_S)
-    gc.collect()
-    gc.freeze()  # what was made until now lasts: a full collection would hold the event loop to look at it again
+    keep_what_is_made()
     uvloop.run(serve(settings, assets, config, expert_bytes(config, quantization)))
 
 

@@ -18,6 +18,10 @@ NEVER_REACHED = [
     (("services.attention_worker.model",), {"grpc", "socket", "redis", "http"}),
     (
         (
+            "services.router.placement.balance",
+            "services.router.placement.balance_budget",
+            "services.router.placement.digests",
+            "services.router.placement.join_backoffs",
             "services.router.placement.policy",
             "services.router.placement.plan",
             "services.router.placement.table_view",

@@ -1,0 +1,12 @@
+"""What Python's garbage collector need not look at."""
+
+from __future__ import annotations
+
+import gc
+
+
+def keep_what_is_made() -> None:
+    """Takes everything made until now out of later collections, each of which stops the process for as long as it has
+    objects to look at: tens of milliseconds after a start."""
+    gc.collect()
+    gc.freeze()
