@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.control.text import control_text
 from bench.expert_workers import WORKERS
 from bench.processes import REPO
 from bench.report import FORMAT
@@ -61,6 +62,13 @@ def blocks(folder: Path) -> Iterator[tuple[str, str, str, str]]:
     if (results / "many_workers.json").exists():
         found = json.loads((results / "many_workers.json").read_text())
         yield PERFORMANCE, "many workers", "python -m bench.many_workers", many_workers_text(found)
+    if (results / "control.json").exists():
+        yield (
+            PERFORMANCE,
+            "control",
+            "python -m bench.control",
+            control_text(json.loads((results / "control.json").read_text())),
+        )
     if (results / "placement.json").exists():
         placement = json.loads((results / "placement.json").read_text())
         yield PERFORMANCE, "placement", "python -m bench.placement", placement_text(placement)

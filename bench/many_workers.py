@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 import structlog
 import torch
+from caracal_proto.placement_pb2 import Table
 
 from bench import arguments, documents
 from bench.checkpoints import CONFIGS, MODELS, console, make
@@ -36,7 +37,7 @@ from bench.main import RESULTS
 from bench.report import machine
 from bench.row import goal_of
 from services.attention_worker.engine.engine import Engine, EngineLimits
-from services.attention_worker.engine.sequence import Request, Sampling
+from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.settings import CPU_BATCH_TOKENS, AttentionSettings
 from services.checkpoint.reader import Checkpoint
@@ -82,7 +83,16 @@ SMOKE = Plan(config="bench-tiny", layers=3, workers=(2, 8), streams=4, new_token
 class Contender:
     """An engine over so many expert workers."""
 
-    def __init__(self, model: Model, played: ExpertProcess, workers: int, streams: int, cores: frozenset[int]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        played: ExpertProcess,
+        workers: int,
+        streams: int,
+        cores: frozenset[int],
+        pages: int = PAGES,
+    ) -> None:
+        """`pages`: of each stream."""
         dtype = model.dtype
         self.workers = workers
         self.turns: list[Turn] = []
@@ -92,11 +102,11 @@ class Contender:
         self._dispatcher = MoEDispatcher(fanout, model.config)
         self._dispatcher.apply(played.table(model.config, workers))
         limits = EngineLimits(
-            num_pages=PAGES * streams,
+            num_pages=pages * streams,
             page_size=PAGE_SIZE,
             max_batch_tokens=CPU_BATCH_TOKENS,
             max_running=streams,
-            max_model_len=PAGES * PAGE_SIZE,
+            max_model_len=pages * PAGE_SIZE,
         )
         self._engine = Engine(model, self._dispatcher, limits, frozenset())
         self._expert = psutil.Process(played.pid)
@@ -124,6 +134,15 @@ class Contender:
         self.turns.append(turn)
         return load.answers
 
+    def submit(self, prompt: list[int], new_tokens: int, emit: Callable[[list[TokenOut], Ending | None], None]) -> None:
+        """Starts one stream; `emit` is called after each of its steps."""
+        sampling = Sampling(max_tokens=new_tokens, ignore_eos=True)
+        self._engine.submit(Request(request_id="bench", prompt_ids=tuple(prompt), sampling=sampling), emit)
+
+    def apply(self, table: Table) -> None:
+        """Makes a table the engine's, as a leader's push does."""
+        self._dispatcher.apply(table)
+
     def median(self) -> Turn:
         """The median of each figure over the turns."""
         return Turn(*(statistics.median(getattr(turn, f.name) for turn in self.turns) for f in fields(Turn)))
@@ -137,10 +156,9 @@ class Contender:
         return sum(layer.layer_calls for layer in self._dispatcher.stats.counted)
 
     def _load(self, batch: Sequence[list[int]], new_tokens: int) -> Load:
-        sampling = Sampling(max_tokens=new_tokens, ignore_eos=True)
         load = Load(len(batch), self._sums)
         for prompt in batch:
-            self._engine.submit(Request(request_id="bench", prompt_ids=tuple(prompt), sampling=sampling), load.stream())
+            self.submit(prompt, new_tokens, load.stream())
         return load
 
     def _sums(self) -> Sums:

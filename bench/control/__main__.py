@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from bench import arguments, documents
 from bench.checkpoints import console
+from bench.control.engine import measure_engine
 from bench.control.phases import measure, measure_leaders
 from bench.control.plot import plot
+from bench.control.serving import measure_serving
+from bench.control.text import control_text
 from bench.main import RESULTS
 from bench.processes import REPO
 from bench.report import machine
@@ -24,6 +30,7 @@ from bench.sweep.__main__ import checkpoint_of
 from bench.sweep.axes import EXPERTS, LAYERS, Point
 
 NAME = "control.json"
+STREAMS = 8
 PLOT = REPO / "docs" / "control.png"
 
 
@@ -37,14 +44,31 @@ class Plan:
     routers: int = 3
     replicas: int = 2
     idle_s: float = 15.0
+    sessions: int = 128
+    tables: int = 20
+    serving: int = 4  # expert workers of a cluster that serves
+    tokens: int = 256
+    rounds: int = 5
 
 
-SMOKE = Plan(sizes=((4, 2), (6, 3)), layers=2, experts=8, routers=2, idle_s=1.0)
+SMOKE = Plan(
+    sizes=((4, 2), (6, 3)),
+    layers=2,
+    experts=8,
+    routers=2,
+    idle_s=1.0,
+    sessions=4,
+    tables=2,
+    serving=2,
+    tokens=16,
+    rounds=1,
+)
 
 
 def run(plan: Plan, directory: Path) -> dict[str, Any]:
     """Measures every size; prints a line for each."""
-    model = checkpoint_of(Point(layers=plan.layers, experts=plan.experts)).path
+    checkpoint = checkpoint_of(Point(layers=plan.layers, experts=plan.experts))
+    model = checkpoint.path
     by_size = []
     for number, size in enumerate(plan.sizes):
         found = measure(model, directory / str(number), size, replicas=plan.replicas, idle_s=plan.idle_s)
@@ -64,7 +88,25 @@ def run(plan: Plan, directory: Path) -> dict[str, Any]:
         replicas=plan.replicas,
         idle_s=plan.idle_s,
     )
-    return {"machine": machine(), "plan": asdict(plan), "by_size": by_size, "leaders": leaders}
+    engine = measure_engine(
+        checkpoint, directory / "engine", workers=plan.sessions, streams=STREAMS, tables=plan.tables
+    )
+    serving = measure_serving(
+        checkpoint,
+        directory / "serving",
+        workers=plan.serving,
+        tokens=plan.tokens,
+        rounds=plan.rounds,
+        idle_s=plan.idle_s,
+    )
+    return {
+        "machine": machine(),
+        "plan": asdict(plan),
+        "by_size": by_size,
+        "leaders": leaders,
+        "engine": engine,
+        "serving": serving,
+    }
 
 
 def main() -> None:
@@ -77,7 +119,9 @@ def main() -> None:
     given = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="caracal-control-"))
     console.print(f"logs in {directory}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     found = run(SMOKE if given.smoke else Plan(), directory)
+    print(control_text(found))
     out = given.out or (None if given.smoke else RESULTS)
     if out is None:
         return

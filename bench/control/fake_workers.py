@@ -2,7 +2,8 @@
 
 Each has its own gRPC server and its own lease. Commands come as lines of JSON on the standard input, answers go out the
 same way: {"join": [role, count]}, {"kill": worker id}, {"drain": worker id} or {"rate": of the hottest expert}, each
-answered once every worker that is left has a newer table than before; with "wait": false, at once.
+answered once every worker that is left has a newer table than before; with "wait": false, at once. An empty command is
+answered with what the workers have received since the last one.
 
 Legend: N experts of a call, F FFN experts of a layer, A replicas of the layer, expert by expert.
 """
@@ -163,7 +164,9 @@ class FakeWorkers:
 
     async def command(self, given: dict[str, Any]) -> dict[str, Any]:
         """Carries a command out; returns seconds from its start to each first call and to the end, and the counts."""
-        self.counts, began_s = Counts(), time.perf_counter()
+        counts, began_s = self.counts, time.perf_counter()
+        if given:  # without anything to do, it tells what has come since
+            counts = self.counts = Counts()
         epoch = max((worker.epoch for worker in self._workers.values()), default=0)
         self.rate = given.get("rate", self.rate)
         if "join" in given:
@@ -173,9 +176,8 @@ class FakeWorkers:
             await self._workers.pop(given["kill"]).kill()
         elif "drain" in given:
             await self._workers[given["drain"]].drain()
-        if given.get("wait", True):
+        if given and given.get("wait", True):
             await self._until(lambda: all(worker.epoch > epoch for worker in self._workers.values()))
-        counts = self.counts
         times = {kind: at - began_s for kind, at in counts.at.items()} | {"served": time.perf_counter() - began_s}
         return {"seconds": times, "calls": counts.calls, "bytes": counts.bytes, "prepared": counts.prepared}
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from bench.control.processes import ControlPlane, HealthProbe, Meter, control_plane
-from bench.processes import PATH
+from services.cli.gateway_client import ask_gateway
+from services.cli.status import render
 
 PAUSE_S = 1.5
-RATE = 500.0  # assignments per second of the hottest expert, for a rebalance
+RATE = 500.0  # assignments per second of the hottest expert, once there is a load
 PAGES = ("/cluster", "/metrics")
 PAGE_ROUNDS = 7
 
@@ -31,8 +32,8 @@ def measure(model: Path, directory: Path, size: tuple[int, int], *, replicas: in
         found["idle"] = _idle(control, idle_s)
         found["join"] = _watched(control, lambda: control.fakes.ask(join=["expert", 1]))
         time.sleep(PAUSE_S)
-        found["rebalance"] = _watched(control, lambda: control.fakes.ask(rate=RATE))
-        time.sleep(PAUSE_S)
+        control.fakes.ask(rate=RATE, wait=False)
+        found["rebalance"] = _watched(control, lambda: time.sleep(2 * idle_s)) | control.fakes.ask()
         found["drain"] = _watched(control, lambda: control.fakes.ask(drain="expert-0"))
         time.sleep(PAUSE_S)
         control.fakes.ask(kill="expert-0", wait=False)
@@ -94,18 +95,21 @@ def _await_leader(control: ControlPlane) -> None:
 
 
 def _pages(control: ControlPlane) -> dict[str, Any]:
-    """Medians of the time of each page, its size, and those of `caracal status`."""
+    """Medians of the time of each page, its size, and those of what `caracal status` does once it has started."""
     found: dict[str, Any] = {}
+    router = control.routers[0]
     for path in PAGES:
         answers = []
         for _ in range(PAGE_ROUNDS):
             time.sleep(0.6)  # longer than an overview is kept
-            answers.append(control.routers[0].get(path))
+            answers.append(router.get(path))
         found[path] = {"ms": statistics.median(ms for ms, _ in answers), "bytes": len(answers[0][1])}
-    gateway = f"http://127.0.0.1:{control.routers[0].port}"
-    command = [sys.executable, "-m", "services.cli.app", "status", "--gateway", gateway]
-    environment = os.environ | {"PYTHONPATH": PATH, "COLUMNS": "120"}
-    began_s = time.perf_counter()
-    text = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
-    found["caracal status"] = {"ms": 1e3 * (time.perf_counter() - began_s), "lines": len(text.splitlines())}
+    url, shown_ms, console = f"http://127.0.0.1:{router.port}", [], Console(file=StringIO(), width=120)
+    for _ in range(PAGE_ROUNDS):
+        time.sleep(0.6)
+        began_s = time.perf_counter()
+        with console.capture() as capture:
+            console.print(render(ask_gateway(url), url))
+        shown_ms.append(1e3 * (time.perf_counter() - began_s))
+    found["caracal status"] = {"ms": statistics.median(shown_ms), "lines": len(capture.get().splitlines())}
     return found

@@ -121,6 +121,16 @@ def test_bench_of_many_workers(shell: Shell) -> None:
     assert few["median"]["step_ms"] > 0
 
 
+def test_bench_of_the_control_plane(shell: Shell) -> None:
+    out = shell.folder / "build" / "control"
+    printed = shell.run("python", "-m", "bench.control", "--smoke", "--out", str(out))
+    assert "from the start to ready, s" in printed
+    found = json.loads((out / "control.json").read_text())
+    assert [size["experts"] for size in found["by_size"]] == [4, 6]
+    assert all(size["join"]["bytes"] > 0 for size in found["by_size"])
+    assert (out / "control.png").exists()
+
+
 def test_bench_of_placement(shell: Shell) -> None:
     out = shell.folder / "build" / "placement"
     printed = shell.run("python", "-m", "bench.placement", "--smoke", "--out", str(out))
