@@ -35,7 +35,8 @@ def control_text(found: Mapping[str, Any]) -> str:
     goals = _table(("", "measured", "goal"), _goals(found))
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['time']}.\n\n{_table(head, map(_size, by_size))}\n"
-        f"![Cost against the number of workers](control.png)\n\nAt the largest of these sizes, and in whole clusters:\n\n{goals}"
+        f"![Cost against the number of workers](control.png)\n\n"
+        f"At the largest of these sizes, and in whole clusters:\n\n{goals}"
     )
 
 

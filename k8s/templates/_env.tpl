@@ -86,6 +86,8 @@
 
 {{- define "caracal.env.expert" -}}
 {{- include "caracal.env.worker" . }}
+- name: CARACAL_NODE
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (dict "MAX_SESSIONS" "maxSessions")) }}
 {{- if has .root.Values.link.kind (list "native" "") }}
 - {name: CARACAL_NATIVE_PORT, value: {{ int .root.Values.link.nativePort | quote }}}
@@ -102,6 +104,8 @@
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
 - {name: CARACAL_GENERATION_CONFIG, value: {{ .root.Values.model.generationConfig }}}
 - {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.replicas | quote }}}
+- {name: CARACAL_REDUNDANT_EXPERTS, value: {{ int .root.Values.placement.redundantExperts | quote }}}
+- {name: CARACAL_REBALANCE_GB_PER_MINUTE, value: {{ .root.Values.placement.rebalanceGbPerMinute | quote }}}
 - {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- if include "caracal.events" .root }}

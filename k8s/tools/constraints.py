@@ -67,6 +67,8 @@ CONSTRAINTS: dict[str, Tree] = {
     "link.nativePort": _POD_PORT,
     "link.dispatchDtype": _one_of("", "fp8"),
     "placement.replicas": _between(1, 64),
+    "placement.redundantExperts": _between(0, 4096),
+    "placement.rebalanceGbPerMinute": {"type": "number", "minimum": 0, "maximum": 1_000_000},
     "pod.image": {"$ref": "#/properties/image"},
     "pod.accelerator.resourceName": _pattern(_RESOURCE),
     "pod.accelerator.count": _between(0, 64),

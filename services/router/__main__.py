@@ -73,6 +73,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     show_redis(metrics.registry, lambda: membership.reachable)
     lag = LoopLag(metrics.registry)
     shortages.show(metrics.registry)
+    leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
     servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 
@@ -131,5 +132,18 @@ def test_a_new_leader_keeps_what_was_balanced(store: Store) -> None:
         await asyncio.sleep(4 * LOAD_S)
         assert hot in first.loaded & second.loaded
         assert prepares(harness) == asked
+
+    run_scenario(store, scenario)
+
+
+def test_metrics_tell_how_even_the_loads_are(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        leader = harness.lead(budget=budget())
+        first, _ = await two_workers(harness)
+        assert math.isnan(leader.metrics.balancedness)
+        heat(harness, first)
+        await harness.until(lambda: leader.metrics.balancedness > 0.9, "balanced by the experts that moved")
+        assert leader.metrics.tables >= 3
+        assert leader.metrics.loaded >= LAYERS * EXPERTS + 4
 
     run_scenario(store, scenario)

@@ -131,6 +131,16 @@ def test_bench_of_the_control_plane(shell: Shell) -> None:
     assert (out / "control.png").exists()
 
 
+def test_soak_of_the_control_plane(shell: Shell) -> None:
+    out = shell.folder / "build" / "soak"
+    assert "redis_keys" in shell.run("python", "-m", "bench.control.soak", "--smoke", "--out", str(out))
+    found = json.loads((out / "control-soak.json").read_text())
+    assert found["epoch"] > 2
+    for router in found["after"].values():
+        assert router["redis_keys"] < 60, "the leases of workers that have left are gone"
+        assert router["tasks"] < 100
+
+
 def test_bench_of_placement(shell: Shell) -> None:
     out = shell.folder / "build" / "placement"
     printed = shell.run("python", "-m", "bench.placement", "--smoke", "--out", str(out))

@@ -24,6 +24,7 @@ from services.process.telemetry import show_redis
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
+from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.requests.metrics import RequestMetrics
 
@@ -41,6 +42,7 @@ def _router(folder: Path) -> CollectorRegistry:
     registry = RequestMetrics("tiny", CollectorRegistry()).registry
     ShortageReporter(Membership("redis://127.0.0.1:1")).show(registry)
     LoopLag(registry)
+    PlacementMetrics().show(registry)
     return registry
 
 

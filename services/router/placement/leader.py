@@ -25,6 +25,7 @@ from services.router.placement.capacity import mismatched_workers
 from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish, push_table
 from services.router.placement.digests import Digests
 from services.router.placement.join_backoffs import JoinBackoffs
+from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.plan import Plan, Shape, make_plan
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
@@ -70,6 +71,7 @@ class PlacementLeader:
         self._pushed: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
         self._push_at = 0.0
         self._backoffs = JoinBackoffs()
+        self.metrics = PlacementMetrics()
         self._balancer = Balancer(self._workers, shape, budget, load_s)
         self._change: asyncio.Task[None] | None = None
         self._change_needs: frozenset[str] = frozenset()  # boot ids without which the change cannot end
@@ -221,6 +223,7 @@ class PlacementLeader:
         if last is None or last.table is not table or last.inputs != inputs or last.load is not load:
             moves = self._balancer.moves()
             self._plan = await asyncio.to_thread(make_plan, self._shape, table, usable, waiting, inputs, load, moves)
+            self.metrics.balancedness = self._plan.balancedness
             return self._plan
         return last
 
@@ -286,6 +289,8 @@ class PlacementLeader:
         self._published, self._pushed = published, set()
         self._backoffs.joined(usable)
         self._balancer.table_changed(moved)
+        self.metrics.tables += 1
+        self.metrics.loaded += moved
         log.info("table published", epoch=epoch, loaded=after.counts)
         try:
             await self._membership.write_table(table)

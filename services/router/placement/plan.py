@@ -1,10 +1,15 @@
-"""What the policy makes of the workers that are alive, and what that lacks. Pure."""
+"""What the policy makes of the workers that are alive, and what that lacks. Pure.
+
+Legend: E experts of all layers; L layers, F FFN experts of a layer; W workers.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from caracal_proto.placement_pb2 import Table
 
 from services.membership.record import WorkerRecord
@@ -40,6 +45,7 @@ class Plan:
     load: Load | None
     before: TableView
     after: TableView
+    balancedness: float  # of `before`, by the load; NaN without one
     differs: bool
     complete: bool  # `after` has every expert
     unplaced: int
@@ -70,11 +76,24 @@ def make_plan(
         load=load,
         before=before,
         after=after,
+        balancedness=balancedness(before, load),
         differs=after != before,
         complete=not after.missing,
         unplaced=before.missing,
         lacking=shortage(after, joined),
     )
+
+
+def balancedness(view: TableView, load: Load | None) -> float:
+    """Returns mean / greatest load of the workers in a layer, averaged over layers with rows; NaN without any."""
+    if load is None or not view.worker_ids:
+        return math.nan
+    rows_LF = load.rows(len(view.placed_EW)).reshape(view.layers, -1)
+    placed_LFW = view.placed_EW.reshape(view.layers, view.experts, -1)
+    share_LF = rows_LF / np.maximum(placed_LFW.sum(axis=2), 1)
+    load_LW = np.matmul(share_LF[:, None], placed_LFW)[:, 0] / load.speeds(view.worker_ids)
+    busy_LW = load_LW[load_LW.any(axis=1)]
+    return float((busy_LW.mean(axis=1) / busy_LW.max(axis=1)).mean()) if len(busy_LW) else math.nan
 
 
 def _as_view(record: WorkerRecord, loaded: int, waits: bool) -> WorkerView:
