@@ -1,7 +1,7 @@
 """`python -m bench.control.soak [--minutes N]`: routers at 28 x 512 experts, while workers join and leave every second.
 
-What must not grow with time is sampled: memory, file descriptors, threads and tasks of the routers, and Redis's keys. The
-first and the last quarter of the samples are compared.
+What must not grow with time is sampled: memory, file descriptors, threads and tasks of the routers, and the keys in
+Redis. The first and the last quarter of the samples are compared.
 """
 
 from __future__ import annotations
