@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.control.text import control_text
+from bench.control.text import control_text, soak_text
 from bench.expert_workers import WORKERS
 from bench.processes import REPO
 from bench.report import FORMAT
@@ -69,9 +69,15 @@ def blocks(folder: Path) -> Iterator[tuple[str, str, str, str]]:
             "python -m bench.control",
             control_text(json.loads((results / "control.json").read_text())),
         )
+    if (results / "control-soak.json").exists():
+        soak = json.loads((results / "control-soak.json").read_text())
+        yield PERFORMANCE, "control soak", "python -m bench.control.soak", soak_text(soak)
     if (results / "placement.json").exists():
         placement = json.loads((results / "placement.json").read_text())
         yield PERFORMANCE, "placement", "python -m bench.placement", placement_text(placement)
+    if (results / "straggler.json").exists():
+        straggler = json.loads((results / "straggler.json").read_text())
+        yield PERFORMANCE, "straggler", "python -m bench.placement.straggler", straggler_text(straggler)
 
 
 def readme_table(figures: Figures, stalls: Mapping[str, Any]) -> str:
@@ -178,6 +184,20 @@ def placement_text(found: Mapping[str, Any]) -> str:
         + _table(("load", *by_load[0][2]), rows)
         + f"\nA call of the policy for {plan['timed_workers']} workers and two replicas takes {call['median']:.0f} ms, "
         f"at most {call['most']:.0f} ({found['machine']['cpu']}).\n"
+    )
+
+
+def straggler_text(found: Mapping[str, Any]) -> str:
+    """The step time and the balancedness of both placements."""
+    slow, usual = found["us_per_assignment"][:2]
+    rows = [
+        (name, f"{found['balancedness'][name]:.2f}", f"{found['step_ms'][name]['median']:.1f}")
+        for name in found["step_ms"]
+    ]
+    return (
+        f"{len(found['us_per_assignment'])} workers, one of which takes {slow:g} µs for an assignment and the others "
+        f"{usual:g}; {found['streams']} streams, {found['moved']} of {found['layers'] * found['experts']} experts "
+        "moved:\n\n" + _table(("placed", "balancedness", "step, ms"), rows)
     )
 
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from caracal_proto import expert_pb2, expert_pb2_grpc, tensor_pb2
@@ -19,14 +19,24 @@ from caracal_proto.tensors import checksum
 
 from services.transport.native_extension import native
 
+if TYPE_CHECKING:
+    from services.transport._native import Launch
+
 MAX_SESSIONS = 256
 VALUE_BYTES = 2  # bfloat16
 
 
-class FakeWorkers(expert_pb2_grpc.ExpertServicer):
-    """Answers every call of every session with zeros of the right shape."""
+def zeros(
+    layer: int, waited: list[float], rows: int, payload: Any, row: Any, expert: Any, out: memoryview | None
+) -> None:
+    if out is not None:
+        out[:] = bytes(len(out))
 
-    def __init__(self, hidden: int) -> None:
+
+class FakeWorkers(expert_pb2_grpc.ExpertServicer):
+    """Answers every call of every session with zeros of the right shape, or native ones by `launch`."""
+
+    def __init__(self, hidden: int, launch: Launch = zeros) -> None:
         module = native()
         self._hidden = hidden
         listener = socket.create_server(("127.0.0.1", 0), backlog=MAX_SESSIONS)
@@ -45,7 +55,7 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
             ),
             MAX_SESSIONS,
             0.0,
-            _zeros,
+            launch,
         )
         listener.setblocking(False)
         self._server.listen(listener.detach())
@@ -88,19 +98,18 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
             yield expert_pb2.ExpertReply(call=call.call, rows=rows, y=y, checksum=checksum(data))
 
 
-def _zeros(
-    layer: int, waited: list[float], rows: int, payload: Any, row: Any, expert: Any, out: memoryview | None
-) -> None:
-    if out is not None:
-        out[:] = bytes(len(out))
-
-
-def main() -> None:
+def start(workers: FakeWorkers) -> grpc.Server:
+    """Serves them; prints the address."""
     server = grpc.server(ThreadPoolExecutor(MAX_SESSIONS))
-    expert_pb2_grpc.add_ExpertServicer_to_server(FakeWorkers(int(sys.argv[1])), server)
+    expert_pb2_grpc.add_ExpertServicer_to_server(workers, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
+    return server
+
+
+def main() -> None:
+    server = start(FakeWorkers(int(sys.argv[1])))
     sys.stdin.read()
     server.stop(0)
 

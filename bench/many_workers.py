@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import structlog
@@ -32,7 +32,7 @@ from bench.checkpoints import CONFIGS, MODELS, console, make
 from bench.compiled import CannotMeasure
 from bench.contenders import prompts
 from bench.decode_load import Load, Sums, Turn
-from bench.expert_process import ExpertProcess, expert_process
+from bench.expert_process import expert_process
 from bench.main import RESULTS
 from bench.report import machine
 from bench.row import goal_of
@@ -40,6 +40,7 @@ from services.attention_worker.engine.engine import Engine, EngineLimits
 from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.settings import CPU_BATCH_TOKENS, AttentionSettings
+from services.checkpoint.config import ModelConfig
 from services.checkpoint.reader import Checkpoint
 from services.local.cores import cores_of
 from services.process.cores import own_cores, run_on
@@ -80,13 +81,22 @@ class Plan:
 SMOKE = Plan(config="bench-tiny", layers=3, workers=(2, 8), streams=4, new_tokens=8, rounds=1)
 
 
+class Played(Protocol):
+    """Who plays the expert workers: the process whose CPU time counts, and the first table."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def table(self, config: ModelConfig, sessions: int, /) -> Table: ...
+
+
 class Contender:
     """An engine over so many expert workers."""
 
     def __init__(
         self,
         model: Model,
-        played: ExpertProcess,
+        played: Played,
         workers: int,
         streams: int,
         cores: frozenset[int],

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import arguments
+from bench import arguments, documents
 from bench.checkpoints import console
 from bench.control.processes import ControlPlane, Router, control_plane
+from bench.control.text import soak_text
 from bench.main import RESULTS
 from bench.report import machine
 from bench.sweep.__main__ import checkpoint_of
@@ -105,12 +106,12 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="caracal-soak-"))
     console.print(f"logs in {directory}")
     found = run(0.25, 2, 8, directory) if given.smoke else run(given.minutes, LAYERS, EXPERTS, directory)
-    for name, figures in found["growth"].items():
-        grown = ", ".join(f"{what} {each['first']:.0f} to {each['last']:.0f}" for what, each in figures.items())
-        print(f"{name}, {found['changes']} changes: {grown}")
+    print(soak_text(found))
     out = given.out or (None if given.smoke else RESULTS)
     if out is not None:
         (out / NAME).write_text(json.dumps(found, indent=1) + "\n")
+        if out == RESULTS:
+            documents.update()
     if found["epoch"] < 2:
         sys.exit("no table was published")
 

@@ -121,3 +121,23 @@ def _goal(value: float, name: str) -> str:
 def _table(head: Sequence[str], rows: Any) -> str:
     lines = ["| " + " | ".join(each) + " |" for each in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
+
+
+def soak_text(found: Mapping[str, Any]) -> str:
+    """What has grown, router by router, and what is left."""
+    rows = []
+    for name, figures in found["growth"].items():
+        cells = [f"{each['first'] / unit:.0f}, {each['last'] / unit:.0f}" for unit, each in _in_units(figures)]
+        rows.append((name, *cells))
+    head = (
+        "router",
+        *(f"{name}: first, last quarter" for name in ("MB", "descriptors", "threads", "tasks", "keys in Redis")),
+    )
+    return (
+        f"{found['changes']} joins, deaths and drains in {found['minutes']:g} minutes, {found['epoch']} tables:\n\n"
+        + _table(head, rows)
+    )
+
+
+def _in_units(figures: Mapping[str, Any]) -> Sequence[tuple[float, Mapping[str, float]]]:
+    return [(1e6 if name == "rss_bytes" else 1.0, each) for name, each in figures.items()]

@@ -133,7 +133,7 @@ def test_bench_of_the_control_plane(shell: Shell) -> None:
 
 def test_soak_of_the_control_plane(shell: Shell) -> None:
     out = shell.folder / "build" / "soak"
-    assert "redis_keys" in shell.run("python", "-m", "bench.control.soak", "--smoke", "--out", str(out))
+    assert "keys in Redis" in shell.run("python", "-m", "bench.control.soak", "--smoke", "--out", str(out))
     found = json.loads((out / "control-soak.json").read_text())
     assert found["epoch"] > 2
     for router in found["after"].values():
@@ -152,6 +152,8 @@ def test_bench_of_placement(shell: Shell) -> None:
     shell.run("python", "-m", "bench.placement.recorded", "--minutes", "2", "--out", str(counts))
     first, second = json.loads(counts.read_text())["counts"]
     assert first != second
+    shell.run("python", "-m", "bench.placement.straggler", "--smoke", "--out", str(out))
+    assert json.loads((out / "straggler.json").read_text())["moved"] > 0
 
 
 def test_bench_gpu_dry(shell: Shell) -> None:

@@ -43,6 +43,7 @@ SMOKE = {
     "python -m bench.many_workers": "test_bench_of_many_workers",
     "python -m bench.control": "test_bench_of_the_control_plane",
     "python -m bench.control.soak": "test_soak_of_the_control_plane",
+    "python -m bench.placement.straggler": "test_bench_of_placement",
     "python -m bench.placement": "test_bench_of_placement",
     "python -m bench.placement.recorded": "test_bench_of_placement",
     "make bench-gpu": "test_bench_gpu_dry",
