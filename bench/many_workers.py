@@ -31,7 +31,7 @@ from bench import arguments, documents
 from bench.checkpoints import CONFIGS, MODELS, console, make
 from bench.compiled import CannotMeasure
 from bench.contenders import prompts
-from bench.decode_load import Load, Sums, Turn
+from bench.decode_load import ANSWER_S, Load, Sums, Turn
 from bench.expert_process import expert_process
 from bench.main import RESULTS
 from bench.report import machine
@@ -120,7 +120,8 @@ class Contender:
         )
         self._engine = Engine(model, self._dispatcher, limits, frozenset())
         self._expert = psutil.Process(played.pid)
-        threading.Thread(target=self._run, args=(cores,), name=f"engine-{workers}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(cores,), name=f"engine-{workers}", daemon=True)
+        self._thread.start()
 
     def open(self, batch: Sequence[list[int]]) -> None:
         """Runs short loads until every session is open, over which the layers then run without Python.
@@ -159,6 +160,7 @@ class Contender:
 
     def close(self) -> None:
         self._engine.stop()
+        self._thread.join(ANSWER_S)  # a step that waits for experts ends with them
         self._dispatcher.close()
 
     @property

@@ -153,7 +153,6 @@ def test_extensions_reach_the_worker(router: Harness) -> None:
         "ignore_eos": True,
         "stop_token_ids": [9, 8],
         "return_token_ids": True,
-        "some_unknown_field": {"a": [1]},
     }
     answer = router.client().chat.completions.create(
         model=MODEL,
@@ -294,3 +293,16 @@ def test_a_broken_stream_ends_with_an_error_event_and_done(router: Harness) -> N
     assert lines[-2:] == ["data: [DONE]", ""]
     assert json.loads(lines[-3].removeprefix("data: "))["error"]["code"] == "rejected_by_worker"
     assert not any('finish_reason":"' in line for line in lines)
+
+
+def test_top_p_0_is_greedy(router: Harness) -> None:
+    router.client().chat.completions.create(model=MODEL, messages=HI, temperature=1.5, top_p=0)
+    sampling = router.fakes[0].requests[-1].sampling
+    assert (sampling.temperature, sampling.top_p) == (0, 1)
+
+
+def test_seed_minus_1_is_any_seed(router: Harness) -> None:
+    for _ in range(2):
+        router.client().chat.completions.create(model=MODEL, messages=HI, seed=-1, temperature=1.5)
+    first, second = (request.sampling.seed for request in router.fakes[0].requests[-2:])
+    assert first != second

@@ -77,7 +77,6 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "temperature_huge": ({"temperature": 1e9}, "temperature"),
     "temperature_text": ({"temperature": "warm"}, "temperature"),
     "temperature_bool": ({"temperature": True}, "temperature"),
-    "top_p_zero": ({"top_p": 0}, "top_p"),
     "top_p_two": ({"top_p": 2}, "top_p"),
     "top_k_negative": ({"top_k": -5}, "top_k"),
     "min_p": ({"min_p": 1.5}, "min_p"),

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from caracal_proto import attention_pb2
 
-from services.router.gateway.logprobs import chat_logprobs
+from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.output_parser import Delta, OutputParser
 from services.router.gateway.response import Envelope
 from services.router.gateway.schemas import ChatRequest
@@ -22,6 +22,7 @@ class ChatChoice:
         self.choice_stream = choice_stream
         self.index = index
         self.wants_logprobs = bool(body.logprobs)
+        self._logprobs = Logprobs(choice_stream.vocabulary, as_ids=bool(body.return_tokens_as_token_ids))
         self.wants_ids = bool(body.return_token_ids)
         self.finish_reason: str | None = None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or []}
@@ -46,7 +47,7 @@ class ChatChoice:
     def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
-        return {"content": chat_logprobs(tokens, self.choice_stream.vocabulary), "refusal": None}  # OpenAI's field
+        return {"content": self._logprobs.chat(tokens), "refusal": None}  # OpenAI's field
 
     async def run(self) -> None:
         """Reads everything, for an answer that is not streamed."""

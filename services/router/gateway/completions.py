@@ -10,7 +10,7 @@ from caracal_proto import attention_pb2
 from fastapi import Request
 
 from services.router.gateway.context import GatewayContext
-from services.router.gateway.logprobs import completion_logprobs
+from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.prompts import completion_ids
 from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
@@ -32,7 +32,9 @@ class CompletionChoice:
         self._wants_logprobs = body.logprobs is not None
         self._wants_ids = bool(body.return_token_ids)
         self._texts = [echo]
-        self._offset = 0
+        self._logprobs = Logprobs(
+            choice_stream.vocabulary, as_ids=bool(body.return_tokens_as_token_ids), offset=len(echo)
+        )
         self._tokens: list[attention_pb2.Token] = []
         self._finish_reason: str | None = None
 
@@ -73,7 +75,7 @@ class CompletionChoice:
         """Returns the choice with the tokens that were not sent yet."""
         logprobs = None
         if self._wants_logprobs:
-            logprobs, self._offset = completion_logprobs(self._tokens, self.choice_stream.vocabulary, self._offset)
+            logprobs = self._logprobs.completion(self._tokens)
         choice: dict[str, Any] = {
             "index": self.index,
             "text": "".join(self._texts) if text is None else text,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
 from services.router.gateway.prompts import check_context
-from services.router.gateway.sampling import choice_seed, draw_seed, sampling_of
+from services.router.gateway.sampling import ANY_SEED, choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import Sampled
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
 from services.router.requests.errors import ModelNotFound, NoWorker
@@ -51,7 +51,7 @@ class GatewayContext:
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
         if max_tokens is None and (default := assets.generation.defaults.max_new_tokens) is not None:
             allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]
-        seed = draw_seed() if body.seed is None else body.seed
+        seed = draw_seed() if body.seed is None or body.seed == ANY_SEED else body.seed
         eos_ids = assets.eos_ids
         return [
             GenerationRequest(

@@ -1,7 +1,8 @@
-"""Log-probabilities in OpenAI's two formats."""
+"""Log-probabilities in OpenAI's two formats, true to ids and bytes."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,38 +13,62 @@ from services.router.requests.detokenizer import Vocabulary
 Scored = attention_pb2.Token | attention_pb2.TopLogprob
 
 
-def chat_logprobs(tokens: Sequence[attention_pb2.Token], vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """Returns `choices[].logprobs.content` of chat completions."""
-    return [
-        {**_entry(token, vocabulary), "top_logprobs": [_entry(other, vocabulary) for other in token.top]}
-        for token in tokens
-    ]
+class Logprobs:
+    """Shows the tokens of one choice. `as_ids`: tokens are shown as `token_id:17`, whatever their text.
+
+    `offset`: characters of the text before the first token.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, as_ids: bool, offset: int = 0) -> None:
+        self._vocabulary, self._as_ids, self._offset = vocabulary, as_ids, offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def chat(self, tokens: Sequence[attention_pb2.Token]) -> list[dict[str, Any]]:
+        """Returns `choices[].logprobs.content` of chat completions."""
+        return [{**self._entry(token), "top_logprobs": [self._entry(other) for other in token.top]} for token in tokens]
+
+    def completion(self, tokens: Sequence[attention_pb2.Token]) -> dict[str, Any]:
+        """Returns `choices[].logprobs` of completions.
+
+        The tokens of one character share its offset. An alternative has the name that OpenAI gives it: its text, or
+        `bytes:\\\\xf0` where its bytes are no text; `token_id:17` where another one of the same place has that name.
+        """
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token in tokens:
+            found["tokens"].append(self._name(token.id))
+            found["token_logprobs"].append(_finite(token.logprob))
+            found["top_logprobs"].append(self._by_name([*token.top, token]))
+            found["text_offset"].append(self._offset)
+            self._offset += len(self._decoder.decode(self._vocabulary.token_bytes(token.id)))
+        return found
+
+    def _by_name(self, scored: Sequence[Scored]) -> dict[str, float]:
+        named: dict[str, float] = {}
+        ids: set[int] = set()
+        for one in scored:
+            if one.id not in ids:
+                name = self._name(one.id)
+                named[name if name not in named else _id_name(one.id)] = _finite(one.logprob)
+            ids.add(one.id)
+        return named
+
+    def _name(self, token_id: int) -> str:
+        if self._as_ids:
+            return _id_name(token_id)
+        data = self._vocabulary.token_bytes(token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def _entry(self, token: Scored) -> dict[str, Any]:
+        data = self._vocabulary.token_bytes(token.id)
+        text = _id_name(token.id) if self._as_ids else data.decode("utf-8", "replace")
+        return {"token": text, "logprob": _finite(token.logprob), "bytes": list(data)}
 
 
-def _entry(token: Scored, vocabulary: Vocabulary) -> dict[str, Any]:
-    data = vocabulary.token_bytes(token.id)
-    return {"token": data.decode("utf-8", "replace"), "logprob": _finite(token.logprob), "bytes": list(data)}
-
-
-def completion_logprobs(
-    tokens: Sequence[attention_pb2.Token], vocabulary: Vocabulary, offset: int
-) -> tuple[dict[str, Any], int]:
-    """Returns `choices[].logprobs` of completions, and the text offset of the token after the last."""
-    texts = [vocabulary.token_bytes(token.id).decode("utf-8", "replace") for token in tokens]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
-    top = [
-        dict([*(_text_and_logprob(other, vocabulary) for other in token.top), _text_and_logprob(token, vocabulary)])
-        for token in tokens
-    ]
-    scores = [_finite(token.logprob) for token in tokens]
-    return {"tokens": texts, "token_logprobs": scores, "top_logprobs": top, "text_offset": offsets}, offset
-
-
-def _text_and_logprob(token: Scored, vocabulary: Vocabulary) -> tuple[str, float]:
-    return vocabulary.token_bytes(token.id).decode("utf-8", "replace"), _finite(token.logprob)
+def _id_name(token_id: int) -> str:
+    return f"token_id:{token_id}"
 
 
 def _finite(logprob: float) -> float:

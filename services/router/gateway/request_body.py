@@ -6,30 +6,17 @@ import json
 from typing import Any, TypeVar
 
 import orjson
-import structlog
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from services.router.gateway.known_fields import check_known
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
-
-log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_NAME = 40  # characters of a field's name in an error
 LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
-
-UNSUPPORTED = {  # fields that would change the answer's meaning if they were ignored, and why they are rejected
-    "chat_template": "templates come with the model",
-    "thinking_budget": "reasoning is not cut to a budget",
-    "best_of": "use n",
-    "suffix": "this model does not fill in the middle",
-    "prompt_embeds": "only text and token ids are taken",
-    "response_format": "only plain text is generated",
-    "structured_outputs": "only plain text is generated",
-    "prompt_logprobs": "logprobs of the prompt are not computed",
-}
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -75,16 +62,11 @@ def check_model_fields(value: Any, body_type: type[Body]) -> Body:
     """Checks the fields of a parsed JSON value. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    for field, reason in UNSUPPORTED.items():
-        if value.get(field) not in (None, False, {}, {"type": "text"}):
-            raise InvalidRequest(f"{field} is not supported: {reason}.", param=field, code="unsupported_parameter")
+    check_known(value, body_type.model_fields)
     try:
-        checked = body_type.model_validate(value)
+        return body_type.model_validate(value)
     except ValidationError as error:
         raise _first_error(error, value) from None
-    if checked.model_extra:
-        log.debug("unknown fields ignored", fields=sorted(name[:64] for name in checked.model_extra)[:32])
-    return checked
 
 
 def parse_json(data: bytes) -> Any:

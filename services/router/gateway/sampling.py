@@ -11,6 +11,7 @@ from services.router.gateway.schemas import ChatRequest, CompletionRequest, Samp
 from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import InvalidRequest
 
+ANY_SEED = -1  # vLLM's clients send it for no seed
 SEED_MASK = 2**63 - 1  # workers store seeds as signed 64-bit integers
 
 
@@ -37,10 +38,11 @@ def sampling_of(body: Sampled, seed: int, max_tokens: int, assets: ModelAssets) 
         raise InvalidRequest(f"min_tokens must be at most max_tokens, which is {max_tokens} here.", param="min_tokens")
     defaults, vocab_size = assets.generation.defaults, assets.vocab_size
     top_k = _first(body.top_k, defaults.top_k, 0)
+    top_p = _first(body.top_p, defaults.top_p, 1.0)
     return attention_pb2.Sampling(
-        temperature=_first(body.temperature, defaults.temperature, 1.0),
+        temperature=_first(body.temperature, defaults.temperature, 1.0) if top_p else 0.0,
         top_k=0 if top_k < 1 else int(top_k),
-        top_p=_first(body.top_p, defaults.top_p, 1.0),
+        top_p=top_p or 1.0,  # of none but the likeliest token, greedy is what is left
         min_p=_first(body.min_p, defaults.min_p, 0.0),
         seed=seed,
         presence_penalty=_first(body.presence_penalty, 0.0),

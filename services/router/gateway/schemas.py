@@ -1,8 +1,11 @@
-"""Request bodies of the public API. Unknown fields are accepted and ignored; known ones are checked strictly."""
+"""Request bodies of the public API: known fields are checked strictly, others by known_fields.py.
+
+In the objects within a body, such as messages and tools, unknown fields are kept: templates may read them.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -34,7 +37,7 @@ def number(low: float, high: float) -> Any:
 
 
 class Lenient(BaseModel):
-    """Extra fields are kept, so that they can be named in a debug log."""
+    """Extra fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -51,7 +54,7 @@ class Sampled(Lenient):
     max_tokens: Annotated[StrictInt, number(1, 2**31 - 1)] | None = None
     min_tokens: Annotated[StrictInt, number(0, 2**31 - 1)] | None = None
     temperature: Annotated[Number, number(0, 2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: Annotated[Number, number(0, 1)] | None = None
     top_k: Annotated[StrictInt, number(-1, 2**31 - 1)] | None = None
     min_p: Annotated[Number, number(0, 1)] | None = None
     presence_penalty: Annotated[Number, number(-2, 2)] | None = None
@@ -67,6 +70,7 @@ class Sampled(Lenient):
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     return_token_ids: StrictBool | None = None
+    return_tokens_as_token_ids: StrictBool | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
 
@@ -79,6 +83,12 @@ class Sampled(Lenient):
         if any(not 1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stops):
             raise ValueError(f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
         return stop
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("The 'stream_options' parameter is only allowed when 'stream' is enabled")
+        return self
 
     @property
     def stops(self) -> list[str]:

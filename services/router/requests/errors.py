@@ -77,7 +77,7 @@ class ContextTooLong(InvalidRequest):
     def __init__(self, prompt: int, wanted: int, limit: ContextLimit, *, param: str, at_least: bool = False) -> None:
         asked = f"{prompt} in the prompt" + (f" and {wanted} to generate" if wanted else "")
         total = f"at least {prompt}" if at_least else f"{prompt + wanted}"
-        counts = f"This model's context length is {limit.tokens} tokens, but {total} were requested ({asked})."
+        counts = f"This model's maximum context length is {limit.tokens} tokens, but {total} were requested ({asked})."
         super().__init__(f"{counts} {limit.reason}".rstrip(), param=param)
 
 

@@ -1,0 +1,112 @@
+"""The fields of request bodies that are neither honoured nor always rejected: accepted where they change no answer.
+
+Together with the schemas' own fields and UNSUPPORTED this is a closed table: any other field is rejected by name, since
+a field that is taken and ignored gives a free answer to whoever asked for something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from services.router.requests.errors import InvalidRequest
+
+MAX_SHOWN = 60  # characters of a field's name
+
+# About the caller or the server's own work, not about the answer.
+HARMLESS = frozenset(
+    {
+        *("user", "safety_identifier", "metadata", "prompt_cache_key", "prompt_cache_retention"),
+        *("prompt_cache_options", "cache_salt", "request_id", "prediction"),
+    }
+)
+
+# Rejected unless they have one of these values, which ask for what happens anyway; null does, always.
+ONLY_AS: Mapping[str, tuple[Any, ...]] = {
+    "add_special_tokens": (False,),
+    "audio": (),
+    "detokenize": (True,),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "echo": (False,),
+    "include_reasoning": (True,),
+    "length_penalty": (1,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True,),
+    "priority": (0,),
+    "service_tier": ("auto", "default"),
+    "spaces_between_special_tokens": (True,),
+    "store": (False,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+}
+
+# Fields that would change the answer's meaning if they were ignored, and why they are rejected.
+UNSUPPORTED: Mapping[str, str] = {
+    "allowed_token_ids": "every token may come",
+    "bad_words": "no words are kept out; use logit_bias",
+    "best_of": "use n",
+    "chat_template": "templates come with the model",
+    "continue_final_message": "an answer is a message of its own",
+    "function_call": "use tools and tool_choice",
+    "functions": "use tools and tool_choice",
+    "grammar": "only plain text is generated",
+    "guided_choice": "only plain text is generated",
+    "guided_decoding_backend": "only plain text is generated",
+    "guided_grammar": "only plain text is generated",
+    "guided_json": "only plain text is generated",
+    "guided_regex": "only plain text is generated",
+    "guided_whitespace_pattern": "only plain text is generated",
+    "json_schema": "only plain text is generated",
+    "kv_transfer_params": "caches are not exchanged with other servers",
+    "logits_processors": "code of a request is not run",
+    "logprob_token_ids": "logprobs are those of the likeliest tokens",
+    "mm_processor_kwargs": "only text is taken",
+    "moderation": "answers are not moderated",
+    "prompt_embeds": "only text and token ids are taken",
+    "prompt_logprobs": "logprobs of the prompt are not computed",
+    "regex": "only plain text is generated",
+    "response_format": "only plain text is generated",
+    "structural_tag": "only plain text is generated",
+    "structured_outputs": "only plain text is generated",
+    "suffix": "this model does not fill in the middle",
+    "thinking_budget": "reasoning is not cut to a budget",
+    "thinking_token_budget": "reasoning is not cut to a budget",
+    "truncate_prompt_tokens": "a prompt is never cut",
+    "vllm_xargs": "there are no extensions",
+    "web_search_options": "nothing is searched",
+}
+# What says "off" for them, beside null.
+OFF: Mapping[str, tuple[Any, ...]] = {
+    "bad_words": ([],),
+    "best_of": (1,),
+    "continue_final_message": (False,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": ({},),
+    "suffix": ("",),
+}
+
+
+def check_known(value: Mapping[str, Any], honoured: Container[str]) -> None:
+    """Raises InvalidRequest for the first field that is neither honoured nor harmless as it is."""
+    for name, given in value.items():
+        if name in honoured or name in HARMLESS:
+            continue
+        if name in UNSUPPORTED:
+            accepted, code = OFF.get(name, ()), "unsupported_parameter"
+            message = f"{name} is not supported: {UNSUPPORTED[name]}."
+        elif name in ONLY_AS:
+            accepted, code = ONLY_AS[name], "unsupported_value"
+            message = f"{name} is supported only as {' or '.join(map(repr, accepted)) or 'null'}."
+        else:
+            name = name[:MAX_SHOWN]
+            raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+        if given is not None and not _is_one_of(given, accepted):
+            raise InvalidRequest(message, param=name, code=code)
+
+
+def _is_one_of(given: Any, accepted: tuple[Any, ...]) -> bool:
+    """Compares with types: 1 is not True, but 1.0 is 1."""
+    return any(given == each and isinstance(given, bool) is isinstance(each, bool) for each in accepted)
