@@ -121,3 +121,24 @@ def test_tokenize_and_detokenize_are_inverse(router: Harness) -> None:
     assert back == {"prompt": text}
     chat = client.post("/tokenize", body={"messages": [{"role": "user", "content": "hi"}]}, cast_to=dict[str, Any])
     assert router.assets.tokenizer.decode(chat["tokens"]) == "[Round 0] USER:hi ASSISTANT:"
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(2, 2), (50, 9), (-1, 9)])
+def test_a_prompt_is_truncated_to_its_last_tokens(router: Harness, tokens: int, kept: int) -> None:
+    prompt = list(range(10, 19))
+    answer = router.client().completions.create(
+        model=MODEL, prompt=prompt, extra_body={"truncate_prompt_tokens": tokens}
+    )
+    assert list(router.fakes[0].requests[-1].prompt_ids) == prompt[-kept:]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == kept
+
+
+def test_a_prompt_beyond_the_context_is_truncated_to_fit(router: Harness) -> None:
+    limit = router.client().models.retrieve(MODEL).model_extra["max_model_len"]  # type: ignore[index]
+    prompt = [11] * (limit + 40)
+    for extra, kept in (({"truncate_prompt_tokens": -1}, limit - 7), ({"truncate_prompt_tokens": 30}, 30)):
+        router.client().completions.create(model=MODEL, prompt=prompt, max_tokens=7, extra_body=extra)
+        assert len(router.fakes[0].requests[-1].prompt_ids) == kept
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        router.client().completions.create(model=MODEL, prompt=prompt, max_tokens=7)

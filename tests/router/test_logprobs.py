@@ -1,4 +1,4 @@
-"""Logprobs are true to ids and bytes: no alternative is lost because its bytes are no text; offsets count the text's."""
+"""Logprobs are true to ids and bytes: no alternative is lost whose bytes are no text, and offsets count characters."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ async def chat_completions(gateway: GatewayContext, request: Request) -> Generat
     check_tools(body)
     assets = gateway.serving.assets
     prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
-    prompt_ids = await chat_ids(assets, prompt, gateway.serving.context_limit)
+    limit = gateway.serving.context_limit if body.truncate_prompt_tokens is None else None
+    prompt_ids = await chat_ids(assets, prompt, limit)
     max_tokens = body.max_completion_tokens or body.max_tokens
     requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request.state.request_id, "messages")
     gateway.check_open()

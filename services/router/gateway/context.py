@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
-from services.router.gateway.prompts import check_context
+from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.sampling import ANY_SEED, choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import Sampled
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
@@ -48,6 +48,7 @@ class GatewayContext:
         `param` names the body's field that an error about the prompt is about.
         """
         assets, limit = self.serving.assets, self.serving.context_limit
+        prompts = [truncated(prompt, body.truncate_prompt_tokens, max_tokens, limit) for prompt in prompts]
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
         if max_tokens is None and (default := assets.generation.defaults.max_new_tokens) is not None:
             allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]

@@ -72,7 +72,6 @@ UNSUPPORTED: Mapping[str, str] = {
     "suffix": "this model does not fill in the middle",
     "thinking_budget": "reasoning is not cut to a budget",
     "thinking_token_budget": "reasoning is not cut to a budget",
-    "truncate_prompt_tokens": "a prompt is never cut",
     "vllm_xargs": "there are no extensions",
     "web_search_options": "nothing is searched",
 }

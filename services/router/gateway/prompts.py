@@ -87,8 +87,9 @@ async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: Co
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise InvalidRequest(f"prompt: between 1 and {MAX_PROMPTS} prompts.", param="prompt")
     special = body.add_special_tokens is not False
+    room = limit if body.truncate_prompt_tokens is None else None
     ids = [
-        await text_ids(assets, prompt, limit, add_special_tokens=special) if isinstance(prompt, str) else list(prompt)
+        await text_ids(assets, prompt, room, add_special_tokens=special) if isinstance(prompt, str) else list(prompt)
         for prompt in prompts
     ]
     if any(not prompt for prompt in prompts) or any(not one for one in ids):
@@ -107,6 +108,14 @@ def split_prompts(prompt: str | Sequence[str] | Sequence[int] | Sequence[Sequenc
     if prompt and isinstance(prompt[0], int):
         return [[token for token in prompt if isinstance(token, int)]]
     return [one for one in prompt if not isinstance(one, int)]
+
+
+def truncated(prompt: Sequence[int], tokens: int | None, max_tokens: int | None, limit: ContextLimit) -> Sequence[int]:
+    """Returns the last `tokens` of a prompt, of -1 as many as leave room for the answer; all of it when None."""
+    if tokens is None:
+        return prompt
+    most = tokens if tokens > 0 else max(1, limit.tokens - (max_tokens or 1))
+    return prompt[-most:]
 
 
 def check_context(prompt: int, max_tokens: int | None, limit: ContextLimit, *, param: str) -> int:

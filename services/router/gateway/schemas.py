@@ -63,6 +63,7 @@ class Sampled(Lenient):
     logit_bias: Annotated[dict[str, Annotated[Number, number(-100, 100)]], Field(max_length=MAX_LOGIT_BIAS)] | None = (
         None
     )
+    truncate_prompt_tokens: Annotated[StrictInt, number(-1, 2**31 - 1)] | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Annotated[str, Field(strict=True)] | list[StrictStr] | None = None
     stop_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(max_length=64)] | None = None
@@ -83,6 +84,13 @@ class Sampled(Lenient):
         if any(not 1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stops):
             raise ValueError(f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
         return stop
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _leaves_a_prompt(cls, tokens: int | None) -> int | None:
+        if tokens == 0:
+            raise ValueError("-1, for as many as fit, or at least 1")
+        return tokens
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
