@@ -76,9 +76,10 @@ class Workers:
 
     async def probe(self, record: WorkerRecord) -> bool:
         """Returns whether the worker answers the standard health check at all."""
+        stub = HealthStub(self._channel(record))
         try:
-            await HealthStub(self._channel(record)).Check(HealthCheckRequest(), timeout=PROBE_S)  # type: ignore[attr-defined]  # the stubs lack it
-        except grpc.aio.AioRpcError:
+            await _call(record, stub.Check(HealthCheckRequest(), timeout=PROBE_S))  # type: ignore[attr-defined]  # the stubs lack it
+        except CallFailed:
             return False
         return True
 
@@ -141,3 +142,9 @@ async def _call(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:
         return await call
     except grpc.aio.AioRpcError as error:
         raise CallFailed(f"{record.worker_id}: {error.code().name}: {error.details()}") from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # `keep_only` has closed the channel: nobody wants this task to end.
+        raise CallFailed(f"{record.worker_id} is gone") from None
