@@ -79,5 +79,5 @@ def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
     if not all(type(v) in (int, float) and -LARGEST < v < LARGEST for v in stats.values()):
         raise ValueError("stats has values that are not numbers, or too large")
     texts = [value for value in values.values() if isinstance(value, str)]
-    "".join([*texts, *stats, *numerics, *numerics.values()]).encode()  # half of a surrogate pair could not be sent
+    "".join([*texts, *stats, *numerics, *numerics.values()]).encode()  # half a surrogate could not be sent
     return values

@@ -14,7 +14,7 @@ RETRY_S = 1.0  # between two attempts at the same worker
 
 
 class Pushes:
-    """Of one table at a time, beside everything else: a worker that hangs must not keep deaths from being noticed."""
+    """Pushes of one table at a time. A worker that hangs must not keep the leader from noticing deaths."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
