@@ -36,7 +36,7 @@ class RouterSettings(ServiceSettings):
         " 0 = none do",
         4.0,
         minimum=0,
-        maximum=1_000_000,
+        maximum=100_000,
     )
     events: str = setting(
         "kubernetes: capacity shortages become Kubernetes Events; empty = they do not", "", one_of=("kubernetes", "")
