@@ -68,7 +68,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "link.dispatchDtype": _one_of("", "fp8"),
     "placement.replicas": _between(1, 64),
     "placement.redundantExperts": _between(0, 4096),
-    "placement.rebalanceGbPerMinute": {"type": "number", "minimum": 0, "maximum": 1_000_000},
+    "placement.rebalanceGbPerMinute": {"type": "number", "minimum": 0, "maximum": 100_000},
     "pod.image": {"$ref": "#/properties/image"},
     "pod.accelerator.resourceName": _pattern(_RESOURCE),
     "pod.accelerator.count": _between(0, 64),

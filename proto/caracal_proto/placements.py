@@ -35,7 +35,12 @@ def unpack_layer(layer: LayerPlacement) -> tuple[Indices, Indices]:
         raise PlacementError(
             f"{replicas_F.sum()} replicas need {2 * replicas_F.sum()} bytes of workers, there are {len(layer.workers)}"
         )
-    return replicas_F, np.frombuffer(layer.workers, "<u2").astype(np.int64)
+    worker_A = np.frombuffer(layer.workers, "<u2").astype(np.int64)
+    expert_A = np.repeat(np.arange(len(replicas_F)), replicas_F)
+    falls_A = (expert_A[1:] == expert_A[:-1]) & (worker_A[1:] <= worker_A[:-1])
+    if falls_A.any():
+        raise PlacementError(f"the workers of expert {expert_A[1:][falls_A][0]} do not ascend")
+    return replicas_F, worker_A
 
 
 def layer_of(workers_of: Iterable[Sequence[int]]) -> LayerPlacement:

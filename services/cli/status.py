@@ -76,7 +76,7 @@ def render(overview: Overview, name: str, fold: bool = True) -> Group:
     """The two header lines and the table of workers."""
     table = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for row in rows(overview.workers, fold):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as text, a bracket of an IPv6 address would be markup
     desired = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
     classes = ", ".join(overview.numerics_classes) or "unknown"
     return Group(

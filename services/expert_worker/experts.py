@@ -91,8 +91,8 @@ class Experts:
             if (layer, expert) not in self._digests:
                 weights = self._read(layer, expert)
                 digest = golden_digest(weights, self.dtype, layer, expert)
-                self._weights[layer][expert] = weights
                 self._show(layer, expert, weights)
+                self._weights[layer][expert] = weights
                 self._digests[layer, expert] = digest
                 self._loaded_LE[layer, expert] = True
             return self._digests[layer, expert]

@@ -45,7 +45,7 @@ class PlacementState:
             before = self.experts.loaded
             try:
                 return [self._load(key, done, len(wanted), progress) for done, key in enumerate(wanted, 1)]
-            except ValueError:
+            except BaseException:  # memory that is short, too: what stays loaded would take more of it
                 self._drop(set(wanted) - before)
                 raise
 

@@ -11,7 +11,11 @@ from services.process.settings import WorkerSettings, port_setting, setting
 class ExpertSettings(WorkerSettings):
     """One expert worker."""
 
-    capacity: int = setting("experts this worker may load, over all layers; 0 = any number", 0, minimum=0)
+    capacity: int = setting(
+        "experts this worker may load, over all layers, a few more while it exchanges some; 0 = any number",
+        0,
+        minimum=0,
+    )
     max_sessions: int = setting("attention workers that may be connected at once", 128, minimum=1)
     node: str = setting(
         "name of the machine: replicas of an expert go to different ones where they are named; empty = not named", ""

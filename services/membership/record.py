@@ -9,6 +9,7 @@ from typing import Any
 
 ROLES = ("attention", "expert", "router")
 COUNTED = ("progress", "stats")  # the fields that differ at every renewal
+LARGEST = 1e100  # no number of `stats` is as large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +35,14 @@ class WorkerRecord:
     def from_json(cls, text: str | bytes) -> WorkerRecord:
         """Raises ValueError when the text is not a record."""
         raw = _checked(text, {f.name: str(f.type) for f in fields(cls)})
-        if not all(isinstance(part, str) for part in raw.get("numerics", {}).values()):
-            raise ValueError("numerics has values that are not strings")
         try:
             record = cls(**raw)
         except TypeError as error:
             raise ValueError(str(error)) from None
         if record.role not in ROLES:
             raise ValueError(f"role {record.role!r} is unknown")
+        if not record.worker_id or min(record.epoch, record.capacity, record.loaded) < 0:
+            raise ValueError("worker_id is empty, or a count is negative")
         return record
 
     def to_json(self) -> str:
@@ -72,7 +73,11 @@ def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
     for name, value in values.items():
         if type(value) is not {"str": str, "int": int, "bool": bool}.get(types[name], dict):
             raise ValueError(f"{name} is not of type {types[name]}")
-    stats = values.get("stats", {})
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in stats.values()):
-        raise ValueError("stats has values that are not numbers")
+    stats, numerics = values.get("stats", {}), values.get("numerics", {})
+    if not all(isinstance(part, str) for part in numerics.values()):
+        raise ValueError("numerics has values that are not strings")
+    if not all(type(v) in (int, float) and -LARGEST < v < LARGEST for v in stats.values()):
+        raise ValueError("stats has values that are not numbers, or too large")
+    texts = [value for value in values.values() if isinstance(value, str)]
+    "".join([*texts, *stats, *numerics, *numerics.values()]).encode()  # half a surrogate could not be sent
     return values

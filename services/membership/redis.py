@@ -172,6 +172,8 @@ class Membership:
             try:
                 last = before.get(name) or _Read()
                 now[name] = read = last.then(text, texts[len(keys) + number] if counts else None)
+                if read.record.worker_id != name:
+                    raise ValueError(f"its worker_id is {read.record.worker_id!r}")
             except (ValueError, RecursionError) as error:
                 if (role, name) not in self._skipped:
                     self._skipped.add((role, name))

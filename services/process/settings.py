@@ -112,6 +112,10 @@ class Settings:
 
     @classmethod
     def _parsed(cls, name: str, text: str, kind: str) -> Any:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise cls.invalid(name, text, "not UTF-8") from None
         if kind == "bool":
             if text.lower() not in ("0", "1", "true", "false"):
                 raise cls.invalid(name, text, "must be 0 or 1")

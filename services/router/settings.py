@@ -24,15 +24,19 @@ class RouterSettings(ServiceSettings):
         "seconds a request may go without progress: no token, and no part of its prompt computed", 600.0, above=0
     )
     drain_timeout_s: float = setting("seconds open streams may take to finish after SIGTERM", 25.0, above=0)
-    replicas: int = setting("expert workers that hold each expert, when there are so many", 1, minimum=1)
+    replicas: int = setting("expert workers that hold each expert, when there are so many", 1, minimum=1, maximum=64)
     redundant_experts: int = setting(
-        "additional replicas of hot experts that each layer may have, where workers have room", 0, minimum=0
+        "additional replicas of hot experts that each layer may have, where workers have room",
+        0,
+        minimum=0,
+        maximum=4096,
     )
     rebalance_gb_per_minute: float = setting(
         "GB a minute that expert workers may read for experts that move, or get replicas, because of their load;"
         " 0 = none do",
         4.0,
         minimum=0,
+        maximum=100_000,
     )
     events: str = setting(
         "kubernetes: capacity shortages become Kubernetes Events; empty = they do not", "", one_of=("kubernetes", "")

@@ -64,7 +64,34 @@ def test_any_other_json_is_a_value_error(value: object) -> None:
             WorkerRecord.from_json(text)
 
 
-@pytest.mark.parametrize("text", [b"\xff", "[" * 100_000, "{}", '{"worker_id": "x", "role": "emperor"}'])
+@pytest.mark.parametrize("stats", ["NaN", "-Infinity", "1e999", "1" + "0" * 400, "true"])
+def test_numbers_that_nobody_could_show_are_rejected(stats: str) -> None:
+    text = RECORD.counts_json().replace("1.5", stats)
+    with pytest.raises(ValueError, match="stats"):
+        RECORD.with_counts(text)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"worker_id": ""},
+        {"capacity": -1},
+        {"epoch": -1},
+        {"host": "\ud800"},
+        {"numerics": {"\ud800": "x"}},
+        {"stats": {"\ud800": 1}},
+    ],
+)
+def test_values_that_nobody_could_use_are_rejected(more: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"surrogates|negative"):
+        WorkerRecord.from_json(json.dumps(json.loads(RECORD.to_json()) | more))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"\xff", "[" * 100_000, "{}", '{"worker_id": "x", "role": "emperor"}', RECORD.lease_json()],
+    ids=["bytes", "deep", "empty", "role", "of another id"],
+)
 def test_malformed_records_are_skipped_and_the_rest_is_read(server: tuple[str, Child], text: bytes | str) -> None:
     async def scenario() -> None:
         membership = Membership(server[0])

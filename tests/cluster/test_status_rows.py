@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
+from rich.console import Console
+
+from services.cli.status import render
 from services.cli.status_rows import FOLDED, rows
+from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 
 
@@ -13,6 +19,12 @@ def worker(role: str, number: int, **more: object) -> WorkerRecord:
 
 def experts(count: int) -> list[WorkerRecord]:
     return [worker("expert", number, loaded=224 + number % 2) for number in reversed(range(count))]
+
+
+def test_brackets_of_an_address_are_shown() -> None:
+    console = Console(record=True, width=100, file=StringIO())
+    console.print(render(Overview(workers=(worker("expert", 0, metrics_address="[fe80::1]:9000"),)), "here"))
+    assert "[fe80::1]:9000" in console.export_text()
 
 
 def test_few_workers_have_a_row_each() -> None:

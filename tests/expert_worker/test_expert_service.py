@@ -259,6 +259,25 @@ def test_a_failed_prepare_changes_nothing(
     assert worker.experts.loaded == loaded
 
 
+class Full:
+    """A mirror without memory for one of the experts."""
+
+    def set(self, layer: int, expert: int, gate_up: torch.Tensor, down: torch.Tensor, /) -> None:
+        if (layer, expert) == (1, 2):
+            raise MemoryError("no memory is left")
+
+    def drop(self, layer: int, expert: int, /) -> None: ...
+
+
+def test_experts_that_memory_is_too_short_for_leave_nothing_loaded(
+    worker: Worker, stub: expert_pb2_grpc.ExpertStub
+) -> None:
+    worker.experts.mirror(Full())
+    loaded = worker.experts.loaded
+    assert_rejected(grpc.StatusCode.UNKNOWN, lambda: prepare(stub, 1, (1, 0), (1, 2)), "no memory is left")
+    assert worker.experts.loaded == loaded
+
+
 @pytest.mark.parametrize(("field", "value"), [("boot_id", "an earlier start"), ("worker_id", "another")])
 def test_a_table_for_another_boot_id_gives_this_worker_nothing(
     checkpoint: Checkpoint, worker: Worker, stub: expert_pb2_grpc.ExpertStub, field: str, value: str

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from caracal_proto.placements import MAX_REPLICAS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.placements import of_worker
@@ -73,6 +74,13 @@ def run(
         load = Load(rng.poisson(rates_E * WINDOW_S) / WINDOW_S, WINDOW_S, speed or {})
         tables.append(place(experts, LAYERS, workers, replicas, tables[-1], load, extra, moves))
     return tables
+
+
+def test_no_expert_gets_more_replicas_than_a_table_can_say() -> None:
+    workers, rates_E = named(MAX_REPLICAS + 45), np.ones(LAYERS * 150)
+    rates_E[0] = 1e6
+    tables = run(workers, [rates_E] * 6, extra=4096)
+    assert tables[-1].placed_EW[0].sum() == MAX_REPLICAS
 
 
 def loads_by_interval(tables: Sequence[TableView]) -> list[int]:

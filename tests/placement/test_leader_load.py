@@ -116,6 +116,26 @@ def test_a_load_that_one_worker_does_not_give_moves_nothing(store: Store) -> Non
     run_scenario(store, scenario)
 
 
+def test_deaths_are_noticed_while_a_worker_does_not_give_its_load(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        leader = harness.lead(budget=budget())
+        first, *others = [await harness.join("expert", number) for number in range(4)]
+        await harness.loaded(2, 2, 2, 2)
+        first.holds, waits = {"Load"}, []
+        for victim in others:
+            for each in harness.workers:
+                each.load_s = 0.3
+            await harness.until(lambda: first.held > 0, "asked for its load")
+            epoch, asked = leader.epoch, prepares(harness)
+            await harness.kill(victim)
+            await harness.until(lambda asked=asked: prepares(harness) > asked, "experts are loaded")  # type: ignore[misc]  # bound
+            waits.append(first.held)
+            await harness.until(lambda epoch=epoch: leader.epoch > epoch, "placed anew")  # type: ignore[misc]  # bound
+        assert any(waits), "experts are loaded while the load is still asked for"
+
+    run_scenario(store, scenario)
+
+
 def test_a_new_leader_keeps_what_was_balanced(store: Store) -> None:
     async def scenario(harness: LeaderHarness) -> None:
         old = harness.lead("router-0", extra=1, budget=budget())

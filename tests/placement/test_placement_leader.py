@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from caracal_proto.placement_pb2 import Table
+from caracal_proto.placement_pb2 import Endpoint, Table
+from caracal_proto.placements import layer_of
 from support.fake_experts import FakeWorker
-from support.leader_harness import LeaderHarness, run_scenario
+from support.leader_harness import EXPERTS, LAYERS, LeaderHarness, run_scenario
 from support.worker_processes import Store, redis_store
 
 pytestmark = pytest.mark.processes
@@ -19,6 +20,12 @@ pytestmark = pytest.mark.processes
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with redis_store(tmp_path_factory.mktemp("redis")) as store:
         yield store
+
+
+def placed_on_a_ghost(replicas: list[int], epoch: int) -> bytes:
+    layers = [layer_of([replicas] * EXPERTS)] * LAYERS
+    ghost = [Endpoint(worker_id="ghost", boot_id="g", address="127.0.0.1:1")]
+    return Table(epoch=epoch, numerics_class="c", workers=ghost, layers=layers).SerializeToString()
 
 
 def test_a_join_loads_first_then_pushes_to_attention_workers_before_it_commits(store: Store) -> None:
@@ -190,7 +197,14 @@ def test_a_new_leader_with_an_empty_redis_keeps_what_workers_have_loaded(store: 
 
 @pytest.mark.parametrize(
     "bad",
-    [b"\xff\xff", Table(epoch=1 << 63).SerializeToString(), Table(epoch=77, numerics_class="c").SerializeToString()],
+    [
+        b"\xff\xff",
+        Table(epoch=1 << 63).SerializeToString(),
+        Table(epoch=77, numerics_class="c").SerializeToString(),
+        placed_on_a_ghost([0], epoch=3),  # which is not the epoch beside it
+        placed_on_a_ghost([0, 0], epoch=10_000),
+    ],
+    ids=["bytes", "epoch", "layers", "older", "twice"],
 )
 def test_a_bad_table_in_redis_is_ignored(store: Store, bad: bytes) -> None:
     async def scenario(harness: LeaderHarness) -> None:
@@ -209,6 +223,32 @@ def test_a_bad_table_in_redis_is_ignored(store: Store, bad: bytes) -> None:
         table = await harness.membership.read_table()
         assert table is not None, "a bad one is written over"
         assert table.epoch == leader.epoch
+
+    run_scenario(store, scenario)
+
+
+def test_a_new_leader_does_not_begin_with_a_table_that_workers_reject(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        old = harness.lead("router-0")
+        await harness.join("attention", 0)
+        for number in range(2):
+            await harness.join("expert", number)
+        await harness.loaded(4, 4)
+        await harness.until(lambda: all(worker.epoch == old.epoch for worker in harness.workers), "pushed")
+        before = [set(worker.loaded) for worker in harness.workers]
+        stored = harness.store.client.hgetall("caracal:placement")
+        third = await harness.join("expert", 2)
+        await harness.until(lambda: all(worker.epoch == old.epoch for worker in harness.workers[:4]), "pushed")
+        await harness.kill(third)
+        await harness.loaded(4, 4)
+        await harness.until(lambda: all(worker.epoch == old.epoch for worker in harness.workers), "pushed")
+        highest = old.epoch
+        await harness.end("router-0")
+        harness.store.client.hset("caracal:placement", mapping=stored)  # as a replica has it that lags behind
+        new = harness.lead("router-1")
+        await harness.until(lambda: new.epoch > highest, "a table above the epochs of the workers")
+        await harness.until(lambda: all(worker.epoch == new.epoch for worker in harness.workers), "pushed")
+        assert set().union(*(worker.loaded for worker in harness.workers)) == set().union(*before)
 
     run_scenario(store, scenario)
 

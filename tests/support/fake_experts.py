@@ -37,6 +37,8 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         self.busy = 0.0
         self.rejects = rejects  # the error message of every Prepare, if not empty
         self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
+        self.holds: set[str] = set()  # calls that are never answered: Load, Commit, Describe
+        self.held = 0  # such calls that have not ended
         self._calls, self._record, self._port = calls, {"numerics_class": "c", **record}, 0
         self._server: Any = None
 
@@ -81,6 +83,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         return reply
 
     async def Commit(self, request: expert_pb2.CommitRequest, context: Any) -> expert_pb2.CommitReply:
+        await self._hold("Commit")
         table = request.table
         if table.epoch < self.epoch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "stale")
@@ -112,6 +115,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
 
     async def Load(self, request: Any, context: Any) -> expert_pb2.LoadReply:
         """The rates of `rates`, each shared by as many replicas as `replicas` says; INTERNAL while `rates` is None."""
+        await self._hold("Load")
         rates = self.rates
         if rates is None:
             await context.abort(grpc.StatusCode.INTERNAL, "no load is known")
@@ -137,5 +141,14 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         raise NotImplementedError
 
     async def Describe(self, request: Any, context: Any) -> Any:
+        await self._hold("Describe")
         loaded = pack_experts(*np.array(sorted(self.loaded), np.int64).reshape(-1, 2).T)
         return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, loaded=loaded)
+
+    async def _hold(self, call: str) -> None:
+        if call in self.holds:
+            self.held += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.held -= 1

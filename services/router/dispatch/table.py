@@ -117,7 +117,4 @@ def _unpack(
     expert_A = np.repeat(np.arange(num_ffn), replicas_F)
     if (unnamed := expert_A[worker_A >= num_workers]).size:
         raise TableError(f"expert {unnamed[0]} of layer {layer} is placed on a worker that the table does not name")
-    same = (expert_A[1:] == expert_A[:-1]) & (worker_A[1:] <= worker_A[:-1])
-    if same.any():
-        raise TableError(f"expert {expert_A[1:][same][0]} of layer {layer} has workers that do not ascend")
     return replicas_F, worker_A

@@ -159,6 +159,7 @@ async def _push(
             await workers.push(record, table.message_to(record.role))
     except CallFailed as error:
         epoch = table.table.epoch
-        log.warning("a worker did not take the table", worker_id=record.worker_id, epoch=epoch, error=str(error))
+        note = log.info if record.draining else log.warning  # one that is drained may have left
+        note("a worker did not take the table", worker_id=record.worker_id, epoch=epoch, error=str(error))
         return None
     return record.boot_id, record.draining

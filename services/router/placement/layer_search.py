@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from caracal_proto.placements import MAX_REPLICAS
 from numpy.typing import NDArray
 
 from services.router.placement.limits import Limits, loads
@@ -179,7 +180,7 @@ class LayerSearch:
         layer_L1, layer_L11 = layer_L[:, None], layer_L[:, None, None]
         copies_LS = self._copies_LE[layer_L1, view.item_LS]
         share_LS = self._rows_LE[layer_L1, view.item_LS] / (copies_LS + 1)
-        worth_LS = share_LS >= self._mean_L[layer_L1]
+        worth_LS = (share_LS >= self._mean_L[layer_L1]) & (copies_LS < MAX_REPLICAS)
         full_L = self._room_L[layer_L] <= 0
         worth_LS &= ~full_L[:, None] | (self._coldest(layer_L)[1][:, None] <= COLDER * share_LS)
         room_LP = (self._count_W < limits.most_W)[view.partner_LP] & (view.back_LPT < 0).any(axis=2)

@@ -22,15 +22,17 @@ from services.membership.shortage import CapacityShortage
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.balancer import LOAD_S, Balancer
 from services.router.placement.capacity import mismatched_workers
-from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish, push_table
+from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish
 from services.router.placement.digests import Digests
 from services.router.placement.join_backoffs import JoinBackoffs
+from services.router.placement.loaded_experts import table_of_loaded
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.plan import Plan, Shape, make_plan
+from services.router.placement.pushes import Pushes
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
 from services.router.placement.tables import MAX_EPOCH, fits, next_term, to_table
-from services.router.placement.worker_client import CallFailed, Workers
+from services.router.placement.worker_client import Workers
 from services.router.placement.worker_registry import WorkerRegistry
 
 log = structlog.get_logger(__name__)
@@ -40,7 +42,6 @@ READ_S = 2.0  # between two readings of the workers' leases while none says that
 LOOK_S = 1.0  # between two looks at the placement while nothing has changed
 TICK_S = 0.05
 LEADER_LEASE_MS = 2000
-RETRY_PUSH_S = 1.0  # between two attempts to push the table to the same worker
 
 
 class PlacementLeader:
@@ -66,10 +67,9 @@ class PlacementLeader:
         self._published: PublishedTable | None = None
         self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
         self._digests: Digests | None = None
-        self._highest = 0  # epoch seen anywhere
+        self._highest = self._leased = 0  # epochs: the highest seen anywhere, and in the leases read last
         self._leading = self._redis_unavailable = self._resigned = False
-        self._pushed: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
-        self._push_at = 0.0
+        self._pushes = Pushes(self._workers)
         self._backoffs = JoinBackoffs()
         self.metrics = PlacementMetrics()
         self._balancer = Balancer(self._workers, shape, budget, load_s)
@@ -100,6 +100,8 @@ class PlacementLeader:
                 group.create_task(self._shortages.run())
         finally:
             self._cancel_change()
+            self._pushes.forget()
+            self._balancer.forget()
             await self._workers.close()
 
     async def resign(self) -> None:
@@ -130,16 +132,16 @@ class PlacementLeader:
         leads, stored = pulse.leads, pulse.epoch
         await self._see_workers(pulse.changes)
         table = await self._membership.read_table() if stored > self.epoch else None
-        if table is not None and fits(table, self._layers, self._experts):
+        if table is not None and table.epoch >= stored and fits(table, self._layers, self._experts):
             self._highest = max(self._highest, table.epoch)
-            if table.epoch > self.epoch:
-                self._published, self._pushed = PublishedTable(table), set()
+            if table.epoch > self.epoch and table.epoch >= self._leased:
+                self._publish(PublishedTable(table))
         elif stored > self.epoch:
             stored = 0  # what does not fit counts as nothing, and is written over
         if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
             leads = False
-        if leads and not self._leading:
+        if leads and (not self._leading or 0 < self.epoch < self._leased):
             await self._take_over()
         elif not leads and self._leading:
             log.warning("another router leads the placement")
@@ -159,26 +161,25 @@ class PlacementLeader:
         for role, records in seen.items():
             self._registries[role].see(records)
         self._workers.wake()
-        self._highest = max(
-            [self._highest, *(r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH)]
-        )
+        self._leased = max((r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH), default=0)
+        self._highest = max(self._highest, self._leased)
         self._changes, self._read_at = changes, time.monotonic()
 
     async def _take_over(self) -> None:
-        """Starts to lead. Without a table in Redis, it begins with one made from what the workers have loaded."""
-        self._pushed, self._digests = set(), None
+        """Starts to lead. Without a table in Redis, it begins with one made from what the workers have loaded.
+
+        One that is older than the workers' counts as none, for they would reject it: Redis has lost what was written.
+        """
+        self._cancel_change()
+        self._digests = None
         self._balancer.forget()
-        if self._table is None:
+        self._pushes.forget()
+        if self.epoch and self.epoch < self._leased:
+            log.warning("workers have a newer table than redis had", epoch=self.epoch, newest=self._leased)
+        if self.epoch < self._leased or self._table is None:
             records = self._compatible(await self._registries["expert"].alive(time.monotonic()), [])
-            loaded = {}
-            for record in records:
-                try:
-                    loaded[record.worker_id] = await self._workers.loaded(record, self._experts)
-                except CallFailed as error:
-                    log.warning("a worker does not report its loaded experts", error=str(error))
-            if any(map(len, loaded.values())):
-                view = TableView.of_loaded(loaded, self._layers, self._experts)
-                self._published = PublishedTable(to_table(0, records[0].numerics_class, view, records))
+            table = await table_of_loaded(self._workers, records, self._shape)
+            self._published = PublishedTable(table) if table else None
         self._highest = next_term(self._highest) - 1
         log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
 
@@ -190,7 +191,7 @@ class PlacementLeader:
             self._backoffs.keep_only([r.boot_id for r in known])
             if self._leading:
                 await self._reconcile(experts, attention)
-                await self._read_load(experts)
+                self._read_load(experts)
             has_suspects = any(registry.has_suspects for registry in self._registries.values())
             await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else LOOK_S)
 
@@ -212,7 +213,7 @@ class PlacementLeader:
             self._change_needs = frozenset(r.boot_id for r in usable if r.worker_id in after.worker_ids)
             self._change = asyncio.create_task(self._carry_out(plan.before, after, usable, attention, experts))
         else:
-            await self._push_missed(experts, attention)
+            self._push_missed(experts, attention)
 
     async def _plan_for(self, usable: list[WorkerRecord]) -> Plan:
         """Returns what the policy makes of these workers: computed on a thread, and only when something has changed."""
@@ -227,11 +228,11 @@ class PlacementLeader:
             return self._plan
         return last
 
-    async def _read_load(self, experts: list[WorkerRecord]) -> None:
+    def _read_load(self, experts: list[WorkerRecord]) -> None:
         """Reads the load when it is due and nothing else is going on."""
         if self._change is None and self._table is not None and self._table.epoch and self._balancer.is_due:
             boot_ids = {worker.boot_id for worker in self._table.workers}
-            await self._balancer.read([r for r in experts if r.boot_id in boot_ids])
+            self._balancer.begin_read([r for r in experts if r.boot_id in boot_ids])
 
     def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], left_out: str) -> None:
         lacking = plan.lacking
@@ -286,7 +287,7 @@ class PlacementLeader:
         self._highest = epoch
         table = await asyncio.to_thread(to_table, epoch, numerics_class, after, usable)
         published = PublishedTable(table)
-        self._published, self._pushed = published, set()
+        self._publish(published)
         self._backoffs.joined(usable)
         self._balancer.table_changed(moved)
         self.metrics.tables += 1
@@ -298,7 +299,11 @@ class PlacementLeader:
                 await self._membership.write_digests(numerics_class, learnt)
         except RedisUnavailable:
             log.warning("the table could not be written to redis; it is pushed to workers anyway", epoch=epoch)
-        self._pushed = await publish(self._workers, published, attention, experts)
+        self._pushes.took(await publish(self._workers, published, attention, experts))
+
+    def _publish(self, published: PublishedTable) -> None:
+        self._published = published
+        self._pushes.forget()
 
     async def _digests_of(self, numerics_class: str) -> Digests:
         """Returns the golden digests known of a class: in this process, else in Redis."""
@@ -308,17 +313,9 @@ class PlacementLeader:
                 digests.take_stored(await self._membership.digests(numerics_class))
         return self._digests
 
-    async def _push_missed(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
-        """Pushes the table to new workers, and to those that missed it or have begun to drain since."""
-        if self._published is None or time.monotonic() < self._push_at:
-            return
-        table = self._published.table
-        missed = [r for r in (*attention, *experts) if (r.boot_id, r.draining) not in self._pushed]
-        missed = [r for r in missed if r.numerics_class == table.numerics_class]
-        if missed:
-            pushed = await push_table(self._workers, self._published, missed)
-            self._pushed |= pushed
-            self._push_at = time.monotonic() + (RETRY_PUSH_S if len(pushed) < len(missed) else 0.0)
+    def _push_missed(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+        if self._published is not None and self.epoch:
+            self._pushes.begin(self._published, [*attention, *experts])
 
     def _cancel_change(self) -> None:
         if self._change is not None:

@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 import numpy as np
-from caracal_proto.attention_pb2 import ApplyTableReply
 from caracal_proto.expert_pb2 import (
-    CommitReply,
     ExpertDescribeRequest,
     LoadReply,
     LoadRequest,
@@ -38,10 +36,7 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 300),
     ("grpc.use_local_subchannel_pool", 1),
 )
-PUSH: dict[str, tuple[str, type[CommitReply] | type[ApplyTableReply]]] = {
-    "attention": ("/caracal.Attention/ApplyTable", ApplyTableReply),
-    "expert": ("/caracal.Expert/Commit", CommitReply),
-}
+PUSH = {"attention": "/caracal.Attention/ApplyTable", "expert": "/caracal.Expert/Commit"}
 Reply = TypeVar("Reply")
 
 
@@ -76,9 +71,10 @@ class Workers:
 
     async def probe(self, record: WorkerRecord) -> bool:
         """Returns whether the worker answers the standard health check at all."""
+        stub = HealthStub(self._channel(record))
         try:
-            await HealthStub(self._channel(record)).Check(HealthCheckRequest(), timeout=PROBE_S)  # type: ignore[attr-defined]  # the stubs lack it
-        except grpc.aio.AioRpcError:
+            await _call(record, stub.Check(HealthCheckRequest(), timeout=PROBE_S))  # type: ignore[attr-defined]  # the stubs lack it
+        except CallFailed:
             return False
         return True
 
@@ -104,11 +100,10 @@ class Workers:
         """Asks an expert worker for its load. Raises CallFailed."""
         return await _call(record, ExpertStub(self._channel(record)).Load(LoadRequest(), timeout=QUICK_S))
 
-    async def push(self, record: WorkerRecord, message: bytes) -> int:
-        """Publishes a table, serialized for the worker's role; returns the worker's epoch. Raises CallFailed."""
-        path, reply_type = PUSH[record.role]
-        call: Any = self._channel(record).unary_unary(path, response_deserializer=reply_type.FromString)
-        return int((await _call(record, call(message, timeout=QUICK_S))).epoch)
+    async def push(self, record: WorkerRecord, message: bytes) -> None:
+        """Publishes a table, serialized for the worker's role. Raises CallFailed."""
+        call: Any = self._channel(record).unary_unary(PUSH[record.role])
+        await _call(record, call(message, timeout=QUICK_S))
 
     async def keep_only(self, records: Collection[WorkerRecord]) -> None:
         """Closes the channels to all other workers."""
@@ -141,3 +136,9 @@ async def _call(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:
         return await call
     except grpc.aio.AioRpcError as error:
         raise CallFailed(f"{record.worker_id}: {error.code().name}: {error.details()}") from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # `keep_only` has closed the channel: nobody wants this task to end.
+        raise CallFailed(f"{record.worker_id} is gone") from None

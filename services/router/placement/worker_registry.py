@@ -14,6 +14,7 @@ from grpc import ChannelConnectivity
 from services.membership.record import WorkerRecord
 
 FEW = 8  # workers looked at without a pause
+PROBES = 32  # at a time: those of a machine that is gone answer none, and each takes its time limit
 DISCONNECTED_S = 0.2  # a worker that cannot be reconnected to for so long is dead
 
 
@@ -63,14 +64,16 @@ class WorkerRegistry:
 
     async def alive(self, now: float) -> list[WorkerRecord]:
         """Returns the workers that are alive at time `now` (any clock that advances), by id."""
-        for number, worker_id in enumerate(list(self._known), 1):
+        for number, known in enumerate(list(self._known.values()), 1):
             if number % FEW == 0:
                 await asyncio.sleep(0)  # the first time, each one opens a connection
-            if (known := self._known.get(worker_id)) is None:
-                continue
             self._check_connection(known, now)
-            gone = not known.leased and (known.dead or not await self._answers(known))
-            if gone and self._known.get(worker_id) is known and not known.leased:  # it may have come back meanwhile
+        few = asyncio.Semaphore(PROBES)
+        unleased = [known for known in self._known.values() if not known.leased]
+        answers = await asyncio.gather(*(self._answers(known, few) for known in unleased))
+        for known, answered in zip(unleased, answers, strict=True):
+            worker_id = known.record.worker_id
+            if not answered and self._known.get(worker_id) is known and not known.leased:  # it may be back meanwhile
                 del self._known[worker_id]
         return [known.record for _, known in sorted(self._known.items()) if not known.dead]
 
@@ -82,5 +85,8 @@ class WorkerRegistry:
             known.disconnected_since = now if known.disconnected_since is None else known.disconnected_since
             known.dead = known.dead or now - known.disconnected_since >= DISCONNECTED_S
 
-    async def _answers(self, known: _Known) -> bool:
-        return self._state(known.record) is ChannelConnectivity.READY and await self._probe(known.record)
+    async def _answers(self, known: _Known, few: asyncio.Semaphore) -> bool:
+        if known.dead or self._state(known.record) is not ChannelConnectivity.READY:
+            return False
+        async with few:
+            return await self._probe(known.record)

@@ -1,0 +1,51 @@
+"""Pushes the published table to new workers, and to those that missed it or have begun to drain since."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence, Set
+
+from services.membership.record import WorkerRecord
+from services.router.placement.change import PublishedTable, push_table
+from services.router.placement.worker_client import Workers
+
+RETRY_S = 1.0  # between two attempts at the same worker
+
+
+class Pushes:
+    """Pushes of one table at a time. A worker that hangs must not keep the leader from noticing deaths."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._took: set[tuple[str, bool]] = set()  # (boot id, draining) of workers that have the table
+        self._next_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def forget(self) -> None:
+        """Takes all workers for workers that have not got the table: it is another one now."""
+        self._took = set()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def took(self, keys: Set[tuple[str, bool]]) -> None:
+        """Takes (boot id, draining) of workers that have got the table."""
+        self._took |= keys
+
+    def begin(self, table: PublishedTable, records: Sequence[WorkerRecord]) -> None:
+        """Begins to push to those of its numerics class that have not got it, unless a push still runs."""
+        if self._task is not None:
+            if not self._task.done():
+                return
+            self._task.result()
+            self._task = None
+        missed = [r for r in records if (r.boot_id, r.draining) not in self._took]
+        missed = [r for r in missed if r.numerics_class == table.table.numerics_class]
+        if missed and time.monotonic() >= self._next_at:
+            self._task = asyncio.create_task(self._push(table, missed))
+
+    async def _push(self, table: PublishedTable, missed: Sequence[WorkerRecord]) -> None:
+        took = await push_table(self._workers, table, missed)
+        self._took |= took
+        self._next_at = time.monotonic() + (RETRY_S if len(took) < len(missed) else 0.0)
