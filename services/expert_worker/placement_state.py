@@ -19,6 +19,10 @@ class StaleTable(ValueError):
     """The placement is older than one this worker has seen."""
 
 
+class CallerGone(Exception):
+    """Expected: nobody waits for the end of a `prepare` any more."""
+
+
 class WrongTable(ValueError):
     """This worker cannot serve the placement: another numerics class, or experts that were not prepared here."""
 
@@ -38,13 +42,15 @@ class PlacementState:
     def prepare(self, epoch: int, wanted: list[ExpertKey], progress: Progress) -> list[int]:
         """Loads and warms up experts; returns their golden digests. A failure unloads those that were new.
 
-        Raises StaleTable, CheckpointError.
+        `progress` is called after each expert, and may raise CallerGone. Raises StaleTable, CheckpointError.
         """
         with self._changing:
             self._check_epoch(epoch)
             before = self.experts.loaded
             try:
                 return [self._load(key, done, len(wanted), progress) for done, key in enumerate(wanted, 1)]
+            except CallerGone:  # what was loaded is likely to be asked for again; the next commit drops the rest
+                raise
             except BaseException:  # memory that is short, too: what stays loaded would take more of it
                 self._drop(set(wanted) - before)
                 raise

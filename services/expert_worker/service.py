@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import grpc
 import numpy as np
@@ -22,7 +23,7 @@ from services.expert_worker.load import ExpertLoad
 from services.expert_worker.native_server import NativeServer, TooManySessions
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
-from services.expert_worker.placement_state import PlacementState, StaleTable, WrongTable
+from services.expert_worker.placement_state import CallerGone, PlacementState, StaleTable, WrongTable
 from services.expert_worker.sessions import Sessions
 from services.process.grpc_server import abort_call
 from services.process.telemetry import progress
@@ -154,7 +155,10 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             layer_N, expert_N = unpack_experts(request.experts)
             wanted = list(zip(layer_N.tolist(), expert_N.tolist(), strict=True))
             with progress("loading experts") as report:
-                digests = self._state.prepare(request.epoch, wanted, report)
+                digests = self._state.prepare(request.epoch, wanted, partial(_report, report, context))
+        except CallerGone as error:
+            log.info("loading experts was cancelled", reason=str(error))
+            abort_call(context, grpc.StatusCode.CANCELLED, error)
         except StaleTable as error:
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except PlacementError as error:
@@ -198,3 +202,10 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
 
     def _rejection(self, call: expert_pb2.ExpertCall, status: Reply.Status.ValueType, message: str) -> Reply:
         return Reply(call=call.call, status=status, message=message, epoch=self._state.epoch)
+
+
+def _report(report: Callable[[int, int], None], context: grpc.ServicerContext, done: int, total: int) -> None:
+    """Raises CallerGone when the caller of a Prepare has left: the leader has other plans, and the next one waits."""
+    report(done, total)
+    if not context.is_active():
+        raise CallerGone(f"the caller left after {done} of {total} experts")

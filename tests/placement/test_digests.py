@@ -15,7 +15,7 @@ def test_the_first_replica_decides_and_others_are_compared() -> None:
     assert digests.difference(ITEMS, GIVEN) is None
     digests.learn(ITEMS, GIVEN)
     assert digests.difference(ITEMS, GIVEN) is None
-    assert digests.difference(ITEMS, GIVEN + np.uint64(1)) == (0, 12, 11)
+    assert digests.difference(ITEMS, GIVEN + np.uint64(1)) == (0, 12, 11, False)
     assert digests.unknown(np.arange(12)).tolist() == [1, 2, 3, 4, 6, 7, 8, 10, 11]
 
 
@@ -28,7 +28,9 @@ def test_what_was_stored_is_known_to_the_next_leader() -> None:
     second.take_stored(stored)
     assert not second.to_store(), "it is in Redis already"
     assert second.difference(ITEMS, GIVEN) is None
-    assert second.difference(ITEMS[1:], GIVEN[:2]) == (5, 11, 12)
+    assert second.difference(ITEMS[1:], GIVEN[:2]) == (5, 11, 12, True)
+    second.learn(ITEMS, GIVEN)
+    assert second.difference(ITEMS[1:], GIVEN[:2]) == (5, 11, 12, False), "a live worker has confirmed it"
 
 
 def test_stored_digests_of_another_shape_are_left_out() -> None:

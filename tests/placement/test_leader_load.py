@@ -167,3 +167,24 @@ def test_metrics_tell_how_even_the_loads_are(store: Store) -> None:
         assert leader.metrics.loaded >= LAYERS * EXPERTS + 4
 
     run_scenario(store, scenario)
+
+
+def test_a_change_for_balance_makes_way_for_a_worker_that_dies(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        harness.lead(budget=budget())
+        first, second = await two_workers(harness)
+        third = await harness.join("expert", 2)
+        await harness.until(lambda: sorted(len(w.loaded) for w in harness.workers) == [2, 3, 3], "on three")
+        asked = prepares(harness)
+        for worker in (first, second, third):
+            worker.load_s = 600
+        heat(harness, max(harness.workers, key=lambda worker: len(worker.loaded)))
+        await harness.until(lambda: prepares(harness) > asked, "asked to load for balance, which never ends")
+        for worker in (first, second, third):
+            worker.load_s = 0
+        draining = min(harness.workers, key=lambda worker: len(worker.loaded))
+        draining.draining = True
+        await harness.membership.announce(draining.record())
+        await harness.until(lambda: not draining.loaded, "drained, without waiting for the balance")
+
+    run_scenario(store, scenario)

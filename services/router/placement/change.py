@@ -85,12 +85,14 @@ async def _load(
 def _compare(worker_id: str, item_N: Items, given_N: DigestArray, experts: int, digests: Digests) -> None:
     """Raises JoinFailed when a worker's digest of an expert differs from the other replicas'."""
     if (difference := digests.difference(item_N, given_N)) is not None:
-        item, given, known = difference
-        layer, expert = divmod(item, experts)
+        layer, expert = divmod(difference.item, experts)
+        others = f"other replicas with {difference.known:016x}"
+        if difference.stored:
+            others = f"redis has {difference.known:016x} in the hash digests:{digests.numerics_class}"
         raise JoinFailed(
             worker_id,
-            f"{worker_id}: expert {expert} of layer {layer} answers the golden row with {given:016x}, "
-            f"other replicas with {known:016x}",
+            f"{worker_id}: expert {expert} of layer {layer} answers the golden row with "
+            f"{difference.given:016x}, {others}",
         )
 
 

@@ -27,7 +27,7 @@ from services.router.placement.digests import Digests
 from services.router.placement.join_backoffs import JoinBackoffs
 from services.router.placement.loaded_experts import table_of_loaded
 from services.router.placement.metrics import PlacementMetrics
-from services.router.placement.plan import Plan, Shape, make_plan
+from services.router.placement.plan import Plan, Shape, inputs_of, make_plan
 from services.router.placement.pushes import Pushes
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
@@ -196,11 +196,11 @@ class PlacementLeader:
             await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else LOOK_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+        usable = self._compatible(experts, attention)
         if self._change is not None:
-            if not self._change.done() and self._change_needs <= {r.boot_id for r in experts}:
+            if not self._change.done() and self._still_wanted(experts, usable):
                 return
             self._cancel_change()
-        usable = self._compatible(experts, attention)
         left_out = mismatched_workers(
             {r.worker_id: r.numerics_class for r in (*attention, *experts)}, usable[0].numerics_class if usable else ""
         )
@@ -217,9 +217,8 @@ class PlacementLeader:
 
     async def _plan_for(self, usable: list[WorkerRecord]) -> Plan:
         """Returns what the policy makes of these workers: computed on a thread, and only when something has changed."""
-        table, now = self._table, time.monotonic()
-        waiting = self._backoffs.waiting(now)
-        inputs = tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.host, r.boot_id in waiting) for r in usable)
+        table, waiting = self._table, self._backoffs.waiting(time.monotonic())
+        inputs = inputs_of(usable, waiting)
         last, load = self._plan, self._balancer.load
         if last is None or last.table is not table or last.inputs != inputs or last.load is not load:
             moves = self._balancer.moves()
@@ -227,6 +226,13 @@ class PlacementLeader:
             self.metrics.balancedness = self._plan.balancedness
             return self._plan
         return last
+
+    def _still_wanted(self, experts: list[WorkerRecord], usable: list[WorkerRecord]) -> bool:
+        """Whether the change under way can end; one that is only for balance makes way for any other."""
+        if not self._change_needs <= {r.boot_id for r in experts}:
+            return False
+        plan, waiting = self._plan, self._backoffs.waiting(time.monotonic())
+        return plan is None or not plan.balances or plan.inputs == inputs_of(usable, waiting)
 
     def _read_load(self, experts: list[WorkerRecord]) -> None:
         """Reads the load when it is due and nothing else is going on."""
@@ -292,7 +298,8 @@ class PlacementLeader:
         self._balancer.table_changed(moved)
         self.metrics.tables += 1
         self.metrics.loaded += moved
-        log.info("table published", epoch=epoch, loaded=after.counts)
+        for_load = bool(self._plan and self._plan.balances)
+        log.info("table published", epoch=epoch, experts=after.counts, newly_loaded=moved, for_load=for_load)
         try:
             await self._membership.write_table(table)
             if learnt := digests.to_store():

@@ -29,8 +29,8 @@ SLOW, LEAST_BUSY = 0.75, 0.02
 async def read_load(workers: Workers, records: Sequence[WorkerRecord], layers: int, experts: int) -> Load | None:
     """Returns the load of all these workers together; None in an idle cluster, or when one does not answer, or wrongly.
 
-    A part of the load would make the experts of that worker look cold. Rows go to every worker of a cluster that is not
-    idle: the first one is asked before the others.
+    A part of the load would make the experts of that worker look cold. A cluster is idle when neither its first nor its
+    last worker has computed anything lately: these are asked before the others.
     """
     few = asyncio.Semaphore(FEW)
 
@@ -39,9 +39,10 @@ async def read_load(workers: Workers, records: Sequence[WorkerRecord], layers: i
             return await workers.load(record)
 
     try:
-        if not records or not (first := await ask(records[0])).assignments_per_s:
+        ends = [await ask(record) for record in (*records[:1], *records[1:][-1:])]
+        if not any(reply.assignments_per_s for reply in ends):
             return None
-        replies = [first, *await asyncio.gather(*map(ask, records[1:]))]
+        replies = [ends[0], *await asyncio.gather(*map(ask, records[1:-1])), *ends[1:]]
         by_id = dict(zip((record.worker_id for record in records), replies, strict=True))
         return await asyncio.to_thread(_combined, by_id, layers, experts)
     except (CallFailed, LoadError) as error:

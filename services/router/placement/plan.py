@@ -47,9 +47,15 @@ class Plan:
     after: TableView
     balancedness: float  # of `before`, by the load; NaN without one
     differs: bool
+    balances: bool  # it differs for the load alone: whatever else comes up goes first
     complete: bool  # `after` has every expert
     unplaced: int
     lacking: CapacityShortage | None
+
+
+def inputs_of(usable: Sequence[WorkerRecord], waiting: Collection[str]) -> Inputs:
+    """What a plan depends on, of these workers. `waiting`: boot ids of workers that back off."""
+    return tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.host, r.boot_id in waiting) for r in usable)
 
 
 def make_plan(
@@ -67,7 +73,10 @@ def make_plan(
     before = still_there(table, records) if table else TableView.of_loaded({}, layers, experts)
     counts = before.counts
     views = [_as_view(record, counts.get(record.worker_id, 0), record.boot_id in waiting) for record in usable]
-    after = place(experts, layers, views, shape.replicas, before, load, shape.extra, moves)
+    after = place(experts, layers, views, shape.replicas, before, load, shape.extra)
+    balances = moves > 0 and after == before
+    if balances:
+        after = place(experts, layers, views, shape.replicas, before, load, shape.extra, moves)
     # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
     joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
     return Plan(
@@ -78,6 +87,7 @@ def make_plan(
         after=after,
         balancedness=balancedness(before, load),
         differs=after != before,
+        balances=balances,
         complete=not after.missing,
         unplaced=before.missing,
         lacking=shortage(after, joined),
