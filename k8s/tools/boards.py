@@ -75,6 +75,7 @@ REQUESTS = Board(
         Panel(
             "HTTP responses, by status", "reqps", {"{{status}}": _rate("caracal_gateway_http_requests_total", "status")}
         ),
+        Panel("Event loop lag", "s", _quantiles("caracal_event_loop_lag_seconds", 0.5, 0.99)),
         Panel(
             "Failovers and cancelled requests",
             "ops",
@@ -161,6 +162,24 @@ EXPERTS = Board(
             "Epoch of the placement table",
             "none",
             {"{{pod}}": f"{_sum('caracal_expert_epoch')} or {_sum('caracal_attention_epoch')}"},
+        ),
+        Panel(
+            "Balancedness: mean / greatest load of the pods in a layer",
+            "percentunit",
+            {"by the leader's last reading": f"max(caracal_placement_balancedness{{{_HERE}}})"},
+        ),
+        Panel(
+            "Experts loaded for new tables",
+            "ops",
+            {
+                "experts": _rate("caracal_placement_experts_loaded_total"),
+                "tables": _rate("caracal_placement_tables_total"),
+            },
+        ),
+        Panel(
+            "Hottest and mean expert of a pod, assignments per second",
+            "short",
+            {"{{pod}} hottest": _sum("caracal_expert_load_max"), "{{pod}} mean": _sum("caracal_expert_load_mean")},
         ),
         Panel("Queue time", "s", _quantiles("caracal_expert_queue_seconds", 0.5, 0.99)),
         Panel(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -147,6 +148,7 @@ class PlacementLeader:
             log.warning("another router leads the placement")
             self._cancel_change()
             self._shortages.forget()
+            self.metrics.balancedness = math.nan  # the other router's is what counts
         if leads != self._leading:
             self._workers.wake()
         self._leading = leads
