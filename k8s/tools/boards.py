@@ -166,7 +166,7 @@ EXPERTS = Board(
         Panel(
             "Balancedness: mean / greatest load of the pods in a layer",
             "percentunit",
-            {"by the leader's last reading": f"max(caracal_placement_balancedness{{{_HERE}}})"},
+            {"by the last reading": f"max(caracal_placement_balancedness{{{_HERE}}})"},
         ),
         Panel(
             "Experts loaded for new tables",
