@@ -75,7 +75,14 @@ REQUESTS = Board(
         Panel(
             "HTTP responses, by status", "reqps", {"{{status}}": _rate("caracal_gateway_http_requests_total", "status")}
         ),
-        Panel("Event loop lag", "s", _quantiles("caracal_event_loop_lag_seconds", 0.5, 0.99)),
+        Panel(
+            "Event loop lag, 99th percentile",
+            "s",
+            {
+                "{{pod}}": "histogram_quantile(0.99, sum by (pod, le) (rate(caracal_event_loop_lag_seconds_bucket"
+                f"{{{_HERE}}}[$__rate_interval])))"
+            },
+        ),
         Panel(
             "Failovers and cancelled requests",
             "ops",
