@@ -24,6 +24,7 @@ from services.attention_worker.table_follower import TableFollower
 from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import authority
 from services.process.cores import run_on
 from services.process.loop_lag import LoopLag
 from services.process.telemetry import serve_metrics, show_redis
@@ -93,8 +94,8 @@ class AttentionWorker:
         registry.register(AttentionMetrics(self._engine, self._dispatcher.stats, links, lambda: self._service.epoch))
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
-        self._address = f"{settings.reachable_host}:{port}"
-        self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
+        self._address = authority(settings.reachable_host, port)
+        self._metrics_address = authority(settings.reachable_host, metrics_port)
         log.info(
             "attention worker listens",
             worker_id=self._identity.worker_id,
