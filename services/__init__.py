@@ -15,4 +15,4 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_li
 
 # gRPC here only connects members of one cluster, which no proxy of the environment can reach: an empty grpc_proxy comes
 # before http_proxy and https_proxy, while a no_proxy would have to name every peer.
-os.environ["grpc_proxy"] = ""
+os.environ["grpc_proxy"] = ""  # noqa: SIM112  gRPC reads it so

@@ -27,6 +27,7 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
 from services.process.cores import run_on
 from services.process.loop_lag import LoopLag
+from services.process.open_files import open_files
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -103,6 +104,7 @@ class AttentionWorker:
             metrics=self._metrics_address,
             numerics_class=self._identity.numerics_class,
             kv_bytes=self._engine.cache.bytes,
+            open_files=open_files(),
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:

@@ -29,6 +29,7 @@ from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
+from services.process.open_files import open_files
 from services.process.telemetry import serve_metrics, show_redis
 from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
@@ -86,6 +87,7 @@ class ExpertWorker:
             address=self._address,
             metrics=self._metrics_address,
             numerics_class=self._state.numerics_class,
+            open_files=open_files(),
         )
 
     def _native_server(self, device: torch.device) -> NativeServer | None:

@@ -8,6 +8,14 @@ from typing import Any
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
+class CannotListen(OSError):
+    """A host or port that cannot be listened on: the message names both. `why`: the system's number of the error."""
+
+    def __init__(self, message: str, why: int | None) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 def bare(host: str) -> str:
     """The host without the brackets that an IPv6 address has in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -39,17 +47,17 @@ def resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...
 def bound_socket(host: str, port: int) -> socket.socket:
     """A TCP socket bound to `host`; `::` takes IPv4 as well, where the system lets it.
 
-    Raises OSError, whose message names the address.
+    Raises CannotListen.
     """
     try:
         family, address = resolved(host, port)
         listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        raise OSError(f"cannot listen on {authority(host, port)}: {error.strerror}") from None
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {authority(host, port)}: {error.strerror}") from None
+        raise CannotListen(f"cannot listen on {authority(host, port)}: {error.strerror}", error.errno) from None
     return listener

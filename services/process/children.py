@@ -49,6 +49,16 @@ class Child:
         return _event(lines[-1]) if lines else "its log is empty"
 
 
+def import_path() -> str:
+    """PYTHONPATH of a child that is started with -P, so that its imports are this process's.
+
+    The working directory is in it only if Caracal lies there: a user's folder may hold a queue.py or a redis.py.
+    """
+    root, here = Path(__file__).resolve().parents[2], Path.cwd()
+    entries = [Path(entry).resolve() for entry in sys.path if os.path.isdir(entry or here)]
+    return os.pathsep.join(str(entry) for entry in entries if entry == root or entry != here)
+
+
 def start(name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> Child:
     """Starts `command` (its first word a path) in a session of its own, so that Ctrl-C reaches only this process."""
     with log.open("ab") as sink:

@@ -13,21 +13,22 @@ FEW = 1024
 OWN = 192  # of a router, for what is not a client of HTTP: gRPC, Redis, its own files
 
 
-def raise_open_files() -> int:
-    """Raises the soft limit to the hard one, for this process and its children, and logs it; returns the limit."""
-    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def raise_open_files() -> None:
+    """Raises the soft limit to the hard one, for this process and its children; logs when that is little."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
-    if before != resource.RLIM_INFINITY and before < limit:
+    if open_files() < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    limit = max(limit, before)
-    if limit < FEW:
-        log.warning("few files may be open: connections will have to wait. Raise `ulimit -Hn`", limit=limit)
-    else:
-        log.info("open files", limit=limit, before=before)
-    return limit
+    if open_files() < FEW:
+        log.warning("few files may be open, so connections may have to wait: raise `ulimit -Hn`", limit=open_files())
+
+
+def open_files() -> int:
+    """The limit in force."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if soft == resource.RLIM_INFINITY else soft
 
 
 def most_connections() -> int:
     """How many connections of HTTP clients a router may have under the limit in force."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if limit == resource.RLIM_INFINITY else max(limit // 4, limit - OWN)
+    return max(open_files() // 4, open_files() - OWN)

@@ -139,9 +139,7 @@ class ServiceSettings(Settings):
     model: Path = setting("directory of the checkpoint, in Hugging Face's layout")  # noqa: RUF009  a dataclass field
     redis_url: str = setting("the cluster's Redis", "redis://127.0.0.1:6379/0")
     cluster: str = setting("prefix of every Redis key: clusters of different names may share a Redis", "caracal")
-    host: str = setting(
-        "address to listen on: of IPv4, of IPv6, or a name; 0.0.0.0 and :: are all of them", "127.0.0.1"
-    )
+    host: str = setting("address to listen on, IPv4 or IPv6, or a name; 0.0.0.0 and :: mean all", "127.0.0.1")
     advertise_host: str = setting("address at which others reach this process; empty = CARACAL_HOST", "")
     worker_id: str = setting("unique name of this process; empty = the machine's name", "")
     log_level: str = setting("least severity that is logged", "INFO", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))

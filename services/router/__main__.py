@@ -22,11 +22,10 @@ from services.process.addresses import authority
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.loop_lag import LoopLag
-from services.process.open_files import raise_open_files
+from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
-from services.router.gateway.cors import parse_origins
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
@@ -79,15 +78,13 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    servers = RouterServers(
-        GatewayContext(serving, lambda: shortages.known, overview), parse_origins(settings.cors_origins)
-    )
+    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview), settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
         exit_with_error(str(error))
     http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
-    log.info("router listens", http=http, grpc=rpc)
+    log.info("router listens", http=http, grpc=rpc, open_files=open_files())
 
     def record() -> WorkerRecord:
         return WorkerRecord(

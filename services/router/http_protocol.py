@@ -1,7 +1,7 @@
 """HTTP/1 of one connection: uvicorn's protocol on h11, with what stock clients and proxies need besides.
 
-h11 ignores upgrade offers (the h2c of Java's client) and never chunks to HTTP/1.0. Here: errors in OpenAI's format before
-there is a request, half-closed clients, and a shorter way for the chunks of a stream.
+h11 ignores upgrade offers (the h2c of Java's client) and never chunks to HTTP/1.0. Here: errors in OpenAI's format
+before there is a request, half-closed clients, and a shorter way for the chunks of a stream.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -16,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 BACKLOG = 2048  # connections that wait in the kernel
 FULL_S = 0.05  # between two looks for room
+QUIET_S = 60.0
 FAILED_S = 0.2  # after an accept that failed for want of files or memory
 
 
@@ -29,7 +31,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, most: int) -> None:
         """`most`: connections at once."""
         super().__init__(config)
-        self._most = most
+        self._most, self._quiet_until = most, 0.0
 
     def listen(self, listener: socket.socket) -> None:
         """Takes a bound socket. Clients may connect from now on; they are served once `serve` runs."""
@@ -58,9 +60,9 @@ class HttpServer(uvicorn.Server):
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        full = failed = False
+        failed = False
         while True:
-            full = await self._has_room(full)
+            await self._room()
             try:
                 connected, _ = await loop.sock_accept(self._listener)
                 failed = False
@@ -76,17 +78,13 @@ class HttpServer(uvicorn.Server):
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 await loop.connect_accepted_socket(self._protocol, connected)
 
-    async def _has_room(self, full: bool) -> bool:
-        """Waits until a connection may be accepted; logs when none may for the first time, and when some may again."""
+    async def _room(self) -> None:
+        """Waits until a connection may be accepted. Logs that none may, at most once a minute."""
         while len(self.server_state.connections) >= self._most:
-            if not full:
+            if time.monotonic() >= self._quiet_until:
                 log.warning("as many connections as files may be open: more have to wait", connections=self._most)
-            full = True
+                self._quiet_until = time.monotonic() + QUIET_S
             await asyncio.sleep(FULL_S)
-        if full and len(self.server_state.connections) < self._most * 0.9:
-            log.info("connections are accepted again")
-            full = False
-        return full
 
     def _protocol(self) -> HttpProtocol:
         return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop())

@@ -49,6 +49,10 @@ class RouterSettings(ServiceSettings):
     def served_name(self) -> str:
         return self.model_name or self.model.resolve().name
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return parse_origins(self.cors_origins)
+
     def validate(self) -> None:
         super().validate()
         try:

@@ -31,22 +31,30 @@ def encoding_of(header: str) -> str:
 
 
 class Decoder:
-    """Decompresses one body piece by piece. A gzip body may have several members."""
+    """Decompresses one body piece by piece. A gzip body may have several members, a deflate body no zlib header."""
 
     def __init__(self, encoding: str) -> None:
         """`encoding`: of `encoding_of`."""
         self._encoding = encoding
-        self._stream = None if encoding == "identity" else zlib.decompressobj(GZIP if encoding == "gzip" else ZLIB)
+        self._stream = zlib.decompressobj(GZIP) if encoding == "gzip" else None
         self._members = 1
-        self._fresh = True  # nothing was read yet: a deflate body may still turn out to be without zlib's header
+        self._head = b""  # of a deflate body: its first two bytes say whether it has zlib's header
 
     def feed(self, data: bytes, most: int) -> bytes:
         """What the next bytes of the body stand for, `most` + 1 bytes of it at most, which is then not all of it.
 
         Raises BadCompression.
         """
-        if self._stream is None:
+        if self._encoding == "identity":
             return data
+        if self._stream is None:
+            self._head += data
+            if len(self._head) < 2:
+                return b""
+            data, self._head = self._head, b""
+            self._stream = zlib.decompressobj(
+                ZLIB if data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0 else RAW
+            )
         found = b""
         try:
             while data and len(found) <= most:
@@ -58,7 +66,7 @@ class Decoder:
                     if self._encoding != "gzip" or self._members > MOST_MEMBERS:
                         raise BadCompression("The body has bytes after its compressed data.")
                     self._stream = zlib.decompressobj(GZIP)
-                found += self._decompress(data, most + 1 - len(found))
+                found += self._stream.decompress(data, most + 1 - len(found))
                 data = self._stream.unused_data or self._stream.unconsumed_tail
         except zlib.error:
             raise BadCompression(f"The body is not valid {self._encoding}.") from None
@@ -66,16 +74,5 @@ class Decoder:
 
     def finish(self) -> None:
         """Raises BadCompression when the body has ended before its compressed data did."""
-        if self._stream is not None and not self._stream.eof:
+        if self._encoding != "identity" and (self._stream is None or not self._stream.eof):
             raise BadCompression(f"The {self._encoding} of the body ends too early.")
-
-    def _decompress(self, data: bytes, most: int) -> bytes:
-        assert self._stream is not None
-        fresh, self._fresh = self._fresh, False
-        try:
-            return self._stream.decompress(data, most)
-        except zlib.error:
-            if not fresh or self._encoding != "deflate":
-                raise
-            self._stream = zlib.decompressobj(RAW)
-            return self._stream.decompress(data, most)
