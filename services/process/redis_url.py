@@ -49,4 +49,5 @@ def url_violation(url: str) -> str:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
-    return re.sub(r"password=[^&]*", "password=***", re.sub(r"://([^/@]*):[^@]*@", r"://\1:***@", url))
+    masked = re.sub(r"^(\w[\w+.-]*://)?([^:@/]*):.*@", r"\1\2:***@", url)
+    return re.sub(r"password=[^&]*", "password=***", masked)

@@ -52,9 +52,8 @@ class Decoder:
             if len(self._head) < 2:
                 return b""
             data, self._head = self._head, b""
-            self._stream = zlib.decompressobj(
-                ZLIB if data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0 else RAW
-            )
+            has_header = data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0
+            self._stream = zlib.decompressobj(ZLIB if has_header else RAW)
         found = b""
         try:
             while data and len(found) <= most:
