@@ -54,9 +54,14 @@ def import_path() -> str:
 
     The working directory is in it only if Caracal lies there: a user's folder may hold a queue.py or a redis.py.
     """
-    root, here = Path(__file__).resolve().parents[2], Path.cwd()
-    entries = [Path(entry).resolve() for entry in sys.path if os.path.isdir(entry or here)]
-    return os.pathsep.join(str(entry) for entry in entries if entry == root or entry != here)
+    root = Path(__file__).resolve().parents[2]
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        here = Path()
+    entries = [Path(entry).resolve() for entry in sys.path if os.path.isabs(entry) and os.path.isdir(entry)]
+    kept = dict.fromkeys(entry for entry in entries if entry == root or entry != here)
+    return os.pathsep.join(map(str, (*kept, *({root} - kept.keys()))))
 
 
 def start(name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> Child:
