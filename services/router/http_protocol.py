@@ -36,7 +36,8 @@ class HttpConnection(h11.Connection):
 
     def begin(self) -> bytes:
         """The first byte of any answer; empty when it was sent already."""
-        data, self._begun = b"HTTP"[self._begun : 1], 1
+        data = b"" if self._begun else b"H"
+        self._begun = 1
         return data
 
     def send(self, event: Any) -> Any:

@@ -16,6 +16,7 @@ from services.router.http_protocol import HttpProtocol
 log = structlog.get_logger(__name__)
 
 BACKLOG = 2048  # connections that wait in the kernel
+BATCH = 64  # connections taken without a look at others' work
 FULL_S = 0.05  # between two looks for room
 QUIET_S = 60.0
 FAILED_S = 0.2  # after an accept that failed for want of files or memory
@@ -32,6 +33,8 @@ class HttpServer(uvicorn.Server):
         """`most`: connections at once."""
         super().__init__(config)
         self._most, self._quiet_until = most, 0.0
+        self._opening: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.TimerHandle | None = None  # until connections are accepted again
 
     def listen(self, listener: socket.socket) -> None:
         """Takes a bound socket. Clients may connect from now on; they are served once `serve` runs."""
@@ -41,50 +44,59 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
-        self._accepting = asyncio.create_task(self._accept())
+        self._resume()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._accepting.cancel()
-        await asyncio.gather(self._accepting, return_exceptions=True)
+        self._pause()
+        if self._waiting is not None:
+            self._waiting.cancel()
         self._listener.close()
         await super().shutdown([])
-
-    async def on_tick(self, counter: int) -> bool:
-        if self._accepting.done():
-            self._accepting.result()
-        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        failed = False
-        while True:
-            await self._room()
-            try:
-                connected, _ = await loop.sock_accept(self._listener)
-                failed = False
-            except ConnectionError:  # it left before it was accepted
-                continue
-            except OSError as error:
-                if not failed:
-                    log.warning("no connection can be accepted", error=str(error))
-                failed = True
-                await asyncio.sleep(FAILED_S)
-                continue
-            with contextlib.suppress(OSError):
-                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.connect_accepted_socket(self._protocol, connected)
+    def _resume(self) -> None:
+        self._waiting = None
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    async def _room(self) -> None:
-        """Waits until a connection may be accepted. Logs that none may, at most once a minute."""
-        while len(self.server_state.connections) >= self._most:
-            if time.monotonic() >= self._quiet_until:
-                log.warning("as many connections as files may be open: more have to wait", connections=self._most)
-                self._quiet_until = time.monotonic() + QUIET_S
-            await asyncio.sleep(FULL_S)
+    def _pause(self, seconds: float = 0.0) -> None:
+        """Accepts nothing, for so long or for good."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        self._waiting = loop.call_later(seconds, self._resume) if seconds else None
+
+    def _accept(self) -> None:
+        """Takes the connections that wait, as far as there is room."""
+        for _ in range(BATCH):
+            if len(self.server_state.connections) + len(self._opening) >= self._most:
+                self._warn("as many connections as files may be open: more have to wait", connections=self._most)
+                self._pause(FULL_S)
+                return
+            try:
+                connected, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError):  # there is none, or it left before it was accepted
+                return
+            except OSError as error:
+                self._warn("no connection can be accepted", error=str(error))
+                self._pause(FAILED_S)
+                return
+            opening = asyncio.create_task(self._open(connected))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, connected: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connected.setblocking(False)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connected)
+
+    def _warn(self, event: str, **more: object) -> None:
+        """Logs why clients wait, at most once a minute."""
+        if time.monotonic() >= self._quiet_until:
+            log.warning(event, **more)
+            self._quiet_until = time.monotonic() + QUIET_S
 
     def _protocol(self) -> HttpProtocol:
         return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop())

@@ -53,7 +53,7 @@ class Answer:
             raw += line + b"\r\n"
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        assert status, "closed without an answer"
+        assert status.startswith(b"HTTP/1.1 "), status or "closed without an answer"
         body = b""
         if headers.get("transfer-encoding") == "chunked":
             while size := int(file.readline(), 16):
