@@ -48,8 +48,6 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._pause()
-        if self._waiting is not None:
-            self._waiting.cancel()
         self._listener.close()
         await super().shutdown([])
 
@@ -65,6 +63,8 @@ class HttpServer(uvicorn.Server):
         """Accepts nothing, for so long or for good."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener)
+        if self._waiting is not None:
+            self._waiting.cancel()
         self._waiting = loop.call_later(seconds, self._resume) if seconds else None
 
     def _accept(self) -> None:
