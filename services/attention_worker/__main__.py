@@ -16,6 +16,7 @@ from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.errors import CheckpointError
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
+from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
 from services.transport.native_extension import unavailable
@@ -40,6 +41,7 @@ def main() -> None:
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", settings.identity, settings.log_level)
+        raise_open_files()
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
         sys.setswitchinterval(GIL_SWITCH_S)

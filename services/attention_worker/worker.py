@@ -24,8 +24,10 @@ from services.attention_worker.table_follower import TableFollower
 from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import authority
 from services.process.cores import run_on
 from services.process.loop_lag import LoopLag
+from services.process.open_files import open_files
 from services.process.telemetry import serve_metrics, show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -93,8 +95,8 @@ class AttentionWorker:
         registry.register(AttentionMetrics(self._engine, self._dispatcher.stats, links, lambda: self._service.epoch))
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
-        self._address = f"{settings.reachable_host}:{port}"
-        self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
+        self._address = authority(settings.reachable_host, port)
+        self._metrics_address = authority(settings.reachable_host, metrics_port)
         log.info(
             "attention worker listens",
             worker_id=self._identity.worker_id,
@@ -102,6 +104,7 @@ class AttentionWorker:
             metrics=self._metrics_address,
             numerics_class=self._identity.numerics_class,
             kv_bytes=self._engine.cache.bytes,
+            open_files=open_files(),
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:

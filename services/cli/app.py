@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from services.attention_worker.settings import AttentionSettings
+from services.cli.terminal import plain_where_needed
 from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting, rule_of
 
@@ -21,7 +22,7 @@ app = typer.Typer(
 )
 
 Result = TypeVar("Result")
-PASSED_ON = ("dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype", "generation_config")
+PASSED_ON = ("host", "dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype", "generation_config")
 CANNOT_SERVE = 3  # exit code of `caracal status`
 
 
@@ -55,6 +56,7 @@ def up(
     attention: Annotated[int, _setting("attention")] = LocalSettings.attention,
     expert: Annotated[int, _setting("expert")] = LocalSettings.expert,
     model: Annotated[Path, _setting("model")] = LocalSettings.model,
+    host: Annotated[str, _setting("host")] = LocalSettings.host,
     port: Annotated[int, _setting("port")] = LocalSettings.port,
     dtype: Annotated[str, _setting("dtype")] = LocalSettings.dtype,
     device: Annotated[str, _setting("device")] = LocalSettings.device,
@@ -71,6 +73,7 @@ def up(
     try:
         settings = LocalSettings(
             model=model,
+            host=host,
             port=port,
             attention=attention,
             expert=expert,
@@ -109,7 +112,7 @@ def generate(
             sys.stdout.write(text_delta)
             sys.stdout.flush()
         print()
-    except (RequestFailed, NoCluster) as error:
+    except (RequestFailed, NoCluster, InvalidSetting) as error:
         fail(str(error))
 
 
@@ -249,6 +252,7 @@ def _run_on_cluster(run: Callable[[], Result]) -> Result:
 
 
 def main() -> None:
+    plain_where_needed()
     app()
 
 

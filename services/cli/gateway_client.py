@@ -6,6 +6,7 @@ import http.client
 import json
 from urllib.parse import urlsplit
 
+from services.cli.gateway_url import gateway_url
 from services.cli.run_state import NoCluster
 from services.membership.overview import Overview
 
@@ -25,8 +26,8 @@ def ask_ready(url: str) -> str:
 
 
 def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(gateway_url(url))
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError
     except ValueError:

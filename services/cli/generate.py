@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from services.cli.gateway_url import gateway_url
+
 
 class RequestFailed(Exception):
     """The gateway cannot be reached or rejects the request. The message is one line."""
@@ -53,7 +55,12 @@ def stream_chat(url: str, prompt: str, timeout_s: float = 120.0, **options: Any)
 
 
 def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(gateway_url(url))
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise RequestFailed(f"{url!r} is not the URL of a gateway: write http://HOST:PORT") from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=timeout_s)
     try:

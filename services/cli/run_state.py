@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
+
+from services.cli.gateway_url import gateway_url
+from services.process.redis_url import url_violation, without_password
 
 
 class NoCluster(Exception):
@@ -25,9 +29,13 @@ class RunState:
 
 
 def state_directory() -> Path:
-    """The directory of state files: in XDG_RUNTIME_DIR, else in the user's cache, else (no writable HOME) in /tmp."""
+    """The directory of state files: in XDG_RUNTIME_DIR, else in the user's cache, else (no writable HOME) in /tmp.
+
+    After su or sudo, XDG_RUNTIME_DIR may be another user's: then it counts as not set.
+    """
     home_directory = Path(os.environ.get("HOME") or "/nonexistent")
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and _is_ours(Path(runtime)):
         base = Path(runtime)
     elif os.access(home_directory, os.W_OK):
         base = Path(os.environ.get("XDG_CACHE_HOME") or home_directory / ".cache")
@@ -36,7 +44,16 @@ def state_directory() -> Path:
     return base / "caracal"
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether it is a folder of this user, who may write there."""
+    try:
+        return path.is_dir() and path.stat().st_uid == os.geteuid() and os.access(path, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
 def save(state: RunState) -> None:
+    """Raises OSError when there is no place for it."""
     path = _path(state.pid)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_suffix(".draft")
@@ -46,7 +63,8 @@ def save(state: RunState) -> None:
 
 def clear(pid: int) -> None:
     """Deletes the state file of the `caracal up` with this process id."""
-    _path(pid).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _path(pid).unlink(missing_ok=True)
 
 
 def find() -> RunState:
@@ -55,8 +73,10 @@ def find() -> RunState:
     CARACAL_REDIS_URL may name the Redis of a cluster that was not started here; a URL is never combined with the Redis
     of another cluster.
     """
-    url, redis_url = os.environ.get("CARACAL_URL", "").rstrip("/"), os.environ.get("CARACAL_REDIS_URL", "")
+    url, redis_url = gateway_url(os.environ.get("CARACAL_URL", "")), os.environ.get("CARACAL_REDIS_URL", "")
     if redis_url:
+        if violation := url_violation(redis_url):
+            raise NoCluster(f"CARACAL_REDIS_URL is {without_password(redis_url)!r}: {violation}")
         return RunState(pid=0, url=url, redis_url=redis_url, cluster=os.environ.get("CARACAL_CLUSTER") or "caracal")
     states, dead = _running()
     if url:
@@ -82,7 +102,8 @@ def _running() -> tuple[list[RunState], int]:
             os.kill(state.pid, 0)
             states.append((path.stat().st_mtime, state))
         except (ProcessLookupError, ValueError, TypeError):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             dead += 1
         except OSError:
             continue

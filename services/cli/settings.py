@@ -35,8 +35,8 @@ INTRO = """# Settings
 Made by `caracal settings --markdown`; a test compares it with the code. Each is an environment variable; an empty one
 counts as not set. A value that breaks a rule ends the process with one line that names the variable, and exit code 2.
 `caracal up` has options for some (`caracal up --help`: `--kv-pages` for `CARACAL_KV_PAGES`) and gives the rest of its
-environment to the workers, but sets CARACAL_HOST, CARACAL_ADVERTISE_HOST, CARACAL_THREADS and CARACAL_CORES itself. The
-chart's values are mapped to them in `k8s/templates/_env.tpl`.
+environment to the workers, but sets CARACAL_ADVERTISE_HOST, CARACAL_THREADS and CARACAL_CORES itself, and CARACAL_HOST
+only for its gateway: its workers listen on loopback. The chart's values are mapped to them in `k8s/templates/_env.tpl`.
 """
 
 

@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from services.cli.fitting_table import FittingTable
 from services.cli.gateway_client import ask_gateway, ask_ready
 from services.cli.numerics import render_numerics
 from services.cli.run_state import NoCluster, RunState, find
-from services.cli.status_rows import COLUMNS, rows
+from services.cli.status_rows import COLUMNS, OPTIONAL, rows
 from services.membership.overview import Overview
 from services.membership.redis import Membership, RedisUnavailable
 
@@ -74,9 +73,7 @@ def chosen_view(numerics: bool, every: bool) -> View:
 
 def render(overview: Overview, name: str, fold: bool = True) -> Group:
     """The two header lines and the table of workers."""
-    table = Table(*COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
-    for row in rows(overview.workers, fold):
-        table.add_row(*map(Text, row))  # as text, a bracket of an IPv6 address would be markup
+    table = FittingTable(COLUMNS, rows(overview.workers, fold), OPTIONAL)
     desired = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
     classes = ", ".join(overview.numerics_classes) or "unknown"
     return Group(

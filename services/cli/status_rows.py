@@ -9,9 +9,11 @@ from services.cli.scale import serves
 from services.membership.record import WorkerRecord
 from services.membership.worker_order import ordinal
 
-# Short, since the table has to fit 80 columns. `run+wait` counts sequences, `zero` is the share of top-k choices that
+# Short, since the table should fit 80 columns. `run+wait` counts sequences, `zero` is the share of top-k choices that
 # fell on zero experts, `exposed` the wait for experts per layer and its share of the round trip.
 COLUMNS = ("worker", "state", "experts", "KV", "run+wait", "zero", "exposed", "metrics")
+# What a narrow terminal does without, the first one first. Worker and state are always there.
+OPTIONAL = ("zero", "exposed", "metrics", "KV", "experts", "run+wait")
 FOLDED = 9  # so many workers of one role and state share a row
 
 Row = tuple[str, ...]

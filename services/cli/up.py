@@ -6,19 +6,25 @@ import asyncio
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import structlog
+
 from services.cli.generate import NoChatTemplate, RequestFailed, stream_chat, stream_completion
 from services.cli.run_state import RunState, clear, save
+from services.cli.terminal import say
 from services.local.cluster import LocalCluster, StartFailed
 from services.local.redis_server import NoRedis
 from services.local.settings import DEFAULT_MODEL, LocalSettings
+from services.process.lifecycle import ending_signals
+from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, progress
+
+log = structlog.get_logger(__name__)
 
 READY_S = 300.0
 SAMPLE = "What is 12 + 30?"
@@ -35,9 +41,10 @@ tool calls. It does not answer free conversation such as 'hello'.
 
 
 def up(settings: LocalSettings) -> None:
-    """Runs a cluster until Ctrl-C or SIGTERM. Exits with 1 and one line when it cannot be started."""
+    """Runs a cluster until Ctrl-C, SIGTERM or SIGHUP. Exits with 1 and one line when it cannot be started."""
     try:
         configure_logging("up")
+        raise_open_files()
         asyncio.run(_up(settings))
     except (InvalidSetting, NoRedis, StartFailed, ValueError) as error:
         _fail(str(error))
@@ -46,7 +53,7 @@ def up(settings: LocalSettings) -> None:
 async def _up(settings: LocalSettings) -> None:
     settings.check_port()
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     cluster = LocalCluster(settings)
     work = asyncio.create_task(_serve(cluster))
@@ -58,7 +65,7 @@ async def _up(settings: LocalSettings) -> None:
         stop.cancel()
         clear(os.getpid())
         if stopped.is_set():
-            _say("stopping ...")
+            say("stopping ...")
         await asyncio.gather(work, stop, return_exceptions=True)
         await cluster.stop()
     if work.done() and not work.cancelled():
@@ -66,16 +73,20 @@ async def _up(settings: LocalSettings) -> None:
 
 
 async def _serve(cluster: LocalCluster) -> None:
-    _say(f"starting {_counts(cluster)} for {cluster.settings.model.name}; logs in {cluster.directory}")
+    say(f"starting {_counts(cluster)} for {cluster.settings.model.name}; logs in {cluster.directory}")
     await cluster.start()
     with progress("waiting for workers") as report:
         await cluster.ready(READY_S, report)
     url = cluster.urls[0]
-    save(RunState(pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster))
+    try:
+        save(RunState(pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster))
+    except OSError as error:
+        known = f"CARACAL_URL={url} CARACAL_REDIS_URL={cluster.redis_url}"
+        log.warning("other commands will not find this cluster by themselves", error=str(error), set=known)
     running = asyncio.create_task(cluster.run())
     try:
         chats = await asyncio.to_thread(_sample, url)
-        _say(usage(url, cluster.settings.model, chats=chats))
+        say(usage(url, cluster.settings.model, chats=chats))
         await running
     finally:
         running.cancel()
@@ -86,7 +97,7 @@ def _sample(url: str) -> bool:
 
     A model without a chat template continues SAMPLE instead.
     """
-    _say(f"\n> {SAMPLE}")
+    say(f"\n> {SAMPLE}")
     chats = True
     try:
         try:
@@ -96,14 +107,13 @@ def _sample(url: str) -> bool:
             _write(stream_completion(url, SAMPLE, **SAMPLED))
     except RequestFailed as error:
         raise StartFailed(f"the cluster is up but does not answer: {error}") from None
-    _say("\n")
+    say("\n")
     return chats
 
 
 def _write(text_deltas: Iterator[str]) -> None:
     for text_delta in text_deltas:
-        sys.stdout.write(text_delta)
-        sys.stdout.flush()
+        say(text_delta, end="")
 
 
 def usage(url: str, model: Path, *, chats: bool = True) -> str:
@@ -129,10 +139,6 @@ Ctrl-C stops everything."""
 def _counts(cluster: LocalCluster) -> str:
     counts = cluster.counts
     return f"{counts['router']} router, {counts['attention']} attention and {counts['expert']} expert worker(s)"
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _fail(message: str) -> NoReturn:

@@ -14,6 +14,7 @@ from services.expert_worker.settings import ExpertSettings
 from services.expert_worker.worker import ExpertWorker
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
+from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
 
@@ -39,6 +40,7 @@ def main() -> None:
     try:
         settings = ExpertSettings.from_env()
         configure_logging("expert", settings.identity, settings.log_level)
+        raise_open_files()
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
         checkpoint = Checkpoint.open(settings.model)

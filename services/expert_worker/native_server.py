@@ -20,6 +20,7 @@ from services.expert_worker.batcher import Batcher
 from services.expert_worker.call_check import Expected
 from services.expert_worker.native_launch import NativeLaunch
 from services.expert_worker.placement_state import PlacementState
+from services.process.addresses import authority, bare, bound_socket
 from services.transport.native_extension import native
 from services.transport.payload import MAX_ROWS, planes
 
@@ -103,7 +104,7 @@ class NativeServer:
         return expert_pb2.OpenReply(
             session=session,
             token=token,
-            host=self._reachable_host,
+            host=bare(self._reachable_host),
             port=self._port,
             unix_name=self._unix_name,
             max_rows=self.max_rows,
@@ -134,8 +135,8 @@ class NativeServer:
     def _started(self) -> Server:
         with self._starting:
             if self._server is None:
-                family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-                listener = socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
+                listener = bound_socket(self._host, self._port)
+                listener.listen(BACKLOG)
                 self._port = listener.getsockname()[1]
                 server: Server = native().Server(
                     self._expected, self._max_sessions, self._spin_s, self._launch, self._table
@@ -147,7 +148,7 @@ class NativeServer:
                 self._hand_over(server, listener)
                 self._hand_over(server, local)
                 self._server = server
-                log.info("native sessions may be opened", address=f"{self._reachable_host}:{self._port}")
+                log.info("native sessions may be opened", address=authority(self._reachable_host, self._port))
             return self._server
 
     def _hand_over(self, server: Server, listener: socket.socket) -> None:

@@ -28,6 +28,8 @@ from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import authority
+from services.process.open_files import open_files
 from services.process.telemetry import serve_metrics, show_redis
 from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
@@ -74,9 +76,10 @@ class ExpertWorker:
         try:
             metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)
         except OSError as error:
-            raise OSError(f"cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}") from None
-        self._address = f"{settings.reachable_host}:{port}"
-        self._metrics_address = f"{settings.reachable_host}:{metrics_port}"
+            where = authority(settings.host, settings.metrics_port)
+            raise OSError(f"cannot listen on {where}: {error.strerror}") from None
+        self._address = authority(settings.reachable_host, port)
+        self._metrics_address = authority(settings.reachable_host, metrics_port)
         self._server.set_ready(True)
         log.info(
             "expert worker listens",
@@ -84,6 +87,7 @@ class ExpertWorker:
             address=self._address,
             metrics=self._metrics_address,
             numerics_class=self._state.numerics_class,
+            open_files=open_files(),
         )
 
     def _native_server(self, device: torch.device) -> NativeServer | None:

@@ -19,6 +19,7 @@ from services.local.redis_server import free_port, start_redis
 from services.local.settings import MAX_WORKERS, SCALED, LocalSettings
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
+from services.process.addresses import authority, on_this_machine
 from services.process.children import Child
 
 log = structlog.get_logger(__name__)
@@ -29,6 +30,9 @@ STEADY_S = 10.0  # a child that ran for this long is restarted without backoff
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 10.0
 GRACE_S = 3.0
 MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}
+
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxies the environment names
 
 
 class StartFailed(Exception):
@@ -45,7 +49,7 @@ class LocalCluster:
         self.settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="caracal-"))
         self._redis_port = free_port()
-        ports = [free_port() for _ in range(settings.routers)]
+        ports = [free_port(settings.host) for _ in range(settings.routers)]
         self._ports = [settings.port or ports[0], *ports[1:]]
         self.redis_url = f"redis://127.0.0.1:{self._redis_port}/0"
         self.cluster = "caracal"
@@ -57,7 +61,7 @@ class LocalCluster:
     @property
     def urls(self) -> list[str]:
         """URLs of the gateways."""
-        return [f"http://{self.settings.host}:{port}" for port in self._ports]
+        return [f"http://{authority(on_this_machine(self.settings.host), port)}" for port in self._ports]
 
     async def start(self) -> None:
         """Starts Redis and every process; returns when Redis answers. Raises InvalidSetting, NoRedis, StartFailed."""
@@ -185,7 +189,9 @@ class LocalCluster:
             "CARACAL_GRPC_PORT": "0",
             "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # open streams then get an error event, before GRACE_S is over
         }
-        command = [sys.executable, "-m", MODULES[role]]
+        if role == "router":
+            environment |= self.settings.router_environment()
+        command = [sys.executable, "-P", "-m", MODULES[role]]
         environment |= self.settings.cores_environment(role, int(number))
         return children.start(name, command, self.directory / f"{name}.log", environment)
 
@@ -197,7 +203,7 @@ class LocalCluster:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/ready", timeout=2):
+        with DIRECT.open(f"{url}/ready", timeout=2):
             return True
     except (OSError, http.client.HTTPException):
         return False

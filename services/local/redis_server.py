@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 from pathlib import Path
 
+from services.process.addresses import bound_socket
 from services.process.children import Child, start
 
 
@@ -31,7 +31,7 @@ def start_redis(port: int, directory: Path) -> Child:
     return start("redis", [*command, "--dir", str(directory)], directory / "redis.log", {})
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(host: str = "127.0.0.1") -> int:
+    """Raises CannotListen."""
+    with bound_socket(host, 0) as probe:
         return int(probe.getsockname()[1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import socket
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.local.cores import cores_of
+from services.process.addresses import CannotListen, bound_socket, loopback_of, on_this_machine
+from services.process.children import import_path
 from services.process.cores import format_cores, own_cores
 from services.process.settings import InvalidSetting, Rule, Settings, port_setting, setting, setting_like
 from services.router.settings import RouterSettings
@@ -32,7 +33,9 @@ class LocalSettings(Settings):
     """A cluster on this machine. Counts are those at the start; `caracal scale` changes them later."""
 
     model: Path = setting("checkpoint directory", DEFAULT_MODEL)  # noqa: RUF009  a dataclass field
-    host: str = setting("address that all processes listen on", "127.0.0.1")
+    host: str = setting(
+        "address that the gateway listens on, like 0.0.0.0 or ::; the workers stay on loopback", "127.0.0.1"
+    )
     port: int = port_setting("port of the gateway", 8000)
     attention: int = _count_setting("attention workers")
     expert: int = _count_setting("expert workers")
@@ -68,14 +71,13 @@ class LocalSettings(Settings):
         self._check_config(self.model / "config.json")
 
     def check_port(self) -> None:
-        """Raises InvalidSetting when the gateway's port is taken."""
-        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.host, self.port))
-            except OSError as error:
-                why = f"cannot listen on {self.host}:{self.port}: {error.strerror}; try another"
-                raise self.invalid("port", self.port, why) from None
+        """Raises InvalidSetting when the gateway cannot listen on its host and port."""
+        try:
+            bound_socket(self.host, self.port).close()
+        except CannotListen as error:
+            if error.why in (errno.EADDRINUSE, errno.EACCES):
+                raise self.invalid("port", self.port, f"{error}; try another") from None
+            raise self.invalid("host", self.host, str(error)) from None
 
     @property
     def attention_ranks(self) -> int:
@@ -87,7 +89,7 @@ class LocalSettings(Settings):
         stop each other."""
         threads = str(max(1, (os.cpu_count() or 1) // (self.attention_ranks + self.expert)))
         return {
-            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)),
+            "PYTHONPATH": import_path(),
             "CARACAL_MODEL": str(self.model),
             "CARACAL_DTYPE": self.dtype,
             "CARACAL_DEVICE": self.device,
@@ -99,8 +101,8 @@ class LocalSettings(Settings):
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
             "CARACAL_GENERATION_CONFIG": self.generation_config,
-            "CARACAL_HOST": self.host,
-            "CARACAL_ADVERTISE_HOST": self.host,
+            "CARACAL_HOST": loopback_of(self.host),
+            "CARACAL_ADVERTISE_HOST": loopback_of(self.host),
             "CARACAL_THREADS": threads,
             **self._spinning(),
             "OMP_NUM_THREADS": threads,
@@ -108,6 +110,10 @@ class LocalSettings(Settings):
             "TOKENIZERS_PARALLELISM": "false",
             **self.environment,
         }
+
+    def router_environment(self) -> dict[str, str]:
+        """Variables of routers, after those of every child: they alone are there for other machines."""
+        return {"CARACAL_HOST": self.host, "CARACAL_ADVERTISE_HOST": on_this_machine(self.host)}
 
     def cores_environment(self, role: str, number: int) -> dict[str, str]:
         """Variables of one child: the cores of its role, if it is one of the workers that they were counted for."""

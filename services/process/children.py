@@ -49,6 +49,21 @@ class Child:
         return _event(lines[-1]) if lines else "its log is empty"
 
 
+def import_path() -> str:
+    """PYTHONPATH of a child that is started with -P, so that its imports are this process's.
+
+    The working directory is in it only if Caracal lies there: a user's folder may hold a queue.py or a redis.py.
+    """
+    root = Path(__file__).resolve().parents[2]
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        here = Path()
+    entries = [Path(entry).resolve() for entry in sys.path if os.path.isabs(entry) and os.path.isdir(entry)]
+    kept = dict.fromkeys(entry for entry in entries if entry == root or entry != here)
+    return os.pathsep.join(map(str, (*kept, *({root} - kept.keys()))))
+
+
 def start(name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> Child:
     """Starts `command` (its first word a path) in a session of its own, so that Ctrl-C reaches only this process."""
     with log.open("ab") as sink:

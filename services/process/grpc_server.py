@@ -11,6 +11,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.process.addresses import authority
+
 ALIVE = ("startup", "liveness")  # true as long as the server answers
 
 Options = Sequence[tuple[str, int]]
@@ -98,9 +100,9 @@ def serving_status(ready: bool) -> Any:
 def listen(server: grpc.aio.Server | grpc.Server, host: str, port: int) -> int:
     """Binds an insecure port. Raises OSError when it is taken."""
     try:
-        return server.add_insecure_port(f"{host}:{port}")
+        return server.add_insecure_port(authority(host, port))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error}") from None
+        raise OSError(f"cannot listen on {authority(host, port)}: {error}") from None
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, error: Exception | str) -> NoReturn:

@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: Awaitable[None]) -> None:
-    """Runs `background` until SIGTERM or SIGINT, then `drain`; a second signal cuts the drain short.
+    """Runs `background` until a signal of `ending_signals`, then `drain`; a second one cuts the drain short.
 
     The end of a background task ends this too; its error is raised here.
     """
@@ -25,7 +25,7 @@ async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: 
         log.info("signal", name=name, forced=first.is_set())
         (second if first.is_set() else first).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         loop.add_signal_handler(number, on_signal, number.name)
     tasks = [asyncio.ensure_future(work) for work in background]
     signalled: asyncio.Task[Any] = asyncio.create_task(first.wait())
@@ -43,6 +43,13 @@ async def serve_until_signal(drain: Callable[[], Awaitable[None]], *background: 
         for task in (*tasks, signalled):
             task.cancel()
         await asyncio.gather(*tasks, signalled, return_exceptions=True)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """The signals that end a process in order: SIGHUP, of a terminal that is closed, too, unless it is ignored, as
+    nohup has it."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 def exit_with_error(message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.process.cores import format_cores, own_cores, parse_cores
+from services.process.redis_url import url_violation, without_password
 
 PREFIX = "CARACAL_"
 
@@ -142,10 +143,14 @@ class ServiceSettings(Settings):
     model: Path = setting("directory of the checkpoint, in Hugging Face's layout")  # noqa: RUF009  a dataclass field
     redis_url: str = setting("the cluster's Redis", "redis://127.0.0.1:6379/0")
     cluster: str = setting("prefix of every Redis key: clusters of different names may share a Redis", "caracal")
-    host: str = setting("address to listen on", "127.0.0.1")
+    host: str = setting("address to listen on, IPv4 or IPv6, or a name; 0.0.0.0 and :: mean all", "127.0.0.1")
     advertise_host: str = setting("address at which others reach this process; empty = CARACAL_HOST", "")
     worker_id: str = setting("unique name of this process; empty = the machine's name", "")
     log_level: str = setting("least severity that is logged", "INFO", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
+
+    def validate(self) -> None:
+        if violation := url_violation(self.redis_url):
+            raise self.invalid("redis_url", without_password(self.redis_url), violation)
 
     @property
     def identity(self) -> str:
@@ -193,6 +198,7 @@ class WorkerSettings(ServiceSettings):
         return self.threads or len(self.core_set)
 
     def validate(self) -> None:
+        super().validate()
         try:
             unusable = parse_cores(self.cores) - own_cores()
         except ValueError as error:

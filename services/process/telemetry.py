@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sys
 import threading
 import time
@@ -16,6 +15,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+from services.process.addresses import resolved
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -77,7 +78,7 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: 
         body = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
         return [json.dumps(body).encode()]
 
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    family, address = resolved(host, port)
 
     class Server(ThreadingWSGIServer):
         address_family = family

@@ -18,9 +18,11 @@ from services.checkpoint.errors import CheckpointError
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import authority
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.loop_lag import LoopLag
+from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
@@ -76,20 +78,20 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview))
+    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview), settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
-        exit_with_error(f"cannot listen on {settings.host}:{settings.port} and {settings.grpc_port}: {error}")
-    log.info("router listens", http=f"{settings.host}:{servers.http_port}", grpc=f"{settings.host}:{servers.grpc_port}")
+        exit_with_error(str(error))
+    http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
+    log.info("router listens", http=http, grpc=rpc, open_files=open_files())
 
     def record() -> WorkerRecord:
-        host = settings.advertise_host or settings.host
         return WorkerRecord(
             worker_id=settings.identity,
             role="router",
-            address=f"{host}:{servers.grpc_port}",
-            metrics_address=f"{host}:{servers.http_port}",
+            address=authority(settings.reachable_host, servers.grpc_port),
+            metrics_address=authority(settings.reachable_host, servers.http_port),
             boot_id=boot_id,
             epoch=leader.epoch,
             stats={"leading": float(leader.leading)},
@@ -111,6 +113,7 @@ def main() -> None:
     try:
         settings = RouterSettings.from_env()
         configure_logging("router", settings.identity, settings.log_level)
+        raise_open_files()
         config, quantization = read_config(settings.model / "config.json")
         assets = ModelAssets.load(
             settings.model, settings.served_name, sampling_defaults=settings.generation_config == "auto"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import structlog
 import uvicorn
 
+from services.process.addresses import bound_socket
+from services.process.open_files import most_connections
 from services.router.gateway.app import build_app
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.cors import with_cors
 from services.router.gateway.grpc_server import GrpcServer
+from services.router.http_protocol import HttpProtocol
+from services.router.http_server import HttpServer
 from services.router.requests.errors import ShuttingDown
 
 log = structlog.get_logger(__name__)
@@ -20,39 +24,22 @@ log = structlog.get_logger(__name__)
 CLOSE_GRACE_S = 5.0  # for error events and closing sockets, after the drain
 
 
-class HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process decides when to stop."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class RouterServers:
     """Both servers of one router. Everything runs on the event loop that calls `start`."""
 
-    def __init__(self, gateway: GatewayContext) -> None:
+    def __init__(self, gateway: GatewayContext, cors_origins: Sequence[str] = ()) -> None:
         self._serving = gateway.serving
         config = uvicorn.Config(
-            build_app(gateway),
-            http="httptools",
+            with_cors(build_app(gateway), cors_origins),
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            backlog=2048,
             timeout_keep_alive=75,
         )
-        self._http = HttpServer(config)
+        self._http = HttpServer(config, most_connections())
         self._grpc = GrpcServer(gateway)
         self._http_loop: asyncio.Task[None] | None = None
         self._pool_loop: asyncio.Task[None] | None = None
@@ -61,13 +48,13 @@ class RouterServers:
 
     async def start(self, host: str, port: int, grpc_port: int) -> None:
         """Listens on both ports (0 = any free one). Raises OSError or RuntimeError when one is taken."""
-        listener = _listen(host, port)
+        listener = bound_socket(host, port)
         self.http_port = listener.getsockname()[1]
         self.grpc_port = await self._grpc.start(host, grpc_port)
         await self._serving.attention_workers.refresh()
         self._pool_loop = asyncio.create_task(self._serving.attention_workers.run())
-        self._http_loop = asyncio.create_task(self._http.serve(sockets=[listener]))
-        await self._http.listening.wait()
+        self._http.listen(listener)
+        self._http_loop = asyncio.create_task(self._http.serve())
 
     async def watch(self) -> None:
         """Returns, or raises the error, when one of the background tasks ends by itself."""
@@ -94,15 +81,3 @@ class RouterServers:
         await asyncio.gather(self._http_loop, grpc_stop)
         self._pool_loop.cancel()
         await self._serving.attention_workers.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

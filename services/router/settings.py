@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.process.settings import ServiceSettings, port_setting, setting
+from services.router.gateway.cors import parse_origins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ class RouterSettings(ServiceSettings):
         minimum=0,
         maximum=100_000,
     )
+    cors_origins: str = setting(
+        "origins of web pages that may call the API from a browser, like https://chat.example.org, with commas between;"
+        " * = any; empty = none",
+        "",
+    )
     events: str = setting(
         "kubernetes: capacity shortages become Kubernetes Events; empty = they do not", "", one_of=("kubernetes", "")
     )
@@ -47,6 +53,15 @@ class RouterSettings(ServiceSettings):
     def served_name(self) -> str:
         return self.model_name or self.model.resolve().name
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return parse_origins(self.cors_origins)
+
     def validate(self) -> None:
+        super().validate()
+        try:
+            parse_origins(self.cors_origins)
+        except ValueError as error:
+            raise self.invalid("cors_origins", self.cors_origins, str(error)) from None
         if not self.model.is_dir():
             raise self.invalid("model", self.model, "not a directory")

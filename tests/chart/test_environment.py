@@ -35,7 +35,9 @@ NUMBERS = (
 
 @pytest.mark.parametrize("role", SETTINGS)
 def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
-    objects = chart.render(*EVERYTHING, NUMBERS, "model.dtype=bfloat16", "pod.threads=2", "link.dispatchDtype=fp8")
+    objects = chart.render(
+        *EVERYTHING, NUMBERS, "router.corsOrigins=*", "model.dtype=bfloat16", "pod.threads=2", "link.dispatchDtype=fp8"
+    )
     specs = dict(pod_specs([thing for thing in objects if thing["metadata"]["name"] == f"caracal-{role}"]))
     assert len(specs) == 1
     given = environment(next(iter(specs.values()))["containers"][0]).keys() - OTHERS
@@ -71,6 +73,13 @@ def test_generation_config_is_set_on_routers(chart: Chart, value: str) -> None:
     }
     assert {name for name, found in given.items() if found} == {"Deployment/caracal-router"}
     assert given["Deployment/caracal-router"] == value
+
+
+def test_origins_of_web_pages_are_set_on_routers(chart: Chart) -> None:
+    for value in ("", "https://chat.example.org", "*"):
+        specs = dict(pod_specs(chart.render(f"router.corsOrigins={value}")))
+        given = environment(specs["Deployment/caracal-router"]["containers"][0]).get("CARACAL_CORS_ORIGINS", {})
+        assert given.get("value", "") == value
 
 
 def test_no_variable_is_set_twice(chart: Chart) -> None:

@@ -10,6 +10,8 @@ import pytest
 from support.cluster_harness import CALLERS, LINKS, TOKENS, ClusterUnderTest, Stream, running_cluster
 from support.kube_api import FakeApi
 from support.kube_command import write_kubeconfig
+from support.tiny_checkpoint import make_checkpoint
+from support.user_commands import new_user
 
 
 @pytest.fixture(scope="session", params=LINKS)
@@ -40,6 +42,17 @@ def unscaled(shared: ClusterUnderTest, undisturbed: list[list[Stream]]) -> list[
     for stream, first in zip(answers, undisturbed[0], strict=True):
         assert (stream.ids, stream.checksums) == (first.ids, first.checksums)
     return answers
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint for `caracal up`."""
+    return make_checkpoint(tmp_path_factory.mktemp("up") / "tiny-random")
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> dict[str, str]:
+    return new_user(tmp_path)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_a_server_that_never_answers() -> None:
     ("url", "expected"),
     [
         ("http://127.0.0.1:1", "no gateway answers at http://127.0.0.1:1"),
-        ("127.0.0.1:8000", "is not the URL of a gateway"),
+        ("127.0.0.1:1", "no gateway answers at 127.0.0.1:1"),
         ("http://a..b:1", "no gateway answers at http://a..b:1"),
         ("http://127.0.0.1:99999", "is not the URL of a gateway"),
         ("http://", "is not the URL of a gateway"),

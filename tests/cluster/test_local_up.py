@@ -7,73 +7,18 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from support.tiny_checkpoint import make_checkpoint
+from support.user_commands import command, lines_until, one_line, up
 
 from services.cli.up import usage
 from services.local.cores import cores_of
 from services.local.settings import DEFAULT_MODEL
 
 pytestmark = pytest.mark.processes
-
-REPO = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "services.cli.app"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("up") / "tiny-random")
-
-
-@pytest.fixture
-def user(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user with an empty home directory."""
-    (tmp_path / "tmp").mkdir()
-    path = os.pathsep.join(str(REPO / folder) for folder in ("", "kernels", "proto"))
-    kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
-    return kept | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": path, "COLUMNS": "200"}
-
-
-@contextmanager
-def up(user: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*COMMAND, "up", *arguments], env=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def lines_until(process: subprocess.Popen[str], pattern: str) -> str:
-    """Returns what the process prints up to the first line that matches `pattern`, that line included."""
-    assert process.stdout
-    output = ""
-    for line in process.stdout:
-        output += line
-        if re.search(pattern, line):
-            return output
-    raise AssertionError(f"it ended: {output}\n{process.stderr.read() if process.stderr else ''}")
-
-
-def command(user: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], env=user, capture_output=True, text=True, timeout=120)
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Returns the error message: the one line on stderr besides log lines of level info."""
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("caracal: ")
-    return lines[0]
 
 
 def check_cores(parent: int) -> None:

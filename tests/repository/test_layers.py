@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.module_graph import below, circles, imports, modules, reached
 
-HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
+HTTP = {"fastapi", "starlette", "uvicorn", "http", "h11"}
 NETWORK = {"grpc", "socket", "redis", "asyncio", "http", "urllib"}
 IO = NETWORK | {"torch", "pathlib", "time", "subprocess", "threading"}
 

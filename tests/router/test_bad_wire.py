@@ -133,8 +133,7 @@ def test_other_media_types(router: Harness, kind: str | None) -> None:
     assert_rejected(router, post(GOOD, content_type=kind), 415, "unsupported_media_type")
 
 
-def test_encoded_bodies(router: Harness) -> None:
-    assert_rejected(router, post(GOOD, extra="content-encoding: gzip\r\n"), 415, "unsupported_media_type")
+def test_parameters_of_the_media_type_are_no_matter(router: Harness) -> None:
     assert send_raw(router, post(GOOD, content_type="Application/JSON; charset=utf-8"))[0] == 200
 
 

@@ -48,7 +48,9 @@ class Harness:
         lost_s: float = 2.0,
         hold_s: float = 0.0,
         sampling_defaults: bool = True,
+        cors_origins: Sequence[str] = (),
     ) -> None:
+        self._cors_origins = cors_origins
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
         self.directory = MutableDirectory()
@@ -110,5 +112,5 @@ class Harness:
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.serving = ServingContext(self.assets, attention_workers, self.metrics)
-        self.servers = RouterServers(GatewayContext(self.serving, lambda: self.shortage))
+        self.servers = RouterServers(GatewayContext(self.serving, lambda: self.shortage), self._cors_origins)
         await self.servers.start("127.0.0.1", 0, 0)

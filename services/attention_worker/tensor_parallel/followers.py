@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from services.attention_worker.tensor_parallel.channel import Channel, ChannelClosed
-from services.process.children import LAUNCHER
+from services.process.children import LAUNCHER, import_path
 
 MODULE = "services.attention_worker.tensor_parallel.rank_process"
 EXIT_GRACE_S = 2.0
@@ -140,9 +140,11 @@ def _start(rank: int, folder: Path) -> Follower:
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [str(number) for number in (rank, theirs.fileno(), folder)]
+        launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())]
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), sys.executable, "-m", MODULE, *arguments],
+            [*launch, sys.executable, "-P", "-m", MODULE, *arguments],
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": import_path()},
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )

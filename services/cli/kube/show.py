@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from services.cli.fitting_table import FittingTable
 from services.cli.kube.diagnosis import grouped, is_ready, role_of
 from services.cli.run_state import NoCluster
 from services.cli.status import View, render
@@ -17,6 +16,7 @@ from services.cli.status_rows import FOLDED
 if TYPE_CHECKING:
     from services.cli.kube.release import Release
 
+POD_COLUMNS = ("pod", "state", "ready", "restarts", "node")
 MAX_ROUTERS_ASKED = 3  # each that does not answer costs seconds
 
 
@@ -29,8 +29,8 @@ def show(release: Release, view: View = render, every: bool = False) -> bool:
     console = Console()
     workloads, pods = release.workloads(), release.pods()
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
-    console.print(_table(("workload", "desired", "ready"), [_workload(one) for one in workloads]))
-    console.print(_table(("pod", "state", "ready", "restarts", "node"), _pods(pods, fold=not every)))
+    console.print(FittingTable(("workload", "desired", "ready"), [_workload(one) for one in workloads]))
+    console.print(FittingTable(POD_COLUMNS, _pods(pods, fold=not every), ("node", "restarts")))
     for line in grouped(release.not_ready_reasons(pods)):
         console.print(line, markup=False)
     return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"], view)
@@ -56,13 +56,6 @@ def _show_workers(console: Console, release: Release, routers: list[Any], view: 
             console.print(f"requests are not served: {why}", markup=False)
         return bool(ready) and not overview.not_ready_reason
     return bool(ready)
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _workload(one: Any) -> tuple[str, ...]:

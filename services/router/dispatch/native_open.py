@@ -9,6 +9,7 @@ from typing import NamedTuple
 import grpc
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 
+from services.process.addresses import authority
 from services.transport.native_extension import native
 
 HANDSHAKE_S = 2.0  # for each step of an opening
@@ -44,7 +45,7 @@ def open_session(endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCred
     try:
         connected, over_unix = _connect(place)
     except OSError as error:
-        raise NotOpened(f"{place.host}:{place.port}: {error}") from None
+        raise NotOpened(f"{authority(place.host, place.port)}: {error}") from None
     try:
         _greet(connected, place)
     except OSError as error:

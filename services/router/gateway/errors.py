@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from services.router.gateway.content_encoding import TAKEN, UnsupportedEncoding
+from services.router.gateway.methods import allow
 from services.router.requests.errors import RouterError
 
 log = structlog.get_logger(__name__)
@@ -16,9 +18,11 @@ log = structlog.get_logger(__name__)
 CLIENT_GONE = 499
 INTERNAL_ERROR = "Internal server error; details are in the router's log."
 REASONS = {
-    400: ("The request cannot be read.", "bad_request"),
+    400: ("The request is not valid HTTP.", "bad_request"),
     404: ("There is no such route.", "not_found"),
     405: ("This route does not have that method.", "method_not_allowed"),
+    431: ("The headers of the request are too large.", "headers_too_large"),
+    501: ("Of transfer encodings only chunked is taken.", "not_implemented"),
 }
 
 
@@ -29,6 +33,8 @@ def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if isinstance(error, UnsupportedEncoding):
+        headers.append((b"accept-encoding", ", ".join(TAKEN).encode()))
     return headers
 
 
@@ -55,7 +61,10 @@ async def _http_error(_: Request, error: Exception) -> Response:
     message, code = REASONS.get(error.status_code, ("The request was rejected.", "http_error"))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return Response(orjson.dumps(body), error.status_code, error.headers, "application/json")
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if "allow" in headers:
+        headers["allow"] = allow({name.strip() for name in headers["allow"].split(",")})
+    return Response(orjson.dumps(body), error.status_code, headers, "application/json")
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:

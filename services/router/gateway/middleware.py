@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
+from services.router.gateway.methods import options, routed
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
 
@@ -42,7 +43,7 @@ class RequestMiddleware:
             return
         request_id = client_request_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status = time.monotonic(), 0
+        began, status, inner = time.monotonic(), 0, scope
         body = BodyDrain(scope, receive, send)
 
         async def tagged(message: Message) -> None:
@@ -53,15 +54,17 @@ class RequestMiddleware:
             await body.send(message)
 
         try:
-            if too_large(scope["headers"]):
-                error = HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them.")
-                await error_response(error)(scope, body.receive, tagged)
-            else:
-                await self._app(scope, body.receive, tagged)
+            answer: ASGIApp | None = None
+            try:
+                inner = checked(scope)
+                answer = options(inner) if scope["method"] == "OPTIONS" else None
+            except InvalidRequest as error:
+                answer = error_response(error)
+            await (answer or self._app)(inner, body.receive, tagged)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = getattr(inner.get("route"), "path", "unmatched")
             status = status or CLIENT_GONE
-            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
             self._metrics.http(method, route, status).inc()
             if route not in UNLOGGED:
                 seconds = round(time.monotonic() - began, 3)
@@ -74,6 +77,13 @@ def client_request_id(headers: list[tuple[bytes, bytes]]) -> str | None:
             text = value.decode("latin-1")
             return text if REQUEST_ID.fullmatch(text) else None
     return None
+
+
+def checked(scope: Scope) -> Scope:
+    """The scope as routes are to see it. Raises InvalidRequest."""
+    if too_large(scope["headers"]):
+        raise HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them.")
+    return routed(scope)
 
 
 def too_large(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from services.router.gateway.content_encoding import Decoder, encoding_of
 from services.router.gateway.known_fields import check_known
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
@@ -34,22 +35,27 @@ def check_media_type(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("Content-Type must be application/json.")
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMediaType("Content-Encoding must be identity.")
 
 
 async def read_body(request: Request) -> bytes:
-    """Returns the whole body. Raises BodyTooLarge as soon as it is known to be too large, chunked or not."""
+    """Returns the whole body, decompressed. Raises InvalidRequest.
+
+    BodyTooLarge comes as soon as the body is known to be too large, chunked or not, compressed or not.
+    """
+    decoder = Decoder(encoding_of(",".join(request.headers.getlist("content-encoding"))))
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
         raise _too_large()
     chunks: list[bytes] = []
-    size = 0
+    size = taken = 0
     async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
+        taken += len(chunk)
+        plain = decoder.feed(chunk, MAX_BODY_BYTES - size)
+        size += len(plain)
+        if max(size, taken) > MAX_BODY_BYTES:
             raise _too_large()
-        chunks.append(chunk)
+        chunks.append(plain)
+    decoder.finish()
     return b"".join(chunks)
 
 

@@ -1,0 +1,35 @@
+"""Output to terminals that cannot show every character, and to those that are gone."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import sys
+import unicodedata
+
+PLAIN = {"·": "-", "–": "-", "…": "...", "µ": "u", "“": '"', "”": '"', "’": "'", "→": "->"}
+
+
+def plain_where_needed() -> None:
+    """From now on, a character that stdout or stderr cannot encode is written as a plain one, and is never an error."""
+    codecs.register_error("caracal-plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="caracal-plain")
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints to stdout at once. A terminal that was closed meanwhile is no reason to stop a cluster."""
+    with contextlib.suppress(OSError):
+        print(text, end=end, flush=True)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(map(_one, error.object[error.start : error.end])), error.end
+
+
+def _one(character: str) -> str:
+    base = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return PLAIN.get(character) or base or "?"

@@ -1,0 +1,53 @@
+"""What is wrong with the URL of a Redis, said before anything connects to it."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+SCHEMES = ("redis", "rediss", "unix")
+# Parameters that change what a connection is, of those that the client reads. Timeouts are Caracal's own.
+PARAMETERS = {"db", "username", "password", "client_name", "protocol"}
+TLS_PARAMETERS = {
+    "ssl_cert_reqs",
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_check_hostname",
+    "ssl_min_version",
+}
+
+
+def url_violation(url: str) -> str:
+    """What is wrong with it, in words; empty when nothing is."""
+    scheme, found, _ = url.partition("://")
+    scheme = scheme.lower()
+    if not found:
+        return "must begin with redis://, rediss:// or unix://"
+    if "sentinel" in scheme or "cluster" in scheme:
+        return "Redis Sentinel and Redis Cluster are not supported: name one Redis with redis://, rediss:// or unix://"
+    if scheme not in SCHEMES:
+        return f"{scheme}:// is not supported: must begin with redis://, rediss:// or unix://"
+    try:
+        parts = urlsplit(url)
+        parameters = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        named = parts.path if scheme == "unix" else parts.hostname
+        host = parts.netloc.rpartition("@")[2]
+        if "," in host:
+            return "it names several hosts, and one Redis is used (Sentinel and Cluster are not supported)"
+        if not named or parts.fragment or (scheme != "unix" and parts.port == 0):
+            raise ValueError
+    except ValueError:
+        return "not a URL like redis://:PASSWORD@HOST:6379/0; write # / ? and @ of a password as %23 %2F %3F and %40"
+    known = PARAMETERS | (TLS_PARAMETERS if scheme == "rediss" else set())
+    if unknown := sorted(parameters.keys() - known):
+        return f"it has the parameter {unknown[0][:40]!r}, which is not supported"
+    database = parameters.get("db", "" if scheme == "unix" else unquote(parts.path).strip("/"))
+    return "" if re.fullmatch("[0-9]{0,6}", database) else f"{database[:20]!r} is not the number of a database"
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    masked = re.sub(r"^(\w[\w+.-]*://)?([^:@/]*):.*@", r"\1\2:***@", url)
+    return re.sub(r"password=[^&]*", "password=***", masked)

@@ -1,0 +1,142 @@
+"""HTTP/1 of one connection: uvicorn's protocol on h11, with what stock clients and proxies need besides.
+
+h11 ignores upgrade offers (the h2c of Java's client) and never chunks to HTTP/1.0. Here: errors in OpenAI's format
+before there is a request, half-closed clients, and a shorter way for the chunks of a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+import h11
+import orjson
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from services.router.gateway.errors import REASONS
+
+MAX_HEAD_BYTES = 64 << 10  # of a request; the middleware's own limits are lower, and its answers have a request id
+LOOK_S = 0.1  # between two looks at a half-closed client
+DROP_BYTES, DROP_S = 4 << 20, 5.0  # what a client may still send after its request could not be read
+
+
+class HttpConnection(h11.Connection):
+    """h11's state of one connection. `begin` sends the first byte of an answer before the answer is known."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MAX_HEAD_BYTES)
+        self._chunked = False
+        self._begun = 0  # bytes of the next answer that were sent already
+
+    def begin(self) -> bytes:
+        """The first byte of any answer; empty when it was sent already."""
+        data = b"" if self._begun else b"H"
+        self._begun = 1
+        return data
+
+    def send(self, event: Any) -> Any:
+        """As h11's. A chunk of a stream is framed right here: that is a tenth of what a token costs a router."""
+        if self._chunked and type(event) is h11.Data and event.data:
+            return b"%x\r\n%b\r\n" % (len(event.data), event.data)
+        data = super().send(event)
+        if type(event) is h11.Response:
+            self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in data.lower()
+        if data and self._begun:
+            data, self._begun = data[self._begun :], 0
+        return data
+
+    def receive_data(self, data: bytes) -> None:
+        """As h11's, but for empty lines before a request, which old clients send after a body (RFC 9112, 2.2)."""
+        if data and self.their_state is h11.IDLE and not self.trailing_data[0]:
+            data = data.lstrip(b"\r\n")
+        if data:
+            super().receive_data(data)
+
+
+class HttpProtocol(H11Protocol):
+    """One connection. Made by the server, with uvicorn's arguments."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn: HttpConnection = HttpConnection()
+        self._half_closed = False
+        self._drops: int | None = None  # bytes that may still come; None as long as they are read
+
+    def data_received(self, data: bytes) -> None:
+        if self._drops is None:
+            super().data_received(data)
+            return
+        self._drops -= len(data)
+        if self._drops < 0:
+            self.transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes always
+        """Whether the client, which sends no more, gets an answer: if a whole request came before."""
+        if self._drops is not None or self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return False
+        if not self._half_closed:
+            self._half_closed = True
+            self.loop.call_soon(self._look)
+        return True
+
+    def _look(self) -> None:
+        """Finds out whether a half-closed client is still there. One that has left resets the connection when it is
+        sent something, and the socket's error shows that; so before an answer begins, its first byte is sent."""
+        if self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        if not self.cycle.response_started and (data := self.conn.begin()):
+            self.transport.write(data)
+        self.loop.call_later(LOOK_S, self._look)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._half_closed and self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is not HTTP, and what h11 does not take, with the status that h11 suggests."""
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        if self.cycle is not None and not self.cycle.response_complete:
+            started = self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if started:
+                self.transport.close()
+                return
+        self._unset_keepalive_if_required()
+        self.transport.write(unread_answer(status))
+        # Closed with unread bytes, the socket would be reset, and the client would lose the answer.
+        self._drops = DROP_BYTES
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(DROP_S, self.transport.close)
+
+
+def unread_answer(status: int) -> bytes:
+    """A whole answer to a request that could not be read."""
+    message, code = REASONS.get(status, REASONS[400])
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    body = orjson.dumps({"error": error})
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {uuid.uuid4().hex}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
