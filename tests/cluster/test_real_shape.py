@@ -126,7 +126,7 @@ def check(streams: Streams, expected: list[tuple[list[int], list[int]]]) -> None
 def test_its_bits_are_those_of_one_process(
     running: ClusterUnderTest, expected: list[tuple[list[int], list[int]]]
 ) -> None:
-    assert sorted(running.placed().values()) == [LAYERS * EXPERTS // WORKERS] * WORKERS
+    until(lambda: len(running.placed()) == WORKERS, "a worker gets no experts")
     check(streams_beside_the_leader(running), expected)
 
 

@@ -269,7 +269,11 @@ void define_experts(py::module_& m) {
       .def("drop", &ExpertTable::drop, Released())
       .def_property_readonly("running_s", &ExpertTable::running_s)
       .def("take_counts", [](ExpertTable& table) {
-        const LaunchCounts counts = table.take_counts();
+        LaunchCounts counts;
+        {
+          py::gil_scoped_release released;  // a thread that has the lock may be waiting for the GIL
+          counts = table.take_counts();
+        }
         py::array_t<int64_t> assigned(static_cast<py::ssize_t>(table.assigned().size()));
         table.assigned().take(assigned.mutable_data());
         return py::make_tuple(counts.launches, counts.calls, counts.rows, counts.assignments, counts.busy_s, counts.waited_s,

@@ -27,13 +27,16 @@ ExpertTable::ExpertTable(uint32_t layers, uint32_t experts, uint32_t hidden, int
     : experts_(experts), hidden_(hidden), threads_(threads), weights_(size_t{layers} * experts), assigned_(layers, experts) {}
 
 void ExpertTable::set(uint32_t layer, uint32_t expert, at::Tensor gate_up, at::Tensor down) {
-  std::lock_guard lock(mutex_);
-  weights_.at(size_t{layer} * experts_ + expert) = {std::move(gate_up), std::move(down)};
+  replace(layer, expert, {std::move(gate_up), std::move(down)});
 }
 
-void ExpertTable::drop(uint32_t layer, uint32_t expert) {
+void ExpertTable::drop(uint32_t layer, uint32_t expert) { replace(layer, expert, {}); }
+
+// What was there is freed without the lock: a tensor that Python has seen waits for the GIL then, which a thread that
+// waits for the lock may hold.
+void ExpertTable::replace(uint32_t layer, uint32_t expert, Weights weights) {
   std::lock_guard lock(mutex_);
-  weights_.at(size_t{layer} * experts_ + expert) = {};
+  std::swap(weights_.at(size_t{layer} * experts_ + expert), weights);
 }
 
 bool ExpertTable::find(const Launch& launch) {

@@ -38,6 +38,7 @@ class ExpertTable {
     at::Tensor gate_up, down;
   };
   bool find(const Launch& launch);
+  void replace(uint32_t layer, uint32_t expert, Weights weights);
 
   const uint32_t experts_, hidden_;
   int threads_;
