@@ -8,7 +8,7 @@ from typing import Any
 
 from caracal_proto import attention_pb2
 
-from services.router.requests.detokenizer import Vocabulary
+from services.checkpoint.vocabulary import Vocabulary
 
 Scored = attention_pb2.Token | attention_pb2.TopLogprob
 

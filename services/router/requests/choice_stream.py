@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from caracal_proto import attention_pb2
 
+from services.checkpoint.vocabulary import Vocabulary
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.context_limit import ContextLimit
-from services.router.requests.detokenizer import Vocabulary
+from services.router.requests.detokenizer import decoder_of
 from services.router.requests.errors import RouterError
 from services.router.requests.generation import Generation, GenerationRequest
 from services.router.requests.lifecycle import RequestLifecycle, request_lifecycle
@@ -55,7 +56,7 @@ class ChoiceStream:
         vocabulary = serving.assets.vocabulary
         skipped = vocabulary.special_ids - rules.tags.keys() if rules.skip_special_tokens else frozenset()
         self._text = TextFold(
-            vocabulary.decoder(skipped),
+            decoder_of(vocabulary, skipped),
             StopStrings(rules.stop, include=rules.include_stop),
             min_tokens=request.sampling.min_tokens,
             checked=bool(rules.stop),
