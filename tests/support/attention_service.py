@@ -26,18 +26,20 @@ NO_MODEL = Path("/nonexistent")
 class Worker:
     """A worker with a fake model and no dispatcher, and a channel to it."""
 
-    def __init__(self, sizes: EngineLimits, model_dir: Path) -> None:
+    def __init__(
+        self, sizes: EngineLimits, model_dir: Path, vocab: int = VOCAB, eos_ids: frozenset[int] = frozenset()
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.engine = Engine(
-            FakeModel(),
+            FakeModel(vocab),
             NoDispatcher(),
             sizes,
-            frozenset(),
+            eos_ids,
             deliver=LoopDelivery(loop),
         )
         identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
-        self.grammars = GrammarCompiler(model_dir, VOCAB, frozenset({2}))
-        self.service = AttentionService(self.engine, VOCAB, identity, lambda table: table.epoch, self.grammars)
+        self.grammars = GrammarCompiler(model_dir, vocab, eos_ids or frozenset({2}))
+        self.service = AttentionService(self.engine, vocab, identity, lambda table: table.epoch, self.grammars)
         self.server = AttentionServer(self.service)
         self.thread = threading.Thread(target=self.engine.run)
 

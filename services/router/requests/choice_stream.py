@@ -34,12 +34,13 @@ class TextRules:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text and tokens that came together; `finish_reason` is set on the last delta."""
+    """Text and tokens that came together; `finish_reason` is set on the last delta. `prompt`: scored tokens of it."""
 
     text: str
     tokens: Sequence[attention_pb2.Token]
     finish_reason: str | None = None
     tags: Sequence[Tag] = ()
+    prompt: Sequence[attention_pb2.Token] = ()
 
 
 class ChoiceStream:
@@ -113,21 +114,27 @@ class ChoiceStream:
         if self._text.hit is not None:
             self._lifecycle.generated(used)
             self.stop_reason = self._text.hit
-            return self._last(text, tokens[:used], "stop")
+            return self._last(text, tokens[:used], "stop", batch.prompt)
         if tokens:
             self._lifecycle.generated(len(tokens))
         if not batch.finish_reason:
-            return TextDelta(text.text, tokens, tags=text.tags)
+            return TextDelta(text.text, tokens, tags=text.tags, prompt=batch.prompt)
         text += self._text.finish()
         if self._text.hit is not None:
             self.stop_reason = self._text.hit
         elif batch.stop_id is not None and batch.stop_id not in self._request.eos_ids:
             self.stop_reason = batch.stop_id
-        return self._last(text, tokens, batch.finish_reason)
+        return self._last(text, tokens, batch.finish_reason, batch.prompt)
 
-    def _last(self, text: TaggedText, tokens: Sequence[attention_pb2.Token], reason: str) -> TextDelta:
+    def _last(
+        self,
+        text: TaggedText,
+        tokens: Sequence[attention_pb2.Token],
+        reason: str,
+        prompt: Sequence[attention_pb2.Token] = (),
+    ) -> TextDelta:
         self._lifecycle.finish(reason)
-        return TextDelta(text.text, tokens, reason, text.tags)
+        return TextDelta(text.text, tokens, reason, text.tags, prompt)
 
 
 class ServingContext:
