@@ -25,8 +25,8 @@ class Grammar(Protocol):
     def begin(self) -> None:
         """Starts to compute what may follow, beside the model."""
 
-    def allowed(self) -> NDArray[np.bool_]:
-        """Returns whether each id may follow [V]."""
+    def ceiling(self) -> NDArray[np.float32]:
+        """Returns +inf for each id that may follow and -inf for any other [V]; valid until the next call of any."""
 
     def accept(self, token: int) -> None:
         """Takes the next id."""
@@ -69,7 +69,7 @@ class TokenRules:
     def apply(self, row_V: NDArray[np.float32]) -> None:
         """Sets the logits of ids that may not come next to -inf. Raises NothingAllowed."""
         if self._grammar is not None and not self._grammar_waits:
-            row_V[~self._grammar.allowed()] = -np.inf
+            np.minimum(row_V, self._grammar.ceiling(), out=row_V)
         if len(self._allowed):
             _keep(row_V, self._allowed)
         latest = tuple(self._latest)
