@@ -32,7 +32,7 @@ class TextRules:
     tags: Mapping[int, str] = field(default_factory=dict)  # ids that are never skipped and marked in the text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice as long to make, and there is one for each token
 class TextDelta:
     """Text and tokens that came together; `finish_reason` is set on the last delta. `prompt`: scored tokens of it."""
 

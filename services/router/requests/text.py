@@ -18,7 +18,7 @@ class Tag(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice as long to make, and there is one for each token
 class TaggedText:
     """Text with its tags, in order. Text that only reads like a tag is not among them."""
 
