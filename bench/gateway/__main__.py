@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from bench import arguments
-from bench.gateway.slots import slot_times, write_model
+from bench.gateway.sent_at import send_times, write_model
 from bench.report import machine
 
 TOKENS_PER_S = 20.0  # of each stream: about as fast as people read
@@ -69,7 +69,7 @@ def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
     own, others = cores[:1], cores[1:] or cores
     programs: list[Program] = []
     times = model / "times"
-    slot_times(times, create=True)
+    send_times(times, create=True)
     tokens = int((seconds + WARM_S + 60) * TOKENS_PER_S)
     try:
         worker = Program("bench.gateway.fake_worker", str(times), str(TOKENS_PER_S), str(tokens), cores=others)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.gateway.slots import DIGITS, MODEL, slot_times
+from bench.gateway.sent_at import DIGITS, MODEL, send_times
 from services.process.open_files import raise_open_files
 
 MARK = b'"content":" '
@@ -77,7 +77,7 @@ class Streams:
 def main() -> None:
     raise_open_files()
     name, url, count, warm_s, seconds = sys.argv[1:]
-    times, place = slot_times(Path(name)), urlsplit(url)
+    times, place = send_times(Path(name)), urlsplit(url)
     streams = Streams(place.hostname or "", place.port or 0, times)
     for number in range(int(count)):
         streams.add(number)

@@ -21,7 +21,7 @@ import uvloop
 from caracal_proto import attention_pb2, attention_pb2_grpc
 from numpy.typing import NDArray
 
-from bench.gateway.slots import FIRST_ID, SLOTS, slot_times
+from bench.gateway.sent_at import FIRST_ID, MOMENTS, send_times
 
 
 class FakeWorkers(attention_pb2_grpc.AttentionServicer):
@@ -29,7 +29,7 @@ class FakeWorkers(attention_pb2_grpc.AttentionServicer):
 
     def __init__(self, times: NDArray[np.float64], tokens_per_s: float, tokens: int) -> None:
         self._times, self._step_s, self._tokens = times, 1 / tokens_per_s, tokens
-        self._slots = itertools.count()
+        self._moments = itertools.count()
 
     async def Describe(self, request: Any, context: Any) -> attention_pb2.AttentionDescription:
         return attention_pb2.AttentionDescription(numerics_class="fake", kv_pages_total=1 << 20, page_size=64)
@@ -65,17 +65,17 @@ class FakeWorkers(attention_pb2_grpc.AttentionServicer):
             reading.cancel()
 
     def _step(self, done: dict[int, int]) -> attention_pb2.AttemptEvents:
-        slot = next(self._slots) % SLOTS
+        moment = next(self._moments) % MOMENTS
         message = attention_pb2.AttemptEvents()
         for attempt_id, index in list(done.items()):
             event = message.events.add(attempt_id=attempt_id).event
             event.attempt = 1
-            event.tokens.add(index=index, id=FIRST_ID + slot, logits_checksum=1)
+            event.tokens.add(index=index, id=FIRST_ID + moment, logits_checksum=1)
             done[attempt_id] = index + 1
             if index + 1 == self._tokens:
                 event.finish_reason = "length"
                 del done[attempt_id]
-        self._times[slot] = time.monotonic()
+        self._times[moment] = time.monotonic()
         return message
 
 
@@ -90,7 +90,7 @@ async def serve(times: NDArray[np.float64], tokens_per_s: float, tokens: int) ->
 
 
 def main() -> None:
-    uvloop.run(serve(slot_times(Path(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])))
+    uvloop.run(serve(send_times(Path(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from bench.gateway.slots import MODEL
+from bench.gateway.sent_at import MODEL
 from services.process.garbage import keep_what_is_made
 from services.process.open_files import raise_open_files
 from services.router.gateway.context import GatewayContext

@@ -156,6 +156,26 @@ def test_bench_of_placement(shell: Shell) -> None:
     assert json.loads((out / "straggler.json").read_text())["moved"] > 0
 
 
+def test_bench_of_the_gateway(shell: Shell) -> None:
+    out = shell.folder / "build" / "gateway.json"
+    out.parent.mkdir(exist_ok=True)
+    shell.run("python", "-m", "bench.gateway", "--streams", "1", "40", "--seconds", "1", "--out", str(out))
+    one, many = json.loads(out.read_text())["rows"]
+    assert many["tokens_per_s"] > 4 * one["tokens_per_s"] > 0
+    assert many["cpu_us_per_token"] > 0
+    assert many["added_ms"]["p50"] > 0
+
+
+def test_bench_of_grammars(shell: Shell) -> None:
+    out = shell.folder / "build" / "grammars.json"
+    out.parent.mkdir(exist_ok=True)
+    printed = shell.run("python", "-m", "bench.grammars", "--vocab", "600", "--answers", "1", "--out", str(out))
+    assert "a schema of 2" in printed
+    (found,) = json.loads(out.read_text())["by_vocabulary"]
+    assert found["later"]["tokens"] > 50
+    assert found["later"]["mask_us"]["p50"] > 0
+
+
 def test_bench_gpu_dry(shell: Shell) -> None:
     assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
     assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")

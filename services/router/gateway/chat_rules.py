@@ -65,7 +65,7 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
 
 
 def asks_for_xml(templates: ChatTemplates, ids: Mapping[str, int]) -> bool:
-    """Whether the model's template asks for calls in XML, whose values can be told from tags only by tokens."""
+    """Whether the model's template asks for calls in XML, whose values only tokens can tell from tags."""
     return KEY in templates.choose(tools=True).text and {KEY, END_KEY, VALUE, END_VALUE} <= ids.keys()
 
 

@@ -1,4 +1,4 @@
-"""Times of messages, shared by the processes of one run: a token's text names the slot with the time it was sent at."""
+"""Times of messages, shared by the processes of one run: the text of a token names the moment it was sent at."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-SLOTS = 8192  # more than messages in any few seconds
+MOMENTS = 8192  # more than messages in any few seconds
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
-FIRST_ID = len(SPECIAL) + 256  # of the tokens that name slots
+FIRST_ID = len(SPECIAL) + 256  # of the tokens that name moments
 DIGITS = 4
 MODEL = "caracal-bench"
 
 
-def slot_times(file: Path, *, create: bool = False) -> NDArray[np.float64]:
-    """The monotonic time of each slot, in a file that all processes map."""
-    return np.memmap(file, np.float64, "w+" if create else "r+", shape=(SLOTS,))
+def send_times(file: Path, *, create: bool = False) -> NDArray[np.float64]:
+    """The monotonic time of each moment, in a file that all processes map."""
+    return np.memmap(file, np.float64, "w+" if create else "r+", shape=(MOMENTS,))
 
 
 def write_model(folder: Path) -> Path:
-    """Writes what a gateway reads of a model: a token for each slot, ` 0000` and so on, beside one for each byte."""
+    """Writes what a gateway reads of a model: a token for each moment, ` 0000` and so on, beside one for each byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    texts = [*SPECIAL, *alphabet, *(f"Ġ{slot:0{DIGITS}d}" for slot in range(SLOTS))]
+    texts = [*SPECIAL, *alphabet, *(f"Ġ{moment:0{DIGITS}d}" for moment in range(MOMENTS))]
     tokenizer = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(texts)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
