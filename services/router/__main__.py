@@ -26,6 +26,7 @@ from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.responses_api.store import ResponseStore
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
@@ -78,7 +79,11 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview), settings.origins)
+    responses = ResponseStore(
+        settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb
+    )
+    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses)
+    servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
@@ -107,6 +112,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
         await membership.close()
+        await responses.close()
 
 
 def main() -> None:

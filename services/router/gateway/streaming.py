@@ -31,6 +31,8 @@ TRANSFER_TIMEOUT_S = 30.0
 class Client:
     """The client of one response. Nothing is sent before the first data, so an early error has its own status."""
 
+    ping = PING
+
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
@@ -47,7 +49,11 @@ class Client:
         self.blocked_since = None
 
     async def end(self) -> None:
-        await self.events(DONE)
+        await self.last(DONE)
+
+    async def last(self, data: bytes) -> None:
+        """Sends the last events and ends the stream."""
+        await self.events(data)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -62,10 +68,16 @@ class Client:
     async def error(self, error: RouterError) -> None:
         """Sends an error: as status and body while nothing has been sent, else as an event, and ends the stream."""
         if self.started:
-            await self.events(b"data: " + orjson.dumps(error.body()) + b"\n\n")
-            await self.end()
+            await self.last(self.error_event(error))
         else:
-            await self.whole(error.body(), error.status, error_headers(error))
+            await self.whole(self.error_body(error), error.status, error_headers(error))
+
+    def error_body(self, error: RouterError) -> dict[str, Any]:
+        return dict(error.body())
+
+    def error_event(self, error: RouterError) -> bytes:
+        """Returns the last events of a stream that an error ends."""
+        return b"data: " + orjson.dumps(error.body()) + b"\n\n" + DONE
 
 
 Produce = Callable[[Client], Coroutine[Any, Any, None]]
@@ -74,13 +86,14 @@ Produce = Callable[[Client], Coroutine[Any, Any, None]]
 class GenerationResponse(Response):
     """Runs `produce` until it is done or the client is gone. With `stream`, pings are sent in pauses."""
 
-    def __init__(self, produce: Produce, *, stream: bool) -> None:
+    def __init__(self, produce: Produce, *, stream: bool, client: Callable[[Send], Client] = Client) -> None:
         self._produce = produce
+        self._client = client
         self._stream = stream
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = Client(send)
+        client = self._client(send)
         watchers: list[Coroutine[Any, Any, None]] = [until_disconnect(receive)]
         if self._stream:
             watchers.append(keep_awake(client))
@@ -110,7 +123,7 @@ async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s
                 log.info("client does not read")
                 return
         elif now - client.wrote_at >= every_s:
-            await client.events(PING)
+            await client.events(client.ping)
         await asyncio.sleep(every_s / 4)
 
 
