@@ -129,7 +129,7 @@ class Harness:
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.serving = ServingContext(self.assets, attention_workers, self.metrics)
         self.store = (
-            ResponseStore(self._redis_url, "test", ttl_s=self._ttl_s, memory_mb=self._memory_mb)
+            ResponseStore(self._redis_url, "test", ttl_s=self._ttl_s, memory_mb=self._memory_mb, call_s=0.5)
             if self._redis_url
             else None
         )

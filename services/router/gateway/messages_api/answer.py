@@ -113,7 +113,7 @@ def signature_of(thought: str) -> str:
 def input_of(arguments: str) -> dict[str, Any]:
     """Returns a call's arguments as an object, as far as they are one: the token limit may have cut them."""
     try:
-        value = from_json(arguments, allow_partial=True) if arguments else {}
+        value = from_json(arguments, allow_partial="trailing-strings") if arguments else {}
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

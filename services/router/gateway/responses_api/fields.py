@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.router.gateway.known_fields import HARMLESS, FieldTable
 
 BODY = FieldTable(
-    harmless=HARMLESS
+    harmless=(HARMLESS - {"metadata"})
     | {
         "client_metadata",  # of Codex
         "max_tool_calls",  # counts calls of the server's own tools, of which there are none

@@ -24,10 +24,11 @@ ID = re.compile(r"resp_[0-9a-f]{16,64}")
 CALL_S = 2.0
 MAX_CHAIN = 1000  # responses that one continues
 
-# KEYS: record, index (by time of expiry), sizes. ARGV: id, bytes, TTL in s, limit in bytes, prefix of records.
+# KEYS: record, index (by time of expiry in ms), sizes. ARGV: id, bytes, TTL in s, limit in bytes, prefix of records.
 # Redis has no cluster mode here, so the script may touch records that are not among its keys.
 WRITE = """
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function forget(id)
   local size = redis.call('HGET', KEYS[3], id)
   if size then redis.call('HINCRBY', KEYS[3], 'total', -tonumber(size)) end
@@ -44,7 +45,7 @@ while tonumber(redis.call('HGET', KEYS[3], 'total') or '0') + size > limit do
 end
 if size > limit then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[1])
+redis.call('ZADD', KEYS[2], now + ARGV[3] * 1000, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], size)
 redis.call('HINCRBY', KEYS[3], 'total', size)
 redis.call('EXPIRE', KEYS[2], ARGV[3])
@@ -61,10 +62,11 @@ return redis.call('DEL', KEYS[1])
 """
 # KEYS: index, sizes. ARGV: TTL in s, prefix of records, ids.
 RENEW = """
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for n = 3, #ARGV do
   if redis.call('EXPIRE', ARGV[2] .. ARGV[n], ARGV[1]) == 1 then
-    redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[1]), ARGV[n])
+    redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1] * 1000, ARGV[n])
   end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -87,11 +89,11 @@ class ResponseStore:
     Calls raise StoreUnavailable.
     """
 
-    def __init__(self, redis_url: str, cluster: str, *, ttl_s: int, memory_mb: int) -> None:
+    def __init__(self, redis_url: str, cluster: str, *, ttl_s: int, memory_mb: int, call_s: float = CALL_S) -> None:
         self._prefix = f"{cluster}:response:"
         self._index, self._sizes = f"{cluster}:responses", f"{cluster}:responses:bytes"
-        self._ttl_s, self._limit = ttl_s, memory_mb << 20
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
+        self._ttl_s, self._limit, self._call_s = ttl_s, memory_mb << 20, call_s
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=call_s, socket_connect_timeout=call_s)
 
     @property
     def keeps(self) -> bool:
@@ -158,7 +160,7 @@ class ResponseStore:
 
     async def _call(self, command: Any, param: str) -> Any:
         try:
-            return await bounded(command, 2 * CALL_S)
+            return await bounded(command, 2 * self._call_s)
         except RedisUnavailable as error:
             log.warning("redis does not answer; stored responses are out of reach", error=str(error))
             raise StoreUnavailable(
