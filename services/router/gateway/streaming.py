@@ -32,6 +32,7 @@ class Client:
     """The client of one response. Nothing is sent before the first data, so an early error has its own status."""
 
     ping = PING
+    done = DONE  # what ends a stream
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -49,11 +50,16 @@ class Client:
         self.blocked_since = None
 
     async def end(self) -> None:
-        await self.last(DONE)
+        if self.done:
+            await self.events(self.done)
+        await self._close()
 
     async def last(self, data: bytes) -> None:
-        """Sends the last events and ends the stream."""
+        """Sends the last events and ends the stream without more."""
         await self.events(data)
+        await self._close()
+
+    async def _close(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -68,7 +74,8 @@ class Client:
     async def error(self, error: RouterError) -> None:
         """Sends an error: as status and body while nothing has been sent, else as an event, and ends the stream."""
         if self.started:
-            await self.last(self.error_event(error))
+            await self.events(self.error_event(error))
+            await self.end()
         else:
             await self.whole(self.error_body(error), error.status, error_headers(error))
 
@@ -76,8 +83,8 @@ class Client:
         return dict(error.body())
 
     def error_event(self, error: RouterError) -> bytes:
-        """Returns the last events of a stream that an error ends."""
-        return b"data: " + orjson.dumps(error.body()) + b"\n\n" + DONE
+        """Returns the event of an error that ends a stream."""
+        return b"data: " + orjson.dumps(error.body()) + b"\n\n"
 
 
 Produce = Callable[[Client], Coroutine[Any, Any, None]]

@@ -29,6 +29,7 @@ class MessagesClient(Client):
     """A client of Anthropic's API: pings and errors in its form."""
 
     ping = event("ping")
+    done = b""
 
     def __init__(self, send: Send, request_id: str) -> None:
         super().__init__(send)

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.chat import prepare_chat
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.field_names import FieldNames
 from services.router.gateway.request_body import read_model
 from services.router.gateway.responses_api.answer import Answer
 from services.router.gateway.responses_api.conversation import stored, without_logprobs
@@ -20,6 +21,7 @@ from services.router.gateway.responses_api.records import Record
 from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.responses_api.translation import chat_request, input_items
+from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.sections import SectionReader, Step
 from services.router.gateway.streaming import Client, GenerationResponse
 from services.router.requests.errors import InvalidRequest, RouterError
@@ -39,11 +41,13 @@ class Turn:
 
     async def store(self, store: ResponseStore | None) -> None:
         """Stores the finished answer, if it is to be. Raises RouterError."""
-        if store is None or not self.answer.response.store:
-            return
+        if store is not None and self.answer.response.store:
+            await store.write(await run_in_threadpool(self._record), "store")
+
+    def _record(self) -> Record:
         response = self.answer.response.model_dump()
         response["output"] = without_logprobs(response["output"])
-        await store.write(Record(response, stored(input_items(self.body)), self.before), "store")
+        return Record(response, stored(input_items(self.body)), self.before)
 
 
 async def responses(gateway: GatewayContext, request: Request) -> GenerationResponse:
@@ -52,11 +56,10 @@ async def responses(gateway: GatewayContext, request: Request) -> GenerationResp
     gateway.check_model(body.model)
     stores = will_store(body, gateway.responses)
     before = await continued(body, gateway.responses)
-    items = [item for record in before for item in items_of(record)]
-    if len(items) > FEW_ITEMS or (not isinstance(body.input, str) and len(body.input) > FEW_ITEMS):
-        chat, names = await run_in_threadpool(chat_request, body, items)
+    if before or (not isinstance(body.input, str) and len(body.input) > FEW_ITEMS):
+        chat, names = await run_in_threadpool(translated, body, before)
     else:
-        chat, names = chat_request(body, items)
+        chat, names = translated(body, before)
     with names.of_the_caller():
         (choice,) = await prepare_chat(gateway, chat, request.state.request_id)
     if stores and gateway.responses is not None:
@@ -94,6 +97,11 @@ async def continued(body: ResponsesRequest, store: ResponseStore | None) -> list
             code="previous_response_not_found",
         )
     return records
+
+
+def translated(body: ResponsesRequest, before: Sequence[Record]) -> tuple[ChatRequest, FieldNames]:
+    """Returns the chat of a request with what it continues, and the caller's names of its fields."""
+    return chat_request(body, [item for record in before for item in items_of(record)])
 
 
 def items_of(record: Record) -> list[AnyItem]:

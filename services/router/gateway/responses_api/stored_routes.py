@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import orjson
 from fastapi import Request
+from starlette.responses import Response
 
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.records import Record
@@ -25,11 +27,11 @@ class ResponseNotFound(InvalidRequest):
     code = "response_not_found"
 
 
-async def retrieve(gateway: GatewayContext, request: Request) -> dict[str, Any]:
+async def retrieve(gateway: GatewayContext, request: Request) -> Response:
     """Returns a stored response. Raises RouterError."""
     check_query(request, (), RETRIEVE)
     _, record = await _found(gateway, request)
-    return record.response
+    return _json(record.response)
 
 
 async def delete(gateway: GatewayContext, request: Request) -> dict[str, Any]:
@@ -41,7 +43,7 @@ async def delete(gateway: GatewayContext, request: Request) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-async def input_items(gateway: GatewayContext, request: Request) -> dict[str, Any]:
+async def input_items(gateway: GatewayContext, request: Request) -> Response:
     """Returns all items before a response's own, by default the newest first. Raises RouterError."""
     check_query(request, ("after", "limit", "order"), {"include": ()})
     limit, order, after = _limit(request), _order(request), request.query_params.get("after")
@@ -61,7 +63,12 @@ async def input_items(gateway: GatewayContext, request: Request) -> dict[str, An
         items = items[places[0] + 1 :]
     page = items[:limit]
     ids = [str(item.get("id", "")) for item in page] or [""]
-    return {"object": "list", "data": page, "first_id": ids[0], "last_id": ids[-1], "has_more": len(items) > limit}
+    more = len(items) > limit
+    return _json({"object": "list", "data": page, "first_id": ids[0], "last_id": ids[-1], "has_more": more})
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
 
 
 def check_query(request: Request, honoured: Collection[str], only_as: Mapping[str, tuple[str, ...]]) -> None:
