@@ -1,4 +1,4 @@
-"""Worker leases, the placement table and other hints in Redis. Everything stored here can be rebuilt.
+"""Worker leases, the placement table and other hints in Redis. Everything stored from here can be rebuilt.
 
 Every call is bounded in time and raises only RedisUnavailable. What is read from Redis is checked, never trusted.
 """

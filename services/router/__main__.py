@@ -48,14 +48,17 @@ log = structlog.get_logger(__name__)
 GIL_SWITCH_S = 0.0005
 
 
-async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
-    boot_id = uuid.uuid4().hex
-    membership = Membership(settings.redis_url, settings.cluster)
-    events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
-    shortages = ShortageReporter(membership, events.notify if events else None)
-    leader = PlacementLeader(
+def placement_leader(
+    settings: RouterSettings,
+    candidate: str,
+    membership: Membership,
+    shortages: ShortageReporter,
+    config: ModelConfig,
+    bytes_per_expert: int,
+) -> PlacementLeader:
+    return PlacementLeader(
         membership,
-        f"{settings.identity}/{boot_id}",
+        candidate,
         Shape(
             layers=config.num_layers,
             experts=config.n_routed_experts,
@@ -66,6 +69,16 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
         else None,
+    )
+
+
+async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
+    boot_id = uuid.uuid4().hex
+    membership = Membership(settings.redis_url, settings.cluster)
+    events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
+    shortages = ShortageReporter(membership, events.notify if events else None)
+    leader = placement_leader(
+        settings, f"{settings.identity}/{boot_id}", membership, shortages, config, bytes_per_expert
     )
     attention_workers = AttentionWorkerPool(
         partial(list_attention_workers, membership),

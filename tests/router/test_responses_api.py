@@ -174,11 +174,11 @@ def test_the_same_prompt_as_in_a_chat(router: Harness) -> None:
     assert prompt_of(router) == chat
 
 
-def test_texts_in_a_row_are_messages_and_a_refusal_is_a_text(router: Harness) -> None:
-    refusal: Any = {"type": "refusal", "refusal": "no"}
+def test_texts_in_a_row_are_messages_and_what_was_declined_is_a_text(router: Harness) -> None:
+    declined: Any = {"type": "refusal", "refusal": "no"}
     items: list[Any] = [
         {"role": "assistant", "content": "a"},
-        {"role": "assistant", "content": [refusal], "type": "message", "id": "m", "status": "completed"},
+        {"role": "assistant", "content": [declined], "type": "message", "id": "m", "status": "completed"},
     ]
     router.client().responses.create(model=MODEL, input=items)
     assert prompt_of(router) == " ASSISTANT:a</longcat_s> ASSISTANT:no</longcat_s> ASSISTANT:"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, StrictStr, Tag, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictStr, Tag, TypeAdapter
 
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
@@ -35,19 +35,19 @@ class TextPart(Item):
 
     type: StrictStr
     text: StrictStr = ""
-    refusal: StrictStr = ""
+    declined: Annotated[StrictStr, Field(alias="refusal")] = ""
 
     @property
     def content(self) -> str:
-        return self.refusal if self.type == "refusal" else self.text
+        return self.declined if self.type == "refusal" else self.text
 
 
 def _part(value: Any) -> Any:
     one_type(value, TEXT_PARTS)
     if isinstance(value, dict):
-        field = "refusal" if value.get("type") == "refusal" else "text"
-        if value.get(field) is None:
-            raise ValueError(f"{field} is required")
+        name = "refusal" if value.get("type") == "refusal" else "text"
+        if value.get(name) is None:
+            raise ValueError(f"{name} is required")
     return value
 
 
