@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,10 @@ from pydantic import TypeAdapter
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS, TEMPLATE, write_assets
 from support.gateway_harness import MODEL, Harness
+
+from services.router.gateway.messages_api.routes import MessagesClient
+from services.router.gateway.streaming import keep_awake
+from services.router.requests.errors import RouterError
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 HI: list[Any] = [{"role": "user", "content": "hi"}]
@@ -265,3 +270,26 @@ def test_an_error_in_a_stream_is_an_error_event(router: Harness) -> None:
     ):
         events.get_final_message()
     assert caught.value.body == {**error, "request_id": caught.value.request_id}
+
+
+def test_pings_and_bugs_have_the_apis_form() -> None:
+    async def run() -> list[bytes]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        client = MessagesClient(send, "an-id")
+        pings = asyncio.create_task(keep_awake(client, every_s=0.04))
+        while len(sent) < 3:  # noqa: ASYNC110  the start of the response and two pings
+            await asyncio.sleep(0.005)
+        pings.cancel()
+        await client.error(RouterError("a bug"))
+        return [message.get("body", b"") for message in sent[1:]]
+
+    *pings, error, end = asyncio.run(run())
+    assert set(pings) == {b'event: ping\ndata: {"type":"ping"}\n\n'}
+    assert error.startswith(b"event: error\ndata: ")
+    body = json.loads(error.split(b"data: ")[1])
+    assert body == {"type": "error", "error": {"type": "api_error", "message": "a bug"}, "request_id": "an-id"}
+    assert end == b""

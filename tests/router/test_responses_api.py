@@ -231,7 +231,9 @@ def test_an_error_in_a_stream_fails_the_response(router: Harness) -> None:
     assert events[-2]["code"] == "rejected_by_worker"
     failed = events[-1]["response"]
     assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
-    assert failed["output"][0]["status"] == "in_progress"
+    (item,) = failed["output"]
+    assert item["status"] == "incomplete"
+    assert item["content"][0]["text"] == router.assets.tokenizer.decode([70, 71])
     seen = list(router.client().responses.create(model=MODEL, input="hi", stream=True))
     assert seen[-1].type == "response.failed"
 

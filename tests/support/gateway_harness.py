@@ -6,9 +6,8 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import anthropic
 import openai
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -24,6 +23,9 @@ from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers
+
+if TYPE_CHECKING:
+    import anthropic
 
 T = TypeVar("T")
 MODEL = "tiny-cat"
@@ -107,6 +109,8 @@ class Harness:
 
     def anthropic(self) -> anthropic.Anthropic:
         """The same one each time."""
+        import anthropic  # a second of CPU that most tests do not need
+
         if self._anthropic is None:
             self._anthropic = anthropic.Anthropic(base_url=self.url, api_key="unused", max_retries=0)
         return self._anthropic

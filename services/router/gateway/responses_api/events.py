@@ -18,7 +18,8 @@ class ResponseEvents:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._number = 0
-        self._item: OutputItem | None = None  # of the open section
+        self._item: OutputItem | None = None  # of the last section
+        self._open_section: Section | None = None
 
     def begin(self) -> bytes:
         response = self._answer.response.model_dump()
@@ -52,12 +53,16 @@ class ResponseEvents:
     def fail(self, error: RouterError) -> bytes:
         """Returns the events of an error in the midst of an answer."""
         begin = b"" if self._number else self.begin()
+        if self._open_section is not None and self._item is not None:
+            self._answer.close(self._open_section, self._item)
+            self._item.status = "incomplete"
         self._answer.fail(error)
         what = self._event("error", code=error.code, message=error.message, param=error.param)
         return begin + what + self._event("response.failed", response=self._answer.response.model_dump())
 
     def _open(self, section: Section) -> list[bytes]:
         self._item = item = self._answer.add(section)
+        self._open_section = section
         events = [self._event("response.output_item.added", output_index=section.number, item=item.model_dump())]
         if not isinstance(item, OutputFunctionCall):
             part = OutputText() if section.kind == "content" else ReasoningPart()
@@ -77,6 +82,7 @@ class ResponseEvents:
         item = self._item
         assert item is not None
         self._answer.close(section, item)
+        self._open_section = None
         events = []
         if isinstance(item, OutputFunctionCall):
             done = "response.function_call_arguments.done"
