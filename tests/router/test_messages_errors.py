@@ -61,7 +61,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "messages[1].content[0].input",
     ),
-    "prefill": ({"messages": [HI, {"role": "assistant", "content": "well"}]}, "messages[1] is not supported"),
+    "prefill": ({"messages": [HI, {"role": "assistant", "content": ""}]}, "messages[1] needs a last message"),
     "system_number": ({"system": 3}, "system"),
     "system_image": ({"system": [{"type": "image"}]}, "system[0]: type 'image'"),
     "temperature": ({"temperature": 3}, "temperature"),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from caracal_proto import attention_pb2
 
+from services.checkpoint.vocabulary import Vocabulary
 from services.router.gateway.output_parser import Delta
-from services.router.requests.detokenizer import Vocabulary
 
 Tokens = Sequence[attention_pb2.Token]
 

@@ -10,6 +10,7 @@ from caracal_proto import attention_pb2
 
 from services.router.gateway.chat_choice import ChatChoice
 from services.router.gateway.content_tokens import ContentTokens
+from services.router.gateway.field_names import FieldNames
 from services.router.gateway.output_parser import Delta
 
 Kind = Literal["content", "reasoning", "tool"]
@@ -43,10 +44,11 @@ class Step(NamedTuple):
 
 
 class SectionReader:
-    """Reads one choice to its end. `with_tokens`: content comes with its tokens."""
+    """Reads one choice to its end. `names`: of the fields, for errors. `with_tokens`: content comes with its tokens."""
 
-    def __init__(self, choice: ChatChoice, *, with_tokens: bool = False) -> None:
+    def __init__(self, choice: ChatChoice, names: FieldNames, *, with_tokens: bool = False) -> None:
         self.choice = choice
+        self._names = names
         self.sections: list[Section] = []
         self._tokens = ContentTokens(choice.choice_stream.vocabulary) if with_tokens else None
         self._call = -1  # index of the open call
@@ -54,7 +56,7 @@ class SectionReader:
     async def run(self, write: Callable[[list[Step]], Awaitable[None]] | None = None) -> None:
         """Reads everything; `write` gets the steps as they come. Raises RouterError."""
         choice = self.choice
-        with choice.choice_stream as choice_stream:
+        with self._names.of_the_caller(), choice.choice_stream as choice_stream:
             while choice.finish_reason is None:
                 text_delta = await choice_stream.next()
                 deltas = choice.parse(text_delta)

@@ -32,11 +32,12 @@ class Answer:
         self._shows_thinking = shows_thinking
         prompt = len(choice.choice_stream.prompt_ids)
         self._message = MessageObject(model=model, usage=MessageUsage(input_tokens=prompt))
-        self._begun = False
+        self._begun = self._called = False
 
     def whole(self, sections: list[Section]) -> dict[str, Any]:
         """Returns the finished message."""
         self._message.content = [self._block(section) for section in sections]
+        self._called = any(section.kind == "tool" for section in sections)
         self._message.stop_reason, self._message.stop_sequence = self._stop()
         self._message.usage = self._usage()
         return self._message.model_dump()
@@ -61,6 +62,7 @@ class Answer:
     def _step(self, step: Step) -> bytes:
         section = step.section
         if step.what == "open":
+            self._called = self._called or section.kind == "tool"
             return event("content_block_start", index=section.number, content_block=_empty(section).model_dump())
         if step.what == "close":
             signature = {"type": "signature_delta", "signature": signature_of(section.text)}
@@ -89,7 +91,7 @@ class Answer:
             return "max_tokens", None
         if isinstance(stop, str):
             return "stop_sequence", stop
-        return ("tool_use" if finish == "tool_calls" else "end_turn"), None
+        return ("tool_use" if self._called else "end_turn"), None
 
     def _usage(self) -> MessageUsage:
         choice_stream = self._choice.choice_stream

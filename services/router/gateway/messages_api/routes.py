@@ -53,7 +53,7 @@ async def messages(gateway: GatewayContext, request: Request) -> GenerationRespo
         (choice,) = await prepare_chat(gateway, chat, request_id)
     shows = body.thinking is None or body.thinking.display != "omitted"
     answer = Answer(choice, gateway.serving.assets.name, shows_thinking=shows)
-    produce = partial(stream if body.stream else whole, answer, SectionReader(choice))
+    produce = partial(stream if body.stream else whole, answer, SectionReader(choice, names))
     client = partial(MessagesClient, request_id=request_id)
     return GenerationResponse(produce, stream=bool(body.stream), client=client)
 

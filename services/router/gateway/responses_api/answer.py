@@ -21,7 +21,7 @@ from services.router.gateway.responses_api.objects import (
     ResponseObject,
     ResponseUsage,
 )
-from services.router.gateway.responses_api.schemas import FunctionChoice, ResponsesRequest
+from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.sections import Section, Tokens
 from services.router.requests.choice_stream import ChoiceStream
 from services.router.requests.errors import RouterError
@@ -97,7 +97,7 @@ def response_of(body: ResponsesRequest, choice_stream: ChoiceStream, model: str,
         store=stores,
         temperature=round(sampling.temperature, 6),
         text={"format": {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True)},
-        tool_choice=chosen.model_dump() if isinstance(chosen, FunctionChoice) else chosen or "auto",
+        tool_choice=chosen or "auto" if isinstance(chosen, str | None) else chosen.model_dump(),
         tools=[tool.model_dump() for tool in body.tools or []],
         top_logprobs=body.top_logprobs or 0,
         top_p=round(sampling.top_p, 6),

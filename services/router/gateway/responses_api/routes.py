@@ -65,7 +65,7 @@ async def responses(gateway: GatewayContext, request: Request) -> GenerationResp
     if stores and gateway.responses is not None:
         await gateway.responses.check("store")
     answer = Answer(body, choice, gateway.serving.assets.name, stores=stores)
-    turn = Turn(body, before, answer, SectionReader(choice, with_tokens=body.wants_logprobs))
+    turn = Turn(body, before, answer, SectionReader(choice, names, with_tokens=body.wants_logprobs))
     return GenerationResponse(
         partial(stream if body.stream else whole, gateway.responses, turn), stream=bool(body.stream)
     )

@@ -44,6 +44,14 @@ class FunctionChoice(Closed):
     name: StrictStr
 
 
+class AllowedTools(Closed):
+    """The functions that may be called, of those in `tools`."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1, max_length=128)]
+
+
 class FormatText(Closed):
     type: Literal["text"]
 
@@ -77,13 +85,18 @@ class ResponsesStreamOptions(Closed):
 
 
 def _choice_kind(value: Any) -> str:
-    return "a name" if isinstance(value, str) else "a function"
+    if isinstance(value, str):
+        return "a name"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "some functions" if kind == "allowed_tools" else "a function"
 
 
 Choice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("a name")] | Annotated[FunctionChoice, Tag("a function")],
+    Annotated[Literal["none", "auto", "required"], Tag("a name")]
+    | Annotated[FunctionChoice, Tag("a function")]
+    | Annotated[AllowedTools, Tag("some functions")],
     Discriminator(_choice_kind),
-    BeforeValidator(lambda value: one_type(value, ("function",))),
+    BeforeValidator(lambda value: one_type(value, ("function", "allowed_tools"))),
 ]
 Tool = Annotated[FunctionTool, BeforeValidator(lambda value: one_type(value, ("function",)))]
 Metadata = dict[StrictStr, StrictStr]

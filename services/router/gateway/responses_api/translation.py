@@ -10,6 +10,7 @@ from services.router.gateway.request_body import check_model_fields
 from services.router.gateway.responses_api.conversation import Chat
 from services.router.gateway.responses_api.items import AnyItem, MessageItem
 from services.router.gateway.responses_api.schemas import (
+    AllowedTools,
     FormatJsonObject,
     FormatJsonSchema,
     FunctionChoice,
@@ -68,7 +69,10 @@ def _options(body: ResponsesRequest) -> dict[str, Any]:
     if body.tools:
         options["tools"] = [_tool(tool) for tool in body.tools]
     if isinstance(body.tool_choice, FunctionChoice):
-        options["tool_choice"] = {"type": "function", "function": {"name": body.tool_choice.name}}
+        options["tool_choice"] = _named(body.tool_choice)
+    elif isinstance(body.tool_choice, AllowedTools):
+        allowed = {"mode": body.tool_choice.mode, "tools": [_named(tool) for tool in body.tool_choice.tools]}
+        options["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
     elif body.tool_choice is not None:
         options["tool_choice"] = body.tool_choice
     if body.reasoning is not None and body.reasoning.effort is not None:
@@ -78,6 +82,10 @@ def _options(body: ResponsesRequest) -> dict[str, Any]:
     if (wanted := _format(body)) is not None:
         options["response_format"] = wanted
     return options
+
+
+def _named(choice: FunctionChoice) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": choice.name}}
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:
