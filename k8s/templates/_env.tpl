@@ -108,6 +108,8 @@
 - {name: CARACAL_REBALANCE_GB_PER_MINUTE, value: {{ .root.Values.placement.rebalanceGbPerMinute | quote }}}
 - {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
+- {name: CARACAL_RESPONSE_TTL_S, value: {{ int .role.responses.ttlSeconds | quote }}}
+- {name: CARACAL_RESPONSE_MEMORY_MB, value: {{ int .role.responses.memoryMb | quote }}}
 {{- with .role.corsOrigins }}
 - {name: CARACAL_CORS_ORIGINS, value: {{ . | quote }}}
 {{- end }}

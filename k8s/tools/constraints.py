@@ -99,6 +99,8 @@ CONSTRAINTS: dict[str, Tree] = {
     "router.port": _POD_PORT,
     "router.grpcPort": _POD_PORT,
     "router.progressTimeoutSeconds": _between(1, DAY_S),
+    "router.responses.ttlSeconds": _between(0, 365 * DAY_S),
+    "router.responses.memoryMb": _between(1, 1_000_000),
     "router.service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
     "router.service.port": _PORT,
     "router.service.nodePort": _between(0, 65535),

@@ -1,4 +1,4 @@
-"""Worker leases, the placement table and other hints in Redis. Everything stored here can be rebuilt.
+"""Worker leases, the placement table and other hints in Redis. Everything stored from here can be rebuilt.
 
 Every call is bounded in time and raises only RedisUnavailable. What is read from Redis is checked, never trusted.
 """
@@ -269,14 +269,19 @@ class Membership:
         return f"{self._cluster}:workers:{role}"
 
     async def _call(self, command: Any, more_s: float = 0.0) -> Any:
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task else 0
-        try:
-            async with asyncio.timeout(2 * CALL_S + more_s):
-                return await command
-        except (RedisError, OSError, TimeoutError) as error:
-            raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
-        finally:
-            # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
-            if task and task.cancelling() > cancels:
-                raise asyncio.CancelledError
+        return await bounded(command, 2 * CALL_S + more_s)
+
+
+async def bounded(command: Any, seconds: float) -> Any:
+    """Returns the result of a command to Redis. Raises RedisUnavailable when there is none after `seconds`."""
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task else 0
+    try:
+        async with asyncio.timeout(seconds):
+            return await command
+    except (RedisError, OSError, TimeoutError) as error:
+        raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
+    finally:
+        # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
+        if task and task.cancelling() > cancels:
+            raise asyncio.CancelledError

@@ -26,6 +26,7 @@ from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.responses_api.store import ResponseStore
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
@@ -47,14 +48,17 @@ log = structlog.get_logger(__name__)
 GIL_SWITCH_S = 0.0005
 
 
-async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
-    boot_id = uuid.uuid4().hex
-    membership = Membership(settings.redis_url, settings.cluster)
-    events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
-    shortages = ShortageReporter(membership, events.notify if events else None)
-    leader = PlacementLeader(
+def placement_leader(
+    settings: RouterSettings,
+    candidate: str,
+    membership: Membership,
+    shortages: ShortageReporter,
+    config: ModelConfig,
+    bytes_per_expert: int,
+) -> PlacementLeader:
+    return PlacementLeader(
         membership,
-        f"{settings.identity}/{boot_id}",
+        candidate,
         Shape(
             layers=config.num_layers,
             experts=config.n_routed_experts,
@@ -65,6 +69,16 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
         else None,
+    )
+
+
+async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
+    boot_id = uuid.uuid4().hex
+    membership = Membership(settings.redis_url, settings.cluster)
+    events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
+    shortages = ShortageReporter(membership, events.notify if events else None)
+    leader = placement_leader(
+        settings, f"{settings.identity}/{boot_id}", membership, shortages, config, bytes_per_expert
     )
     attention_workers = AttentionWorkerPool(
         partial(list_attention_workers, membership),
@@ -78,7 +92,11 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview), settings.origins)
+    responses = ResponseStore(
+        settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb
+    )
+    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses)
+    servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
@@ -107,6 +125,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
         await membership.close()
+        await responses.close()
 
 
 def main() -> None:

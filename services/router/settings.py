@@ -44,6 +44,16 @@ class RouterSettings(ServiceSettings):
         " * = any; empty = none",
         "",
     )
+    response_ttl_s: int = setting(
+        "seconds that the responses of /v1/responses are stored in Redis, from which any router continues them;"
+        " 0 = none are stored",
+        86400,
+        minimum=0,
+        maximum=365 * 86400,
+    )
+    response_memory_mb: int = setting(
+        "MB that stored responses may take in Redis; the oldest go first", 64, minimum=1, maximum=1_000_000
+    )
     events: str = setting(
         "kubernetes: capacity shortages become Kubernetes Events; empty = they do not", "", one_of=("kubernetes", "")
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from support.chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
 
-from services.router.gateway.app import POSTS
+from services.router.gateway.api_routes import ROUTES
 
 pytestmark = pytest.mark.processes
 
@@ -230,9 +230,9 @@ def test_the_edge_publishes_only_what_clients_call(chart: Chart) -> None:
     assert {path["pathType"] for path in ingress} == {"Prefix"}
     assert [match["path"]["value"] for match in route] == [path["path"] for path in ingress]
     published = tuple(path["path"] for path in ingress)
-    posts = [path for path, *_ in POSTS]
-    assert posts
-    assert all(path.startswith(published) for path in (*posts, "/v1/models"))
+    paths = [route.path for route in ROUTES]
+    assert paths
+    assert all(path.startswith(published) for path in (*paths, "/v1/models"))
     inside = ("/metrics", "/cluster", "/load", "/health", "/ready", "/version", "/openapi.json")
     assert not [path for path in inside if path.startswith(published)]
 

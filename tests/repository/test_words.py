@@ -76,7 +76,7 @@ ALLOWED = re.compile(
     r"|key[-/ ]value pairs?|socketpair"
     r"|object_pairs_hook|long-lived"
     r"|std::pair"  # a name of the C++ library
-    r"|\"refusal\": None"  # a field of OpenAI's
+    r"|\"refusal\""  # a field and a type of OpenAI's
     r"|You have not told me|My home is in"  # the built-in model's dialogues
     r"|PADDING_SLOT_MAPPING|slot mapping"
 )

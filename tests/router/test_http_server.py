@@ -75,7 +75,7 @@ def test_head_of_a_route_without_get_is_405(router: Harness) -> None:
     [
         *((path, "GET, HEAD, OPTIONS") for path in (*GETS, "/docs", "/docs/assets/swagger-ui.css")),
         *((path, "OPTIONS, POST") for path in (COMPLETIONS, "/v1/chat/completions", "/tokenize", "/detokenize")),
-        ("*", "GET, HEAD, OPTIONS, POST"),
+        ("*", "DELETE, GET, HEAD, OPTIONS, POST"),
     ],
 )
 def test_options_names_the_methods_and_405_does_too(router: Harness, path: str, allowed: str) -> None:

@@ -113,7 +113,8 @@ def test_the_openapi_document(router: Harness) -> None:
     assert document["openapi"].startswith("3.1")
     schemas = document["components"]["schemas"]
     assert references(document) <= {f"#/components/schemas/{name}" for name in schemas}
-    for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+    bodies = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/tokenize", "/detokenize")
+    for path in bodies:
         operation = document["paths"][path]["post"]
         name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert schemas[name]["type"] == "object"

@@ -1,4 +1,4 @@
-"""The fields of request bodies that clients of other servers send: those of the OpenAI SDK, and those of vLLM's server.
+"""The fields of request bodies that clients of other servers send: those of OpenAI's and Anthropic's SDKs and of vLLM.
 
 vLLM's are written down from its protocol classes (ChatCompletionRequest and CompletionRequest, of 0.11 to 0.19).
 """
@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from typing import get_type_hints
 
+from anthropic.types.beta.message_count_tokens_params import MessageCountTokensParams as BetaCountParams
+from anthropic.types.beta.message_create_params import MessageCreateParamsBase as BetaParams
+from anthropic.types.message_count_tokens_params import MessageCountTokensParams as CountParams
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming as MessagesParams
+from anthropic.types.message_create_params import MessageCreateParamsStreaming as StreamedMessagesParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming as ChatParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as StreamedChatParams
 from openai.types.completion_create_params import CompletionCreateParamsNonStreaming as TextParams
 from openai.types.completion_create_params import CompletionCreateParamsStreaming as StreamedTextParams
+from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming as ResponsesParams
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming as StreamedResponsesParams
 
 VLLM = frozenset(
     {
@@ -30,3 +37,8 @@ VLLM_CHAT = VLLM | {
 VLLM_TEXT = VLLM | {"prompt_embeds", "suffix"}
 OPENAI_CHAT = frozenset(get_type_hints(ChatParams)) | frozenset(get_type_hints(StreamedChatParams))
 OPENAI_TEXT = frozenset(get_type_hints(TextParams)) | frozenset(get_type_hints(StreamedTextParams))
+OPENAI_RESPONSES = frozenset(get_type_hints(ResponsesParams)) | frozenset(get_type_hints(StreamedResponsesParams))
+ANTHROPIC_MESSAGES = frozenset(get_type_hints(MessagesParams)) | frozenset(get_type_hints(StreamedMessagesParams))
+ANTHROPIC_COUNT = frozenset(get_type_hints(CountParams))
+# Beta clients call the same route; `betas` is a header.
+ANTHROPIC_BETA = (frozenset(BetaParams.__annotations__) | frozenset(BetaCountParams.__annotations__)) - {"betas"}

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
 import uvloop
@@ -15,6 +15,7 @@ from support.fake_attention import FakeAttention
 
 from services.membership.shortage import CapacityShortage
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.responses_api.store import ResponseStore
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
@@ -22,6 +23,9 @@ from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers
+
+if TYPE_CHECKING:
+    import anthropic
 
 T = TypeVar("T")
 MODEL = "tiny-cat"
@@ -49,7 +53,11 @@ class Harness:
         hold_s: float = 0.0,
         sampling_defaults: bool = True,
         cors_origins: Sequence[str] = (),
+        redis_url: str = "",
+        response_ttl_s: int = 60,
+        response_memory_mb: int = 16,
     ) -> None:
+        self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
         self._cors_origins = cors_origins
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
@@ -59,6 +67,7 @@ class Harness:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
         self._client: openai.OpenAI | None = None
+        self._anthropic: anthropic.Anthropic | None = None
         self.shortage: CapacityShortage | None = None
 
     def __enter__(self) -> Harness:
@@ -67,8 +76,9 @@ class Harness:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._client is not None:
-            self._client.close()
+        for client in (self._client, self._anthropic):
+            if client is not None:
+                client.close()
         if not self._stopped:
             self.stop(0.5)
         for fake in self.fakes:
@@ -84,6 +94,8 @@ class Harness:
     def stop(self, grace_s: float) -> None:
         self._stopped = True
         self.do(self.servers.stop(grace_s))
+        if self.store is not None:
+            self.do(self.store.close())
 
     @property
     def url(self) -> str:
@@ -94,6 +106,14 @@ class Harness:
         if self._client is None:
             self._client = openai.OpenAI(base_url=self.url + "/v1", api_key="unused", max_retries=0)
         return self._client
+
+    def anthropic(self) -> anthropic.Anthropic:
+        """The same one each time."""
+        import anthropic  # a second of CPU that most tests do not need
+
+        if self._anthropic is None:
+            self._anthropic = anthropic.Anthropic(base_url=self.url, api_key="unused", max_retries=0)
+        return self._anthropic
 
     def ids(self, text: str) -> list[int]:
         return self.assets.encode(text, add_special_tokens=False)
@@ -112,5 +132,11 @@ class Harness:
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.serving = ServingContext(self.assets, attention_workers, self.metrics)
-        self.servers = RouterServers(GatewayContext(self.serving, lambda: self.shortage), self._cors_origins)
+        self.store = (
+            ResponseStore(self._redis_url, "test", ttl_s=self._ttl_s, memory_mb=self._memory_mb, call_s=0.5)
+            if self._redis_url
+            else None
+        )
+        gateway = GatewayContext(self.serving, lambda: self.shortage, responses=self.store)
+        self.servers = RouterServers(gateway, self._cors_origins)
         await self.servers.start("127.0.0.1", 0, 0)

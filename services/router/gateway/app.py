@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.router.gateway import errors
-from services.router.gateway.chat import chat_completions
-from services.router.gateway.completions import completions
+from services.router.gateway.api_routes import ROUTES, SCHEMA, ErrorBody, Route
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.middleware import RequestMiddleware
-from services.router.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from services.router.gateway.status_routes import StatusRoutes, package_version
-from services.router.gateway.tokenize_routes import detokenize, tokenize
-
-SCHEMA = "#/components/schemas/"
-Handler = Callable[[GatewayContext, Request], Coroutine[Any, Any, Any]]
-
-
-class ErrorDetail(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorBody(BaseModel):
-    """Every response that is not a success has this body."""
-
-    error: ErrorDetail
-
-
-POSTS: tuple[tuple[str, Handler, type[BaseModel]], ...] = (
-    ("/v1/chat/completions", chat_completions, ChatRequest),
-    ("/v1/completions", completions, CompletionRequest),
-    ("/tokenize", tokenize, TokenizeRequest),
-    ("/detokenize", detokenize, DetokenizeRequest),
-)
-POST_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 404, 413, 415, 503, 504)}
 
 
 def build_app(gateway: GatewayContext) -> FastAPI:
@@ -61,26 +31,25 @@ def build_app(gateway: GatewayContext) -> FastAPI:
     app.router.redirect_slashes = False
     errors.install(app)
     app.add_middleware(RequestMiddleware, metrics=gateway.serving.metrics)
-    for path, handler, body_type in POSTS:
-        _add_post(app, gateway, path, handler, body_type)
+    for route in ROUTES:
+        _add(app, gateway, route)
     _add_gets(app, StatusRoutes(gateway))
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app
 
 
-def _add_post(app: FastAPI, gateway: GatewayContext, path: str, handler: Handler, body_type: type[BaseModel]) -> None:
-    async def route(request: Request) -> Any:
-        return await handler(gateway, request)
+def _add(app: FastAPI, gateway: GatewayContext, route: Route) -> None:
+    async def endpoint(request: Request) -> Any:
+        return await route.handler(gateway, request)
 
-    body = {"required": True, "content": {"application/json": {"schema": {"$ref": SCHEMA + body_type.__name__}}}}
     app.add_api_route(
-        path,
-        route,
-        methods=["POST"],
-        name=handler.__name__,
+        route.path,
+        endpoint,
+        methods=[route.method],
+        name=route.handler.__name__,
         response_model=None,
-        responses=POST_ERRORS,
-        openapi_extra={"requestBody": body},
+        responses=route.responses(),
+        openapi_extra=route.extra(),
     )
 
 
@@ -101,7 +70,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     """Returns the OpenAPI document. Bodies are parsed without FastAPI, so their schemas are added here."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        body_types = [(body_type, "validation") for _, _, body_type in POSTS]
+        body_types = [(route.body, "validation") for route in ROUTES if route.body is not None]
         _, schemas = models_json_schema(body_types, ref_template=SCHEMA + "{model}")  # type: ignore[arg-type]
         document["components"]["schemas"].update(schemas["$defs"])
         for name in ("HTTPValidationError", "ValidationError"):

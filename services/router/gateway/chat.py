@@ -17,30 +17,40 @@ from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.choice_stream import TextRules
-from services.router.requests.marked_text import ends_with_own
+from services.router.requests.marked_text import MarkedText, ends_with_own
 
 
 async def chat_completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
     """Checks the request and prepares its choices; the response generates them while the client waits."""
     body = await read_model(request, ChatRequest)
+    choices = await prepare_chat(gateway, body, request.state.request_id)
+    return GenerationResponse(
+        partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
+    )
+
+
+async def prepare_chat(gateway: GatewayContext, body: ChatRequest, request_id: str) -> list[ChatChoice]:
+    """Returns the choices of a chat, of which nothing is generated yet. Raises RouterError."""
     gateway.check_model(body.model)
-    check_tools(body)
-    assets = gateway.serving.assets
-    prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
-    limit = gateway.serving.context_limit if body.truncate_prompt_tokens is None else None
-    prompt_ids = await chat_ids(assets, prompt, limit)
+    prompt, prompt_ids = await chat_prompt_ids(gateway, body)
     max_tokens = body.max_completion_tokens or body.max_tokens
     thinking = ends_with_own(prompt, THINK)
-    rules = await chat_rules(assets, body, thinking=thinking)
-    requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request.state.request_id, "messages", rules)
+    rules = await chat_rules(gateway.serving.assets, body, thinking=thinking)
+    requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request_id, "messages", rules)
     for other in requests[1:]:
         other.sampling.ClearField("prompt_logprobs")  # the same for all
     gateway.check_open()
     choice_streams = gateway.choice_streams(requests, text_rules(gateway, body))
-    choices = [ChatChoice(choice_stream, i, body, thinking=thinking) for i, choice_stream in enumerate(choice_streams)]
-    return GenerationResponse(
-        partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
-    )
+    return [ChatChoice(choice_stream, i, body, thinking=thinking) for i, choice_stream in enumerate(choice_streams)]
+
+
+async def chat_prompt_ids(gateway: GatewayContext, body: ChatRequest) -> tuple[MarkedText, list[int]]:
+    """Returns the prompt of a chat as text and as ids. Raises InvalidRequest."""
+    check_tools(body)
+    assets = gateway.serving.assets
+    prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
+    limit = gateway.serving.context_limit if body.truncate_prompt_tokens is None else None
+    return prompt, await chat_ids(assets, prompt, limit)
 
 
 def text_rules(gateway: GatewayContext, body: ChatRequest) -> TextRules:

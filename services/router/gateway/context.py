@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
 from services.router.gateway.prompts import check_context, truncated
+from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.sampling import ANY_SEED, FREE, OutputRules, choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import Sampled
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
@@ -21,11 +22,12 @@ async def _nothing_known() -> Overview:
 
 @dataclass(frozen=True)
 class GatewayContext:
-    """What the routes need. `overview` raises RedisUnavailable."""
+    """What the routes need. `overview` raises RedisUnavailable. Without `responses` none is stored."""
 
     serving: ServingContext
     shortage: Callable[[], CapacityShortage | None] = lambda: None
     overview: Callable[[], Awaitable[Overview]] = _nothing_known
+    responses: ResponseStore | None = None
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s,]+")
-SHOWN = ("x-request-id", "retry-after", "x-should-retry")  # of an answer's headers, to a page's scripts
+SHOWN = ("x-request-id", "request-id", "retry-after", "x-should-retry")  # of an answer's headers, to a page's scripts
 PREFLIGHT_S = 600
 
 
@@ -28,7 +28,7 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=("GET", "HEAD", "POST", "OPTIONS"),
+        allow_methods=("GET", "HEAD", "POST", "DELETE", "OPTIONS"),
         allow_headers=("*",),
         expose_headers=SHOWN,
         max_age=PREFLIGHT_S,

@@ -1,6 +1,8 @@
-"""Error responses in OpenAI's format, also for the errors of the framework itself."""
+"""Error responses in OpenAI's format, or on its routes in Anthropic's, also for errors of the framework itself."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import orjson
 import structlog
@@ -8,8 +10,10 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from services.router.gateway.content_encoding import TAKEN, UnsupportedEncoding
+from services.router.gateway.messages_api.errors import error_body, is_messages_route
 from services.router.gateway.methods import allow
 from services.router.requests.errors import RouterError
 
@@ -38,9 +42,17 @@ def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def error_response(error: RouterError) -> Response:
+def error_response(error: RouterError, scope: Scope) -> Response:
+    """Returns the response of an error, in the format of the route."""
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(orjson.dumps(error.body()), error.status, headers, "application/json")
+    return Response(_body(error.status, error.body()["error"], scope), error.status, headers, "application/json")
+
+
+def _body(status: int, fields: Mapping[str, str | None], scope: Scope) -> bytes:
+    if is_messages_route(scope["path"]):
+        request_id = scope.get("state", {}).get("request_id", "")
+        return orjson.dumps(error_body(status, fields["message"] or "", request_id))
+    return orjson.dumps({"error": fields})
 
 
 def install(app: FastAPI) -> None:
@@ -51,25 +63,26 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
-async def _router_error(_: Request, error: Exception) -> Response:
+async def _router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RouterError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message, code = REASONS.get(error.status_code, ("The request was rejected.", "http_error"))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    fields = {"message": message, "type": kind, "param": None, "code": code}
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if "allow" in headers:
         headers["allow"] = allow({name.strip() for name in headers["allow"].split(",")})
-    return Response(orjson.dumps(body), error.status_code, headers, "application/json")
+    body = _body(error.status_code, fields, request.scope)
+    return Response(body, error.status_code, headers, "application/json")
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
-async def _bug(_: Request, __: Exception) -> Response:
-    return error_response(RouterError(INTERNAL_ERROR))
+async def _bug(request: Request, _: Exception) -> Response:
+    return error_response(RouterError(INTERNAL_ERROR), request.scope)

@@ -7,6 +7,7 @@ a field that is taken and ignored gives a free answer to whoever asked for somet
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.requests.errors import InvalidRequest
@@ -68,16 +69,29 @@ OFF: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def check_known(value: Mapping[str, Any], honoured: Container[str]) -> None:
+@dataclass(frozen=True)
+class FieldTable:
+    """What a route does with the fields that its schema lacks; the same for an object within a body."""
+
+    harmless: Container[str] = frozenset()
+    only_as: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    off: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+CHAT = FieldTable(HARMLESS, ONLY_AS, UNSUPPORTED, OFF)
+
+
+def check_known(value: Mapping[str, Any], honoured: Container[str], table: FieldTable = CHAT) -> None:
     """Raises InvalidRequest for the first field that is neither honoured nor harmless as it is."""
     for name, given in value.items():
-        if name in honoured or name in HARMLESS:
+        if name in honoured or name in table.harmless:
             continue
-        if name in UNSUPPORTED:
-            accepted, code = OFF.get(name, ()), "unsupported_parameter"
-            message = f"{name} is not supported: {UNSUPPORTED[name]}."
-        elif name in ONLY_AS:
-            accepted, code = ONLY_AS[name], "unsupported_value"
+        if name in table.unsupported:
+            accepted, code = table.off.get(name, ()), "unsupported_parameter"
+            message = f"{name} is not supported: {table.unsupported[name]}."
+        elif name in table.only_as:
+            accepted, code = table.only_as[name], "unsupported_value"
             message = f"{name} is supported only as {' or '.join(map(repr, accepted)) or 'null'}."
         else:
             name = name[:MAX_SHOWN]

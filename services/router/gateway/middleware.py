@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
+from services.router.gateway.messages_api.errors import is_messages_route
 from services.router.gateway.methods import options, routed
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
@@ -18,6 +19,7 @@ from services.router.requests.metrics import RequestMetrics
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS")  # with a label of their own; all others share one
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
 UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load"}  # polled every few seconds by machines
@@ -50,7 +52,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                own = [(name, request_id.encode()) for name in id_headers(inner)]
+                message["headers"] = [*message.get("headers", ()), *own]
             await body.send(message)
 
         try:
@@ -59,12 +62,12 @@ class RequestMiddleware:
                 inner = checked(scope)
                 answer = options(inner) if scope["method"] == "OPTIONS" else None
             except InvalidRequest as error:
-                answer = error_response(error)
+                answer = error_response(error, scope)
             await (answer or self._app)(inner, body.receive, tagged)
         finally:
             route = getattr(inner.get("route"), "path", "unmatched")
             status = status or CLIENT_GONE
-            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+            method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.http(method, route, status).inc()
             if route not in UNLOGGED:
                 seconds = round(time.monotonic() - began, 3)
@@ -77,6 +80,11 @@ def client_request_id(headers: list[tuple[bytes, bytes]]) -> str | None:
             text = value.decode("latin-1")
             return text if REQUEST_ID.fullmatch(text) else None
     return None
+
+
+def id_headers(scope: Scope) -> tuple[bytes, ...]:
+    """The headers that carry the request's id: Anthropic's clients read one of another name."""
+    return (b"x-request-id", b"request-id") if is_messages_route(scope["path"]) else (b"x-request-id",)
 
 
 def checked(scope: Scope) -> Scope:

@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from services.router.gateway.closed_model import Closed
 from services.router.gateway.content_encoding import Decoder, encoding_of
 from services.router.gateway.known_fields import check_known
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
@@ -68,7 +69,8 @@ def check_model_fields(value: Any, body_type: type[Body]) -> Body:
     """Checks the fields of a parsed JSON value. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    check_known(value, body_type.model_fields)
+    if not issubclass(body_type, Closed):
+        check_known(value, body_type.model_fields)
     try:
         return body_type.model_validate(value)
     except ValidationError as error:
@@ -140,13 +142,24 @@ CODES = {
 
 def _first_error(error: ValidationError, value: Any) -> InvalidRequest:
     """Returns the first of pydantic's errors, in one sentence that never repeats the invalid value."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     param = _param(first["loc"], value)
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidRequest):
+        return _within(param, cause)
     if first["type"] == "missing":
         message = f"{param} is required."
     else:
         message = f"{param}: {first['msg'].removeprefix('Value error, ')[:200]}."
     return InvalidRequest(message, param=param or None, code=CODES.get(first["type"], "invalid_type"))
+
+
+def _within(place: str, error: InvalidRequest) -> InvalidRequest:
+    """Returns the error of an object as one of the body that has the object at `place`."""
+    if not place or error.param is None:
+        return error
+    param = f"{place}.{error.param}"
+    return InvalidRequest(error.message.replace(error.param, param, 1), param=param, code=error.code)
 
 
 def _param(loc: tuple[int | str, ...], value: Any) -> str:

@@ -42,6 +42,9 @@ class ChunkWriter(Protocol):
 class Client:
     """The client of one response. Nothing is sent before the first data, so an early error has its own status."""
 
+    ping = PING
+    done = DONE  # what ends a stream
+
     def __init__(self, send: Send, writer: ChunkWriter | None = None) -> None:
         """`writer`: a shorter way for events once the first were sent; None if the server has none."""
         self._send, self._writer = send, writer
@@ -70,7 +73,16 @@ class Client:
         self.blocked_since = None
 
     async def end(self) -> None:
-        await self.events(DONE)
+        if self.done:
+            await self.events(self.done)
+        await self._close()
+
+    async def last(self, data: bytes) -> None:
+        """Sends the last events and ends the stream without more."""
+        await self.events(data)
+        await self._close()
+
+    async def _close(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -85,10 +97,17 @@ class Client:
     async def error(self, error: RouterError) -> None:
         """Sends an error: as status and body while nothing has been sent, else as an event, and ends the stream."""
         if self.started:
-            await self.events(b"data: " + orjson.dumps(error.body()) + b"\n\n")
+            await self.events(self.error_event(error))
             await self.end()
         else:
-            await self.whole(error.body(), error.status, error_headers(error))
+            await self.whole(self.error_body(error), error.status, error_headers(error))
+
+    def error_body(self, error: RouterError) -> dict[str, Any]:
+        return dict(error.body())
+
+    def error_event(self, error: RouterError) -> bytes:
+        """Returns the event of an error that ends a stream."""
+        return b"data: " + orjson.dumps(error.body()) + b"\n\n"
 
 
 Produce = Callable[[Client], Coroutine[Any, Any, None]]
@@ -97,13 +116,14 @@ Produce = Callable[[Client], Coroutine[Any, Any, None]]
 class GenerationResponse(Response):
     """Runs `produce` until it is done or the client is gone. With `stream`, pings are sent in pauses."""
 
-    def __init__(self, produce: Produce, *, stream: bool) -> None:
+    def __init__(self, produce: Produce, *, stream: bool, client: type[Client] = Client) -> None:
         self._produce = produce
+        self._client = client
         self._stream = stream
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = Client(send, scope.get("extensions", {}).get(CHUNK_WRITER))
+        client = self._client(send, scope.get("extensions", {}).get(CHUNK_WRITER))
         watchers: list[Coroutine[Any, Any, None]] = [until_disconnect(receive)]
         if self._stream:
             watchers.append(keep_awake(client))
@@ -133,7 +153,7 @@ async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s
                 log.info("client does not read")
                 return
         elif now - client.wrote_at >= every_s:
-            await client.events(PING)
+            await client.events(client.ping)
         await asyncio.sleep(every_s / 4)
 
 

@@ -90,6 +90,10 @@ class ChoiceStream:
         return self._request.prompt_ids
 
     @property
+    def sampling(self) -> attention_pb2.Sampling:
+        return self._request.sampling
+
+    @property
     def prompt_tokens(self) -> int:
         return self._lifecycle.prompt_tokens
 
