@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import grpc
 from caracal_proto import attention_pb2
@@ -11,6 +12,7 @@ from services.attention_worker.engine.engine import Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Emit, Ending, TokenOut
 from services.attention_worker.request_validation import BadRequest, parse
+from services.attention_worker.sequence_span import begin_sequence
 
 _CODES = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
@@ -40,13 +42,19 @@ class Attempts:
         if self.draining:
             raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining")
         try:
-            return self._engine.submit(parse(request, self._vocab_size, self._engine.limits.max_model_len), emit)
+            parsed = parse(request, self._vocab_size, self._engine.limits.max_model_len)
         except BadRequest as error:
             raise Rejected(grpc.StatusCode.INVALID_ARGUMENT, error) from None
-        except CannotFit as error:
-            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, error) from None
-        except EngineStopped as error:
-            raise Rejected(grpc.StatusCode.UNAVAILABLE, error) from None
+        trace = begin_sequence(request, parsed)
+        if trace is not None:
+            parsed, emit = replace(parsed, trace=trace), trace.watching(emit)
+        try:
+            return self._engine.submit(parsed, emit)
+        except (CannotFit, EngineStopped) as error:
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED if isinstance(error, CannotFit) else grpc.StatusCode.UNAVAILABLE
+            if trace is not None:
+                trace.rejected(code.name)
+            raise Rejected(code, error) from None
 
     def cancel(self, key: int) -> None:
         """Frees a sequence's pages within one step; nothing when it has ended."""

@@ -28,6 +28,7 @@ from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tok
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.engine.step_cost import Work
+from services.attention_worker.engine.step_span import step_span
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.checkpoint.ngram import NgramConfig
@@ -154,7 +155,8 @@ class Engine:
         deliveries = self._receive()
         chunks = self.scheduler.schedule()
         if chunks:
-            deliveries += self._run(chunks)
+            with step_span(self.counters.steps + 1, chunks):
+                deliveries += self._run(chunks)
         if deliveries:
             self._deliver(deliveries)
         return bool(chunks)
