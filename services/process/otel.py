@@ -16,7 +16,13 @@ from typing import Literal
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    OTELResourceDetector,
+    Resource,
+)
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
@@ -151,10 +157,8 @@ def _ids(context: trace.SpanContext) -> Mapping[str, str]:
 
 def _resource(role: str, worker_id: str) -> Resource:
     """Attributes of this process; what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes first."""
-    given = Resource.create({"caracal.role": role})
-    named = {name: value for name, value in given.attributes.items() if not str(value).startswith("unknown_service")}
     own = {SERVICE_NAME: f"caracal-{role}", SERVICE_INSTANCE_ID: worker_id, SERVICE_VERSION: _version()}
-    return Resource({**own, **named}, given.schema_url)
+    return Resource.create({**own, **OTELResourceDetector().detect().attributes})
 
 
 def _exporter(protocol: str) -> SpanExporter:

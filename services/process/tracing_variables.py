@@ -62,27 +62,27 @@ def _check(given: Mapping[str, str]) -> None:
         _check_one_of(given, name, choices)
     for name in ENDPOINTS:
         if name in given and not _is_url(given[name]):
-            raise InvalidSetting(f"{name}={given[name]!r}: must be a URL, http://HOST:PORT or https://HOST:PORT")
+            raise InvalidSetting(f"{name} is {given[name]!r}: must be a URL, http://HOST:PORT or https://HOST:PORT")
     for name in ABOVE_ZERO:
         if name in given and not 0 < _number(given[name], whole=name in WHOLE) < math.inf:
             kind = "a whole number" if name in WHOLE else "a number"
-            raise InvalidSetting(f"{name}={given[name]!r}: must be {kind} above 0")
+            raise InvalidSetting(f"{name} is {given[name]!r}: must be {kind} above 0")
     argument = given.get("OTEL_TRACES_SAMPLER_ARG", "1")
     if given.get("OTEL_TRACES_SAMPLER", "").lower() in RATIO_SAMPLERS and not 0 <= _number(argument) <= 1:
-        raise InvalidSetting(f"OTEL_TRACES_SAMPLER_ARG={argument!r}: must be a number from 0 to 1")
+        raise InvalidSetting(f"OTEL_TRACES_SAMPLER_ARG is {argument!r}: must be a number from 0 to 1")
     attributes = given.get("OTEL_RESOURCE_ATTRIBUTES", "a=b")
     if not all(name.strip() and equals for name, equals, _ in (item.partition("=") for item in attributes.split(","))):
-        raise InvalidSetting(f"OTEL_RESOURCE_ATTRIBUTES={attributes!r}: must be like KEY=VALUE,KEY=VALUE")
+        raise InvalidSetting(f"OTEL_RESOURCE_ATTRIBUTES is {attributes!r}: must be like KEY=VALUE,KEY=VALUE")
     propagators = given.get("OTEL_PROPAGATORS", "tracecontext")
     if not {each.strip() for each in propagators.split(",")} <= {"tracecontext", "baggage"}:
-        raise InvalidSetting(f"OTEL_PROPAGATORS={propagators!r}: must be tracecontext; baggage is not passed on")
+        raise InvalidSetting(f"OTEL_PROPAGATORS is {propagators!r}: must be tracecontext; baggage is not passed on")
     if "OTEL_CONFIG_FILE" in given:
-        raise InvalidSetting(f"OTEL_CONFIG_FILE={given['OTEL_CONFIG_FILE']!r}: not supported, set OTEL_* variables")
+        raise InvalidSetting("OTEL_CONFIG_FILE is set: not supported, set OTEL_* variables")
 
 
 def _check_one_of(given: Mapping[str, str], name: str, choices: tuple[str, ...]) -> None:
     if name in given and given[name].lower() not in choices:
-        raise InvalidSetting(f"{name}={given[name]!r}: must be {', '.join(choices[:-1])} or {choices[-1]}")
+        raise InvalidSetting(f"{name} is {given[name]!r}: must be {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def _is_url(text: str) -> bool:
