@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,32 +14,13 @@ import pytest
 from support.fake_attention import Context, FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
-from support.otlp_receiver import Received, http_collector
+from support.otlp_receiver import Received, traced_here, tracing_to
 
 from services.process import tracing
-from services.process.otel import EXPORTER_LOGGERS, Sparse
+from services.process.otel import EXPORTER_LOGGERS
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Turns tracing of this process on, to a collector that speaks a protocol; off again afterwards."""
-
-    def on(endpoint: str, protocol: str) -> None:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        tracing.configure("router", "router-7")
-
-    yield on
-    tracing.shutdown()
-    for name in EXPORTER_LOGGERS:
-        logger = logging.getLogger(name)
-        for each in [each for each in logger.filters if isinstance(each, Sparse)]:
-            logger.removeFilter(each)
 
 
 @contextmanager
@@ -50,9 +30,8 @@ def router(assets: Path) -> Iterator[Harness]:
         yield harness
 
 
-def test_spans_arrive_over_http(assets_path: Path, traced: Callable[[str, str], None]) -> None:
-    with http_collector() as collector, router(assets_path) as harness:
-        traced(collector.endpoint, "http/protobuf")
+def test_spans_arrive_over_http(assets_path: Path) -> None:
+    with traced_here() as (_, collector), router(assets_path) as harness:
         body = {"messages": [{"role": "user", "content": "hi"}], "n": 2, "max_tokens": 5, "temperature": 0.5}
         answer = httpx2.post(harness.url + "/v1/chat/completions", json=body, headers=PARENT | {"user-agent": "me"})
         assert answer.status_code == 200
@@ -75,12 +54,11 @@ def test_spans_arrive_over_http(assets_path: Path, traced: Callable[[str, str], 
     assert (rejected.attributes["http.response.status_code"], rejected.failed) == (400, False)
     attempts = [span for span in spans if span.parent_id == served.span_id]
     assert [span.name for span in attempts] == ["attempt", "attempt"]
-    assert {resource["service.instance.id"] for resource in collector.resources} == {"router-7"}
+    assert {resource["service.instance.id"] for resource in collector.resources} == {"here"}
 
 
-def test_workers_get_the_context_of_their_attempt(assets_path: Path, traced: Callable[[str, str], None]) -> None:
-    with http_collector() as collector, router(assets_path) as harness:
-        traced(collector.endpoint, "http/protobuf")
+def test_workers_get_the_context_of_their_attempt(assets_path: Path) -> None:
+    with traced_here() as (_, collector), router(assets_path) as harness:
         headers = PARENT | {"tracestate": "vendor=1"}
         httpx2.post(harness.url + "/v1/completions", json={"prompt": "hello"}, headers=headers)
         (attempt,) = collector.wait_for(lambda spans: [span for span in spans if span.name == "attempt"], TRACE)[:1]
@@ -90,14 +68,13 @@ def test_workers_get_the_context_of_their_attempt(assets_path: Path, traced: Cal
 
 
 def test_an_attempt_that_a_worker_rejects_fails_and_names_the_status(
-    assets_path: Path, traced: Callable[[str, str], None]
+    assets_path: Path,
 ) -> None:
     async def rejects(request: object, context: Context) -> object:
         await context.abort(grpc.StatusCode.INTERNAL, "broken")
         yield
 
-    with http_collector() as collector, router(assets_path) as harness:
-        traced(collector.endpoint, "http/protobuf")
+    with traced_here() as (_, collector), router(assets_path) as harness:
         harness.fakes[0].script = rejects  # type: ignore[assignment]  # it yields nothing
         answer = httpx2.post(harness.url + "/v1/completions", json={"prompt": "hello"}, headers=PARENT)
         assert answer.status_code >= 500
@@ -130,31 +107,27 @@ def test_a_collector_that_takes_nothing_costs_no_request(
     collector: Callable[[], AbstractContextManager[str]],
     protocol: str,
     assets_path: Path,
-    traced: Callable[[str, str], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with collector() as endpoint, router(assets_path) as harness:
-        traced(endpoint, protocol)
+    with collector() as endpoint, tracing_to(endpoint, protocol), router(assets_path) as harness:
         began, answers = time.monotonic(), 0
         while answers < 10 or time.monotonic() < began + 1.5:  # so long that exports have failed meanwhile
             answer = httpx2.post(harness.url + "/v1/completions", json={"prompt": "hello"}, headers=PARENT)
             assert answer.json()["choices"][0]["finish_reason"] == "stop"
             answers += 1
             time.sleep(0.01)
+        ending = time.monotonic()
+    assert time.monotonic() < ending + 10, "the end waits for no collector"
     lines = [record for record in caplog.records if record.name in EXPORTER_LOGGERS]
     assert lines, "the log says that spans are lost"
     assert len({(record.name, record.msg) for record in lines}) == len(lines), "a message is not repeated"
-    ending = time.monotonic()
-    tracing.shutdown()
-    assert time.monotonic() < ending + 10, "the end waits for no collector"
     assert tracing.active() is None
     labels = {"model_name": MODEL, "finished_reason": "stop"}
     assert harness.metrics.registry.get_sample_value("caracal:request_success_total", labels) == answers
 
 
-def test_the_models_name_is_in_the_span_and_no_text_is(assets_path: Path, traced: Callable[[str, str], None]) -> None:
-    with http_collector() as collector, router(assets_path) as harness:
-        traced(collector.endpoint, "http/protobuf")
+def test_the_models_name_is_in_the_span_and_no_text_is(assets_path: Path) -> None:
+    with traced_here() as (_, collector), router(assets_path) as harness:
         httpx2.post(harness.url + "/v1/completions", json={"prompt": "secret words"}, headers=PARENT)
         spans = collector.wait_for(lambda spans: [span for span in spans if span.kind == 2], TRACE)
     (request,) = (span for span in spans if span.kind == 2)

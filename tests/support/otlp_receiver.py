@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
+import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from services.process import tracing
+from services.process.otel import EXPORTER_LOGGERS, Otel, Sparse
 
 Request = trace_service_pb2.ExportTraceServiceRequest
 WAIT_S = 20.0
@@ -113,6 +118,37 @@ def http_collector() -> Iterator[Collector]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def tracing_to(endpoint: str, protocol: str = "http/protobuf", worker_id: str = "here") -> Iterator[Otel]:
+    """Turns tracing of this process on for a while."""
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_BSP_SCHEDULE_DELAY": "20",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        tracing.configure("test", worker_id)
+    otel = tracing.active()
+    assert otel is not None
+    try:
+        yield otel
+    finally:
+        tracing.shutdown()
+        for name in EXPORTER_LOGGERS:
+            logger = logging.getLogger(name)
+            logger.filters = [each for each in logger.filters if not isinstance(each, Sparse)]
+
+
+@contextmanager
+def traced_here() -> Iterator[tuple[Otel, Collector]]:
+    """Tracing of this process to a collector of its own."""
+    with http_collector() as collector, tracing_to(collector.endpoint) as otel:
+        yield otel, collector
 
 
 def _received(span: Any, resource: dict[str, Any]) -> Received:
