@@ -204,7 +204,8 @@ class Engine:
 
     def _fail(self, chunks: list[Chunk], error: Exception) -> list[Delivery]:
         self.counters.failed_steps += 1
-        log.error("a step failed", sequences=len(chunks), exc_info=error)
+        requests = [chunk.sequence.request.request_id for chunk in chunks]
+        log.error("a step failed", sequences=len(chunks), requests=requests, exc_info=error)
         reason: Literal["unavailable", "failed"] = "unavailable" if isinstance(error, WorkerUnavailable) else "failed"
         return [self._end(chunk.sequence, [], Ending(reason, message=str(error))) for chunk in chunks]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 CARRIED = ("traceparent", "tracestate")
+LONGEST = 1024  # characters of what a client may have made as long as it likes
 RPC = {"rpc.system": "grpc", "rpc.service": "caracal.Router", "rpc.method": "Generate"}
 
 
@@ -45,16 +46,16 @@ def http_span(scope: Scope, request_id: str) -> Iterator[ServerSpan | None]:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     attributes = {
         "http.request.method": scope["method"],
-        "url.path": scope["path"],
+        "url.path": scope["path"][:LONGEST],
         "url.scheme": scope.get("scheme", "http"),
         "network.protocol.version": scope.get("http_version", "1.1"),
         "caracal.request_id": request_id,
     }
     for name, found in (("client", scope.get("client")), ("server", scope.get("server"))):
-        if found:
+        if found and found[1] is not None:  # it is None for a unix socket
             attributes |= {f"{name}.address": found[0], f"{name}.port": found[1]}
     if agent := headers.get("user-agent"):
-        attributes["user_agent.original"] = agent
+        attributes["user_agent.original"] = agent[:LONGEST]
     span = otel.start(scope["method"], attributes, kind="server", parent=otel.received(headers))
     try:
         with otel.use(span):
