@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 import grpc
 from caracal_proto import attention_pb2
 
 from services.attention_worker.engine.engine import Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
-from services.attention_worker.engine.sequence import Emit, Ending, TokenOut
+from services.attention_worker.engine.sequence import Emit, Ending, Request, TokenOut
+from services.attention_worker.engine.token_rules import Grammar, NothingAllowed, TokenRules
+from services.attention_worker.grammars import BadGrammar, GrammarCompiler
 from services.attention_worker.request_validation import BadRequest, parse
 from services.attention_worker.sequence_span import begin_sequence
 
@@ -18,6 +24,7 @@ _CODES = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     "failed": grpc.StatusCode.INTERNAL,
     "cancelled": grpc.StatusCode.CANCELLED,
+    "rejected": grpc.StatusCode.INVALID_ARGUMENT,
 }
 
 
@@ -30,11 +37,14 @@ class Rejected(Exception):
 
 
 class Attempts:
-    """Attempts at one engine, from any number of streams."""
+    """Attempts at one engine, from any number of streams. Used on one event loop."""
 
-    def __init__(self, engine: Engine, vocab_size: int) -> None:
+    def __init__(self, engine: Engine, vocab_size: int, grammars: GrammarCompiler) -> None:
         self._engine = engine
         self._vocab_size = vocab_size
+        self._grammars = grammars
+        self._keys = count(1)
+        self._running: dict[int, int | None] = {}  # keys of the engine; None while a grammar is compiled
         self.draining = False
 
     def begin(self, request: attention_pb2.GenerateRequest, emit: Emit) -> int:
@@ -42,23 +52,73 @@ class Attempts:
         if self.draining:
             raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining")
         try:
-            parsed = parse(request, self._vocab_size, self._engine.limits.max_model_len)
+            asked = parse(request, self._vocab_size, self._engine.limits.max_model_len)
+            self._engine.check_fits(asked)
         except BadRequest as error:
             raise Rejected(grpc.StatusCode.INVALID_ARGUMENT, error) from None
-        trace = begin_sequence(request, parsed)
+        except CannotFit as error:
+            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, error) from None
+        key = next(self._keys)
+        trace = begin_sequence(request, asked)
         if trace is not None:
-            parsed, emit = replace(parsed, trace=trace), trace.watching(emit)
-        try:
-            return self._engine.submit(parsed, emit)
-        except (CannotFit, EngineStopped) as error:
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED if isinstance(error, CannotFit) else grpc.StatusCode.UNAVAILABLE
-            if trace is not None:
-                trace.rejected(code.name)
-            raise Rejected(code, error) from None
+            asked, emit = replace(asked, trace=trace), trace.watching(emit)
+
+        def emit_here(tokens: list[TokenOut], ending: Ending | None) -> None:
+            if ending is not None:
+                self._running.pop(key, None)
+            emit(tokens, ending)
+
+        self._running[key] = None
+        if asked.sampling.grammar:
+            self._compile(key, asked, emit_here)
+        else:
+            try:
+                self._running[key] = self._engine.submit(asked, emit_here, _rules(asked))
+            except EngineStopped as error:
+                del self._running[key]
+                if trace is not None:
+                    trace.end(Ending("unavailable", message=str(error)))
+                raise Rejected(grpc.StatusCode.UNAVAILABLE, error) from None
+        return key
 
     def cancel(self, key: int) -> None:
         """Frees a sequence's pages within one step; nothing when it has ended."""
-        self._engine.cancel(key)
+        running = self._running.pop(key, None)
+        if running is not None:
+            self._engine.cancel(running)
+
+    def _compile(self, key: int, asked: Request, emit: Emit) -> None:
+        loop = asyncio.get_running_loop()
+        ready = self._grammars.compile(asked.sampling.grammar, partial(_rules, asked))
+        # The loop may have ended when a long compilation does.
+        ready.add_done_callback(
+            lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(self._compiled, key, asked, emit, done)
+        )
+
+    def _compiled(self, key: int, asked: Request, emit: Emit, ready: Future[TokenRules | None]) -> None:
+        if key not in self._running:  # cancelled
+            if asked.trace is not None:
+                asked.trace.end(Ending("cancelled"))
+            return
+        try:
+            if self.draining:
+                raise EngineStopped("draining")
+            self._running[key] = self._engine.submit(asked, emit, ready.result())
+        except (BadGrammar, NothingAllowed) as error:
+            emit([], Ending("rejected", message=f"grammar: {error}"))
+        except EngineStopped as error:
+            emit([], Ending("unavailable", message=str(error)))
+
+
+def _rules(asked: Request, grammar: Grammar | None = None) -> TokenRules | None:
+    """The rules of a request, which have taken its emitted ids; None without any."""
+    sampling = asked.sampling
+    if grammar is None and not sampling.allowed_ids and not sampling.banned and sampling.reasoning is None:
+        return None
+    rules = TokenRules(sampling.allowed_ids, sampling.banned, sampling.reasoning, grammar)
+    for token in asked.emitted_ids:
+        rules.accept(token)
+    return rules
 
 
 def failure(ending: Ending | None) -> grpc.StatusCode | None:
@@ -72,8 +132,12 @@ def fill(
     """Writes tokens and the ending of an attempt that has not failed into an empty event; returns it."""
     event.attempt = attempt
     for token in tokens:
-        added = event.tokens.add(
-            index=token.index, id=token.id, logits_checksum=token.logits_checksum, logprob=token.logprob
+        added = (event.prompt if token.rank else event.tokens).add(
+            index=token.index,
+            id=token.id,
+            logits_checksum=token.logits_checksum,
+            logprob=token.logprob,
+            rank=token.rank,
         )
         for id, logprob in token.top:
             added.top.add(id=id, logprob=logprob)

@@ -31,6 +31,8 @@ class Servable(ModelLike, Protocol):
     def device(self) -> torch.device: ...
 
 
+SCORE_BYTES = 64 << 20  # of the logits that score prompts in one step
+
 M = TypeVar("M", bound=Servable, covariant=True)
 
 
@@ -83,6 +85,7 @@ class Opened:
             max_running=settings.max_running,
             max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
             max_itl_s=settings.max_itl_s,
+            max_scores=max(1, min(settings.step_tokens, SCORE_BYTES // (4 * self.config.vocab_size))),
         )
 
     def _default_pages(self) -> int:

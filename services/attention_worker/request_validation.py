@@ -9,6 +9,7 @@ from types import MappingProxyType
 from caracal_proto import attention_pb2
 
 from services.attention_worker.engine.sequence import Request, Sampling
+from services.attention_worker.engine.token_rules import Reasoning
 
 MAX_TOP_LOGPROBS = 64
 
@@ -34,7 +35,15 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         f"has {len(emitted)} tokens after a prompt of {len(prompt)}, the model length is {max_model_len}",
     )
     sampling = _sampling(message.sampling, vocab_size)
-    return Request(request_id=message.request_id, prompt_ids=prompt, emitted_ids=emitted, sampling=sampling)
+    _require(message.scored <= len(prompt), "scored", f"is {message.scored}, the prompt has {len(prompt)} tokens")
+    _require(not (sampling.prompt_only and emitted), "emitted_ids", "is not empty, but the answer has no tokens")
+    return Request(
+        request_id=message.request_id,
+        prompt_ids=prompt,
+        emitted_ids=emitted,
+        scored=message.scored,
+        sampling=sampling,
+    )
 
 
 def _sampling(asked: attention_pb2.Sampling, vocab_size: int) -> Sampling:
@@ -48,7 +57,15 @@ def _sampling(asked: attention_pb2.Sampling, vocab_size: int) -> Sampling:
     _within("sampling.presence_penalty", asked.presence_penalty, -2.0, 2.0)
     _within("sampling.frequency_penalty", asked.frequency_penalty, -2.0, 2.0)
     _within("sampling.repetition_penalty", asked.repetition_penalty, 0.0, 100.0)
-    _within("sampling.top_logprobs", asked.top_logprobs, 0, min(MAX_TOP_LOGPROBS, vocab_size))
+    for field in ("top_logprobs", "prompt_logprobs"):
+        _within(f"sampling.{field}", getattr(asked, field), 0, min(MAX_TOP_LOGPROBS, vocab_size))
+    _check_ids("sampling.allowed_ids", asked.allowed_ids, vocab_size)
+    for ids in asked.banned:
+        _require(len(ids.ids) > 0, "sampling.banned", "has a sequence without ids")
+        _check_ids("sampling.banned", ids.ids, vocab_size)
+    # Where a grammar is complete nothing but the end may follow.
+    _require(not (asked.grammar and asked.min_tokens), "sampling.min_tokens", "cannot be combined with a grammar")
+    _require(not (asked.grammar and asked.ignore_eos), "sampling.ignore_eos", "cannot be combined with a grammar")
     return Sampling(
         temperature=asked.temperature,
         top_k=min(asked.top_k, vocab_size),
@@ -66,7 +83,19 @@ def _sampling(asked: attention_pb2.Sampling, vocab_size: int) -> Sampling:
         max_tokens=asked.max_tokens,
         logprobs=asked.logprobs,
         top_logprobs=asked.top_logprobs,
+        grammar=asked.grammar,
+        allowed_ids=frozenset(asked.allowed_ids),
+        banned=tuple(tuple(ids.ids) for ids in asked.banned),
+        reasoning=_reasoning(asked.reasoning, vocab_size) if asked.HasField("reasoning") else None,
+        prompt_logprobs=asked.prompt_logprobs if asked.HasField("prompt_logprobs") else None,
+        prompt_only=asked.prompt_only,
     )
+
+
+def _reasoning(asked: attention_pb2.Reasoning, vocab_size: int) -> Reasoning:
+    _check_ids("sampling.reasoning", (asked.begin_id, asked.end_id), vocab_size)
+    budget = asked.budget if asked.HasField("budget") else None
+    return Reasoning(begin_id=asked.begin_id, end_id=asked.end_id, open=asked.open, budget=budget)
 
 
 def _check_ids(field: str, ids: Iterable[int], vocab_size: int) -> None:

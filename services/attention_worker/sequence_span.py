@@ -40,23 +40,18 @@ class SequenceSpan:
         """The same receiver, with an eye on the first token and the ending."""
 
         def watched(tokens: list[TokenOut], ending: Ending | None) -> None:
-            if tokens and not self._first_ns:
+            generated = sum(not token.rank for token in tokens)  # others are scores of the prompt
+            if generated and not self._first_ns:
                 self._first_ns = time.time_ns()
-            self._tokens += len(tokens)
+            self._tokens += generated
             if ending is not None:
-                self._end(ending)
+                self.end(ending)
             emit(tokens, ending)
 
         return watched
 
-    def rejected(self, reason: str) -> None:
-        """Ends the span of a sequence that the engine has not taken."""
-        from services.process.otel import failed
-
-        failed(self.span, reason)
-        self.span.end()
-
-    def _end(self, ending: Ending) -> None:
+    def end(self, ending: Ending) -> None:
+        """Ends the spans. `watching` does it for a sequence whose receiver gets an ending."""
         now = time.time_ns()
         times = (
             ("queue", self._submitted_ns, self._scheduled_ns or now),
@@ -74,7 +69,7 @@ class SequenceSpan:
                 "caracal.steps": self._steps,
             }
         )
-        if ending.reason in ("unavailable", "failed"):
+        if ending.reason in ("unavailable", "failed", "rejected"):
             from services.process.otel import failed
 
             failed(self.span, ending.reason, ending.message)

@@ -15,6 +15,7 @@ from services.attention_worker.attempt_stream import AttemptStream
 from services.attention_worker.attempts import Attempts, Rejected, failure, fill
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.engine.sequence import Ending, TokenOut
+from services.attention_worker.grammars import GrammarCompiler
 from services.process.grpc_server import abort
 
 Event = tuple[list[TokenOut], Ending | None]
@@ -39,10 +40,11 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         vocab_size: int,
         identity: Identity,
         apply_table: Callable[[placement_pb2.Table], int],
+        grammars: GrammarCompiler,
     ) -> None:
         self.epoch = 0
         self._engine = engine
-        self._attempts = Attempts(engine, vocab_size)
+        self._attempts = Attempts(engine, vocab_size, grammars)
         self._streams: set[AttemptStream] = set()
         self._identity = identity
         self._apply_table = apply_table

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from services.attention_worker.engine.delivery import LoopDelivery
 from services.attention_worker.engine.engine import Engine
+from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.server import AttentionServer
@@ -77,7 +78,10 @@ class AttentionWorker:
         self._engine = Engine(loaded.model, self._dispatcher, loaded.limits, config.eos_ids, deliver=self._delivery)
         self._engine_ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
-        self._service = AttentionService(self._engine, config.vocab_size, self._identity, self._dispatcher.apply)
+        self._grammars = GrammarCompiler(settings.model, config.vocab_size, config.eos_ids)
+        self._service = AttentionService(
+            self._engine, config.vocab_size, self._identity, self._dispatcher.apply, self._grammars
+        )
         self._server = AttentionServer(self._service)
         self._membership = Membership(settings.redis_url, settings.cluster)
         self._tables = TableFollower(self._membership, self._service)
@@ -131,6 +135,7 @@ class AttentionWorker:
         await asyncio.to_thread(self._thread.join, MOVE_S)
         self._dispatcher.close()
         self._delivery.close()
+        self._grammars.close()
         await self._membership.close()
 
     def _run_engine(self) -> None:

@@ -95,7 +95,7 @@ def test_a_slow_connection_gets_everything_before_the_end(drains: bool) -> None:
 
     async def body() -> None:
         async with worker() as one:
-            attempts = Attempts(one.engine, VOCAB)
+            attempts = Attempts(one.engine, VOCAB, one.grammars)
             events: list[attention_pb2.AttemptEvent] = []
             with pytest.raises(Rejected) if drains else nullcontext():
                 async for message in AttemptStreamServer(attempts, messages()).events():
@@ -226,7 +226,7 @@ def test_a_caller_that_reads_no_rejections_is_read_no_more() -> None:
 
         async with worker() as one:
             rejections = 0
-            async for message in AttemptStreamServer(Attempts(one.engine, VOCAB), messages()).events():
+            async for message in AttemptStreamServer(Attempts(one.engine, VOCAB, one.grammars), messages()).events():
                 rejections += len(message.events)
                 for _ in range(20):
                     await asyncio.sleep(0)

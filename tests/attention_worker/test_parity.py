@@ -12,7 +12,7 @@ import pytest
 import torch
 from caracal_kernels import GateWeights, route
 from support.broken_checkpoint import edit_tensor
-from support.engine_driver import Driver
+from support.engine_driver import Driver, limits
 from support.hf_oracle import load_oracle, oracle_greedy, oracle_logits
 from support.paged import Paged, local_dispatcher
 from support.tiny_checkpoint import PRESETS, UNEVEN, make_checkpoint
@@ -170,3 +170,24 @@ def test_multi_token_prediction_and_booleans_change_nothing(tmp_path: Path) -> N
             logits.append(Paged(model, dispatcher).feed({0: prompt(1)})[0])
     assert plain.digest == marked.digest
     assert torch.equal(*logits)
+
+
+def test_scores_of_a_prompt(tmp_path: Path) -> None:
+    """What lm-eval sums up: every token's log-probability, scored in parts beside an answer."""
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path, PRESETS["wide_top_k"], seed=7))
+    model = load_model(checkpoint, torch.float32, lambda done, total: None)
+    ids = prompt(5, 60)
+    with local_dispatcher(checkpoint, torch.float32) as dispatcher:
+        driver = Driver(model, dispatcher, limits(max_scores=13))
+        beside = driver.submit(ids[:10], Sampling(max_tokens=5))
+        received = driver.submit(ids, Sampling(prompt_logprobs=2, prompt_only=True))
+        driver.finish()
+        alone = Driver(model, dispatcher)
+        whole = alone.submit(ids, Sampling(prompt_logprobs=2, prompt_only=True))
+        alone.finish()
+    assert len(beside.ids) == 5
+    assert received.tokens == whole.tokens
+    logprobs_TV = torch.log_softmax(oracle_logits(load_oracle(checkpoint, torch.float32), ids), -1)
+    expected = [float(logprobs_TV[place - 1, token]) for place, token in enumerate(ids) if place]
+    assert [token.logprob for token in received.scores] == pytest.approx(expected, abs=1e-3)
+    assert [token.top[0][0] for token in received.scores] == logprobs_TV[:-1].argmax(-1).tolist()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import grpc
 import pytest
 from caracal_proto import attention_pb2
+from support.attention_service import NO_MODEL
 from support.engine_driver import Driver, Received, limits
 from support.fake_model import VOCAB, FakeModel
 from support.otlp_receiver import Collector, traced_here
@@ -14,7 +16,9 @@ from support.otlp_receiver import Received as Span
 
 from services.attention_worker.attempts import Attempts, Rejected
 from services.attention_worker.engine.sequence import Ending
+from services.attention_worker.grammars import GrammarCompiler
 
+NO_GRAMMARS = GrammarCompiler(NO_MODEL, VOCAB, frozenset({2}))
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENTS = ["00f067aa0ba902b7", "00f067aa0ba902b8"]
 
@@ -40,12 +44,12 @@ def request(parent: str, tokens: int, flags: str = "01", prompt: int = 5) -> att
     )
 
 
-def begin(driver: Driver, *asked: attention_pb2.GenerateRequest) -> list[Received]:
-    attempts, received = Attempts(driver.engine, VOCAB), [Received() for _ in asked]
+def begin(driver: Driver, *asked: attention_pb2.GenerateRequest) -> tuple[Attempts, list[Received]]:
+    attempts, received = Attempts(driver.engine, VOCAB, NO_GRAMMARS), [Received() for _ in asked]
     for message, each in zip(asked, received, strict=True):
+        driver.received[len(driver.received)] = each  # the engine counts its sequences
         each.key = attempts.begin(message, each)
-        driver.received[each.key] = each
-    return received
+    return attempts, received
 
 
 def named(spans: list[Span], name: str) -> list[Span]:
@@ -78,10 +82,10 @@ def test_the_spans_of_a_long_answer_are_few(driver: Driver, collector: Collector
 
 
 def test_a_cancelled_sequence_ends_with_what_it_has(driver: Driver, collector: Collector) -> None:
-    (received,) = begin(driver, request(PARENTS[0], 100))
+    attempts, (received,) = begin(driver, request(PARENTS[0], 100))
     driver.engine.step()
     driver.engine.step()
-    driver.engine.cancel(received.key)
+    attempts.cancel(received.key)
     driver.engine.step()
     assert received.endings == [Ending("cancelled")]
     spans = collector.wait_for(lambda spans: named(spans, "sequence"), TRACE)
@@ -101,13 +105,29 @@ def test_a_sequence_that_never_ran_was_in_the_queue_only(driver: Driver, collect
     assert [span.name for span in spans if span.parent_id == sequence.span_id] == ["queue"]
 
 
-def test_a_rejected_attempt_has_a_failed_span(collector: Collector) -> None:
-    driver = Driver(FakeModel(), sizes=limits(num_pages=2))
+def test_a_rejected_attempt_has_a_failed_span(driver: Driver, collector: Collector) -> None:
+    driver.engine.stop()
     with pytest.raises(Rejected) as rejected:
         begin(driver, request(PARENTS[0], 100))
-    assert rejected.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert rejected.value.code is grpc.StatusCode.UNAVAILABLE
     (sequence,) = named(collector.wait_for(lambda spans: named(spans, "sequence"), TRACE), "sequence")
-    assert (sequence.failed, sequence.attributes["error.type"]) == (True, "RESOURCE_EXHAUSTED")
+    assert (sequence.failed, sequence.attributes["error.type"]) == (True, "unavailable")
+
+
+def test_an_attempt_that_is_cancelled_while_its_grammar_is_compiled_ends_its_span(
+    driver: Driver, collector: Collector
+) -> None:
+    async def cancel_at_once() -> None:
+        message = request(PARENTS[0], 100)
+        message.sampling.grammar = "{}"
+        attempts, (received,) = begin(driver, message)
+        attempts.cancel(received.key)
+        while not named(collector.of_trace(TRACE), "sequence"):  # noqa: ASYNC110 - of another thread
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(cancel_at_once(), 20))
+    (sequence,) = named(collector.spans, "sequence")
+    assert (sequence.attributes["gen_ai.response.finish_reasons"], sequence.failed) == (["cancelled"], False)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +145,11 @@ def test_without_a_sampled_context_there_is_no_span(driver: Driver, collector: C
 
 
 def test_tracing_changes_no_bit(driver: Driver, collector: Collector) -> None:
-    (traced,) = begin(driver, request(PARENTS[0], 20))
+    _, (traced,) = begin(driver, request(PARENTS[0], 20))
     while driver.engine.step():
         pass
     plain = Driver(FakeModel(), sizes=limits(num_pages=16))
-    (untraced,) = begin(plain, request("", 20))
+    _, (untraced,) = begin(plain, request("", 20))
     while plain.engine.step():
         pass
     assert traced.tokens == untraced.tokens

@@ -11,6 +11,7 @@ from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import CONTEXT, EOS, write_assets
 from support.gateway_harness import MODEL, Harness
 
+F = {"type": "function", "function": {"name": "f"}}
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 
 
@@ -67,7 +68,6 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "n_zero": ({"n": 0}, "n"),
     "n_nine": ({"n": 9}, "n"),
     "n_huge": ({"n": 10**9}, "n"),
-    "max_tokens_zero": ({"max_tokens": 0}, "max_tokens"),
     "max_tokens_negative": ({"max_tokens": -1}, "max_tokens"),
     "max_tokens_huge": ({"max_tokens": 2**63}, "max_tokens"),
     "max_tokens_float": ({"max_tokens": 1.5}, "max_tokens"),
@@ -97,7 +97,25 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "min_above_max": ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
     "stream_text": ({"stream": "yes"}, "stream"),
     "best_of": ({"best_of": 4}, "best_of"),
-    "response_format": ({"response_format": {"type": "json_object"}}, "response_format"),
+    "response_format": ({"response_format": {"type": "yaml"}}, "response_format.type"),
+    "schema_missing": ({"response_format": {"type": "json_schema"}}, "response_format"),
+    "schema_unknown_field": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "shema": {}}}},
+        "response_format.json_schema.shema",
+    ),
+    "two_formats": (
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+        "structured_outputs",
+    ),
+    "two_kinds": ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
+    "no_choice": ({"guided_choice": []}, "guided_choice"),
+    "white_space_of_text": ({"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}, "structured_outputs"),
+    "schema_text": ({"guided_json": "{"}, "structured_outputs"),
+    "gbnf": ({"guided_grammar": "root ::= ["}, "structured_outputs"),
+    "allowed_outside": ({"allowed_token_ids": [10**6]}, "allowed_token_ids"),
+    "allowed_none": ({"allowed_token_ids": []}, "allowed_token_ids"),
+    "bad_word_empty": ({"bad_words": [""]}, "bad_words[0]"),
+    "prompt_logprobs_many": ({"prompt_logprobs": 21}, "prompt_logprobs"),
     "chat_template": ({"chat_template": "{{ 1 }}"}, "chat_template"),
 }
 
@@ -129,9 +147,31 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
     "top_logprobs_many": ({"messages": HI, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     "logprobs_number": ({"messages": HI, "logprobs": 3}, "logprobs"),
     "tool_choice_alone": ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
-    "tool_choice_forced": (
-        {"messages": HI, "tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    "max_tokens_zero": ({"messages": HI, "max_tokens": 0}, "max_tokens"),
+    "tool_choice_missing": (
+        {"messages": HI, "tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [F]},
         "tool_choice",
+    ),
+    "tool_choice_not_allowed": (
+        {
+            "messages": HI,
+            "tools": [F],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]},
+            },
+        },
+        "tool_choice",
+    ),
+    "budgets": ({"messages": HI, "thinking_budget": 3, "thinking_token_budget": 4}, "thinking_token_budget"),
+    "continued_user": ({"messages": HI, "continue_final_message": True}, "continue_final_message"),
+    "continued_twice": (
+        {
+            "messages": [*HI, {"role": "assistant", "content": "a"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
+        "continue_final_message",
     ),
     "tool_without_name": ({"messages": HI, "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
     "tool_bad_name": (
@@ -139,6 +179,20 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
         "tools[0].function.name",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"min_tokens": 2, "guided_regex": "a+"}, "min_tokens"),
+        ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ignore_eos"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"guided_regex": "a", "structured_outputs": {"choice": ["b"]}}, "guided_"),
+    ],
+)
+def test_fields_that_exclude_each_other_are_named(router: Harness, fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=named):
+        router.client().post("/completions", body={"model": MODEL, "prompt": "a", **fields}, cast_to=dict[str, Any])
 
 
 @pytest.mark.parametrize("name", CHAT_CASES)

@@ -65,12 +65,6 @@ def test_logprobs_and_offsets(router: Harness) -> None:
     assert [offset for part in streamed if part for offset in part.text_offset or []] == logprobs.text_offset
 
 
-def test_echo_with_logprobs_is_rejected(router: Harness) -> None:
-    with pytest.raises(openai.BadRequestError, match="echo with logprobs") as caught:
-        router.client().completions.create(model=MODEL, prompt="a", echo=True, logprobs=1)
-    assert caught.value.param == "echo"
-
-
 def test_streamed_completion(router: Harness) -> None:
     stream = router.client().completions.create(
         model=MODEL, prompt="a", stream=True, stream_options={"include_usage": True}

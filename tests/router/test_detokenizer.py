@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, cast
 
@@ -17,7 +18,8 @@ from tokenizers.decoders import BPEDecoder, ByteFallback, Metaspace, WordPiece
 from tokenizers.decoders import Sequence as DecoderSequence
 from tokenizers.models import WordLevel
 
-from services.router.requests.detokenizer import LONGEST_PART, Decoder, Vocabulary, WindowDecoder
+from services.checkpoint.vocabulary import Vocabulary
+from services.router.requests.detokenizer import LONGEST_PART, Decoder, WindowDecoder, decoder_of
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
 
@@ -55,7 +57,7 @@ VOCABULARIES = {name: vocabulary_of(tokenizer) for name, tokenizer in (FALLBACKS
 
 def decode(vocabulary: Vocabulary, ids: Sequence[int], data: st.DataObject, skip: Collection[int] = ()) -> str:
     """Decodes ids in chunks of random sizes."""
-    decoder, text, rest = vocabulary.decoder(skip), "", list(ids)
+    decoder, text, rest = decoder_of(vocabulary, skip), "", list(ids)
     while rest:
         size = data.draw(st.integers(1, len(rest)))
         text, rest = text + decoder.push(rest[:size]), rest[size:]
@@ -143,8 +145,8 @@ def test_byte_fallback_gives_the_tokenizers_own_text(name: str, data: st.DataObj
 
 
 MAKERS: list[tuple[Tokenizer, Callable[[], Decoder]]] = [
-    *((tokenizer, VOCABULARIES[name].decoder) for name, tokenizer in FALLBACKS.items()),
-    (TOKENIZER, VOCABULARY.decoder),
+    *((tokenizer, partial(decoder_of, VOCABULARIES[name])) for name, tokenizer in FALLBACKS.items()),
+    (TOKENIZER, partial(decoder_of, VOCABULARY)),
     (TOKENIZER, lambda: WindowDecoder(TOKENIZER, frozenset())),
 ]
 
@@ -165,7 +167,7 @@ def test_no_character_is_ever_split(tokenizer: Tokenizer, make: Callable[[], Dec
 def test_an_invalid_byte_is_shown_at_once_and_a_begun_character_is_not(name: str) -> None:
     vocabulary = VOCABULARIES[name]
     ids = {data: i for i, data in enumerate(vocabulary.bytes_by_id) if len(data) == 1}
-    decoder = vocabulary.decoder()
+    decoder = decoder_of(vocabulary)
     shown = [decoder.push([ids[bytes((byte,))]]) for byte in b"\xff\x80\xf0\x9f\x90\x88\xe7\x8c"]
     assert shown == ["\ufffd", "\ufffd", "", "", "", "🐈", "", ""]
     assert set(decoder.finish()) == {"\ufffd"}
@@ -192,7 +194,7 @@ def test_the_work_per_token_is_bounded(token: str, chunk: int) -> None:
     tokenizer = byte_fallback_tokenizer()
     tokenizer.decoder = DecoderSequence([ByteFallback(), WordPiece(cleanup=False)])  # not worked out token by token
     counting = CountingTokenizer(tokenizer)
-    decoder = Vocabulary(cast("Tokenizer", counting), json.loads(tokenizer.to_str())).decoder()
+    decoder = decoder_of(Vocabulary(cast("Tokenizer", counting), json.loads(tokenizer.to_str())))
     counting.decoded, held = 0, 0
     ids = [id_of(tokenizer, token)] * 2000
     for start in range(0, len(ids), chunk):
@@ -204,7 +206,7 @@ def test_the_work_per_token_is_bounded(token: str, chunk: int) -> None:
 def test_known_decoders_never_ask_the_tokenizer() -> None:
     tokenizer = byte_fallback_tokenizer()
     counting = CountingTokenizer(tokenizer)
-    decoder = Vocabulary(cast("Tokenizer", counting), json.loads(tokenizer.to_str())).decoder()
+    decoder = decoder_of(Vocabulary(cast("Tokenizer", counting), json.loads(tokenizer.to_str())))
     assert decoder.push([id_of(tokenizer, "<0xFF>")] * 2000) == "\ufffd" * 2000
     assert counting.decoded == 0
 
@@ -214,7 +216,7 @@ def test_bytes_of_tokens() -> None:
     assert b"".join(VOCABULARY.token_bytes(i) for i in ids) == "a猫".encode()
     assert VOCABULARY.token_bytes(EOS) == b"</longcat_s>"
     assert VOCABULARY.token_bytes(10**6) == b""
-    assert VOCABULARY.decoder().push([10**6]) == ""
+    assert decoder_of(VOCABULARY).push([10**6]) == ""
 
 
 def test_bytes_of_tokens_with_byte_fallback_and_with_another_decoder() -> None:

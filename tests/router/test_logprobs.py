@@ -31,10 +31,10 @@ def test_ids_without_a_text_keep_apart() -> None:
 
 
 def test_tokens_of_one_character_share_its_offset() -> None:
-    shown = Logprobs(byte_vocabulary(), as_ids=False, offset=3)
-    first = shown.completion([token(65), *(token(byte) for byte in CAT[:2])])
+    shown = Logprobs(byte_vocabulary(), as_ids=False, hidden={70})
+    first = shown.completion([token(70), token(65), *(token(byte) for byte in CAT[:2])])
     then = shown.completion([*(token(byte) for byte in CAT[2:]), token(66)])
-    assert first["text_offset"] + then["text_offset"] == [3, 4, 4, 4, 4, 5]
+    assert first["text_offset"] + then["text_offset"] == [0, 0, 1, 1, 1, 1, 2]
 
 
 def test_tokens_as_ids() -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.gateway_assets import train_tokenizer
 
-from services.router.requests.detokenizer import Vocabulary
+from services.checkpoint.vocabulary import Vocabulary
+from services.router.requests.detokenizer import decoder_of
 from services.router.requests.stops import StopStrings, held_length
 from services.router.requests.text import TextFold
 
@@ -48,7 +49,7 @@ def test_any_cut_of_the_text_gives_the_same_result(deltas: list[str], stops: lis
 )
 def test_real_tokens_in_any_chunks(words: list[str], stops: list[str], chunk: int) -> None:
     ids = TOKENIZER.encode("".join(words), add_special_tokens=False).ids
-    fold = TextFold(VOCABULARY.decoder(), StopStrings(stops))
+    fold = TextFold(decoder_of(VOCABULARY), StopStrings(stops))
     shown, used = "", 0
     for start in range(0, len(ids), chunk):
         text, count = fold.push(ids[start : start + chunk])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.byte_fallback import byte_fallback_tokenizer
 from support.gateway_assets import TAGS, train_tokenizer
 
-from services.router.requests.detokenizer import Vocabulary
+from services.checkpoint.vocabulary import Vocabulary
+from services.router.requests.detokenizer import decoder_of
 from services.router.requests.stops import StopStrings
 from services.router.requests.text import Tag, TaggedText, TextFold
 
@@ -27,7 +28,7 @@ def ids_by_bytes(vocabulary: Vocabulary) -> dict[bytes, int]:
 
 def fold_of(vocabulary: Vocabulary, stops: list[str], minimum: int = 0) -> TextFold:
     return TextFold(
-        vocabulary.decoder(),
+        decoder_of(vocabulary),
         StopStrings(stops),
         min_tokens=minimum,
         checked=bool(stops),
@@ -52,7 +53,7 @@ def test_tags_are_where_their_tokens_are(name: str, stops: list[str], minimum: i
         ) or (fold.hit is not None), "a tag is shown as a whole"
     shown = shown if fold.hit is not None else shown + fold.finish()
 
-    text, places, decoder = "", [], vocabulary.decoder()
+    text, places, decoder = "", [], decoder_of(vocabulary)
     for count, token_id in enumerate(ids, 1):
         delta = decoder.push([token_id])
         text += delta if count <= minimum or not stops else plain.push(delta)
@@ -81,7 +82,7 @@ def test_text_that_reads_like_a_tag_is_none() -> None:
 def test_a_tag_that_the_decoder_leaves_out_is_none() -> None:
     vocabulary = VOCABULARIES["byte-level"]
     tag = vocabulary.added[TAGS[0]]
-    fold = TextFold(vocabulary.decoder([tag]), StopStrings([]), checked=False, tags={tag: TAGS[0]})
+    fold = TextFold(decoder_of(vocabulary, [tag]), StopStrings([]), checked=False, tags={tag: TAGS[0]})
     assert fold.push([tag]) == (TaggedText(), 1)
     assert fold.finish() == TaggedText()
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,24 +16,30 @@ from support.fake_model import VOCAB, FakeModel
 
 from services.attention_worker.engine.delivery import LoopDelivery
 from services.attention_worker.engine.engine import Engine, EngineLimits
+from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
+
+NO_MODEL = Path("/nonexistent")
 
 
 class Worker:
     """A worker with a fake model and no dispatcher, and a channel to it."""
 
-    def __init__(self, sizes: EngineLimits) -> None:
+    def __init__(
+        self, sizes: EngineLimits, model_dir: Path, vocab: int = VOCAB, eos_ids: frozenset[int] = frozenset()
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.engine = Engine(
-            FakeModel(),
+            FakeModel(vocab),
             NoDispatcher(),
             sizes,
-            frozenset(),
+            eos_ids,
             deliver=LoopDelivery(loop),
         )
         identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
-        self.service = AttentionService(self.engine, VOCAB, identity, lambda table: table.epoch)
+        self.grammars = GrammarCompiler(model_dir, vocab, eos_ids or frozenset({2}))
+        self.service = AttentionService(self.engine, vocab, identity, lambda table: table.epoch, self.grammars)
         self.server = AttentionServer(self.service)
         self.thread = threading.Thread(target=self.engine.run)
 
@@ -48,12 +55,14 @@ class Worker:
         await self.server.stop(5)
         self.engine.stop()
         await asyncio.to_thread(self.thread.join)
+        self.grammars.close()
         assert self.engine.cache.pages.used == 0
 
 
 @asynccontextmanager
-async def worker(sizes: EngineLimits | None = None) -> AsyncIterator[Worker]:
-    one = Worker(sizes or limits(max_len=256))
+async def worker(sizes: EngineLimits | None = None, model_dir: Path = NO_MODEL) -> AsyncIterator[Worker]:
+    """`model_dir`: where grammars find the tokenizer."""
+    one = Worker(sizes or limits(max_len=256), model_dir)
     await one.start()
     try:
         yield one

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from services.router.requests.detokenizer import Vocabulary
-from services.router.requests.token_bytes import ByteRules
+from services.checkpoint.token_bytes import ByteRules
+from services.checkpoint.vocabulary import Vocabulary
 
 
 def byte_vocabulary(added: Mapping[int, str] | None = None) -> Vocabulary:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from services.attention_worker.engine.engine import Engine, EngineLimits, ModelLike
 from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
+from services.attention_worker.engine.token_rules import TokenRules
 from services.attention_worker.model.interfaces import DispatcherLike, MoEHandleLike
 from services.attention_worker.model.step import Step
 
@@ -23,6 +24,7 @@ def limits(
     max_running: int = 16,
     max_len: int = 256,
     max_itl_s: float = math.inf,
+    max_scores: int = 256,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -31,6 +33,7 @@ def limits(
         max_running=max_running,
         max_model_len=max_len,
         max_itl_s=max_itl_s,
+        max_scores=max_scores,
     )
 
 
@@ -53,7 +56,12 @@ class Received:
 
     @property
     def ids(self) -> list[int]:
-        return [token.id for token in self.tokens]
+        return [token.id for token in self.tokens if not token.rank]
+
+    @property
+    def scores(self) -> list[TokenOut]:
+        """The scored tokens of the prompt."""
+        return [token for token in self.tokens if token.rank]
 
 
 class NoDispatcher:
@@ -106,10 +114,21 @@ class Driver:
         )
         observed.engine = self.engine
 
-    def submit(self, prompt: list[int], sampling: Sampling, emitted: list[int] | None = None) -> Received:
+    def submit(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        emitted: list[int] | None = None,
+        *,
+        scored: int = 0,
+        rules: TokenRules | None = None,
+    ) -> Received:
         received = Received()
-        request = Request(request_id="r", prompt_ids=tuple(prompt), emitted_ids=tuple(emitted or ()), sampling=sampling)
-        received.key = self.engine.submit(request, received)
+        replayed = tuple(emitted or ())
+        request = Request(
+            request_id="r", prompt_ids=tuple(prompt), emitted_ids=replayed, scored=scored, sampling=sampling
+        )
+        received.key = self.engine.submit(request, received, rules)
         self.received[received.key] = received
         return received
 

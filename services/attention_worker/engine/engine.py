@@ -2,7 +2,8 @@
 
 One `step` runs the commands in the inbox, schedules, runs the model and delivers tokens. The thread owns every
 sequence; other threads only put commands in its inbox. How tokens travel to clients is left to `deliver`.
-Legend: T tokens of a step, B sequences that get a token in a step, V vocabulary.
+Legend: T tokens of a step, S sequences that get a token in it, B rows of logits: theirs, then those that score prompts,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from torch import Tensor
 from services.attention_worker.engine.delivery import Deliver, Delivery, deliver_here
 from services.attention_worker.engine.inputs import StepInputs
 from services.attention_worker.engine.kv_cache import KvCache
-from services.attention_worker.engine.sampler import NonFiniteLogits, sample_tokens
+from services.attention_worker.engine.prompt_scores import score
+from services.attention_worker.engine.sampler import NonFiniteLogits, Sampled, sample_tokens
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.engine.step_span import step_span
+from services.attention_worker.engine.token_rules import NothingAllowed, TokenRules
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.checkpoint.ngram import NgramConfig
@@ -59,7 +62,10 @@ class ModelLike(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The sizes of an engine. `max_model_len` counts prompt and generated tokens; `max_itl_s` is the scheduler's."""
+    """The sizes of an engine.
+
+    `max_model_len` counts prompt and generated tokens; `max_itl_s` and `max_scores` are the scheduler's.
+    """
 
     num_pages: int
     page_size: int
@@ -67,6 +73,7 @@ class EngineLimits:
     max_running: int
     max_model_len: int
     max_itl_s: float = math.inf
+    max_scores: int = 256
 
 
 @dataclass(slots=True)
@@ -96,7 +103,9 @@ class Engine:
         self.limits = limits
         self.counters = Counters()
         self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
-        self.scheduler = Scheduler(self.cache.pages, limits.max_batch_tokens, limits.max_running, limits.max_itl_s)
+        self.scheduler = Scheduler(
+            self.cache.pages, limits.max_batch_tokens, limits.max_running, limits.max_itl_s, limits.max_scores
+        )
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
@@ -111,16 +120,25 @@ class Engine:
         """Whether any accepted request has not ended."""
         return bool(self._sequences or self._inbox)
 
-    def submit(self, request: Request, emit: Emit) -> int:
-        """Queues a request, from any thread; returns the key to cancel it by.
+    def check_fits(self, request: Request) -> int:
+        """Returns the most tokens that the request's sequence may have.
+
+        Raises CannotFit when it could not finish even alone.
+        """
+        asked, prompt = request.sampling, len(request.prompt_ids)
+        most = min(prompt + asked.max_tokens if asked.max_tokens else 2**31, self.limits.max_model_len)
+        max_length = prompt if asked.prompt_only else most
+        self.scheduler.check_fits(max(max_length, prompt + 1))  # it is admitted with the page of a next token
+        return max_length
+
+    def submit(self, request: Request, emit: Emit, rules: TokenRules | None = None) -> int:
+        """Queues a request, from any thread; returns the key to cancel it by. The rules have taken its emitted ids.
 
         Raises CannotFit when the request could not finish even alone, EngineStopped after `stop`.
         """
-        asked, prompt = request.sampling, len(request.prompt_ids)
-        max_length = min(prompt + asked.max_tokens if asked.max_tokens else 2**31, self.limits.max_model_len)
-        self.scheduler.check_fits(max_length)
+        asked, max_length = request.sampling, self.check_fits(request)
         stop_ids = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._eos_ids
-        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit)
+        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit, rules)
         if not self._put(partial(self._accept, sequence)):
             raise EngineStopped("the worker is stopping")
         return sequence.key
@@ -175,8 +193,12 @@ class Engine:
         self.counters.steps += 1
         try:
             step = self._inputs.build(self.counters.steps, chunks)
+            for sequence in sequences:
+                if sequence.rules is not None:
+                    sequence.rules.begin()
             logits_BV = self._model.forward(step, self.cache.tensors, self._dispatcher)
-            tokens = sample_tokens(logits_BV, sequences) if sequences else []
+            tokens = sample_tokens(logits_BV[: len(sequences)], sequences) if sequences else []
+            scores = list(score(logits_BV[len(sequences) :], chunks)) if len(logits_BV) > len(sequences) else []
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
             return self._fail(chunks, error)
         if sequences or not logits_BV.is_cuda:  # a GPU may still be busy with a step that samples nothing
@@ -184,8 +206,12 @@ class Engine:
         for chunk in chunks:
             chunk.sequence.cached += chunk.length
         self.counters.model_tokens += len(step.ids_T)
-        deliveries = self._prompt_ticks(chunks)
-        return deliveries + [self._take(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+        deliveries = self._prompt_ticks(chunks) + [self._take_scores(*scored) for scored in scores]
+        return deliveries + [
+            self._take(sequence, token)
+            for sequence, token in zip(sequences, tokens, strict=True)
+            if sequence.key in self._sequences
+        ]
 
     def _prompt_ticks(self, chunks: list[Chunk]) -> list[Delivery]:
         now = time.monotonic()
@@ -194,12 +220,28 @@ class Engine:
             sequence.ticked_at = now
         return [(sequence.emit, [], None) for sequence in going_on]
 
-    def _take(self, sequence: Sequence, token: TokenOut | NonFiniteLogits) -> Delivery:
+    def _take_scores(self, chunk: Chunk, scores: list[TokenOut] | NonFiniteLogits) -> Delivery:
+        sequence = chunk.sequence
+        if isinstance(scores, NonFiniteLogits):
+            return self._end(sequence, [], Ending("failed", message=str(scores)))
+        sequence.scored = scores[-1].index + 1
+        if sequence.ending is not None:  # of a sequence without an answer
+            return self._end(sequence, scores, sequence.ending)
+        return sequence.emit, scores, None
+
+    def _take(self, sequence: Sequence, token: Sampled) -> Delivery:
         if isinstance(token, NonFiniteLogits):
             return self._end(sequence, [], Ending("failed", message=str(token)))
+        if isinstance(token, NothingAllowed):
+            return self._end(sequence, [], Ending("rejected", message=str(token)))
         sequence.append(token.id)
         self.counters.generation_tokens += 1
         ending = sequence.ending
+        if sequence.rules is not None and ending is None:
+            try:
+                sequence.rules.accept(token.id)
+            except NothingAllowed as error:
+                ending = Ending("rejected", message=str(error))
         return self._end(sequence, [token], ending) if ending else (sequence.emit, [token], None)
 
     def _fail(self, chunks: list[Chunk], error: Exception) -> list[Delivery]:

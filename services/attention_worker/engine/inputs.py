@@ -1,8 +1,8 @@
 """Builds the Step of scheduled chunks. Its tensors are allocated once and filled through numpy, in microseconds.
 
 A Step is valid until the next one is built.
-Legend: T tokens of the step, B of them whose logits are wanted, S rows of the page table, X pages of a row, N ids of
-the longest n-gram.
+Legend: T tokens of the step, B rows whose logits are wanted (first those that get a token, then those that score a
+prompt), S rows of the page table, X pages of a row, N ids of the longest n-gram.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class StepInputs:
         """Fills the arrays; returns the numbers of tokens and of sample rows."""
         table_SX, page_size = self._cache.pages.table_SX, self._cache.pages.page_size
         token = wanted = 0
+        scored: list[range] = []
         for chunk in chunks:
             sequence, start, length = chunk.sequence, chunk.start, chunk.length
             end = token + length
@@ -69,8 +70,13 @@ class StepInputs:
                 self._slot_mapping_T[token:end] = table_SX[sequence.row, page_T] * page_size + offset_T
             if self._ngram is not None:
                 self._context_TN[token:end] = context_of(self._ngram, sequence.ids, start, length)
+            if sequence.unscored:
+                scored.append(range(token + chunk.scores.start - start - 1, token + chunk.scores.stop - start - 1))
             token = end
             if chunk.samples:
                 self._sample_B[wanted] = token - 1
                 wanted += 1
+        for rows in scored:
+            self._sample_B[wanted : wanted + len(rows)] = rows
+            wanted += len(rows)
         return token, wanted

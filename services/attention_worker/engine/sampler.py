@@ -1,7 +1,8 @@
 """Samples tokens from logits: one op for the whole batch, after the penalties and masks that only some rows need.
 
 Order, per row: repetition, frequency and presence penalties over the ids so far, logit bias, stop ids masked until
-`min_tokens` is reached; then the op: temperature, top-k, top-p, min-p, Gumbel-max from (seed, position).
+`min_tokens` is reached, the rules of token_rules.py; then the op: temperature, top-k, top-p, min-p, Gumbel-max from
+(seed, position).
 Log-probabilities are those of the model: from the row before penalties, bias and temperature.
 Legend: B sequences that get a token, V vocabulary.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.attention_worker.engine.sequence import Sequence, TokenOut
+from services.attention_worker.engine.token_rules import NothingAllowed
 from services.attention_worker.model.native_stack import unavailable
 
 Row = NDArray[np.float32]
@@ -33,21 +35,25 @@ class NonFiniteLogits(ArithmeticError):
     """The model gave NaN or infinity for this row, so no token may be sampled from it."""
 
 
-def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenOut | NonFiniteLogits]:
+Sampled = TokenOut | NonFiniteLogits | NothingAllowed
+
+
+def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[Sampled]:
     """Samples one token for each sequence; the result of a row that is not finite is NonFiniteLogits.
 
     `logits_BV` is fp32, on any device, and is not changed. A row's result depends on that row and its sequence only.
     """
     rows_BV = logits_BV.cpu()
-    as_they_are = not any(sequence.sampling.adjusts_logits for sequence in sequences)
+    as_they_are = not any(sequence.adjusts_logits for sequence in sequences)
+    rejected: dict[int, NothingAllowed] = {}
     if as_they_are and not logits_BV.is_cuda and (draw := _native_draw()) is not None:
         ids, checksums, finite = draw(logits_BV, *_parameters(sequences))
     else:
-        ids, checksums, finite = _draw(logits_BV, rows_BV, sequences)
+        ids, checksums, finite = _draw(logits_BV, rows_BV, sequences, rejected)
     return [
         _token_out(rows_BV, row, sequence, token, checksum)
-        if good
-        else NonFiniteLogits("the model gave logits that are not finite")
+        if good and row not in rejected
+        else rejected.get(row, NonFiniteLogits("the model gave logits that are not finite"))
         for row, (sequence, token, checksum, good) in enumerate(zip(sequences, ids, checksums, finite, strict=True))
     ]
 
@@ -74,8 +80,13 @@ def _parameters(sequences: list[Sequence]) -> Parameters:
     )
 
 
-def _draw(logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence]) -> tuple[list[int], list[int], list[int]]:
-    """Ids, checksums, and whether rows are finite, op by op. `rows_BV`: the logits on the host."""
+def _draw(
+    logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence], rejected: dict[int, NothingAllowed]
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids, checksums, and whether rows are finite, op by op; adds the rows that nothing may follow to `rejected`.
+
+    `rows_BV`: the logits on the host.
+    """
     checksum_B, finite_B = row_checks(rows_BV)
     # The op must not get NaN or infinity: such a row is replaced by zeros and its result is dropped.
     usable_BV = logits_BV if finite_B.all() else logits_BV.where(finite_B.to(logits_BV.device)[:, None], 0.0)
@@ -83,19 +94,23 @@ def _draw(logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence]) -> tupl
         torch.tensor(values, dtype=dtype, device=logits_BV.device)
         for values, dtype in zip(_parameters(sequences), _DTYPES, strict=True)
     ]
-    ids_B = sample(_adjusted(usable_BV, sequences), *parameters)
+    ids_B = sample(_adjusted(usable_BV, sequences, rejected), *parameters)
     return ids_B.tolist(), checksum_B.tolist(), finite_B.tolist()
 
 
-def _adjusted(logits_BV: Tensor, sequences: list[Sequence]) -> Tensor:
-    """Applies penalties, bias and masks: the same tensor when no row needs them, else a copy."""
-    changed = [index for index, sequence in enumerate(sequences) if sequence.sampling.adjusts_logits]
+def _adjusted(logits_BV: Tensor, sequences: list[Sequence], rejected: dict[int, NothingAllowed]) -> Tensor:
+    """Applies penalties, bias, masks and rules: the same tensor when no row needs them, else a copy."""
+    changed = [index for index, sequence in enumerate(sequences) if sequence.adjusts_logits]
     if not changed:
         return logits_BV
     host_BV = logits_BV.cpu() if logits_BV.is_cuda else logits_BV.clone()
     rows = host_BV.numpy()
     for index in changed:
-        _adjust(rows[index], sequences[index])
+        try:
+            _adjust(rows[index], sequences[index])
+        except NothingAllowed as error:
+            rejected[index] = error
+            rows[index] = 0.0  # the op must not get a row without a token, and what it samples here is dropped
     return host_BV.to(logits_BV.device)
 
 
@@ -113,6 +128,10 @@ def _adjust(row: Row, sequence: Sequence) -> None:
         row[token] += np.float32(bias)
     if sequence.stop_masked:
         row[list(sequence.stop_ids)] = -np.inf
+    if sequence.rules is not None:
+        sequence.rules.apply(row)
+        if row.max() == -np.inf:
+            raise NothingAllowed("the request's rules allow no token here")
 
 
 def _token_out(rows_BV: Tensor, row: int, sequence: Sequence, token: int, checksum: int) -> TokenOut:

@@ -32,7 +32,13 @@ class Chunk:
     @property
     def samples(self) -> bool:
         """Whether the chunk ends with the sequence's last known token, so that a token is sampled after it."""
-        return self.start + self.length == len(self.sequence.ids)
+        return self.start + self.length == len(self.sequence.ids) and not self.sequence.sampling.prompt_only
+
+    @property
+    def scores(self) -> range:
+        """The places of the prompt's tokens that the chunk's rows score: each row the token after its own."""
+        prompt, sequence = len(self.sequence.request.prompt_ids), self.sequence
+        return range(max(self.start + 1, sequence.scored), min(self.start + self.length + 1, prompt))
 
     @property
     def decode(self) -> bool:
@@ -49,6 +55,7 @@ class _Plan:
     """The chunks of a step that is being put together, and how many tokens it still takes."""
 
     tokens_left: int
+    scores_left: int
     chunks: list[Chunk] = field(default_factory=list)
     decodes: int = 0
     work: Work = field(default_factory=Work)
@@ -56,6 +63,8 @@ class _Plan:
     def add(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
         self.tokens_left -= chunk.length
+        if chunk.sequence.unscored:
+            self.scores_left -= len(chunk.scores)
         self.work += chunk.work
 
 
@@ -64,15 +73,24 @@ class Scheduler:
 
     A step takes at most `max_batch_tokens`. While answers run, prompts get as many tokens as keep its predicted time
     within `max_itl_s`, the seconds between two tokens of a stream; but at least the time of PROMPT_SHARE, and a token,
-    so that a prompt always ends. So a step takes longer than the bound only if decodes, or one prompt token, do.
+    so that a prompt always ends. Of prompts that are scored a step takes at most `max_scores` tokens, because each
+    needs a row of logits. So a step takes longer than the bound only if decodes, or one prompt token, do.
     """
 
-    def __init__(self, pages: PagePool, max_batch_tokens: int, max_running: int, max_itl_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        pages: PagePool,
+        max_batch_tokens: int,
+        max_running: int,
+        max_itl_s: float = math.inf,
+        max_scores: int = 256,
+    ) -> None:
         assert 0 < max_running <= max_batch_tokens, "a step must take one token of every running sequence"
         self.pages = pages
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
         self.max_itl_s = max_itl_s
+        self.max_scores = max_scores
         self.cost = StepCost()
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
@@ -93,7 +111,7 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step: one token of every decode, then prompt chunks, first come, first served."""
         preemptions = self.preemptions
-        plan = _Plan(self.max_batch_tokens)
+        plan = _Plan(self.max_batch_tokens, self.max_scores)
         self._decodes(plan)
         self._prefill(plan)
         if self.preemptions == preemptions:  # or a sequence that was just preempted would be admitted again
@@ -154,6 +172,8 @@ class Scheduler:
     def _room(self, plan: _Plan, sequence: Sequence) -> int:
         """How many tokens of the sequence the step still takes."""
         most = min(sequence.remaining, plan.tokens_left)
+        if sequence.unscored:
+            most = min(most, plan.scores_left)
         if most <= 0 or not plan.decodes:
             return max(0, most)
         before = plan.work

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+from services.attention_worker.engine.token_rules import Reasoning, TokenRules
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -32,6 +34,12 @@ class Sampling:
     max_tokens: int = 0  # over all attempts; 0 = up to the model length
     logprobs: bool = False
     top_logprobs: int = 0
+    grammar: str = ""
+    allowed_ids: frozenset[int] = frozenset()
+    banned: tuple[tuple[int, ...], ...] = ()
+    reasoning: Reasoning | None = None
+    prompt_logprobs: int | None = None  # alternatives for each token of the prompt; None = it is not scored
+    prompt_only: bool = False  # the answer has no tokens
 
     @property
     def penalised(self) -> bool:
@@ -39,7 +47,7 @@ class Sampling:
 
     @property
     def adjusts_logits(self) -> bool:
-        """Whether the logits must be changed before the sampling op."""
+        """Whether these parameters change logits before the sampling op."""
         return self.penalised or bool(self.logit_bias) or self.min_tokens > 0
 
 
@@ -53,6 +61,10 @@ class SequenceTrace(Protocol):
         """Notes that the sequence is part of a step; returns whether this step is one to have a span."""
         ...
 
+    def end(self, ending: Ending) -> None:
+        """Ends the spans of a sequence whose receiver gets no ending."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -61,26 +73,34 @@ class Request:
     request_id: str
     prompt_ids: tuple[int, ...]
     emitted_ids: tuple[int, ...] = ()
+    scored: int = 0  # tokens of the prompt whose scores earlier attempts delivered
     sampling: Sampling = Sampling()
     trace: SequenceTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenOut:
-    """One generated token: its index over all attempts, and the CRC-32 of the logits row it was sampled from."""
+    """One generated token: its index over all attempts, and the CRC-32 of the logits row it was sampled from.
+
+    With a rank, 1 for the likeliest, it is a token of the prompt that was scored, and the index its place there.
+    """
 
     index: int
     id: int
     logits_checksum: int
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a sequence ended. `unavailable` may succeed on another worker; `failed` is an error of this worker's."""
+    """How a sequence ended.
 
-    reason: Literal["stop", "length", "cancelled", "unavailable", "failed"]
+    `unavailable` may succeed on another worker; `failed` is an error of this worker's, `rejected` one of the request's.
+    """
+
+    reason: Literal["stop", "length", "cancelled", "unavailable", "failed", "rejected"]
     stop_id: int = 0
     message: str = ""
 
@@ -97,8 +117,10 @@ class Sequence:
     stop_ids: frozenset[int]
     max_length: int  # prompt and generated tokens together
     emit: Emit
+    rules: TokenRules | None = None
     ids: list[int] = field(init=False)
     counts: Counter[int] = field(init=False)  # how often each id was generated, for the penalties
+    scored: int = field(init=False)  # tokens of the prompt, from its beginning, that need no score any more
     cached: int = 0
     row: int | None = None  # in the page table; None while the sequence waits
     ticked_at: float = -math.inf  # when a delivery last said that its prompt goes on, by the monotonic clock
@@ -106,6 +128,9 @@ class Sequence:
     def __post_init__(self) -> None:
         self.ids = [*self.request.prompt_ids, *self.request.emitted_ids]
         self.counts = Counter(self.request.emitted_ids)
+        # The first token of a prompt has no score: nothing comes before it.
+        prompt = len(self.request.prompt_ids)
+        self.scored = prompt if self.sampling.prompt_logprobs is None else min(prompt, max(1, self.request.scored))
 
     @property
     def sampling(self) -> Sampling:
@@ -121,6 +146,16 @@ class Sequence:
         return len(self.ids) - self.cached
 
     @property
+    def unscored(self) -> bool:
+        """Whether tokens of the prompt still need a score."""
+        return self.scored < len(self.request.prompt_ids)
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether the logits must be changed before the sampling op."""
+        return self.rules is not None or self.sampling.adjusts_logits
+
+    @property
     def stop_masked(self) -> bool:
         """Whether the next token may not be a stop id yet."""
         return self.generated < self.sampling.min_tokens
@@ -130,7 +165,7 @@ class Sequence:
         """The ending that follows from the ids alone, so that a replay ends where the first attempt would."""
         if self.generated and self.ids[-1] in self.stop_ids:
             return Ending("stop", stop_id=self.ids[-1])
-        return Ending("length") if len(self.ids) >= self.max_length else None
+        return Ending("length") if len(self.ids) >= self.max_length and not self.unscored else None
 
     def append(self, token: int) -> None:
         self.ids.append(token)

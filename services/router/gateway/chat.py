@@ -8,15 +8,15 @@ from typing import Any
 from fastapi import Request
 
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
+from services.router.gateway.chat_rules import chat_rules, check_tools
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.output_tags import TAGS, THINK
 from services.router.gateway.prompts import chat_ids, chat_prompt
 from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
-from services.router.gateway.schemas import ChatRequest, NamedTool
+from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.choice_stream import TextRules
-from services.router.requests.errors import InvalidRequest
 from services.router.requests.marked_text import ends_with_own
 
 
@@ -30,28 +30,17 @@ async def chat_completions(gateway: GatewayContext, request: Request) -> Generat
     limit = gateway.serving.context_limit if body.truncate_prompt_tokens is None else None
     prompt_ids = await chat_ids(assets, prompt, limit)
     max_tokens = body.max_completion_tokens or body.max_tokens
-    requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request.state.request_id, "messages")
-    gateway.check_open()
     thinking = ends_with_own(prompt, THINK)
+    rules = await chat_rules(assets, body, thinking=thinking)
+    requests = gateway.generation_requests(body, [prompt_ids], max_tokens, request.state.request_id, "messages", rules)
+    for other in requests[1:]:
+        other.sampling.ClearField("prompt_logprobs")  # the same for all
+    gateway.check_open()
     choice_streams = gateway.choice_streams(requests, text_rules(gateway, body))
     choices = [ChatChoice(choice_stream, i, body, thinking=thinking) for i, choice_stream in enumerate(choice_streams)]
     return GenerationResponse(
         partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
     )
-
-
-def check_tools(body: ChatRequest) -> None:
-    names = {tool.function.name for tool in body.tools or []}
-    if names and body.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequest(
-            "tool_choice can be none or auto: a call cannot be forced.",
-            param="tool_choice",
-            code="unsupported_parameter",
-        )
-    if body.tool_choice not in (None, "none", "auto") and not names:
-        raise InvalidRequest("tool_choice needs tools.", param="tool_choice")
-    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
-        raise InvalidRequest("tool_choice names a function that is not among the tools.", param="tool_choice")
 
 
 def text_rules(gateway: GatewayContext, body: ChatRequest) -> TextRules:
@@ -85,5 +74,6 @@ async def whole(gateway: GatewayContext, body: ChatRequest, choices: list[ChatCh
         **envelope.fields(),
         "choices": [choice.message() for choice in choices],
         "usage": usage(choice_streams),
+        **choices[0].prompt_scores(),
     }
     await client.whole(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -9,6 +10,8 @@ from caracal_proto import attention_pb2
 
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.output_parser import Delta, OutputParser
+from services.router.gateway.output_schemas import NamedTool
+from services.router.gateway.output_tags import END_THINK, THINK
 from services.router.gateway.response import Envelope
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.streaming import Client
@@ -27,22 +30,46 @@ class ChatChoice:
         self.finish_reason: str | None = None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or []}
         wants_tools = bool(schemas) and body.tool_choice != "none"
+        self._named = isinstance(body.tool_choice, NamedTool)
+        self._shows_reasoning = body.include_reasoning is not False
+        self.echo = _echo(body)
         self._parser = OutputParser(
             schemas if wants_tools else None, reasoning=thinking, tokens=choice_stream.vocabulary.added.keys()
         )
+        added = choice_stream.vocabulary.added
+        self._think, self._end_think, self._reasons = added.get(THINK), added.get(END_THINK), thinking
         self._deltas: list[Delta] = []
         self._tokens: list[attention_pb2.Token] = []
+        self._prompt_logprobs = body.prompt_logprobs
+        self._prompt: list[attention_pb2.Token] = []
 
     def parse(self, text_delta: TextDelta) -> list[Delta]:
         """Returns the parts that a text delta completes; sets `finish_reason` with the last."""
         deltas = self._parser.push(text_delta.text, text_delta.tags) if text_delta.text else []
-        if self._parser.reasoning:
-            self.choice_stream.reasoning_tokens += len(text_delta.tokens)
+        self._count_reasoning(text_delta.tokens)
         if text_delta.finish_reason:
             deltas += self._parser.finish(cut=text_delta.finish_reason == "length")
-            called = self._parser.calls and text_delta.finish_reason == "stop"
+            # OpenAI's reason for a call that the client itself has named is "stop".
+            called = self._parser.calls and text_delta.finish_reason == "stop" and not self._named
             self.finish_reason = "tool_calls" if called else text_delta.finish_reason
-        return deltas
+        return deltas if self._shows_reasoning else [delta for delta in deltas if delta.kind != "reasoning"]
+
+    def _count_reasoning(self, tokens: Sequence[attention_pb2.Token]) -> None:
+        """Counts the tokens between the tags: exactly where those are tokens, else by the deltas that end within."""
+        if self._end_think is None:
+            self.choice_stream.reasoning_tokens += len(tokens) if self._parser.reasoning else 0
+            return
+        for token in tokens:
+            if token.id in (self._think, self._end_think):
+                self._reasons = token.id == self._think
+            else:
+                self.choice_stream.reasoning_tokens += self._reasons
+
+    def prompt_scores(self) -> dict[str, Any]:
+        """Returns the answer's field `prompt_logprobs`, if it is asked for."""
+        if self._prompt_logprobs is None:
+            return {}
+        return {"prompt_logprobs": self._logprobs.prompt(self._prompt)}
 
     def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
@@ -56,10 +83,11 @@ class ChatChoice:
                 text_delta = await choice_stream.next()
                 self._deltas += self.parse(text_delta)
                 self._tokens += text_delta.tokens
+                self._prompt += text_delta.prompt
 
     def message(self) -> dict[str, Any]:
         """Returns the choice of an answer that is not streamed."""
-        content = "".join(delta.text for delta in self._deltas if delta.kind == "content")
+        content = self.echo + "".join(delta.text for delta in self._deltas if delta.kind == "content")
         reasoning = "".join(delta.text for delta in self._deltas if delta.kind == "reasoning")
         calls = self._calls()
         message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
@@ -86,6 +114,14 @@ class ChatChoice:
                 calls.append({"id": step.call_id, "type": "function", "function": function})
             calls[step.index]["function"]["arguments"] += step.arguments
         return calls
+
+
+def _echo(body: ChatRequest) -> str:
+    """The text of the last message where the answer is to begin with it: as in vLLM, where both are the assistant's."""
+    last = body.messages[-1]
+    if not body.echo or last.role != "assistant" or last.content is None:
+        return ""
+    return last.content if isinstance(last.content, str) else "".join(part.text or "" for part in last.content)
 
 
 class ChatChunks:
@@ -119,7 +155,7 @@ class ChatChunks:
     def _opening(self) -> bytes:
         self._envelope.fingerprint = self._choice.choice_stream.numerics_class
         self._head = self._envelope.head(f'{{"index":{self._choice.index},"delta":{{')
-        return self._plain(b'"role":"assistant","content":""')
+        return self._plain(b'"role":"assistant","content":' + orjson.dumps(self._choice.echo))
 
     def _plain(self, delta: bytes) -> bytes:
         return self._head + delta + self._tail

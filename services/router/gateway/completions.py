@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 from caracal_proto import attention_pb2
 from fastapi import Request
 
+from services.router.gateway.chat_rules import completion_rules
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.prompts import completion_ids
@@ -17,24 +19,26 @@ from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import CompletionRequest
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.choice_stream import ChoiceStream, TextRules
-from services.router.requests.errors import InvalidRequest
 
 DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionChoice:
-    """One choice: its text, after the echo of its prompt if the client wants one."""
+    """One choice: its text, after the echo of its prompt if the client wants one. `hidden`: ids without text."""
 
-    def __init__(self, choice_stream: ChoiceStream, index: int, body: CompletionRequest, echo: str) -> None:
+    def __init__(
+        self, choice_stream: ChoiceStream, index: int, body: CompletionRequest, echo: str, hidden: Collection[int]
+    ) -> None:
         self.choice_stream = choice_stream
         self.index = index
         self._echo = echo
+        self._echoes = bool(body.echo)
+        self._prompt_logprobs = body.prompt_logprobs
+        self._prompt: list[attention_pb2.Token] = []
         self._wants_logprobs = body.logprobs is not None
         self._wants_ids = bool(body.return_token_ids)
         self._texts = [echo]
-        self._logprobs = Logprobs(
-            choice_stream.vocabulary, as_ids=bool(body.return_tokens_as_token_ids), offset=len(echo)
-        )
+        self._logprobs = Logprobs(choice_stream.vocabulary, as_ids=bool(body.return_tokens_as_token_ids), hidden=hidden)
         self._tokens: list[attention_pb2.Token] = []
         self._finish_reason: str | None = None
 
@@ -45,6 +49,7 @@ class CompletionChoice:
                 delta = await choice_stream.next()
                 self._texts.append(delta.text)
                 self._tokens += delta.tokens
+                self._prompt += delta.prompt
                 self._finish_reason = delta.finish_reason
 
     async def write(self, client: Client, envelope: Envelope, *, with_usage: bool) -> None:
@@ -59,6 +64,9 @@ class CompletionChoice:
                 if not head:
                     envelope.fingerprint = choice_stream.numerics_class
                     head = envelope.head(f'{{"index":{self.index},"text":')
+                self._prompt += delta.prompt
+                if delta.prompt and not delta.tokens and not delta.finish_reason:
+                    continue  # the prompt's scores go with the first event
                 text += delta.text
                 self._tokens += delta.tokens
                 self._finish_reason = delta.finish_reason
@@ -75,7 +83,9 @@ class CompletionChoice:
         """Returns the choice with the tokens that were not sent yet."""
         logprobs = None
         if self._wants_logprobs:
+            echoed = self._echoed_logprobs()
             logprobs = self._logprobs.completion(self._tokens)
+            logprobs = {name: echoed.get(name, []) + values for name, values in logprobs.items()}
         choice: dict[str, Any] = {
             "index": self.index,
             "text": "".join(self._texts) if text is None else text,
@@ -85,37 +95,48 @@ class CompletionChoice:
         }
         if self._wants_ids:
             choice["token_ids"] = [token.id for token in self._tokens]
+        if self._prompt_logprobs is not None:
+            choice["prompt_logprobs"] = self._logprobs.prompt(self._prompt)
         return choice
+
+    def _echoed_logprobs(self) -> dict[str, Any]:
+        """The log-probabilities of an echoed prompt, once."""
+        echoes, self._echoes = self._echoes, False
+        return self._logprobs.echoed(self.choice_stream.prompt_ids, self._prompt) if echoes else {}
 
 
 async def completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
     """Checks the request and prepares its choices; the response generates them while the client waits."""
     body = await read_model(request, CompletionRequest)
     gateway.check_model(body.model)
-    if body.echo and body.logprobs is not None:
-        raise InvalidRequest(
-            "echo with logprobs is not supported: logprobs of the prompt are not computed.",
-            param="echo",
-            code="unsupported_parameter",
-        )
     prompts = await completion_ids(gateway.serving.assets, body, gateway.serving.context_limit)
     recommended = gateway.serving.assets.generation.defaults.max_new_tokens or DEFAULT_MAX_TOKENS
-    max_tokens = body.max_tokens or max(min(DEFAULT_MAX_TOKENS, recommended), body.min_tokens or 0)
-    requests = gateway.generation_requests(body, prompts, max_tokens, request.state.request_id, "prompt")
+    max_tokens = body.max_tokens
+    if max_tokens is None:
+        max_tokens = max(min(DEFAULT_MAX_TOKENS, recommended), body.min_tokens or 0)
+    output = await completion_rules(body)
+    requests = gateway.generation_requests(body, prompts, max_tokens, request.state.request_id, "prompt", output)
     gateway.check_open()
     rules = TextRules(
         stop=body.stops,
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
     )
-    decode = gateway.serving.assets.tokenizer.decode
+    hidden = gateway.serving.assets.vocabulary.special_ids if rules.skip_special_tokens else frozenset()
     choices = [
-        CompletionChoice(choice_stream, i, body, decode(list(choice_stream.prompt_ids)) if body.echo else "")
+        CompletionChoice(choice_stream, i, body, echo_of(gateway, body, choice_stream), hidden)
         for i, choice_stream in enumerate(gateway.choice_streams(requests, rules))
     ]
     return GenerationResponse(
         partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
     )
+
+
+def echo_of(gateway: GatewayContext, body: CompletionRequest, choice: ChoiceStream) -> str:
+    if not body.echo:
+        return ""
+    skip = body.skip_special_tokens is not False
+    return gateway.serving.assets.tokenizer.decode(list(choice.prompt_ids), skip_special_tokens=skip)
 
 
 async def stream(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
 from services.router.gateway.prompts import check_context, truncated
-from services.router.gateway.sampling import ANY_SEED, choice_seed, draw_seed, sampling_of
+from services.router.gateway.sampling import ANY_SEED, FREE, OutputRules, choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import CompletionRequest, Sampled
 from services.router.gateway.server_span import describe_generation
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
@@ -42,7 +42,13 @@ class GatewayContext:
             raise NoWorker(f"The cluster cannot serve this now: {reason}.")
 
     def generation_requests(
-        self, body: Sampled, prompts: Sequence[Sequence[int]], max_tokens: int | None, request_id: str, param: str
+        self,
+        body: Sampled,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int | None,
+        request_id: str,
+        param: str,
+        rules: OutputRules = FREE,
     ) -> list[GenerationRequest]:
         """Returns one request per choice, n for each prompt. Raises InvalidRequest when something cannot fit.
 
@@ -59,8 +65,9 @@ class GatewayContext:
             GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
-                sampling=sampling_of(body, choice_seed(seed, choice), count, assets),
+                sampling=sampling_of(body, choice_seed(seed, choice), count, assets, rules),
                 eos_ids=eos_ids,
+                grammar_field=rules.field,
             )
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))
             for choice in range(body.n or 1)

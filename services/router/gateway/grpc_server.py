@@ -33,6 +33,9 @@ STATUS = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
+# Of Sampling, which is a message between router and workers as well.
+NOT_TAKEN = frozenset({"grammar", "banned", "reasoning", "prompt_logprobs", "prompt_only"})
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -107,6 +110,12 @@ def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:
         raise InvalidRequest("sampling: every number must be finite.", param="sampling", code="value_out_of_range")
     fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     fields["stop_token_ids"] = list(sampling.stop_ids)
+    if sampling.allowed_ids:
+        fields["allowed_token_ids"] = list(sampling.allowed_ids)
+    for field, _ in sampling.ListFields():
+        if field.name in NOT_TAKEN:
+            name = f"sampling.{field.name}"
+            raise InvalidRequest(f"{name} is not taken here; use HTTP.", param=name, code="unsupported_parameter")
     return fields
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from caracal_proto import attention_pb2
 
-from services.router.requests.detokenizer import Vocabulary
+from services.checkpoint.vocabulary import Vocabulary
 
 Scored = attention_pb2.Token | attention_pb2.TopLogprob
 
@@ -16,11 +16,12 @@ Scored = attention_pb2.Token | attention_pb2.TopLogprob
 class Logprobs:
     """Shows the tokens of one choice. `as_ids`: tokens are shown as `token_id:17`, whatever their text.
 
-    `offset`: characters of the text before the first token.
+    `hidden`: ids that are not in the text, so that they take no room in it.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, as_ids: bool, offset: int = 0) -> None:
-        self._vocabulary, self._as_ids, self._offset = vocabulary, as_ids, offset
+    def __init__(self, vocabulary: Vocabulary, *, as_ids: bool, hidden: Collection[int] = frozenset()) -> None:
+        self._vocabulary, self._as_ids, self._hidden = vocabulary, as_ids, hidden
+        self._offset = 0  # characters of the text before the next token
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def chat(self, tokens: Sequence[attention_pb2.Token]) -> list[dict[str, Any]]:
@@ -35,12 +36,34 @@ class Logprobs:
         """
         found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in tokens:
-            found["tokens"].append(self._name(token.id))
-            found["token_logprobs"].append(_finite(token.logprob))
-            found["top_logprobs"].append(self._by_name([*token.top, token]))
-            found["text_offset"].append(self._offset)
-            self._offset += len(self._decoder.decode(self._vocabulary.token_bytes(token.id)))
+            self._add(found, token.id, _finite(token.logprob), self._by_name([*token.top, token]))
         return found
+
+    def echoed(self, ids: Sequence[int], scored: Sequence[attention_pb2.Token]) -> dict[str, Any]:
+        """Returns `choices[].logprobs` of a prompt: its first token has none."""
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        self._add(found, ids[0], None, None)
+        rest = self.completion(scored)
+        return {name: found[name] + rest[name] for name in found}
+
+    def prompt(self, scored: Sequence[attention_pb2.Token]) -> list[dict[str, Any] | None]:
+        """Returns vLLM's `prompt_logprobs`: by place in the prompt and id."""
+        return [None, *({str(one.id): self._scored(one, rank) for one, rank in _ranked(token)} for token in scored)]
+
+    def _scored(self, one: Scored, rank: int) -> dict[str, Any]:
+        text = self._vocabulary.token_bytes(one.id).decode("utf-8", "replace")
+        return {"logprob": _finite(one.logprob), "rank": rank, "decoded_token": text}
+
+    def _add(self, found: dict[str, list[Any]], token_id: int, logprob: float | None, top: Any) -> None:
+        found["tokens"].append(self._name(token_id))
+        found["token_logprobs"].append(logprob)
+        found["top_logprobs"].append(top)
+        found["text_offset"].append(self._offset)
+        self._advance(token_id)
+
+    def _advance(self, token_id: int) -> None:
+        if token_id not in self._hidden:
+            self._offset += len(self._decoder.decode(self._vocabulary.token_bytes(token_id)))
 
     def _by_name(self, scored: Sequence[Scored]) -> dict[str, float]:
         named: dict[str, float] = {}
@@ -65,6 +88,12 @@ class Logprobs:
         data = self._vocabulary.token_bytes(token.id)
         text = _id_name(token.id) if self._as_ids else data.decode("utf-8", "replace")
         return {"token": text, "logprob": _finite(token.logprob), "bytes": list(data)}
+
+
+def _ranked(token: attention_pb2.Token) -> list[tuple[Scored, int]]:
+    """The alternatives of a token and itself, each with its rank."""
+    ranked: list[tuple[Scored, int]] = [(other, rank) for rank, other in enumerate(token.top, 1)]
+    return ranked if any(other.id == token.id for other in token.top) else [*ranked, (token, token.rank)]
 
 
 def _id_name(token_id: int) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from services.router.gateway.continued_message import check_continued, cut_after
 from services.router.gateway.messages import plain_messages
-from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, NamedTool, TemplateOptions
+from services.router.gateway.output_schemas import ToolChoice
+from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, TemplateOptions
 from services.router.gateway.template_variables import template_variables, tool_choice_variable
 from services.router.requests.assets import ModelAssets
 from services.router.requests.context_limit import ContextLimit
@@ -25,7 +27,7 @@ async def chat_prompt(
     assets: ModelAssets,
     messages: Sequence[ChatMessage],
     options: TemplateOptions,
-    tool_choice: str | NamedTool | None = None,
+    tool_choice: ToolChoice | None = None,
 ) -> MarkedText:
     """Renders a chat to prompt text. Raises InvalidRequest."""
     if assets.templates is None:
@@ -36,15 +38,17 @@ async def chat_prompt(
         )
     tools = [] if tool_choice == "none" else [tool.as_sent for tool in options.tools or []]
     template = assets.templates.choose(tools=bool(tools))
+    continued = check_continued(messages, options)
     render = partial(
         template.render,
         plain_messages(messages),
         tools=tools,
-        add_generation_prompt=options.add_generation_prompt is not False,
+        add_generation_prompt=options.add_generation_prompt is not False and continued is None,
         **tool_choice_variable(tool_choice),
         **template_variables(options, template.variables),
     )
-    return await run_in_threadpool(render) if _is_long(messages, tools) else render()
+    prompt = await run_in_threadpool(render) if _is_long(messages, tools) else render()
+    return prompt if continued is None else cut_after(prompt, continued)
 
 
 async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: ContextLimit | None = None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 
 from caracal_proto import attention_pb2
 
@@ -28,7 +29,21 @@ def choice_seed(seed: int, choice: int) -> int:
     return int.from_bytes(digest, "little") & SEED_MASK
 
 
-def sampling_of(body: Sampled, seed: int, max_tokens: int, assets: ModelAssets) -> attention_pb2.Sampling:
+@dataclass(frozen=True, slots=True)
+class OutputRules:
+    """Rules of the output beside sampling: a grammar, the field that it comes from, and where reasoning lies."""
+
+    grammar: str = ""
+    field: str = ""
+    reasoning: attention_pb2.Reasoning | None = None
+
+
+FREE = OutputRules()
+
+
+def sampling_of(
+    body: Sampled, seed: int, max_tokens: int, assets: ModelAssets, rules: OutputRules = FREE
+) -> attention_pb2.Sampling:
     """Returns the Sampling message: what the request says, else what the model's generation_config.json says.
 
     Raises InvalidRequest for ids outside the vocabulary.
@@ -55,6 +70,12 @@ def sampling_of(body: Sampled, seed: int, max_tokens: int, assets: ModelAssets) 
         max_tokens=max_tokens,
         logprobs=wants_logprobs(body),
         top_logprobs=top_logprobs(body),
+        grammar=rules.grammar,
+        allowed_ids=_allowed_ids(body, vocab_size),
+        banned=[attention_pb2.TokenIds(ids=ids) for ids in _banned(body, assets)],
+        reasoning=rules.reasoning,
+        prompt_logprobs=prompt_logprobs(body),
+        prompt_only=max_tokens == 0,
     )
 
 
@@ -73,6 +94,13 @@ def top_logprobs(body: Sampled) -> int:
     return (body.logprobs or 0) if isinstance(body, CompletionRequest) else 0
 
 
+def prompt_logprobs(body: Sampled) -> int | None:
+    """Returns how many alternatives are wanted for every token of the prompt; None when it is not scored."""
+    if body.prompt_logprobs is None and isinstance(body, CompletionRequest) and body.echo:
+        return body.logprobs
+    return body.prompt_logprobs
+
+
 def _first(*values: float | None) -> float:
     """Returns the first value that is set."""
     return next(float(value) for value in values if value is not None)
@@ -87,6 +115,22 @@ def _stop_ids(body: Sampled, assets: ModelAssets) -> list[int]:
         )
     ends = frozenset() if body.ignore_eos else assets.eos_ids - assets.worker_eos_ids
     return sorted(ends.union(ids))
+
+
+def _allowed_ids(body: Sampled, vocab_size: int) -> list[int]:
+    ids = sorted(set(body.allowed_token_ids or []))
+    if ids and ids[-1] >= vocab_size:
+        raise InvalidRequest(
+            f"allowed_token_ids must be below {vocab_size}.", param="allowed_token_ids", code="value_out_of_range"
+        )
+    return ids
+
+
+def _banned(body: Sampled, assets: ModelAssets) -> list[list[int]]:
+    """Returns the ids of each word that is not to come: at the beginning of a text, and after a space."""
+    texts = [text for word in body.bad_words or () for text in (word, " " + word.lstrip())]
+    ids = {tuple(assets.encode(text, add_special_tokens=False)) for text in texts}
+    return [list(each) for each in sorted(ids) if each]
 
 
 def _logit_bias(body: Sampled, vocab_size: int) -> dict[int, float]:

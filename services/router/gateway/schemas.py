@@ -21,13 +21,24 @@ from pydantic import (
     model_validator,
 )
 
+from services.router.gateway.output_schemas import (
+    JsonSchema,
+    Options,
+    Pattern,
+    ResponseFormat,
+    StructuredOutputs,
+    ToolChoice,
+)
+
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_STOP_BYTES = 256
 MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 128
+MAX_BAD_WORDS = 128
 
+GUIDED = ("json", "regex", "choice", "grammar", "whitespace_pattern")
 Number = StrictFloat  # which takes integers too
 Finite = Field(allow_inf_nan=False)
 
@@ -72,6 +83,16 @@ class Sampled(Lenient):
     skip_special_tokens: StrictBool | None = None
     return_token_ids: StrictBool | None = None
     return_tokens_as_token_ids: StrictBool | None = None
+    allowed_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)] | None = None
+    bad_words: Annotated[list[Annotated[StrictStr, Field(min_length=1)]], Field(max_length=MAX_BAD_WORDS)] | None = None
+    prompt_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | StrictStr | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Options | None = None
+    guided_grammar: Pattern | None = None
+    guided_whitespace_pattern: Pattern | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
 
@@ -97,6 +118,31 @@ class Sampled(Lenient):
         if self.stream_options is not None and not self.stream:
             raise ValueError("The 'stream_options' parameter is only allowed when 'stream' is enabled")
         return self
+
+    @model_validator(mode="after")
+    def _no_scores_in_a_stream(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("'prompt_logprobs' are not available when 'stream' is enabled")
+        return self
+
+    @model_validator(mode="after")
+    def _constraints_end_by_themselves(self) -> Self:
+        constrained = self.constraint is not None or (self.response_format and self.response_format.type != "text")
+        if constrained and (self.min_tokens or self.ignore_eos):
+            field = "min_tokens" if self.min_tokens else "ignore_eos"
+            raise ValueError(f"'{field}' cannot be combined with a format: where it is complete, the answer ends")
+        return self
+
+    @property
+    def constraint(self) -> StructuredOutputs | None:
+        """structured_outputs, also in its older spelling. Raises ValueError for more than one kind."""
+        older = {name: getattr(self, f"guided_{name}") for name in GUIDED}
+        older = {name: value for name, value in older.items() if value is not None}
+        if self.structured_outputs is None:
+            return StructuredOutputs.model_validate(older) if older else None
+        if older:
+            raise ValueError("structured_outputs and guided_ fields cannot be combined")
+        return self.structured_outputs
 
     @property
     def stops(self) -> list[str]:
@@ -135,6 +181,7 @@ class ToolFunction(Lenient):
     name: Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: StrictStr | None = None
     parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
 
 
 class Tool(Lenient):
@@ -160,21 +207,13 @@ class Tool(Lenient):
         return self._as_sent
 
 
-class NamedFunction(Lenient):
-    name: StrictStr
-
-
-class NamedTool(Lenient):
-    type: Literal["function"]
-    function: NamedFunction
-
-
 class Thinking(BaseModel):
     """Whether the model shall think before it answers, in LongCat's API."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["enabled", "disabled"]
+    budget_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
 
 
 class TemplateOptions(Lenient):
@@ -182,6 +221,7 @@ class TemplateOptions(Lenient):
 
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     add_generation_prompt: StrictBool | None = None
+    continue_final_message: StrictBool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     thinking: Thinking | None = None
     enable_thinking: StrictBool | None = None
@@ -195,7 +235,12 @@ class ChatRequest(Sampled, TemplateOptions):
     max_completion_tokens: Annotated[StrictInt, number(1, 2**31 - 1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: StrictBool | None = None
+    echo: StrictBool | None = None
+    include_reasoning: StrictBool | None = None
+    thinking_token_budget: Annotated[StrictInt, Field(ge=0)] | None = None
+    thinking_budget: Annotated[StrictInt, Field(ge=0)] | None = None
+    tool_choice: ToolChoice | None = None
 
 
 Ids = list[Annotated[StrictInt, Field(ge=0)]]
@@ -205,6 +250,7 @@ class CompletionRequest(Sampled):
     """POST /v1/completions"""
 
     prompt: StrictStr | list[StrictStr] | Ids | list[Ids]
+    max_tokens: Annotated[StrictInt, number(0, 2**31 - 1)] | None = None
     logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
     echo: StrictBool | None = None
     add_special_tokens: StrictBool | None = None
@@ -216,7 +262,7 @@ class TokenizeRequest(TemplateOptions):
     model: StrictStr | None = None
     prompt: StrictStr | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     add_special_tokens: StrictBool | None = None
     return_token_strs: StrictBool | None = None
 

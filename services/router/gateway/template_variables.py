@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from services.router.gateway.schemas import NamedTool, TemplateOptions
+from pydantic import BaseModel
+
+from services.router.gateway.output_schemas import ToolChoice
+from services.router.gateway.schemas import TemplateOptions
 from services.router.requests.errors import InvalidRequest
 
 THINKING, EFFORT = "enable_thinking", "reasoning_effort"
@@ -32,11 +35,11 @@ def template_variables(options: TemplateOptions, known: Collection[str]) -> dict
     return {name: value for name, (_, value) in chosen.items()}
 
 
-def tool_choice_variable(choice: str | NamedTool | None) -> dict[str, Any]:
+def tool_choice_variable(choice: ToolChoice | None) -> dict[str, Any]:
     """Returns `tool_choice` for the template; nothing when the request has none, so that a template's default holds."""
     if choice is None:
         return {}
-    return {"tool_choice": choice.model_dump() if isinstance(choice, NamedTool) else choice}
+    return {"tool_choice": choice.model_dump() if isinstance(choice, BaseModel) else choice}
 
 
 def _set(chosen: dict[str, tuple[str, Any]], name: str, field: str, value: Any, known: Collection[str]) -> None:

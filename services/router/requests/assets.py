@@ -9,8 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from services.checkpoint.config import DEFAULT_EOS_ID
+from services.checkpoint.vocabulary import Vocabulary
 from services.router.requests.added_tokens import check_added_tokens
-from services.router.requests.detokenizer import Vocabulary
 from services.router.requests.generation_config import FILE as GENERATION_CONFIG
 from services.router.requests.generation_config import GenerationConfig, token_ids
 from services.router.requests.model_files import AssetError, read_json

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from caracal_proto import attention_pb2
 
+from services.checkpoint.vocabulary import Vocabulary
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.context_limit import ContextLimit
-from services.router.requests.detokenizer import Vocabulary
+from services.router.requests.detokenizer import decoder_of
 from services.router.requests.errors import RouterError
 from services.router.requests.generation import Generation, GenerationRequest
 from services.router.requests.lifecycle import RequestLifecycle, request_lifecycle
@@ -33,12 +34,13 @@ class TextRules:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text and tokens that came together; `finish_reason` is set on the last delta."""
+    """Text and tokens that came together; `finish_reason` is set on the last delta. `prompt`: scored tokens of it."""
 
     text: str
     tokens: Sequence[attention_pb2.Token]
     finish_reason: str | None = None
     tags: Sequence[Tag] = ()
+    prompt: Sequence[attention_pb2.Token] = ()
 
 
 class ChoiceStream:
@@ -55,7 +57,7 @@ class ChoiceStream:
         vocabulary = serving.assets.vocabulary
         skipped = vocabulary.special_ids - rules.tags.keys() if rules.skip_special_tokens else frozenset()
         self._text = TextFold(
-            vocabulary.decoder(skipped),
+            decoder_of(vocabulary, skipped),
             StopStrings(rules.stop, include=rules.include_stop),
             min_tokens=request.sampling.min_tokens,
             checked=bool(rules.stop),
@@ -112,21 +114,27 @@ class ChoiceStream:
         if self._text.hit is not None:
             self._lifecycle.generated(used)
             self.stop_reason = self._text.hit
-            return self._last(text, tokens[:used], "stop")
+            return self._last(text, tokens[:used], "stop", batch.prompt)
         if tokens:
             self._lifecycle.generated(len(tokens))
         if not batch.finish_reason:
-            return TextDelta(text.text, tokens, tags=text.tags)
+            return TextDelta(text.text, tokens, tags=text.tags, prompt=batch.prompt)
         text += self._text.finish()
         if self._text.hit is not None:
             self.stop_reason = self._text.hit
         elif batch.stop_id is not None and batch.stop_id not in self._request.eos_ids:
             self.stop_reason = batch.stop_id
-        return self._last(text, tokens, batch.finish_reason)
+        return self._last(text, tokens, batch.finish_reason, batch.prompt)
 
-    def _last(self, text: TaggedText, tokens: Sequence[attention_pb2.Token], reason: str) -> TextDelta:
+    def _last(
+        self,
+        text: TaggedText,
+        tokens: Sequence[attention_pb2.Token],
+        reason: str,
+        prompt: Sequence[attention_pb2.Token] = (),
+    ) -> TextDelta:
         self._lifecycle.finish(reason)
-        return TextDelta(text.text, tokens, reason, text.tags)
+        return TextDelta(text.text, tokens, reason, text.tags, prompt)
 
 
 class ServingContext:

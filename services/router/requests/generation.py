@@ -43,21 +43,26 @@ CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What is to be generated. `eos_ids` end the sequence unless ignored."""
+    """What is to be generated. `eos_ids` end the sequence unless ignored.
+
+    `grammar_field`: the field of the client's request that its grammar comes from.
+    """
 
     request_id: str
     prompt_ids: Sequence[int]
     sampling: attention_pb2.Sampling
     eos_ids: frozenset[int] = frozenset()
+    grammar_field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Tokens that came together; `finish_reason` (stop, length) is set on the last."""
+    """Tokens that came together; `finish_reason` (stop, length) is set on the last. `prompt`: scored tokens of it."""
 
     tokens: Sequence[attention_pb2.Token]
     finish_reason: str = ""
     stop_id: int | None = None
+    prompt: Sequence[attention_pb2.Token] = ()
 
 
 class Generation:
@@ -109,8 +114,9 @@ class Generation:
                 continue
             self._progress_at = time.monotonic()
             tokens = self.progress.accept(event.attempt, event.tokens)
-            if tokens or event.finish_reason:
-                return TokenBatch(tokens, event.finish_reason, self._stop_id(event))
+            scores = self.progress.accept_scores(event.attempt, event.prompt) if event.prompt else []
+            if tokens or scores or event.finish_reason:
+                return TokenBatch(tokens, event.finish_reason, self._stop_id(event), scores)
 
     def _stop_id(self, event: attention_pb2.GenerateEvent) -> int | None:
         """Returns the stop id when the worker sent it as the last token."""
@@ -156,6 +162,7 @@ class Generation:
             attempt=self.progress.open_attempt(),
             prompt_ids=self._request.prompt_ids,
             emitted_ids=self.progress.emitted_ids,
+            scored=self.progress.scored,
             sampling=self._request.sampling,
         )
         self._metrics.attempts.inc()
@@ -196,7 +203,8 @@ class Generation:
             detail=detail,
         )
         if code in CLIENT_FAULT:
-            raise InvalidRequest(f"The request was rejected: {detail}")
+            param = self._request.grammar_field if detail.startswith("grammar: ") else None
+            raise InvalidRequest(f"The request was rejected: {detail}", param=param or None)
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)

@@ -29,6 +29,7 @@ class GenerationProgress:
 
     attempt: int = 0
     emitted_ids: list[int] = field(default_factory=list)
+    scored: int = 0  # tokens of the prompt, from its beginning, whose log-probabilities came
     failures_in_a_row: int = 0  # of attempts, without a new token
     dropped: int = 0
 
@@ -49,6 +50,19 @@ class GenerationProgress:
                 self.dropped += 1
                 continue
             self.emitted_ids.append(token.id)
+            accepted.append(token)
+        if accepted:
+            self.failures_in_a_row = 0
+        return accepted
+
+    def accept_scores(self, attempt: int, tokens: Iterable[TokenT]) -> list[TokenT]:
+        """Returns the scored tokens of the prompt that come next in it. The first one of a prompt has no score."""
+        accepted: list[TokenT] = []
+        for token in tokens:
+            if attempt != self.attempt or token.index != max(1, self.scored):
+                self.dropped += 1
+                continue
+            self.scored = token.index + 1
             accepted.append(token)
         if accepted:
             self.failures_in_a_row = 0

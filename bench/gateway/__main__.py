@@ -1,0 +1,124 @@
+"""`python -m bench.gateway [--streams N ...] [--seconds S] [--out FILE]`: a router between fake workers and one client.
+
+The router has a core of its own; workers and client share the others. CPU is the router's, of all its threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import arguments
+from bench.gateway.slots import slot_times, write_model
+from bench.report import machine
+
+TOKENS_PER_S = 20.0  # of each stream: about as fast as people read
+STREAMS = (1, 64, 250, 500, 1000)
+A_WORKER = 64  # streams of one attention worker
+SECONDS, WARM_S = 10.0, 2.0
+OUT = Path(__file__).parents[1] / "results" / "gateway.json"
+
+
+class Program:
+    """A child that speaks in lines; pinned to cores."""
+
+    def __init__(self, module: str, *words: str, cores: Sequence[int]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        os.sched_setaffinity(self.process.pid, cores)
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError("a process of the benchmark ended early")
+        return line
+
+    def say(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
+    cores = sorted(os.sched_getaffinity(0))
+    own, others = cores[:1], cores[1:] or cores
+    programs: list[Program] = []
+    times = model / "times"
+    slot_times(times, create=True)
+    tokens = int((seconds + WARM_S + 60) * TOKENS_PER_S)
+    try:
+        worker = Program("bench.gateway.fake_worker", str(times), str(TOKENS_PER_S), str(tokens), cores=others)
+        programs.append(worker)
+        router = Program("bench.gateway.router", str(model), worker.line(), str(-(-streams // A_WORKER)), cores=own)
+        programs.append(router)
+        url = router.line()
+        client = Program("bench.gateway.client", str(times), url, str(streams), str(WARM_S), str(seconds), cores=others)
+        programs.append(client)
+        assert client.line() == "ready"
+        before, began = cpu_s(router.process.pid), time.monotonic()
+        client.say("go")
+        found = json.loads(client.line())
+        used, took = cpu_s(router.process.pid) - before, time.monotonic() - began
+    finally:
+        for program in reversed(programs):
+            program.end()
+    return {
+        "streams": streams,
+        "tokens_per_s": round(found["events"] / found["seconds"]),
+        "cpu_us_per_token": round(used / max(1, found["events"]) * 1e6, 1),
+        "core_share": round(used / took, 3),
+        "ended": found["ended"],
+        "added_ms": found["added_ms"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what a router costs a streamed token.")
+    parser.add_argument("--streams", type=arguments.number(1, 20_000), nargs="+", default=STREAMS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--out", type=arguments.file, default=OUT, help="a JSON file for the figures")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="caracal-gateway-") as name:
+        model = write_model(Path(name))
+        print(f"{'streams':>8} {'tokens/s':>9} {'us/token':>9} {'core':>6}  added ms p50, p99")
+        for streams in args.streams:
+            row = measure(model, streams, args.seconds)
+            rows.append(row)
+            added = row["added_ms"]
+            print(
+                f"{streams:>8} {row['tokens_per_s']:>9} {row['cpu_us_per_token']:>9} {row['core_share']:>6.1%}"
+                f"  {added.get('p50')}, {added.get('p99')}",
+                flush=True,
+            )
+    result = {"machine": machine(), "tokens_per_s_of_a_stream": TOKENS_PER_S, "rows": rows}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Attention workers that compute nothing: `python -m bench.gateway.fake_worker FILE TOKENS_PER_S TOKENS`.
+
+One gRPC server is all of them. Each GenerateMany call gets a step of its own rhythm: one message with a token for every
+open attempt, as an engine sends it. Prints its address; ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import uvloop
+from caracal_proto import attention_pb2, attention_pb2_grpc
+from numpy.typing import NDArray
+
+from bench.gateway.slots import FIRST_ID, SLOTS, slot_times
+
+
+class FakeWorkers(attention_pb2_grpc.AttentionServicer):
+    """`tokens_per_s` of each stream; an attempt ends after `tokens`."""
+
+    def __init__(self, times: NDArray[np.float64], tokens_per_s: float, tokens: int) -> None:
+        self._times, self._step_s, self._tokens = times, 1 / tokens_per_s, tokens
+        self._slots = itertools.count()
+
+    async def Describe(self, request: Any, context: Any) -> attention_pb2.AttentionDescription:
+        return attention_pb2.AttentionDescription(numerics_class="fake", kv_pages_total=1 << 20, page_size=64)
+
+    def ApplyTable(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Generate(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def GenerateMany(
+        self, messages: AsyncIterator[attention_pb2.AttemptMessage], context: Any
+    ) -> AsyncIterator[attention_pb2.AttemptEvents]:
+        done: dict[int, int] = {}  # tokens of each open attempt
+
+        async def read() -> None:
+            async for message in messages:
+                if message.HasField("request"):
+                    done[message.attempt_id] = 0
+                else:
+                    done.pop(message.attempt_id, None)
+
+        reading = asyncio.create_task(read())
+        await context.send_initial_metadata(())
+        due = time.monotonic() + random.random() * self._step_s
+        try:
+            while not reading.done():
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                due = max(due + self._step_s, time.monotonic())
+                if done:
+                    yield self._step(done)
+        finally:
+            reading.cancel()
+
+    def _step(self, done: dict[int, int]) -> attention_pb2.AttemptEvents:
+        slot = next(self._slots) % SLOTS
+        message = attention_pb2.AttemptEvents()
+        for attempt_id, index in list(done.items()):
+            event = message.events.add(attempt_id=attempt_id).event
+            event.attempt = 1
+            event.tokens.add(index=index, id=FIRST_ID + slot, logits_checksum=1)
+            done[attempt_id] = index + 1
+            if index + 1 == self._tokens:
+                event.finish_reason = "length"
+                del done[attempt_id]
+        self._times[slot] = time.monotonic()
+        return message
+
+
+async def serve(times: NDArray[np.float64], tokens_per_s: float, tokens: int) -> None:
+    server = grpc.aio.server()
+    attention_pb2_grpc.add_AttentionServicer_to_server(FakeWorkers(times, tokens_per_s, tokens), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(None)
+
+
+def main() -> None:
+    uvloop.run(serve(slot_times(Path(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])))
+
+
+if __name__ == "__main__":
+    main()
