@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from services.router.gateway.errors import REASONS
+from services.router.gateway.streaming import CHUNK_WRITER
 
 MAX_HEAD_BYTES = 64 << 10  # of a request; the middleware's own limits are lower, and its answers have a request id
 LOOK_S = 0.1  # between two looks at a half-closed client
@@ -43,7 +44,7 @@ class HttpConnection(h11.Connection):
     def send(self, event: Any) -> Any:
         """As h11's. A chunk of a stream is framed right here: that is a tenth of what a token costs a router."""
         if self._chunked and type(event) is h11.Data and event.data:
-            return b"%x\r\n%b\r\n" % (len(event.data), event.data)
+            return self.framed(event.data)
         data = super().send(event)
         if type(event) is h11.Response:
             self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in data.lower()
@@ -51,12 +52,38 @@ class HttpConnection(h11.Connection):
             data, self._begun = data[self._begun :], 0
         return data
 
+    def framed(self, data: bytes) -> bytes:
+        """A part of the body as it is sent: a chunk, or to HTTP/1.0 clients as it is."""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
     def receive_data(self, data: bytes) -> None:
         """As h11's, but for empty lines before a request, which old clients send after a body (RFC 9112, 2.2)."""
         if data and self.their_state is h11.IDLE and not self.trailing_data[0]:
             data = data.lstrip(b"\r\n")
         if data:
             super().receive_data(data)
+
+
+class ChunkWriter:
+    """Writes parts of a body that has begun straight to its connection: the way through ASGI costs as much again.
+
+    In a scope's extensions under CHUNK_WRITER.
+    """
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol, self._cycle = protocol, protocol.cycle
+
+    @property
+    def ready(self) -> bool:
+        """Whether the body has begun, and the client reads it."""
+        cycle = self._cycle
+        going_on = cycle.response_started and not (cycle.response_complete or cycle.disconnected)
+        return going_on and not self._protocol.flow.write_paused
+
+    def write(self, data: bytes) -> None:
+        """Sends a part of the body. A client that has gone is noticed elsewhere."""
+        if not self._protocol.transport.is_closing():
+            self._protocol.transport.write(self._protocol.conn.framed(data))
 
 
 class HttpProtocol(H11Protocol):
@@ -81,6 +108,14 @@ class HttpProtocol(H11Protocol):
         self._drops -= len(data)
         if self._drops < 0:
             self.transport.close()
+
+    def handle_events(self) -> None:
+        """As uvicorn's. The application of a new request starts later, and finds its writer then."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not None and self.cycle is not before:
+            extensions: dict[Any, Any] = self.scope.setdefault("extensions", {})
+            extensions[CHUNK_WRITER] = ChunkWriter(self)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes always
         """Whether the client, which sends no more, gets an answer: if a whole request came before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -141,16 +142,26 @@ class ChatChunks:
         choice = self._choice
         with choice.choice_stream as choice_stream:
             while choice.finish_reason is None:
+                choice_stream.divert(partial(self._pass_on, client) if client.writable else None)
                 text_delta = await choice_stream.next()
-                events = self._opening() if not self._head else b""
-                if self._detailed:
-                    self._unsent += text_delta.tokens
-                for delta in choice.parse(text_delta):
-                    events += self._event(delta)
-                if choice.finish_reason is not None:
-                    events += self._full({}, choice.finish_reason)
-                if events:
+                choice_stream.divert(None)
+                if events := self._events(text_delta):
                     await client.events(events)
+
+    def _pass_on(self, client: Client, text_delta: TextDelta) -> None:
+        if events := self._events(text_delta):
+            client.write(events)
+            if not client.writable:  # it does not read: from here on there is somebody to wait for it
+                self._choice.choice_stream.divert(None)
+
+    def _events(self, text_delta: TextDelta) -> bytes:
+        choice = self._choice
+        events = self._opening() if not self._head else b""
+        if self._detailed:
+            self._unsent += text_delta.tokens
+        for delta in choice.parse(text_delta):
+            events += self._event(delta)
+        return events if choice.finish_reason is None else events + self._full({}, choice.finish_reason)
 
     def _opening(self) -> bytes:
         self._envelope.fingerprint = self._choice.choice_stream.numerics_class

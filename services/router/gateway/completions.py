@@ -18,7 +18,7 @@ from services.router.gateway.request_body import read_model
 from services.router.gateway.response import Envelope, usage
 from services.router.gateway.schemas import CompletionRequest
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
-from services.router.requests.choice_stream import ChoiceStream, TextRules
+from services.router.requests.choice_stream import ChoiceStream, TextDelta, TextRules
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -41,6 +41,7 @@ class CompletionChoice:
         self._logprobs = Logprobs(choice_stream.vocabulary, as_ids=bool(body.return_tokens_as_token_ids), hidden=hidden)
         self._tokens: list[attention_pb2.Token] = []
         self._finish_reason: str | None = None
+        self._head, self._unsent = b"", ""
 
     async def run(self) -> None:
         """Reads everything, for an answer that is not streamed."""
@@ -54,30 +55,38 @@ class CompletionChoice:
 
     async def write(self, client: Client, envelope: Envelope, *, with_usage: bool) -> None:
         """Writes the events as the text comes in."""
-        head, text = b"", self._echo
-        tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
-        more = {"usage": None} if with_usage else {}
-        detailed = self._wants_logprobs or self._wants_ids
+        self._envelope, self._more = envelope, {"usage": None} if with_usage else {}
+        self._tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
         with self.choice_stream as choice_stream:
             while self._finish_reason is None:
+                choice_stream.divert(partial(self._pass_on, client) if client.writable else None)
                 delta = await choice_stream.next()
-                if not head:
-                    envelope.fingerprint = choice_stream.numerics_class
-                    head = envelope.head(f'{{"index":{self.index},"text":')
-                self._prompt += delta.prompt
-                if delta.prompt and not delta.tokens and not delta.finish_reason:
-                    continue  # the prompt's scores go with the first event
-                text += delta.text
-                self._tokens += delta.tokens
-                self._finish_reason = delta.finish_reason
-                if delta.finish_reason or (detailed and text):
-                    await client.events(envelope.event([self.choice(text)], **more))
-                    self._tokens = []
-                elif text:
-                    await client.events(head + orjson.dumps(text) + tail)
-                else:
-                    continue
-                text = ""
+                choice_stream.divert(None)
+                if events := self._events(delta):
+                    await client.events(events)
+
+    def _pass_on(self, client: Client, delta: TextDelta) -> None:
+        if events := self._events(delta):
+            client.write(events)
+            if not client.writable:  # it does not read: from here on there is somebody to wait for it
+                self.choice_stream.divert(None)
+
+    def _events(self, delta: TextDelta) -> bytes:
+        self._prompt += delta.prompt
+        if delta.prompt and not delta.tokens and not delta.finish_reason:
+            return b""  # the prompt's scores go with the first event
+        if not self._head:
+            self._envelope.fingerprint = self.choice_stream.numerics_class
+            self._head = self._envelope.head(f'{{"index":{self.index},"text":')
+            self._unsent = self._echo
+        text, self._unsent = self._unsent + delta.text, ""
+        self._tokens += delta.tokens
+        self._finish_reason = delta.finish_reason
+        if delta.finish_reason or (text and (self._wants_logprobs or self._wants_ids)):
+            event = self._envelope.event([self.choice(text)], **self._more)
+            self._tokens = []
+            return event
+        return self._head + orjson.dumps(text) + self._tail if text else b""
 
     def choice(self, text: str | None = None) -> dict[str, Any]:
         """Returns the choice with the tokens that were not sent yet."""

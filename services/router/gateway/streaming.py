@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -16,6 +16,8 @@ from services.router.gateway.errors import INTERNAL_ERROR, error_headers
 from services.router.requests.errors import RouterError
 
 log = structlog.get_logger(__name__)
+
+CHUNK_WRITER = "caracal.chunk_writer"  # in the extensions of a scope
 
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,14 +30,35 @@ PING_S = 10.0
 TRANSFER_TIMEOUT_S = 30.0
 
 
+class ChunkWriter(Protocol):
+    """What the server offers in a scope's extensions: parts of a body without ASGI."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+
 class Client:
     """The client of one response. Nothing is sent before the first data, so an early error has its own status."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, writer: ChunkWriter | None = None) -> None:
+        """`writer`: a shorter way for events once the first were sent; None if the server has none."""
+        self._send, self._writer = send, writer
         self.started = False
         self.wrote_at = time.monotonic()
         self.blocked_since: float | None = None  # set while a write waits for the client to read
+
+    @property
+    def writable(self) -> bool:
+        """Whether `write` may be called: the response has begun, and the client reads it."""
+        return self._writer is not None and self.started and self._writer.ready
+
+    def write(self, data: bytes) -> None:
+        """Sends complete events at once."""
+        assert self._writer is not None
+        self.wrote_at = time.monotonic()
+        self._writer.write(data)
 
     async def events(self, data: bytes) -> None:
         """Sends complete server-sent events."""
@@ -80,7 +103,7 @@ class GenerationResponse(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = Client(send)
+        client = Client(send, scope.get("extensions", {}).get(CHUNK_WRITER))
         watchers: list[Coroutine[Any, Any, None]] = [until_disconnect(receive)]
         if self._stream:
             watchers.append(keep_awake(client))

@@ -37,22 +37,33 @@ class Attempt:
         self.span: Span | None = None  # set where the attempt is traced
         self.last_event_at = time.monotonic()
         self.abandoned = self.expired = self.complete = False
+        self.direct: Callable[[attention_pb2.GenerateEvent], bool] | None = None  # takes an event before any reader
         self._cancel = cancel
-        self._events: asyncio.Queue[attention_pb2.GenerateEvent | AttemptFailed | None] = asyncio.Queue()
+        self._events: asyncio.Queue[attention_pb2.GenerateEvent | Exception | None] = asyncio.Queue()
 
     async def read(self) -> attention_pb2.GenerateEvent | None:
-        """Returns the next event; None after the last, and at once after `abandon`. Raises AttemptFailed."""
+        """Returns the next event; None after the last, and at once after `abandon`.
+
+        Raises AttemptFailed, and what `direct` raised.
+        """
         event = await self._events.get()
         self.last_event_at = time.monotonic()
         if self.abandoned:
             return None
-        if isinstance(event, AttemptFailed):
+        if isinstance(event, Exception):
             raise event
         return event
 
     def arrive(self, event: attention_pb2.GenerateEvent) -> None:
         """Takes an event from the worker."""
         self.last_event_at = time.monotonic()
+        if self.direct is not None and not event.finish_reason and self._events.empty():
+            try:
+                if self.direct(event):
+                    return
+            except Exception as error:  # noqa: BLE001 - of one request: the others on this stream go on
+                self._events.put_nowait(error)
+                return
         self._events.put_nowait(event)
         if event.finish_reason:
             self.complete = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -63,6 +63,7 @@ class ChoiceStream:
             checked=bool(rules.stop),
             tags=rules.tags,
         )
+        self._diverted: Callable[[TextDelta], None] | None = None
         self.stop_reason: str | int | None = None
         self.reasoning_tokens = 0  # counted by the reader that separates reasoning from content
 
@@ -103,6 +104,21 @@ class ChoiceStream:
     def abort(self, error: RouterError) -> None:
         """Ends the stream from outside with an error."""
         self._generation.abort(error)
+
+    def divert(self, take: Callable[[TextDelta], None] | None) -> None:
+        """Gives the next deltas to `take` as they arrive, until it is None, instead of to `next`.
+
+        The last one still comes from there, and all of a request with stop strings, which end it.
+        """
+        self._diverted = take
+        if not self._rules.stop:
+            self._generation.divert(self._take if take else None)
+
+    def _take(self, tokens: Sequence[attention_pb2.Token]) -> None:
+        text, _ = self._text.push([token.id for token in tokens])
+        self._lifecycle.generated(len(tokens))
+        assert self._diverted is not None
+        self._diverted(TextDelta(text.text, tokens, tags=text.tags))
 
     async def next(self) -> TextDelta:
         """Returns the next delta. Raises RouterError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -80,6 +80,7 @@ class Generation:
         self._progress_at = time.monotonic()
         self.progress = GenerationProgress()
         self.numerics_class: str | None = None
+        self._take: Callable[[Sequence[attention_pb2.Token]], None] | None = None
 
     def __enter__(self) -> Generation:
         return self
@@ -93,6 +94,13 @@ class Generation:
         self._abort = error
         if self._attempt is not None:
             self._attempt.abandon()
+
+    def divert(self, take: Callable[[Sequence[attention_pb2.Token]], None] | None) -> None:
+        """Gives the next tokens to `take` as they arrive, until it is None, instead of to `next_tokens`.
+
+        What is more than tokens, such as the end, still comes from there. Waking a reader costs more than a token.
+        """
+        self._take = take
 
     async def next_tokens(self) -> TokenBatch:
         """Returns the next tokens. Raises RouterError when the generation cannot go on."""
@@ -117,6 +125,14 @@ class Generation:
             scores = self.progress.accept_scores(event.attempt, event.prompt) if event.prompt else []
             if tokens or scores or event.finish_reason:
                 return TokenBatch(tokens, event.finish_reason, self._stop_id(event), scores)
+
+    def _direct(self, event: attention_pb2.GenerateEvent) -> bool:
+        if self._take is None or self._abort is not None or event.prompt or not event.tokens:
+            return False
+        self._progress_at = time.monotonic()
+        if tokens := self.progress.accept(event.attempt, event.tokens):
+            self._take(tokens)
+        return True
 
     def _stop_id(self, event: attention_pb2.GenerateEvent) -> int | None:
         """Returns the stop id when the worker sent it as the last token."""
@@ -171,7 +187,7 @@ class Generation:
         self.numerics_class = worker.numerics_class
         span = start_attempt(worker, message)
         attempt = stream.begin(worker, message)
-        attempt.span = span
+        attempt.span, attempt.direct = span, self._direct
         self._workers.attempts.add(attempt)
         self._workers.open_on[worker.worker_id] += 1
         return attempt
