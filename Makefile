@@ -139,3 +139,9 @@ $(VENV)/.helm: $(VENV)/.dev
 	@echo "==> helm in $(VENV)/bin"
 	@$(call quietly,$(BIN)/python -m k8s.tools.install_helm)
 	@touch $@
+
+# promtool, which tests the chart's alerts. Without it their tests are skipped, except in .ci/run.
+$(VENV)/.promtool: $(VENV)/.dev
+	@echo "==> promtool in $(VENV)/bin"
+	@$(call quietly,$(BIN)/python -m k8s.tools.install_promtool)
+	@touch $@

@@ -31,6 +31,22 @@
 - {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
 - {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
 - {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
+{{- include "caracal.env.tracing" .root }}
+{{- end }}
+
+{{/* OpenTelemetry's own variables; none of them, and tracing is off. */}}
+{{- define "caracal.env.tracing" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+{{- $attributes := list "k8s.pod.name=$(POD_NAME)" (printf "k8s.namespace.name=%s" $.Release.Namespace) }}
+{{- range $name, $value := .resourceAttributes }}{{ $attributes = append $attributes (printf "%s=%s" $name $value) }}{{ end }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol }}}
+- {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .samplerRatio | quote }}}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: {{ join "," $attributes | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Variables of both kinds of worker, which listen on the pod's address only. */}}

@@ -126,6 +126,12 @@ spec:
 {{- toJson $ports }}
 {{- end }}
 
+{{/* Port of the collector of traces. */}}
+{{- define "caracal.collectorPort" -}}
+{{- $url := urlParse .Values.tracing.endpoint }}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "443" "80" (eq $url.scheme "https")) }}
+{{- end }}
+
 {{/* Port of the external Redis: externalRedis.port, else the URL's, else 6379. */}}
 {{- define "caracal.externalRedisPort" -}}
 {{- $redis := .Values.externalRedis }}

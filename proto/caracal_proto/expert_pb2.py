@@ -26,7 +26,7 @@ from caracal_proto import placement_pb2 as caracal__proto_dot_placement__pb2
 from caracal_proto import tensor_pb2 as caracal__proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61racal_proto/expert.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/placement.proto\x1a\x1a\x63\x61racal_proto/tensor.proto\"\xeb\x01\n\nExpertCall\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05layer\x18\x04 \x01(\r\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x08 \x01(\x07\x12\x1a\n\x01x\x18\t \x01(\x0b\x32\x0f.caracal.Tensor\x12\x0b\n\x03row\x18\n \x01(\x0c\x12\x0e\n\x06\x65xpert\x18\x0b \x01(\x0c\x12\x11\n\tp2p_group\x18\x0c \x01(\x06\x12\x11\n\tunchecked\x18\r \x01(\x08\"\xa6\x02\n\x0b\x45xpertReply\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.caracal.ExpertReply.Status\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x07\x12\x1a\n\x01y\x18\x07 \x01(\x0b\x32\x0f.caracal.Tensor\x12\x10\n\x08over_p2p\x18\x08 \x01(\x08\x12\x11\n\tunchecked\x18\t \x01(\x08\"[\n\x06Status\x12\x06\n\x02OK\x10\x00\x12\x0e\n\nNOT_LOADED\x10\x01\x12\x0f\n\x0bSTALE_EPOCH\x10\x02\x12\x0b\n\x07INVALID\x10\x03\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x04\"\x04\x08\x05\x10\x05\"a\n\x0eRendezvousItem\x12\r\n\x05group\x18\x01 \x01(\x06\x12\x11\n\tmax_bytes\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x08\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x0c\"\r\n\x0bOpenRequest\"\x85\x01\n\tOpenReply\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x11\n\tunix_name\x18\x05 \x01(\t\x12\x10\n\x08max_rows\x18\x06 \x01(\r\x12\x17\n\x0fmax_assignments\x18\x07 \x01(\r\"\x17\n\x15\x45xpertDescribeRequest\"\xaf\x01\n\x11\x45xpertDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x16\n\x0enumerics_class\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08progress\x18\x06 \x01(\x04\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12%\n\x06loaded\x18\x08 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x05\x10\x06\"M\n\x0ePrepareRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12&\n\x07\x65xperts\x18\x03 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x02\x10\x03\"%\n\x0cPrepareReply\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02\".\n\rCommitRequest\x12\x1d\n\x05table\x18\x01 \x01(\x0b\x32\x0e.caracal.Table\",\n\x0b\x43ommitReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06loaded\x18\x02 \x01(\r\"\r\n\x0bLoadRequest\"j\n\tLoadReply\x12\"\n\x06layers\x18\x01 \x03(\x0b\x32\x12.caracal.LayerLoad\x12\x10\n\x08window_s\x18\x02 \x01(\x02\x12\x0c\n\x04\x62usy\x18\x03 \x01(\x02\x12\x19\n\x11\x61ssignments_per_s\x18\x04 \x01(\x02\":\n\tLayerLoad\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x01(\x0c\x12\r\n\x05rates\x18\x03 \x01(\x0c\x32\xa5\x03\n\x06\x45xpert\x12\x46\n\x08\x44\x65scribe\x12\x1e.caracal.ExpertDescribeRequest\x1a\x1a.caracal.ExpertDescription\x12\x38\n\x07Session\x12\x13.caracal.ExpertCall\x1a\x14.caracal.ExpertReply(\x01\x30\x01\x12\x42\n\nRendezvous\x12\x17.caracal.RendezvousItem\x1a\x17.caracal.RendezvousItem(\x01\x30\x01\x12\x30\n\x04Open\x12\x14.caracal.OpenRequest\x1a\x12.caracal.OpenReply\x12\x39\n\x07Prepare\x12\x17.caracal.PrepareRequest\x1a\x15.caracal.PrepareReply\x12\x36\n\x06\x43ommit\x12\x16.caracal.CommitRequest\x1a\x14.caracal.CommitReply\x12\x30\n\x04Load\x12\x14.caracal.LoadRequest\x1a\x12.caracal.LoadReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61racal_proto/expert.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/placement.proto\x1a\x1a\x63\x61racal_proto/tensor.proto\"\x80\x02\n\nExpertCall\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05layer\x18\x04 \x01(\r\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x08 \x01(\x07\x12\x1a\n\x01x\x18\t \x01(\x0b\x32\x0f.caracal.Tensor\x12\x0b\n\x03row\x18\n \x01(\x0c\x12\x0e\n\x06\x65xpert\x18\x0b \x01(\x0c\x12\x11\n\tp2p_group\x18\x0c \x01(\x06\x12\x11\n\tunchecked\x18\r \x01(\x08\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\"\xa6\x02\n\x0b\x45xpertReply\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.caracal.ExpertReply.Status\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x07\x12\x1a\n\x01y\x18\x07 \x01(\x0b\x32\x0f.caracal.Tensor\x12\x10\n\x08over_p2p\x18\x08 \x01(\x08\x12\x11\n\tunchecked\x18\t \x01(\x08\"[\n\x06Status\x12\x06\n\x02OK\x10\x00\x12\x0e\n\nNOT_LOADED\x10\x01\x12\x0f\n\x0bSTALE_EPOCH\x10\x02\x12\x0b\n\x07INVALID\x10\x03\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x04\"\x04\x08\x05\x10\x05\"a\n\x0eRendezvousItem\x12\r\n\x05group\x18\x01 \x01(\x06\x12\x11\n\tmax_bytes\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x08\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x0c\"\r\n\x0bOpenRequest\"\x85\x01\n\tOpenReply\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x11\n\tunix_name\x18\x05 \x01(\t\x12\x10\n\x08max_rows\x18\x06 \x01(\r\x12\x17\n\x0fmax_assignments\x18\x07 \x01(\r\"\x17\n\x15\x45xpertDescribeRequest\"\xaf\x01\n\x11\x45xpertDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x16\n\x0enumerics_class\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08progress\x18\x06 \x01(\x04\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12%\n\x06loaded\x18\x08 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x05\x10\x06\"M\n\x0ePrepareRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12&\n\x07\x65xperts\x18\x03 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x02\x10\x03\"%\n\x0cPrepareReply\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02\".\n\rCommitRequest\x12\x1d\n\x05table\x18\x01 \x01(\x0b\x32\x0e.caracal.Table\",\n\x0b\x43ommitReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06loaded\x18\x02 \x01(\r\"\r\n\x0bLoadRequest\"j\n\tLoadReply\x12\"\n\x06layers\x18\x01 \x03(\x0b\x32\x12.caracal.LayerLoad\x12\x10\n\x08window_s\x18\x02 \x01(\x02\x12\x0c\n\x04\x62usy\x18\x03 \x01(\x02\x12\x19\n\x11\x61ssignments_per_s\x18\x04 \x01(\x02\":\n\tLayerLoad\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x01(\x0c\x12\r\n\x05rates\x18\x03 \x01(\x0c\x32\xa5\x03\n\x06\x45xpert\x12\x46\n\x08\x44\x65scribe\x12\x1e.caracal.ExpertDescribeRequest\x1a\x1a.caracal.ExpertDescription\x12\x38\n\x07Session\x12\x13.caracal.ExpertCall\x1a\x14.caracal.ExpertReply(\x01\x30\x01\x12\x42\n\nRendezvous\x12\x17.caracal.RendezvousItem\x1a\x17.caracal.RendezvousItem(\x01\x30\x01\x12\x30\n\x04Open\x12\x14.caracal.OpenRequest\x1a\x12.caracal.OpenReply\x12\x39\n\x07Prepare\x12\x17.caracal.PrepareRequest\x1a\x15.caracal.PrepareReply\x12\x36\n\x06\x43ommit\x12\x16.caracal.CommitRequest\x1a\x14.caracal.CommitReply\x12\x30\n\x04Load\x12\x14.caracal.LoadRequest\x1a\x12.caracal.LoadReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caracal_proto.expert_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPERTCALL']._serialized_start=99
-  _globals['_EXPERTCALL']._serialized_end=334
-  _globals['_EXPERTREPLY']._serialized_start=337
-  _globals['_EXPERTREPLY']._serialized_end=631
-  _globals['_EXPERTREPLY_STATUS']._serialized_start=540
-  _globals['_EXPERTREPLY_STATUS']._serialized_end=631
-  _globals['_RENDEZVOUSITEM']._serialized_start=633
-  _globals['_RENDEZVOUSITEM']._serialized_end=730
-  _globals['_OPENREQUEST']._serialized_start=732
-  _globals['_OPENREQUEST']._serialized_end=745
-  _globals['_OPENREPLY']._serialized_start=748
-  _globals['_OPENREPLY']._serialized_end=881
-  _globals['_EXPERTDESCRIBEREQUEST']._serialized_start=883
-  _globals['_EXPERTDESCRIBEREQUEST']._serialized_end=906
-  _globals['_EXPERTDESCRIPTION']._serialized_start=909
-  _globals['_EXPERTDESCRIPTION']._serialized_end=1084
-  _globals['_PREPAREREQUEST']._serialized_start=1086
-  _globals['_PREPAREREQUEST']._serialized_end=1163
-  _globals['_PREPAREREPLY']._serialized_start=1165
-  _globals['_PREPAREREPLY']._serialized_end=1202
-  _globals['_COMMITREQUEST']._serialized_start=1204
-  _globals['_COMMITREQUEST']._serialized_end=1250
-  _globals['_COMMITREPLY']._serialized_start=1252
-  _globals['_COMMITREPLY']._serialized_end=1296
-  _globals['_LOADREQUEST']._serialized_start=1298
-  _globals['_LOADREQUEST']._serialized_end=1311
-  _globals['_LOADREPLY']._serialized_start=1313
-  _globals['_LOADREPLY']._serialized_end=1419
-  _globals['_LAYERLOAD']._serialized_start=1421
-  _globals['_LAYERLOAD']._serialized_end=1479
-  _globals['_EXPERT']._serialized_start=1482
-  _globals['_EXPERT']._serialized_end=1903
+  _globals['_EXPERTCALL']._serialized_end=355
+  _globals['_EXPERTREPLY']._serialized_start=358
+  _globals['_EXPERTREPLY']._serialized_end=652
+  _globals['_EXPERTREPLY_STATUS']._serialized_start=561
+  _globals['_EXPERTREPLY_STATUS']._serialized_end=652
+  _globals['_RENDEZVOUSITEM']._serialized_start=654
+  _globals['_RENDEZVOUSITEM']._serialized_end=751
+  _globals['_OPENREQUEST']._serialized_start=753
+  _globals['_OPENREQUEST']._serialized_end=766
+  _globals['_OPENREPLY']._serialized_start=769
+  _globals['_OPENREPLY']._serialized_end=902
+  _globals['_EXPERTDESCRIBEREQUEST']._serialized_start=904
+  _globals['_EXPERTDESCRIBEREQUEST']._serialized_end=927
+  _globals['_EXPERTDESCRIPTION']._serialized_start=930
+  _globals['_EXPERTDESCRIPTION']._serialized_end=1105
+  _globals['_PREPAREREQUEST']._serialized_start=1107
+  _globals['_PREPAREREQUEST']._serialized_end=1184
+  _globals['_PREPAREREPLY']._serialized_start=1186
+  _globals['_PREPAREREPLY']._serialized_end=1223
+  _globals['_COMMITREQUEST']._serialized_start=1225
+  _globals['_COMMITREQUEST']._serialized_end=1271
+  _globals['_COMMITREPLY']._serialized_start=1273
+  _globals['_COMMITREPLY']._serialized_end=1317
+  _globals['_LOADREQUEST']._serialized_start=1319
+  _globals['_LOADREQUEST']._serialized_end=1332
+  _globals['_LOADREPLY']._serialized_start=1334
+  _globals['_LOADREPLY']._serialized_end=1440
+  _globals['_LAYERLOAD']._serialized_start=1442
+  _globals['_LAYERLOAD']._serialized_end=1500
+  _globals['_EXPERT']._serialized_start=1503
+  _globals['_EXPERT']._serialized_end=1924
 # @@protoc_insertion_point(module_scope)

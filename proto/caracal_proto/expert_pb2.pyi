@@ -40,6 +40,7 @@ class ExpertCall(_message.Message):
     EXPERT_FIELD_NUMBER: _builtins.int
     P2P_GROUP_FIELD_NUMBER: _builtins.int
     UNCHECKED_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     call: _builtins.int
     """unique in the session; the reply repeats it"""
@@ -62,6 +63,8 @@ class ExpertCall(_message.Message):
     """= session: the payload was sent over its P2P group, x has no data; 0: it is in x.data"""
     unchecked: _builtins.bool
     """the payload never left device memory: no checksum"""
+    traceparent: _builtins.str
+    """W3C trace context of the layer's dispatch; empty when it is not traced"""
     @_builtins.property
     def x(self) -> _tensor_pb2.Tensor:
         """[R, D]: the model's dtype, or FLOAT8_E4M3 with fp32 scales [R, D / 128] after it"""
@@ -82,10 +85,11 @@ class ExpertCall(_message.Message):
         expert: _builtins.bytes = ...,
         p2p_group: _builtins.int = ...,
         unchecked: _builtins.bool = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["x", b"x"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "expert", b"expert", "layer", b"layer", "p2p_group", b"p2p_group", "row", b"row", "rows", b"rows", "session", b"session", "step", b"step", "unchecked", b"unchecked", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "checksum", b"checksum", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "expert", b"expert", "layer", b"layer", "p2p_group", b"p2p_group", "row", b"row", "rows", b"rows", "session", b"session", "step", b"step", "traceparent", b"traceparent", "unchecked", b"unchecked", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from services.attention_worker.tensor_parallel.followers import Followers, RankL
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
 from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.errors import CheckpointError
+from services.process import tracing
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
@@ -41,6 +42,7 @@ def main() -> None:
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", settings.identity, settings.log_level)
+        tracing.configure("attention", settings.identity)
         raise_open_files()
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
@@ -54,6 +56,8 @@ def main() -> None:
             asyncio.run(serve(settings, loaded, followers))
     except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:
         exit_with_error(str(error))
+    finally:
+        tracing.shutdown()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -17,6 +18,7 @@ from services.attention_worker.engine.sequence import Emit, Ending, Request, Tok
 from services.attention_worker.engine.token_rules import Grammar, NothingAllowed, TokenRules
 from services.attention_worker.grammars import BadGrammar, GrammarCompiler
 from services.attention_worker.request_validation import BadRequest, parse
+from services.attention_worker.sequence_span import begin_sequence
 
 _CODES = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
@@ -57,6 +59,9 @@ class Attempts:
         except CannotFit as error:
             raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, error) from None
         key = next(self._keys)
+        trace = begin_sequence(request, asked)
+        if trace is not None:
+            asked, emit = replace(asked, trace=trace), trace.watching(emit)
 
         def emit_here(tokens: list[TokenOut], ending: Ending | None) -> None:
             if ending is not None:
@@ -71,6 +76,8 @@ class Attempts:
                 self._running[key] = self._engine.submit(asked, emit_here, _rules(asked))
             except EngineStopped as error:
                 del self._running[key]
+                if trace is not None:
+                    trace.end(Ending("unavailable", message=str(error)))
                 raise Rejected(grpc.StatusCode.UNAVAILABLE, error) from None
         return key
 
@@ -90,6 +97,8 @@ class Attempts:
 
     def _compiled(self, key: int, asked: Request, emit: Emit, ready: Future[TokenRules | None]) -> None:
         if key not in self._running:  # cancelled
+            if asked.trace is not None:
+                asked.trace.end(Ending("cancelled"))
             return
         try:
             if self.draining:

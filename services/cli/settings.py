@@ -12,6 +12,7 @@ from rich.table import Table
 from services.attention_worker.settings import AttentionSettings
 from services.expert_worker.settings import ExpertSettings
 from services.process.settings import Rule, ServiceSettings, Settings, WorkerSettings, rule_of
+from services.process.tracing_variables import DOCUMENTED
 from services.router.settings import RouterSettings
 
 GROUPS: tuple[tuple[str, type[Settings]], ...] = (
@@ -30,6 +31,7 @@ OTHERS = (
     ),
     ("CARACAL_URL", "", "the gateway that `caracal` commands talk to; empty = the cluster running on this machine"),
 )
+FURTHER = (("Others", OTHERS), ("Traces: OpenTelemetry's own variables, of all roles", DOCUMENTED))
 INTRO = """# Settings
 
 Made by `caracal settings --markdown`; a test compares it with the code. Each is an environment variable; an empty one
@@ -54,11 +56,15 @@ def rows(settings: type[Settings]) -> list[tuple[str, str, str]]:
     ]
 
 
+def groups() -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """All variables, by titles."""
+    return [(title, rows(settings)) for title, settings in GROUPS] + [(title, list(rest)) for title, rest in FURTHER]
+
+
 def markdown() -> str:
     """Returns the text of docs/settings.md."""
-    groups = [(title, rows(settings)) for title, settings in GROUPS] + [("Others", list(OTHERS))]
     parts = [INTRO]
-    for title, entries in groups:
+    for title, entries in groups():
         parts.append(f"\n## {title}\n\n| variable | default | meaning |\n|---|---|---|\n")
         parts += [f"| `{name}` | {f'`{default}`' if default else ''} | {text} |\n" for name, default, text in entries]
     return "".join(parts)
@@ -67,7 +73,7 @@ def markdown() -> str:
 def show() -> None:
     """Prints the same as tables."""
     console = Console()
-    for title, entries in [(title, rows(settings)) for title, settings in GROUPS] + [("Others", list(OTHERS))]:
+    for title, entries in groups():
         table = Table("variable", "default", "meaning", title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for entry in entries:
             table.add_row(*entry)

@@ -12,6 +12,7 @@ from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.settings import ExpertSettings
 from services.expert_worker.worker import ExpertWorker
+from services.process import tracing
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
@@ -40,6 +41,7 @@ def main() -> None:
     try:
         settings = ExpertSettings.from_env()
         configure_logging("expert", settings.identity, settings.log_level)
+        tracing.configure("expert", settings.identity)
         raise_open_files()
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
@@ -47,7 +49,10 @@ def main() -> None:
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))
     keep_what_is_made()
-    asyncio.run(serve(settings, checkpoint))
+    try:
+        asyncio.run(serve(settings, checkpoint))
+    finally:
+        tracing.shutdown()
 
 
 if __name__ == "__main__":

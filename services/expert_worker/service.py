@@ -18,6 +18,7 @@ from caracal_proto.placements import PlacementError, pack_experts, unpack_expert
 from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, Expected, parse
+from services.expert_worker.call_span import with_span
 from services.expert_worker.experts import NotLoadedError
 from services.expert_worker.load import ExpertLoad
 from services.expert_worker.native_server import NativeServer, TooManySessions
@@ -107,7 +108,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
                 if not first_seen:
                     first_seen = True
                     self._sessions.first_call_seen(context)
-                reply = self._reply(call, payloads)
+                reply = with_span(call, partial(self._reply, call, payloads))
                 self.answered += 1
                 self.rejected += reply.status != Reply.OK
                 self.over_p2p += call.p2p_group != 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import sys
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from services.process.addresses import resolved
+from services.process.exposition import metrics_page
+from services.process.tracing import add_trace_ids
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -36,6 +39,7 @@ def configure_logging(role: str, worker_id: str = "", level: str = "INFO") -> No
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", key="ts"),
         add_identity,
+        add_trace_ids,
     ]
     terminal = sys.stderr.isatty()
     render: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
@@ -68,11 +72,15 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: 
 
     `not_ready` returns why the process is not ready, empty when it is. Raises OSError when the port is taken.
     """
-    metrics = make_wsgi_app(registry)
 
     def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] != "/ready":
-            return metrics(environ, start_response)  # type: ignore[no-any-return]
+            page, content_type = metrics_page(registry, environ.get("HTTP_ACCEPT", ""))
+            headers = [("Content-Type", content_type)]
+            if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+                headers, page = [*headers, ("Content-Encoding", "gzip")], gzip.compress(page, 1)
+            start_response("200 OK", headers)
+            return [page]
         reason = not_ready()
         start_response("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "application/json")])
         body = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}

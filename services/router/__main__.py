@@ -18,6 +18,7 @@ from services.checkpoint.errors import CheckpointError
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process import tracing
 from services.process.addresses import authority
 from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
@@ -132,6 +133,7 @@ def main() -> None:
     try:
         settings = RouterSettings.from_env()
         configure_logging("router", settings.identity, settings.log_level)
+        tracing.configure("router", settings.identity)
         raise_open_files()
         config, quantization = read_config(settings.model / "config.json")
         assets = ModelAssets.load(
@@ -145,7 +147,10 @@ def main() -> None:
         log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
     sys.setswitchinterval(GIL_SWITCH_S)
     keep_what_is_made()
-    uvloop.run(serve(settings, assets, config, expert_bytes(config, quantization)))
+    try:
+        uvloop.run(serve(settings, assets, config, expert_bytes(config, quantization)))
+    finally:
+        tracing.shutdown()
 
 
 if __name__ == "__main__":

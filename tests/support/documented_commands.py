@@ -63,6 +63,7 @@ ELSEWHERE = {
     "make e2e-k8s": ".ci/run calls it where CARACAL_K8S_LAB names a cluster",
     "make .venv/.bench": "compiles llama.cpp for five minutes; `make bench` calls it",
     "make .venv/.dev": "every other target calls it",
+    "make .venv/.promtool": ".ci/run calls it; it needs a Debian with apt's lists",
     "make PYTHON=": "the interpreter of the next machine",
     "caracal up --device cuda": "needs a GPU",
     "caracal status --context": "tests/cluster/test_kube.py against an API server, k8s/e2e on a cluster",

@@ -30,6 +30,7 @@ from services.attention_worker.engine.sampler import NonFiniteLogits, Sampled, s
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.engine.step_cost import Work
+from services.attention_worker.engine.step_span import step_span
 from services.attention_worker.engine.token_rules import NothingAllowed, TokenRules
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
@@ -172,7 +173,8 @@ class Engine:
         deliveries = self._receive()
         chunks = self.scheduler.schedule()
         if chunks:
-            deliveries += self._run(chunks)
+            with step_span(self.counters.steps + 1, chunks):
+                deliveries += self._run(chunks)
         if deliveries:
             self._deliver(deliveries)
         return bool(chunks)
@@ -244,7 +246,8 @@ class Engine:
 
     def _fail(self, chunks: list[Chunk], error: Exception) -> list[Delivery]:
         self.counters.failed_steps += 1
-        log.error("a step failed", sequences=len(chunks), exc_info=error)
+        requests = [chunk.sequence.request.request_id for chunk in chunks]
+        log.error("a step failed", sequences=len(chunks), requests=requests, exc_info=error)
         reason: Literal["unavailable", "failed"] = "unavailable" if isinstance(error, WorkerUnavailable) else "failed"
         return [self._end(chunk.sequence, [], Ending(reason, message=str(error))) for chunk in chunks]
 

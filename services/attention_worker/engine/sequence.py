@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 from services.attention_worker.engine.token_rules import Reasoning, TokenRules
 
@@ -48,6 +51,21 @@ class Sampling:
         return self.penalised or bool(self.logit_bias) or self.min_tokens > 0
 
 
+class SequenceTrace(Protocol):
+    """What the engine says of a traced sequence, and where spans of its steps belong."""
+
+    @property
+    def span(self) -> Span: ...
+
+    def scheduled(self) -> bool:
+        """Notes that the sequence is part of a step; returns whether this step is one to have a span."""
+        ...
+
+    def end(self, ending: Ending) -> None:
+        """Ends the spans of a sequence whose receiver gets no ending."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One attempt at a generation. `emitted_ids` were delivered by earlier attempts and are replayed as context."""
@@ -57,6 +75,7 @@ class Request:
     emitted_ids: tuple[int, ...] = ()
     scored: int = 0  # tokens of the prompt whose scores earlier attempts delivered
     sampling: Sampling = Sampling()
+    trace: SequenceTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)

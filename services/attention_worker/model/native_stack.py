@@ -17,6 +17,7 @@ from caracal_kernels import GateWeights, MlaWeights, is_compiled
 from torch import Tensor
 
 from services.attention_worker.model.interfaces import DispatcherLike, ExchangeLike, ExchangingDispatcher
+from services.attention_worker.model.layers_span import layers_span
 from services.attention_worker.model.step import Step
 from services.transport.native_extension import SOURCES as TRANSPORT_SOURCES
 from services.transport.native_extension import why_unavailable
@@ -100,19 +101,21 @@ class NativeStack:
         exchange = dispatcher.exchange(tokens, self._dtype) if isinstance(dispatcher, ExchangingDispatcher) else None
         if exchange is None:
             return at
-        outcome = self._stack.run(
-            at.layer,
-            at.x_TD,
-            step.number,
-            step.ids_T,
-            step.positions_T,
-            step.seq_T,
-            step.slot_mapping_T,
-            step.page_table_SX,
-            step.sample_rows_B,
-            caches,
-            self._routes_of(exchange),
-        )
+        routes = self._routes_of(exchange)
+        with layers_span(at.layer, exchange.seconds_LN):
+            outcome = self._stack.run(
+                at.layer,
+                at.x_TD,
+                step.number,
+                step.ids_T,
+                step.positions_T,
+                step.seq_T,
+                step.slot_mapping_T,
+                step.page_table_SX,
+                step.sample_rows_B,
+                caches,
+                routes,
+            )
         exchange.count_calls(outcome.messages)
         reached, x_TD = outcome.reached, outcome.x
         if outcome.interrupted is not None:

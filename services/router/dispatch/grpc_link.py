@@ -168,6 +168,7 @@ class Session:
             x=tensor_pb2.Tensor(shape=request.x_RD.shape, dtype=dtype_name(dispatch_dtype)),
             row=raw_bytes(request.row_A),
             expert=raw_bytes(request.expert_A),
+            traceparent=request.traceparent,
         )
 
     def _attach(self, message: expert_pb2.ExpertCall, payload_N: Tensor) -> object:

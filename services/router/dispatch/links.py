@@ -31,6 +31,7 @@ class ExpertRequest:
     x_RD: Tensor  # contiguous, the model's dtype, on its device
     row_A: Tensor  # int32, indices into x_RD, on the CPU
     expert_A: Tensor  # int32, on the CPU
+    traceparent: str = ""  # of the layer's span, if it has one
 
 
 class ExpertOutput(NamedTuple):

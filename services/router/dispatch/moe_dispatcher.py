@@ -13,6 +13,7 @@ from caracal_proto import placement_pb2
 from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
+from services.router.dispatch.dispatch_span import dispatch_span
 from services.router.dispatch.expert_workers import ExpertWorkerPool, nothing
 from services.router.dispatch.links import Connect
 from services.router.dispatch.moe_handle import MoEHandle, Timeouts
@@ -90,8 +91,13 @@ class MoEDispatcher:
         (ids_TK, weights_TK, zero_T), plan = routed[:3], routed[3:]
         if self._drops_zero:
             zero_T = zero_T.new_zeros(len(zero_T))
-        batch = RoutedBatch(layer, step.number, config.num_ffn, step.positions_T, h_TD, ids_TK, weights_TK, zero_T)
+        span = dispatch_span(layer)
+        batch = RoutedBatch(
+            layer, step.number, config.num_ffn, step.positions_T, h_TD, ids_TK, weights_TK, zero_T, span
+        )
         sent = send(self._pool, table, replicas, batch, plan, self._timeouts.call_s)
+        if span is not None:
+            span.sent(sent.rows, sent.assignments, sent.messages)
         stats = self.stats.counted[layer]
         handle = MoEHandle(self._pool, batch, sent, self._timeouts, stats)
         stats.count_start(sent, batch)

@@ -76,6 +76,13 @@ class MoEHandle:
         """Returns when every reply has arrived; raises what `finish` does."""
         if self._complete:
             return
+        if self._batch.span is None:
+            self._wait()
+        else:
+            with self._batch.span.waiting():
+                self._wait()
+
+    def _wait(self) -> None:
         began_s = self._waits_since_s or time.perf_counter()
         if not self._collect(self._sent, 0) or not self._sent.complete:
             self._recover()
@@ -212,6 +219,8 @@ class MoEHandle:
                 self._timeouts.call_s,
             )
             self._stats.retries += again.messages
+            if self._batch.span is not None:
+                self._batch.span.retried(again.messages, self._last_error())
             self._merge(again)
 
     def _merge(self, again: SentBatch) -> None:

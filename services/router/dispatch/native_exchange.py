@@ -13,6 +13,7 @@ from caracal_kernels import GateConfig
 from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
+from services.router.dispatch.dispatch_span import dispatch_span
 from services.router.dispatch.expert_workers import ExpertWorkerPool
 from services.router.dispatch.links import Sessions
 from services.router.dispatch.moe_handle import MoEHandle, Timeouts
@@ -77,7 +78,15 @@ class NativeExchange:
         """What goes on with an interrupted layer: it takes in what has come and asks again for the rest."""
         moe, plan = interrupted, interrupted.plan
         batch = RoutedBatch(
-            layer, step.number, self.gate.num_ffn, step.positions_T, moe.h, moe.ids, moe.weights, moe.zero
+            layer,
+            step.number,
+            self.gate.num_ffn,
+            step.positions_T,
+            moe.h,
+            moe.ids,
+            moe.weights,
+            moe.zero,
+            dispatch_span(layer),
         )
         scatter = self.sessions.adopt(moe.take_exchange(), moe.y, (moe.h, plan, self.serial_W, moe.y))
         sent = sent_together(self._pool, self.table, self.table.layers[layer], batch, plan, scatter)

@@ -15,6 +15,7 @@ from caracal_kernels import plan_rows
 from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
+from services.router.dispatch.dispatch_span import DispatchSpan
 from services.router.dispatch.expert_workers import ExpertWorkerPool
 from services.router.dispatch.links import ExpertOutput, ExpertRequest, Scatter, ScatterRequest
 from services.router.dispatch.table import Key, LayerReplicas, RoutingTable
@@ -43,6 +44,7 @@ class RoutedBatch:
     ids_TK: Tensor
     weights_TK: Tensor
     zero_T: Tensor
+    span: DispatchSpan | None = None
 
 
 class PlannedCall(NamedTuple):
@@ -176,6 +178,7 @@ def _send_each(
             batch.h_TD if everything else batch.h_TD.index_select(0, mine),
             row_A[first : first + count],
             expert_A[first : first + count],
+            batch.span.traceparent if batch.span is not None else "",
         )
         future = pool.dispatch(table.workers[worker], request)
         calls.append(InFlightCall(PlannedCall(table.keys[worker], first, count), future))

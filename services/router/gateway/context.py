@@ -10,7 +10,8 @@ from services.membership.shortage import CapacityShortage
 from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.sampling import ANY_SEED, FREE, OutputRules, choice_seed, draw_seed, sampling_of
-from services.router.gateway.schemas import Sampled
+from services.router.gateway.schemas import CompletionRequest, Sampled
+from services.router.gateway.server_span import describe_generation
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
 from services.router.requests.errors import ModelNotFound, NoWorker
 from services.router.requests.generation import GenerationRequest
@@ -62,7 +63,7 @@ class GatewayContext:
             allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]
         seed = draw_seed() if body.seed is None or body.seed == ANY_SEED else body.seed
         eos_ids = assets.eos_ids
-        return [
+        requests = [
             GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
@@ -73,6 +74,9 @@ class GatewayContext:
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))
             for choice in range(body.n or 1)
         ]
+        operation = "text_completion" if isinstance(body, CompletionRequest) else "chat"
+        describe_generation(operation, assets.name, sum(map(len, prompts)), requests)
+        return requests
 
     def choice_streams(self, requests: Sequence[GenerationRequest], rules: TextRules) -> list[ChoiceStream]:
         return [ChoiceStream(self.serving, request, rules) for request in requests]

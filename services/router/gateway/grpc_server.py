@@ -18,6 +18,7 @@ from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_prompt, completion_ids
 from services.router.gateway.request_body import check_model_fields, parse_json
 from services.router.gateway.schemas import ChatRequest, CompletionRequest
+from services.router.gateway.server_span import rpc_span
 from services.router.requests.choice_stream import TextRules
 from services.router.requests.errors import InvalidRequest, RouterError
 
@@ -46,13 +47,18 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
 
     async def Generate(self, request: router_pb2.TextRequest, context: Context) -> AsyncIterator[router_pb2.TextEvent]:
         """Streams the answer. The generation ends at once when the client cancels or disconnects."""
+        request_id = uuid.uuid4().hex
         try:
-            async for event in self._answer(request):
-                yield event
+            with (
+                structlog.contextvars.bound_contextvars(request_id=request_id),
+                rpc_span(context.invocation_metadata() or (), request_id),
+            ):
+                async for event in self._answer(request, request_id):
+                    yield event
         except RouterError as error:
             await _abort(context, error)
 
-    async def _answer(self, request: router_pb2.TextRequest) -> AsyncIterator[router_pb2.TextEvent]:
+    async def _answer(self, request: router_pb2.TextRequest, request_id: str) -> AsyncIterator[router_pb2.TextEvent]:
         gateway, serving, body = self._gateway, self._gateway.serving, body_of(request)
         gateway.check_model(request.model)
         if isinstance(body, ChatRequest):
@@ -60,7 +66,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             prompts = [await chat_ids(serving.assets, prompt, serving.context_limit)]
         else:
             prompts = await completion_ids(serving.assets, body, serving.context_limit)
-        requests = gateway.generation_requests(body, prompts, body.max_tokens, uuid.uuid4().hex, "prompt")
+        requests = gateway.generation_requests(body, prompts, body.max_tokens, request_id, "prompt")
         gateway.check_open()
         (choice,) = gateway.choice_streams(requests, TextRules(stop=body.stops))
         with choice:

@@ -13,6 +13,7 @@ from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.gateway.messages_api.errors import is_messages_route
 from services.router.gateway.methods import options, routed
+from services.router.gateway.server_span import ServerSpan, http_span
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.metrics import RequestMetrics
 
@@ -45,6 +46,16 @@ class RequestMiddleware:
             return
         request_id = client_request_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            if scope["path"] in UNLOGGED:
+                await self._serve(scope, receive, send, request_id, None)
+                return
+            with http_span(scope, request_id) as span:
+                await self._serve(scope, receive, send, request_id, span)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, span: ServerSpan | None
+    ) -> None:
         began, status, inner = time.monotonic(), 0, scope
         body = BodyDrain(scope, receive, send)
 
@@ -69,6 +80,8 @@ class RequestMiddleware:
             status = status or CLIENT_GONE
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.http(method, route, status).inc()
+            if span is not None:
+                span.answered(method, route, status)
             if route not in UNLOGGED:
                 seconds = round(time.monotonic() - began, 3)
                 log.info("request", method=method, route=route, status=status, seconds=seconds, request_id=request_id)

@@ -7,13 +7,16 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.membership.overview import Overview
 from services.membership.redis import RedisUnavailable
+from services.process.exposition import metrics_page
 from services.router.gateway.context import GatewayContext
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
+from services.router.requests.vllm_metrics import WithVllmNames
 
 OVERVIEW_TIMEOUT_S = 4.0
 OVERVIEW_CACHE_S = 0.5  # Redis is read no more often than this, however many clients ask
@@ -88,11 +91,15 @@ class StatusRoutes:
             raise ModelNotFound("The model does not exist here; see GET /v1/models.", param="model")
         return self._card()
 
-    async def metrics(self) -> Response:
-        metrics, workers = self._gateway.serving.metrics, self._gateway.serving.attention_workers.workers
+    async def metrics(self, request: Request) -> Response:
+        """Returns the metrics page, in the format that the client accepts; OpenMetrics has exemplars."""
+        metrics, pool = self._gateway.serving.metrics, self._gateway.serving.attention_workers
+        workers = pool.workers
         metrics.workers.set(sum(worker.serving for worker in workers))
         metrics.kv_usage.set(max((worker.kv_usage for worker in workers), default=0.0))
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        families = WithVllmNames(metrics.registry, metrics.model_name, pool.cache)
+        page, content_type = await run_in_threadpool(metrics_page, families, request.headers.get("accept", ""))
+        return Response(page, headers={"content-type": content_type})
 
     def _not_ready(self) -> str | None:
         closing: RouterError | None = self._gateway.serving.closing

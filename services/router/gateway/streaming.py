@@ -116,7 +116,9 @@ Produce = Callable[[Client], Coroutine[Any, Any, None]]
 class GenerationResponse(Response):
     """Runs `produce` until it is done or the client is gone. With `stream`, pings are sent in pauses."""
 
-    def __init__(self, produce: Produce, *, stream: bool, client: type[Client] = Client) -> None:
+    def __init__(
+        self, produce: Produce, *, stream: bool, client: Callable[[Send, ChunkWriter | None], Client] = Client
+    ) -> None:
         self._produce = produce
         self._client = client
         self._stream = stream

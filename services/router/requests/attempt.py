@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc
 from caracal_proto import attention_pb2
 
 from services.router.requests.worker_choice import AttentionWorkerView
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 
 class AttemptFailed(Exception):
@@ -30,6 +34,7 @@ class Attempt:
     def __init__(self, worker: AttentionWorkerView, number: int, cancel: Callable[[], None]) -> None:
         self.worker = worker
         self.number = number
+        self.span: Span | None = None  # set where the attempt is traced
         self.last_event_at = time.monotonic()
         self.abandoned = self.expired = self.complete = False
         self.direct: Callable[[attention_pb2.GenerateEvent], bool] | None = None  # takes an event before any reader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 
 import grpc
@@ -26,8 +27,9 @@ class AttemptStream:
         self._ids = itertools.count(1)
         self._attempts: dict[int, Attempt] = {}
         self._outgoing: asyncio.Queue[attention_pb2.AttemptMessage] = asyncio.Queue()
-        self._sending = asyncio.create_task(self._send())
-        self._receiving = asyncio.create_task(self._receive())
+        empty = contextvars.Context()  # not that of the request that happens to be the first one here
+        self._sending = asyncio.create_task(self._send(), context=empty)
+        self._receiving = asyncio.create_task(self._receive(), context=empty)
 
     def begin(self, worker: AttentionWorkerView, request: attention_pb2.GenerateRequest) -> Attempt:
         """Opens an attempt at the stream's worker."""

@@ -67,7 +67,8 @@ class AttentionWorkerPool:
         self._model_limit = ContextLimit(max_model_len)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._streams: dict[str, AttemptStream] = {}  # by address, as channels
-        self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id)
+        self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id), as is the next
+        self._caches: dict[tuple[str, str], tuple[int, int]] = {}
         self._changed = asyncio.Event()
         self._stalls = StallDetector(self._answers, timeouts)
         self._listed_at: dict[str, float] = {}  # by worker id
@@ -81,6 +82,12 @@ class AttentionWorkerPool:
         """The most tokens of a sequence: the model's context, or less when every known worker takes less."""
         known = [limit for worker in self.workers if (limit := self._limits.get((worker.worker_id, worker.boot_id)))]
         return max(known, default=self._model_limit)
+
+    @property
+    def cache(self) -> tuple[int, int]:
+        """Tokens of a page, and the pages of all known workers together; 0 while none is known."""
+        caches = [self._caches[key] for key in self._limits if key in self._caches]
+        return max((size for size, _ in caches), default=0), sum(pages for _, pages in caches)
 
     @property
     def serving(self) -> bool:
@@ -155,6 +162,7 @@ class AttentionWorkerPool:
             self._served_at = time.monotonic()
         known = {(worker.worker_id, worker.boot_id) for worker in self.workers}
         self._limits = {key: limit for key, limit in self._limits.items() if key in known}
+        self._caches = {key: cache for key, cache in self._caches.items() if key in known}
         new = [w for w in self.workers if w.serving and (w.worker_id, w.boot_id) not in self._limits]
         if new:
             await asyncio.gather(*map(self._describe, new))
@@ -183,7 +191,8 @@ class AttentionWorkerPool:
         if described is not None:
             cached = described.kv_pages_total * described.page_size
             limit = ContextLimit.of_worker(self._model_limit.tokens, described.max_model_len, cached)
-            self._limits[worker.worker_id, worker.boot_id] = limit
+            key = worker.worker_id, worker.boot_id
+            self._limits[key], self._caches[key] = limit, (described.page_size, described.kv_pages_total)
 
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None

@@ -26,6 +26,7 @@ from services.router.requests.errors import (
     RejectedByWorker,
     RouterError,
 )
+from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import GenerationProgress
 from services.router.requests.worker_choice import AttentionWorkerView
@@ -184,8 +185,9 @@ class Generation:
         if message.attempt > 1:
             self._metrics.failovers.inc()
         self.numerics_class = worker.numerics_class
+        span = start_attempt(worker, message)
         attempt = stream.begin(worker, message)
-        attempt.direct = self._direct
+        attempt.span, attempt.direct = span, self._direct
         self._workers.attempts.add(attempt)
         self._workers.open_on[worker.worker_id] += 1
         return attempt
@@ -195,11 +197,14 @@ class Generation:
             return
         attempt, self._attempt = self._attempt, None
         attempt.cancel()
+        if attempt.span is not None:
+            attempt.span.end()
         self._workers.attempts.discard(attempt)
         self._workers.open_on[attempt.worker.worker_id] -= 1
 
     async def _recover(self, attempt: Attempt, failed: AttemptFailed | None) -> None:
         """Ends a failed attempt. Raises RouterError when another one would not help."""
+        attempt_failed(attempt.span, failed)
         self._leave()
         self._check_time(attempt.expired)
         code = failed.code if failed else None

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from services.process import tracing
 from services.router.requests.errors import RouterError
+from services.router.requests.generation_span import choice_ended, choice_failed
 from services.router.requests.metrics import RequestMetrics
 
 
@@ -21,6 +23,7 @@ class RequestLifecycle:
         self.prompt_tokens = prompt_tokens
         self.tokens = 0
         self.ending: str | None = None
+        self._exemplar = dict(tracing.exemplar() or {}) or None
         metrics.waiting.inc()
         metrics.prompt_tokens.inc(prompt_tokens)
         metrics.prompt_length.observe(prompt_tokens)
@@ -31,12 +34,12 @@ class RequestLifecycle:
         metrics = self._metrics
         if self.tokens:
             for _ in range(count):
-                metrics.between_tokens.observe((now - self._last) / count)
+                metrics.between_tokens.observe((now - self._last) / count, self._exemplar)
         else:
             self._first = now
             metrics.waiting.dec()
             metrics.running.inc()
-            metrics.first_token.observe(now - self._began)
+            metrics.first_token.observe(now - self._began, self._exemplar)
         self._last = now
         self.tokens += count
         metrics.generation_tokens.inc(count)
@@ -45,14 +48,16 @@ class RequestLifecycle:
         self._end(reason)
         metrics = self._metrics
         metrics.success(reason).inc()
-        metrics.whole.observe(time.monotonic() - self._began)
-        metrics.decode.observe(self._last - self._first)
+        metrics.whole.observe(time.monotonic() - self._began, self._exemplar)
+        metrics.decode.observe(self._last - self._first, self._exemplar)
         metrics.reply_length.observe(self.tokens)
         if self.tokens > 1:
-            metrics.per_token.observe((self._last - self._first) / (self.tokens - 1))
+            metrics.per_token.observe((self._last - self._first) / (self.tokens - 1), self._exemplar)
+        choice_ended(self.tokens, reason, max(0.0, self._first - self._began))
 
     def fail(self, code: str) -> None:
         self._end("error")
+        choice_failed(code)
         self._metrics.failure(code).inc()
 
     def cancel(self) -> None:

@@ -19,7 +19,7 @@ from services.router.gateway.messages_api.translation import chat_request
 from services.router.gateway.request_body import read_model
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.sections import SectionReader, Step
-from services.router.gateway.streaming import Client, GenerationResponse
+from services.router.gateway.streaming import ChunkWriter, Client, GenerationResponse
 from services.router.requests.errors import RouterError
 
 FEW_MESSAGES = 64  # more of them are translated off the event loop
@@ -31,8 +31,8 @@ class MessagesClient(Client):
     ping = event("ping")
     done = b""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        super().__init__(send)
+    def __init__(self, send: Send, writer: ChunkWriter | None = None, *, request_id: str) -> None:
+        super().__init__(send, writer)
         self._request_id = request_id
 
     def error_body(self, error: RouterError) -> dict[str, Any]:
