@@ -27,9 +27,9 @@ class Overview:
     workers: tuple[WorkerRecord, ...] = ()
 
     @classmethod
-    async def read(cls, membership: Membership) -> Overview:
-        """Reads everything from Redis. Raises RedisUnavailable."""
-        workers = [record for role in SHOWN for record in await membership.workers(role, counts=True)]
+    async def read(cls, membership: Membership, counts: bool = True) -> Overview:
+        """Reads everything from Redis, or all but what is counted. Raises RedisUnavailable."""
+        workers = [record for role in SHOWN for record in await membership.workers(role, counts=counts)]
         epoch, leader = await membership.table_epoch(), await membership.leader()
         shortage = await membership.shortage()
         return cls(

@@ -25,6 +25,7 @@ from services.process.loop_lag import LoopLag
 from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
+from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
@@ -55,12 +56,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader = PlacementLeader(
         membership,
         f"{settings.identity}/{boot_id}",
-        Shape(
-            layers=config.num_layers,
-            experts=config.n_routed_experts,
-            replicas=settings.replicas,
-            extra=settings.redundant_experts,
-        ),
+        shape_of(settings, config),
         shortages,
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
@@ -78,7 +74,8 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview), settings.origins)
+    console = console_of(settings, membership)
+    servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview, console), settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
     except (OSError, RuntimeError) as error:
@@ -102,11 +99,31 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        await serve_until_signal(drain, leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        watching = [console.observer.watch()] if console else []
+        await serve_until_signal(
+            drain, leader.run(), membership.advertise(record), servers.watch(), lag.watch(), *watching
+        )
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
         await membership.close()
+
+
+def shape_of(settings: RouterSettings, config: ModelConfig) -> Shape:
+    """The experts to place."""
+    return Shape(
+        layers=config.num_layers,
+        experts=config.n_routed_experts,
+        replicas=settings.replicas,
+        extra=settings.redundant_experts,
+    )
+
+
+def console_of(settings: RouterSettings, membership: Membership) -> Console | None:
+    """The web console; None when it is switched off."""
+    if not settings.console:
+        return None
+    return Console.of(membership, settings.identity, settings.console_token, settings.console_scale_command)
 
 
 def main() -> None:

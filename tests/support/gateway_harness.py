@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from support.fake_attention import FakeAttention
 
 from services.membership.shortage import CapacityShortage
+from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
@@ -49,8 +50,10 @@ class Harness:
         hold_s: float = 0.0,
         sampling_defaults: bool = True,
         cors_origins: Sequence[str] = (),
+        console: Callable[[], Console] | None = None,
     ) -> None:
-        self._cors_origins = cors_origins
+        """`console` is called on the router's loop."""
+        self._cors_origins, self._make_console = cors_origins, console
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
         self.directory = MutableDirectory()
@@ -112,5 +115,7 @@ class Harness:
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.serving = ServingContext(self.assets, attention_workers, self.metrics)
-        self.servers = RouterServers(GatewayContext(self.serving, lambda: self.shortage), self._cors_origins)
+        self.console = self._make_console() if self._make_console else None
+        context = GatewayContext(self.serving, lambda: self.shortage, console=self.console)
+        self.servers = RouterServers(context, self._cors_origins)
         await self.servers.start("127.0.0.1", 0, 0)

@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from services.router.console.routes import add_console
 from services.router.gateway import errors
 from services.router.gateway.chat import chat_completions
 from services.router.gateway.completions import completions
@@ -64,6 +65,8 @@ def build_app(gateway: GatewayContext) -> FastAPI:
     for path, handler, body_type in POSTS:
         _add_post(app, gateway, path, handler, body_type)
     _add_gets(app, StatusRoutes(gateway))
+    if gateway.console is not None:
+        add_console(app, gateway.console, gateway.serving.assets, package_version())
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app
 

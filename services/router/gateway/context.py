@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
+from services.router.console.console import Console
 from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.sampling import ANY_SEED, choice_seed, draw_seed, sampling_of
 from services.router.gateway.schemas import Sampled
@@ -26,6 +27,7 @@ class GatewayContext:
     serving: ServingContext
     shortage: Callable[[], CapacityShortage | None] = lambda: None
     overview: Callable[[], Awaitable[Overview]] = _nothing_known
+    console: Console | None = None
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

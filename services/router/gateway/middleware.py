@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
-UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load"}  # polled every few seconds by machines
+UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load", "/console/api/state"}  # polled every few seconds
 
 
 class HeadersTooLarge(InvalidRequest):
