@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 ROLES = ("attention", "expert", "router")
@@ -58,12 +58,16 @@ class WorkerRecord:
         """In a word: joining, serving or draining. A router serves from its start."""
         return "draining" if self.draining else "serving" if self.role == "router" or self.serving else "joining"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields by name; what they hold is not copied."""
+        return {name: getattr(self, name) for name in FIELDS}
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self.to_dict())
 
     def lease_json(self) -> str:
         """Returns what the lease says: everything but what is counted, so that most renewals write the same."""
-        return json.dumps({name: value for name, value in asdict(self).items() if name not in COUNTED})
+        return json.dumps({name: value for name, value in self.to_dict().items() if name not in COUNTED})
 
     def counts_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in COUNTED})
@@ -75,6 +79,9 @@ class WorkerRecord:
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
         return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host
+
+
+FIELDS = tuple(each.name for each in fields(WorkerRecord))
 
 
 def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
