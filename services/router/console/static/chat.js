@@ -1,7 +1,7 @@
 // The chat: one conversation, kept in this page alone.
 
 import {Answer} from "./answer.js";
-import {byId, h, setShown, setText} from "./dom.js";
+import {byId, h, setText} from "./dom.js";
 import {streamChat} from "./stream.js";
 
 const EXAMPLE = [
@@ -15,9 +15,9 @@ const EXAMPLE = [
   },
 ];
 
-class Chat {
-  constructor(model) {
-    this.model = model;
+export class Chat {
+  constructor() {
+    this.model = ""; // the served one
     this.messages = [];
     this.abort = null;
     this.log = byId("conversation");
@@ -156,9 +156,4 @@ class Chat {
     byId("stop").disabled = !abort;
     if (abort) setText(byId("chat-status"), "Answering …");
   }
-}
-
-export function startChat(model) {
-  new Chat(model);
-  setShown(byId("options"), true);
 }

@@ -1,6 +1,6 @@
 // Puts the views together: which one is shown, and who is given each state.
 
-import {startChat} from "./chat.js";
+import {Chat} from "./chat.js";
 import {byId, setShown, setText} from "./dom.js";
 import {Events} from "./events.js";
 import {showFigures} from "./figures.js";
@@ -64,9 +64,10 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 showView();
 poll.look();
+const chat = new Chat();
 const about = await scale.ask();
 if (about) {
+  chat.model = about.model;
   setText(byId("model"), about.model);
   setText(byId("version"), about.version);
 }
-startChat(about?.model ?? "");
