@@ -108,6 +108,11 @@
 - {name: CARACAL_REBALANCE_GB_PER_MINUTE, value: {{ .root.Values.placement.rebalanceGbPerMinute | quote }}}
 - {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
+{{- if .role.console }}
+- {name: CARACAL_CONSOLE_SCALE_COMMAND, value: {{ printf "kubectl -n %s scale statefulset/%s-ROLE --replicas=COUNT" .root.Release.Namespace (include "caracal.fullname" .root) | quote }}}
+{{- else }}
+- {name: CARACAL_CONSOLE, value: "0"}
+{{- end }}
 {{- with .role.corsOrigins }}
 - {name: CARACAL_CORS_ORIGINS, value: {{ . | quote }}}
 {{- end }}

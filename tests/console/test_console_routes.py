@@ -28,6 +28,12 @@ def url(console_router: Harness) -> str:
     return f"{console_router.url}/console"
 
 
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx2.Client]:
+    with httpx2.Client() as one:
+        yield one
+
+
 @pytest.fixture
 def announced(store: Store) -> Iterator[AnnouncedCluster]:
     records = [router(), attention(0, 2), expert(0, 4), expert(1, 4)]
@@ -35,26 +41,26 @@ def announced(store: Store) -> Iterator[AnnouncedCluster]:
         yield cluster
 
 
-def test_the_page_and_its_files(url: str) -> None:
-    redirect = httpx2.get(url, follow_redirects=False)
+def test_the_page_and_its_files(url: str, client: httpx2.Client) -> None:
+    redirect = client.get(url, follow_redirects=False)
     assert (redirect.status_code, redirect.headers["location"]) == (307, "console/")
     types = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     for name in ("", *(path.name for path in FOLDER.iterdir())):
-        answer = httpx2.get(f"{url}/{name}")
+        answer = client.get(f"{url}/{name}")
         kind = types[(name or "index.html").rpartition(".")[2]]
         assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind)
         assert answer.headers["content-security-policy"] == POLICY
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert answer.headers["cache-control"] == "no-cache"
-        again = httpx2.get(f"{url}/{name}", headers={"if-none-match": answer.headers["etag"]})
+        again = client.get(f"{url}/{name}", headers={"if-none-match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-        head = httpx2.head(f"{url}/{name}")
+        head = client.head(f"{url}/{name}")
         assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", answer.headers["etag"])
     for name in ("nothing.js", "../console.py", "%2e%2e/console.py", "static/main.js", "api/nothing"):
-        assert httpx2.get(f"{url}/{name}").status_code == 404
-    assert httpx2.post(f"{url}/main.js").status_code == 405
-    page = httpx2.get(f"{url}/").text
+        assert client.get(f"{url}/{name}").status_code == 404
+    assert client.post(f"{url}/main.js").status_code == 405
+    page = client.get(f"{url}/").text
     assert "style=" not in page
     assert " on" not in "".join(part.partition(">")[0] for part in page.split("<"))
 

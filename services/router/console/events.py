@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from services.membership.overview import Overview
@@ -21,9 +22,12 @@ class Event:
     text: str
 
 
-def events_between(before: Overview, after: Overview) -> list[Event]:
-    """Returns the events in the order of: workers, leader, counts asked for, capacity."""
-    return [*_workers(_by_key(before), _by_key(after)), *_cluster(before, after)]
+def events_between(before: Overview, after: Overview, unleased: AbstractSet[Key] = frozenset()) -> list[Event]:
+    """Returns the events in the order of: workers, leader, counts asked for, capacity.
+
+    `unleased` are workers whose lease has expired; the others that are gone have withdrawn theirs.
+    """
+    return [*_workers(_by_key(before), _by_key(after), unleased), *_cluster(before, after)]
 
 
 def table_event(epoch: int, experts: int, workers: int, moved: int) -> Event:
@@ -35,7 +39,7 @@ def _by_key(overview: Overview) -> dict[Key, WorkerRecord]:
     return {(record.role, record.worker_id): record for record in overview.workers}
 
 
-def _workers(old: dict[Key, WorkerRecord], new: dict[Key, WorkerRecord]) -> list[Event]:
+def _workers(old: dict[Key, WorkerRecord], new: dict[Key, WorkerRecord], unleased: AbstractSet[Key]) -> list[Event]:
     gone = old.keys() - new.keys()
     both = new.keys() & old.keys()
     starts = {key for key in both if old[key].boot_id != new[key].boot_id}
@@ -48,8 +52,8 @@ def _workers(old: dict[Key, WorkerRecord], new: dict[Key, WorkerRecord]) -> list
         *_events("restarted", "started again", starts),
         *_events("serving", "serving", turned["serving"]),
         *_events("draining", "draining", turned["draining"]),
-        *_events("left", "left after its drain", [key for key in gone if old[key].draining]),
-        *_events("lost", "lost: no drain, and its lease is gone", [key for key in gone if not old[key].draining]),
+        *_events("left", "left", gone - unleased),
+        *_events("lost", "lost, its lease has expired", gone & unleased),
     ]
 
 

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from caracal_proto.placements import PlacementError
 
-from services.membership.overview import Overview
+from services.membership.overview import SHOWN, Overview
 from services.membership.redis import Membership, RedisUnavailable
 from services.router.console.events import Event, events_between, table_event
 from services.router.console.placement_view import PlacementView
@@ -22,7 +22,8 @@ from services.router.console.state_view import state_of
 log = structlog.get_logger(__name__)
 
 FRESH_S = 0.8  # however many pages ask, Redis is read no more often than this
-IDLE_S = 2.0  # between two looks while no page asks; without what workers count
+IDLE_S = 2.0  # between two looks while no page asks and no worker says that it has changed
+PAUSE_S = 0.2  # at least between such looks
 LOOK_TIMEOUT_S = 4.0
 KEPT_EVENTS = 300
 
@@ -36,7 +37,10 @@ class State:
 
 
 class Observer:
-    """One router's view of the cluster, with the events since it started. For one event loop."""
+    """One router's view of the cluster, with the events since it started. For one event loop.
+
+    Nobody else may wait for changes with its `membership`.
+    """
 
     def __init__(self, membership: Membership, router: str) -> None:
         self._membership, self._router = membership, router
@@ -48,9 +52,8 @@ class Observer:
         self._malformed_epoch = 0
         self._unavailable = ""
         self._looking = asyncio.Lock()
-        self._looked_at = -IDLE_S
         self._state = State(b"{}", "")
-        self._counted = False  # whether the state has what workers count
+        self._counted_at = -IDLE_S  # when the state was made; it alone has what workers count
 
     @property
     def overview(self) -> Overview:
@@ -63,17 +66,20 @@ class Observer:
         return self._placement
 
     async def watch(self) -> None:
-        """Looks now and then, until cancelled."""
+        """Looks when a worker starts, drains, leaves or moves, and now and then, until cancelled."""
         while True:
-            if time.monotonic() - self._looked_at >= IDLE_S:
-                async with self._looking:
-                    await self._look(counts=False)
-            await asyncio.sleep(IDLE_S / 4)
+            async with self._looking:
+                await self._look(counts=False)
+            await asyncio.sleep(PAUSE_S)
+            try:
+                await self._membership.wait_for_change(IDLE_S)
+            except RedisUnavailable:
+                await asyncio.sleep(IDLE_S)
 
     async def state(self) -> State:
         """Returns the state, at most FRESH_S old. While Redis is unavailable, the last one, which says so."""
         async with self._looking:
-            if not self._counted or time.monotonic() - self._looked_at >= FRESH_S:
+            if time.monotonic() - self._counted_at >= FRESH_S:
                 await self._look(counts=True)
         return self._state
 
@@ -99,12 +105,12 @@ class Observer:
             if self._overview is None:
                 self._note([Event("console", f"{self._router} began to watch")])
             else:
-                self._note(events_between(self._overview, overview))
+                unleased = {(role, name) for role in SHOWN for name in self._membership.unleased(role)}
+                self._note(events_between(self._overview, overview, unleased))
             self._take_placement(placement)
             self._overview = overview
-        self._looked_at, self._counted = time.monotonic(), counts
         if counts:
-            self._state = self._serialized()
+            self._state, self._counted_at = self._serialized(), time.monotonic()
 
     async def _read_placement(self, epoch: int) -> PlacementView | None:
         """The published table, if it is another one than the last."""
