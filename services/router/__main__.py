@@ -99,10 +99,8 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        watching = [console.observer.watch()] if console else []
-        await serve_until_signal(
-            drain, leader.run(), membership.advertise(record), servers.watch(), lag.watch(), *watching
-        )
+        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        await serve_until_signal(drain, *background, *([console.observer.watch()] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())

@@ -89,7 +89,7 @@ def test_the_console_shows_the_command_of_this_release(chart: Chart) -> None:
         return {name: entry.get("value", "") for name, entry in variables.items()}
 
     command = given("true")["CARACAL_CONSOLE_SCALE_COMMAND"]
-    assert command == "kubectl -n default scale statefulset/caracal-ROLE --replicas=COUNT"
+    assert command == "kubectl -n caracal scale statefulset/caracal-ROLE --replicas=COUNT"
     assert "CARACAL_CONSOLE" not in given("true")
     assert given("false")["CARACAL_CONSOLE"] == "0"
     assert "CARACAL_CONSOLE_SCALE_COMMAND" not in given("false")

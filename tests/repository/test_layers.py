@@ -26,8 +26,6 @@ NEVER_REACHED = [
     (("services.attention_worker.model",), {"grpc", "socket", "redis", "http"}),
     (
         (
-            "services.router.console.events",
-            "services.router.console.state_view",
             "services.router.placement.balance",
             "services.router.placement.balance_budget",
             "services.router.placement.digests",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import orjson
 import structlog
+from caracal_proto.placement_pb2 import Table
 from caracal_proto.placements import PlacementError
 
 from services.membership.overview import SHOWN, Overview
-from services.membership.redis import Membership, RedisUnavailable
+from services.membership.redis import Membership, Pulse, RedisUnavailable
 from services.router.console.events import Event, events_between, table_event
 from services.router.console.placement_view import PlacementView
 from services.router.console.state_view import state_of
@@ -22,7 +23,8 @@ from services.router.console.state_view import state_of
 log = structlog.get_logger(__name__)
 
 FRESH_S = 0.8  # however many pages ask, Redis is read no more often than this
-IDLE_S = 2.0  # between two looks while no page asks and no worker says that it has changed
+IDLE_S = 10.0  # between two looks while no page asks and no worker says that it has changed
+PULSE_S = 2.0  # between two questions whether one has, should a message have been lost
 PAUSE_S = 0.2  # at least between such looks
 LOOK_TIMEOUT_S = 4.0
 KEPT_EVENTS = 300
@@ -53,6 +55,8 @@ class Observer:
         self._unavailable = ""
         self._looking = asyncio.Lock()
         self._state = State(b"{}", "")
+        self._pulse: Pulse | None = None
+        self._looked_at = -IDLE_S
         self._counted_at = -IDLE_S  # when the state was made; it alone has what workers count
 
     @property
@@ -68,13 +72,18 @@ class Observer:
     async def watch(self) -> None:
         """Looks when a worker starts, drains, leaves or moves, and now and then, until cancelled."""
         while True:
-            async with self._looking:
-                await self._look(counts=False)
-            await asyncio.sleep(PAUSE_S)
             try:
-                await self._membership.wait_for_change(IDLE_S)
-            except RedisUnavailable:
-                await asyncio.sleep(IDLE_S)
+                pulse = await self._membership.pulse()
+                if pulse != self._pulse or time.monotonic() - self._looked_at >= IDLE_S:
+                    self._pulse = pulse
+                    async with self._looking:
+                        await self._look(counts=False)
+                await asyncio.sleep(PAUSE_S)
+                await self._membership.wait_for_change(PULSE_S)
+            except RedisUnavailable as error:
+                self._lost_redis(str(error))
+                self._pulse = None
+                await asyncio.sleep(PULSE_S)
 
     async def state(self) -> State:
         """Returns the state, at most FRESH_S old. While Redis is unavailable, the last one, which says so."""
@@ -93,11 +102,9 @@ class Observer:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 overview = await Overview.read(self._membership, counts=counts)
-                placement = await self._read_placement(overview.epoch)
+                read = await self._read_placement(overview.epoch)
         except (RedisUnavailable, TimeoutError) as error:
-            if not self._unavailable:
-                self._note([Event("redis", "Redis does not answer: what is shown is the last known state")])
-            self._unavailable = str(error) or f"not within {LOOK_TIMEOUT_S:g} s"
+            self._lost_redis(str(error) or f"not within {LOOK_TIMEOUT_S:g} s")
         else:
             if self._unavailable:
                 self._note([Event("redis", "Redis answers again")])
@@ -107,28 +114,32 @@ class Observer:
             else:
                 unleased = {(role, name) for role in SHOWN for name in self._membership.unleased(role)}
                 self._note(events_between(self._overview, overview, unleased))
-            self._take_placement(placement)
+            if read is not None:
+                self._take_placement(*read)
             self._overview = overview
+        self._looked_at = time.monotonic()
         if counts:
             self._state, self._counted_at = self._serialized(), time.monotonic()
 
-    async def _read_placement(self, epoch: int) -> PlacementView | None:
-        """The published table, if it is another one than the last."""
+    def _lost_redis(self, why: str) -> None:
+        if not self._unavailable:
+            self._note([Event("redis", "Redis does not answer: what is shown is the last known state")])
+        self._unavailable = why
+
+    async def _read_placement(self, epoch: int) -> tuple[PlacementView, int] | None:
+        """The published table, if it is another one than the last, and how many experts it moves."""
         if epoch == (self._placement.epoch if self._placement else 0) or epoch == self._malformed_epoch:
             return None
         table = await self._membership.read_table()
         try:
-            return await asyncio.to_thread(PlacementView.of, table) if table else None
+            return await asyncio.to_thread(_view, table, self._placement) if table else None
         except PlacementError as error:
             self._malformed_epoch = epoch
             log.warning("the console cannot show a placement table", epoch=epoch, error=str(error))
             return None
 
-    def _take_placement(self, placement: PlacementView | None) -> None:
-        if placement is None:
-            return
+    def _take_placement(self, placement: PlacementView, moved: int) -> None:
         before, self._placement = self._placement, placement
-        moved = placement.moved_from(before) if before else len(placement.code_A)
         if before is not None or self._overview is not None:
             self._note([table_event(placement.epoch, placement.experts, len(placement.workers), moved)])
 
@@ -148,3 +159,9 @@ class Observer:
         }
         body = orjson.dumps(state)
         return State(body, f"{zlib.crc32(body):08x}")
+
+
+def _view(table: Table, before: PlacementView | None) -> tuple[PlacementView, int]:
+    """Takes milliseconds, so it is for a thread. Raises PlacementError."""
+    view = PlacementView.of(table)
+    return view, view.moved_from(before) if before else len(view.code_A)
