@@ -74,7 +74,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
-    console = console_of(settings)
+    console = console_of(settings, membership)
     servers = RouterServers(GatewayContext(serving, lambda: shortages.known, overview, console), settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
@@ -100,13 +100,11 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
 
     try:
         background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
-        await serve_until_signal(drain, *background, *([console.observer.watch()] if console else ()))
+        await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
         await membership.close()
-        if console:
-            await console.membership.close()
 
 
 def shape_of(settings: RouterSettings, config: ModelConfig) -> Shape:
@@ -119,11 +117,10 @@ def shape_of(settings: RouterSettings, config: ModelConfig) -> Shape:
     )
 
 
-def console_of(settings: RouterSettings) -> Console | None:
-    """The web console, with an access to Redis of its own; None when it is switched off."""
+def console_of(settings: RouterSettings, membership: Membership) -> Console | None:
+    """The web console; None when it is switched off."""
     if not settings.console:
         return None
-    membership = Membership(settings.redis_url, settings.cluster)
     return Console.of(membership, settings.identity, settings.console_token, settings.console_scale_command)
 
 

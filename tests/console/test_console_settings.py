@@ -22,7 +22,7 @@ def test_a_short_token_is_rejected_without_being_shown() -> None:
 
 
 def test_the_command_has_a_role_and_a_count() -> None:
-    with pytest.raises(InvalidSetting, match="CARACAL_CONSOLE_SCALE_COMMAND is .*: lacks ROLE or COUNT"):
+    with pytest.raises(InvalidSetting, match="lacks ROLE or COUNT"):
         RouterSettings.from_env(MODEL | {"CARACAL_CONSOLE_SCALE_COMMAND": "scale ROLE"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 import zlib
@@ -15,7 +16,7 @@ from caracal_proto.placement_pb2 import Table
 from caracal_proto.placements import PlacementError
 
 from services.membership.overview import SHOWN, Overview
-from services.membership.redis import Membership, Pulse, RedisUnavailable
+from services.membership.redis import Membership, RedisUnavailable
 from services.router.console.events import Event, events_between, table_event
 from services.router.console.placement_view import PlacementView
 from services.router.console.state_view import state_of
@@ -23,8 +24,7 @@ from services.router.console.state_view import state_of
 log = structlog.get_logger(__name__)
 
 FRESH_S = 0.8  # however many pages ask, Redis is read no more often than this
-IDLE_S = 10.0  # between two looks while no page asks and no worker says that it has changed
-PULSE_S = 2.0  # between two questions whether one has, should a message have been lost
+IDLE_S = 10.0  # between two looks while no page asks and nothing is known to have changed
 PAUSE_S = 0.2  # at least between such looks
 LOOK_TIMEOUT_S = 4.0
 KEPT_EVENTS = 300
@@ -39,10 +39,7 @@ class State:
 
 
 class Observer:
-    """One router's view of the cluster, with the events since it started. For one event loop.
-
-    Nobody else may wait for changes with its `membership`.
-    """
+    """One router's view of the cluster, with the events since it started. For one event loop."""
 
     def __init__(self, membership: Membership, router: str) -> None:
         self._membership, self._router = membership, router
@@ -55,8 +52,6 @@ class Observer:
         self._unavailable = ""
         self._looking = asyncio.Lock()
         self._state = State(b"{}", "")
-        self._pulse: Pulse | None = None
-        self._looked_at = -IDLE_S
         self._counted_at = -IDLE_S  # when the state was made; it alone has what workers count
 
     @property
@@ -69,21 +64,16 @@ class Observer:
         """The table that was seen last; None before the first."""
         return self._placement
 
-    async def watch(self) -> None:
-        """Looks when a worker starts, drains, leaves or moves, and now and then, until cancelled."""
+    async def watch(self, changed: asyncio.Event) -> None:
+        """Looks when `changed` is set, and now and then, until cancelled."""
         while True:
-            try:
-                pulse = await self._membership.pulse()
-                if pulse != self._pulse or time.monotonic() - self._looked_at >= IDLE_S:
-                    self._pulse = pulse
-                    async with self._looking:
-                        await self._look(counts=False)
-                await asyncio.sleep(PAUSE_S)
-                await self._membership.wait_for_change(PULSE_S)
-            except RedisUnavailable as error:
-                self._lost_redis(str(error))
-                self._pulse = None
-                await asyncio.sleep(PULSE_S)
+            changed.clear()
+            async with self._looking:
+                await self._look(counts=False)
+            await asyncio.sleep(PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_S):
+                    await changed.wait()
 
     async def state(self) -> State:
         """Returns the state, at most FRESH_S old. While Redis is unavailable, the last one, which says so."""
@@ -117,7 +107,6 @@ class Observer:
             if read is not None:
                 self._take_placement(*read)
             self._overview = overview
-        self._looked_at = time.monotonic()
         if counts:
             self._state, self._counted_at = self._serialized(), time.monotonic()
 
