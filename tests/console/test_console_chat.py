@@ -160,8 +160,12 @@ def test_what_goes_wrong_is_said(page: Page, console_router: Harness) -> None:
     ask(page, "hello again")
     expect(page.locator(".answer").nth(1).locator(".problem")).to_contain_text("context")
     page.fill("#max-tokens", "")
+    page.select_option("#thinking", "true")
+    ask(page, "think")
+    expect(page.locator(".answer").nth(2).locator(".problem")).to_contain_text("enable_thinking")
+    page.select_option("#thinking", "")
     ask(page, "and again")
-    expect(page.locator(".answer").nth(2)).to_contain_text("fine")
+    expect(page.locator(".answer").nth(3)).to_contain_text("fine")
 
 
 def test_an_answer_is_copied(page: Page, console_router: Harness) -> None:

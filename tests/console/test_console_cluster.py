@@ -97,6 +97,12 @@ def test_the_map_says_where_experts_are(view: Page, announced: AnnouncedCluster)
     ids = {i for low, high in shown for i in range(int(low), int(high or low) + 1)}
     workers = memoryview(announced.table.layers[1].workers).cast("H")
     assert ids == {i for i, worker in enumerate(workers) if worker == 1}
+    view.fill("#find-layer", "3")
+    view.fill("#find-expert", "17")
+    view.press("#find-expert", "Enter")
+    holder = memoryview(announced.table.layers[3].workers).cast("H")[17]
+    expect(view.locator("#found")).to_have_text(f"At expert-{holder}.")
+    expect(detail).to_contain_text(f"layer 3 · expert-{holder} ")
     box = view.locator("#map").bounding_box()
     assert box
     view.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

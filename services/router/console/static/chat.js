@@ -61,6 +61,7 @@ export class Chat {
       }
       if (field.value !== "") found[name] = Number(field.value);
     }
+    if (byId("thinking").value) found.enable_thinking = byId("thinking").value === "true";
     const tools = byId("tools").value.trim();
     if (!tools) return found;
     try {

@@ -40,7 +40,24 @@ export class ExpertMap {
     this.canvas.addEventListener("pointerleave", () => document.activeElement !== this.canvas && this.point(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     this.canvas.addEventListener("focus", () => this.map && !this.cell && this.point({layer: 0, column: 0}));
+    byId("find").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.find(Number(byId("find-layer").value), Number(byId("find-expert").value));
+    });
     new ResizeObserver(() => this.draw()).observe(this.canvas.parentElement);
+  }
+
+  /** Says which workers have an expert, and marks the first of them. */
+  find(layer, expert) {
+    const row = this.map?.layers[layer];
+    if (!row || expert >= row.experts) {
+      setText(byId("found"), "There is no such expert.");
+      return;
+    }
+    const holders = this.map.names.filter((_, i) => row.held[i].includes(expert));
+    setText(byId("found"), holders.length ? `At ${holders.join(", ")}.` : "At no worker.");
+    const {share} = this.geometry();
+    this.point(holders.length ? {layer, column: Math.floor(this.map.names.indexOf(holders[0]) / share) * share} : null);
   }
 
   restyle() {
