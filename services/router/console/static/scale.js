@@ -81,7 +81,9 @@ export class Scale {
 
   async submit(event) {
     event.preventDefault();
-    const wanted = Object.fromEntries(Object.entries(this.fields).map(([role, field]) => [role, Number(field.value)]));
+    const every = Object.entries(this.fields);
+    const changed = every.filter(([, field]) => field.value !== field.dataset.asked);
+    const wanted = Object.fromEntries((changed.length ? changed : every).map(([role, field]) => [role, Number(field.value)]));
     setText(this.result, "Asking …");
     try {
       const answer = await fetch("api/scale", {
