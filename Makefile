@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models image e2e-k8s clean
+.PHONY: up test test-fast browser sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -29,6 +29,10 @@ endif
 # each reads all tests, which takes half as long again where their bytecode may not be kept.
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -m "not processes" -n 3 --dist worksteal
+
+# Chromium, in which tests/console look at the web console; without one those tests are skipped. Debian's, as root.
+browser:
+	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 # The data plane's core, without Python, under the address, undefined-behaviour and thread sanitizers: its checks, and
 # a million mutated frames. SANITIZE='--frames 10000000 --seed 2' and the like.

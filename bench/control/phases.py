@@ -17,7 +17,7 @@ from services.cli.status import render
 
 PAUSE_S = 1.5
 RATE = 500.0  # assignments per second of the hottest expert, once there is a load
-PAGES = ("/cluster", "/metrics")
+PAGES = ("/cluster", "/console/api/state", "/metrics")
 PAGE_ROUNDS = 7
 
 

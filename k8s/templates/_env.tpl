@@ -126,6 +126,11 @@
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 - {name: CARACAL_RESPONSE_TTL_S, value: {{ int .role.responses.ttlSeconds | quote }}}
 - {name: CARACAL_RESPONSE_MEMORY_MB, value: {{ int .role.responses.memoryMb | quote }}}
+{{- if .role.console }}
+- {name: CARACAL_CONSOLE_SCALE_COMMAND, value: {{ printf "kubectl -n %s scale statefulset/%s-ROLE --replicas=COUNT" .root.Release.Namespace (include "caracal.fullname" .root) | quote }}}
+{{- else }}
+- {name: CARACAL_CONSOLE, value: "0"}
+{{- end }}
 {{- with .role.corsOrigins }}
 - {name: CARACAL_CORS_ORIGINS, value: {{ . | quote }}}
 {{- end }}

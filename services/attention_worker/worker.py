@@ -18,6 +18,7 @@ from services.attention_worker.engine.engine import Engine
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
+from services.attention_worker.recent_layers import RecentLayers
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import AttentionSettings
@@ -73,6 +74,7 @@ class AttentionWorker:
             expert_wait_s=settings.expert_wait_s,
             refresh=lambda: self._tables.poll_now(),
         )
+        self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
         self._loop = asyncio.get_running_loop()
         self._delivery = LoopDelivery(self._loop)
         self._engine = Engine(loaded.model, self._dispatcher, loaded.limits, config.eos_ids, deliver=self._delivery)
@@ -165,6 +167,7 @@ class AttentionWorker:
             progress=self._engine.counters.progress,
             draining=self._service.draining,
             stats=self._stats(),
+            layers=self._recent.read(time.monotonic()),
         )
 
     def _not_ready(self) -> str:

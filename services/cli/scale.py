@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from services.cli.run_state import NoCluster, RunState, find
-from services.local.settings import SCALED, check_count
+from services.local.settings import check_count
+from services.membership.desired import SCALED
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.process.settings import InvalidSetting
@@ -85,5 +86,5 @@ async def _reached(membership: Membership, counts: dict[str, int], report: Calla
 
 
 def serves(record: WorkerRecord) -> bool:
-    """Whether a worker serves: it has a placement table, is not draining and, if an expert worker, has experts."""
-    return record.epoch > 0 and not record.draining and (record.loaded > 0 or record.role != "expert")
+    """Whether a worker serves."""
+    return record.serving

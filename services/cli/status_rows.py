@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from services.cli.scale import serves
 from services.membership.record import WorkerRecord
 from services.membership.worker_order import ordinal
 
@@ -25,8 +24,8 @@ def rows(records: Iterable[WorkerRecord], fold: bool = True) -> list[Row]:
     if not fold:
         return [_row([record]) for record in ordered]
     found = []
-    by_kind = sorted(ordered, key=lambda record: (record.role != "router", record.role, _state(record)))
-    for _, group in groupby(by_kind, key=lambda record: (record.role, _state(record))):
+    by_kind = sorted(ordered, key=lambda record: (record.role != "router", record.role, record.state))
+    for _, group in groupby(by_kind, key=lambda record: (record.role, record.state)):
         same = list(group)
         found += [_row(same)] if len(same) >= FOLDED else [_row([record]) for record in same]
     return found
@@ -38,10 +37,10 @@ def _row(same: Sequence[WorkerRecord]) -> Row:
     experts = _span([record.loaded for record in same]) if first.role == "expert" else ""
     metrics = first.metrics_address if len(same) == 1 else ""
     if first.role != "attention":
-        return name, _state(first), experts, "", "", "", "", metrics
+        return name, first.state, experts, "", "", "", "", metrics
     return (
         name,
-        _state(first),
+        first.state,
         experts,
         _span([round(100 * used) for record in same if (used := _kv_usage(record)) is not None], "%"),
         f"{_sum(same, 'running'):.0f}+{_sum(same, 'waiting'):.0f}",
@@ -49,10 +48,6 @@ def _row(same: Sequence[WorkerRecord]) -> Row:
         _exposed(same),
         metrics,
     )
-
-
-def _state(record: WorkerRecord) -> str:
-    return "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
 
 
 def _kv_usage(record: WorkerRecord) -> float | None:

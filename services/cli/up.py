@@ -86,7 +86,7 @@ async def _serve(cluster: LocalCluster) -> None:
     running = asyncio.create_task(cluster.run())
     try:
         chats = await asyncio.to_thread(_sample, url)
-        say(usage(url, cluster.settings.model, chats=chats))
+        say(usage(url, cluster.settings.model, chats=chats, console_token=cluster.console_token))
         await running
     finally:
         running.cancel()
@@ -116,7 +116,7 @@ def _write(text_deltas: Iterator[str]) -> None:
         say(text_delta, end="")
 
 
-def usage(url: str, model: Path, *, chats: bool = True) -> str:
+def usage(url: str, model: Path, *, chats: bool = True, console_token: str = "") -> str:
     """What to try with the cluster, and what the built-in model knows if `model` is its directory."""
     body = {"messages": [{"role": "user", "content": SAMPLE}]} if chats else {"prompt": SAMPLE, "max_tokens": 48}
     data = shlex.quote(json.dumps({**body, "stream": True}))
@@ -132,8 +132,15 @@ In another terminal:
   caracal status --watch
   caracal scale expert=3
 
-With several clusters on this machine, set CARACAL_URL={url} for these commands.
+{_console(url, console_token)}With several clusters on this machine, set CARACAL_URL={url} for these commands.
 Ctrl-C stops everything."""
+
+
+def _console(url: str, token: str) -> str:
+    """The console's URL. The token is behind a #, so that browsers send it to nobody."""
+    if not token or os.environ.get("CARACAL_CONSOLE", "").lower() in ("0", "false"):
+        return ""
+    return f"In a browser, where this URL also allows scaling:\n\n  {url}/console/#token={token}\n\n"
 
 
 def _counts(cluster: LocalCluster) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
+import secrets
 import shutil
 import signal
 import sys
@@ -16,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from services.local.redis_server import free_port, start_redis
-from services.local.settings import MAX_WORKERS, SCALED, LocalSettings
+from services.local.settings import LocalSettings
+from services.membership.desired import MAX_WORKERS, SCALED
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
 from services.process.addresses import authority, on_this_machine
@@ -53,6 +56,7 @@ class LocalCluster:
         self._ports = [settings.port or ports[0], *ports[1:]]
         self.redis_url = f"redis://127.0.0.1:{self._redis_port}/0"
         self.cluster = "caracal"
+        self.console_token = os.environ.get("CARACAL_CONSOLE_TOKEN") or secrets.token_urlsafe(24)
         self.counts = {"router": settings.routers, "attention": settings.attention, "expert": settings.expert}
         self.children: dict[str, Child] = {}
         self._backoff: dict[str, tuple[float, float]] = {}  # name -> (time of the restart, last delay)
@@ -190,7 +194,7 @@ class LocalCluster:
             "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # open streams then get an error event, before GRACE_S is over
         }
         if role == "router":
-            environment |= self.settings.router_environment()
+            environment |= self.settings.router_environment() | {"CARACAL_CONSOLE_TOKEN": self.console_token}
         command = [sys.executable, "-P", "-m", MODULES[role]]
         environment |= self.settings.cores_environment(role, int(number))
         return children.start(name, command, self.directory / f"{name}.log", environment)

@@ -12,6 +12,7 @@ from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.local.cores import cores_of
+from services.membership.desired import MAX_WORKERS, count_violation
 from services.process.addresses import CannotListen, bound_socket, loopback_of, on_this_machine
 from services.process.children import import_path
 from services.process.cores import format_cores, own_cores
@@ -19,9 +20,7 @@ from services.process.settings import InvalidSetting, Rule, Settings, port_setti
 from services.router.settings import RouterSettings
 from services.transport.native_extension import unavailable
 
-MAX_WORKERS = 64
 DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "caracal-tiny"
-SCALED = ("attention", "expert")
 
 
 def _count_setting(help: str) -> Any:
@@ -137,7 +136,5 @@ class LocalSettings(Settings):
 
 def check_count(role: str, count: int) -> None:
     """Raises InvalidSetting unless a local cluster can have so many workers of a role."""
-    if count < 1:
-        raise InvalidSetting(f"{role}={count}: a cluster needs at least one {role} worker; Ctrl-C stops it whole")
-    if count > MAX_WORKERS:
-        raise InvalidSetting(f"{role}={count}: at most {MAX_WORKERS} processes run on one machine")
+    if violation := count_violation(role, count):
+        raise InvalidSetting(violation)

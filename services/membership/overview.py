@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
@@ -27,9 +27,9 @@ class Overview:
     workers: tuple[WorkerRecord, ...] = ()
 
     @classmethod
-    async def read(cls, membership: Membership) -> Overview:
-        """Reads everything from Redis. Raises RedisUnavailable."""
-        workers = [record for role in SHOWN for record in await membership.workers(role, counts=True)]
+    async def read(cls, membership: Membership, counts: bool = True) -> Overview:
+        """Reads everything from Redis, or all but what is counted. Raises RedisUnavailable."""
+        workers = [record for role in SHOWN for record in await membership.workers(role, counts=counts)]
         epoch, leader = await membership.table_epoch(), await membership.leader()
         shortage = await membership.shortage()
         return cls(
@@ -75,4 +75,6 @@ class Overview:
 
     def to_dict(self) -> dict[str, object]:
         """Returns the JSON object that `from_json` reads, with the numerics classes added for other readers."""
-        return asdict(self) | {"numerics_classes": self.numerics_classes}
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        workers = [record.to_dict() for record in self.workers]
+        return own | {"workers": workers, "numerics_classes": self.numerics_classes}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 ROLES = ("attention", "expert", "router")
-COUNTED = ("progress", "stats")  # the fields that differ at every renewal
-LARGEST = 1e100  # no number of `stats` is as large
+COUNTED = ("progress", "stats", "layers")  # the fields that differ at every renewal
+LAYER_NUMBERS = ("exposed_us", "round_trip_us", "zero_share")  # of `layers`: means of each layer
+MAX_LAYERS = 1024
+LARGEST = 1e100  # no number of `stats` or `layers` is as large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class WorkerRecord:
     host: str = ""  # the machine it runs on; empty = unknown
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
+    layers: dict[str, list[float]] = field(default_factory=dict)  # LAYER_NUMBERS, by layer; attention workers alone
 
     @classmethod
     def from_json(cls, text: str | bytes) -> WorkerRecord:
@@ -45,23 +48,40 @@ class WorkerRecord:
             raise ValueError("worker_id is empty, or a count is negative")
         return record
 
+    @property
+    def serving(self) -> bool:
+        """Whether it serves: it has a placement table, is not draining and, if an expert worker, has experts."""
+        return self.epoch > 0 and not self.draining and (self.loaded > 0 or self.role != "expert")
+
+    @property
+    def state(self) -> str:
+        """In a word: joining, serving or draining. A router serves from its start."""
+        return "draining" if self.draining else "serving" if self.role == "router" or self.serving else "joining"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields by name; what they hold is not copied."""
+        return {name: getattr(self, name) for name in FIELDS}
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self.to_dict())
 
     def lease_json(self) -> str:
         """Returns what the lease says: everything but what is counted, so that most renewals write the same."""
-        return json.dumps({name: value for name, value in asdict(self).items() if name not in COUNTED})
+        return json.dumps({name: value for name, value in self.to_dict().items() if name not in COUNTED})
 
     def counts_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in COUNTED})
 
     def with_counts(self, text: str | bytes) -> WorkerRecord:
         """Returns the record with the counts of `counts_json`. Raises ValueError when the text has none."""
-        return replace(self, **_checked(text, {"progress": "int", "stats": "dict"}))
+        return replace(self, **_checked(text, {"progress": "int", "stats": "dict", "layers": "dict"}))
 
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
         return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host
+
+
+FIELDS = tuple(each.name for each in fields(WorkerRecord))
 
 
 def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
@@ -73,11 +93,20 @@ def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
     for name, value in values.items():
         if type(value) is not {"str": str, "int": int, "bool": bool}.get(types[name], dict):
             raise ValueError(f"{name} is not of type {types[name]}")
-    stats, numerics = values.get("stats", {}), values.get("numerics", {})
+    stats, numerics, layers = values.get("stats", {}), values.get("numerics", {}), values.get("layers", {})
     if not all(isinstance(part, str) for part in numerics.values()):
         raise ValueError("numerics has values that are not strings")
-    if not all(type(v) in (int, float) and -LARGEST < v < LARGEST for v in stats.values()):
+    if not all(map(_is_number, stats.values())):
         raise ValueError("stats has values that are not numbers, or too large")
+    for name, numbers in layers.items():
+        if name not in LAYER_NUMBERS or type(numbers) is not list or len(numbers) > MAX_LAYERS:
+            raise ValueError("layers has something else than short lists of LAYER_NUMBERS")
+        if not all(map(_is_number, numbers)):
+            raise ValueError("layers has values that are not numbers, or too large")
     texts = [value for value in values.values() if isinstance(value, str)]
     "".join([*texts, *stats, *numerics, *numerics.values()]).encode()  # half a surrogate could not be sent
     return values
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -LARGEST < value < LARGEST

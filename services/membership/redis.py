@@ -183,6 +183,10 @@ class Membership:
                 found.append(read.record)
         return sorted(found, key=lambda record: record.worker_id)
 
+    def unleased(self, role: str) -> frozenset[str]:
+        """Workers whose lease has expired, as of the last `workers` of that role; not those that withdrew theirs."""
+        return frozenset(self._missing.get(role, ()))
+
     async def _forget(self, role: str, missing: Sequence[str]) -> None:
         """Takes workers out of the index that have had no lease for long."""
         now = time.monotonic()

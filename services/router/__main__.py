@@ -26,6 +26,7 @@ from services.process.loop_lag import LoopLag
 from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
+from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.placement.balance_budget import BalanceBudget
@@ -60,12 +61,7 @@ def placement_leader(
     return PlacementLeader(
         membership,
         candidate,
-        Shape(
-            layers=config.num_layers,
-            experts=config.n_routed_experts,
-            replicas=settings.replicas,
-            extra=settings.redundant_experts,
-        ),
+        shape_of(settings, config),
         shortages,
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
@@ -96,7 +92,8 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
     responses = ResponseStore(
         settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb
     )
-    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses)
+    console = console_of(settings, membership)
+    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, console)
     servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
@@ -121,12 +118,30 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        await serve_until_signal(drain, leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
         await membership.close()
         await responses.close()
+
+
+def shape_of(settings: RouterSettings, config: ModelConfig) -> Shape:
+    """The experts to place."""
+    return Shape(
+        layers=config.num_layers,
+        experts=config.n_routed_experts,
+        replicas=settings.replicas,
+        extra=settings.redundant_experts,
+    )
+
+
+def console_of(settings: RouterSettings, membership: Membership) -> Console | None:
+    """The web console; None when it is switched off."""
+    if not settings.console:
+        return None
+    return Console.of(membership, settings.identity, settings.console_token, settings.console_scale_command)
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from services.process.settings import ServiceSettings, port_setting, setting
+from services.process.settings import InvalidSetting, ServiceSettings, port_setting, setting
+from services.router.console.steering import MIN_TOKEN_CHARS
 from services.router.gateway.cors import parse_origins
 
 
@@ -54,6 +56,16 @@ class RouterSettings(ServiceSettings):
     response_memory_mb: int = setting(
         "MB that stored responses may take in Redis; the oldest go first", 64, minimum=1, maximum=1_000_000
     )
+    console: bool = setting("whether the web console is at /console", True)
+    console_token: str = setting(
+        "secret with which the console may change worker counts, where `caracal up` follows them; empty = it only"
+        " watches",
+        "",
+    )
+    console_scale_command: str = setting(
+        "command that the console shows for changing worker counts, with ROLE and COUNT in it",
+        "caracal scale ROLE=COUNT",
+    )
     events: str = setting(
         "kubernetes: capacity shortages become Kubernetes Events; empty = they do not", "", one_of=("kubernetes", "")
     )
@@ -73,5 +85,9 @@ class RouterSettings(ServiceSettings):
             parse_origins(self.cors_origins)
         except ValueError as error:
             raise self.invalid("cors_origins", self.cors_origins, str(error)) from None
+        if not {"ROLE", "COUNT"} <= set(re.findall("[A-Z]+", self.console_scale_command)):
+            raise self.invalid("console_scale_command", self.console_scale_command, "lacks ROLE or COUNT")
+        if 0 < len(self.console_token) < MIN_TOKEN_CHARS:
+            raise InvalidSetting(f"{self.label('console_token')} is too short: at least {MIN_TOKEN_CHARS} characters")
         if not self.model.is_dir():
             raise self.invalid("model", self.model, "not a directory")

@@ -82,6 +82,19 @@ def test_origins_of_web_pages_are_set_on_routers(chart: Chart) -> None:
         assert given.get("value", "") == value
 
 
+def test_the_console_shows_the_command_of_this_release(chart: Chart) -> None:
+    def given(value: str) -> dict[str, str]:
+        specs = dict(pod_specs(chart.render(f"router.console={value}")))
+        variables = environment(specs["Deployment/caracal-router"]["containers"][0])
+        return {name: entry.get("value", "") for name, entry in variables.items()}
+
+    command = given("true")["CARACAL_CONSOLE_SCALE_COMMAND"]
+    assert command == "kubectl -n caracal scale statefulset/caracal-ROLE --replicas=COUNT"
+    assert "CARACAL_CONSOLE" not in given("true")
+    assert given("false")["CARACAL_CONSOLE"] == "0"
+    assert "CARACAL_CONSOLE_SCALE_COMMAND" not in given("false")
+
+
 def test_no_variable_is_set_twice(chart: Chart) -> None:
     for name, spec in pod_specs(chart.render(*EVERYTHING, NUMBERS)):
         for container in spec["containers"]:

@@ -11,7 +11,15 @@ IO = NETWORK | {"torch", "pathlib", "time", "subprocess", "threading"}
 
 # (modules, what they must not reach when they are imported)
 NEVER_REACHED = [
-    (("services.router.gateway", "services.router.requests", "services.router.placement"), {"torch", "transformers"}),
+    (
+        (
+            "services.router.console",
+            "services.router.gateway",
+            "services.router.requests",
+            "services.router.placement",
+        ),
+        {"torch", "transformers"},
+    ),
     (("services.router.servers", "services.router.settings", "services.router.__main__"), {"torch", "transformers"}),
     (("services.membership", "services.process", "services.cli.app", "services.local.settings"), {"torch"}),
     (("services.router.dispatch", "services.transport"), HTTP),

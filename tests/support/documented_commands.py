@@ -58,6 +58,7 @@ ELSEWHERE = {
     "make check": ".ci/run calls it",
     "make test": ".ci/run calls it",
     "make test-fast": "`make test` calls it",
+    "make browser": ".ci/run calls it where it may install packages",
     "make sanitize": "tests/native runs the same with fewer frames",
     "make smoke": ".ci/run calls it; it is these tests",
     "make e2e-k8s": ".ci/run calls it where CARACAL_K8S_LAB names a cluster",

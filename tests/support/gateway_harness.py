@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from support.fake_attention import FakeAttention
 
 from services.membership.shortage import CapacityShortage
+from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.requests.assets import ModelAssets
@@ -56,9 +57,11 @@ class Harness:
         redis_url: str = "",
         response_ttl_s: int = 60,
         response_memory_mb: int = 16,
+        console: Callable[[], Console] | None = None,
     ) -> None:
+        """`console` is called on the router's loop."""
         self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
-        self._cors_origins = cors_origins
+        self._cors_origins, self._make_console = cors_origins, console
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
         self.directory = MutableDirectory()
@@ -137,6 +140,7 @@ class Harness:
             if self._redis_url
             else None
         )
-        gateway = GatewayContext(self.serving, lambda: self.shortage, responses=self.store)
+        self.console = self._make_console() if self._make_console else None
+        gateway = GatewayContext(self.serving, lambda: self.shortage, responses=self.store, console=self.console)
         self.servers = RouterServers(gateway, self._cors_origins)
         await self.servers.start("127.0.0.1", 0, 0)

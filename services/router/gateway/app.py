@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 
+from services.router.console.routes import add_console
 from services.router.gateway import errors
 from services.router.gateway.api_routes import ROUTES, SCHEMA, ErrorBody, Route
 from services.router.gateway.context import GatewayContext
@@ -34,6 +35,8 @@ def build_app(gateway: GatewayContext) -> FastAPI:
     for route in ROUTES:
         _add(app, gateway, route)
     _add_gets(app, StatusRoutes(gateway))
+    if gateway.console is not None:
+        add_console(app, gateway.console, gateway.serving.assets, package_version())
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app
 

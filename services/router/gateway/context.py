@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
+from services.router.console.console import Console
 from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.sampling import ANY_SEED, FREE, OutputRules, choice_seed, draw_seed, sampling_of
@@ -29,6 +30,7 @@ class GatewayContext:
     shortage: Callable[[], CapacityShortage | None] = lambda: None
     overview: Callable[[], Awaitable[Overview]] = _nothing_known
     responses: ResponseStore | None = None
+    console: Console | None = None
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

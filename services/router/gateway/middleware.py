@@ -23,7 +23,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS")  # with a label of their own; all others share one
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
-UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load"}  # polled every few seconds by machines
+UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load", "/console/api/state"}  # polled every few seconds
 
 
 class HeadersTooLarge(InvalidRequest):

@@ -7,6 +7,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import orjson
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -74,7 +75,7 @@ class StatusRoutes:
         except (RedisUnavailable, TimeoutError) as error:
             why = str(error) or f"not within {OVERVIEW_TIMEOUT_S:g} s"
             return JSONResponse(NoWorker(f"Redis does not answer: {why}", code="redis_unavailable").body(), 503)
-        return JSONResponse(overview.to_dict())
+        return Response(orjson.dumps(overview.to_dict()), media_type="application/json")
 
     async def _read_overview(self) -> Overview:
         async with self._overview_lock:

@@ -18,7 +18,7 @@ import structlog
 from caracal_proto.placement_pb2 import Table
 
 from services.membership.record import WorkerRecord
-from services.membership.redis import Membership, RedisUnavailable
+from services.membership.redis import Membership, Pulse, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.balancer import LOAD_S, Balancer
@@ -66,6 +66,8 @@ class PlacementLeader:
             role: WorkerRegistry(self._workers.state, self._workers.probe) for role in ("expert", "attention")
         }
         self._published: PublishedTable | None = None
+        self._pulse: Pulse | None = None  # the last one
+        self.changed = asyncio.Event()  # set when a worker, the table or who leads has changed; for who clears it
         self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
         self._digests: Digests | None = None
         self._highest = self._leased = 0  # epochs: the highest seen anywhere, and in the leases read last
@@ -130,6 +132,9 @@ class PlacementLeader:
 
     async def _poll_redis(self) -> None:
         pulse = await self._membership.pulse("" if self._resigned else self._holder, LEADER_LEASE_MS)
+        if pulse != self._pulse:
+            self._pulse = pulse
+            self.changed.set()
         leads, stored = pulse.leads, pulse.epoch
         await self._see_workers(pulse.changes)
         table = await self._membership.read_table() if stored > self.epoch else None
