@@ -67,7 +67,6 @@ def test_128_workers_are_readable(view: Page) -> None:
     expect(view.locator("#figures > div").nth(4)).to_have_text(re.compile(r"Tokens/s[1-9]"))
     for width in (1280, 390):
         view.set_viewport_size({"width": width, "height": 800})
-        view.wait_for_timeout(50)
         assert view.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -129,8 +128,8 @@ def test_joins_drains_and_deaths_are_seen(view: Page, announced: AnnouncedCluste
 def test_a_hidden_page_asks_nothing(view: Page) -> None:
     asked: list[str] = []
     view.on("request", lambda request: asked.append(request.url))
-    view.wait_for_timeout(1200)
-    assert 1 <= len(asked) <= 2
+    with view.expect_request("**/api/state*"):
+        pass
     hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
     change = "document.dispatchEvent(new Event('visibilitychange'))"
     view.evaluate(hide % "true" + change)
@@ -138,9 +137,8 @@ def test_a_hidden_page_asks_nothing(view: Page) -> None:
     asked.clear()
     view.wait_for_timeout(1500)
     assert asked == []
-    view.evaluate(hide % "false" + change)
-    view.wait_for_timeout(300)
-    assert asked
+    with view.expect_request("**/api/state*"):
+        view.evaluate(hide % "false" + change)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
