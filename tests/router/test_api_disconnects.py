@@ -23,7 +23,7 @@ BODIES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def router(assets_path: Path) -> Iterator[Harness]:
     """A router whose worker does not finish an answer within a test."""
-    with Harness(assets_path, FakeAttention(answers_with([70] * 400, pause=0.02))) as harness:
+    with Harness(assets_path, FakeAttention(answers_with([70] * 400, pause=0.1))) as harness:
         yield harness
 
 
