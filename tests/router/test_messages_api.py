@@ -279,7 +279,7 @@ def test_pings_and_bugs_have_the_apis_form() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        client = MessagesClient(send, "an-id")
+        client = MessagesClient(send, request_id="an-id")
         pings = asyncio.create_task(keep_awake(client, every_s=0.04))
         while len(sent) < 3:  # noqa: ASYNC110  the start of the response and two pings
             await asyncio.sleep(0.005)
