@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 from caracal_proto import attention_pb2
@@ -12,6 +13,8 @@ from services.router.gateway.chat_choice import ChatChoice
 from services.router.gateway.content_tokens import ContentTokens
 from services.router.gateway.field_names import FieldNames
 from services.router.gateway.output_parser import Delta
+from services.router.gateway.streaming import Client
+from services.router.requests.choice_stream import TextDelta
 
 Kind = Literal["content", "reasoning", "tool"]
 Tokens = Sequence[attention_pb2.Token]
@@ -43,6 +46,9 @@ class Step(NamedTuple):
     tokens: Tokens = ()
 
 
+Events = Callable[[list[Step]], bytes]
+
+
 class SectionReader:
     """Reads one choice to its end. `names`: of the fields, for errors. `with_tokens`: content comes with its tokens."""
 
@@ -53,20 +59,37 @@ class SectionReader:
         self._tokens = ContentTokens(choice.choice_stream.vocabulary) if with_tokens else None
         self._call = -1  # index of the open call
 
-    async def run(self, write: Callable[[list[Step]], Awaitable[None]] | None = None) -> None:
-        """Reads everything; `write` gets the steps as they come. Raises RouterError."""
+    async def run(self) -> None:
+        """Reads everything, for an answer that is not streamed. Raises RouterError."""
+        with self._names.of_the_caller(), self.choice.choice_stream as choice_stream:
+            while self.choice.finish_reason is None:
+                self._steps(await choice_stream.next())
+
+    async def stream(self, client: Client, events: Events) -> None:
+        """Writes the events of the steps as they come. Raises RouterError."""
         choice = self.choice
         with self._names.of_the_caller(), choice.choice_stream as choice_stream:
             while choice.finish_reason is None:
+                choice_stream.divert(partial(self._pass_on, client, events) if client.writable else None)
                 text_delta = await choice_stream.next()
-                deltas = choice.parse(text_delta)
-                tokens = self._tokens.push(text_delta.tokens, deltas) if self._tokens else [()] * len(deltas)
-                steps = [step for delta, own in zip(deltas, tokens, strict=True) for step in self._read(delta, own)]
-                if choice.finish_reason is not None and self.sections:
-                    self.sections[-1].last = True
-                    steps.append(Step("close", self.sections[-1]))
-                if write is not None and steps:
-                    await write(steps)
+                choice_stream.divert(None)
+                if steps := self._steps(text_delta):
+                    await client.events(events(steps))
+
+    def _pass_on(self, client: Client, events: Events, text_delta: TextDelta) -> None:
+        if steps := self._steps(text_delta):
+            client.write(events(steps))
+            if not client.writable:  # it does not read: from here on there is somebody to wait for it
+                self.choice.choice_stream.divert(None)
+
+    def _steps(self, text_delta: TextDelta) -> list[Step]:
+        deltas = self.choice.parse(text_delta)
+        tokens = self._tokens.push(text_delta.tokens, deltas) if self._tokens else [()] * len(deltas)
+        steps = [step for delta, own in zip(deltas, tokens, strict=True) for step in self._read(delta, own)]
+        if self.choice.finish_reason is not None and self.sections:
+            self.sections[-1].last = True
+            steps.append(Step("close", self.sections[-1]))
+        return steps
 
     def _read(self, delta: Delta, tokens: Tokens) -> list[Step]:
         steps: list[Step] = []

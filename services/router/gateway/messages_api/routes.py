@@ -18,7 +18,7 @@ from services.router.gateway.messages_api.schemas import CountTokensRequest, Mes
 from services.router.gateway.messages_api.translation import chat_request
 from services.router.gateway.request_body import read_model
 from services.router.gateway.schemas import ChatRequest
-from services.router.gateway.sections import SectionReader, Step
+from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import ChunkWriter, Client, GenerationResponse
 from services.router.requests.errors import RouterError
 
@@ -80,8 +80,5 @@ async def whole(answer: Answer, reader: SectionReader, client: Client) -> None:
 
 
 async def stream(answer: Answer, reader: SectionReader, client: Client) -> None:
-    async def write(steps: list[Step]) -> None:
-        await client.events(answer.steps(steps))
-
-    await reader.run(write)
+    await reader.stream(client, answer.steps)
     await client.last(answer.end())

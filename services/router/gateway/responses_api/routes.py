@@ -22,7 +22,7 @@ from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.responses_api.translation import chat_request, input_items
 from services.router.gateway.schemas import ChatRequest
-from services.router.gateway.sections import SectionReader, Step
+from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import Client, GenerationResponse
 from services.router.requests.errors import InvalidRequest, RouterError
 
@@ -126,12 +126,8 @@ async def whole(store: ResponseStore | None, turn: Turn, client: Client) -> None
 async def stream(store: ResponseStore | None, turn: Turn, client: Client) -> None:
     """Writes the events as they come. An error after the first event ends the response as failed."""
     events = ResponseEvents(turn.answer)
-
-    async def write(steps: list[Step]) -> None:
-        await client.events(events.steps(steps))
-
     try:
-        await turn.reader.run(write)
+        await turn.reader.stream(client, events.steps)
         turn.answer.finish()
         await turn.store(store)
         await client.last(events.end())
