@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -147,6 +148,12 @@ def load_sizes(model: str) -> Sizes:
         return Sizes.of(path.resolve().parent.name, read_config(path)[0])
     except CheckpointError as error:
         raise BadPlan(str(error)) from None
+
+
+def show_json(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
+    """Prints the sizes and the plan for every dtype of weights as JSON. Raises BadPlan."""
+    plans = {weights: asdict(make_plan(sizes, weights, expert_gb, attention_gb)) for weights in WEIGHT_BYTES}
+    print(json.dumps({"sizes": asdict(sizes), "plans": plans}))
 
 
 def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:

@@ -13,6 +13,7 @@ from services.cli.gateway_client import overview_of, reason_of
 from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, not_ready_reason, role_of
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
+from services.cli.scale import Outcome
 from services.membership.overview import Overview
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
@@ -52,7 +53,7 @@ class Release:
         self.context = context
         self.name = self._choose(release)
 
-    def scale(self, counts: dict[str, int], wait_s: float) -> None:
+    def scale(self, counts: dict[str, int], wait_s: float) -> Outcome:
         """Sets the replicas and waits at most `wait_s` until as many pods of each role are ready and none terminates.
 
         Raises InvalidSetting when that is not reached in time, or somebody else changes the numbers meanwhile.
@@ -65,12 +66,10 @@ class Release:
                 self._apps.patch_namespaced_stateful_set_scale(
                     names[role], self.namespace, body, _request_timeout=self._timeout_s
                 )
-        asked = ", ".join(f"{role}={count}" for role, count in counts.items())
         if not wait_s:
-            print(f"{asked}: set, without waiting")
-            return
+            return Outcome(counts, None)
         self._wait(counts, started, wait_s)
-        print(f"{asked}: reached in {time.monotonic() - started:.1f} s")
+        return Outcome(counts, time.monotonic() - started)
 
     def _wait(self, counts: dict[str, int], started: float, wait_s: float) -> None:
         reported, report_at = "", started + REPORT_S
