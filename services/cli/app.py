@@ -14,7 +14,7 @@ from services.cli.commands.cluster import scale, up
 from services.cli.commands.load import ServeCommand
 from services.cli.commands.load import serve as bench_serve
 from services.cli.commands.reference import plan, settings
-from services.cli.commands.watch import status
+from services.cli.commands.watch import logs, status, top
 from services.cli.options import example, fail
 from services.cli.terminal import plain_where_needed
 
@@ -31,6 +31,8 @@ COMMANDS = (
     (up, "serve", "caracal serve DIR --port 8000"),
     (generate, "generate", "caracal generate 'What is 12 + 30?'"),
     (status, "status", "caracal status --watch"),
+    (top, "top", "caracal top --once --json"),
+    (logs, "logs", "caracal logs expert-0 --follow --since 5m"),
     (scale, "scale", "caracal scale expert=3"),
     (plan, "plan", "caracal plan flash-chat --memory 141"),
     (settings, "settings", "caracal settings max_itl_ms"),

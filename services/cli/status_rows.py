@@ -25,8 +25,8 @@ def rows(records: Iterable[WorkerRecord], fold: bool = True) -> list[Row]:
     if not fold:
         return [_row([record]) for record in ordered]
     found = []
-    by_kind = sorted(ordered, key=lambda record: (record.role != "router", record.role, _state(record)))
-    for _, group in groupby(by_kind, key=lambda record: (record.role, _state(record))):
+    by_kind = sorted(ordered, key=lambda record: (record.role != "router", record.role, state_of(record)))
+    for _, group in groupby(by_kind, key=lambda record: (record.role, state_of(record))):
         same = list(group)
         found += [_row(same)] if len(same) >= FOLDED else [_row([record]) for record in same]
     return found
@@ -38,10 +38,10 @@ def _row(same: Sequence[WorkerRecord]) -> Row:
     experts = _span([record.loaded for record in same]) if first.role == "expert" else ""
     metrics = first.metrics_address if len(same) == 1 else ""
     if first.role != "attention":
-        return name, _state(first), experts, "", "", "", "", metrics
+        return name, state_of(first), experts, "", "", "", "", metrics
     return (
         name,
-        _state(first),
+        state_of(first),
         experts,
         _span([round(100 * used) for record in same if (used := _kv_usage(record)) is not None], "%"),
         f"{_sum(same, 'running'):.0f}+{_sum(same, 'waiting'):.0f}",
@@ -51,7 +51,8 @@ def _row(same: Sequence[WorkerRecord]) -> Row:
     )
 
 
-def _state(record: WorkerRecord) -> str:
+def state_of(record: WorkerRecord) -> str:
+    """One word: serving, joining or draining."""
     return "draining" if record.draining else "serving" if record.role == "router" or serves(record) else "joining"
 
 

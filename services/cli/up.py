@@ -79,7 +79,11 @@ async def _serve(cluster: LocalCluster) -> None:
         await cluster.ready(READY_S, report)
     url = cluster.urls[0]
     try:
-        save(RunState(pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster))
+        directory = str(cluster.directory)
+        state = RunState(
+            pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster, directory=directory
+        )
+        save(state)
     except OSError as error:
         known = f"CARACAL_URL={url} CARACAL_REDIS_URL={cluster.redis_url}"
         log.warning("other commands will not find this cluster by themselves", error=str(error), set=known)

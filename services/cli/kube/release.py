@@ -116,6 +116,22 @@ class Release:
                 )
         return {_name(pod): not_ready_reason(pod, warnings.get(_name(pod), "")) for pod in waiting}
 
+    def log(self, pod: str, tail: int | None, since_s: int | None, *, follow: bool = False) -> Iterator[str]:
+        """Yields lines of a pod's log: the last `tail`, of the last `since_s` seconds; with `follow`, until it ends."""
+        limits = {"tail_lines": tail, "since_seconds": since_s}
+        given = {name: value for name, value in limits.items() if value is not None}
+        timeout = (self._timeout_s[0], None) if follow else self._timeout_s
+        with self._calls():
+            answer = self._core.read_namespaced_pod_log(
+                pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=timeout, **given
+            )
+            rest = b""
+            for chunk in answer.stream(amt=None, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if rest:
+                yield rest.decode(errors="replace")
+
     def overview(self, router: Any) -> Overview:
         """Reads /cluster of the router in that pod, through the API server's proxy."""
         status, text = self._ask(router, "cluster")

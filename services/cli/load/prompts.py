@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from services.cli.load.settings import BadOption, Dataset
 from services.cli.load.words import WORDS
 
 RANDOM_OUTPUT, CUSTOM_OUTPUT = 128, 256
+TOGETHER = 32  # prompts whose tokens are counted at one time
 TRIES = 10  # to find a text of exactly so many tokens
 LEAST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048  # tokens of conversations that are taken from ShareGPT
 
@@ -44,7 +46,7 @@ async def make_prompts(dataset: Dataset, tokenizer: Tokenizer | None, note: Note
     if dataset.name == "random":
         if tokenizer is None:
             note(f"the server has no /tokenize: --random-input-len {dataset.input_len} counts words, not tokens")
-        return [await _random(dataset, tokenizer, chooser) for _ in range(dataset.num_prompts)]
+        return await _randoms(dataset, tokenizer)
     assert dataset.path
     if dataset.name == "custom":
         found = list(_custom(dataset.path, dataset.output_len))
@@ -59,6 +61,17 @@ async def make_prompts(dataset: Dataset, tokenizer: Tokenizer | None, note: Note
     if len(found) < dataset.num_prompts:
         note(f"{dataset.path.name} has {len(found)} prompts: they are repeated up to {dataset.num_prompts}")
     return [found[number % len(found)] for number in range(dataset.num_prompts)]
+
+
+async def _randoms(dataset: Dataset, tokenizer: Tokenizer | None) -> list[Prompt]:
+    """Each from a generator of its own, so that they do not depend on the order in which the server answers."""
+    places = asyncio.Semaphore(TOGETHER)
+
+    async def one(number: int) -> Prompt:
+        async with places:
+            return await _random(dataset, tokenizer, random.Random(f"{dataset.seed}/{number}"))
+
+    return await asyncio.gather(*map(one, range(dataset.num_prompts)))
 
 
 async def _random(dataset: Dataset, tokenizer: Tokenizer | None, chooser: random.Random) -> Prompt:

@@ -61,7 +61,7 @@ async def run(load: Load, dataset: Dataset, note: Callable[[str], None], watch: 
 
 async def _warm_up(session: aiohttp.ClientSession, url: str, body: dict[str, Any], load: Load) -> None:
     """Sends the first request so many times. Raises ServerError when that fails."""
-    together = load.max_concurrency or load.warmups
+    together = load.max_concurrency or max(1, load.warmups)
     for start in range(0, load.warmups, together):
         count = min(together, load.warmups - start)
         for outcome in await asyncio.gather(*(send(session, url, body) for _ in range(count))):
