@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from services.cli.commands.ask import generate
+from services.cli.commands.ask import chat, generate
 from services.cli.commands.cluster import scale, up
 from services.cli.commands.load import ServeCommand
 from services.cli.commands.load import serve as bench_serve
@@ -30,6 +30,7 @@ COMMANDS = (
     (up, "up", "caracal up --model DIR --expert 2"),
     (up, "serve", "caracal serve DIR --port 8000"),
     (generate, "generate", "caracal generate 'What is 12 + 30?'"),
+    (chat, "chat", "caracal chat --system 'Answer in one line.'"),
     (status, "status", "caracal status --watch"),
     (top, "top", "caracal top --once --json"),
     (logs, "logs", "caracal logs expert-0 --follow --since 5m"),
@@ -38,7 +39,12 @@ COMMANDS = (
     (settings, "settings", "caracal settings max_itl_ms"),
 )
 for function, name, text in COMMANDS:
-    app.command(name, epilog=example(text))(function)
+    help = (
+        "Start a cluster: the same as `caracal up`, under the name that users of vLLM know."
+        if name == "serve"
+        else None
+    )
+    app.command(name, help=help, epilog=example(text))(function)
 
 
 class BenchGroup(TyperGroup):

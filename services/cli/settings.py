@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.attention_worker.settings import AttentionSettings
+from services.cli.fitting_table import folded
 from services.expert_worker.settings import ExpertSettings
 from services.process.settings import PREFIX, Rule, ServiceSettings, Settings, WorkerSettings, rule_of
 from services.router.settings import RouterSettings
@@ -83,7 +84,7 @@ def show(wanted: Sequence[str]) -> None:
     """Prints the same as tables; with `wanted`, only those variables. Raises UnknownSetting."""
     console = Console()
     for title, entries in _chosen(wanted):
-        table = Table("variable", "default", "meaning", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(*folded("variable", "default", "meaning"), title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for entry in entries:
             table.add_row(*entry)
         console.print(table)

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 READY_S = 300.0
 SAMPLE = "What is 12 + 30?"
-SAMPLED = {"max_tokens": 48, "temperature": 0}
+SAMPLED: dict[str, Any] = {"max_tokens": 48, "temperature": 0}
 BASE_MODEL = """\
 The model has no chat template: it continues text, and /v1/chat/completions is closed.
 

@@ -24,7 +24,7 @@ def _setting(name: str, *aliases: str) -> Any:
 
 
 ModelDirectory = Annotated[
-    Path | None, typer.Argument(metavar="[MODEL_DIR]", help="Checkpoint directory, the same as --model.")
+    Path | None, typer.Argument(metavar="MODEL_DIR", help="Checkpoint directory, the same as --model.")
 ]
 
 

@@ -34,7 +34,7 @@ def plan(
 def settings(
     wanted: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Only these variables.", autocompletion=setting_names),
+        typer.Argument(metavar="NAME...", help="Only these variables.", autocompletion=setting_names),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md has them.")] = False,
     as_json: AsJson = False,

@@ -91,7 +91,7 @@ def _worker_names(incomplete: str) -> list[str]:
 
 def logs(
     workers: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORKER]...", help="Default: all.", autocompletion=_worker_names)
+        list[str] | None, typer.Argument(metavar="WORKER...", help="Default: all.", autocompletion=_worker_names)
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written; Ctrl-C ends it.")] = False,
     tail: Annotated[
