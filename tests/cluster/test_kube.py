@@ -84,19 +84,19 @@ def test_one_of_several_releases_must_be_named(api: FakeApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "code", "expected"),
     [
-        (("status", "--context", "elsewhere"), "no context 'elsewhere'; it has: lab"),
-        (("status", "--context", "lab", "--namespace", "empty"), "the API server of lab answers 404"),
-        (("scale", "expert=0", "--context", "lab"), "at least one expert worker"),
-        (("scale", "expert=10001", "--context", "lab"), "more than 10000 pods"),
-        (("scale", "router=2", "--context", "lab"), "scale takes"),
-        (("scale", "expert=2", "--namespace", "models"), "--namespace and --release go with --context"),
-        (("status", "--context", "lab", "--gateway", "http://127.0.0.1:1"), "name two clusters"),
+        (("status", "--context", "elsewhere"), 1, "no context 'elsewhere'; it has: lab"),
+        (("status", "--context", "lab", "--namespace", "empty"), 1, "the API server of lab answers 404"),
+        (("scale", "expert=0", "--context", "lab"), 2, "at least one expert worker"),
+        (("scale", "expert=10001", "--context", "lab"), 2, "more than 10000 pods"),
+        (("scale", "router=2", "--context", "lab"), 2, "scale takes"),
+        (("scale", "expert=2", "--namespace", "models"), 2, "--namespace and --release go with --context"),
+        (("status", "--context", "lab", "--gateway", "http://127.0.0.1:1"), 2, "name two clusters"),
     ],
 )
-def test_mistakes_get_one_line(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    assert expected in error_line(*words)
+def test_mistakes_get_one_line(api: FakeApi, words: tuple[str, ...], code: int, expected: str) -> None:
+    assert expected in error_line(*words, code=code)
 
 
 def test_a_server_that_forbids_is_not_kubernetes_or_does_not_answer(api: FakeApi, kubeconfig: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_server_that_never_answers(kubeconfig: Path) -> None:
     ],
 )
 def test_an_empty_argument_is_an_error(api: FakeApi, words: tuple[str, ...]) -> None:
-    assert f"caracal: {words[-2]} is empty" in error_line(*words)
+    assert f"caracal: {words[-2]} is empty" in error_line(*words, code=2)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_an_empty_argument_is_an_error(api: FakeApi, words: tuple[str, ...]) -> 
     ],
 )
 def test_counts_that_are_mistakes(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    output = error_line("scale", *words, "--context", "lab")
+    output = error_line("scale", *words, "--context", "lab", code=2)
     assert expected in output
     assert len(output) < 100
 

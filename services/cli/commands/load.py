@@ -31,8 +31,10 @@ class ServeCommand(TyperCommand):
 
 def serve(
     base_url: Annotated[
-        str, typer.Option(envvar="CARACAL_URL", help="URL of the server; default: the cluster running here.")
+        str, typer.Option(help="URL of the server; default: CARACAL_URL, or the cluster running here.")
     ] = "",
+    host: Annotated[str, typer.Option(help="Instead of --base-url, with --port.")] = "",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="8000 if only --host is given.")] = None,
     backend: Annotated[str, typer.Option(help="openai or vllm (completions), or openai-chat.")] = "openai",
     endpoint: Annotated[str, typer.Option(help="Path of the API; default: that of --backend.")] = "",
     model: Annotated[str, typer.Option(help="Default: the first of /v1/models.")] = "",
@@ -96,7 +98,6 @@ def _run(**given: Any) -> None:
         if error.name != "aiohttp":
             raise
         fail("caracal bench serve needs aiohttp: pip install 'caracal[load]'")
-    from services.cli.gateway_url import gateway_url
     from services.cli.load import settings as load
 
     try:
@@ -106,7 +107,7 @@ def _run(**given: Any) -> None:
         body = {name: value for name, value in sampling.items() if value is not None}
         body |= ({"ignore_eos": True} if given["ignore_eos"] else {}) | load.parse_body(given["extra_body"])
         requests = load.Load(
-            base_url=gateway_url(on_cluster(lambda: gateway_address(given["base_url"] or None))),
+            base_url=_address(given["base_url"], given["host"], given["port"]),
             endpoint="/" + (given["endpoint"] or load.BACKENDS[given["backend"]]).lstrip("/"),
             headers=load.parse_assignments("--header", given["header"] or []),
             body=body,
@@ -140,3 +141,15 @@ def _run(**given: Any) -> None:
     except (ServerError, OSError) as error:
         fail(str(error))
     raise typer.Exit(code)
+
+
+def _address(base_url: str, host: str, port: int | None) -> str:
+    """The server's URL, from what was given, or of the cluster running here."""
+    from services.cli.gateway_url import gateway_url
+    from services.process.addresses import authority
+
+    if base_url and (host or port):
+        usage_error("--base-url and --host or --port name two servers: give one of them")
+    if host or port:
+        return f"http://{authority(host or '127.0.0.1', port or 8000)}"
+    return gateway_url(on_cluster(lambda: gateway_address(base_url or None)))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import AsJson, fail, usage_error
+from services.cli.options import AsJson, usage_error
 
 
 def setting_names(incomplete: str) -> list[str]:
@@ -28,7 +28,7 @@ def plan(
     try:
         (show_json if as_json else show)(load_sizes(model), memory, attention_memory)
     except BadPlan as error:
-        fail(str(error))
+        usage_error(str(error))
 
 
 def settings(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from services.cli.kube.diagnosis import role_of
-from services.cli.log_lines import LogLine, last, parse_all
+from services.cli.log_lines import LogLine, parse_all
 from services.cli.log_printer import LogPrinter
 from services.cli.run_state import NoCluster
 
@@ -22,34 +23,51 @@ def show_logs(
 ) -> None:
     """Prints logs of these pods, or of all, in the order of time. A name may lack the release's: `expert-0`.
 
-    With `follow`, each pod is read by a thread of its own until its log ends. Raises NoCluster.
+    With `follow`, each pod is read by a thread of its own until its log ends. Raises NoCluster for a pod of `workers`
+    whose log cannot be read, or when no log can; else the reason goes to stderr.
     """
     names = [pod.metadata.name for pod in release.pods() if role_of(pod)]
     chosen = [_pod(release, worker, names) for worker in workers] or names
     seconds = None if start is None else max(1, int((datetime.now(UTC) - start).total_seconds()))
+    lines = _followed(release, chosen, tail, seconds) if follow else _read(release, chosen, tail, seconds)
     printer = LogPrinter(chosen, as_json)
-    if not follow:
-        found = [
-            line for name in chosen for line in last(list(parse_all(name, release.log(name, tail, seconds))), tail)
-        ]
-        printer.print(sorted(found, key=lambda line: line.at.timestamp() if line.at else 0.0))
-        return
+    failed = 0
+    for line in lines:
+        if isinstance(line, LogLine):
+            printer.print([line])
+            continue
+        failed += 1
+        if workers or failed == len(chosen):
+            raise line
+        print(f"caracal: {line}", file=sys.stderr)
+
+
+def _read(release: Release, names: list[str], tail: int | None, seconds: int | None) -> Iterator[LogLine | NoCluster]:
+    """Yields why some logs cannot be read, then all lines in the order of time."""
+    found: list[LogLine] = []
+    for name in names:
+        try:
+            found += parse_all(name, release.log(name, tail, seconds))
+        except NoCluster as error:
+            yield error
+    yield from sorted(found, key=lambda line: line.at.timestamp() if line.at else 0.0)
+
+
+def _followed(
+    release: Release, names: list[str], tail: int | None, seconds: int | None
+) -> Iterator[LogLine | NoCluster]:
+    """Yields lines as they come, and why some logs cannot be read, until every log has ended."""
     lines: queue.Queue[LogLine | NoCluster | None] = queue.Queue()
-    for name in chosen:
+    for name in names:
         threading.Thread(target=_follow, args=(release, name, tail, seconds, lines), daemon=True).start()
-    for line in _until_all_end(lines, len(chosen)):
-        printer.print([line])
-
-
-def _until_all_end(lines: queue.Queue[LogLine | NoCluster | None], open_logs: int) -> Iterator[LogLine]:
-    """Yields lines until every log has ended. Raises the NoCluster of one that could not be read."""
+    open_logs = len(names)
     while open_logs:
         line = lines.get()
-        if isinstance(line, NoCluster):
-            raise line
-        if line is None:
-            open_logs -= 1
-        else:
+        if isinstance(line, LogLine):
+            yield line
+            continue
+        open_logs -= 1
+        if line is not None:
             yield line
 
 

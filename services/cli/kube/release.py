@@ -21,6 +21,7 @@ from services.process.telemetry import progress
 PART_OF, INSTANCE = "app.kubernetes.io/part-of=caracal", "app.kubernetes.io/instance"
 ROLES = ("router", "attention", "expert", "redis")  # not the pods of `helm test`
 TIMEOUT_S = (3.0, 10.0)  # to connect, to be answered
+FOLLOW_TIMEOUT_S = 30 * 86400.0  # without a new line; the client takes no None
 POLL_S, REPORT_S = 0.5, 3.0
 HTTP, HTTP_PORT = "http", 8000  # name of a router's port in the chart; number if no port has that name
 MAX_PODS = 10_000  # a larger number is a typing error
@@ -120,7 +121,7 @@ class Release:
         """Yields lines of a pod's log: the last `tail`, of the last `since_s` seconds; with `follow`, until it ends."""
         limits = {"tail_lines": tail, "since_seconds": since_s}
         given = {name: value for name, value in limits.items() if value is not None}
-        timeout = (self._timeout_s[0], None) if follow else self._timeout_s
+        timeout = (self._timeout_s[0], FOLLOW_TIMEOUT_S) if follow else self._timeout_s
         with self._calls():
             answer = self._core.read_namespaced_pod_log(
                 pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=timeout, **given
