@@ -51,7 +51,8 @@ class BenchGroup(TyperGroup):
     """Takes what names no command as arguments of `caracal bench suite`, which was all there was."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = args and (args[0] in self.commands or args[0] == "--help")
+        completing = ctx.resilient_parsing
+        named = completing or (args and (args[0] in self.commands or args[0] == "--help"))
         return super().parse_args(ctx, args if named else ["suite", *args])
 
 

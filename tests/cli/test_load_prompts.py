@@ -40,6 +40,11 @@ def test_random_prompts_have_the_length_in_tokens_and_depend_on_the_seed_alone()
     assert prompts(Dataset(num_prompts=40, input_len=30, output_len=7, seed=4), Letters())[0] != found
 
 
+def test_tokens_that_the_server_adds_are_part_of_the_length() -> None:
+    found = asyncio.run(make_prompts(Dataset(num_prompts=2, input_len=30), Letters(), print, added=1))
+    assert [len(asyncio.run(Letters().encode(one.text))) for one in found] == [29, 29]
+
+
 def test_lengths_vary_within_the_range() -> None:
     found, _ = prompts(Dataset(num_prompts=300, input_len=40, output_len=10, range_ratio=0.5), Letters())
     lengths = [len(asyncio.run(Letters().encode(one.text))) for one in found]

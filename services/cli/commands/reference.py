@@ -10,10 +10,13 @@ from services.cli.options import AsJson, usage_error
 
 
 def setting_names(incomplete: str) -> list[str]:
-    """Names of variables, for the shell."""
+    """Names of variables, for the shell, spelled as what the user has begun: CARACAL_TP, caracal_tp or tp."""
     from services.cli.settings import names
+    from services.process.settings import PREFIX
 
-    return [name for name in names() if name.startswith(incomplete.upper())]
+    forms = ((name, name.lower(), name.lower().removeprefix(PREFIX.lower())) for name in names())
+    found = (next((form for form in one if form.startswith(incomplete)), "") for one in forms)
+    return [form for form in found if form]
 
 
 def plan(

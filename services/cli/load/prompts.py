@@ -40,13 +40,16 @@ Note = Callable[[str], None]
 Count = Callable[[str], Awaitable[int]]
 
 
-async def make_prompts(dataset: Dataset, tokenizer: Tokenizer | None, note: Note) -> list[Prompt]:
-    """Returns `num_prompts` prompts; `note` gets what a reader of the report has to know. Raises BadOption."""
+async def make_prompts(dataset: Dataset, tokenizer: Tokenizer | None, note: Note, added: int = 0) -> list[Prompt]:
+    """Returns `num_prompts` prompts; `note` gets what a reader of the report has to know. Raises BadOption.
+
+    `added`: tokens that the server adds around a prompt, which count as its own.
+    """
     chooser = random.Random(dataset.seed)
     if dataset.name == "random":
         if tokenizer is None:
             note(f"the server has no /tokenize: --random-input-len {dataset.input_len} counts words, not tokens")
-        return await _randoms(dataset, tokenizer)
+        return await _randoms(dataset, tokenizer, added)
     assert dataset.path
     if dataset.name == "custom":
         found = list(_custom(dataset.path, dataset.output_len))
@@ -63,19 +66,19 @@ async def make_prompts(dataset: Dataset, tokenizer: Tokenizer | None, note: Note
     return [found[number % len(found)] for number in range(dataset.num_prompts)]
 
 
-async def _randoms(dataset: Dataset, tokenizer: Tokenizer | None) -> list[Prompt]:
+async def _randoms(dataset: Dataset, tokenizer: Tokenizer | None, added: int) -> list[Prompt]:
     """Each from a generator of its own, so that they do not depend on the order in which the server answers."""
     places = asyncio.Semaphore(TOGETHER)
 
     async def one(number: int) -> Prompt:
         async with places:
-            return await _random(dataset, tokenizer, random.Random(f"{dataset.seed}/{number}"))
+            return await _random(dataset, tokenizer, random.Random(f"{dataset.seed}/{number}"), added)
 
     return await asyncio.gather(*map(one, range(dataset.num_prompts)))
 
 
-async def _random(dataset: Dataset, tokenizer: Tokenizer | None, chooser: random.Random) -> Prompt:
-    length = _drawn(dataset.input_len, dataset.range_ratio, chooser)
+async def _random(dataset: Dataset, tokenizer: Tokenizer | None, chooser: random.Random, added: int) -> Prompt:
+    length = max(1, _drawn(dataset.input_len, dataset.range_ratio, chooser) - added)
     output = _drawn(dataset.output_len or RANDOM_OUTPUT, dataset.range_ratio, chooser)
     words = " ".join(chooser.choices(WORDS, k=length))
     return Prompt(words if tokenizer is None else await _cut(words, length, tokenizer, chooser), output)

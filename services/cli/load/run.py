@@ -49,7 +49,8 @@ async def run(load: Load, dataset: Dataset, note: Callable[[str], None], watch: 
         server = Server(session, load.base_url)
         server.model = load.model or await server.first_model()
         tokenizer = server if await server.tokenizes() else None
-        prompts = await make_prompts(dataset, tokenizer, note)
+        added = await server.added() if tokenizer and not load.chat else 0
+        prompts = await make_prompts(dataset, tokenizer, note, added)
         if not load.chat and any(not prompt.text for prompt in prompts):
             raise BadOption("--dataset-path: messages are for a chat: give --endpoint /v1/chat/completions")
         bodies = [request_body(load, server.model, prompt) for prompt in prompts]

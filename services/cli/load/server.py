@@ -31,9 +31,13 @@ class Server:
         except ServerError:
             return False
 
-    async def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without those that would be added around it."""
-        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
+    async def added(self) -> int:
+        """How many tokens are added around the text of a completion."""
+        return len(await self.encode("a word", special=True)) - len(await self.encode("a word"))
+
+    async def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text; with `special`, also those that are added around it."""
+        body = {"model": self.model, "prompt": text, "add_special_tokens": special}
         try:
             return [int(token) for token in (await self._json("POST", "/tokenize", body))["tokens"]]
         except (KeyError, TypeError, ValueError):

@@ -1,0 +1,119 @@
+"""Every command: an example in its help, a row in docs/commands.md, exit codes as that table has them; completion."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.documented_commands import REPO
+from support.user_commands import command, new_user
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from services.cli.app import app
+from services.cli.settings import names
+
+PAGE = (REPO / "docs" / "commands.md").read_text()
+WIDE = {"COLUMNS": "200", "TERM": "dumb"}
+
+
+def all_commands() -> dict[str, Any]:
+    root: Any = get_command(app)
+    found: dict[str, Any] = {}
+    for name, one in root.commands.items():
+        inner = getattr(one, "commands", {})
+        found |= {f"{name} {part}": each for part, each in inner.items()} or {name: one}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(all_commands()))
+def test_help_has_an_example_and_the_page_has_the_command(name: str) -> None:
+    if name != "bench suite":  # its help is that of bench/
+        shown = CliRunner().invoke(app, [*name.split(), "--help"], env=WIDE)
+        assert shown.exit_code == 0
+        assert re.search(rf"Example: caracal {name} ?", shown.output), shown.output
+    assert re.search(rf"`caracal {name}[ `]", PAGE)
+
+
+def test_commands_that_read_have_json() -> None:
+    for name in ("status", "top", "logs", "settings", "plan", "scale", "bench serve"):
+        options = {each for parameter in all_commands()[name].params for each in parameter.opts}
+        assert "--json" in options, name
+
+
+def test_exit_codes_of_the_page(tmp_path: Path) -> None:
+    table = dict(re.findall(r"^\| (\d+) \| ([^|]+) \|", PAGE, re.M))
+    assert set(table) == {"0", "1", "2", "3", "130"}
+    for code, words in {
+        0: ["--version"],
+        1: ["status", "--gateway", "http://127.0.0.1:9"],
+        2: ["status", "--no-such-option"],
+    }.items():
+        assert CliRunner().invoke(app, words).exit_code == code, words
+
+
+def test_settings_by_name() -> None:
+    run = CliRunner()
+    found = json.loads(run.invoke(app, ["settings", "max-itl-ms", "CARACAL_TP", "--json"]).output)
+    assert {one["name"] for one in found} == {"CARACAL_MAX_ITL_MS", "CARACAL_TP"}
+    assert {one["name"] for one in json.loads(run.invoke(app, ["settings", "--json"]).output)} == set(names())
+    wrong = run.invoke(app, ["settings", "max_itl"], env=WIDE)
+    assert wrong.exit_code == 2
+    assert "there is no setting CARACAL_MAX_ITL; did you mean CARACAL_MAX_ITL_MS" in wrong.output
+    assert run.invoke(app, ["settings", "tp", "--markdown"]).exit_code == 2
+
+
+@pytest.mark.parametrize("width", ["80", "60", "40"])
+@pytest.mark.parametrize("words", [["settings"], ["plan", "flash-lite"]])
+def test_tables_are_never_cut(width: str, words: list[str]) -> None:
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": width})
+    assert shown.exit_code == 0
+    assert "…" not in shown.output
+    assert max(map(len, shown.output.splitlines())) <= int(width)
+
+
+def test_plan_as_json() -> None:
+    found = json.loads(CliRunner().invoke(app, ["plan", "flash-chat", "--json"]).output)
+    assert found["sizes"]["experts"] == 28 * 512
+    assert found["plans"]["fp8"]["expert_workers"] == 7
+
+
+def completed(user: dict[str, str], line: str) -> list[str]:
+    """What bash would offer for the last word of the line."""
+    words = line.split(" ")
+    environment = user | {
+        "_CARACAL_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = "import sys; sys.argv = ['caracal']; from services.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "importtime", "-c", code],
+        env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    heavy = re.findall(r"\| +(torch|numpy|fastapi|aiohttp|kubernetes|tokenizers)\n", done.stderr)
+    assert not heavy, f"completion waits for {heavy}"
+    return done.stdout.split()
+
+
+@pytest.mark.processes
+def test_completion_of_commands_options_and_settings(tmp_path: Path) -> None:
+    user = new_user(tmp_path)
+    assert completed(user, "caracal s") == ["serve", "status", "scale", "settings"]
+    assert "serve" in completed(user, "caracal bench ")
+    assert completed(user, "caracal status --num") == ["--numerics"]
+    assert completed(user, "caracal settings CARACAL_MAX_I") == ["CARACAL_MAX_ITL_MS"]
+    assert completed(user, "caracal settings max_i") == ["max_itl_ms"]
+    assert completed(user, "caracal logs r") == [], "no cluster is running"
+
+
+@pytest.mark.processes
+def test_the_script_for_the_shell(tmp_path: Path) -> None:
+    user = new_user(tmp_path) | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = command(user, "--show-completion", "bash")
+    assert "_CARACAL_COMPLETE=complete_bash" in done.stdout, done.stderr
