@@ -61,8 +61,8 @@ async def with_httpx2(url: str, streams: int) -> list[float]:
         async with client.stream("POST", url, json={}) as response:
             return await _delays(response.aiter_lines())
 
-    limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
+    transport = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None))
+    async with httpx2.AsyncClient(transport=transport, timeout=60) as client:
         return list(itertools.chain(*await asyncio.gather(*(one(client) for _ in range(streams)))))
 
 

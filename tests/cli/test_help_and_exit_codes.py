@@ -113,6 +113,17 @@ def test_completion_of_commands_options_and_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_what_is_no_command_of_bench_goes_to_the_suite(tmp_path: Path) -> None:
+    for words in (["--no-such"], ["suite", "--no-such"]):
+        done = command(new_user(tmp_path) if words[0] != "suite" else new_user(tmp_path / "tmp"), "bench", *words)
+        assert done.returncode == 2
+        assert "unrecognized arguments: --no-such" in done.stderr
+    shown = CliRunner().invoke(app, ["bench", "--help"], env=WIDE).output
+    assert re.search(r"serve .*Load an OpenAI-compatible server", shown)
+    assert re.search(r"suite .*Measure this project", shown)
+
+
+@pytest.mark.processes
 def test_the_script_for_the_shell(tmp_path: Path) -> None:
     user = new_user(tmp_path) | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = command(user, "--show-completion", "bash")
