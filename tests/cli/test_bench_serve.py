@@ -35,6 +35,14 @@ def bench(user: dict[str, str], server: ScriptedEndpoint, *words: str) -> subpro
 
 
 def test_requests_are_counted_by_the_server(user: dict[str, str], endpoint: ScriptedEndpoint) -> None:
+    two = threading.Barrier(2, timeout=30)
+
+    def script(body: Body) -> list[Any]:
+        if len(endpoint.bodies) > 1:  # the first one warms up
+            two.wait()
+        return completion("a", "b", "c")
+
+    endpoint.script = script
     words = ("--num-prompts", "6", "--max-concurrency", "2", "--random-input-len", "4", "--random-output-len", "9")
     done = bench(user, endpoint, *words, "--ignore-eos", "--extra-body", '{"min_p": 0.1}', "--header", "a=b", "c=d")
     assert done.returncode == 0, done.stderr
@@ -100,13 +108,17 @@ def test_errors_are_counted_and_the_first_is_shown(user: dict[str, str]) -> None
         [{"error": {"message": "worker lost"}}],
         [{"choices": [{"text": "half"}]}],
         ["{"],
+        ["[]"],
+        [{"choices": "none"}],
+        [{"choices": [], "usage": "many"}],
+        [b"data: \xff\n\n"],
     ]
     with ScriptedEndpoint(lambda body: answers[len(server.bodies) - 1]) as server:
         done = bench(
             user,
             server,
             "--num-prompts",
-            "5",
+            "9",
             "--max-concurrency",
             "1",
             "--save-detailed",
@@ -117,9 +129,9 @@ def test_errors_are_counted_and_the_first_is_shown(user: dict[str, str]) -> None
         )
         assert done.returncode == 0
         found = json.loads(done.stdout)
-        assert (found["completed"], found["failed"]) == (1, 4)
+        assert (found["completed"], found["failed"]) == (1, 8)
         assert found["errors"][:4] == ["", "429: slow down", "worker lost", "the stream ended before the answer did"]
-        assert "4 requests failed; the first: 429: slow down" in done.stderr
+        assert "8 requests failed; the first: 429: slow down" in done.stderr
 
 
 def test_nothing_succeeds(user: dict[str, str]) -> None:

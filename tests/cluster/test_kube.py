@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -81,6 +82,21 @@ def test_one_of_several_releases_must_be_named(api: FakeApi) -> None:
     assert run("scale", "expert=1", "--context", "lab", "--release", "caracal")[0] == 0
     api.releases = []
     assert "namespace models of lab has no release of Caracal" in error_line("status", "--context", "lab")
+
+
+def test_status_as_json(api: FakeApi) -> None:
+    code, output = run("status", "--context", "lab", "--json")
+    found = json.loads(output)
+    assert (code, found["serving"], found["not_ready_reason"]) == (0, True, "")
+    assert (found["release"], found["namespace"], found["context"]) == ("caracal", "models", "lab")
+    assert {"name": "caracal-expert", "desired": "1", "ready": "1"} in found["workloads"]
+    assert [one["pod"] for one in found["pods"]] == ["caracal-attention-0", "caracal-expert-0", "caracal-router-0"]
+    assert found["cluster"]["leader"] == "caracal-router-0"
+    api.ready = 503, {"reason": "no attention worker"}
+    code, output = run("status", "--context", "lab", "--json")
+    found = json.loads(output)
+    assert (code, found["serving"], found["not_ready_reason"]) == (3, False, "no router is ready")
+    assert found["cluster"] is None
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
             await _read(response, outcome)
     except ServerError as error:
         outcome.error = str(error)
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+    # A server that is not quite OpenAI's: the first wrong type ends in one of the last three.
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, TypeError, AttributeError) as error:
         outcome.error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     except asyncio.CancelledError:
         outcome.error = "interrupted"

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from services.cli.load.progress import watch
 from services.cli.load.report import PER_REQUEST, result, table
 from services.cli.load.run import Run, run
 from services.cli.load.settings import Dataset, Load, Reporting
@@ -40,7 +39,7 @@ def bench_serve(
     if saving.save:
         saving.folder.mkdir(parents=True, exist_ok=True)
     say = partial(print, file=sys.stderr)
-    done = asyncio.run(run(load, dataset, lambda text: say(f"note: {text}"), partial(watch, shown=progress)))
+    done = asyncio.run(run(load, dataset, lambda text: say(f"note: {text}"), progress))
     found = result(done.outcomes, done.duration, load, reporting)
     whole = _about(load, dataset, saving, done) | found
     slim = {name: value for name, value in whole.items() if name not in PER_REQUEST}

@@ -14,6 +14,16 @@ from services.cli.load.outcome import Outcome
 
 
 @contextmanager
+def preparing(shown: bool = True) -> Iterator[None]:
+    """Says that prompts are being made, on stderr where that is a terminal."""
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status("making prompts"):
+        yield
+
+
+@contextmanager
 def watch(total: int, shown: bool = True) -> Iterator[Callable[[Outcome], None]]:
     """Yields a function to call with each outcome; on stderr, and only where that is a terminal."""
     if not shown or not sys.stderr.isatty():

@@ -16,6 +16,7 @@ import aiohttp
 from services.cli.load.arrivals import arrivals
 from services.cli.load.client import ServerError, request_body, send
 from services.cli.load.outcome import Outcome
+from services.cli.load.progress import preparing, watch
 from services.cli.load.prompts import make_prompts
 from services.cli.load.server import Server
 from services.cli.load.settings import BadOption, Dataset, Load
@@ -36,11 +37,10 @@ class Run:
     interrupted: bool = False
 
 
-async def run(load: Load, dataset: Dataset, note: Callable[[str], None], watch: Callable[[int], Any]) -> Run:
-    """Makes prompts, sends warm-up requests and then all others.
+async def run(load: Load, dataset: Dataset, note: Callable[[str], None], progress: bool) -> Run:
+    """Makes prompts, sends warm-up requests and then all others; `note` gets what a reader of the report has to know.
 
-    `watch(total)` is a context manager that gives a function to call with each outcome. Raises ServerError when the
-    server does not answer or rejects the warm-up, BadOption.
+    Raises ServerError when the server does not answer or rejects the warm-up, BadOption.
     """
     headers = load.headers | ({"Authorization": f"Bearer {load.api_key}"} if load.api_key else {})
     timeout = aiohttp.ClientTimeout(total=load.timeout_s)
@@ -50,13 +50,14 @@ async def run(load: Load, dataset: Dataset, note: Callable[[str], None], watch: 
         server.model = load.model or await server.first_model()
         tokenizer = server if await server.tokenizes() else None
         added = await server.added() if tokenizer and not load.chat else 0
-        prompts = await make_prompts(dataset, tokenizer, note, added)
+        with preparing(progress):
+            prompts = await make_prompts(dataset, tokenizer, note, added)
         if not load.chat and any(not prompt.text for prompt in prompts):
             raise BadOption("--dataset-path: messages are for a chat: give --endpoint /v1/chat/completions")
         bodies = [request_body(load, server.model, prompt) for prompt in prompts]
         url = f"{load.base_url}{load.endpoint}"
         await _warm_up(session, url, bodies[0], load)
-        with watch(len(bodies)) as done:
+        with watch(len(bodies), progress) as done:
             return replace(await _send_all(session, url, bodies, load, done), model=server.model)
 
 
