@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from services.cli.chat_history import Answer, History
 from services.cli.generate import RequestFailed, stream_deltas
+from services.cli.terminal import without_controls
 
 HELP = """\
 /system TEXT   set the system message; without TEXT, show it
@@ -104,7 +105,7 @@ class Chat:
             if before:
                 self._end(before)
             self.out.write(self._style(kind) + LABELS[kind])
-        self.out.write(part)
+        self.out.write(without_controls(part) if self.out.isatty() else part)
         self.out.flush()
         return kind
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli.log_lines import LEVELS, LogLine
+from services.cli.terminal import without_controls
 
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
 
@@ -32,7 +33,7 @@ class LogPrinter:
                 continue
             colour = self._colour(line.worker)
             prefix = Text(f"{line.worker:<{self._width}} | ", style=colour)
-            self._console.print(prefix + Text(line.shown(), style=LEVELS.get(line.level, "")))
+            self._console.print(prefix + Text(without_controls(line.shown()), style=LEVELS.get(line.level, "")))
         sys.stdout.flush()
 
     def _colour(self, worker: str) -> str:

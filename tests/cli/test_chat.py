@@ -144,12 +144,12 @@ def test_a_turn_that_fails_ends_a_pipe_with_1(user: dict[str, str]) -> None:
 
 def test_a_terminal_without_capabilities_and_without_utf8(user: dict[str, str]) -> None:
     plain = user | {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    deltas = {"reasoning": "hm"}, {"content": "naïve “yes” 日"}
+    deltas = {"reasoning": "hm"}, {"content": "na\x1b[2Jïve\x07 “yes” \x9b1m日"}
     with ScriptedEndpoint(lambda body: chat(*deltas)) as server, terminal(plain, server) as screen:
         screen.until("> ")
         screen.type("hello\r")
         output = screen.until("\n> ")
-        assert '[thinking] hm\r\nnaive "yes" ?\r\n' in output
+        assert '[thinking] hm\r\nna[2Jive "yes" 1m?\r\n' in output
         assert "\033" not in output
         screen.type("\x04")
         assert screen.process.wait(10) == 0

@@ -66,6 +66,11 @@ def test_roles_are_interleaved_by_time_behind_their_names(user: dict[str, str], 
     assert "\033" not in done.stdout
 
 
+def test_control_characters_of_a_line_are_not_obeyed(user: dict[str, str], folder: Path) -> None:
+    (folder / "redis.log").write_text("a\x1b]0;title\x07b\n")
+    assert command(user, "logs", "redis").stdout == "redis | a]0;titleb\n"
+
+
 def test_tail_and_since_count_per_worker(user: dict[str, str], folder: Path) -> None:
     assert [one[:8] for one in command(user, "logs", "--tail", "1").stdout.splitlines()] == ["router-0", "expert-0"]
     assert "listens" not in command(user, "logs", "--since", "75s").stdout

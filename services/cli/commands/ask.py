@@ -26,11 +26,12 @@ def generate(
     """Stream one answer."""
     from services.cli.generate import RequestFailed, stream_answer
     from services.cli.run_state import NoCluster
+    from services.cli.terminal import without_controls
 
     options = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
     try:
         for text_delta in stream_answer(gateway_address(url), text, api_key=api_key, **options):
-            sys.stdout.write(text_delta)
+            sys.stdout.write(without_controls(text_delta) if sys.stdout.isatty() else text_delta)
             sys.stdout.flush()
         print()
     except (RequestFailed, NoCluster, InvalidSetting) as error:
