@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.tiny_checkpoint import make_checkpoint
-from support.user_commands import COMMAND, command, lines_until, new_user
+from support.user_commands import COMMAND, command, completed, lines_until, new_user
 
 pytestmark = pytest.mark.processes
 
@@ -119,6 +119,8 @@ def test_logs_have_every_role_and_json_its_fields(served: dict[str, str]) -> Non
     router = [json.loads(line) for line in ok(served, "logs", "router-0", "--json").splitlines()]
     assert {"router listens", "table published"} <= {one["event"] for one in router}
     assert {one["worker"] for one in router} == {"router-0"}
+    assert completed(served, "caracal logs r") == ["redis", "router-0"]
+    assert completed(served, "caracal logs router-0 exp") == ["expert-0"]
 
 
 def test_scale_as_json_and_the_logs_of_a_worker_that_joined(served: dict[str, str]) -> None:

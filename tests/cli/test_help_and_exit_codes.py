@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.documented_commands import REPO
-from support.user_commands import command, new_user
+from support.user_commands import command, completed, new_user
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -81,24 +79,6 @@ def test_plan_as_json() -> None:
     found = json.loads(CliRunner().invoke(app, ["plan", "flash-chat", "--json"]).output)
     assert found["sizes"]["experts"] == 28 * 512
     assert found["plans"]["fp8"]["expert_workers"] == 7
-
-
-def completed(user: dict[str, str], line: str) -> list[str]:
-    """What bash would offer for the last word of the line."""
-    words = line.split(" ")
-    environment = user | {
-        "_CARACAL_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(words) - 1),
-    }
-    code = "import sys; sys.argv = ['caracal']; from services.cli.app import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-X", "importtime", "-c", code],
-        env=environment, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    heavy = re.findall(r"\| +(torch|numpy|fastapi|aiohttp|kubernetes|tokenizers)\n", done.stderr)
-    assert not heavy, f"completion waits for {heavy}"
-    return done.stdout.split()
 
 
 @pytest.mark.processes
