@@ -116,7 +116,7 @@ $(VENV)/.torch:
 	@touch $@
 
 # In a variable, because a comma would end the argument of `call`.
-RUN_PACKAGES = -e '.[gateway,worker,local]'
+RUN_PACKAGES = -e '.[gateway,worker,local,load]'
 KERNELS = setup.py $(wildcard kernels/caracal_kernels/cpu/*) $(wildcard services/transport/native/*) $(wildcard services/attention_worker/native/*)
 PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c $(VENV)/constraints.txt --no-build-isolation
 

@@ -13,6 +13,11 @@ from rich.text import Text
 WIDE = 10_000
 
 
+def folded(*headers: str) -> tuple[Column, ...]:
+    """Columns whose words are broken where they do not fit, and never cut."""
+    return tuple(Column(header, overflow="fold") for header in headers)
+
+
 @dataclass(frozen=True)
 class FittingTable:
     """Cells as text, and the columns that may be left out, the least important one first."""
@@ -34,7 +39,7 @@ class FittingTable:
 
     def _table(self, left_out: Sequence[str]) -> Table:
         kept = [number for number, name in enumerate(self.columns) if name not in left_out]
-        headers = (Column(self.columns[number], overflow="fold") for number in kept)
+        headers = folded(*(self.columns[number] for number in kept))
         table = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
         for row in self.rows:
             table.add_row(*(Text(row[number], overflow="fold") for number in kept))

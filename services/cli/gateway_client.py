@@ -25,6 +25,14 @@ def ask_ready(url: str) -> str:
     return reason_of(text, status, url)
 
 
+def ask_page(url: str, path: str, timeout_s: float) -> str:
+    """Reads a page of text. Raises NoCluster, naming the URL."""
+    status, text = _get(url, path, timeout_s)
+    if status != 200:
+        raise NoCluster(f"{url}{path} answers {status}")
+    return text.decode(errors="replace")
+
+
 def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     try:
         parts = urlsplit(gateway_url(url))

@@ -1,6 +1,10 @@
-"""URLs of gateways as users write them: with or without a scheme, and with the /v1 that OpenAI's clients want."""
+"""URLs of gateways as users write them: with or without a scheme, with the /v1 that OpenAI's clients want, or whole."""
 
 from __future__ import annotations
+
+import re
+
+API = re.compile(r"/v1(/(chat/)?completions|/models)?/*$|/+$")
 
 
 def gateway_url(text: str) -> str:
@@ -8,4 +12,4 @@ def gateway_url(text: str) -> str:
     url = text.strip()
     if url and "://" not in url:
         url = f"http://{url}"
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    return API.sub("", url).rstrip("/")

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from services.cli.gateway_url import gateway_url
 
+TIMEOUT_S = 120.0  # without a byte
+
 
 class RequestFailed(Exception):
     """The gateway cannot be reached or rejects the request. The message is one line."""
@@ -30,31 +32,48 @@ def stream_answer(url: str, prompt: str, **options: Any) -> Iterator[str]:
         yield from stream_completion(url, prompt, **options)
 
 
-def stream_completion(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
+def stream_completion(
+    url: str, prompt: str, timeout_s: float = TIMEOUT_S, api_key: str = "", **options: Any
+) -> Iterator[str]:
     """Yields the text that follows the prompt. `options` are further fields of the body. Raises RequestFailed."""
-    for event in _events(url, "/v1/completions", {"prompt": prompt, "stream": True, **options}, timeout_s):
-        if error := event.get("error"):
-            raise RequestFailed(str(error.get("message", error)))
-        for choice in event.get("choices", ()):
-            if text := choice.get("text"):
-                yield text
+    body = {"prompt": prompt, "stream": True, **options}
+    for choice in _choices(url, "/v1/completions", body, timeout_s, api_key):
+        if text := choice.get("text"):
+            yield text
 
 
-def stream_chat(url: str, prompt: str, timeout_s: float = 120.0, **options: Any) -> Iterator[str]:
+def stream_chat(
+    url: str, prompt: str, timeout_s: float = TIMEOUT_S, api_key: str = "", **options: Any
+) -> Iterator[str]:
     """Yields the text deltas of the answer. `options` are further fields of the request body.
 
     Raises RequestFailed, NoChatTemplate when the model takes no messages.
     """
-    body = {"messages": [{"role": "user", "content": prompt}], "stream": True, **options}
-    for event in _events(url, "/v1/chat/completions", body, timeout_s):
+    for delta in stream_deltas(url, [{"role": "user", "content": prompt}], timeout_s, api_key, **options):
+        if text := delta.get("content"):
+            yield text
+
+
+def stream_deltas(
+    url: str, messages: list[dict[str, Any]], timeout_s: float = TIMEOUT_S, api_key: str = "", **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yields the deltas of the answer as the API has them: `content`, `reasoning_content`, `tool_calls`.
+
+    Raises as `stream_chat` does.
+    """
+    body = {"messages": messages, "stream": True, **options}
+    for choice in _choices(url, "/v1/chat/completions", body, timeout_s, api_key):
+        yield choice.get("delta") or {}
+
+
+def _choices(url: str, path: str, body: Mapping[str, Any], timeout_s: float, api_key: str) -> Iterator[dict[str, Any]]:
+    for event in _events(url, path, body, timeout_s, api_key):
         if error := event.get("error"):
             raise RequestFailed(str(error.get("message", error)))
-        for choice in event.get("choices", ()):
-            if text := choice.get("delta", {}).get("content"):
-                yield text
+        yield from event.get("choices", ())
 
 
-def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
+def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float, api_key: str) -> Iterator[dict[str, Any]]:
     try:
         parts = urlsplit(gateway_url(url))
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
@@ -63,10 +82,9 @@ def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float) -> I
         raise RequestFailed(f"{url!r} is not the URL of a gateway: write http://HOST:PORT") from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=timeout_s)
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     try:
-        connection.request(
-            "POST", parts.path.rstrip("/") + path, json.dumps(body), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", parts.path.rstrip("/") + path, json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
             raise _failure(response)

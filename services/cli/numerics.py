@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from services.cli.fitting_table import folded
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 
@@ -15,7 +16,7 @@ def render_numerics(overview: Overview, name: str) -> Group:
     """One column for each class, its workers above, and a mark at the parts in which classes differ."""
     classes = overview.numerics_classes
     by_class = {one: [record for record in overview.workers if record.numerics_class == one] for one in classes}
-    table = Table("part", *classes, "", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(*folded("part", *classes, ""), box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_row("workers", *(", ".join(record.worker_id for record in by_class[one]) for one in classes), "")
     for part in parts_of(overview.workers):
         values = [by_class[one][0].numerics.get(part, "unknown") for one in classes]

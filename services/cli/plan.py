@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,8 @@ from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.ngram import NgramConfig
 from services.checkpoint.tensors import ngram_tables
+from services.cli.fitting_table import folded
+from services.local.model_folder import download_hint
 
 GB = 1e9
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}  # without scales of fp8: 0.02 % more on GPUs, 0.8 % on CPUs
@@ -142,17 +145,23 @@ def load_sizes(model: str) -> Sizes:
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise BadPlan(f"{path}: no such file (a model is read from disk, never downloaded)")
+        raise BadPlan(f"{path}: no such file{download_hint(path) or ' (a model is read from disk, never downloaded)'}")
     try:
         return Sizes.of(path.resolve().parent.name, read_config(path)[0])
     except CheckpointError as error:
         raise BadPlan(str(error)) from None
 
 
+def show_json(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
+    """Prints the sizes and the plan for every dtype of weights as JSON. Raises BadPlan."""
+    plans = {weights: asdict(make_plan(sizes, weights, expert_gb, attention_gb)) for weights in WEIGHT_BYTES}
+    print(json.dumps({"sizes": asdict(sizes), "plans": plans}))
+
+
 def show(sizes: Sizes, expert_gb: float, attention_gb: float) -> None:
     """Prints the plan for every dtype of weights. Raises BadPlan."""
     plans = [make_plan(sizes, weights, expert_gb, attention_gb) for weights in WEIGHT_BYTES]
-    table = Table("", *(plan.weights for plan in plans), title=f"{sizes.name}: {sizes.experts} experts")
+    table = Table(*folded("", *(plan.weights for plan in plans)), title=f"{sizes.name}: {sizes.experts} experts")
     table.add_row("all experts", *(f"{plan.expert_bytes / GB:,.4g} GB" for plan in plans))
     table.add_row(f"experts on a worker of {expert_gb:g} GB", *(f"{plan.experts_per_worker:,}" for plan in plans))
     table.add_row("expert workers, at least", *(str(plan.expert_workers) for plan in plans))

@@ -20,12 +20,13 @@ class NoCluster(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Addresses of a running local cluster, and the process id of its `caracal up`."""
+    """Addresses of a running local cluster, the process id of its `caracal up`, and the folder of its logs."""
 
     pid: int
     url: str
     redis_url: str
     cluster: str = "caracal"
+    directory: str = ""
 
 
 def state_directory() -> Path:

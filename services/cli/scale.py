@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from services.cli.run_state import NoCluster, RunState, find
 from services.local.settings import check_count
@@ -36,7 +38,24 @@ def parse_counts(words: Sequence[str], check: Callable[[str, int], None] = check
     return counts
 
 
-def scale(counts: dict[str, int], wait_s: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Counts that were set, and after how many seconds they were reached; None where nobody waited for that."""
+
+    counts: dict[str, int]
+    seconds: float | None
+
+    def show(self, as_json: bool) -> None:
+        """Prints one line, or a JSON object."""
+        if as_json:
+            print(json.dumps({"counts": self.counts, "reached": self.seconds is not None, "seconds": self.seconds}))
+            return
+        asked = ", ".join(f"{role}={count}" for role, count in self.counts.items())
+        waited = f"reached in {self.seconds:.1f} s" if self.seconds is not None else "set, without waiting"
+        print(f"{asked}: {waited}")
+
+
+def scale(counts: dict[str, int], wait_s: float) -> Outcome:
     """Sets the counts and waits at most `wait_s` until they are reached.
 
     Raises NoCluster, RedisUnavailable; InvalidSetting when they are not reached in time, or somebody else changes them.
@@ -49,8 +68,7 @@ def scale(counts: dict[str, int], wait_s: float) -> None:
             "only a cluster started by `caracal up` on this machine can be scaled; on Kubernetes give --context"
         )
     seconds = asyncio.run(_scale(state, counts, wait_s))
-    asked = ", ".join(f"{role}={count}" for role, count in counts.items())
-    print(f"{asked}: reached in {seconds:.1f} s" if wait_s else f"{asked}: set, without waiting")
+    return Outcome(counts, seconds if wait_s else None)
 
 
 async def _scale(state: RunState, counts: dict[str, int], wait_s: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 
 from rich import box
@@ -10,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from services.attention_worker.settings import AttentionSettings
+from services.cli.fitting_table import folded
 from services.expert_worker.settings import ExpertSettings
-from services.process.settings import Rule, ServiceSettings, Settings, WorkerSettings, rule_of
+from services.process.settings import PREFIX, Rule, ServiceSettings, Settings, WorkerSettings, rule_of
 from services.process.tracing_variables import DOCUMENTED
 from services.router.settings import RouterSettings
 
@@ -56,9 +59,18 @@ def rows(settings: type[Settings]) -> list[tuple[str, str, str]]:
     ]
 
 
+class UnknownSetting(ValueError):
+    """No variable has that name. The message is one line."""
+
+
 def groups() -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """All variables, by titles."""
+    """Every variable, its default and its meaning, by who reads it."""
     return [(title, rows(settings)) for title, settings in GROUPS] + [(title, list(rest)) for title, rest in FURTHER]
+
+
+def names() -> list[str]:
+    """The name of every variable."""
+    return [name for _, entries in groups() for name, _, _ in entries]
 
 
 def markdown() -> str:
@@ -70,14 +82,44 @@ def markdown() -> str:
     return "".join(parts)
 
 
-def show() -> None:
-    """Prints the same as tables."""
+def show(wanted: Sequence[str]) -> None:
+    """Prints the same as tables; with `wanted`, only those variables. Raises UnknownSetting."""
     console = Console()
-    for title, entries in groups():
-        table = Table("variable", "default", "meaning", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for title, entries in _chosen(wanted):
+        table = Table(*folded("variable", "default", "meaning"), title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for entry in entries:
             table.add_row(*entry)
         console.print(table)
+
+
+def show_json(wanted: Sequence[str]) -> None:
+    """Prints the same as a list of objects. Raises UnknownSetting."""
+    print(
+        json.dumps(
+            [
+                {"name": name, "default": default, "meaning": meaning, "read_by": title}
+                for title, entries in _chosen(wanted)
+                for name, default, meaning in entries
+            ]
+        )
+    )
+
+
+def _chosen(wanted: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    spelled = {_spelled(name) for name in wanted}
+    if unknown := sorted(spelled - set(names())):
+        close = difflib.get_close_matches(unknown[0], names(), n=3)
+        raise UnknownSetting(
+            f"there is no setting {unknown[0]}" + (f"; did you mean {', '.join(close)}?" if close else "")
+        )
+    chosen = [(title, [one for one in rows if not spelled or one[0] in spelled]) for title, rows in groups()]
+    return [(title, rows) for title, rows in chosen if rows]
+
+
+def _spelled(name: str) -> str:
+    """CARACAL_MAX_RUNNING for it, or for max_running, --max-running."""
+    upper = name.lstrip("-").replace("-", "_").upper()
+    return upper if upper.startswith(PREFIX) else PREFIX + upper
 
 
 def _default(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,10 +31,26 @@ def status(watch: bool, gateway: str, view: View) -> bool:
     if gateway:
         served = show(lambda: ask_gateway(gateway), gateway, watch, view)
         return _print_not_ready(ask_ready(gateway)) if served else False
+    state = _known_redis()
+    return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch, view)
+
+
+def print_json(gateway: str) -> bool:
+    """Prints the same as one JSON object, and returns the same.
+
+    Raises NoCluster, RedisUnavailable.
+    """
+    overview = ask_gateway(gateway) if gateway else asyncio.run(_read(_known_redis()))
+    reason = overview.not_ready_reason or (ask_ready(gateway) if gateway else "")
+    print(json.dumps(overview.to_dict() | {"serving": not reason, "not_ready_reason": reason}))
+    return not reason
+
+
+def _known_redis() -> RunState:
     state = find()
     if not state.redis_url:
         raise NoCluster(f"no cluster at {state.url} was started here: set CARACAL_REDIS_URL, or give --gateway")
-    return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch, view)
+    return state
 
 
 def show(read: Callable[[], Overview], name: str, watch: bool, view: View) -> bool:

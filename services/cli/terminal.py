@@ -8,6 +8,8 @@ import io
 import sys
 import unicodedata
 
+# What a terminal obeys: the text of a model or of a log line must not move the cursor or set the title.
+CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 PLAIN = {"·": "-", "–": "-", "…": "...", "µ": "u", "“": '"', "”": '"', "’": "'", "→": "->"}
 
 
@@ -23,6 +25,11 @@ def say(text: str, end: str = "\n") -> None:
     """Prints to stdout at once. A terminal that was closed meanwhile is no reason to stop a cluster."""
     with contextlib.suppress(OSError):
         print(text, end=end, flush=True)
+
+
+def without_controls(text: str) -> str:
+    """The text without control characters other than line ends and tabs."""
+    return text.translate(CONTROLS)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 READY_S = 300.0
 SAMPLE = "What is 12 + 30?"
-SAMPLED = {"max_tokens": 48, "temperature": 0}
+SAMPLED: dict[str, Any] = {"max_tokens": 48, "temperature": 0}
 BASE_MODEL = """\
 The model has no chat template: it continues text, and /v1/chat/completions is closed.
 
@@ -79,7 +79,11 @@ async def _serve(cluster: LocalCluster) -> None:
         await cluster.ready(READY_S, report)
     url = cluster.urls[0]
     try:
-        save(RunState(pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster))
+        directory = str(cluster.directory)
+        state = RunState(
+            pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster, directory=directory
+        )
+        save(state)
     except OSError as error:
         known = f"CARACAL_URL={url} CARACAL_REDIS_URL={cluster.redis_url}"
         log.warning("other commands will not find this cluster by themselves", error=str(error), set=known)

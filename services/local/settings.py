@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from services.attention_worker.settings import AttentionSettings
-from services.checkpoint.config_file import read_config
-from services.checkpoint.errors import CheckpointError
 from services.local.cores import cores_of
+from services.local.gpus import gpu_count
+from services.local.model_folder import WrongModel, check_model
 from services.membership.desired import MAX_WORKERS, count_violation
 from services.process.addresses import CannotListen, bound_socket, loopback_of, on_this_machine
 from services.process.children import import_path
@@ -65,9 +66,13 @@ class LocalSettings(Settings):
             raise self.invalid("tp", self.tp, f"must be at most {MAX_WORKERS}")
         if self.link == "native" and (why := unavailable()):
             raise self.invalid("link", self.link, why)
-        if not self.model.is_dir():
-            raise self.invalid("model", self.model, "not a directory (a model is read from disk, never downloaded)")
-        self._check_config(self.model / "config.json")
+        self._check_device()
+        try:
+            heads = check_model(self.model).num_attention_heads
+        except WrongModel as error:
+            raise self.invalid("model", self.model, str(error)) from None
+        if heads % self.tp:
+            raise self.invalid("tp", self.tp, f"must divide the model's {heads} attention heads")
 
     def check_port(self) -> None:
         """Raises InvalidSetting when the gateway cannot listen on its host and port."""
@@ -125,13 +130,18 @@ class LocalSettings(Settings):
         short = (os.cpu_count() or 1) < self.attention_ranks + self.expert
         return {"CARACAL_SPIN_US": "0"} if short else {}
 
-    def _check_config(self, path: Path) -> None:
-        if not path.exists():
-            raise self.invalid("model", self.model, "it has no config.json")
-        try:
-            read_config(path)
-        except CheckpointError as error:
-            raise self.invalid("model", self.model, str(error)) from None
+    def _check_device(self) -> None:
+        """Raises InvalidSetting unless it is the CPU or as many GPUs from there on as there are ranks."""
+        named = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", self.device)
+        if not named:
+            raise self.invalid("device", self.device, "must be cpu, cuda or cuda:N")
+        if self.device == "cpu":
+            return
+        first, count = int(named[1] or 0), gpu_count()
+        if first + self.tp > count:
+            have = f"{count} GPU{'s' if count > 1 else ''}" if count else "no GPU that CUDA can use"
+            ranks = f", and --tp is {self.tp}" if self.tp > 1 and first < count else ""
+            raise self.invalid("device", self.device, f"this machine has {have}{ranks}")
 
 
 def check_count(role: str, count: int) -> None:

@@ -18,6 +18,10 @@ FORMS = {
     "localhost:8000": "http://localhost:8000",
     "[::1]:8000/v1": "http://[::1]:8000",
     "https://example.org/llm/v1": "https://example.org/llm",
+    "http://127.0.0.1:8000/v1/chat/completions": "http://127.0.0.1:8000",
+    "127.0.0.1:8000/v1/completions/": "http://127.0.0.1:8000",
+    "http://127.0.0.1:8000//": "http://127.0.0.1:8000",
+    "https://example.org/v1x": "https://example.org/v1x",
     "https://example.org/v10": "https://example.org/v10",
     "": "",
 }

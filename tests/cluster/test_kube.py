@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -83,20 +84,35 @@ def test_one_of_several_releases_must_be_named(api: FakeApi) -> None:
     assert "namespace models of lab has no release of Caracal" in error_line("status", "--context", "lab")
 
 
+def test_status_as_json(api: FakeApi) -> None:
+    code, output = run("status", "--context", "lab", "--json")
+    found = json.loads(output)
+    assert (code, found["serving"], found["not_ready_reason"]) == (0, True, "")
+    assert (found["release"], found["namespace"], found["context"]) == ("caracal", "models", "lab")
+    assert {"name": "caracal-expert", "desired": "1", "ready": "1"} in found["workloads"]
+    assert [one["pod"] for one in found["pods"]] == ["caracal-attention-0", "caracal-expert-0", "caracal-router-0"]
+    assert found["cluster"]["leader"] == "caracal-router-0"
+    api.ready = 503, {"reason": "no attention worker"}
+    code, output = run("status", "--context", "lab", "--json")
+    found = json.loads(output)
+    assert (code, found["serving"], found["not_ready_reason"]) == (3, False, "no router is ready")
+    assert found["cluster"] is None
+
+
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "code", "expected"),
     [
-        (("status", "--context", "elsewhere"), "no context 'elsewhere'; it has: lab"),
-        (("status", "--context", "lab", "--namespace", "empty"), "the API server of lab answers 404"),
-        (("scale", "expert=0", "--context", "lab"), "at least one expert worker"),
-        (("scale", "expert=10001", "--context", "lab"), "more than 10000 pods"),
-        (("scale", "router=2", "--context", "lab"), "scale takes"),
-        (("scale", "expert=2", "--namespace", "models"), "--namespace and --release go with --context"),
-        (("status", "--context", "lab", "--gateway", "http://127.0.0.1:1"), "name two clusters"),
+        (("status", "--context", "elsewhere"), 1, "no context 'elsewhere'; it has: lab"),
+        (("status", "--context", "lab", "--namespace", "empty"), 1, "the API server of lab answers 404"),
+        (("scale", "expert=0", "--context", "lab"), 2, "at least one expert worker"),
+        (("scale", "expert=10001", "--context", "lab"), 2, "more than 10000 pods"),
+        (("scale", "router=2", "--context", "lab"), 2, "scale takes"),
+        (("scale", "expert=2", "--namespace", "models"), 2, "--namespace and --release go with --context"),
+        (("status", "--context", "lab", "--gateway", "http://127.0.0.1:1"), 2, "name two clusters"),
     ],
 )
-def test_mistakes_get_one_line(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    assert expected in error_line(*words)
+def test_mistakes_get_one_line(api: FakeApi, words: tuple[str, ...], code: int, expected: str) -> None:
+    assert expected in error_line(*words, code=code)
 
 
 def test_a_server_that_forbids_is_not_kubernetes_or_does_not_answer(api: FakeApi, kubeconfig: Path) -> None:
@@ -168,7 +184,7 @@ def test_a_server_that_never_answers(kubeconfig: Path) -> None:
     ],
 )
 def test_an_empty_argument_is_an_error(api: FakeApi, words: tuple[str, ...]) -> None:
-    assert f"caracal: {words[-2]} is empty" in error_line(*words)
+    assert f"caracal: {words[-2]} is empty" in error_line(*words, code=2)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +198,7 @@ def test_an_empty_argument_is_an_error(api: FakeApi, words: tuple[str, ...]) -> 
     ],
 )
 def test_counts_that_are_mistakes(api: FakeApi, words: tuple[str, ...], expected: str) -> None:
-    output = error_line("scale", *words, "--context", "lab")
+    output = error_line("scale", *words, "--context", "lab", code=2)
     assert expected in output
     assert len(output) < 100
 

@@ -106,7 +106,8 @@ def test_a_link_that_is_not_known_is_one_line(user: dict[str, str], model: Path,
         ("KV_PAGES", "-3", "--kv-pages is -3: must be at least 0"),
         ("KV_PAGES", "1000000000", "attention-0: CARACAL_KV_PAGES: 1000000000 pages of CARACAL_PAGE_SIZE 64 take"),
         ("MAX_ITL_MS", "-1", "--max-itl-ms is -1.0: must be at least 0"),
-        ("TP", "3", "attention-0: CARACAL_TP is 3: it must divide"),
+        ("TP", "3", "--tp is 3: must divide the model's 4 attention heads"),
+        ("DEVICE", "cuda:99", "--device is 'cuda:99': this machine has"),
     ],
 )
 def test_variables_of_workers_are_taken_and_checked(
@@ -114,22 +115,6 @@ def test_variables_of_workers_are_taken_and_checked(
 ) -> None:
     given = user | {f"CARACAL_{variable}": value}
     assert why in one_line(command(given, "up", "--model", str(model), "--port", "0"))
-
-
-def test_a_device_that_does_not_exist_is_one_line(user: dict[str, str], model: Path) -> None:
-    output = one_line(command(user, "up", "--model", str(model), "--port", "0", "--device", "cuda:99"))
-    assert "CARACAL_DEVICE is 'cuda:99': this machine has" in output
-
-
-def test_a_wrong_directory_is_one_line(user: dict[str, str], tmp_path: Path) -> None:
-    assert "nowhere: not a directory" in one_line(command(user, "up", "--model", str(tmp_path / "nowhere")))
-    assert "config.json" in one_line(command(user, "up", "--model", str(tmp_path / "tmp")))
-    llama = tmp_path / "llama"
-    llama.mkdir()
-    (llama / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
-    output = one_line(command(user, "up", "--model", str(llama)))
-    why = "config.json: architectures: 'LlamaForCausalLM' (model_type 'llama') is another model"
-    assert f"--model is {llama}: {why}" in output
 
 
 def test_a_child_that_cannot_start_says_why_and_nothing_is_left(user: dict[str, str], tmp_path: Path) -> None:

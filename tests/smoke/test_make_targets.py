@@ -100,6 +100,14 @@ def test_bench_of_fp8_weights(shell: Shell) -> None:
     assert all(form["ms"] > 0 for rows in found["by_rows"].values() for form in rows.values())
 
 
+def test_bench_of_http_clients(shell: Shell) -> None:
+    out = shell.folder / "build" / "http.json"
+    out.parent.mkdir(exist_ok=True)
+    few = ("--streams", "4", "--events", "5", "--rounds", "1", "--out", str(out))
+    assert "aiohttp: cpu_us_per_event" in shell.run("python", "-m", "bench.http_clients", *few)
+    assert json.loads(out.read_text())["medians"]["httpx2"]["cpu_us_per_event"] > 0
+
+
 def test_bench_of_fanout(shell: Shell) -> None:
     out, picture = shell.folder / "build" / "fanout.json", shell.folder / "build" / "fanout.png"
     out.parent.mkdir(exist_ok=True)

@@ -31,6 +31,7 @@ class FakeApi(ThreadingHTTPServer):
         self.ready: tuple[int, Any] | None = None  # the router's /ready; None = it is ready
         self.states: dict[str, dict[str, Any]] = {}  # pod -> fields that replace those of its status
         self.events: tuple[int, Any] = 200, {"items": []}
+        self.logs: dict[str, str] = {}  # pod -> its log
         self.overwritten_by: int | None = None  # the count another client sets right after each patch of a scale
         self.start(attention=1, expert=1)
 
@@ -121,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
             self._list(query, self.server.workloads("router"))
         elif path == f"{CORE}/pods":
             self._list(query, self.server.pods())
+        elif path.startswith(f"{CORE}/pods/") and path.endswith("/log"):
+            self._log(path.removeprefix(f"{CORE}/pods/").removesuffix("/log"), dict(parse_qsl(query)))
         elif path == f"{CORE}/events":
             assert dict(parse_qsl(query))["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
             self._send(*self.server.events)
@@ -141,6 +144,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
+
+    def _log(self, pod: str, query: dict[str, str]) -> None:
+        if pod not in self.server.logs:
+            self._send(400, {"kind": "Status", "message": f"container of {pod} is waiting to start"})
+            return
+        lines = self.server.logs[pod].splitlines(keepends=True)
+        tail = query.get("tailLines")
+        self._send(200, "".join(lines if tail is None else lines[len(lines) - int(tail) :]))
 
     def _list(self, query: str, found: list[dict[str, Any]]) -> None:
         labels = set(dict(parse_qsl(query))["labelSelector"].split(","))

@@ -29,8 +29,8 @@ def run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def error_line(*words: str) -> str:
-    """Returns the one line that a failing command prints."""
-    code, output = run(*words)
-    assert (code, len(output.strip().splitlines())) == (1, 1), output
+def error_line(*words: str, code: int = 1) -> str:
+    """Returns the one line that a failing command prints; `code` is its exit code."""
+    found, output = run(*words)
+    assert (found, len(output.strip().splitlines())) == (code, 1), output
     return output

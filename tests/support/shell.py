@@ -30,8 +30,8 @@ class Shell:
             start_new_session=True,  # Ctrl-C goes to make and to what it started alike
         )
 
-    def run(self, *command: str, timeout: float = 600) -> str:
-        """Returns what the command writes to stdout.
+    def run(self, *command: str, timeout: float = 600, input: str | None = None) -> str:
+        """Returns what the command writes to stdout; `input` is its stdin.
 
         Raises:
             AssertionError: it failed; the message has its output.
@@ -40,6 +40,7 @@ class Shell:
             self._spelled(command),
             cwd=self.folder,
             env=self.environment,
+            input=input,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -57,3 +57,21 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("caracal: ")
     return lines[0]
+
+
+def completed(user: dict[str, str], line: str) -> list[str]:
+    """What bash would offer for the last word of the line; asserts that nothing slow is imported for that."""
+    words = line.split(" ")
+    environment = user | {
+        "_CARACAL_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = "import sys; sys.argv = ['caracal']; from services.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "importtime", "-c", code],
+        env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    heavy = re.findall(r"\| +(torch|numpy|fastapi|aiohttp|kubernetes|tokenizers)\n", done.stderr)
+    assert not heavy, f"completion waits for {heavy}"
+    return done.stdout.split()

@@ -13,6 +13,7 @@ from services.cli.gateway_client import overview_of, reason_of
 from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, not_ready_reason, role_of
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
+from services.cli.scale import Outcome
 from services.membership.overview import Overview
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
@@ -20,6 +21,7 @@ from services.process.telemetry import progress
 PART_OF, INSTANCE = "app.kubernetes.io/part-of=caracal", "app.kubernetes.io/instance"
 ROLES = ("router", "attention", "expert", "redis")  # not the pods of `helm test`
 TIMEOUT_S = (3.0, 10.0)  # to connect, to be answered
+FOLLOW_TIMEOUT_S = 30 * 86400.0  # without a new line; the client takes no None
 POLL_S, REPORT_S = 0.5, 3.0
 HTTP, HTTP_PORT = "http", 8000  # name of a router's port in the chart; number if no port has that name
 MAX_PODS = 10_000  # a larger number is a typing error
@@ -52,7 +54,7 @@ class Release:
         self.context = context
         self.name = self._choose(release)
 
-    def scale(self, counts: dict[str, int], wait_s: float) -> None:
+    def scale(self, counts: dict[str, int], wait_s: float) -> Outcome:
         """Sets the replicas and waits at most `wait_s` until as many pods of each role are ready and none terminates.
 
         Raises InvalidSetting when that is not reached in time, or somebody else changes the numbers meanwhile.
@@ -65,12 +67,10 @@ class Release:
                 self._apps.patch_namespaced_stateful_set_scale(
                     names[role], self.namespace, body, _request_timeout=self._timeout_s
                 )
-        asked = ", ".join(f"{role}={count}" for role, count in counts.items())
         if not wait_s:
-            print(f"{asked}: set, without waiting")
-            return
+            return Outcome(counts, None)
         self._wait(counts, started, wait_s)
-        print(f"{asked}: reached in {time.monotonic() - started:.1f} s")
+        return Outcome(counts, time.monotonic() - started)
 
     def _wait(self, counts: dict[str, int], started: float, wait_s: float) -> None:
         reported, report_at = "", started + REPORT_S
@@ -116,6 +116,22 @@ class Release:
                     ).items
                 )
         return {_name(pod): not_ready_reason(pod, warnings.get(_name(pod), "")) for pod in waiting}
+
+    def log(self, pod: str, tail: int | None, since_s: int | None, *, follow: bool = False) -> Iterator[str]:
+        """Yields lines of a pod's log: the last `tail`, of the last `since_s` seconds; with `follow`, until it ends."""
+        limits = {"tail_lines": tail, "since_seconds": since_s}
+        given = {name: value for name, value in limits.items() if value is not None}
+        timeout = (self._timeout_s[0], FOLLOW_TIMEOUT_S) if follow else self._timeout_s
+        with self._calls():
+            answer = self._core.read_namespaced_pod_log(
+                pod, self.namespace, follow=follow, _preload_content=False, _request_timeout=timeout, **given
+            )
+            rest = b""
+            for chunk in answer.stream(amt=None, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if rest:
+                yield rest.decode(errors="replace")
 
     def overview(self, router: Any) -> Overview:
         """Reads /cluster of the router in that pod, through the API server's proxy."""

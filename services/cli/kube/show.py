@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,36 @@ def show(release: Release, view: View = render, every: bool = False) -> bool:
     for line in grouped(release.not_ready_reasons(pods)):
         console.print(line, markup=False)
     return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"], view)
+
+
+def show_json(release: Release) -> bool:
+    """Prints the same as one JSON object, and returns the same. Raises NoCluster."""
+    workloads, pods = release.workloads(), release.pods()
+    reasons = release.not_ready_reasons(pods)
+    routers = [pod for pod in pods if role_of(pod) == "router" and is_ready(pod)]
+    overview, why = None, "" if routers else "no router is ready"
+    for pod in routers[:MAX_ROUTERS_ASKED]:
+        try:
+            overview = release.overview(pod)
+            why = overview.not_ready_reason
+            break
+        except NoCluster as error:
+            why = str(error)
+    found = {
+        "release": release.name,
+        "namespace": release.namespace,
+        "context": release.context,
+        "workloads": [dict(zip(("name", "desired", "ready"), _workload(one), strict=True)) for one in workloads],
+        "pods": [
+            dict(zip(POD_COLUMNS, _pod(pod), strict=True)) | {"reason": reasons.get(pod.metadata.name, "")}
+            for pod in pods
+        ],
+        "cluster": overview.to_dict() if overview else None,
+        "serving": bool(routers) and not (overview and why),
+        "not_ready_reason": why,
+    }
+    print(json.dumps(found))
+    return bool(found["serving"])
 
 
 def _show_workers(console: Console, release: Release, routers: list[Any], view: View) -> bool:

@@ -1,0 +1,1 @@
+"""`caracal bench serve`: loads an OpenAI-compatible endpoint and reports as `vllm bench serve` does."""
