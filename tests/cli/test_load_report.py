@@ -29,7 +29,16 @@ LOAD = Load(base_url="http://x", max_concurrency=2, rate=4.0)
 VLLM_KEYS = {
     *("duration", "completed", "failed", "total_input_tokens", "total_output_tokens", "request_throughput"),
     *("request_goodput", "output_throughput", "total_token_throughput", "max_output_tokens_per_s"),
-    *("max_concurrent_requests", "input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"),
+    *(
+        "max_concurrent_requests",
+        "input_lens",
+        "output_lens",
+        "ttfts",
+        "itls",
+        "generated_texts",
+        "errors",
+        "queue_times",
+    ),
     *(f"{kind}_{name}_ms" for kind in ("mean", "median", "std", "p99") for name in ("ttft", "tpot", "itl", "e2el")),
 }
 
@@ -75,7 +84,7 @@ def test_statistics_are_numpys() -> None:
 def test_figures_count_what_succeeded_and_have_the_names_of_vllm() -> None:
     outcomes = [done(0.0, 0.1, 0.05, 0.05), done(0.1, 0.4, 0.1), Outcome(0.2, error="500: broken")]
     goals = parse_goodput(["ttft:200", "e2el:300"])
-    found = result(outcomes, 2.0, LOAD, Reporting(goodput=goals))
+    found = result(outcomes, 2.0, Reporting(goodput=goals))
     assert set(found) >= VLLM_KEYS
     assert (found["completed"], found["failed"]) == (2, 1)
     assert (found["total_input_tokens"], found["total_output_tokens"]) == (20, 5)
@@ -92,7 +101,7 @@ def test_figures_count_what_succeeded_and_have_the_names_of_vllm() -> None:
 
 def test_the_report_shows_the_chosen_metrics_and_percentiles() -> None:
     reporting = Reporting(metrics=("ttft",), percentiles=(50.0, 99.9), goodput={"ttft": 1.0})
-    text = table(result([done(0.0, 0.1, 0.05)], 2.0, LOAD, reporting), LOAD, reporting)
+    text = table(result([done(0.0, 0.1, 0.05)], 2.0, reporting), LOAD, reporting)
     lines = text.splitlines()
     assert lines[0] == "============ Serving Benchmark Result ============"
     assert all(len(line) <= 60 for line in lines)
@@ -103,7 +112,7 @@ def test_the_report_shows_the_chosen_metrics_and_percentiles() -> None:
 
 
 def test_nothing_succeeded_is_a_report_too() -> None:
-    found = result([Outcome(0.0, error="x")], 1.0, LOAD, Reporting())
+    found = result([Outcome(0.0, error="x")], 1.0, Reporting())
     assert (found["completed"], found["failed"], found["p99_itl_ms"], found["max_concurrent_requests"]) == (0, 1, 0, 0)
     assert "Failed requests:                         1" in table(found, LOAD, Reporting())
 

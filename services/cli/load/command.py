@@ -16,8 +16,6 @@ from services.cli.load.report import PER_REQUEST, result, table
 from services.cli.load.run import Run, run
 from services.cli.load.settings import Dataset, Load, Reporting
 
-FIRST_ERRORS = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
@@ -40,7 +38,7 @@ def bench_serve(
         saving.folder.mkdir(parents=True, exist_ok=True)
     say = partial(print, file=sys.stderr)
     done = asyncio.run(run(load, dataset, lambda text: say(f"note: {text}"), progress))
-    found = result(done.outcomes, done.duration, load, reporting)
+    found = result(done.outcomes, done.duration, reporting)
     whole = _about(load, dataset, saving, done) | found
     slim = {name: value for name, value in whole.items() if name not in PER_REQUEST}
     _print_notes(done, dataset, say)

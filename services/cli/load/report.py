@@ -17,7 +17,17 @@ HEADERS = {
     "e2el": "End-to-end Latency",
 }
 WIDTH = 50
-PER_REQUEST = ("input_lens", "output_lens", "ttfts", "itls", "latencies", "start_times", "generated_texts", "errors")
+PER_REQUEST = (
+    "input_lens",
+    "output_lens",
+    "ttfts",
+    "itls",
+    "latencies",
+    "start_times",
+    "queue_times",
+    "generated_texts",
+    "errors",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class Values:
         return math.sqrt(sum((one * 1e3 - mean) ** 2 for one in self.values) / len(self.values)) if self.values else 0.0
 
 
-def result(outcomes: Sequence[Outcome], duration: float, load: Load, reporting: Reporting) -> dict[str, Any]:
+def result(outcomes: Sequence[Outcome], duration: float, reporting: Reporting) -> dict[str, Any]:
     """The figures by their JSON names, with those of each request. `duration` is in seconds."""
     good = [one for one in outcomes if not one.error]
     read, written = sum(one.prompt_tokens for one in good), sum(one.output_tokens for one in good)
@@ -68,6 +78,7 @@ def result(outcomes: Sequence[Outcome], duration: float, load: Load, reporting: 
         "itls": [one.itls for one in outcomes],
         "latencies": [one.latency for one in outcomes],
         "start_times": [one.start for one in outcomes],
+        "queue_times": [one.queued for one in outcomes],
         "generated_texts": [one.text for one in outcomes],
         "errors": [one.error for one in outcomes],
     }
