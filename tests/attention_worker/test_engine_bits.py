@@ -7,16 +7,19 @@ sampled with penalties.
 from collections.abc import Iterator
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from caracal_proto.placement_pb2 import Endpoint, Table
 from caracal_proto.placements import layer_of
+from numpy.typing import NDArray
 from support.engine_driver import Driver, Received, limits
 from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import NGRAM, WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.engine.step_cost import StepCost, Work
+from services.attention_worker.engine.token_rules import TokenRules
 from services.attention_worker.model.model import Model, load_model
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
@@ -214,3 +217,44 @@ def test_the_requests_differ(alone: dict[str, tuple[list[int], Received]]) -> No
     assert all(len(set(received.ids)) > 10 for _, received in alone.values())
     greedy, sampled = alone["greedy"][1], alone["sampled"][1]
     assert len({token.logits_checksum for received in (greedy, sampled) for token in received.tokens}) > STEPS
+
+
+class EverySeventh:
+    """A grammar: the nth token is n modulo 7."""
+
+    def __init__(self, vocab: int) -> None:
+        self._ids = np.arange(vocab) % 7
+        self._taken = 0
+
+    def begin(self) -> None:
+        pass
+
+    def ceiling(self) -> NDArray[np.float32]:
+        return np.where(self._ids == self._taken % 7, np.inf, -np.inf).astype(np.float32)
+
+    def accept(self, token: int) -> None:
+        assert token % 7 == self._taken % 7
+        self._taken += 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_constrained_output_has_its_bits_in_every_attempt(model_and_dispatcher: ModelAndDispatcher, kind: str) -> None:
+    def rules(emitted: list[int]) -> TokenRules:
+        made = TokenRules(banned=[(3,), (4, 5)], grammar=EverySeventh(model_and_dispatcher[0].config.vocab_size))
+        for token in emitted:
+            made.accept(token)
+        return made
+
+    rng = Random(7)
+    asked, sampling = prompt(rng, 40), KINDS[kind]
+    driver = Driver(*model_and_dispatcher)
+    whole = driver.submit(asked, sampling, rules=rules([]))
+    driver.finish()
+    assert [token % 7 for token in whole.ids] == [place % 7 for place in range(STEPS)]
+    for cut in (1, 17, STEPS - 1):
+        again = Driver(*model_and_dispatcher, sizes=limits(max_batch_tokens=16))
+        others = submit_others(again, rng, 3)
+        rest = again.submit(asked, sampling, whole.ids[:cut], rules=rules(whole.ids[:cut]))
+        again.finish()
+        assert all(other.endings for other in others)
+        assert_same(rest, whole, cut)

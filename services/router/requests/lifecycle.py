@@ -33,8 +33,7 @@ class RequestLifecycle:
         now = time.monotonic()
         metrics = self._metrics
         if self.tokens:
-            for _ in range(count):
-                metrics.between_tokens.observe((now - self._last) / count, self._exemplar)
+            metrics.each_token.between((now - self._last) / count, count, self._exemplar)
         else:
             self._first = now
             metrics.waiting.dec()
@@ -42,7 +41,7 @@ class RequestLifecycle:
             metrics.first_token.observe(now - self._began, self._exemplar)
         self._last = now
         self.tokens += count
-        metrics.generation_tokens.inc(count)
+        metrics.each_token.tokens += count
 
     def finish(self, reason: str) -> None:
         self._end(reason)

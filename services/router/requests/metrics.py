@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.router.requests.token_metrics import TokenMetrics
+
 FIRST_TOKEN_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0),
     *(2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
@@ -33,12 +35,10 @@ class RequestMetrics:
         self.kv_usage = self._gauge("caracal:kv_cache_usage_perc", "KV pages in use at the fullest worker, 0 to 1")
         self.workers = self._gauge("caracal_gateway_attention_workers", "Attention workers that take sequences")
         self.prompt_tokens = self._counter("caracal:prompt_tokens", "Prompt tokens of accepted sequences")
-        self.generation_tokens = self._counter("caracal:generation_tokens", "Tokens generated")
+        self.each_token = TokenMetrics(model_name, TOKEN_BUCKETS)
+        registry.register(self.each_token)
         self.first_token = self._histogram(
             "caracal:time_to_first_token_seconds", "Time to first token", FIRST_TOKEN_BUCKETS
-        )
-        self.between_tokens = self._histogram(
-            "caracal:inter_token_latency_seconds", "Time between two tokens of a sequence", TOKEN_BUCKETS
         )
         self.per_token = self._histogram(
             "caracal:request_time_per_output_token_seconds", "Mean time per token after the first", TOKEN_BUCKETS
