@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ if not Path("/dev/nvidiactl").exists():
 # The tests share the cores: an example may take long without being at fault.
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Reading the tests only adds objects, and none of them is garbage before the last test has ended.
 gc.disable()
