@@ -62,4 +62,4 @@ def test_node(servers: Servers) -> None:
     except NotInstalled as error:
         pytest.skip(f"openai for Node is not installed: {error}")
     done = subprocess.run([*words, json.dumps(asdict(servers))], capture_output=True, text=True, timeout=120)
-    assert {feature: "" for feature in NODE.features()} == dict(map(json.loads, done.stdout.splitlines())), done.stderr
+    assert dict.fromkeys(NODE.features(), "") == dict(map(json.loads, done.stdout.splitlines())), done.stderr
