@@ -54,4 +54,5 @@ CLIENTS = (
     Client("openai (Node)", "openai", "openai_node.mjs"),
     Client("Vercel AI SDK", "ai", "ai_sdk_node.mjs"),
     Client("llama-index", "llama-index-llms-openai-like", "llama_index_python.py"),
+    Client("lm-eval", "lm-eval", "lm_eval_python.py", ("transformers",), needs_torch=True),
 )

@@ -37,7 +37,7 @@ def exercise(client: Client, servers: Servers) -> Outcome:
         words = command(client)
     except NotInstalled as error:
         return Outcome(client, version(client), {}, str(error))
-    folder = BUILD / f"{client.name}.run"  # its home: nothing of this user's settings, and nothing left in them
+    folder = BUILD / f"{client.name}.run"  # its $HOME: no settings of this user's, and nothing left in them
     folder.mkdir(exist_ok=True)
     offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it looks for prices in the net for ten seconds
     environment = offline | {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(REPO / "tests")}
