@@ -14,7 +14,9 @@ INTRO = """# Compatibility
 Made by `make compat`: the packages as published, none of them changed, each in an environment of its own, against
 clusters of real processes. The built-in model answers, its weights in fp32, except under *reasoning*, where a model
 that always thinks the same does. CI runs one row of each kind with the `openai` and `anthropic` that the tests have,
-and Node where there is one (`tests/compat/test_compat_rows.py`). Load generators: [load tools](load-tools.md).
+and Node where there is one (`tests/compat/test_compat_rows.py`).
+The load generators guidellm and aiperf: [load tools](load-tools.md). Not run yet: DSPy and smolagents,
+which have no module.
 
 ✓ works · **✗** fails, the reason below · – the client has no such feature, or another row's package is what it uses
 
