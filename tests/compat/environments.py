@@ -78,7 +78,7 @@ def _node(client: Client) -> list[str]:
     if not done.exists() or done.read_text() != lock:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(FOLDER / name, folder / name)
-        _run("npm", "ci", "--no-audit", "--no-fund", folder=folder)
+        _run("npm", "ci", "--no-audit", "--no-fund", "--fetch-retries", "1", folder=folder)
         done.write_text(lock)
     # Node looks for packages beside a module's file, so the modules go where the packages are.
     for path in [FOLDER / "probe.mjs", *(FOLDER / "clients").glob("*.mjs")]:
