@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast browser sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models image e2e-k8s clean
+.PHONY: up test test-fast browser sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models compat image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -83,6 +83,10 @@ metrics: $(VENV)/.dev
 # docs/models.md, by opening a small checkpoint of every published variant.
 models: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m support.models_page > docs/models.md
+
+# docs/compatibility.md: installs each client, a gigabyte in all, and runs it. COMPAT='litellm_python' and the like: one row.
+compat: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m compat.run $(COMPAT)
 
 image: $(VENV)/.dev
 	$(BIN)/python -m k8s.image --name $(IMAGE)

@@ -67,6 +67,7 @@ ELSEWHERE = {
     "make browser": ".ci/run calls it where it may install packages",
     "make sanitize": "tests/native runs the same with fewer frames",
     "make smoke": ".ci/run calls it; it is these tests",
+    "make compat": "installs a dozen packages; tests/compat/test_compat_rows.py runs a row of each kind",
     "make e2e-k8s": ".ci/run calls it where CARACAL_K8S_LAB names a cluster",
     "make .venv/.bench": "compiles llama.cpp for five minutes; `make bench` calls it",
     "make .venv/.dev": "every other target calls it",
