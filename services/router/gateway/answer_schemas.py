@@ -1,4 +1,4 @@
-"""What the routes of OpenAI's and vLLM's API answer with, for the OpenAPI document: answers are written without them."""
+"""What OpenAI's and vLLM's routes answer with, for the OpenAPI document: answers are written without these models."""
 
 from __future__ import annotations
 
@@ -218,5 +218,3 @@ class ResponsesEvent(BaseModel):
 
     type: str
     sequence_number: int
-
-

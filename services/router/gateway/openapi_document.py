@@ -17,6 +17,7 @@ from services.router.gateway.closed_model import Closed, close
 from services.router.gateway.content_encoding import TAKEN
 from services.router.gateway.errors import REASONS
 from services.router.gateway.known_fields import CHAT
+from services.router.gateway.request_body import MAX_BODY_BYTES
 from services.router.gateway.status_schemas import Cluster, Health, Load, ModelCard, ModelList, NotReady, Ready, Version
 
 REF = "#/components/schemas/{model}"
@@ -110,14 +111,15 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.answer is not None:
         content: dict[str, Any] = {JSON: {"schema": _ref(route.answer)}}
         if route.event is not None:
-            content[EVENTS] = {"schema": {"type": "string"}, "itemSchema": _event(route.event)}
+            content[EVENTS] = {"itemSchema": _event(route.event)}
         responses = {200: _response(200, content), **responses}
     operation: dict[str, Any] = {"responses": {str(code): one for code, one in responses.items()}}
-    if route.parameters or route.body is not None:
+    if route.parameters:
         operation["parameters"] = list(route.parameters)
     if route.body is not None:
-        operation["parameters"].append(parameter("header", "content-encoding", {"enum": list(TAKEN)}))
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _ref(route.body)}}}
+        about = f"Of any length up to {MAX_BODY_BYTES} bytes; Content-Encoding may be {', '.join(TAKEN)}."
+        body = {"description": about, "required": True, "content": {JSON: {"schema": _ref(route.body)}}}
+        operation["requestBody"] = body
     return operation
 
 
