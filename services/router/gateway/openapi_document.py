@@ -18,6 +18,7 @@ from services.router.gateway.content_encoding import TAKEN
 from services.router.gateway.errors import REASONS
 from services.router.gateway.known_fields import CHAT
 from services.router.gateway.request_body import MAX_BODY_BYTES
+from services.router.gateway.request_examples import examples
 from services.router.gateway.status_schemas import Cluster, Health, Load, ModelCard, ModelList, NotReady, Ready, Version
 
 REF = "#/components/schemas/{model}"
@@ -74,7 +75,7 @@ def document(app: FastAPI, model: str) -> dict[str, Any]:
     _, schemas = models_json_schema([(one, _mode(one)) for one in models], ref_template=REF)
     found["components"] = {"schemas": schemas["$defs"]}
     for route in ROUTES:
-        found["paths"][route.path][route.method.lower()].update(_operation(route))
+        found["paths"][route.path][route.method.lower()].update(_operation(route, model))
         if route.body is not None:
             _complete(schemas["$defs"][route.body.__name__], route.body, model)
     for status in STATUS:
@@ -106,7 +107,7 @@ def _complete(schema: dict[str, Any], body: type[BaseModel], model: str) -> None
     schema["properties"]["model"] = {"enum": [model, ""] if required else [model, "", None], "title": "Model"}
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(route: Route, model: str) -> dict[str, Any]:
     responses = {code: _error(code, route.error) for code in sorted({*ANY, *route.statuses})}
     if route.answer is not None:
         content: dict[str, Any] = {JSON: {"schema": _ref(route.answer)}}
@@ -118,8 +119,8 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["parameters"] = list(route.parameters)
     if route.body is not None:
         about = f"Of any length up to {MAX_BODY_BYTES} bytes; Content-Encoding may be {', '.join(TAKEN)}."
-        body = {"description": about, "required": True, "content": {JSON: {"schema": _ref(route.body)}}}
-        operation["requestBody"] = body
+        content = {JSON: {"schema": _ref(route.body), "examples": examples(route.path, model)}}
+        operation["requestBody"] = {"description": about, "required": True, "content": content}
     return operation
 
 

@@ -98,7 +98,7 @@ async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: Co
     ]
     if any(not prompt for prompt in prompts) or any(not one for one in ids):
         raise InvalidRequest("prompt must not be empty.", param="prompt", code="empty_prompt")
-    if any(token >= assets.vocab_size for one in ids for token in one):
+    if max(map(max, ids)) >= assets.vocab_size:
         raise InvalidRequest(
             f"prompt: token ids must be below {assets.vocab_size}.", param="prompt", code="value_out_of_range"
         )

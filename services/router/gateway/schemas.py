@@ -5,7 +5,7 @@ In the objects within a body, such as messages and tools, unknown fields are kep
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -37,6 +37,7 @@ from services.router.gateway.output_schemas import (
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_MESSAGES = 4096
+MAX_IDS = 1 << 18
 MAX_STOP_BYTES = 256
 MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20
@@ -285,15 +286,17 @@ def _prompt_kind(prompt: Any) -> str:
 PromptText = Annotated[StrictStr, Field(json_schema_extra={"minLength": 1})]
 Prompt = Annotated[
     Annotated[PromptText, Tag("a text")]
-    | Annotated[list[PromptText], FAIL_FAST, SOME, Tag("texts")]
+    | Annotated[list[PromptText], Field(max_length=MAX_PROMPTS), FAIL_FAST, SOME, Tag("texts")]
     | Annotated[Ids, SOME, Tag("ids")]
-    | Annotated[list[Annotated[Ids, SOME]], FAIL_FAST, SOME, Tag("lists of ids")],
+    | Annotated[list[Annotated[Ids, SOME]], Field(max_length=MAX_PROMPTS), FAIL_FAST, SOME, Tag("lists of ids")],
     Discriminator(_prompt_kind),
 ]
 
 
 class CompletionRequest(Sampled):
     """POST /v1/completions"""
+
+    takes_ids: ClassVar[bool] = True
 
     prompt: Prompt
     max_tokens: Annotated[StrictInt, number(0, 2**31 - 1)] | None = None
@@ -325,5 +328,7 @@ class TokenizeRequest(TemplateOptions):
 class DetokenizeRequest(Lenient):
     """POST /detokenize"""
 
+    takes_ids: ClassVar[bool] = True
+
     model: StrictStr | None = None
-    tokens: Annotated[Ids, Field(max_length=1 << 20)]
+    tokens: Annotated[Ids, Field(max_length=MAX_IDS)]
