@@ -32,6 +32,7 @@ def field_beyond(data: bytes, most: int) -> str | None:
             if first in OPEN:
                 depth += 1
             names = depth == 1 and first != b"["
-        if found > most or strings > 2 * most:  # a value has a name at most
+        # The field of a value comes after the comma that counts it, and a value has one name at most.
+        if found > most + names or strings > 2 * most:
             return field[1:-1].decode("utf-8", "replace")
     return None

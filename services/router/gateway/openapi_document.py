@@ -11,8 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from services.router.gateway.answer_schemas import Answer, ErrorBody
-from services.router.gateway.api_routes import ROUTES, Route, parameter
+from services.router.gateway.answer_schemas import Answer, ChatCompletionChunk, CompletionChunk, ErrorBody
+from services.router.gateway.api_routes import RESPONSE, ROUTES, Route, parameter
 from services.router.gateway.closed_model import Closed, close
 from services.router.gateway.content_encoding import TAKEN
 from services.router.gateway.errors import REASONS
@@ -78,12 +78,28 @@ def document(app: FastAPI, model: str) -> dict[str, Any]:
         found["paths"][route.path][route.method.lower()].update(_operation(route, model))
         if route.body is not None:
             _complete(schemas["$defs"][route.body.__name__], route.body, model)
+    _link(found["paths"])
     for status in STATUS:
         operation = found["paths"][status.path]["get"]
         operation["responses"] = _status_responses(status)
         if status.parameters:
             operation["parameters"] = [{**one, "example": model} for one in status.parameters]
     return found
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Says that the id of a response is the parameter of the routes of stored responses."""
+    links = {
+        f"{method} {path.removeprefix(RESPONSE)}".strip(): {
+            "operationId": operation["operationId"],
+            "parameters": {"response_id": "$response.body#/id"},
+        }
+        for path, operations in paths.items()
+        if path.startswith(RESPONSE)
+        for method, operation in operations.items()
+    }
+    links = {name.replace(" /", "_"): link for name, link in links.items()}
+    paths["/v1/responses"]["post"]["responses"]["200"]["links"] = links
 
 
 def _models() -> Iterator[type[BaseModel]]:
@@ -143,7 +159,9 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 
 def _event(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of one server-sent event, as OpenAPI 3.2 has it."""
-    data = {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(model)}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(model)}
+    if model in (ChatCompletionChunk, CompletionChunk):
+        data = {"anyOf": [data, {"const": "[DONE]"}]}
     return {"type": "object", "properties": {"data": data, "event": {"type": "string"}}, "required": ["data"]}
 
 
