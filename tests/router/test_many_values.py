@@ -85,7 +85,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3))
+@given(st.dictionaries(st.sampled_from("abc"), JSON, min_size=1, max_size=3))
 def test_the_count_of_values(value: dict[str, Any]) -> None:
     """A container counts with its first item, which is there or not: the count is exact but for empty ones."""
     data = json.dumps(value).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import schemathesis
 from schemathesis import Case, CheckContext, Response
@@ -12,7 +13,7 @@ REASONS = (
     "there is no (tool_use block|function call) with this id before it",
     "tool_choice (needs tools|names a function|allows a function)",
     r"tool_choice\.name is required",
-    "stream_options.* stream",
+    "stream_options.*stream",
     r"a message of role \w+ has no \w+ blocks",
     "maximum context length",
     r"must be (token ids )?below \d+",
@@ -34,7 +35,7 @@ REASONS = (
 
 
 @schemathesis.check
-def rejected_for_a_reason(ctx: CheckContext, response: Response, case: Case) -> None:
+def rejected_for_a_reason(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """Fails for a body that fits and is yet answered with 400, unless the error is one of REASONS."""
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 400:
         return
