@@ -143,3 +143,9 @@ Input = Annotated[
     | Annotated[list[InputItem], Field(max_length=MAX_ITEMS), FAIL_FAST, Tag("a list")],
     Discriminator(text_or_list),
 ]
+
+
+def parts_of(item: AnyItem) -> int:
+    """How many parts an item has; one if it is a text."""
+    content = item.output if isinstance(item, FunctionCallOutputItem) else getattr(item, "content", None)
+    return max(1, len(content)) if isinstance(content, list) else 1
