@@ -51,7 +51,7 @@ class SampledToken(ScoredToken):
 
 class ChatLogprobs(Answer):
     content: list[SampledToken]
-    refusal: None
+    declined: None = Field(alias="refusal")  # OpenAI's field
 
 
 class PromptScore(Answer):
