@@ -172,3 +172,9 @@ def test_examples_fit_their_schemas_and_are_answered(router: Harness, document: 
     for example in media["examples"].values():
         validator(document, media["schema"]).validate(example["value"])
         assert httpx2.post(router.url + path, json=example["value"]).status_code == 200
+
+
+def test_an_error_of_the_whole_body_begins_with_its_words(router: Harness) -> None:
+    body = {"messages": HI, "stream_options": {"include_usage": True}}
+    message = httpx2.post(router.url + "/v1/chat/completions", json=body).json()["error"]["message"]
+    assert message.startswith("The 'stream_options' parameter")
