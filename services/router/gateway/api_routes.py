@@ -11,6 +11,17 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from services.router.gateway import not_offered
+from services.router.gateway.answer_schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Detokenized,
+    ErrorBody,
+    MessagesEvent,
+    ResponsesEvent,
+    Tokenized,
+)
 from services.router.gateway.chat import chat_completions
 from services.router.gateway.completions import completions
 from services.router.gateway.context import GatewayContext
@@ -24,26 +35,18 @@ from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from services.router.gateway.tokenize_routes import detokenize, tokenize
 
-SCHEMA = "#/components/schemas/"
 Handler = Callable[[GatewayContext, Request], Coroutine[Any, Any, Any]]
 
 
-class ErrorDetail(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorBody(BaseModel):
-    """Every response that is not a success has this body."""
-
-    error: ErrorDetail
+MODEL_STATUSES = (400, 404, 413, 415, 503, 504)
 
 
 @dataclass(frozen=True)
 class Route:
-    """One method of one path. `answer`: the model of a success. `streams`: it may come as events instead."""
+    """One method of one path. `answer`: the model of a success. `event`: of the events that may come instead of it.
+
+    `statuses`: of errors, beside those of every route.
+    """
 
     path: str
     handler: Handler
@@ -51,46 +54,33 @@ class Route:
     answer: type[BaseModel] | None = None
     method: str = "POST"
     error: type[BaseModel] = ErrorBody
-    statuses: tuple[int, ...] = (400, 404, 413, 415, 503, 504)
+    statuses: tuple[int, ...] = MODEL_STATUSES
     parameters: tuple[dict[str, Any], ...] = ()
-    streams: bool = False
-
-    def responses(self) -> dict[int | str, dict[str, Any]]:
-        """Returns the responses for the OpenAPI document."""
-        found: dict[int | str, dict[str, Any]] = {code: {"model": self.error} for code in self.statuses}
-        if self.answer is not None:
-            found[200] = {"model": self.answer}
-        if self.streams:
-            found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-        return found
-
-    def extra(self) -> dict[str, Any]:
-        """Returns the parameters and the body for the OpenAPI document."""
-        extra: dict[str, Any] = {"parameters": list(self.parameters)} if self.parameters else {}
-        if self.body is not None:
-            content = {"application/json": {"schema": {"$ref": SCHEMA + self.body.__name__}}}
-            extra["requestBody"] = {"required": True, "content": content}
-        return extra
+    event: type[BaseModel] | None = None
 
 
-def _parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+def parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """One parameter in the OpenAPI document."""
     return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
 RESPONSE = "/v1/responses/{response_id}"
-RESPONSE_ID = _parameter("path", "response_id", {"type": "string"})
+RESPONSE_ID = parameter("path", "response_id", {"type": "string"})
 PAGE = (
-    _parameter("query", "after", {"type": "string"}),
-    _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": stored_routes.MAX_LIMIT}),
-    _parameter("query", "order", {"type": "string", "enum": ["asc", "desc"]}),
+    parameter("query", "after", {"type": "string"}),
+    parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": stored_routes.MAX_LIMIT}),
+    parameter("query", "order", {"type": "string", "enum": ["asc", "desc"]}),
 )
+ONLY_FALSE = tuple(parameter("query", name, {"enum": ["false"]}) for name in ("stream", "include_obfuscation"))
 _stored = partial(Route, body=None, statuses=(400, 404, 503))
 _message = partial(Route, error=MessagesErrorBody)
 ROUTES: tuple[Route, ...] = (
-    Route("/v1/chat/completions", chat_completions, ChatRequest),
-    Route("/v1/completions", completions, CompletionRequest),
-    Route("/v1/responses", responses, ResponsesRequest, ResponseObject, streams=True),
-    _stored(RESPONSE, stored_routes.retrieve, answer=ResponseObject, method="GET", parameters=(RESPONSE_ID,)),
+    Route("/v1/chat/completions", chat_completions, ChatRequest, ChatCompletion, event=ChatCompletionChunk),
+    Route("/v1/completions", completions, CompletionRequest, Completion, event=CompletionChunk),
+    Route("/v1/responses", responses, ResponsesRequest, ResponseObject, event=ResponsesEvent),
+    _stored(
+        RESPONSE, stored_routes.retrieve, answer=ResponseObject, method="GET", parameters=(RESPONSE_ID, *ONLY_FALSE)
+    ),
     _stored(RESPONSE, stored_routes.delete, answer=DeletedResponse, method="DELETE", parameters=(RESPONSE_ID,)),
     _stored(
         RESPONSE + "/input_items",
@@ -99,9 +89,9 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         parameters=(RESPONSE_ID, *PAGE),
     ),
-    _message("/v1/messages", messages, MessagesRequest, MessageObject, streams=True),
+    _message("/v1/messages", messages, MessagesRequest, MessageObject, event=MessagesEvent),
     _message("/v1/messages/count_tokens", count_tokens, CountTokensRequest, TokenCount),
-    Route("/tokenize", tokenize, TokenizeRequest),
-    Route("/detokenize", detokenize, DetokenizeRequest),
+    Route("/tokenize", tokenize, TokenizeRequest, Tokenized),
+    Route("/detokenize", detokenize, DetokenizeRequest, Detokenized),
     *(Route(path, not_offered.handler, statuses=(501,)) for path in not_offered.WHY),
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from services.router.gateway.known_fields import FieldTable, check_known
 
@@ -22,3 +24,21 @@ class Closed(BaseModel):
         if isinstance(value, dict):
             check_known(value, {field.alias or name for name, field in cls.model_fields.items()}, cls.field_table)
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        close(handler.resolve_ref_schema(schema), cls.field_table)
+        return schema
+
+
+def close(schema: dict[str, Any], table: FieldTable) -> None:
+    """Adds the fields of a table to an object's JSON schema, each with the values that it may have, and no others."""
+    properties = schema.setdefault("properties", {})
+    allowed: dict[str, Any] = {name: {"description": "changes no answer"} for name in sorted(table.harmless)}
+    for name, values in table.only_as.items():
+        allowed[name] = {"enum": [*values, None]}
+    for name, why in table.unsupported.items():
+        allowed[name] = {"enum": [*table.off.get(name, ()), None], "description": f"not supported: {why}"}
+    schema["properties"] = allowed | properties
+    schema["additionalProperties"] = False

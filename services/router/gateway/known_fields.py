@@ -73,7 +73,7 @@ OFF: Mapping[str, tuple[Any, ...]] = {
 class FieldTable:
     """What a route does with the fields that its schema lacks; the same for an object within a body."""
 
-    harmless: Container[str] = frozenset()
+    harmless: frozenset[str] = frozenset()
     only_as: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
     off: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

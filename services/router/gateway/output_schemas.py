@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_
 
 MAX_PATTERN = 64 << 10  # characters of a regular expression or of a grammar
 MAX_OPTIONS = 10_000  # of a choice
+FAIL_FAST = Field(fail_fast=True)  # of a long list: errors of all of its items would take seconds
 
 JsonSchema = dict[str, Any] | StrictBool
 Pattern = Annotated[StrictStr, Field(min_length=1, max_length=MAX_PATTERN)]
-Options = Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_OPTIONS)]
+Options = Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_OPTIONS), FAIL_FAST]
 
 
 class Closed(BaseModel):
@@ -31,6 +32,18 @@ class NamedSchema(Closed):
 
 class ResponseFormat(Closed):
     """What OpenAI calls response_format."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"properties": {"type": {"enum": ["text", "json_object"]}, "json_schema": {"type": "null"}}},
+                {
+                    "properties": {"type": {"const": "json_schema"}, "json_schema": {"type": "object"}},
+                    "required": ["json_schema"],
+                },
+            ]
+        }
+    )
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None

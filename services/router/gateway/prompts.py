@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from services.router.gateway.continued_message import check_continued, cut_after
 from services.router.gateway.messages import plain_messages
 from services.router.gateway.output_schemas import ToolChoice
-from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, TemplateOptions
+from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, ContentPart, TemplateOptions
 from services.router.gateway.template_variables import template_variables, tool_choice_variable
 from services.router.requests.assets import ModelAssets
 from services.router.requests.context_limit import ContextLimit
@@ -20,6 +20,7 @@ from services.router.requests.marked_text import MarkedText
 
 MAX_SHRINKAGE = 4  # times that a normalizer may shorten a text
 LONG_TEXT = 4096  # characters; longer texts are rendered and encoded off the event loop
+PART_SIZE = 64  # characters that take as long as one part of a message
 MANY_MESSAGES = 64  # more of them are rendered off the event loop
 
 
@@ -38,16 +39,16 @@ async def chat_prompt(
         )
     tools = [] if tool_choice == "none" else [tool.as_sent for tool in options.tools or []]
     template = assets.templates.choose(tools=bool(tools))
-    continued = check_continued(messages, options)
+    continued, long = check_continued(messages, options), _is_long(messages, tools)
     render = partial(
         template.render,
-        plain_messages(messages),
+        await run_in_threadpool(plain_messages, messages) if long else plain_messages(messages),
         tools=tools,
         add_generation_prompt=options.add_generation_prompt is not False and continued is None,
         **tool_choice_variable(tool_choice),
         **template_variables(options, template.variables),
     )
-    prompt = await run_in_threadpool(render) if _is_long(messages, tools) else render()
+    prompt = await run_in_threadpool(render) if long else render()
     return prompt if continued is None else cut_after(prompt, continued)
 
 
@@ -64,8 +65,18 @@ async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: ContextLimit 
 def _is_long(messages: Sequence[ChatMessage], tools: Sequence[Any]) -> bool:
     """Whether rendering may take so long that it does not belong on the event loop."""
     parts = (part for message in messages for part in (message.content, message.reasoning, message.reasoning_content))
-    long = sum(len(part) if isinstance(part, str) else 0 if part is None else LONG_TEXT for part in parts) > LONG_TEXT
-    return long or bool(tools) or any(message.tool_calls for message in messages) or len(messages) > MANY_MESSAGES
+    return (
+        sum(map(_size, parts)) > LONG_TEXT
+        or bool(tools)
+        or any(message.tool_calls for message in messages)
+        or len(messages) > MANY_MESSAGES
+    )
+
+
+def _size(part: str | Sequence[ContentPart] | None) -> int:
+    if part is None or isinstance(part, str):
+        return len(part or "")
+    return sum(PART_SIZE + len(one.text or "") for one in part)
 
 
 async def text_ids(
@@ -98,7 +109,7 @@ async def completion_ids(assets: ModelAssets, body: CompletionRequest, limit: Co
     ]
     if any(not prompt for prompt in prompts) or any(not one for one in ids):
         raise InvalidRequest("prompt must not be empty.", param="prompt", code="empty_prompt")
-    if any(token >= assets.vocab_size for one in ids for token in one):
+    if max(map(max, ids)) >= assets.vocab_size:
         raise InvalidRequest(
             f"prompt: token ids must be below {assets.vocab_size}.", param="prompt", code="value_out_of_range"
         )

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.content_encoding import Decoder, encoding_of
+from services.router.gateway.json_size import field_beyond, most_values
 from services.router.gateway.known_fields import check_known
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
@@ -19,6 +20,9 @@ MAX_BODY_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_NAME = 40  # characters of a field's name in an error
 LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
+MANY_VALUES = 1024  # so are those with more values
+MAX_VALUES = 1 << 15  # of a body, since its check holds up other requests, on whatever thread
+MAX_IDS_AND_VALUES = 300_000  # where lists of ids are taken: 128 prompts of 2048 tokens, and more
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -27,7 +31,7 @@ async def read_model(request: Request, body_type: type[Body]) -> Body:
     """Reads the request's body. Raises InvalidRequest, or ClientDisconnect when the client left before its end."""
     check_media_type(request)
     data = await read_body(request)
-    if len(data) > LONG_BODY_BYTES:
+    if len(data) > LONG_BODY_BYTES or most_values(data) > MANY_VALUES:
         return await run_in_threadpool(parse_model, data, body_type)
     return parse_model(data, body_type)
 
@@ -62,7 +66,16 @@ async def read_body(request: Request) -> bytes:
 
 def parse_model(data: bytes, body_type: type[Body]) -> Body:
     """Parses strict JSON and checks the fields. Raises InvalidRequest."""
+    check_values(data, MAX_IDS_AND_VALUES if getattr(body_type, "takes_ids", False) else MAX_VALUES)
     return check_model_fields(parse_json(data), body_type)
+
+
+def check_values(data: bytes, most: int) -> None:
+    """Raises InvalidRequest, with the field, for a body of more than `most` values."""
+    if most_values(data) > most and (field := field_beyond(data, most)) is not None:
+        param = field if len(field) <= MAX_NAME else ""
+        message = f"The body has more than {most} JSON values{f', too many of them in {param}' if param else ''}."
+        raise InvalidRequest(message, param=param or None, code="value_out_of_range")
 
 
 def check_model_fields(value: Any, body_type: type[Body]) -> Body:
@@ -150,7 +163,7 @@ def _first_error(error: ValidationError, value: Any) -> InvalidRequest:
     if first["type"] == "missing":
         message = f"{param} is required."
     else:
-        message = f"{param}: {first['msg'].removeprefix('Value error, ')[:200]}."
+        message = f"{param and param + ': '}{first['msg'].removeprefix('Value error, ')[:200]}."
     return InvalidRequest(message, param=param or None, code=CODES.get(first["type"], "invalid_type"))
 
 

@@ -5,11 +5,12 @@ In the objects within a body, such as messages and tools, unknown fields are kep
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -17,11 +18,14 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from services.router.gateway.output_schemas import (
+    FAIL_FAST,
     JsonSchema,
     Options,
     Pattern,
@@ -32,6 +36,8 @@ from services.router.gateway.output_schemas import (
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
+MAX_MESSAGES = 4096
+MAX_IDS = 1 << 18
 MAX_STOP_BYTES = 256
 MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20
@@ -40,11 +46,22 @@ MAX_BAD_WORDS = 128
 
 GUIDED = ("json", "regex", "choice", "grammar", "whitespace_pattern")
 Number = StrictFloat  # which takes integers too
+SOME = Field(json_schema_extra={"minItems": 1})
 Finite = Field(allow_inf_nan=False)
 
 
 def number(low: float, high: float) -> Any:
     return Field(ge=low, le=high, allow_inf_nan=False)
+
+
+_STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_BYTES}
+_STOP_LIST: dict[str, Any] = {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}
+STOPS, STOP_LIST = WithJsonSchema({"anyOf": [_STOP, _STOP_LIST]}), WithJsonSchema(_STOP_LIST)
+TRUNCATED = WithJsonSchema({"type": "integer", "anyOf": [{"const": -1}, {"minimum": 1}], "maximum": 2**31 - 1})
+ToolName = Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class Lenient(BaseModel):
@@ -74,16 +91,16 @@ class Sampled(Lenient):
     logit_bias: Annotated[dict[str, Annotated[Number, number(-100, 100)]], Field(max_length=MAX_LOGIT_BIAS)] | None = (
         None
     )
-    truncate_prompt_tokens: Annotated[StrictInt, number(-1, 2**31 - 1)] | None = None
+    truncate_prompt_tokens: Annotated[StrictInt, number(-1, 2**31 - 1), TRUNCATED] | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Annotated[str, Field(strict=True)] | list[StrictStr] | None = None
-    stop_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(max_length=64)] | None = None
+    stop: Annotated[Annotated[str, Field(strict=True)] | list[StrictStr], STOPS] | None = None
+    stop_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(max_length=64), FAIL_FAST] | None = None
     ignore_eos: StrictBool | None = None
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     return_token_ids: StrictBool | None = None
     return_tokens_as_token_ids: StrictBool | None = None
-    allowed_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)] | None = None
+    allowed_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), FAIL_FAST] | None = None
     bad_words: Annotated[list[Annotated[StrictStr, Field(min_length=1)]], Field(max_length=MAX_BAD_WORDS)] | None = None
     prompt_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
@@ -161,24 +178,37 @@ class ToolCall(Lenient):
 
 
 class ContentPart(Lenient):
-    type: StrictStr
-    text: StrictStr | None = None
+    type: Annotated[StrictStr, WithJsonSchema({"enum": ["text", "input_text"]})]
+    text: Annotated[StrictStr | None, WithJsonSchema({"type": "string"})] = None
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "text"]})
 
 
 class ChatMessage(Lenient):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"role": {"const": "assistant"}}},
+                {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
+            ]
+        }
+    )
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: StrictStr | list[ContentPart] | None = None
+    content: StrictStr | Annotated[list[ContentPart], FAIL_FAST] | None = None
     name: StrictStr | None = None
     tool_call_id: StrictStr | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], FAIL_FAST] | None = None
     function_call: FunctionCall | None = None
     reasoning: StrictStr | None = None
     reasoning_content: StrictStr | None = None
     thinking: StrictStr | None = None
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), FAIL_FAST]
+
+
 class ToolFunction(Lenient):
-    name: Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    name: ToolName
     description: StrictStr | None = None
     parameters: dict[str, Any] | None = None
     strict: StrictBool | None = None
@@ -219,19 +249,19 @@ class Thinking(BaseModel):
 class TemplateOptions(Lenient):
     """What a request says to the chat template beside its messages."""
 
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128), FAIL_FAST] | None = None
     add_generation_prompt: StrictBool | None = None
     continue_final_message: StrictBool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     thinking: Thinking | None = None
     enable_thinking: StrictBool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
 
 
 class ChatRequest(Sampled, TemplateOptions):
     """POST /v1/chat/completions"""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[StrictInt, number(1, 2**31 - 1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
@@ -243,13 +273,32 @@ class ChatRequest(Sampled, TemplateOptions):
     tool_choice: ToolChoice | None = None
 
 
-Ids = list[Annotated[StrictInt, Field(ge=0)]]
+Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], FAIL_FAST]
+PROMPT_KINDS = {str: "texts", int: "ids", list: "lists of ids"}
+
+
+def _prompt_kind(prompt: Any) -> str:
+    if not isinstance(prompt, list) or not prompt:
+        return "a text" if not isinstance(prompt, list) else "texts"
+    return PROMPT_KINDS.get(type(prompt[0]), "texts")
+
+
+PromptText = Annotated[StrictStr, Field(json_schema_extra={"minLength": 1})]
+Prompt = Annotated[
+    Annotated[PromptText, Tag("a text")]
+    | Annotated[list[PromptText], Field(max_length=MAX_PROMPTS), FAIL_FAST, SOME, Tag("texts")]
+    | Annotated[Ids, SOME, Tag("ids")]
+    | Annotated[list[Annotated[Ids, SOME]], Field(max_length=MAX_PROMPTS), FAIL_FAST, SOME, Tag("lists of ids")],
+    Discriminator(_prompt_kind),
+]
 
 
 class CompletionRequest(Sampled):
     """POST /v1/completions"""
 
-    prompt: StrictStr | list[StrictStr] | Ids | list[Ids]
+    takes_ids: ClassVar[bool] = True
+
+    prompt: Prompt
     max_tokens: Annotated[StrictInt, number(0, 2**31 - 1)] | None = None
     logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
     echo: StrictBool | None = None
@@ -259,9 +308,18 @@ class CompletionRequest(Sampled):
 class TokenizeRequest(TemplateOptions):
     """POST /tokenize: a prompt, or messages as in a chat."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [one], "properties": {one: {"not": {"type": "null"}}, other: {"type": "null"}}}
+                for one, other in (("prompt", "messages"), ("messages", "prompt"))
+            ]
+        }
+    )
+
     model: StrictStr | None = None
     prompt: StrictStr | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     tool_choice: ToolChoice | None = None
     add_special_tokens: StrictBool | None = None
     return_token_strs: StrictBool | None = None
@@ -270,5 +328,7 @@ class TokenizeRequest(TemplateOptions):
 class DetokenizeRequest(Lenient):
     """POST /detokenize"""
 
+    takes_ids: ClassVar[bool] = True
+
     model: StrictStr | None = None
-    tokens: Annotated[Ids, Field(max_length=1 << 20)]
+    tokens: Annotated[Ids, Field(max_length=MAX_IDS)]

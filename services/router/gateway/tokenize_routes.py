@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_prompt, text_ids
@@ -37,6 +38,6 @@ async def detokenize(gateway: GatewayContext, request: Request) -> dict[str, Any
     body = await read_model(request, DetokenizeRequest)
     gateway.check_model(body.model)
     assets = gateway.serving.assets
-    if any(token >= assets.vocab_size for token in body.tokens):
+    if max(body.tokens, default=0) >= assets.vocab_size:
         raise InvalidRequest(f"tokens must be below {assets.vocab_size}.", param="tokens", code="value_out_of_range")
-    return {"prompt": assets.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+    return {"prompt": await run_in_threadpool(assets.tokenizer.decode, body.tokens, skip_special_tokens=False)}

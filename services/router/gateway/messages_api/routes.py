@@ -22,7 +22,7 @@ from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import ChunkWriter, Client, GenerationResponse
 from services.router.requests.errors import RouterError
 
-FEW_MESSAGES = 64  # more of them are translated off the event loop
+FEW_MESSAGES = 64  # more of them, or of their blocks, are translated off the event loop
 
 
 class MessagesClient(Client):
@@ -69,7 +69,8 @@ async def count_tokens(gateway: GatewayContext, request: Request) -> dict[str, i
 
 
 async def _chat(body: CountTokensRequest) -> tuple[ChatRequest, FieldNames]:
-    if len(body.messages) > FEW_MESSAGES:
+    blocks = sum(1 if isinstance(one.content, str) else len(one.content) for one in body.messages)
+    if max(blocks, len(body.messages)) > FEW_MESSAGES:
         return await run_in_threadpool(chat_request, body)
     return chat_request(body)
 

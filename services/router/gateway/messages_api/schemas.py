@@ -19,8 +19,9 @@ from pydantic import (
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.known_fields import FieldTable
 from services.router.gateway.messages_api import fields
+from services.router.gateway.output_schemas import FAIL_FAST
 from services.router.gateway.responses_api.items import one_type, text_or_list
-from services.router.gateway.schemas import Number, number
+from services.router.gateway.schemas import MAX_MESSAGES, STOP_LIST, Effort, Number, ToolName, number
 
 BLOCK_TYPES = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 
@@ -38,7 +39,8 @@ class TextBlockParam(Block):
 
 TextOnly = Annotated[TextBlockParam, BeforeValidator(lambda value: one_type(value, ("text",)))]
 TextContent = Annotated[
-    Annotated[StrictStr, Tag("a text")] | Annotated[list[TextOnly], Tag("a list")], Discriminator(text_or_list)
+    Annotated[StrictStr, Tag("a text")] | Annotated[list[TextOnly], FAIL_FAST, Tag("a list")],
+    Discriminator(text_or_list),
 ]
 
 
@@ -75,7 +77,8 @@ BlockParam = Annotated[
     BeforeValidator(lambda value: one_type(value, BLOCK_TYPES)),
 ]
 Content = Annotated[
-    Annotated[StrictStr, Tag("a text")] | Annotated[list[BlockParam], Tag("a list")], Discriminator(text_or_list)
+    Annotated[StrictStr, Tag("a text")] | Annotated[list[BlockParam], FAIL_FAST, Tag("a list")],
+    Discriminator(text_or_list),
 ]
 
 
@@ -90,7 +93,7 @@ class CustomTool(Closed):
     field_table: ClassVar[FieldTable] = fields.TOOL
 
     type: Literal["custom"] | None = None
-    name: StrictStr
+    name: ToolName
     description: StrictStr | None = None
     input_schema: dict[str, Any]
     strict: StrictBool | None = None
@@ -121,7 +124,7 @@ class JsonFormat(Closed):
 class OutputConfig(Closed):
     field_table: ClassVar[FieldTable] = fields.OUTPUT_CONFIG
 
-    effort: StrictStr | None = None
+    effort: Effort | None = None
     format: JsonFormat | None = None
 
 
@@ -131,9 +134,9 @@ class CountTokensRequest(Closed):
     field_table: ClassVar[FieldTable] = fields.BODY
 
     model: StrictStr
-    messages: Annotated[list[MessageParam], Field(min_length=1)]
+    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MAX_MESSAGES), FAIL_FAST]
     system: TextContent | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128), FAIL_FAST] | None = None
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
@@ -143,7 +146,7 @@ class MessagesRequest(CountTokensRequest):
     """POST /v1/messages"""
 
     max_tokens: Annotated[StrictInt, number(1, 2**31 - 1)]
-    stop_sequences: list[StrictStr] | None = None
+    stop_sequences: Annotated[list[StrictStr], STOP_LIST, FAIL_FAST] | None = None
     stream: StrictBool | None = None
     temperature: Annotated[Number, number(0, 2)] | None = None
     top_p: Annotated[Number, number(0, 1)] | None = None

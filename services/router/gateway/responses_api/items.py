@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictStr, Tag, TypeAdapter
 
+from services.router.gateway.output_schemas import FAIL_FAST
+
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
+MAX_ITEMS = 4096  # of one request
 SHOWN = 40  # characters of a type in an error
 
 
@@ -33,6 +36,20 @@ def text_or_list(value: Any) -> str:
 class TextPart(Item):
     """A piece of text: of a message that comes in, of an answer, or what another model declined to answer with."""
 
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        json_schema_extra={
+            "oneOf": [
+                {"properties": {"type": {"const": "refusal"}}, "required": ["refusal"]},
+                {
+                    "properties": {"type": {"enum": [kind for kind in TEXT_PARTS if kind != "refusal"]}},
+                    "required": ["text"],
+                },
+            ]
+        },
+    )
+
     type: StrictStr
     text: StrictStr = ""
     declined: Annotated[StrictStr, Field(alias="refusal")] = ""
@@ -53,7 +70,7 @@ def _part(value: Any) -> Any:
 
 Part = Annotated[TextPart, BeforeValidator(_part)]
 Content = Annotated[
-    Annotated[StrictStr, Tag("a text")] | Annotated[list[Part], Tag("a list")], Discriminator(text_or_list)
+    Annotated[StrictStr, Tag("a text")] | Annotated[list[Part], FAIL_FAST, Tag("a list")], Discriminator(text_or_list)
 ]
 
 
@@ -122,5 +139,13 @@ InputItem = Annotated[
 ]
 ITEMS: TypeAdapter[list[AnyItem]] = TypeAdapter(list[InputItem])
 Input = Annotated[
-    Annotated[StrictStr, Tag("a text")] | Annotated[list[InputItem], Tag("a list")], Discriminator(text_or_list)
+    Annotated[StrictStr, Tag("a text")]
+    | Annotated[list[InputItem], Field(max_length=MAX_ITEMS), FAIL_FAST, Tag("a list")],
+    Discriminator(text_or_list),
 ]
+
+
+def parts_of(item: AnyItem) -> int:
+    """How many parts an item has; one if it is a text."""
+    content = item.output if isinstance(item, FunctionCallOutputItem) else getattr(item, "content", None)
+    return max(1, len(content)) if isinstance(content, list) else 1

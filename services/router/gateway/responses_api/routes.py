@@ -16,7 +16,7 @@ from services.router.gateway.request_body import read_model
 from services.router.gateway.responses_api.answer import Answer
 from services.router.gateway.responses_api.conversation import stored, without_logprobs
 from services.router.gateway.responses_api.events import ResponseEvents
-from services.router.gateway.responses_api.items import ITEMS, AnyItem
+from services.router.gateway.responses_api.items import ITEMS, AnyItem, parts_of
 from services.router.gateway.responses_api.records import Record
 from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.responses_api.store import ResponseStore
@@ -26,7 +26,7 @@ from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import Client, GenerationResponse
 from services.router.requests.errors import InvalidRequest, RouterError
 
-FEW_ITEMS = 64  # more of them are translated off the event loop
+FEW_ITEMS = 64  # more of them, or of their parts, are translated off the event loop
 SHOWN = 80  # characters of an id in an error
 
 
@@ -56,7 +56,7 @@ async def responses(gateway: GatewayContext, request: Request) -> GenerationResp
     gateway.check_model(body.model)
     stores = will_store(body, gateway.responses)
     before = await continued(body, gateway.responses)
-    if before or (not isinstance(body.input, str) and len(body.input) > FEW_ITEMS):
+    if before or (not isinstance(body.input, str) and sum(map(parts_of, body.input)) > FEW_ITEMS):
         chat, names = await run_in_threadpool(translated, body, before)
     else:
         chat, names = translated(body, before)

@@ -12,19 +12,30 @@ from pydantic import (
     StrictInt,
     StrictStr,
     Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.known_fields import FieldTable
+from services.router.gateway.output_schemas import FAIL_FAST
 from services.router.gateway.responses_api import fields
 from services.router.gateway.responses_api.items import Input, one_type
-from services.router.gateway.schemas import MAX_TOP_LOGPROBS, Number, number
+from services.router.gateway.schemas import MAX_TOP_LOGPROBS, Effort, Number, ToolName, number
 from services.router.requests.errors import InvalidRequest
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512
+INCLUDED = WithJsonSchema({"type": "array", "items": {"const": LOGPROBS}})
+METADATA = WithJsonSchema(
+    {
+        "type": "object",
+        "maxProperties": MAX_METADATA,
+        "propertyNames": {"maxLength": MAX_KEY},
+        "additionalProperties": {"type": "string", "maxLength": MAX_VALUE},
+    }
+)
 
 
 class FunctionTool(Closed):
@@ -33,7 +44,7 @@ class FunctionTool(Closed):
     field_table: ClassVar[FieldTable] = fields.TOOL
 
     type: Literal["function"]
-    name: StrictStr
+    name: ToolName
     description: StrictStr | None = None
     parameters: dict[str, Any] | None = None
     strict: StrictBool | None = None
@@ -77,7 +88,7 @@ class TextConfig(Closed):
 class Reasoning(Closed):
     field_table: ClassVar[FieldTable] = fields.REASONING
 
-    effort: StrictStr | None = None
+    effort: Effort | None = None
 
 
 class ResponsesStreamOptions(Closed):
@@ -121,15 +132,15 @@ class ResponsesRequest(Closed):
     seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Annotated[Number, number(-2, 2)] | None = None
     frequency_penalty: Annotated[Number, number(-2, 2)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128), FAIL_FAST] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: StrictBool | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
-    include: list[StrictStr] | None = None
+    include: Annotated[list[StrictStr], INCLUDED, FAIL_FAST] | None = None
     top_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-    metadata: Metadata | None = None
+    truncation: Annotated[Literal["auto", "disabled"] | None, WithJsonSchema({"enum": ["disabled", None]})] = None
+    metadata: Annotated[Metadata, METADATA] | None = None
 
     @field_validator("include")
     @classmethod
