@@ -68,7 +68,7 @@ def test_rates_are_those_of_the_interval() -> None:
     router.metrics.failure("no_worker").inc(1)
     for _ in range(100):
         router.metrics.first_token.observe(0.05)
-        router.metrics.between_tokens.observe(0.004)
+        router.metrics.each_token.between(0.004, 1)
     now = Reading(12.0, overview(), {"router-0": router.page(), "attention-0": attention_page(5600, 160, 940, 9.5, 80)})
     found = compare(before, now)
     assert found.requests_per_s == 4.0
