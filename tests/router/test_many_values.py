@@ -55,6 +55,8 @@ def test_the_largest_bodies_are_rejected_with_the_field(
         (CHAT, {"messages": [{"role": "user", "content": ""}] * 4097}, "messages"),
         (RESPONSES, {"input": [{"role": "user", "content": ""}] * 4097}, "input"),
         (MESSAGES, {"model": "", "max_tokens": 1, "messages": [{"role": "user", "content": ""}] * 4097}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 2049}] * 2}, "messages"),
+        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_text", "text": ""}] * 4097}]}, "input"),
         (TEXT, {"prompt": [[5]] * 129}, "prompt"),
         (TEXT, {"prompt": ["a"] * 129}, "prompt"),
         ("/detokenize", {"tokens": [5] * ((1 << 18) + 1)}, "tokens"),

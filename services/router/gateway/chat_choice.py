@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import orjson
 from caracal_proto import attention_pb2
 
+from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.output_parser import Delta, OutputParser
 from services.router.gateway.output_schemas import NamedTool
@@ -139,20 +139,7 @@ class ChatChunks:
 
     async def write(self, client: Client) -> None:
         """Writes the events as the text comes in."""
-        choice = self._choice
-        with choice.choice_stream as choice_stream:
-            while choice.finish_reason is None:
-                choice_stream.divert(partial(self._pass_on, client) if client.writable else None)
-                text_delta = await choice_stream.next()
-                choice_stream.divert(None)
-                if events := self._events(text_delta):
-                    await client.events(events)
-
-    def _pass_on(self, client: Client, text_delta: TextDelta) -> None:
-        if events := self._events(text_delta):
-            client.write(events)
-            if not client.writable:  # it does not read: from here on there is somebody to wait for it
-                self._choice.choice_stream.divert(None)
+        await write_events(self._choice.choice_stream, client, self._events)
 
     def _events(self, text_delta: TextDelta) -> bytes:
         choice = self._choice

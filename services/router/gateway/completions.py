@@ -12,6 +12,7 @@ from fastapi import Request
 
 from services.router.gateway.chat_rules import completion_rules
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.prompts import completion_ids
 from services.router.gateway.request_body import read_model
@@ -57,19 +58,7 @@ class CompletionChoice:
         """Writes the events as the text comes in."""
         self._envelope, self._more = envelope, {"usage": None} if with_usage else {}
         self._tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
-        with self.choice_stream as choice_stream:
-            while self._finish_reason is None:
-                choice_stream.divert(partial(self._pass_on, client) if client.writable else None)
-                delta = await choice_stream.next()
-                choice_stream.divert(None)
-                if events := self._events(delta):
-                    await client.events(events)
-
-    def _pass_on(self, client: Client, delta: TextDelta) -> None:
-        if events := self._events(delta):
-            client.write(events)
-            if not client.writable:  # it does not read: from here on there is somebody to wait for it
-                self.choice_stream.divert(None)
+        await write_events(self.choice_stream, client, self._events)
 
     def _events(self, delta: TextDelta) -> bytes:
         self._prompt += delta.prompt

@@ -18,6 +18,7 @@ from services.router.requests.errors import BodyTooLarge, InvalidRequest, Unsupp
 
 MAX_BODY_BYTES = 4 << 20
 MAX_DEPTH = 64
+MAX_PARTS = 4096  # of content, in all messages of a request
 MAX_NAME = 40  # characters of a field's name in an error
 LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
 MANY_VALUES = 1024  # so are those with more values
@@ -84,10 +85,22 @@ def check_model_fields(value: Any, body_type: type[Body]) -> Body:
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     if not issubclass(body_type, Closed):
         check_known(value, body_type.model_fields)
+    _check_parts(value)
     try:
         return body_type.model_validate(value)
     except ValidationError as error:
         raise _first_error(error, value) from None
+
+
+def _check_parts(value: dict[str, Any]) -> None:
+    """Rejects messages of very many parts before they are checked one by one, which holds up the whole process."""
+    for field in ("messages", "input"):
+        items = value.get(field)
+        contents = [item.get("content") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        if sum(len(content) for content in contents if isinstance(content, list)) > MAX_PARTS:
+            raise InvalidRequest(
+                f"{field}: at most {MAX_PARTS} parts of content in all.", param=field, code="value_out_of_range"
+            )
 
 
 def parse_json(data: bytes) -> Any:

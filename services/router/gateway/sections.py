@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal, NamedTuple
 
 from caracal_proto import attention_pb2
 
 from services.router.gateway.chat_choice import ChatChoice
 from services.router.gateway.content_tokens import ContentTokens
+from services.router.gateway.event_stream import write_events
 from services.router.gateway.field_names import FieldNames
 from services.router.gateway.output_parser import Delta
 from services.router.gateway.streaming import Client
@@ -67,20 +67,13 @@ class SectionReader:
 
     async def stream(self, client: Client, events: Events) -> None:
         """Writes the events of the steps as they come. Raises RouterError."""
-        choice = self.choice
-        with self._names.of_the_caller(), choice.choice_stream as choice_stream:
-            while choice.finish_reason is None:
-                choice_stream.divert(partial(self._pass_on, client, events) if client.writable else None)
-                text_delta = await choice_stream.next()
-                choice_stream.divert(None)
-                if steps := self._steps(text_delta):
-                    await client.events(events(steps))
 
-    def _pass_on(self, client: Client, events: Events, text_delta: TextDelta) -> None:
-        if steps := self._steps(text_delta):
-            client.write(events(steps))
-            if not client.writable:  # it does not read: from here on there is somebody to wait for it
-                self.choice.choice_stream.divert(None)
+        def events_of(text_delta: TextDelta) -> bytes:
+            steps = self._steps(text_delta)
+            return events(steps) if steps else b""
+
+        with self._names.of_the_caller():
+            await write_events(self.choice.choice_stream, client, events_of)
 
     def _steps(self, text_delta: TextDelta) -> list[Step]:
         deltas = self.choice.parse(text_delta)
