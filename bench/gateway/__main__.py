@@ -1,6 +1,8 @@
 """`python -m bench.gateway [--streams N ...] [--seconds S] [--out FILE]`: a router between fake workers and one client.
 
-The router has a core of its own; workers and client share the others. CPU is the router's, of all its threads.
+The router has a core of its own; workers and clients share the others. CPU is the router's, of all its threads. The
+latency is from the worker's message to the client, of a few streams in the midst of the others, read by a process of
+its own: it has the time of a whole step's tokens in it, at the worker as well.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from bench.report import machine
 
 TOKENS_PER_S = 20.0  # of each stream: about as fast as people read
 STREAMS = (1, 64, 250, 500, 1000)
+PROBES = 8  # streams that are timed
 A_WORKER = 64  # streams of one attention worker
 SECONDS, WARM_S = 10.0, 2.0
 OUT = Path(__file__).parents[1] / "results" / "gateway.json"
@@ -77,23 +80,34 @@ def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
         router = Program("bench.gateway.router", str(model), worker.line(), str(-(-streams // A_WORKER)), cores=own)
         programs.append(router)
         url = router.line()
-        client = Program("bench.gateway.client", str(times), url, str(streams), str(WARM_S), str(seconds), cores=others)
-        programs.append(client)
-        assert client.line() == "ready"
+        probes = min(streams, PROBES)
+        clients = []
+        for count, role in (
+            ((streams - probes) // 2, "load"),
+            (probes, "probe"),
+            (-(-(streams - probes) // 2), "load"),
+        ):
+            if count:
+                words = (str(times), url, str(count), str(seconds), role)
+                clients.append(Program("bench.gateway.client", *words, cores=others))
+                programs.append(clients[-1])
+                assert clients[-1].line() == "ready"
+        time.sleep(WARM_S)
         before, began = cpu_s(router.process.pid), time.monotonic()
-        client.say("go")
-        found = json.loads(client.line())
+        for client in clients:
+            client.say("go")
+        answers = [json.loads(client.line()) for client in clients]
         used, took = cpu_s(router.process.pid) - before, time.monotonic() - began
     finally:
         for program in reversed(programs):
             program.end()
     return {
         "streams": streams,
-        "tokens_per_s": round(found["events"] / found["seconds"]),
-        "cpu_us_per_token": round(used / max(1, found["events"]) * 1e6, 1),
+        "tokens_per_s": round(sum(one["events"] / one["seconds"] for one in answers)),
+        "cpu_us_per_token": round(used / max(1, sum(one["events"] for one in answers)) * 1e6, 1),
         "core_share": round(used / took, 3),
-        "ended": found["ended"],
-        "added_ms": found["added_ms"],
+        "ended": sum(one["ended"] for one in answers),
+        "added_ms": next(one["added_ms"] for one in answers if one["added_ms"]),
     }
 
 

@@ -1,11 +1,14 @@
-"""Reads many streams and times their tokens: `python -m bench.gateway.client FILE URL STREAMS WARM_S SECONDS`.
+"""Reads many streams: `python -m bench.gateway.client FILE URL STREAMS SECONDS load|probe`.
 
-One thread over epoll, so that it costs less than what it measures. Prints `ready`, waits for a line, and prints JSON.
+One thread over epoll, so that it costs less than what it measures. A probe times its tokens, and comes before others on
+its core where it may; a load only counts. Prints `ready`, waits for a line while it reads, and prints JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import socket
 import sys
@@ -25,8 +28,8 @@ MARK = b'"content":" '
 class Streams:
     """Open chat streams of one server."""
 
-    def __init__(self, host: str, port: int, times: NDArray[np.float64]) -> None:
-        self._address, self._times = (host, port), times
+    def __init__(self, host: str, port: int, times: NDArray[np.float64], *, probe: bool) -> None:
+        self._address, self._times, self._probe = (host, port), times, probe
         self._epoll = select.epoll()
         self._open: dict[int, socket.socket] = {}
         self.latencies: list[float] = []
@@ -46,21 +49,33 @@ class Streams:
         self._open[connected.fileno()] = connected
         self._epoll.register(connected.fileno(), select.EPOLLIN)
 
-    def read(self, until: float, *, keep: bool) -> None:
-        """Reads until then; with `keep`, notes how old each token is."""
+    def read(self, until: float, *, keep: bool) -> bool:
+        """Reads until then, or until standard input says something, and returns whether it did. `keep`: counts."""
         while (left := until - time.monotonic()) > 0:
             for descriptor, _ in self._epoll.poll(left):
+                if descriptor == sys.stdin.fileno():
+                    sys.stdin.readline()
+                    return True
                 data = self._open[descriptor].recv(1 << 16)
                 if not data:
                     self._close(descriptor)
                 elif keep:
-                    self._note(data)
+                    self.events += data.count(MARK)
+                    if self._probe:
+                        self._note(data)
+        return False
+
+    def wait(self) -> None:
+        """Reads until standard input says something."""
+        self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
+        while not self.read(time.monotonic() + 60, keep=False):
+            pass
+        self._epoll.unregister(sys.stdin.fileno())
 
     def _note(self, data: bytes) -> None:
         now, at = time.monotonic(), data.find(MARK)
         while at >= 0:
             begin = at + len(MARK)
-            self.events += 1
             self.latencies.append(now - self._times[int(data[begin : begin + DIGITS])])
             at = data.find(MARK, begin)
 
@@ -76,16 +91,18 @@ class Streams:
 
 def main() -> None:
     raise_open_files()
-    name, url, count, warm_s, seconds = sys.argv[1:]
+    name, url, count, seconds, role = sys.argv[1:]
+    if role == "probe":
+        with contextlib.suppress(PermissionError):
+            os.nice(-10)
     times, place = send_times(Path(name)), urlsplit(url)
-    streams = Streams(place.hostname or "", place.port or 0, times)
+    streams = Streams(place.hostname or "", place.port or 0, times, probe=role == "probe")
     for number in range(int(count)):
         streams.add(number)
         if number % 16 == 15:
             streams.read(time.monotonic() + 0.02, keep=False)
-    streams.read(time.monotonic() + float(warm_s), keep=False)
     print("ready", flush=True)
-    sys.stdin.readline()
+    streams.wait()
     began = time.monotonic()
     streams.read(began + float(seconds), keep=True)
     found = sorted(streams.latencies)
