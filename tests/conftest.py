@@ -24,6 +24,7 @@ settings.load_profile("shared cores")
 # A shell that starts a command in the background has it ignore Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise under nohup
 
 # Reading the tests only adds objects, and none of them is garbage before the last test has ended.
 gc.disable()

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 
 import grpc
+import structlog
 from caracal_proto import attention_pb2
 
 from services.attention_worker.engine.engine import Engine, EngineStopped
@@ -20,6 +21,9 @@ from services.attention_worker.grammars import BadGrammar, GrammarCompiler
 from services.attention_worker.request_validation import BadRequest, parse
 from services.attention_worker.sequence_span import begin_sequence
 
+log = structlog.get_logger(__name__)
+
+MOST_COMPILING = 256  # attempts that wait for their grammars
 _CODES = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     "failed": grpc.StatusCode.INTERNAL,
@@ -45,6 +49,7 @@ class Attempts:
         self._grammars = grammars
         self._keys = count(1)
         self._running: dict[int, int | None] = {}  # keys of the engine; None while a grammar is compiled
+        self._compiling: dict[int, Future[TokenRules | None]] = {}
         self.draining = False
 
     def begin(self, request: attention_pb2.GenerateRequest, emit: Emit) -> int:
@@ -58,6 +63,8 @@ class Attempts:
             raise Rejected(grpc.StatusCode.INVALID_ARGUMENT, error) from None
         except CannotFit as error:
             raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, error) from None
+        if asked.sampling.grammar and len(self._compiling) >= MOST_COMPILING:
+            raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many grammars are being compiled")
         key = next(self._keys)
         trace = begin_sequence(request, asked)
         if trace is not None:
@@ -84,18 +91,21 @@ class Attempts:
     def cancel(self, key: int) -> None:
         """Frees a sequence's pages within one step; nothing when it has ended."""
         running = self._running.pop(key, None)
+        if (compiling := self._compiling.pop(key, None)) is not None:
+            compiling.cancel()
         if running is not None:
             self._engine.cancel(running)
 
     def _compile(self, key: int, asked: Request, emit: Emit) -> None:
         loop = asyncio.get_running_loop()
-        ready = self._grammars.compile(asked.sampling.grammar, partial(_rules, asked))
+        ready = self._compiling[key] = self._grammars.compile(asked.sampling.grammar, partial(_rules, asked))
         # The loop may have ended when a long compilation does.
         ready.add_done_callback(
             lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(self._compiled, key, asked, emit, done)
         )
 
     def _compiled(self, key: int, asked: Request, emit: Emit, ready: Future[TokenRules | None]) -> None:
+        self._compiling.pop(key, None)
         if key not in self._running:  # cancelled
             if asked.trace is not None:
                 asked.trace.end(Ending("cancelled"))
@@ -108,6 +118,9 @@ class Attempts:
             emit([], Ending("rejected", message=f"grammar: {error}"))
         except EngineStopped as error:
             emit([], Ending("unavailable", message=str(error)))
+        except Exception as error:
+            log.exception("a grammar cannot be compiled")
+            emit([], Ending("failed", message=f"a grammar cannot be compiled: {type(error).__name__}"))
 
 
 def _rules(asked: Request, grammar: Grammar | None = None) -> TokenRules | None:

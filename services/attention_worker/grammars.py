@@ -61,6 +61,7 @@ class GrammarCompiler:
     def __init__(self, model: Path, vocab_size: int, eos_ids: frozenset[int]) -> None:
         self._model, self._vocab_size, self._eos_ids = model, vocab_size, sorted(eos_ids)
         self._compilers = ThreadPoolExecutor(2, "grammar")
+        self._known = ThreadPoolExecutor(1, "known-grammar")  # what was compiled before waits for no other
         self._masks = ThreadPoolExecutor(1, "mask")
         self._room = np.empty(((vocab_size + 31) // 32 * 4, 8), np.float32)
         self._lock = threading.Lock()
@@ -71,10 +72,12 @@ class GrammarCompiler:
 
     def compile(self, grammar: str, then: Callable[[GrammarMatcher], Result]) -> Future[Result]:
         """Begins to compile, and to call `then` with a fresh matcher; the future has its result, or BadGrammar."""
-        return self._compilers.submit(lambda: then(self._compile(grammar)))
+        with self._lock:
+            known = grammar in self._kept
+        return (self._known if known else self._compilers).submit(lambda: then(self._compile(grammar)))
 
     def close(self) -> None:
-        for pool in (self._compilers, self._masks):
+        for pool in (self._compilers, self._known, self._masks):
             pool.shutdown(wait=False, cancel_futures=True)
         for trial in self._open_trials:
             trial.close()
@@ -92,7 +95,7 @@ class GrammarCompiler:
                 self._kept.popitem(last=False)
             if isinstance(kept, str):
                 raise BadGrammar(_short(kept))
-            return GrammarMatcher(kept.deep_copy(), self._vocab_size, self._masks, self._room)
+            return GrammarMatcher(kept.deep_copy(), self._vocab_size, self._masks, self._room, self._eos_ids[0])
 
     @staticmethod
     def _matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher | str:
@@ -121,10 +124,11 @@ class GrammarMatcher:
     """A `Grammar` of token_rules.py. Where the grammar is complete, only the ids that end an answer may follow."""
 
     def __init__(
-        self, matcher: LLMatcher, vocab_size: int, masks: ThreadPoolExecutor, room: NDArray[np.float32]
+        self, matcher: LLMatcher, vocab_size: int, masks: ThreadPoolExecutor, room: NDArray[np.float32], end_id: int
     ) -> None:
         """`room`: [bytes of a mask, 8], shared by all matchers of an engine."""
         self._matcher, self._vocab_size, self._masks, self._room = matcher, vocab_size, masks, room
+        self.end_id = end_id
         self._mask: Future[bytes] | None = None
 
     def begin(self) -> None:

@@ -224,7 +224,7 @@ class EverySeventh:
 
     def __init__(self, vocab: int) -> None:
         self._ids = np.arange(vocab) % 7
-        self._taken = 0
+        self._taken, self.end_id = 0, 0
 
     def begin(self) -> None:
         pass

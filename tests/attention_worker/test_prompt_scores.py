@@ -110,3 +110,13 @@ def test_a_row_that_is_not_finite_fails_its_prompt_only() -> None:
     driver.finish()
     assert received.endings[0].reason == "failed"
     assert not any(isinstance(token, TokenOut) for token in received.tokens)
+
+
+def test_prompts_behind_scored_ones_do_not_wait_for_scores() -> None:
+    driver = Driver(FakeModel(), sizes=limits(max_batch_tokens=64, max_scores=10))
+    scoring = [driver.submit([i + 1] * 60, ONLY) for i in range(4)]
+    plain = driver.submit([9] * 30, Sampling(max_tokens=1))
+    driver.engine.step()
+    assert len(plain.ids) == 1
+    driver.finish()
+    assert [one.tokens for one in scoring] == [scored([i + 1] * 60, ONLY).tokens for i in range(4)]

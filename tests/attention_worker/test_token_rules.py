@@ -106,3 +106,43 @@ def test_logprobs_are_the_models_own() -> None:
     received = driver.submit([1, 2], asked, rules=TokenRules(frozenset({4})))
     driver.finish()
     assert all(token.logprob < max(value for _, value in token.top) for token in received.tokens)
+
+
+class Until:
+    """A grammar that is complete after some ids."""
+
+    end_id = 2
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def begin(self) -> None:
+        pass
+
+    def ceiling(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+        room = np.full(VOCAB, -np.inf, np.float32)
+        room[[8, 9] if self._left else [self.end_id]] = np.inf
+        return room
+
+    def accept(self, token: int) -> None:
+        self._left -= 1
+
+
+def ends_of(rules: TokenRules, stop_ids: set[int]) -> list[int]:
+    row_V = row()
+    rules.apply(row_V, stop_ids)
+    return np.flatnonzero(np.isfinite(row_V)).tolist()
+
+
+def test_every_stop_id_ends_a_complete_grammar_and_no_other() -> None:
+    rules = TokenRules(grammar=Until(1))
+    assert ends_of(rules, {2, 50}) == [8, 9]
+    rules.accept(8)
+    assert ends_of(rules, {2, 50}) == [2, 50]
+
+
+def test_an_answer_with_a_grammar_does_not_end_within_reasoning() -> None:
+    rules = TokenRules(reasoning=Reasoning(begin_id=BEGIN, end_id=END, open=True), grammar=Until(1))
+    assert set(ends_of(rules, {2, 50})) == set(range(VOCAB)) - {2, 50}
+    rules.accept(END)
+    assert ends_of(rules, {2, 50}) == [8, 9]

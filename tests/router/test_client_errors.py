@@ -114,6 +114,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "gbnf": ({"guided_grammar": "root ::= ["}, "structured_outputs"),
     "allowed_outside": ({"allowed_token_ids": [10**6]}, "allowed_token_ids"),
     "allowed_none": ({"allowed_token_ids": []}, "allowed_token_ids"),
+    "bad_word_long": ({"bad_words": ["x" * 257]}, "bad_words[0]"),
+    "white_space_twice": (
+        {"structured_outputs": {"json": {}, "whitespace_pattern": " ", "disable_any_whitespace": True}},
+        "structured_outputs",
+    ),
     "bad_word_empty": ({"bad_words": [""]}, "bad_words[0]"),
     "prompt_logprobs_many": ({"prompt_logprobs": 21}, "prompt_logprobs"),
     "chat_template": ({"chat_template": "{{ 1 }}"}, "chat_template"),
@@ -164,6 +169,16 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
         "tool_choice",
     ),
     "budgets": ({"messages": HI, "thinking_budget": 3, "thinking_token_budget": 4}, "thinking_token_budget"),
+    "forced_min_tokens": ({"messages": HI, "tools": [F], "tool_choice": "required", "min_tokens": 3}, "min_tokens"),
+    "forced_ignore_eos": ({"messages": HI, "tools": [F], "tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
+    "continued_format": (
+        {
+            "messages": [*HI, {"role": "assistant", "content": "{"}],
+            "continue_final_message": True,
+            "response_format": {"type": "json_object"},
+        },
+        "continue_final_message",
+    ),
     "continued_user": ({"messages": HI, "continue_final_message": True}, "continue_final_message"),
     "continued_twice": (
         {

@@ -42,9 +42,12 @@ def prompt(router: Harness, *messages: Any, **fields: Any) -> str:
         ("hello", "hello"),
         ("hello ", "hello "),
         ("  hello\n", "  hello\n"),
+        ("<", "<"),  # what the template writes after the message has these, too
+        ("long", "long"),
+        ("s", "s"),
         ([{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}], "hello"),
     ],
-    ids=range(4),
+    ids=range(7),
 )
 def test_the_prompt_ends_within_the_message(router: Harness, content: Any, end: str) -> None:
     assert prompt(router, ASKED, said(content)) == f"[Round 0] USER:hi ASSISTANT:{end}"

@@ -79,6 +79,7 @@ def test_a_stream_has_the_text_of_the_whole_answer(random_model: Harness) -> Non
         ({"guided_choice": ["only"]}, "only"),
         ({"structured_outputs": {"regex": r"[a-f]{3}/\d\/x"}}, r"[a-f]{3}/\d/x"),
         ({"guided_regex": "(ab|cd)\n!"}, "(ab|cd)\n!"),
+        ({"guided_regex": "a\\\nb"}, "a\nb"),
         ({"structured_outputs": {"grammar": LARK}}, "<[a-c]{2,5}>"),
         ({"guided_grammar": GBNF}, "<[a-c][a-c]>"),
         ({"structured_outputs": {"json": {"enum": [1, "two"]}}}, r'1|"two"'),
@@ -86,7 +87,7 @@ def test_a_stream_has_the_text_of_the_whole_answer(random_model: Harness) -> Non
         ({"structured_outputs": {"json": {"const": {"a": 1}}, "disable_any_whitespace": True}}, r'\{"a":1\}'),
         ({"guided_json": {"const": [1, 2]}, "guided_whitespace_pattern": "_"}, r"_?\[_?1_?,_?2_?\]_?"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_every_kind_of_format(random_model: Harness, fields: dict[str, Any], pattern: str) -> None:
     for temperature in (0, 1.5):

@@ -129,7 +129,7 @@ def _adjust(row: Row, sequence: Sequence) -> None:
     if sequence.stop_masked:
         row[list(sequence.stop_ids)] = -np.inf
     if sequence.rules is not None:
-        sequence.rules.apply(row)
+        sequence.rules.apply(row, sequence.stop_ids)
         if row.max() == -np.inf:
             raise NothingAllowed("the request's rules allow no token here")
 

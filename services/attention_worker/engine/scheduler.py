@@ -149,11 +149,11 @@ class Scheduler:
 
     def _prefill(self, plan: _Plan) -> None:
         for sequence in self.running:
-            if sequence.remaining > 1 and not self._chunk(plan, sequence):
+            if sequence.remaining > 1 and not self._chunk(plan, sequence) and not _waits_for_scores(plan, sequence):
                 return
 
     def _admit(self, plan: _Plan) -> None:
-        while self.waiting and len(self.running) < self.max_running and self._room(plan, self.waiting[0]):
+        while self.waiting and len(self.running) < self.max_running and self._takes(plan, self.waiting[0]):
             sequence = self.waiting[0]
             # With the first new token's page, or the sequence might be preempted one step after its admission.
             sequence.row = self.pages.allocate(len(sequence.ids) + 1)
@@ -161,6 +161,10 @@ class Scheduler:
                 return
             self.running.append(self.waiting.popleft())
             self._chunk(plan, sequence)
+
+    def _takes(self, plan: _Plan, sequence: Sequence) -> bool:
+        """Whether it may be admitted. One that waits for scores is, so that those behind it need not wait as well."""
+        return self._room(plan, sequence) > 0 or _waits_for_scores(plan, sequence)
 
     def _chunk(self, plan: _Plan, sequence: Sequence) -> bool:
         """Adds as much of the sequence's prompt as the step has room for; false when it has none."""
@@ -186,3 +190,8 @@ class Scheduler:
         assert sequence.row is not None
         self.pages.free(sequence.row)
         sequence.row, sequence.cached = None, 0
+
+
+def _waits_for_scores(plan: _Plan, sequence: Sequence) -> bool:
+    """Whether the step still takes tokens, but no more of prompts that are scored."""
+    return sequence.unscored and plan.scores_left <= 0 < plan.tokens_left

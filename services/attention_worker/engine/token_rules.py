@@ -7,7 +7,7 @@ No torch, no I/O. Legend: V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,10 @@ class NothingAllowed(ValueError):
 
 class Grammar(Protocol):
     """Follows the output of one sequence. Methods raise NothingAllowed when the output cannot go on by it."""
+
+    @property
+    def end_id(self) -> int:
+        """An id that may follow wherever the output may end."""
 
     def begin(self) -> None:
         """Starts to compute what may follow, beside the model."""
@@ -53,7 +57,7 @@ class TokenRules:
         grammar: Grammar | None = None,
     ) -> None:
         self._allowed = np.fromiter(sorted(allowed_ids), np.int64)
-        self._banned = banned
+        self._banned = [(ids[:-1], ids[-1]) for ids in banned]
         self._latest = deque[int](maxlen=max((len(ids) - 1 for ids in banned), default=0))
         self._reasoning = reasoning
         self._grammar = grammar
@@ -66,15 +70,25 @@ class TokenRules:
         if self._grammar is not None and not self._grammar_waits:
             self._grammar.begin()
 
-    def apply(self, row_V: NDArray[np.float32]) -> None:
-        """Sets the logits of ids that may not come next to -inf. Raises NothingAllowed."""
-        if self._grammar is not None and not self._grammar_waits:
-            np.minimum(row_V, self._grammar.ceiling(), out=row_V)
+    def apply(self, row_V: NDArray[np.float32], stop_ids: Collection[int] = ()) -> None:
+        """Sets the logits of ids that may not come next to -inf. Raises NothingAllowed.
+
+        `stop_ids` end the output: beside a grammar, where it is complete and nowhere else.
+        """
+        if self._grammar is not None:
+            ends = list(stop_ids)
+            if self._grammar_waits:
+                row_V[ends] = -np.inf
+            else:
+                kept, ceiling_V = row_V[ends], self._grammar.ceiling()
+                np.minimum(row_V, ceiling_V, out=row_V)
+                if ceiling_V[self._grammar.end_id] > 0:
+                    row_V[ends] = kept
         if len(self._allowed):
             _keep(row_V, self._allowed)
         latest = tuple(self._latest)
-        for *before, last in self._banned:
-            if not before or latest[-len(before) :] == tuple(before):
+        for before, last in self._banned:
+            if not before or latest[-len(before) :] == before:
                 row_V[last] = -np.inf
         if self._spent:
             assert self._reasoning is not None

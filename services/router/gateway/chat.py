@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
 from services.router.gateway.chat_rules import chat_rules, check_tools
@@ -84,6 +85,6 @@ async def whole(gateway: GatewayContext, body: ChatRequest, choices: list[ChatCh
         **envelope.fields(),
         "choices": [choice.message() for choice in choices],
         "usage": usage(choice_streams),
-        **choices[0].prompt_scores(),
+        **(await run_in_threadpool(choices[0].prompt_scores) if body.prompt_logprobs is not None else {}),
     }
     await client.whole(answer)

@@ -70,7 +70,7 @@ class ChatChoice:
         """Returns the answer's field `prompt_logprobs`, if it is asked for."""
         if self._prompt_logprobs is None:
             return {}
-        return {"prompt_logprobs": self._logprobs.prompt(self._prompt)}
+        return {"prompt_logprobs": self._logprobs.prompt(self._prompt, self._prompt_logprobs)}
 
     def logprobs(self, tokens: list[attention_pb2.Token]) -> dict[str, Any] | None:
         if not self.wants_logprobs:

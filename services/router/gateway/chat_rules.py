@@ -50,6 +50,8 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
     )
     ids, budget = assets.vocabulary.added, thinking_budget(body)
     grammar, field = await run_in_threadpool(output_grammar, asked, ids, after_reasoning=thinking)
+    if grammar:
+        check_alone(body, field)
     if budget is None and not (grammar and thinking):
         return OutputRules(grammar, field) if grammar else FREE
     if not {THINK, END_THINK} <= ids.keys():
@@ -62,6 +64,13 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
         )
     reasoning = attention_pb2.Reasoning(begin_id=ids[THINK], end_id=ids[END_THINK], open=thinking, budget=budget)
     return OutputRules(grammar, field, reasoning)
+
+
+def check_alone(body: ChatRequest, field: str) -> None:
+    """Raises InvalidRequest for what a grammar excludes: it begins with the answer, and ends by itself."""
+    for name in ("min_tokens", "ignore_eos", "continue_final_message"):
+        if getattr(body, name):
+            raise InvalidRequest(f"{name} cannot be combined with {field}.", param=name)
 
 
 def asks_for_xml(templates: ChatTemplates, ids: Mapping[str, int]) -> bool:

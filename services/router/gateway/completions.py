@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
 import orjson
 from caracal_proto import attention_pb2
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.chat_rules import completion_rules
 from services.router.gateway.context import GatewayContext
@@ -36,7 +37,7 @@ class CompletionChoice:
         self._echoes = bool(body.echo)
         self._prompt_logprobs = body.prompt_logprobs
         self._prompt: list[attention_pb2.Token] = []
-        self._wants_logprobs = body.logprobs is not None
+        self._wants_logprobs, self._top = body.logprobs is not None, body.logprobs or 0
         self._wants_ids = bool(body.return_token_ids)
         self._texts = [echo]
         self._logprobs = Logprobs(choice_stream.vocabulary, as_ids=bool(body.return_tokens_as_token_ids), hidden=hidden)
@@ -94,13 +95,15 @@ class CompletionChoice:
         if self._wants_ids:
             choice["token_ids"] = [token.id for token in self._tokens]
         if self._prompt_logprobs is not None:
-            choice["prompt_logprobs"] = self._logprobs.prompt(self._prompt)
+            choice["prompt_logprobs"] = self._logprobs.prompt(self._prompt, self._prompt_logprobs)
         return choice
 
     def _echoed_logprobs(self) -> dict[str, Any]:
         """The log-probabilities of an echoed prompt, once."""
         echoes, self._echoes = self._echoes, False
-        return self._logprobs.echoed(self.choice_stream.prompt_ids, self._prompt) if echoes else {}
+        if not echoes:
+            return {}
+        return self._logprobs.echoed(self.choice_stream.prompt_ids, self._prompt, self._top)
 
 
 async def completions(gateway: GatewayContext, request: Request) -> GenerationResponse:
@@ -155,6 +158,10 @@ async def whole(
     await run_all([choice.run() for choice in choices])
     choice_streams = [choice.choice_stream for choice in choices]
     envelope.fingerprint = choice_streams[0].numerics_class
-    await client.whole(
-        {**envelope.fields(), "choices": [choice.choice() for choice in choices], "usage": usage(choice_streams)}
-    )
+    scored = body.prompt_logprobs is not None or (body.echo and body.logprobs is not None)
+    answers = await run_in_threadpool(shown, choices) if scored else shown(choices)
+    await client.whole({**envelope.fields(), "choices": answers, "usage": usage(choice_streams)})
+
+
+def shown(choices: Sequence[CompletionChoice]) -> list[dict[str, Any]]:
+    return [choice.choice() for choice in choices]

@@ -10,12 +10,23 @@ from services.membership.shortage import CapacityShortage
 from services.router.console.console import Console
 from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.responses_api.store import ResponseStore
-from services.router.gateway.sampling import ANY_SEED, FREE, OutputRules, choice_seed, draw_seed, sampling_of
+from services.router.gateway.sampling import (
+    ANY_SEED,
+    FREE,
+    SEED_MASK,
+    OutputRules,
+    choice_seed,
+    draw_seed,
+    of_choice,
+    sampling_of,
+)
 from services.router.gateway.schemas import CompletionRequest, Sampled
 from services.router.gateway.server_span import describe_generation
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
-from services.router.requests.errors import ModelNotFound, NoWorker
+from services.router.requests.errors import InvalidRequest, ModelNotFound, NoWorker
 from services.router.requests.generation import GenerationRequest
+
+MAX_GRAMMARS = 16 << 20  # characters, in all choices of a request
 
 
 async def _nothing_known() -> Overview:
@@ -65,11 +76,14 @@ class GatewayContext:
             allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]
         seed = draw_seed() if body.seed is None or body.seed == ANY_SEED else body.seed
         eos_ids = assets.eos_ids
+        if len(rules.grammar) * len(prompts) * (body.n or 1) > MAX_GRAMMARS:
+            raise InvalidRequest(f"{rules.field}: too large for so many choices.", param=rules.field)
+        base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
-                sampling=sampling_of(body, choice_seed(seed, choice), count, assets, rules),
+                sampling=of_choice(base, choice_seed(seed, choice), count),
                 eos_ids=eos_ids,
                 grammar_field=rules.field,
             )

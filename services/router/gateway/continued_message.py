@@ -1,4 +1,4 @@
-"""A prompt that ends within its last message, which the answer continues. As transformers does it."""
+"""A prompt that ends within its last message, which the answer continues."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from services.router.gateway.schemas import ChatMessage, TemplateOptions
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.marked_text import MarkedText
+from services.router.requests.template import Message
+
+END = "\ue000continued\ue000"  # of the last message: private characters, which no request means
 
 
 def check_continued(messages: Sequence[ChatMessage], options: TemplateOptions) -> str | None:
@@ -26,14 +29,17 @@ def check_continued(messages: Sequence[ChatMessage], options: TemplateOptions) -
     return text
 
 
-def cut_after(prompt: MarkedText, text: str) -> MarkedText:
-    """Returns a rendered chat up to the end of its last message's text. Raises InvalidRequest where it has none."""
-    place = prompt.rfind(text.strip())
+def with_end(messages: list[Message]) -> list[Message]:
+    """Returns rendered messages whose last one has a mark at its end. Its text alone may stand elsewhere, too."""
+    *before, last = messages
+    return [*before, last | {"content": last["content"] + END}]
+
+
+def cut_at_end(prompt: MarkedText) -> MarkedText:
+    """Returns a rendered chat up to the mark. Raises InvalidRequest where the template has changed it."""
+    place = prompt.rfind(END)
     if place < 0:
         raise InvalidRequest(
             "The chat template changes the last message, so it cannot be continued.", param="continue_final_message"
         )
-    # Templates may strip a message; what they leave of the white space at its end stays.
-    whole = text.lstrip()
-    end = place + (len(whole) if prompt[place : place + len(whole)] == whole else len(text.strip()))
-    return prompt[:end]
+    return prompt[:place]

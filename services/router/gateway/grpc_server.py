@@ -16,7 +16,7 @@ from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
 from services.process.grpc_server import AsyncGrpcServer
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.prompts import chat_ids, chat_prompt, completion_ids
-from services.router.gateway.request_body import check_model_fields, parse_json
+from services.router.gateway.request_body import MAX_VALUES, check_model_fields, check_values, parse_json
 from services.router.gateway.schemas import ChatRequest, CompletionRequest
 from services.router.gateway.server_span import rpc_span
 from services.router.requests.choice_stream import TextRules
@@ -86,7 +86,9 @@ def body_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
     """Returns the HTTP request body that is equivalent to a gRPC request. Raises InvalidRequest."""
     fields = _fields(request.sampling) | ({"stop": list(request.stop)} if request.stop else {})
     if request.WhichOneof("input") == "messages_json":
-        chat = {"messages": parse_json(request.messages_json.encode()), **fields}
+        data = request.messages_json.encode()
+        check_values(data, MAX_VALUES)
+        chat = {"messages": parse_json(data), **fields}
         if request.sampling.logprobs:
             chat |= {"logprobs": True, "top_logprobs": request.sampling.top_logprobs}
         return check_model_fields(chat, ChatRequest)

@@ -36,6 +36,11 @@ def format_grammar(
 
 
 def _structured(asked: StructuredOutputs) -> Grammar | None:
+    if asked.disable_any_whitespace and asked.whitespace_pattern is not None:
+        raise InvalidRequest(
+            "structured_outputs: whitespace_pattern and disable_any_whitespace exclude each other.",
+            param="structured_outputs",
+        )
     white_space = "" if asked.disable_any_whitespace else asked.whitespace_pattern
     if asked.json_ is not None:
         return _json(_schema(asked.json_), white_space)
@@ -90,4 +95,4 @@ def _lark(text: str) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    return {"/": r"\/", "\n": r"\n"}.get(found[0], found[0])
+    return {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}.get(found[0], found[0])

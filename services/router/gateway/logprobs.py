@@ -39,16 +39,18 @@ class Logprobs:
             self._add(found, token.id, _finite(token.logprob), self._by_name([*token.top, token]))
         return found
 
-    def echoed(self, ids: Sequence[int], scored: Sequence[attention_pb2.Token]) -> dict[str, Any]:
-        """Returns `choices[].logprobs` of a prompt: its first token has none."""
+    def echoed(self, ids: Sequence[int], scored: Sequence[attention_pb2.Token], most: int) -> dict[str, Any]:
+        """Returns `choices[].logprobs` of a prompt, with `most` alternatives: its first token has none."""
         found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         self._add(found, ids[0], None, None)
-        rest = self.completion(scored)
-        return {name: found[name] + rest[name] for name in found}
+        for token in scored:
+            self._add(found, token.id, _finite(token.logprob), self._by_name([*token.top[:most], token]))
+        return found
 
-    def prompt(self, scored: Sequence[attention_pb2.Token]) -> list[dict[str, Any] | None]:
-        """Returns vLLM's `prompt_logprobs`: by place in the prompt and id."""
-        return [None, *({str(one.id): self._scored(one, rank) for one, rank in _ranked(token)} for token in scored)]
+    def prompt(self, scored: Sequence[attention_pb2.Token], most: int) -> list[dict[str, Any] | None]:
+        """Returns vLLM's `prompt_logprobs`: by place in the prompt and id, with `most` alternatives."""
+        places = ({str(one.id): self._scored(one, rank) for one, rank in _ranked(token, most)} for token in scored)
+        return [None, *places]
 
     def _scored(self, one: Scored, rank: int) -> dict[str, Any]:
         text = self._vocabulary.token_bytes(one.id).decode("utf-8", "replace")
@@ -90,10 +92,10 @@ class Logprobs:
         return {"token": text, "logprob": _finite(token.logprob), "bytes": list(data)}
 
 
-def _ranked(token: attention_pb2.Token) -> list[tuple[Scored, int]]:
+def _ranked(token: attention_pb2.Token, most: int) -> list[tuple[Scored, int]]:
     """The alternatives of a token and itself, each with its rank."""
-    ranked: list[tuple[Scored, int]] = [(other, rank) for rank, other in enumerate(token.top, 1)]
-    return ranked if any(other.id == token.id for other in token.top) else [*ranked, (token, token.rank)]
+    ranked: list[tuple[Scored, int]] = [(other, rank) for rank, other in enumerate(token.top[:most], 1)]
+    return ranked if any(other.id == token.id for other, _ in ranked) else [*ranked, (token, token.rank)]
 
 
 def _id_name(token_id: int) -> str:

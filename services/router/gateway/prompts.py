@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from services.router.gateway.continued_message import check_continued, cut_after
+from services.router.gateway.continued_message import check_continued, cut_at_end, with_end
 from services.router.gateway.messages import plain_messages
 from services.router.gateway.output_schemas import ToolChoice
 from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, ContentPart, TemplateOptions
@@ -40,16 +40,17 @@ async def chat_prompt(
     tools = [] if tool_choice == "none" else [tool.as_sent for tool in options.tools or []]
     template = assets.templates.choose(tools=bool(tools))
     continued, long = check_continued(messages, options), _is_long(messages, tools)
+    plain = await run_in_threadpool(plain_messages, messages) if long else plain_messages(messages)
     render = partial(
         template.render,
-        await run_in_threadpool(plain_messages, messages) if long else plain_messages(messages),
+        plain if continued is None else with_end(plain),
         tools=tools,
         add_generation_prompt=options.add_generation_prompt is not False and continued is None,
         **tool_choice_variable(tool_choice),
         **template_variables(options, template.variables),
     )
     prompt = await run_in_threadpool(render) if long else render()
-    return prompt if continued is None else cut_after(prompt, continued)
+    return prompt if continued is None else cut_at_end(prompt)
 
 
 async def chat_ids(assets: ModelAssets, prompt: MarkedText, limit: ContextLimit | None = None) -> list[int]:

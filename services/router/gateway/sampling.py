@@ -41,10 +41,18 @@ class OutputRules:
 FREE = OutputRules()
 
 
+def of_choice(base: attention_pb2.Sampling, seed: int, max_tokens: int) -> attention_pb2.Sampling:
+    """Returns the message of one choice: a copy of that of its request, which costs little beside making one."""
+    made = attention_pb2.Sampling()
+    made.CopyFrom(base)
+    made.seed, made.max_tokens, made.prompt_only = seed, max_tokens, max_tokens == 0
+    return made
+
+
 def sampling_of(
     body: Sampled, seed: int, max_tokens: int, assets: ModelAssets, rules: OutputRules = FREE
 ) -> attention_pb2.Sampling:
-    """Returns the Sampling message: what the request says, else what the model's generation_config.json says.
+    """Returns a request's Sampling message: what it says, else what the model's generation_config.json says.
 
     Raises InvalidRequest for ids outside the vocabulary.
     """
@@ -96,9 +104,9 @@ def top_logprobs(body: Sampled) -> int:
 
 def prompt_logprobs(body: Sampled) -> int | None:
     """Returns how many alternatives are wanted for every token of the prompt; None when it is not scored."""
-    if body.prompt_logprobs is None and isinstance(body, CompletionRequest) and body.echo:
-        return body.logprobs
-    return body.prompt_logprobs
+    echoed = body.logprobs if isinstance(body, CompletionRequest) and body.echo else None
+    wanted = [count for count in (body.prompt_logprobs, echoed) if count is not None]
+    return max(wanted, default=None)
 
 
 def _first(*values: float | None) -> float:

@@ -43,6 +43,7 @@ MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 128
 MAX_BAD_WORDS = 128
+MAX_BAD_WORD = 256  # characters
 
 GUIDED = ("json", "regex", "choice", "grammar", "whitespace_pattern")
 Number = StrictFloat  # which takes integers too
@@ -101,7 +102,12 @@ class Sampled(Lenient):
     return_token_ids: StrictBool | None = None
     return_tokens_as_token_ids: StrictBool | None = None
     allowed_token_ids: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), FAIL_FAST] | None = None
-    bad_words: Annotated[list[Annotated[StrictStr, Field(min_length=1)]], Field(max_length=MAX_BAD_WORDS)] | None = None
+    bad_words: (
+        Annotated[
+            list[Annotated[StrictStr, Field(min_length=1, max_length=MAX_BAD_WORD)]], Field(max_length=MAX_BAD_WORDS)
+        ]
+        | None
+    ) = None
     prompt_logprobs: Annotated[StrictInt, number(0, MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

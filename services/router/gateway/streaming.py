@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
-import orjson
 import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.router.gateway.errors import INTERNAL_ERROR, error_headers
+from services.router.gateway.json_bytes import json_bytes
 from services.router.requests.errors import RouterError
 
 log = structlog.get_logger(__name__)
@@ -87,8 +87,8 @@ class Client:
 
     async def whole(self, value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Sends one JSON value as the whole response."""
+        body = json_bytes(value)
         self.started = True
-        body = orjson.dumps(value)
         length = (b"content-length", str(len(body)).encode())
         start = [(b"content-type", b"application/json"), length, *headers]
         await self._send({"type": "http.response.start", "status": status, "headers": start})
@@ -107,7 +107,7 @@ class Client:
 
     def error_event(self, error: RouterError) -> bytes:
         """Returns the event of an error that ends a stream."""
-        return b"data: " + orjson.dumps(error.body()) + b"\n\n"
+        return b"data: " + json_bytes(error.body()) + b"\n\n"
 
 
 Produce = Callable[[Client], Coroutine[Any, Any, None]]
@@ -155,7 +155,12 @@ async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s
                 log.info("client does not read")
                 return
         elif now - client.wrote_at >= every_s:
-            await client.events(client.ping)
+            try:
+                async with asyncio.timeout(transfer_timeout_s):
+                    await client.events(client.ping)
+            except TimeoutError:
+                log.info("client does not read")
+                return
         await asyncio.sleep(every_s / 4)
 
 

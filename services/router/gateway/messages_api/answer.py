@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import orjson
 from pydantic_core import from_json
 
 from services.router.gateway.chat_choice import ChatChoice
+from services.router.gateway.json_bytes import json_bytes
 from services.router.gateway.messages_api.objects import (
     AnswerBlock,
     MessageObject,
@@ -104,7 +104,7 @@ class Answer:
 
 def event(kind: str, **fields: Any) -> bytes:
     """Returns one server-sent event: clients read its type from both lines."""
-    return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps({"type": kind, **fields}) + b"\n\n"
+    return b"event: " + kind.encode() + b"\ndata: " + json_bytes({"type": kind, **fields}) + b"\n\n"
 
 
 def signature_of(thought: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from services.router.gateway.field_names import FieldNames
+from services.router.gateway.json_bytes import json_bytes
 from services.router.gateway.messages_api.schemas import (
     CountTokensRequest,
     CustomTool,
@@ -85,7 +84,7 @@ class Chat:
                 thoughts.append(block.thinking)
             elif isinstance(block, ToolUseBlockParam):
                 self._calls.add(block.id)
-                function = {"name": block.name, "arguments": orjson.dumps(block.input).decode()}
+                function = {"name": block.name, "arguments": json_bytes(block.input).decode()}
                 calls.append({"id": block.id, "type": "function", "function": function})
             elif isinstance(block, ToolResultBlockParam):
                 raise _misplaced(f"{place}.content[{number}]", block.type, message.role)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
+from services.router.gateway.json_bytes import json_bytes
 from services.router.gateway.responses_api.answer import Answer
 from services.router.gateway.responses_api.objects import OutputFunctionCall, OutputItem, OutputText, ReasoningPart
 from services.router.gateway.sections import Section, Step
@@ -107,5 +106,5 @@ class ResponseEvents:
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         number, self._number = self._number, self._number + 1
-        data = orjson.dumps({"type": kind, **fields, "sequence_number": number})
+        data = json_bytes({"type": kind, **fields, "sequence_number": number})
         return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from services.router.gateway.json_bytes import json_bytes
+
 MAX_BYTES = 16 << 20  # of a record's JSON: a body has 4 MiB at most, its answer no more than a context
 LEVEL = 1
 
@@ -29,7 +31,7 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Raises BadRecord for more than can be read again."""
-        data = orjson.dumps({"response": self.response, "items": self.items, "before": self.before})
+        data = json_bytes({"response": self.response, "items": self.items, "before": self.before})
         if len(data) > MAX_BYTES:
             raise BadRecord(f"a response of {len(data)} bytes; at most {MAX_BYTES} are stored")
         return zlib.compress(data, LEVEL)

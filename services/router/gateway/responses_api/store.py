@@ -38,12 +38,12 @@ local function forget(id)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 1000)) do forget(id) end
 local size, limit = #ARGV[2], tonumber(ARGV[4])
+if size > limit then return 0 end
 while tonumber(redis.call('HGET', KEYS[3], 'total') or '0') + size > limit do
   local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
   if not oldest then break end
   forget(oldest)
 end
-if size > limit then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[3] * 1000, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], size)

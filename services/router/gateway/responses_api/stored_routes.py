@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import orjson
 from fastapi import Request
 from starlette.responses import Response
 
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.json_bytes import json_bytes
 from services.router.gateway.responses_api.records import Record
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.requests.errors import InvalidRequest
@@ -68,7 +68,7 @@ async def input_items(gateway: GatewayContext, request: Request) -> Response:
 
 
 def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
+    return Response(json_bytes(value), media_type="application/json")
 
 
 def check_query(request: Request, honoured: Collection[str], only_as: Mapping[str, tuple[str, ...]]) -> None:
