@@ -148,7 +148,7 @@ $(VENV)/.helm: $(VENV)/.dev
 	@$(call quietly,$(BIN)/python -m k8s.tools.install_helm)
 	@touch $@
 
-# promtool, which tests the chart's alerts. Without it their tests are skipped, except in .ci/run.
+# promtool, which tests the chart's alerts. Without it their tests are skipped; .ci/run installs it.
 $(VENV)/.promtool: $(VENV)/.dev
 	@echo "==> promtool in $(VENV)/bin"
 	@$(call quietly,$(BIN)/python -m k8s.tools.install_promtool)
