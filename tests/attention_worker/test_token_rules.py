@@ -21,11 +21,11 @@ def may_follow(rules: TokenRules) -> list[int]:
     return np.flatnonzero(np.isfinite(row_V)).tolist()
 
 
-def answer(rules: TokenRules, emitted: list[int] | None = None, **sampling: float) -> Received:
+def answer(rules: TokenRules, emitted: list[int] | None = None, frequency_penalty: float = 0.0) -> Received:
     for token in emitted or ():
         rules.accept(token)
     driver = Driver(FakeModel())
-    asked = Sampling(max_tokens=40, temperature=1.0, **sampling)  # type: ignore[arg-type]
+    asked = Sampling(max_tokens=40, temperature=1.0, frequency_penalty=frequency_penalty)
     received = driver.submit([3, 1, 4], asked, emitted, rules=rules)
     driver.finish()
     return received

@@ -78,7 +78,7 @@ def test_a_client_that_stops_reading_gets_everything_later(router: Harness) -> N
     ids = router.ids("hello world ") * 100
     router.fakes[0].script = answers_with(ids, finish="stop")
     connected = ask(router, "/v1/completions", n=8, logprobs=20)
-    time.sleep(1)
+    time.sleep(1)  # until the sockets are full, which nothing shows
     answer = read_all(connected)
     assert len(answer) > 2 << 20
     choices = [event["choices"][0] for event in events_of(answer)]

@@ -187,9 +187,8 @@ def test_a_stream_has_the_same_calls(random_model: Harness) -> None:
     assert json.loads("".join(part.function.arguments or "" for part in parts)) == whole[0][1]
 
 
+@pytest.mark.parametrize("random_model", ["xml"], indirect=True)
 def test_reasoning_keeps_to_its_budget(random_model: Harness) -> None:
-    if not thinks(random_model):
-        pytest.skip("this model does not think")
     for name in ("thinking_token_budget", "thinking_budget"):
         given = random_model.client().chat.completions.create(
             model=MODEL, messages=HI, seed=2, max_tokens=30, extra_body={name: 7, "guided_choice": ["Paris"]}
