@@ -75,9 +75,10 @@ def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
     send_times(times, create=True)
     tokens = int((seconds + WARM_S + 60) * TOKENS_PER_S)
     try:
-        worker = Program("bench.gateway.fake_worker", str(times), str(TOKENS_PER_S), str(tokens), cores=others)
+        words = (str(times), str(TOKENS_PER_S), str(tokens), str(-(-streams // A_WORKER)))
+        worker = Program("bench.gateway.fake_worker", *words, cores=others)
         programs.append(worker)
-        router = Program("bench.gateway.router", str(model), worker.line(), str(-(-streams // A_WORKER)), cores=own)
+        router = Program("bench.gateway.router", str(model), *worker.line().split(), cores=own)
         programs.append(router)
         url = router.line()
         probes = min(streams, PROBES)

@@ -1,7 +1,7 @@
-"""Attention workers that compute nothing: `python -m bench.gateway.fake_worker FILE TOKENS_PER_S TOKENS`.
+"""Attention workers that compute nothing: `python -m bench.gateway.fake_worker FILE TOKENS_PER_S TOKENS WORKERS`.
 
-One gRPC server is all of them. Each GenerateMany call gets a step of its own rhythm: one message with a token for every
-open attempt, as an engine sends it. Prints its address; ends with its standard input.
+One gRPC server is all of them, each at an address of its own. Each GenerateMany call gets a step of its own rhythm: one
+message with a token for every open attempt, as an engine sends it. Prints the addresses; ends with its standard input.
 """
 
 from __future__ import annotations
@@ -79,18 +79,19 @@ class FakeWorkers(attention_pb2_grpc.AttentionServicer):
         return message
 
 
-async def serve(times: NDArray[np.float64], tokens_per_s: float, tokens: int) -> None:
+async def serve(times: NDArray[np.float64], tokens_per_s: float, tokens: int, workers: int) -> None:
     server = grpc.aio.server()
     attention_pb2_grpc.add_AttentionServicer_to_server(FakeWorkers(times, tokens_per_s, tokens), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    ports = [server.add_insecure_port("127.0.0.1:0") for _ in range(workers)]
     await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
+    print(*(f"127.0.0.1:{port}" for port in ports), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop(None)
 
 
 def main() -> None:
-    uvloop.run(serve(send_times(Path(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])))
+    name, tokens_per_s, tokens, workers = sys.argv[1:]
+    uvloop.run(serve(send_times(Path(name)), float(tokens_per_s), int(tokens), int(workers)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A router's servers over given attention workers: `python -m bench.gateway.router MODEL ADDRESS WORKERS`.
+"""A router's servers over given attention workers: `python -m bench.gateway.router MODEL ADDRESS ...`.
 
 Everything of a router that a token passes, without Redis and placement. Prints its URL; ends with its standard input.
 """
@@ -26,11 +26,11 @@ from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers
 
 
-async def serve(model: Path, address: str, workers: int) -> None:
+async def serve(model: Path, addresses: Sequence[str]) -> None:
     assets = ModelAssets.load(model, MODEL)
     views = [
         AttentionWorkerView(worker_id=f"attention-{i}", address=address, boot_id=str(i), numerics_class="fake", epoch=1)
-        for i in range(workers)
+        for i, address in enumerate(addresses)
     ]
 
     async def directory() -> Sequence[AttentionWorkerView]:
@@ -49,7 +49,7 @@ async def serve(model: Path, address: str, workers: int) -> None:
 def main() -> None:
     raise_open_files()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    uvloop.run(serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    uvloop.run(serve(Path(sys.argv[1]), sys.argv[2:]))
 
 
 if __name__ == "__main__":
