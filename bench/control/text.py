@@ -81,6 +81,11 @@ def _goals(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
             _goal(max(each["health_ms"]["max"] for each in stalls.values()), "stall"),
         ),
         (
+            "the same while nothing happens, with one router and with all: what the machine adds, ms",
+            ", ".join(f"{each['idle']['health_ms']['max']:.1f}" for each in (last, leaders)),
+            "",
+        ),
+        (
             f"an engine's step beside a table for {engine['workers']} expert workers: longer by, at most, ms",
             f"{engine['stall_ms']['max']:.1f}",
             _goal(engine["stall_ms"]["max"], "table"),
