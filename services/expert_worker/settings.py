@@ -12,7 +12,7 @@ class ExpertSettings(WorkerSettings):
     """One expert worker."""
 
     capacity: int = setting(
-        "experts this worker may load, over all layers, a few more while it exchanges some; 0 = any number",
+        "experts this worker may load, over all layers, one in 64 more while it exchanges some; 0 = any number",
         0,
         minimum=0,
     )

@@ -183,6 +183,20 @@ def test_a_small_worker_keeps_its_capacity_and_a_frozen_one_gains_nothing() -> N
     assert balancedness(tables[-1], rows_E) > balancedness(tables[0], rows_E)
 
 
+@pytest.mark.parametrize("per_host", [0, 2])
+def test_full_workers_exchange_a_few_experts_at_a_time(per_host: int) -> None:
+    """What a worker gains is loaded before what it loses is let go: both need memory."""
+    capacity, replicas = (EXPERTS * LAYERS // 8, 1) if not per_host else (EXPERTS * LAYERS // 4, 2)
+    rows_E = zipf(10000, 0.8)
+    apart = [place(EXPERTS, LAYERS, named(8, 0, capacity), replicas)]
+    for _ in range(40):
+        load = Load(rows_E, WINDOW_S)
+        apart.append(place(EXPERTS, LAYERS, named(8, per_host, capacity), replicas, apart[-1], load, moves=1000))
+    held = [(new.placed_EW | old.columns(new.worker_ids)).sum(axis=0).max() for old, new in pairwise(apart)]
+    assert max(held) == capacity + 1, "one more, and no more"
+    assert balancedness(apart[-1], rows_E) > balancedness(apart[0], rows_E)
+
+
 def test_a_colder_replica_makes_room_for_a_hotter_one() -> None:
     first_E, then_E = (np.full(LAYERS * EXPERTS, 100.0) for _ in range(2))
     first_E[[0, 1]] = 1500.0

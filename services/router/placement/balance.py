@@ -64,7 +64,8 @@ def balance(
         peak_L = search.peak_L
         least_L = START * peak_L + START_NOISE * np.sqrt(np.maximum(peak_L, 0.0) / counted_s)
         rounds = search.run()
-        _apply(placed_LEW, rounds, _choose(rounds, peak_L, least_L, moves), limits)
+        before_LEW = placed_EW.reshape(placed_LEW.shape)
+        _apply(placed_LEW, before_LEW, rounds, _choose(rounds, peak_L, least_L, moves), limits)
     return placed_LEW.reshape(placed_EW.shape)
 
 
@@ -133,9 +134,16 @@ def _stretches(layer: int, steps: Sequence[Step], peak: float) -> list[Stretch]:
     return found
 
 
-def _apply(placed_LEW: Placed, rounds: Sequence[Sequence[Step]], taken: dict[int, int], limits: Limits) -> None:
-    """Carries the chosen steps out; a layer ends early where the steps of others, not chosen, would have made room."""
+def _apply(
+    placed_LEW: Placed, before_LEW: Placed, rounds: Sequence[Sequence[Step]], taken: dict[int, int], limits: Limits
+) -> None:
+    """Carries the chosen steps out.
+
+    A layer ends early where the steps of others, not chosen, would have made room, or where a worker would have too
+    many experts before it lets go of those it loses.
+    """
     count_W = placed_LEW.sum(axis=(0, 1))
+    held_W = (placed_LEW | before_LEW).sum(axis=(0, 1))  # until the change is over
     left = dict(taken)
     for step in (step for steps in rounds for step in steps):
         if left.get(step.layer, 0) <= 0:
@@ -143,9 +151,12 @@ def _apply(placed_LEW: Placed, rounds: Sequence[Sequence[Step]], taken: dict[int
         left[step.layer] -= 1
         loser = step.holder if step.copied else step.worst
         full = count_W[step.partner] >= limits.most_W[step.partner]
-        if step.back < 0 and (full or (loser >= 0 and count_W[loser] <= limits.least_W[loser])):
+        lacks = step.back < 0 and (full or (loser >= 0 and count_W[loser] <= limits.least_W[loser]))
+        gainers = [step.partner, step.worst] if step.back >= 0 else [step.partner]
+        if lacks or (held_W[gainers] >= limits.holds_W[gainers]).any():
             left[step.layer] = 0
             continue
+        held_W[gainers] += 1
         changes = [(step.item, step.partner, True)]
         changes += [] if step.copied else [(step.item, step.worst, False)]
         changes += [(step.back, step.worst, True), (step.back, step.partner, False)] if step.back >= 0 else []

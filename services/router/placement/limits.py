@@ -16,6 +16,7 @@ from services.router.placement.quotas import Rooms
 from services.router.placement.table_view import Placed
 
 LEAST, MOST = 1 / 3, 1.125  # of an equal share of experts: within it balancing keeps a worker's count
+SPARE = 64  # a worker may exceed its capacity by one part in so many, and by one expert, while it exchanges experts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +24,8 @@ class Limits:
     """`most_W`, `least_W`: experts of all layers that a worker may have.
 
     `stays_W`: does not drain; `gains_W`: may be given experts. `host_W`: the number of its host.
+    `holds_W`: experts that it may have while some are exchanged, old and new ones together: what it gains is loaded
+    before what it loses is let go.
     """
 
     speed_W: Floats
@@ -31,6 +34,7 @@ class Limits:
     stays_W: Placed
     gains_W: Placed
     host_W: NDArray[np.int64]
+    holds_W: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -48,13 +52,15 @@ class Limits:
         stays_W = ~np.array(rooms.draining_W, dtype=np.bool_)
         above_W = np.ceil(MOST * np.array(most_W, dtype=np.float64)).astype(np.int64)
         below_W = np.ceil(LEAST * np.array(fewest_W, dtype=np.float64)).astype(np.int64)
+        capacity_W = np.array(rooms.capacity_W, dtype=np.int64)
         return cls(
             speed_W,
-            np.minimum(np.array(rooms.capacity_W, dtype=np.int64), above_W),
+            np.minimum(capacity_W, above_W),
             np.maximum(below_W, 1),
             stays_W,
             stays_W & ~np.array(frozen_W, dtype=np.bool_),
             np.array(rooms.host_W, dtype=np.int64),
+            capacity_W + np.maximum(1, capacity_W // SPARE),
         )
 
     @property
