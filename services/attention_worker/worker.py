@@ -29,8 +29,9 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
 from services.process.cores import run_on
 from services.process.loop_lag import LoopLag
+from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
-from services.process.telemetry import serve_metrics, show_redis
+from services.process.telemetry import show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions

@@ -29,8 +29,9 @@ from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
+from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
-from services.process.telemetry import serve_metrics, show_redis
+from services.process.telemetry import show_redis
 from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
 from services.transport.spinning import spin_s, usable_cores

@@ -29,6 +29,6 @@ def open_files() -> int:
     return MOST if soft == resource.RLIM_INFINITY else soft
 
 
-def most_connections() -> int:
-    """How many connections of HTTP clients a router may have under the limit in force."""
-    return max(open_files() // 4, open_files() - OWN)
+def most_connections(limit: int) -> int:
+    """How many connections of HTTP clients a router may have under that limit."""
+    return max(limit // 4, limit - OWN)

@@ -1,28 +1,18 @@
-"""Logs and metrics of a process: structlog on stderr (JSON lines, pretty on a terminal), Prometheus over HTTP."""
+"""Logs of a process: structlog on stderr, JSON lines, pretty on a terminal. Its metrics: `metrics_server.py`."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.exposition import ThreadingWSGIServer
 
-from services.process.addresses import resolved
-from services.process.exposition import metrics_page
 from services.process.tracing import add_trace_ids
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 log = structlog.get_logger(__name__)
 
@@ -58,42 +48,6 @@ def configure_logging(role: str, worker_id: str = "", level: str = "INFO") -> No
     root.setLevel(level)
     for noisy in ("asyncio", "uvicorn.access", "httpx"):
         logging.getLogger(noisy).setLevel("WARNING")
-
-
-class QuietHandler(WSGIRequestHandler):
-    """Does not log requests: they are scrapes and probes."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str] = lambda: "") -> int:
-    """Serves /metrics and /ready on its own threads; returns the port (0 takes a free one).
-
-    `not_ready` returns why the process is not ready, empty when it is. Raises OSError when the port is taken.
-    """
-
-    def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/ready":
-            page, content_type = metrics_page(registry, environ.get("HTTP_ACCEPT", ""))
-            headers = [("Content-Type", content_type)]
-            if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
-                headers, page = [*headers, ("Content-Encoding", "gzip")], gzip.compress(page, 1)
-            start_response("200 OK", headers)
-            return [page]
-        reason = not_ready()
-        start_response("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "application/json")])
-        body = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
-        return [json.dumps(body).encode()]
-
-    family, address = resolved(host, port)
-
-    class Server(ThreadingWSGIServer):
-        address_family = family
-
-    server = make_server(str(address[0]), port, pages, Server, QuietHandler)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return int(server.server_port)
 
 
 def show_redis(registry: CollectorRegistry, reachable: Callable[[], bool]) -> None:

@@ -21,9 +21,11 @@ from uvicorn.server import ServerState
 
 from services.router.gateway.errors import REASONS
 from services.router.gateway.streaming import CHUNK_WRITER
+from services.router.http_patience import ConnectionTimes, Late, Patience
 
 MAX_HEAD_BYTES = 64 << 10  # of a request; the middleware's own limits are lower, and its answers have a request id
 LOOK_S = 0.1  # between two looks at a half-closed client
+CUT_OFF = "The connection ended before the request was complete."
 DROP_BYTES, DROP_S = 4 << 20, 5.0  # what a client may still send after its request could not be read
 
 
@@ -87,7 +89,7 @@ class ChunkWriter:
 
 
 class HttpProtocol(H11Protocol):
-    """One connection. Made by the server, with uvicorn's arguments."""
+    """One connection. Made by the server, with uvicorn's arguments and its own `patience`."""
 
     def __init__(
         self,
@@ -95,15 +97,27 @@ class HttpProtocol(H11Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        patience: Patience = Patience(),  # noqa: B008  frozen
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn: HttpConnection = HttpConnection()
+        self.times = ConnectionTimes(self.loop.time())
+        self._patience = patience
+        self._unread, self._read_at = 0, self.times.quiet_since  # bytes that wait for the client, and when it read some
         self._half_closed = False
         self._drops: int | None = None  # bytes that may still come; None as long as they are read
 
+    @property
+    def host(self) -> str:
+        """The client's address."""
+        return self.client[0] if self.client else ""
+
     def data_received(self, data: bytes) -> None:
         if self._drops is None:
+            self.times.received(self.loop.time(), len(data))
             super().data_received(data)
+            if self.times.idle and not self.conn.trailing_data[0]:
+                self.times.no_head()
             return
         self._drops -= len(data)
         if self._drops < 0:
@@ -114,12 +128,39 @@ class HttpProtocol(H11Protocol):
         before = self.cycle
         super().handle_events()
         if self.cycle is not None and self.cycle is not before:
+            self.times.requested(self.loop.time())
             extensions: dict[Any, Any] = self.scope.setdefault("extensions", {})
             extensions[CHUNK_WRITER] = ChunkWriter(self)
+        if self.cycle is not None and not self.cycle.more_body:
+            self.times.has_body()
+
+    def end_if_late(self, now: float) -> Late | None:
+        """Ends a connection that has taken too long; returns for what, if it does. `now`: by the loop's clock."""
+        waiting, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if not self._unread or self._unread < waiting:
+            self._read_at = now
+        elif now - self._read_at > self._patience.unread_s:
+            self.transport.abort()
+            return "reading"
+        if self.transport.is_closing():
+            return None
+        late = self.times.late(now, self._patience) if self._drops is None and not self.flow.read_paused else None
+        if late == "idle":
+            self.transport.close()
+        elif late is not None:
+            self._reject(408)
+        return late
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes always
         """Whether the client, which sends no more, gets an answer: if a whole request came before."""
-        if self._drops is not None or self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+        if self._drops is not None:
+            return False
+        if self.cycle is None or self.cycle.response_complete:
+            if self.conn.trailing_data[0]:
+                self._reject(400, CUT_OFF)
+            return False
+        if self.cycle.more_body:
+            self._reject(400, CUT_OFF)
             return False
         if not self._half_closed:
             self._half_closed = True
@@ -139,6 +180,7 @@ class HttpProtocol(H11Protocol):
         self.loop.call_later(LOOK_S, self._look)
 
     def on_response_complete(self) -> None:
+        self.times.answered(self.loop.time())
         super().on_response_complete()
         if self._half_closed and self.cycle.response_complete:
             self._unset_keepalive_if_required()
@@ -147,7 +189,10 @@ class HttpProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answers what is not HTTP, and what h11 does not take, with the status that h11 suggests."""
         error = sys.exception()
-        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        self._reject(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
+
+    def _reject(self, status: int, message: str = "") -> None:
+        """Answers a request that was not read to its end, unless its answer has begun, and closes the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
             started = self.cycle.response_started
             self.cycle.disconnected = True
@@ -156,7 +201,7 @@ class HttpProtocol(H11Protocol):
                 self.transport.close()
                 return
         self._unset_keepalive_if_required()
-        self.transport.write(unread_answer(status))
+        self.transport.write(unread_answer(status, message))
         # Closed with unread bytes, the socket would be reset, and the client would lose the answer.
         self._drops = DROP_BYTES
         self.flow.resume_reading()
@@ -165,10 +210,10 @@ class HttpProtocol(H11Protocol):
         self.loop.call_later(DROP_S, self.transport.close)
 
 
-def unread_answer(status: int) -> bytes:
-    """A whole answer to a request that could not be read."""
-    message, code = REASONS.get(status, REASONS[400])
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+def unread_answer(status: int, message: str = "") -> bytes:
+    """A whole answer to a request that could not be read. `message`: instead of the usual one of that status."""
+    usual, code = REASONS.get(status, REASONS[400])
+    error = {"message": message or usual, "type": "invalid_request_error", "param": None, "code": code}
     body = orjson.dumps({"error": error})
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"

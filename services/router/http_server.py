@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import structlog
 import uvicorn
 
+from services.router.http_patience import Patience
 from services.router.http_protocol import HttpProtocol
 
 log = structlog.get_logger(__name__)
@@ -20,19 +22,24 @@ BATCH = 64  # connections taken without a look at others' work
 FULL_S = 0.05  # between two looks for room
 QUIET_S = 60.0
 FAILED_S = 0.2  # after an accept that failed for want of files or memory
+SWEEP_S = 1.0  # between two looks for connections that take too long
+SPARED_S = 1.0  # a connection that is as young, or was as lately used, is not closed to make room
 
 
 class HttpServer(uvicorn.Server):
     """uvicorn without its own signal handlers: the process decides when to stop.
 
     It accepts by itself. libuv closes connections that it cannot open a file for, without a byte or a log line; here
-    they wait in the kernel until others have ended.
+    they wait in the kernel until others have ended, and the idle ones make room.
     """
 
-    def __init__(self, config: uvicorn.Config, most: int) -> None:
+    def __init__(self, config: uvicorn.Config, most: int, patience: Patience) -> None:
         """`most`: connections at once."""
         super().__init__(config)
-        self._most, self._quiet_until = most, 0.0
+        self._most, self._patience = most, patience
+        self._quiet_until: dict[str, float] = {}
+        self._late: Counter[str] = Counter()  # connections ended since the last log line, by what they were late with
+        self._sweeping: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.TimerHandle | None = None  # until connections are accepted again
 
@@ -45,9 +52,12 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
         self._resume()
+        self._sweep()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._pause()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         self._listener.close()
         await super().shutdown([])
 
@@ -71,7 +81,8 @@ class HttpServer(uvicorn.Server):
         """Takes the connections that wait, as far as there is room."""
         for _ in range(BATCH):
             if len(self.server_state.connections) + len(self._opening) >= self._most:
-                self._warn("as many connections as files may be open: more have to wait", connections=self._most)
+                closed = self._make_room()
+                self._warn("as many connections as files may be open: more have to wait", idle_closed=closed)
                 self._pause(FULL_S)
                 return
             try:
@@ -92,11 +103,38 @@ class HttpServer(uvicorn.Server):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connected)
 
-    def _warn(self, event: str, **more: object) -> None:
-        """Logs why clients wait, at most once a minute."""
-        if time.monotonic() >= self._quiet_until:
-            log.warning(event, **more)
-            self._quiet_until = time.monotonic() + QUIET_S
+    def _sweep(self) -> None:
+        """Ends the connections that take too long."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in self._connections():
+            if (late := connection.end_if_late(now)) not in (None, "idle"):
+                self._late[str(late)] += 1
+        if self._late and self._warn("clients were too slow, their connections are closed", **self._late):
+            self._late.clear()
+        self._sweeping = loop.call_later(SWEEP_S, self._sweep)
+
+    def _make_room(self) -> int:
+        """Closes connections without a request, first of the address with the most; returns how many."""
+        now = asyncio.get_running_loop().time()
+        connections = self._connections()
+        of_host = Counter(connection.host for connection in connections)
+        idle = [one for one in connections if one.times.idle and now - one.times.quiet_since > SPARED_S]
+        idle.sort(key=lambda one: (-of_host[one.host], one.times.quiet_since))
+        for connection in idle[:BATCH]:
+            connection.transport.abort() if connection.transport.is_closing() else connection.transport.close()
+        return len(idle[:BATCH])
+
+    def _connections(self) -> list[HttpProtocol]:
+        return [one for one in self.server_state.connections if isinstance(one, HttpProtocol)]
+
+    def _warn(self, event: str, **more: object) -> bool:
+        """Logs at most once a minute; returns whether it did."""
+        if time.monotonic() < self._quiet_until.get(event, 0.0):
+            return False
+        log.warning(event, **more)
+        self._quiet_until[event] = time.monotonic() + QUIET_S
+        return True
 
     def _protocol(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop())
+        return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop(), self._patience)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Sequence
 
 import structlog
 import uvicorn
 
 from services.process.addresses import bound_socket
-from services.process.open_files import most_connections
+from services.process.open_files import most_connections, open_files
 from services.router.gateway.app import build_app
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.cors import with_cors
 from services.router.gateway.grpc_server import GrpcServer
+from services.router.http_patience import Patience
 from services.router.http_protocol import HttpProtocol
 from services.router.http_server import HttpServer
 from services.router.requests.errors import ShuttingDown
@@ -27,7 +29,12 @@ CLOSE_GRACE_S = 5.0  # for error events and closing sockets, after the drain
 class RouterServers:
     """Both servers of one router. Everything runs on the event loop that calls `start`."""
 
-    def __init__(self, gateway: GatewayContext, cors_origins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        gateway: GatewayContext,
+        cors_origins: Sequence[str] = (),
+        patience: Patience = Patience(),  # noqa: B008  frozen
+    ) -> None:
         self._serving = gateway.serving
         config = uvicorn.Config(
             with_cors(build_app(gateway), cors_origins),
@@ -37,9 +44,9 @@ class RouterServers:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=75,
+            timeout_keep_alive=math.ceil(patience.idle_s),
         )
-        self._http = HttpServer(config, most_connections())
+        self._http = HttpServer(config, most_connections(open_files()), patience)
         self._grpc = GrpcServer(gateway)
         self._http_loop: asyncio.Task[None] | None = None
         self._pool_loop: asyncio.Task[None] | None = None

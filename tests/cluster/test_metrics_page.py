@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import threading
+import time
 import urllib.request
+from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from services.process.telemetry import serve_metrics
+from services.process.metrics_server import REQUEST_S, THREADS, serve_metrics
 
 # What Prometheus 2 and 3 send.
 PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,*/*;q=0.1"
@@ -46,3 +51,14 @@ def test_openmetrics_has_the_same_names(url: str, accept: str) -> None:
 def test_a_page_is_compressed_for_who_accepts_it(url: str) -> None:
     page, _ = get(url, accept_encoding="gzip")
     assert gzip.decompress(page).split()[:3] == get(url)[0].split()[:3]
+
+
+def test_clients_that_never_finish_their_request_take_few_threads_and_let_others_in(url: str) -> None:
+    place, before, began = urlsplit(url), threading.active_count(), time.monotonic()
+    with ExitStack() as stack:
+        for _ in range(2 * THREADS):
+            half = stack.enter_context(socket.create_connection((place.hostname, place.port)))
+            half.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert get(url)[0]
+        assert threading.active_count() <= before + THREADS
+    assert time.monotonic() - began < 4 * REQUEST_S

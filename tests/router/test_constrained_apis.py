@@ -163,7 +163,5 @@ def test_an_answer_goes_on_where_the_last_message_ends(model: Harness) -> None:
     ):
         message(model, messages=[*HI, {"role": "assistant", "content": " "}])
     wanted = {"format": {"type": "json_schema", "schema": {"enum": ["the mat"]}}}
-    with pytest.raises(
-        anthropic.BadRequestError, match=r"messages\[1\] cannot be combined with output_config.format"
-    ):
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\[1\] cannot be combined with output_config.format"):
         message(model, messages=begun, output_config=wanted)

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
+from services.process.open_files import most_connections
+
 pytestmark = pytest.mark.processes
 
 REPO = Path(__file__).resolve().parents[2]
@@ -88,3 +90,13 @@ def test_at_the_limit_connections_wait_and_one_line_says_so(model: Path, tmp_pat
             waiting = [client for client in waiting if client not in served]
         assert log.read_text().count("as many connections as files may be open") == 1
         assert "few files may be open" in log.read_text()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health"])
+def test_silent_connections_make_room_for_a_client_that_asks(model: Path, tmp_path: Path, sent: bytes) -> None:
+    with limited_router(model, tmp_path / "log", 256, 256) as (port, _), ExitStack() as stack:
+        for _ in range(2 * most_connections(256)):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(sent)
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        client.sendall(REQUEST)
+        answered([client], 1)

@@ -25,6 +25,7 @@ REASONS = {
     400: ("The request is not valid HTTP.", "bad_request"),
     404: ("There is no such route.", "not_found"),
     405: ("This route does not have that method.", "method_not_allowed"),
+    408: ("The request did not come in time.", "request_timeout"),
     431: ("The headers of the request are too large.", "headers_too_large"),
     501: ("Of transfer encodings only chunked is taken.", "not_implemented"),
 }
