@@ -17,6 +17,7 @@ from services.attention_worker.engine.engine import Engine, EngineStopped
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Emit, Ending, Request, TokenOut
 from services.attention_worker.engine.token_rules import Grammar, NothingAllowed, TokenRules
+from services.attention_worker.grammar_trial import NotCompiledInTime
 from services.attention_worker.grammars import BadGrammar, GrammarCompiler
 from services.attention_worker.request_validation import BadRequest, parse
 from services.attention_worker.sequence_span import begin_sequence
@@ -50,7 +51,18 @@ class Attempts:
         self._keys = count(1)
         self._running: dict[int, int | None] = {}  # keys of the engine; None while a grammar is compiled
         self._compiling: dict[int, Future[TokenRules | None]] = {}
-        self.draining = False
+        self.draining = False  # takes no more attempts
+        self._moving = False  # hands those that wait for their grammar back, too
+
+    @property
+    def compiling(self) -> int:
+        """How many attempts wait for their grammar."""
+        return len(self._compiling)
+
+    def move(self) -> None:
+        """Ends all attempts, so that the router continues them elsewhere."""
+        self.draining = self._moving = True
+        self._engine.evict("draining")
 
     def begin(self, request: attention_pb2.GenerateRequest, emit: Emit) -> int:
         """Submits a request; returns its key. `emit` is called with its tokens and its ending. Raises Rejected."""
@@ -111,12 +123,12 @@ class Attempts:
                 asked.trace.end(Ending("cancelled"))
             return
         try:
-            if self.draining:
+            if self._moving:
                 raise EngineStopped("draining")
             self._running[key] = self._engine.submit(asked, emit, ready.result())
         except (BadGrammar, NothingAllowed) as error:
             emit([], Ending("rejected", message=f"grammar: {error}"))
-        except EngineStopped as error:
+        except (EngineStopped, NotCompiledInTime) as error:
             emit([], Ending("unavailable", message=str(error)))
         except Exception as error:
             log.exception("a grammar cannot be compiled")

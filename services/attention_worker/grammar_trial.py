@@ -6,6 +6,7 @@ The child: `python -m services.attention_worker.grammar_trial`. Messages are a l
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import select
@@ -17,28 +18,37 @@ from typing import IO
 
 from services.process.children import LAUNCHER, import_path
 
-TRIAL_S = 5.0  # for one grammar; a schema of 3000 properties takes a tenth of it
+TRIAL_S = 5  # of CPU for one grammar; a schema of 3000 properties takes a tenth of it
+PATIENCE_S = 60.0  # how long that may take on a machine that others use
 TRIAL_BYTES = 2 << 30  # of address space
 TOO_MUCH = "it takes too long or too much memory to compile"
 
 _LENGTH = struct.Struct("<I")
 
 
+class NotCompiledInTime(Exception):
+    """Expected: the machine is too busy to say whether a grammar can be compiled."""
+
+
 class GrammarTrial:
     """A child process that tries grammars, one at a time; started with the first, and anew after one that ended it."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._child: subprocess.Popen[bytes] | None = None
+        self._patience_s = patience_s
 
     def error_of(self, grammar: str) -> str:
-        """Returns why a grammar cannot be compiled; empty for one that can."""
+        """Returns why a grammar cannot be compiled; empty for one that can. Raises NotCompiledInTime."""
         child = self._running()
         assert child.stdin is not None
         assert child.stdout is not None
         try:
             child.stdin.write(_frame(grammar))
             child.stdin.flush()
-            error = _answer(child.stdout, time.monotonic() + TRIAL_S)
+            error = _answer(child.stdout, time.monotonic() + self._patience_s)
+        except TimeoutError:
+            self.close()
+            raise NotCompiledInTime("a grammar is not compiled in time") from None
         except OSError:
             error = None
         if error is None:
@@ -75,27 +85,38 @@ def _frame(text: str) -> bytes:
 
 
 def _answer(pipe: IO[bytes], deadline: float) -> str | None:
-    """Reads one message; None when it does not come in time, or the child has ended."""
+    """Reads one message; None when the child has ended. Raises TimeoutError."""
     data = b""
     while len(data) < _LENGTH.size or len(data) < _LENGTH.size + _LENGTH.unpack_from(data)[0]:
         readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-        part = os.read(pipe.fileno(), 1 << 16) if readable else b""
+        if not readable:
+            raise TimeoutError
+        part = os.read(pipe.fileno(), 1 << 16)
         if not part:
             return None
         data += part
     return data[_LENGTH.size :].decode()
 
 
+def _allow_cpu(seconds: int) -> None:
+    """Ends this process after so many more seconds of its own work, however long they take."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + seconds, hard))
+
+
 def main() -> None:
     from llguidance import LLMatcher, LLParserLimits
 
     resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limits = LLParserLimits(verbose_errors=False)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(_frame(""))
     answers.flush()
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
         grammar = requests.read(_LENGTH.unpack(head)[0]).decode()
+        _allow_cpu(TRIAL_S)
         answers.write(_frame(LLMatcher.validate_grammar(grammar, limits=limits)))
         answers.flush()
 

@@ -55,6 +55,11 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         return self._attempts.draining
 
     @property
+    def compiling(self) -> int:
+        """How many requests wait for their grammar."""
+        return self._attempts.compiling
+
+    @property
     def ready(self) -> bool:
         """Whether requests are accepted: there is a placement table, and the worker is not draining."""
         return self.epoch > 0 and not self.draining
@@ -142,7 +147,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         was_ready, self._attempts.draining = self.ready, True
         await self._notify(was_ready)
         if move:
-            self._engine.evict("draining")
+            self._attempts.move()
         for stream in self._streams:
             stream.look()
 

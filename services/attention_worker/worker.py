@@ -173,7 +173,8 @@ class AttentionWorker:
 
     def _not_ready(self) -> str:
         if self._service.draining:
-            running = len(self._engine.scheduler.running) + len(self._engine.scheduler.waiting)
+            scheduler = self._engine.scheduler
+            running = len(scheduler.running) + len(scheduler.waiting) + self._service.compiling
             return f"draining: {running} sequences are still here" if running else "draining"
         return "" if self._service.epoch else "no placement yet"
 
@@ -213,9 +214,13 @@ class AttentionWorker:
 
     async def _empties(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while self._engine.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
+        while self._busy and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread's state
             await asyncio.sleep(0.02)
-        return not self._engine.busy
+        return not self._busy
+
+    @property
+    def _busy(self) -> bool:
+        return self._engine.busy or self._service.compiling > 0
 
 
 def p2p_options(settings: AttentionSettings, config: ModelConfig, device: torch.device) -> P2POptions:

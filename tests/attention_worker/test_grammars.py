@@ -3,21 +3,23 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from llguidance import LLMatcher
-from support.attention_service import request, run, worker
+from support.attention_service import request, run, status, worker
 from support.engine_driver import Driver, Received, limits
 from support.fake_model import FakeModel
 from tokenizers import Tokenizer
 
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.engine.token_rules import TokenRules
-from services.attention_worker.grammar_trial import TRIAL_S
+from services.attention_worker.grammar_trial import TRIAL_S, GrammarTrial, NotCompiledInTime
 from services.attention_worker.grammars import BadGrammar, GrammarCompiler
 
 pytestmark = pytest.mark.processes
@@ -46,6 +48,10 @@ def compiler() -> GrammarCompiler:
 @cache
 def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+
+
+async def expect(found: Awaitable[object], wanted: object) -> None:
+    assert await found == wanted
 
 
 def rules_of(grammar: str, emitted: list[int]) -> TokenRules:
@@ -145,6 +151,34 @@ def test_hostile_schemas_take_bounded_time(schema: dict[str, Any]) -> None:
     except BadGrammar:
         pass
     assert time.monotonic() - began < 2 * TRIAL_S
+
+
+def test_a_machine_that_is_too_busy_is_no_fault_of_the_grammar() -> None:
+    trial = GrammarTrial(patience_s=0.3)
+    try:
+        assert trial.error_of('start: "a"') == ""
+        (child,) = (each for each in psutil.Process().children(recursive=True) if "grammar_trial" in each.cmdline()[-1])
+        child.suspend()
+        with pytest.raises(NotCompiledInTime):
+            trial.error_of('start: "b"')
+        assert trial.error_of('start: "b"') == "", "by another child"
+    finally:
+        trial.close()
+
+
+def test_an_attempt_that_compiles_when_a_drain_begins_is_served_or_handed_back() -> None:
+    """The first grammar takes long: the tokenizer is read, and the process of trials is started."""
+
+    async def drained(move: bool) -> tuple[grpc.StatusCode, str]:
+        async with worker(limits(max_len=256), MODEL, VOCAB, frozenset({EOS})) as one:
+            call = one.stub.Generate(request(grammar=SCHEMA, max_tokens=5))
+            while not one.service.compiling:  # noqa: ASYNC110  it is no event
+                await asyncio.sleep(0.001)
+            await one.service.drain(move=move)
+            return await status(call)
+
+    run(lambda: expect(drained(False), (grpc.StatusCode.OK, "")))
+    run(lambda: expect(drained(True), (grpc.StatusCode.UNAVAILABLE, "draining")))
 
 
 def test_through_the_service() -> None:

@@ -60,9 +60,14 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(sizes: EngineLimits | None = None, model_dir: Path = NO_MODEL) -> AsyncIterator[Worker]:
+async def worker(
+    sizes: EngineLimits | None = None,
+    model_dir: Path = NO_MODEL,
+    vocab: int = VOCAB,
+    eos_ids: frozenset[int] = frozenset(),
+) -> AsyncIterator[Worker]:
     """`model_dir`: where grammars find the tokenizer."""
-    one = Worker(sizes or limits(max_len=256), model_dir)
+    one = Worker(sizes or limits(max_len=256), model_dir, vocab, eos_ids)
     await one.start()
     try:
         yield one
