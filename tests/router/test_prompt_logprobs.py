@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from support.engine_attention import EngineAttention
 from support.gateway_harness import MODEL, Harness
@@ -117,3 +118,21 @@ def test_a_long_prompt_comes_in_parts(random_model: Harness) -> None:
     again = complete(random_model, prompt=ids[:200], echo=True, logprobs=0, max_tokens=0).choices[0].logprobs
     assert again is not None
     assert (again.token_logprobs or []) == (shown.token_logprobs or [])[:200]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt_logprobs": 20}, "prompt_logprobs"),
+        ({"echo": True, "logprobs": 20}, "logprobs"),
+        ({"prompt_logprobs": 2, "n": 8}, "prompt_logprobs"),
+    ],
+)
+def test_more_scores_than_an_answer_may_have(random_model: Harness, fields: dict[str, Any], param: str) -> None:
+    prompts = [[5] * 200] * 128
+    answer = httpx2.post(
+        f"{random_model.url}/v1/completions", json={"model": MODEL, "prompt": prompts, "max_tokens": 1, **fields}
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert "log-probabilities" in answer.json()["error"]["message"]

@@ -15,6 +15,7 @@ from services.router.gateway.sampling import (
     FREE,
     SEED_MASK,
     OutputRules,
+    check_scores,
     choice_seed,
     draw_seed,
     of_choice,
@@ -78,6 +79,7 @@ class GatewayContext:
         eos_ids = assets.eos_ids
         if len(rules.grammar) * len(prompts) * (body.n or 1) > MAX_GRAMMARS:
             raise InvalidRequest(f"{rules.field}: too large for so many choices.", param=rules.field)
+        check_scores(body, sum(map(len, prompts)))
         base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(

@@ -13,6 +13,7 @@ from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import InvalidRequest
 
 ANY_SEED = -1  # vLLM's clients send it for no seed
+MAX_SCORES = 1 << 19  # log-probabilities of prompts in an answer: half a million make some 30 MB of JSON
 SEED_MASK = 2**63 - 1  # workers store seeds as signed 64-bit integers
 
 
@@ -107,6 +108,19 @@ def prompt_logprobs(body: Sampled) -> int | None:
     echoed = body.logprobs if isinstance(body, CompletionRequest) and body.echo else None
     wanted = [count for count in (body.prompt_logprobs, echoed) if count is not None]
     return max(wanted, default=None)
+
+
+def check_scores(body: Sampled, tokens: int) -> None:
+    """Raises InvalidRequest when the scores of so many tokens of prompts are more than an answer may have."""
+    wanted, choices = prompt_logprobs(body), (body.n or 1) if isinstance(body, CompletionRequest) else 1
+    if wanted is not None and tokens * choices * (1 + wanted) > MAX_SCORES:
+        param = "prompt_logprobs" if body.prompt_logprobs is not None else "logprobs"
+        raise InvalidRequest(
+            f"{param}: at most {MAX_SCORES} log-probabilities of prompts in an answer, and {tokens} tokens of prompts"
+            f" with {wanted} alternatives each have more.",
+            param=param,
+            code="value_out_of_range",
+        )
 
 
 def _first(*values: float | None) -> float:
