@@ -29,7 +29,7 @@ from services.router.gateway.white_space import Trimmer
 from services.router.requests.text import Tag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice as long to make, and there is one for each token
 class Delta:
     """A part of the answer: content, reasoning, or a step of a tool call."""
 

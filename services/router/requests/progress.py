@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -42,8 +42,12 @@ class GenerationProgress:
         self.attempt += 1
         return self.attempt
 
-    def accept(self, attempt: int, tokens: Iterable[TokenT]) -> list[TokenT]:
+    def accept(self, attempt: int, tokens: Sequence[TokenT]) -> Sequence[TokenT]:
         """Returns the tokens that continue the sequence; drops duplicates, gaps and tokens of other attempts."""
+        if len(tokens) == 1 and attempt == self.attempt and tokens[0].index == len(self.emitted_ids):  # nearly always
+            self.emitted_ids.append(tokens[0].id)
+            self.failures_in_a_row = 0
+            return tokens
         accepted: list[TokenT] = []
         for token in tokens:
             if attempt != self.attempt or token.index != len(self.emitted_ids):
