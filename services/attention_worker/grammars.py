@@ -17,10 +17,11 @@ import numpy as np
 import structlog
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from services.attention_worker.engine.token_rules import NothingAllowed
 from services.attention_worker.grammar_trial import GrammarTrial
+from services.checkpoint.regular_files import read_whole
+from services.checkpoint.tokenizer_file import read_tokenizer
 from services.checkpoint.vocabulary import Vocabulary
 
 log = structlog.get_logger(__name__)
@@ -43,8 +44,8 @@ class _Tokens:
     bos_token_id = None
 
     def __init__(self, model: Path, vocab_size: int, eos_id: int) -> None:
-        raw = json.loads((model / "tokenizer.json").read_text())
-        self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        raw = json.loads(read_whole(model / "tokenizer.json"))
+        self._tokenizer = read_tokenizer(model / "tokenizer.json")
         vocabulary = Vocabulary(self._tokenizer, raw)
         self.eos_token_id = eos_id
         self.tokens = vocabulary.bytes_by_id + [b""] * (vocab_size - vocabulary.size)

@@ -18,7 +18,13 @@ from services.checkpoint.sparse import StreamingAttention, streaming_of
 DEFAULT_EOS_ID = 2  # transformers' too
 _LARGEST = 2**31 - 1  # positions and ids are int32
 # A table has a row for each position; layers and experts are walked before any tensor is found to be missing.
-_MOST = {"max_position_embeddings": 1 << 23, "num_layers": 1 << 12, "n_routed_experts": 1 << 16}
+_MOST = {
+    "max_position_embeddings": 1 << 23,
+    "num_layers": 1 << 12,
+    "n_routed_experts": 1 << 16,
+    "zero_expert_num": 1 << 16,
+    "vocab_size": 1 << 24,
+}
 _COMPOSED = frozenset({"rope", "ngram", "streaming"})  # read from several fields, or from an object
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from services.checkpoint.errors import CheckpointError
+from services.checkpoint.regular_files import open_regular, read_whole
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -75,7 +77,7 @@ def _parsed(file: Path, text: bytes) -> dict[str, Any]:
 
 def json_object(file: Path) -> dict[str, Any]:
     with reading(file):
-        text = file.read_bytes()
+        text = read_whole(file)
     return _parsed(file, text)
 
 
@@ -120,8 +122,8 @@ def _no_weights(path: Path) -> CheckpointError:
 
 
 def _header(file: Path) -> list[tuple[str, Stored]]:
-    with reading(file), file.open("rb") as stream:
-        size = file.stat().st_size
+    with reading(file), open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError(

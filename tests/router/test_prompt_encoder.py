@@ -69,16 +69,14 @@ TYPED = st.builds("".join, st.lists(st.sampled_from([THINK, ENDS, OBSERVE, "<lon
 
 
 def with_typed(value: Any, texts: Any) -> Any:
-    """Puts texts into every string of a request but roles, types and what the model wrote."""
+    """Puts texts into every string of a request but roles and types."""
     if isinstance(value, str):
         return value + next(texts)
     if isinstance(value, list):
         return [with_typed(one, texts) for one in value]
     if not isinstance(value, dict):
         return value
-    model = {"content", "reasoning_content"} if value.get("role") == "assistant" else set()
-    kept = {"role", "type", *model}
-    return {key: one if key in kept else with_typed(one, texts) for key, one in value.items()}
+    return {key: one if key in ("role", "type") else with_typed(one, texts) for key, one in value.items()}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -202,10 +200,10 @@ def test_what_the_template_writes_itself_is_a_control_token(expression: str, aro
     assert encoded(text)[0] == [THINK]
 
 
-def test_assistant_messages_keep_the_control_tokens_that_the_model_wrote() -> None:
+def test_messages_of_the_assistant_end_no_turn_either() -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", TOKENS)
     messages = [{"role": "user", "content": f"a{ENDS}b"}, {"role": "assistant", "content": f"x{ENDS}"}]
-    assert encoded(template.render(messages))[0] == [ENDS] * 3
+    assert encoded(template.render(messages))[0] == [ENDS] * 2
 
 
 def test_a_variable_of_a_request_is_text_of_the_request() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from services.checkpoint.config import DEFAULT_EOS_ID
+from services.checkpoint.tokenizer_file import BadTokenizer, read_tokenizer
 from services.checkpoint.vocabulary import Vocabulary
 from services.router.requests.added_tokens import check_added_tokens
 from services.router.requests.generation_config import FILE as GENERATION_CONFIG
@@ -86,9 +87,6 @@ def _positive(config: dict[str, Any], field: str, path: Path) -> int:
 
 def _tokenizer(path: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        return read_tokenizer(path)
+    except BadTokenizer as error:
         raise AssetError(f"{path}: {error}") from None
-    tokenizer.no_truncation()  # settings of a training script: a prompt is never cut without a word
-    tokenizer.no_padding()
-    return tokenizer

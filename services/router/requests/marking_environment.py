@@ -18,12 +18,14 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import do_indent, do_title, sync_do_join
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.runtime import Macro, Undefined
+from jinja2.runtime import Context, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace, pass_eval_context
 
 from services.router.requests.marked_json import tojson
 from services.router.requests.marked_text import MarkedText, concat, is_own, marked, own_text, with_marks_of
+
+MOST_PRODUCT = 1 << 20  # bits of a number, characters or items of a sequence, that a template makes by * and **
 
 
 class MarkingCodeGenerator(CodeGenerator):
@@ -78,10 +80,14 @@ class MarkingEnvironment(ImmutableSandboxedEnvironment):
 
     code_generator_class = MarkingCodeGenerator
     concat = staticmethod(concat)
+    intercepted_binops = frozenset({"*", "**"})
 
     def __init__(self) -> None:
         extensions = [GenerationBlocks, loopcontrols]
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_printable)
+        # Not optimized: that computes constants such as 9 ** 99999999 before anything could limit it.
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_printable, optimized=False
+        )
         self.literals: list[Any] = []
         self.filters |= {"tojson": tojson, "join": _join, "indent": _indent, "title": _title}
         self.globals |= {
@@ -97,6 +103,12 @@ class MarkingEnvironment(ImmutableSandboxedEnvironment):
         """Keeps a constant of the template; returns the code that stands for it."""
         self.literals.append(_own(value))
         return f"environment.literals[{len(self.literals) - 1}]"
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Computes a product or a power. Raises TemplateError for one that could take all time or memory."""
+        if _product_size(operator, left, right) > MOST_PRODUCT:
+            raise TemplateError(f"the result of {operator} is too large")
+        return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Returns the sandbox's own str.format or str.format_map, one that keeps marks; None for anything else."""
@@ -137,6 +149,17 @@ class _Formatter(SandboxedFormatter):
         text = cast("str", super().format_field(value, format_spec))
         self._parts.append(value if isinstance(value, str) and not format_spec else text)
         return text
+
+
+def _product_size(operator: str, left: Any, right: Any) -> int:
+    """About how many bits, characters or items a product or a power has; 0 for what is never large."""
+    if operator == "**":
+        whole = isinstance(left, int) and isinstance(right, int)
+        return left.bit_length() * max(0, right) if whole else 0
+    for value, times in ((left, right), (right, left)):
+        if isinstance(value, (str, bytes, list, tuple)) and isinstance(times, int):
+            return len(value) * max(0, times)
+    return left.bit_length() + right.bit_length() if isinstance(left, int) and isinstance(right, int) else 0
 
 
 def _printable(value: Any) -> Any:

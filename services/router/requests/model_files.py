@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from services.checkpoint.regular_files import read_whole
+
 
 class AssetError(ValueError):
     """Expected: a file of the checkpoint directory is missing or wrong; the one-line message names it."""
@@ -14,7 +16,7 @@ class AssetError(ValueError):
 def read_text(path: Path) -> str:
     """Raises AssetError naming the file."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_whole(path).decode()
     except OSError as error:
         raise AssetError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

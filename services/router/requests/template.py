@@ -17,7 +17,6 @@ Message = dict[str, Any]
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"  # names of templates; transformers takes the second when there are tools
 OWN_FIELDS = frozenset({"role", "type"})  # have one of a few values each; templates build control tokens from roles
-MODEL_FIELDS = frozenset({"content", "reasoning_content", "reasoning", "thinking"})  # of an assistant's message
 NOT_FOR_REQUESTS = frozenset({"messages", "tools", "documents", "tool_choice", "add_generation_prompt"})
 FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -89,10 +88,9 @@ class ChatTemplates:
 
 
 def _message_data(message: Message) -> Message:
-    """Marks what a template may use as control tokens: roles, and what the model itself wrote in earlier turns."""
-    own = OWN_FIELDS | MODEL_FIELDS if message["role"] == "assistant" else OWN_FIELDS
+    """Marks what a template may use as control tokens: roles. What a message says is text, whoever says it."""
     return {
-        key: own_text(value) if key in own and isinstance(value, str) else _request_data(value)
+        key: own_text(value) if key in OWN_FIELDS and isinstance(value, str) else _request_data(value)
         for key, value in message.items()
     }
 

@@ -42,6 +42,8 @@ def read_templates(directory: Path) -> ChatTemplates | None:
     for name, source, path in _sources(directory):
         try:
             named[name] = ChatTemplate(source, tokens)
+        except RecursionError:
+            raise AssetError(f"{path}: chat template {name!r} is nested too deep") from None
         except (TemplateError, SyntaxError) as error:
             line = getattr(error, "lineno", None)
             place = f" {name!r}" + (f", line {line}" if line else "")
