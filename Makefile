@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast browser sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models compat image e2e-k8s clean
+.PHONY: up test test-fast browser sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -87,6 +87,15 @@ models: $(VENV)/.dev
 # docs/compatibility.md: installs each client, a gigabyte in all, and runs it. COMPAT='litellm_python' and the like: one row.
 compat: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m compat.run $(COMPAT)
+
+# requirements/*.txt, what the Dockerfile installs: versions and hashes. LOCK=--upgrade takes newer versions.
+lock: $(VENV)/.dev
+	$(BIN)/python -m k8s.supply.locks $(LOCK)
+
+# Locks, bills of materials in build/supply, known vulnerabilities. AUDIT='--image build/image/caracal.tar' scans that, too;
+# AUDIT=--offline looks nothing up.
+audit: $(VENV)/.dev
+	$(BIN)/python -m k8s.supply.audit $(AUDIT)
 
 image: $(VENV)/.dev
 	$(BIN)/python -m k8s.image --name $(IMAGE)

@@ -69,6 +69,7 @@ def _goals(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
     gap, sessions = serving["inter_token_ms"], engine["more_for_sessions"]
     health = serving["health_ms"]["idle"]["p99"]
     idle = 100 * serving["idle_cores"]["router"]
+    noise = ", ".join(f"{each['idle']['health_ms']['max']:.1f}" for each in (last, leaders))
     return [
         (
             f"idle, each of {leaders['routers']} routers, % of a core",
@@ -80,11 +81,7 @@ def _goals(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
             ", ".join(f"{each['health_ms']['max']:.1f}" for each in stalls.values()),
             _goal(max(each["health_ms"]["max"] for each in stalls.values()), "stall"),
         ),
-        (
-            "the same while nothing happens, with one router and with all: what the machine adds, ms",
-            ", ".join(f"{each['idle']['health_ms']['max']:.1f}" for each in (last, leaders)),
-            "",
-        ),
+        ("the same while nothing happens, with one router and with all: what the machine adds, ms", noise, ""),
         (
             f"an engine's step beside a table for {engine['workers']} expert workers: longer by, at most, ms",
             f"{engine['stall_ms']['max']:.1f}",

@@ -19,7 +19,7 @@ from typing import IO
 from services.process.children import LAUNCHER, import_path
 
 TRIAL_S = 5  # of CPU for one grammar; a schema of 3000 properties takes a tenth of it
-PATIENCE_S = 60.0  # how long that may take on a machine that others use
+TIMEOUT_S = 60.0  # how long that may take on a machine that others use
 TRIAL_BYTES = 2 << 30  # of address space
 TOO_MUCH = "it takes too long or too much memory to compile"
 
@@ -33,9 +33,9 @@ class NotCompiledInTime(Exception):
 class GrammarTrial:
     """A child process that tries grammars, one at a time; started with the first, and anew after one that ended it."""
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
 
     def error_of(self, grammar: str) -> str:
         """Returns why a grammar cannot be compiled; empty for one that can. Raises NotCompiledInTime."""
@@ -45,7 +45,7 @@ class GrammarTrial:
         try:
             child.stdin.write(_frame(grammar))
             child.stdin.flush()
-            error = _answer(child.stdout, time.monotonic() + self._patience_s)
+            error = _answer(child.stdout, time.monotonic() + self._timeout_s)
         except TimeoutError:
             self.close()
             raise NotCompiledInTime("a grammar is not compiled in time") from None

@@ -19,9 +19,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from services.router.connection_times import ConnectionTimeouts, ConnectionTimes, Late
 from services.router.gateway.errors import REASONS
 from services.router.gateway.streaming import CHUNK_WRITER
-from services.router.http_patience import ConnectionTimes, Late, Patience
 
 MAX_HEAD_BYTES = 64 << 10  # of a request; the middleware's own limits are lower, and its answers have a request id
 LOOK_S = 0.1  # between two looks at a half-closed client
@@ -89,7 +89,7 @@ class ChunkWriter:
 
 
 class HttpProtocol(H11Protocol):
-    """One connection. Made by the server, with uvicorn's arguments and its own `patience`."""
+    """One connection. Made by the server, with uvicorn's arguments and its own `timeouts`."""
 
     def __init__(
         self,
@@ -97,12 +97,12 @@ class HttpProtocol(H11Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-        patience: Patience = Patience(),  # noqa: B008  frozen
+        timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn: HttpConnection = HttpConnection()
         self.times = ConnectionTimes(self.loop.time())
-        self._patience = patience
+        self._timeouts = timeouts
         self._unread, self._read_at = 0, self.times.quiet_since  # bytes that wait for the client, and when it read some
         self._half_closed = False
         self._drops: int | None = None  # bytes that may still come; None as long as they are read
@@ -139,12 +139,12 @@ class HttpProtocol(H11Protocol):
         waiting, self._unread = self._unread, self.transport.get_write_buffer_size()
         if not self._unread or self._unread < waiting:
             self._read_at = now
-        elif now - self._read_at > self._patience.unread_s:
+        elif now - self._read_at > self._timeouts.unread_s:
             self.transport.abort()
             return "reading"
         if self.transport.is_closing():
             return None
-        late = self.times.late(now, self._patience) if self._drops is None and not self.flow.read_paused else None
+        late = self.times.late(now, self._timeouts) if self._drops is None and not self.flow.read_paused else None
         if late == "idle":
             self.transport.close()
         elif late is not None:

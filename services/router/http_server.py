@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
-from services.router.http_patience import Patience
+from services.router.connection_times import ConnectionTimeouts
 from services.router.http_protocol import HttpProtocol
 
 log = structlog.get_logger(__name__)
@@ -33,10 +33,10 @@ class HttpServer(uvicorn.Server):
     they wait in the kernel until others have ended, and the idle ones make room.
     """
 
-    def __init__(self, config: uvicorn.Config, most: int, patience: Patience) -> None:
+    def __init__(self, config: uvicorn.Config, most: int, timeouts: ConnectionTimeouts) -> None:
         """`most`: connections at once."""
         super().__init__(config)
-        self._most, self._patience = most, patience
+        self._most, self._timeouts = most, timeouts
         self._quiet_until: dict[str, float] = {}
         self._late: Counter[str] = Counter()  # connections ended since the last log line, by what they were late with
         self._sweeping: asyncio.TimerHandle | None = None
@@ -137,4 +137,4 @@ class HttpServer(uvicorn.Server):
         return True
 
     def _protocol(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop(), self._patience)
+        return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop(), self._timeouts)

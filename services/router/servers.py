@@ -12,11 +12,11 @@ import uvicorn
 
 from services.process.addresses import bound_socket
 from services.process.open_files import most_connections, open_files
+from services.router.connection_times import ConnectionTimeouts
 from services.router.gateway.app import build_app
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.cors import with_cors
 from services.router.gateway.grpc_server import GrpcServer
-from services.router.http_patience import Patience
 from services.router.http_protocol import HttpProtocol
 from services.router.http_server import HttpServer
 from services.router.requests.errors import ShuttingDown
@@ -33,7 +33,7 @@ class RouterServers:
         self,
         gateway: GatewayContext,
         cors_origins: Sequence[str] = (),
-        patience: Patience = Patience(),  # noqa: B008  frozen
+        timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
     ) -> None:
         self._serving = gateway.serving
         config = uvicorn.Config(
@@ -44,9 +44,9 @@ class RouterServers:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=math.ceil(patience.idle_s),
+            timeout_keep_alive=math.ceil(timeouts.idle_s),
         )
-        self._http = HttpServer(config, most_connections(open_files()), patience)
+        self._http = HttpServer(config, most_connections(open_files()), timeouts)
         self._grpc = GrpcServer(gateway)
         self._http_loop: asyncio.Task[None] | None = None
         self._pool_loop: asyncio.Task[None] | None = None

@@ -16,16 +16,16 @@ from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
 from support.raw_http import Answer, exchange, post
 
-from services.router.http_patience import ConnectionTimes, Patience
+from services.router.connection_times import ConnectionTimeouts, ConnectionTimes
 
-QUICK = Patience(idle_s=1.0, head_s=0.5, body_s=0.5, body_bytes_per_s=1000, unread_s=0.5)
+QUICK = ConnectionTimeouts(idle_s=1.0, head_s=0.5, body_s=0.5, body_bytes_per_s=1000, unread_s=0.5)
 BODY = b'{"model": "%s", "prompt": "a"}' % MODEL.encode()
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def hasty(assets_path: Path) -> Iterator[Harness]:
-    with Harness(assets_path, FakeAttention(answers_with([], eos=EOS)), patience=QUICK) as harness:
+    with Harness(assets_path, FakeAttention(answers_with([], eos=EOS)), connection_timeouts=QUICK) as harness:
         yield harness
 
 
@@ -109,26 +109,26 @@ def test_a_client_that_never_reads_its_answers_is_cut_off(connection: socket.soc
 
 
 def test_times_of_a_connection() -> None:
-    patience = Patience()
+    timeouts = ConnectionTimeouts()
     times = ConnectionTimes(0.0)
     assert times.idle
-    assert times.late(75.0, patience) is None
-    assert times.late(75.1, patience) == "idle"
+    assert times.late(75.0, timeouts) is None
+    assert times.late(75.1, timeouts) == "idle"
     times.received(80.0, 5)
     times.received(89.0, 5)
-    assert times.late(90.0, patience) is None
-    assert times.late(90.1, patience) == "head"
+    assert times.late(90.0, timeouts) is None
+    assert times.late(90.1, timeouts) == "head"
     times.no_head()
-    assert times.late(75.0, patience) is None
+    assert times.late(75.0, timeouts) is None
     times.requested(100.0)
     assert not times.idle
-    assert times.late(110.0, patience) is None
-    assert times.late(110.1, patience) == "body"
+    assert times.late(110.0, timeouts) is None
+    assert times.late(110.1, timeouts) == "body"
     times.received(110.0, 2048)
-    assert times.late(112.0, patience) is None
-    assert times.late(112.1, patience) == "body"
+    assert times.late(112.0, timeouts) is None
+    assert times.late(112.1, timeouts) == "body"
     times.has_body()
-    assert times.late(1e6, patience) is None, "an answer may take its time"
+    assert times.late(1e6, timeouts) is None, "an answer may take its time"
     times.answered(1e6)
     assert times.idle
-    assert times.late(1e6 + 76, patience) == "idle"
+    assert times.late(1e6 + 76, timeouts) == "idle"

@@ -25,6 +25,18 @@ def test_generated_files_are_up_to_date(shell: Shell) -> None:
     assert "CARACAL_PORT" in shell.run("caracal", "settings")
 
 
+def test_supply_chain(shell: Shell) -> None:
+    locks = {path: path.read_bytes() for path in (shell.folder / "requirements").iterdir()}
+    assert len(locks) == 2
+    shell.run("make", "lock")
+    assert {path: path.read_bytes() for path in locks} == locks
+    assert "0 faults" in shell.run("make", "audit", "AUDIT=--offline")
+    for name in ("all", "gateway"):
+        listed = json.loads((shell.folder / "build" / "supply" / f"{name}.cdx.json").read_text())
+        assert listed["bomFormat"] == "CycloneDX"
+        assert "fastapi" in {component["name"] for component in listed["components"]}
+
+
 def test_one_test(shell: Shell) -> None:
     assert "passed" in shell.run("make", "test", "TESTS=tests/attention_worker/test_scheduler.py")
 

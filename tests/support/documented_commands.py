@@ -35,6 +35,8 @@ SMOKE = {
     "make proto": "test_generated_files_are_up_to_date",
     "make fmt": "test_generated_files_are_up_to_date",
     "make image": "test_image",
+    "make lock": "test_supply_chain",
+    "make audit": "test_supply_chain",
     "make bench": "test_bench",
     "caracal bench": "test_bench",
     "caracal bench suite": "test_bench",

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from support.fake_attention import FakeAttention
 
 from services.membership.shortage import CapacityShortage
+from services.router.connection_times import ConnectionTimeouts
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
-from services.router.http_patience import Patience
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
@@ -59,12 +59,12 @@ class Harness:
         response_ttl_s: int = 60,
         response_memory_mb: int = 16,
         console: Callable[[], Console] | None = None,
-        patience: Patience = Patience(),  # noqa: B008  frozen
+        connection_timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
     ) -> None:
         """`console` is called on the router's loop."""
         self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
         self._cors_origins, self._make_console = cors_origins, console
-        self._patience = patience
+        self._connection_timeouts = connection_timeouts
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
         self.fakes = fakes
         self.directory = MutableDirectory()
@@ -145,5 +145,5 @@ class Harness:
         )
         self.console = self._make_console() if self._make_console else None
         gateway = GatewayContext(self.serving, lambda: self.shortage, responses=self.store, console=self.console)
-        self.servers = RouterServers(gateway, self._cors_origins, self._patience)
+        self.servers = RouterServers(gateway, self._cors_origins, self._connection_timeouts)
         await self.servers.start("127.0.0.1", 0, 0)

@@ -9,7 +9,7 @@ Late = Literal["idle", "head", "body", "reading"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class ConnectionTimeouts:
     """Seconds of a connection. A body may also take a second for each `body_bytes_per_s` of it."""
 
     idle_s: float = 75.0  # before the first request, and between two
@@ -21,8 +21,6 @@ class Patience:
 
 class ConnectionTimes:
     """What one connection waits for. All times are of one clock, in seconds."""
-
-    __slots__ = ("_body", "_body_since", "_head_since", "_in_request", "quiet_since")
 
     def __init__(self, now: float) -> None:
         self.quiet_since = now
@@ -59,13 +57,13 @@ class ConnectionTimes:
     def answered(self, now: float) -> None:
         self._in_request, self._body_since, self.quiet_since = False, None, now
 
-    def late(self, now: float, patience: Patience) -> Late | None:
+    def late(self, now: float, timeouts: ConnectionTimeouts) -> Late | None:
         """Returns for what the connection has taken too long."""
         if self._head_since is not None:
-            return "head" if now - self._head_since > patience.head_s else None
+            return "head" if now - self._head_since > timeouts.head_s else None
         if not self._in_request:
-            return "idle" if now - self.quiet_since > patience.idle_s else None
+            return "idle" if now - self.quiet_since > timeouts.idle_s else None
         if self._body_since is None:
             return None
-        allowed_s = patience.body_s + self._body / patience.body_bytes_per_s
+        allowed_s = timeouts.body_s + self._body / timeouts.body_bytes_per_s
         return "body" if now - self._body_since > allowed_s else None
