@@ -1,0 +1,1 @@
+"""Who may use a router, and how much: API keys and their quotas."""
