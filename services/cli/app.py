@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from services.cli.commands.ask import chat, generate
 from services.cli.commands.cluster import scale, up
+from services.cli.commands.keys import key
 from services.cli.commands.load import ServeCommand
 from services.cli.commands.load import serve as bench_serve
 from services.cli.commands.reference import plan, settings
@@ -35,6 +36,7 @@ COMMANDS = (
     (top, "top", "caracal top --once --json"),
     (logs, "logs", "caracal logs expert-0 --follow --since 5m"),
     (scale, "scale", "caracal scale expert=3"),
+    (key, "key", "caracal key alice --requests-per-minute 60 --file keys.toml"),
     (plan, "plan", "caracal plan flash-chat --memory 141"),
     (settings, "settings", "caracal settings max_itl_ms"),
 )

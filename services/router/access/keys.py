@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import tomllib
@@ -97,7 +98,17 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def _key(path: Path, name: str, section: Any) -> ApiKey:
+def section_of(name: str, sha256: str, limits: Mapping[str, Any]) -> str:
+    """Returns the section of a key, without the fields that have their defaults. Raises KeysError."""
+    given = {field.name: field.default for field in fields(ApiKey)}
+    stated = {"sha256": sha256} | {field: value for field, value in limits.items() if value != given[field]}
+    _key("key", name, stated)
+    quoted = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
+    values = [f"{field} = {json.dumps(value)}\n" for field, value in stated.items()]
+    return f"[{quoted}]\n{''.join(values)}"
+
+
+def _key(path: Path | str, name: str, section: Any) -> ApiKey:
     if not _NAME.fullmatch(name):
         raise KeysError(f"{path}: {name[:64]!r} is no name of a key: letters, digits and . _ @ - only, at most 64")
     if not isinstance(section, dict):

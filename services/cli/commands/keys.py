@@ -1,0 +1,71 @@
+"""`caracal key`: makes an API key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.options import AsJson, fail, usage_error
+
+
+def key(
+    name: Annotated[str, typer.Argument(help="Who gets it, as logs and metrics name the key.")],
+    file: Annotated[
+        Path | None, typer.Option("--file", help="The file of CARACAL_API_KEYS_FILE, to which its section is added.")
+    ] = None,
+    requests_per_minute: Annotated[float, typer.Option(help="Requests a minute; 0 = any number.")] = 0.0,
+    tokens_per_minute: Annotated[float, typer.Option(help="Tokens of prompts and answers a minute; 0 = any.")] = 0.0,
+    concurrent: Annotated[int, typer.Option(help="Open requests at once; 0 = any number.")] = 0,
+    weight: Annotated[float, typer.Option(help="Its share beside keys of weight 1, when requests wait.")] = 1.0,
+    admin: Annotated[bool, typer.Option("--admin", help="It may read status and metrics, and scale.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key. The key is shown this once; the file has its hash alone."""
+    from services.router.access.keys import KeysError, key_hash, new_key, section_of
+
+    secret = new_key()
+    given: dict[str, Any] = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrent": concurrent,
+        "weight": weight,
+        "admin": admin,
+    }
+    try:
+        section = section_of(name, key_hash(secret), given)
+    except KeysError as error:
+        usage_error(str(error))
+    if file is not None:
+        _add(file, name, section)
+    if as_json:
+        import json
+
+        print(json.dumps({"name": name, "key": secret, "section": section}))
+        return
+    print(f"The key of {name}, shown this once: {secret}")
+    print(f"{file} has its hash." if file else f"Add this to the file of CARACAL_API_KEYS_FILE:\n\n{section}", end="\n")
+
+
+def _add(file: Path, name: str, section: str) -> None:
+    """Appends a section to a file of keys, which is written whole and renamed: routers read it at any moment."""
+    import os
+
+    from services.router.access.keys import ApiKeys, KeysError
+
+    try:
+        before = file.read_text() if file.exists() else ""
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with open(descriptor, "w") as out:
+            out.write(before + ("\n" if before else "") + section)
+        try:
+            ApiKeys.read(partial)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    except KeysError as error:
+        fail(str(error).replace(str(partial), str(file)))
+    except OSError as error:
+        fail(f"{file}: {error.strerror or error}")
