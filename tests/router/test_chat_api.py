@@ -71,6 +71,23 @@ def test_streamed_answer(router: Harness, chunk: int) -> None:
     assert {c.system_fingerprint for c in chunks} == {"caracal-fake"}
 
 
+@pytest.mark.parametrize("details", [{}, {"logprobs": True}])
+def test_usage_in_each_chunk(router: Harness, details: Any) -> None:
+    set_answer(router, "naïve 猫 🐈 café")
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = router.client().chat.completions.create(
+        model=MODEL, messages=HI, stream=True, stream_options=options, **details
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+    assert len(counts) == len(chunks)
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] == len(router.ids("naïve 猫 🐈 café")) + 1
+    assert chunks[-1].usage == last.usage
+    assert {chunk.usage.prompt_tokens for chunk in chunks if chunk.usage} == {
+        len(router.fakes[0].requests[0].prompt_ids)
+    }
+
+
 def test_stream_headers(router: Harness) -> None:
     raw = router.client().chat.completions.with_raw_response.create(
         model=MODEL, messages=HI, stream=True, extra_headers={"x-request-id": "from-me.1"}

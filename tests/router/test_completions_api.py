@@ -76,6 +76,18 @@ def test_streamed_completion(router: Harness) -> None:
     assert chunks[-1].usage.completion_tokens == len(router.ids("hello world")) + 1
 
 
+def test_usage_in_each_chunk(router: Harness) -> None:
+    """Each chunk counts its own choice, without the usage of all choices at the end if that is not asked for."""
+    options: Any = {"continuous_usage_stats": True}
+    chunks = list(router.client().completions.create(model=MODEL, prompt="a", n=2, stream=True, stream_options=options))
+    for index in range(2):
+        usages = [chunk.usage for chunk in chunks if chunk.choices[0].index == index]
+        counts = [usage.completion_tokens for usage in usages if usage]
+        assert len(counts) == len(usages)
+        assert counts == sorted(counts)
+        assert counts[-1] == len(router.ids("hello world")) + 1
+
+
 def test_special_tokens_are_shown_on_demand(router: Harness) -> None:
     router.fakes[0].script = answers_with([*router.ids("a"), BOS, *router.ids("b")], eos=EOS)
     client = router.client()

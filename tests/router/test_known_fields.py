@@ -94,3 +94,13 @@ def test_stream_options_need_a_stream(body_type: type[Sampled]) -> None:
     assert "only allowed when 'stream' is enabled" in error_of(body_type, stream_options=options).message
     check_model_fields(BODIES[body_type] | {"stream_options": options, "stream": True}, body_type)
     check_model_fields(BODIES[body_type] | {"stream_options": None}, body_type)
+
+
+@EACH
+def test_an_unknown_stream_option_is_rejected_by_name(body_type: type[Sampled]) -> None:
+    error = error_of(body_type, stream=True, stream_options={"include_usge": True})
+    assert (error.code, error.param) == ("unknown_parameter", "stream_options.include_usge")
+    error = error_of(body_type, stream=True, stream_options={"include_obfuscation": True})
+    assert (error.code, error.param) == ("unsupported_value", "stream_options.include_obfuscation")
+    options = {"include_usage": None, "continuous_usage_stats": False, "include_obfuscation": False}
+    check_model_fields(BODIES[body_type] | {"stream": True, "stream_options": options}, body_type)

@@ -137,7 +137,7 @@ def test_answers_fit_their_schemas(
     request = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     sent = {"model": MODEL, **body, **({"stream": True} if stream else {})}
     if stream and "completions" in path:
-        sent["stream_options"] = {"include_usage": True}
+        sent["stream_options"] = {"include_usage": True, "continuous_usage_stats": "logprobs" in body}
     validator(document, request).validate(sent)
     answer = httpx2.post(router.url + path, json=sent)
     assert answer.status_code == 200

@@ -184,6 +184,15 @@ def test_texts_in_a_row_are_messages_and_what_was_declined_is_a_text(router: Har
     assert prompt_of(router) == " ASSISTANT:a</longcat_s> ASSISTANT:no</longcat_s> ASSISTANT:"
 
 
+def test_what_load_generators_send(router: Harness) -> None:
+    """guidellm: `ignore_eos` and a null `stop`; aiperf: `include_usage`, which says what is so anyway."""
+    set_answer(router, "one two three")
+    sent = post(router, ignore_eos=True, stop=None, stream=True, stream_options={"include_usage": True})
+    assert events_of(sent)[-1]["response"]["usage"]["output_tokens"] > 0
+    assert router.fakes[0].requests[0].sampling.ignore_eos
+    assert post(router, stop=[" two", "x"]).json()["output"][0]["content"][0]["text"] == "one"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_limit_makes_the_response_incomplete(router: Harness, stream: bool) -> None:
     set_answer(router, "one two three four five six")

@@ -68,10 +68,9 @@ def text_rules(gateway: GatewayContext, body: ChatRequest) -> TextRules:
 async def stream(gateway: GatewayContext, body: ChatRequest, choices: list[ChatChoice], client: Client) -> None:
     """Writes the events of every choice as they come; then the usage, if requested, and the end."""
     envelope = Envelope("chatcmpl", "chat.completion.chunk", gateway.serving.assets.name)
-    with_usage = bool(body.stream_options and body.stream_options.include_usage)
-    chunks = [ChatChunks(envelope, choice, with_usage=with_usage) for choice in choices]
+    chunks = [ChatChunks(envelope, choice, body.stream_options) for choice in choices]
     await run_all([one.write(client) for one in chunks])
-    if with_usage:
+    if body.stream_options and body.stream_options.include_usage:
         await client.events(envelope.event([], usage=usage([choice.choice_stream for choice in choices])))
     await client.end()
 

@@ -13,8 +13,8 @@ from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.output_parser import Delta, OutputParser
 from services.router.gateway.output_schemas import NamedTool
 from services.router.gateway.output_tags import END_THINK, THINK
-from services.router.gateway.response import Envelope
-from services.router.gateway.schemas import ChatRequest
+from services.router.gateway.response import ChunkUsage, Envelope
+from services.router.gateway.schemas import ChatRequest, StreamOptions
 from services.router.gateway.streaming import Client
 from services.router.requests.choice_stream import ChoiceStream, TextDelta
 
@@ -128,11 +128,10 @@ def _echo(body: ChatRequest) -> str:
 class ChatChunks:
     """Writes a choice's events. The usual event, content alone, is joined from bytes that are made once per stream."""
 
-    def __init__(self, envelope: Envelope, choice: ChatChoice, *, with_usage: bool) -> None:
+    def __init__(self, envelope: Envelope, choice: ChatChoice, options: StreamOptions | None) -> None:
         self._envelope = envelope
         self._choice = choice
-        self._more = {"usage": None} if with_usage else {}
-        self._tail = b'},"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
+        self._usage = ChunkUsage(options, choice.choice_stream)
         self._head = b""
         self._unsent: list[attention_pb2.Token] = []
         self._detailed = choice.wants_logprobs or choice.wants_ids
@@ -156,7 +155,7 @@ class ChatChunks:
         return self._plain(b'"role":"assistant","content":' + orjson.dumps(self._choice.echo))
 
     def _plain(self, delta: bytes) -> bytes:
-        return self._head + delta + self._tail
+        return self._head + delta + b'},"logprobs":null,"finish_reason":null}]' + self._usage.end()
 
     def _event(self, delta: Delta) -> bytes:
         if self._detailed:
@@ -178,7 +177,7 @@ class ChatChunks:
             fields["stop_reason"] = choice.choice_stream.stop_reason
         if choice.wants_ids:
             fields["token_ids"] = [token.id for token in tokens]
-        return self._envelope.event([fields], **self._more)
+        return self._envelope.event([fields], **self._usage.fields())
 
 
 def delta_fields(delta: Delta) -> dict[str, Any]:

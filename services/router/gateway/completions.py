@@ -17,12 +17,13 @@ from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.prompts import completion_ids
 from services.router.gateway.request_body import read_model
-from services.router.gateway.response import Envelope, usage
-from services.router.gateway.schemas import CompletionRequest
+from services.router.gateway.response import ChunkUsage, Envelope, usage
+from services.router.gateway.schemas import CompletionRequest, StreamOptions
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.choice_stream import ChoiceStream, TextDelta, TextRules
 
 DEFAULT_MAX_TOKENS = 16
+NO_MORE = b',"logprobs":null,"finish_reason":null}]'
 
 
 class CompletionChoice:
@@ -55,10 +56,9 @@ class CompletionChoice:
                 self._prompt += delta.prompt
                 self._finish_reason = delta.finish_reason
 
-    async def write(self, client: Client, envelope: Envelope, *, with_usage: bool) -> None:
+    async def write(self, client: Client, envelope: Envelope, options: StreamOptions | None) -> None:
         """Writes the events as the text comes in."""
-        self._envelope, self._more = envelope, {"usage": None} if with_usage else {}
-        self._tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
+        self._envelope, self._usage = envelope, ChunkUsage(options, self.choice_stream)
         await write_events(self.choice_stream, client, self._events)
 
     def _events(self, delta: TextDelta) -> bytes:
@@ -73,10 +73,10 @@ class CompletionChoice:
         self._tokens += delta.tokens
         self._finish_reason = delta.finish_reason
         if delta.finish_reason or (text and (self._wants_logprobs or self._wants_ids)):
-            event = self._envelope.event([self.choice(text)], **self._more)
+            event = self._envelope.event([self.choice(text)], **self._usage.fields())
             self._tokens = []
             return event
-        return self._head + orjson.dumps(text) + self._tail if text else b""
+        return self._head + orjson.dumps(text) + NO_MORE + self._usage.end() if text else b""
 
     def choice(self, text: str | None = None) -> dict[str, Any]:
         """Returns the choice with the tokens that were not sent yet."""
@@ -144,9 +144,8 @@ async def stream(
     gateway: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
 ) -> None:
     envelope = Envelope("cmpl", "text_completion", gateway.serving.assets.name)
-    with_usage = bool(body.stream_options and body.stream_options.include_usage)
-    await run_all([choice.write(client, envelope, with_usage=with_usage) for choice in choices])
-    if with_usage:
+    await run_all([choice.write(client, envelope, body.stream_options) for choice in choices])
+    if body.stream_options and body.stream_options.include_usage:
         await client.events(envelope.event([], usage=usage([choice.choice_stream for choice in choices])))
     await client.end()
 

@@ -80,6 +80,7 @@ class FieldTable:
 
 
 CHAT = FieldTable(HARMLESS, ONLY_AS, UNSUPPORTED, OFF)
+STREAM_OPTIONS = FieldTable(only_as={"include_obfuscation": (False,)})
 
 
 def check_known(value: Mapping[str, Any], honoured: Container[str], table: FieldTable = CHAT) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from services.router.gateway.schemas import StreamOptions
 from services.router.requests.choice_stream import ChoiceStream
 
 
@@ -56,3 +57,19 @@ def usage(choices: Sequence[ChoiceStream]) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
     }
+
+
+class ChunkUsage:
+    """The field `usage` of a choice's chunks: none, null, or its counts so far with `continuous_usage_stats`."""
+
+    def __init__(self, options: StreamOptions | None, choice: ChoiceStream) -> None:
+        self._counted = [choice] if options and options.continuous_usage_stats else []
+        self._fields = {"usage": None} if options and options.include_usage else {}
+        self._end = b',"usage":null}\n\n' if self._fields else b"}\n\n"
+
+    def fields(self) -> dict[str, Any]:
+        return {"usage": usage(self._counted)} if self._counted else self._fields
+
+    def end(self) -> bytes:
+        """Returns the end of an event after its choices, the same for each token unless these are counted."""
+        return b',"usage":' + orjson.dumps(usage(self._counted)) + b"}\n\n" if self._counted else self._end

@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from services.router.gateway.closed_model import Closed
+from services.router.gateway.known_fields import STREAM_OPTIONS, FieldTable
 from services.router.gateway.output_schemas import (
     FAIL_FAST,
     JsonSchema,
@@ -71,8 +73,11 @@ class Lenient(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class StreamOptions(Lenient):
+class StreamOptions(Closed):
+    field_table: ClassVar[FieldTable] = STREAM_OPTIONS
+
     include_usage: StrictBool | None = None
+    continuous_usage_stats: StrictBool | None = None
 
 
 class Sampled(Lenient):

@@ -24,7 +24,7 @@ BODY = FieldTable(
         "prompt": "there are no stored prompts",
     },
 )
-STREAM_OPTIONS = FieldTable(only_as={"include_obfuscation": (False,)})
+STREAM_OPTIONS = FieldTable(only_as={"include_obfuscation": (False,), "include_usage": (True,)})  # always there
 REASONING = FieldTable(
     only_as={
         "context": ("auto",),
