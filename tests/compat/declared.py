@@ -55,4 +55,8 @@ CLIENTS = (
     Client("Vercel AI SDK", "ai", "ai_sdk_node.mjs"),
     Client("llama-index", "llama-index-llms-openai-like", "llama_index_python.py"),
     Client("lm-eval", "lm-eval", "lm_eval_python.py", ("transformers",), needs_torch=True),
+    Client("DSPy", "dspy", "dspy_python.py"),
+    Client("smolagents", "smolagents", "smolagents_python.py"),
+    Client("guidellm", "guidellm", "guidellm_python.py", needs_torch=True),
+    Client("aiperf", "aiperf", "aiperf_python.py"),
 )

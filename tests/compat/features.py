@@ -26,8 +26,11 @@ FEATURES = {
     ),
     "responses": ("Responses", "OpenAI's Responses API"),
     "seed": ("seed", "two answers at temperature 1.5 with one seed are the same"),
-    "errors": ("errors", "a prompt too long raises the client's own exception for HTTP 400, with the message"),
-    "embeddings": ("embeddings", "not served: the client's own exception says so, with status 501"),
+    "errors": (
+        "errors",
+        "a prompt too long raises the client's own exception for HTTP 400, with the message; load generators report 400",
+    ),
+    "embeddings": ("embeddings", "not served: the client's own exception says so, with status 501, or the report"),
 }
 
 QUESTION, ANSWER = "What is 12 + 30?", "42"

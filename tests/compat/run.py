@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 from services.checkpoint.reader import Checkpoint
 
-CLIENT_S = 600
+CLIENT_S = 1200
 MODEL = REPO / "models" / "caracal-tiny"
 
 
