@@ -28,9 +28,9 @@ FEATURES = {
     "seed": ("seed", "two answers at temperature 1.5 with one seed are the same"),
     "errors": (
         "errors",
-        "a prompt too long raises the client's own exception for HTTP 400, with the message; load generators report 400",
+        "a prompt too long raises the client's own exception for HTTP 400, with the message; load generators report it",
     ),
-    "embeddings": ("embeddings", "not served: the client's own exception says so, with status 501, or the report"),
+    "embeddings": ("embeddings", "not served: the client's own exception says so, with status 501, or their report"),
 }
 
 QUESTION, ANSWER = "What is 12 + 30?", "42"

@@ -15,10 +15,14 @@ Made by `make compat`: the packages as published, none of them changed, each in 
 clusters of real processes. The built-in model answers, its weights in fp32, except under *reasoning*, where a model
 that always thinks the same does. CI runs one row of each kind with the `openai` and `anthropic` that the tests have,
 and Node where there is one (`tests/compat/test_compat_rows.py`).
-The load generators guidellm and aiperf run as commands ([load tools](load-tools.md)), twenty requests for each cell,
-of which the tokens of prompt and answer are checked one by one.
-DSPy is told of a server with `dspy.lm15.register_provider`, whose `ModelSupport` says that the model takes tools and
-schemas; of a model that it has not heard of it takes the opposite for granted.
+
+* guidellm and aiperf run as commands ([load tools](load-tools.md)), twenty requests for each cell: prompts have as many
+  tokens as transformers counts, answers of a set length just that many.
+* DSPy is told of a server with `dspy.lm15.register_provider`, whose `ModelSupport` says that the model takes tools and
+  schemas; of a model that it has not heard of it takes the opposite for granted.
+* The built-in model cannot follow the long prompts of DSPy and of smolagents' agents. DSPy's programs ask through an
+  adapter that adds none, but for schemas and the forced tool; agents have an empty prompt, and require some call in a
+  step, as smolagents does.
 
 ✓ works · **✗** fails, the reason below · – the client has no such feature, or another row's package is what it uses
 

@@ -17,7 +17,7 @@ from compat.features import Servers, raised
 from dspy import lm15
 
 
-class Plain(dspy.ChatAdapter):
+class Plain(dspy.ChatAdapter):  # type: ignore[misc]
     """Asks with the input fields' values alone; the answer is the text as it comes."""
 
     def format(self, signature: Any, demos: Any, inputs: Any) -> Any:
