@@ -18,8 +18,8 @@ and Node where there is one (`tests/compat/test_compat_rows.py`).
 
 * guidellm and aiperf run as commands ([load tools](load-tools.md)), twenty requests for each cell: prompts have as many
   tokens as transformers counts, answers of a set length just that many.
-* DSPy is told of a server with `dspy.lm15.register_provider`, whose `ModelSupport` says that the model takes tools and
-  schemas; of a model that it has not heard of it takes the opposite for granted.
+* DSPy needs `dspy.lm15.register_provider`, whose `ModelSupport` declares that the model takes tools and schemas: it
+  uses neither with a model that it does not know.
 * The built-in model cannot follow the long prompts of DSPy and of smolagents' agents. DSPy's programs ask through an
   adapter that adds none, but for schemas and the forced tool; agents have an empty prompt, and require some call in a
   step, as smolagents does.
