@@ -75,8 +75,8 @@ def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
     send_times(times, create=True)
     tokens = int((seconds + WARM_S + 60) * TOKENS_PER_S)
     try:
-        words = (str(times), str(TOKENS_PER_S), str(tokens), str(-(-streams // A_WORKER)))
-        worker = Program("bench.gateway.fake_worker", *words, cores=others)
+        numbers = (str(TOKENS_PER_S), str(tokens), str(-(-streams // A_WORKER)))
+        worker = Program("bench.gateway.fake_worker", str(times), *numbers, cores=others)
         programs.append(worker)
         router = Program("bench.gateway.router", str(model), *worker.line().split(), cores=own)
         programs.append(router)

@@ -26,6 +26,7 @@ def test_readme_in_order(shell: Shell) -> None:
         assert "expert=3: reached in" in shell.run("caracal", "scale", "expert=3")
         assert re.search(r"expert-2 .*serving", shell.run("caracal", "status"))
         assert "weights" in shell.run("caracal", "status", "--numerics")
+        assert "sha256" in shell.run("caracal", "key", "alice")
         assert "attention-0" in shell.run("caracal", "top", "--once", "--interval", "0.5")
         assert "experts are ready" in shell.run("caracal", "logs", "expert-2", "--tail", "50")
         assert "7 * 8 = 56" in shell.run("caracal", "chat", "--temperature", "0", input="What is 7 * 8?\n")

@@ -27,6 +27,7 @@ SMOKE = {
     "python -m training.evaluate --offline": "test_train_and_evaluate",
     "make train": "test_train_and_evaluate",
     "caracal plan": "test_plan",
+    "caracal key": "test_readme_in_order",
     "caracal settings": "test_generated_files_are_up_to_date",
     "make settings": "test_generated_files_are_up_to_date",
     "make metrics": "test_generated_files_are_up_to_date",
