@@ -25,6 +25,10 @@ from services.attention_worker.sequence_span import begin_sequence
 log = structlog.get_logger(__name__)
 
 MOST_COMPILING = 256  # attempts that wait for their grammars
+BUSY = "busy: "  # how the message of a rejection begins that holds only for now
+TOKENS_PER_CACHED = 16  # tokens that open attempts may come to, for each that the cache holds
+MIN_TOKENS = 1 << 20  # however small the cache is
+DIRECT_SHARE, MIN_DIRECT = 16, 4  # of the sequences that run at once, one of so many may be a call of its own
 _CODES = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     "failed": grpc.StatusCode.INTERNAL,
@@ -42,7 +46,11 @@ class Rejected(Exception):
 
 
 class Attempts:
-    """Attempts at one engine, from any number of streams. Used on one event loop."""
+    """Attempts at one engine, from any number of streams. Used on one event loop.
+
+    Only as many are taken as run at once, and as many again that wait. Routers know `places` and queue by themselves;
+    these bounds are for the moments in which several routers, or a failover, bring more.
+    """
 
     def __init__(self, engine: Engine, vocab_size: int, grammars: GrammarCompiler) -> None:
         self._engine = engine
@@ -50,6 +58,13 @@ class Attempts:
         self._grammars = grammars
         self._keys = count(1)
         self._running: dict[int, int | None] = {}  # keys of the engine; None while a grammar is compiled
+        self._tokens: dict[int, int] = {}  # of prompts and replayed answers, by key, and in all
+        self._all_tokens = 0
+        limits = engine.limits
+        self._direct: set[int] = set()
+        self._most_direct = min(max(MIN_DIRECT, limits.max_running // DIRECT_SHARE), -(-limits.max_running // 2))
+        self._most_tokens = max(MIN_TOKENS, TOKENS_PER_CACHED * limits.num_pages * limits.page_size)
+        self.busy_rejections = 0
         self._compiling: dict[int, Future[TokenRules | None]] = {}
         self.draining = False  # takes no more attempts
         self._moving = False  # hands those that wait for their grammar back, too
@@ -64,10 +79,19 @@ class Attempts:
         self.draining = self._moving = True
         self._engine.evict("draining")
 
-    def begin(self, request: attention_pb2.GenerateRequest, emit: Emit) -> int:
-        """Submits a request; returns its key. `emit` is called with its tokens and its ending. Raises Rejected."""
+    @property
+    def places(self) -> int:
+        """Sequences of routers that run at once."""
+        return max(1, self._engine.limits.max_running - self._most_direct)
+
+    def begin(self, request: attention_pb2.GenerateRequest, emit: Emit, *, direct: bool = False) -> int:
+        """Submits a request; returns its key. `emit` is called with its tokens and its ending. Raises Rejected.
+
+        `direct`: it is a call of its own, as routers make none; there may be a few of these.
+        """
         if self.draining:
             raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining")
+        self._check_room(len(request.prompt_ids) + len(request.emitted_ids), direct=direct)
         try:
             asked = parse(request, self._vocab_size, self._engine.limits.max_model_len)
             self._engine.check_fits(asked)
@@ -84,17 +108,21 @@ class Attempts:
 
         def emit_here(tokens: list[TokenOut], ending: Ending | None) -> None:
             if ending is not None:
-                self._running.pop(key, None)
+                self._forget(key)
             emit(tokens, ending)
 
         self._running[key] = None
+        self._tokens[key] = len(asked.prompt_ids) + len(asked.emitted_ids)
+        self._all_tokens += self._tokens[key]
+        if direct:
+            self._direct.add(key)
         if asked.sampling.grammar:
             self._compile(key, asked, emit_here)
         else:
             try:
                 self._running[key] = self._engine.submit(asked, emit_here, _rules(asked))
             except EngineStopped as error:
-                del self._running[key]
+                self._forget(key)
                 if trace is not None:
                     trace.end(Ending("unavailable", message=str(error)))
                 raise Rejected(grpc.StatusCode.UNAVAILABLE, error) from None
@@ -102,11 +130,30 @@ class Attempts:
 
     def cancel(self, key: int) -> None:
         """Frees a sequence's pages within one step; nothing when it has ended."""
-        running = self._running.pop(key, None)
+        running = self._forget(key)
         if (compiling := self._compiling.pop(key, None)) is not None:
             compiling.cancel()
         if running is not None:
             self._engine.cancel(running)
+
+    def _check_room(self, tokens: int, *, direct: bool) -> None:
+        """Raises Rejected while there is none for a sequence of so many tokens."""
+        if direct and len(self._direct) >= self._most_direct:
+            why = f"{self._most_direct} calls of Generate are open; more go through a router"
+        elif len(self._running) >= 2 * self._engine.limits.max_running:
+            why = f"{len(self._running)} sequences are open"
+        elif self._running and self._all_tokens + tokens > self._most_tokens:
+            why = f"the open sequences have {self._all_tokens} tokens"
+        else:
+            return
+        self.busy_rejections += 1
+        raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{BUSY}{why}")
+
+    def _forget(self, key: int) -> int | None:
+        """Returns the engine's key of an attempt that is open no more."""
+        self._all_tokens -= self._tokens.pop(key, 0)
+        self._direct.discard(key)
+        return self._running.pop(key, None)
 
     def _compile(self, key: int, asked: Request, emit: Emit) -> None:
         loop = asyncio.get_running_loop()

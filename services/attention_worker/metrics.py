@@ -30,8 +30,15 @@ class LinkStats:
 class AttentionMetrics(Collector):
     """Collects the worker's metrics."""
 
-    def __init__(self, engine: Engine, dispatch: DispatchStats, links: LinkStats, epoch: Callable[[], int]) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        dispatch: DispatchStats,
+        links: LinkStats,
+        epoch: Callable[[], int],
+        busy_rejections: Callable[[], int],
+    ) -> None:
+        self._engine, self._busy_rejections = engine, busy_rejections
         self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
         self._epoch = epoch
 
@@ -48,6 +55,9 @@ class AttentionMetrics(Collector):
         yield _gauge("caracal:num_requests_waiting", "Sequences waiting for admission", len(scheduler.waiting))
         yield _gauge("caracal:kv_cache_usage_perc", "Share of pages in use, 0 to 1", pages.used / pages.total)
         yield _count("caracal:num_preemptions", "Sequences preempted for lack of pages", scheduler.preemptions)
+        yield _count(
+            "caracal_attention_busy_rejections", "Attempts rejected, too many being open", self._busy_rejections()
+        )
         yield _count("caracal:prompt_tokens", "Prompt tokens of accepted requests", counters.prompt_tokens)
         yield _count("caracal:generation_tokens", "Tokens generated", counters.generation_tokens)
         yield _count("caracal_engine_steps", "Steps run", counters.steps)

@@ -9,6 +9,7 @@ from services.process.grpc_server import KEEPALIVE_OPTIONS, AsyncGrpcServer
 
 # As routers send: a prompt of a million tokens is 4 MB, and a message that is refused ends all attempts of its stream.
 MAX_MESSAGE_BYTES = 64 << 20
+CALLS_PER_CONNECTION = 128  # at once: a router needs three. More wait in their caller, where they cost nothing here
 SERVICE = attention_pb2.DESCRIPTOR.services_by_name["Attention"].full_name
 
 
@@ -19,7 +20,11 @@ class AttentionServer(AsyncGrpcServer):
         super().__init__(
             SERVICE,
             lambda server: attention_pb2_grpc.add_AttentionServicer_to_server(service, server),
-            (*KEEPALIVE_OPTIONS, ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)),
+            (
+                *KEEPALIVE_OPTIONS,
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
+            ),
         )
         self._service = service
 

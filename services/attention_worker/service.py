@@ -60,6 +60,11 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         return self._attempts.compiling
 
     @property
+    def busy_rejections(self) -> int:
+        """How many attempts were rejected because too many were open."""
+        return self._attempts.busy_rejections
+
+    @property
     def ready(self) -> bool:
         """Whether requests are accepted: there is a placement table, and the worker is not draining."""
         return self.epoch > 0 and not self.draining
@@ -69,7 +74,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
     ) -> AsyncIterator[attention_pb2.GenerateEvent]:
         events: asyncio.Queue[Event] = asyncio.Queue()
         try:
-            key = self._attempts.begin(request, lambda tokens, ending: events.put_nowait((tokens, ending)))
+            key = self._attempts.begin(request, lambda tokens, ending: events.put_nowait((tokens, ending)), direct=True)
         except Rejected as error:
             await abort(context, error.code, error)
         try:
@@ -118,6 +123,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             progress=engine.counters.progress,
             max_model_len=engine.limits.max_model_len,
             draining=self.draining,
+            places=self._attempts.places,
         )
 
     async def ApplyTable(self, request: placement_pb2.Table, context: Context) -> attention_pb2.ApplyTableReply:

@@ -99,7 +99,16 @@ class AttentionWorker:
         port = await self._server.start(settings.host, settings.port)
         registry = self._registry
         links = LinkStats(self._p2p_stats, self._native_stats)
-        registry.register(AttentionMetrics(self._engine, self._dispatcher.stats, links, lambda: self._service.epoch))
+        service = self._service
+        registry.register(
+            AttentionMetrics(
+                self._engine,
+                self._dispatcher.stats,
+                links,
+                lambda: service.epoch,
+                lambda: service.busy_rejections,
+            )
+        )
         show_redis(registry, lambda: self._membership.reachable)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
         self._address = authority(settings.reachable_host, port)

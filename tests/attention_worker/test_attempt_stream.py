@@ -150,7 +150,7 @@ def test_five_hundred_attempts_left_at_random_moments_leave_no_page_in_use() -> 
         attempt.cancel()
 
     async def body() -> None:
-        async with worker(limits(num_pages=40, max_len=256)) as one:
+        async with worker(limits(num_pages=40, max_len=256, max_running=32)) as one:
             stream = AttemptStream(one.channel)
             other = asyncio.create_task(events_of(begin(stream, one, max_tokens=200)))
             for _ in range(10):

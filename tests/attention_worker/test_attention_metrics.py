@@ -26,6 +26,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
             dispatch,
             LinkStats(P2PStats(calls=5, connected=2), NativeStats(calls=6, over_grpc=3)),
             lambda: 7,
+            lambda: 0,
         )
     )
     families = text_string_to_metric_families(generate_latest(registry).decode())

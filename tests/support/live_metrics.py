@@ -51,7 +51,11 @@ def _attention(folder: Path) -> CollectorRegistry:
     LoopLag(registry)
     registry.register(
         attention.AttentionMetrics(
-            Driver(FakeModel()).engine, DispatchStats.of(2), attention.LinkStats(P2PStats(), NativeStats()), lambda: 1
+            Driver(FakeModel()).engine,
+            DispatchStats.of(2),
+            attention.LinkStats(P2PStats(), NativeStats()),
+            lambda: 1,
+            lambda: 0,
         )
     )
     return registry
