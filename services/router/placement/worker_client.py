@@ -23,6 +23,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from numpy.typing import NDArray
 
 from services.membership.record import WorkerRecord
+from services.process.loop_time import within
 from services.router.placement.table_view import Items
 
 QUICK_S = 2.0
@@ -70,11 +71,11 @@ class Workers:
         self._changed.clear()
 
     async def probe(self, record: WorkerRecord) -> bool:
-        """Returns whether the worker answers the standard health check at all."""
+        """Returns whether the worker answers the standard health check in time; that this process lags is no matter."""
         stub = HealthStub(self._channel(record))
         try:
-            await _call(record, stub.Check(HealthCheckRequest(), timeout=PROBE_S))  # type: ignore[attr-defined]  # the stubs lack it
-        except CallFailed:
+            await within(PROBE_S, _call(record, stub.Check(HealthCheckRequest())))  # type: ignore[attr-defined]  # the stubs lack it
+        except (CallFailed, TimeoutError):
             return False
         return True
 

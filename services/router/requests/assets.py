@@ -25,6 +25,7 @@ class ModelAssets:
     """The served model's tokenizer, chat templates, sizes and generation_config.json."""
 
     name: str
+    directory: Path
     tokenizer: Tokenizer
     prompts: PromptEncoder
     vocabulary: Vocabulary
@@ -62,6 +63,7 @@ class ModelAssets:
             )
         return cls(
             name=name,
+            directory=path,
             tokenizer=tokenizer,
             prompts=PromptEncoder(tokenizer, raw, control),
             vocabulary=vocabulary,

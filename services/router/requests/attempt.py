@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class AttemptFailed(Exception):
-    """An attempt's end without a finish reason, with the gRPC status that the worker or the connection gave."""
+    """An attempt's end without a finish reason, with the gRPC status that the worker or the connection gave.
 
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+    `lost`: not the attempt but the worker's whole stream ended, as it does when the worker dies.
+    """
+
+    def __init__(self, code: grpc.StatusCode, details: str, *, lost: bool = False) -> None:
         super().__init__(f"{code.name}: {details}")
-        self.code, self.details = code, details
+        self.code, self.details, self.lost = code, details, lost
 
 
 class Attempt:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import math
+import time
 
 import grpc
 import grpc.aio
@@ -15,14 +17,18 @@ from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.worker_choice import AttentionWorkerView
 
 _CODES = {int(code.value[0]): code for code in grpc.StatusCode}
-_ENDED = AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the worker has ended the stream")
+_ENDED = AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the worker has ended the stream", lost=True)
 
 
 class AttemptStream:
-    """Opens its call at once, and runs on the event loop until `close` or until the call ends: then it has `ended`."""
+    """Opens its call at once, and runs on the event loop until `close` or until the call ends: then it has `ended`.
+
+    `received_at`: when the last message came from the worker, by the monotonic clock.
+    """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.ended = False
+        self.received_at = -math.inf
         self._call = AttentionStub(channel).GenerateMany()
         self._ids = itertools.count(1)
         self._attempts: dict[int, Attempt] = {}
@@ -63,10 +69,11 @@ class AttemptStream:
         failed = _ENDED
         try:
             async for message in self._call:
+                self.received_at = time.monotonic()
                 for event in message.events:
                     self._take(event)
         except grpc.aio.AioRpcError as error:
-            failed = AttemptFailed(error.code(), error.details() or "")
+            failed = AttemptFailed(error.code(), error.details() or "", lost=True)
         finally:
             self._end(failed)
 

@@ -19,10 +19,12 @@ from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from services.membership.redis import RedisUnavailable
+from services.process.loop_time import within
 from services.router.requests.attempt import Attempt
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.context_limit import ContextLimit
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
+from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
 log = structlog.get_logger(__name__)
@@ -40,16 +42,18 @@ CHANNEL_OPTIONS = (
 UNLISTED_WORKER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
-DESCRIBE_S = 1.5  # no worker is too busy to answer Describe
+DESCRIBE_S = 1.5  # no worker is too busy to answer Describe; that this router is does not count
 
 ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorkerView]]]
+CountRouters = Callable[[], Awaitable[int]]
 
 
 class AttentionWorkerPool:
     """One per router process; everything runs on its event loop.
 
     `list_workers` returns the workers that are alive now; it may raise RedisUnavailable. Requests wait `hold_s` for a
-    worker after the last one went.
+    worker after the last one went. Routers share the workers; without `count_routers` this is the only one.
+    `on_refresh` is called when the list has been read again.
     """
 
     def __init__(
@@ -60,8 +64,10 @@ class AttentionWorkerPool:
         refresh_s: float = 0.5,
         hold_s: float = HOLD_S,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
+        count_routers: CountRouters | None = None,
     ) -> None:
-        self._list_workers = list_workers
+        self._list_workers, self._count_routers = list_workers, count_routers
+        self._routers = 1
         self._refresh_s, self._hold_s = refresh_s, hold_s
         self.progress_timeout_s = timeouts.progress_s
         self._model_limit = ContextLimit(max_model_len)
@@ -69,8 +75,11 @@ class AttentionWorkerPool:
         self._streams: dict[str, AttemptStream] = {}  # by address, as channels
         self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id), as is the next
         self._caches: dict[tuple[str, str], tuple[int, int]] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self.capacity = Capacity(1, 0)
+        self.on_refresh: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
-        self._stalls = StallDetector(self._answers, timeouts)
+        self._stalls = StallDetector(self._answers, self._received_at, timeouts)
         self._listed_at: dict[str, float] = {}  # by worker id
         self._served_at = -math.inf
         self.workers: tuple[AttentionWorkerView, ...] = ()
@@ -88,6 +97,15 @@ class AttentionWorkerPool:
         """Tokens of a page, and the pages of all known workers together; 0 while none is known."""
         caches = [self._caches[key] for key in self._limits if key in self._caches]
         return max((size for size, _ in caches), default=0), sum(pages for _, pages in caches)
+
+    def _read_capacity(self) -> None:
+        """Sums up what this router may have at the workers; while there is none, what it was at last counts."""
+        serving = [worker for worker in self.workers if worker.serving]
+        usable = [worker for worker in serving if worker.worker_id not in self._stalls.suspects] or serving
+        if usable:
+            size, pages = self.cache
+            places = {worker.worker_id: self._places.get((worker.worker_id, worker.boot_id), 0) for worker in usable}
+            self.capacity = Capacity(capacity_of(usable, places, self.open_on, self._routers), size * pages)
 
     @property
     def serving(self) -> bool:
@@ -125,18 +143,12 @@ class AttentionWorkerPool:
         if channel is None:
             channel = grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS)
             self._channels[worker.address] = channel
-        state = channel.get_state(try_to_connect=True)
-        deadline = time.monotonic() + CONNECT_S
-        while state is not grpc.ChannelConnectivity.READY:
-            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE or time.monotonic() > deadline:
-                return None
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await channel.wait_for_state_change(state)
-            except TimeoutError:
-                return None
-            state = channel.get_state(try_to_connect=True)
-        return channel
+        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return channel
+        try:
+            return channel if await within(CONNECT_S, _connects(channel)) else None
+        except TimeoutError:
+            return None
 
     async def wait_for_change(self, timeout: float) -> None:
         """Waits until the list has been read again, or for `timeout` seconds."""
@@ -156,6 +168,7 @@ class AttentionWorkerPool:
         """Reads the list once; gives up attempts that send nothing."""
         try:
             self.workers = self._with_lingering(await self._list_workers())
+            self._routers = max(1, await self._count_routers()) if self._count_routers else 1
         except RedisUnavailable:
             log.debug("redis is unavailable, keeping the last list", workers=len(self.workers))
         if self.serving:
@@ -163,13 +176,16 @@ class AttentionWorkerPool:
         known = {(worker.worker_id, worker.boot_id) for worker in self.workers}
         self._limits = {key: limit for key, limit in self._limits.items() if key in known}
         self._caches = {key: cache for key, cache in self._caches.items() if key in known}
+        self._places = {key: places for key, places in self._places.items() if key in known}
         new = [w for w in self.workers if w.serving and (w.worker_id, w.boot_id) not in self._limits]
         if new:
             await asyncio.gather(*map(self._describe, new))
+        self._read_capacity()
         self._stalls.check(self.workers, self.attempts)
         await self._close_unused()
         self._changed.set()
         self._changed = asyncio.Event()
+        self.on_refresh()
 
     def _with_lingering(self, listed: Sequence[AttentionWorkerView]) -> tuple[AttentionWorkerView, ...]:
         """Adds the workers that were listed a moment ago: when Redis restarts empty, they still serve."""
@@ -193,6 +209,7 @@ class AttentionWorkerPool:
             limit = ContextLimit.of_worker(self._model_limit.tokens, described.max_model_len, cached)
             key = worker.worker_id, worker.boot_id
             self._limits[key], self._caches[key] = limit, (described.page_size, described.kv_pages_total)
+            self._places[key] = described.places
 
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None
@@ -202,10 +219,15 @@ class AttentionWorkerPool:
         if channel is None:
             return None
         try:
-            return await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=DESCRIBE_S)
-        except grpc.aio.AioRpcError as error:
-            log.info("attention worker does not answer Describe", worker=worker.worker_id, code=error.code().name)
+            return await within(DESCRIBE_S, _describe(channel))
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
+            log.info("attention worker does not answer Describe", worker=worker.worker_id, code=code)
             return None
+
+    def _received_at(self, worker: AttentionWorkerView) -> float:
+        stream = self._streams.get(worker.address)
+        return stream.received_at if stream else -math.inf
 
     async def _close_unused(self) -> None:
         wanted = {worker.address for worker in self.workers} | {attempt.worker.address for attempt in self.attempts}
@@ -217,3 +239,16 @@ class AttentionWorkerPool:
         if stream is not None:
             await stream.close()
         await self._channels.pop(address).close(None)
+
+
+async def _describe(channel: grpc.aio.Channel) -> attention_pb2.AttentionDescription:
+    return await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest())
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    """Whether the channel's next try to connect succeeds."""
+    while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return False
+        await channel.wait_for_state_change(state)
+    return True

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from caracal_proto import attention_pb2
 
 from services.checkpoint.vocabulary import Vocabulary
+from services.router.requests.admission import Admission, AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.context_limit import ContextLimit
@@ -20,6 +21,7 @@ from services.router.requests.lifecycle import RequestLifecycle, request_lifecyc
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stops import StopStrings
 from services.router.requests.text import Tag, TaggedText, TextFold
+from services.router.requests.text_process import TextProcesses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +162,21 @@ class ChoiceStream:
 class ServingContext:
     """What all streams share: the model's assets, the attention workers, the metrics. One per router process."""
 
-    def __init__(self, assets: ModelAssets, attention_workers: AttentionWorkerPool, metrics: RequestMetrics) -> None:
+    def __init__(
+        self,
+        assets: ModelAssets,
+        attention_workers: AttentionWorkerPool,
+        metrics: RequestMetrics,
+        limits: AdmissionLimits = AdmissionLimits(),  # noqa: B008  frozen
+        texts: TextProcesses | None = None,
+    ) -> None:
+        """`texts`: of the same model; by itself it makes its own."""
         self.assets = assets
         self.attention_workers = attention_workers
         self.metrics = metrics
+        self.admission = Admission(lambda: attention_workers.capacity, metrics.admission, limits)
+        attention_workers.on_refresh = self.admission.give
+        self.texts = texts or TextProcesses(assets.directory)
         self.open_streams: set[ChoiceStream] = set()
         self.closing: RouterError | None = None
         self.idle = asyncio.Event()

@@ -12,6 +12,11 @@ async def list_attention_workers(membership: Membership) -> list[AttentionWorker
     return [_as_worker(record) for record in await membership.workers("attention", counts=True)]
 
 
+async def count_routers(membership: Membership) -> int:
+    """Returns how many routers have a lease. Raises RedisUnavailable."""
+    return len(await membership.workers("router"))
+
+
 def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
     stats = record.stats
     return AttentionWorkerView(

@@ -6,6 +6,8 @@ RouterError
 │   ├── BodyTooLarge          its body has too many bytes                                413
 │   ├── UnsupportedMediaType  its body is not JSON, or is compressed                     415
 │   └── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
+├── TooManyRequests           its caller has more open requests than its share           429
+├── Overloaded                the cluster has as many requests as it can serve           503
 ├── NoWorker                  no worker can serve it now; worth retrying                 503
 ├── ShuttingDown              this router is shutting down                               503
 ├── NoProgress                no token and no part of its prompt for too long            504
@@ -26,7 +28,7 @@ class RouterError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     should_retry: ClassVar[bool | None] = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -79,6 +81,30 @@ class ContextTooLong(InvalidRequest):
         total = f"at least {prompt}" if at_least else f"{prompt + wanted}"
         counts = f"This model's maximum context length is {limit.tokens} tokens, but {total} were requested ({asked})."
         super().__init__(f"{counts} {limit.reason}".rstrip(), param=param)
+
+
+class TooManyRequests(RouterError):
+    """Expected: the caller has as many open requests as one caller may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(RouterError):
+    """Expected: the cluster has as many requests as it can serve in time."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NoWorker(RouterError):

@@ -15,6 +15,7 @@ import grpc
 import structlog
 from caracal_proto import attention_pb2
 
+from services.router.requests.admission import Visit
 from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.attention_workers import AttentionWorkerPool
@@ -33,24 +34,27 @@ from services.router.requests.worker_choice import AttentionWorkerView
 
 log = structlog.get_logger(__name__)
 
-MAX_FAILURES_IN_A_ROW = 3  # attempts without a new token
-RETRY_PAUSE_S = 0.05
+MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
+RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
 DRAINING = "draining"  # a worker's error message when it hands its sequences back
+BUSY = "busy: "  # how it begins where a worker has as many sequences as it takes now
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
+FAILED_STEP = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # the worker itself says that it failed on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """What is to be generated. `eos_ids` end the sequence unless ignored.
 
-    `grammar_field`: the field of the client's request that its grammar comes from.
+    `visit`: what admission granted to the client's request. `grammar_field`: the field that its grammar comes from.
     """
 
     request_id: str
     prompt_ids: Sequence[int]
     sampling: attention_pb2.Sampling
+    visit: Visit
     eos_ids: frozenset[int] = frozenset()
     grammar_field: str = ""
 
@@ -81,17 +85,20 @@ class Generation:
         self.progress = GenerationProgress()
         self.numerics_class: str | None = None
         self._take: Callable[[Sequence[attention_pb2.Token]], None] | None = None
+        self._place = request.visit.place()
 
     def __enter__(self) -> Generation:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._leave()
+        self._place.leave()
         self._metrics.dropped_tokens.inc(self.progress.dropped)
 
     def abort(self, error: RouterError) -> None:
         """Ends the generation from outside: the next call of `next_tokens` raises `error`."""
         self._abort = error
+        self._place.abort(error)
         if self._attempt is not None:
             self._attempt.abandon()
 
@@ -104,6 +111,7 @@ class Generation:
 
     async def next_tokens(self) -> TokenBatch:
         """Returns the next tokens. Raises RouterError when the generation cannot go on."""
+        await self._place.granted()
         self._progress_at = time.monotonic()  # how long the client took since the last tokens does not count
         while True:
             if self._attempt is None:
@@ -224,15 +232,14 @@ class Generation:
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)
-        if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
-            pass  # a planned exit: no sign that the request is at fault
-        elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        fruitless = self.progress.attempt_failed()
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not detail.startswith(BUSY):
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
-        elif self.progress.attempt_failed() >= MAX_FAILURES_IN_A_ROW:
+        elif failed is not None and _is_a_death(failed) and self.progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
-        await asyncio.sleep(RETRY_PAUSE_S)
+        await asyncio.sleep(min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(fruitless - 1, 10)))
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
@@ -242,3 +249,11 @@ class Generation:
 
     def _seconds_left(self) -> float:
         return self._progress_at + self._workers.progress_timeout_s - time.monotonic()
+
+
+def _is_a_death(failed: AttemptFailed) -> bool:
+    """Whether the worker died, or failed in a step with this request, so that the request may be the reason.
+
+    A worker that hands sequences back, has too many, waits for experts or is slow says nothing about the request.
+    """
+    return failed.code in FAILED_STEP or (failed.lost and failed.details != DRAINING)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.router.requests.admission_metrics import AdmissionMetrics
 from services.router.requests.token_metrics import TokenMetrics
 
 FIRST_TOKEN_BUCKETS = (
@@ -55,6 +56,7 @@ class RequestMetrics:
         self.attempts = self._counter("caracal_gateway_attempts", "Attempts opened at attention workers")
         self.failovers = self._counter("caracal_gateway_failovers", "Attempts opened because an earlier one failed")
         self.dropped_tokens = self._counter("caracal_gateway_dropped_tokens", "Tokens of stale attempts or indices")
+        self.admission = AdmissionMetrics(registry)
         self._http = Counter(
             "caracal_gateway_http_requests", "HTTP responses", ["method", "route", "status"], registry=registry
         )

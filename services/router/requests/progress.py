@@ -30,7 +30,8 @@ class GenerationProgress:
     attempt: int = 0
     emitted_ids: list[int] = field(default_factory=list)
     scored: int = 0  # tokens of the prompt, from its beginning, whose log-probabilities came
-    failures_in_a_row: int = 0  # of attempts, without a new token
+    failures_in_a_row: int = 0  # attempts that ended without a new token
+    deaths_in_a_row: int = 0  # of workers, without a new token
     dropped: int = 0
 
     @property
@@ -56,7 +57,7 @@ class GenerationProgress:
             self.emitted_ids.append(token.id)
             accepted.append(token)
         if accepted:
-            self.failures_in_a_row = 0
+            self.failures_in_a_row = self.deaths_in_a_row = 0
         return accepted
 
     def accept_scores(self, attempt: int, tokens: Iterable[TokenT]) -> list[TokenT]:
@@ -69,10 +70,15 @@ class GenerationProgress:
             self.scored = token.index + 1
             accepted.append(token)
         if accepted:
-            self.failures_in_a_row = 0
+            self.failures_in_a_row = self.deaths_in_a_row = 0
         return accepted
 
     def attempt_failed(self) -> int:
         """Counts a failed attempt; returns how many have failed in a row without a new token."""
         self.failures_in_a_row += 1
         return self.failures_in_a_row
+
+    def worker_died(self) -> int:
+        """Counts the death of a worker under it; returns how many came in a row without a new token."""
+        self.deaths_in_a_row += 1
+        return self.deaths_in_a_row

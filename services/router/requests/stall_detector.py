@@ -1,8 +1,10 @@
-"""Finds attention workers with open attempts that send nothing: they lost their lease, or hang with sockets open.
+"""Finds attention workers with open attempts that send nothing: they have died silently, or hang with sockets open.
 
-A worker that answers a probe is only slow, and is left alone. The attempts at one that does not answer are abandoned
-if another worker can take them over. An attempt without an event for `progress_s` ends its request: workers send one
-for tokens and for parts of a prompt, so a long prompt lives on for as long as it is being computed.
+How busy a worker or this router is does not matter. A worker of which anything comes is alive; one that is silent is
+probed, with a time limit that the lag of this router's own loop does not use up. The attempts at one that does not
+answer are abandoned: if it has a lease, only where another worker can take them over. An attempt without an event for
+`progress_s` ends its request: workers send one for tokens and for parts of a prompt, so a long prompt lives on for as
+long as it is being computed.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from services.router.requests.worker_choice import AttentionWorkerView, choose_w
 log = structlog.get_logger(__name__)
 
 Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
+ReceivedAt = Callable[[AttentionWorkerView], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StallTimeouts:
-    """Seconds without an event: before a worker without a lease is given up, before one with a lease is probed, and
-    before a request is given up."""
+    """Seconds without a message: before a silent worker without a lease is given up at the earliest, before a silent
+    worker is probed, and without an event before a request is given up."""
 
     lost_s: float = 2.0
     probe_after_s: float = 0.5
@@ -33,27 +36,32 @@ class StallTimeouts:
 
 
 class StallDetector:
-    """Abandons the attempts of stalled workers. `probe` returns whether a worker answers in time."""
+    """Abandons the attempts of dead workers. `probe`: whether a worker answers in time. `received_at`: when the last
+    message came from it, by the monotonic clock."""
 
-    def __init__(self, probe: Probe, timeouts: StallTimeouts) -> None:
-        self._probe = probe
+    def __init__(self, probe: Probe, received_at: ReceivedAt, timeouts: StallTimeouts) -> None:
+        self._probe, self._received_at = probe, received_at
         self._timeouts = timeouts
         self._missing_since: dict[str, float] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
         self.suspects: set[str] = set()  # ids of workers that did not answer their last probe
 
     def check(self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]) -> None:
-        """Abandons the attempts of lost workers and starts probes of idle ones, without waiting for any probe."""
+        """Starts probes of silent workers, without waiting for any probe; ends requests without progress."""
         now = time.monotonic()
         waiting = [attempt for attempt in attempts if not attempt.complete]
         self._expire(waiting, now)
-        self._abandon_lost(workers, waiting, now)
-        idle = {a.worker.worker_id for a in waiting if a.last_event_at < now - self._timeouts.probe_after_s}
-        self.suspects &= {worker.worker_id for worker in workers}
-        for worker in workers:
-            if worker.worker_id in idle | self.suspects and worker.worker_id not in self._probing:
-                task = asyncio.ensure_future(self._check_worker(worker, workers, attempts))
-                self._probing[worker.worker_id] = task
+        listed = {worker.worker_id: worker for worker in workers}
+        used = {attempt.worker.worker_id: attempt.worker for attempt in waiting}
+        self._missing_since = {name: self._missing_since.get(name, now) for name in used.keys() - listed.keys()}
+        self.suspects &= listed.keys()
+        before = now - self._timeouts.probe_after_s
+        silent = {
+            a.worker.worker_id for a in waiting if a.last_event_at < before and self._received_at(a.worker) < before
+        }
+        for name in (silent | self.suspects) - self._probing.keys():
+            worker = listed.get(name) or used[name]
+            self._probing[name] = asyncio.ensure_future(self._check_worker(worker, workers, attempts))
 
     def close(self) -> None:
         for task in self._probing.values():
@@ -65,32 +73,27 @@ class StallDetector:
                 log.warning("a request makes no progress", worker=attempt.worker.worker_id, attempt=attempt.number)
                 attempt.expire()
 
-    def _abandon_lost(self, workers: Iterable[AttentionWorkerView], attempts: Collection[Attempt], now: float) -> None:
-        gone = {attempt.worker.worker_id for attempt in attempts} - {worker.worker_id for worker in workers}
-        self._missing_since = {worker_id: self._missing_since.get(worker_id, now) for worker_id in gone}
-        for attempt in attempts:
-            missing_since = self._missing_since.get(attempt.worker.worker_id, now)
-            if max(missing_since, attempt.last_event_at) < now - self._timeouts.lost_s:
-                log.warning("attention worker lost", worker=attempt.worker.worker_id)
-                attempt.abandon()
-
     async def _check_worker(
         self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]
     ) -> None:
-        probed_at = time.monotonic()
+        name, probed_at = worker.worker_id, time.monotonic()
         try:
-            answers = await self._probe(worker)
+            alive = await self._probe(worker) or self._received_at(worker) >= probed_at
         finally:
-            del self._probing[worker.worker_id]
-        if answers:
-            self.suspects.discard(worker.worker_id)
+            del self._probing[name]
+        if alive:
+            self.suspects.discard(name)
             return
-        self.suspects.add(worker.worker_id)
-        other = choose_worker(workers, {}, numerics_class=worker.numerics_class, avoid=self.suspects)
-        if other is None or other.worker_id in self.suspects:
-            return
+        missing_since = self._missing_since.get(name)
+        if missing_since is None:
+            self.suspects.add(name)
+            other = choose_worker(workers, {}, numerics_class=worker.numerics_class, avoid=self.suspects)
+            if other is None or other.worker_id in self.suspects:
+                return
+        elif time.monotonic() < missing_since + self._timeouts.lost_s:
+            return  # its lease may come back; it is probed again
         for attempt in list(attempts):
-            same = attempt.worker.worker_id == worker.worker_id
+            same = attempt.worker.worker_id == name
             if same and not attempt.complete and attempt.last_event_at < probed_at:
-                log.warning("attention worker does not answer", worker=worker.worker_id, instead=other.worker_id)
+                log.warning("attention worker does not answer", worker=name, listed=missing_since is None)
                 attempt.abandon()

@@ -77,9 +77,12 @@ class ChatTemplates:
 
     def choose(self, *, tools: bool) -> ChatTemplate:
         """Returns the template of a chat with or without tools. Raises InvalidRequest if there is none."""
-        chosen = self.named.get(WITH_TOOLS) if tools else None
-        chosen = chosen or self.named.get(DEFAULT)
-        if chosen is None:
+        return self.named[self.choose_name(tools=tools)]
+
+    def choose_name(self, *, tools: bool) -> str:
+        """Returns its name. Raises InvalidRequest if there is none."""
+        chosen = WITH_TOOLS if tools and WITH_TOOLS in self.named else DEFAULT
+        if chosen not in self.named:
             raise InvalidRequest(
                 f"This model has no chat template named {DEFAULT}, only {', '.join(sorted(self.named))}.",
                 code="no_chat_template",

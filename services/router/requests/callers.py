@@ -1,0 +1,30 @@
+"""Who asks: what admission counts by, and is fair between."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from functools import lru_cache
+
+V6_NETWORK = 64  # bits: one customer has as many addresses as these leave
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One client, or several that look the same. Only what a client cannot choose freely may be in `name`."""
+
+    name: str
+
+
+@lru_cache(4096)
+def caller_at(host: str) -> Caller:
+    """Returns the caller at an address; of IPv6 addresses the network counts."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return Caller(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return Caller(str(address.ipv4_mapped))
+        return Caller(str(ipaddress.ip_network((address, V6_NETWORK), strict=False)))
+    return Caller(str(address))
