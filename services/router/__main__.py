@@ -34,10 +34,11 @@ from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
 from services.router.placement.plan import Shape
 from services.router.placement.shortage_reporter import ShortageReporter
+from services.router.requests.admission import AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
-from services.router.requests.directory import list_attention_workers
+from services.router.requests.directory import count_routers, list_attention_workers
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
 from services.router.requests.stall_detector import StallTimeouts
@@ -81,13 +82,15 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         partial(list_attention_workers, membership),
         max_model_len=assets.max_model_len,
         timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
+        count_routers=partial(count_routers, membership),
     )
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     lag = LoopLag(metrics.registry)
     shortages.show(metrics.registry)
     leader.metrics.show(metrics.registry)
-    serving = ServingContext(assets, attention_workers, metrics)
+    limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
+    serving = ServingContext(assets, attention_workers, metrics, limits)
     overview = partial(Overview.read, membership)
     responses = ResponseStore(
         settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb

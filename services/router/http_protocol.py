@@ -10,6 +10,7 @@ import asyncio
 import socket
 import sys
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -25,8 +26,12 @@ from services.router.gateway.streaming import CHUNK_WRITER
 
 MAX_HEAD_BYTES = 64 << 10  # of a request; the middleware's own limits are lower, and its answers have a request id
 LOOK_S = 0.1  # between two looks at a half-closed client
+UNSENT_BYTES = 16 << 10  # that wait in this process, and in the kernel beyond what a client's window takes
 CUT_OFF = "The connection ended before the request was complete."
 DROP_BYTES, DROP_S = 4 << 20, 5.0  # what a client may still send after its request could not be read
+
+
+Rejection = Callable[[bytes, str], bytes | None]
 
 
 class HttpConnection(h11.Connection):
@@ -87,6 +92,11 @@ class ChunkWriter:
         if not self._protocol.transport.is_closing():
             self._protocol.transport.write(self._protocol.conn.framed(data))
 
+    def abort(self) -> None:
+        """Drops a client that does not read, with what it has not read."""
+        self._cycle.disconnected = True
+        self._protocol.transport.abort()
+
 
 class HttpProtocol(H11Protocol):
     """One connection. Made by the server, with uvicorn's arguments and its own `timeouts`."""
@@ -98,8 +108,11 @@ class HttpProtocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
+        rejection: Rejection = lambda data, host: None,
     ) -> None:
+        """`rejection`: returns the whole answer to a whole request that is rejected, by the client's address."""
         super().__init__(config, server_state, app_state, _loop)
+        self._rejection = rejection
         self.conn: HttpConnection = HttpConnection()
         self.times = ConnectionTimes(self.loop.time())
         self._timeouts = timeouts
@@ -112,8 +125,23 @@ class HttpProtocol(H11Protocol):
         """The client's address."""
         return self.client[0] if self.client else ""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    def _rejected(self, data: bytes) -> bool:
+        """Answers a request that came as a whole, where nothing else of the connection is on its way."""
+        idle = self.conn.their_state is h11.IDLE and not (self.conn.trailing_data[0] or self._half_closed)
+        if not idle or self.flow.write_paused or (answer := self._rejection(data, self.host)) is None:
+            return False
+        self.times.answered(self.loop.time())
+        self.transport.write(answer)
+        return True
+
     def data_received(self, data: bytes) -> None:
         if self._drops is None:
+            if self.times.idle and self._rejected(data):
+                return
             self.times.received(self.loop.time(), len(data))
             super().data_received(data)
             if self.times.idle and not self.conn.trailing_data[0]:

@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 
 from services.router.connection_times import ConnectionTimeouts
-from services.router.http_protocol import HttpProtocol
+from services.router.http_protocol import UNSENT_BYTES, HttpProtocol, Rejection
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +33,10 @@ class HttpServer(uvicorn.Server):
     they wait in the kernel until others have ended, and the idle ones make room.
     """
 
-    def __init__(self, config: uvicorn.Config, most: int, timeouts: ConnectionTimeouts) -> None:
-        """`most`: connections at once."""
+    def __init__(self, config: uvicorn.Config, most: int, timeouts: ConnectionTimeouts, rejection: Rejection) -> None:
+        """`most`: connections at once. `rejection`: as HttpProtocol's."""
         super().__init__(config)
-        self._most, self._timeouts = most, timeouts
+        self._most, self._timeouts, self._rejection = most, timeouts, rejection
         self._quiet_until: dict[str, float] = {}
         self._late: Counter[str] = Counter()  # connections ended since the last log line, by what they were late with
         self._sweeping: asyncio.TimerHandle | None = None
@@ -101,6 +101,8 @@ class HttpServer(uvicorn.Server):
         with contextlib.suppress(OSError):
             connected.setblocking(False)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # So that it shows soon when a client does not read: else the kernel takes megabytes for it.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connected)
 
     def _sweep(self) -> None:
@@ -137,4 +139,5 @@ class HttpServer(uvicorn.Server):
         return True
 
     def _protocol(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, {}, asyncio.get_running_loop(), self._timeouts)
+        loop = asyncio.get_running_loop()
+        return HttpProtocol(self.config, self.server_state, {}, loop, self._timeouts, self._rejection)

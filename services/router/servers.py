@@ -12,7 +12,9 @@ import uvicorn
 
 from services.process.addresses import bound_socket
 from services.process.open_files import most_connections, open_files
+from services.router.admission_gate import AdmissionGate
 from services.router.connection_times import ConnectionTimeouts
+from services.router.gateway.api_routes import LIMITED
 from services.router.gateway.app import build_app
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.cors import with_cors
@@ -46,7 +48,8 @@ class RouterServers:
             server_header=False,
             timeout_keep_alive=math.ceil(timeouts.idle_s),
         )
-        self._http = HttpServer(config, most_connections(open_files()), timeouts)
+        gate = AdmissionGate(self._serving.admission, self._serving.metrics, LIMITED)
+        self._http = HttpServer(config, most_connections(open_files()), timeouts, gate.rejection)
         self._grpc = GrpcServer(gateway)
         self._http_loop: asyncio.Task[None] | None = None
         self._pool_loop: asyncio.Task[None] | None = None
@@ -58,6 +61,7 @@ class RouterServers:
         listener = bound_socket(host, port)
         self.http_port = listener.getsockname()[1]
         self.grpc_port = await self._grpc.start(host, grpc_port)
+        self._serving.texts.start()
         await self._serving.attention_workers.refresh()
         self._pool_loop = asyncio.create_task(self._serving.attention_workers.run())
         self._http.listen(listener)
@@ -88,3 +92,4 @@ class RouterServers:
         await asyncio.gather(self._http_loop, grpc_stop)
         self._pool_loop.cancel()
         await self._serving.attention_workers.close()
+        self._serving.texts.close()

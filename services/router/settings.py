@@ -26,6 +26,16 @@ class RouterSettings(ServiceSettings):
     progress_timeout_s: float = setting(
         "seconds a request may go without progress: no token, and no part of its prompt computed", 600.0, above=0
     )
+    queue_timeout_s: float = setting(
+        "seconds a request may wait for a place of an attention worker before it gets a 503", 30.0, above=0
+    )
+    max_sequences: int = setting(
+        "sequences, running and waiting, that this router takes on; more get a 429 or 503. 0 = by the workers' places,"
+        " 5 for each and at least 512",
+        0,
+        minimum=0,
+        maximum=1_000_000,
+    )
     drain_timeout_s: float = setting("seconds open streams may take to finish after SIGTERM", 25.0, above=0)
     replicas: int = setting("expert workers that hold each expert, when there are so many", 1, minimum=1, maximum=64)
     redundant_experts: int = setting(

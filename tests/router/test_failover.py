@@ -287,6 +287,7 @@ def test_a_silent_worker_without_a_lease_is_abandoned(harness: Harness) -> None:
 
     async def freeze(_: Any) -> None:
         harness.directory.workers = [second.record()]
+        first.frozen = True
         await asyncio.sleep(60)
 
     first.script = after(6, freeze, first.script)

@@ -62,6 +62,7 @@ class FakeAttention:
     numerics_class: str = "caracal-fake"
     max_model_len: int = 0
     kv_pages: int = 0  # of 64 tokens
+    places: int = 0
     epoch: int = 1
     requests: list[attention_pb2.GenerateRequest] = field(default_factory=list)
     opened: int = 0
@@ -114,6 +115,7 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
             max_model_len=fake.max_model_len,
             kv_pages_total=fake.kv_pages,
             page_size=64,
+            places=fake.places,
         )
 
     def ApplyTable(self, request: Any, context: Any) -> Any:

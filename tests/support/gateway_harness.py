@@ -18,11 +18,13 @@ from services.router.connection_times import ConnectionTimeouts
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
+from services.router.requests.admission import AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.stall_detector import StallTimeouts
+from services.router.requests.text_process import TextProcesses
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers
 
@@ -30,7 +32,19 @@ if TYPE_CHECKING:
     import anthropic
 
 T = TypeVar("T")
+_texts: dict[Path, SharedTexts] = {}  # of each model, for all routers of the tests
 MODEL = "tiny-cat"
+
+
+class SharedTexts(TextProcesses):
+    """Ends with the tests."""
+
+    def close(self) -> None:
+        """Does nothing: other routers go on using it."""
+
+
+def texts_of(assets: ModelAssets) -> SharedTexts:
+    return _texts.setdefault(assets.directory, SharedTexts(assets.directory))
 
 
 class MutableDirectory:
@@ -60,9 +74,11 @@ class Harness:
         response_memory_mb: int = 16,
         console: Callable[[], Console] | None = None,
         connection_timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
+        limits: AdmissionLimits = AdmissionLimits(),  # noqa: B008  frozen
     ) -> None:
         """`console` is called on the router's loop."""
         self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
+        self._limits = limits
         self._cors_origins, self._make_console = cors_origins, console
         self._connection_timeouts = connection_timeouts
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
@@ -137,7 +153,7 @@ class Harness:
             timeouts=self._timeouts,
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
-        self.serving = ServingContext(self.assets, attention_workers, self.metrics)
+        self.serving = ServingContext(self.assets, attention_workers, self.metrics, self._limits, texts_of(self.assets))
         self.store = (
             ResponseStore(self._redis_url, "test", ttl_s=self._ttl_s, memory_mb=self._memory_mb, call_s=0.5)
             if self._redis_url

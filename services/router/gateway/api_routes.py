@@ -38,7 +38,7 @@ from services.router.gateway.tokenize_routes import detokenize, tokenize
 Handler = Callable[[GatewayContext, Request], Coroutine[Any, Any, Any]]
 
 
-MODEL_STATUSES = (400, 404, 413, 415, 503, 504)
+MODEL_STATUSES = (400, 404, 413, 415, 429, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,5 @@ ROUTES: tuple[Route, ...] = (
     Route("/detokenize", detokenize, DetokenizeRequest, Detokenized),
     *(Route(path, not_offered.handler, statuses=(501,)) for path in not_offered.WHY),
 )
+# Paths whose POST is a request to admission.
+LIMITED = frozenset(route.path for route in ROUTES if route.method == "POST" and route.body is not None)

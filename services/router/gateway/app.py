@@ -10,10 +10,11 @@ from fastapi_offline import FastAPIOffline
 
 from services.router.console.routes import add_console
 from services.router.gateway import errors
-from services.router.gateway.api_routes import ROUTES, Route
+from services.router.gateway.api_routes import LIMITED, ROUTES, Route
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.middleware import RequestMiddleware
 from services.router.gateway.openapi_document import document
+from services.router.gateway.request_body import MAX_BODY_BYTES
 from services.router.gateway.status_routes import StatusRoutes, package_version
 
 
@@ -30,7 +31,13 @@ def build_app(gateway: GatewayContext) -> FastAPI:
     )
     app.router.redirect_slashes = False
     errors.install(app)
-    app.add_middleware(RequestMiddleware, metrics=gateway.serving.metrics)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=gateway.serving.metrics,
+        admission=gateway.serving.admission,
+        limited=LIMITED,
+        largest_body=MAX_BODY_BYTES,
+    )
     for route in ROUTES:
         _add(app, gateway, route)
     _add_gets(app, StatusRoutes(gateway))

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
 from services.router.gateway.chat_rules import chat_rules, check_tools
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.output_tags import TAGS, THINK
 from services.router.gateway.prompts import chat_ids, chat_prompt
 from services.router.gateway.request_body import read_model
@@ -48,10 +48,9 @@ async def prepare_chat(gateway: GatewayContext, body: ChatRequest, request_id: s
 async def chat_prompt_ids(gateway: GatewayContext, body: ChatRequest) -> tuple[MarkedText, list[int]]:
     """Returns the prompt of a chat as text and as ids. Raises InvalidRequest."""
     check_tools(body)
-    assets = gateway.serving.assets
-    prompt = await chat_prompt(assets, body.messages, body, body.tool_choice)
+    prompt = await chat_prompt(gateway.serving, body.messages, body, body.tool_choice)
     limit = gateway.serving.context_limit if body.truncate_prompt_tokens is None else None
-    return prompt, await chat_ids(assets, prompt, limit)
+    return prompt, await chat_ids(gateway.serving, prompt, limit)
 
 
 def text_rules(gateway: GatewayContext, body: ChatRequest) -> TextRules:
@@ -84,6 +83,6 @@ async def whole(gateway: GatewayContext, body: ChatRequest, choices: list[ChatCh
         **envelope.fields(),
         "choices": [choice.message() for choice in choices],
         "usage": usage(choice_streams),
-        **(await run_in_threadpool(choices[0].prompt_scores) if body.prompt_logprobs is not None else {}),
+        **(await off_loop(choices[0].prompt_scores) if body.prompt_logprobs is not None else {}),
     }
     await client.whole(answer)

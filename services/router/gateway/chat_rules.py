@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from caracal_proto import attention_pb2
-from starlette.concurrency import run_in_threadpool
 
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.output_grammar import FunctionTool, OutputFormat, output_grammar
 from services.router.gateway.output_schemas import AllowedToolChoice, NamedTool
 from services.router.gateway.output_tags import END_KEY, END_THINK, END_VALUE, KEY, THINK, VALUE
@@ -49,7 +49,7 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
         xml=bool(tools and assets.templates and asks_for_xml(assets.templates, assets.vocabulary.added)),
     )
     ids, budget = assets.vocabulary.added, thinking_budget(body)
-    grammar, field = await run_in_threadpool(output_grammar, asked, ids, after_reasoning=thinking)
+    grammar, field = await off_loop(output_grammar, asked, ids, after_reasoning=thinking)
     if grammar:
         check_alone(body, field)
     if budget is None and not (grammar and thinking):
@@ -83,7 +83,7 @@ async def completion_rules(body: CompletionRequest) -> OutputRules:
     if body.constraint is None and body.response_format is None:
         return FREE
     asked = OutputFormat(response_format=body.response_format, structured_outputs=body.constraint)
-    return OutputRules(*await run_in_threadpool(output_grammar, asked, {}, after_reasoning=False))
+    return OutputRules(*await off_loop(output_grammar, asked, {}, after_reasoning=False))
 
 
 def thinking_budget(body: ChatRequest) -> int | None:

@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 from caracal_proto import attention_pb2
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.chat_rules import completion_rules
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.prompts import completion_ids
 from services.router.gateway.request_body import read_model
 from services.router.gateway.response import ChunkUsage, Envelope, usage
@@ -110,7 +110,7 @@ async def completions(gateway: GatewayContext, request: Request) -> GenerationRe
     """Checks the request and prepares its choices; the response generates them while the client waits."""
     body = await read_model(request, CompletionRequest)
     gateway.check_model(body.model)
-    prompts = await completion_ids(gateway.serving.assets, body, gateway.serving.context_limit)
+    prompts = await completion_ids(gateway.serving, body, gateway.serving.context_limit)
     recommended = gateway.serving.assets.generation.defaults.max_new_tokens or DEFAULT_MAX_TOKENS
     max_tokens = body.max_tokens
     if max_tokens is None:
@@ -158,7 +158,7 @@ async def whole(
     choice_streams = [choice.choice_stream for choice in choices]
     envelope.fingerprint = choice_streams[0].numerics_class
     scored = body.prompt_logprobs is not None or (body.echo and body.logprobs is not None)
-    answers = await run_in_threadpool(shown, choices) if scored else shown(choices)
+    answers = await off_loop(shown, choices) if scored else shown(choices)
     await client.whole({**envelope.fields(), "choices": answers, "usage": usage(choice_streams)})
 
 

@@ -23,6 +23,7 @@ from services.router.gateway.sampling import (
 )
 from services.router.gateway.schemas import CompletionRequest, Sampled
 from services.router.gateway.server_span import describe_generation
+from services.router.requests.admission import current_visit
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
 from services.router.requests.errors import InvalidRequest, ModelNotFound, NoWorker
 from services.router.requests.generation import GenerationRequest
@@ -66,7 +67,8 @@ class GatewayContext:
         param: str,
         rules: OutputRules = FREE,
     ) -> list[GenerationRequest]:
-        """Returns one request per choice, n for each prompt. Raises InvalidRequest when something cannot fit.
+        """Returns one request per choice, n for each prompt. Raises InvalidRequest when something cannot fit, and
+        TooManyRequests or Overloaded when it is too much for now.
 
         `param` names the body's field that an error about the prompt is about.
         """
@@ -80,12 +82,16 @@ class GatewayContext:
         if len(rules.grammar) * len(prompts) * (body.n or 1) > MAX_GRAMMARS:
             raise InvalidRequest(f"{rules.field}: too large for so many choices.", param=rules.field)
         check_scores(body, sum(map(len, prompts)))
+        visit = current_visit()
+        assert visit is not None, "every request that generates is a visit"
+        visit.reserve(len(prompts) * (body.n or 1), (body.n or 1) * _tokens(prompts, max_tokens))
         base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(
                 request_id=f"{request_id}-{i}.{choice}",
                 prompt_ids=prompt,
                 sampling=of_choice(base, choice_seed(seed, choice), count),
+                visit=visit,
                 eos_ids=eos_ids,
                 grammar_field=rules.field,
             )
@@ -98,3 +104,8 @@ class GatewayContext:
 
     def choice_streams(self, requests: Sequence[GenerationRequest], rules: TextRules) -> list[ChoiceStream]:
         return [ChoiceStream(self.serving, request, rules) for request in requests]
+
+
+def _tokens(prompts: Sequence[Sequence[int]], max_tokens: int | None) -> int:
+    """The tokens of one choice of each prompt, as far as they are known: answers have no length before their end."""
+    return sum(map(len, prompts)) + len(prompts) * (max_tokens or 0)

@@ -46,7 +46,12 @@ def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
 def error_response(error: RouterError, scope: Scope) -> Response:
     """Returns the response of an error, in the format of the route."""
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(_body(error.status, error.body()["error"], scope), error.status, headers, "application/json")
+    return Response(error_bytes(error, scope), error.status, headers, "application/json")
+
+
+def error_bytes(error: RouterError, scope: Scope) -> bytes:
+    """Returns the body of an error, in the format of the route."""
+    return _body(error.status, error.body()["error"], scope)
 
 
 def _body(status: int, fields: Mapping[str, str | None], scope: Scope) -> bytes:

@@ -7,6 +7,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -15,20 +16,30 @@ from caracal_proto import attention_pb2, router_pb2, router_pb2_grpc
 
 from services.process.grpc_server import AsyncGrpcServer
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.prompts import chat_ids, chat_prompt, completion_ids
-from services.router.gateway.request_body import MAX_VALUES, check_model_fields, check_values, parse_json
+from services.router.gateway.request_body import (
+    LONG_BODY_BYTES,
+    MAX_VALUES,
+    check_model_fields,
+    check_values,
+    parse_json,
+)
 from services.router.gateway.schemas import ChatRequest, CompletionRequest
 from services.router.gateway.server_span import rpc_span
+from services.router.requests.callers import caller_at
 from services.router.requests.choice_stream import TextRules
-from services.router.requests.errors import InvalidRequest, RouterError
+from services.router.requests.errors import InvalidRequest, Overloaded, RouterError
 
 log = structlog.get_logger(__name__)
 
 NAME = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
 MAX_MESSAGE_BYTES = 4 << 20
+PUSHBACK = 1000  # milliseconds of a second
 STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -48,8 +59,10 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
     async def Generate(self, request: router_pb2.TextRequest, context: Context) -> AsyncIterator[router_pb2.TextEvent]:
         """Streams the answer. The generation ends at once when the client cancels or disconnects."""
         request_id = uuid.uuid4().hex
+        admission = self._gateway.serving.admission
         try:
             with (
+                admission.visit(caller_at(peer_host(context.peer())), request.ByteSize()),
                 structlog.contextvars.bound_contextvars(request_id=request_id),
                 rpc_span(context.invocation_metadata() or (), request_id),
             ):
@@ -59,13 +72,14 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
             await _abort(context, error)
 
     async def _answer(self, request: router_pb2.TextRequest, request_id: str) -> AsyncIterator[router_pb2.TextEvent]:
-        gateway, serving, body = self._gateway, self._gateway.serving, body_of(request)
+        gateway, serving = self._gateway, self._gateway.serving
+        body = await off_loop(body_of, request) if request.ByteSize() > LONG_BODY_BYTES else body_of(request)
         gateway.check_model(request.model)
         if isinstance(body, ChatRequest):
-            prompt = await chat_prompt(serving.assets, body.messages, body)
-            prompts = [await chat_ids(serving.assets, prompt, serving.context_limit)]
+            prompt = await chat_prompt(serving, body.messages, body)
+            prompts = [await chat_ids(serving, prompt, serving.context_limit)]
         else:
-            prompts = await completion_ids(serving.assets, body, serving.context_limit)
+            prompts = await completion_ids(serving, body, serving.context_limit)
         requests = gateway.generation_requests(body, prompts, body.max_tokens, request_id, "prompt")
         gateway.check_open()
         (choice,) = gateway.choice_streams(requests, TextRules(stop=body.stops))
@@ -121,9 +135,23 @@ def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:
     return fields
 
 
+def peer_host(peer: str) -> str:
+    """The address in gRPC's name of a peer: `ipv4:127.0.0.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:...`."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
+
+
 async def _abort(context: Context, error: RouterError) -> NoReturn:
-    trailing = (("caracal-error", json.dumps(error.body()["error"])),)
-    await context.abort(STATUS.get(error.status, grpc.StatusCode.INTERNAL), error.message, trailing)
+    trailing = [("caracal-error", json.dumps(error.body()["error"]))]
+    if error.retry_after_s is not None:
+        trailing += [
+            ("retry-after", str(error.retry_after_s)),
+            ("grpc-retry-pushback-ms", str(PUSHBACK * error.retry_after_s)),
+        ]
+    code = STATUS.get(error.status, grpc.StatusCode.INTERNAL)
+    if isinstance(error, Overloaded):
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    await context.abort(code, error.message, tuple(trailing))
     raise AssertionError("abort raises")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Collection
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,7 +15,9 @@ from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.gateway.messages_api.errors import is_messages_route
 from services.router.gateway.methods import options, routed
 from services.router.gateway.server_span import ServerSpan, http_span
-from services.router.requests.errors import InvalidRequest
+from services.router.requests.admission import Admission
+from services.router.requests.callers import Caller, caller_at
+from services.router.requests.errors import InvalidRequest, RouterError
 from services.router.requests.metrics import RequestMetrics
 
 log = structlog.get_logger(__name__)
@@ -23,6 +26,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS")  # with a label of their own; all others share one
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
+QUIET_S = 60.0  # between two log lines that say that requests are refused
 UNLOGGED = {"/health", "/ready", "/ping", "/metrics", "/load", "/console/api/state"}  # polled every few seconds
 
 
@@ -36,9 +40,15 @@ class HeadersTooLarge(InvalidRequest):
 class RequestMiddleware:
     """The outermost ASGI layer. Uses the client's x-request-id if it is well formed, else makes one."""
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: RequestMetrics, admission: Admission, limited: Collection[str], largest_body: int
+    ) -> None:
+        """`limited`: the paths whose POST is a request to admission. `largest_body`: bytes of one whose length is not
+        known."""
         self._app = app
         self._metrics = metrics
+        self._admission, self._limited, self._largest_body = admission, limited, largest_body
+        self._quiet_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,6 +56,30 @@ class RequestMiddleware:
             return
         request_id = client_request_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        if scope["method"] != "POST" or scope["path"] not in self._limited:
+            await self._traced(scope, receive, send, request_id)
+            return
+        try:
+            visit = self._admission.visit(caller_of(scope), body_bytes(scope["headers"], self._largest_body))
+        except RouterError as error:
+            await self._refuse(error, scope, receive, send, request_id)
+            return
+        with visit:
+            await self._traced(scope, receive, send, request_id)
+
+    async def _refuse(self, error: RouterError, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """Answers without a look at the request: there are too many of them."""
+        self._metrics.http("POST", scope["path"], error.status).inc()
+        if time.monotonic() >= self._quiet_until:
+            log.warning("requests are refused", status=error.status, code=error.code)
+            self._quiet_until = time.monotonic() + QUIET_S
+        body = BodyDrain(scope, receive, send)
+        answer = error_response(error, scope)
+        for name in id_headers(scope):
+            answer.headers[name.decode()] = request_id
+        await answer(scope, body.receive, body.send)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             if scope["path"] in UNLOGGED:
                 await self._serve(scope, receive, send, request_id, None)
@@ -109,3 +143,17 @@ def checked(scope: Scope) -> Scope:
 
 def too_large(headers: list[tuple[bytes, bytes]]) -> bool:
     return len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who sends a request. A key that nobody has checked says nothing: a client could make up as many as it likes."""
+    return caller_at(scope["client"][0] if scope.get("client") else "")
+
+
+def body_bytes(headers: list[tuple[bytes, bytes]], largest: int) -> int:
+    """The bytes of a body as far as they are known before it is read: those that it may have, at most `largest`."""
+    named = dict(headers)
+    length = named.get(b"content-length", b"")
+    if b"content-encoding" in named or not length.isdigit():
+        return largest
+    return min(int(length[:20]), largest)

@@ -36,11 +36,12 @@ WORDS = {
     413: "The body is too large.",
     414: "The path and query are too long.",
     415: "The body is not JSON, or has a Content-Encoding that is not taken.",
+    429: "The caller has more open requests than its share.",
     500: "A defect of the server.",
     503: "The cluster cannot serve it now; another attempt may succeed.",
     504: "No progress for too long.",
 }
-ANY = (400, 405, 414, 431, 500, 501)  # whatever the route, before it or in the server
+ANY = (400, 405, 408, 414, 431, 500, 501)  # whatever the route, before it or in the server
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ def _error(code: int, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _response(code: int, content: dict[str, Any]) -> dict[str, Any]:
-    names = {405: ("allow",), 415: ("accept-encoding",), 503: ("retry-after",), 504: ("x-should-retry",)}.get(code, ())
+    named = {405: "allow", 415: "accept-encoding", 429: "retry-after", 503: "retry-after", 504: "x-should-retry"}
+    names = [named[code]] if code in named else []
     headers = {name: {"schema": {"type": "string"}, "required": name == "allow"} for name in names}
     headers["x-request-id"] = {"schema": {"type": "string"}, "required": True}
     words = WORDS.get(code) or REASONS[code][0]

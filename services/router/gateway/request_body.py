@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.content_encoding import Decoder, encoding_of
 from services.router.gateway.json_size import field_beyond, most_values
 from services.router.gateway.known_fields import check_known
+from services.router.gateway.off_loop import off_loop
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 MAX_BODY_BYTES = 4 << 20
@@ -33,7 +33,7 @@ async def read_model(request: Request, body_type: type[Body]) -> Body:
     check_media_type(request)
     data = await read_body(request)
     if len(data) > LONG_BODY_BYTES or most_values(data) > MANY_VALUES:
-        return await run_in_threadpool(parse_model, data, body_type)
+        return await off_loop(parse_model, data, body_type)
     return parse_model(data, body_type)
 
 

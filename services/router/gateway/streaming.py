@@ -27,7 +27,8 @@ STREAM_HEADERS = (
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 PING_S = 10.0
-TRANSFER_TIMEOUT_S = 30.0
+UNREAD_S = 8.0  # that a client may read nothing of a stream; its place at a worker is others' within 10 s
+LOOK_S = 1.5  # between two looks at a client
 
 
 class ChunkWriter(Protocol):
@@ -37,6 +38,8 @@ class ChunkWriter(Protocol):
     def ready(self) -> bool: ...
 
     def write(self, data: bytes) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Client:
@@ -56,6 +59,11 @@ class Client:
     def writable(self) -> bool:
         """Whether `write` may be called: the response has begun, and the client reads it."""
         return self._writer is not None and self.started and self._writer.ready
+
+    def drop(self) -> None:
+        """Ends the connection to a client that does not read."""
+        if self._writer is not None:
+            self._writer.abort()
 
     def write(self, data: bytes) -> None:
         """Sends complete events at once."""
@@ -143,25 +151,25 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def keep_awake(client: Client, every_s: float = PING_S, transfer_timeout_s: float = TRANSFER_TIMEOUT_S) -> None:
+async def keep_awake(client: Client, every_s: float = PING_S, unread_s: float = UNREAD_S) -> None:
     """Sends comment events while nothing else is sent: proxies close idle connections.
 
-    Returns when the client has not read for `transfer_timeout_s`: its sequence takes KV pages that others could use.
+    Returns, and drops the client, when it has read nothing for `unread_s`: its sequence takes a place at a worker.
     """
     while True:
         now = time.monotonic()
         if client.blocked_since is not None:
-            if now - client.blocked_since > transfer_timeout_s:
-                log.info("client does not read")
-                return
+            if now - client.blocked_since > unread_s:
+                break
         elif now - client.wrote_at >= every_s:
             try:
-                async with asyncio.timeout(transfer_timeout_s):
+                async with asyncio.timeout(unread_s):
                     await client.events(client.ping)
             except TimeoutError:
-                log.info("client does not read")
-                return
-        await asyncio.sleep(every_s / 4)
+                break
+        await asyncio.sleep(min(LOOK_S, every_s / 4))
+    log.info("client does not read")
+    client.drop()
 
 
 async def first_of(main: Coroutine[Any, Any, None], watchers: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from starlette.types import Send
 
 from services.router.gateway.chat import chat_prompt_ids, prepare_chat
@@ -16,6 +15,7 @@ from services.router.gateway.messages_api.answer import Answer, event
 from services.router.gateway.messages_api.errors import error_body
 from services.router.gateway.messages_api.schemas import CountTokensRequest, MessagesRequest
 from services.router.gateway.messages_api.translation import chat_request
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.request_body import read_model
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.sections import SectionReader
@@ -71,7 +71,7 @@ async def count_tokens(gateway: GatewayContext, request: Request) -> dict[str, i
 async def _chat(body: CountTokensRequest) -> tuple[ChatRequest, FieldNames]:
     blocks = sum(1 if isinstance(one.content, str) else len(one.content) for one in body.messages)
     if max(blocks, len(body.messages)) > FEW_MESSAGES:
-        return await run_in_threadpool(chat_request, body)
+        return await off_loop(chat_request, body)
     return chat_request(body)
 
 

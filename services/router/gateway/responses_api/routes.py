@@ -7,11 +7,11 @@ from functools import partial
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from services.router.gateway.chat import prepare_chat
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.field_names import FieldNames
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.request_body import read_model
 from services.router.gateway.responses_api.answer import Answer
 from services.router.gateway.responses_api.conversation import stored, without_logprobs
@@ -42,7 +42,7 @@ class Turn:
     async def store(self, store: ResponseStore | None) -> None:
         """Stores the finished answer, if it is to be. Raises RouterError."""
         if store is not None and self.answer.response.store:
-            await store.write(await run_in_threadpool(self._record), "store")
+            await store.write(await off_loop(self._record), "store")
 
     def _record(self) -> Record:
         response = self.answer.response.model_dump()
@@ -57,7 +57,7 @@ async def responses(gateway: GatewayContext, request: Request) -> GenerationResp
     stores = will_store(body, gateway.responses)
     before = await continued(body, gateway.responses)
     if before or (not isinstance(body.input, str) and sum(map(parts_of, body.input)) > FEW_ITEMS):
-        chat, names = await run_in_threadpool(translated, body, before)
+        chat, names = await off_loop(translated, body, before)
     else:
         chat, names = translated(body, before)
     with names.of_the_caller():

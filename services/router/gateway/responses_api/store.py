@@ -12,9 +12,9 @@ from typing import Any
 
 import redis.asyncio as redis
 import structlog
-from starlette.concurrency import run_in_threadpool
 
 from services.membership.redis import RedisUnavailable, bounded
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.responses_api.records import BadRecord, Record
 from services.router.requests.errors import InvalidRequest, RouterError
 
@@ -132,7 +132,7 @@ class ResponseStore:
         """Stores a response. Older ones go if there is no room."""
         response_id = str(record.response["id"])
         try:
-            data = await run_in_threadpool(record.to_bytes)
+            data = await off_loop(record.to_bytes)
         except BadRecord as error:
             raise RouterError(f"The response cannot be stored: {error}.", param=param) from None
         arguments: list[Any] = [response_id, data, str(self._ttl_s), str(self._limit), self._prefix]
@@ -153,7 +153,7 @@ class ResponseStore:
         if not all(ID.fullmatch(one) for one in ids):
             return [None] * len(ids)
         texts = await self._call(self._redis.mget([self._prefix + one for one in ids]), param)
-        return await run_in_threadpool(_records, texts)
+        return await off_loop(_records, texts)
 
     def _keys(self, response_id: str) -> list[str]:
         return [self._prefix + response_id, self._index, self._sizes]

@@ -1,0 +1,222 @@
+"""Admission: bounds, fairness between callers, early rejections in the shape of each API, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+import pytest
+from caracal_proto import router_pb2
+from caracal_proto.router_pb2_grpc import RouterStub
+from support.fake_attention import FakeAttention, answers_with
+from support.gateway_assets import EOS
+from support.gateway_harness import MODEL, Harness
+from support.raw_http import Answer, post
+
+from services.router.requests.admission import AdmissionLimits
+
+LIGHT, HEAVY = "127.0.0.1", "127.0.0.2"
+PLACES = 16
+COMPLETION = json.dumps({"model": MODEL, "prompt": [5, 6], "max_tokens": 4}).encode()
+
+
+class Gate:
+    """A worker's script that answers once it is opened."""
+
+    def __init__(self) -> None:
+        self.open = False
+
+    async def script(self, request: Any, context: Any) -> Any:
+        import asyncio
+
+        while not self.open:  # noqa: ASYNC110  tests open it from another thread
+            await asyncio.sleep(0.005)
+        async for event in answers_with([70, 71], eos=EOS)(request, context):
+            yield event
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def harness(assets_path: Path, gate: Gate) -> Iterator[Harness]:
+    fake = FakeAttention(gate.script, places=PLACES)
+    limits = AdmissionLimits(queue_timeout_s=20.0, max_sequences=64)
+    with Harness(assets_path, fake, limits=limits) as harness:
+        yield harness
+
+
+class Callers:
+    """Requests from chosen addresses, each on a connection of its own."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._port = harness.servers.http_port
+        self._pool = ThreadPoolExecutor(200)
+        self.running: list[Any] = []
+
+    def send(self, source: str, body: bytes = COMPLETION, path: str = "/v1/completions") -> Any:
+        return self._pool.submit(self.ask, source, body, path)
+
+    def ask(self, source: str, body: bytes = COMPLETION, path: str = "/v1/completions") -> Answer:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=30, source_address=(source, 0)) as connection:
+            connection.sendall(post(path, body))
+            return Answer.read(connection)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def gauge(harness: Harness, name: str) -> float:
+    return harness.metrics.registry.get_sample_value(name) or 0.0
+
+
+def test_a_crowd_waits_in_the_router_and_the_worker_gets_only_what_it_can_run(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    answers = [callers.send(HEAVY) for _ in range(30)]
+    wait_until(lambda: gauge(harness, "caracal_gateway_queued_sequences") == 30 - (PLACES - 1))
+    wait_until(lambda: harness.fakes[0].running == PLACES - 1)  # one place is kept for others
+    light = callers.send(LIGHT)
+    wait_until(lambda: harness.fakes[0].running == PLACES)
+    gate.open = True
+    assert light.result(10).status == 200
+    assert {one.result(10).status for one in answers} == {200}
+    wait_until(lambda: gauge(harness, "caracal_gateway_places_used") == 0)
+
+
+def test_a_caller_over_its_share_gets_429_at_once_and_another_is_served(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    answers = [callers.send(HEAVY) for _ in range(32)]
+    wait_until(lambda: len(harness.serving.open_streams) == 32)
+    for path, body in (
+        ("/v1/completions", COMPLETION),
+        ("/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()),
+        ("/tokenize", json.dumps({"prompt": "hi"}).encode()),
+    ):
+        began = time.monotonic()
+        refused = callers.ask(HEAVY, body, path)
+        assert time.monotonic() - began < 1
+        assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-request-id"]
+    light = callers.send(LIGHT)
+    gate.open = True
+    assert light.result(10).status == 200
+    assert {one.result(10).status for one in answers} == {200}
+    assert callers.ask(HEAVY).status == 200, "afterwards there is room again"
+
+
+def test_a_full_cluster_refuses_with_503_in_the_shape_of_each_api(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    answers = [callers.send(f"127.0.0.{2 + number % 4}") for number in range(64)]
+    wait_until(lambda: len(harness.serving.open_streams) >= 56)
+    full = callers.ask("127.0.0.9", json.dumps({"prompt": [5], "n": 8}).encode())
+    assert (full.status, full.error["code"]) == (503, "overloaded")
+    assert int(full.headers["retry-after"]) >= 1
+    message = {"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]}
+    while (one := callers.ask("127.0.0.2", json.dumps(message).encode(), "/v1/messages")).status not in (429, 503):
+        pass
+    assert json.loads(one.body)["error"]["type"] in ("rate_limit_error", "overloaded_error")
+    assert one.headers["request-id"] == json.loads(one.body)["request_id"]
+    gate.open = True
+    done = [answer.result(10).status for answer in answers]
+    assert set(done) <= {200, 429, 503}
+    assert done.count(200) >= 56
+
+
+def test_grpc_callers_are_refused_with_resource_exhausted(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    answers = [callers.send(LIGHT) for _ in range(32)]
+    wait_until(lambda: len(harness.serving.open_streams) == 32)
+    with grpc.insecure_channel(f"127.0.0.1:{harness.servers.grpc_port}") as channel:
+        request = router_pb2.TextRequest(prompt="hi")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(RouterStub(channel).Generate(request, timeout=10))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        metadata = {one.key: one.value for one in caught.value.trailing_metadata()}
+        assert int(metadata["retry-after"]) >= 1
+        gate.open = True
+        assert {one.result(10).status for one in answers} == {200}
+        assert list(RouterStub(channel).Generate(request, timeout=10))
+
+
+def test_every_sequence_of_a_request_counts(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    many = callers.send(HEAVY, json.dumps({"prompt": [[5]] * 16, "n": 2, "max_tokens": 3}).encode())
+    wait_until(lambda: harness.fakes[0].running == PLACES - 1)
+    assert callers.ask(HEAVY).status == 429
+    gate.open = True
+    assert len(json.loads(many.result(10).body)["choices"]) == 32
+
+
+@pytest.mark.parametrize(("prompts", "n"), [(128, 8), (128, 2), (17, 8)])
+def test_prompts_times_n_are_bounded_before_any_work(harness: Harness, prompts: int, n: int) -> None:
+    answer = httpx2.post(harness.url + "/v1/completions", json={"prompt": ["x" * 4000] * prompts, "n": n})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "n"
+    assert not harness.fakes[0].requests
+
+
+def test_who_waits_too_long_gets_503(assets_path: Path, gate: Gate) -> None:
+    limits = AdmissionLimits(queue_timeout_s=0.3)
+    with Harness(assets_path, FakeAttention(gate.script, places=1), limits=limits) as harness:
+        callers = Callers(harness)
+        first = callers.send(LIGHT)
+        wait_until(lambda: harness.fakes[0].running == 1)
+        late = callers.ask(HEAVY)
+        assert (late.status, late.error["code"]) == (503, "overloaded")
+        gate.open = True
+        assert first.result(10).status == 200, "what has begun goes on"
+
+
+def test_a_client_that_leaves_the_queue_is_forgotten(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    answers = [callers.send(LIGHT) for _ in range(PLACES - 1)]
+    wait_until(lambda: harness.fakes[0].running == PLACES - 1)
+    with socket.create_connection(("127.0.0.1", harness.servers.http_port)) as connection:
+        connection.sendall(post("/v1/completions", COMPLETION))
+        wait_until(lambda: gauge(harness, "caracal_gateway_queued_sequences") == 1)
+    wait_until(lambda: gauge(harness, "caracal_gateway_queued_sequences") == 0)
+    gate.open = True
+    assert {one.result(10).status for one in answers} == {200}
+    assert len(harness.fakes[0].requests) == PLACES - 1
+
+
+def test_a_shutdown_ends_what_waits(harness: Harness) -> None:
+    callers = Callers(harness)
+    answers = [callers.send(LIGHT) for _ in range(PLACES + 4)]
+    wait_until(lambda: gauge(harness, "caracal_gateway_queued_sequences") == 5)
+    stopping = threading.Thread(target=lambda: harness.stop(0.1))
+    stopping.start()
+    assert {one.result(10).error["code"] for one in answers} == {"shutting_down"}
+    stopping.join()
+
+
+def test_a_worker_that_is_busy_is_asked_again_and_nothing_is_lost(assets_path: Path, gate: Gate) -> None:
+    gate.open = True
+    tries = 0
+
+    async def busy_at_first(request: Any, context: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy: 128 sequences are open")
+        async for event in gate.script(request, context):
+            yield event
+
+    with Harness(assets_path, FakeAttention(busy_at_first)) as harness:
+        assert Callers(harness).ask(LIGHT).status == 200
+    assert tries == 5
