@@ -186,6 +186,17 @@ def test_bench_of_the_gateway(shell: Shell) -> None:
     assert many["added_ms"]["p50"] > 0
 
 
+def test_bench_of_overload(shell: Shell) -> None:
+    out = shell.folder / "build" / "overload.json"
+    out.parent.mkdir(exist_ok=True)
+    few = ("--seconds", "1", "--multiples", "2", "--crowd", "0.01")
+    shell.run("python", "-m", "bench.overload", *few, "--out", str(out))
+    scenarios = json.loads(out.read_text())["scenarios"]
+    assert scenarios["quiet"]["light_statuses"]["200"] > 0
+    assert scenarios["2x"]["goodput_per_s"] > 0
+    assert not any("500" in one["statuses"] for one in scenarios.values())
+
+
 def test_bench_of_grammars(shell: Shell) -> None:
     out = shell.folder / "build" / "grammars.json"
     out.parent.mkdir(exist_ok=True)

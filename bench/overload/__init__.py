@@ -1,0 +1,1 @@
+"""What a cluster does beyond its capacity: `python -m bench.overload`."""
