@@ -125,11 +125,11 @@ def test_a_long_prompt_comes_in_parts(random_model: Harness) -> None:
     [
         ({"prompt_logprobs": 20}, "prompt_logprobs"),
         ({"echo": True, "logprobs": 20}, "logprobs"),
-        ({"prompt_logprobs": 2, "n": 8}, "prompt_logprobs"),
+        ({"prompt_logprobs": 20, "n": 8}, "prompt_logprobs"),
     ],
 )
 def test_more_scores_than_an_answer_may_have(random_model: Harness, fields: dict[str, Any], param: str) -> None:
-    prompts = [[5] * 200] * 128
+    prompts = [[5] * 200] * (128 // fields.get("n", 1))
     answer = httpx2.post(
         f"{random_model.url}/v1/completions", json={"model": MODEL, "prompt": prompts, "max_tokens": 1, **fields}
     )
