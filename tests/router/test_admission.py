@@ -220,3 +220,17 @@ def test_a_worker_that_is_busy_is_asked_again_and_nothing_is_lost(assets_path: P
     with Harness(assets_path, FakeAttention(busy_at_first)) as harness:
         assert Callers(harness).ask(LIGHT).status == 200
     assert tries == 5
+
+
+def test_a_worker_that_dies_under_a_crowd_takes_no_accepted_request_with_it(assets_path: Path, gate: Gate) -> None:
+    fakes = [FakeAttention(gate.script, worker_id=f"attention-{number}", places=PLACES) for number in range(2)]
+    with Harness(assets_path, *fakes) as harness:
+        callers = Callers(harness)
+        answers = [callers.send(HEAVY) for _ in range(60)]
+        wait_until(lambda: gauge(harness, "caracal_gateway_queued_sequences") == 60 - 2 * (PLACES - 1))
+        wait_until(lambda: fakes[0].running > 0)
+        harness.directory.workers = [fakes[1].record()]
+        harness.do(fakes[0].stop())
+        gate.open = True
+        assert {one.result(20).status for one in answers} == {200}
+        assert {json.loads(one.result().body)["choices"][0]["finish_reason"] for one in answers} == {"stop"}

@@ -65,9 +65,9 @@ def test_a_silent_attempt_beside_one_that_goes_on_is_not_suspect(harness: Harnes
 
     async def script(request: Any, context: Any) -> Any:
         first.frozen = True  # what comes of the other attempt says enough
-        pause = 0.1 if len(first.requests) == 1 else 3.0
+        pause = 0.1 if request.sampling.max_tokens > 1 else 2.0
         await asyncio.sleep(pause)
-        async for event in answers_with(harness.ids("hello") * 30, eos=EOS, pause=pause)(request, context):
+        async for event in answers_with(harness.ids("hello") * 60, eos=EOS, pause=pause)(request, context):
             yield event
 
     first.script = script
@@ -75,7 +75,7 @@ def test_a_silent_attempt_beside_one_that_goes_on_is_not_suspect(harness: Harnes
     async def both() -> list[Any]:
         async with openai.AsyncOpenAI(base_url=harness.url + "/v1", api_key="unused", max_retries=0) as client:
             ask = client.completions.create
-            return await asyncio.gather(*(ask(model=MODEL, prompt=[5, 6], max_tokens=most) for most in (30, 1)))
+            return await asyncio.gather(*(ask(model=MODEL, prompt=[5, 6], max_tokens=most) for most in (60, 1)))
 
     assert all(answer.choices[0].finish_reason == "length" for answer in asyncio.run(both()))
     assert len(first.requests) == 2
