@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from functools import partial
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -26,6 +27,7 @@ from services.process.loop_lag import LoopLag
 from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging, show_redis
+from services.router.access.control import Access
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
@@ -70,7 +72,9 @@ def placement_leader(
     )
 
 
-async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
+async def serve(
+    settings: RouterSettings, assets: ModelAssets, access: Access, config: ModelConfig, bytes_per_expert: int
+) -> None:
     boot_id = uuid.uuid4().hex
     membership = Membership(settings.redis_url, settings.cluster)
     events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
@@ -96,7 +100,8 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb
     )
     console = console_of(settings, membership)
-    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, console)
+    access.routers = lambda: attention_workers.routers
+    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, access, console)
     servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
@@ -121,7 +126,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch(), access.watch())
         await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):
@@ -153,6 +158,7 @@ def main() -> None:
         configure_logging("router", settings.identity, settings.log_level)
         tracing.configure("router", settings.identity)
         raise_open_files()
+        access = Access(Path(settings.api_keys_file) if settings.api_keys_file else None)
         config, quantization = read_config(settings.model / "config.json")
         assets = ModelAssets.load(
             settings.model, settings.served_name, sampling_defaults=settings.generation_config == "auto"
@@ -166,7 +172,7 @@ def main() -> None:
     sys.setswitchinterval(GIL_SWITCH_S)
     keep_what_is_made()
     try:
-        uvloop.run(serve(settings, assets, config, expert_bytes(config, quantization)))
+        uvloop.run(serve(settings, assets, access, config, expert_bytes(config, quantization)))
     finally:
         tracing.shutdown()
 

@@ -14,10 +14,11 @@ from http import HTTPStatus
 
 from prometheus_client import Counter
 
+from services.router.access.control import Access, presented
 from services.router.gateway.errors import error_bytes, error_headers
 from services.router.gateway.middleware import REQUEST_ID, id_headers
 from services.router.requests.admission import Admission
-from services.router.requests.callers import caller_at
+from services.router.requests.callers import Caller, caller_at
 from services.router.requests.errors import RouterError
 from services.router.requests.metrics import RequestMetrics
 
@@ -25,6 +26,7 @@ HEAD_BYTES = 8 << 10
 _REQUEST = re.compile(rb"POST (/[\w./-]*) HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 _ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,128})[ \t]*\r\n", re.IGNORECASE)
+_KEY = re.compile(rb"\r\n(authorization|x-api-key):([^\r\n]*)", re.IGNORECASE)
 # What changes where the body ends, who sends it, or how the connection goes on.
 _ODD = re.compile(
     rb"\r\n(?:(?:transfer-encoding|expect|upgrade|content-encoding|forwarded|x-forwarded-[a-z]+):"
@@ -36,8 +38,8 @@ _ODD = re.compile(
 class AdmissionGate:
     """Knows admission and the paths that it counts."""
 
-    def __init__(self, admission: Admission, metrics: RequestMetrics, paths: Collection[str]) -> None:
-        self._admission, self._metrics = admission, metrics
+    def __init__(self, admission: Admission, access: Access, metrics: RequestMetrics, paths: Collection[str]) -> None:
+        self._admission, self._access, self._metrics = admission, access, metrics
         self._paths = {path.encode(): path for path in paths}
         self._counters: dict[tuple[str, int], Counter] = {}
 
@@ -54,7 +56,10 @@ class AdmissionGate:
         length = _LENGTH.findall(head)
         if len(length) != 1 or _ODD.search(head) or len(data) != end + 4 + int(length[0]):
             return None
-        error = self._admission.rejection(caller_at(host), int(length[0]))
+        caller = self._caller(head, host)
+        if caller is None:
+            return None
+        error = self._admission.rejection(caller, int(length[0]))
         if error is None:
             return None
         counter = self._counters.get((path, error.status))
@@ -62,6 +67,14 @@ class AdmissionGate:
             counter = self._counters[path, error.status] = self._metrics.http("POST", path, error.status)
         counter.inc()
         return answer(error, path, _ID.search(head))
+
+    def _caller(self, head: bytes, host: str) -> Caller | None:
+        """Who sends a request; None where that is not plain."""
+        if not self._access.on:
+            return caller_at(host)
+        headers = ((name.lower(), value) for name, value in _KEY.findall(head))
+        key = self._access.find(presented(headers))
+        return self._access.caller(key) if key else None
 
 
 def answer(error: RouterError, path: str, given: re.Match[bytes] | None) -> bytes:

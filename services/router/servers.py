@@ -48,7 +48,7 @@ class RouterServers:
             server_header=False,
             timeout_keep_alive=math.ceil(timeouts.idle_s),
         )
-        gate = AdmissionGate(self._serving.admission, self._serving.metrics, LIMITED)
+        gate = AdmissionGate(self._serving.admission, gateway.access, self._serving.metrics, LIMITED)
         self._http = HttpServer(config, most_connections(open_files()), timeouts, gate.rejection)
         self._grpc = GrpcServer(gateway)
         self._http_loop: asyncio.Task[None] | None = None

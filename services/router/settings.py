@@ -51,6 +51,10 @@ class RouterSettings(ServiceSettings):
         minimum=0,
         maximum=100_000,
     )
+    api_keys_file: str = setting(
+        "a TOML file of API keys, as `caracal key` makes them, read again when it changes; empty = nobody needs one",
+        "",
+    )
     cors_origins: str = setting(
         "origins of web pages that may call the API from a browser, like https://chat.example.org, with commas between;"
         " * = any; empty = none",

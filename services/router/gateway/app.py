@@ -34,6 +34,7 @@ def build_app(gateway: GatewayContext) -> FastAPI:
     app.add_middleware(
         RequestMiddleware,
         metrics=gateway.serving.metrics,
+        access=gateway.access,
         admission=gateway.serving.admission,
         limited=LIMITED,
         largest_body=MAX_BODY_BYTES,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
+from services.router.access.control import Access
 from services.router.console.console import Console
 from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.responses_api.store import ResponseStore
@@ -43,6 +44,7 @@ class GatewayContext:
     shortage: Callable[[], CapacityShortage | None] = lambda: None
     overview: Callable[[], Awaitable[Overview]] = _nothing_known
     responses: ResponseStore | None = None
+    access: Access = field(default_factory=lambda: Access(None))
     console: Console | None = None
 
     def check_model(self, model: str | None) -> None:
@@ -82,9 +84,11 @@ class GatewayContext:
         if len(rules.grammar) * len(prompts) * (body.n or 1) > MAX_GRAMMARS:
             raise InvalidRequest(f"{rules.field}: too large for so many choices.", param=rules.field)
         check_scores(body, sum(map(len, prompts)))
+        # As far as it is known: an answer without max_tokens has no length before its end.
         visit = current_visit()
         assert visit is not None, "every request that generates is a visit"
-        visit.reserve(len(prompts) * (body.n or 1), (body.n or 1) * _tokens(prompts, max_tokens))
+        choices, prompt = body.n or 1, sum(map(len, prompts))
+        visit.reserve(len(prompts) * choices, choices * prompt, choices * (prompt + len(prompts) * (max_tokens or 0)))
         base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(
@@ -104,8 +108,3 @@ class GatewayContext:
 
     def choice_streams(self, requests: Sequence[GenerationRequest], rules: TextRules) -> list[ChoiceStream]:
         return [ChoiceStream(self.serving, request, rules) for request in requests]
-
-
-def _tokens(prompts: Sequence[Sequence[int]], max_tokens: int | None) -> int:
-    """The tokens of one choice of each prompt, as far as they are known: answers have no length before their end."""
-    return sum(map(len, prompts)) + len(prompts) * (max_tokens or 0)

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
+from services.router.access.errors import Unauthorized
 from services.router.gateway.content_encoding import TAKEN, UnsupportedEncoding
 from services.router.gateway.messages_api.errors import error_body, is_messages_route
 from services.router.gateway.methods import allow
@@ -34,6 +35,8 @@ REASONS = {
 def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
     """Returns the headers that say whether and when a client should retry."""
     headers = []
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if error.should_retry is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -34,10 +34,13 @@ from services.router.requests.errors import InvalidRequest, Overloaded, RouterEr
 log = structlog.get_logger(__name__)
 
 NAME = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
+METHOD = f"/{NAME}/Generate"
 MAX_MESSAGE_BYTES = 4 << 20
 PUSHBACK = 1000  # milliseconds of a second
 STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -59,10 +62,12 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
     async def Generate(self, request: router_pb2.TextRequest, context: Context) -> AsyncIterator[router_pb2.TextEvent]:
         """Streams the answer. The generation ends at once when the client cancels or disconnects."""
         request_id = uuid.uuid4().hex
-        admission = self._gateway.serving.admission
+        admission, access = self._gateway.serving.admission, self._gateway.access
         try:
+            key = access.check(METHOD, [(name.encode(), _bytes(value)) for name, value in _metadata(context)])
+            caller = access.caller(key) if key else caller_at(peer_host(context.peer()))
             with (
-                admission.visit(caller_at(peer_host(context.peer())), request.ByteSize()),
+                admission.visit(caller, request.ByteSize(), access.begin(key) if key else None),
                 structlog.contextvars.bound_contextvars(request_id=request_id),
                 rpc_span(context.invocation_metadata() or (), request_id),
             ):
@@ -133,6 +138,14 @@ def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:
             name = f"sampling.{field.name}"
             raise InvalidRequest(f"{name} is not taken here; use HTTP.", param=name, code="unsupported_parameter")
     return fields
+
+
+def _metadata(context: Context) -> Iterable[tuple[str, str | bytes]]:
+    return context.invocation_metadata() or ()
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode("latin-1", errors="replace") if isinstance(value, str) else value
 
 
 def peer_host(peer: str) -> str:

@@ -6,10 +6,15 @@ import re
 import time
 import uuid
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.router.access.control import Access
+from services.router.access.errors import Unauthorized
+from services.router.access.keys import ApiKey
+from services.router.access.owner import owner
 from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.gateway.messages_api.errors import is_messages_route
@@ -41,12 +46,18 @@ class RequestMiddleware:
     """The outermost ASGI layer. Uses the client's x-request-id if it is well formed, else makes one."""
 
     def __init__(
-        self, app: ASGIApp, metrics: RequestMetrics, admission: Admission, limited: Collection[str], largest_body: int
+        self,
+        app: ASGIApp,
+        metrics: RequestMetrics,
+        access: Access,
+        admission: Admission,
+        limited: Collection[str],
+        largest_body: int,
     ) -> None:
         """`limited`: the paths whose POST is a request to admission. `largest_body`: bytes of one whose length is not
         known."""
         self._app = app
-        self._metrics = metrics
+        self._metrics, self._access = metrics, access
         self._admission, self._limited, self._largest_body = admission, limited, largest_body
         self._quiet_until = 0.0
 
@@ -56,21 +67,36 @@ class RequestMiddleware:
             return
         request_id = client_request_id(scope["headers"]) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        if scope["method"] != "POST" or scope["path"] not in self._limited:
-            await self._traced(scope, receive, send, request_id)
-            return
         try:
-            visit = self._admission.visit(caller_of(scope), body_bytes(scope["headers"], self._largest_body))
+            # What a browser asks before it sends a key has none.
+            key = None if scope["method"] == "OPTIONS" else self._access.check(scope["path"], scope["headers"])
+            scope["state"]["key"] = key
+            visit = self._visit(scope, key)
         except RouterError as error:
             await self._refuse(error, scope, receive, send, request_id)
             return
-        with visit:
-            await self._traced(scope, receive, send, request_id)
+        token = owner.set(key.name if key else "")
+        try:
+            with visit:
+                await self._traced(scope, receive, send, request_id)
+        finally:
+            owner.reset(token)
+
+    def _visit(self, scope: Scope, key: ApiKey | None) -> AbstractContextManager[object]:
+        """Takes the request on, if it is one that is counted. Raises TooManyRequests or Overloaded."""
+        if scope["method"] != "POST" or scope["path"] not in self._limited:
+            return nullcontext()
+        use = self._access.begin(key) if key else None
+        scope["state"]["key_use"] = use
+        caller = self._access.caller(key) if key else caller_of(scope)
+        return self._admission.visit(caller, body_bytes(scope["headers"], self._largest_body), use)
 
     async def _refuse(self, error: RouterError, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        """Answers without a look at the request: there are too many of them."""
-        self._metrics.http("POST", scope["path"], error.status).inc()
-        if time.monotonic() >= self._quiet_until:
+        """Answers without a look at the request: it has no key, or there are too many of them."""
+        method, path = scope["method"], scope["path"]
+        route = path if method == "POST" and path in self._limited else "unmatched"
+        self._metrics.http(method if method in METHODS else "other", route, error.status).inc()
+        if error.status != Unauthorized.status and time.monotonic() >= self._quiet_until:
             log.warning("requests are refused", status=error.status, code=error.code)
             self._quiet_until = time.monotonic() + QUIET_S
         body = BodyDrain(scope, receive, send)
@@ -80,7 +106,9 @@ class RequestMiddleware:
         await answer(scope, body.receive, body.send)
 
     async def _traced(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        key = scope["state"]["key"]
+        who = {"key": key.name} if key else {}
+        with structlog.contextvars.bound_contextvars(request_id=request_id, **who):
             if scope["path"] in UNLOGGED:
                 await self._serve(scope, receive, send, request_id, None)
                 return
@@ -98,6 +126,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = [(name, request_id.encode()) for name in id_headers(inner)]
+                if (use := scope["state"].get("key_use")) is not None:
+                    own += use.headers()
                 message["headers"] = [*message.get("headers", ()), *own]
             await body.send(message)
 
@@ -106,7 +136,9 @@ class RequestMiddleware:
             try:
                 inner = checked(scope)
                 answer = options(inner) if scope["method"] == "OPTIONS" else None
-            except InvalidRequest as error:
+                if answer is None:
+                    self._access.check_admin(inner["path"], scope["state"]["key"])
+            except RouterError as error:
                 answer = error_response(error, scope)
             await (answer or self._app)(inner, body.receive, tagged)
         finally:

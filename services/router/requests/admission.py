@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from services.router.requests.admission_metrics import AdmissionMetrics
 from services.router.requests.callers import Caller
 from services.router.requests.errors import Overloaded, RouterError, TooManyRequests
 from services.router.requests.fair_queue import FairQueue
 from services.router.requests.worker_capacity import Capacity
+
+if TYPE_CHECKING:
+    from services.router.access.control import KeyUse
 
 QUEUED_PER_PLACE = 4  # sequences that may wait for each place
 MIN_SEQUENCES, MIN_TOKENS = 512, 1 << 20  # of all open requests, however small the cluster is
@@ -78,10 +82,21 @@ class Visit:
     caller: Caller
     taken: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     begun: bool = False  # a sequence of it has had a place
+    use: KeyUse | None = None  # of the quota of its API key
 
-    def reserve(self, sequences: int, tokens: int) -> None:
-        """Takes on the request's sequences, once they are known. Raises TooManyRequests or Overloaded."""
+    def reserve(self, sequences: int, prompt: int, tokens: int) -> None:
+        """Takes on the request's sequences, once they are known. Raises TooManyRequests or Overloaded.
+
+        `tokens`: what they may come to, `prompt` of them in prompts.
+        """
         self.admission.take(self, bytes=0, sequences=sequences, tokens=tokens)
+        if self.use is not None:
+            self.use.reserve(prompt, tokens)
+
+    def generated(self, tokens: int) -> None:
+        """Counts the tokens that a sequence has had in the end."""
+        if self.use is not None:
+            self.use.used += tokens
 
     def place(self) -> Place:
         """A place in the queue for one sequence."""
@@ -125,12 +140,17 @@ class Admission:
         self._known_most: dict[str, int] = {}
         metrics.show(lambda: self._queue.length, lambda: self._queue.in_use, lambda: self._capacity().places)
 
-    def visit(self, caller: Caller, size: int) -> AbstractContextManager[Visit]:
-        """Takes on a request whose body has `size` bytes, until the returned block ends. Raises TooManyRequests or
-        Overloaded. Within the block it is the `current_visit`.
+    def visit(self, caller: Caller, size: int, use: KeyUse | None = None) -> AbstractContextManager[Visit]:
+        """Takes on a request whose body has `size` bytes, until the returned block ends, and with it `use`. Raises
+        TooManyRequests or Overloaded. Within the block it is the `current_visit`.
         """
-        visit = Visit(self, caller)
-        self.take(visit, bytes=size, sequences=1, tokens=0)
+        visit = Visit(self, caller, use=use)
+        try:
+            self.take(visit, bytes=size, sequences=1, tokens=0)
+        except RouterError:
+            if use is not None:
+                use.end()
+            raise
         return self._within(visit)
 
     @contextmanager
@@ -142,6 +162,8 @@ class Admission:
             _visit.reset(token)
             for kind, amount in visit.taken.items():
                 self._bounds[kind].add(visit.caller, -amount)
+            if visit.use is not None:
+                visit.use.end()
 
     def take(self, visit: Visit, **amounts: int) -> None:
         """Changes what a visit takes of each kind. Raises TooManyRequests or Overloaded, and changes nothing."""

@@ -108,6 +108,11 @@ class AttentionWorkerPool:
             self.capacity = Capacity(capacity_of(usable, places, self.open_on, self._routers), size * pages)
 
     @property
+    def routers(self) -> int:
+        """How many routers there are, as far as is known."""
+        return self._routers
+
+    @property
     def serving(self) -> bool:
         """Whether any worker takes new sequences now."""
         return any(worker.serving for worker in self.workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 V6_NETWORK = 64  # bits: one customer has as many addresses as these leave
@@ -14,6 +14,7 @@ class Caller:
     """One client, or several that look the same. Only what a client cannot choose freely may be in `name`."""
 
     name: str
+    weight: float = field(default=1.0, compare=False)  # its share beside others, while requests wait
 
 
 @lru_cache(4096)

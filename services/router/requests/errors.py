@@ -6,7 +6,9 @@ RouterError
 │   ├── BodyTooLarge          its body has too many bytes                                413
 │   ├── UnsupportedMediaType  its body is not JSON, or is compressed                     415
 │   └── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
-├── TooManyRequests           its caller has more open requests than its share           429
+├── Unauthorized              it has no valid API key (access/errors.py)                 401
+├── Forbidden                 its API key may not do this (access/errors.py)             403
+├── TooManyRequests           its caller has more than its share, or its key's quota     429
 ├── Overloaded                the cluster has as many requests as it can serve           503
 ├── NoWorker                  no worker can serve it now; worth retrying                 503
 ├── ShuttingDown              this router is shutting down                               503
@@ -29,7 +31,7 @@ class RouterError(Exception):
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
     retry_after_s: int | None = None
-    should_retry: ClassVar[bool | None] = None
+    should_retry: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -90,7 +92,7 @@ class TooManyRequests(RouterError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, retry_after_s: int) -> None:
+    def __init__(self, message: str, retry_after_s: int | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

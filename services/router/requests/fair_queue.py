@@ -1,8 +1,8 @@
 """Who gets the next free place of the attention workers. Pure: no clock, no tasks.
 
-The next one goes to the caller that holds fewest; of equals, to the one that was served longest ago. What a sequence
-will cost is not known before its end, and what a client says of it (max_tokens) is a guess; but places are what
-everybody waits for, and a caller holds one for as long as its sequence takes.
+The next one goes to the caller that holds fewest, for its weight; of equals, to the one that was served longest ago.
+What a sequence will cost is not known before its end, and what a client says of it (max_tokens) is a guess; but places
+are what everybody waits for, and a caller holds one for as long as its sequence takes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FairQueue(Generic[Item]):
 
     def pop(self, capacity: int) -> Item | None:
         """Gives the next place away, if one of `capacity` is free for whoever is next."""
-        caller = min(self._waiting, key=self.held.__getitem__, default=None)
+        caller = min(self._waiting, key=lambda caller: self.held[caller] / caller.weight, default=None)
         if caller is None or not self._may_have(caller, capacity):
             return None
         item = self._waiting[caller].popleft()

@@ -93,6 +93,7 @@ class Generation:
     def __exit__(self, *_: object) -> None:
         self._leave()
         self._place.leave()
+        self._request.visit.generated(self.progress.next_index)
         self._metrics.dropped_tokens.inc(self.progress.dropped)
 
     def abort(self, error: RouterError) -> None:

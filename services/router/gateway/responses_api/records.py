@@ -22,16 +22,18 @@ class BadRecord(ValueError):
 class Record:
     """A response with the items that its request added to the conversation.
 
-    `before`: ids of the responses that it continues, oldest first.
+    `before`: ids of the responses that it continues, oldest first. `owner`: the name of the API key that it belongs to.
     """
 
     response: dict[str, Any]
     items: list[dict[str, Any]]
     before: list[str]
+    owner: str = ""
 
     def to_bytes(self) -> bytes:
         """Raises BadRecord for more than can be read again."""
-        data = json_bytes({"response": self.response, "items": self.items, "before": self.before})
+        own = {"owner": self.owner} if self.owner else {}
+        data = json_bytes({"response": self.response, "items": self.items, "before": self.before, **own})
         if len(data) > MAX_BYTES:
             raise BadRecord(f"a response of {len(data)} bytes; at most {MAX_BYTES} are stored")
         return zlib.compress(data, LEVEL)
@@ -42,13 +44,15 @@ class Record:
         try:
             inflate = zlib.decompressobj()
             value = orjson.loads(inflate.decompress(data, MAX_BYTES))
-            record = cls(value["response"], value["items"], value["before"])
-        except (zlib.error, ValueError, TypeError, KeyError) as error:
+            record = cls(value["response"], value["items"], value["before"], value.get("owner", ""))
+        except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadRecord(f"{type(error).__name__}: {error}") from None
         items = record.items if isinstance(record.items, list) else [None]
         before = record.before if isinstance(record.before, list) else [None]
         if not isinstance(record.response, dict) or not isinstance(record.response.get("output"), list):
             raise BadRecord("its response is no object with an output")
+        if not isinstance(record.owner, str):
+            raise BadRecord("its owner is no text")
         if not all(isinstance(item, dict) for item in items) or not all(isinstance(one, str) for one in before):
             raise BadRecord("its items are no objects, or the ids before it no texts")
         return record

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis.asyncio as redis
 import structlog
 
 from services.membership.redis import RedisUnavailable, bounded
+from services.router.access.owner import owner
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.responses_api.records import BadRecord, Record
 from services.router.requests.errors import InvalidRequest, RouterError
@@ -86,7 +88,7 @@ class StoreUnavailable(RouterError):
 class ResponseStore:
     """One router's access to the stored responses. Every call is bounded in time; `param` names who needs it.
 
-    Calls raise StoreUnavailable.
+    With API keys, a key sees its own responses alone. Calls raise StoreUnavailable.
     """
 
     def __init__(self, redis_url: str, cluster: str, *, ttl_s: int, memory_mb: int, call_s: float = CALL_S) -> None:
@@ -131,6 +133,7 @@ class ResponseStore:
     async def write(self, record: Record, param: str) -> None:
         """Stores a response. Older ones go if there is no room."""
         response_id = str(record.response["id"])
+        record = replace(record, owner=owner.get())
         try:
             data = await off_loop(record.to_bytes)
         except BadRecord as error:
@@ -142,7 +145,7 @@ class ResponseStore:
 
     async def delete(self, response_id: str, param: str) -> bool:
         """Returns whether there was such a response."""
-        if not ID.fullmatch(response_id):
+        if await self.read(response_id, param) is None:
             return False
         return bool(await self._call(self._redis.eval(DELETE, 3, *self._keys(response_id), response_id), param))
 
@@ -153,7 +156,8 @@ class ResponseStore:
         if not all(ID.fullmatch(one) for one in ids):
             return [None] * len(ids)
         texts = await self._call(self._redis.mget([self._prefix + one for one in ids]), param)
-        return await off_loop(_records, texts)
+        records = await off_loop(_records, texts)
+        return [record if record is not None and record.owner == owner.get() else None for record in records]
 
     def _keys(self, response_id: str) -> list[str]:
         return [self._prefix + response_id, self._index, self._sizes]
