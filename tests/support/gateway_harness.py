@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from support.fake_attention import FakeAttention
 
 from services.membership.shortage import CapacityShortage
+from services.router.access.control import Access
 from services.router.connection_times import ConnectionTimeouts
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
@@ -75,10 +76,11 @@ class Harness:
         console: Callable[[], Console] | None = None,
         connection_timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
         limits: AdmissionLimits = AdmissionLimits(),  # noqa: B008  frozen
+        api_keys: Path | None = None,
     ) -> None:
         """`console` is called on the router's loop."""
         self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
-        self._limits = limits
+        self._limits, self._api_keys = limits, api_keys
         self._cors_origins, self._make_console = cors_origins, console
         self._connection_timeouts = connection_timeouts
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
@@ -115,6 +117,7 @@ class Harness:
 
     def stop(self, grace_s: float) -> None:
         self._stopped = True
+        self._loop.call_soon_threadsafe(self._watch.cancel)
         self.do(self.servers.stop(grace_s))
         if self.store is not None:
             self.do(self.store.close())
@@ -160,6 +163,10 @@ class Harness:
             else None
         )
         self.console = self._make_console() if self._make_console else None
-        gateway = GatewayContext(self.serving, lambda: self.shortage, responses=self.store, console=self.console)
+        access = Access(self._api_keys)
+        self._watch = asyncio.create_task(access.watch())
+        gateway = GatewayContext(
+            self.serving, lambda: self.shortage, responses=self.store, access=access, console=self.console
+        )
         self.servers = RouterServers(gateway, self._cors_origins, self._connection_timeouts)
         await self.servers.start("127.0.0.1", 0, 0)
