@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from urllib.parse import urlsplit
 
 from services.cli.gateway_url import gateway_url
@@ -43,7 +44,7 @@ def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
-        connection.request("GET", parts.path.rstrip("/") + path)
+        connection.request("GET", parts.path.rstrip("/") + path, headers=key_headers())
         response = connection.getresponse()
         text = response.read()
     except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: not a valid host name
@@ -53,6 +54,12 @@ def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     if 300 <= response.status < 400:
         raise NoCluster(f"{url} redirects to {response.headers.get('location', 'nowhere')}: use that URL")
     return response.status, text
+
+
+def key_headers() -> dict[str, str]:
+    """The header that shows a gateway the key of CARACAL_API_KEY, where there is one."""
+    key = os.environ.get("CARACAL_API_KEY", "")
+    return {"x-api-key": key} if key else {}
 
 
 def overview_of(text: str | bytes, status: int, name: str) -> Overview:

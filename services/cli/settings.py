@@ -32,6 +32,7 @@ OTHERS = (
         "",
         "kernels of CPU tensors: avx512bf16, avx2, reference or triton (interpreted); empty = the best this CPU has",
     ),
+    ("CARACAL_API_KEY", "", "the API key that `caracal` commands show a gateway; empty = none"),
     ("CARACAL_URL", "", "the gateway that `caracal` commands talk to; empty = the cluster running on this machine"),
 )
 FURTHER = (("Others", OTHERS), ("Traces: OpenTelemetry's own variables, of all roles", DOCUMENTED))

@@ -101,14 +101,18 @@ def _sample(url: str) -> bool:
 
     A model without a chat template continues SAMPLE instead.
     """
+    key = os.environ.get("CARACAL_API_KEY", "")
+    if os.environ.get("CARACAL_API_KEYS_FILE") and not key:
+        say("Requests need an API key; commands here take it from CARACAL_API_KEY.")
+        return True
     say(f"\n> {SAMPLE}")
     chats = True
     try:
         try:
-            _write(stream_chat(url, SAMPLE, **SAMPLED))
+            _write(stream_chat(url, SAMPLE, api_key=key, **SAMPLED))
         except NoChatTemplate:
             chats = False
-            _write(stream_completion(url, SAMPLE, **SAMPLED))
+            _write(stream_completion(url, SAMPLE, api_key=key, **SAMPLED))
     except RequestFailed as error:
         raise StartFailed(f"the cluster is up but does not answer: {error}") from None
     say("\n")

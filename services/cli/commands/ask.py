@@ -12,7 +12,7 @@ import typer
 from services.cli.options import Url, fail, gateway_address, usage_error
 from services.process.settings import InvalidSetting
 
-ApiKey = Annotated[str, typer.Option("--api-key", help="Key sent as a bearer token.")]
+ApiKey = Annotated[str, typer.Option("--api-key", envvar="CARACAL_API_KEY", help="Key sent as a bearer token.")]
 
 
 def generate(

@@ -38,7 +38,9 @@ def serve(
     backend: Annotated[str, typer.Option(help="openai or vllm (completions), or openai-chat.")] = "openai",
     endpoint: Annotated[str, typer.Option(help="Path of the API; default: that of --backend.")] = "",
     model: Annotated[str, typer.Option(help="Default: the first of /v1/models.")] = "",
-    api_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="Sent as a bearer token.")] = "",
+    api_key: Annotated[
+        str, typer.Option(envvar=["CARACAL_API_KEY", "OPENAI_API_KEY"], help="Sent as a bearer token.")
+    ] = "",
     header: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE...", help="Headers of each request.")] = None,
     extra_body: Annotated[str, typer.Option(help="JSON object of further fields of each request.")] = "",
     dataset_name: Annotated[

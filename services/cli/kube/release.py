@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from services.cli.gateway_client import overview_of, reason_of
+from services.cli.gateway_client import key_headers, overview_of, reason_of
 from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, not_ready_reason, role_of
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
@@ -149,7 +149,12 @@ class Release:
         with self._calls():
             try:
                 answer = self._core.connect_get_namespaced_pod_proxy_with_path(
-                    _address(pod), self.namespace, path, _preload_content=False, _request_timeout=self._timeout_s
+                    _address(pod),
+                    self.namespace,
+                    path,
+                    _preload_content=False,
+                    _request_timeout=self._timeout_s,
+                    _headers=key_headers() or None,
                 )
                 return answer.status, answer.data
             except ApiException as error:
