@@ -24,6 +24,7 @@ from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.context_limit import ContextLimit
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
+from services.security.channels import PLAIN, Dialer
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,9 @@ class AttentionWorkerPool:
         refresh_s: float = 0.5,
         hold_s: float = HOLD_S,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
+        dialer: Dialer = PLAIN,
     ) -> None:
+        self._dialer = dialer
         self._list_workers = list_workers
         self._refresh_s, self._hold_s = refresh_s, hold_s
         self.progress_timeout_s = timeouts.progress_s
@@ -116,14 +119,14 @@ class AttentionWorkerPool:
             return None
         stream = self._streams.get(worker.address)
         if stream is None or stream.ended:
-            stream = self._streams[worker.address] = AttemptStream(channel)
+            stream = self._streams[worker.address] = AttemptStream(self._dialer.to_run(channel, worker.boot_id))
         return stream
 
     async def _channel(self, worker: AttentionWorkerView) -> grpc.aio.Channel | None:
         """Returns a connected channel, or None when the worker cannot be reached."""
         channel = self._channels.get(worker.address)
         if channel is None:
-            channel = grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS)
+            channel = self._dialer.aio(worker.address, CHANNEL_OPTIONS)
             self._channels[worker.address] = channel
         state = channel.get_state(try_to_connect=True)
         deadline = time.monotonic() + CONNECT_S
@@ -202,7 +205,8 @@ class AttentionWorkerPool:
         if channel is None:
             return None
         try:
-            return await AttentionStub(channel).Describe(attention_pb2.AttentionDescribeRequest(), timeout=DESCRIBE_S)
+            stub = AttentionStub(self._dialer.to_run(channel, worker.boot_id))
+            return await stub.Describe(attention_pb2.AttentionDescribeRequest(), timeout=DESCRIBE_S)
         except grpc.aio.AioRpcError as error:
             log.info("attention worker does not answer Describe", worker=worker.worker_id, code=error.code().name)
             return None

@@ -14,7 +14,7 @@ import redis.asyncio as redis
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from services.membership.redis import RedisUnavailable, bounded
+from services.membership.client import RedisUnavailable, bounded
 from services.router.gateway.responses_api.records import BadRecord, Record
 from services.router.requests.errors import InvalidRequest, RouterError
 
