@@ -20,13 +20,15 @@ class NoCluster(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Addresses of a running local cluster, the process id of its `caracal up`, and the folder of its logs."""
+    """Addresses of a running local cluster, the process id of its `caracal up`, the folder of its logs, and the file of
+    its cluster key; without one, the key is the environment's."""
 
     pid: int
     url: str
     redis_url: str
     cluster: str = "caracal"
     directory: str = ""
+    key_file: str = ""
 
 
 def state_directory() -> Path:

@@ -135,9 +135,7 @@ class Membership:
         leader, left_ms, epoch, changes = replies[-4:]
         holder = self._holder(leader, left_ms)
         if candidate and holder is None:  # nobody of ours has written it
-            await self._client.write(
-                lambda pipe: pipe.set(key, self._client.signed(key, candidate), px=lease_ms)
-            )
+            await self._client.write(lambda pipe: pipe.set(key, self._client.signed(key, candidate), px=lease_ms))
             holder, self._renewed_at = candidate, time.monotonic()
         leads = bool(candidate) and holder == candidate
         if leads and time.monotonic() > self._renewed_at + lease_ms / 4000:
@@ -196,9 +194,9 @@ class Membership:
         found = {}
         for layer, record in (await self._hash("digests", key)).items():
             data = self._client.verified("digests", field_name(key, layer), record)
-            if data is not None and layer.isascii() and layer.isdigit() and len(layer) < 9:
-                if len(data) <= MAX_DIGEST_BYTES:
-                    found[int(layer)] = data
+            named = layer.isascii() and layer.isdigit() and len(layer) < 9
+            if data is not None and named and len(data) <= MAX_DIGEST_BYTES:
+                found[int(layer)] = data
         return found
 
     async def write_digests(self, numerics_class: str, fields: dict[int, bytes]) -> None:

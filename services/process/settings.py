@@ -152,8 +152,8 @@ class ServiceSettings(Settings):
     worker_id: str = setting("unique name of this process; empty = the machine's name", "")
     log_level: str = setting("least severity that is logged", "INFO", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
     cluster_key: str = setting(
-        "secret of all processes of the cluster, of at least 16 bytes: they sign calls and what they write to Redis with"
-        " it, and reject what is not signed; empty = they do not",
+        "secret of all processes of the cluster, of at least 16 bytes: they sign calls and what they write to Redis"
+        " with it, and reject what is not signed; empty = they do not",
         "",
         secret=True,
     )

@@ -29,6 +29,7 @@ from services.process.telemetry import configure_logging, show_redis
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
+from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
@@ -43,6 +44,9 @@ from services.router.requests.model_files import AssetError
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
+from services.security.calls import ROUTER
+from services.security.channels import Dialer
+from services.security.cluster_key import warn_without
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +61,8 @@ def placement_leader(
     shortages: ShortageReporter,
     config: ModelConfig,
     bytes_per_expert: int,
+    dialer: Dialer,
+    introductions: Introductions,
 ) -> PlacementLeader:
     return PlacementLeader(
         membership,
@@ -66,31 +72,50 @@ def placement_leader(
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
         else None,
+        dialer=dialer,
+        introductions=introductions,
     )
 
 
 async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
     boot_id = uuid.uuid4().hex
-    membership = Membership(settings.redis_url, settings.cluster)
+    key = settings.open_cluster_key()
+    warn_without(key)
+    membership = Membership(settings.redis_url, settings.cluster, key)
+    dialer = Dialer(key, ROUTER)
+    introductions = Introductions(dialer, membership.bad)
     events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
     shortages = ShortageReporter(membership, events.notify if events else None)
     leader = placement_leader(
-        settings, f"{settings.identity}/{boot_id}", membership, shortages, config, bytes_per_expert
+        settings,
+        f"{settings.identity}/{boot_id}",
+        membership,
+        shortages,
+        config,
+        bytes_per_expert,
+        dialer,
+        introductions,
     )
     attention_workers = AttentionWorkerPool(
-        partial(list_attention_workers, membership),
+        partial(list_attention_workers, membership, introductions),
         max_model_len=assets.max_model_len,
         timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
+        dialer=dialer,
     )
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
+    membership.bad.show(metrics.registry)
     lag = LoopLag(metrics.registry)
     shortages.show(metrics.registry)
     leader.metrics.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
     overview = partial(Overview.read, membership)
     responses = ResponseStore(
-        settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb
+        settings.redis_url,
+        settings.cluster,
+        ttl_s=settings.response_ttl_s,
+        memory_mb=settings.response_memory_mb,
+        key=key,
     )
     console = console_of(settings, membership)
     gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, console)

@@ -88,8 +88,9 @@ class CallVerifier:
         if len(parts) != 5 or parts[0] != "1" or not (parts[4].isascii() and parts[4].isdigit() and len(parts[4]) < 20):
             return f"{HEADER} is not of the form that this version reads"
         _, role, boot_id, caller, stamp = parts
-        secrets_of_role = self._key.verifies(_label(role)) if role in (ROUTER, ATTENTION) else ()
-        if not any(hmac.compare_digest(digest.encode(), _digest(one, words, method).encode()) for one in secrets_of_role):
+        known = self._key.verifies(_label(role)) if role in (ROUTER, ATTENTION) else ()
+        shown_digest = digest.encode(errors="replace")
+        if not any(hmac.compare_digest(shown_digest, _digest(one, words, method).encode()) for one in known):
             return f"{HEADER} is not signed with this cluster's key"
         if role not in CALLERS.get(method, ()):
             return f"{method} is not for the role {role}"

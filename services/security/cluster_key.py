@@ -35,7 +35,7 @@ class ClusterKey:
         self._file = file
         self._lock = threading.Lock()
         self._seen: object = None
-        self._look_at = 0.0
+        self._look_at, self._fault = 0.0, ""
         self._keys: tuple[bytes, ...] = _parsed(text) if text else ()
         self._derived: dict[str, tuple[bytes, ...]] = {}
         if file is not None:
@@ -68,20 +68,27 @@ class ClusterKey:
         with self._lock:
             self._look_at = time.monotonic() + LOOK_S
             try:
-                state = _state_of(self._file)
-                if state == self._seen:
-                    return
-                self._seen = state
-                keys = _read(self._file)
+                state, keys = _state_of(self._file), self._keys
+                if state != self._seen:
+                    self._seen, keys = state, _read(self._file)
             except BadKey as error:
-                log.warning("the file of the cluster key cannot be used; the keys read before stay", reason=str(error))
+                if str(error) != self._fault:
+                    self._fault = str(error)
+                    log.warning("the file of the cluster key cannot be used; the keys before stay", reason=self._fault)
                 return
+            self._fault = ""
             if keys != self._keys:
                 self._keys, self._derived = keys, {}
                 log.info("the cluster key has changed", keys=len(keys))
 
 
 NO_KEY = ClusterKey()
+
+
+def warn_without(key: ClusterKey) -> None:
+    """Logs, on Kubernetes, that there is no key."""
+    if not key.given and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        log.warning("there is no CARACAL_CLUSTER_KEY: whoever reaches this port, or Redis, may decide what is answered")
 
 
 def key_violation(text: str, file: Path | None) -> str:

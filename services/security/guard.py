@@ -89,7 +89,7 @@ class _LoopInterceptor(grpc.aio.ServerInterceptor):
             await context.send_initial_metadata(())
             await context.abort(*fault)
 
-        return grpc.stream_stream_rpc_method_handler(reject)  # type: ignore[arg-type]
+        return grpc.stream_stream_rpc_method_handler(reject)
 
 
 class _ThreadInterceptor(grpc.ServerInterceptor):

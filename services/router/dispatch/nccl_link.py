@@ -23,7 +23,7 @@ from typing import NoReturn
 import grpc
 import structlog
 import torch
-from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto import expert_pb2, placement_pb2
 from torch import Tensor
 
 from services.router.dispatch.errors import InvalidReply
