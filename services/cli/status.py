@@ -13,10 +13,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from services.cli.cluster_redis import open_membership
 from services.cli.fitting_table import FittingTable
 from services.cli.gateway_client import ask_gateway, ask_ready
 from services.cli.numerics import render_numerics
-from services.cli.cluster_redis import open_membership
 from services.cli.run_state import NoCluster, RunState, find
 from services.cli.status_rows import COLUMNS, OPTIONAL, rows
 from services.membership.overview import Overview

@@ -41,6 +41,7 @@ from services.router.requests.choice_stream import ServingContext
 from services.router.requests.directory import list_attention_workers
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
+from services.router.requests.ready_probe import ReadyProbe
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
@@ -118,7 +119,13 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         key=key,
     )
     console = console_of(settings, membership)
-    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, console)
+    probe = ReadyProbe(
+        attention_workers,
+        lambda: metrics.each_token.tokens,
+        settings.ready_probe_s,
+        lambda: bool(shortages.known and shortages.known.lost),
+    )
+    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, console, lambda: probe.reason)
     servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
@@ -143,7 +150,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch(), probe.run())
         await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):

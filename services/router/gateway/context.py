@@ -43,6 +43,7 @@ class GatewayContext:
     overview: Callable[[], Awaitable[Overview]] = _nothing_known
     responses: ResponseStore | None = None
     console: Console | None = None
+    unproven: Callable[[], str | None] = lambda: None  # why no answer is known to come, as ReadyProbe has it
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""
