@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from services.security.cluster_key import ClusterKey
 
@@ -58,7 +59,7 @@ class CallSigner:
             return ()
         with self._lock:
             self._last_ns = stamp = max(self._last_ns + 1, time.monotonic_ns())
-        words = f"1 {self._role} {boot_id or '-'} {self._caller} {stamp}"
+        words = f"1 {self._role} {quote(boot_id, safe='') or '-'} {self._caller} {stamp}"
         return ((HEADER, f"{words} {_digest(self._key.signs(_label(self._role)), words, method)}"),)
 
 
@@ -72,7 +73,7 @@ class CallVerifier:
     """Verifies the calls that one process gets. Any thread may use it."""
 
     def __init__(self, key: ClusterKey, boot_id: str) -> None:
-        self._key, self._boot_id = key, boot_id
+        self._key, self._boot_id = key, quote(boot_id, safe="")
         self._callers: OrderedDict[str, _Caller] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -30,6 +30,7 @@ from services.router.requests.generation_span import attempt_failed, start_attem
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import GenerationProgress
 from services.router.requests.worker_choice import AttentionWorkerView
+from services.security.calls import OTHER_RUN
 
 log = structlog.get_logger(__name__)
 
@@ -224,8 +225,8 @@ class Generation:
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)
-        if code is grpc.StatusCode.UNAVAILABLE and detail == DRAINING:
-            pass  # a planned exit: no sign that the request is at fault
+        if code is grpc.StatusCode.UNAVAILABLE and detail in (DRAINING, OTHER_RUN):
+            pass  # a planned exit, or a worker that is new at its address: no sign that the request is at fault
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
