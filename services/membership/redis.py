@@ -270,8 +270,8 @@ class Membership:
         value = self._client.verified("leader", key, record)
         if value is None:
             return None
-        name = value.decode(errors="replace")
-        if not name or not is_text(name):
+        name = value.decode(errors="backslashreplace")
+        if not name or not is_text(name) or name.encode() != value:
             self.bad.note("leader", key, "it is no name of a router")
             return None
         if left_ms == -1 or (isinstance(left_ms, int) and left_ms > MAX_LEADER_MS):
