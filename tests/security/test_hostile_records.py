@@ -301,11 +301,11 @@ def test_a_stored_response_that_nobody_of_the_cluster_has_written_is_none(store:
     async def scenario(_: Membership) -> None:
         responses = ResponseStore(store.url, "caracal", ttl_s=60, memory_mb=1, key=KEY)
         first, second = "resp_" + "0" * 24, "resp_" + "1" * 24
-        await responses.write(Record({"id": first}, [], []), "x")
+        await responses.write(Record({"id": first, "output": []}, [], []), "x")
         assert await responses.read(first, "x") is not None
         store.client.set(f"caracal:response:{second}", store.client.get(f"caracal:response:{first}"))
         assert await responses.read(second, "x") is None
-        store.client.set(f"caracal:response:{first}", Record({"id": first}, [], []).to_bytes())
+        store.client.set(f"caracal:response:{first}", Record({"id": first, "output": []}, [], []).to_bytes())
         assert await responses.read(first, "x") is None
         await responses.close()
 
