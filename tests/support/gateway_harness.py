@@ -75,6 +75,7 @@ class Harness:
         self._client: openai.OpenAI | None = None
         self._anthropic: anthropic.Anthropic | None = None
         self.shortage: CapacityShortage | None = None
+        self.unproven: Callable[[], str | None] = lambda: None  # what /ready asks a probe
 
     def __enter__(self) -> Harness:
         self._thread.start()
@@ -144,6 +145,12 @@ class Harness:
             else None
         )
         self.console = self._make_console() if self._make_console else None
-        gateway = GatewayContext(self.serving, lambda: self.shortage, responses=self.store, console=self.console)
+        gateway = GatewayContext(
+            self.serving,
+            lambda: self.shortage,
+            responses=self.store,
+            console=self.console,
+            unproven=lambda: self.unproven(),
+        )
         self.servers = RouterServers(gateway, self._cors_origins, self._connection_timeouts)
         await self.servers.start("127.0.0.1", 0, 0)
