@@ -144,7 +144,7 @@ class Introductions:
         except grpc.aio.AioRpcError as error:
             why = f"it does not say who it is: {error.code().name}"
         answer.heard = True
-        retry_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(answer.asked - 1, 10))
+        retry_s = min(LAST_RETRY_S, FIRST_RETRY_S * 3 ** min(answer.asked - 1, 10))
         answer.ask_at = time.monotonic() + (FIRST_RETRY_S if epoch is not None else retry_s)
         if epoch is not None:
             answer.epoch = epoch

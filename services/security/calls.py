@@ -108,7 +108,7 @@ class CallVerifier:
                 return False
             caller.newest = max(caller.newest, stamp)
             caller.seen.add(stamp)
-            if len(caller.seen) > 64 and min(caller.seen) <= caller.newest - 2 * LATE_NS:
+            if len(caller.seen) % 1024 == 0:
                 caller.seen = {one for one in caller.seen if one > caller.newest - LATE_NS}
             if len(self._callers) > MAX_CALLERS:
                 self._callers.popitem(last=False)
