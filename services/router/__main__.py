@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 import uuid
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -47,7 +48,7 @@ from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
 from services.security.calls import ROUTER
 from services.security.channels import Dialer
-from services.security.cluster_key import warn_without
+from services.security.cluster_key import ClusterKey, warn_without
 
 log = structlog.get_logger(__name__)
 
@@ -55,77 +56,68 @@ log = structlog.get_logger(__name__)
 GIL_SWITCH_S = 0.0005
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """How this router reaches the cluster's other processes."""
+
+    key: ClusterKey
+    membership: Membership
+    dialer: Dialer
+    introductions: Introductions
+
+    @classmethod
+    def of(cls, settings: RouterSettings) -> Others:
+        key = settings.open_cluster_key()
+        warn_without(key)
+        membership, dialer = Membership(settings.redis_url, settings.cluster, key), Dialer(key, ROUTER)
+        return cls(key, membership, dialer, Introductions(dialer, membership.bad))
+
+
 def placement_leader(
     settings: RouterSettings,
     candidate: str,
-    membership: Membership,
+    others: Others,
     shortages: ShortageReporter,
     config: ModelConfig,
     bytes_per_expert: int,
-    dialer: Dialer,
-    introductions: Introductions,
 ) -> PlacementLeader:
     return PlacementLeader(
-        membership,
+        others.membership,
         candidate,
         shape_of(settings, config),
         shortages,
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
         else None,
-        dialer=dialer,
-        introductions=introductions,
+        dialer=others.dialer,
+        introductions=others.introductions,
     )
 
 
 async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConfig, bytes_per_expert: int) -> None:
-    boot_id = uuid.uuid4().hex
-    key = settings.open_cluster_key()
-    warn_without(key)
-    membership = Membership(settings.redis_url, settings.cluster, key)
-    dialer = Dialer(key, ROUTER)
-    introductions = Introductions(dialer, membership.bad)
+    boot_id, others = uuid.uuid4().hex, Others.of(settings)
+    membership = others.membership
     events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
     shortages = ShortageReporter(membership, events.notify if events else None)
-    leader = placement_leader(
-        settings,
-        f"{settings.identity}/{boot_id}",
-        membership,
-        shortages,
-        config,
-        bytes_per_expert,
-        dialer,
-        introductions,
-    )
-    attention_workers = AttentionWorkerPool(
-        partial(list_attention_workers, membership, introductions),
-        max_model_len=assets.max_model_len,
-        timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
-        dialer=dialer,
-    )
+    leader = placement_leader(settings, f"{settings.identity}/{boot_id}", others, shortages, config, bytes_per_expert)
+    attention_workers = attention_worker_pool(settings, others, assets)
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
-    membership.bad.show(metrics.registry)
     lag = LoopLag(metrics.registry)
-    shortages.show(metrics.registry)
-    leader.metrics.show(metrics.registry)
+    for shown in (membership.bad, shortages, leader.metrics):
+        shown.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics)
-    overview = partial(Overview.read, membership)
-    responses = ResponseStore(
-        settings.redis_url,
-        settings.cluster,
-        ttl_s=settings.response_ttl_s,
-        memory_mb=settings.response_memory_mb,
-        key=key,
-    )
+    probe = ready_probe(settings, serving, shortages)
+    responses = stored_responses(settings, others.key)
     console = console_of(settings, membership)
-    probe = ReadyProbe(
-        attention_workers,
-        lambda: metrics.each_token.tokens,
-        settings.ready_probe_s,
-        lambda: bool(shortages.known and shortages.known.lost),
+    gateway = GatewayContext(
+        serving,
+        lambda: shortages.known,
+        partial(Overview.read, membership),
+        responses,
+        console,
+        lambda: probe.reason,
     )
-    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, console, lambda: probe.reason)
     servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
@@ -133,17 +125,7 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
         exit_with_error(str(error))
     http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
     log.info("router listens", http=http, grpc=rpc, open_files=open_files())
-
-    def record() -> WorkerRecord:
-        return WorkerRecord(
-            worker_id=settings.identity,
-            role="router",
-            address=authority(settings.reachable_host, servers.grpc_port),
-            metrics_address=authority(settings.reachable_host, servers.http_port),
-            boot_id=boot_id,
-            epoch=leader.epoch,
-            stats={"leading": float(leader.leading)},
-        )
+    record = partial(record_of, settings, servers, leader, boot_id)
 
     async def drain() -> None:
         await leader.resign()
@@ -157,6 +139,47 @@ async def serve(settings: RouterSettings, assets: ModelAssets, config: ModelConf
             await membership.withdraw(record())
         await membership.close()
         await responses.close()
+
+
+def record_of(settings: RouterSettings, servers: RouterServers, leader: PlacementLeader, boot_id: str) -> WorkerRecord:
+    """The content of the router's lease."""
+    return WorkerRecord(
+        worker_id=settings.identity,
+        role="router",
+        address=authority(settings.reachable_host, servers.grpc_port),
+        metrics_address=authority(settings.reachable_host, servers.http_port),
+        boot_id=boot_id,
+        epoch=leader.epoch,
+        stats={"leading": float(leader.leading)},
+    )
+
+
+def attention_worker_pool(settings: RouterSettings, others: Others, assets: ModelAssets) -> AttentionWorkerPool:
+    return AttentionWorkerPool(
+        partial(list_attention_workers, others.membership, others.introductions),
+        max_model_len=assets.max_model_len,
+        timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
+        dialer=others.dialer,
+    )
+
+
+def ready_probe(settings: RouterSettings, serving: ServingContext, shortages: ShortageReporter) -> ReadyProbe:
+    return ReadyProbe(
+        serving.attention_workers,
+        lambda: serving.metrics.each_token.tokens,
+        settings.ready_probe_s,
+        lambda: bool(shortages.known and shortages.known.lost),
+    )
+
+
+def stored_responses(settings: RouterSettings, key: ClusterKey) -> ResponseStore:
+    return ResponseStore(
+        settings.redis_url,
+        settings.cluster,
+        ttl_s=settings.response_ttl_s,
+        memory_mb=settings.response_memory_mb,
+        key=key,
+    )
 
 
 def shape_of(settings: RouterSettings, config: ModelConfig) -> Shape:

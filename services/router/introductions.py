@@ -49,7 +49,7 @@ class _Answer:
 
     epoch: int | None = None
     asked: int = 0
-    heard: bool = False  # whether it was asked to the end
+    tried: bool = False  # whether it was asked to the end, once at least
     ask_at: float = 0.0
     seen_at: float = 0.0
 
@@ -68,8 +68,8 @@ class Introductions:
 
     @property
     def pending(self) -> bool:
-        """Whether anybody has not been heard for the first time yet."""
-        return any(not self._answers[run].heard for run in self._asking)
+        """Whether anybody has not been asked to the end yet."""
+        return any(not self._answers[run].tried for run in self._asking)
 
     async def admitted(self, role: str, records: Sequence[WorkerRecord], known_epoch: int = 0) -> list[WorkerRecord]:
         """Returns the records of who has answered; waits SOON_S at most for those that are new.
@@ -112,7 +112,7 @@ class Introductions:
         for record in due[: 2 * CONNECTING - len(self._asking)]:
             self._begin(record)
         asking = [run for record in records if (run := _run(record)) in self._asking]
-        return [self._asking[run] for run in asking if not self._answers[run].heard]
+        return [self._asking[run] for run in asking if not self._answers[run].tried]
 
     def _begin(self, record: WorkerRecord) -> None:
         run = _run(record)
@@ -143,7 +143,7 @@ class Introductions:
                     epoch = described.epoch
         except grpc.aio.AioRpcError as error:
             why = f"it does not say who it is: {error.code().name}"
-        answer.heard = True
+        answer.tried = True
         retry_s = min(LAST_RETRY_S, FIRST_RETRY_S * 3 ** min(answer.asked - 1, 10))
         answer.ask_at = time.monotonic() + (FIRST_RETRY_S if epoch is not None else retry_s)
         if epoch is not None:
