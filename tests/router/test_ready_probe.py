@@ -33,6 +33,10 @@ class ProbedRouter(Harness):
         self.unproven = lambda: self.probe.reason
         self._probing = asyncio.create_task(self.probe.run())
 
+    def __enter__(self) -> ProbedRouter:
+        super().__enter__()
+        return self
+
     def stop(self, grace_s: float) -> None:
         self.do(self._end())
         super().stop(grace_s)

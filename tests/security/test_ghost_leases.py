@@ -32,8 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 def lease(fake: FakeAttention, **more: Any) -> WorkerRecord:
     view = fake.record()
-    fields = {"worker_id": view.worker_id, "address": view.address, "boot_id": view.boot_id, "epoch": 1} | more
-    return WorkerRecord(role="attention", numerics_class=view.numerics_class, **fields)
+    fields: dict[str, Any] = {"worker_id": view.worker_id, "address": view.address, "boot_id": view.boot_id, "epoch": 1}
+    return WorkerRecord(role="attention", numerics_class=view.numerics_class, **(fields | more))
 
 
 def write(store: Store, *records: WorkerRecord) -> None:

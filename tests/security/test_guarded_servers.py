@@ -127,7 +127,7 @@ def test_rows_reach_experts_over_every_link(guarded: GuardedWorker, checkpoint: 
     )  # fmt: skip
     native = NativeOptions(torch.float32, torch.float32, NativeStats())
     batch = random_batch(1, config.hidden_size, torch.float32)
-    results = []
+    results: list[torch.Tensor | Exception] = []
     for connect in (
         connector(link, p2p, native, Dialer(KEY, ATTENTION)),
         connecting("grpc", checkpoint, torch.float32),

@@ -202,7 +202,8 @@ def test_everything_is_read_and_written_in_spite_of_a_bad_key(
 def table(**more: Any) -> Table:
     workers = [Endpoint(worker_id="expert-0", address="127.0.0.1:1", boot_id="b")]
     layers = [pack_layer(np.ones(2, np.int64), np.zeros(2, np.int64))]
-    return Table(**({"epoch": 7, "numerics_class": "c", "workers": workers, "layers": layers} | more))
+    fields: dict[str, Any] = {"epoch": 7, "numerics_class": "c", "workers": workers, "layers": layers}
+    return Table(**(fields | more))
 
 
 @pytest.mark.parametrize(
