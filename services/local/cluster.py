@@ -51,6 +51,8 @@ class LocalCluster:
     """
 
     def __init__(self, settings: LocalSettings) -> None:
+        """Raises InvalidSetting when the environment has a cluster key that cannot be used."""
+        text, named = given_key()
         self.settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="caracal-"))
         self._redis_port = free_port()
@@ -62,7 +64,7 @@ class LocalCluster:
         self.counts = {"router": settings.routers, "attention": settings.attention, "expert": settings.expert}
         self.children: dict[str, Child] = {}
         self._backoff: dict[str, tuple[float, float]] = {}  # name -> (time of the restart, last delay)
-        self.key_file = _key_file(self.directory)
+        self.key_file = Path(named).absolute() if named else _new_key_file(self.directory, text)
         self.membership = Membership(self.redis_url, self.cluster, ClusterKey(file=self.key_file))
 
     @property
@@ -210,16 +212,16 @@ class LocalCluster:
                 raise StartFailed(f"{child.name}: {child.last_log_line()}")
 
 
-def _key_file(directory: Path) -> Path:
-    """The file of the cluster key: the one that the environment names, or one with its key, or with a new key.
-
-    Raises InvalidSetting.
-    """
+def given_key() -> tuple[str, str]:
+    """The cluster key and the file with it that the environment has. Raises InvalidSetting."""
     text, named = os.environ.get("CARACAL_CLUSTER_KEY", ""), os.environ.get("CARACAL_CLUSTER_KEY_FILE", "")
     if violation := key_violation(text, Path(named) if named else None):
         raise InvalidSetting(f"CARACAL_CLUSTER_KEY{'' if text else '_FILE'}: {violation}")
-    if named:
-        return Path(named).absolute()
+    return text, named
+
+
+def _new_key_file(directory: Path, text: str) -> Path:
+    """A file that this user alone can read, with the key that was given or with a new one."""
     file = directory / "cluster-key"
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write((text or secrets.token_hex(32)) + "\n")

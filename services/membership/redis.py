@@ -32,6 +32,7 @@ RENEW_S = 1.0
 SHORTAGE_MS = 3000
 DIGESTS_S = 30 * 86400
 MAX_LEADER_MS = 60_000  # no leader's lease lasts longer: one that does would keep every router from leading
+PAUSE_S = 0.02  # at least between two wakings: whoever reaches Redis may publish without end
 MAX_TABLE_BYTES = 64 << 20
 MAX_DIGEST_BYTES = 8 << 16
 
@@ -62,6 +63,7 @@ class Membership:
         self._leases = Leases(self._client, cluster)
         self._pubsub: Any = None  # subscribed to changes, unless somebody waits with it or nobody has yet
         self._renewed_at = 0.0  # the leader's lease
+        self._woken_at = 0.0
         self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
 
@@ -120,6 +122,9 @@ class Membership:
             await pubsub.aclose()
             raise
         self._pubsub = pubsub
+        if (early_s := self._woken_at + PAUSE_S - time.monotonic()) > 0:
+            await asyncio.sleep(early_s)
+        self._woken_at = time.monotonic()
 
     async def pulse(self, candidate: str = "", lease_ms: int = 0) -> Pulse:
         """Reads what is looked at often, with one small call; a `candidate` takes the leader's lease or renews it."""

@@ -162,7 +162,7 @@ class Introductions:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            except (OSError, TimeoutError):
+            except (OSError, ValueError, TimeoutError):
                 return False
             writer.close()
             with contextlib.suppress(OSError):

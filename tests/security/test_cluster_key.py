@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from services.expert_worker.settings import ExpertSettings
+from services.local.cluster import given_key
 from services.process.settings import InvalidSetting
 from services.security import cluster_key
 from services.security.cluster_key import LOOK_S, NO_KEY, BadKey, ClusterKey, warn_without
@@ -110,3 +111,20 @@ def test_kubernetes_without_a_key_is_warned_about(monkeypatch: pytest.MonkeyPatc
         warn_without(NO_KEY)
     assert [entry["log_level"] for entry in logs] == ["warning"]
     assert cluster_key.MIN_KEY_BYTES == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "words"),
+    [
+        ("short", "", "CARACAL_CLUSTER_KEY: a key"),
+        ("", "/none", "CARACAL_CLUSTER_KEY_FILE: /none"),
+        (SECRET, "/x", "both"),
+    ],
+)
+def test_a_local_cluster_says_what_is_wrong_before_it_leaves_anything(
+    monkeypatch: pytest.MonkeyPatch, text: str, named: str, words: str
+) -> None:
+    monkeypatch.setenv("CARACAL_CLUSTER_KEY", text)
+    monkeypatch.setenv("CARACAL_CLUSTER_KEY_FILE", named)
+    with pytest.raises(InvalidSetting, match=words):
+        given_key()
