@@ -107,6 +107,7 @@ def test_commands_read_with_the_key_that_up_has_written(
     for name in ("CARACAL_CLUSTER_KEY", "CARACAL_CLUSTER_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     without = RunState(pid=0, url="", redis_url=local.redis_url)
+    redis.Redis.from_url(local.redis_url).hdel("caracal:desired", b"\xff")
     overview, why = cluster.do(read(without))
     assert not overview.workers
     assert "no cluster key" in why
