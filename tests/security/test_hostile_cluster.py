@@ -65,6 +65,7 @@ def test_a_cluster_with_a_key_goes_on_among_what_outsiders_write(cluster: Cluste
     assert httpx2.get(url + "/console/api/state").status_code == 200
     cluster.scale("expert", 2)
     cluster.scale("expert", 1)
+    until(lambda: len(cluster.records("expert")) == 1, "a worker does not leave")
     answers = cluster.streams().finish()
     assert all(stream.finish_reason for caller in answers for stream in caller)
     assert before < cluster.epoch() < before + 10
