@@ -115,8 +115,14 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
 
     async def Describe(self, request: Any, context: Any) -> Any:
         if self.role == "attention":
-            return attention_pb2.AttentionDescription(worker_id=self.worker_id, max_model_len=4096, kv_pages_total=1024)
-        return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch)
+            return attention_pb2.AttentionDescription(
+                worker_id=self.worker_id,
+                boot_id=self._boot_id,
+                epoch=self.epoch,
+                max_model_len=4096,
+                kv_pages_total=1024,
+            )
+        return expert_pb2.ExpertDescription(worker_id=self.worker_id, boot_id=self._boot_id, epoch=self.epoch)
 
     def _take(self, kind: str, message: Any, epoch: int) -> None:
         self._fakes.counts.add(kind, message)

@@ -31,6 +31,9 @@
 - {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
 - {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
 - {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
+{{- if .root.Values.clusterKey.enabled }}
+- {name: CARACAL_CLUSTER_KEY_FILE, value: /etc/caracal/cluster-key/{{ .root.Values.clusterKey.secretKey }}}
+{{- end }}
 {{- include "caracal.env.tracing" .root }}
 {{- end }}
 

@@ -23,6 +23,13 @@
 {{- printf "%s-%s" (include "caracal.fullname" .root) .component }}
 {{- end }}
 
+{{/* The Secret with the cluster key; empty without one. */}}
+{{- define "caracal.clusterKeySecret" -}}
+{{- if .Values.clusterKey.enabled }}
+{{- .Values.clusterKey.existingSecret | default (printf "%s-cluster-key" (include "caracal.fullname" .)) }}
+{{- end }}
+{{- end }}
+
 {{/* Labels for selectors, which are immutable: never change them. */}}
 {{- define "caracal.selector" -}}
 app.kubernetes.io/name: {{ include "caracal.name" .root }}

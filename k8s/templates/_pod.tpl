@@ -71,6 +71,9 @@ spec:
     {{- end }}
     {{- if ne .component "redis" }}
     {{- with include "caracal.modelVolume" .root | trim }}{{ . | nindent 4 }}{{ end }}
+    {{- with include "caracal.clusterKeySecret" .root }}
+    - {name: cluster-key, secret: {secretName: {{ . }}}}
+    {{- end }}
     {{- end }}
     {{- with .role.extraVolumes }}
     {{- toYaml . | nindent 4 }}
@@ -129,6 +132,9 @@ volumeMounts:
   {{- end }}
   {{- if ne .component "redis" }}
   {{- with include "caracal.modelMount" .root | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- if .root.Values.clusterKey.enabled }}
+  - {name: cluster-key, mountPath: /etc/caracal/cluster-key, readOnly: true}
+  {{- end }}
   {{- end }}
   {{- with .role.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}

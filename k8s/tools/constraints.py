@@ -126,6 +126,8 @@ CONSTRAINTS: dict[str, Tree] = {
     "expert.maxSessions": _between(0, 100_000),
     "redis.port": _POD_PORT,
     "externalRedis.port": _between(0, 65535),
+    "clusterKey.existingSecret": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
+    "clusterKey.secretKey": _pattern("[-._A-Za-z0-9]{1,253}"),
     "externalRedis.url": _or_empty("rediss?://.+"),
     "externalRedis.cidrs": _CIDRS,
     "events.apiServerPorts": {**_list_of(_PORT), "minItems": 1},

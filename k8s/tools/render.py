@@ -9,12 +9,14 @@ from k8s.tools.values import CHART
 
 PROFILES = tuple(sorted(path.stem for path in (CHART / "profiles").glob("*.yaml")))
 MANIFESTS = "cpu-tiny"
+# What is rendered without a cluster can keep no secret, and must not differ each time: its user makes the Secret.
+KEY_SECRET = ("--set", "clusterKey.existingSecret=caracal-cluster-key")
 _HEAD = "# Made by `make chart` from k8s/templates with {profile}; do not edit.\n"
 
 
 def render_profile(profile: str, *arguments: str, helm: Path | None = None) -> str:
     """Renders one profile. Helm's comments stay: they name the template of each object."""
-    return template("--values", str(CHART / "profiles" / f"{profile}.yaml"), *arguments, helm=helm)
+    return template("--values", str(CHART / "profiles" / f"{profile}.yaml"), *KEY_SECRET, *arguments, helm=helm)
 
 
 def example(profile: str) -> str:

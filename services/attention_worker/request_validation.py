@@ -43,6 +43,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         emitted_ids=emitted,
         scored=message.scored,
         sampling=sampling,
+        probe=message.probe,
     )
 
 

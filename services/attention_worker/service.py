@@ -16,6 +16,8 @@ from services.attention_worker.attempts import Attempts, Rejected, failure, fill
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.engine.sequence import Ending, TokenOut
 from services.attention_worker.grammars import GrammarCompiler
+from services.attention_worker.table_check import Named, TableCheck, named_by
+from services.membership.checks import epoch_violation
 from services.process.grpc_server import abort
 
 Event = tuple[list[TokenOut], Ending | None]
@@ -41,8 +43,11 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         identity: Identity,
         apply_table: Callable[[placement_pb2.Table], int],
         grammars: GrammarCompiler,
+        check: TableCheck | None = None,
     ) -> None:
+        """`check`: of tables that are given; None believes any."""
         self.epoch = 0
+        self._check, self._named = check, Named()
         self._engine = engine
         self._attempts = Attempts(engine, vocab_size, grammars)
         self._streams: set[AttemptStream] = set()
@@ -132,6 +137,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the table is for {request.numerics_class}, this worker is {self._identity.numerics_class}",
             )
+        if self._check is not None and (why := await self._check.violation(request, self.epoch, self._named)):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
         try:
             return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
         except ValueError as error:
@@ -145,8 +152,16 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         """Makes a table the current one unless it is older; returns the current epoch. Raises ValueError."""
         was_ready = self.ready
         self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))
+        if table.epoch == self.epoch:
+            self._named = named_by(table)
         await self._notify(was_ready)
         return self.epoch
+
+    async def violation(self, table: placement_pb2.Table) -> str:
+        """Why a table that was read from Redis is not believed; empty when it is."""
+        if why := epoch_violation(table.epoch, self.epoch):  # what Redis says of epochs is no proof of itself
+            return why
+        return await self._check.violation(table, self.epoch, self._named) if self._check is not None else ""
 
     async def drain(self, move: bool) -> None:
         """Accepts no more requests; with `move`, ends the running ones so that the router continues them elsewhere."""

@@ -47,7 +47,10 @@ class TableFollower:
         except RedisUnavailable:
             return
         if table is not None and table.epoch > self._service.epoch and self._service.takes(table):
-            await self._apply(table)
+            if why := await self._service.violation(table):
+                self._membership.bad.note("table", "placement", why)
+            else:
+                await self._apply(table)
 
     async def _apply(self, table: Table) -> None:
         try:

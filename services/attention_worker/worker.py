@@ -22,6 +22,7 @@ from services.attention_worker.recent_layers import RecentLayers
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import AttentionSettings
+from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
 from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
@@ -37,6 +38,10 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2POptions, P2PStats
+from services.security.calls import ATTENTION
+from services.security.channels import Dialer
+from services.security.cluster_key import warn_without
+from services.security.guard import Guard
 from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
 
@@ -66,8 +71,12 @@ class AttentionWorker:
             numerics_class=loaded.numerics.name,
         )
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
+        key = settings.open_cluster_key()
+        warn_without(key)
+        self._guard = Guard(key, self._identity.boot_id)
+        self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._dispatcher = MoEDispatcher(
-            connector(settings.chosen_link, p2p, native),
+            connector(settings.chosen_link, p2p, native, Dialer(key, ATTENTION)),
             config,
             device=loaded.model.device,
             dispatch_dtype=p2p.dispatch_dtype,
@@ -83,10 +92,14 @@ class AttentionWorker:
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._grammars = GrammarCompiler(settings.model, config.vocab_size, config.eos_ids)
         self._service = AttentionService(
-            self._engine, config.vocab_size, self._identity, self._dispatcher.apply, self._grammars
+            self._engine,
+            config.vocab_size,
+            self._identity,
+            self._dispatcher.apply,
+            self._grammars,
+            TableCheck(self._membership, key.given),
         )
-        self._server = AttentionServer(self._service)
-        self._membership = Membership(settings.redis_url, settings.cluster)
+        self._server = AttentionServer(self._service, self._guard)
         self._tables = TableFollower(self._membership, self._service)
         self._registry = CollectorRegistry()
         self._lag = LoopLag(self._registry)
@@ -110,6 +123,8 @@ class AttentionWorker:
             )
         )
         show_redis(registry, lambda: self._membership.reachable)
+        self._membership.bad.show(registry)
+        self._guard.show(registry)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
         self._address = authority(settings.reachable_host, port)
         self._metrics_address = authority(settings.reachable_host, metrics_port)

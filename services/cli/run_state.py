@@ -20,13 +20,15 @@ class NoCluster(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Addresses of a running local cluster, the process id of its `caracal up`, and the folder of its logs."""
+    """Addresses of a running local cluster, the process id of its `caracal up`, the folder of its logs, and the file of
+    its cluster key; without one, the key is the environment's."""
 
     pid: int
     url: str
     redis_url: str
     cluster: str = "caracal"
     directory: str = ""
+    key_file: str = ""
 
 
 def state_directory() -> Path:
@@ -78,7 +80,9 @@ def find() -> RunState:
     if redis_url:
         if violation := url_violation(redis_url):
             raise NoCluster(f"CARACAL_REDIS_URL is {without_password(redis_url)!r}: {violation}")
-        return RunState(pid=0, url=url, redis_url=redis_url, cluster=os.environ.get("CARACAL_CLUSTER") or "caracal")
+        here = [state.key_file for state in _running()[0] if state.redis_url == redis_url]
+        cluster = os.environ.get("CARACAL_CLUSTER") or "caracal"
+        return RunState(pid=0, url=url, redis_url=redis_url, cluster=cluster, key_file=here[-1] if here else "")
     states, dead = _running()
     if url:
         named = [state for state in states if state.url == url]

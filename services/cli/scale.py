@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from services.cli.cluster_redis import open_membership
 from services.cli.run_state import NoCluster, RunState, find
 from services.local.settings import check_count
 from services.membership.desired import SCALED
@@ -72,7 +73,7 @@ def scale(counts: dict[str, int], wait_s: float) -> Outcome:
 
 
 async def _scale(state: RunState, counts: dict[str, int], wait_s: float) -> float:
-    membership = Membership(state.redis_url, state.cluster)
+    membership = open_membership(state)
     started = time.monotonic()
     try:
         for role, count in counts.items():

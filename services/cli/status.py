@@ -6,19 +6,21 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from services.cli.cluster_redis import open_membership
 from services.cli.fitting_table import FittingTable
 from services.cli.gateway_client import ask_gateway, ask_ready
 from services.cli.numerics import render_numerics
 from services.cli.run_state import NoCluster, RunState, find
 from services.cli.status_rows import COLUMNS, OPTIONAL, rows
 from services.membership.overview import Overview
-from services.membership.redis import Membership, RedisUnavailable
+from services.membership.redis import RedisUnavailable
 
 View = Callable[[Overview, str], Group]
 
@@ -76,9 +78,13 @@ def _print_not_ready(not_ready_reason: str) -> bool:
 
 
 async def _read(state: RunState) -> Overview:
-    membership = Membership(state.redis_url, state.cluster)
+    membership = open_membership(state)
     try:
-        return await Overview.read(membership)
+        overview = await Overview.read(membership)
+        if count := membership.bad.count:
+            ignored = f"{count} records in Redis are ignored, such as {membership.bad.last}"
+            overview = replace(overview, warning=". ".join(filter(None, [overview.warning, ignored])))
+        return overview
     finally:
         await membership.close()
 

@@ -81,11 +81,16 @@ async def _serve(cluster: LocalCluster) -> None:
     try:
         directory = str(cluster.directory)
         state = RunState(
-            pid=os.getpid(), url=url, redis_url=cluster.redis_url, cluster=cluster.cluster, directory=directory
+            pid=os.getpid(),
+            url=url,
+            redis_url=cluster.redis_url,
+            cluster=cluster.cluster,
+            directory=directory,
+            key_file=str(cluster.key_file),
         )
         save(state)
     except OSError as error:
-        known = f"CARACAL_URL={url} CARACAL_REDIS_URL={cluster.redis_url}"
+        known = f"CARACAL_URL={url} CARACAL_REDIS_URL={cluster.redis_url} CARACAL_CLUSTER_KEY_FILE={cluster.key_file}"
         log.warning("other commands will not find this cluster by themselves", error=str(error), set=known)
     running = asyncio.create_task(cluster.run())
     try:

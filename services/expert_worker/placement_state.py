@@ -10,6 +10,7 @@ from caracal_proto import placement_pb2
 from caracal_proto.placements import PlacementError, unpack_layer
 
 from services.expert_worker.experts import Experts
+from services.membership.checks import epoch_violation, table_violation
 
 ExpertKey = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -24,7 +25,8 @@ class CallerGone(Exception):
 
 
 class WrongTable(ValueError):
-    """This worker cannot serve the placement: another numerics class, or experts that were not prepared here."""
+    """This worker cannot serve the placement: another numerics class or shape, experts that were not prepared here, or
+    an epoch that nobody can have reached."""
 
 
 class PlacementState:
@@ -34,6 +36,7 @@ class PlacementState:
         self.experts = experts
         self.worker_id, self.boot_id, self.numerics_class = worker_id, boot_id, numerics_class
         self.epoch = 0
+        self.published: Callable[[], int] = lambda: 0  # the epoch of the published table, for who is new or was away
         self.draining = False
         self.drained = False  # a draining worker that the placement gives no expert: it may exit
         self._changing = threading.Lock()
@@ -42,7 +45,8 @@ class PlacementState:
     def prepare(self, epoch: int, wanted: list[ExpertKey], progress: Progress) -> list[int]:
         """Loads and warms up experts; returns their golden digests. A failure unloads those that were new.
 
-        `progress` is called after each expert, and may raise CallerGone. Raises StaleTable, CheckpointError.
+        `progress` is called after each expert, and may raise CallerGone. Raises StaleTable, WrongTable,
+        CheckpointError.
         """
         with self._changing:
             self._check_epoch(epoch)
@@ -70,6 +74,8 @@ class PlacementState:
         """
         with self._changing:
             self._check_epoch(table.epoch)
+            if violation := table_violation(table):
+                raise WrongTable(f"the table is not taken: {violation}")
             if table.numerics_class not in ("", self.numerics_class):
                 raise WrongTable(f"the table is for {table.numerics_class}, this worker is {self.numerics_class}")
             given = self._given(table)
@@ -95,11 +101,19 @@ class PlacementState:
     def _given(self, table: placement_pb2.Table) -> set[ExpertKey]:
         me = [i for i, w in enumerate(table.workers) if (w.worker_id, w.boot_id) == (self.worker_id, self.boot_id)]
         given: set[ExpertKey] = set()
+        if len(table.layers) != self.experts.num_layers:
+            raise WrongTable(f"the table has {len(table.layers)} layers, the model {self.experts.num_layers}")
         for layer, placement in enumerate(table.layers):
             try:
                 replicas_F, worker_A = unpack_layer(placement)
             except PlacementError as error:
                 raise WrongTable(f"layer {layer} of the table: {error}") from None
+            if len(replicas_F) != self.experts.num_ffn:
+                raise WrongTable(
+                    f"layer {layer} of the table has {len(replicas_F)} experts, not {self.experts.num_ffn}"
+                )
+            if worker_A.max(initial=-1) >= len(table.workers):
+                raise WrongTable(f"layer {layer} of the table places an expert on a worker that it does not name")
             expert_A = np.repeat(np.arange(len(replicas_F)), replicas_F)
             given.update((layer, expert) for expert in expert_A[np.isin(worker_A, me)].tolist())
         return given
@@ -116,3 +130,7 @@ class PlacementState:
     def _check_epoch(self, epoch: int) -> None:
         if epoch < self.epoch:
             raise StaleTable(f"epoch {epoch} is below {self.epoch}, which this worker has seen")
+        if epoch_violation(epoch, self.epoch) and (
+            violation := epoch_violation(epoch, max(self.epoch, self.published()))
+        ):
+            raise WrongTable(violation)

@@ -13,6 +13,7 @@ from caracal_proto import expert_pb2, expert_pb2_grpc
 from services.expert_worker.service import ExpertService
 from services.process.cores import run_on
 from services.process.grpc_server import KEEPALIVE_OPTIONS, ThreadedGrpcServer
+from services.security.guard import OPEN, Guard
 
 SERVICE = expert_pb2.DESCRIPTOR.services_by_name["Expert"].full_name
 MAX_MESSAGE_BYTES = 1 << 30
@@ -32,7 +33,9 @@ OPTIONS = (
 class ExpertServer(ThreadedGrpcServer):
     """It is NOT_SERVING until `set_ready` says otherwise."""
 
-    def __init__(self, service: ExpertService, max_sessions: int, cores: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, service: ExpertService, max_sessions: int, cores: frozenset[int] = frozenset(), guard: Guard = OPEN
+    ) -> None:
         """`cores`: where calls are computed, also those of native sessions, whose threads are started by a call."""
         calls = 2 * max_sessions + SPARE_CALLS  # a session, and now and then the rendezvous of its P2P group
         threads = torch.get_num_threads()
@@ -43,5 +46,10 @@ class ExpertServer(ThreadedGrpcServer):
 
         pool = ThreadPoolExecutor(calls, "session", initializer=prepare_thread)
         super().__init__(
-            SERVICE, lambda server: expert_pb2_grpc.add_ExpertServicer_to_server(service, server), pool, calls, OPTIONS
+            SERVICE,
+            lambda server: expert_pb2_grpc.add_ExpertServicer_to_server(service, server),
+            pool,
+            calls,
+            OPTIONS,
+            guard,
         )

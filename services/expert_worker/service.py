@@ -160,7 +160,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except CallerGone as error:
             log.info("loading experts was cancelled", reason=str(error))
             abort_call(context, grpc.StatusCode.CANCELLED, error)
-        except StaleTable as error:
+        except (StaleTable, WrongTable) as error:
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except PlacementError as error:
             abort_call(context, grpc.StatusCode.INVALID_ARGUMENT, error)

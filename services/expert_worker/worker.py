@@ -32,6 +32,8 @@ from services.process.addresses import authority
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
 from services.process.telemetry import show_redis
+from services.security.cluster_key import warn_without
+from services.security.guard import Guard
 from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
 from services.transport.spinning import spin_s, usable_cores
@@ -41,6 +43,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.5
 POLL_S = 1.0  # between two checks for a router while it drains
 ALONE_S = 5.0  # without sessions and routers, before a draining worker takes the cluster to be gone
+REDIS_S = 3.0
 GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
@@ -54,7 +57,13 @@ class ExpertWorker:
         self._settings = settings
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
         self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype)
+        key = settings.open_cluster_key()
+        warn_without(key)
+        self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
+        self._state.published = self._published_epoch
+        self._guard = Guard(key, self._state.boot_id)
+        self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
         max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, dispatch_dtype)
         self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
@@ -62,8 +71,7 @@ class ExpertWorker:
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
         )
         self._service.native = self._native = self._native_server(device)
-        self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set)
-        self._membership = Membership(settings.redis_url, settings.cluster)
+        self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set, self._guard)
         self._readiness = Readiness(self._state, self._membership)
         self._address = self._metrics_address = ""
 
@@ -74,6 +82,8 @@ class ExpertWorker:
         registry = CollectorRegistry()
         registry.register(ExpertMetrics(self._batcher, self._state, self._service))
         show_redis(registry, lambda: self._membership.reachable)
+        self._membership.bad.show(registry)
+        self._guard.show(registry)
         try:
             metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)
         except OSError as error:
@@ -141,6 +151,15 @@ class ExpertWorker:
             log.info("drained", loaded=len(self._state.experts.loaded))
         else:
             log.error("leaving undrained", reason=self._readiness.still_here())
+
+    def _published_epoch(self) -> int:
+        """The epoch of the table in Redis, asked for by another thread; 0 when Redis does not say."""
+        asked = asyncio.run_coroutine_threadsafe(self._membership.table_epoch(), self._loop)
+        try:
+            return asked.result(REDIS_S)
+        except (RedisUnavailable, TimeoutError):
+            asked.cancel()
+            return 0
 
     async def _has_router(self) -> bool:
         """Whether Redis knows a router; false when Redis does not answer."""

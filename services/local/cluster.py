@@ -24,6 +24,8 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
 from services.process.addresses import authority, on_this_machine
 from services.process.children import Child
+from services.process.settings import InvalidSetting
+from services.security.cluster_key import ClusterKey, key_violation
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,8 @@ class LocalCluster:
     """
 
     def __init__(self, settings: LocalSettings) -> None:
+        """Raises InvalidSetting when the environment has a cluster key that cannot be used."""
+        text, named = given_key()
         self.settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="caracal-"))
         self._redis_port = free_port()
@@ -60,7 +64,8 @@ class LocalCluster:
         self.counts = {"router": settings.routers, "attention": settings.attention, "expert": settings.expert}
         self.children: dict[str, Child] = {}
         self._backoff: dict[str, tuple[float, float]] = {}  # name -> (time of the restart, last delay)
-        self.membership = Membership(self.redis_url, self.cluster)
+        self.key_file = Path(named).absolute() if named else _new_key_file(self.directory, text)
+        self.membership = Membership(self.redis_url, self.cluster, ClusterKey(file=self.key_file))
 
     @property
     def urls(self) -> list[str]:
@@ -187,6 +192,8 @@ class LocalCluster:
         environment = self.settings.worker_environment() | {
             "CARACAL_REDIS_URL": self.redis_url,
             "CARACAL_CLUSTER": self.cluster,
+            "CARACAL_CLUSTER_KEY": "",
+            "CARACAL_CLUSTER_KEY_FILE": str(self.key_file),
             "CARACAL_WORKER_ID": name,
             "CARACAL_METRICS_PORT": "0",
             "CARACAL_PORT": str(self._ports[int(number)]) if role == "router" else "0",
@@ -203,6 +210,22 @@ class LocalCluster:
         for child in self.children.values():
             if not child.alive:
                 raise StartFailed(f"{child.name}: {child.last_log_line()}")
+
+
+def given_key() -> tuple[str, str]:
+    """The cluster key and the file with it that the environment has. Raises InvalidSetting."""
+    text, named = os.environ.get("CARACAL_CLUSTER_KEY", ""), os.environ.get("CARACAL_CLUSTER_KEY_FILE", "")
+    if violation := key_violation(text, Path(named) if named else None):
+        raise InvalidSetting(f"CARACAL_CLUSTER_KEY{'' if text else '_FILE'}: {violation}")
+    return text, named
+
+
+def _new_key_file(directory: Path, text: str) -> Path:
+    """A file that this user alone can read, with the key that was given or with a new one."""
+    file = directory / "cluster-key"
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write((text or secrets.token_hex(32)) + "\n")
+    return file
 
 
 def _is_ready(url: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 SCALED = ("attention", "expert")
 MAX_WORKERS = 64  # of a role, as processes of one machine
+MAX_DESIRED = 1_000_000  # more are asked for by nobody
 
 
 def count_violation(role: str, count: int) -> str:

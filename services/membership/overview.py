@@ -48,12 +48,15 @@ class Overview:
         if not isinstance(raw, dict) or not isinstance(raw.get("workers"), list):
             raise ValueError("no list of workers")
         desired = raw.get("desired")
+        counts = desired if isinstance(desired, dict) else {}
+        if not all(type(one) is int for one in (raw.get("epoch", 0), raw.get("lost", 0), *counts.values())):
+            raise ValueError("epoch, lost or desired is no whole number")
         return cls(
-            epoch=int(raw.get("epoch", 0)),
+            epoch=raw.get("epoch", 0),
             leader=str(raw.get("leader", "")),
             warning=str(raw.get("warning", "")),
-            lost=int(raw.get("lost", 0)),
-            desired={str(role): int(count) for role, count in desired.items()} if isinstance(desired, dict) else {},
+            lost=raw.get("lost", 0),
+            desired=counts,
             workers=tuple(WorkerRecord.from_json(json.dumps(worker)) for worker in raw["workers"]),
         )
 

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from services.membership.checks import MAX_COUNT, MAX_EPOCH, is_address, is_text
+
 ROLES = ("attention", "expert", "router")
 COUNTED = ("progress", "stats", "layers")  # the fields that differ at every renewal
 LAYER_NUMBERS = ("exposed_us", "round_trip_us", "zero_share")  # of `layers`: means of each layer
 MAX_LAYERS = 1024
 LARGEST = 1e100  # no number of `stats` or `layers` is as large
+MAX_BYTES = 256 << 10  # of a record
+MAX_ENTRIES = 64  # of `stats` and of `numerics`
+MAX_LOADED = 1 << 31  # experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,11 @@ class WorkerRecord:
             raise ValueError(f"role {record.role!r} is unknown")
         if not record.worker_id or min(record.epoch, record.capacity, record.loaded) < 0:
             raise ValueError("worker_id is empty, or a count is negative")
+        if record.epoch >= MAX_EPOCH or max(record.capacity, record.loaded) >= MAX_LOADED:
+            raise ValueError("epoch, capacity or loaded is too large")
+        for address in (record.address, record.metrics_address):
+            if address and not is_address(address):
+                raise ValueError(f"{address[:80]!r} is no address of the form HOST:PORT")
         return record
 
     @property
@@ -86,14 +96,20 @@ FIELDS = tuple(each.name for each in fields(WorkerRecord))
 
 def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
     """Reads those fields from a JSON object. Raises ValueError."""
-    raw = json.loads(text)
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"longer than {MAX_BYTES} bytes")
+    raw = json.loads(text if isinstance(text, str) else text.decode())
     if not isinstance(raw, dict):
         raise ValueError("not an object")
     values = {name: raw[name] for name in types if name in raw}
     for name, value in values.items():
         if type(value) is not {"str": str, "int": int, "bool": bool}.get(types[name], dict):
             raise ValueError(f"{name} is not of type {types[name]}")
+    if not 0 <= values.get("progress", 0) < MAX_COUNT:
+        raise ValueError("progress is negative or too large")
     stats, numerics, layers = values.get("stats", {}), values.get("numerics", {}), values.get("layers", {})
+    if max(len(stats), len(numerics)) > MAX_ENTRIES:
+        raise ValueError(f"stats or numerics has more than {MAX_ENTRIES} entries")
     if not all(isinstance(part, str) for part in numerics.values()):
         raise ValueError("numerics has values that are not strings")
     if not all(map(_is_number, stats.values())):
@@ -104,7 +120,10 @@ def _checked(text: str | bytes, types: Mapping[str, str]) -> dict[str, Any]:
         if not all(map(_is_number, numbers)):
             raise ValueError("layers has values that are not numbers, or too large")
     texts = [value for value in values.values() if isinstance(value, str)]
-    "".join([*texts, *stats, *numerics, *numerics.values()]).encode()  # half a surrogate could not be sent
+    for one in (*texts, *stats, *numerics, *numerics.values()):
+        one.encode()  # half a surrogate could not be sent
+        if not is_text(one):
+            raise ValueError(f"{one[:40]!r} is too long or not printable")
     return values
 
 

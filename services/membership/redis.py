@@ -1,6 +1,7 @@
 """Worker leases, the placement table and other hints in Redis. Everything stored from here can be rebuilt.
 
-Every call is bounded in time and raises only RedisUnavailable. What is read from Redis is checked, never trusted.
+Every call is bounded in time and raises only RedisUnavailable. What is read from Redis is checked, never trusted: a
+record that is malformed, or not signed where the cluster has a key, counts as none (`bad`).
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis
 import structlog
 from caracal_proto.placement_pb2 import Table
 from google.protobuf.message import DecodeError
-from redis.exceptions import RedisError
 
+from services.membership.bad_records import BadRecords
+from services.membership.checks import MAX_EPOCH, is_text, table_violation
+from services.membership.client import CALL_S, RedisClient, RedisUnavailable, bounded, field_name
+from services.membership.desired import MAX_DESIRED, SCALED
+from services.membership.leases import Leases
 from services.membership.record import WorkerRecord
 from services.membership.shortage import CapacityShortage
+from services.security.cluster_key import NO_KEY, ClusterKey
 
 log = structlog.get_logger(__name__)
 
 LEASE_MS = 3000
 RENEW_S = 1.0
-CALL_S = 1.0
 SHORTAGE_MS = 3000
 DIGESTS_S = 30 * 86400
-FEW = 16  # records read without a pause
-NO_RECORD = WorkerRecord(worker_id="", role="", address="", boot_id="")
-FORGOTTEN_S = 10.0  # after its lease has expired, a worker leaves the index; one that comes back is in it at once
+MAX_LEADER_MS = 60_000  # no leader's lease lasts longer: one that does would keep every router from leading
+PAUSE_S = 0.02  # at least between two wakings: whoever reaches Redis may publish without end
+MAX_TABLE_BYTES = 64 << 20
+MAX_DIGEST_BYTES = 8 << 16
 
-
-class RedisUnavailable(Exception):
-    """Expected: Redis does not answer. Every process keeps its last table and goes on serving."""
+__all__ = ["Membership", "Pulse", "RedisUnavailable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +48,29 @@ class Pulse:
     changes: int
 
 
-def _count(text: bytes | None) -> int:
+def _count(text: object) -> int:
     """A number that was read; 0 for what is none."""
-    return int(text) if text and text.isdigit() and len(text) < 20 else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A worker's record as it was read last, which is often the same the next time."""
-
-    text: bytes = b""
-    counted: bytes | None = None
-    record: WorkerRecord = NO_RECORD
-
-    def then(self, text: bytes, counted: bytes | None) -> _Read:
-        """What is read now. Raises ValueError."""
-        if (text, counted) == (self.text, self.counted):
-            return self
-        record = self.record if text == self.text else WorkerRecord.from_json(text)
-        return _Read(text, counted, record.with_counts(counted) if counted else record)
+    return int(text) if isinstance(text, bytes) and text.isdigit() and len(text) < 20 else 0
 
 
 class Membership:
     """One process's access to a cluster's Redis. `cluster` is the prefix of every key."""
 
-    def __init__(self, redis_url: str, cluster: str = "caracal") -> None:
+    def __init__(self, redis_url: str, cluster: str = "caracal", key: ClusterKey = NO_KEY) -> None:
         self._cluster = cluster
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
-        self._skipped: set[tuple[str, str]] = set()
-        self._read: dict[tuple[str, bool], dict[str, _Read]] = {}  # by (role, with counts), by worker id
-        self._missing: dict[str, dict[str, float]] = {}  # by role and worker id: since when it has had no lease
+        self._client = RedisClient(redis_url, key)
+        self._redis = self._client.redis
+        self._leases = Leases(self._client, cluster)
         self._pubsub: Any = None  # subscribed to changes, unless somebody waits with it or nobody has yet
         self._renewed_at = 0.0  # the leader's lease
+        self._woken_at = 0.0
         self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
+
+    @property
+    def bad(self) -> BadRecords:
+        """The records that were ignored."""
+        return self._client.bad
 
     async def advertise(self, make_record: Callable[[], WorkerRecord]) -> None:
         """Renews the lease each second until cancelled; retries while Redis is unavailable and logs that once."""
@@ -98,194 +90,214 @@ class Membership:
 
     async def announce(self, record: WorkerRecord) -> None:
         """Writes the lease once; tells others, by `pulse`, when more than counts has changed since the last time."""
-        pipe = self._redis.pipeline()
-        pipe.set(self._key(record), record.lease_json(), px=LEASE_MS)
-        pipe.set(self._counts_key(record.role, record.worker_id), record.counts_json(), px=LEASE_MS)
-        pipe.sadd(self._index(record.role), record.worker_id)
-        if record.membership() != self._announced:
-            self._tell(pipe)
-        await self._call(pipe.execute())
+        changed = record.membership() != self._announced
+
+        def fill(pipe: Any) -> None:
+            self._leases.put(pipe, record, LEASE_MS)
+            if changed:
+                self._tell(pipe)
+
+        await self._client.write(fill, self._leases.index(record.role), self._key("changes"))
         self._announced = record.membership()
 
     async def withdraw(self, record: WorkerRecord) -> None:
-        pipe = self._redis.pipeline()
-        pipe.delete(self._key(record), self._counts_key(record.role, record.worker_id))
-        pipe.srem(self._index(record.role), record.worker_id)
-        self._tell(pipe)
-        await self._call(pipe.execute())
+        def fill(pipe: Any) -> None:
+            self._leases.remove(pipe, record)
+            self._tell(pipe)
+
+        await self._client.write(fill, self._leases.index(record.role), self._key("changes"))
 
     def _tell(self, pipe: Any) -> None:
-        pipe.incr(f"{self._cluster}:changes")
-        pipe.publish(f"{self._cluster}:changed", "")
+        pipe.incr(self._key("changes"))
+        pipe.publish(self._key("changed"), "")
 
     async def wait_for_change(self, seconds: float) -> None:
         """Waits until a worker has started, drains, leaves or moves, for `seconds` at most; may wake for nothing."""
         pubsub, self._pubsub = self._pubsub or self._redis.pubsub(), None
         try:
             if not pubsub.subscribed:
-                await self._call(pubsub.subscribe(f"{self._cluster}:changed"))
-            await self._call(pubsub.get_message(timeout=seconds), seconds)
+                await bounded(pubsub.subscribe(self._key("changed")), 2 * CALL_S)
+            await bounded(pubsub.get_message(timeout=seconds), 2 * CALL_S + seconds)
         except BaseException:
             await pubsub.aclose()
             raise
         self._pubsub = pubsub
+        if (early_s := self._woken_at + PAUSE_S - time.monotonic()) > 0:
+            await asyncio.sleep(early_s)
+        self._woken_at = time.monotonic()
 
     async def pulse(self, candidate: str = "", lease_ms: int = 0) -> Pulse:
         """Reads what is looked at often, with one small call; a `candidate` takes the leader's lease or renews it."""
-        key = f"{self._cluster}:leader"
+        key, placement = self._key("leader"), self._key("placement")
         pipe = self._redis.pipeline(transaction=False)
         if candidate:
-            pipe.set(key, candidate, nx=True, px=lease_ms)
+            pipe.set(key, self._client.signed(key, candidate), nx=True, px=lease_ms)
         pipe.get(key)
-        pipe.hget(f"{self._cluster}:placement", "epoch")
-        pipe.get(f"{self._cluster}:changes")
-        leader, epoch, changes = (await self._call(pipe.execute()))[-3:]
-        leads = bool(candidate) and leader == candidate.encode()
+        pipe.pttl(key)
+        pipe.hget(placement, "epoch")
+        pipe.get(self._key("changes"))
+        replies = await bounded(pipe.execute(raise_on_error=False), 2 * CALL_S)
+        leader, left_ms, epoch, changes = replies[-4:]
+        holder = self._holder(leader, left_ms)
+        if candidate and holder is None:  # nobody of ours has written it
+            await self._client.write(lambda pipe: pipe.set(key, self._client.signed(key, candidate), px=lease_ms))
+            holder, self._renewed_at = candidate, time.monotonic()
+        leads = bool(candidate) and holder == candidate
         if leads and time.monotonic() > self._renewed_at + lease_ms / 4000:
-            await self._call(self._redis.pexpire(key, lease_ms))
+            await bounded(self._redis.pexpire(key, lease_ms), 2 * CALL_S)
             self._renewed_at = time.monotonic()
-        return Pulse(leads, _count(epoch), _count(changes))
+        return Pulse(leads, self._epoch(epoch), _count(changes))
 
     async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
-        """Returns a role's live records, sorted by worker id; a malformed one is skipped and logged once.
+        """Returns a role's live records, sorted by worker id; a bad one is left out and logged once.
 
         With `counts`, they have what is counted, which takes longer; else that is empty.
         """
-        names = sorted(
-            name.decode(errors="replace") for name in await self._call(self._redis.smembers(self._index(role)))
-        )
-        if not names:
-            return []
-        keys = [f"{self._cluster}:worker:{role}:{name}" for name in names]
-        counts_keys = [self._counts_key(role, name) for name in names] if counts else []
-        texts = await self._call(self._redis.mget(keys + counts_keys))
-        await self._forget(role, [name for name, text in zip(names, texts, strict=False) if text is None])
-        before = self._read.get((role, counts), {})
-        now: dict[str, _Read] = {}
-        self._read[role, counts] = now
-        found = []
-        for number, (name, text) in enumerate(zip(names, texts, strict=False)):
-            if number % FEW == FEW - 1:
-                await asyncio.sleep(0)  # hundreds of records are not to hold the event loop
-            if text is None:
-                continue
-            try:
-                last = before.get(name) or _Read()
-                now[name] = read = last.then(text, texts[len(keys) + number] if counts else None)
-                if read.record.worker_id != name:
-                    raise ValueError(f"its worker_id is {read.record.worker_id!r}")
-            except (ValueError, RecursionError) as error:
-                if (role, name) not in self._skipped:
-                    self._skipped.add((role, name))
-                    log.warning("a malformed worker record is ignored", worker_id=name, role=role, error=str(error))
-                continue
-            if read.record.role == role:
-                found.append(read.record)
-        return sorted(found, key=lambda record: record.worker_id)
+        return await self._leases.read(role, counts)
+
+    async def named(self, role: str, worker_ids: Sequence[str]) -> dict[str, WorkerRecord]:
+        """Returns the live records of these workers, by id; without those that have none."""
+        return await self._leases.named(role, worker_ids)
 
     def unleased(self, role: str) -> frozenset[str]:
         """Workers whose lease has expired, as of the last `workers` of that role; not those that withdrew theirs."""
-        return frozenset(self._missing.get(role, ()))
-
-    async def _forget(self, role: str, missing: Sequence[str]) -> None:
-        """Takes workers out of the index that have had no lease for long."""
-        now = time.monotonic()
-        before = self._missing.get(role, {})
-        self._missing[role] = since = {name: before.get(name, now) for name in missing}
-        if gone := [name for name, at in since.items() if now - at > FORGOTTEN_S]:
-            await self._call(self._redis.srem(self._index(role), *gone))
+        return self._leases.unleased(role)
 
     async def table_epoch(self) -> int:
         """Returns the epoch of the published placement table, 0 when there is none: a few bytes, so often asked for."""
-        return _count(await self._call(self._redis.hget(f"{self._cluster}:placement", "epoch")))
+        return self._epoch(await self._client.read(self._redis.hget(self._key("placement"), "epoch")))
 
     async def read_table(self) -> Table | None:
         """Returns the published placement table; None when there is none or it is malformed."""
-        data = await self._call(self._redis.hget(f"{self._cluster}:placement", "table"))
-        try:
-            return Table.FromString(data) if data else None
-        except DecodeError:
-            log.warning("the placement table in redis is malformed and ignored")
+        key = self._key("placement")
+        data = self._client.verified(
+            "table", field_name(key, "table"), await self._client.read(self._redis.hget(key, "table"))
+        )
+        if not data:
             return None
+        try:
+            if len(data) > MAX_TABLE_BYTES:
+                raise ValueError(f"longer than {MAX_TABLE_BYTES} bytes")
+            table = Table.FromString(data)
+            if violation := table_violation(table):
+                raise ValueError(violation)
+        except (DecodeError, ValueError) as error:
+            self.bad.note("table", key, str(error))
+            return None
+        return table
 
     async def write_table(self, table: Table) -> None:
-        fields: list[str | int | bytes] = ["epoch", table.epoch, "table", table.SerializeToString()]
-        await self._call(self._redis.hset(f"{self._cluster}:placement", items=fields))
+        key = self._key("placement")
+        fields: list[str | int | bytes] = []
+        for field, value in (("epoch", b"%d" % table.epoch), ("table", table.SerializeToString())):
+            fields += [field, self._client.signed(field_name(key, field), value)]
+        await self._client.write(lambda pipe: pipe.hset(key, items=fields), key)
 
     async def digests(self, numerics_class: str) -> dict[int, bytes]:
         """Returns the golden digests of a numerics class, by layer, as they were written."""
-        raw = await self._call(self._redis.hgetall(f"{self._cluster}:digests:{numerics_class}"))
-        return {int(layer): data for layer, data in raw.items() if layer.isdigit() and len(layer) < 9}
+        key = self._key(f"digests:{numerics_class}")
+        found = {}
+        for layer, record in (await self._hash("digests", key)).items():
+            data = self._client.verified("digests", field_name(key, layer), record)
+            named = layer.isascii() and layer.isdigit() and len(layer) < 9
+            if data is not None and named and len(data) <= MAX_DIGEST_BYTES:
+                found[int(layer)] = data
+        return found
 
     async def write_digests(self, numerics_class: str, fields: dict[int, bytes]) -> None:
         """Writes the digests of some layers; all are forgotten when none were written for DIGESTS_S."""
-        key = f"{self._cluster}:digests:{numerics_class}"
-        pipe = self._redis.pipeline()
-        for layer, data in fields.items():
-            pipe.hset(key, str(layer), data)
-        pipe.expire(key, DIGESTS_S)
-        await self._call(pipe.execute())
+        key = self._key(f"digests:{numerics_class}")
+
+        def fill(pipe: Any) -> None:
+            for layer, data in fields.items():
+                pipe.hset(key, str(layer), self._client.signed(field_name(key, str(layer)), data))
+            pipe.expire(key, DIGESTS_S)
+
+        await self._client.write(fill, key)
 
     async def shortage(self) -> CapacityShortage | None:
         """Returns the capacity shortage that the leader reports; None when there is none or it is malformed."""
-        text = await self._call(self._redis.get(f"{self._cluster}:shortage"))
+        key = self._key("shortage")
+        text = self._client.verified("shortage", key, await self._client.read(self._redis.get(key)))
         try:
             return CapacityShortage.from_json(text) if text else None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            self.bad.note("shortage", key, str(error))
             return None
 
     async def write_shortage(self, shortage: CapacityShortage) -> None:
         """Writes the shortage for SHORTAGE_MS; the leader renews it while it lasts."""
-        await self._call(self._redis.set(f"{self._cluster}:shortage", shortage.to_json(), px=SHORTAGE_MS))
+        key = self._key("shortage")
+        text = self._client.signed(key, shortage.to_json())
+        await self._client.write(lambda pipe: pipe.set(key, text, px=SHORTAGE_MS))
 
     async def withdraw_shortage(self) -> None:
-        await self._call(self._redis.delete(f"{self._cluster}:shortage"))
+        await bounded(self._redis.delete(self._key("shortage")), 2 * CALL_S)
 
     async def desired(self) -> dict[str, int]:
         """Returns the worker counts requested by users, by role; a role without a request is absent."""
-        raw = await self._call(self._redis.hgetall(f"{self._cluster}:desired"))
-        return {key.decode(): int(value) for key, value in raw.items() if value.isdigit()}
+        key, found = self._key("desired"), {}
+        for role, record in (await self._hash("desired", key)).items():
+            value = self._client.verified("desired", field_name(key, role), record)
+            if role in SCALED and 0 < _count(value) <= MAX_DESIRED:
+                found[role] = _count(value)
+            elif value is not None:
+                self.bad.note("desired", field_name(key, role), "it is no count of workers of a role")
+        return found
 
     async def set_desired(self, role: str, count: int) -> None:
-        await self._call(self._redis.hset(f"{self._cluster}:desired", role, str(count)))
+        key = self._key("desired")
+        record = self._client.signed(field_name(key, role), str(count))
+        await self._client.write(lambda pipe: pipe.hset(key, role, record), key)
 
     async def leader(self) -> str | None:
-        value = await self._call(self._redis.get(f"{self._cluster}:leader"))
-        return value.decode() if value else None
+        """The router that leads, as it has named itself; None when none does."""
+        key = self._key("leader")
+        return self._holder(await self._client.read(self._redis.get(key)), 0) or None
 
     async def resign(self, holder: str) -> None:
-        key = f"{self._cluster}:leader"
-        if await self._call(self._redis.get(key)) == holder.encode():
-            await self._call(self._redis.delete(key))
+        if await self.leader() == holder:
+            await bounded(self._redis.delete(self._key("leader")), 2 * CALL_S)
 
     async def close(self) -> None:
         if self._pubsub is not None:
             await self._pubsub.aclose()
-        await self._redis.aclose()
+        await self._client.close()
 
-    def _key(self, record: WorkerRecord) -> str:
-        return f"{self._cluster}:worker:{record.role}:{record.worker_id}"
+    def _key(self, name: str) -> str:
+        return f"{self._cluster}:{name}"
 
-    def _counts_key(self, role: str, worker_id: str) -> str:
-        return f"{self._cluster}:counts:{role}:{worker_id}"
+    def _holder(self, record: object, left_ms: object) -> str | None:
+        """Who leads; empty when nobody does, None when what is stored is no lease of ours."""
+        if record is None:
+            return ""
+        key = self._key("leader")
+        value = self._client.verified("leader", key, record)
+        if value is None:
+            return None
+        name = value.decode(errors="backslashreplace")
+        if not name or not is_text(name) or name.encode() != value:
+            self.bad.note("leader", key, "it is no name of a router")
+            return None
+        if left_ms == -1 or (isinstance(left_ms, int) and left_ms > MAX_LEADER_MS):
+            self.bad.note("leader", key, "it does not expire in time")
+            return None
+        return name
 
-    def _index(self, role: str) -> str:
-        return f"{self._cluster}:workers:{role}"
+    def _epoch(self, record: object) -> int:
+        """The epoch of the published table; 0 for what is none."""
+        key = field_name(self._key("placement"), "epoch")
+        value = self._client.verified("table", key, record)
+        epoch = _count(value)
+        if value is not None and not 0 < epoch < MAX_EPOCH:
+            self.bad.note("table", key, "it is no epoch")
+            return 0
+        return epoch
 
-    async def _call(self, command: Any, more_s: float = 0.0) -> Any:
-        return await bounded(command, 2 * CALL_S + more_s)
-
-
-async def bounded(command: Any, seconds: float) -> Any:
-    """Returns the result of a command to Redis. Raises RedisUnavailable when there is none after `seconds`."""
-    task = asyncio.current_task()
-    cancels = task.cancelling() if task else 0
-    try:
-        async with asyncio.timeout(seconds):
-            return await command
-    except (RedisError, OSError, TimeoutError) as error:
-        raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
-    finally:
-        # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
-        if task and task.cancelling() > cancels:
-            raise asyncio.CancelledError
+    async def _hash(self, kind: str, key: str) -> dict[str, bytes]:
+        """The fields of a hash whose names are text; none when it is something else."""
+        raw = await self._client.read(self._redis.hgetall(key))
+        if not isinstance(raw, dict):
+            self._client.verified(kind, key, raw)
+            return {}
+        return {field.decode(errors="replace"): value for field, value in raw.items()}

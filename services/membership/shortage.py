@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from services.membership.checks import MAX_COUNT, is_text
+
 MAX_REASON_CHARS = 2000  # no router writes a longer one
+MAX_WORKERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +27,20 @@ class CapacityShortage:
     @classmethod
     def from_json(cls, text: str | bytes) -> CapacityShortage:
         """Raises ValueError when the text is not a shortage."""
-        raw = json.loads(text)
+        raw = json.loads(text if isinstance(text, str) else text.decode())
         if not isinstance(raw, dict) or not isinstance(raw.get("reason"), str) or len(raw["reason"]) > MAX_REASON_CHARS:
             raise ValueError("reason is missing or too long")
         workers = raw.get("workers", {})
-        if not isinstance(workers, dict) or not all(type(count) is int and count >= 0 for count in workers.values()):
-            raise ValueError("workers has values that are not counts")
+        if not isinstance(workers, dict) or len(workers) > MAX_WORKERS or not all(map(_is_count, workers.values())):
+            raise ValueError("workers has too many entries, or values that are not counts")
+        raw["reason"].encode()  # half a surrogate could not be sent
+        if not all(map(is_text, workers)):
+            raise ValueError("the name of a worker is too long or not printable")
         lost = raw.get("lost", 0)
-        if type(lost) is not int or lost < 0:
+        if not _is_count(lost):
             raise ValueError("lost is not a count")
-        return cls(raw["reason"], workers, lost)
+        reason = "".join(one if one.isprintable() else " " for one in raw["reason"])
+        return cls(reason, workers, lost)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -56,3 +63,7 @@ def waiting_experts(count: int, reason: str = "") -> str:
 
 def _experts(count: int) -> str:
     return f"{count} expert" if count == 1 else f"{count} experts"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_COUNT

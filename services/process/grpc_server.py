@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.process.addresses import authority
+from services.security.guard import OPEN, Guard
 
 ALIVE = ("startup", "liveness")  # true as long as the server answers
 
@@ -28,11 +29,13 @@ KEEPALIVE_OPTIONS: Options = (
 class AsyncGrpcServer:
     """One service on an event loop. It is NOT_SERVING until `set_ready` says otherwise."""
 
-    def __init__(self, name: str, add: Callable[[grpc.aio.Server], None], options: Options = ()) -> None:
-        """`name`: the service's full name. `add` adds the servicer to the server."""
+    def __init__(
+        self, name: str, add: Callable[[grpc.aio.Server], None], options: Options = (), guard: Guard = OPEN
+    ) -> None:
+        """`name`: the service's full name. `add` adds the servicer to the server. `guard` rejects calls."""
         self._names = ready_names(name)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=options)
+        self._server = grpc.aio.server(options=options, interceptors=guard.for_loop())
         add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -60,12 +63,20 @@ class ThreadedGrpcServer:
     """The same on threads, at most as many calls at once as `pool` has."""
 
     def __init__(
-        self, name: str, add: Callable[[grpc.Server], None], pool: ThreadPoolExecutor, calls: int, options: Options = ()
+        self,
+        name: str,
+        add: Callable[[grpc.Server], None],
+        pool: ThreadPoolExecutor,
+        calls: int,
+        options: Options = (),
+        guard: Guard = OPEN,
     ) -> None:
         self._names = ready_names(name)
         self._health = health.HealthServicer()
         # A call too many is rejected, not left waiting.
-        self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=calls)
+        self._server = grpc.server(
+            pool, options=options, maximum_concurrent_rpcs=calls, interceptors=guard.for_threads()
+        )
         add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

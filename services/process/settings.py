@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from services.process.cores import format_cores, own_cores, parse_cores
 from services.process.redis_url import url_violation, without_password
+from services.security.cluster_key import ClusterKey, key_violation
 
 PREFIX = "CARACAL_"
 
@@ -34,6 +35,7 @@ class Rule:
     above: float | None = None
     multiple_of: int = 0
     one_of: tuple[str, ...] = ()
+    secret: bool = False  # its value is never shown
 
     def violation(self, value: Any) -> str:
         """What is wrong with a value, in words; empty when nothing is."""
@@ -55,7 +57,7 @@ class Rule:
 
 def setting(help: str, default: Any = MISSING, **rule: Any) -> Any:
     """A field of a settings class; without a default it has to be given. `rule`: further arguments of Rule."""
-    return field(default=default, metadata={"rule": Rule(help=help, **rule)})
+    return field(default=default, repr=not rule.get("secret"), metadata={"rule": Rule(help=help, **rule)})
 
 
 def setting_like(settings: type[Settings], name: str) -> Any:
@@ -105,6 +107,8 @@ class Settings:
     @classmethod
     def invalid(cls, name: str, value: Any, why: str) -> InvalidSetting:
         """The one form of what is wrong with a setting."""
+        if rule_of(cls, name).secret:
+            return InvalidSetting(f"{cls.label(name)}: {why}")
         shown = str(value) if isinstance(value, Path) else repr(value)
         return InvalidSetting(f"{cls.label(name)} is {shown}: {why}")
 
@@ -147,10 +151,29 @@ class ServiceSettings(Settings):
     advertise_host: str = setting("address at which others reach this process; empty = CARACAL_HOST", "")
     worker_id: str = setting("unique name of this process; empty = the machine's name", "")
     log_level: str = setting("least severity that is logged", "INFO", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
+    cluster_key: str = setting(
+        "secret of all processes of the cluster, of at least 16 bytes: they sign calls and what they write to Redis"
+        " with it, and reject what is not signed; empty = they do not",
+        "",
+        secret=True,
+    )
+    cluster_key_file: str = setting(
+        "file with that secret instead, read again when it changes: one key a line, of which the first signs and each"
+        " verifies; empty = none",
+        "",
+    )
 
     def validate(self) -> None:
+        file = Path(self.cluster_key_file) if self.cluster_key_file else None
+        if violation := key_violation(self.cluster_key, file):
+            name = "cluster_key" if self.cluster_key else "cluster_key_file"
+            raise self.invalid(name, getattr(self, name), violation)
         if violation := url_violation(self.redis_url):
             raise self.invalid("redis_url", without_password(self.redis_url), violation)
+
+    def open_cluster_key(self) -> ClusterKey:
+        """The cluster key, to be opened once by a process. Raises BadKey when the file has changed since the check."""
+        return ClusterKey(self.cluster_key, Path(self.cluster_key_file) if self.cluster_key_file else None)
 
     @property
     def identity(self) -> str:

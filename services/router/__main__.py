@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 import uuid
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from services.router.access.control import Access
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
+from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
@@ -43,9 +45,13 @@ from services.router.requests.choice_stream import ServingContext
 from services.router.requests.directory import count_routers, list_attention_workers
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
+from services.router.requests.ready_probe import ReadyProbe
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
+from services.security.calls import ROUTER
+from services.security.channels import Dialer
+from services.security.cluster_key import ClusterKey, warn_without
 
 log = structlog.get_logger(__name__)
 
@@ -53,55 +59,73 @@ log = structlog.get_logger(__name__)
 GIL_SWITCH_S = 0.0005
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """How this router reaches the cluster's other processes."""
+
+    key: ClusterKey
+    membership: Membership
+    dialer: Dialer
+    introductions: Introductions
+
+    @classmethod
+    def of(cls, settings: RouterSettings) -> Others:
+        key = settings.open_cluster_key()
+        warn_without(key)
+        membership, dialer = Membership(settings.redis_url, settings.cluster, key), Dialer(key, ROUTER)
+        return cls(key, membership, dialer, Introductions(dialer, membership.bad))
+
+
 def placement_leader(
     settings: RouterSettings,
     candidate: str,
-    membership: Membership,
+    others: Others,
     shortages: ShortageReporter,
     config: ModelConfig,
     bytes_per_expert: int,
 ) -> PlacementLeader:
     return PlacementLeader(
-        membership,
+        others.membership,
         candidate,
         shape_of(settings, config),
         shortages,
         BalanceBudget(1e9 * settings.rebalance_gb_per_minute, bytes_per_expert, time.monotonic())
         if settings.rebalance_gb_per_minute
         else None,
+        dialer=others.dialer,
+        introductions=others.introductions,
     )
 
 
 async def serve(
     settings: RouterSettings, assets: ModelAssets, access: Access, config: ModelConfig, bytes_per_expert: int
 ) -> None:
-    boot_id = uuid.uuid4().hex
-    membership = Membership(settings.redis_url, settings.cluster)
+    boot_id, others = uuid.uuid4().hex, Others.of(settings)
+    membership = others.membership
     events = KubernetesEvents(settings.identity, settings.expert_set) if settings.events else None
     shortages = ShortageReporter(membership, events.notify if events else None)
-    leader = placement_leader(
-        settings, f"{settings.identity}/{boot_id}", membership, shortages, config, bytes_per_expert
-    )
-    attention_workers = AttentionWorkerPool(
-        partial(list_attention_workers, membership),
-        max_model_len=assets.max_model_len,
-        timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
-        count_routers=partial(count_routers, membership),
-    )
+    leader = placement_leader(settings, f"{settings.identity}/{boot_id}", others, shortages, config, bytes_per_expert)
+    attention_workers = attention_worker_pool(settings, others, assets)
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     lag = LoopLag(metrics.registry)
-    shortages.show(metrics.registry)
-    leader.metrics.show(metrics.registry)
+    for shown in (membership.bad, shortages, leader.metrics):
+        shown.show(metrics.registry)
     limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
     serving = ServingContext(assets, attention_workers, metrics, limits)
-    overview = partial(Overview.read, membership)
-    responses = ResponseStore(
-        settings.redis_url, settings.cluster, ttl_s=settings.response_ttl_s, memory_mb=settings.response_memory_mb
-    )
-    console = console_of(settings, membership)
     access.routers = lambda: attention_workers.routers
-    gateway = GatewayContext(serving, lambda: shortages.known, overview, responses, access, console)
+    probe = ready_probe(settings, serving, shortages)
+    responses = stored_responses(settings, others.key)
+    console = console_of(settings, membership)
+    gateway = GatewayContext(
+        serving,
+        lambda: shortages.known,
+        partial(Overview.read, membership),
+        responses,
+        access,
+        console,
+        lambda: probe.reason,
+    )
     servers = RouterServers(gateway, settings.origins)
     try:
         await servers.start(settings.host, settings.port, settings.grpc_port)
@@ -109,30 +133,63 @@ async def serve(
         exit_with_error(str(error))
     http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
     log.info("router listens", http=http, grpc=rpc, open_files=open_files())
-
-    def record() -> WorkerRecord:
-        return WorkerRecord(
-            worker_id=settings.identity,
-            role="router",
-            address=authority(settings.reachable_host, servers.grpc_port),
-            metrics_address=authority(settings.reachable_host, servers.http_port),
-            boot_id=boot_id,
-            epoch=leader.epoch,
-            stats={"leading": float(leader.leading)},
-        )
+    record = partial(record_of, settings, servers, leader, boot_id)
 
     async def drain() -> None:
         await leader.resign()
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch(), access.watch())
+        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
+        background += (probe.run(), access.watch())
         await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
         await membership.close()
         await responses.close()
+
+
+def record_of(settings: RouterSettings, servers: RouterServers, leader: PlacementLeader, boot_id: str) -> WorkerRecord:
+    """The content of the router's lease."""
+    return WorkerRecord(
+        worker_id=settings.identity,
+        role="router",
+        address=authority(settings.reachable_host, servers.grpc_port),
+        metrics_address=authority(settings.reachable_host, servers.http_port),
+        boot_id=boot_id,
+        epoch=leader.epoch,
+        stats={"leading": float(leader.leading)},
+    )
+
+
+def attention_worker_pool(settings: RouterSettings, others: Others, assets: ModelAssets) -> AttentionWorkerPool:
+    return AttentionWorkerPool(
+        partial(list_attention_workers, others.membership, others.introductions),
+        max_model_len=assets.max_model_len,
+        timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
+        count_routers=partial(count_routers, others.membership),
+        dialer=others.dialer,
+    )
+
+
+def ready_probe(settings: RouterSettings, serving: ServingContext, shortages: ShortageReporter) -> ReadyProbe:
+    return ReadyProbe(
+        serving.attention_workers,
+        lambda: serving.metrics.each_token.tokens,
+        settings.ready_probe_s,
+        lambda: bool(shortages.known and shortages.known.lost),
+    )
+
+
+def stored_responses(settings: RouterSettings, key: ClusterKey) -> ResponseStore:
+    return ResponseStore(
+        settings.redis_url,
+        settings.cluster,
+        ttl_s=settings.response_ttl_s,
+        memory_mb=settings.response_memory_mb,
+        key=key,
+    )
 
 
 def shape_of(settings: RouterSettings, config: ModelConfig) -> Shape:

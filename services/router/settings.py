@@ -36,6 +36,12 @@ class RouterSettings(ServiceSettings):
         minimum=0,
         maximum=1_000_000,
     )
+    ready_probe_s: float = setting(
+        "seconds without a token after which /ready has one generated, to know that answers come; before it first says"
+        " yes it always has. 0 = only then",
+        30.0,
+        minimum=0,
+    )
     drain_timeout_s: float = setting("seconds open streams may take to finish after SIGTERM", 25.0, above=0)
     replicas: int = setting("expert workers that hold each expert, when there are so many", 1, minimum=1, maximum=64)
     redundant_experts: int = setting(

@@ -82,8 +82,8 @@ def test_additions_to_a_pod(chart: Chart) -> None:
     assert main["env"][-1] == {"name": "A", "value": "b"}
     assert main["envFrom"] == [{"secretRef": {"name": "s"}}]
     assert main["ports"][-1] == {"containerPort": 1}
-    assert {volume["name"] for volume in pod["volumes"]} == {"tmp", "shm", "v"}
-    assert [mount["name"] for mount in main["volumeMounts"]] == ["tmp", "shm", "v"]
+    assert {volume["name"] for volume in pod["volumes"]} == {"tmp", "shm", "v", "cluster-key"}
+    assert [mount["name"] for mount in main["volumeMounts"]] == ["tmp", "shm", "cluster-key", "v"]
     assert pod["initContainers"] == [{"name": "i"}]
     assert pod["containers"][1] == {"name": "c"}
     assert pod["serviceAccountName"] == "mine"

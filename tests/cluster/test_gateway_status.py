@@ -143,6 +143,7 @@ def test_the_exit_code_shows_whether_requests_are_served() -> None:
 
 def test_a_cluster_without_workers_is_not_served(cluster: ClusterUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARACAL_REDIS_URL", cluster.local.redis_url)
+    monkeypatch.setenv("CARACAL_CLUSTER_KEY_FILE", str(cluster.local.key_file))
     for name, expected in (("caracal", 0), ("nobody", 3)):
         monkeypatch.setenv("CARACAL_CLUSTER", name)
         done = CliRunner().invoke(app, ["status"])

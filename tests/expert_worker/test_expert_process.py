@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto.placements import layer_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.broken_checkpoint import edit_tensor
 from support.tiny_checkpoint import make_checkpoint
@@ -104,7 +105,8 @@ def test_it_serves_while_it_drains_and_exits_when_it_has_no_experts(checkpoint: 
             assert stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5).draining, (
                 "it serves until it has no experts"
             )
-            stub.Commit(expert_pb2.CommitRequest(table=placement_pb2.Table(epoch=6)), timeout=5)
+            nothing = placement_pb2.Table(epoch=6, layers=[layer_of([[]] * 8)] * 2)
+            stub.Commit(expert_pb2.CommitRequest(table=nothing), timeout=5)
         assert "drained" in end(worker)
         assert store.record("expert", "expert-3") is None
     finally:

@@ -21,7 +21,10 @@ NEVER_REACHED = [
         {"torch", "transformers"},
     ),
     (("services.router.servers", "services.router.settings", "services.router.__main__"), {"torch", "transformers"}),
-    (("services.membership", "services.process", "services.cli.app", "services.local.settings"), {"torch"}),
+    (
+        ("services.membership", "services.process", "services.security", "services.cli.app", "services.local.settings"),
+        {"torch"},
+    ),
     (("services.router.dispatch", "services.transport"), HTTP),
     (("services.attention_worker.model",), {"grpc", "socket", "redis", "http"}),
     (
@@ -61,6 +64,8 @@ NEVER_IMPORTED = [
     ("services.transport", ("services.router", "services.attention_worker", "services.expert_worker")),
     ("services.membership", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),
     ("services.process", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),
+    ("services.security", ("services.router", "services.membership", "services.process", "services.transport")),
+    ("services.security", ("services.attention_worker", "services.expert_worker", "services.cli", "services.local")),
     ("caracal_kernels", ("services", "bench", "training")),
     ("training", ("services.router", "services.attention_worker", "services.expert_worker", "bench")),
 ]

@@ -111,6 +111,7 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
             await asyncio.sleep(0.01)
         return attention_pb2.AttentionDescription(
             worker_id=fake.worker_id,
+            boot_id=f"{fake.worker_id}-boot",
             numerics_class=fake.numerics_class,
             max_model_len=fake.max_model_len,
             kv_pages_total=fake.kv_pages,

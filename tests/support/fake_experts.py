@@ -143,7 +143,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     async def Describe(self, request: Any, context: Any) -> Any:
         await self._hold("Describe")
         loaded = pack_experts(*np.array(sorted(self.loaded), np.int64).reshape(-1, 2).T)
-        return expert_pb2.ExpertDescription(worker_id=self.worker_id, epoch=self.epoch, loaded=loaded)
+        return expert_pb2.ExpertDescription(
+            worker_id=self.worker_id, boot_id=self.boot_id, epoch=self.epoch, loaded=loaded
+        )
 
     async def _hold(self, call: str) -> None:
         if call in self.holds:

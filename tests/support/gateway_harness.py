@@ -93,6 +93,7 @@ class Harness:
         self._client: openai.OpenAI | None = None
         self._anthropic: anthropic.Anthropic | None = None
         self.shortage: CapacityShortage | None = None
+        self.unproven: Callable[[], str | None] = lambda: None  # what /ready asks a probe
 
     def __enter__(self) -> Harness:
         self._thread.start()
@@ -166,7 +167,12 @@ class Harness:
         access = Access(self._api_keys)
         self._watch = asyncio.create_task(access.watch())
         gateway = GatewayContext(
-            self.serving, lambda: self.shortage, responses=self.store, access=access, console=self.console
+            self.serving,
+            lambda: self.shortage,
+            responses=self.store,
+            access=access,
+            console=self.console,
+            unproven=lambda: self.unproven(),
         )
         self.servers = RouterServers(gateway, self._cors_origins, self._connection_timeouts)
         await self.servers.start("127.0.0.1", 0, 0)

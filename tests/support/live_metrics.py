@@ -18,6 +18,7 @@ from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.service import ExpertService
+from services.membership.bad_records import BadRecords
 from services.membership.redis import Membership
 from services.process.loop_lag import LoopLag
 from services.process.telemetry import show_redis
@@ -27,6 +28,7 @@ from services.router.dispatch.stats import DispatchStats
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.requests.metrics import RequestMetrics
+from services.security.guard import Guard
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
 
@@ -40,7 +42,9 @@ def names(registry: CollectorRegistry) -> Iterator[str]:
 
 def _router(folder: Path) -> CollectorRegistry:
     registry = RequestMetrics("tiny", CollectorRegistry()).registry
-    ShortageReporter(Membership("redis://127.0.0.1:1")).show(registry)
+    membership = Membership("redis://127.0.0.1:1")
+    ShortageReporter(membership).show(registry)
+    membership.bad.show(registry)
     LoopLag(registry)
     PlacementMetrics().show(registry)
     return registry
@@ -80,6 +84,9 @@ _ROLES: dict[str, Callable[[Path], CollectorRegistry]] = {
 def registries(folder: Path) -> dict[str, CollectorRegistry]:
     """Returns each role's registry, over a model that is made in `folder`."""
     made = {role: make(folder) for role, make in _ROLES.items()}
+    for role in ("attention", "expert"):
+        Guard().show(made[role])
+        BadRecords().show(made[role])
     for registry in made.values():
         show_redis(registry, lambda: True)
     return made

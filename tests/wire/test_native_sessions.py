@@ -78,7 +78,7 @@ def same_as_reference(checkpoint: Checkpoint, worker: Worker, stats: NativeStats
 
 
 def test_callers_on_one_machine_get_the_unix_socket(checkpoint: Checkpoint, one: Worker) -> None:
-    opened = open_session(one.endpoint, None)
+    opened = open_session(one.endpoint)
     assert opened.over_unix
     opened.socket.close()
     stats = NativeStats()
@@ -88,7 +88,7 @@ def test_callers_on_one_machine_get_the_unix_socket(checkpoint: Checkpoint, one:
 
 def test_callers_that_do_not_find_the_unix_socket_get_tcp(checkpoint: Checkpoint, one: Worker) -> None:
     one.service.direct = False  # the proxy names a socket that is not there, as another machine sees it
-    opened = open_session(one.endpoint, None)
+    opened = open_session(one.endpoint)
     assert not opened.over_unix
     opened.socket.close()
     stats = NativeStats()
@@ -125,13 +125,13 @@ def test_many_unproven_connections_do_not_keep_callers_out(checkpoint: Checkpoin
 
 
 def test_no_more_sessions_than_the_worker_takes(one: Worker) -> None:
-    kept = [open_session(one.endpoint, None).socket for _ in range(MAX_SESSIONS)]
+    kept = [open_session(one.endpoint).socket for _ in range(MAX_SESSIONS)]
     with pytest.raises(NotOpened, match=f"RESOURCE_EXHAUSTED: {MAX_SESSIONS} native sessions are open"):
-        open_session(one.endpoint, None)
+        open_session(one.endpoint)
     assert one.service.sessions == MAX_SESSIONS
     kept.pop().close()
     until(lambda: one.service.sessions < MAX_SESSIONS)
-    kept.append(open_session(one.endpoint, None).socket)
+    kept.append(open_session(one.endpoint).socket)
     for each in kept:
         each.close()
 

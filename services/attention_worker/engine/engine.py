@@ -235,7 +235,7 @@ class Engine:
         if isinstance(token, NothingAllowed):
             return self._end(sequence, [], Ending("rejected", message=str(token)))
         sequence.append(token.id)
-        self.counters.generation_tokens += 1
+        self.counters.generation_tokens += not sequence.request.probe
         ending = sequence.ending
         if sequence.rules is not None and ending is None:
             try:
@@ -254,7 +254,8 @@ class Engine:
     def _accept(self, sequence: Sequence) -> list[Delivery]:
         self._sequences[sequence.key] = sequence
         self.scheduler.submit(sequence)
-        self.counters.prompt_tokens += len(sequence.request.prompt_ids)
+        if not sequence.request.probe:
+            self.counters.prompt_tokens += len(sequence.request.prompt_ids)
         # A replay may be complete already: the earlier attempt died between its last token and its ending.
         return [self._end(sequence, [], sequence.ending)] if sequence.ending else []
 

@@ -75,6 +75,7 @@ class Request:
     emitted_ids: tuple[int, ...] = ()
     scored: int = 0  # tokens of the prompt whose scores earlier attempts delivered
     sampling: Sampling = Sampling()
+    probe: bool = False  # no user's: its tokens are not counted
     trace: SequenceTrace | None = None
 
 

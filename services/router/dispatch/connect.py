@@ -8,19 +8,22 @@ from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import Connect, Link
 from services.router.dispatch.native_fanout import NativeFanout, NativeOptions
 from services.router.dispatch.nccl_link import NcclLink, P2POptions
+from services.security.channels import PLAIN, Dialer
 
 LINKS = ("grpc", "nccl", "native")
 
 
-def connector(link: str, p2p: P2POptions, native: NativeOptions) -> Connect:
+def connector(link: str, p2p: P2POptions, native: NativeOptions, dialer: Dialer = PLAIN) -> Connect:
     """Returns what connects to a worker by `link`, one of LINKS; grpc uses only `p2p.dispatch_dtype`.
 
     Raises NativeUnavailable.
     """
     if link == "native":
-        return NativeFanout(native)
+        return NativeFanout(native, dialer)
 
     def connect(endpoint: placement_pb2.Endpoint) -> Link:
-        return NcclLink(endpoint, p2p) if link == "nccl" else GrpcLink(endpoint, dispatch_dtype=p2p.dispatch_dtype)
+        if link == "nccl":
+            return NcclLink(endpoint, p2p, dialer)
+        return GrpcLink(endpoint, dialer, p2p.dispatch_dtype)
 
     return connect

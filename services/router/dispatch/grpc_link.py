@@ -30,6 +30,7 @@ from services.router.dispatch.errors import (
     WorkerUnavailable,
 )
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
+from services.security.channels import PLAIN, Dialer
 from services.transport.p2p_group import P2PBroken
 from services.transport.payload import pack, payload_bytes
 
@@ -54,11 +55,11 @@ class GrpcLink:
     def __init__(
         self,
         endpoint: placement_pb2.Endpoint,
-        credentials: grpc.ChannelCredentials | None = None,
+        dialer: Dialer = PLAIN,
         dispatch_dtype: torch.dtype | None = None,
     ) -> None:
         """`dispatch_dtype`: the dtype in which rows are sent; None = the model's."""
-        self._endpoint, self._credentials, self._dispatch_dtype = endpoint, credentials, dispatch_dtype
+        self._endpoint, self._dialer, self._dispatch_dtype = endpoint, dialer, dispatch_dtype
         self._session: Session | None = None
         self._closed = False
 
@@ -84,7 +85,7 @@ class GrpcLink:
         return self._session
 
     def _new_session(self) -> Session:
-        return Session(self._endpoint, self._credentials, self._dispatch_dtype)
+        return Session(self._endpoint, self._dialer, self._dispatch_dtype)
 
 
 def name_of(endpoint: placement_pb2.Endpoint) -> str:
@@ -107,7 +108,7 @@ class Session:
     def __init__(
         self,
         endpoint: placement_pb2.Endpoint,
-        credentials: grpc.ChannelCredentials | None,
+        dialer: Dialer,
         dispatch_dtype: torch.dtype | None,
     ) -> None:
         self.over = False
@@ -119,12 +120,9 @@ class Session:
         self._waiting: dict[int, Waiting] = {}
         self._ending = threading.Lock()
         self._outbox: SimpleQueue[expert_pb2.ExpertCall | None] = SimpleQueue()
-        self._channel = (
-            grpc.secure_channel(endpoint.address, credentials, CHANNEL_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(endpoint.address, CHANNEL_OPTIONS)
-        )
-        self._stream = expert_pb2_grpc.ExpertStub(self._channel).Session(iter(self._outbox.get, None))
+        self._channel = dialer.threaded(endpoint.address, CHANNEL_OPTIONS)
+        self._stub = expert_pb2_grpc.ExpertStub(dialer.to_run(self._channel, endpoint.boot_id))
+        self._stream = self._stub.Session(iter(self._outbox.get, None))
         threading.Thread(target=self._read, name=f"link-{endpoint.worker_id}", daemon=True).start()
 
     def send(self, request: ExpertRequest) -> Future[ExpertOutput]:

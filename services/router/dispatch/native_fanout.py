@@ -27,6 +27,7 @@ from services.router.dispatch.errors import (
 from services.router.dispatch.links import Failure, Link, ScatterRequest, Sessions
 from services.router.dispatch.native_link import NONE, NativeLink, NativeStats
 from services.router.dispatch.native_open import Opened
+from services.security.channels import PLAIN, Dialer
 from services.transport.native_extension import native
 from services.transport.payload import FP8, planes
 
@@ -53,8 +54,9 @@ class NativeOptions:
 class NativeFanout:
     """Opens links and sends over their sessions. The engine's thread scatters and waits, links call the rest."""
 
-    def __init__(self, options: NativeOptions) -> None:
+    def __init__(self, options: NativeOptions, dialer: Dialer = PLAIN) -> None:
         """Raises NativeUnavailable."""
+        self.dialer = dialer
         self.stats, self.dispatch_dtype = options.stats, options.dispatch_dtype
         self._options = options
         self._module = native()

@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc
 import structlog
 from caracal_proto import placement_pb2
 
@@ -49,9 +48,8 @@ class NativeLink(GrpcLink):
         self,
         endpoint: placement_pb2.Endpoint,
         fanout: NativeFanout,
-        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        super().__init__(endpoint, credentials, fanout.dispatch_dtype)
+        super().__init__(endpoint, fanout.dialer, fanout.dispatch_dtype)
         self._fanout = fanout
         self._backoff_s, self._retry_at, self._opened_s = FIRST_BACKOFF_S, 0.0, 0.0
         self._opening: threading.Thread | None = None
@@ -98,7 +96,7 @@ class NativeLink(GrpcLink):
 
     def _run(self) -> None:
         try:
-            opened = open_session(self._endpoint, self._credentials)
+            opened = open_session(self._endpoint, self._dialer)
         except NotOpened as error:
             self._fanout.stats.failed += 1
             log.info(

@@ -10,6 +10,7 @@ import grpc
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 
 from services.process.addresses import authority
+from services.security.channels import PLAIN, Dialer
 from services.transport.native_extension import native
 
 HANDSHAKE_S = 2.0  # for each step of an opening
@@ -29,16 +30,12 @@ class Opened(NamedTuple):
     max_assignments: int
 
 
-def open_session(endpoint: placement_pb2.Endpoint, credentials: grpc.ChannelCredentials | None) -> Opened:
+def open_session(endpoint: placement_pb2.Endpoint, dialer: Dialer = PLAIN) -> Opened:
     """Opens one session, by the unix socket where this process can reach it. Blocks. Raises NotOpened."""
-    channel = (
-        grpc.secure_channel(endpoint.address, credentials)
-        if credentials
-        else grpc.insecure_channel(endpoint.address, [("grpc.use_local_subchannel_pool", 1)])
-    )
-    with channel:
+    with dialer.threaded(endpoint.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = expert_pb2_grpc.ExpertStub(dialer.to_run(channel, endpoint.boot_id))
         try:
-            place = expert_pb2_grpc.ExpertStub(channel).Open(expert_pb2.OpenRequest(), timeout=HANDSHAKE_S)
+            place = stub.Open(expert_pb2.OpenRequest(), timeout=HANDSHAKE_S)
         except grpc.RpcError as error:
             why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
             raise NotOpened(why) from None

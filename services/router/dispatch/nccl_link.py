@@ -23,12 +23,13 @@ from typing import NoReturn
 import grpc
 import structlog
 import torch
-from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
+from caracal_proto import expert_pb2, placement_pb2
 from torch import Tensor
 
 from services.router.dispatch.errors import InvalidReply
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
+from services.security.channels import PLAIN, Dialer
 from services.transport.p2p_group import CALLER, HANDSHAKE_S, P2PBroken, P2PGroup
 from services.transport.payload import MAX_ROWS, check_of, payload_bytes
 from services.transport.rendezvous_store import MirrorStore
@@ -80,9 +81,9 @@ class NcclLink(GrpcLink):
         self,
         endpoint: placement_pb2.Endpoint,
         options: P2POptions,
-        credentials: grpc.ChannelCredentials | None = None,
+        dialer: Dialer = PLAIN,
     ) -> None:
-        super().__init__(endpoint, credentials, options.dispatch_dtype)
+        super().__init__(endpoint, dialer, options.dispatch_dtype)
         self._options = options
         self._backoff_s, self._retry_at = FIRST_BACKOFF_S, 0.0
         self._connecting: threading.Thread | None = None
@@ -116,7 +117,7 @@ class NcclLink(GrpcLink):
         return session
 
     def _new_session(self) -> Session:
-        return P2PSession(self._endpoint, self._credentials, self._options)
+        return P2PSession(self._endpoint, self._dialer, self._options)
 
     def _start_connecting(self, session: P2PSession) -> threading.Thread:
         """Starts a thread that connects the session's P2P group, or returns the one that is at it."""
@@ -148,13 +149,13 @@ class P2PSession(Session):
     def __init__(
         self,
         endpoint: placement_pb2.Endpoint,
-        credentials: grpc.ChannelCredentials | None,
+        dialer: Dialer,
         options: P2POptions,
     ) -> None:
         self.p2p: P2PGroup | None = None
         self.connected_s = 0.0
         self._options = options
-        super().__init__(endpoint, credentials, options.dispatch_dtype)
+        super().__init__(endpoint, dialer, options.dispatch_dtype)
 
     def connect_p2p(self) -> None:
         """Connects the P2P group with the worker. Each step takes HANDSHAKE_S at most. Raises P2PBroken."""
@@ -163,9 +164,7 @@ class P2PSession(Session):
         on_device = options.device.type != "cpu"
         hello = expert_pb2.RendezvousItem(group=self._id, max_bytes=max_bytes, on_device=on_device)
         try:
-            stream = expert_pb2_grpc.ExpertStub(self._channel).Rendezvous(
-                store.outgoing(hello), timeout=4 * HANDSHAKE_S
-            )
+            stream = self._stub.Rendezvous(store.outgoing(hello), timeout=4 * HANDSHAKE_S)
         except ValueError as error:  # the channel was closed
             raise P2PBroken(str(error)) from None
         following = threading.Thread(target=store.follow, args=(stream,), name="p2p-store", daemon=True)

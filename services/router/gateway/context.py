@@ -46,6 +46,7 @@ class GatewayContext:
     responses: ResponseStore | None = None
     access: Access = field(default_factory=lambda: Access(None))
     console: Console | None = None
+    unproven: Callable[[], str | None] = lambda: None  # why no answer is known to come, as ReadyProbe has it
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

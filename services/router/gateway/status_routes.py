@@ -44,7 +44,7 @@ class StatusRoutes:
         return {"status": "ok"}
 
     async def ready(self) -> Response:
-        """Returns 503 with the reason while no request can be served.
+        """Returns 503 with the reason while no request can be served, or no token has come through.
 
         A capacity shortage is a warning. While requests wait for experts that are loaded on no worker, the router is
         degraded and yet ready: once a worker loads them, the requests go on.
@@ -104,7 +104,9 @@ class StatusRoutes:
 
     def _not_ready(self) -> str | None:
         closing: RouterError | None = self._gateway.serving.closing
-        return closing.message if closing else self._gateway.serving.attention_workers.not_ready()
+        if closing:
+            return closing.message
+        return self._gateway.serving.attention_workers.not_ready() or self._gateway.unproven()
 
     def _card(self) -> dict[str, Any]:
         serving = self._gateway.serving

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -20,6 +19,7 @@ from caracal_proto.placement_pb2 import Table
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, Pulse, RedisUnavailable
 from services.membership.shortage import CapacityShortage
+from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.balancer import LOAD_S, Balancer
 from services.router.placement.capacity import mismatched_workers
@@ -32,9 +32,10 @@ from services.router.placement.plan import Plan, Shape, inputs_of, make_plan
 from services.router.placement.pushes import Pushes
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.placement.table_view import TableView
-from services.router.placement.tables import MAX_EPOCH, fits, next_term, to_table
+from services.router.placement.tables import address_changed, chosen_class, misfit, next_term, to_table
 from services.router.placement.worker_client import Workers
 from services.router.placement.worker_registry import WorkerRegistry
+from services.security.channels import PLAIN, Dialer
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,7 @@ POLL_S, RETRY_S = 0.5, 0.2  # between two looks at Redis while nothing changes, 
 READ_S = 2.0  # between two readings of the workers' leases while none says that it has changed
 LOOK_S = 1.0  # between two looks at the placement while nothing has changed
 TICK_S = 0.05
+FIRST_LOOK_S = 2.0  # that a new router waits for the workers' answers before it may lead
 LEADER_LEASE_MS = 2000
 
 
@@ -56,11 +58,15 @@ class PlacementLeader:
         shortages: ShortageReporter | None = None,
         budget: BalanceBudget | None = None,
         load_s: float = LOAD_S,
+        dialer: Dialer = PLAIN,
+        introductions: Introductions | None = None,
     ) -> None:
         """Without a `budget`, no expert moves for its load, which is read every `load_s`."""
+        self._introductions = introductions or Introductions(dialer, membership.bad)
+        self._began = time.monotonic()
         self._membership, self._holder = membership, holder
         self._shape, self._layers, self._experts = shape, shape.layers, shape.experts
-        self._workers = Workers()
+        self._workers = Workers(dialer)
         self._shortages = shortages or ShortageReporter(membership)
         self._registries = {
             role: WorkerRegistry(self._workers.state, self._workers.probe) for role in ("expert", "attention")
@@ -105,6 +111,7 @@ class PlacementLeader:
             self._cancel_change()
             self._pushes.forget()
             self._balancer.forget()
+            await self._introductions.close()
             await self._workers.close()
 
     async def resign(self) -> None:
@@ -137,12 +144,9 @@ class PlacementLeader:
             self.changed.set()
         leads, stored = pulse.leads, pulse.epoch
         await self._see_workers(pulse.changes)
-        table = await self._membership.read_table() if stored > self.epoch else None
-        if table is not None and table.epoch >= stored and fits(table, self._layers, self._experts):
-            self._highest = max(self._highest, table.epoch)
-            if table.epoch > self.epoch and table.epoch >= self._leased:
-                self._publish(PublishedTable(table))
-        elif stored > self.epoch:
+        if self._introductions.pending and time.monotonic() < self._began + FIRST_LOOK_S:
+            return  # who is there, and how far their epochs are, decides what a new router believes and begins with
+        if stored > self.epoch and not await self._take_stored(stored):
             stored = 0  # what does not fit counts as nothing, and is written over
         if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
@@ -160,15 +164,32 @@ class PlacementLeader:
         if leads and self._table and self.epoch and stored < self.epoch:
             await self._membership.write_table(self._table)
 
+    async def _take_stored(self, stored: int) -> bool:
+        """Takes the table in Redis if it is newer than ours; returns whether it can be one of this cluster."""
+        table = await self._membership.read_table()
+        if table is None or table.epoch < stored:
+            return False
+        if why := misfit(table, self._layers, self._experts, self._highest):
+            self._membership.bad.note("table", "placement", why)
+            return False
+        self._highest = max(self._highest, table.epoch)
+        if table.epoch > self.epoch and table.epoch >= self._leased:
+            self._publish(PublishedTable(table))
+        return True
+
     async def _see_workers(self, changes: int) -> None:
         """Reads the workers' leases when one has changed, and every READ_S."""
-        if changes == self._changes and time.monotonic() < self._read_at + READ_S:
+        unchanged = changes == self._changes and not self._introductions.pending
+        if unchanged and time.monotonic() < self._read_at + READ_S:
             return
-        seen = {role: await self._membership.workers(role) for role in self._registries}
+        seen = {
+            role: await self._introductions.admitted(role, await self._membership.workers(role), self._highest)
+            for role in self._registries
+        }
         for role, records in seen.items():
             self._registries[role].see(records)
         self._workers.wake()
-        self._leased = max((r.epoch for records in seen.values() for r in records if r.epoch < MAX_EPOCH), default=0)
+        self._leased = max((r.epoch for records in seen.values() for r in records), default=0)
         self._highest = max(self._highest, self._leased)
         self._changes, self._read_at = changes, time.monotonic()
 
@@ -216,7 +237,7 @@ class PlacementLeader:
             return  # something has changed meanwhile; the next round sees it
         self._note_shortage(plan, usable, left_out)
         after = plan.after
-        if plan.complete and (not self.epoch or plan.differs or self._address_changed(usable)):
+        if plan.complete and (not self.epoch or plan.differs or address_changed(self._table, usable)):
             self._change_needs = frozenset(r.boot_id for r in usable if r.worker_id in after.worker_ids)
             self._change = asyncio.create_task(self._carry_out(plan.before, after, usable, attention, experts))
         else:
@@ -257,26 +278,13 @@ class PlacementLeader:
         self._shortages.note(lacking, plan.unplaced, starting=not self.epoch and not self._backoffs)
 
     def _compatible(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> list[WorkerRecord]:
-        """Returns the expert workers of one numerics class, for a table has only one.
-
-        It is the table's class while a worker of it is alive, else the one that the most attention workers have.
-        """
-        classes = [r.numerics_class for r in experts]
-        if self._table and self._table.numerics_class in classes:
-            chosen = self._table.numerics_class
-        else:
-            wanted = [r.numerics_class for r in attention]
-            chosen = max(sorted(set(classes)), key=lambda c: (wanted.count(c), classes.count(c)), default="")
+        """Returns the expert workers of one numerics class, for a table has only one."""
+        chosen = chosen_class(self._table, experts, attention)
         others = [r.worker_id for r in experts if r.numerics_class != chosen]
         if others and not self._left_out:
             log.warning("workers of another numerics class are left out", workers=others, chosen=chosen)
         self._left_out = bool(others)
         return [r for r in experts if r.numerics_class == chosen]
-
-    def _address_changed(self, usable: Sequence[WorkerRecord]) -> bool:
-        """Whether a worker that is in the table has another address now."""
-        named = {w.boot_id: w.address for w in self._table.workers} if self._table else {}
-        return any(named.get(r.boot_id, r.address) != r.address for r in usable)
 
     async def _carry_out(
         self,

@@ -11,10 +11,10 @@ import numpy as np
 from caracal_proto.placement_pb2 import Endpoint, Table
 from caracal_proto.placements import PlacementError, pack_layer, unpack_layer
 
+from services.membership.checks import epoch_violation
 from services.membership.record import WorkerRecord
 from services.router.placement.table_view import TableView
 
-MAX_EPOCH = 1 << 62  # no valid epoch gets there; counting on from a value that does would overflow
 TERM = 1000  # a new leader starts at the next multiple, so that two leaders never give one epoch to two tables
 
 
@@ -32,18 +32,21 @@ def to_table(epoch: int, numerics_class: str, view: TableView, records: Iterable
     return table
 
 
-def fits(table: Table, layers: int, experts: int) -> bool:
-    """Whether a table read from Redis can be one of this model."""
+def misfit(table: Table, layers: int, experts: int, known_epoch: int) -> str:
+    """Why a table read from Redis cannot be one of this model and cluster; empty when it can.
+
+    `known_epoch`: the highest epoch that is known from elsewhere.
+    """
     workers = len(table.workers)
     if len({worker.worker_id for worker in table.workers}) != workers or len(table.layers) != layers:
-        return False
+        return f"it has {len(table.layers)} layers, the model {layers}, or names a worker twice"
     try:
         unpacked = [unpack_layer(layer) for layer in table.layers]
-    except PlacementError:
-        return False
-    return 0 < table.epoch < MAX_EPOCH and all(
-        len(replicas_F) == experts and worker_A.max(initial=-1) < workers for replicas_F, worker_A in unpacked
-    )
+    except PlacementError as error:
+        return str(error)
+    if not all(len(replicas_F) == experts and worker_A.max(initial=-1) < workers for replicas_F, worker_A in unpacked):
+        return f"a layer has not {experts} experts, or one on a worker that it does not name"
+    return epoch_violation(table.epoch, known_epoch) if table.epoch else "it has no epoch"
 
 
 def still_there(table: Table, alive: Mapping[str, WorkerRecord]) -> TableView:
@@ -58,6 +61,22 @@ def still_there(table: Table, alive: Mapping[str, WorkerRecord]) -> TableView:
             placed_EW[:, column] = False
     ids = [worker.worker_id for worker in table.workers]
     return TableView.of(len(layers), len(layers[0][0]), ids, placed_EW)
+
+
+def address_changed(table: Table | None, usable: Iterable[WorkerRecord]) -> bool:
+    """Whether a worker that is in the table has another address now."""
+    named = {worker.boot_id: worker.address for worker in table.workers} if table else {}
+    return any(named.get(record.boot_id, record.address) != record.address for record in usable)
+
+
+def chosen_class(table: Table | None, experts: Iterable[WorkerRecord], attention: Iterable[WorkerRecord]) -> str:
+    """The numerics class of the next table: this one's while an expert worker of it is alive, else the one that the
+    most attention workers have; empty without expert workers."""
+    classes = [record.numerics_class for record in experts]
+    if table is not None and table.numerics_class in classes:
+        return table.numerics_class
+    wanted = [record.numerics_class for record in attention]
+    return max(sorted(set(classes)), key=lambda one: (wanted.count(one), classes.count(one)), default="")
 
 
 def next_term(highest: int) -> int:

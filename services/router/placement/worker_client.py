@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from services.membership.record import WorkerRecord
 from services.process.loop_time import within
 from services.router.placement.table_view import Items
+from services.security.channels import PLAIN, Dialer
 
 QUICK_S = 2.0
 PROBE_S = 0.5
@@ -48,7 +49,8 @@ class CallFailed(Exception):
 class Workers:
     """Channels to every worker the leader knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialer: Dialer = PLAIN) -> None:
+        self._dialer = dialer
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
         self._states: dict[tuple[str, str], grpc.ChannelConnectivity] = {}
         self._watchers: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -81,7 +83,7 @@ class Workers:
 
     async def loaded(self, record: WorkerRecord, experts: int) -> Items:
         """Asks an expert worker which experts it has loaded. Raises CallFailed."""
-        stub = ExpertStub(self._channel(record))
+        stub = ExpertStub(self._signed(record))
         about = await _call(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
         try:
             layer_N, expert_N = unpack_experts(about.loaded)
@@ -92,18 +94,18 @@ class Workers:
     async def prepare(self, record: WorkerRecord, epoch: int, item_N: Items, experts: int) -> NDArray[np.uint64]:
         """Makes an expert worker load and warm experts; returns their golden digests, [N]. Raises CallFailed."""
         request = PrepareRequest(epoch=epoch, experts=pack_experts(item_N // experts, item_N % experts))
-        reply = await _call(record, ExpertStub(self._channel(record)).Prepare(request, timeout=LOAD_S))
+        reply = await _call(record, ExpertStub(self._signed(record)).Prepare(request, timeout=LOAD_S))
         if len(reply.digests) != 8 * len(item_N):
             raise CallFailed(f"{record.worker_id} gave {len(reply.digests)} bytes of digests of {len(item_N)} experts")
         return np.frombuffer(reply.digests, "<u8").astype(np.uint64)
 
     async def load(self, record: WorkerRecord) -> LoadReply:
         """Asks an expert worker for its load. Raises CallFailed."""
-        return await _call(record, ExpertStub(self._channel(record)).Load(LoadRequest(), timeout=QUICK_S))
+        return await _call(record, ExpertStub(self._signed(record)).Load(LoadRequest(), timeout=QUICK_S))
 
     async def push(self, record: WorkerRecord, message: bytes) -> None:
         """Publishes a table, serialized for the worker's role. Raises CallFailed."""
-        call: Any = self._channel(record).unary_unary(PUSH[record.role])
+        call: Any = self._signed(record).unary_unary(PUSH[record.role])
         await _call(record, call(message, timeout=QUICK_S))
 
     async def keep_only(self, records: Collection[WorkerRecord]) -> None:
@@ -117,10 +119,13 @@ class Workers:
     async def close(self) -> None:
         await self.keep_only(())
 
+    def _signed(self, record: WorkerRecord) -> grpc.aio.Channel:
+        return self._dialer.to_run(self._channel(record), record.boot_id)
+
     def _channel(self, record: WorkerRecord) -> grpc.aio.Channel:
         key = record.address, record.boot_id
         if key not in self._channels:
-            channel = self._channels[key] = grpc.aio.insecure_channel(record.address, options=OPTIONS)
+            channel = self._channels[key] = self._dialer.aio(record.address, OPTIONS)
             self._states[key] = channel.get_state(try_to_connect=True)
             self._watchers[key] = asyncio.create_task(self._watch(key, channel))
         return self._channels[key]

@@ -26,6 +26,7 @@ from services.router.requests.context_limit import ContextLimit
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
+from services.security.channels import PLAIN, Dialer
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,9 @@ class AttentionWorkerPool:
         hold_s: float = HOLD_S,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
         count_routers: CountRouters | None = None,
+        dialer: Dialer = PLAIN,
     ) -> None:
+        self._dialer = dialer
         self._list_workers, self._count_routers = list_workers, count_routers
         self._routers = 1
         self._refresh_s, self._hold_s = refresh_s, hold_s
@@ -139,14 +142,14 @@ class AttentionWorkerPool:
             return None
         stream = self._streams.get(worker.address)
         if stream is None or stream.ended:
-            stream = self._streams[worker.address] = AttemptStream(channel)
+            stream = self._streams[worker.address] = AttemptStream(self._dialer.to_run(channel, worker.boot_id))
         return stream
 
     async def _channel(self, worker: AttentionWorkerView) -> grpc.aio.Channel | None:
         """Returns a connected channel, or None when the worker cannot be reached."""
         channel = self._channels.get(worker.address)
         if channel is None:
-            channel = grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS)
+            channel = self._dialer.aio(worker.address, CHANNEL_OPTIONS)
             self._channels[worker.address] = channel
         if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return channel
@@ -224,7 +227,7 @@ class AttentionWorkerPool:
         if channel is None:
             return None
         try:
-            return await within(DESCRIBE_S, _describe(channel))
+            return await within(DESCRIBE_S, _describe(self._dialer.to_run(channel, worker.boot_id)))
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
             log.info("attention worker does not answer Describe", worker=worker.worker_id, code=code)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
+from services.router.introductions import Introductions
 from services.router.requests.worker_choice import AttentionWorkerView
 
 
-async def list_attention_workers(membership: Membership) -> list[AttentionWorkerView]:
-    """Returns the attention workers that have a lease. Raises RedisUnavailable."""
-    return [_as_worker(record) for record in await membership.workers("attention", counts=True)]
+async def list_attention_workers(membership: Membership, introductions: Introductions) -> list[AttentionWorkerView]:
+    """Returns the attention workers that have a lease and have said who they are. Raises RedisUnavailable."""
+    leased = await membership.workers("attention", counts=True)
+    return [_as_worker(record) for record in await introductions.admitted("attention", leased)]
 
 
 async def count_routers(membership: Membership) -> int:

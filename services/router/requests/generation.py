@@ -31,6 +31,7 @@ from services.router.requests.generation_span import attempt_failed, start_attem
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import GenerationProgress
 from services.router.requests.worker_choice import AttentionWorkerView
+from services.security.calls import OTHER_RUN
 
 log = structlog.get_logger(__name__)
 
@@ -255,6 +256,7 @@ class Generation:
 def _is_a_death(failed: AttemptFailed) -> bool:
     """Whether the worker died, or failed in a step with this request, so that the request may be the reason.
 
-    A worker that hands sequences back, has too many, waits for experts or is slow says nothing about the request.
+    A worker that hands sequences back, is new at its address, has too many, waits for experts or is slow says nothing
+    about the request.
     """
-    return failed.code in FAILED_STEP or (failed.lost and failed.details != DRAINING)
+    return failed.code in FAILED_STEP or (failed.lost and failed.details not in (DRAINING, OTHER_RUN))

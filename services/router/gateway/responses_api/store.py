@@ -14,11 +14,14 @@ from typing import Any
 import redis.asyncio as redis
 import structlog
 
-from services.membership.redis import RedisUnavailable, bounded
+from services.membership.client import RedisUnavailable, bounded
 from services.router.access.owner import owner
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.responses_api.records import BadRecord, Record
 from services.router.requests.errors import InvalidRequest, RouterError
+from services.security.cluster_key import NO_KEY, ClusterKey
+from services.security.records import BadRecord as Unsigned
+from services.security.records import signed, verified
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +94,17 @@ class ResponseStore:
     With API keys, a key sees its own responses alone. Calls raise StoreUnavailable.
     """
 
-    def __init__(self, redis_url: str, cluster: str, *, ttl_s: int, memory_mb: int, call_s: float = CALL_S) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        cluster: str,
+        *,
+        ttl_s: int,
+        memory_mb: int,
+        call_s: float = CALL_S,
+        key: ClusterKey = NO_KEY,
+    ) -> None:
+        self._key = key
         self._prefix = f"{cluster}:response:"
         self._index, self._sizes = f"{cluster}:responses", f"{cluster}:responses:bytes"
         self._ttl_s, self._limit, self._call_s = ttl_s, memory_mb << 20, call_s
@@ -135,7 +148,7 @@ class ResponseStore:
         response_id = str(record.response["id"])
         record = replace(record, owner=owner.get())
         try:
-            data = await off_loop(record.to_bytes)
+            data = await off_loop(lambda: signed(self._key, self._prefix + response_id, record.to_bytes()))
         except BadRecord as error:
             raise RouterError(f"The response cannot be stored: {error}.", param=param) from None
         arguments: list[Any] = [response_id, data, str(self._ttl_s), str(self._limit), self._prefix]
@@ -155,8 +168,9 @@ class ResponseStore:
     async def _read_all(self, ids: Sequence[str], param: str) -> list[Record | None]:
         if not all(ID.fullmatch(one) for one in ids):
             return [None] * len(ids)
-        texts = await self._call(self._redis.mget([self._prefix + one for one in ids]), param)
-        records = await off_loop(_records, texts)
+        keys = [self._prefix + one for one in ids]
+        texts = await self._call(self._redis.mget(keys), param)
+        records = await off_loop(_records, self._key, keys, texts)
         return [record if record is not None and record.owner == owner.get() else None for record in records]
 
     def _keys(self, response_id: str) -> list[str]:
@@ -174,12 +188,12 @@ class ResponseStore:
             ) from None
 
 
-def _records(texts: Sequence[bytes | None]) -> list[Record | None]:
+def _records(key: ClusterKey, names: Sequence[str], texts: Sequence[bytes | None]) -> list[Record | None]:
     found: list[Record | None] = []
-    for text in texts:
+    for name, text in zip(names, texts, strict=True):
         try:
-            found.append(None if text is None else Record.from_bytes(text))
-        except BadRecord as error:
+            found.append(None if text is None else Record.from_bytes(verified(key, name, text)))
+        except (BadRecord, Unsigned) as error:
             log.warning("a malformed stored response is ignored", error=str(error))
             found.append(None)
     return found
