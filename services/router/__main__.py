@@ -140,8 +140,8 @@ async def serve(
         await servers.stop(settings.drain_timeout_s)
 
     try:
-        background = (leader.run(), membership.advertise(record), servers.watch(), lag.watch())
-        background += (probe.run(), access.watch())
+        loops = (leader.run(), membership.advertise(record), servers.watch())
+        background = (*loops, lag.watch(), probe.run(), access.watch())
         await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
     finally:
         with contextlib.suppress(RedisUnavailable):
