@@ -13,6 +13,8 @@ from services.cli.options import fail, gateway_address, on_cluster, usage_error
 
 SEVERAL = ("--goodput", "--header", "--metadata")  # options that take several words, as vLLM's do
 
+KEY_VARIABLES = ["CARACAL_API_KEY", "OPENAI_API_KEY"]
+
 
 class ServeCommand(TyperCommand):
     """Takes `--goodput ttft:200 tpot:50` for `--goodput ttft:200 --goodput tpot:50`."""
@@ -38,9 +40,7 @@ def serve(
     backend: Annotated[str, typer.Option(help="openai or vllm (completions), or openai-chat.")] = "openai",
     endpoint: Annotated[str, typer.Option(help="Path of the API; default: that of --backend.")] = "",
     model: Annotated[str, typer.Option(help="Default: the first of /v1/models.")] = "",
-    api_key: Annotated[
-        str, typer.Option(envvar=["CARACAL_API_KEY", "OPENAI_API_KEY"], help="Sent as a bearer token.")
-    ] = "",
+    api_key: Annotated[str, typer.Option(envvar=KEY_VARIABLES, help="Sent as a bearer token.")] = "",
     header: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE...", help="Headers of each request.")] = None,
     extra_body: Annotated[str, typer.Option(help="JSON object of further fields of each request.")] = "",
     dataset_name: Annotated[

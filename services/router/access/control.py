@@ -54,7 +54,7 @@ class KeyUse:
 
 
 class Access:
-    """Without a file everybody may do everything, and requests are told apart by their addresses.
+    """Without a file everybody may do everything, and requests are distinguished by their addresses.
 
     Everything runs on one event loop. `routers`: how many share the quotas.
     """
