@@ -134,6 +134,9 @@
 {{- else }}
 - {name: CARACAL_CONSOLE, value: "0"}
 {{- end }}
+{{- if .role.apiKeys.existingSecret }}
+- {name: CARACAL_API_KEYS_FILE, value: /etc/caracal/api-keys/{{ .role.apiKeys.secretKey }}}
+{{- end }}
 {{- with .role.corsOrigins }}
 - {name: CARACAL_CORS_ORIGINS, value: {{ . | quote }}}
 {{- end }}

@@ -74,6 +74,11 @@ spec:
     {{- with include "caracal.clusterKeySecret" .root }}
     - {name: cluster-key, secret: {secretName: {{ . }}}}
     {{- end }}
+    {{- if eq .component "router" }}
+    {{- with .role.apiKeys.existingSecret }}
+    - {name: api-keys, secret: {secretName: {{ . }}, items: [{key: {{ $.role.apiKeys.secretKey }}, path: {{ $.role.apiKeys.secretKey }}}]}}
+    {{- end }}
+    {{- end }}
     {{- end }}
     {{- with .role.extraVolumes }}
     {{- toYaml . | nindent 4 }}
@@ -134,6 +139,9 @@ volumeMounts:
   {{- with include "caracal.modelMount" .root | trim }}{{ . | nindent 2 }}{{ end }}
   {{- if .root.Values.clusterKey.enabled }}
   - {name: cluster-key, mountPath: /etc/caracal/cluster-key, readOnly: true}
+  {{- end }}
+  {{- if and (eq .component "router") .role.apiKeys.existingSecret }}
+  - {name: api-keys, mountPath: /etc/caracal/api-keys, readOnly: true}
   {{- end }}
   {{- end }}
   {{- with .role.extraVolumeMounts }}
