@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis.asyncio as redis
@@ -14,6 +14,7 @@ from services.security.cluster_key import NO_KEY, ClusterKey
 from services.security.records import BadRecord, signed, verified
 
 CALL_S = 1.0
+COUNTER = "counter"
 
 
 class RedisUnavailable(Exception):
@@ -55,10 +56,11 @@ class RedisClient:
 
         return await bounded(reply(), 2 * CALL_S)
 
-    async def write(self, fill: Callable[[Any], None], *keys: str) -> None:
+    async def write(self, fill: Callable[[Any], None], types: Mapping[str, str] | None = None) -> None:
         """Runs the commands that `fill` puts into a transaction. Raises RedisUnavailable.
 
-        When they find something of another type under one of `keys`, which nobody of ours has written, that is deleted.
+        `types`: of the keys that the commands need to be of a type of Redis, or a COUNTER. One that is of another,
+        which nobody of ours has written, is deleted.
         """
         for again in (True, False):
             pipe = self.redis.pipeline()
@@ -67,10 +69,19 @@ class RedisClient:
             errors = [reply for reply in replies if isinstance(reply, RedisError)]
             if not errors:
                 return
-            if not again or not keys or not all(map(is_wrong_type, errors)):
+            if not again or not all(map(is_wrong_type, errors)):
                 raise RedisUnavailable(f"{type(errors[0]).__name__}: {errors[0]}")
-            self.bad.note("key", " or ".join(keys), f"deleted: {errors[0]}")
-            await bounded(self.redis.delete(*keys), 2 * CALL_S)
+            for key, kind in (types or {}).items():
+                if await self._is_of_another(key, kind):
+                    self.bad.note("key", key, f"deleted, it is no {kind}")
+                    await bounded(self.redis.delete(key), 2 * CALL_S)
+
+    async def _is_of_another(self, key: str, kind: str) -> bool:
+        found = (await bounded(self.redis.type(key), 2 * CALL_S)).decode()
+        if kind != COUNTER or found != "string":
+            return found not in ("none", kind)
+        text = await bounded(self.redis.getrange(key, 0, 20), 2 * CALL_S)
+        return not (text.isdigit() and len(text) < 19)
 
     async def close(self) -> None:
         await self.redis.aclose()

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from services.membership.bad_records import BadRecords
 from services.membership.checks import MAX_EPOCH, is_text, table_violation
-from services.membership.client import CALL_S, RedisClient, RedisUnavailable, bounded, field_name
+from services.membership.client import CALL_S, COUNTER, RedisClient, RedisUnavailable, bounded, field_name
 from services.membership.desired import MAX_DESIRED, SCALED
 from services.membership.leases import Leases
 from services.membership.record import WorkerRecord
@@ -97,7 +97,7 @@ class Membership:
             if changed:
                 self._tell(pipe)
 
-        await self._client.write(fill, self._leases.index(record.role), self._key("changes"))
+        await self._client.write(fill, {self._leases.index(record.role): "set", self._key("changes"): COUNTER})
         self._announced = record.membership()
 
     async def withdraw(self, record: WorkerRecord) -> None:
@@ -105,7 +105,7 @@ class Membership:
             self._leases.remove(pipe, record)
             self._tell(pipe)
 
-        await self._client.write(fill, self._leases.index(record.role), self._key("changes"))
+        await self._client.write(fill, {self._leases.index(record.role): "set", self._key("changes"): COUNTER})
 
     def _tell(self, pipe: Any) -> None:
         pipe.incr(self._key("changes"))
@@ -191,7 +191,7 @@ class Membership:
         fields: list[str | int | bytes] = []
         for field, value in (("epoch", b"%d" % table.epoch), ("table", table.SerializeToString())):
             fields += [field, self._client.signed(field_name(key, field), value)]
-        await self._client.write(lambda pipe: pipe.hset(key, items=fields), key)
+        await self._client.write(lambda pipe: pipe.hset(key, items=fields), {key: "hash"})
 
     async def digests(self, numerics_class: str) -> dict[int, bytes]:
         """Returns the golden digests of a numerics class, by layer, as they were written."""
@@ -213,7 +213,7 @@ class Membership:
                 pipe.hset(key, str(layer), self._client.signed(field_name(key, str(layer)), data))
             pipe.expire(key, DIGESTS_S)
 
-        await self._client.write(fill, key)
+        await self._client.write(fill, {key: "hash"})
 
     async def shortage(self) -> CapacityShortage | None:
         """Returns the capacity shortage that the leader reports; None when there is none or it is malformed."""
@@ -248,7 +248,7 @@ class Membership:
     async def set_desired(self, role: str, count: int) -> None:
         key = self._key("desired")
         record = self._client.signed(field_name(key, role), str(count))
-        await self._client.write(lambda pipe: pipe.hset(key, role, record), key)
+        await self._client.write(lambda pipe: pipe.hset(key, role, record), {key: "hash"})
 
     async def leader(self) -> str | None:
         """The router that leads, as it has named itself; None when none does."""

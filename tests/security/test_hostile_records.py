@@ -199,6 +199,21 @@ def test_everything_is_read_and_written_in_spite_of_a_bad_key(
     run(store, key, scenario)
 
 
+@pytest.mark.parametrize("changes", [b"\xff", "", "-5", "9" * 19, "1.5"])
+def test_a_bad_key_is_replaced_and_no_other(store: Store, changes: str | bytes) -> None:
+    """A worker that leaves once took the index of its role with it, and so the others for a moment."""
+
+    async def scenario(membership: Membership) -> None:
+        leaving = WorkerRecord(worker_id="expert-1", role="expert", address="127.0.0.1:2", boot_id="c")
+        await membership.announce(GOOD)
+        await membership.announce(leaving)
+        store.client.set("caracal:changes", changes)
+        await membership.withdraw(leaving)
+        assert await membership.workers("expert", counts=True) == [GOOD]
+
+    run(store, NO_KEY, scenario)
+
+
 def table(**more: Any) -> Table:
     workers = [Endpoint(worker_id="expert-0", address="127.0.0.1:1", boot_id="b")]
     layers = [pack_layer(np.ones(2, np.int64), np.zeros(2, np.int64))]
