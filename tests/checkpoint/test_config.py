@@ -110,7 +110,7 @@ FIELDS = [
     ({"hidden_size": -64}, "hidden_size: -64 is not a whole number from 1 to 2147483647"),
     ({"num_layers": 0}, "num_layers: 0 is not a whole number from 1 to 4096"),
     ({"num_layers": True}, "num_layers: True is not a whole number from 1 to 4096"),
-    ({"vocab_size": 10**30}, f"vocab_size: {10**30} is not a whole number from 1 to 2147483647"),
+    ({"vocab_size": 10**30}, f"vocab_size: {10**30} is not a whole number from 1 to 16777216"),
     ({"rms_norm_eps": math.nan}, "rms_norm_eps: nan is not a number from 1e-12 to 1e+12"),
     ({"routed_scaling_factor": 10**400}, f"routed_scaling_factor: {10**56}... is not a number from 1e-12 to 1e+12"),
     ({"routed_scaling_factor": None}, "routed_scaling_factor: is missing"),
