@@ -17,6 +17,7 @@ from typing import Any
 import h11
 import orjson
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -28,6 +29,7 @@ MAX_HEAD_BYTES = 64 << 10  # of a request; the middleware's own limits are lower
 LOOK_S = 0.1  # between two looks at a half-closed client
 UNSENT_BYTES = 16 << 10  # that wait in this process, and in the kernel beyond what a client's window takes
 CUT_OFF = "The connection ended before the request was complete."
+PARTS = 256  # of a body that are taken without a look at others' work: chunks may have a byte each
 DROP_BYTES, DROP_S = 4 << 20, 5.0  # what a client may still send after its request could not be read
 
 
@@ -39,6 +41,7 @@ class HttpConnection(h11.Connection):
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD_BYTES)
+        self.parts_left = PARTS
         self._chunked = False
         self._begun = 0  # bytes of the next answer that were sent already
 
@@ -62,6 +65,14 @@ class HttpConnection(h11.Connection):
     def framed(self, data: bytes) -> bytes:
         """A part of the body as it is sent: a chunk, or to HTTP/1.0 clients as it is."""
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
+    def next_event(self) -> Any:
+        """As h11's, but it asks for more data where it has given as many parts of a body as it may for now."""
+        if self.parts_left <= 0:
+            return h11.NEED_DATA
+        event = super().next_event()
+        self.parts_left -= type(event) is h11.Data
+        return event
 
     def receive_data(self, data: bytes) -> None:
         """As h11's, but for empty lines before a request, which old clients send after a body (RFC 9112, 2.2)."""
@@ -117,7 +128,7 @@ class HttpProtocol(H11Protocol):
         self.times = ConnectionTimes(self.loop.time())
         self._timeouts = timeouts
         self._unread, self._read_at = 0, self.times.quiet_since  # bytes that wait for the client, and when it read some
-        self._half_closed = False
+        self._half_closed = self._goes_on = False
         self._drops: int | None = None  # bytes that may still come; None as long as they are read
 
     @property
@@ -154,13 +165,26 @@ class HttpProtocol(H11Protocol):
     def handle_events(self) -> None:
         """As uvicorn's. The application of a new request starts later, and finds its writer then."""
         before = self.cycle
+        self.conn.parts_left = PARTS
         super().handle_events()
+        if self.conn.parts_left <= 0 and not self._goes_on:
+            self._goes_on = True
+            self.flow.pause_reading()
+            self.loop.call_soon(self._go_on)
         if self.cycle is not None and self.cycle is not before:
             self.times.requested(self.loop.time())
             extensions: dict[Any, Any] = self.scope.setdefault("extensions", {})
             extensions[CHUNK_WRITER] = ChunkWriter(self)
         if self.cycle is not None and not self.cycle.more_body:
             self.times.has_body()
+
+    def _go_on(self) -> None:
+        """Takes the next parts of a body, now that others had their turn."""
+        self._goes_on = False
+        if self._drops is None and not self.transport.is_closing():
+            if len(self.cycle.body) <= HIGH_WATER_LIMIT:
+                self.flow.resume_reading()
+            self.handle_events()
 
     def end_if_late(self, now: float) -> Late | None:
         """Ends a connection that has taken too long; returns for what, if it does. `now`: by the loop's clock."""

@@ -10,12 +10,15 @@ from typing import Any, Self
 from support.gateway_harness import Harness
 
 
-def post(path: str, body: bytes, *, version: str = "1.1", extra: str = "", chunked: bool = False) -> bytes:
-    """A POST of JSON. `extra`: more header lines, each with its line end."""
+def post(
+    path: str, body: bytes, *, version: str = "1.1", extra: str = "", chunked: bool = False, each: int = 0
+) -> bytes:
+    """A POST of JSON. `extra`: more header lines, each with its line end. `each`: bytes of a chunk."""
     head = f"POST {path} HTTP/{version}\r\nhost: x\r\ncontent-type: application/json\r\n{extra}"
-    if chunked:
-        middle = len(body) // 2
-        parts = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:middle], body[middle:]))
+    if chunked or each:
+        size = each or len(body) // 2 + 1
+        pieces = (body[begin : begin + size] for begin in range(0, len(body), size))
+        parts = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in pieces)
         return f"{head}transfer-encoding: chunked\r\n\r\n".encode() + parts + b"0\r\n\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
