@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import httpx2
+import psutil
 import pytest
 import redis
 from caracal_proto import attention_pb2_grpc, expert_pb2, expert_pb2_grpc
@@ -87,6 +88,19 @@ def test_ports_of_workers_take_no_calls_of_outsiders(cluster: ClusterUnderTest) 
     page = httpx2.get(f"http://{expert.metrics_address}/metrics").text
     assert 'caracal_unauthenticated_calls_total{method="/caracal.Expert/Commit"} 1.0' in page
     assert httpx2.get(cluster.local.urls[0] + "/ready").status_code == 200
+
+
+def test_b33_a_local_cluster_listens_on_loopback_alone(cluster: ClusterUnderTest) -> None:
+    """CVE-2025-30202: sockets on all interfaces."""
+    listening = {
+        (name, one.laddr.ip)
+        for name, child in cluster.local.children.items()
+        for process in (psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True))
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert {name.partition("-")[0] for name, _ in listening} >= {"router", "attention", "expert"}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}
 
 
 def test_commands_read_with_the_key_that_up_has_written(
