@@ -1,4 +1,4 @@
-"""Attacks on a router's public ports that have no home among other tests; numbered as in test_attack_rows.py."""
+"""Attacks on a router's public ports that no other tests make; numbered as in test_attack_rows.py."""
 
 from __future__ import annotations
 
