@@ -156,4 +156,6 @@ class GrammarMatcher:
 
 
 def _short(error: str) -> str:
+    if "NoExtensionBias" in error:  # llguidance's word for it
+        return "no output can complete it"
     return error.partition("<state>")[0].strip()[:MAX_ERROR]

@@ -137,7 +137,7 @@ def usage(url: str, model: Path, *, chats: bool = True, console_token: str = "")
     return f"""{BUILT_IN_MODEL if model.resolve() == DEFAULT_MODEL.resolve() else ""}\
 {"" if chats else BASE_MODEL}Caracal serves at {url} (OpenAI API under {url}/v1). Try:
 
-  curl -N {url}/v1/{route} -H 'Content-Type: application/json' -d {data}
+  curl -N {url}/v1/{route} -H 'Content-Type: application/json'{_key_header()} -d {data}
 
 In another terminal:
 
@@ -147,6 +147,10 @@ In another terminal:
 
 {_console(url, console_token)}With several clusters on this machine, set CARACAL_URL={url} for these commands.
 Ctrl-C stops everything."""
+
+
+def _key_header() -> str:
+    return ' -H "x-api-key: $CARACAL_API_KEY"' if os.environ.get("CARACAL_API_KEYS_FILE") else ""
 
 
 def _console(url: str, token: str) -> str:

@@ -34,7 +34,7 @@ def test_a_key_is_shown_once_and_its_file_has_the_hash(tmp_path: Path) -> None:
         (["a b"], 2, "'a b' is no name of a key"),
         (["a", "--weight", "0"], 2, "a.weight: is not a number"),
         (["a", "--concurrent", "-1"], 2, "a.concurrent: is not a whole number"),
-        (["taken", "--file", "{}"], 1, "keys.toml: not TOML: Cannot declare"),
+        (["taken", "--file", "{}"], 1, "keys.toml: taken has a key already"),
         (["a", "--file", "/nonexistent/keys.toml"], 1, "No such file"),
     ],
 )

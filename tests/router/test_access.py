@@ -20,6 +20,7 @@ from caracal_proto import router_pb2, router_pb2_grpc
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
+from support.raw_http import exchange, post
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 from support.worker_processes import Store, redis_store
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.processes
 
 REPO = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
-ALICE, BOB, ROOT, FEW, SLOW = (new_key() for _ in range(5))
+ALICE, BOB, ROOT, FEW, SLOW, URLS, LEFT = (new_key() for _ in range(7))
 HI: list[Any] = [{"role": "user", "content": "hello"}]
 KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "alice": (ALICE, {}),
@@ -39,6 +40,8 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "root": (ROOT, {"admin": True}),
     "few": (FEW, {"requests_per_minute": 2.0, "tokens_per_minute": 200.0}),
     "slow": (SLOW, {"concurrent": 1}),
+    "urls": (URLS, {"requests_per_minute": 1.0}),
+    "left": (LEFT, {"tokens_per_minute": 100.0}),
 }
 
 
@@ -76,7 +79,7 @@ def ask(router: Harness, key: str | None, path: str = "/v1/chat/completions", **
 def every_path(router: Harness) -> list[tuple[str, str]]:
     found = [(route.method, route.path.replace("{response_id}", "resp_" + "0" * 16)) for route in ROUTES]
     paths = ("/v1/models", "/v1/models/x", "/version", "/load", "/cluster", "/metrics", "/docs", "/openapi.json")
-    odd = ("/nonsense", "//health", "/health/", "/ready;a", "/health/../metrics", "/console/", "/HEALTH")
+    odd = ("/nonsense", "//health", "/health/", "/ready;a", "/health/../metrics", "/console/api/state", "/HEALTH")
     return [*found, *(("GET", path) for path in (*paths, *odd)), ("PUT", "/v1/models"), ("HEAD", "/metrics")]
 
 
@@ -95,6 +98,38 @@ def test_without_a_key_nothing_but_probes_is_answered(router: Harness) -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
     for path in ("/health", "/ready", "/ping"):
         assert httpx2.get(router.url + path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"authorization": "Bearer filler"}, {"authorization": ""}, {"authorization": "Basic eDp4"}]
+)
+def test_a_filler_beside_a_key_is_no_matter(router: Harness, headers: dict[str, str]) -> None:
+    assert httpx2.get(router.url + "/v1/models", headers={"x-api-key": ALICE, **headers}).status_code == 200
+
+
+def test_a_target_that_is_a_whole_url_is_treated_as_its_path(router: Harness) -> None:
+    body = json.dumps({"model": MODEL, "messages": HI, "max_tokens": 5}).encode()
+    target = post("http://x/v1/chat/completions", body)
+    assert exchange(router, target).status == 401
+    keyed = post("http://x/v1/chat/completions", body, extra=f"x-api-key: {URLS}\r\n")
+    assert [exchange(router, keyed).status for _ in range(2)] == [200, 429]
+    assert exchange(router, b"GET http://x/health HTTP/1.1\r\nhost: x\r\n\r\n").status == 200
+    assert exchange(router, b"GET http://x/metrics HTTP/1.1\r\nhost: x\r\n\r\n").status == 401
+
+
+def test_an_answer_without_max_tokens_has_what_the_key_has_left(router: Harness) -> None:
+    fake = router.fakes[0]
+    script, fake.script = fake.script, answers_with(router.ids("hello") * 400, eos=EOS)
+    try:
+        answer = httpx2.post(
+            router.url + "/v1/chat/completions", json={"model": MODEL, "messages": HI}, headers={"x-api-key": LEFT}
+        )
+    finally:
+        fake.script = script
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    assert answer.json()["usage"]["total_tokens"] == 100
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) == 0
 
 
 def test_all_causes_have_the_same_body(router: Harness) -> None:
@@ -121,7 +156,7 @@ def test_official_clients_get_their_own_exceptions(router: Harness) -> None:
 
 
 def test_admin_routes_need_an_admin(router: Harness) -> None:
-    for path in ("/metrics", "/load", "/cluster", "/console", "/console/api/state"):
+    for path in ("/metrics", "/load", "/cluster", "/console/api/state"):
         answer = httpx2.get(router.url + path, headers={"x-api-key": ALICE})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied"), path
         assert httpx2.get(router.url + path, headers={"x-api-key": ROOT}).status_code not in (401, 403), path
@@ -139,6 +174,7 @@ def test_quotas_of_requests_and_tokens(router: Harness) -> None:
     assert never.headers["x-should-retry"] == "false"
     assert "200 tokens a minute" in never.json()["error"]["message"]
     third = ask(router, FEW)
+    assert third.headers["x-ratelimit-remaining-requests"] == "0"
     assert (third.status_code, third.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert 1 <= int(third.headers["retry-after"]) <= 60
     assert ask(router, ALICE).status_code == 200, "others are not concerned"
@@ -190,7 +226,7 @@ def test_grpc_needs_the_same_keys(router: Harness) -> None:
         for metadata in (
             (),
             (("authorization", "Bearer wrong"),),
-            (("x-api-key", ALICE), ("authorization", "Bearer x")),
+            (("x-api-key", ALICE), ("authorization", f"Bearer {BOB}")),
         ):
             with pytest.raises(grpc.RpcError) as error:
                 list(stub.Generate(request, metadata=metadata))

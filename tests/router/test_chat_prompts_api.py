@@ -191,6 +191,19 @@ def test_thinking_is_rejected_where_the_template_does_not_know_it(router: Harnes
     assert "chat template has no variable enable_thinking" in error.message
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking": {"type": "disabled"}},
+        {"reasoning_effort": "none"},
+        {"enable_thinking": False},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    ],
+)
+def test_a_model_that_cannot_think_may_be_asked_not_to(router: Harness, fields: dict[str, Any]) -> None:
+    assert prompt(router, **fields) == prompt(router)
+
+
 def test_the_template_for_tools_is_taken_when_tools_are_sent(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", TEMPLATE, tool_use="{{ tools | length }} tools")
     with Harness(folder, FakeAttention(answers_with([70], eos=EOS))) as harness:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from support.fake_attention import FakeAttention, answers_with
@@ -89,7 +90,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "logit_bias_outside": ({"logit_bias": {"99999": 1}}, "logit_bias"),
     "logit_bias_value": ({"logit_bias": {"1": 101}}, "logit_bias"),
     "logit_bias_many": ({"logit_bias": {str(i): 0 for i in range(301)}}, "logit_bias"),
-    "stop_many": ({"stop": ["a"] * 5}, "stop"),
+    "stop_many": ({"stop": ["a"] * 65}, "stop"),
     "stop_empty": ({"stop": [""]}, "stop"),
     "stop_long": ({"stop": "猫" * 86}, "stop"),
     "stop_number": ({"stop": 3}, "stop"),
@@ -208,6 +209,31 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_fields_that_exclude_each_other_are_named(router: Harness, fields: dict[str, Any], named: str) -> None:
     with pytest.raises(openai.BadRequestError, match=named):
         router.client().post("/completions", body={"model": MODEL, "prompt": "a", **fields}, cast_to=dict[str, Any])
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"n": 129}, "129"),
+        ({"temperature": 9}, "9"),
+        ({"seed": "abc"}, "'abc'"),
+        ({"model": "gpt-4"}, "'gpt-4'"),
+        ({"stream": "yes"}, "'yes'"),
+    ],
+)
+def test_an_error_shows_the_invalid_value_if_it_is_short(router: Harness, fields: dict[str, Any], shown: str) -> None:
+    with pytest.raises(openai.APIStatusError, match=shown):
+        router.client().post("/completions", body={"model": MODEL, "prompt": "a", **fields}, cast_to=dict[str, Any])
+
+
+@pytest.mark.parametrize("field", ["prefix", "partial", "audio", "refusal"])
+def test_what_other_servers_take_in_a_message_is_rejected_by_name(router: Harness, field: str) -> None:
+    for value, status in ((True, 400), ({"id": "1"}, 400), (None, 200), (False, 200)):
+        messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a", field: value}]
+        answer = httpx2.post(router.url + "/v1/chat/completions", json={"model": MODEL, "messages": messages})
+        assert answer.status_code == status
+        if status == 400:
+            assert answer.json()["error"]["param"] == f"messages[1].{field}"
 
 
 @pytest.mark.parametrize("name", CHAT_CASES)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 from openai.types.chat import ChatCompletion
 from support.chats import source
@@ -71,7 +72,7 @@ def thinks(harness: Harness) -> bool:
 
 
 def answer(harness: Harness, **fields: Any) -> Any:
-    names = ("thinking", "include", "chat_template")
+    names = ("thinking", "include", "chat_template", "structured")
     extra: dict[str, Any] = {name: fields.pop(name) for name in list(fields) if name.startswith(names)}
     if thinks(harness):
         extra = {"thinking_token_budget": 5} | extra
@@ -176,6 +177,15 @@ def test_a_format_beside_tools(random_model: Harness) -> None:
     message = answer(random_model, response_format=form, tool_choice="none").choices[0].message
     assert not message.tool_calls
     assert isinstance(json.loads(message.content or ""), int)
+
+
+def test_constraints_that_exclude_a_forced_call_are_rejected(random_model: Harness) -> None:
+    with pytest.raises(openai.BadRequestError, match="structured_outputs cannot be combined") as error:
+        answer(random_model, tool_choice="required", structured_outputs={"regex": "a"})
+    assert error.value.param == "structured_outputs"
+    for kind in ("array", "bogus", ["object", "null"]):
+        with pytest.raises(openai.BadRequestError, match="must be of type object"):
+            answer(random_model, tools=[tool("f", {"type": kind})], tool_choice="required")
 
 
 def test_a_stream_has_the_same_calls(random_model: Harness) -> None:

@@ -37,6 +37,11 @@ def test_tokens_of_one_character_share_its_offset() -> None:
     assert first["text_offset"] + then["text_offset"] == [0, 0, 1, 1, 1, 1, 2]
 
 
+def test_a_character_that_is_never_complete_has_its_place_in_the_text() -> None:
+    shown = Logprobs(byte_vocabulary(), as_ids=False).completion([token(65), token(0xE2), token(0x82), token(66)])
+    assert shown["text_offset"] == [0, 1, 1, 2]
+
+
 def test_tokens_as_ids() -> None:
     shown = Logprobs(byte_vocabulary(), as_ids=True)
     assert shown.completion([token(0xF0, 65)])["tokens"] == ["token_id:240"]

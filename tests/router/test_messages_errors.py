@@ -66,7 +66,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "system_image": ({"system": [{"type": "image"}]}, "system[0]: type 'image'"),
     "temperature": ({"temperature": 3}, "temperature"),
     "top_k": ({"top_k": -1}, "top_k"),
-    "stop_sequences": ({"stop_sequences": ["a"] * 5}, "stop_sequences"),
+    "stop_sequences": ({"stop_sequences": ["a"] * 65}, "stop_sequences"),
     "stop_sequences_text": ({"stop_sequences": "a"}, "stop_sequences"),
     "stream": ({"stream": "yes"}, "stream"),
     "server_tool": ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]: type 'web_search"),

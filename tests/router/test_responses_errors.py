@@ -55,7 +55,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "stream_options.include_obfuscation",
     ),
     "usage": ({"stream": True, "stream_options": {"include_usage": False}}, "stream_options.include_usage"),
-    "stop": ({"stop": ["a"] * 5}, "stop"),
+    "stop": ({"stop": ["a"] * 65}, "stop"),
     "stop_type": ({"stop": 5}, "stop"),
     "stop_empty": ({"stop": [""]}, "stop"),
     "stream_options": ({"stream_options": {}}, "stream_options"),

@@ -119,6 +119,9 @@ def test_completions_take_formats_too(random_model: Harness) -> None:
     [
         ({"guided_regex": "("}, "structured_outputs"),
         ({"guided_grammar": "start: missing"}, "structured_outputs"),
+        ({"guided_grammar": "root ::= nope"}, "structured_outputs"),
+        ({"guided_grammar": 'expr ::= "a"'}, "structured_outputs"),
+        ({"guided_grammar": "root ::= " + "[" * 2000}, "structured_outputs"),
         ({"guided_json": {"type": "strange"}}, "structured_outputs"),
         ({"guided_json": {"not": {}}}, "structured_outputs"),
         ({"guided_json": False}, "structured_outputs"),
@@ -128,7 +131,7 @@ def test_completions_take_formats_too(random_model: Harness) -> None:
             "response_format",
         ),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_what_cannot_be_met_is_rejected_by_name(random_model: Harness, fields: dict[str, Any], param: str) -> None:
     assert rejection(random_model, **fields).param == param

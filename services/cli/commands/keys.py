@@ -56,6 +56,8 @@ def _add(file: Path, name: str, section: str) -> None:
 
     try:
         before = file.read_text() if file.exists() else ""
+        if before and name in ApiKeys.read(file).names:
+            fail(f"{file}: {name} has a key already; take its section out first")
         partial = file.with_name(f".{file.name}.{os.getpid()}")
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with open(descriptor, "w") as out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from services.router.requests.callers import Caller
 
 log = structlog.get_logger(__name__)
 
-OPEN = frozenset({"/health", "/ready", "/ping"})  # probes and load balancers have no key
+# Probes and load balancers have no key; a browser has none for the console's files, whose page asks for it.
+OPEN = re.compile(r"/(health|ready|ping|console|console/(?!api/)[\w.-]*)")
 ADMIN = re.compile(r"/(metrics|load|cluster|console(/.*)?)", re.DOTALL)
 RELOAD_S = 2.0  # between two looks at the file
 QUIET_S = 60.0  # between two log lines that count requests without a key
@@ -44,13 +45,11 @@ class KeyUse:
     def end(self) -> None:
         self.quota.end(self.reserved, self.used, time.monotonic())
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that say what is left, under OpenAI's names."""
-        now = time.monotonic()
-        buckets = {b"requests": self.quota.requests, b"tokens": self.quota.tokens}
-        return [
-            header for kind, bucket in buckets.items() if bucket.per_minute for header in _headers(kind, bucket, now)
-        ]
+    @property
+    def tokens_left(self) -> float | None:
+        """The tokens that the key has left; None without a limit."""
+        bucket = self.quota.tokens
+        return bucket.left(time.monotonic()) if bucket.per_minute else None
 
 
 class Access:
@@ -80,7 +79,7 @@ class Access:
 
         Raises Unauthorized.
         """
-        if self._keys is None or path in OPEN:
+        if self._keys is None or OPEN.fullmatch(path):
             return None
         key = self.find(presented(headers))
         if key is None:
@@ -90,14 +89,18 @@ class Access:
 
     def check_admin(self, path: str, key: ApiKey | None) -> None:
         """Raises Forbidden when the key may not use the route at `path`, as it is routed."""
-        if self._keys is not None and ADMIN.fullmatch(path) and (key is None or not key.admin):
+        if self._keys is None or OPEN.fullmatch(path):
+            return
+        if ADMIN.fullmatch(path) and (key is None or not key.admin):
             log.warning("audit: denied", key=key.name if key else "", path=path[:200])
             raise Forbidden
 
-    def find(self, key: str | None) -> ApiKey | None:
-        if self._keys is None or key is None or len(key) > MOST_CHARS:
+    def find(self, keys: Collection[str]) -> ApiKey | None:
+        """Returns the one that is valid; None when none is, or several are."""
+        if self._keys is None:
             return None
-        return self._keys.find(key)
+        found = {self._keys.find(key) for key in keys if len(key) <= MOST_CHARS} - {None}
+        return found.pop() if len(found) == 1 else None
 
     def caller(self, key: ApiKey) -> Caller:
         """Who a key stands for: an address cannot have such a name."""
@@ -113,6 +116,15 @@ class Access:
         if excess := quota.begin(now):
             raise quota_exceeded(excess)
         return KeyUse(key, quota)
+
+    def headers(self, key: ApiKey) -> list[tuple[bytes, bytes]]:
+        """The headers that say what a key has left, under OpenAI's names."""
+        quota = self._quotas.get(key.name)
+        if quota is None:
+            quota = self._quotas[key.name] = Quota(key, self.routers(), time.monotonic())
+        now, buckets = time.monotonic(), {b"requests": quota.requests, b"tokens": quota.tokens}
+        limited = [(kind, bucket) for kind, bucket in buckets.items() if bucket.per_minute]
+        return [header for kind, bucket in limited for header in _headers(kind, bucket, now)]
 
     async def watch(self) -> None:
         """Reads the file again when it has changed, until cancelled. One that cannot be used changes nothing."""
@@ -148,17 +160,17 @@ class Access:
             self._denied, self._quiet_until = 0, time.monotonic() + QUIET_S
 
 
-def presented(headers: Headers) -> str | None:
-    """Returns the key that a request's headers present; None when they present none, or several."""
+def presented(headers: Headers) -> set[str]:
+    """Returns the keys that a request's headers present: clients and proxies send fillers, too."""
     found: set[str] = set()
     for name, value in headers:
         text = value.decode("latin-1").strip()
         if name == b"authorization":
             scheme, _, rest = text.partition(" ")
-            found.add(rest.strip() if scheme.lower() == "bearer" else "")
+            found |= {rest.strip()} if scheme.lower() == "bearer" else set()
         elif name == b"x-api-key":
             found.add(text)
-    return found.pop() if len(found) == 1 else None
+    return found - {""}
 
 
 def _headers(kind: bytes, bucket: Bucket, now: float) -> list[tuple[bytes, bytes]]:

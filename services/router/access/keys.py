@@ -83,6 +83,10 @@ class ApiKeys:
     def keys(self) -> list[ApiKey]:
         return list(self._by_hash.values())
 
+    @property
+    def names(self) -> set[str]:
+        return {key.name for key in self._by_hash.values()}
+
     def find(self, presented: str) -> ApiKey | None:
         """Returns the key that a client presents; None when there is no such key."""
         digest = key_hash(presented)

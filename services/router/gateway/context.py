@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ from services.router.requests.choice_stream import ChoiceStream, ServingContext,
 from services.router.requests.errors import InvalidRequest, ModelNotFound, NoWorker
 from services.router.requests.generation import GenerationRequest
 
+MODEL_NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,64}(/[A-Za-z0-9_.:@-]{1,64})?")  # one that errors repeat
 MAX_GRAMMARS = 16 << 20  # characters, in all choices of a request
 
 
@@ -51,7 +53,8 @@ class GatewayContext:
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""
         if model and model != self.serving.assets.name:
-            raise ModelNotFound("The model does not exist here; see GET /v1/models.", param="model")
+            named = f"The model '{model}'" if MODEL_NAME.fullmatch(model) else "The model"
+            raise ModelNotFound(f"{named} does not exist here; see GET /v1/models.", param="model")
 
     def check_open(self) -> None:
         """Raises ShuttingDown or NoWorker when no new request is accepted."""
@@ -85,11 +88,15 @@ class GatewayContext:
         if len(rules.grammar) * len(prompts) * (body.n or 1) > MAX_GRAMMARS:
             raise InvalidRequest(f"{rules.field}: too large for so many choices.", param=rules.field)
         check_scores(body, sum(map(len, prompts)))
-        # As far as it is known: an answer without max_tokens has no length before its end.
         visit = current_visit()
         assert visit is not None, "every request that generates is a visit"
         choices, prompt = body.n or 1, sum(map(len, prompts))
-        visit.reserve(len(prompts) * choices, choices * prompt, choices * (prompt + len(prompts) * (max_tokens or 0)))
+        if max_tokens is None and (left := visit.tokens_left) is not None:
+            # An answer without max_tokens has no length before its end: it may have what its API key has left.
+            each = int(left - choices * prompt) // (choices * len(prompts))
+            allowed = [min(room, max(1, each)) for room in allowed]
+        known = sum(allowed) if max_tokens is not None or visit.tokens_left is not None else 0
+        visit.reserve(len(prompts) * choices, choices * prompt, choices * (prompt + known))
         base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(

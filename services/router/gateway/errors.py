@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import orjson
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -16,7 +17,7 @@ from services.router.access.errors import Unauthorized
 from services.router.gateway.content_encoding import TAKEN, UnsupportedEncoding
 from services.router.gateway.messages_api.errors import error_body, is_messages_route
 from services.router.gateway.methods import allow
-from services.router.requests.errors import RouterError
+from services.router.requests.errors import InvalidRequest, RouterError
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ def install(app: FastAPI) -> None:
     """Makes every error of the application a response in OpenAI's format."""
     app.add_exception_handler(RouterError, _router_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _bug)
 
@@ -75,6 +77,13 @@ def install(app: FastAPI) -> None:
 async def _router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RouterError)
     return error_response(error, request.scope)
+
+
+async def _bad_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    names = [str(part) for part in error.errors()[0]["loc"][1:2]]
+    param = names[0][:80] if names else None
+    return error_response(InvalidRequest(f"{param}: {error.errors()[0]['msg']}.", param=param), request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -16,7 +16,6 @@ WHITE_SPACE = r"[ \n\r\t]{1,32}"
 OBJECT: Mapping[str, Any] = {"type": "object"}
 
 SLASH = re.compile(r"\\.|/|\n", re.DOTALL)  # what would end a Lark regular expression, but for escapes
-NOT_LARK = (ValueError, LookupError, RecursionError, AssertionError, AttributeError)
 
 Grammar = dict[str, Any]
 
@@ -85,12 +84,12 @@ def bounded(schema: Mapping[str, Any], white_space: str | None = None) -> dict[s
 
 def _lark(text: str) -> str:
     """A grammar in Lark or in GBNF, as Lark."""
-    from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark  # 10 ms, which only such requests pay
+    from llguidance.gbnf_to_lark import any_to_lark  # 10 ms, which only such requests pay
 
     try:
         return str(any_to_lark(text))
-    except (GbnfToLarkError, *NOT_LARK) as error:
-        message = str(error)[:200]
+    except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        message = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise InvalidRequest(f"structured_outputs.grammar: {message}", param="structured_outputs") from None
 
 

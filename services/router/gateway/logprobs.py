@@ -57,11 +57,20 @@ class Logprobs:
         return {"logprob": _finite(one.logprob), "rank": rank, "decoded_token": text}
 
     def _add(self, found: dict[str, list[Any]], token_id: int, logprob: float | None, top: Any) -> None:
+        self._end_character(token_id)
         found["tokens"].append(self._name(token_id))
         found["token_logprobs"].append(logprob)
         found["top_logprobs"].append(top)
         found["text_offset"].append(self._offset)
         self._advance(token_id)
+
+    def _end_character(self, token_id: int) -> None:
+        """Counts what the text has for a character that this token does not complete."""
+        pending, _ = self._decoder.getstate()
+        data = self._vocabulary.token_bytes(token_id)
+        if pending and data and token_id not in self._hidden and not 0x80 <= data[0] < 0xC0:
+            self._offset += len(pending.decode("utf-8", "replace"))
+            self._decoder.reset()
 
     def _advance(self, token_id: int) -> None:
         if token_id not in self._hidden:

@@ -19,9 +19,14 @@ class TargetTooLong(InvalidRequest):
     code = "uri_too_long"
 
 
+def plain(scope: Scope) -> Scope:
+    """The scope with the path alone of a target that is a whole URL, as proxies send it."""
+    path = scope["path"]
+    return {**scope, "path": URL(path).path or "/"} if path.lower().startswith(("http://", "https://")) else scope
+
+
 def routed(scope: Scope) -> Scope:
-    """The scope as routes are to see it: HEAD as GET, since the server leaves the body out, and the path alone of a
-    target that is a whole URL, as proxies send it.
+    """The scope, a plain one, as routes are to see it: HEAD as GET, since the server leaves the body out.
 
     Raises InvalidRequest.
     """
@@ -31,9 +36,7 @@ def routed(scope: Scope) -> Scope:
     if b"content-length" in names and b"transfer-encoding" in names:
         raise InvalidRequest("Content-Length and Transfer-Encoding exclude each other.", code="bad_request")
     path = scope["path"]
-    if path.lower().startswith(("http://", "https://")):
-        path = URL(path).path or "/"
-    elif not path.startswith("/") and not (scope["method"] == "OPTIONS" and path == "*"):
+    if not path.startswith("/") and not (scope["method"] == "OPTIONS" and path == "*"):
         raise InvalidRequest("The target of the request must be a path.", code="bad_request")
     return {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 

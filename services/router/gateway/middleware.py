@@ -18,7 +18,7 @@ from services.router.access.owner import owner
 from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.gateway.messages_api.errors import is_messages_route
-from services.router.gateway.methods import options, routed
+from services.router.gateway.methods import options, plain, routed
 from services.router.gateway.server_span import ServerSpan, http_span
 from services.router.requests.admission import Admission
 from services.router.requests.callers import Caller, caller_at
@@ -65,8 +65,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = plain(scope)
         request_id = client_request_id(scope["headers"]) or uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, key=None)
         try:
             # What a browser asks before it sends a key has none.
             key = None if scope["method"] == "OPTIONS" else self._access.check(scope["path"], scope["headers"])
@@ -87,7 +88,6 @@ class RequestMiddleware:
         if scope["method"] != "POST" or scope["path"] not in self._limited:
             return nullcontext()
         use = self._access.begin(key) if key else None
-        scope["state"]["key_use"] = use
         caller = self._access.caller(key) if key else caller_of(scope)
         return self._admission.visit(caller, body_bytes(scope["headers"], self._largest_body), use)
 
@@ -101,6 +101,9 @@ class RequestMiddleware:
             self._quiet_until = time.monotonic() + QUIET_S
         body = BodyDrain(scope, receive, send)
         answer = error_response(error, scope)
+        key = scope["state"]["key"]
+        for name, value in self._access.headers(key) if key else ():
+            answer.headers[name.decode()] = value.decode()
         for name in id_headers(scope):
             answer.headers[name.decode()] = request_id
         await answer(scope, body.receive, body.send)
@@ -126,8 +129,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = [(name, request_id.encode()) for name in id_headers(inner)]
-                if (use := scope["state"].get("key_use")) is not None:
-                    own += use.headers()
+                if (key := scope["state"]["key"]) is not None:
+                    own += self._access.headers(key)
                 message["headers"] = [*message.get("headers", ()), *own]
             await body.send(message)
 

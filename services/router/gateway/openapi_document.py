@@ -25,23 +25,26 @@ REF = "#/components/schemas/{model}"
 JSON = "application/json"
 EVENTS = "text/event-stream"
 ABOUT = (
-    "OpenAI's, Anthropic's and vLLM's APIs. No route asks for credentials; those that clients send are ignored."
+    "OpenAI's, Anthropic's and vLLM's APIs. Where the router has API keys, every route but /health, /ready and /ping"
+    " needs one; elsewhere those that clients send are ignored."
     " Every path that takes GET takes HEAD, and every path OPTIONS."
 )
 FIT = "The request is not valid, or it is and yet cannot be served: an id beyond the vocabulary, a prompt too long."
 WORDS = {
     200: "The answer.",
     400: FIT,
+    401: "The router has API keys, and the request none of them.",
+    403: "The API key may not use this route.",
     404: "The served model has another name, or what the request is about does not exist.",
     413: "The body is too large.",
     414: "The path and query are too long.",
     415: "The body is not JSON, or has a Content-Encoding that is not taken.",
-    429: "The caller has more open requests than its share.",
+    429: "The caller has more open requests than its share, or its API key's quota is used up.",
     500: "A defect of the server.",
     503: "The cluster cannot serve it now; another attempt may succeed.",
     504: "No progress for too long.",
 }
-ANY = (400, 405, 408, 414, 431, 500, 501)  # whatever the route, before it or in the server
+ANY = (400, 401, 403, 405, 408, 414, 431, 500, 501)  # whatever the route, before it or in the server
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,12 @@ def output_grammar(asked: OutputFormat, token_ids: Mapping[str, int], *, after_r
     answer, param = format_grammar(asked.response_format, asked.structured_outputs)
     calls = asked.callable
     if asked.forced:
-        answer, param = None, "tool_choice"
+        if asked.structured_outputs is not None:
+            raise InvalidRequest(
+                "structured_outputs cannot be combined with a tool_choice that forces a call.",
+                param="structured_outputs",
+            )
+        answer, param = None, "tool_choice"  # an answer that is a call has no content for a response_format to shape
     elif calls and answer is None:
         param = _reason_for_calls(asked)
         calls = calls if param else {}

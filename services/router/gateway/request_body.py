@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeVar
 
 import orjson
@@ -24,6 +25,8 @@ LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
 MANY_VALUES = 1024  # so are those with more values
 MAX_VALUES = 1 << 15  # of a body, since its check holds up other requests, on whatever thread
 MAX_IDS_AND_VALUES = 300_000  # where lists of ids are taken: 128 prompts of 2048 tokens, and more
+
+SHOWN_WORD, SHOWN_NUMBER = re.compile(r"[A-Za-z0-9_.:/-]{1,40}"), 10**20  # invalid values that errors repeat
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -167,8 +170,8 @@ CODES = {
 
 
 def _first_error(error: ValidationError, value: Any) -> InvalidRequest:
-    """Returns the first of pydantic's errors, in one sentence that never repeats the invalid value."""
-    first = error.errors(include_url=False, include_input=False)[0]
+    """Returns the first of pydantic's errors, in one sentence, with the invalid value if it is a short one."""
+    first = error.errors(include_url=False)[0]
     param = _param(first["loc"], value)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InvalidRequest):
@@ -176,8 +179,16 @@ def _first_error(error: ValidationError, value: Any) -> InvalidRequest:
     if first["type"] == "missing":
         message = f"{param} is required."
     else:
-        message = f"{param and param + ': '}{first['msg'].removeprefix('Value error, ')[:200]}."
+        said = f"{param and param + ': '}{first['msg'].removeprefix('Value error, ')[:200]}"
+        message = f"{said}{_instead(first['input'])}."
     return InvalidRequest(message, param=param or None, code=CODES.get(first["type"], "invalid_type"))
+
+
+def _instead(value: Any) -> str:
+    """The invalid value, as an error may show it: a number, a truth value, or a short word."""
+    if isinstance(value, bool | int | float) and abs(value) < SHOWN_NUMBER:
+        return f", not {json.dumps(value)}"
+    return f", not '{value}'" if isinstance(value, str) and SHOWN_WORD.fullmatch(value) else ""
 
 
 def _within(place: str, error: InvalidRequest) -> InvalidRequest:

@@ -35,9 +35,11 @@ from services.router.gateway.output_schemas import (
     StructuredOutputs,
     ToolChoice,
 )
+from services.router.requests.errors import InvalidRequest
 
 MAX_CHOICES = 8
-MAX_STOPS = 4
+NOT_IN_MESSAGES = frozenset({"prefix", "partial", "audio", "refusal", "images", "file_url"})
+MAX_STOPS = 64
 MAX_MESSAGES = 4096
 MAX_IDS = 1 << 18
 MAX_STOP_BYTES = 256
@@ -213,6 +215,15 @@ class ChatMessage(Lenient):
     reasoning: StrictStr | None = None
     reasoning_content: StrictStr | None = None
     thinking: StrictStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_ignored(cls, value: Any) -> Any:
+        """What other servers take in a message and this one does not; anything else is the chat template's to read."""
+        for name in NOT_IN_MESSAGES & value.keys() if isinstance(value, dict) else ():
+            if value[name] not in (None, False):
+                raise InvalidRequest(f"{name} is not supported.", param=name, code="unsupported_parameter")
+        return value
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), FAIL_FAST]

@@ -44,6 +44,8 @@ def tool_choice_variable(choice: ToolChoice | None) -> dict[str, Any]:
 
 def _set(chosen: dict[str, tuple[str, Any]], name: str, field: str, value: Any, known: Collection[str]) -> None:
     param = field[:80]
+    if name == THINKING and value is False and name not in known:
+        return  # a model that cannot think does not
     if name not in known:
         raise InvalidRequest(
             f"{param}: this model's chat template has no variable {name[:60]} that a request may set.",

@@ -13,6 +13,7 @@ from typing import Any
 from services.router.gateway.argument_values import is_string
 from services.router.gateway.json_grammar import bounded
 from services.router.gateway.output_tags import END_KEY, END_TOOL, END_VALUE, KEY, TOOL, VALUE
+from services.router.requests.errors import InvalidRequest
 
 Terminal = Callable[[str], str]  # the Lark symbol of a tag
 
@@ -24,6 +25,11 @@ LINE = json.dumps("\n")
 
 def call_rule(name: str, schema: Mapping[str, Any] | None, tag: Terminal, *, xml: bool) -> str:
     """Returns the right side of the rule of one call that output_parser.py can read. `schema` None: any arguments."""
+    if schema is not None and schema.get("type", "object") != "object":
+        raise InvalidRequest(
+            f"tools: the parameters of {name[:64]} must be of type object, not {json.dumps(schema['type'])[:40]}.",
+            param="tools",
+        )
     if xml and (schema is None or _plain(schema)):
         elements = f"({_element('TEXT', 'TEXT', tag)})*" if schema is None else _elements(schema, tag)
         return f"{tag(TOOL)} {json.dumps(name + chr(10))} {elements} {tag(END_TOOL)}"

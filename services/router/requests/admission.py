@@ -93,6 +93,11 @@ class Visit:
         if self.use is not None:
             self.use.reserve(prompt, tokens)
 
+    @property
+    def tokens_left(self) -> float | None:
+        """The tokens that the request's API key has left; None without a limit."""
+        return self.use.tokens_left if self.use is not None else None
+
     def generated(self, tokens: int) -> None:
         """Counts the tokens that a sequence has had in the end."""
         if self.use is not None:

@@ -1,5 +1,7 @@
 // Reads the cluster's state each second while the page can be seen, and the placement when its epoch has changed.
 
+import {askForKey, keyHeaders} from "./key.js";
+
 const EVERY_MS = 1000;
 const WINDOW_MS = 6000; // rates are means over so long
 const TIMEOUT_MS = 8000;
@@ -70,8 +72,9 @@ export class Poll {
   }
 
   async get(path, tag) {
-    const headers = tag ? {"If-None-Match": tag} : {};
+    const headers = {...keyHeaders(), ...(tag ? {"If-None-Match": tag} : {})};
     const answer = await fetch(path, {headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS)});
+    if ((answer.status === 401 || answer.status === 403) && askForKey()) return this.get(path, tag);
     if (!answer.ok && answer.status !== 304) throw new Error(`the router answers ${answer.status}`);
     return answer;
   }

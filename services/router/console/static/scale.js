@@ -1,6 +1,7 @@
 // The counts of workers asked for: changed here by whoever has the token, else the command that does it.
 
 import {byId, h, setShown, setText} from "./dom.js";
+import {askForKey, keyHeaders} from "./key.js";
 
 const KEY = "caracal-console-token";
 const TITLES = {attention: "Attention workers", expert: "Expert workers"};
@@ -24,13 +25,14 @@ export class Scale {
 
   headers() {
     const token = sessionStorage.getItem(KEY);
-    return token ? {Authorization: `Bearer ${token}`} : {};
+    return {...keyHeaders(), ...(token ? {Authorization: `Bearer ${token}`} : {})};
   }
 
   /** Reads what this page may do; returns what the router says about itself, or null. */
   async ask() {
     try {
       const answer = await fetch("api/about", {headers: this.headers(), cache: "no-store"});
+      if ((answer.status === 401 || answer.status === 403) && askForKey()) return this.ask();
       if (!answer.ok) return null;
       this.about = await answer.json();
     } catch {

@@ -1,10 +1,12 @@
 // One streamed chat completion: the events of the API as calls of `take`.
 
+import {keyHeaders} from "./key.js";
+
 /** Calls take(chunk) for each event. Throws what went wrong, in one line. */
 export async function streamChat(body, take, signal) {
   const answer = await fetch("../v1/chat/completions", {
     method: "POST",
-    headers: {"Content-Type": "application/json"},
+    headers: {...keyHeaders(), "Content-Type": "application/json"},
     body: JSON.stringify(body),
     signal,
   });
