@@ -16,8 +16,8 @@ from services.membership.redis import RedisUnavailable
 from services.router.console.console import Console
 from services.router.console.files import HEADERS, load_files, tagged
 from services.router.console.steering import NotFollowed
+from services.router.gateway.chat_messages import Lenient
 from services.router.gateway.request_body import read_model
-from services.router.gateway.schemas import Lenient
 from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import InvalidRequest, NoWorker
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.router.gateway.schemas import ChatMessage, TemplateOptions
+from services.router.gateway.chat_messages import ChatMessage
+from services.router.gateway.schemas import TemplateOptions
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.marked_text import MarkedText
 from services.router.requests.template import Message

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from services.router.gateway.chat_messages import ChatMessage, FunctionCall
 from services.router.gateway.request_body import parse_json
-from services.router.gateway.schemas import ChatMessage, FunctionCall
 from services.router.requests.errors import InvalidRequest
 from services.router.requests.template import Message
 

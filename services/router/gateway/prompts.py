@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from services.router.gateway.chat_messages import ChatMessage, ContentPart
 from services.router.gateway.continued_message import check_continued, cut_at_end, with_end
 from services.router.gateway.json_bytes import json_bytes
 from services.router.gateway.messages import plain_messages
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.output_schemas import ToolChoice
-from services.router.gateway.schemas import MAX_PROMPTS, ChatMessage, CompletionRequest, ContentPart, TemplateOptions
+from services.router.gateway.schemas import MAX_PROMPTS, CompletionRequest, TemplateOptions
 from services.router.gateway.template_variables import template_variables, tool_choice_variable
 from services.router.requests.assets import ModelAssets
 from services.router.requests.choice_stream import ServingContext

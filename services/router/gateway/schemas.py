@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from services.router.gateway.chat_messages import Lenient, Messages
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.known_fields import STREAM_OPTIONS, FieldTable
 from services.router.gateway.output_schemas import (
@@ -35,12 +36,9 @@ from services.router.gateway.output_schemas import (
     StructuredOutputs,
     ToolChoice,
 )
-from services.router.requests.errors import InvalidRequest
 
 MAX_CHOICES = 8
-NOT_IN_MESSAGES = frozenset({"prefix", "partial", "audio", "refusal", "images", "file_url"})
 MAX_STOPS = 64
-MAX_MESSAGES = 4096
 MAX_IDS = 1 << 18
 MAX_STOP_BYTES = 256
 MAX_LOGIT_BIAS = 300
@@ -67,12 +65,6 @@ ToolName = Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-
-
-class Lenient(BaseModel):
-    """Extra fields are kept."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class StreamOptions(Closed):
@@ -177,56 +169,6 @@ class Sampled(Lenient):
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
-
-
-class FunctionCall(Lenient):
-    name: StrictStr
-    arguments: Any = "{}"  # a model may have written anything
-
-
-class ToolCall(Lenient):
-    id: StrictStr | None = None
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class ContentPart(Lenient):
-    type: Annotated[StrictStr, WithJsonSchema({"enum": ["text", "input_text"]})]
-    text: Annotated[StrictStr | None, WithJsonSchema({"type": "string"})] = None
-    model_config = ConfigDict(json_schema_extra={"required": ["type", "text"]})
-
-
-class ChatMessage(Lenient):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {"properties": {"role": {"const": "assistant"}}},
-                {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
-            ]
-        }
-    )
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: StrictStr | Annotated[list[ContentPart], FAIL_FAST] | None = None
-    name: StrictStr | None = None
-    tool_call_id: StrictStr | None = None
-    tool_calls: Annotated[list[ToolCall], FAIL_FAST] | None = None
-    function_call: FunctionCall | None = None
-    reasoning: StrictStr | None = None
-    reasoning_content: StrictStr | None = None
-    thinking: StrictStr | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_ignored(cls, value: Any) -> Any:
-        """What other servers take in a message and this one does not; anything else is the chat template's to read."""
-        for name in NOT_IN_MESSAGES & value.keys() if isinstance(value, dict) else ():
-            if value[name] not in (None, False):
-                raise InvalidRequest(f"{name} is not supported.", param=name, code="unsupported_parameter")
-        return value
-
-
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), FAIL_FAST]
 
 
 class ToolFunction(Lenient):

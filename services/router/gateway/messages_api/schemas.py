@@ -16,12 +16,13 @@ from pydantic import (
     Tag,
 )
 
+from services.router.gateway.chat_messages import MAX_MESSAGES
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.known_fields import FieldTable
 from services.router.gateway.messages_api import fields
 from services.router.gateway.output_schemas import FAIL_FAST
 from services.router.gateway.responses_api.items import one_type, text_or_list
-from services.router.gateway.schemas import MAX_MESSAGES, STOP_LIST, Effort, Number, ToolName, number
+from services.router.gateway.schemas import STOP_LIST, Effort, Number, ToolName, number
 
 BLOCK_TYPES = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 
