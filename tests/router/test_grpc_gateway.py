@@ -68,7 +68,7 @@ def test_logprobs(router: Harness, channel: grpc.Channel) -> None:
         (router_pb2.TextRequest(prompt="a" * 5000), grpc.StatusCode.INVALID_ARGUMENT),
         (router_pb2.TextRequest(messages_json="{}"), grpc.StatusCode.INVALID_ARGUMENT),
         (router_pb2.TextRequest(messages_json="[" * 100_000), grpc.StatusCode.INVALID_ARGUMENT),
-        (router_pb2.TextRequest(prompt="a", stop=["b"] * 5), grpc.StatusCode.INVALID_ARGUMENT),
+        (router_pb2.TextRequest(prompt="a", stop=["b"] * 65), grpc.StatusCode.INVALID_ARGUMENT),
         (
             router_pb2.TextRequest(prompt="a", sampling=Sampling(temperature=float("nan"))),
             grpc.StatusCode.INVALID_ARGUMENT,
