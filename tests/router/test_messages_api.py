@@ -197,6 +197,18 @@ def test_a_call_that_the_limit_cuts(router: Harness) -> None:
     assert answer.content[0].input == {"city": "Par"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_the_model_does_not_finish_is_none_to_run(router: Harness, stream: bool) -> None:
+    set_answer(router, '<longcat_tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 123')
+    answer = create(router, tools=TOOLS, stream=stream)
+    if stream:
+        (reason,) = [event.delta.stop_reason for event in answer if event.type == "message_delta"]
+    else:
+        reason = answer.stop_reason
+        assert answer.content[0].name == "get_weather"
+    assert reason == "end_turn"
+
+
 def test_thinking(thinking_router: Harness) -> None:
     router = thinking_router
     set_answer(router, f"{THOUGHT}hello")

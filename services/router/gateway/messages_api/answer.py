@@ -32,7 +32,7 @@ class Answer:
         self._shows_thinking = shows_thinking
         prompt = len(choice.choice_stream.prompt_ids)
         self._message = MessageObject(model=model, usage=MessageUsage(input_tokens=prompt))
-        self._begun = self._called = False
+        self._begun = self._called = self._broken = False
 
     def whole(self, sections: list[Section]) -> dict[str, Any]:
         """Returns the finished message."""
@@ -65,6 +65,7 @@ class Answer:
             self._called = self._called or section.kind == "tool"
             return event("content_block_start", index=section.number, content_block=_empty(section).model_dump())
         if step.what == "close":
+            self._broken = self._broken or (section.kind == "tool" and not is_whole(section.text))
             signature = {"type": "signature_delta", "signature": signature_of(section.text)}
             signed = _delta(section, signature) if section.kind == "reasoning" else b""
             return signed + event("content_block_stop", index=section.number)
@@ -83,6 +84,7 @@ class Answer:
             block.signature = signature_of(section.text)
         else:
             block.input = input_of(section.text)
+            self._broken = self._broken or not is_whole(section.text)
         return block
 
     def _stop(self) -> tuple[StopReason, str | None]:
@@ -91,7 +93,8 @@ class Answer:
             return "max_tokens", None
         if isinstance(stop, str):
             return "stop_sequence", stop
-        return ("tool_use" if self._called else "end_turn"), None
+        # A client is to run no call whose arguments the model has not finished.
+        return ("tool_use" if self._called and not self._broken else "end_turn"), None
 
     def _usage(self) -> MessageUsage:
         choice_stream = self._choice.choice_stream
@@ -119,6 +122,14 @@ def input_of(arguments: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def is_whole(arguments: str) -> bool:
+    """Whether the text of a call's arguments is an object from its beginning to its end."""
+    try:
+        return isinstance(from_json(arguments or "{}"), dict)
+    except ValueError:
+        return False
 
 
 def _empty(section: Section) -> AnswerBlock:
