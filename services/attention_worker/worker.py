@@ -38,10 +38,10 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2POptions, P2PStats
-from services.security.calls import ATTENTION
 from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
+from services.security.identity import ATTENTION
 from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
 
@@ -72,11 +72,14 @@ class AttentionWorker:
         )
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         key = settings.open_cluster_key()
+        tls = settings.open_tls()
         warn_without(key)
-        self._guard = Guard(key, self._identity.boot_id)
+        if tls.given:
+            log.info("rows travel over gRPC: TLS is on, and native sessions are not encrypted")
+        self._guard = Guard(key, self._identity.boot_id, tls)
         self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._dispatcher = MoEDispatcher(
-            connector(settings.chosen_link, p2p, native, Dialer(key, ATTENTION)),
+            connector(settings.chosen_link, p2p, native, Dialer(key, ATTENTION, tls)),
             config,
             device=loaded.model.device,
             dispatch_dtype=p2p.dispatch_dtype,

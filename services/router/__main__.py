@@ -49,9 +49,9 @@ from services.router.requests.ready_probe import ReadyProbe
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
-from services.security.calls import ROUTER
 from services.security.channels import Dialer
 from services.security.cluster_key import ClusterKey, warn_without
+from services.security.identity import ROUTER
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,8 @@ class Others:
     def of(cls, settings: RouterSettings) -> Others:
         key = settings.open_cluster_key()
         warn_without(key)
-        membership, dialer = Membership(settings.redis_url, settings.cluster, key), Dialer(key, ROUTER)
+        membership = Membership(settings.redis_url, settings.cluster, key)
+        dialer = Dialer(key, ROUTER, settings.open_tls())
         return cls(key, membership, dialer, Introductions(dialer, membership.bad))
 
 
