@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import time
 from collections.abc import Iterator
@@ -258,7 +259,7 @@ def test_an_attention_worker_takes_calls_of_routers_only(made: Certificates) -> 
                 made.renew_authority(made.authority)
                 for role in (ATTENTION, ROUTER):
                     made.issue(role)
-                time.sleep(LOOK_S + 0.1)
+                await asyncio.sleep(LOOK_S + 0.1)
                 assert channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY, "a new connection"
                 assert await aio_code_of(stub.Generate(request())) is grpc.StatusCode.OK
                 assert router.generation >= 1
