@@ -32,6 +32,7 @@ from services.process.cores import run_on
 from services.process.loop_lag import LoopLag
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
+from services.process.own_health import OwnHealth
 from services.process.telemetry import show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
@@ -128,7 +129,8 @@ class AttentionWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
-        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
+        own_health = OwnHealth(Dialer(tls=self._guard.tls), ATTENTION, settings.host, port)
+        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready, own_health)
         self._address = authority(settings.reachable_host, port)
         self._metrics_address = authority(settings.reachable_host, metrics_port)
         log.info(

@@ -31,9 +31,12 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
+from services.process.own_health import OwnHealth
 from services.process.telemetry import show_redis
+from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
+from services.security.identity import EXPERT
 from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
 from services.transport.spinning import spin_s, usable_cores
@@ -88,8 +91,11 @@ class ExpertWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
+        own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
-            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)
+            metrics_port = serve_metrics(
+                settings.host, settings.metrics_port, registry, self._readiness.reason, own_health
+            )
         except OSError as error:
             where = authority(settings.host, settings.metrics_port)
             raise OSError(f"cannot listen on {where}: {error.strerror}") from None

@@ -15,6 +15,7 @@ from services.process.addresses import authority
 from services.security.guard import OPEN, Guard
 
 ALIVE = ("startup", "liveness")  # true as long as the server answers
+READY = "readiness"
 
 Options = Sequence[tuple[str, int]]
 
@@ -103,7 +104,7 @@ class ThreadedGrpcServer:
 
 def ready_names(service: str) -> tuple[str, ...]:
     """The health names that follow readiness."""
-    return "", service, "readiness"
+    return "", service, READY
 
 
 def serving_status(ready: bool) -> Any:

@@ -52,6 +52,7 @@ from services.router.settings import RouterSettings
 from services.security.channels import Dialer
 from services.security.cluster_key import ClusterKey, warn_without
 from services.security.identity import ROUTER
+from services.security.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Others:
 
     key: ClusterKey
     membership: Membership
+    tls: Tls
     dialer: Dialer
     introductions: Introductions
 
@@ -73,8 +75,9 @@ class Others:
         key = settings.open_cluster_key()
         warn_without(key)
         membership = Membership(settings.redis_url, settings.cluster, key)
-        dialer = Dialer(key, ROUTER, settings.open_tls())
-        return cls(key, membership, dialer, Introductions(dialer, membership.bad))
+        tls = settings.open_tls()
+        dialer = Dialer(key, ROUTER, tls)
+        return cls(key, membership, tls, dialer, Introductions(dialer, membership.bad))
 
 
 def placement_leader(
@@ -110,7 +113,7 @@ async def serve(
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     lag = LoopLag(metrics.registry)
-    for shown in (membership.bad, shortages, leader.metrics):
+    for shown in (membership.bad, others.tls, shortages, leader.metrics):
         shown.show(metrics.registry)
     limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
     serving = ServingContext(assets, attention_workers, metrics, limits)

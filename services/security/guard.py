@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter
 
 from services.security.calls import CALLERS, OTHER_RUN, CallVerifier
 from services.security.cluster_key import NO_KEY, ClusterKey
@@ -57,16 +57,10 @@ class Guard:
         self._quiet_until, self._unlogged = 0.0, 0
 
     def show(self, registry: CollectorRegistry) -> None:
-        """Adds the counters of rejected calls, and with TLS those of connections, to the registry."""
+        """Adds the counters of rejected calls and of connections, and the certificate's end, to the registry."""
         registry.register(self._rejected)
-        if self.tls.given:
-            self._connections.show(registry)
-            expires = Gauge(
-                "caracal_tls_certificate_expires_seconds",
-                "When this process's certificate expires, in seconds since 1970",
-                registry=registry,
-            )
-            expires.set_function(lambda: self.tls.expires)
+        self._connections.show(registry)
+        self.tls.show(registry)
 
     def server_credentials(self) -> grpc.ServerCredentials | None:
         """What the server listens with; None without TLS."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import structlog
+from prometheus_client import CollectorRegistry, Gauge
 
 from services.security.certificate import CA, CERT, KEY, BadTls, Pem, checked
 from services.security.files import Unreadable, contents, state_of
@@ -61,6 +62,15 @@ class Tls:
     def given(self) -> bool:
         """Whether there is a certificate. It does not change while the process runs."""
         return self._files is not None
+
+    def show(self, registry: CollectorRegistry) -> None:
+        """Adds the end of the certificate to the registry."""
+        gauge = Gauge(
+            "caracal_tls_certificate_expires_seconds",
+            "When this process's certificate expires, in seconds since 1970; 0 without TLS",
+            registry=registry,
+        )
+        gauge.set_function(lambda: self.expires)
 
     @property
     def expires(self) -> float:

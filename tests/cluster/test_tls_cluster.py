@@ -60,7 +60,7 @@ def test_answers_are_those_without_tls_while_all_certificates_are_renewed(tmp_pa
         modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
         assert modes == dict.fromkeys(["ca.crt", *(f"{role}.{kind}" for role in ROLES for kind in ("crt", "key"))], 384)
         assert folder.stat().st_mode & 0o777 == 0o700
-        check_strangers(cluster)
+        check_outsiders(cluster)
         streams = streams_of(cluster)
         streams.wait_for_tokens(5 * CALLERS)
         renew(cluster, folder)
@@ -75,17 +75,19 @@ def test_answers_are_those_without_tls_while_all_certificates_are_renewed(tmp_pa
         assert cluster.records("expert")[0].stats["over_native"] == 0
 
 
-def check_strangers(cluster: ClusterUnderTest) -> None:
+def check_outsiders(cluster: ClusterUnderTest) -> None:
     """The gateway's port is open to clients as before, those of workers are not."""
     (expert,) = cluster.records("expert")
     with grpc.insecure_channel(expert.address) as channel, pytest.raises(grpc.RpcError) as raised:
         expert_pb2_grpc.ExpertStub(channel).Describe(expert_pb2.ExpertDescribeRequest(), timeout=5)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert httpx2.get(f"http://{expert.metrics_address}/ready").status_code == 200
+    for worker in (expert, *cluster.records("attention")):  # as Kubernetes asks, without a certificate
+        for path in ("ready", "health/startup", "health/readiness", "health/liveness"):
+            assert httpx2.get(f"http://{worker.metrics_address}/{path}").status_code == 200, path
 
 
 def renew(cluster: ClusterUnderTest, folder: Path) -> None:
-    """A new authority and new certificates, as SECURITY.md says: believe both, replace the certificates, forget the old.
+    """A new authority and certificates, as SECURITY.md says: believe both, replace certificates, forget the old.
 
     Nothing is restarted.
     """

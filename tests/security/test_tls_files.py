@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -18,7 +19,7 @@ from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.settings import AttentionSettings
 from services.expert_worker.settings import ExpertSettings
-from services.process.settings import InvalidSetting
+from services.process.settings import InvalidSetting, ServiceSettings
 from services.router.settings import RouterSettings
 from services.security.identity import ATTENTION, EXPERT, ROUTER, roles_of, uri
 from services.security.tls import LOOK_S, Tls, TlsFiles
@@ -32,7 +33,7 @@ def made(tmp_path: Path) -> Certificates:
 
 
 def expert_settings(files: TlsFiles, **more: str) -> ExpertSettings:
-    given = {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_ca": str(files.ca)}
+    given: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_ca": str(files.ca)}
     return ExpertSettings(model=Path("."), **(given | more))
 
 
@@ -40,7 +41,11 @@ def test_good_files_are_taken_by_their_role_alone(made: Certificates) -> None:
     settings = expert_settings(made.issue(EXPERT))
     assert settings.open_tls().given
     assert not ExpertSettings(model=Path(".")).open_tls().given
-    kinds = {ROUTER: RouterSettings, ATTENTION: AttentionSettings, EXPERT: ExpertSettings}
+    kinds: dict[str, type[ServiceSettings]] = {
+        ROUTER: RouterSettings,
+        ATTENTION: AttentionSettings,
+        EXPERT: ExpertSettings,
+    }
     assert {role: settings.role for role, settings in kinds.items()} == {role: role for role in kinds}
     with pytest.raises(InvalidSetting, match=r"CARACAL_TLS_CERT is .*expert.crt: it is not for the name spiffe://"):
         expert_settings(made.issue(ATTENTION, name="expert"))
@@ -61,6 +66,11 @@ def fifo(file: Path) -> None:
     os.mkfifo(file)
 
 
+def folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 SPOILT: dict[str, Callable[[Path], object]] = {
     "is gone": lambda file: file.unlink(),
     "is empty": lambda file: file.write_bytes(b""),
@@ -68,7 +78,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "is cut short": lambda file: file.write_bytes(file.read_bytes()[:100]),
     "has other bytes": lambda file: file.write_bytes(b"\xff\x00" * 50),
     "is too long": lambda file: file.write_bytes(file.read_bytes() * 5000),
-    "is a folder": lambda file: (file.unlink(), file.mkdir()),
+    "is a folder": folder,
     "is a FIFO": fifo,
 }
 
@@ -133,7 +143,7 @@ def test_files_that_change_are_read_again_and_bad_ones_change_nothing(made: Cert
 
 def test_nccl_is_refused_and_native_becomes_grpc(made: Certificates) -> None:
     files = made.issue(ATTENTION)
-    given = {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_ca": str(files.ca)}
+    given: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_ca": str(files.ca)}
     with pytest.raises(InvalidSetting, match="CARACAL_LINK is 'nccl': NCCL and gloo cannot be encrypted"):
         AttentionSettings(model=Path("."), link="nccl", **given)
     for link in ("native", "grpc", ""):

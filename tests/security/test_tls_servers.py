@@ -99,7 +99,7 @@ def session(stub: Any) -> grpc.StatusCode:
     return code_of(lambda: list(stub.Session(iter(()), timeout=3)))
 
 
-def test_strangers_get_no_connection(expert: TlsWorker, made: Certificates, tmp_path: Path) -> None:
+def test_outsiders_get_no_connection(expert: TlsWorker, made: Certificates, tmp_path: Path) -> None:
     address, named = expert.endpoint.address, (("grpc.ssl_target_name_override", server_name(CLUSTER, EXPERT)),)
     another = Certificates(tmp_path / "another")
     files = another.issue(ROUTER)
@@ -115,7 +115,7 @@ def test_strangers_get_no_connection(expert: TlsWorker, made: Certificates, tmp_
             health: Any = HealthStub(channel)
             assert code_of(lambda health=health: health.Check(HealthCheckRequest(), timeout=3)) is UNAVAILABLE, name
     assert commit(expert.stub(Dialer(NO_KEY, ROUTER, another.tls(ROUTER)))) is UNAVAILABLE, (
-        "nor do its members trust us"
+        "nor do its members believe us"
     )
     assert expert.state.epoch == 0
     assert expert.count(OPENED) >= 4

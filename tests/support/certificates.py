@@ -30,11 +30,11 @@ class Certificates:
 
     def issue(self, role: str, cluster: str = CLUSTER, valid: datetime.timedelta = VALID, name: str = "") -> TlsFiles:
         """Writes a certificate and its key, over those before, as `name` (the role if empty)."""
-        files = TlsFiles(*(self.folder / f"{name or role}.{kind}" for kind in ("crt", "key")), self.folder / "ca.crt")
+        cert_file, key_file = (self.folder / f"{name or role}.{kind}" for kind in ("crt", "key"))
         cert, key = self._authority.issue(cluster, role, valid)
-        self.write(files.key.name, key)
-        self.write(files.cert.name, cert)
-        return files
+        self.write(key_file.name, key)
+        self.write(cert_file.name, cert)
+        return TlsFiles(cert_file, key_file, self.folder / "ca.crt")
 
     def tls(self, role: str, cluster: str = CLUSTER) -> Tls:
         """The TLS of a process with a new certificate."""
