@@ -21,7 +21,8 @@ MAX_PEERS = 16384
 class Connections:
     """The connections of one server. Any thread may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_s: float = LOG_S) -> None:
+        self._log_s = log_s
         self._opened = Counter(
             "caracal_tls_connections",
             "Connections to the gRPC port with TLS, with a good certificate or not",
@@ -36,7 +37,7 @@ class Connections:
         self._peers: OrderedDict[str, None] = OrderedDict()
         self._unused = 0  # those opened minus those used
         self._unused_before, self._logged = 0, 0  # at the last look, and in log lines
-        self._look_at = time.monotonic() + LOG_S
+        self._look_at = time.monotonic() + log_s
 
     def show(self, registry: CollectorRegistry) -> None:
         """Adds the counters to the registry."""
@@ -51,7 +52,7 @@ class Connections:
             self._unused += 1
             if now < self._look_at:
                 return
-            self._look_at = now + LOG_S
+            self._look_at = now + self._log_s
             unused, self._unused_before = min(self._unused - 1, self._unused_before), self._unused
             unlogged, self._logged = unused - self._logged, max(unused, self._logged)
         if unlogged > 0:
