@@ -55,7 +55,7 @@ class RotatingChannel:
                 channel, method = bound = now, getattr(now, kind)(*args, **more)
             made = method(*own, **owns)
             if hasattr(made, "add_done_callback"):
-                made.add_done_callback(lambda _: channel)  # a channel that nobody holds ends its calls
+                made.add_done_callback(lambda _: channel)  # holds it, so that `close` finds it
             return made
 
         return call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +211,28 @@ def test_a_session_outlives_all_certificates_that_it_began_with(checkpoint: Chec
         assert len(list(replies)) == 2, "the first session goes on"
     finally:
         expert.stop()
+
+
+def test_closing_a_channel_ends_the_calls_of_before_a_renewal(expert: TlsWorker, made: Certificates) -> None:
+    tls, going_on = Tls(made.issue(ATTENTION), CLUSTER, ATTENTION), threading.Event()
+
+    def calls() -> Iterator[expert_pb2.ExpertCall]:
+        yield expert_pb2.ExpertCall(call=1)
+        going_on.wait()
+
+    channel: Any = Dialer(NO_KEY, ATTENTION, tls).threaded(expert.endpoint.address, EXPERT)
+    write, read = expert_pb2.ExpertCall.SerializeToString, expert_pb2.ExpertReply.FromString
+    method = channel.stream_stream("/caracal.Expert/Session", write, read)
+    replies = method(calls(), timeout=30)
+    next(replies)
+    made.issue(ATTENTION)
+    until(lambda: tls.generation == 1, "it is not read again", 5)
+    assert code_of(lambda: list(method(iter(()), timeout=3))) is grpc.StatusCode.OK
+    assert len(expert.service._sessions) == 1
+    channel.close()
+    going_on.set()
+    assert code_of(lambda: next(replies)) is grpc.StatusCode.CANCELLED
+    until(lambda: len(expert.service._sessions) == 0, "the session goes on", 5)
 
 
 async def aio_code_of(call: Any) -> grpc.StatusCode:
