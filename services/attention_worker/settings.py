@@ -7,6 +7,7 @@ from pathlib import Path
 
 from services.checkpoint.ngram import TABLES_FOLDER
 from services.process.settings import WorkerSettings, setting
+from services.security.identity import ATTENTION
 from services.transport.native_extension import unavailable
 
 # What a 0 stands for. 200 ms between tokens is about as fast as people read; a GPU's steps are shorter.
@@ -17,6 +18,8 @@ CPU_ITL_MS, GPU_ITL_MS = 200.0, 100.0
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings(WorkerSettings):
     """One attention worker; with several ranks, every rank reads the same ones."""
+
+    role = ATTENTION
 
     tp: int = setting(
         "tensor-parallel ranks, each a process; must divide the attention heads. Rank N takes the Nth GPU after the "
@@ -67,7 +70,9 @@ class AttentionSettings(WorkerSettings):
 
     @property
     def chosen_link(self) -> str:
-        """The link, by name."""
+        """The link, by name. With TLS it is always grpc: native sessions are not encrypted."""
+        if self.tls_files is not None:
+            return "grpc"
         return self.link or ("grpc" if unavailable() else "native")
 
     @property
@@ -86,6 +91,8 @@ class AttentionSettings(WorkerSettings):
 
     def validate(self) -> None:
         super().validate()
+        if self.link == "nccl" and self.tls_files is not None:
+            raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and TLS is on: use grpc")
         if self.max_running > self.step_tokens:
             raise self.invalid(
                 "max_running", self.max_running, f"must not exceed CARACAL_MAX_BATCH_TOKENS, {self.step_tokens}"

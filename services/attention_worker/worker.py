@@ -32,16 +32,17 @@ from services.process.cores import run_on
 from services.process.loop_lag import LoopLag
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
+from services.process.own_health import OwnHealth
 from services.process.telemetry import show_redis
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2POptions, P2PStats
-from services.security.calls import ATTENTION
 from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
+from services.security.identity import ATTENTION
 from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
 
@@ -72,11 +73,14 @@ class AttentionWorker:
         )
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         key = settings.open_cluster_key()
+        tls = settings.open_tls()
         warn_without(key)
-        self._guard = Guard(key, self._identity.boot_id)
+        if tls.given:
+            log.info("rows travel over gRPC: TLS is on, and native sessions are not encrypted")
+        self._guard = Guard(key, self._identity.boot_id, tls)
         self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._dispatcher = MoEDispatcher(
-            connector(settings.chosen_link, p2p, native, Dialer(key, ATTENTION)),
+            connector(settings.chosen_link, p2p, native, Dialer(key, ATTENTION, tls)),
             config,
             device=loaded.model.device,
             dispatch_dtype=p2p.dispatch_dtype,
@@ -125,7 +129,8 @@ class AttentionWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
-        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready)
+        own_health = OwnHealth(Dialer(tls=self._guard.tls), ATTENTION, settings.host, port)
+        metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready, own_health)
         self._address = authority(settings.reachable_host, port)
         self._metrics_address = authority(settings.reachable_host, metrics_port)
         log.info(

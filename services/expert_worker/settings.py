@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.process.settings import WorkerSettings, port_setting, setting
+from services.security.identity import EXPERT
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertSettings(WorkerSettings):
     """One expert worker."""
+
+    role = EXPERT
 
     capacity: int = setting(
         "experts this worker may load, over all layers, one in 64 more while it exchanges some; 0 = any number",

@@ -31,9 +31,12 @@ from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
+from services.process.own_health import OwnHealth
 from services.process.telemetry import show_redis
+from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
+from services.security.identity import EXPERT
 from services.transport.native_extension import unavailable
 from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
 from services.transport.spinning import spin_s, usable_cores
@@ -44,6 +47,7 @@ TICK_S = 0.5
 POLL_S = 1.0  # between two checks for a router while it drains
 ALONE_S = 5.0  # without sessions and routers, before a draining worker takes the cluster to be gone
 REDIS_S = 3.0
+UNENCRYPTED = "TLS is on, and native sessions are not encrypted"
 GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
@@ -58,15 +62,18 @@ class ExpertWorker:
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
         self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype)
         key = settings.open_cluster_key()
+        tls = settings.open_tls()
         warn_without(key)
         self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
         self._state.published = self._published_epoch
-        self._guard = Guard(key, self._state.boot_id)
+        self._guard = Guard(key, self._state.boot_id, tls)
         self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
         max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, dispatch_dtype)
-        self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
+        self._p2p_registry: P2PRegistry | None = None  # NCCL and gloo cannot be encrypted
+        if not tls.given:
+            self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
         self._service = ExpertService(
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
         )
@@ -84,8 +91,11 @@ class ExpertWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
+        own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
-            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._readiness.reason)
+            metrics_port = serve_metrics(
+                settings.host, settings.metrics_port, registry, self._readiness.reason, own_health
+            )
         except OSError as error:
             where = authority(settings.host, settings.metrics_port)
             raise OSError(f"cannot listen on {where}: {error.strerror}") from None
@@ -102,9 +112,9 @@ class ExpertWorker:
         )
 
     def _native_server(self, device: torch.device) -> NativeServer | None:
-        """The server of native sessions; None, with the reason in the log, where it was not compiled."""
+        """The server of native sessions; None, with the reason in the log, where there is none."""
         settings = self._settings
-        if reason := unavailable():
+        if reason := UNENCRYPTED if settings.tls_files is not None else unavailable():
             log.info("no native sessions", reason=reason)
             return None
         return NativeServer(
@@ -175,7 +185,8 @@ class ExpertWorker:
         await asyncio.to_thread(self._server.stop, GRACE_S)
         if self._native is not None:
             await asyncio.to_thread(self._native.stop)
-        self._p2p_registry.close()
+        if self._p2p_registry is not None:
+            self._p2p_registry.close()
         await self._membership.close()
 
     def record(self) -> WorkerRecord:

@@ -66,6 +66,11 @@ class LocalCluster:
         self._backoff: dict[str, tuple[float, float]] = {}  # name -> (time of the restart, last delay)
         self.key_file = Path(named).absolute() if named else _new_key_file(self.directory, text)
         self.membership = Membership(self.redis_url, self.cluster, ClusterKey(file=self.key_file))
+        self._certificates = self.directory / "tls" if settings.tls else None
+        if self._certificates is not None:
+            from services.local.certificates import make_certificates  # with a package that only --tls needs
+
+            make_certificates(self._certificates, self.cluster)
 
     @property
     def urls(self) -> list[str]:
@@ -200,6 +205,8 @@ class LocalCluster:
             "CARACAL_GRPC_PORT": "0",
             "CARACAL_DRAIN_TIMEOUT_S": str(GRACE_S / 3),  # open streams then get an error event, before GRACE_S is over
         }
+        if self._certificates is not None:
+            environment |= certificate_environment(self._certificates, role)
         if role == "router":
             environment |= self.settings.router_environment() | {"CARACAL_CONSOLE_TOKEN": self.console_token}
         command = [sys.executable, "-P", "-m", MODULES[role]]
@@ -210,6 +217,12 @@ class LocalCluster:
         for child in self.children.values():
             if not child.alive:
                 raise StartFailed(f"{child.name}: {child.last_log_line()}")
+
+
+def certificate_environment(folder: Path, role: str) -> dict[str, str]:
+    """The variables with which a process of the role uses its certificate."""
+    files = {"CERT": f"{role}.crt", "KEY": f"{role}.key", "CA": "ca.crt"}
+    return {f"CARACAL_TLS_{part}": str(folder / file) for part, file in files.items()}
 
 
 def given_key() -> tuple[str, str]:

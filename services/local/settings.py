@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class LocalSettings(Settings):
     link: str = setting_like(AttentionSettings, "link")
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
     generation_config: str = setting_like(RouterSettings, "generation_config")
+    tls: bool = setting(
+        "TLS between the cluster's processes, with certificates of a throw-away authority; clients connect as without",
+        False,
+    )
     environment: dict[str, str] = field(  # for every child
         default_factory=dict, metadata={"rule": Rule(help="further variables of every process")}
     )
@@ -66,6 +71,8 @@ class LocalSettings(Settings):
             raise self.invalid("tp", self.tp, f"must be at most {MAX_WORKERS}")
         if self.link == "native" and (why := unavailable()):
             raise self.invalid("link", self.link, why)
+        if self.tls:
+            self._check_tls()
         self._check_device()
         try:
             heads = check_model(self.model).num_attention_heads
@@ -73,6 +80,12 @@ class LocalSettings(Settings):
             raise self.invalid("model", self.model, str(error)) from None
         if heads % self.tp:
             raise self.invalid("tp", self.tp, f"must divide the model's {heads} attention heads")
+
+    def _check_tls(self) -> None:
+        if find_spec("cryptography") is None:
+            raise InvalidSetting("--tls needs the package cryptography: pip install 'caracal[local]'")
+        if self.link == "nccl":
+            raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and --tls is given: use grpc")
 
     def check_port(self) -> None:
         """Raises InvalidSetting when the gateway cannot listen on its host and port."""

@@ -15,6 +15,7 @@ from services.process.addresses import authority
 from services.security.guard import OPEN, Guard
 
 ALIVE = ("startup", "liveness")  # true as long as the server answers
+READY = "readiness"
 
 Options = Sequence[tuple[str, int]]
 
@@ -35,6 +36,7 @@ class AsyncGrpcServer:
         """`name`: the service's full name. `add` adds the servicer to the server. `guard` rejects calls."""
         self._names = ready_names(name)
         self._health = health.aio.HealthServicer()
+        self._guard = guard
         self._server = grpc.aio.server(options=options, interceptors=guard.for_loop())
         add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -44,7 +46,7 @@ class AsyncGrpcServer:
         """Listens; returns the port. Port 0 takes any free one. Raises OSError when the port is taken."""
         for name in ALIVE:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        bound = listen(self._server, host, port)
+        bound = listen(self._server, host, port, self._guard.server_credentials())
         await self._server.start()
         return bound
 
@@ -73,6 +75,7 @@ class ThreadedGrpcServer:
     ) -> None:
         self._names = ready_names(name)
         self._health = health.HealthServicer()
+        self._guard = guard
         # A call too many is rejected, not left waiting.
         self._server = grpc.server(
             pool, options=options, maximum_concurrent_rpcs=calls, interceptors=guard.for_threads()
@@ -86,7 +89,7 @@ class ThreadedGrpcServer:
         self.set_ready(False)
         for name in ALIVE:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        bound = listen(self._server, host, port)
+        bound = listen(self._server, host, port, self._guard.server_credentials())
         self._server.start()
         return bound
 
@@ -101,16 +104,20 @@ class ThreadedGrpcServer:
 
 def ready_names(service: str) -> tuple[str, ...]:
     """The health names that follow readiness."""
-    return "", service, "readiness"
+    return "", service, READY
 
 
 def serving_status(ready: bool) -> Any:
     return health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def listen(server: grpc.aio.Server | grpc.Server, host: str, port: int) -> int:
-    """Binds an insecure port. Raises OSError when it is taken."""
+def listen(
+    server: grpc.aio.Server | grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> int:
+    """Binds a port; an insecure one without credentials. Raises OSError when it is taken."""
     try:
+        if credentials is not None:
+            return server.add_secure_port(authority(host, port), credentials)
         return server.add_insecure_port(authority(host, port))
     except RuntimeError as error:
         raise OSError(f"cannot listen on {authority(host, port)}: {error}") from None

@@ -1,4 +1,4 @@
-"""A worker's metrics and readiness over HTTP, on threads of their own: few, however many clients come."""
+"""A worker's metrics, readiness and health over HTTP, on threads of their own: few, however many clients come."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -17,6 +18,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from services.process.addresses import resolved
 from services.process.exposition import metrics_page
+from services.process.own_health import NAMES, OwnHealth
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -76,21 +78,31 @@ class MetricsServer(ThreadingWSGIServer):
                 return
 
 
-def serve_metrics(host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str] = lambda: "") -> int:
-    """Serves /metrics and /ready on threads; returns the port (0 takes a free one).
+def serve_metrics(
+    host: str,
+    port: int,
+    registry: CollectorRegistry,
+    not_ready: Callable[[], str] = lambda: "",
+    health: OwnHealth | None = None,
+) -> int:
+    """Serves /metrics, /ready and, with `health`, /health/NAME on threads; returns the port (0 takes a free one).
 
     `not_ready` returns why the process is not ready, empty when it is. Raises OSError when the port is taken.
     """
+    checks = {"/ready": not_ready}
+    if health is not None:
+        checks |= {f"/health/{name}": partial(health.fault, name) for name in NAMES}
 
     def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/ready":
+        check = checks.get(environ["PATH_INFO"])
+        if check is None:
             page, content_type = metrics_page(registry, environ.get("HTTP_ACCEPT", ""))
             headers = [("Content-Type", content_type)]
             if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
                 headers, page = [*headers, ("Content-Encoding", "gzip")], gzip.compress(page, 1)
             start_response("200 OK", headers)
             return [page]
-        reason = not_ready()
+        reason = check()
         start_response("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "application/json")])
         body = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
         return [json.dumps(body).encode()]

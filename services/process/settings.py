@@ -12,11 +12,12 @@ import socket
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from services.process.cores import format_cores, own_cores, parse_cores
 from services.process.redis_url import url_violation, without_password
 from services.security.cluster_key import ClusterKey, key_violation
+from services.security.tls import Tls, TlsFiles, tls_violation
 
 PREFIX = "CARACAL_"
 
@@ -144,6 +145,8 @@ def rule_of(settings: type[Settings], name: str) -> Rule:
 class ServiceSettings(Settings):
     """What router, attention worker and expert worker have in common."""
 
+    role: ClassVar[str]  # as certificates and leases name it
+
     model: Path = setting("directory of the checkpoint, in Hugging Face's layout")  # noqa: RUF009  a dataclass field
     redis_url: str = setting("the cluster's Redis", "redis://127.0.0.1:6379/0")
     cluster: str = setting("prefix of every Redis key: clusters of different names may share a Redis", "caracal")
@@ -163,7 +166,18 @@ class ServiceSettings(Settings):
         "",
     )
 
+    tls_cert: str = setting(
+        "file with this process's certificate, in PEM, for TLS with the cluster's other processes; with the two that"
+        " follow, and read again when they change; empty = no TLS",
+        "",
+    )
+    tls_key: str = setting("file with the certificate's private key, in PEM without a password", "")
+    tls_ca: str = setting(
+        "file with the certificates of the authorities whose certificates others may show, in PEM", ""
+    )
+
     def validate(self) -> None:
+        self._validate_tls()
         file = Path(self.cluster_key_file) if self.cluster_key_file else None
         if violation := key_violation(self.cluster_key, file):
             name = "cluster_key" if self.cluster_key else "cluster_key_file"
@@ -174,6 +188,30 @@ class ServiceSettings(Settings):
     def open_cluster_key(self) -> ClusterKey:
         """The cluster key, to be opened once by a process. Raises BadKey when the file has changed since the check."""
         return ClusterKey(self.cluster_key, Path(self.cluster_key_file) if self.cluster_key_file else None)
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files of TLS; None when it is off."""
+        if not self.tls_cert:
+            return None
+        return TlsFiles(Path(self.tls_cert), Path(self.tls_key), Path(self.tls_ca))
+
+    def open_tls(self) -> Tls:
+        """The certificate, to be opened once by a process. Raises BadTls when a file has changed since the check."""
+        return Tls(self.tls_files, self.cluster, self.role)
+
+    def _validate_tls(self) -> None:
+        given = {name: getattr(self, name) for name in ("tls_cert", "tls_key", "tls_ca")}
+        missing = [name for name, file in given.items() if not file]
+        if 0 < len(missing) < len(given):
+            raise InvalidSetting(
+                f"{self.label(missing[0])} is not set: TLS needs a certificate, its key and authorities"
+            )
+        if (files := self.tls_files) is not None:
+            part, why = tls_violation(files, self.cluster, self.role)
+            if why:
+                name = "cluster" if part == "cluster" else f"tls_{part}"
+                raise self.invalid(name, Path(getattr(self, name)), why)
 
     @property
     def identity(self) -> str:

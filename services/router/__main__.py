@@ -49,9 +49,10 @@ from services.router.requests.ready_probe import ReadyProbe
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
-from services.security.calls import ROUTER
 from services.security.channels import Dialer
 from services.security.cluster_key import ClusterKey, warn_without
+from services.security.identity import ROUTER
+from services.security.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Others:
 
     key: ClusterKey
     membership: Membership
+    tls: Tls
     dialer: Dialer
     introductions: Introductions
 
@@ -72,8 +74,10 @@ class Others:
     def of(cls, settings: RouterSettings) -> Others:
         key = settings.open_cluster_key()
         warn_without(key)
-        membership, dialer = Membership(settings.redis_url, settings.cluster, key), Dialer(key, ROUTER)
-        return cls(key, membership, dialer, Introductions(dialer, membership.bad))
+        membership = Membership(settings.redis_url, settings.cluster, key)
+        tls = settings.open_tls()
+        dialer = Dialer(key, ROUTER, tls)
+        return cls(key, membership, tls, dialer, Introductions(dialer, membership.bad))
 
 
 def placement_leader(
@@ -109,7 +113,7 @@ async def serve(
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     lag = LoopLag(metrics.registry)
-    for shown in (membership.bad, shortages, leader.metrics):
+    for shown in (membership.bad, others.tls, shortages, leader.metrics):
         shown.show(metrics.registry)
     limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
     serving = ServingContext(assets, attention_workers, metrics, limits)

@@ -170,7 +170,7 @@ class Introductions:
             return True
 
     async def _describe(self, record: WorkerRecord) -> AttentionDescription | ExpertDescription:
-        async with self._describing, self._dialer.aio(record.address, OPTIONS) as channel:
+        async with self._describing, self._dialer.aio(record.address, record.role, OPTIONS) as channel:
             calls = self._dialer.to_run(channel, record.boot_id)
             if record.role == "attention":
                 return await AttentionStub(calls).Describe(AttentionDescribeRequest(), timeout=DESCRIBE_S)

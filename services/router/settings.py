@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from services.process.settings import InvalidSetting, ServiceSettings, port_setting, setting
 from services.router.console.steering import MIN_TOKEN_CHARS
 from services.router.gateway.cors import parse_origins
+from services.security.identity import ROUTER
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSettings(ServiceSettings):
     """One router."""
+
+    role = ROUTER
 
     port: int = port_setting("HTTP port", 8000)
     grpc_port: int = port_setting("gRPC port", 8001)

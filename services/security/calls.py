@@ -1,4 +1,4 @@
-"""Calls between processes of a cluster, authenticated with the cluster key; pure.
+"""Calls between processes of a cluster, authenticated with the cluster key: who may make which; pure.
 
 A caller signs its role, the method, the run of the process that it calls and a number that it never uses twice. No
 clock of another machine is asked: the numbers are the caller's own monotonic time, compared with its own earlier ones
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from services.security.cluster_key import ClusterKey
+from services.security.identity import ATTENTION, ROUTER
 
 HEADER = "caracal-call"
-ROUTER, ATTENTION = "router", "attention"
 
 # Who may call what. Any other method of our services is for nobody; health and reflection are no services of ours.
 CALLERS: Mapping[str, frozenset[str]] = {

@@ -1,4 +1,5 @@
-"""The channels of one process to others of its cluster: opened here and nowhere else, and their calls signed.
+"""The channels of one process to others of its cluster: opened here and nowhere else, with TLS where it
+is on, and their calls signed.
 
 A channel for calls on an event loop and one for calls on threads have the same methods, so both are wrapped alike.
 """
@@ -13,6 +14,8 @@ import grpc.aio
 
 from services.security.calls import CallSigner
 from services.security.cluster_key import NO_KEY, ClusterKey
+from services.security.rotating_channel import RotatingChannel
+from services.security.tls import NO_TLS, Tls
 
 Options = Sequence[tuple[str, int]]
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
@@ -21,20 +24,34 @@ Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
 class Dialer:
     """Opens channels and signs calls over them as one role."""
 
-    def __init__(self, key: ClusterKey = NO_KEY, role: str = "") -> None:
+    def __init__(self, key: ClusterKey = NO_KEY, role: str = "", tls: Tls = NO_TLS) -> None:
         self._signer = CallSigner(key, role) if key.given else None
+        self._tls = tls
 
-    def aio(self, address: str, options: Options = ()) -> grpc.aio.Channel:
-        """A channel for calls on an event loop."""
-        return grpc.aio.insecure_channel(address, options=options)
+    def aio(self, address: str, role: str, options: Options = ()) -> grpc.aio.Channel:
+        """A channel for calls on an event loop, to a process of the role."""
+        if not self._tls.given:
+            return grpc.aio.insecure_channel(address, options=options)
+        return self._rotating(grpc.aio.secure_channel, address, role, options)
 
-    def threaded(self, address: str, options: Options = ()) -> grpc.Channel:
-        """A channel for calls on threads."""
-        return grpc.insecure_channel(address, options)
+    def threaded(self, address: str, role: str, options: Options = ()) -> grpc.Channel:
+        """A channel for calls on threads, to a process of the role."""
+        if not self._tls.given:
+            return grpc.insecure_channel(address, options)
+        return self._rotating(grpc.secure_channel, address, role, options)
 
     def to_run(self, channel: Channel, boot_id: str) -> Channel:
         """The same channel for the stubs of one run of a process: its calls are signed for that run alone."""
         return cast("Channel", _SignedChannel(channel, self._signer, boot_id)) if self._signer else channel
+
+    def _rotating(self, opened: Callable[..., Channel], address: str, role: str, options: Options) -> Channel:
+        # Whoever is there has to be of the role: its certificate has this name, at whatever address.
+        named = (*options, ("grpc.ssl_target_name_override", self._tls.server_name(role)))
+
+        def open_now() -> Channel:
+            return opened(address, self._tls.channel(), options=named)
+
+        return cast("Channel", RotatingChannel(open_now, lambda: self._tls.generation))
 
 
 PLAIN = Dialer()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from services.security.files import Unreadable, contents, state_of
+
 log = structlog.get_logger(__name__)
 
 MIN_KEY_BYTES = 16
@@ -112,25 +114,16 @@ def _parsed(text: str) -> tuple[bytes, ...]:
 def _state_of(file: Path) -> object:
     """What differs once the file has been written or replaced. Raises BadKey."""
     try:
-        found = os.stat(file)
-    except (OSError, ValueError) as error:
-        raise BadKey(f"{file}: {getattr(error, 'strerror', error)}") from None
-    return found.st_ino, found.st_dev, found.st_mtime_ns, found.st_size
+        return state_of(file)
+    except Unreadable as error:
+        raise BadKey(f"{file}: {error}") from None
 
 
 def _read(file: Path) -> tuple[bytes, ...]:
     """Raises BadKey."""
     try:
-        if not file.is_file():  # to open a FIFO would wait for its writer
-            raise BadKey(f"{file}: not a file")
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise BadKey(f"{file}: longer than {MAX_FILE_BYTES} bytes")
-        return _parsed(data.decode())
-    except OSError as error:
-        raise BadKey(f"{file}: {error.strerror}") from None
+        return _parsed(contents(file, MAX_FILE_BYTES).decode())
     except UnicodeDecodeError:
         raise BadKey(f"{file}: not UTF-8") from None
-    except BadKey as error:
-        raise BadKey(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
+    except (BadKey, Unreadable) as error:
+        raise BadKey(f"{file}: {error}") from None

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.security.calls import ATTENTION, CALLERS, HEADER, MAX_CALLERS, OTHER_RUN, ROUTER, CallSigner, CallVerifier
+from services.security.calls import CALLERS, HEADER, MAX_CALLERS, OTHER_RUN, CallSigner, CallVerifier
 from services.security.cluster_key import NO_KEY, ClusterKey
+from services.security.identity import ATTENTION, ROUTER
 
 KEY = ClusterKey("the key of this cluster")
 COMMIT, SESSION, APPLY = "/caracal.Expert/Commit", "/caracal.Expert/Session", "/caracal.Attention/ApplyTable"

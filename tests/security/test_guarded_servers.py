@@ -27,10 +27,10 @@ from services.router.dispatch.native_fanout import NativeOptions
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.native_open import NotOpened, open_session
 from services.router.dispatch.nccl_link import P2POptions, P2PStats
-from services.security.calls import ATTENTION, ROUTER
 from services.security.channels import PLAIN, Dialer
 from services.security.cluster_key import ClusterKey
 from services.security.guard import Guard
+from services.security.identity import ATTENTION, EXPERT, ROUTER
 
 pytestmark = pytest.mark.processes
 
@@ -80,7 +80,7 @@ def expert_calls(stub: Any) -> list[tuple[str, Any]]:
 def test_an_expert_worker_rejects_outsiders(guarded: GuardedWorker, dialer: Dialer) -> None:
     registry = CollectorRegistry()
     guarded.guard.show(registry)
-    with dialer.threaded(guarded.endpoint.address) as channel, structlog.testing.capture_logs() as logs:
+    with dialer.threaded(guarded.endpoint.address, EXPERT) as channel, structlog.testing.capture_logs() as logs:
         calls = expert_calls(expert_pb2_grpc.ExpertStub(dialer.to_run(channel, guarded.endpoint.boot_id)))
         for name, call in calls:
             with pytest.raises(grpc.RpcError) as raised:
@@ -96,7 +96,7 @@ def test_an_expert_worker_rejects_outsiders(guarded: GuardedWorker, dialer: Dial
 @pytest.mark.parametrize(("role", "refused"), [(ROUTER, {"Open", "Session", "Rendezvous"}), (ATTENTION, {"Commit"})])
 def test_roles_do_not_make_each_others_calls(guarded: GuardedWorker, role: str, refused: set[str]) -> None:
     dialer = Dialer(KEY, role)
-    with dialer.threaded(guarded.endpoint.address) as channel:
+    with dialer.threaded(guarded.endpoint.address, EXPERT) as channel:
         calls = expert_calls(expert_pb2_grpc.ExpertStub(dialer.to_run(channel, guarded.endpoint.boot_id)))
         for name, call in calls:
             if name in refused:
@@ -176,12 +176,12 @@ def test_an_attention_worker_rejects_outsiders_and_serves_routers() -> None:
             one.server = AttentionServer(one.service, Guard(KEY, "b"))
             port = await one.server.start("127.0.0.1", 0)
             for dialer in (*OUTSIDERS, Dialer(KEY, ATTENTION)):
-                async with dialer.aio(f"127.0.0.1:{port}") as channel:
+                async with dialer.aio(f"127.0.0.1:{port}", ATTENTION) as channel:
                     stub: Any = AttentionStub(dialer.to_run(channel, "b"))
                     assert [await code_of(call()) for call in calls(stub)] == [UNAUTHENTICATED] * 4
             assert one.service.epoch == 0
             router = Dialer(KEY, ROUTER)
-            async with router.aio(f"127.0.0.1:{port}") as channel:
+            async with router.aio(f"127.0.0.1:{port}", ATTENTION) as channel:
                 stub = AttentionStub(router.to_run(channel, "b"))
                 assert [await code_of(call()) for call in calls(stub)[:3]] == [grpc.StatusCode.OK] * 3
                 assert await code_of(stub.GenerateMany(messages())) is grpc.StatusCode.OK
@@ -193,7 +193,7 @@ def test_an_attention_worker_rejects_outsiders_and_serves_routers() -> None:
 
 def test_a_signed_channel_carries_the_callers_own_metadata(guarded: GuardedWorker) -> None:
     dialer = Dialer(KEY, ROUTER)
-    with dialer.threaded(guarded.endpoint.address) as channel:
+    with dialer.threaded(guarded.endpoint.address, EXPERT) as channel:
         stub: Any = expert_pb2_grpc.ExpertStub(dialer.to_run(channel, guarded.endpoint.boot_id))
         reply = stub.Describe(expert_pb2.ExpertDescribeRequest(), timeout=5, metadata=(("x-own", "1"),))
     assert reply.boot_id == guarded.endpoint.boot_id

@@ -29,6 +29,7 @@ from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.requests.metrics import RequestMetrics
 from services.security.guard import Guard
+from services.security.tls import NO_TLS
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
 
@@ -47,6 +48,7 @@ def _router(folder: Path) -> CollectorRegistry:
     membership.bad.show(registry)
     LoopLag(registry)
     PlacementMetrics().show(registry)
+    NO_TLS.show(registry)
     return registry
 
 

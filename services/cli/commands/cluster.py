@@ -43,6 +43,7 @@ def up(
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
     generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
+    tls: Annotated[bool, _setting("tls")] = LocalSettings.tls,
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops it. `caracal serve` is the same."""
     from services.cli.up import up as run
@@ -64,6 +65,7 @@ def up(
             link=link,
             dispatch_dtype=dispatch_dtype,
             generation_config=generation_config,
+            tls=tls,
         )
     except InvalidSetting as error:
         usage_error(str(error))

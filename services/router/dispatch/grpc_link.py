@@ -31,6 +31,7 @@ from services.router.dispatch.errors import (
 )
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.security.channels import PLAIN, Dialer
+from services.security.identity import EXPERT
 from services.transport.p2p_group import P2PBroken
 from services.transport.payload import pack, payload_bytes
 
@@ -120,7 +121,7 @@ class Session:
         self._waiting: dict[int, Waiting] = {}
         self._ending = threading.Lock()
         self._outbox: SimpleQueue[expert_pb2.ExpertCall | None] = SimpleQueue()
-        self._channel = dialer.threaded(endpoint.address, CHANNEL_OPTIONS)
+        self._channel = dialer.threaded(endpoint.address, EXPERT, CHANNEL_OPTIONS)
         self._stub = expert_pb2_grpc.ExpertStub(dialer.to_run(self._channel, endpoint.boot_id))
         self._stream = self._stub.Session(iter(self._outbox.get, None))
         threading.Thread(target=self._read, name=f"link-{endpoint.worker_id}", daemon=True).start()

@@ -11,6 +11,7 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 
 from services.process.addresses import authority
 from services.security.channels import PLAIN, Dialer
+from services.security.identity import EXPERT
 from services.transport.native_extension import native
 
 HANDSHAKE_S = 2.0  # for each step of an opening
@@ -32,7 +33,7 @@ class Opened(NamedTuple):
 
 def open_session(endpoint: placement_pb2.Endpoint, dialer: Dialer = PLAIN) -> Opened:
     """Opens one session, by the unix socket where this process can reach it. Blocks. Raises NotOpened."""
-    with dialer.threaded(endpoint.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with dialer.threaded(endpoint.address, EXPERT, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = expert_pb2_grpc.ExpertStub(dialer.to_run(channel, endpoint.boot_id))
         try:
             place = stub.Open(expert_pb2.OpenRequest(), timeout=HANDSHAKE_S)

@@ -125,7 +125,7 @@ class Workers:
     def _channel(self, record: WorkerRecord) -> grpc.aio.Channel:
         key = record.address, record.boot_id
         if key not in self._channels:
-            channel = self._channels[key] = self._dialer.aio(record.address, OPTIONS)
+            channel = self._channels[key] = self._dialer.aio(record.address, record.role, OPTIONS)
             self._states[key] = channel.get_state(try_to_connect=True)
             self._watchers[key] = asyncio.create_task(self._watch(key, channel))
         return self._channels[key]

@@ -27,6 +27,7 @@ from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 from services.security.channels import PLAIN, Dialer
+from services.security.identity import ATTENTION
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,7 @@ class AttentionWorkerPool:
         """Returns a connected channel, or None when the worker cannot be reached."""
         channel = self._channels.get(worker.address)
         if channel is None:
-            channel = self._dialer.aio(worker.address, CHANNEL_OPTIONS)
+            channel = self._dialer.aio(worker.address, ATTENTION, CHANNEL_OPTIONS)
             self._channels[worker.address] = channel
         if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return channel
