@@ -138,6 +138,26 @@ def test_what_cannot_be_met_is_rejected_by_name(random_model: Harness, fields: d
     assert chat(random_model, guided_choice=["still there"]) == "still there"
 
 
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        {"uniqueItems": True},
+        {"propertyNames": {"pattern": "a"}},
+        {"dependentRequired": {"a": ["b"]}},
+        {"dependentSchemas": {"a": {}}},
+        {"contains": {"type": "integer"}},
+        {"unevaluatedProperties": False},
+        {"not": {"type": "integer"}},
+        {"if": {"type": "integer"}, "then": {"minimum": 3}},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"type": "string", "pattern": r"\ba"},
+    ],
+    ids=lambda keyword: list(keyword)[-1],
+)
+def test_keywords_that_docs_say_cannot_be_kept_are_rejected(random_model: Harness, keyword: dict[str, Any]) -> None:
+    assert rejection(random_model, guided_json=keyword).status_code == 400
+
+
 def test_a_rejected_stream_has_a_status_of_its_own(random_model: Harness) -> None:
     assert rejection(random_model, guided_regex="(", stream=True).status_code == 400
 
