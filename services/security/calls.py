@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -47,8 +47,9 @@ MAX_CALLERS = 4096
 class CallSigner:
     """Signs one process's calls. Any thread may use it."""
 
-    def __init__(self, key: ClusterKey, role: str) -> None:
-        self._key, self._role = key, role
+    def __init__(self, key: ClusterKey, role: str, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """`clock`: nanoseconds, of any beginning."""
+        self._key, self._role, self._clock = key, role, clock
         self._caller = secrets.token_hex(16)
         self._last_ns = 0
         self._lock = threading.Lock()
@@ -58,7 +59,7 @@ class CallSigner:
         if not self._key.given:
             return ()
         with self._lock:
-            self._last_ns = stamp = max(self._last_ns + 1, time.monotonic_ns())
+            self._last_ns = stamp = max(self._last_ns + 1, self._clock())
         words = f"1 {self._role} {quote(boot_id, safe='') or '-'} {self._caller} {stamp}"
         return ((HEADER, f"{words} {_digest(self._key.signs(_label(self._role)), words, method)}"),)
 

@@ -281,11 +281,15 @@ def test_logs_name_keys_and_never_show_them_or_prompts(model: Path, keys_file: P
         for key in (ALICE, "caracal-of-nobody"):
             httpx2.post(url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
         httpx2.get(url + "/metrics", headers={"x-api-key": BOB})
+        for path in ("/a%0a%7b%22event%22%3a%22forged%22%7d%1b[31m", "/%22%7d%0d%0a%7b%22event%22%3a%22forged%22%7d"):
+            httpx2.get(url + path)
     finally:
         started.kill()
         started.wait()
     text = log.read_text()
-    events = [json.loads(line) for line in text.splitlines()]
+    events = [json.loads(line) for line in text.splitlines()]  # no client has broken a line, or added one
+    assert not any(event["event"] == "forged" for event in events)
+    assert "\x1b" not in text
     assert [event["key"] for event in events if event["event"] == "request"] == ["alice", "bob"]
     assert {event["event"] for event in events} >= {
         "audit: API keys are read",

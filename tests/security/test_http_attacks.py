@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import time
@@ -15,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS, write_assets
-from support.gateway_harness import MODEL, Harness
+from support.gateway_harness import Harness
 
 pytestmark = pytest.mark.processes
 
@@ -117,13 +116,3 @@ def test_b41_clients_make_no_time_series(router: Harness) -> None:
         httpx2.get(router.url + "/health", headers={"user-agent": f"u{number}", "x-request-id": f"r{number}"})
     after = len(httpx2.get(router.url + "/metrics").text.splitlines())
     assert after - before < 12
-
-
-def test_b41_what_clients_say_breaks_no_log_line(router: Harness, capsys: pytest.CaptureFixture[str]) -> None:
-    evil = 'a\n{"event": "forged"}\x1b[31m\r\n'
-    httpx2.post(router.url + "/v1/completions", json={"model": MODEL, "prompt": evil, "user": evil})
-    httpx2.get(router.url + "/a%0a%7b%22event%22%3a%20%22forged%22%7d%1b")
-    answer = httpx2.get(router.url + "/health", headers={"x-request-id": "a b\tc"})
-    assert answer.headers["x-request-id"] != "a b\tc"
-    assert json.loads(httpx2.post(router.url + "/v1/completions", content=b"{").content)["error"]["code"]
-    assert "forged" not in capsys.readouterr().err
