@@ -1,8 +1,9 @@
 """One process of load: `python -m bench.overload.client KIND URL SOURCE TOKENS AMOUNT`. Prints `ready`, and begins.
 
 KIND: `open`, AMOUNT requests a second, answered or not; `closed`, AMOUNT at a time; `unread`, AMOUNT streams that are
-not read; `direct`, AMOUNT calls of Generate at the worker URL, again and again; `light`, one request after the other,
-and /health beside it. Goes on until a line comes on standard input; then prints JSON.
+not read; `direct`, AMOUNT calls of Generate at the worker URL, again and again; `light`, one request after the other;
+`refused`, the same with pauses, from a crowd's address; `health`, /health again and again. Goes on until a line comes
+on standard input; then prints JSON.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from bench.overload.connection import HEALTH, Connections, completion
+from bench.overload.open_load import OpenLoad
 from services.process.open_files import raise_open_files
 
-HEALTH_EVERY_S = 0.02
-LEAD_S = 20.0  # no more requests are begun than this much time's worth is open
+HEALTH_EVERY_S = REFUSED_EVERY_S = 0.02
+TIMED = ("light", "health", "refused")
 
 
 class Client:
     """Counts answers, and their times."""
 
     def __init__(self, url: str, source: str, tokens: int, amount: float) -> None:
-        self._url, self._tokens, self._amount = url, tokens, amount
+        self._url, self._source, self._tokens, self._amount = url, source, tokens, amount
         self._connections = Connections(url, source)
         self._tasks: set[asyncio.Task[None]] = set()
         self.statuses: Counter[str] = Counter()
@@ -53,12 +55,9 @@ class Client:
         task.add_done_callback(self._tasks.discard)
 
     async def open(self) -> None:
-        due = time.perf_counter()
-        while True:
-            due += 1 / self._amount
-            await asyncio.sleep(due - time.perf_counter())
-            if len(self._tasks) < LEAD_S * self._amount:
-                self._start(self._one())
+        load = OpenLoad(self._url, self._source, completion(self._tokens), self._amount)
+        self.statuses, self.seconds, self.refused_seconds = load.statuses, load.seconds, load.refused_seconds
+        await load.run()
 
     async def closed(self) -> None:
         async def again() -> None:
@@ -108,17 +107,20 @@ class Client:
         await asyncio.Future()
 
     async def light(self) -> None:
-        async def health() -> None:
-            connections = Connections(self._url, "127.0.0.1")
-            while True:
-                began = time.perf_counter()
-                await connections.ask(HEALTH)
-                self.health_seconds.append(time.perf_counter() - began)
-                await asyncio.sleep(HEALTH_EVERY_S)
-
-        self._start(health())
         while True:
             await self._one()
+
+    async def refused(self) -> None:
+        while True:
+            await self._one()
+            await asyncio.sleep(REFUSED_EVERY_S)
+
+    async def health(self) -> None:
+        while True:
+            began = time.perf_counter()
+            await self._connections.ask(HEALTH)
+            self.health_seconds.append(time.perf_counter() - began)
+            await asyncio.sleep(HEALTH_EVERY_S)
 
     async def run(self, kind: str) -> None:
         loop = asyncio.get_running_loop()
@@ -150,7 +152,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 def main() -> None:
     raise_open_files()
-    if sys.argv[1] != "light":
+    if sys.argv[1] not in TIMED:
         os.nice(10)  # a crowd has machines of its own: here it gets what the cluster leaves it
     kind, url, source, tokens, amount = sys.argv[1:]
     uvloop.run(Client(url, source, int(tokens), float(amount)).run(kind))

@@ -29,6 +29,8 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -37,6 +39,10 @@ class GenerateRequest(_message.Message):
     """tokens of the prompt, from its beginning, whose log-probabilities earlier attempts delivered"""
     probe: _builtins.bool
     """a router asks whether an answer comes at all: no user's request, and not counted as one"""
+    caller: _builtins.int
+    """whom the request counts for, where several ask: a number without a meaning; 0 = nobody known"""
+    weight: _builtins.float
+    """the caller's share beside others; 0 = 1"""
     traceparent: _builtins.str
     """W3C trace context of the attempt; empty when it is not traced"""
     tracestate: _builtins.str
@@ -58,12 +64,14 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         scored: _builtins.int = ...,
         probe: _builtins.bool = ...,
+        caller: _builtins.int = ...,
+        weight: _builtins.float = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "emitted_ids", b"emitted_ids", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "caller", b"caller", "emitted_ids", b"emitted_ids", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

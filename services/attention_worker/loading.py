@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -85,6 +86,7 @@ class Opened:
             max_running=settings.max_running,
             max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
             max_itl_s=settings.max_itl_s,
+            slowdown=settings.fair_slowdown or math.inf,
             max_scores=max(1, min(settings.step_tokens, SCORE_BYTES // (4 * self.config.vocab_size))),
         )
 

@@ -12,6 +12,7 @@ from services.attention_worker.engine.sequence import Request, Sampling
 from services.attention_worker.engine.token_rules import Reasoning
 
 MAX_TOP_LOGPROBS = 64
+MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e6
 
 
 class BadRequest(ValueError):
@@ -36,6 +37,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
     )
     sampling = _sampling(message.sampling, vocab_size)
     _require(message.scored <= len(prompt), "scored", f"is {message.scored}, the prompt has {len(prompt)} tokens")
+    _within("weight", message.weight, 0.0, MAX_WEIGHT)
     _require(not (sampling.prompt_only and emitted), "emitted_ids", "is not empty, but the answer has no tokens")
     return Request(
         request_id=message.request_id,
@@ -44,6 +46,8 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         scored=message.scored,
         sampling=sampling,
         probe=message.probe,
+        caller=message.caller,
+        weight=max(message.weight, MIN_WEIGHT) if message.weight else 1.0,
     )
 
 

@@ -13,6 +13,7 @@ from services.transport.native_extension import unavailable
 # What a 0 stands for. 200 ms between tokens is about as fast as people read; a GPU's steps are shorter.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 4096
 CPU_ITL_MS, GPU_ITL_MS = 200.0, 100.0
+FAIR_SLOWDOWN = 1.75  # a step waits for others' prompts besides, and predictions are not exact: about 2 in the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,13 @@ class AttentionSettings(WorkerSettings):
         "milliseconds between two tokens of running answers that prompts beside them may not exceed: chunks of prompts "
         f"get shorter as their context grows; 0 = {CPU_ITL_MS:g} on a CPU, {GPU_ITL_MS:g} on a GPU",
         0.0,
+        minimum=0,
+    )
+    fair_slowdown: float = setting(
+        "times as long a step may take, for the sake of a caller with many sequences, as one in which all callers have "
+        "as few as the one with fewest: the others take turns; at least 1; 0 = no bound, which gives more tokens per "
+        "second and the caller with few a part of them",
+        FAIR_SLOWDOWN,
         minimum=0,
     )
     max_running: int = setting("sequences that run at once", 64, minimum=1)
@@ -93,6 +101,8 @@ class AttentionSettings(WorkerSettings):
         super().validate()
         if self.link == "nccl" and self.tls_files is not None:
             raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and TLS is on: use grpc")
+        if 0 < self.fair_slowdown < 1:
+            raise self.invalid("fair_slowdown", self.fair_slowdown, "must be at least 1, or 0")
         if self.max_running > self.step_tokens:
             raise self.invalid(
                 "max_running", self.max_running, f"must not exceed CARACAL_MAX_BATCH_TOKENS, {self.step_tokens}"

@@ -51,6 +51,7 @@ class LocalSettings(Settings):
         minimum=0,
     )
     max_itl_ms: float = setting_like(AttentionSettings, "max_itl_ms")
+    fair_slowdown: float = setting_like(AttentionSettings, "fair_slowdown")
     link: str = setting_like(AttentionSettings, "link")
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
     generation_config: str = setting_like(RouterSettings, "generation_config")
@@ -113,6 +114,7 @@ class LocalSettings(Settings):
             "CARACAL_KV_PAGES": str(self.kv_pages),
             "CARACAL_SHARED_GPU": "1",  # the first worker must not take all that is free for its pages
             "CARACAL_MAX_ITL_MS": str(self.max_itl_ms),
+            "CARACAL_FAIR_SLOWDOWN": str(self.fair_slowdown),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys

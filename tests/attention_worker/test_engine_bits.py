@@ -112,6 +112,7 @@ def submit_others(driver: Driver, rng: Random, count: int) -> list[Received]:
         driver.submit(
             prompt(rng),
             Sampling(max_tokens=rng.randint(1, 60), temperature=rng.choice([0.0, 1.0]), seed=rng.getrandbits(60)),
+            caller=rng.randint(0, 2),
         )
         for _ in range(count)
     ]
@@ -122,6 +123,7 @@ MIXES = {
     "chunks of five": limits(max_batch_tokens=5, max_running=4, num_pages=64),
     "pages of 64": limits(page_size=64, max_batch_tokens=24, max_running=8, num_pages=32),
     "preemption": limits(max_batch_tokens=24, max_running=8, num_pages=16),
+    "callers take turns": limits(max_batch_tokens=24, max_running=12, num_pages=64, slowdown=1.0),
 }
 
 

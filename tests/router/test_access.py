@@ -36,7 +36,7 @@ ALICE, BOB, ROOT, FEW, SLOW, URLS, LEFT = (new_key() for _ in range(7))
 HI: list[Any] = [{"role": "user", "content": "hello"}]
 KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "alice": (ALICE, {}),
-    "bob": (BOB, {}),
+    "bob": (BOB, {"weight": 2.5}),
     "root": (ROOT, {"admin": True}),
     "few": (FEW, {"requests_per_minute": 2.0, "tokens_per_minute": 200.0}),
     "slow": (SLOW, {"concurrent": 1}),
@@ -81,6 +81,17 @@ def every_path(router: Harness) -> list[tuple[str, str]]:
     paths = ("/v1/models", "/v1/models/x", "/version", "/load", "/cluster", "/metrics", "/docs", "/openapi.json")
     odd = ("/nonsense", "//health", "/health/", "/ready;a", "/health/../metrics", "/console/api/state", "/HEALTH")
     return [*found, *(("GET", path) for path in (*paths, *odd)), ("PUT", "/v1/models"), ("HEAD", "/metrics")]
+
+
+def test_workers_learn_whom_a_request_counts_for(router: Harness) -> None:
+    sent = router.fakes[0].requests
+    before = len(sent)
+    for key in (ALICE, BOB, ALICE):
+        assert ask(router, key).status_code == 200
+    first, other, again = sent[before:]
+    assert first.caller == again.caller != other.caller
+    assert 0 not in (first.caller, other.caller)
+    assert (first.weight, other.weight) == (1.0, 2.5)
 
 
 def test_without_a_key_nothing_but_probes_is_answered(router: Harness) -> None:

@@ -192,7 +192,7 @@ def test_bench_of_overload(shell: Shell) -> None:
     few = ("--seconds", "1", "--multiples", "2", "--crowd", "0.01")
     shell.run("python", "-m", "bench.overload", *few, "--out", str(out))
     scenarios = json.loads(out.read_text())["scenarios"]
-    assert scenarios["quiet"]["light_statuses"]["200"] > 0
+    assert scenarios["quiet"]["beside"]["200"] > 0
     assert scenarios["2x"]["goodput_per_s"] > 0
     assert not any("500" in one["statuses"] for one in scenarios.values())
 

@@ -25,6 +25,7 @@ def limits(
     max_len: int = 256,
     max_itl_s: float = math.inf,
     max_scores: int = 256,
+    slowdown: float = math.inf,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -34,6 +35,7 @@ def limits(
         max_model_len=max_len,
         max_itl_s=max_itl_s,
         max_scores=max_scores,
+        slowdown=slowdown,
     )
 
 
@@ -122,11 +124,17 @@ class Driver:
         *,
         scored: int = 0,
         rules: TokenRules | None = None,
+        caller: int = 0,
     ) -> Received:
         received = Received()
         replayed = tuple(emitted or ())
         request = Request(
-            request_id="r", prompt_ids=tuple(prompt), emitted_ids=replayed, scored=scored, sampling=sampling
+            request_id="r",
+            prompt_ids=tuple(prompt),
+            emitted_ids=replayed,
+            scored=scored,
+            sampling=sampling,
+            caller=caller,
         )
         received.key = self.engine.submit(request, received, rules)
         self.received[received.key] = received

@@ -64,7 +64,7 @@ class ModelLike(Protocol):
 class EngineLimits:
     """The sizes of an engine.
 
-    `max_model_len` counts prompt and generated tokens; `max_itl_s` and `max_scores` are the scheduler's.
+    `max_model_len` counts prompt and generated tokens; `max_itl_s`, `max_scores` and `slowdown` are the scheduler's.
     """
 
     num_pages: int
@@ -74,6 +74,7 @@ class EngineLimits:
     max_model_len: int
     max_itl_s: float = math.inf
     max_scores: int = 256
+    slowdown: float = math.inf
 
 
 @dataclass(slots=True)
@@ -104,7 +105,12 @@ class Engine:
         self.counters = Counters()
         self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
         self.scheduler = Scheduler(
-            self.cache.pages, limits.max_batch_tokens, limits.max_running, limits.max_itl_s, limits.max_scores
+            self.cache.pages,
+            limits.max_batch_tokens,
+            limits.max_running,
+            limits.max_itl_s,
+            limits.max_scores,
+            limits.slowdown,
         )
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver

@@ -1,7 +1,7 @@
 """The scheduler: which tokens of which sequences the next step runs. No torch, no I/O, no clock.
 
-Sequences are served first come, first served. `running` and `waiting` are each in that order, and everything running
-came before everything waiting: admission takes the head of `waiting`, preemption the tail of `running`.
+One caller's sequences are served first come, first served: admission takes the head of `waiting`, preemption the tail
+of `running`. Between callers both are fair: the one that has least is admitted first, the one that has most gives way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from services.attention_worker.engine.fair_share import FairShare, victims
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.sequence import Sequence
 from services.attention_worker.engine.step_cost import StepCost, Work
@@ -56,6 +57,7 @@ class _Plan:
 
     tokens_left: int
     scores_left: int
+    fair_s: float  # how long it may take for prompts of callers that have more than others
     chunks: list[Chunk] = field(default_factory=list)
     decodes: int = 0
     work: Work = field(default_factory=Work)
@@ -74,7 +76,8 @@ class Scheduler:
     A step takes at most `max_batch_tokens`. While answers run, prompts get as many tokens as keep its predicted time
     within `max_itl_s`, the seconds between two tokens of a stream; but at least the time of PROMPT_SHARE, and a token,
     so that a prompt always ends. Of prompts that are scored a step takes at most `max_scores` tokens, because each
-    needs a row of logits. So a step takes longer than the bound only if decodes, or one prompt token, do.
+    needs a row of logits. So a step takes longer than the bound only if decodes, or one prompt token, do. `slowdown` is
+    FairShare's.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Scheduler:
         max_running: int,
         max_itl_s: float = math.inf,
         max_scores: int = 256,
+        slowdown: float = math.inf,
     ) -> None:
         assert 0 < max_running <= max_batch_tokens, "a step must take one token of every running sequence"
         self.pages = pages
@@ -92,6 +96,7 @@ class Scheduler:
         self.max_itl_s = max_itl_s
         self.max_scores = max_scores
         self.cost = StepCost()
+        self._fair = FairShare(self.cost, slowdown)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.preemptions = 0
@@ -107,12 +112,13 @@ class Scheduler:
 
     def submit(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
+        self._fair.waits(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step: one token of every decode, then prompt chunks, first come, first served."""
+        """The chunks of the next step: one token of every decode that has a turn, then prompt chunks."""
+        self._make_room()
         preemptions = self.preemptions
-        plan = _Plan(self.max_batch_tokens, self.max_scores)
-        self._decodes(plan)
+        plan = self._decodes()
         self._prefill(plan)
         if self.preemptions == preemptions:  # or a sequence that was just preempted would be admitted again
             self._admit(plan)
@@ -122,44 +128,71 @@ class Scheduler:
         """Removes a running or waiting sequence and frees its pages."""
         if sequence.row is None:
             self.waiting.remove(sequence)
+            self._fair.waits_no_more(sequence)
         else:
             self.running.remove(sequence)
             self._free_pages(sequence)
 
-    def _decodes(self, plan: _Plan) -> None:
-        for sequence in list(self.running):
-            if sequence.row is not None and sequence.remaining == 1 and self._grow(sequence):
-                plan.add(Chunk(sequence, sequence.cached, 1))
+    def _make_room(self) -> None:
+        """Preempts sequences of callers that have most, if the next to be admitted has less and finds no room."""
+        if not self.waiting:
+            return
+        newcomer = self._next()
+        lacks = self.pages.pages_for(len(newcomer.ids) + 1) - (self.pages.total - self.pages.used)
+        if self.running and (lacks > 0 or len(self.running) >= self.max_running):
+            for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self._fair):
+                self._preempt(victim)
+
+    def _next(self) -> Sequence:
+        """The waiting sequence to be admitted next."""
+        return self._fair.next_of(self.waiting)
+
+    def _decodes(self) -> _Plan:
+        chosen, fair_s = self._fair.choose(self.running, self.waiting, self.max_batch_tokens)
+        for sequence in chosen:
+            if sequence.row is not None:
+                self._grow(sequence)
+        decodes = [sequence for sequence in chosen if sequence.row is not None]
+        if chosen and not decodes:  # all were preempted, so it is others' turn
+            return self._decodes()
+        plan = _Plan(self.max_batch_tokens, self.max_scores, fair_s)
+        for sequence in decodes:
+            plan.add(Chunk(sequence, sequence.cached, 1))
         plan.decodes = len(plan.chunks)
+        return plan
 
-    def _grow(self, sequence: Sequence) -> bool:
-        """Allocates the page of the sequence's next token, if need be by preempting the latest sequences.
+    def _grow(self, sequence: Sequence) -> None:
+        """Allocates the page of the sequence's next token, if need be by preempting others, or the sequence itself:
+        the latest of the caller that has most, if it has more than one."""
+        while sequence.row is not None and not self.pages.grow(sequence.row, len(sequence.ids)):
+            self._preempt(self._fair.latest_of_most(self.running))
 
-        False when the sequence itself was preempted.
-        """
-        assert sequence.row is not None
-        while not self.pages.grow(sequence.row, len(sequence.ids)):
-            victim = self.running.pop()
-            self._free_pages(victim)
-            self.waiting.appendleft(victim)
-            self.preemptions += 1
-            if victim is sequence:
-                return False
-        return True
+    def _preempt(self, victim: Sequence) -> None:
+        self.running.remove(victim)
+        self._free_pages(victim)
+        self.waiting.appendleft(victim)
+        self._fair.waits(victim)
+        self.preemptions += 1
 
     def _prefill(self, plan: _Plan) -> None:
-        for sequence in self.running:
+        running = sorted(self.running, key=self._fair.share) if self._fair.several else self.running
+        for sequence in running:
             if sequence.remaining > 1 and not self._chunk(plan, sequence) and not _waits_for_scores(plan, sequence):
                 return
 
     def _admit(self, plan: _Plan) -> None:
-        while self.waiting and len(self.running) < self.max_running and self._takes(plan, self.waiting[0]):
-            sequence = self.waiting[0]
+        while self.waiting and len(self.running) < self.max_running:
+            sequence = self._next()
+            if not self._takes(plan, sequence):
+                return
             # With the first new token's page, or the sequence might be preempted one step after its admission.
             sequence.row = self.pages.allocate(len(sequence.ids) + 1)
             if sequence.row is None:
                 return
-            self.running.append(self.waiting.popleft())
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            self._fair.waits_no_more(sequence)
+            self._fair.joined(sequence)
             self._chunk(plan, sequence)
 
     def _takes(self, plan: _Plan, sequence: Sequence) -> bool:
@@ -178,17 +211,24 @@ class Scheduler:
         most = min(sequence.remaining, plan.tokens_left)
         if sequence.unscored:
             most = min(most, plan.scores_left)
-        if most <= 0 or not plan.decodes:
+        limit_s = self._limit_s(plan, sequence)
+        if most <= 0 or limit_s == math.inf:
             return max(0, most)
         before = plan.work
-        limit_s = self.max_itl_s
         if len(plan.chunks) == plan.decodes:
             return max(1, self.cost.prompt_tokens(before, sequence.cached, most, limit_s, PROMPT_SHARE * limit_s))
         return self.cost.prompt_tokens(before, sequence.cached, most, limit_s)
 
+    def _limit_s(self, plan: _Plan, sequence: Sequence) -> float:
+        """How long the step may take with the sequence's prompt."""
+        limit_s = self.max_itl_s if plan.decodes else math.inf
+        fair_s = plan.fair_s if plan.chunks else math.inf
+        return limit_s if fair_s >= limit_s or self._fair.has_least(sequence) else fair_s
+
     def _free_pages(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self.pages.free(sequence.row)
+        self._fair.left(sequence)
         sequence.row, sequence.cached = None, 0
 
 

@@ -76,6 +76,8 @@ class Request:
     scored: int = 0  # tokens of the prompt whose scores earlier attempts delivered
     sampling: Sampling = Sampling()
     probe: bool = False  # no user's: its tokens are not counted
+    caller: int = 0  # whom it counts for, as its router says: a number without a meaning
+    weight: float = 1.0  # the caller's share beside others
     trace: SequenceTrace | None = None
 
 
@@ -124,6 +126,7 @@ class Sequence:
     scored: int = field(init=False)  # tokens of the prompt, from its beginning, that need no score any more
     cached: int = 0
     row: int | None = None  # in the page table; None while the sequence waits
+    ran: int = 0  # the step, as FairShare counts them, in which it last had a turn
     ticked_at: float = -math.inf  # when a delivery last said that its prompt goes on, by the monotonic clock
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,16 @@ class Caller:
 
     name: str
     weight: float = field(default=1.0, compare=False)  # its share beside others, while requests wait
+
+    @property
+    def number(self) -> int:
+        """What workers know the caller by: the same at every router."""
+        return _number(self.name)
+
+
+@lru_cache(4096)
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") or 1
 
 
 @lru_cache(4096)

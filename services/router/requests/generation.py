@@ -190,6 +190,8 @@ class Generation:
             emitted_ids=self.progress.emitted_ids,
             scored=self.progress.scored,
             sampling=self._request.sampling,
+            caller=self._request.visit.caller.number,
+            weight=self._request.visit.caller.weight,
         )
         self._metrics.attempts.inc()
         if message.attempt > 1:

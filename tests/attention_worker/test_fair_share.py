@@ -1,0 +1,230 @@
+"""Shares of several callers: of a step's time, of admission and of pages."""
+
+import math
+from collections import Counter
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.attention_worker.engine.pages import PagePool
+from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.sequence import Request, Sampling, Sequence
+from services.attention_worker.engine.step_cost import PRIOR_S, Work
+
+PAGE_SIZE = 4
+HEAVY, LIGHT = 1, 2
+SLOWDOWN = 1.75
+
+
+def make(key: int, caller: int, prompt: int = 2, answer: int = 400, weight: float = 1.0) -> Sequence:
+    request = Request(
+        request_id=str(key),
+        prompt_ids=tuple(range(1, prompt + 1)),
+        sampling=Sampling(max_tokens=answer),
+        caller=caller,
+        weight=weight,
+    )
+    return Sequence(key, request, frozenset(), prompt + answer, lambda tokens, ending: None)
+
+
+def build(pages: int = 9000, budget: int = 4096, max_running: int = 100, max_itl_s: float = math.inf) -> Scheduler:
+    pool = PagePool(pages, PAGE_SIZE, max_running, pages * PAGE_SIZE)
+    return Scheduler(pool, budget, max_running, max_itl_s, slowdown=SLOWDOWN)
+
+
+def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
+    """Runs a step as the engine does; returns the sequences that ended."""
+    ended = []
+    for chunk in chunks:
+        samples = chunk.samples
+        chunk.sequence.cached += chunk.length
+        if samples:
+            chunk.sequence.append(9)
+            if chunk.sequence.ending:
+                scheduler.remove(chunk.sequence)
+                ended.append(chunk.sequence)
+    return ended
+
+
+def decoding(scheduler: Scheduler, *sequences: Sequence) -> None:
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    while not all(sequence.remaining == 1 for sequence in sequences):
+        run(scheduler, scheduler.schedule())
+
+
+def seconds(chunks: list[Chunk]) -> float:
+    """What the scheduler's first estimate says of a step."""
+    work = sum((chunk.work for chunk in chunks), Work())
+    parts = (1, work.tokens, work.decode_keys, work.prompt_keys)
+    return sum(cost * part for cost, part in zip(PRIOR_S, parts, strict=True))
+
+
+def test_one_caller_has_every_row_of_every_step() -> None:
+    scheduler = build()
+    decoding(scheduler, *(make(key, HEAVY) for key in range(50)))
+    assert len(scheduler.schedule()) == 50
+
+
+def test_a_caller_with_one_sequence_waits_at_most_a_few_rows_for_one_with_many() -> None:
+    scheduler = build()
+    heavy, light = [make(key, HEAVY) for key in range(50)], make(50, LIGHT)
+    decoding(scheduler, *heavy, light)
+    started = [sequence.generated for sequence in heavy]
+    alone_s = 2 * PRIOR_S[1] + PRIOR_S[0]
+    for _ in range(20):
+        chunks = scheduler.schedule()
+        assert light in [chunk.sequence for chunk in chunks], "its row is in every step"
+        assert seconds(chunks) <= SLOWDOWN * alone_s * 1.01
+        run(scheduler, chunks)
+    turns = [after.generated - before for after, before in zip(heavy, started, strict=True)]
+    assert max(turns) - min(turns) <= 1, "the others take turns"
+    assert min(turns) >= 1
+    scheduler.remove(light)
+    assert len(scheduler.schedule()) == 50, "alone again, it has every row"
+
+
+def test_a_weight_buys_rows() -> None:
+    scheduler = build()
+    heavy = [make(key, HEAVY, weight=4.0) for key in range(40)]
+    other = [make(40 + key, LIGHT) for key in range(40)]
+    decoding(scheduler, *heavy, *other, make(80, 3))
+    rows = Counter[int]()
+    for _ in range(15):
+        chunks = scheduler.schedule()
+        rows.update(chunk.sequence.request.caller for chunk in chunks)
+        run(scheduler, chunks)
+    ratio = rows[HEAVY] / rows[LIGHT]
+    assert 3 < ratio < 5
+
+
+def test_prompts_of_a_caller_with_many_wait_for_one_with_few() -> None:
+    scheduler = build()
+    light = make(0, LIGHT)
+    decoding(scheduler, light)
+    for key in range(1, 30):
+        scheduler.submit(make(key, HEAVY, prompt=100))
+    steps = 0
+    while any(sequence.remaining > 1 for sequence in (*scheduler.running, *scheduler.waiting)) and steps < 2000:
+        chunks = scheduler.schedule()
+        if len(scheduler.running) > 3 and light.row is not None:
+            assert seconds(chunks) < 3 * (PRIOR_S[0] + 2 * PRIOR_S[1])
+        run(scheduler, chunks)
+        steps += 1
+    assert steps < 2000, "they end all the same"
+
+
+def test_a_prompt_of_a_caller_with_few_goes_before_the_rows_of_one_with_many() -> None:
+    scheduler = build()
+    decoding(scheduler, *(make(key, HEAVY) for key in range(60)))
+    light = make(60, LIGHT, prompt=20)
+    scheduler.submit(light)
+    scheduler.schedule()
+    assert light.row is not None
+    chunks = scheduler.schedule()
+    assert max(chunk.length for chunk in chunks) == 20, "whole, in one step"
+
+
+def test_who_has_least_is_admitted_first() -> None:
+    scheduler = build(max_running=2)
+    for key in range(4):
+        scheduler.submit(make(key, HEAVY, answer=2))
+    scheduler.submit(make(4, LIGHT, answer=2))
+    run(scheduler, scheduler.schedule())
+    assert [sequence.key for sequence in scheduler.running] == [0, 4]
+
+
+def test_a_caller_without_pages_gets_some_of_the_one_that_has_most() -> None:
+    scheduler = build(pages=16)
+    heavy = [make(key, HEAVY, prompt=12, answer=20) for key in range(4)]
+    decoding(scheduler, *heavy)
+    light = make(4, LIGHT, prompt=7, answer=4)
+    scheduler.submit(light)
+    run(scheduler, scheduler.schedule())
+    assert light.row is not None
+    assert scheduler.preemptions == 1
+    assert heavy[3].row is None, "the latest gives way"
+    ended: list[Sequence] = []
+    while scheduler.running or scheduler.waiting:
+        ended += run(scheduler, scheduler.schedule())
+    assert ended[0] is light
+    assert {one.key for one in ended} == {0, 1, 2, 3, 4}
+
+
+def test_callers_with_little_are_not_preempted_for_each_other() -> None:
+    scheduler = build(pages=16)
+    decoding(scheduler, *(make(key, HEAVY, prompt=26, answer=4) for key in range(2)))
+    scheduler.submit(make(2, LIGHT, prompt=20, answer=4))
+    scheduler.schedule()
+    assert scheduler.preemptions == 0
+
+
+class SharedMachine(RuleBasedStateMachine):
+    """Random callers, weights, pages and costs: something always runs, everything ends, and no page is used twice."""
+
+    @initialize(
+        pages=st.integers(2, 12),
+        budget=st.integers(1, 24),
+        max_running=st.integers(1, 6),
+        max_itl_s=st.sampled_from([math.inf, 2e-3, 1e-9]),
+    )
+    def start(self, pages: int, budget: int, max_running: int, max_itl_s: float) -> None:
+        self.scheduler = build(pages, budget, min(max_running, budget), max_itl_s)
+        self.capacity = pages * PAGE_SIZE
+        self.live: dict[int, Sequence] = {}
+        self.keys = 0
+        self.weights: dict[int, float] = {}
+
+    @rule(data=st.data(), caller=st.integers(0, 3), weight=st.sampled_from([0.1, 1.0, 5.0]))
+    def submit(self, data: st.DataObject, caller: int, weight: float) -> None:
+        prompt = data.draw(st.integers(1, self.capacity - 1))
+        answer = data.draw(st.integers(1, self.capacity - prompt))
+        weight = self.weights.setdefault(caller, weight)
+        self.live[self.keys] = make(self.keys, caller, prompt, answer, weight)
+        self.scheduler.submit(self.live[self.keys])
+        self.keys += 1
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.scheduler.remove(self.live.pop(data.draw(st.sampled_from(sorted(self.live)))))
+
+    @rule(seconds=st.sampled_from([1e-4, 1e-3, 30.0]))
+    def step(self, seconds: float = 1e-3) -> None:
+        chunks = self.scheduler.schedule()
+        assert bool(chunks) == bool(self.live), "work exists, so something runs"
+        assert sum(chunk.length for chunk in chunks) <= self.scheduler.max_batch_tokens
+        assert len({chunk.sequence.key for chunk in chunks}) == len(chunks)
+        for chunk in chunks:
+            assert chunk.sequence.row is not None
+            assert chunk.start == chunk.sequence.cached
+        if chunks:
+            self.scheduler.cost.observe(sum((chunk.work for chunk in chunks), Work()), seconds)
+        for sequence in run(self.scheduler, chunks):
+            del self.live[sequence.key]
+
+    @invariant()
+    def nothing_is_lost_or_held_twice(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        both = [*self.scheduler.running, *self.scheduler.waiting]
+        assert sorted(sequence.key for sequence in both) == sorted(self.live)
+        pool = self.scheduler.pages
+        used = pool.table_SX[pool.table_SX >= 0].tolist()
+        assert len(used) == len(set(used)) == pool.used
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        wanted = sum(sequence.max_length for sequence in self.live.values())
+        for _ in range(400 * (wanted + 1)):
+            if not self.live:
+                break
+            self.step()
+        assert not self.live, "everything accepted finishes"
+        assert self.scheduler.pages.used == 0
+
+
+TestShared = SharedMachine.TestCase
+TestShared.settings = settings(max_examples=150, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
