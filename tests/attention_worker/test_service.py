@@ -70,6 +70,8 @@ BAD: list[tuple[str, attention_pb2.GenerateRequest]] = [
     (f"sampling.logit_bias has id {VOCAB}", request(logit_bias={VOCAB: 1.0})),
     ("sampling.logit_bias[3] is inf", request(logit_bias={3: math.inf})),
     ("sampling.top_logprobs is 65", request(top_logprobs=65)),
+    ("weight is nan", attention_pb2.GenerateRequest(prompt_ids=[1], weight=math.nan)),
+    ("weight is -1.0", attention_pb2.GenerateRequest(prompt_ids=[1], weight=-1)),
 ]
 
 
