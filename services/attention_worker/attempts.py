@@ -173,8 +173,10 @@ class Attempts:
             if self._moving:
                 raise EngineStopped("draining")
             self._running[key] = self._engine.submit(asked, emit, ready.result())
-        except (BadGrammar, NothingAllowed) as error:
+        except BadGrammar as error:
             emit([], Ending("rejected", message=f"grammar: {error}"))
+        except NothingAllowed as error:
+            emit([], Ending("rejected", message=str(error)))
         except (EngineStopped, NotCompiledInTime) as error:
             emit([], Ending("unavailable", message=str(error)))
         except Exception as error:

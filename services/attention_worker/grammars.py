@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from services.attention_worker.engine.token_rules import NothingAllowed
+from services.attention_worker.grammar_errors import plain_error
 from services.attention_worker.grammar_trial import GrammarTrial
 from services.checkpoint.regular_files import read_whole
 from services.checkpoint.tokenizer_file import read_tokenizer
@@ -27,7 +28,6 @@ from services.checkpoint.vocabulary import Vocabulary
 log = structlog.get_logger(__name__)
 
 KEPT = 64  # compiled grammars, and reasons why others cannot be
-MAX_ERROR = 300  # characters of an error, which may quote the grammar
 Result = TypeVar("Result")
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 CEILINGS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # by byte of a mask
@@ -95,7 +95,7 @@ class GrammarCompiler:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             if isinstance(kept, str):
-                raise BadGrammar(_short(kept))
+                raise BadGrammar(plain_error(kept))
             return GrammarMatcher(kept.deep_copy(), self._vocab_size, self._masks, self._room, self._eos_ids[0])
 
     @staticmethod
@@ -152,10 +152,4 @@ class GrammarMatcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise NothingAllowed(f"the grammar cannot go on: {_short(self._matcher.get_error())}")
-
-
-def _short(error: str) -> str:
-    if "NoExtensionBias" in error:  # llguidance's word for it
-        return "no output can complete it"
-    return error.partition("<state>")[0].strip()[:MAX_ERROR]
+            raise NothingAllowed(f"grammar: {plain_error(self._matcher.get_error())}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from services.cli.command_group import CommandGroup
 from services.cli.commands.ask import chat, generate
 from services.cli.commands.cluster import scale, up
 from services.cli.commands.keys import key
@@ -21,6 +22,7 @@ from services.cli.terminal import plain_where_needed
 
 app = typer.Typer(
     name="caracal",
+    cls=CommandGroup,
     help="Caracal: serves LongCat-Flash-style models, with attention and experts as services that scale apart.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -7,6 +7,7 @@ a terminal that cannot move its cursor alone. Turns are kept in memory only.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 
 from services.cli.chat_history import Answer, History
 from services.cli.generate import RequestFailed, stream_deltas
-from services.cli.terminal import without_controls
+from services.cli.terminal import is_text, without_controls
 
 HELP = """\
 /system TEXT   set the system message; without TEXT, show it
@@ -43,6 +44,8 @@ class Chat:
 
     def run(self) -> int:
         """Takes lines until the end of input; returns the exit code: 1 when a turn of a pipe failed."""
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are found line by line
         while True:
             try:
                 text = self._line()
@@ -52,6 +55,11 @@ class Chat:
                 return 0
             except KeyboardInterrupt:
                 self._print("\n(/exit or Ctrl-D leaves)")
+                continue
+            if not is_text(text):
+                print("caracal: a line of standard input is not UTF-8; it is not sent", file=sys.stderr)
+                if not self.interactive:
+                    return 1
                 continue
             if not text.strip():
                 continue

@@ -57,8 +57,10 @@ def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
 
 
 def key_headers() -> dict[str, str]:
-    """The header that shows a gateway the key of CARACAL_API_KEY, where there is one."""
+    """The header that shows a gateway the key of CARACAL_API_KEY, where there is one. Raises NoCluster."""
     key = os.environ.get("CARACAL_API_KEY", "")
+    if not (key.isascii() and key.isprintable()):
+        raise NoCluster("CARACAL_API_KEY has characters that no HTTP header can have")
     return {"x-api-key": key} if key else {}
 
 

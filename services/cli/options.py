@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from services.cli.terminal import is_text
 from services.process.settings import InvalidSetting
 
 # Exit codes: docs/commands.md has them for users. Ctrl-C is 130 where it does not end a command in order.
@@ -31,6 +33,27 @@ def not_empty(value: str | None, param: typer.CallbackParam) -> str | None:
     """Fails on an empty string: an unset shell variable must not select the default cluster."""
     if value == "":
         usage_error(f"{param.opts[0]} is empty")
+    return value
+
+
+def finite(value: float | None, param: typer.CallbackParam) -> float | None:
+    """Fails on what is within every range, or within none, and no number of JSON."""
+    if value is not None and not math.isfinite(value):
+        usage_error(f"{param.opts[0]} is {value}: must be a finite number")
+    return value
+
+
+def text(value: str | None, param: typer.CallbackParam) -> str | None:
+    """Fails on bytes that are no text."""
+    if value is not None and not is_text(value):
+        usage_error(f"{param.opts[0]} is not UTF-8")
+    return value
+
+
+def header_value(value: str | None, param: typer.CallbackParam) -> str | None:
+    """Fails on what no HTTP header can have."""
+    if value and not (value.isascii() and value.isprintable()):
+        usage_error(f"{param.opts[0]} has characters that no HTTP header can have")
     return value
 
 

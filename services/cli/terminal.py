@@ -27,6 +27,15 @@ def say(text: str, end: str = "\n") -> None:
         print(text, end=end, flush=True)
 
 
+def is_text(text: str) -> bool:
+    """Whether what was typed was text: bytes that are not become lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def without_controls(text: str) -> str:
     """The text without control characters other than line ends and tabs."""
     return text.translate(CONTROLS)

@@ -67,10 +67,13 @@ class HttpConnection(h11.Connection):
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 
     def next_event(self) -> Any:
-        """As h11's, but it asks for more data where it has given as many parts of a body as it may for now."""
+        """As h11's, but it asks for more data where it has given as many parts of a body as it may for now, and raises
+        RemoteProtocolError for a request of another version than HTTP/1, such as the one that begins HTTP/2."""
         if self.parts_left <= 0:
             return h11.NEED_DATA
         event = super().next_event()
+        if type(event) is h11.Request and not event.http_version.startswith(b"1."):
+            raise h11.RemoteProtocolError("another version of HTTP", error_status_hint=505)
         self.parts_left -= type(event) is h11.Data
         return event
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,11 +262,41 @@ def test_a_changed_file_counts_at_once_and_a_bad_one_not_at_all(router: Harness,
 
     keys_file.write_text(file_of({"carol": (carol, {})} | KEYS))
     becomes(carol, 200)
+    assert outdated(router) == 0
     keys_file.write_text("[carol]\nsha256 = 5\n")
-    time.sleep(2 * RELOAD_S)
+    wait_for(lambda: outdated(router) == 1)
     assert ask(router, carol).status_code == 200
     keys_file.write_text(before)
     becomes(carol, 401)
+    assert outdated(router) == 0
+
+
+def test_a_file_that_is_removed_opens_nothing_and_locks_nobody_out(router: Harness, keys_file: Path) -> None:
+    before = keys_file.read_text()
+    keys_file.unlink()
+    wait_for(lambda: outdated(router) == 1)
+    assert ask(router, ALICE).status_code == 200
+    assert ask(router, new_key()).status_code == 401
+    keys_file.mkdir()  # as a mount of nothing would
+    time.sleep(2 * RELOAD_S)
+    assert (ask(router, ALICE).status_code, outdated(router)) == (200, 1)
+    keys_file.rmdir()
+    keys_file.write_text(before)
+    wait_for(lambda: outdated(router) == 0)
+    assert ask(router, ALICE).status_code == 200
+
+
+def outdated(router: Harness) -> float:
+    page = httpx2.get(router.url + "/metrics", headers={"x-api-key": ROOT}).text
+    (value,) = re.findall(r"^caracal_gateway_api_keys_outdated\{.*\} (.+)$", page, re.M)
+    return float(value)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10 * RELOAD_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,7 @@ def test_a_request_that_can_never_be_whole_is_an_error(router: Harness, data: by
     assert exchange(router, get("/health")).status == 200
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 START = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 NOT_HTTP: dict[str, tuple[bytes, int, str]] = {
     "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n", 400, "bad_request"),
@@ -161,7 +162,9 @@ NOT_HTTP: dict[str, tuple[bytes, int, str]] = {
     "space_in_path": (b"GET /hea lth HTTP/1.1\r\nhost: x\r\n\r\n", 400, "bad_request"),
     "no_path": (b"GET health HTTP/1.1\r\nhost: x\r\n\r\n", 400, "bad_request"),
     "connect": (b"CONNECT a:80 HTTP/1.1\r\nhost: x\r\n\r\n", 400, "bad_request"),
-    "http_2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request"),
+    "http_2": (PREFACE, 505, "http_version_not_supported"),
+    "http_2_get": (get("/health", version="2.0"), 505, "http_version_not_supported"),
+    "http_0_9": (get("/health", version="0.9"), 505, "http_version_not_supported"),
     "long_target": (b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n" % (b"a" * 20_000), 414, "uri_too_long"),
     "endless_target": (b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n" % (b"a" * 3_000_000), 431, "headers_too_large"),
     "endless_header": (b"GET / HTTP/1.1\r\nhost: x\r\nx: %s\r\n\r\n" % (b"a" * 3_000_000), 431, "headers_too_large"),
@@ -175,6 +178,16 @@ def test_what_is_not_http_gets_an_error_of_our_form_and_never_a_reset(router: Ha
     assert (answer.status, answer.error["code"], answer.error["type"]) == (status, code, "invalid_request_error")
     assert len(answer.headers["x-request-id"]) == 32
     assert len(answer.body) == int(answer.headers["content-length"])
+
+
+@pytest.mark.parametrize(
+    "parts", [(PREFACE,), (PREFACE[:18], PREFACE[18:]), (get("/health", version="2.0"), get("/health"))]
+)
+def test_another_version_of_http_gets_exactly_one_answer(router: Harness, parts: tuple[bytes, ...]) -> None:
+    with socket.create_connection(("127.0.0.1", router.servers.http_port), timeout=20) as connection:
+        for part in parts:
+            connection.sendall(part)
+        assert read_all(connection).count(b"HTTP/1.1 505 HTTP Version Not Supported\r\n") == 1
 
 
 def test_what_follows_an_unreadable_request_is_dropped_within_limits(router: Harness) -> None:

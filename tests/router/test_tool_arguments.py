@@ -232,7 +232,7 @@ def test_calls_that_the_token_limit_cuts_are_left_open(form: Form) -> None:
         (call.index("text"), ""),
     ):
         assert form.parse_text(call[:end], cut=True) == ("", "", [("get", arguments)])
-    assert form.parse_text(call[: call.index("get") + 2], cut=True) == (f"{TOOL}ge", "", [])
+    assert form.parse_text(call[: call.index("get") + 2], cut=True) == ("", "", [])
     quoted = json_call(json.dumps({"text": f"the {END_TOOL} and more"}))
     assert form.parse_text(quoted[: quoted.index("more")], cut=True)[2] == [("get", f'{{"text": "the {END_TOOL} and ')]
     value = xml_call(text=f"the {END_TOOL} and more")

@@ -9,17 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.options import Url, fail, gateway_address, usage_error
+from services.cli.options import Url, fail, finite, gateway_address, header_value, usage_error
+from services.cli.options import text as plain_text
 from services.process.settings import InvalidSetting
 
-ApiKey = Annotated[str, typer.Option("--api-key", envvar="CARACAL_API_KEY", help="Key sent as a bearer token.")]
+ApiKey = Annotated[
+    str,
+    typer.Option("--api-key", envvar="CARACAL_API_KEY", help="Key sent as a bearer token.", callback=header_value),
+]
 
 
 def generate(
-    text: str,
+    text: Annotated[str, typer.Argument(callback=plain_text)],
     url: Url = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, callback=finite)] = 0.0,
     seed: Annotated[int | None, typer.Option()] = None,
     api_key: ApiKey = "",
 ) -> None:
@@ -40,11 +44,13 @@ def generate(
 
 def chat(
     url: Url = None,
-    system: Annotated[str, typer.Option(help="System message.")] = "",
-    temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0, help="Default: the server's.")] = None,
+    system: Annotated[str, typer.Option(help="System message.", callback=plain_text)] = "",
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, max=2.0, help="Default: the server's.", callback=finite)
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    model: Annotated[str, typer.Option(help="Default: the server's.")] = "",
+    model: Annotated[str, typer.Option(help="Default: the server's.", callback=plain_text)] = "",
     tools: Annotated[
         Path | None, typer.Option(help="JSON list of tools; you are asked for the result of each call.")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from services.cli.options import fail, gateway_address, on_cluster, usage_error
+from services.cli.options import fail, finite, gateway_address, header_value, on_cluster, usage_error
 
 SEVERAL = ("--goodput", "--header", "--metadata")  # options that take several words, as vLLM's do
 
@@ -40,7 +40,9 @@ def serve(
     backend: Annotated[str, typer.Option(help="openai or vllm (completions), or openai-chat.")] = "openai",
     endpoint: Annotated[str, typer.Option(help="Path of the API; default: that of --backend.")] = "",
     model: Annotated[str, typer.Option(help="Default: the first of /v1/models.")] = "",
-    api_key: Annotated[str, typer.Option(envvar=KEY_VARIABLES, help="Sent as a bearer token.")] = "",
+    api_key: Annotated[
+        str, typer.Option(envvar=KEY_VARIABLES, help="Sent as a bearer token.", callback=header_value)
+    ] = "",
     header: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE...", help="Headers of each request.")] = None,
     extra_body: Annotated[str, typer.Option(help="JSON object of further fields of each request.")] = "",
     dataset_name: Annotated[
@@ -68,8 +70,8 @@ def serve(
     num_warmups: Annotated[int, typer.Option(min=0, help="Requests before the run.")] = 1,
     seed: Annotated[int, typer.Option(help="Of prompts and of arrival times.")] = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Ask for answers of full length.")] = False,
-    temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.")] = 0.0,
-    top_p: Annotated[float | None, typer.Option()] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.", callback=finite)] = 0.0,
+    top_p: Annotated[float | None, typer.Option(callback=finite)] = None,
     top_k: Annotated[int | None, typer.Option()] = None,
     percentile_metrics: Annotated[str, typer.Option(help="Of ttft, tpot, itl, e2el.")] = "ttft,tpot,itl,e2el",
     metric_percentiles: Annotated[str, typer.Option(help="Like 50,90,99.")] = "99",
@@ -111,7 +113,7 @@ def _run(**given: Any) -> None:
         requests = load.Load(
             base_url=_address(given["base_url"], given["host"], given["port"]),
             endpoint="/" + (given["endpoint"] or load.BACKENDS[given["backend"]]).lstrip("/"),
-            headers=load.parse_assignments("--header", given["header"] or []),
+            headers=load.parse_headers(given["header"] or []),
             body=body,
             rate=given["request_rate"],
             warmups=given["num_warmups"],

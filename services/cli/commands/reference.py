@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import AsJson, usage_error
+from services.cli.options import AsJson, finite, usage_error
 
 
 def setting_names(incomplete: str) -> list[str]:
@@ -21,8 +21,12 @@ def setting_names(incomplete: str) -> list[str]:
 
 def plan(
     model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, flash-chat or flash-lite.")],
-    memory: Annotated[float, typer.Option(help="GB that one expert worker has for experts.", min=0.001)] = 80.0,
-    attention_memory: Annotated[float, typer.Option(help="GB that one attention worker has.", min=0.001)] = 80.0,
+    memory: Annotated[
+        float, typer.Option(help="GB that one expert worker has for experts.", min=0.001, callback=finite)
+    ] = 80.0,
+    attention_memory: Annotated[
+        float, typer.Option(help="GB that one attention worker has.", min=0.001, callback=finite)
+    ] = 80.0,
     as_json: AsJson = False,
 ) -> None:
     """Compute how many workers a model needs; nothing is loaded."""

@@ -15,6 +15,7 @@ from services.cli.options import (
     Namespace,
     ReleaseName,
     check_context,
+    finite,
     gateway_address,
     on_cluster,
     usage_error,
@@ -61,7 +62,7 @@ def status(
 
 def top(
     once: Annotated[bool, typer.Option("--once", help="Show one interval and exit.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of an interval.")] = 2.0,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of an interval.", callback=finite)] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each interval.")] = False,
     gateway: Gateway = None,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ GOODPUT = ("ttft", "tpot", "e2el")
 DATASETS = ("random", "sharegpt", "custom")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 BACKENDS = {"openai": COMPLETIONS, "vllm": COMPLETIONS, "openai-chat": CHAT}
+
+
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class BadOption(ValueError):
@@ -116,6 +120,15 @@ def parse_assignments(name: str, words: Sequence[str]) -> dict[str, str]:
     if wrong := [word for word in words if not word.partition("=")[1]]:
         raise BadOption(f"{name}: {wrong[0]!r} is not KEY=VALUE")
     return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def parse_headers(words: Sequence[str]) -> dict[str, str]:
+    """Parses ["key=value"] of --header. Raises BadOption."""
+    found = parse_assignments("--header", words)
+    for name, value in found.items():
+        if not HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            raise BadOption(f"--header: {name[:40]!r} is no header that HTTP can have")
+    return found
 
 
 def parse_body(text: str) -> dict[str, Any]:

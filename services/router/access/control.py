@@ -64,6 +64,7 @@ class Access:
         self.routers: Callable[[], int] = lambda: 1
         self._keys = ApiKeys.read(path) if path else None
         self._seen = self._stamp()
+        self.outdated = False  # the file cannot be used now, and the keys are those that it had before
         self._quotas: dict[str, Quota] = {}
         self._denied, self._quiet_until = 0, 0.0
         if self._keys is not None:
@@ -136,8 +137,10 @@ class Access:
             try:
                 self._keys = await asyncio.to_thread(ApiKeys.read, self._path)
             except KeysError as error:
+                self.outdated = True
                 log.error("audit: API keys are not read again, the old ones stay", reason=str(error))
                 continue
+            self.outdated = False
             names = {key.name for key in self._keys.keys}
             self._quotas = {name: quota for name, quota in self._quotas.items() if name in names or quota.open}
             log.info("audit: API keys are read again", keys=len(names), admins=self._admins())

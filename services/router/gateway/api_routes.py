@@ -89,6 +89,7 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         parameters=(RESPONSE_ID, *PAGE),
     ),
+    _stored(RESPONSE + "/cancel", stored_routes.cancel, parameters=(RESPONSE_ID,)),
     _message("/v1/messages", messages, MessagesRequest, MessageObject, event=MessagesEvent),
     _message("/v1/messages/count_tokens", count_tokens, CountTokensRequest, TokenCount),
     Route("/tokenize", tokenize, TokenizeRequest, Tokenized),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
+from pydantic_core import from_json
+
 LITERAL_CHARS = 8192  # longer texts are not read as Python: 8192 characters take some 7 ms
 LITERAL_DEPTH = 64  # brackets in brackets
 
@@ -21,6 +23,14 @@ def json_text(value: Any) -> str:
     except UnicodeEncodeError:  # a lone surrogate: it can be sent as an escape only
         return json.dumps(value)
     return text
+
+
+def is_whole(arguments: str) -> bool:
+    """Whether the text of a call's arguments is an object from its beginning to its end; empty is none at all."""
+    try:
+        return isinstance(from_json(arguments or "{}"), dict)
+    except ValueError:
+        return False
 
 
 def is_string(schema: Mapping[str, Any], key: str) -> bool:

@@ -11,11 +11,12 @@ from caracal_proto import attention_pb2
 from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.output_parser import Delta, OutputParser
-from services.router.gateway.output_schemas import NamedTool
+from services.router.gateway.output_schemas import NamedTool, forces_call
 from services.router.gateway.output_tags import END_THINK, THINK
 from services.router.gateway.response import ChunkUsage, Envelope
 from services.router.gateway.schemas import ChatRequest, StreamOptions
 from services.router.gateway.streaming import Client
+from services.router.gateway.tool_calls import CallCheck
 from services.router.requests.choice_stream import ChoiceStream, TextDelta
 
 
@@ -30,13 +31,11 @@ class ChatChoice:
         self.wants_ids = bool(body.return_token_ids)
         self.finish_reason: str | None = None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or []}
-        wants_tools = bool(schemas) and body.tool_choice != "none"
         self._named = isinstance(body.tool_choice, NamedTool)
-        self._shows_reasoning = body.include_reasoning is not False
+        self._hidden = _hidden(body)
+        self._calls_so_far, self._takes_tools = CallCheck(), bool(schemas)
         self.echo = _echo(body)
-        self._parser = OutputParser(
-            schemas if wants_tools else None, reasoning=thinking, tokens=choice_stream.vocabulary.added.keys()
-        )
+        self._parser = OutputParser(schemas or None, reasoning=thinking, tokens=choice_stream.vocabulary.added.keys())
         added = choice_stream.vocabulary.added
         self._think, self._end_think, self._reasons = added.get(THINK), added.get(END_THINK), thinking
         self._deltas: list[Delta] = []
@@ -49,11 +48,25 @@ class ChatChoice:
         deltas = self._parser.push(text_delta.text, text_delta.tags) if text_delta.text else []
         self._count_reasoning(text_delta.tokens)
         if text_delta.finish_reason:
-            deltas += self._parser.finish(cut=text_delta.finish_reason == "length")
-            # OpenAI's reason for a call that the client itself has named is "stop".
-            called = self._parser.calls and text_delta.finish_reason == "stop" and not self._named
-            self.finish_reason = "tool_calls" if called else text_delta.finish_reason
-        return deltas if self._shows_reasoning else [delta for delta in deltas if delta.kind != "reasoning"]
+            stopped = isinstance(self.choice_stream.stop_reason, str)
+            deltas += self._parser.finish(cut=text_delta.finish_reason == "length", stopped=stopped)
+        if self._hidden:
+            deltas = [delta for delta in deltas if delta.kind not in self._hidden]
+        if self._takes_tools:
+            for delta in deltas:
+                if delta.tool is not None:
+                    self._calls_so_far.push(delta.tool)
+        if text_delta.finish_reason:
+            self.finish_reason = self._reason(text_delta.finish_reason)
+        return deltas
+
+    def _reason(self, ended: str) -> str:
+        """Why the answer ended, in OpenAI's words."""
+        called = self._parser.calls and "tool" not in self._hidden
+        # For a call that the client itself has named it is "stop"; a client is to run no call that is broken.
+        if ended != "stop" or not called or self._named:
+            return ended
+        return "tool_calls" if self._calls_so_far.finish() else "stop"
 
     def _count_reasoning(self, tokens: Sequence[attention_pb2.Token]) -> None:
         """Counts the tokens between the tags: exactly where those are tokens, else by the deltas that end within."""
@@ -115,6 +128,16 @@ class ChatChoice:
                 calls.append({"id": step.call_id, "type": "function", "function": function})
             calls[step.index]["function"]["arguments"] += step.arguments
         return calls
+
+
+def _hidden(body: ChatRequest) -> frozenset[str]:
+    """The kinds of parts that the answer is not to have."""
+    kinds = {
+        "reasoning": body.include_reasoning is False,
+        "tool": body.tool_choice == "none",
+        "content": bool(body.tools) and forces_call(body.tool_choice),
+    }
+    return frozenset(kind for kind, hidden in kinds.items() if hidden)
 
 
 def _echo(body: ChatRequest) -> str:

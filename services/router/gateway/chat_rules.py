@@ -37,8 +37,12 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
     Raises InvalidRequest.
     """
     tools = {
-        tool.function.name: FunctionTool(schema=tool.function.parameters or {}, strict=bool(tool.function.strict))
-        for tool in body.tools or []
+        tool.function.name: FunctionTool(
+            schema=tool.function.parameters or {},
+            field=f"tools[{number}].function.parameters",
+            strict=bool(tool.function.strict),
+        )
+        for number, tool in enumerate(body.tools or [])
     }
     asked = OutputFormat(
         response_format=body.response_format,
@@ -49,13 +53,13 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
         xml=bool(tools and assets.templates and asks_for_xml(assets.templates, assets.vocabulary.added)),
     )
     ids, budget = assets.vocabulary.added, thinking_budget(body)
-    grammar, field = await off_loop(output_grammar, asked, ids, after_reasoning=thinking)
-    if grammar:
-        check_alone(body, field)
-    if budget is None and not (grammar and thinking):
-        return OutputRules(grammar, field) if grammar else FREE
+    grammar = await off_loop(output_grammar, asked, ids, after_reasoning=thinking)
+    if grammar.text:
+        check_alone(body, grammar.asked_by)
+    if budget is None and not (grammar.text and thinking):
+        return OutputRules(grammar.text, grammar.field, grammar.has_lines) if grammar.text else FREE
     if not {THINK, END_THINK} <= ids.keys():
-        param = field or "thinking_token_budget"
+        param = grammar.asked_by or "thinking_token_budget"
         raise InvalidRequest(
             f"{param} is not supported beside this model's reasoning: its tokenizer has no tokens {THINK} and"
             f" {END_THINK}.",
@@ -63,7 +67,7 @@ async def chat_rules(assets: ModelAssets, body: ChatRequest, *, thinking: bool) 
             code="unsupported_parameter",
         )
     reasoning = attention_pb2.Reasoning(begin_id=ids[THINK], end_id=ids[END_THINK], open=thinking, budget=budget)
-    return OutputRules(grammar, field, reasoning)
+    return OutputRules(grammar.text, grammar.field, grammar.has_lines, reasoning)
 
 
 def check_alone(body: ChatRequest, field: str) -> None:
@@ -83,7 +87,8 @@ async def completion_rules(body: CompletionRequest) -> OutputRules:
     if body.constraint is None and body.response_format is None:
         return FREE
     asked = OutputFormat(response_format=body.response_format, structured_outputs=body.constraint)
-    return OutputRules(*await off_loop(output_grammar, asked, {}, after_reasoning=False))
+    grammar = await off_loop(output_grammar, asked, {}, after_reasoning=False)
+    return OutputRules(grammar.text, grammar.field, grammar.has_lines)
 
 
 def thinking_budget(body: ChatRequest) -> int | None:

@@ -106,6 +106,7 @@ class GatewayContext:
                 visit=visit,
                 eos_ids=eos_ids,
                 grammar_field=rules.field,
+                grammar_lines=rules.has_lines,
             )
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))
             for choice in range(body.n or 1)

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from services.router.access.errors import Unauthorized
 from services.router.gateway.content_encoding import TAKEN, UnsupportedEncoding
-from services.router.gateway.messages_api.errors import error_body, is_messages_route
+from services.router.gateway.messages_api.errors import error_body, speaks_anthropic
 from services.router.gateway.methods import allow
 from services.router.requests.errors import InvalidRequest, RouterError
 
@@ -30,6 +30,7 @@ REASONS = {
     408: ("The request did not come in time.", "request_timeout"),
     431: ("The headers of the request are too large.", "headers_too_large"),
     501: ("Of transfer encodings only chunked is taken.", "not_implemented"),
+    505: ("Only HTTP/1.1 and HTTP/1.0 are spoken here.", "http_version_not_supported"),
 }
 
 
@@ -59,7 +60,7 @@ def error_bytes(error: RouterError, scope: Scope) -> bytes:
 
 
 def _body(status: int, fields: Mapping[str, str | None], scope: Scope) -> bytes:
-    if is_messages_route(scope["path"]):
+    if speaks_anthropic(scope):
         request_id = scope.get("state", {}).get("request_id", "")
         return orjson.dumps(error_body(status, fields["message"] or "", request_id))
     return orjson.dumps({"error": fields})

@@ -11,6 +11,7 @@ from services.router.gateway.quoted_tags import Ambiguity, AmbiguityInString
 
 # Everything before the arguments in the usual key order; possessive by construction, so linear.
 HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\\x00-\x1f]{1,256})"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+NAME = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\\x00-\x1f]{1,256})"')  # all that may have come of a call that is cut
 HEAD_CHARS = 1024
 
 _MARKS = re.compile(r'["\\{}\[\]]')
@@ -86,8 +87,11 @@ class JsonCall:
         """Returns the rest of the arguments, at the call's end; sets `name` if the call can be read."""
         if self.name is not None:
             return ""
-        read = read_json_call("".join(self._texts))
+        text = "".join(self._texts)
+        read = read_json_call(text)
         if read is None:
+            found = NAME.match(text[:HEAD_CHARS]) if cut else None
+            self.name = found[1] if found else None
             return ""
         self.name, arguments = read
         return arguments

@@ -9,6 +9,7 @@ from typing import Any
 
 from services.router.gateway.output_schemas import ResponseFormat, StructuredOutputs
 from services.router.gateway.request_body import parse_json
+from services.router.gateway.user_grammar import lark_of
 from services.router.requests.errors import InvalidRequest
 
 # Between the parts of JSON. Without a bound, a model that has lost its way writes blank lines up to its limit.
@@ -23,49 +24,46 @@ Grammar = dict[str, Any]
 def format_grammar(
     response_format: ResponseFormat | None, structured_outputs: StructuredOutputs | None
 ) -> tuple[Grammar | None, str]:
-    """Returns the grammar of the format that is asked for, and the field that asks. Raises InvalidRequest."""
+    """Returns the grammar of the format that is asked for, and the field that has it. Raises InvalidRequest."""
     asked = None if response_format is None or response_format.type == "text" else response_format
-    structured = None if structured_outputs is None else _structured(structured_outputs)
+    structured, field = (None, "") if structured_outputs is None else _structured(structured_outputs)
     if asked is None or structured is None:
-        if asked is not None:
-            schema = OBJECT if asked.json_schema is None else asked.json_schema.json_schema
-            return _json(schema, None), "response_format"
-        return structured, "structured_outputs" if structured is not None else ""
-    raise InvalidRequest("response_format and structured_outputs cannot be combined.", param="structured_outputs")
+        if asked is None:
+            return structured, field
+        if asked.json_schema is None:
+            return _json(OBJECT, None), "response_format"
+        return _json(asked.json_schema.json_schema, None), "response_format.json_schema.schema"
+    raise InvalidRequest(f"{field} cannot be combined with response_format.", param=field)
 
 
-def _structured(asked: StructuredOutputs) -> Grammar | None:
-    if asked.disable_any_whitespace and asked.whitespace_pattern is not None:
-        raise InvalidRequest(
-            "structured_outputs: whitespace_pattern and disable_any_whitespace exclude each other.",
-            param="structured_outputs",
-        )
+def _structured(asked: StructuredOutputs) -> tuple[Grammar | None, str]:
     white_space = "" if asked.disable_any_whitespace else asked.whitespace_pattern
     if asked.json_ is not None:
-        return _json(_schema(asked.json_), white_space)
+        field = asked.field("json")
+        return _json(_schema(asked.json_, field), white_space), field
     if asked.json_object:
-        return _json(OBJECT, white_space)
-    if white_space is not None:
-        raise InvalidRequest(
-            "structured_outputs: rules of white space need json or json_object.", param="structured_outputs"
-        )
+        return _json(OBJECT, white_space), asked.field("json_object")
     if asked.regex is not None:
-        return {"lark_grammar": f"start: /{SLASH.sub(_escaped, asked.regex)}/"}
+        return {"lark_grammar": f"start: /{SLASH.sub(_escaped, asked.regex)}/"}, asked.field("regex")
     if asked.choice is not None:
-        return {"lark_grammar": "start: " + " | ".join(json.dumps(text) for text in dict.fromkeys(asked.choice))}
-    return None if asked.grammar is None else {"lark_grammar": _lark(asked.grammar)}
+        options = " | ".join(json.dumps(text) for text in dict.fromkeys(asked.choice))
+        return {"lark_grammar": f"start: {options}"}, asked.field("choice")
+    if asked.grammar is None:
+        return None, ""
+    field = asked.field("grammar")
+    return {"lark_grammar": lark_of(asked.grammar, field)}, field
 
 
-def _schema(given: Any) -> Any:
+def _schema(given: Any, field: str) -> Any:
     """A schema may come as text, too."""
     if not isinstance(given, str):
         return given
     try:
         schema = parse_json(given.encode(errors="replace"))
     except InvalidRequest as error:
-        raise InvalidRequest(f"structured_outputs.json: {error.message}", param="structured_outputs") from None
+        raise InvalidRequest(f"{field}: {error.message.replace('The body', 'the text')}", param=field) from None
     if not isinstance(schema, (dict, bool)):
-        raise InvalidRequest("structured_outputs.json: a schema is an object.", param="structured_outputs")
+        raise InvalidRequest(f"{field}: a schema is an object.", param=field)
     return schema
 
 
@@ -80,17 +78,6 @@ def bounded(schema: Mapping[str, Any], white_space: str | None = None) -> dict[s
     """Returns a schema with its rule of white space: WHITE_SPACE if None, none at all if empty."""
     rules = {"whitespace_flexible": False} if white_space == "" else {"whitespace_pattern": white_space or WHITE_SPACE}
     return {**schema, "x-guidance": rules}
-
-
-def _lark(text: str) -> str:
-    """A grammar in Lark or in GBNF, as Lark."""
-    from llguidance.gbnf_to_lark import any_to_lark  # 10 ms, which only such requests pay
-
-    try:
-        return str(any_to_lark(text))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception
-        message = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
-        raise InvalidRequest(f"structured_outputs.grammar: {message}", param="structured_outputs") from None
 
 
 def _escaped(found: re.Match[str]) -> str:

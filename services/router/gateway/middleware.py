@@ -17,7 +17,7 @@ from services.router.access.keys import ApiKey
 from services.router.access.owner import owner
 from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
-from services.router.gateway.messages_api.errors import is_messages_route
+from services.router.gateway.messages_api.errors import speaks_anthropic
 from services.router.gateway.methods import options, plain, routed
 from services.router.gateway.server_span import ServerSpan, http_span
 from services.router.requests.admission import Admission
@@ -166,7 +166,7 @@ def client_request_id(headers: list[tuple[bytes, bytes]]) -> str | None:
 
 def id_headers(scope: Scope) -> tuple[bytes, ...]:
     """The headers that carry the request's id: Anthropic's clients read one of another name."""
-    return (b"x-request-id", b"request-id") if is_messages_route(scope["path"]) else (b"x-request-id",)
+    return (b"x-request-id", b"request-id") if speaks_anthropic(scope) else (b"x-request-id",)
 
 
 def checked(scope: Scope) -> Scope:

@@ -17,6 +17,7 @@ from services.router.gateway.closed_model import Closed, close
 from services.router.gateway.content_encoding import TAKEN
 from services.router.gateway.errors import REASONS
 from services.router.gateway.known_fields import CHAT
+from services.router.gateway.messages_api.models import ModelInfo, ModelPage
 from services.router.gateway.request_body import MAX_BODY_BYTES
 from services.router.gateway.request_examples import examples
 from services.router.gateway.status_schemas import Cluster, Health, Load, ModelCard, ModelList, NotReady, Ready, Version
@@ -49,10 +50,14 @@ ANY = (400, 401, 403, 405, 408, 414, 431, 500, 501)  # whatever the route, befor
 
 @dataclass(frozen=True)
 class StatusRoute:
-    """A GET about the router itself. `answer`: of JSON. `media`: the types of another body. None of them: no body."""
+    """A GET about the router itself. `answer`: of JSON; `anthropic`: with the header anthropic-version.
+
+    `media`: the types of another body. None of them: no body.
+    """
 
     path: str
     answer: type[BaseModel] | None = None
+    anthropic: type[BaseModel] | None = None
     unready: type[BaseModel] | None = None
     media: tuple[str, ...] = ()
     parameters: tuple[dict[str, Any], ...] = ()
@@ -65,8 +70,13 @@ STATUS = (
     StatusRoute("/version", Version),
     StatusRoute("/load", Load),
     StatusRoute("/cluster", Cluster, unready=ErrorBody),
-    StatusRoute("/v1/models", ModelList),
-    StatusRoute("/v1/models/{model_id}", ModelCard, parameters=(parameter("path", "model_id", {"type": "string"}),)),
+    StatusRoute("/v1/models", ModelList, anthropic=ModelPage),
+    StatusRoute(
+        "/v1/models/{model_id}",
+        ModelCard,
+        anthropic=ModelInfo,
+        parameters=(parameter("path", "model_id", {"type": "string"}),),
+    ),
     StatusRoute("/metrics", media=("text/plain", "application/openmetrics-text")),
 )
 
@@ -110,7 +120,7 @@ def _models() -> Iterator[type[BaseModel]]:
     for route in ROUTES:
         yield from (one for one in (route.body, route.answer, route.event, route.error) if one is not None)
     for status in STATUS:
-        yield from (one for one in (status.answer, status.unready) if one is not None)
+        yield from (one for one in (status.answer, status.anthropic, status.unready) if one is not None)
 
 
 def _mode(model: type[BaseModel]) -> JsonSchemaMode:
@@ -147,7 +157,8 @@ def _operation(route: Route, model: str) -> dict[str, Any]:
 def _status_responses(route: StatusRoute) -> dict[str, Any]:
     content: dict[str, Any] = {one: {"schema": {"type": "string"}} for one in route.media}
     if route.answer is not None:
-        content = {JSON: {"schema": _ref(route.answer)}}
+        forms = [_ref(one) for one in (route.answer, route.anthropic) if one is not None]
+        content = {JSON: {"schema": {"anyOf": forms} if len(forms) > 1 else forms[0]}}
     responses = {200: _response(200, content)}
     responses |= {code: _error(code, ErrorBody) for code in ANY}
     if route.parameters:

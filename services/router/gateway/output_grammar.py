@@ -17,6 +17,7 @@ from services.router.gateway.output_schemas import (
     ResponseFormat,
     StructuredOutputs,
     ToolChoice,
+    forces_call,
 )
 from services.router.gateway.output_tags import END_THINK, THINK, TOOL
 from services.router.gateway.tool_grammar import call_rule
@@ -28,10 +29,27 @@ SPACE = "SPACE: /[ \\n]{0,4}/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionTool:
-    """A tool that may be called: the JSON schema of its arguments, which only `strict` makes binding by choice."""
+    """A tool that may be called: the JSON schema of its arguments, which only `strict` makes binding by choice.
+
+    `field`: what the request calls that schema.
+    """
 
     schema: Mapping[str, Any]
+    field: str = "tools"
     strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputGrammar:
+    """A grammar; none for output that is free. `asked_by`: the field that makes the output follow it.
+
+    `field`: what is wrong where the grammar cannot be used; `has_lines`: that has the grammar's own lines.
+    """
+
+    text: str = ""
+    asked_by: str = ""
+    field: str = ""
+    has_lines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +66,7 @@ class OutputFormat:
     @property
     def forced(self) -> bool:
         """Whether a tool must be called."""
-        choice = self.tool_choice
-        allowed = isinstance(choice, AllowedToolChoice) and choice.allowed_tools.mode == "required"
-        return bool(self.tools) and (choice == "required" or isinstance(choice, NamedTool) or allowed)
+        return bool(self.tools) and forces_call(self.tool_choice)
 
     @property
     def callable(self) -> Mapping[str, FunctionTool]:
@@ -65,33 +81,35 @@ class OutputFormat:
         return self.tools
 
 
-def output_grammar(asked: OutputFormat, token_ids: Mapping[str, int], *, after_reasoning: bool) -> tuple[str, str]:
-    """Returns the grammar, and the field that asks for it; both empty for output that is free.
+def output_grammar(asked: OutputFormat, token_ids: Mapping[str, int], *, after_reasoning: bool) -> OutputGrammar:
+    """Returns the grammar of a request's output.
 
     `token_ids`: of the tags that are tokens. `after_reasoning`: it begins where a block of reasoning has ended.
     Raises InvalidRequest.
     """
-    answer, param = format_grammar(asked.response_format, asked.structured_outputs)
-    calls = asked.callable
+    answer, field = format_grammar(asked.response_format, asked.structured_outputs)
+    calls, asked_by = asked.callable, field.partition(".")[0]
     if asked.forced:
         if asked.structured_outputs is not None:
-            raise InvalidRequest(
-                "structured_outputs cannot be combined with a tool_choice that forces a call.",
-                param="structured_outputs",
-            )
-        answer, param = None, "tool_choice"  # an answer that is a call has no content for a response_format to shape
+            raise InvalidRequest(f"{field} cannot be combined with a tool_choice that forces a call.", param=field)
+        answer, asked_by = None, "tool_choice"  # such an answer has no content for a response_format to shape
     elif calls and answer is None:
-        param = _reason_for_calls(asked)
-        calls = calls if param else {}
+        asked_by = _reason_for_calls(asked)
+        calls = calls if asked_by else {}
+    if answer is None:
+        bound = [tool.field for tool in calls.values() if asked.forced or tool.strict]
+        field = bound[0] if len(bound) == 1 else "tools" if bound else asked_by
     if answer is None and not calls:
-        return "", ""
+        return OutputGrammar()
     if calls and answer is None and not asked.forced and TOOL not in token_ids:
         raise InvalidRequest(
-            f"{param} is not supported by this model: its tokenizer has no token {TOOL}.",
-            param=param,
+            f"{asked_by} is not supported by this model: its tokenizer has no token {TOOL}.",
+            param=asked_by,
             code="unsupported_parameter",
         )
-    return _grammar(asked, answer, calls, token_ids, after_reasoning=after_reasoning), param
+    text = _grammar(asked, answer, calls, token_ids, after_reasoning=after_reasoning)
+    own = asked.structured_outputs.grammar if asked.structured_outputs is not None else None
+    return OutputGrammar(text, asked_by, field, answer is not None and own is not None and own in answer.values())
 
 
 def _reason_for_calls(asked: OutputFormat) -> str:
@@ -128,7 +146,7 @@ def _grammar(
     strict = asked.forced or answer is not None
     for number, (name, tool) in enumerate(calls.items()):
         schema = tool.schema if strict or tool.strict else None
-        rules.append(f"call_{number}: " + call_rule(name, schema, tag, xml=asked.xml))
+        rules.append(f"call_{number}: " + call_rule(name, schema, tag, xml=asked.xml, field=tool.field))
     if calls:
         rules.append("call: " + " | ".join(f"call_{number}" for number in range(len(calls))))
     grammars = [{"name": "output", "lark_grammar": "\n".join(rules)}]

@@ -17,6 +17,7 @@ from services.router.gateway.output_tags import (
     END_THINK,
     END_TOOL,
     REASONING_TAGS,
+    TAG_BEGINS,
     THINK,
     TOOL,
     TOOL_TAGS,
@@ -70,15 +71,20 @@ class OutputParser:
             tags = [tag for tag in tags if tag.text in self._tags]
         return [delta for piece in self._reader.push(text, tags) for delta in self._piece(piece)]
 
-    def finish(self, *, cut: bool = False) -> list[Delta]:
+    def finish(self, *, cut: bool = False, stopped: bool = False) -> list[Delta]:
         """Returns what was held back; an unfinished tool call as far as it can be read, or else as content.
 
-        `cut`: the answer ended at a limit, not where the model ended it.
+        `cut`: the answer ended at a limit, not where the model ended it; `stopped`: at a stop string. Then a tag or a
+        call that has only begun is nobody's text, and is not shown.
         """
-        deltas = [delta for piece in self._reader.finish() for delta in self._piece(piece)]
+        held = self._reader.finish()
+        unnamed = self._call is not None and not self._call.named
+        if (cut or stopped) and held and (unnamed or held[0].text.startswith(TAG_BEGINS)):
+            held = []
+        deltas = [delta for piece in held for delta in self._piece(piece)]
         if self._ambiguity is not None:
             deltas += self._quoted(self._ambiguity.pieces) if cut else self._resolve(quoted=False)
-        return deltas if self._call is None else deltas + self._close_call(cut=cut)
+        return deltas if self._call is None else deltas + self._close_call(cut=cut, begun=cut or stopped)
 
     def _is_plain_content(self, text: str, tags: Sequence[Tag]) -> bool:
         """Whether the text can be passed on as it is: true for most texts, so worth a shortcut."""
@@ -141,12 +147,16 @@ class OutputParser:
         text = "".join(piece.text for piece in pieces)
         return [Delta("tool", tool=step) for step in self._call.push(Piece(text))]
 
-    def _close_call(self, end: str = "", *, cut: bool = False) -> list[Delta]:
+    def _close_call(self, end: str = "", *, cut: bool = False, begun: bool = False) -> list[Delta]:
+        """Ends the open call. `begun`: one without a name has only begun, and is dropped."""
         call = self._call
         assert call is not None
         steps = call.finish(cut=cut)
         if not call.named:
-            return self._give_up_call(end)
+            if not begun:
+                return self._give_up_call(end)
+            self._call = None
+            return []
         self._call = None
         self.calls += 1
         self._spaces.wait()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
+from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, StrictBool, StrictStr, Tag, model_validator
+
+from services.router.gateway.closed_model import Closed
+from services.router.gateway.known_fields import FieldTable
+from services.router.requests.errors import InvalidRequest
 
 MAX_PATTERN = 64 << 10  # characters of a regular expression or of a grammar
 MAX_OPTIONS = 10_000  # of a choice
@@ -13,12 +18,9 @@ FAIL_FAST = Field(fail_fast=True)  # of a long list: errors of all of its items 
 JsonSchema = dict[str, Any] | StrictBool
 Pattern = Annotated[StrictStr, Field(min_length=1, max_length=MAX_PATTERN)]
 Options = Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_OPTIONS), FAIL_FAST]
-
-
-class Closed(BaseModel):
-    """Unknown fields are rejected: one that is ignored would leave the output free."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+KINDS = ("json", "regex", "choice", "grammar", "json_object")
+OLDER = "guided_"
+NO_TAGS = "use tools, or structured_outputs with a grammar"
 
 
 class NamedSchema(Closed):
@@ -48,15 +50,34 @@ class ResponseFormat(Closed):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tags(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") == "structural_tag":
+            raise InvalidRequest(
+                f"type structural_tag is not supported: {NO_TAGS}.", param="type", code="unsupported_value"
+            )
+        return value
+
     @model_validator(mode="after")
     def _schema_where_it_belongs(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema is required with type json_schema, and only then")
+        if self.type == "json_schema" and self.json_schema is None:
+            raise InvalidRequest(
+                "json_schema is required with type json_schema.", param="json_schema", code="missing_required_parameter"
+            )
+        if self.type != "json_schema" and self.json_schema is not None:
+            raise InvalidRequest("json_schema goes with type json_schema alone.", param="json_schema")
         return self
 
 
 class StructuredOutputs(Closed):
     """What vLLM calls structured_outputs. One of the first five."""
+
+    field_table: ClassVar[FieldTable] = FieldTable(
+        harmless=frozenset({"disable_fallback"}),  # there is one library of grammars
+        only_as={"disable_additional_properties": (False,)},
+        unsupported={"structural_tag": NO_TAGS},
+    )
 
     json_: JsonSchema | StrictStr | None = Field(default=None, alias="json")
     regex: Pattern | None = None
@@ -66,12 +87,37 @@ class StructuredOutputs(Closed):
     whitespace_pattern: Pattern | None = None
     disable_any_whitespace: StrictBool | None = None
 
+    _prefix: str = PrivateAttr("structured_outputs.")
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        kinds = (self.json_, self.regex, self.choice, self.grammar, self.json_object or None)
-        if sum(kind is not None for kind in kinds) > 1:
-            raise ValueError("only one of json, regex, choice, grammar and json_object")
+        check_kinds(self.model_dump(by_alias=True))
         return self
+
+    @classmethod
+    def of_older(cls, given: Mapping[str, Any]) -> Self:
+        """Returns what a request says in the older fields, without their prefix. Raises InvalidRequest."""
+        check_kinds(given, OLDER)
+        asked = cls.model_validate(given)
+        asked._prefix = OLDER
+        return asked
+
+    def field(self, name: str) -> str:
+        """What the request calls a field of this object."""
+        return self._prefix + name
+
+
+def check_kinds(given: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises InvalidRequest for fields that exclude each other; the later one is to blame."""
+    kinds = [name for name in KINDS if given.get(name) is not None and (name, given[name]) != ("json_object", False)]
+    spaces = [name for name in ("whitespace_pattern", "disable_any_whitespace") if given.get(name) not in (None, False)]
+    for names in (kinds, spaces):
+        if len(names) > 1:
+            raise InvalidRequest(
+                f"{prefix}{names[1]} cannot be combined with {prefix}{names[0]}.", param=prefix + names[1]
+            )
+    if spaces and not set(kinds) & {"json", "json_object"}:
+        raise InvalidRequest(f"{prefix}{spaces[0]} needs json or json_object.", param=prefix + spaces[0])
 
 
 class NamedFunction(Closed):
@@ -97,4 +143,22 @@ class AllowedToolChoice(Closed):
     allowed_tools: AllowedTools
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
+def _choice_kind(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind is None and not isinstance(value, dict):
+        return "a name"
+    return "some functions" if kind == "allowed_tools" else "a function"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("a name")]
+    | Annotated[NamedTool, Tag("a function")]
+    | Annotated[AllowedToolChoice, Tag("some functions")],
+    Discriminator(_choice_kind),
+]
+
+
+def forces_call(choice: ToolChoice | None) -> bool:
+    """Whether a tool must be called, so that an answer has no content."""
+    allowed = isinstance(choice, AllowedToolChoice) and choice.allowed_tools.mode == "required"
+    return choice == "required" or isinstance(choice, NamedTool) or allowed

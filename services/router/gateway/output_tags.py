@@ -20,6 +20,7 @@ VALUE, END_VALUE = "<longcat_arg_value>", "</longcat_arg_value>"
 REASONING_TAGS = (THINK, END_THINK)
 TOOL_TAGS = (TOOL, END_TOOL, KEY, END_KEY, VALUE, END_VALUE)
 TAGS = (*REASONING_TAGS, *TOOL_TAGS)
+TAG_BEGINS = ("<longcat", "</longcat")  # no text that is cut there is anything but the beginning of a tag
 
 
 class Piece(NamedTuple):

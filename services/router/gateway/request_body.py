@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from services.router.gateway.body_errors import MAX_NAME, first_error
 from services.router.gateway.closed_model import Closed
 from services.router.gateway.content_encoding import Decoder, encoding_of
 from services.router.gateway.json_size import field_beyond, most_values
@@ -20,13 +20,10 @@ from services.router.requests.errors import BodyTooLarge, InvalidRequest, Unsupp
 MAX_BODY_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_PARTS = 4096  # of content, in all messages of a request
-MAX_NAME = 40  # characters of a field's name in an error
 LONG_BODY_BYTES = 64 << 10  # longer ones are parsed off the event loop
 MANY_VALUES = 1024  # so are those with more values
 MAX_VALUES = 1 << 15  # of a body, since its check holds up other requests, on whatever thread
 MAX_IDS_AND_VALUES = 300_000  # where lists of ids are taken: 128 prompts of 2048 tokens, and more
-
-SHOWN_WORD, SHOWN_NUMBER = re.compile(r"[A-Za-z0-9_.:/-]{1,40}"), 10**20  # invalid values that errors repeat
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -92,7 +89,7 @@ def check_model_fields(value: Any, body_type: type[Body]) -> Body:
     try:
         return body_type.model_validate(value)
     except ValidationError as error:
-        raise _first_error(error, value) from None
+        raise first_error(error, value) from None
 
 
 def _check_parts(value: dict[str, Any]) -> None:
@@ -155,62 +152,3 @@ def _check_depth(value: Any) -> None:
 
 def _too_large() -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-
-
-CODES = {
-    "missing": "missing_required_parameter",
-    "greater_than": "value_out_of_range",
-    "greater_than_equal": "value_out_of_range",
-    "less_than": "value_out_of_range",
-    "less_than_equal": "value_out_of_range",
-    "finite_number": "value_out_of_range",
-    "too_long": "value_out_of_range",
-    "too_short": "value_out_of_range",
-}
-
-
-def _first_error(error: ValidationError, value: Any) -> InvalidRequest:
-    """Returns the first of pydantic's errors, in one sentence, with the invalid value if it is a short one."""
-    first = error.errors(include_url=False)[0]
-    param = _param(first["loc"], value)
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, InvalidRequest):
-        return _within(param, cause)
-    if first["type"] == "missing":
-        message = f"{param} is required."
-    else:
-        said = f"{param and param + ': '}{first['msg'].removeprefix('Value error, ')[:200]}"
-        message = f"{said}{_instead(first['input'])}."
-    return InvalidRequest(message, param=param or None, code=CODES.get(first["type"], "invalid_type"))
-
-
-def _instead(value: Any) -> str:
-    """The invalid value, as an error may show it: a number, a truth value, or a short word."""
-    if isinstance(value, bool | int | float) and abs(value) < SHOWN_NUMBER:
-        return f", not {json.dumps(value)}"
-    return f", not '{value}'" if isinstance(value, str) and SHOWN_WORD.fullmatch(value) else ""
-
-
-def _within(place: str, error: InvalidRequest) -> InvalidRequest:
-    """Returns the error of an object as one of the body that has the object at `place`."""
-    if not place or error.param is None:
-        return error
-    param = f"{place}.{error.param}"
-    return InvalidRequest(error.message.replace(error.param, param, 1), param=param, code=error.code)
-
-
-def _param(loc: tuple[int | str, ...], value: Any) -> str:
-    """Returns pydantic's error location as `messages[0].content`.
-
-    It is followed through the value, because pydantic also names the branches of unions in it.
-    """
-    text = ""
-    for part in loc:
-        if isinstance(part, int):
-            value = value[part] if isinstance(value, list) and part < len(value) else None
-            text += f"[{part}]"
-        elif isinstance(value, dict) and part.isidentifier() and (part in value or part == loc[-1]):
-            value = value.get(part)
-            if len(part) <= MAX_NAME:  # longer names are the client's own
-                text += f".{part}" if text else part
-    return text

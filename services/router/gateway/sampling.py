@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from caracal_proto import attention_pb2
 
+from services.router.gateway.output_tags import TOOL
 from services.router.gateway.schemas import ChatRequest, CompletionRequest, Sampled
 from services.router.requests.assets import ModelAssets
 from services.router.requests.errors import InvalidRequest
@@ -32,10 +33,14 @@ def choice_seed(seed: int, choice: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OutputRules:
-    """Rules of the output beside sampling: a grammar, the field that it comes from, and where reasoning lies."""
+    """Rules of the output beside sampling: a grammar, the field that it comes from, and where reasoning lies.
+
+    `has_lines`: the field is the grammar, so that its lines are the client's.
+    """
 
     grammar: str = ""
     field: str = ""
+    has_lines: bool = False
     reasoning: attention_pb2.Reasoning | None = None
 
 
@@ -149,9 +154,14 @@ def _allowed_ids(body: Sampled, vocab_size: int) -> list[int]:
 
 
 def _banned(body: Sampled, assets: ModelAssets) -> list[list[int]]:
-    """Returns the ids of each word that is not to come: at the beginning of a text, and after a space."""
+    """Returns the ids of each word that is not to come: at the beginning of a text, and after a space.
+
+    The token that begins a call is one where no tool may be called.
+    """
     texts = [text for word in body.bad_words or () for text in (word, " " + word.lstrip())]
     ids = {tuple(assets.encode(text, add_special_tokens=False)) for text in texts}
+    if isinstance(body, ChatRequest) and body.tools and body.tool_choice == "none":
+        ids |= {(assets.vocabulary.added[TOOL],)} if TOOL in assets.vocabulary.added else set()
     return [list(each) for each in sorted(ids) if each]
 
 

@@ -29,6 +29,7 @@ from services.router.gateway.closed_model import Closed
 from services.router.gateway.known_fields import STREAM_OPTIONS, FieldTable
 from services.router.gateway.output_schemas import (
     FAIL_FAST,
+    OLDER,
     JsonSchema,
     Options,
     Pattern,
@@ -36,6 +37,7 @@ from services.router.gateway.output_schemas import (
     StructuredOutputs,
     ToolChoice,
 )
+from services.router.requests.errors import InvalidRequest
 
 MAX_CHOICES = 8
 MAX_STOPS = 64
@@ -138,13 +140,17 @@ class Sampled(Lenient):
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("The 'stream_options' parameter is only allowed when 'stream' is enabled")
+            raise InvalidRequest(
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+            )
         return self
 
     @model_validator(mode="after")
     def _no_scores_in_a_stream(self) -> Self:
         if self.prompt_logprobs is not None and self.stream:
-            raise ValueError("'prompt_logprobs' are not available when 'stream' is enabled")
+            raise InvalidRequest(
+                "'prompt_logprobs' are not available when 'stream' is enabled.", param="prompt_logprobs"
+            )
         return self
 
     @model_validator(mode="after")
@@ -152,18 +158,21 @@ class Sampled(Lenient):
         constrained = self.constraint is not None or (self.response_format and self.response_format.type != "text")
         if constrained and (self.min_tokens or self.ignore_eos):
             field = "min_tokens" if self.min_tokens else "ignore_eos"
-            raise ValueError(f"'{field}' cannot be combined with a format: where it is complete, the answer ends")
+            raise InvalidRequest(
+                f"{field} cannot be combined with a format: where it is complete, the answer ends.", param=field
+            )
         return self
 
     @property
     def constraint(self) -> StructuredOutputs | None:
-        """structured_outputs, also in its older spelling. Raises ValueError for more than one kind."""
-        older = {name: getattr(self, f"guided_{name}") for name in GUIDED}
+        """structured_outputs, also in its older spelling. Raises InvalidRequest for fields that exclude each other."""
+        older = {name: getattr(self, OLDER + name) for name in GUIDED}
         older = {name: value for name, value in older.items() if value is not None}
         if self.structured_outputs is None:
-            return StructuredOutputs.model_validate(older) if older else None
+            return StructuredOutputs.of_older(older) if older else None
         if older:
-            raise ValueError("structured_outputs and guided_ fields cannot be combined")
+            field = OLDER + next(iter(older))
+            raise InvalidRequest(f"{field} cannot be combined with structured_outputs.", param=field)
         return self.structured_outputs
 
     @property

@@ -16,6 +16,8 @@ from services.membership.overview import Overview
 from services.membership.redis import RedisUnavailable
 from services.process.exposition import metrics_page
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.messages_api.errors import speaks_anthropic
+from services.router.gateway.messages_api.models import model_info, model_page
 from services.router.requests.errors import ModelNotFound, NoWorker, RouterError
 from services.router.requests.vllm_metrics import WithVllmNames
 
@@ -84,13 +86,15 @@ class StatusRoutes:
                 self._overview = time.monotonic(), overview
             return self._overview[1]
 
-    async def models(self) -> dict[str, Any]:
+    async def models(self, request: Request) -> dict[str, Any]:
+        if speaks_anthropic(request.scope):
+            return model_page(self._info(), request.query_params)
         return {"object": "list", "data": [self._card()]}
 
-    async def model(self, model_id: str) -> dict[str, Any]:
+    async def model(self, model_id: str, request: Request) -> dict[str, Any]:
         if model_id != self._gateway.serving.assets.name:
             raise ModelNotFound("The model does not exist here; see GET /v1/models.", param="model")
-        return self._card()
+        return self._info() if speaks_anthropic(request.scope) else self._card()
 
     async def metrics(self, request: Request) -> Response:
         """Returns the metrics page, in the format that the client accepts; OpenMetrics has exemplars."""
@@ -98,6 +102,7 @@ class StatusRoutes:
         workers = pool.workers
         metrics.workers.set(sum(worker.serving for worker in workers))
         metrics.kv_usage.set(max((worker.kv_usage for worker in workers), default=0.0))
+        metrics.keys_outdated.set(self._gateway.access.outdated)
         families = WithVllmNames(metrics.registry, metrics.model_name, pool.cache)
         page, content_type = await run_in_threadpool(metrics_page, families, request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
@@ -107,6 +112,10 @@ class StatusRoutes:
         if closing:
             return closing.message
         return self._gateway.serving.attention_workers.not_ready() or self._gateway.unproven()
+
+    def _info(self) -> dict[str, Any]:
+        serving = self._gateway.serving
+        return model_info(serving.assets.name, self._started, serving.context_limit.tokens)
 
     def _card(self) -> dict[str, Any]:
         serving = self._gateway.serving

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.router.gateway.argument_values import is_whole
 from services.router.gateway.json_call import JsonCall
 from services.router.gateway.output_tags import Piece
 from services.router.gateway.quoted_tags import Ambiguity
@@ -76,3 +77,25 @@ class CallStream:
         self.named, self._texts = True, []
         first = ToolDelta(self._index, "", self._reader.name, "call_" + secrets.token_hex(12))
         return [first, ToolDelta(self._index, arguments)] if arguments else [first]
+
+
+class CallCheck:
+    """Finds out whether the arguments of all calls were written to their end."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []  # of the open call
+        self._broken = False
+
+    def push(self, step: ToolDelta) -> None:
+        if step.name is not None:
+            self._end_call()
+        self._parts.append(step.arguments)
+
+    def finish(self) -> bool:
+        """Whether every call can be run."""
+        self._end_call()
+        return not self._broken
+
+    def _end_call(self) -> None:
+        self._broken = self._broken or not is_whole("".join(self._parts))
+        self._parts = []

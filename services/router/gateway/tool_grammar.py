@@ -23,13 +23,13 @@ PLAIN_STRING = {"type", "title", "description", "default", "examples", "enum", "
 LINE = json.dumps("\n")
 
 
-def call_rule(name: str, schema: Mapping[str, Any] | None, tag: Terminal, *, xml: bool) -> str:
-    """Returns the right side of the rule of one call that output_parser.py can read. `schema` None: any arguments."""
+def call_rule(name: str, schema: Mapping[str, Any] | None, tag: Terminal, *, xml: bool, field: str) -> str:
+    """Returns the right side of the rule of one call that output_parser.py can read. `schema` None: any arguments.
+
+    Raises InvalidRequest about the `field` that has the schema.
+    """
     if schema is not None and schema.get("type", "object") != "object":
-        raise InvalidRequest(
-            f"tools: the parameters of {name[:64]} must be of type object, not {json.dumps(schema['type'])[:40]}.",
-            param="tools",
-        )
+        raise InvalidRequest(f"{field}: must be of type object, not {json.dumps(schema['type'])[:40]}.", param=field)
     if xml and (schema is None or _plain(schema)):
         elements = f"({_element('TEXT', 'TEXT', tag)})*" if schema is None else _elements(schema, tag)
         return f"{tag(TOOL)} {json.dumps(name + chr(10))} {elements} {tag(END_TOOL)}"

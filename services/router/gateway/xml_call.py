@@ -47,6 +47,8 @@ class XmlCall:
     def finish(self, *, cut: bool) -> str:
         """Returns the rest of the arguments, at the call's end. An answer that was `cut` leaves them open."""
         if cut:
+            if self._state == "name" and self._taken()[-1:].isspace():
+                self._read_name()
             return ""
         if self._state == "name":
             self._read_name()

@@ -19,6 +19,7 @@ RouterError
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from services.router.requests.context_limit import ContextLimit
@@ -148,3 +149,15 @@ class RejectedByWorker(RouterError):
 
     code = "rejected_by_worker"
     should_retry = False
+
+
+GRAMMAR, LINE = "grammar: ", re.compile(r"line \d+: ")  # how workers begin what they say of a grammar
+
+
+def rejection_of(detail: str, grammar_field: str, *, lines: bool) -> InvalidRequest:
+    """Returns the error of a request that a worker has rejected. `lines`: the field has the grammar's own lines."""
+    if not grammar_field or not detail.startswith(GRAMMAR):
+        return InvalidRequest(f"The request was rejected: {detail}")
+    reason = detail.removeprefix(GRAMMAR)
+    place = None if lines else LINE.match(reason)
+    return InvalidRequest(f"{grammar_field}: {reason[place.end() if place else 0 :]}.", param=grammar_field)

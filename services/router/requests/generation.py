@@ -20,12 +20,12 @@ from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
-    InvalidRequest,
     NoProgress,
     NoWorker,
     Quarantined,
     RejectedByWorker,
     RouterError,
+    rejection_of,
 )
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
@@ -49,7 +49,8 @@ FAILED_STEP = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # the worker 
 class GenerationRequest:
     """What is to be generated. `eos_ids` end the sequence unless ignored.
 
-    `visit`: what admission granted to the client's request. `grammar_field`: the field that its grammar comes from.
+    `visit`: what admission granted to the client's request. `grammar_field`: the field that its grammar comes from;
+    `grammar_lines`: that has its lines.
     """
 
     request_id: str
@@ -58,6 +59,7 @@ class GenerationRequest:
     visit: Visit
     eos_ids: frozenset[int] = frozenset()
     grammar_field: str = ""
+    grammar_lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +233,7 @@ class Generation:
             detail=detail,
         )
         if code in CLIENT_FAULT:
-            param = self._request.grammar_field if detail.startswith("grammar: ") else None
-            raise InvalidRequest(f"The request was rejected: {detail}", param=param or None)
+            raise rejection_of(detail, self._request.grammar_field, lines=self._request.grammar_lines)
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)

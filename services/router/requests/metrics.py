@@ -56,6 +56,9 @@ class RequestMetrics:
         self.attempts = self._counter("caracal_gateway_attempts", "Attempts opened at attention workers")
         self.failovers = self._counter("caracal_gateway_failovers", "Attempts opened because an earlier one failed")
         self.dropped_tokens = self._counter("caracal_gateway_dropped_tokens", "Tokens of stale attempts or indices")
+        self.keys_outdated = self._gauge(
+            "caracal_gateway_api_keys_outdated", "1 while the file of API keys cannot be used and earlier keys apply"
+        )
         self.admission = AdmissionMetrics(registry)
         self._http = Counter(
             "caracal_gateway_http_requests", "HTTP responses", ["method", "route", "status"], registry=registry

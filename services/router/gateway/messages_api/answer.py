@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from services.router.gateway.argument_values import is_whole
 from services.router.gateway.chat_choice import ChatChoice
 from services.router.gateway.json_bytes import json_bytes
 from services.router.gateway.messages_api.objects import (
@@ -122,14 +123,6 @@ def input_of(arguments: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def is_whole(arguments: str) -> bool:
-    """Whether the text of a call's arguments is an object from its beginning to its end."""
-    try:
-        return isinstance(from_json(arguments or "{}"), dict)
-    except ValueError:
-        return False
 
 
 def _empty(section: Section) -> AnswerBlock:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.types import Scope
+
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -15,8 +17,13 @@ TYPES = {
 }
 
 
-def is_messages_route(path: str) -> bool:
-    return path == "/v1/messages" or path.startswith("/v1/messages/")
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request is one of Anthropic's API: of its routes, or about the models with its header."""
+    path = str(scope["path"])
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return True
+    models = path == "/v1/models" or path.startswith("/v1/models/")
+    return models and any(name == b"anthropic-version" for name, _ in scope["headers"])
 
 
 def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:

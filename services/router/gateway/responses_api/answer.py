@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from services.router.gateway.argument_values import is_whole
 from services.router.gateway.chat_choice import ChatChoice
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.responses_api.objects import (
@@ -21,6 +22,7 @@ from services.router.gateway.responses_api.objects import (
     ResponseObject,
     ResponseUsage,
 )
+from services.router.gateway.responses_api.reasoning_text import encoded
 from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.sections import Section, Tokens
 from services.router.requests.choice_stream import ChoiceStream
@@ -34,7 +36,7 @@ class Answer:
         self._choice = choice
         self.response = response_of(body, choice.choice_stream, model, stores=stores)
         self._logprobs = Logprobs(choice.choice_stream.vocabulary, as_ids=False)
-        self._scored = body.wants_logprobs
+        self._scored, self._encrypts = body.wants_logprobs, body.wants_encrypted_reasoning
 
     def logprobs(self, tokens: Tokens) -> list[dict[str, Any]]:
         return self._logprobs.chat(tokens) if self._scored else []
@@ -58,6 +60,7 @@ class Answer:
             item.content = [OutputText(text=section.text, logprobs=self.logprobs(section.tokens))]
         elif isinstance(item, OutputReasoning):
             item.content = [ReasoningPart(text=section.text)]
+            item.encrypted_content = encoded(section.text) if self._encrypts else None
         else:
             item.arguments = section.text
 
@@ -76,7 +79,9 @@ class Answer:
         self.response.error = ResponseError(code="server_error", message=error.message)
 
     def _status(self, section: Section) -> ItemStatus:
-        return "incomplete" if section.last and self._choice.finish_reason == "length" else "completed"
+        cut = section.last and self._choice.finish_reason == "length"
+        broken = section.kind == "tool" and not is_whole(section.text)  # a client is to run no such call
+        return "incomplete" if cut or broken else "completed"
 
 
 def response_of(body: ResponsesRequest, choice_stream: ChoiceStream, model: str, *, stores: bool) -> ResponseObject:

@@ -21,6 +21,7 @@ from services.router.gateway.responses_api.objects import (
     ReasoningPart,
     new_id,
 )
+from services.router.gateway.responses_api.reasoning_text import decoded
 from services.router.requests.errors import InvalidRequest
 
 Message = dict[str, Any]
@@ -76,14 +77,17 @@ class Chat:
 
 def thought_of(item: ReasoningItem, place: str) -> str:
     """Returns the text of a reasoning item. Raises InvalidRequest for one that only another server can read."""
-    thought = "".join(part.text for part in item.content or item.summary or [])
+    thought = "".join(part.text for part in item.content or [])
     if not thought and item.encrypted_content:
-        raise InvalidRequest(
-            f"{place}.encrypted_content cannot be read here; reasoning is passed back as text in content.",
-            param=f"{place}.encrypted_content",
-            code="unsupported_parameter",
-        )
-    return thought
+        if (encrypted := decoded(item.encrypted_content)) is not None:
+            return encrypted
+        if not item.summary:
+            raise InvalidRequest(
+                f"{place}.encrypted_content cannot be read here: this server has not made it.",
+                param=f"{place}.encrypted_content",
+                code="unsupported_parameter",
+            )
+    return thought or "".join(part.text for part in item.summary or [])
 
 
 def stored(items: Iterable[AnyItem]) -> list[dict[str, Any]]:
@@ -104,9 +108,7 @@ def _stored(item: AnyItem) -> dict[str, Any]:
         call = OutputFunctionCall(call_id=item.call_id, name=item.name, arguments=item.arguments)
         return _with_id(call.model_dump(), item.id)
     if isinstance(item, ReasoningItem):
-        thought = OutputReasoning(
-            content=[ReasoningPart(text=part.text) for part in item.content or item.summary or []]
-        )
+        thought = OutputReasoning(content=[ReasoningPart(text=thought_of(item, "input"))])
         return _with_id(thought.model_dump(), item.id)
     if item.role == "assistant":
         message = OutputMessage(content=[OutputText(text=text_of(item.content))])
@@ -119,9 +121,12 @@ def _with_id(item: dict[str, Any], given: str | None) -> dict[str, Any]:
     return item | {"id": given or item.get("id") or new_id("msg")}
 
 
-def without_logprobs(output: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def stored_output(output: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns items of an answer as they are stored: log-probabilities would be many times the text."""
-    return [
-        item | {"content": [part | {"logprobs": []} for part in item["content"]]} if item["type"] == "message" else item
-        for item in output
-    ]
+    return [_stored_output(item) for item in output]
+
+
+def _stored_output(item: dict[str, Any]) -> dict[str, Any]:
+    if item["type"] == "message":
+        return item | {"content": [part | {"logprobs": []} for part in item["content"]]}
+    return item | {"encrypted_content": None} if item["type"] == "reasoning" else item

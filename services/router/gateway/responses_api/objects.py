@@ -37,14 +37,14 @@ class ReasoningPart(BaseModel):
 
 
 class OutputReasoning(BaseModel):
-    """All that the model thought, as text: there are no summaries, and nothing is encrypted."""
+    """All that the model thought, as text: there are no summaries. `encrypted_content`: the same, if it is included."""
 
     id: str = Field(default_factory=lambda: new_id("rs"))
     type: Literal["reasoning"] = "reasoning"
     status: ItemStatus = "completed"
     summary: list[Object] = Field(default_factory=list)
     content: list[ReasoningPart] = Field(default_factory=list)
-    encrypted_content: None = None
+    encrypted_content: str | None = None
 
 
 class OutputFunctionCall(BaseModel):

@@ -14,7 +14,7 @@ from services.router.gateway.field_names import FieldNames
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.request_body import read_model
 from services.router.gateway.responses_api.answer import Answer
-from services.router.gateway.responses_api.conversation import stored, without_logprobs
+from services.router.gateway.responses_api.conversation import stored, stored_output
 from services.router.gateway.responses_api.events import ResponseEvents
 from services.router.gateway.responses_api.items import ITEMS, AnyItem, parts_of
 from services.router.gateway.responses_api.records import Record
@@ -46,7 +46,7 @@ class Turn:
 
     def _record(self) -> Record:
         response = self.answer.response.model_dump()
-        response["output"] = without_logprobs(response["output"])
+        response["output"] = stored_output(response["output"])
         return Record(response, stored(input_items(self.body)), self.before)
 
 

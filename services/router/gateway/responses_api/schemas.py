@@ -25,9 +25,9 @@ from services.router.gateway.responses_api.items import Input, one_type
 from services.router.gateway.schemas import MAX_TOP_LOGPROBS, STOPS, Effort, Number, ToolName, number
 from services.router.requests.errors import InvalidRequest
 
-LOGPROBS = "message.output_text.logprobs"
+LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512
-INCLUDED = WithJsonSchema({"type": "array", "items": {"const": LOGPROBS}})
+INCLUDED = WithJsonSchema({"type": "array", "items": {"enum": [LOGPROBS, ENCRYPTED]}})
 METADATA = WithJsonSchema(
     {
         "type": "object",
@@ -146,7 +146,7 @@ class ResponsesRequest(Closed):
 
     @field_validator("include")
     @classmethod
-    def _only_logprobs(cls, include: list[str] | None) -> list[str] | None:
+    def _only_what_there_is(cls, include: list[str] | None) -> list[str] | None:
         check_include(include or [])
         return include
 
@@ -176,8 +176,12 @@ class ResponsesRequest(Closed):
     def wants_logprobs(self) -> bool:
         return LOGPROBS in (self.include or []) or bool(self.top_logprobs)
 
+    @property
+    def wants_encrypted_reasoning(self) -> bool:
+        return ENCRYPTED in (self.include or [])
+
 
 def check_include(include: list[str]) -> None:
     """Raises ValueError that names what cannot be included."""
-    if wrong := [name for name in include if name != LOGPROBS]:
-        raise ValueError(f"{wrong[0][:60]!r} is not supported; only {LOGPROBS!r} is")
+    if wrong := [name for name in include if name not in (LOGPROBS, ENCRYPTED)]:
+        raise ValueError(f"{wrong[0][:60]!r} is not supported; only {LOGPROBS!r} and {ENCRYPTED!r} are")

@@ -1,9 +1,9 @@
-"""GET and DELETE /v1/responses/ID, and GET /v1/responses/ID/input_items."""
+"""GET and DELETE /v1/responses/ID, GET /v1/responses/ID/input_items, and POST /v1/responses/ID/cancel."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import Request
 from starlette.responses import Response
@@ -41,6 +41,17 @@ async def delete(gateway: GatewayContext, request: Request) -> dict[str, Any]:
     if store is None or not await store.delete(response_id, "response_id"):
         raise _not_found(response_id)
     return {"id": response_id, "object": "response", "deleted": True}
+
+
+async def cancel(gateway: GatewayContext, request: Request) -> NoReturn:
+    """Raises the error that OpenAI has for a response that was not made in the background; none is, here."""
+    check_query(request, (), {})
+    await _found(gateway, request)
+    raise InvalidRequest(
+        "Cannot cancel a synchronous response: only responses with background: true can be cancelled, which this server"
+        " does not make. Close the connection to cancel a request.",
+        param="response_id",
+    )
 
 
 async def input_items(gateway: GatewayContext, request: Request) -> Response:
