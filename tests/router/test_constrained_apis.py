@@ -92,7 +92,8 @@ def test_a_schema_that_cannot_be_followed_is_named(model: Harness) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:
             list(respond(model, text=wanted, stream=stream))
-        assert caught.value.param == "text.format"
+        assert caught.value.param == "text.format.schema"
+        assert "type 'nonsense' is none of JSON Schema's" in caught.value.message
     with pytest.raises(anthropic.BadRequestError, match="nonsense"):
         message(model, output_config={"format": {"type": "json_schema", "schema": wrong}})
 

@@ -128,9 +128,10 @@ def test_text_of_any_length_ends_with_its_tag(random_model: Harness) -> None:
 def test_several_calls_follow_one_another(random_model: Harness) -> None:
     tag = random_model.assets.vocabulary.added["<longcat_tool_call>"]
     given = answer(random_model, tool_choice="required", tools=[TOOLS[1]], logit_bias={str(tag): 100}, max_tokens=100)
-    found = calls(given)
-    assert len(found) > 1
-    assert all(arguments["zone"] in ("UTC", "CET") for _, arguments in found[:-1])
+    *whole, _ = given.choices[0].message.tool_calls or []  # the last one may be cut
+    assert whole
+    assert all(json.loads(call.function.arguments)["zone"] in ("UTC", "CET") for call in whole)
+    assert given.choices[0].message.content is None
 
 
 def test_allowed_tools(random_model: Harness) -> None:
@@ -180,9 +181,9 @@ def test_a_format_beside_tools(random_model: Harness) -> None:
 
 
 def test_constraints_that_exclude_a_forced_call_are_rejected(random_model: Harness) -> None:
-    with pytest.raises(openai.BadRequestError, match="structured_outputs cannot be combined") as error:
+    with pytest.raises(openai.BadRequestError, match="cannot be combined with a tool_choice") as error:
         answer(random_model, tool_choice="required", structured_outputs={"regex": "a"})
-    assert error.value.param == "structured_outputs"
+    assert error.value.param == "structured_outputs.regex"
     for kind in ("array", "bogus", ["object", "null"]):
         with pytest.raises(openai.BadRequestError, match="must be of type object"):
             answer(random_model, tools=[tool("f", {"type": kind})], tool_choice="required")
@@ -211,3 +212,25 @@ def test_reasoning_keeps_to_its_budget(random_model: Harness) -> None:
         assert message.reasoning == message.reasoning_content
     hidden: Any = answer(random_model, tool_choice="none", include_reasoning=False).choices[0].message
     assert not hasattr(hidden, "reasoning")
+
+
+def test_a_schema_of_a_tool_that_cannot_be_followed_is_named(random_model: Harness) -> None:
+    bad = tool("bad", {"type": "object", "properties": {"a": {"type": "nonsense"}}, "required": ["a"]})
+    for fields, param in (
+        ({"tools": [TOOLS[0], bad], "tool_choice": {"type": "function", "function": {"name": "bad"}}}, 1),
+        ({"tools": [bad], "tool_choice": "required"}, 0),
+    ):
+        with pytest.raises(openai.BadRequestError, match="type 'nonsense' is none of JSON Schema's") as error:
+            answer(random_model, **fields)
+        assert error.value.param == f"tools[{param}].function.parameters"
+    with pytest.raises(openai.BadRequestError, match="nonsense") as error:
+        answer(random_model, tools=[TOOLS[0], bad], tool_choice="required")
+    assert error.value.param == "tools"
+
+
+@pytest.mark.parametrize("random_model", ["json"], indirect=True)
+def test_no_call_is_begun_where_none_may_be(random_model: Harness) -> None:
+    begin = random_model.assets.vocabulary.added["<longcat_tool_call>"]
+    given = answer(random_model, tool_choice="none", logit_bias={str(begin): 100}, max_tokens=30)
+    assert given.choices[0].message.tool_calls is None
+    assert given.choices[0].message.content

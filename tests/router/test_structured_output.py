@@ -99,6 +99,31 @@ def test_any_json_object(random_model: Harness) -> None:
     assert isinstance(json.loads(text), dict)
 
 
+@pytest.mark.parametrize(
+    ("fields", "longest"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA}}},
+            r"\n? {0,16}",
+        ),
+        ({"guided_json": SCHEMA}, r"\n? {0,16}"),
+        ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}}, ""),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " {3}"}}, " {3}"),
+    ],
+    ids=range(4),
+)
+def test_a_model_in_love_with_white_space_writes_little_of_it(
+    random_model: Harness, fields: dict[str, Any], longest: str
+) -> None:
+    spaces = {str(random_model.ids(text)[0]): 100 for text in (" ", "\n", "\t", "  ")}
+    text = chat(random_model, logit_bias=spaces, temperature=0, **fields)
+    assert json.loads(text).keys() == SCHEMA["properties"].keys()
+    outside = re.sub(r'"[^"]*"', '""', text)
+    for found in re.findall(r"\s+", outside):
+        assert re.fullmatch(longest, found.replace("\t", "  ")), repr(found)
+    assert bool(re.search(r"\s", outside)) is bool(longest)
+
+
 def test_plain_text_is_free(random_model: Harness) -> None:
     free = random_model.client().completions.create(model=MODEL, prompt="a", seed=4, max_tokens=20)
     text = random_model.client().completions.create(
@@ -114,28 +139,75 @@ def test_completions_take_formats_too(random_model: Harness) -> None:
     assert {choice.text for choice in answer.choices} <= {"yes", "no", "maybe"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"guided_regex": "("}, "structured_outputs"),
-        ({"guided_grammar": "start: missing"}, "structured_outputs"),
-        ({"guided_grammar": "root ::= nope"}, "structured_outputs"),
-        ({"guided_grammar": 'expr ::= "a"'}, "structured_outputs"),
-        ({"guided_grammar": "root ::= " + "[" * 2000}, "structured_outputs"),
-        ({"guided_json": {"type": "strange"}}, "structured_outputs"),
-        ({"guided_json": {"not": {}}}, "structured_outputs"),
-        ({"guided_json": False}, "structured_outputs"),
-        ({"guided_json": {"allOf": [{"type": "string"}, {"type": "integer"}]}}, "structured_outputs"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "http://x"}}}},
-            "response_format",
-        ),
-    ],
-    ids=range(10),
-)
-def test_what_cannot_be_met_is_rejected_by_name(random_model: Harness, fields: dict[str, Any], param: str) -> None:
-    assert rejection(random_model, **fields).param == param
+SCHEMA_FIELD = "response_format.json_schema.schema"
+IN_PLAIN_WORDS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "regex": ({"guided_regex": "("}, "guided_regex", "the regular expression is not valid: unclosed group"),
+    "regex_newer": ({"structured_outputs": {"regex": r"(a)\1"}}, "structured_outputs.regex", "backreferences"),
+    "regex_look": ({"guided_regex": "a(?=b)"}, "guided_regex", "look-around"),
+    "lark_missing": ({"guided_grammar": "start: missing"}, "guided_grammar", "line 1: 'missing' is not defined"),
+    "lark_line": (
+        {"structured_outputs": {"grammar": 'start: A\nA.2: "a"'}},
+        "structured_outputs.grammar",
+        "line 2: priorities, as in NAME.2, are not supported",
+    ),
+    "lark_template": ({"guided_grammar": 'start: l{"a"}\nl{x}: x'}, "guided_grammar", "line 2: templates"),
+    "lark_declare": ({"guided_grammar": "start: A\n%declare A"}, "guided_grammar", "line 2: %declare is not supported"),
+    "lark_import": (
+        {"guided_grammar": "start: X\n%import python.X"},
+        "guided_grammar",
+        "'python.X' cannot be imported",
+    ),
+    "lark_no_start": ({"guided_grammar": 'a: "b"'}, "guided_grammar", "there is no rule named start"),
+    "lark_syntax": ({"guided_grammar": "start = a"}, "guided_grammar", "line 1: ':' is expected, not '='"),
+    "gbnf_missing": ({"guided_grammar": "root ::= nope"}, "guided_grammar", "Rule 'nope' not found"),
+    "gbnf_no_root": ({"guided_grammar": 'expr ::= "a"'}, "guided_grammar", ""),
+    "gbnf_deep": ({"guided_grammar": "root ::= " + "[" * 2000}, "guided_grammar", ""),
+    "json_type": ({"guided_json": {"type": "strange"}}, "guided_json", "type 'strange' is none of JSON Schema's"),
+    "json_not": ({"guided_json": {"not": {}}}, "guided_json", "not supported: not"),
+    "json_false": ({"guided_json": False}, "guided_json", "not supported: not"),
+    "json_none": (
+        {"structured_outputs": {"json": {"allOf": [{"type": "string"}, {"type": "integer"}]}}},
+        "structured_outputs.json",
+        "nothing satisfies it",
+    ),
+    "json_ref": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "http://x"}}}},
+        SCHEMA_FIELD,
+        "$ref 'http://x' is outside the schema; nothing is fetched",
+    ),
+    "json_keyword": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"required": 3}}}},
+        SCHEMA_FIELD,
+        "'required' must be an array",
+    ),
+    "json_pattern": ({"guided_json": {"type": "string", "pattern": "("}}, "guided_json", "unclosed group"),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLAIN_WORDS)
+def test_what_cannot_be_met_is_rejected_by_name_and_in_plain_words(random_model: Harness, name: str) -> None:
+    fields, param, words = IN_PLAIN_WORDS[name]
+    error = rejection(random_model, **fields)
+    assert error.param == param
+    assert re.search(rf"{re.escape(param)}: .*{re.escape(words)}", error.message), error.message
+    assert not re.search(r"::|f64|usize|Some\(|TOKEN_NAME|NoExtension|\n", error.message)
     assert chat(random_model, guided_choice=["still there"]) == "still there"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        '?start: "<" x ">"\n?x: "ab"',
+        '!start: "<" x ">"\n!?x: "ab"',
+        '\n\n?start: "<" x ">"\n_y: "b"\nx: "a" _y -> name',
+        '%import common.WS\n?start: "<" "ab" ">"',
+        'X: "ab"\n?start : "<" X ">"',
+        'start: "<" ["a"] "b"~1 ">"\n// root ::= "x"',
+        'root ::= "<" x ">"\nx ::= "ab" # start: y',
+    ],
+)
+def test_modifiers_of_lark_that_make_no_difference_to_the_output(random_model: Harness, grammar: str) -> None:
+    assert re.fullmatch("<a?b>", chat(random_model, guided_grammar=grammar))
 
 
 @pytest.mark.parametrize(

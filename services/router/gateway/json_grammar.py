@@ -12,8 +12,9 @@ from services.router.gateway.request_body import parse_json
 from services.router.gateway.user_grammar import lark_of
 from services.router.requests.errors import InvalidRequest
 
-# Between the parts of JSON. Without a bound, a model that has lost its way writes blank lines up to its limit.
-WHITE_SPACE = r"[ \n\r\t]{1,32}"
+# Between the parts of JSON: what serializers write, one space, or a line end with an indentation. Without a bound, a
+# model that has lost its way writes blank lines up to its limit.
+WHITE_SPACE = r" |\n( {0,16}|\t{0,8})"
 OBJECT: Mapping[str, Any] = {"type": "object"}
 
 SLASH = re.compile(r"\\.|/|\n", re.DOTALL)  # what would end a Lark regular expression, but for escapes
