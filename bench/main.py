@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench import documents, expert_workers, footprint, overlap, roofline, throughput
 from bench.arguments import folder, number
@@ -111,8 +111,15 @@ def _peaks(plan: Plan) -> dict[str, Any]:
         return {}
 
 
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, as those of all commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"caracal: {' '.join(message.split())} (see {self.prog} suite --help)\n")
+
+
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="caracal bench", description=__doc__)
+    parser = Parser(prog="caracal bench", description=__doc__)
     parser.add_argument("--rounds", type=number(3), default=5, help="interleaved, at least 3; medians are reported")
     parser.add_argument("--out", type=folder, default=RESULTS, help="where cpu.json and cpu.md go")
     parser.add_argument(

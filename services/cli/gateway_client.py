@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from urllib.parse import urlsplit
 
-from services.cli.gateway_url import gateway_url
+from services.cli.gateway_url import gateway_parts
 from services.cli.run_state import NoCluster
 from services.membership.overview import Overview
 
@@ -36,18 +35,17 @@ def ask_page(url: str, path: str, timeout_s: float) -> str:
 
 def _get(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     try:
-        parts = urlsplit(gateway_url(url))
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError
-    except ValueError:
-        raise NoCluster(f"{url!r} is not the URL of a gateway: write http://HOST:PORT") from None
+        parts = gateway_parts(url)
+    except ValueError as error:
+        raise NoCluster(str(error)) from None
+    assert parts.hostname is not None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
         connection.request("GET", parts.path.rstrip("/") + path, headers=key_headers())
         response = connection.getresponse()
         text = response.read()
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: not a valid host name
+    except (OSError, http.client.HTTPException) as error:
         raise NoCluster(f"no gateway answers at {url}: {error or type(error).__name__}") from None
     finally:
         connection.close()

@@ -6,9 +6,8 @@ import http.client
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from services.cli.gateway_url import gateway_url
+from services.cli.gateway_url import gateway_parts
 
 TIMEOUT_S = 120.0  # without a byte
 
@@ -75,11 +74,9 @@ def _choices(url: str, path: str, body: Mapping[str, Any], timeout_s: float, api
 
 def _events(url: str, path: str, body: Mapping[str, Any], timeout_s: float, api_key: str) -> Iterator[dict[str, Any]]:
     try:
-        parts = urlsplit(gateway_url(url))
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError
-    except ValueError:
-        raise RequestFailed(f"{url!r} is not the URL of a gateway: write http://HOST:PORT") from None
+        parts = gateway_parts(url)
+    except ValueError as error:
+        raise RequestFailed(str(error)) from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=timeout_s)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})

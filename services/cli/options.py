@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from services.cli.gateway_url import gateway_parts
 from services.cli.terminal import is_text
 from services.process.settings import InvalidSetting
 
@@ -57,12 +59,26 @@ def header_value(value: str | None, param: typer.CallbackParam) -> str | None:
     return value
 
 
-def option(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, callback=not_empty)
+def gateway(value: str | None, param: typer.CallbackParam) -> str | None:
+    """Fails on what is no URL; none is the default gateway."""
+    if not_empty(value, param) is not None:
+        try:
+            gateway_parts(value or "")
+        except ValueError as error:
+            usage_error(f"{param.opts[0]}: {error}")
+    return value
 
 
-Url = Annotated[str | None, option("--url", "URL of the gateway; default: CARACAL_URL, or the cluster running here.")]
-Gateway = Annotated[str | None, option("--gateway", "URL of a gateway to ask; default: the cluster running here.")]
+def option(name: str, text: str, check: Callable[..., str | None] = not_empty) -> Any:
+    return typer.Option(name, help=text, callback=check)
+
+
+Url = Annotated[
+    str | None, option("--url", "URL of the gateway; default: CARACAL_URL, or the cluster running here.", gateway)
+]
+Gateway = Annotated[
+    str | None, option("--gateway", "URL of a gateway to ask; default: the cluster running here.", gateway)
+]
 Context = Annotated[str | None, option("--context", "A release on Kubernetes: the context of the kubeconfig.")]
 Namespace = Annotated[str | None, option("--namespace", "Namespace, with --context; default: that of the context.")]
 ReleaseName = Annotated[str | None, option("--release", "Release, with --context; needed if there are several.")]
@@ -97,6 +113,14 @@ def gateway_address(url: str | None) -> str:
     if address := url or find().url:
         return address
     raise NoCluster("no gateway is known: give --url or CARACAL_URL")
+
+
+def check_readable(name: str, path: Path) -> None:
+    """Fails for a file that cannot be read, which the option `name` gives."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        usage_error(f"{name} {path}: {error.strerror or error}")
 
 
 def example(text: str) -> str:

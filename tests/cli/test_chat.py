@@ -97,6 +97,32 @@ def test_each_line_of_a_pipe_is_a_turn_of_one_conversation(user: dict[str, str])
         assert third["messages"] == [system, {"role": "user", "content": "three"}]
 
 
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "utf-8:strict"}], ids=str)
+def test_a_pipe_that_is_not_utf_8_ends_at_that_line(user: dict[str, str], locale: dict[str, str]) -> None:
+    with ScriptedEndpoint(lambda body: chat({"content": f"answer {len(body['messages'])}"})) as server:
+        arguments = [*COMMAND, "chat", "--url", server.url]
+        sent = "猫\n".encode() + b"caf\xe9\nnot sent\n"
+        done = subprocess.run(arguments, env=user | locale, input=sent, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, b"answer 1\n")
+        assert done.stderr == b"caracal: a line of standard input is not UTF-8; it is not sent\n"
+        assert server.bodies[0]["messages"] == [{"role": "user", "content": "猫"}]
+
+
+def test_a_line_that_is_not_utf_8_ends_no_conversation(user: dict[str, str]) -> None:
+    """Without readline, which takes no such bytes."""
+    with (
+        ScriptedEndpoint(lambda body: chat({"content": "hi"})) as server,
+        terminal(user | {"TERM": "dumb"}, server) as one,
+    ):
+        one.until("> ")
+        os.write(one.main, b"caf\xe9\r")
+        one.until("not UTF-8; it is not sent")
+        one.until("> ")
+        one.type("hello\r")
+        one.until("\nhi")
+        assert [body["messages"][-1]["content"] for body in server.bodies] == ["hello"]
+
+
 def test_commands_save_and_show(user: dict[str, str], tmp_path: Path) -> None:
     with ScriptedEndpoint(lambda body: chat({"content": "hi"})) as server:
         file = tmp_path / "talk.json"

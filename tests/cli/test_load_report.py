@@ -122,7 +122,8 @@ def test_nothing_succeeded_is_a_report_too() -> None:
     [
         (lambda: parse_goodput(["itl:5"]), "--goodput: 'itl:5' is not METRIC:MILLISECONDS"),
         (lambda: parse_goodput(["ttft=5"]), "--goodput"),
-        (lambda: parse_goodput(["ttft:-5"]), "is negative"),
+        (lambda: parse_goodput(["ttft:-5"]), "is not from 0"),
+        (lambda: parse_goodput(["ttft:nan"]), "is not from 0"),
         (lambda: parse_goodput(["ttft:soon"]), "'soon' is not a number"),
         (lambda: parse_metrics("ttft,latency"), "--percentile-metrics: 'latency' is none of"),
         (lambda: parse_percentiles("50,101"), "--metric-percentiles: 101 is not from 0 to 100"),

@@ -162,27 +162,6 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], str]] = {
     "role": ({"messages": [{"role": "cat", "content": "hi"}]}, "messages[0].role"),
     "no_content": ({"messages": [{"role": "user"}]}, "messages[0].content"),
     "content_number": ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
-    "content_object": ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content"),
-    "content_str": ({"messages": [{"role": "user", "content": {"str": 1}}]}, "messages[0].content"),
-    "part_type": ({"messages": [{"role": "user", "content": [{"type": 5}]}]}, "messages[0].content[0].type"),
-    "part_number": ({"messages": [{"role": "user", "content": [5]}]}, "messages[0].content[0]"),
-    "part_text": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
-        "messages[0].content[0].text",
-    ),
-    "call_name": (
-        {"messages": [*HI, {"role": "assistant", "tool_calls": [{"id": "a", "function": {}}]}]},
-        "messages[1].tool_calls[0].function.name",
-    ),
-    "tool_choice_number": ({"messages": HI, "tool_choice": 5, "tools": [F]}, "tool_choice"),
-    "tool_choice_function": (
-        {"messages": HI, "tool_choice": {"type": "function"}, "tools": [F]},
-        "tool_choice.function",
-    ),
-    "tool_choice_allowed": (
-        {"messages": HI, "tool_choice": {"type": "allowed_tools"}, "tools": [F]},
-        "tool_choice.allowed_tools",
-    ),
     "forced_regex": (
         {"messages": HI, "tools": [F], "tool_choice": "required", "guided_regex": "a"},
         "guided_regex",

@@ -122,6 +122,28 @@ def test_a_stored_response_is_what_was_sent(routers: tuple[Harness, Harness]) ->
             client_of(router).responses.delete(answer.id)
 
 
+def test_no_response_is_in_the_background_so_that_it_could_be_cancelled(routers: tuple[Harness, Harness]) -> None:
+    client = client_of(routers[0])
+    answer = client.responses.create(model=MODEL, input="hi")
+    with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response") as caught:
+        client_of(routers[1]).responses.cancel(answer.id)
+    assert caught.value.param == "response_id"
+    assert client.responses.retrieve(answer.id).status == "completed"
+    for unknown in ("resp_" + "0" * 48, "x", client.responses.create(model=MODEL, input="hi", store=False).id):
+        with pytest.raises(openai.NotFoundError) as missing:
+            client.responses.cancel(unknown)
+        assert missing.value.code == "response_not_found"
+
+
+def test_encrypted_reasoning_is_not_stored_twice(routers: tuple[Harness, Harness]) -> None:
+    set_answer(routers[0], "<longcat_think>so</longcat_think>hello")
+    client = client_of(routers[0])
+    answer = client.responses.create(model=MODEL, input="hi", include=["reasoning.encrypted_content"])
+    assert answer.output[0].encrypted_content
+    stored = client.responses.retrieve(answer.id)
+    assert (stored.output[0].encrypted_content, stored.output[0].content[0].text) == (None, "so")
+
+
 def test_input_items_are_listed_in_pages(routers: tuple[Harness, Harness]) -> None:
     one, two = routers
     first = create(one, [{"role": "user", "content": "a"}, {"role": "developer", "content": "b"}])

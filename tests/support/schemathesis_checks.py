@@ -21,13 +21,13 @@ REASONS = (
     "needs a last message of the assistant with text",
     "top_logprobs needs logprobs",
     "min_tokens must be at most max_tokens",
-    "rules of white space need json",
+    "needs json or json_object",
     r"^(structured_outputs|guided_\w+|response_format|text\.format|output_config\.format)(\.\w+)*: ",  # no grammar
+    r"^tools(\[\d+\](\.\w+)+)?: ",
     "Previous response with id",
     "has no variable",  # of the template, which chat_template_kwargs are to set
     "'prompt_logprobs' are not available when 'stream'",
     "cannot be combined",
-    "only one of json, regex",
     "contradicts",
     "a stop string has 1 to 256 bytes",
     "after: the response has no such input item",

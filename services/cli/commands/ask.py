@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.options import Url, fail, finite, gateway_address, header_value, usage_error
+from services.cli.options import Url, check_readable, fail, finite, gateway_address, header_value, usage_error
 from services.cli.options import text as plain_text
 from services.process.settings import InvalidSetting
 
@@ -77,6 +77,7 @@ def chat(
 
 
 def _tools(path: Path) -> Any:
+    check_readable("--tools", path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from services.cli.options import fail, finite, gateway_address, header_value, on_cluster, usage_error
+from services.cli.options import (
+    check_readable,
+    fail,
+    finite,
+    gateway,
+    gateway_address,
+    header_value,
+    on_cluster,
+    option,
+    usage_error,
+)
 
 SEVERAL = ("--goodput", "--header", "--metadata")  # options that take several words, as vLLM's do
 
@@ -33,8 +43,9 @@ class ServeCommand(TyperCommand):
 
 def serve(
     base_url: Annotated[
-        str, typer.Option(help="URL of the server; default: CARACAL_URL, or the cluster running here.")
-    ] = "",
+        str | None,
+        option("--base-url", "URL of the server; default: CARACAL_URL, or the cluster running here.", gateway),
+    ] = None,
     host: Annotated[str, typer.Option(help="Instead of --base-url, with --port.")] = "",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="8000 if only --host is given.")] = None,
     backend: Annotated[str, typer.Option(help="openai or vllm (completions), or openai-chat.")] = "openai",
@@ -124,6 +135,8 @@ def _run(**given: Any) -> None:
             path=given["dataset_path"],
             **{name: given[name] for name in ("num_prompts", "input_len", "output_len", "range_ratio", "seed")},
         )
+        if dataset.path is not None:
+            check_readable("--dataset-path", dataset.path)
         reporting = load.Reporting(
             metrics=load.parse_metrics(given["percentile_metrics"]),
             percentiles=load.parse_percentiles(given["metric_percentiles"]),
@@ -142,12 +155,14 @@ def _run(**given: Any) -> None:
         code = bench_serve(requests, dataset, reporting, saving, as_json=given["as_json"], progress=progress)
     except load.BadOption as error:
         usage_error(str(error))
-    except (ServerError, OSError) as error:
+    except ServerError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     raise typer.Exit(code)
 
 
-def _address(base_url: str, host: str, port: int | None) -> str:
+def _address(base_url: str | None, host: str, port: int | None) -> str:
     """The server's URL, from what was given, or of the cluster running here."""
     from services.cli.gateway_url import gateway_url
     from services.process.addresses import authority
@@ -156,4 +171,4 @@ def _address(base_url: str, host: str, port: int | None) -> str:
         usage_error("--base-url and --host or --port name two servers: give one of them")
     if host or port:
         return f"http://{authority(host or '127.0.0.1', port or 8000)}"
-    return gateway_url(on_cluster(lambda: gateway_address(base_url or None)))
+    return gateway_url(on_cluster(lambda: gateway_address(base_url)))

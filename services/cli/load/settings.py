@@ -110,8 +110,8 @@ def parse_goodput(words: Sequence[str]) -> dict[str, float]:
         if name not in GOODPUT or not colon:
             raise BadOption(f"--goodput: {word!r} is not METRIC:MILLISECONDS with one of {', '.join(GOODPUT)}")
         found[name] = _number("--goodput", number)
-        if found[name] < 0:
-            raise BadOption(f"--goodput: {word!r} is negative")
+        if not found[name] >= 0:
+            raise BadOption(f"--goodput: {word!r} is not from 0")
     return found
 
 
@@ -134,12 +134,16 @@ def parse_headers(words: Sequence[str]) -> dict[str, str]:
 def parse_body(text: str) -> dict[str, Any]:
     """Parses the JSON object of --extra-body. Raises BadOption."""
     try:
-        found = json.loads(text or "{}")
+        found = json.loads(text or "{}", parse_constant=_no_number)
     except ValueError as error:
         raise BadOption(f"--extra-body is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadOption("--extra-body is not a JSON object")
     return found
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _number(name: str, text: str) -> float:
