@@ -61,4 +61,4 @@ def test_the_document_is_what_happens(url: str, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(CONFIG.parents[1]), "NO_COLOR": "1"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "22 selected / 22 total" in result.stdout
+    assert "23 selected / 23 total" in result.stdout

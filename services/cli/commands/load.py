@@ -23,6 +23,10 @@ from services.cli.options import (
 
 SEVERAL = ("--goodput", "--header", "--metadata")  # options that take several words, as vLLM's do
 
+BaseUrl = Annotated[
+    str | None,
+    option("--base-url", "URL of the server; default: CARACAL_URL, or the cluster running here.", gateway),
+]
 KEY_VARIABLES = ["CARACAL_API_KEY", "OPENAI_API_KEY"]
 
 
@@ -42,10 +46,7 @@ class ServeCommand(TyperCommand):
 
 
 def serve(
-    base_url: Annotated[
-        str | None,
-        option("--base-url", "URL of the server; default: CARACAL_URL, or the cluster running here.", gateway),
-    ] = None,
+    base_url: BaseUrl = None,
     host: Annotated[str, typer.Option(help="Instead of --base-url, with --port.")] = "",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="8000 if only --host is given.")] = None,
     backend: Annotated[str, typer.Option(help="openai or vllm (completions), or openai-chat.")] = "openai",
