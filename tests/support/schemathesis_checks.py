@@ -28,6 +28,8 @@ REASONS = (
     "has no variable",  # of the template, which chat_template_kwargs are to set
     "'prompt_logprobs' are not available when 'stream'",
     "cannot be combined",
+    "Cannot cancel a synchronous response",
+    "input needs at least one item",
     "contradicts",
     "a stop string has 1 to 256 bytes",
     "after: the response has no such input item",

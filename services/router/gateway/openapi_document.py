@@ -111,6 +111,7 @@ def _link(paths: dict[str, Any]) -> None:
         for path, operations in paths.items()
         if path.startswith(RESPONSE)
         for method, operation in operations.items()
+        if "200" in operation["responses"]  # that can be done with it at all
     }
     links = {name.replace(" /", "_"): link for name, link in links.items()}
     paths["/v1/responses"]["post"]["responses"]["200"]["links"] = links

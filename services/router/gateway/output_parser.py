@@ -74,12 +74,12 @@ class OutputParser:
     def finish(self, *, cut: bool = False, stopped: bool = False) -> list[Delta]:
         """Returns what was held back; an unfinished tool call as far as it can be read, or else as content.
 
-        `cut`: the answer ended at a limit, not where the model ended it; `stopped`: at a stop string. Then a tag or a
-        call that has only begun is nobody's text, and is not shown.
+        `cut`: the answer ended at a limit, not where the model ended it; `stopped`: at a stop string. Then a call that
+        has only begun is nobody's text, and is not shown, nor is a tag that the limit cut.
         """
         held = self._reader.finish()
         unnamed = self._call is not None and not self._call.named
-        if (cut or stopped) and held and (unnamed or held[0].text.startswith(TAG_BEGINS)):
+        if held and ((unnamed and (cut or stopped)) or (cut and held[0].text.startswith(TAG_BEGINS))):
             held = []
         deltas = [delta for piece in held for delta in self._piece(piece)]
         if self._ambiguity is not None:
