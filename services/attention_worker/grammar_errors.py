@@ -11,7 +11,7 @@ UNKNOWN = "it cannot be compiled"
 _PLACE = re.compile(r"(?:at )?(\d+)\(\d+\): (.*)", re.DOTALL)
 _EXCERPT = re.compile(r"\n\s*\d+ \|")  # of the grammar, which follows an error
 _REGEX_ERROR = re.compile(r"regex parse error:.*?\nerror: ([^\n]+)", re.DOTALL)
-_OURS = re.compile(r"::|\w\{|\w\(|\bSome\b|\bpanick", re.ASCII)  # what only programs write
+_OURS = re.compile(r"::|\w ?\{|\w\(|\b[A-Z][a-z]+[A-Z]|\bpanick", re.ASCII)  # what only programs write
 _NAMES = {
     "rule_name": "the name of a rule",
     "TOKEN_NAME": "the name of a terminal",
@@ -50,7 +50,9 @@ _WORDS: tuple[tuple[str, Words], ...] = (
     (r"Pointer '(.*?)' does not exist", lambda found: f"$ref '#{found[1]}' leads nowhere"),
     (r"Unimplemented keys: \[(.*?)\]", lambda found: f"not supported: {found[1].replace(chr(34), '')}"),
     (r"Unknown format: (.+)", lambda found: f"format '{found[1]}' is not supported"),
+    (r"anyOf is empty", lambda _: "nothing satisfies it: an enum or an anyOf is empty"),
     (r"Unsatisfiable schema: (.+)", lambda found: f"nothing satisfies it: {found[1]}"),
+    (r"Expected positive integer for '(.+?)'", lambda found: f"'{found[1]}' must be a whole number from 0"),
     (r"Expected (\w+) for '(.+?)'", lambda found: f"'{found[2]}' must be {_name(found[1])}"),
     (r"oneOf constraints are not supported", lambda _: "a oneOf whose branches may overlap is not supported"),
     (r"invalid multiple of", lambda _: "multipleOf must be above 0"),
