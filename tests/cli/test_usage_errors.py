@@ -159,6 +159,6 @@ def test_processes_say_it_as_well(tmp_path: Path) -> None:
         (["bench", "--no-such"], 2),
         (["top"], 1),
     ):
-        done = command(user, *words)  # type: ignore[arg-type]  # bytes that are no text
+        done = command(user, *words)  # bytes that are no text
         assert (done.returncode, bool(one_line(done))) == (code, True)
         assert done.stdout == ""

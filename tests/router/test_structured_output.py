@@ -117,7 +117,7 @@ def test_a_model_in_love_with_white_space_writes_little_of_it(
 ) -> None:
     spaces = {str(random_model.ids(text)[0]): 100 for text in (" ", "\n", "\t", "  ")}
     text = chat(random_model, logit_bias=spaces, temperature=0, **fields)
-    assert json.loads(text).keys() == SCHEMA["properties"].keys()
+    assert set(json.loads(text)) == {"city", "days"}
     outside = re.sub(r'"[^"]*"', '""', text)
     for found in re.findall(r"\s+", outside):
         assert re.fullmatch(longest, found.replace("\t", "  ")), repr(found)
