@@ -45,7 +45,7 @@ def finite(value: float | None, param: typer.CallbackParam) -> float | None:
     return value
 
 
-def text(value: str | None, param: typer.CallbackParam) -> str | None:
+def plain_text(value: str | None, param: typer.CallbackParam) -> str | None:
     """Fails on bytes that are no text."""
     if value is not None and not is_text(value):
         usage_error(f"{param.opts[0]} is not UTF-8")
@@ -59,7 +59,7 @@ def header_value(value: str | None, param: typer.CallbackParam) -> str | None:
     return value
 
 
-def gateway(value: str | None, param: typer.CallbackParam) -> str | None:
+def usable_url(value: str | None, param: typer.CallbackParam) -> str | None:
     """Fails on what is no URL; none is the default gateway."""
     if not_empty(value, param) is not None:
         try:
@@ -74,10 +74,10 @@ def option(name: str, text: str, check: Callable[..., str | None] = not_empty) -
 
 
 Url = Annotated[
-    str | None, option("--url", "URL of the gateway; default: CARACAL_URL, or the cluster running here.", gateway)
+    str | None, option("--url", "URL of the gateway; default: CARACAL_URL, or the cluster running here.", usable_url)
 ]
 Gateway = Annotated[
-    str | None, option("--gateway", "URL of a gateway to ask; default: the cluster running here.", gateway)
+    str | None, option("--gateway", "URL of a gateway to ask; default: the cluster running here.", usable_url)
 ]
 Context = Annotated[str | None, option("--context", "A release on Kubernetes: the context of the kubeconfig.")]
 Namespace = Annotated[str | None, option("--namespace", "Namespace, with --context; default: that of the context.")]

@@ -184,6 +184,7 @@ def test_constraints_that_exclude_a_forced_call_are_rejected(random_model: Harne
     with pytest.raises(openai.BadRequestError, match="cannot be combined with a tool_choice") as error:
         answer(random_model, tool_choice="required", structured_outputs={"regex": "a"})
     assert error.value.param == "structured_outputs.regex"
+    assert calls(answer(random_model, tool_choice="required", structured_outputs={}, parallel_tool_calls=False))
     for kind in ("array", "bogus", ["object", "null"]):
         with pytest.raises(openai.BadRequestError, match="must be of type object"):
             answer(random_model, tools=[tool("f", {"type": kind})], tool_choice="required")

@@ -9,8 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.options import Url, check_readable, fail, finite, gateway_address, header_value, usage_error
-from services.cli.options import text as plain_text
+from services.cli.options import (
+    Url,
+    check_readable,
+    fail,
+    finite,
+    gateway_address,
+    header_value,
+    plain_text,
+    usage_error,
+)
 from services.process.settings import InvalidSetting
 
 ApiKey = Annotated[

@@ -13,11 +13,11 @@ from services.cli.options import (
     check_readable,
     fail,
     finite,
-    gateway,
     gateway_address,
     header_value,
     on_cluster,
     option,
+    usable_url,
     usage_error,
 )
 
@@ -25,7 +25,7 @@ SEVERAL = ("--goodput", "--header", "--metadata")  # options that take several w
 
 BaseUrl = Annotated[
     str | None,
-    option("--base-url", "URL of the server; default: CARACAL_URL, or the cluster running here.", gateway),
+    option("--base-url", "URL of the server; default: CARACAL_URL, or the cluster running here.", usable_url),
 ]
 KEY_VARIABLES = ["CARACAL_API_KEY", "OPENAI_API_KEY"]
 

@@ -90,7 +90,7 @@ def output_grammar(asked: OutputFormat, token_ids: Mapping[str, int], *, after_r
     answer, field = format_grammar(asked.response_format, asked.structured_outputs)
     calls, asked_by = asked.callable, field.partition(".")[0]
     if asked.forced:
-        if asked.structured_outputs is not None:
+        if asked_by not in ("", "response_format"):
             raise InvalidRequest(f"{field} cannot be combined with a tool_choice that forces a call.", param=field)
         answer, asked_by = None, "tool_choice"  # such an answer has no content for a response_format to shape
     elif calls and answer is None:
@@ -109,7 +109,8 @@ def output_grammar(asked: OutputFormat, token_ids: Mapping[str, int], *, after_r
         )
     text = _grammar(asked, answer, calls, token_ids, after_reasoning=after_reasoning)
     own = asked.structured_outputs.grammar if asked.structured_outputs is not None else None
-    return OutputGrammar(text, asked_by, field, answer is not None and own is not None and own in answer.values())
+    has_lines = own is not None and answer is not None and answer.get("lark_grammar") == own
+    return OutputGrammar(text, asked_by, field, has_lines)
 
 
 def _reason_for_calls(asked: OutputFormat) -> str:
