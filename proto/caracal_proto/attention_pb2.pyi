@@ -31,6 +31,7 @@ class GenerateRequest(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -43,6 +44,8 @@ class GenerateRequest(_message.Message):
     """whom the request counts for, where several ask: a number without a meaning; 0 = nobody known"""
     weight: _builtins.float
     """the caller's share beside others; 0 = 1"""
+    cache_salt: _builtins.bytes
+    """pages are shared only among requests with the same one, of at most 64 bytes"""
     traceparent: _builtins.str
     """W3C trace context of the attempt; empty when it is not traced"""
     tracestate: _builtins.str
@@ -66,12 +69,13 @@ class GenerateRequest(_message.Message):
         probe: _builtins.bool = ...,
         caller: _builtins.int = ...,
         weight: _builtins.float = ...,
+        cache_salt: _builtins.bytes = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "caller", b"caller", "emitted_ids", b"emitted_ids", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,11 +265,14 @@ class GenerateEvent(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     finish_reason: _builtins.str
     """empty | stop | length"""
     stop_id: _builtins.int
     """the id that stopped it, when finish_reason = stop"""
+    cached_tokens: _builtins.int
+    """with the attempt's first token: tokens of the prompt that were in the cache"""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]: ...
     @_builtins.property
@@ -280,10 +287,11 @@ class GenerateEvent(_message.Message):
         finish_reason: _builtins.str = ...,
         stop_id: _builtins.int = ...,
         prompt: _abc.Iterable[Global___Token] | None = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "finish_reason", b"finish_reason", "prompt", b"prompt", "stop_id", b"stop_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "finish_reason", b"finish_reason", "prompt", b"prompt", "stop_id", b"stop_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,6 +467,7 @@ class AttentionDescription(_message.Message):
     MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     numerics_class: _builtins.str
@@ -473,6 +482,7 @@ class AttentionDescription(_message.Message):
     draining: _builtins.bool
     places: _builtins.int
     """sequences of routers that run at once; 0 = it does not say"""
+    prefix_cache: _builtins.bool
     def __init__(
         self,
         *,
@@ -489,10 +499,11 @@ class AttentionDescription(_message.Message):
         max_model_len: _builtins.int = ...,
         draining: _builtins.bool = ...,
         places: _builtins.int = ...,
+        prefix_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "max_model_len", b"max_model_len", "numerics_class", b"numerics_class", "page_size", b"page_size", "places", b"places", "progress", b"progress", "running", b"running", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "max_model_len", b"max_model_len", "numerics_class", b"numerics_class", "page_size", b"page_size", "places", b"places", "prefix_cache", b"prefix_cache", "progress", b"progress", "running", b"running", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,11 +28,14 @@ class TextRequest(_message.Message):
     MESSAGES_JSON_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """empty = the one served"""
     prompt: _builtins.str
     messages_json: _builtins.str
     """the `messages` array of a chat completion"""
+    cache_salt: _builtins.str
+    """as over HTTP"""
     @_builtins.property
     def sampling(self) -> _attention_pb2.Sampling:
         """seed 0 = chosen at random by the router; top_p, repetition_penalty or max_tokens 0 = not set. What is not set is taken
@@ -49,10 +52,11 @@ class TextRequest(_message.Message):
         messages_json: _builtins.str = ...,
         sampling: _attention_pb2.Sampling | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        cache_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "messages_json", b"messages_json", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "messages_json", b"messages_json", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "input", b"input", "messages_json", b"messages_json", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "messages_json"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -70,11 +74,14 @@ class TextEvent(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     SYSTEM_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     finish_reason: _builtins.str
     prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
     system_fingerprint: _builtins.str
+    cached_tokens: _builtins.int
+    """of the prompt"""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_attention_pb2.Token]: ...
     def __init__(
@@ -86,10 +93,11 @@ class TextEvent(_message.Message):
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         system_fingerprint: _builtins.str = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "prompt_tokens", b"prompt_tokens", "system_fingerprint", b"system_fingerprint", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "prompt_tokens", b"prompt_tokens", "system_fingerprint", b"system_fingerprint", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,6 +87,7 @@ class Opened:
             max_model_len=settings.max_model_len or min(positions, pages * settings.page_size),
             max_itl_s=settings.max_itl_s,
             slowdown=settings.fair_slowdown or math.inf,
+            prefix_cache=settings.prefix_cache,
             max_scores=max(1, min(settings.step_tokens, SCORE_BYTES // (4 * self.config.vocab_size))),
         )
 

@@ -55,6 +55,10 @@ class AttentionMetrics(Collector):
         yield _gauge("caracal:num_requests_waiting", "Sequences waiting for admission", len(scheduler.waiting))
         yield _gauge("caracal:kv_cache_usage_perc", "Share of pages in use, 0 to 1", pages.used / pages.total)
         yield _count("caracal:num_preemptions", "Sequences preempted for lack of pages", scheduler.preemptions)
+        yield _count("caracal:prefix_cache_queries", "Tokens of admitted sequences", scheduler.prefix_queries)
+        yield _count("caracal:prefix_cache_hits", "Those of them that were cached", scheduler.prefix_hits)
+        yield _gauge("caracal_prefix_cache_pages", "Pages that can be shared, used ones too", pages.named)
+        yield _count("caracal_prefix_cache_evictions", "Shareable pages that were needed for others", pages.evictions)
         yield _count(
             "caracal_attention_busy_rejections", "Attempts rejected, too many being open", self._busy_rejections()
         )

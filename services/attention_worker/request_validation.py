@@ -10,6 +10,7 @@ from caracal_proto import attention_pb2
 
 from services.attention_worker.engine.sequence import Request, Sampling
 from services.attention_worker.engine.token_rules import Reasoning
+from services.prefixes.page_names import MAX_SALT_BYTES
 
 MAX_TOP_LOGPROBS = 64
 MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e6
@@ -36,6 +37,8 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         f"has {len(emitted)} tokens after a prompt of {len(prompt)}, the model length is {max_model_len}",
     )
     sampling = _sampling(message.sampling, vocab_size)
+    salt = len(message.cache_salt)
+    _require(salt <= MAX_SALT_BYTES, "cache_salt", f"has {salt} bytes, it may have {MAX_SALT_BYTES}")
     _require(message.scored <= len(prompt), "scored", f"is {message.scored}, the prompt has {len(prompt)} tokens")
     _within("weight", message.weight, 0.0, MAX_WEIGHT)
     _require(not (sampling.prompt_only and emitted), "emitted_ids", "is not empty, but the answer has no tokens")
@@ -48,6 +51,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         probe=message.probe,
         caller=message.caller,
         weight=max(message.weight, MIN_WEIGHT) if message.weight else 1.0,
+        salt=message.cache_salt,
     )
 
 

@@ -38,6 +38,9 @@ class AttentionSettings(WorkerSettings):
         "1: other processes use this GPU's memory as well, so a CARACAL_KV_PAGES of 0 means the same as on a CPU", False
     )
     page_size: int = setting("tokens of a page", 64, minimum=16, multiple_of=16)
+    prefix_cache: bool = setting(
+        "1 keeps full pages of ended sequences while there is room, for sequences that begin with the same tokens", True
+    )
     max_batch_tokens: int = setting(
         f"tokens of a step, prompt chunks and decodes together; 0 = {CPU_BATCH_TOKENS} on a CPU, {GPU_BATCH_TOKENS} on "
         "a GPU",

@@ -18,6 +18,7 @@ from services.attention_worker.engine.engine import Engine
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
+from services.attention_worker.page_reporter import PageReporter
 from services.attention_worker.recent_layers import RecentLayers
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
@@ -91,7 +92,14 @@ class AttentionWorker:
         self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
         self._loop = asyncio.get_running_loop()
         self._delivery = LoopDelivery(self._loop)
-        self._engine = Engine(loaded.model, self._dispatcher, loaded.limits, config.eos_ids, deliver=self._delivery)
+        self._engine = Engine(
+            loaded.model,
+            self._dispatcher,
+            loaded.limits,
+            config.eos_ids,
+            numerics_class=loaded.numerics.name,
+            deliver=self._delivery,
+        )
         self._engine_ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._grammars = GrammarCompiler(settings.model, config.vocab_size, config.eos_ids)
@@ -144,8 +152,14 @@ class AttentionWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop."""
-        return self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()
+        """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop, and
+        what routers are told of cached pages.
+        """
+        tasks = self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()
+        if not self._engine.limits.prefix_cache:
+            return tasks
+        identity, pages = self._identity, self._engine.cache.pages
+        return *tasks, PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run()
 
     async def drain(self) -> None:
         """Evicts running sequences when another worker can continue them, else after the drain timeout."""

@@ -173,6 +173,7 @@ def attention_worker_pool(settings: RouterSettings, others: Others, assets: Mode
         max_model_len=assets.max_model_len,
         timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
         count_routers=partial(count_routers, others.membership),
+        read_hints=others.membership.pages.read,
         dialer=others.dialer,
     )
 

@@ -11,8 +11,10 @@ from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.scheduler import CannotFit, Chunk, Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 from services.attention_worker.engine.step_cost import Work
+from services.prefixes.page_names import PageNames, root_name
 
 PAGE_SIZE = 4
+ROOT = root_name("class", PAGE_SIZE)
 
 
 def make(key: int, prompt: int, answer: int, emitted: int = 0) -> Sequence:
@@ -22,15 +24,17 @@ def make(key: int, prompt: int, answer: int, emitted: int = 0) -> Sequence:
         emitted_ids=(7,) * emitted,
         sampling=Sampling(max_tokens=answer),
     )
-    return Sequence(key, request, frozenset(), prompt + answer, lambda tokens, ending: None)
+    names = PageNames(ROOT, PAGE_SIZE) if key % 3 else None
+    return Sequence(key, request, frozenset(), prompt + answer, lambda tokens, ending: None, names=names)
 
 
 def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
     """Runs a step as the engine does: caches the chunks, appends tokens, removes and returns ended sequences."""
     ended = []
+    sampled = [chunk.samples for chunk in chunks]
     for chunk in chunks:
-        samples = chunk.samples
-        chunk.sequence.cached += chunk.length
+        scheduler.computed(chunk)
+    for chunk, samples in zip(chunks, sampled, strict=True):
         if samples:
             chunk.sequence.append(9)
             if chunk.sequence.ending:
@@ -107,8 +111,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def every_page_is_free_or_used_once(self) -> None:
         pool = self.scheduler.pages
-        used = pool.table_SX[pool.table_SX >= 0].tolist()
-        assert len(used) == len(set(used)) == pool.used
+        full: list[int] = []
+        unfinished: list[int] = []  # which are going to be written to, so that no other row may have them
+        for sequence in self.scheduler.running:
+            pages, done = pool.table_SX[sequence.row].tolist(), sequence.cached // PAGE_SIZE
+            full += pages[:done]
+            unfinished += [page for page in pages[done:] if page >= 0]
+        assert len(unfinished) == len(set(unfinished))
+        assert not set(full) & set(unfinished)
+        assert -1 not in full
+        assert len({*full, *unfinished}) == pool.used
         assert all(sequence.row is None for sequence in self.scheduler.waiting)
         rows = [sequence.row for sequence in self.scheduler.running]
         assert len(rows) == len(set(rows))

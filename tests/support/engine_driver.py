@@ -26,6 +26,7 @@ def limits(
     max_itl_s: float = math.inf,
     max_scores: int = 256,
     slowdown: float = math.inf,
+    prefix_cache: bool = True,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -36,6 +37,7 @@ def limits(
         max_itl_s=max_itl_s,
         max_scores=max_scores,
         slowdown=slowdown,
+        prefix_cache=prefix_cache,
     )
 
 
@@ -59,6 +61,11 @@ class Received:
     @property
     def ids(self) -> list[int]:
         return [token.id for token in self.tokens if not token.rank]
+
+    @property
+    def cached(self) -> int:
+        """How many tokens of the prompt were in the cache."""
+        return next(token.cached for token in self.tokens if not token.rank)
 
     @property
     def scores(self) -> list[TokenOut]:
@@ -125,6 +132,7 @@ class Driver:
         scored: int = 0,
         rules: TokenRules | None = None,
         caller: int = 0,
+        salt: bytes = b"",
     ) -> Received:
         received = Received()
         replayed = tuple(emitted or ())
@@ -135,6 +143,7 @@ class Driver:
             scored=scored,
             sampling=sampling,
             caller=caller,
+            salt=salt,
         )
         received.key = self.engine.submit(request, received, rules)
         self.received[received.key] = received

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Literal, Protocol
@@ -35,6 +35,7 @@ from services.attention_worker.engine.token_rules import NothingAllowed, TokenRu
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.checkpoint.ngram import NgramConfig
+from services.prefixes.page_names import PageNames, root_name
 from services.router.dispatch.errors import WorkerUnavailable
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class EngineLimits:
     max_itl_s: float = math.inf
     max_scores: int = 256
     slowdown: float = math.inf
+    prefix_cache: bool = True
 
 
 @dataclass(slots=True)
@@ -99,9 +101,11 @@ class Engine:
         limits: EngineLimits,
         eos_ids: frozenset[int],
         *,
+        numerics_class: str = "",
         deliver: Deliver = deliver_here,
     ) -> None:
         self.limits = limits
+        self._numerics_class = numerics_class
         self.counters = Counters()
         self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
         self.scheduler = Scheduler(
@@ -144,10 +148,18 @@ class Engine:
         """
         asked, max_length = request.sampling, self.check_fits(request)
         stop_ids = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._eos_ids
-        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit, rules)
+        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit, rules, self._names(request))
         if not self._put(partial(self._accept, sequence)):
             raise EngineStopped("the worker is stopping")
         return sequence.key
+
+    def _names(self, request: Request) -> PageNames | None:
+        if not self.limits.prefix_cache:
+            return None
+        size = self.limits.page_size
+        names = PageNames(root_name(self._numerics_class, size, request.salt), size)
+        names.of(request.prompt_ids, len(request.prompt_ids))  # here, and not in a step
+        return names
 
     def cancel(self, key: int) -> None:
         """Ends a sequence, from any thread; its pages are free before the next step. Does nothing if it has ended."""
@@ -210,7 +222,7 @@ class Engine:
         if sequences or not logits_BV.is_cuda:  # a GPU may still be busy with a step that samples nothing
             self.scheduler.cost.observe(work, time.perf_counter() - started)
         for chunk in chunks:
-            chunk.sequence.cached += chunk.length
+            self.scheduler.computed(chunk)
         self.counters.model_tokens += len(step.ids_T)
         deliveries = self._prompt_ticks(chunks) + [self._take_scores(*scored) for scored in scores]
         return deliveries + [
@@ -229,6 +241,7 @@ class Engine:
     def _take_scores(self, chunk: Chunk, scores: list[TokenOut] | NonFiniteLogits) -> Delivery:
         sequence = chunk.sequence
         if isinstance(scores, NonFiniteLogits):
+            self.scheduler.forget(sequence)
             return self._end(sequence, [], Ending("failed", message=str(scores)))
         sequence.scored = scores[-1].index + 1
         if sequence.ending is not None:  # of a sequence without an answer
@@ -237,9 +250,12 @@ class Engine:
 
     def _take(self, sequence: Sequence, token: Sampled) -> Delivery:
         if isinstance(token, NonFiniteLogits):
+            self.scheduler.forget(sequence)
             return self._end(sequence, [], Ending("failed", message=str(token)))
         if isinstance(token, NothingAllowed):
             return self._end(sequence, [], Ending("rejected", message=str(token)))
+        if sequence.generated == len(sequence.request.emitted_ids):
+            token = replace(token, cached=sequence.hit)
         sequence.append(token.id)
         self.counters.generation_tokens += not sequence.request.probe
         ending = sequence.ending

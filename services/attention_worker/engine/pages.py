@@ -1,9 +1,16 @@
-"""The page numbers of the latent cache: which are free, and which each running sequence has. No torch, no I/O.
+"""The page numbers of the latent cache: which are free, which each running sequence has, and what those hold. No torch,
+no I/O.
 
+A full page may have a name (`services/prefixes/page_names.py`). Then it outlives its sequence, and other sequences may
+share it, until it is the one that nobody has used for longest and a page is needed. Only pages without a name are
+written to: sequences get named ones for what they need not compute.
 Legend: S rows of the page table (running sequences), X pages of a row.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +23,64 @@ class PagePool:
         self.page_size = page_size
         self.total = num_pages
         self.table_SX: NDArray[np.int32] = np.full((rows, self.pages_for(max_length)), -1, np.int32)
+        self.evictions = 0  # named pages whose place was needed
+        self.changes = 0  # of what is named
         self._held = [0] * rows
+        self._published = [0] * rows  # pages of a row, from its beginning, that have had their name
         self._free_rows = list(range(rows))[::-1]
-        self._free = list(range(num_pages))[::-1]
+        self._free = list(range(num_pages))[::-1]  # without a name
+        self._users = [0] * num_pages  # rows that have a page
+        self._name: dict[int, bytes] = {}
+        self._page: dict[bytes, int] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()  # named, and no row has it; the longest unused is first
 
     @property
     def used(self) -> int:
-        return self.total - len(self._free)
+        """How many pages rows have."""
+        return self.total - self.available
+
+    @property
+    def available(self) -> int:
+        """How many pages could be allocated."""
+        return len(self._free) + len(self._idle)
+
+    @property
+    def named(self) -> int:
+        """How many pages have a name."""
+        return len(self._page)
+
+    def names(self) -> list[bytes]:
+        """The names of all pages that have one, from any thread."""
+        return list(self._page)
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def allocate(self, tokens: int) -> int | None:
-        """Allocates a row with pages for `tokens` positions; None when there are not enough pages or rows."""
-        if not self._free_rows or self.pages_for(tokens) > len(self._free):
+    def cached(self, names: Sequence[bytes]) -> int:
+        """How many of these names, from the first one on, pages have."""
+        for count, name in enumerate(names):
+            if name not in self._page:
+                return count
+        return len(names)
+
+    def lacking(self, tokens: int, names: Sequence[bytes] = ()) -> int:
+        """How many pages more it takes to `allocate` them."""
+        in_use = sum(self._users[self._page[name]] > 0 for name in names)
+        return self.pages_for(tokens) - in_use - self.available
+
+    def allocate(self, tokens: int, names: Sequence[bytes] = ()) -> int | None:
+        """Allocates a row with pages for `tokens` positions; None when there are not enough pages or rows.
+
+        `names`: of pages that are `cached`; they are the row's first ones.
+        """
+        if not self._free_rows or self.lacking(tokens, names) > 0:
             return None
+        shared = [self._page[name] for name in names]
         row = self._free_rows.pop()
+        for index, page in enumerate(shared):
+            self._use(page)
+            self.table_SX[row, index] = page
+        self._held[row] = self._published[row] = len(shared)
         self.grow(row, tokens)
         return row
 
@@ -40,18 +89,75 @@ class PagePool:
         held, wanted = self._held[row], self.pages_for(tokens)
         if wanted <= held:
             return True
-        if wanted - held > len(self._free):
+        if wanted - held > self.available:
             return False
         for index in range(held, wanted):
-            self.table_SX[row, index] = self._free.pop()
+            page = self._take()
+            self._use(page)
+            self.table_SX[row, index] = page
         self._held[row] = wanted
         return True
 
+    def publish(self, row: int, names: Sequence[bytes]) -> None:
+        """Names the row's first pages, which are full and computed. One whose name another page has gets none."""
+        for index in range(self._published[row], len(names)):
+            if names[index] not in self._page:
+                page = int(self.table_SX[row, index])
+                self._name[page], self._page[names[index]] = names[index], page
+                self.changes += 1
+        self._published[row] = max(self._published[row], len(names))
+
+    def share(self, row: int, start: int, names: Sequence[bytes]) -> int:
+        """Replaces the row's pages from number `start` on, as far as pages have these names; returns how many.
+
+        What the row has written to those pages is dropped: it is a part of what the named ones hold.
+        """
+        assert start >= self._published[row], "pages that others may have are not replaced"
+        count = self.cached(names)
+        for index, name in enumerate(names[:count], start):
+            own, page = int(self.table_SX[row, index]), self._page[name]
+            self._use(page)
+            self.table_SX[row, index] = page
+            self._release(own)
+        self._published[row] = max(self._published[row], start + count if count else 0)
+        return count
+
+    def forget(self, row: int) -> None:
+        """Takes the names of the row's pages away: what they hold is not to be shared."""
+        for page in self.table_SX[row, : self._held[row]].tolist():
+            if (name := self._name.pop(page, None)) is not None:
+                del self._page[name]
+                self.changes += 1
+
     def free(self, row: int) -> None:
-        """Frees a row and its pages."""
+        """Frees a row. Its named pages stay cached; the last ones, which need those before them, go first."""
         held = self._held[row]
         assert held, f"row {row} has no pages"
-        self._free.extend(self.table_SX[row, :held].tolist())
+        for page in reversed(self.table_SX[row, :held].tolist()):
+            self._release(page)
         self.table_SX[row, :held] = -1
-        self._held[row] = 0
+        self._held[row] = self._published[row] = 0
         self._free_rows.append(row)
+
+    def _use(self, page: int) -> None:
+        self._users[page] += 1
+        self._idle.pop(page, None)
+
+    def _release(self, page: int) -> None:
+        self._users[page] -= 1
+        if self._users[page]:
+            return
+        if page in self._name:
+            self._idle[page] = None
+        else:
+            self._free.append(page)
+
+    def _take(self) -> int:
+        """A page that nobody has; the named one that was not used for longest if there are no others."""
+        if self._free:
+            return self._free.pop()
+        page, _ = self._idle.popitem(last=False)
+        del self._page[self._name.pop(page)]
+        self.evictions += 1
+        self.changes += 1
+        return page

@@ -100,6 +100,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.preemptions = 0
+        self.prefix_queries = self.prefix_hits = 0  # tokens of admitted sequences, and those that were in the cache
 
     def check_fits(self, max_length: int) -> None:
         """Raises CannotFit when a sequence of `max_length` tokens could never finish here."""
@@ -124,6 +125,19 @@ class Scheduler:
             self._admit(plan)
         return plan.chunks
 
+    def computed(self, chunk: Chunk) -> None:
+        """Notes that a chunk's latents are in its pages: those that are full now are cached for other sequences."""
+        sequence = chunk.sequence
+        before, sequence.cached = sequence.cached, sequence.cached + chunk.length
+        size = self.pages.page_size
+        if sequence.names is not None and sequence.row is not None and before // size != sequence.cached // size:
+            self.pages.publish(sequence.row, sequence.names.of(sequence.ids, sequence.cached))
+
+    def forget(self, sequence: Sequence) -> None:
+        """Keeps what a running sequence has computed from being used by others."""
+        if sequence.row is not None:
+            self.pages.forget(sequence.row)
+
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence and frees its pages."""
         if sequence.row is None:
@@ -138,7 +152,7 @@ class Scheduler:
         if not self.waiting:
             return
         newcomer = self._next()
-        lacks = self.pages.pages_for(len(newcomer.ids) + 1) - (self.pages.total - self.pages.used)
+        lacks = self.pages.lacking(len(newcomer.ids) + 1, self._cached_names(newcomer))
         if self.running and (lacks > 0 or len(self.running) >= self.max_running):
             for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self._fair):
                 self._preempt(victim)
@@ -172,6 +186,7 @@ class Scheduler:
         self._free_pages(victim)
         self.waiting.appendleft(victim)
         self._fair.waits(victim)
+        victim.preempted = True
         self.preemptions += 1
 
     def _prefill(self, plan: _Plan) -> None:
@@ -185,15 +200,25 @@ class Scheduler:
             sequence = self._next()
             if not self._takes(plan, sequence):
                 return
+            names = self._cached_names(sequence)
             # With the first new token's page, or the sequence might be preempted one step after its admission.
-            sequence.row = self.pages.allocate(len(sequence.ids) + 1)
+            sequence.row = self.pages.allocate(len(sequence.ids) + 1, names)
             if sequence.row is None:
                 return
+            sequence.cached = len(names) * self.pages.page_size
+            self._count(sequence, len(sequence.ids), sequence.cached)
             self.waiting.remove(sequence)
             self.running.append(sequence)
             self._fair.waits_no_more(sequence)
             self._fair.joined(sequence)
             self._chunk(plan, sequence)
+
+    def _cached_names(self, sequence: Sequence, start: int = 0) -> list[bytes]:
+        """The names of cached pages that the sequence can use instead of its own from page `start` on."""
+        if sequence.names is None:
+            return []
+        names = sequence.names.of(sequence.ids, sequence.reusable)[start:]
+        return names[: self.pages.cached(names)]
 
     def _takes(self, plan: _Plan, sequence: Sequence) -> bool:
         """Whether it may be admitted. One that waits for scores is, so that those behind it need not wait as well."""
@@ -201,10 +226,27 @@ class Scheduler:
 
     def _chunk(self, plan: _Plan, sequence: Sequence) -> bool:
         """Adds as much of the sequence's prompt as the step has room for; false when it has none."""
+        self._reuse(sequence)
         length = self._room(plan, sequence)
         if length:
             plan.add(Chunk(sequence, sequence.cached, length))
         return length > 0
+
+    def _reuse(self, sequence: Sequence) -> None:
+        """Lets a prompt use pages that others have computed since its own last chunk."""
+        start = sequence.cached // self.pages.page_size
+        names = self._cached_names(sequence, start)
+        if names and sequence.row is not None:
+            cached = (start + self.pages.share(sequence.row, start, names)) * self.pages.page_size
+            self._count(sequence, 0, cached - sequence.cached)
+            sequence.cached = cached
+
+    def _count(self, sequence: Sequence, queried: int, hit: int) -> None:
+        if sequence.names is not None and not sequence.preempted:
+            sequence.reused += hit
+            if not sequence.request.probe:
+                self.prefix_queries += queried
+                self.prefix_hits += hit
 
     def _room(self, plan: _Plan, sequence: Sequence) -> int:
         """How many tokens of the sequence the step still takes."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 from services.attention_worker.engine.token_rules import Reasoning, TokenRules
+from services.prefixes.page_names import PageNames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class Request:
     probe: bool = False  # no user's: its tokens are not counted
     caller: int = 0  # whom it counts for, as its router says: a number without a meaning
     weight: float = 1.0  # the caller's share beside others
+    salt: bytes = b""  # only requests with the same one share pages
     trace: SequenceTrace | None = None
 
 
@@ -86,6 +88,7 @@ class TokenOut:
     """One generated token: its index over all attempts, and the CRC-32 of the logits row it was sampled from.
 
     With a rank, 1 for the likeliest, it is a token of the prompt that was scored, and the index its place there.
+    `cached`: of an attempt's first token, how many tokens of the prompt were in the cache.
     """
 
     index: int
@@ -94,6 +97,7 @@ class TokenOut:
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
     rank: int = 0
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +125,13 @@ class Sequence:
     max_length: int  # prompt and generated tokens together
     emit: Emit
     rules: TokenRules | None = None
+    names: PageNames | None = None  # of its full pages; None where no pages are shared
     ids: list[int] = field(init=False)
     counts: Counter[int] = field(init=False)  # how often each id was generated, for the penalties
     scored: int = field(init=False)  # tokens of the prompt, from its beginning, that need no score any more
     cached: int = 0
+    reused: int = 0  # tokens that it found in the cache, until it was preempted
+    preempted: bool = False
     row: int | None = None  # in the page table; None while the sequence waits
     ran: int = 0  # the step, as FairShare counts them, in which it last had a turn
     ticked_at: float = -math.inf  # when a delivery last said that its prompt goes on, by the monotonic clock
@@ -148,6 +155,16 @@ class Sequence:
     def remaining(self) -> int:
         """How many tokens still have to go through the model; 1 is a decode."""
         return len(self.ids) - self.cached
+
+    @property
+    def hit(self) -> int:
+        """How many tokens of the prompt were in the cache."""
+        return min(self.reused, len(self.request.prompt_ids))
+
+    @property
+    def reusable(self) -> int:
+        """How many tokens need no computation if they are cached: neither the last one nor rows that give scores."""
+        return (self.scored if self.unscored else len(self.ids)) - 1
 
     @property
     def unscored(self) -> bool:

@@ -26,6 +26,10 @@ class ErrorBody(Answer):
     error: ErrorDetail
 
 
+class PromptTokensDetails(Answer):
+    cached_tokens: int
+
+
 class CompletionTokensDetails(Answer):
     reasoning_tokens: int
 
@@ -36,6 +40,7 @@ class Usage(Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
 

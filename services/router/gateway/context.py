@@ -21,6 +21,7 @@ from services.router.gateway.sampling import (
     choice_seed,
     draw_seed,
     of_choice,
+    page_salt,
     sampling_of,
 )
 from services.router.gateway.schemas import CompletionRequest, Sampled
@@ -97,6 +98,7 @@ class GatewayContext:
             allowed = [min(room, max(1, each)) for room in allowed]
         known = sum(allowed) if max_tokens is not None or visit.tokens_left is not None else 0
         visit.reserve(len(prompts) * choices, choices * prompt, choices * (prompt + known))
+        salt = page_salt(body.cache_salt, visit.caller.name if self.access.on else "")
         base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(
@@ -107,6 +109,7 @@ class GatewayContext:
                 eos_ids=eos_ids,
                 grammar_field=rules.field,
                 grammar_lines=rules.has_lines,
+                cache_salt=salt,
             )
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))
             for choice in range(body.n or 1)

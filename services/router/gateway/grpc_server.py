@@ -98,12 +98,15 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                 if finish_reason is not None:
                     event.finish_reason = finish_reason
                     event.prompt_tokens, event.completion_tokens = choice.prompt_tokens, choice.completion_tokens
+                    event.cached_tokens = choice.cached_tokens
                 yield event
 
 
 def body_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
     """Returns the HTTP request body that is equivalent to a gRPC request. Raises InvalidRequest."""
     fields = _fields(request.sampling) | ({"stop": list(request.stop)} if request.stop else {})
+    if request.cache_salt:
+        fields["cache_salt"] = request.cache_salt
     if request.WhichOneof("input") == "messages_json":
         data = request.messages_json.encode()
         check_values(data, MAX_VALUES)

@@ -18,7 +18,7 @@ MAX_SHOWN = 60  # characters of a field's name
 HARMLESS = frozenset(
     {
         *("user", "safety_identifier", "metadata", "prompt_cache_key", "prompt_cache_retention"),
-        *("prompt_cache_options", "cache_salt", "request_id", "prediction"),
+        *("prompt_cache_options", "request_id", "prediction"),
     }
 )
 

@@ -47,14 +47,19 @@ class Envelope:
 
 
 def usage(choices: Sequence[ChoiceStream]) -> dict[str, Any]:
-    """Returns the token counts of a response; a prompt counts once, however many choices it has."""
-    prompts = {id(choice.prompt_ids): choice for choice in choices}.values()
-    prompt = sum(choice.prompt_tokens for choice in prompts)
+    """Returns the token counts of a response; a prompt counts once, however many choices it has, and its
+    cached tokens are those that all of them found."""
+    prompts: dict[int, list[ChoiceStream]] = {}
+    for choice in choices:
+        prompts.setdefault(id(choice.prompt_ids), []).append(choice)
+    prompt = sum(same[0].prompt_tokens for same in prompts.values())
+    cached = sum(min(choice.cached_tokens for choice in same) for same in prompts.values())
     completion = sum(choice.completion_tokens for choice in choices)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
     }
 

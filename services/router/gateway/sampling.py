@@ -23,6 +23,17 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
+def page_salt(asked: str | None, key: str) -> bytes:
+    """Returns what requests must have in common to share cached pages: their own `cache_salt`, else the `key`'s name.
+
+    It is empty without keys. So how fast an answer comes tells nothing of what other keys have asked.
+    """
+    if asked is None and not key:
+        return b""
+    kind, text = (b"key", key) if asked is None else (b"request", asked)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16, person=kind).digest()
+
+
 def choice_seed(seed: int, choice: int) -> int:
     """Returns the seed of the i-th choice: the request's own for the first, a hash of both for the others."""
     if choice == 0:

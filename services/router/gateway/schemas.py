@@ -48,6 +48,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 128
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD = 256  # characters
+MAX_CACHE_SALT = 256  # characters
 
 GUIDED = ("json", "regex", "choice", "grammar", "whitespace_pattern")
 Number = StrictFloat  # which takes integers too
@@ -66,6 +67,7 @@ TRUNCATED = WithJsonSchema({"type": "integer", "anyOf": [{"const": -1}, {"minimu
 ToolName = Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
+CacheSalt = Annotated[StrictStr, Field(min_length=1, max_length=MAX_CACHE_SALT)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
@@ -117,6 +119,7 @@ class Sampled(Lenient):
     guided_choice: Options | None = None
     guided_grammar: Pattern | None = None
     guided_whitespace_pattern: Pattern | None = None
+    cache_salt: CacheSalt | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
 

@@ -10,7 +10,8 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import grpc
 import grpc.aio
@@ -18,11 +19,14 @@ import structlog
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
+from services.membership.page_hints import PageHint
 from services.membership.redis import RedisUnavailable
 from services.process.loop_time import within
 from services.router.requests.attempt import Attempt
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.context_limit import ContextLimit
+from services.router.requests.prefix_hints import PrefixHints
+from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
@@ -44,8 +48,10 @@ CHANNEL_OPTIONS = (
 UNLISTED_WORKER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
+HINTS_S = 1.0  # between two looks at what workers have cached
 DESCRIBE_S = 1.5  # no worker is too busy to answer Describe; that this router is does not count
 
+ReadHints = Callable[[Sequence[str]], Awaitable[Mapping[str, PageHint]]]
 ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorkerView]]]
 CountRouters = Callable[[], Awaitable[int]]
 
@@ -54,7 +60,8 @@ class AttentionWorkerPool:
     """One per router process; everything runs on its event loop.
 
     `list_workers` returns the workers that are alive now; it may raise RedisUnavailable. Requests wait `hold_s` for a
-    worker after the last one went. Routers share the workers; without `count_routers` this is the only one.
+    worker after the last one went. Routers share the workers; without `count_routers` this is the only one. Without
+    `read_hints` nobody knows what workers have cached.
     `on_refresh` is called when the list has been read again.
     """
 
@@ -67,9 +74,12 @@ class AttentionWorkerPool:
         hold_s: float = HOLD_S,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
         count_routers: CountRouters | None = None,
+        read_hints: ReadHints | None = None,
         dialer: Dialer = PLAIN,
     ) -> None:
         self._dialer = dialer
+        self._read_hints, self._prefixes = read_hints, PrefixHints()
+        self._hints_at = -math.inf
         self._list_workers, self._count_routers = list_workers, count_routers
         self._routers = 1
         self._refresh_s, self._hold_s = refresh_s, hold_s
@@ -131,10 +141,22 @@ class AttentionWorkerPool:
             return "every attention worker is draining"
         return "no attention worker has a placement table yet"
 
-    def choose(self, numerics_class: str | None, avoid: Collection[str]) -> AttentionWorkerView | None:
+    def choose(
+        self, numerics_class: str | None, avoid: Collection[str], cached: Mapping[str, int] = MappingProxyType({})
+    ) -> AttentionWorkerView | None:
+        """The worker for a sequence. `cached`: tokens of its prompt that workers seem to have, by id."""
         return choose_worker(
-            self.workers, self.open_on, numerics_class=numerics_class, avoid={*avoid, *self._stalls.suspects}
+            self.workers,
+            self.open_on,
+            numerics_class=numerics_class,
+            avoid={*avoid, *self._stalls.suspects},
+            cached=cached,
+            places={worker_id: places for (worker_id, _), places in self._places.items()} if cached else {},
         )
+
+    def look_up(self, ids: Sequence[int], salt: bytes) -> PrefixLookup:
+        """What tells who has a prompt cached."""
+        return PrefixLookup(self._prefixes, ids, salt)
 
     async def stream(self, worker: AttentionWorkerView) -> AttemptStream | None:
         """Returns the stream of attempts to a worker, or None when it cannot be reached."""
@@ -178,6 +200,7 @@ class AttentionWorkerPool:
         try:
             self.workers = self._with_lingering(await self._list_workers())
             self._routers = max(1, await self._count_routers()) if self._count_routers else 1
+            await self._refresh_hints()
         except RedisUnavailable:
             log.debug("redis is unavailable, keeping the last list", workers=len(self.workers))
         if self.serving:
@@ -195,6 +218,12 @@ class AttentionWorkerPool:
         self._changed.set()
         self._changed = asyncio.Event()
         self.on_refresh()
+
+    async def _refresh_hints(self) -> None:
+        if self._read_hints is not None and time.monotonic() >= self._hints_at + HINTS_S:
+            self._hints_at = time.monotonic()
+            serving = [worker.worker_id for worker in self.workers if worker.serving]
+            self._prefixes.update(await self._read_hints(serving) if len(serving) > 1 else {})
 
     def _with_lingering(self, listed: Sequence[AttentionWorkerView]) -> tuple[AttentionWorkerView, ...]:
         """Adds the workers that were listed a moment ago: when Redis restarts empty, they still serve."""

@@ -104,6 +104,11 @@ class ChoiceStream:
         return self._lifecycle.tokens
 
     @property
+    def cached_tokens(self) -> int:
+        """How many tokens of the prompt the worker had in its cache; 0 before the first token."""
+        return self._generation.cached_tokens
+
+    @property
     def numerics_class(self) -> str:
         return self._generation.numerics_class or ""
 

@@ -60,6 +60,7 @@ class GenerationRequest:
     eos_ids: frozenset[int] = frozenset()
     grammar_field: str = ""
     grammar_lines: bool = False
+    cache_salt: bytes = b""  # see GenerateRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Generation:
         self._progress_at = time.monotonic()
         self.progress = GenerationProgress()
         self.numerics_class: str | None = None
+        self.cached_tokens = 0  # of the prompt, as its first attempt found them
         self._take: Callable[[Sequence[attention_pb2.Token]], None] | None = None
         self._place = request.visit.place()
 
@@ -133,6 +135,7 @@ class Generation:
                 await self._recover(attempt, None)
                 continue
             self._progress_at = time.monotonic()
+            self._note_cached(event)
             tokens = self.progress.accept(event.attempt, event.tokens)
             scores = self.progress.accept_scores(event.attempt, event.prompt) if event.prompt else []
             if tokens or scores or event.finish_reason:
@@ -142,9 +145,16 @@ class Generation:
         if self._take is None or self._abort is not None or event.prompt or not event.tokens:
             return False
         self._progress_at = time.monotonic()
+        self._note_cached(event)
         if tokens := self.progress.accept(event.attempt, event.tokens):
             self._take(tokens)
         return True
+
+    def _note_cached(self, event: attention_pb2.GenerateEvent) -> None:
+        if event.tokens and not self.progress.emitted_ids:
+            self.cached_tokens = event.cached_tokens
+            self._metrics.prefix_queries.inc(len(self._request.prompt_ids))
+            self._metrics.prefix_hits.inc(event.cached_tokens)
 
     def _stop_id(self, event: attention_pb2.GenerateEvent) -> int | None:
         """Returns the stop id when the worker sent it as the last token."""
@@ -169,11 +179,16 @@ class Generation:
         progress.
         """
         give_up_at = time.monotonic() + FIRST_WORKER_S
+        emitted = self.progress.emitted_ids
+        ids = [*self._request.prompt_ids, *emitted] if emitted else self._request.prompt_ids
+        pages = self._workers.look_up(ids, self._request.cache_salt)
         while True:
             self._check_time()
-            worker = self._workers.choose(self.numerics_class if self.progress.emitted_ids else None, self._failed)
+            cached = await pages.cached_tokens(self._workers.workers)
+            worker = self._workers.choose(self.numerics_class if emitted else None, self._failed, cached)
             stream = await self._workers.stream(worker) if worker else None
             if worker and stream:
+                pages.sent_to(worker)
                 return self._start(worker, stream)
             hopeless = worker is None and self._workers.not_ready() is not None
             if self.progress.attempt == 0 and (hopeless or (worker and time.monotonic() > give_up_at)):
@@ -194,6 +209,7 @@ class Generation:
             sampling=self._request.sampling,
             caller=self._request.visit.caller.number,
             weight=self._request.visit.caller.weight,
+            cache_salt=self._request.cache_salt,
         )
         self._metrics.attempts.inc()
         if message.attempt > 1:

@@ -36,6 +36,8 @@ class RequestMetrics:
         self.kv_usage = self._gauge("caracal:kv_cache_usage_perc", "KV pages in use at the fullest worker, 0 to 1")
         self.workers = self._gauge("caracal_gateway_attention_workers", "Attention workers that take sequences")
         self.prompt_tokens = self._counter("caracal:prompt_tokens", "Prompt tokens of accepted sequences")
+        self.prefix_queries = self._counter("caracal:prefix_cache_queries", "Prompt tokens of sequences that began")
+        self.prefix_hits = self._counter("caracal:prefix_cache_hits", "Those of them that workers had in their caches")
         self.each_token = TokenMetrics(model_name, TOKEN_BUCKETS)
         registry.register(self.each_token)
         self.first_token = self._histogram(

@@ -20,6 +20,8 @@ NAMES = (
     "kv_cache_usage_perc",
     "prompt_tokens",
     "generation_tokens",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
     "request_success",
     "time_to_first_token_seconds",
     "inter_token_latency_seconds",

@@ -1,9 +1,16 @@
-"""Chooses the attention worker for a sequence. Pure: no clock, no sockets."""
+"""Chooses the attention worker for a sequence. Pure: no clock, no sockets.
+
+What a worker has of a prompt in its cache it need not compute; but a sequence waits, step by step, for the others
+there. So each of them counts as a part of a prompt, and the sequence goes where the sum of both is least.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+TOKENS_PER_SEQUENCE = 256  # of a prompt, that a sequence of another counts as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +38,14 @@ def choose_worker(
     *,
     numerics_class: str | None = None,
     avoid: Collection[str] = (),
+    cached: Mapping[str, int] = MappingProxyType({}),
+    places: Mapping[str, int] = MappingProxyType({}),
 ) -> AttentionWorkerView | None:
-    """Returns the least loaded serving worker: fewest sequences open from this router, then lowest `load`, then id.
+    """Returns the serving worker with the longest cached part of the prompt, unless others have so much less to do.
 
+    `cached`: tokens of the prompt that a worker seems to have, by id; a worker that has none of its `places` left gets
+    no sequence for them. Where nobody has any, the least loaded is chosen: fewest sequences open from this router, then
+    lowest `load`, then id.
     A sequence that began under a numerics class stays in it. Workers in `avoid` (ids that just failed) are chosen only
     when there is no other. None when no worker can take the sequence.
     """
@@ -42,10 +54,18 @@ def choose_worker(
         for worker in workers
         if worker.serving and (numerics_class is None or worker.numerics_class == numerics_class)
     ]
+
+    def saved(worker: AttentionWorkerView) -> float:
+        load = max(worker.load, open_here.get(worker.worker_id, 0))  # what it reports is a second old
+        full = 0 < places.get(worker.worker_id, 0) <= load
+        return (0 if full else cached.get(worker.worker_id, 0)) - TOKENS_PER_SEQUENCE * load
+
+    some = any(cached.get(worker.worker_id, 0) for worker in usable)
     return min(
         usable,
         key=lambda worker: (
             worker.worker_id in avoid,
+            -saved(worker) if some else 0,
             open_here.get(worker.worker_id, 0),
             worker.load,
             worker.worker_id,

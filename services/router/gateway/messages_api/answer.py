@@ -48,6 +48,10 @@ class Answer:
         if self._begun:
             return b""
         self._begun = True
+        usage = self._usage()
+        self._message.usage = MessageUsage(
+            input_tokens=usage.input_tokens, cache_read_input_tokens=usage.cache_read_input_tokens
+        )
         return event("message_start", message=self._message.model_dump())
 
     def steps(self, steps: list[Step]) -> bytes:
@@ -99,8 +103,10 @@ class Answer:
 
     def _usage(self) -> MessageUsage:
         choice_stream = self._choice.choice_stream
+        cached = choice_stream.cached_tokens
         return MessageUsage(
-            input_tokens=choice_stream.prompt_tokens,
+            input_tokens=choice_stream.prompt_tokens - cached,  # in this API these are the others
+            cache_read_input_tokens=cached,
             output_tokens=choice_stream.completion_tokens,
             output_tokens_details=OutputTokens(thinking_tokens=choice_stream.reasoning_tokens),
         )

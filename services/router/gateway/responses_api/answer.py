@@ -10,6 +10,7 @@ from services.router.gateway.chat_choice import ChatChoice
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.responses_api.objects import (
     IncompleteDetails,
+    InputTokensDetails,
     ItemStatus,
     OutputFunctionCall,
     OutputItem,
@@ -113,6 +114,7 @@ def usage_of(choice_stream: ChoiceStream) -> ResponseUsage:
     prompt, completion = choice_stream.prompt_tokens, choice_stream.completion_tokens
     return ResponseUsage(
         input_tokens=prompt,
+        input_tokens_details=InputTokensDetails(cached_tokens=choice_stream.cached_tokens),
         output_tokens=completion,
         output_tokens_details=OutputTokensDetails(reasoning_tokens=choice_stream.reasoning_tokens),
         total_tokens=prompt + completion,
