@@ -106,6 +106,21 @@ def test_logits_are_those_of_one_rank(ranks: Ranks) -> None:
     assert len({token.logits_checksum for one in received[0] for token in one.tokens}) > 50
 
 
+def test_pages_are_shared_on_every_rank(ranks: Ranks) -> None:
+    rng = Random(3)
+    beginning = [rng.randrange(3, 300) for _ in range(50)]
+    asked = [[*beginning[: rng.randint(20, 50)], *(rng.randrange(3, 300) for _ in range(5))] for _ in range(8)]
+    received, sizes = [], limits(max_batch_tokens=24, max_running=6, num_pages=48, prefix_cache=False)
+    for model, each in ((ranks.one, sizes), (ranks.several, SIZES)):
+        driver = Driver(model, ranks.dispatcher, each)
+        received.append([driver.submit(prompt, Sampling(max_tokens=9, ignore_eos=True)) for prompt in asked])
+        driver.finish()
+    assert sum(one.cached for one in received[1]) >= 4 * 16
+    for one, other in zip(*received, strict=True):
+        assert [(t.id, t.logits_checksum) for t in one.tokens] == [(t.id, t.logits_checksum) for t in other.tokens]
+        assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
+
+
 @dataclass(frozen=True)
 class FailingHandle:
     """A MoE output that does not arrive."""
