@@ -30,9 +30,18 @@ def token(index: int, token_id: int, request: attention_pb2.GenerateRequest) -> 
 
 
 def answers_with(
-    ids: Sequence[int], *, chunk: int = 1, pause: float = 0.0, finish: str = "stop", eos: int | None = None
+    ids: Sequence[int],
+    *,
+    chunk: int = 1,
+    pause: float = 0.0,
+    finish: str = "stop",
+    eos: int | None = None,
+    cached: int = 0,
 ) -> Script:
-    """Returns a script that answers every request with `ids`, `chunk` at a time, after the ids emitted before."""
+    """Returns a script that answers every request with `ids`, `chunk` at a time, after the ids emitted before.
+
+    `cached`: tokens of the prompt that every attempt says were in its cache.
+    """
 
     async def script(request: attention_pb2.GenerateRequest, _: Context) -> AsyncIterator[attention_pb2.GenerateEvent]:
         wanted = [*ids, *([] if eos is None else [eos])][: request.sampling.max_tokens]
@@ -42,6 +51,7 @@ def answers_with(
         while done < len(wanted):
             end = min(done + chunk, len(wanted))
             event = attention_pb2.GenerateEvent(attempt=request.attempt)
+            event.cached_tokens = cached if done == len(request.emitted_ids) else 0
             event.tokens.extend(token(i, wanted[i], request) for i in range(done, end))
             if end == len(wanted):
                 event.finish_reason = "length" if cut else finish
