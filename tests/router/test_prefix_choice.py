@@ -14,7 +14,7 @@ from services.prefixes.page_filter import LEAST_BYTES, MOST_BYTES, PageFilter
 from services.prefixes.page_names import PageNames, root_name
 from services.router.requests.prefix_hints import MOST_SENT, SENT_S, PrefixHints
 from services.router.requests.prefix_lookup import MOST_PAGES, PrefixLookup
-from services.router.requests.worker_choice import TOKENS_PER_SEQUENCE, AttentionWorkerView, choose_worker
+from services.router.requests.worker_choice import FEW, TOKENS_PER_SEQUENCE, AttentionWorkerView, choose_worker
 
 SIZE = 16
 
@@ -49,8 +49,11 @@ def test_the_longest_cached_part_wins() -> None:
 
 
 def test_a_busier_worker_wins_only_while_computing_takes_longer_than_waiting() -> None:
+    assert chosen({"b": 16}, {"b": FEW}) == "b"
+    assert chosen({"b": 16}, {"a": 9, "b": 9 + FEW, "c": 9}) == "b"
+    assert chosen({"b": 16}, {"b": FEW + 1}) == "a"
     assert chosen({"b": 4096}, {"b": 15}) == "b"
-    assert chosen({"b": 4096}, {"b": 4096 // TOKENS_PER_SEQUENCE + 1}) == "a"
+    assert chosen({"b": 4096}, {"b": FEW + 4096 // TOKENS_PER_SEQUENCE + 1}) == "a"
     busy = choose_worker([A, worker("b", load=40.0)], {}, cached={"b": 4096})
     assert busy == A, "other routers' sequences count, too"
 

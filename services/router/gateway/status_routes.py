@@ -101,6 +101,7 @@ class StatusRoutes:
         metrics, pool = self._gateway.serving.metrics, self._gateway.serving.attention_workers
         workers = pool.workers
         metrics.workers.set(sum(worker.serving for worker in workers))
+        metrics.hints.set(pool.prefixes.known)
         metrics.kv_usage.set(max((worker.kv_usage for worker in workers), default=0.0))
         metrics.keys_outdated.set(self._gateway.access.outdated)
         families = WithVllmNames(metrics.registry, metrics.model_name, pool.cache)

@@ -78,7 +78,7 @@ class AttentionWorkerPool:
         dialer: Dialer = PLAIN,
     ) -> None:
         self._dialer = dialer
-        self._read_hints, self._prefixes = read_hints, PrefixHints()
+        self._read_hints, self.prefixes = read_hints, PrefixHints()
         self._hints_at = -math.inf
         self._list_workers, self._count_routers = list_workers, count_routers
         self._routers = 1
@@ -156,7 +156,7 @@ class AttentionWorkerPool:
 
     def look_up(self, ids: Sequence[int], salt: bytes) -> PrefixLookup:
         """What tells who has a prompt cached."""
-        return PrefixLookup(self._prefixes, ids, salt)
+        return PrefixLookup(self.prefixes, ids, salt)
 
     async def stream(self, worker: AttentionWorkerView) -> AttemptStream | None:
         """Returns the stream of attempts to a worker, or None when it cannot be reached."""
@@ -223,7 +223,7 @@ class AttentionWorkerPool:
         if self._read_hints is not None and time.monotonic() >= self._hints_at + HINTS_S:
             self._hints_at = time.monotonic()
             serving = [worker.worker_id for worker in self.workers if worker.serving]
-            self._prefixes.update(await self._read_hints(serving) if len(serving) > 1 else {})
+            self.prefixes.update(await self._read_hints(serving) if len(serving) > 1 else {})
 
     def _with_lingering(self, listed: Sequence[AttentionWorkerView]) -> tuple[AttentionWorkerView, ...]:
         """Adds the workers that were listed a moment ago: when Redis restarts empty, they still serve."""

@@ -35,6 +35,7 @@ class RequestMetrics:
         self.running = self._gauge("caracal:num_requests_running", "Sequences that have begun to answer")
         self.kv_usage = self._gauge("caracal:kv_cache_usage_perc", "KV pages in use at the fullest worker, 0 to 1")
         self.workers = self._gauge("caracal_gateway_attention_workers", "Attention workers that take sequences")
+        self.hints = self._gauge("caracal_gateway_prefix_hints", "Attention workers that say what they have cached")
         self.prompt_tokens = self._counter("caracal:prompt_tokens", "Prompt tokens of accepted sequences")
         self.prefix_queries = self._counter("caracal:prefix_cache_queries", "Prompt tokens of sequences that began")
         self.prefix_hits = self._counter("caracal:prefix_cache_hits", "Those of them that workers had in their caches")

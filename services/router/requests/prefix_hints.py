@@ -40,6 +40,11 @@ class PrefixHints:
             else:
                 self._workers[worker_id] = _Worker(hint)
 
+    @property
+    def known(self) -> int:
+        """How many workers have given a hint."""
+        return len(self._workers)
+
     def page_size(self, worker_id: str, boot_id: str) -> int:
         """Tokens of a page at that run of a worker; 0 when it has given no hint."""
         worker = self._workers.get(worker_id)

@@ -1,7 +1,8 @@
 """Chooses the attention worker for a sequence. Pure: no clock, no sockets.
 
 What a worker has of a prompt in its cache it need not compute; but a sequence waits, step by step, for the others
-there. So each of them counts as a part of a prompt, and the sequence goes where the sum of both is least.
+there. So a worker that has some sequences more than the least loaded one is overloaded, and each of those beyond a few
+counts as a part of a prompt: it is worth waiting for only while more is cached.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-TOKENS_PER_SEQUENCE = 256  # of a prompt, that a sequence of another counts as
+FEW = 4  # sequences more than at the least loaded worker, that make none overloaded
+TOKENS_PER_SEQUENCE = 256  # of a prompt, that each sequence beyond those counts as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +57,20 @@ def choose_worker(
         if worker.serving and (numerics_class is None or worker.numerics_class == numerics_class)
     ]
 
-    def saved(worker: AttentionWorkerView) -> float:
-        load = max(worker.load, open_here.get(worker.worker_id, 0))  # what it reports is a second old
-        full = 0 < places.get(worker.worker_id, 0) <= load
-        return (0 if full else cached.get(worker.worker_id, 0)) - TOKENS_PER_SEQUENCE * load
+    # What workers report is a second old.
+    load = {worker.worker_id: max(worker.load, open_here.get(worker.worker_id, 0)) for worker in usable}
+    least = min((load[worker.worker_id] for worker in usable if worker.worker_id not in avoid), default=0.0)
+
+    def saved(worker_id: str) -> float:
+        full = 0 < places.get(worker_id, 0) <= load[worker_id]
+        return (0 if full else cached.get(worker_id, 0)) - TOKENS_PER_SEQUENCE * max(0, load[worker_id] - least - FEW)
 
     some = any(cached.get(worker.worker_id, 0) for worker in usable)
     return min(
         usable,
         key=lambda worker: (
             worker.worker_id in avoid,
-            -saved(worker) if some else 0,
+            -saved(worker.worker_id) if some else 0,
             open_here.get(worker.worker_id, 0),
             worker.load,
             worker.worker_id,
