@@ -18,7 +18,10 @@ class Stream:
     started: float
     token_times: list[float] = field(default_factory=list)
     finished: float = 0.0
-    tokens: int = 0  # by the server's usage
+    tokens: int = 0  # by the server's usage, as are the next two
+    prompt: int = 0
+    cached: int = 0
+    ids: list[int] = field(default_factory=list)  # of the answer, if the request wants them
 
 
 @dataclass
@@ -78,12 +81,16 @@ async def follow(url: str, body: dict[str, object], stream: Stream, on_first: Ca
                 usage = line[6:]
             elif b'"usage":{' in line or b'"text":' in line:
                 stream.token_times.append(time.perf_counter())
+                if b'"token_ids":[' in line:
+                    stream.ids += json.loads(line[6:])["choices"][0]["token_ids"]
                 if len(stream.token_times) == 1:
                     on_first()
         stream.finished = time.perf_counter()
         if not usage:
             raise BadAnswer("the stream ended without its usage")
-        stream.tokens = json.loads(usage)["usage"]["completion_tokens"]
+        counts = json.loads(usage)["usage"]
+        stream.tokens, stream.prompt = counts["completion_tokens"], counts["prompt_tokens"]
+        stream.cached = counts["prompt_tokens_details"]["cached_tokens"]
     finally:
         writer.close()
 

@@ -50,7 +50,12 @@ def build(directory: Path) -> Engine:
     here = placement_pb2.Endpoint(worker_id="local", address="local", boot_id="local")
     dispatcher.apply(placement_pb2.Table(epoch=1, workers=[here], layers=[everywhere] * config.num_layers))
     limits = EngineLimits(
-        num_pages=512, page_size=64, max_batch_tokens=CPU_BATCH_TOKENS, max_running=64, max_model_len=2048
+        num_pages=512,
+        page_size=64,
+        max_batch_tokens=CPU_BATCH_TOKENS,
+        max_running=64,
+        max_model_len=2048,
+        prefix_cache=False,
     )
     return Engine(load_model(checkpoint, dtype, lambda done, total: None), dispatcher, limits, frozenset())
 

@@ -117,6 +117,7 @@ class Contender:
             max_batch_tokens=CPU_BATCH_TOKENS,
             max_running=streams,
             max_model_len=pages * PAGE_SIZE,
+            prefix_cache=False,
         )
         self._engine = Engine(model, self._dispatcher, limits, frozenset())
         self._expert = psutil.Process(played.pid)

@@ -107,7 +107,8 @@ def cluster(
 ) -> Iterator[Cluster]:
     """Yields a ready cluster with the settings and the cores that `caracal up` gives its processes.
 
-    `link` is the best one if empty; only the attention worker gets `attention_environment`. With `delay_s` a proxy
+    `link` is the best one if empty; only the attention worker gets `attention_environment`, and has no prefix cache
+    unless that says so: most benchmarks send their prompts in every round, to be computed. With `delay_s` a proxy
     before each expert worker delays its replies by so much.
     """
     port, grpc_port = free_port(), free_port()
@@ -136,7 +137,7 @@ def cluster(
             CARACAL_GRPC_PORT=str(grpc_port),
             CARACAL_MODEL_NAME="bench",
         )
-        start("attention_worker", "attention-0", **attention_environment)
+        start("attention_worker", "attention-0", **{"CARACAL_PREFIX_CACHE": "0"} | attention_environment)
         for number in range(experts):
             own = {} if delay_s is None else _behind_a_proxy(stack, directory, delay_s)
             start("expert_worker", f"expert-{number}", **own)

@@ -102,6 +102,13 @@ def test_bench_of_sparse_attention(shell: Shell) -> None:
     assert set(json.loads(out.read_text())["us_per_row"]["sparse"]) == {"1024", "2048"}
 
 
+def test_bench_of_the_prefix_cache(shell: Shell) -> None:
+    output = shell.run("python", "-m", "bench.prefix_cache", "--smoke")
+    shares = re.findall(r"cached ÷ what could be, % \| ([0-9.]+) \| 0 \|", output)
+    assert len(shares) == 2
+    assert all(float(share) > 50 for share in shares)
+
+
 def test_bench_of_fp8_weights(shell: Shell) -> None:
     out = shell.folder / "build" / "fp8.json"
     out.parent.mkdir(exist_ok=True)
