@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from services.attention_worker.engine.engine import EngineLimits, ModelLike
-from services.attention_worker.engine.memory import default_pages, free_memory, page_bytes
+from services.attention_worker.engine.memory import default_pages, free_memory, host_free, page_bytes
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.settings import AttentionSettings
@@ -88,6 +88,7 @@ class Opened:
             max_itl_s=settings.max_itl_s,
             slowdown=settings.fair_slowdown or math.inf,
             prefix_cache=settings.prefix_cache,
+            host_pages=self._host_pages(),
             max_scores=max(1, min(settings.step_tokens, SCORE_BYTES // (4 * self.config.vocab_size))),
         )
 
@@ -95,6 +96,15 @@ class Opened:
         settings = self.settings
         longest = settings.max_model_len or self.config.max_position_embeddings
         return default_pages(self.device, self.config, self.dtype, settings.page_size, longest, settings.shared_gpu)
+
+    def _host_pages(self) -> int:
+        """The slots of the second tier. Raises InvalidSetting when it needs more memory than is free."""
+        wanted, free = int(self.settings.kv_host_gb * 1e9), host_free()
+        if wanted > free:
+            raise InvalidSetting(
+                f"CARACAL_KV_HOST_GB: {self.settings.kv_host_gb:g} GB of host memory, {free / 1e9:.1f} are free"
+            )
+        return wanted // page_bytes(self.config, self.dtype, self.settings.page_size)
 
     def _check_memory(self, pages: int) -> None:
         """Raises InvalidSetting before anything is allocated: the kernel's OOM killer would end processes silently."""

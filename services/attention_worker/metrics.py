@@ -59,6 +59,8 @@ class AttentionMetrics(Collector):
         yield _count("caracal:prefix_cache_hits", "Those of them that were cached", scheduler.prefix_hits)
         yield _gauge("caracal_prefix_cache_pages", "Pages that can be shared, used ones too", pages.named)
         yield _count("caracal_prefix_cache_evictions", "Shareable pages that were needed for others", pages.evictions)
+        yield _gauge("caracal_prefix_cache_host_pages", "Pages in host memory", len(pages.host))
+        yield _count("caracal_prefix_cache_host_loads", "Pages copied back from host memory", pages.host.loads)
         yield _count(
             "caracal_attention_busy_rejections", "Attempts rejected, too many being open", self._busy_rejections()
         )

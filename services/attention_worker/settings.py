@@ -41,6 +41,12 @@ class AttentionSettings(WorkerSettings):
     prefix_cache: bool = setting(
         "1 keeps full pages of ended sequences while there is room, for sequences that begin with the same tokens", True
     )
+    kv_host_gb: float = setting(
+        "gigabytes of host memory for pages whose place in the cache is needed, until they are asked for again; of "
+        "each rank",
+        0.0,
+        minimum=0,
+    )
     max_batch_tokens: int = setting(
         f"tokens of a step, prompt chunks and decodes together; 0 = {CPU_BATCH_TOKENS} on a CPU, {GPU_BATCH_TOKENS} on "
         "a GPU",
@@ -106,6 +112,8 @@ class AttentionSettings(WorkerSettings):
             raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and TLS is on: use grpc")
         if 0 < self.fair_slowdown < 1:
             raise self.invalid("fair_slowdown", self.fair_slowdown, "must be at least 1, or 0")
+        if self.kv_host_gb and not self.prefix_cache:
+            raise self.invalid("kv_host_gb", self.kv_host_gb, "needs CARACAL_PREFIX_CACHE: only cached pages are kept")
         if self.max_running > self.step_tokens:
             raise self.invalid(
                 "max_running", self.max_running, f"must not exceed CARACAL_MAX_BATCH_TOKENS, {self.step_tokens}"

@@ -147,11 +147,25 @@ def test_half_evicted(served: Served) -> None:
     assert cached[0] > cached[1] > cached[2] >= 0
 
 
-@pytest.mark.parametrize("mix", ["chunks", "preemption"])
+def test_back_from_host_memory(served: Served) -> None:
+    pages = -(-(len(served.prompt) + ANSWER) // PAGE) + 1
+    driver = served.driver(limits(num_pages=pages, max_len=512, host_pages=2 * pages))
+    for _ in range(2):
+        for kind, sampling in KINDS.items():
+            received = driver.submit(served.prompt, sampling)
+            driver.submit(ids(Random(kind), (pages - 1) * PAGE - 1), Sampling(max_tokens=1))
+            driver.finish()
+            assert_same(received, served.expected[kind])
+    assert received.cached == (len(served.prompt) - 1) // PAGE * PAGE
+    assert driver.engine.cache.pages.host.loads > 0
+
+
+@pytest.mark.parametrize("mix", ["chunks", "preemption", "second tier"])
 def test_beside_others_that_begin_alike(served: Served, mix: str) -> None:
     rng, prompt = Random(mix), served.prompt
     pages = 160 if mix == "chunks" else -(-(len(prompt) + 39) // PAGE) + 1
-    sizes = limits(num_pages=pages, max_batch_tokens=7 if mix == "chunks" else 24, max_running=6, max_len=512)
+    most, host = 7 if mix == "chunks" else 24, 12 if mix == "second tier" else 0
+    sizes = limits(num_pages=pages, max_batch_tokens=most, max_running=6, max_len=512, host_pages=host)
     driver = served.driver(sizes, shuffle=rng)
     ours: dict[str, list[Received]] = {kind: [] for kind in KINDS}
     for _ in range(3):
@@ -165,7 +179,8 @@ def test_beside_others_that_begin_alike(served: Served, mix: str) -> None:
             if not gone.endings:
                 driver.cancel(gone)
     driver.finish()
-    assert (driver.engine.scheduler.preemptions > 0) == (mix == "preemption")
+    assert (driver.engine.scheduler.preemptions > 0) == (mix != "chunks")
+    assert (driver.engine.cache.pages.host.loads > 0) == (mix == "second tier")
     assert driver.engine.scheduler.prefix_hits > 0
     for kind, all_of_it in ours.items():
         for received in all_of_it:

@@ -157,10 +157,39 @@ def test_pages_of_logits_that_are_not_finite_are_not_shared() -> None:
     assert_same(good, alone(ids))
 
 
+def test_evicted_pages_come_back_from_host_memory() -> None:
+    driver = Driver(FakeModel(), sizes=limits(num_pages=8, max_len=8 * PAGE, host_pages=20))
+    one, other = prompt(100), prompt(110, seed=1)
+    cold, _ = run(driver, one)
+    run(driver, other)
+    warm, computed = run(driver, one)
+    assert (warm.cached, computed) == (96, 7)
+    assert driver.engine.cache.pages.host.loads >= 5
+    assert_same(warm, cold)
+    assert run(driver, other)[0].cached == 96
+
+
+def test_copies_that_fail_end_what_runs_and_empty_the_cache() -> None:
+    driver = Driver(FakeModel(), sizes=limits(num_pages=8, max_len=8 * PAGE, host_pages=20))
+    one, other = prompt(100), prompt(110, seed=1)
+    run(driver, one)
+    host = driver.engine.cache.host
+    good, host._host = host._host, []  # fewer tensors than the cache has
+    failed, _ = run(driver, other)
+    assert failed.endings[0].reason == "failed"
+    host._host = good
+    assert driver.engine.cache.pages.named == len(driver.engine.cache.pages.host) == 0
+    again, computed = run(driver, one)
+    assert (again.cached, computed) == (0, 103)
+    assert_same(again, alone(one))
+
+
 MIXES = {
     "everything fits": limits(num_pages=64, max_running=8),
     "half is evicted": limits(num_pages=14, max_running=3, max_len=14 * PAGE),
     "chunks of seven": limits(num_pages=20, max_batch_tokens=7, max_running=5),
+    "a second tier": limits(num_pages=14, max_running=3, max_len=14 * PAGE, host_pages=30),
+    "a small second tier": limits(num_pages=14, max_running=3, max_len=14 * PAGE, host_pages=3),
 }
 
 
@@ -189,7 +218,9 @@ def test_requests_with_common_beginnings_in_any_mix(mix: str, seed: int) -> None
                 driver.cancel(victim)
     driver.finish()
     assert driver.engine.scheduler.prefix_hits > 0
-    assert (driver.engine.cache.pages.evictions > 0) == (mix != "everything fits")
+    pages = driver.engine.cache.pages
+    assert (pages.evictions > 0) == (mix != "everything fits")
+    assert (pages.host.loads > 0) == ("second tier" in mix)
     for one, each in zip(received, asked, strict=True):
         if one.endings[0].reason != "cancelled":
             assert_same(one, alone(*each))

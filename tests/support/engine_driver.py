@@ -27,6 +27,7 @@ def limits(
     max_scores: int = 256,
     slowdown: float = math.inf,
     prefix_cache: bool = True,
+    host_pages: int = 0,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -38,6 +39,7 @@ def limits(
         max_scores=max_scores,
         slowdown=slowdown,
         prefix_cache=prefix_cache,
+        host_pages=host_pages,
     )
 
 

@@ -48,6 +48,10 @@ class EngineStopped(RuntimeError):
     """The engine takes no more requests."""
 
 
+class CopiesFailed(RuntimeError):
+    """A step's pages could not be copied to host memory or from there."""
+
+
 class ModelLike(Protocol):
     """What the engine needs of a model; the dispatcher is only passed through."""
 
@@ -77,6 +81,7 @@ class EngineLimits:
     max_scores: int = 256
     slowdown: float = math.inf
     prefix_cache: bool = True
+    host_pages: int = 0  # of the second tier
 
 
 @dataclass(slots=True)
@@ -107,7 +112,9 @@ class Engine:
         self.limits = limits
         self._numerics_class = numerics_class
         self.counters = Counters()
-        self.cache = KvCache(model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len)
+        self.cache = KvCache(
+            model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len, limits.host_pages
+        )
         self.scheduler = Scheduler(
             self.cache.pages,
             limits.max_batch_tokens,
@@ -210,15 +217,17 @@ class Engine:
         started = time.perf_counter()
         self.counters.steps += 1
         try:
-            step = self._inputs.build(self.counters.steps, chunks)
             for sequence in sequences:
                 if sequence.rules is not None:
                     sequence.rules.begin()
+            step = self._inputs_of(chunks)  # from here to `forward` nothing may fail: all ranks make the step's copies
             logits_BV = self._model.forward(step, self.cache.tensors, self._dispatcher)
             tokens = sample_tokens(logits_BV[: len(sequences)], sequences) if sequences else []
             scores = list(score(logits_BV[len(sequences) :], chunks)) if len(logits_BV) > len(sequences) else []
+        except CopiesFailed as error:
+            return self._fail(list(self.scheduler.running), error)
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
-            return self._fail(chunks, error)
+            return self._fail([chunk.sequence for chunk in chunks], error)
         if sequences or not logits_BV.is_cuda:  # a GPU may still be busy with a step that samples nothing
             self.scheduler.cost.observe(work, time.perf_counter() - started)
         for chunk in chunks:
@@ -230,6 +239,19 @@ class Engine:
             for sequence, token in zip(sequences, tokens, strict=True)
             if sequence.key in self._sequences
         ]
+
+    def _inputs_of(self, chunks: list[Chunk]) -> Step:
+        """The model's input, after the copies from and to host memory that it needs.
+
+        Without these it is not known which pages hold what their names say, so nothing that runs can go on.
+        """
+        try:
+            step = self._inputs.build(self.counters.steps, chunks)
+            self.cache.host.copy(step.moves_M3)
+        except Exception as error:
+            self.cache.pages.forget_all()
+            raise CopiesFailed(str(error)) from error
+        return step
 
     def _prompt_ticks(self, chunks: list[Chunk]) -> list[Delivery]:
         now = time.monotonic()
@@ -266,12 +288,12 @@ class Engine:
                 ending = Ending("rejected", message=str(error))
         return self._end(sequence, [token], ending) if ending else (sequence.emit, [token], None)
 
-    def _fail(self, chunks: list[Chunk], error: Exception) -> list[Delivery]:
+    def _fail(self, sequences: list[Sequence], error: Exception) -> list[Delivery]:
         self.counters.failed_steps += 1
-        requests = [chunk.sequence.request.request_id for chunk in chunks]
-        log.error("a step failed", sequences=len(chunks), requests=requests, exc_info=error)
+        requests = [sequence.request.request_id for sequence in sequences]
+        log.error("a step failed", sequences=len(sequences), requests=requests, exc_info=error)
         reason: Literal["unavailable", "failed"] = "unavailable" if isinstance(error, WorkerUnavailable) else "failed"
-        return [self._end(chunk.sequence, [], Ending(reason, message=str(error))) for chunk in chunks]
+        return [self._end(sequence, [], Ending(reason, message=str(error))) for sequence in sequences]
 
     def _accept(self, sequence: Sequence) -> list[Delivery]:
         self._sequences[sequence.key] = sequence

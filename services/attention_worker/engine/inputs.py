@@ -45,6 +45,7 @@ class StepInputs:
             page_table_SX=self._cache.page_table_SX,
             sample_rows_B=sample_B[:wanted],
             context_TN=context_TN[:tokens],
+            moves_M3=torch.tensor(self._cache.pages.host.take_moves(), dtype=torch.int32).view(-1, 3),
         )
 
     def _fill(self, chunks: list[Chunk]) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 no I/O.
 
 A full page may have a name (`services/prefixes/page_names.py`). Then it outlives its sequence, and other sequences may
-share it, until it is the one that nobody has used for longest and a page is needed. Only pages without a name are
-written to: sequences get named ones for what they need not compute.
+share it, until it is the one that nobody has used for longest and a page is needed; it may have a second life in host
+memory. Only pages without a name are written to: sequences get named ones for what they need not compute.
 Legend: S rows of the page table (running sequences), X pages of a row.
 """
 
@@ -15,11 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from services.attention_worker.engine.host_slots import HostSlots
+
 
 class PagePool:
     """Allocates pages and keeps the page table. A row is one running sequence; its pages are in order."""
 
-    def __init__(self, num_pages: int, page_size: int, rows: int, max_length: int) -> None:
+    def __init__(self, num_pages: int, page_size: int, rows: int, max_length: int, host_slots: int = 0) -> None:
+        self.host = HostSlots(host_slots)
         self.page_size = page_size
         self.total = num_pages
         self.table_SX: NDArray[np.int32] = np.full((rows, self.pages_for(max_length)), -1, np.int32)
@@ -50,22 +53,22 @@ class PagePool:
         return len(self._page)
 
     def names(self) -> list[bytes]:
-        """The names of all pages that have one, from any thread."""
-        return list(self._page)
+        """The names of all pages that have one, and of those in host memory, from any thread."""
+        return [*self.host.names(), *list(self._page)]
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
     def cached(self, names: Sequence[bytes]) -> int:
-        """How many of these names, from the first one on, pages have."""
+        """How many of these names, from the first one on, pages have, or slots in host memory."""
         for count, name in enumerate(names):
-            if name not in self._page:
+            if name not in self._page and name not in self.host:
                 return count
         return len(names)
 
     def lacking(self, tokens: int, names: Sequence[bytes] = ()) -> int:
         """How many pages more it takes to `allocate` them."""
-        in_use = sum(self._users[self._page[name]] > 0 for name in names)
+        in_use = sum((page := self._page.get(name)) is not None and self._users[page] > 0 for name in names)
         return self.pages_for(tokens) - in_use - self.available
 
     def allocate(self, tokens: int, names: Sequence[bytes] = ()) -> int | None:
@@ -75,14 +78,28 @@ class PagePool:
         """
         if not self._free_rows or self.lacking(tokens, names) > 0:
             return None
-        shared = [self._page[name] for name in names]
+        shared = [page for name in names if (page := self._page.get(name)) is not None]
         row = self._free_rows.pop()
-        for index, page in enumerate(shared):
+        for page in shared:
             self._use(page)
-            self.table_SX[row, index] = page
-        self._held[row] = self._published[row] = len(shared)
+        self.table_SX[row, : len(names)] = shared if len(shared) == len(names) else self._loaded(names)
+        self._held[row] = self._published[row] = len(names)
         self.grow(row, tokens)
         return row
+
+    def _loaded(self, names: Sequence[bytes]) -> list[int]:
+        """The pages with these names. Those that are not in use are new ones, which get what host memory has."""
+        pages = []
+        with self.host.loading(name for name in names if name not in self._page) as slots:
+            for name in names:
+                page = self._page.get(name)
+                if page is None:
+                    page = self._take()
+                    self._use(page)
+                    self.host.load(slots[name], page)
+                    self._set_name(page, name)
+                pages.append(page)
+        return pages
 
     def grow(self, row: int, tokens: int) -> bool:
         """Extends a row to `tokens` positions; false, with nothing changed, when there are not enough pages."""
@@ -102,9 +119,7 @@ class PagePool:
         """Names the row's first pages, which are full and computed. One whose name another page has gets none."""
         for index in range(self._published[row], len(names)):
             if names[index] not in self._page:
-                page = int(self.table_SX[row, index])
-                self._name[page], self._page[names[index]] = names[index], page
-                self.changes += 1
+                self._set_name(int(self.table_SX[row, index]), names[index])
         self._published[row] = max(self._published[row], len(names))
 
     def share(self, row: int, start: int, names: Sequence[bytes]) -> int:
@@ -113,12 +128,15 @@ class PagePool:
         What the row has written to those pages is dropped: it is a part of what the named ones hold.
         """
         assert start >= self._published[row], "pages that others may have are not replaced"
-        count = self.cached(names)
-        for index, name in enumerate(names[:count], start):
-            own, page = int(self.table_SX[row, index]), self._page[name]
+        count = 0
+        for index, name in enumerate(names, start):
+            own, page = int(self.table_SX[row, index]), self._page.get(name)
+            if page is None:
+                break
             self._use(page)
             self.table_SX[row, index] = page
             self._release(own)
+            count += 1
         self._published[row] = max(self._published[row], start + count if count else 0)
         return count
 
@@ -129,6 +147,15 @@ class PagePool:
                 del self._page[name]
                 self.changes += 1
 
+    def forget_all(self) -> None:
+        """Takes all names away."""
+        self._free += self._idle
+        self._idle.clear()
+        self._name.clear()
+        self._page.clear()
+        self.host.clear()
+        self.changes += 1
+
     def free(self, row: int) -> None:
         """Frees a row. Its named pages stay cached; the last ones, which need those before them, go first."""
         held = self._held[row]
@@ -138,6 +165,10 @@ class PagePool:
         self.table_SX[row, :held] = -1
         self._held[row] = self._published[row] = 0
         self._free_rows.append(row)
+
+    def _set_name(self, page: int, name: bytes) -> None:
+        self._name[page], self._page[name] = name, page
+        self.changes += 1
 
     def _use(self, page: int) -> None:
         self._users[page] += 1
@@ -157,7 +188,9 @@ class PagePool:
         if self._free:
             return self._free.pop()
         page, _ = self._idle.popitem(last=False)
-        del self._page[self._name.pop(page)]
+        name = self._name.pop(page)
+        del self._page[name]
+        self.host.store(name, page)
         self.evictions += 1
         self.changes += 1
         return page

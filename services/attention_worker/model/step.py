@@ -1,12 +1,12 @@
 """The input of one forward pass: the tokens of many sequences, concatenated.
 
 Legend: T tokens, N ids of the longest n-gram, S rows of the page table, X pages of a row, B tokens whose logits are
-wanted.
+wanted, M pages to copy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Step:
     sample_rows_B: Tensor  # int64, indices into T
     # int64, on the host: each token and the ids before it that its n-grams reach; [T, 0] for models without n-grams.
     context_TN: Tensor
+    # int32, on the host: pages that are copied to host memory or from there before anything is computed.
+    moves_M3: Tensor = field(default_factory=lambda: torch.empty((0, 3), dtype=torch.int32))
 
     @property
     def pages(self) -> int:
@@ -44,4 +46,5 @@ class Step:
             page_table_SX=self.page_table_SX[:, : self.pages].to(device),
             sample_rows_B=self.sample_rows_B.to(device),
             context_TN=self.context_TN,
+            moves_M3=self.moves_M3,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 import torch
 
+from services.attention_worker.engine.kv_cache import HostPages
 from services.attention_worker.loading import open_model
 from services.attention_worker.model.shard import Shard
 from services.attention_worker.settings import AttentionSettings
@@ -39,11 +40,14 @@ def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: 
     channel.send(loaded.numerics.name.encode())
     group.connect()
     caches = loaded.model.new_cache(group.all_reduce_min(loaded.limits.num_pages), loaded.limits.page_size)
+    host = HostPages(caches, loaded.limits.host_pages)
     dispatcher = FollowerDispatcher(group)
     log.info("rank is ready", rank=shard.rank, of=shard.size)
     while True:
         try:
-            loaded.model.forward(unpack(channel.receive()), caches, dispatcher)
+            step = unpack(channel.receive())
+            host.copy(step.moves_M3)
+            loaded.model.forward(step, caches, dispatcher)
         except StepAborted:
             continue
         except ChannelClosed:

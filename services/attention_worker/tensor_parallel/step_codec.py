@@ -1,7 +1,8 @@
 """Encodes a step as bytes, which rank 0 sends to the followers before each forward pass.
 
 Of the page table only the rows and pages that the step reads are sent; the cache itself is the same on every rank.
-Legend: T tokens, N ids of the longest n-gram, S rows of the page table, X pages of a row, B sampled rows.
+Legend: T tokens, N ids of the longest n-gram, S rows of the page table, X pages of a row, B sampled rows, M pages
+to copy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from services.attention_worker.model.step import Step
 
-_HEAD = struct.Struct("<6q")  # number, T, B, N, S, X
+_HEAD = struct.Struct("<7q")  # number, T, B, N, S, X, M
 
 
 def pack(step: Step, page_size: int) -> bytes:
@@ -22,15 +23,17 @@ def pack(step: Step, page_size: int) -> bytes:
     rows_S, seq_T = np.unique(step.seq_T.numpy(), return_inverse=True)
     pages = int(step.positions_T.max()) // page_size + 1
     table_SX = step.page_table_SX.numpy()[rows_S, :pages]
-    head = _HEAD.pack(step.number, len(seq_T), len(step.sample_rows_B), step.context_TN.shape[1], *table_SX.shape)
+    sizes = len(seq_T), len(step.sample_rows_B), step.context_TN.shape[1], *table_SX.shape, len(step.moves_M3)
+    head = _HEAD.pack(step.number, *sizes)
     long = (step.ids_T.numpy(), step.sample_rows_B.numpy(), step.context_TN.numpy())
-    short = (step.positions_T.numpy(), seq_T.astype(np.int32), step.slot_mapping_T.numpy(), table_SX)
+    per_token = (step.positions_T.numpy(), seq_T.astype(np.int32), step.slot_mapping_T.numpy())
+    short = (*per_token, table_SX, step.moves_M3.numpy())
     return b"".join([head, *(array.tobytes() for array in (*long, *short))])
 
 
 def unpack(frame: bytearray) -> Step:
     """Decodes a frame; the step's tensors are views of it."""
-    number, tokens, samples, context, rows, pages = _HEAD.unpack_from(frame)
+    number, tokens, samples, context, rows, pages, moves = _HEAD.unpack_from(frame)
     at = _HEAD.size
 
     def take(count: int, dtype: torch.dtype) -> Tensor:
@@ -53,4 +56,5 @@ def unpack(frame: bytearray) -> Step:
         page_table_SX=take(rows * pages, torch.int32).view(rows, pages),
         sample_rows_B=sample_rows_B,
         context_TN=context_TN,
+        moves_M3=take(3 * moves, torch.int32).view(moves, 3),
     )
