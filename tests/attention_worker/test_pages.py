@@ -18,23 +18,23 @@ def names_of(ids: list[int], pages: int) -> list[bytes]:
 class PoolMachine(RuleBasedStateMachine):
     """Rows of few different ids, so that they have pages in common. `content`: the ids that were written to a page."""
 
-    @initialize(pages=st.integers(2, 14))
-    def start(self, pages: int) -> None:
-        self.pool = PagePool(pages, SIZE, ROWS, LONGEST)
+    @initialize(pages=st.integers(2, 14), slots=st.sampled_from([0, 0, 1, 2, 5, 20]))
+    def start(self, pages: int, slots: int) -> None:
+        self.pool = PagePool(pages, SIZE, ROWS, LONGEST, slots)
+        self.slots: dict[int, list[int]] = {}  # what was copied to host memory
         self.ids: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}
         self.content: dict[int, list[int]] = {}
-        self.last_used: dict[int, int] = {}  # page -> when its last row was freed
-        self.clock = 0
 
     @rule(kinds=st.lists(st.integers(0, 1), min_size=1, max_size=LONGEST // SIZE), rest=st.integers(0, SIZE - 1))
     def admit(self, kinds: list[int], rest: int) -> None:
         ids = [kind * 10 + place for kind in kinds for place in range(SIZE)][: LONGEST - rest] + [99] * rest
         names = names_of(ids, (len(ids) - 1) // SIZE)
         hits = self.pool.cached(names)
-        fresh, free = self.pool.pages_for(len(ids)) - hits, self.pool.available
+        here = [self.named()[name] for name in names[:hits] if name in self.named()]
+        fresh, free = self.pool.pages_for(len(ids)) - len(here), self.pool.available
         held = set(self.pool.table_SX[self.pool.table_SX >= 0].tolist())
-        idle = sum(self.page_named(name) not in held for name in names[:hits])
+        idle = sum(page not in held for page in here)
         evictions = self.pool.evictions
         row = self.pool.allocate(len(ids), names[:hits])
         assert (row is None) == (len(self.ids) == ROWS or fresh > free - idle)
@@ -44,11 +44,13 @@ class PoolMachine(RuleBasedStateMachine):
             return
         assert row not in self.ids
         self.ids[row], self.computed[row] = ids, hits * SIZE
+        for page, slot, out in self.pool.host.take_moves():
+            if out:
+                self.slots[slot] = list(self.content[page])
+            else:
+                self.content[page] = list(self.slots[slot])
         for page in self.pool.table_SX[row, hits:].tolist():
             self.content.pop(page, None)
-
-    def page_named(self, name: bytes) -> int:
-        return self.pool._page[name]
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), tokens=st.integers(1, 2 * SIZE))
@@ -72,7 +74,8 @@ class PoolMachine(RuleBasedStateMachine):
         start = self.computed[row] // SIZE
         wanted = names_of(self.ids[row], (len(self.ids[row]) - 1) // SIZE)[start:]
         found = self.pool.share(row, start, wanted)
-        assert found == self.pool.cached(wanted)
+        assert all(name in self.named() for name in wanted[:found])
+        assert len(wanted) == found or wanted[found] not in self.named()
         self.computed[row] = max(self.computed[row], (start + found) * SIZE)
         self.drop_free()
 
@@ -111,6 +114,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert not set(free) & set(self.named().values())
         unused = [row for row in range(ROWS) if row not in self.ids]
         assert (self.pool.table_SX[unused] == -1).all()
+
+    @invariant()
+    def every_slot_is_in_one_place(self) -> None:
+        host = self.pool.host
+        assert len({*host._free, *host._slot.values()}) == len(host._free) + len(host)
 
     @invariant()
     def every_page_has_as_many_users_as_rows(self) -> None:

@@ -72,6 +72,7 @@ def settings(path: Path, size: int, sizes: EngineLimits) -> dict[str, str]:
         "CARACAL_THREADS": "1",
         "CARACAL_KV_PAGES": str(sizes.num_pages),
         "CARACAL_PAGE_SIZE": str(sizes.page_size),
+        "CARACAL_KV_HOST_GB": "0.01",
     }
 
 
@@ -110,12 +111,18 @@ def test_pages_are_shared_on_every_rank(ranks: Ranks) -> None:
     rng = Random(3)
     beginning = [rng.randrange(3, 300) for _ in range(50)]
     asked = [[*beginning[: rng.randint(20, 50)], *(rng.randrange(3, 300) for _ in range(5))] for _ in range(8)]
-    received, sizes = [], limits(max_batch_tokens=24, max_running=6, num_pages=48, prefix_cache=False)
-    for model, each in ((ranks.one, sizes), (ranks.several, SIZES)):
-        driver = Driver(model, ranks.dispatcher, each)
-        received.append([driver.submit(prompt, Sampling(max_tokens=9, ignore_eos=True)) for prompt in asked])
-        driver.finish()
+    received = []
+    none = limits(max_batch_tokens=24, max_running=6, num_pages=48, prefix_cache=False)
+    few = limits(max_batch_tokens=24, max_running=3, num_pages=10, max_len=160, host_pages=20)
+    for model, sizes in ((ranks.one, none), (ranks.several, few)):
+        driver = Driver(model, ranks.dispatcher, sizes)
+        received.append([])
+        for number, prompt in enumerate(asked):
+            received[-1].append(driver.submit(prompt, Sampling(max_tokens=9, ignore_eos=True)))
+            driver.submit([number + 3] * 120, Sampling(max_tokens=1))  # takes the place of pages that are not in use
+            driver.finish()
     assert sum(one.cached for one in received[1]) >= 4 * 16
+    assert driver.engine.cache.pages.host.loads > 0
     for one, other in zip(*received, strict=True):
         assert [(t.id, t.logits_checksum) for t in one.tokens] == [(t.id, t.logits_checksum) for t in other.tokens]
         assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
