@@ -50,6 +50,7 @@ class LocalSettings(Settings):
         0,
         minimum=0,
     )
+    kv_host_gb: float = setting_like(AttentionSettings, "kv_host_gb")
     max_itl_ms: float = setting_like(AttentionSettings, "max_itl_ms")
     fair_slowdown: float = setting_like(AttentionSettings, "fair_slowdown")
     link: str = setting_like(AttentionSettings, "link")
@@ -112,6 +113,7 @@ class LocalSettings(Settings):
             "CARACAL_DTYPE": self.dtype,
             "CARACAL_DEVICE": self.device,
             "CARACAL_KV_PAGES": str(self.kv_pages),
+            "CARACAL_KV_HOST_GB": str(self.kv_host_gb),
             "CARACAL_SHARED_GPU": "1",  # the first worker must not take all that is free for its pages
             "CARACAL_MAX_ITL_MS": str(self.max_itl_ms),
             "CARACAL_FAIR_SLOWDOWN": str(self.fair_slowdown),

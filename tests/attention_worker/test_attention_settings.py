@@ -38,6 +38,8 @@ def test_sizes_of_a_step_follow_the_device_unless_they_are_given() -> None:
         ("CARACAL_KV_PAGES", "-1", "CARACAL_KV_PAGES is -1: must be at least 0"),
         ("CARACAL_MAX_RUNNING", "300", "CARACAL_MAX_RUNNING is 300: must not exceed CARACAL_MAX_BATCH_TOKENS"),
         ("CARACAL_MAX_BATCH_TOKENS", "-1", "CARACAL_MAX_BATCH_TOKENS is -1: must be at least 0"),
+        ("CARACAL_KV_HOST_GB", "-1", "CARACAL_KV_HOST_GB is -1.0: must be at least 0"),
+        ("CARACAL_PREFIX_CACHE", "on", "CARACAL_PREFIX_CACHE is 'on': must be 0 or 1"),
         ("CARACAL_MAX_ITL_MS", "-5", "CARACAL_MAX_ITL_MS is -5.0: must be at least 0"),
         ("CARACAL_DTYPE", "float16", "CARACAL_DTYPE is 'float16': must be bfloat16, float32 or empty"),
         ("CARACAL_OVERLAP", "yes", "CARACAL_OVERLAP is 'yes': must be 0 or 1"),
@@ -51,3 +53,10 @@ def test_sizes_of_a_step_follow_the_device_unless_they_are_given() -> None:
 def test_a_bad_variable_is_named(name: str, value: str, message: str) -> None:
     with pytest.raises(InvalidSetting, match=message):
         AttentionSettings.from_env({"CARACAL_MODEL": "/m", name: value})
+
+
+def test_host_memory_is_for_cached_pages_only() -> None:
+    given = {"CARACAL_MODEL": "/m", "CARACAL_KV_HOST_GB": "2.5"}
+    assert AttentionSettings.from_env(given).kv_host_gb == 2.5
+    with pytest.raises(InvalidSetting, match=r"CARACAL_KV_HOST_GB is 2\.5: needs CARACAL_PREFIX_CACHE"):
+        AttentionSettings.from_env(given | {"CARACAL_PREFIX_CACHE": "0"})

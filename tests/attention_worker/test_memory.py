@@ -83,6 +83,15 @@ def test_more_pages_than_memory_is_an_invalid_setting(tmp_path: Path, pages: int
         open_model(settings).load()
 
 
+def test_host_memory_becomes_slots_and_must_be_free(tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path / "model")
+    settings = AttentionSettings(model=model, kv_host_gb=0.01)
+    limits = open_model(settings).load().limits
+    assert limits.host_pages == 10**7 // page_bytes(open_model(settings).config, torch.float32, 64) > 0
+    with pytest.raises(InvalidSetting, match=r"CARACAL_KV_HOST_GB: 1e\+06 GB of host memory, [\d.]+ are free"):
+        open_model(AttentionSettings(model=model, kv_host_gb=1e6)).load()
+
+
 def test_free_memory_is_less_than_all() -> None:
     with open("/proc/meminfo", encoding="ascii") as lines:
         total = int(next(lines).split()[1]) * 1024

@@ -12,7 +12,10 @@ from services.cli.options import AsJson, Context, Namespace, ReleaseName, check_
 from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting, rule_of
 
-PASSED_ON = ("host", "dtype", "device", "tp", "kv_pages", "max_itl_ms", "link", "dispatch_dtype", "generation_config")
+PASSED_ON = (
+    *("host", "dtype", "device", "tp", "kv_pages", "kv_host_gb", "max_itl_ms", "link", "dispatch_dtype"),
+    "generation_config",
+)
 
 
 def _setting(name: str, *aliases: str) -> Any:
@@ -39,6 +42,7 @@ def up(
     device: Annotated[str, _setting("device")] = LocalSettings.device,
     tp: Annotated[int, _setting("tp", "--tensor-parallel-size")] = LocalSettings.tp,
     kv_pages: Annotated[int, _setting("kv_pages")] = LocalSettings.kv_pages,
+    kv_host_gb: Annotated[float, _setting("kv_host_gb")] = LocalSettings.kv_host_gb,
     max_itl_ms: Annotated[float, _setting("max_itl_ms")] = LocalSettings.max_itl_ms,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
@@ -61,6 +65,7 @@ def up(
             device=device,
             tp=tp,
             kv_pages=kv_pages,
+            kv_host_gb=kv_host_gb,
             max_itl_ms=max_itl_ms,
             link=link,
             dispatch_dtype=dispatch_dtype,
