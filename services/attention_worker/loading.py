@@ -37,7 +37,7 @@ SCORE_BYTES = 64 << 20  # of the logits that score prompts in one step
 M = TypeVar("M", bound=Servable, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, places=True)
 class Loaded(Generic[M]):
     """A model that can be served, its engine's sizes, and its numerics class: workers of one class give equal bits."""
 
@@ -46,7 +46,7 @@ class Loaded(Generic[M]):
     numerics: Numerics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, places=True)
 class Opened:
     """A checkpoint that fits the settings, before any weight is read."""
 
@@ -98,7 +98,7 @@ class Opened:
         return default_pages(self.device, self.config, self.dtype, settings.page_size, longest, settings.shared_gpu)
 
     def _host_pages(self) -> int:
-        """The slots of the second tier. Raises InvalidSetting when it needs more memory than is free."""
+        """The places of the second tier. Raises InvalidSetting when it needs more memory than is free."""
         wanted, free = int(self.settings.kv_host_gb * 1e9), host_free()
         if wanted > free:
             raise InvalidSetting(

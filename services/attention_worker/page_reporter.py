@@ -8,9 +8,10 @@ import time
 import structlog
 
 from services.attention_worker.engine.pages import PagePool
-from services.membership.page_hints import HINT_MS, PageHint, PageHints
+from services.membership.page_hints import HINT_MS, PageHints
 from services.membership.redis import RedisUnavailable
 from services.prefixes.page_filter import PageFilter
+from services.prefixes.page_hint import PageHint
 
 log = structlog.get_logger(__name__)
 

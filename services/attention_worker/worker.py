@@ -153,7 +153,7 @@ class AttentionWorker:
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
         """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop, and
-        what routers are told of cached pages.
+        the hint of cached pages.
         """
         tasks = self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()
         if not self._engine.limits.prefix_cache:

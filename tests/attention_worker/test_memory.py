@@ -83,7 +83,7 @@ def test_more_pages_than_memory_is_an_invalid_setting(tmp_path: Path, pages: int
         open_model(settings).load()
 
 
-def test_host_memory_becomes_slots_and_must_be_free(tmp_path: Path) -> None:
+def test_host_memory_becomes_pages_and_must_be_free(tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path / "model")
     settings = AttentionSettings(model=model, kv_host_gb=0.01)
     limits = open_model(settings).load().limits

@@ -18,10 +18,10 @@ def names_of(ids: list[int], pages: int) -> list[bytes]:
 class PoolMachine(RuleBasedStateMachine):
     """Rows of few different ids, so that they have pages in common. `content`: the ids that were written to a page."""
 
-    @initialize(pages=st.integers(2, 14), slots=st.sampled_from([0, 0, 1, 2, 5, 20]))
-    def start(self, pages: int, slots: int) -> None:
-        self.pool = PagePool(pages, SIZE, ROWS, LONGEST, slots)
-        self.slots: dict[int, list[int]] = {}  # what was copied to host memory
+    @initialize(pages=st.integers(2, 14), places=st.sampled_from([0, 0, 1, 2, 5, 20]))
+    def start(self, pages: int, places: int) -> None:
+        self.pool = PagePool(pages, SIZE, ROWS, LONGEST, places)
+        self.in_host: dict[int, list[int]] = {}  # what was copied to host memory
         self.ids: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}
         self.content: dict[int, list[int]] = {}
@@ -44,11 +44,11 @@ class PoolMachine(RuleBasedStateMachine):
             return
         assert row not in self.ids
         self.ids[row], self.computed[row] = ids, hits * SIZE
-        for page, slot, out in self.pool.host.take_moves():
+        for page, place, out in self.pool.host.take_moves():
             if out:
-                self.slots[slot] = list(self.content[page])
+                self.in_host[place] = list(self.content[page])
             else:
-                self.content[page] = list(self.slots[slot])
+                self.content[page] = list(self.in_host[place])
         for page in self.pool.table_SX[row, hits:].tolist():
             self.content.pop(page, None)
 
@@ -116,9 +116,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert (self.pool.table_SX[unused] == -1).all()
 
     @invariant()
-    def every_slot_is_in_one_place(self) -> None:
+    def a_place_in_host_memory_has_one_page(self) -> None:
         host = self.pool.host
-        assert len({*host._free, *host._slot.values()}) == len(host._free) + len(host)
+        assert len({*host._free, *host._place.values()}) == len(host._free) + len(host)
 
     @invariant()
     def every_page_has_as_many_users_as_rows(self) -> None:

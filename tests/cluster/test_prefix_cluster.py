@@ -15,7 +15,7 @@ from caracal_proto import router_pb2
 from caracal_proto.router_pb2_grpc import RouterStub
 from support.cluster_harness import ClusterUnderTest, running_cluster, until
 
-from services.membership.page_hints import PageHint
+from services.prefixes.page_hint import PageHint
 
 pytestmark = pytest.mark.processes
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.membership.page_hints import PageHint
 from services.prefixes.page_filter import LEAST_BYTES, MOST_BYTES, PageFilter
+from services.prefixes.page_hint import PageHint
 from services.prefixes.page_names import PageNames, root_name
 from services.router.requests.prefix_hints import MOST_SENT, SENT_S, PrefixHints
 from services.router.requests.prefix_lookup import MOST_PAGES, PrefixLookup

@@ -22,11 +22,9 @@ from prometheus_client import CollectorRegistry
 from support.worker_processes import Store, redis_store
 
 from services.membership.overview import Overview
-from services.membership.page_hints import PageHint
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.membership.shortage import CapacityShortage
-from services.prefixes.page_filter import PageFilter
 from services.router.console.state_view import state_of
 from services.router.gateway.responses_api.records import Record
 from services.router.gateway.responses_api.store import ResponseStore
@@ -326,51 +324,5 @@ def test_a_stored_response_that_nobody_of_the_cluster_has_written_is_none(store:
         store.client.set(f"caracal:response:{first}", Record({"id": first, "output": []}, [], []).to_bytes())
         assert await responses.read(first, "x") is None
         await responses.close()
-
-    run(store, KEY, scenario)
-
-
-HINT = PageHint("boot", 64, 5, PageFilter.over([bytes(32)]))
-
-
-@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b"boot 64 1", bytes(1 << 20), b"boot 64 1\n" + bytes(7)])
-@pytest.mark.parametrize("key", KEYS, ids=["no key", "key"])
-def test_a_bad_hint_of_cached_pages_counts_as_none(store: Store, key: ClusterKey, record: bytes) -> None:
-    async def scenario(membership: Membership) -> None:
-        name = "caracal:pages:attention-0"
-        await membership.pages.write("attention-1", HINT)
-        store.client.set(name, membership._client.signed(name, record))
-        for _ in range(3):
-            assert await membership.pages.read(["attention-0", "attention-1", "gone", "\x00"]) == {"attention-1": HINT}
-        assert membership.bad.count == 1
-        store.client.lpush("caracal:pages:a-list", "x")
-        assert await membership.pages.read(["a-list"]) == {}
-
-    run(store, key, scenario)
-
-
-def test_a_hint_without_a_signature_or_of_another_worker_counts_as_none(store: Store) -> None:
-    async def scenario(membership: Membership) -> None:
-        await membership.pages.write("attention-1", HINT)
-        store.client.copy("caracal:pages:attention-1", "caracal:pages:attention-0")
-        store.client.set("caracal:pages:attention-2", HINT.to_bytes())
-        assert list(await membership.pages.read([f"attention-{n}" for n in range(3)])) == ["attention-1"]
-        assert store.client.pttl("caracal:pages:attention-1") > 0
-
-    run(store, KEY, scenario)
-
-
-def test_an_older_hint_of_the_same_run_does_not_come_back(store: Store) -> None:
-    async def scenario(membership: Membership) -> None:
-        async def read() -> PageHint:
-            return (await membership.pages.read(["a"]))["a"]
-
-        await membership.pages.write("a", HINT)
-        assert await read() == HINT
-        await membership.pages.write("a", PageHint("boot", 64, 4, PageFilter.over([])))
-        assert await read() == HINT
-        restarted = PageHint("later", 64, 1, PageFilter.over([]))
-        await membership.pages.write("a", restarted)
-        assert await read() == restarted
 
     run(store, KEY, scenario)

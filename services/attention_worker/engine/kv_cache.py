@@ -2,8 +2,8 @@
 second tier in host memory.
 
 `pages.PagePool` decides which page belongs to which sequence.
-Legend: S rows of the page table, X pages of a row, P pages of I positions, L values of a latent, H slots in host
-memory, M copies: page, slot, and 1 for out or 0 for in.
+Legend: S rows of the page table, X pages of a row, P pages of I positions, L values of a latent, H places in host
+memory, M copies: page, place, and 1 for out or 0 for in.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ class MakesCache(Protocol):
 
 
 class HostPages:
-    """Slots for pages in host memory, one tensor [H, I, L] for each of the cache's [P, I, L]; pinned beside a GPU."""
+    """Places for pages in host memory, one tensor [H, I, L] for each of the cache's [P, I, L]; pinned beside a GPU."""
 
-    def __init__(self, tensors: Sequence[Tensor], slots: int) -> None:
+    def __init__(self, tensors: Sequence[Tensor], places: int) -> None:
         self._tensors = tensors
         self._host = [
-            torch.empty((slots, *each.shape[1:]), dtype=each.dtype, pin_memory=each.is_cuda and slots > 0)
+            torch.empty((places, *each.shape[1:]), dtype=each.dtype, pin_memory=each.is_cuda and places > 0)
             for each in tensors
         ]
 
     def copy(self, moves_M3: Tensor) -> None:
         """Makes the copies in their order. Those that follow one another in one direction are made at once."""
-        for out, pages, slots in _runs(moves_M3.tolist()):
-            pages_M, slots_M = torch.tensor(pages), torch.tensor(slots)
+        for out, pages, places in _runs(moves_M3.tolist()):
+            pages_M, places_M = torch.tensor(pages), torch.tensor(places)
             for tensor_PIL, host_HIL in zip(self._tensors, self._host, strict=True):
                 if out:
-                    host_HIL[slots_M] = tensor_PIL[pages_M.to(tensor_PIL.device)].cpu()
+                    host_HIL[places_M] = tensor_PIL[pages_M.to(tensor_PIL.device)].cpu()
                 else:
-                    tensor_PIL[pages_M.to(tensor_PIL.device)] = host_HIL[slots_M].to(tensor_PIL.device)
+                    tensor_PIL[pages_M.to(tensor_PIL.device)] = host_HIL[places_M].to(tensor_PIL.device)
 
 
 def _runs(moves: list[list[int]]) -> Iterator[tuple[bool, list[int], list[int]]]:
-    """Copies in one direction, of different pages and slots: (out, pages, slots)."""
-    out, pages, slots = False, list[int](), list[int]()
-    for page, slot, goes_out in moves:
-        if pages and (bool(goes_out) != out or page in pages or slot in slots):
-            yield out, pages, slots
-            pages, slots = [], []
+    """Copies in one direction, of different pages and places: (out, pages, places)."""
+    out, pages, places = False, list[int](), list[int]()
+    for page, place, goes_out in moves:
+        if pages and (bool(goes_out) != out or page in pages or place in places):
+            yield out, pages, places
+            pages, places = [], []
         out = bool(goes_out)
         pages.append(page)
-        slots.append(slot)
+        places.append(place)
     if pages:
-        yield out, pages, slots
+        yield out, pages, places
 
 
 class KvCache:

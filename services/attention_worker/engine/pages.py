@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.attention_worker.engine.host_slots import HostSlots
+from services.attention_worker.engine.host_tier import HostTier
 
 
 class PagePool:
     """Allocates pages and keeps the page table. A row is one running sequence; its pages are in order."""
 
-    def __init__(self, num_pages: int, page_size: int, rows: int, max_length: int, host_slots: int = 0) -> None:
-        self.host = HostSlots(host_slots)
+    def __init__(self, num_pages: int, page_size: int, rows: int, max_length: int, host_pages: int = 0) -> None:
+        self.host = HostTier(host_pages)
         self.page_size = page_size
         self.total = num_pages
         self.table_SX: NDArray[np.int32] = np.full((rows, self.pages_for(max_length)), -1, np.int32)
@@ -60,7 +60,7 @@ class PagePool:
         return -(-tokens // self.page_size)
 
     def cached(self, names: Sequence[bytes]) -> int:
-        """How many of these names, from the first one on, pages have, or slots in host memory."""
+        """How many of these names, from the first one on, pages have, or places in host memory."""
         for count, name in enumerate(names):
             if name not in self._page and name not in self.host:
                 return count
@@ -90,13 +90,13 @@ class PagePool:
     def _loaded(self, names: Sequence[bytes]) -> list[int]:
         """The pages with these names. Those that are not in use are new ones, which get what host memory has."""
         pages = []
-        with self.host.loading(name for name in names if name not in self._page) as slots:
+        with self.host.loading(name for name in names if name not in self._page) as places:
             for name in names:
                 page = self._page.get(name)
                 if page is None:
                     page = self._take()
                     self._use(page)
-                    self.host.load(slots[name], page)
+                    self.host.load(places[name], page)
                     self._set_name(page, name)
                 pages.append(page)
         return pages

@@ -19,8 +19,8 @@ import structlog
 from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 
-from services.membership.page_hints import PageHint
 from services.membership.redis import RedisUnavailable
+from services.prefixes.page_hint import PageHint
 from services.process.loop_time import within
 from services.router.requests.attempt import Attempt
 from services.router.requests.attempt_stream import AttemptStream

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.membership.page_hints import PageHint
+from services.prefixes.page_hint import PageHint
 
 SENT_S = 30.0  # for so long a prompt that was sent to a worker counts as cached there; its hint tells by then
 MOST_SENT = 1 << 13  # pages that are remembered of each worker
