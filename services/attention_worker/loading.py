@@ -37,7 +37,7 @@ SCORE_BYTES = 64 << 20  # of the logits that score prompts in one step
 M = TypeVar("M", bound=Servable, covariant=True)
 
 
-@dataclass(frozen=True, places=True)
+@dataclass(frozen=True, slots=True)
 class Loaded(Generic[M]):
     """A model that can be served, its engine's sizes, and its numerics class: workers of one class give equal bits."""
 
@@ -46,7 +46,7 @@ class Loaded(Generic[M]):
     numerics: Numerics
 
 
-@dataclass(frozen=True, places=True)
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A checkpoint that fits the settings, before any weight is read."""
 

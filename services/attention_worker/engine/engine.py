@@ -65,7 +65,7 @@ class ModelLike(Protocol):
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor: ...
 
 
-@dataclass(frozen=True, places=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """The sizes of an engine.
 
@@ -84,7 +84,7 @@ class EngineLimits:
     host_pages: int = 0  # of the second tier
 
 
-@dataclass(places=True)
+@dataclass(slots=True)
 class Counters:
     """Sums since the engine started; written by its thread, read by any."""
 
