@@ -467,7 +467,6 @@ class AttentionDescription(_message.Message):
     MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
-    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     numerics_class: _builtins.str
@@ -482,7 +481,6 @@ class AttentionDescription(_message.Message):
     draining: _builtins.bool
     places: _builtins.int
     """sequences of routers that run at once; 0 = it does not say"""
-    prefix_cache: _builtins.bool
     def __init__(
         self,
         *,
@@ -499,11 +497,10 @@ class AttentionDescription(_message.Message):
         max_model_len: _builtins.int = ...,
         draining: _builtins.bool = ...,
         places: _builtins.int = ...,
-        prefix_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "max_model_len", b"max_model_len", "numerics_class", b"numerics_class", "page_size", b"page_size", "places", b"places", "prefix_cache", b"prefix_cache", "progress", b"progress", "running", b"running", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "max_model_len", b"max_model_len", "numerics_class", b"numerics_class", "page_size", b"page_size", "places", b"places", "progress", b"progress", "running", b"running", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

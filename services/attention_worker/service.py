@@ -129,7 +129,6 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             max_model_len=engine.limits.max_model_len,
             draining=self.draining,
             places=self._attempts.places,
-            prefix_cache=engine.limits.prefix_cache,
         )
 
     async def ApplyTable(self, request: placement_pb2.Table, context: Context) -> attention_pb2.ApplyTableReply:

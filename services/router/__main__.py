@@ -128,6 +128,7 @@ async def serve(
         responses,
         access,
         console,
+        (lambda: others.key.signs("salt")) if others.key.given else (lambda: b""),
         lambda: probe.reason,
     )
     servers = RouterServers(gateway, settings.origins)

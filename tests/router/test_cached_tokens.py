@@ -161,3 +161,5 @@ def test_each_api_key_has_its_own_salt(with_keys: Harness) -> None:
 def test_no_chosen_salt_is_that_of_a_key() -> None:
     assert page_salt("key alice", "key bob") == page_salt("key alice", "") != page_salt(None, "key alice")
     assert page_salt(None, "") == b""
+    salts = {page_salt(asked, key, secret) for asked in (None, "a") for key in ("", "a") for secret in (b"s", b"t")}
+    assert len(salts) == 6, "a request's own salt replaces that of its key"

@@ -49,6 +49,7 @@ class GatewayContext:
     responses: ResponseStore | None = None
     access: Access = field(default_factory=lambda: Access(None))
     console: Console | None = None
+    salt_secret: Callable[[], bytes] = lambda: b""  # the cluster's own part in salts of cached pages
     unproven: Callable[[], str | None] = lambda: None  # why no answer is known to come, as ReadyProbe has it
 
     def check_model(self, model: str | None) -> None:
@@ -98,7 +99,7 @@ class GatewayContext:
             allowed = [min(room, max(1, each)) for room in allowed]
         known = sum(allowed) if max_tokens is not None or visit.tokens_left is not None else 0
         visit.reserve(len(prompts) * choices, choices * prompt, choices * (prompt + known))
-        salt = page_salt(body.cache_salt, visit.caller.name if self.access.on else "")
+        salt = page_salt(body.cache_salt, visit.caller.name if self.access.on else "", self.salt_secret())
         base = sampling_of(body, seed & SEED_MASK, min(allowed, default=1), assets, rules)
         requests = [
             GenerationRequest(

@@ -23,15 +23,17 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
-def page_salt(asked: str | None, key: str) -> bytes:
+def page_salt(asked: str | None, key: str, secret: bytes = b"") -> bytes:
     """Returns what requests must have in common to share cached pages: their own `cache_salt`, else the `key`'s name.
 
-    It is empty without keys. So how fast an answer comes tells nothing of what other keys have asked.
+    It is empty without keys. So how fast an answer comes tells nothing of what other keys have asked; and without the
+    cluster's `secret`, if it has one, nobody can tell from a page's name what is in it.
     """
-    if asked is None and not key:
+    if asked is None and not key and not secret:
         return b""
     kind, text = (b"key", key) if asked is None else (b"request", asked)
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16, person=kind).digest()
+    data = text.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16, key=secret, person=kind).digest()
 
 
 def choice_seed(seed: int, choice: int) -> int:
