@@ -13,9 +13,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.arguments import folder, number
 from bench.checkpoints import console, prepare
@@ -69,7 +70,7 @@ class Found:
 
 
 Prompt = Callable[[int], list[int]]  # so many random tokens
-Measure = Callable[[Cluster, Sizes, Prompt, Found], Awaitable[None]]
+Measure = Callable[[Cluster, Sizes, Prompt, Found], Coroutine[Any, Any, None]]
 
 
 async def ask(target: Cluster, prompt: list[int], tokens: int) -> Stream:

@@ -111,7 +111,7 @@ def test_pages_are_shared_on_every_rank(ranks: Ranks) -> None:
     rng = Random(3)
     beginning = [rng.randrange(3, 300) for _ in range(50)]
     asked = [[*beginning[: rng.randint(20, 50)], *(rng.randrange(3, 300) for _ in range(5))] for _ in range(8)]
-    received = []
+    received: list[list[Received]] = []
     none = limits(max_batch_tokens=24, max_running=6, num_pages=48, prefix_cache=False)
     few = limits(max_batch_tokens=24, max_running=3, num_pages=10, max_len=160, host_pages=20)
     for model, sizes in ((ranks.one, none), (ranks.several, few)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from caracal_proto import router_pb2
+from caracal_proto import attention_pb2, router_pb2
 from caracal_proto.router_pb2_grpc import RouterStub
 from support.cluster_harness import ClusterUnderTest, running_cluster, until
 
@@ -80,7 +80,7 @@ def hints_known(url: str) -> bool:
 
 def checksums(target: str, prompt: str, salt: str) -> tuple[list[int], int]:
     with grpc.insecure_channel(target) as channel:
-        sampling = {"max_tokens": 30, "temperature": 0.8, "seed": 5, "ignore_eos": True}
+        sampling = attention_pb2.Sampling(max_tokens=30, temperature=0.8, seed=5, ignore_eos=True)
         request = router_pb2.TextRequest(prompt=prompt, sampling=sampling, cache_salt=salt)
         events = list(RouterStub(channel).Generate(request, timeout=60))
     return [token.logits_checksum for event in events for token in event.tokens], events[-1].cached_tokens

@@ -75,7 +75,8 @@ def test_messages_count_cached_tokens_apart(caching: Harness) -> None:
 
 def test_the_grpc_gateway(caching: Harness) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{caching.servers.grpc_port}") as channel:
-        request = router_pb2.TextRequest(prompt="hello", cache_salt="team", sampling={"max_tokens": 9})
+        sampling = attention_pb2.Sampling(max_tokens=9)
+        request = router_pb2.TextRequest(prompt="hello", cache_salt="team", sampling=sampling)
         *_, last = RouterStub(channel).Generate(request, timeout=20)
     assert last.cached_tokens == 3
     assert caching.fakes[0].requests[-1].cache_salt == page_salt("team", "")
