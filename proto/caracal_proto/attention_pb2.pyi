@@ -31,6 +31,7 @@ class GenerateRequest(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
@@ -44,6 +45,8 @@ class GenerateRequest(_message.Message):
     """whom the request counts for, where several ask: a number without a meaning; 0 = nobody known"""
     weight: _builtins.float
     """the caller's share beside others; 0 = 1"""
+    priority: _builtins.int
+    """of one caller's requests the lower ones are admitted first, and give way last"""
     cache_salt: _builtins.bytes
     """pages are shared only among requests with the same one, of at most 64 bytes"""
     traceparent: _builtins.str
@@ -69,13 +72,14 @@ class GenerateRequest(_message.Message):
         probe: _builtins.bool = ...,
         caller: _builtins.int = ...,
         weight: _builtins.float = ...,
+        priority: _builtins.int = ...,
         cache_salt: _builtins.bytes = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "priority", b"priority", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,13 +29,15 @@ class TextRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """empty = the one served"""
     prompt: _builtins.str
     messages_json: _builtins.str
     """the `messages` array of a chat completion"""
     cache_salt: _builtins.str
-    """as over HTTP"""
+    """as over HTTP, as is the next"""
+    priority: _builtins.int
     @_builtins.property
     def sampling(self) -> _attention_pb2.Sampling:
         """seed 0 = chosen at random by the router; top_p, repetition_penalty or max_tokens 0 = not set. What is not set is taken
@@ -53,10 +55,11 @@ class TextRequest(_message.Message):
         sampling: _attention_pb2.Sampling | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         cache_salt: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "messages_json", b"messages_json", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "input", b"input", "messages_json", b"messages_json", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "input", b"input", "messages_json", b"messages_json", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "messages_json"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

@@ -51,6 +51,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         probe=message.probe,
         caller=message.caller,
         weight=max(message.weight, MIN_WEIGHT) if message.weight else 1.0,
+        priority=message.priority,
         salt=message.cache_salt,
     )
 

@@ -17,13 +17,14 @@ HEAVY, LIGHT = 1, 2
 SLOWDOWN = 1.75
 
 
-def make(key: int, caller: int, prompt: int = 2, answer: int = 400, weight: float = 1.0) -> Sequence:
+def make(key: int, caller: int, prompt: int = 2, answer: int = 400, weight: float = 1.0, priority: int = 0) -> Sequence:
     request = Request(
         request_id=str(key),
         prompt_ids=tuple(range(1, prompt + 1)),
         sampling=Sampling(max_tokens=answer),
         caller=caller,
         weight=weight,
+        priority=priority,
     )
     return Sequence(key, request, frozenset(), prompt + answer, lambda tokens, ending: None)
 
@@ -160,6 +161,54 @@ def test_callers_with_little_are_not_preempted_for_each_other() -> None:
     assert scheduler.preemptions == 0
 
 
+def test_the_lowest_priority_of_a_caller_is_admitted_first() -> None:
+    scheduler = build(max_running=1)
+    for key, priority in enumerate([0, 5, -1, 5, -1, 0]):
+        scheduler.submit(make(key, HEAVY, answer=1, priority=priority))
+    order = []
+    while scheduler.waiting or scheduler.running:
+        order += [sequence.key for sequence in run(scheduler, scheduler.schedule())]
+    assert order == [2, 4, 0, 5, 1, 3]
+
+
+def test_a_priority_counts_for_nothing_beside_other_callers() -> None:
+    scheduler = build(max_running=2)
+    for key in range(4):
+        scheduler.submit(make(key, HEAVY, answer=2, priority=-1000))
+    scheduler.submit(make(4, LIGHT, answer=2, priority=1000))
+    run(scheduler, scheduler.schedule())
+    assert [sequence.key for sequence in scheduler.running] == [0, 4]
+
+
+def test_the_highest_priority_of_a_caller_gives_way_first() -> None:
+    scheduler = build(pages=8)
+    kept, first = make(1, HEAVY, prompt=8, answer=12, priority=-1), make(0, HEAVY, prompt=8, answer=12, priority=3)
+    decoding(scheduler, first, kept)
+    ended: list[Sequence] = []
+    while not scheduler.preemptions:
+        ended += run(scheduler, scheduler.schedule())
+    assert (first.row, kept.row is None) == (None, False), "although it came first"
+    while scheduler.running or scheduler.waiting:
+        ended += run(scheduler, scheduler.schedule())
+    assert ended == [kept, first]
+
+
+def test_the_prompt_of_the_lowest_priority_goes_first() -> None:
+    scheduler = build(budget=200, max_running=3)
+    late = make(0, HEAVY, prompt=300, priority=1)
+    scheduler.submit(late)
+    run(scheduler, scheduler.schedule())
+    assert late.cached == 200
+    urgent = make(1, HEAVY, prompt=150)
+    scheduler.submit(urgent)
+    run(scheduler, scheduler.schedule())
+    assert (late.remaining, urgent.cached) == (1, 100), "it was admitted with what was left of the step"
+    other = make(2, HEAVY, prompt=300, priority=2)
+    scheduler.submit(other)
+    chunks = scheduler.schedule()
+    assert [(chunk.sequence.key, chunk.length) for chunk in chunks] == [(0, 1), (1, 50), (2, 149)]
+
+
 class SharedMachine(RuleBasedStateMachine):
     """Random callers, weights, pages and costs: something always runs, everything ends, and no page is used twice."""
 
@@ -181,7 +230,8 @@ class SharedMachine(RuleBasedStateMachine):
         prompt = data.draw(st.integers(1, self.capacity - 1))
         answer = data.draw(st.integers(1, self.capacity - prompt))
         weight = self.weights.setdefault(caller, weight)
-        self.live[self.keys] = make(self.keys, caller, prompt, answer, weight)
+        priority = data.draw(st.integers(-1, 1))
+        self.live[self.keys] = make(self.keys, caller, prompt, answer, weight, priority)
         self.scheduler.submit(self.live[self.keys])
         self.keys += 1
 

@@ -78,7 +78,7 @@ def test_what_is_about_the_caller_is_accepted(body_type: type[Sampled], name: st
     check_model_fields(BODIES[body_type] | {name: "anything"}, body_type)
 
 
-@pytest.mark.parametrize(("name", "value"), [("best_of", True), ("priority", False), ("use_beam_search", 0)])
+@pytest.mark.parametrize(("name", "value"), [("best_of", True), ("length_penalty", True), ("use_beam_search", 0)])
 def test_values_are_compared_with_their_types(name: str, value: Any) -> None:
     assert error_of(CompletionRequest, **{name: value}).param == name
 

@@ -134,6 +134,7 @@ class Driver:
         scored: int = 0,
         rules: TokenRules | None = None,
         caller: int = 0,
+        priority: int = 0,
         salt: bytes = b"",
     ) -> Received:
         received = Received()
@@ -145,6 +146,7 @@ class Driver:
             scored=scored,
             sampling=sampling,
             caller=caller,
+            priority=priority,
             salt=salt,
         )
         received.key = self.engine.submit(request, received, rules)

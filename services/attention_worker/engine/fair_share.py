@@ -3,7 +3,7 @@
 A caller with few sequences is not to pay for another's many: while several callers have sequences here, a step takes at
 most `slowdown` times as long as it would if each had no more than the one with fewest, for its weight. The others'
 sequences take turns. Where more rows cost next to nothing, as on GPUs, all of them fit. What runs together changes no
-bit.
+bit. A sequence's priority counts among those of its caller alone: else whoever names the lowest would be served first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class FairShare:
         self._cost, self._slowdown = cost, slowdown
         self._held: Counter[int] = Counter()
         self._waiting: Counter[int] = Counter()
+        self._ranked = 0  # that wait with a priority
         self._steps = 0
         self._fewest = 0.0  # that a caller wanted when the last step was planned
 
@@ -49,10 +50,12 @@ class FairShare:
     def waits(self, sequence: Sequence) -> None:
         """Counts a sequence that begins to wait."""
         self._waiting[sequence.request.caller] += 1
+        self._ranked += sequence.request.priority != 0
 
     def waits_no_more(self, sequence: Sequence) -> None:
         """Counts a sequence that has waited."""
         _less(self._waiting, sequence)
+        self._ranked -= sequence.request.priority != 0
 
     def share(self, sequence: Sequence, more: int = 0) -> float:
         """How many sequences of its caller run, and `more`, for its weight."""
@@ -66,16 +69,32 @@ class FairShare:
         return self.share(sequence, self._waiting[sequence.request.caller])
 
     def next_of(self, waiting: Iterable[Sequence]) -> Sequence:
-        """Returns the one to be admitted next: of the caller that has least, the first."""
-        return min(waiting, key=self.share) if len(self._waiting) > 1 else next(iter(waiting))
+        """Returns the one to be admitted next: of the caller that has least, the first of the lowest priority."""
+        first = min(waiting, key=self.share) if len(self._waiting) > 1 else next(iter(waiting))
+        if not self._ranked:
+            return first
+        caller = first.request.caller
+        return min((one for one in waiting if one.request.caller == caller), key=_priority)
 
     def latest_of_most(self, running: list[Sequence]) -> Sequence:
-        """Returns who gives way: the latest of the caller that has most; the latest of all where each has only one."""
+        """Returns who gives way: the latest of the caller that has most; the latest of all where each has only one.
+
+        Of one caller's sequences, the latest of the highest priority.
+        """
         several = [one for one in running if self._held[one.request.caller] > 1]
         if not several:
             return running[-1]
         most = max(map(self.share, several))
-        return next(one for one in reversed(several) if self.share(one) == most)
+        caller = next(one for one in reversed(several) if self.share(one) == most).request.caller
+        return max((one for one in reversed(several) if one.request.caller == caller), key=_priority)
+
+    def prompts(self, running: list[Sequence]) -> list[Sequence]:
+        """The sequences whose prompts get tokens, in their order: those of callers that have least first."""
+        found = [one for one in running if one.remaining > 1]
+        place: dict[int, int] = {}
+        for index, one in enumerate(found):
+            place.setdefault(one.request.caller, index)
+        return sorted(found, key=lambda one: (self.share(one), place[one.request.caller], _priority(one)))
 
     def choose(
         self, running: list[Sequence], waiting: Iterable[Sequence], most_tokens: int
@@ -130,7 +149,7 @@ def victims(running: list[Sequence], newcomer: Sequence, pages: int, page_size: 
     was computed is lost.
     """
     of_caller: dict[int, list[Sequence]] = {}
-    for sequence in running:
+    for sequence in sorted(running, key=_priority):
         of_caller.setdefault(sequence.request.caller, []).append(sequence)
     mine = fair.share(newcomer, 1)
     found: list[Sequence] = []
@@ -141,6 +160,10 @@ def victims(running: list[Sequence], newcomer: Sequence, pages: int, page_size: 
         found.append(theirs.pop())
         pages -= -(-len(found[-1].ids) // page_size)
     return found
+
+
+def _priority(sequence: Sequence) -> int:
+    return sequence.request.priority
 
 
 def _less(counts: Counter[int], sequence: Sequence) -> None:

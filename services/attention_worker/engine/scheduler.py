@@ -1,7 +1,8 @@
 """The scheduler: which tokens of which sequences the next step runs. No torch, no I/O, no clock.
 
-One caller's sequences are served first come, first served: admission takes the head of `waiting`, preemption the tail
-of `running`. Between callers both are fair: the one that has least is admitted first, the one that has most gives way.
+One caller's sequences of one priority are served first come, first served: admission takes the head of `waiting`,
+preemption the tail of `running`. Between callers both are fair: the one that has least is admitted first, the one that
+has most gives way.
 """
 
 from __future__ import annotations
@@ -190,9 +191,8 @@ class Scheduler:
         self.preemptions += 1
 
     def _prefill(self, plan: _Plan) -> None:
-        running = sorted(self.running, key=self._fair.share) if self._fair.several else self.running
-        for sequence in running:
-            if sequence.remaining > 1 and not self._chunk(plan, sequence) and not _waits_for_scores(plan, sequence):
+        for sequence in self._fair.prompts(self.running):
+            if not self._chunk(plan, sequence) and not _waits_for_scores(plan, sequence):
                 return
 
     def _admit(self, plan: _Plan) -> None:

@@ -79,6 +79,7 @@ class Request:
     probe: bool = False  # no user's: its tokens are not counted
     caller: int = 0  # whom it counts for, as its router says: a number without a meaning
     weight: float = 1.0  # the caller's share beside others
+    priority: int = 0  # of its caller's requests the lower ones are admitted first, and give way last
     salt: bytes = b""  # only requests with the same one share pages
     trace: SequenceTrace | None = None
 

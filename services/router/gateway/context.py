@@ -110,6 +110,7 @@ class GatewayContext:
                 eos_ids=eos_ids,
                 grammar_field=rules.field,
                 grammar_lines=rules.has_lines,
+                priority=body.priority or 0,
                 cache_salt=salt,
             )
             for i, (prompt, count) in enumerate(zip(prompts, allowed, strict=True))

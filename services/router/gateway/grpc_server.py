@@ -107,6 +107,7 @@ def body_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
     fields = _fields(request.sampling) | ({"stop": list(request.stop)} if request.stop else {})
     if request.cache_salt:
         fields["cache_salt"] = request.cache_salt
+    fields["priority"] = request.priority
     if request.WhichOneof("input") == "messages_json":
         data = request.messages_json.encode()
         check_values(data, MAX_VALUES)

@@ -32,7 +32,6 @@ ONLY_AS: Mapping[str, tuple[Any, ...]] = {
     "guided_decoding_backend": ("auto", "guidance"),
     "length_penalty": (1,),
     "modalities": (["text"],),
-    "priority": (0,),
     "service_tier": ("auto", "default"),
     "spaces_between_special_tokens": (True,),
     "store": (False,),

@@ -67,6 +67,7 @@ TRUNCATED = WithJsonSchema({"type": "integer", "anyOf": [{"const": -1}, {"minimu
 ToolName = Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
+Priority = Annotated[StrictInt, number(-(2**31), 2**31 - 1)]
 CacheSalt = Annotated[StrictStr, Field(min_length=1, max_length=MAX_CACHE_SALT)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
@@ -120,6 +121,7 @@ class Sampled(Lenient):
     guided_grammar: Pattern | None = None
     guided_whitespace_pattern: Pattern | None = None
     cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
 

@@ -103,16 +103,16 @@ class Visit:
         if self.use is not None:
             self.use.used += tokens
 
-    def place(self) -> Place:
-        """A place in the queue for one sequence."""
-        return Place(self)
+    def place(self, priority: int = 0) -> Place:
+        """A place in the queue for one sequence. Of the caller's, the lowest priority is served first."""
+        return Place(self, priority)
 
 
 class Place:
     """The place of one sequence in the queue, then at a worker, until it leaves."""
 
-    def __init__(self, visit: Visit) -> None:
-        self.visit = visit
+    def __init__(self, visit: Visit, priority: int) -> None:
+        self.visit, self.priority = visit, priority
         self.asked_at = time.monotonic()
         self.ready: asyncio.Future[None] | None = None
         self.held = False
@@ -201,7 +201,7 @@ class Admission:
         """Waits until the place is given. Raises Overloaded."""
         visit = place.visit
         place.ready = asyncio.get_running_loop().create_future()
-        self._queue.push(visit.caller, place)
+        self._queue.push(visit.caller, place, place.priority)
         self.give()
         try:
             while not place.ready.done():

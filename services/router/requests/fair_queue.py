@@ -1,13 +1,16 @@
 """Who gets the next free place of the attention workers. Pure: no clock, no tasks.
 
 The next one goes to the caller that holds fewest, for its weight; of equals, to the one that was served longest ago.
+Of what one caller waits for, the lowest priority comes first; it counts for nothing beside other callers'.
 What a sequence will cost is not known before its end, and what a client says of it (max_tokens) is a guess; but places
 are what everybody waits for, and a caller holds one for as long as its sequence takes.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from bisect import insort
+from collections import Counter, OrderedDict
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from services.router.requests.callers import Caller
@@ -20,7 +23,8 @@ class FairQueue(Generic[Item]):
     """What waits, by caller, and how many places each caller holds."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Caller, deque[Item]] = OrderedDict()  # the caller that was served last is last
+        # The caller that was served last is last; its items are in order, each with its priority.
+        self._waiting: OrderedDict[Caller, list[tuple[int, Item]]] = OrderedDict()
         self.held: Counter[Caller] = Counter()
         self.in_use = self.length = 0
 
@@ -32,13 +36,14 @@ class FairQueue(Generic[Item]):
     def waiting(self, caller: Caller) -> int:
         return len(self._waiting.get(caller, ()))
 
-    def push(self, caller: Caller, item: Item) -> None:
-        self._waiting.setdefault(caller, deque()).append(item)
+    def push(self, caller: Caller, item: Item, priority: int = 0) -> None:
+        insort(self._waiting.setdefault(caller, []), (priority, item), key=itemgetter(0))
         self.length += 1
 
     def remove(self, caller: Caller, item: Item) -> None:
         """Takes back what waits no more."""
-        self._waiting[caller].remove(item)
+        waiting = self._waiting[caller]
+        del waiting[next(place for place, (_, one) in enumerate(waiting) if one is item)]
         self._shortened(caller)
 
     def pop(self, capacity: int) -> Item | None:
@@ -46,7 +51,7 @@ class FairQueue(Generic[Item]):
         caller = min(self._waiting, key=lambda caller: self.held[caller] / caller.weight, default=None)
         if caller is None or not self._may_have(caller, capacity):
             return None
-        item = self._waiting[caller].popleft()
+        _, item = self._waiting[caller].pop(0)
         self._waiting.move_to_end(caller)
         self._shortened(caller)
         self.held[caller] += 1

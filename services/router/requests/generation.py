@@ -60,7 +60,8 @@ class GenerationRequest:
     eos_ids: frozenset[int] = frozenset()
     grammar_field: str = ""
     grammar_lines: bool = False
-    cache_salt: bytes = b""  # see GenerateRequest
+    priority: int = 0  # see GenerateRequest, as for the next
+    cache_salt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Generation:
         self.numerics_class: str | None = None
         self.cached_tokens = 0  # of the prompt, as its first attempt found them
         self._take: Callable[[Sequence[attention_pb2.Token]], None] | None = None
-        self._place = request.visit.place()
+        self._place = request.visit.place(request.priority)
 
     def __enter__(self) -> Generation:
         return self
@@ -209,6 +210,7 @@ class Generation:
             sampling=self._request.sampling,
             caller=self._request.visit.caller.number,
             weight=self._request.visit.caller.weight,
+            priority=self._request.priority,
             cache_salt=self._request.cache_salt,
         )
         self._metrics.attempts.inc()

@@ -22,7 +22,16 @@ from services.router.gateway.known_fields import FieldTable
 from services.router.gateway.output_schemas import FAIL_FAST
 from services.router.gateway.responses_api import fields
 from services.router.gateway.responses_api.items import Input, one_type
-from services.router.gateway.schemas import MAX_TOP_LOGPROBS, STOPS, CacheSalt, Effort, Number, ToolName, number
+from services.router.gateway.schemas import (
+    MAX_TOP_LOGPROBS,
+    STOPS,
+    CacheSalt,
+    Effort,
+    Number,
+    Priority,
+    ToolName,
+    number,
+)
 from services.router.requests.errors import InvalidRequest
 
 LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
@@ -135,6 +144,7 @@ class ResponsesRequest(Closed):
     stop: Annotated[StrictStr | list[StrictStr], STOPS] | None = None
     ignore_eos: StrictBool | None = None
     cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
     tools: Annotated[list[Tool], Field(max_length=128), FAIL_FAST] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: StrictBool | None = None

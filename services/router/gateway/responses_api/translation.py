@@ -22,7 +22,7 @@ from services.router.requests.errors import InvalidRequest
 
 SAME = (
     *("model", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty"),
-    *("parallel_tool_calls", "stop", "ignore_eos", "cache_salt"),
+    *("parallel_tool_calls", "stop", "ignore_eos", "cache_salt", "priority"),
 )
 FIELDS = {
     "messages": "input",
