@@ -17,7 +17,7 @@ from services.prefixes.page_names import NAME_BYTES
 
 BITS_PER_NAME = 8  # and so of a hundred names that are not there about three seem to be
 HASHES = 4  # words of a name, each of which chooses a bit
-LEAST_BYTES, MOST_BYTES = 64, 16 << 10
+LEAST_BYTES, MOST_BYTES = 64, 64 << 10
 
 
 @dataclass(frozen=True, slots=True)

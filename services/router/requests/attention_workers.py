@@ -48,7 +48,7 @@ CHANNEL_OPTIONS = (
 UNLISTED_WORKER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
-HINTS_S = 1.0  # between two looks at what workers have cached
+HINTS_S = 2.0  # between two looks at what workers have cached; this router knows what it has sent meanwhile
 DESCRIBE_S = 1.5  # no worker is too busy to answer Describe; that this router is does not count
 
 ReadHints = Callable[[Sequence[str]], Awaitable[Mapping[str, PageHint]]]

@@ -1,6 +1,6 @@
 """How much of a prompt each attention worker has cached, as far as this router can tell. Pure: no clock, no I/O.
 
-Two things tell it: the workers' own hints, a second old or more, and where this router has sent prompts since. Both may
+Two things tell it: the workers' own hints, seconds old, and where this router has sent prompts since. Both may
 be wrong, which costs the computation of a prompt that another worker has cached, and nothing else.
 """
 
