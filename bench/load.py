@@ -89,8 +89,8 @@ async def follow(url: str, body: dict[str, object], stream: Stream, on_first: Ca
         if not usage:
             raise BadAnswer("the stream ended without its usage")
         counts = json.loads(usage)["usage"]
-        stream.tokens, stream.prompt = counts["completion_tokens"], counts["prompt_tokens"]
-        stream.cached = counts["prompt_tokens_details"]["cached_tokens"]
+        stream.tokens, stream.prompt = counts["completion_tokens"], counts.get("prompt_tokens", 0)
+        stream.cached = counts.get("prompt_tokens_details", {}).get("cached_tokens", 0)
     finally:
         writer.close()
 
