@@ -68,6 +68,9 @@
 {{- with .root.Values.link.dispatchDtype }}
 - {name: CARACAL_DISPATCH_DTYPE, value: {{ . }}}
 {{- end }}
+{{- with .root.Values.model.kvDtype }}
+- {name: CARACAL_KV_DTYPE, value: {{ . }}}
+{{- end }}
 {{- if int .role.threads }}
 - {name: CARACAL_THREADS, value: {{ int .role.threads | quote }}}
 {{- else if dig "limits" "cpu" "" .role.resources }}

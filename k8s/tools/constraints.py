@@ -55,6 +55,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
     "image.digest": _or_empty("sha256:[0-9a-f]{64}"),
     "model.dtype": _one_of("", "bfloat16", "float32"),
+    "model.kvDtype": _one_of("", "fp8"),
     "model.generationConfig": _one_of("auto", "none"),
     "model.name": {"type": "string", "minLength": 1},
     "model.hf.sizeLimit": _pattern(_QUANTITY),

@@ -4,6 +4,7 @@ from caracal_kernels.backend import KernelsUnavailable, cpu_backend, is_compiled
 from caracal_kernels.combine import combine, combine_reference
 from caracal_kernels.grouped_swiglu import grouped_swiglu, grouped_swiglu_reference
 from caracal_kernels.grouped_swiglu_fp8 import grouped_swiglu_fp8, grouped_swiglu_fp8_reference
+from caracal_kernels.latent_cache import row_width
 from caracal_kernels.linear import linear, linear_reference
 from caracal_kernels.linear_fp8 import linear_fp8, linear_fp8_reference
 from caracal_kernels.mla_attention import mla_attention, mla_attention_reference
@@ -68,6 +69,7 @@ __all__ = [
     "route_rows_reference",
     "row_checks",
     "row_checks_reference",
+    "row_width",
     "sample",
     "sample_reference",
     "swiglu",

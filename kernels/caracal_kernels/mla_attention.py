@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caracal_kernels.latent_cache import read_fp8
 from caracal_kernels.registry import define_op
 
 SPARSE_BLOCK = 128  # of streaming-sparse attention, at absolute multiples
@@ -54,8 +55,11 @@ def mla_attention_reference(
     """[T, H, C]: row t attends to positions 0..positions_T[t] of sequence seq_T[t]. Pages hold a multiple of 16.
 
     With `recent_blocks` it reads only the first `sink_blocks` blocks of 128 positions, at least 1, and the last
-    `recent_blocks`, of which its own is one: the online softmax steps from the ones to the others.
+    `recent_blocks`, of which its own is one: the online softmax steps from the ones to the others. A cache of bytes is
+    in fp8, see latent_cache.py.
     """
+    if cache_PIL.dtype == torch.uint8:
+        cache_PIL = read_fp8(cache_PIL, kv_lora_rank, q_THL.shape[2] - kv_lora_rank, q_THL.dtype)
     page_size = cache_PIL.shape[1]
     o_THC = q_THL.new_empty((*q_THL.shape[:2], kv_lora_rank))
     for t, (seq, position) in enumerate(zip(seq_T.tolist(), positions_T.tolist(), strict=True)):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from caracal_kernels.latent_cache import write_fp8_reference
 from caracal_kernels.linear import accumulate_reference, linear_reference
 from caracal_kernels.registry import define_op
 from caracal_kernels.rms_norm import rms_norm_reference
@@ -75,15 +76,19 @@ def mla_project_reference(
     cos_sin_TR = cos_sin_MR[positions_T.long()]
     latent_TL = torch.cat([c_TC, rope_reference(ckv_TL[:, latent:], cos_sin_TR)], dim=-1)
     written_T = slot_mapping_T >= 0
-    cache_PIL.view(-1, cache_PIL.shape[-1])[slot_mapping_T[written_T].long()] = latent_TL[written_T]
+    places_T = slot_mapping_T[written_T].long()
+    if cache_PIL.dtype == torch.uint8:
+        write_fp8_reference(cache_PIL, places_T, *latent_TL[written_T].split([latent, latent_TL.shape[1] - latent], 1))
+    else:
+        cache_PIL.view(-1, cache_PIL.shape[-1])[places_T] = latent_TL[written_T]
     absorbed = [accumulate_reference(q_THE[:, head, :nope], w_uk_HCN[head]) for head in range(heads)]
     q_rope_THR = rope_reference(q_THE[..., nope:], cos_sin_TR[:, None])
     return torch.cat([torch.stack(absorbed, dim=1).to(dtype), q_rope_THR], dim=-1)
 
 
 def _fake(x_TD: Tensor, positions_T: Tensor, slot_mapping_T: Tensor, cache_PIL: Tensor, *weights: Tensor) -> Tensor:
-    w_uk_HCN = weights[6]
-    return x_TD.new_empty((x_TD.shape[0], w_uk_HCN.shape[0], cache_PIL.shape[2]))
+    kv_a_norm_C, w_uk_HCN, cos_sin_MR = weights[5:8]
+    return x_TD.new_empty((x_TD.shape[0], w_uk_HCN.shape[0], len(kv_a_norm_C) + cos_sin_MR.shape[1]))
 
 
 _mla_project = define_op(mla_project_reference, fake=_fake, triton="mla_project", mutates=("cache_PIL",))
@@ -94,7 +99,8 @@ def mla_project(
 ) -> Tensor:
     """Absorbed queries [T, H, L] = latent C | rope R; writes each row's [latent | rope key] to its place in the cache.
 
-    `slot_mapping_T` is page * I + offset in the page, or -1: written nowhere.
+    `slot_mapping_T` is page * I + offset in the page, or -1: written nowhere. A cache of bytes gets the latent in fp8,
+    see latent_cache.py.
     """
     w = weights
     return _mla_project(

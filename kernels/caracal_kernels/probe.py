@@ -10,6 +10,7 @@ from torch import Tensor
 
 from caracal_kernels.combine import combine
 from caracal_kernels.grouped_swiglu import grouped_swiglu
+from caracal_kernels.latent_cache import row_width
 from caracal_kernels.linear import linear
 from caracal_kernels.mla_attention import mla_attention
 from caracal_kernels.mla_output import mla_output
@@ -67,6 +68,9 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     q_THL = mla_project(x_TD, mla, i32, i32, cache_PIL)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     o_THC = mla_attention(q_THL, cache_PIL, table, torch.zeros_like(i32), i32, 0.25, latent)
+    fp8_PIB = torch.zeros((1, 16, row_width(latent, rope, dtype, fp8=True)), dtype=torch.uint8, device=device)
+    mla_project(x_TD, mla, i32, i32, fp8_PIB)
+    fp8_THC = mla_attention(q_THL, fp8_PIB, table, torch.zeros_like(i32), i32, 0.25, latent)
     long_THC = _long_attention(q_THL[:1], weights(75, 16, latent + rope, salt=17), latent)
     out_TD = mla_output(o_THC, mla.w_uv_HUC, mla.o_proj_DO, x_TD)
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
@@ -83,6 +87,8 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         q_THL,
         o_THC,
         long_THC,
+        fp8_PIB,
+        fp8_THC,
         out_TD,
         mlp_TD,
         ids_TK,

@@ -62,10 +62,18 @@ class Opened:
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
         """Reads all weights but the experts', or one rank's part of them. Raises CheckpointError or InvalidSetting."""
         with progress("loading the attention side") as report:
-            model = load_model(self.checkpoint, self.dtype, report, ranks, self.device, self.settings.tables_dir)
+            model = load_model(
+                self.checkpoint,
+                self.dtype,
+                report,
+                ranks,
+                self.device,
+                self.settings.tables_dir,
+                kv_fp8=self.settings.kv_fp8,
+            )
         pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
-        numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype)
+        numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype, self.settings.kv_dtype)
         return Loaded(model, self.limits(pages), numerics)
 
     def limits(self, pages: int) -> EngineLimits:
@@ -95,7 +103,11 @@ class Opened:
     def _default_pages(self) -> int:
         settings = self.settings
         longest = settings.max_model_len or self.config.max_position_embeddings
-        return default_pages(self.device, self.config, self.dtype, settings.page_size, longest, settings.shared_gpu)
+        return default_pages(self.device, self._page_bytes, settings.page_size, longest, settings.shared_gpu)
+
+    @property
+    def _page_bytes(self) -> int:
+        return page_bytes(self.config, self.dtype, self.settings.page_size, fp8=self.settings.kv_fp8)
 
     def _host_pages(self) -> int:
         """The places of the second tier. Raises InvalidSetting when it needs more memory than is free."""
@@ -109,7 +121,7 @@ class Opened:
     def _check_memory(self, pages: int) -> None:
         """Raises InvalidSetting before anything is allocated: the kernel's OOM killer would end processes silently."""
         size = self.settings.page_size
-        wanted, free = pages * page_bytes(self.config, self.dtype, size), free_memory(self.device)
+        wanted, free = pages * self._page_bytes, free_memory(self.device)
         if wanted > free:
             gib = f"{wanted / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
             raise InvalidSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")

@@ -93,6 +93,11 @@ class AttentionSettings(WorkerSettings):
         return self.link or ("grpc" if unavailable() else "native")
 
     @property
+    def kv_fp8(self) -> bool:
+        """Whether latents are cached in fp8."""
+        return self.kv_dtype == "fp8"
+
+    @property
     def on_gpu(self) -> bool:
         return self.device.startswith("cuda")
 

@@ -23,6 +23,7 @@ class Numerics:
     probe: str  # digest of every op's output on golden inputs, computed on that device
     dtype: str  # of weights and hidden states
     dispatch_dtype: str  # of rows on their way to experts
+    kv_dtype: str  # of latents in the cache
     weights: str  # digest of the config's numbers and a sample of every tensor
 
     @property
@@ -37,14 +38,19 @@ class Numerics:
 
 
 def numerics_of(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, dispatch_dtype: torch.dtype | None = None
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    dispatch_dtype: torch.dtype | None = None,
+    kv_dtype: str = "",
 ) -> Numerics:
-    """The class of a worker that computes in `dtype` on `device`; `dispatch_dtype`: None = `dtype`."""
+    """The class of a worker that computes in `dtype` on `device`; `dispatch_dtype`, `kv_dtype`: that too, if not given."""
     return Numerics(
         kernels=kernels_of(device),
         probe=probe(dtype, device),
         dtype=_name(dtype),
         dispatch_dtype=_name(dispatch_dtype or dtype),
+        kv_dtype=kv_dtype or _name(dtype),
         weights=checkpoint.digest,
     )
 

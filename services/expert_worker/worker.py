@@ -60,7 +60,7 @@ class ExpertWorker:
         experts = Experts(checkpoint, dtype, device, keep_fp8=computes_fp8(device))
         self._settings = settings
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
-        self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype)
+        self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype, settings.kv_dtype)
         key = settings.open_cluster_key()
         tls = settings.open_tls()
         warn_without(key)

@@ -55,6 +55,7 @@ class LocalSettings(Settings):
     fair_slowdown: float = setting_like(AttentionSettings, "fair_slowdown")
     link: str = setting_like(AttentionSettings, "link")
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
+    kv_dtype: str = setting_like(AttentionSettings, "kv_dtype")
     generation_config: str = setting_like(RouterSettings, "generation_config")
     tls: bool = setting(
         "TLS between the cluster's processes, with certificates of a throw-away authority; clients connect as without",
@@ -121,6 +122,7 @@ class LocalSettings(Settings):
             "CARACAL_LINK": self.link,
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
+            "CARACAL_KV_DTYPE": self.kv_dtype,
             "CARACAL_GENERATION_CONFIG": self.generation_config,
             "CARACAL_HOST": loopback_of(self.host),
             "CARACAL_ADVERTISE_HOST": loopback_of(self.host),

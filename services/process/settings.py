@@ -247,6 +247,12 @@ class WorkerSettings(ServiceSettings):
         "",
         one_of=("fp8", ""),
     )
+    kv_dtype: str = setting(
+        "dtype of latents in the cache: fp8 (a scale for 128 values) takes little more than half the memory and "
+        "changes answers; empty = the model's. Attention and expert workers need the same one",
+        "",
+        one_of=("fp8", ""),
+    )
 
     @property
     def core_set(self) -> frozenset[int]:

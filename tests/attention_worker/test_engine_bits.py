@@ -50,6 +50,7 @@ CASES = [
     pytest.param((WIDE_TOP_K, torch.float32), id="fp32"),
     pytest.param((WIDE_TOP_K, torch.bfloat16), id="bf16"),
     pytest.param((NGRAM, torch.bfloat16), id="ngram-bf16"),
+    pytest.param((WIDE_TOP_K, torch.bfloat16, "fp8"), id="bf16-kv-fp8"),
 ]
 
 
@@ -58,9 +59,10 @@ def model_and_dispatcher(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelAndDispatcher:
     torch.set_num_threads(1)
-    preset, dtype = request.param
+    preset, dtype, *kv = request.param
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path_factory.mktemp("bits"), preset, seed=5))
-    return load_model(checkpoint, dtype, lambda done, total: None), ReferenceDispatcher(checkpoint, dtype)
+    model = load_model(checkpoint, dtype, lambda done, total: None, kv_fp8=bool(kv))
+    return model, ReferenceDispatcher(checkpoint, dtype)
 
 
 def prompt(rng: Random, longest: int = 50) -> list[int]:

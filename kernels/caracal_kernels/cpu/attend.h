@@ -147,17 +147,26 @@ inline void attend_block(const Softmax& state, int64_t row, int64_t rows, const 
 }
 
 template <typename T>
-void attend(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
-            int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch) {
+void attend(const T* q, const Cache& cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
+            int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch,
+            T* buffer) {
   int64_t rows = queries * heads;
   Softmax state(scratch, rows, latent);
-  auto block_at = [&](int64_t begin) { return cache + (pages[begin / page_size] * page_size + begin % page_size) * width; };
+  auto block_at = [&](int64_t begin, int64_t some) {
+    const uint8_t* at = cache.at + (pages[begin / page_size] * page_size + begin % page_size) * cache.row;
+    if (!cache.codes) return reinterpret_cast<const T*>(at);
+    for (int64_t j = 0; j < some; ++j, at += cache.row) {
+      read_latent(at, reinterpret_cast<const float*>(at + cache.scales), buffer + j * width, cache.codes);
+      std::memcpy(buffer + j * width + cache.codes, at + cache.rope, (width - cache.codes) * sizeof(T));
+    }
+    return static_cast<const T*>(buffer);
+  };
   auto block = [&](int64_t begin, int64_t row, int64_t some_rows, int64_t some, bool& folded) {
     if (begin && begin % kSegment == 0) {
       state.fold(row, some_rows, latent, !folded);
       folded = true;
     }
-    attend_block<T>(state, row, some_rows, q + row * width, block_at(begin), width, latent, some, scale, begin == 0);
+    attend_block<T>(state, row, some_rows, q + row * width, block_at(begin, some), width, latent, some, scale, begin == 0);
   };
   int64_t shared = keys / kKeyBlock * kKeyBlock;  // of these keys every query sees whole blocks
   bool folded = false;

@@ -224,6 +224,8 @@ void exp_scaled(const float* x, float top, float heat, float* out, int64_t count
 }  // namespace
 }  // namespace caracal
 
+#include "latent.h"
+
 #include "attend.h"
 #include "fp8.h"
 #include "matrix.h"
@@ -234,7 +236,7 @@ namespace {
 template <typename T>
 constexpr Kernels<T> table() {
   return {multiply<T>, multiply_fp8_of<T>(), pack<T>,       store<T>, rms_norm<T>, silu_mul<T>, scale<T>,
-          rope<T>,     attend<T>,            add_scaled<T>, widen<T>, softmax<T>,  argmax<T>,   exp_scaled<T>};
+          rope<T>,     attend<T>,            write_latent<T>, add_scaled<T>, widen<T>, softmax<T>, argmax<T>, exp_scaled<T>};
 }
 
 }  // namespace

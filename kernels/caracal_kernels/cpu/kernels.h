@@ -11,6 +11,14 @@ constexpr int64_t kPanel = 16, kBlock = 64;  // columns of a packed matrix, see 
 // A block of a matrix in fp8, see fp8.h: one scale, then the codes of 64 columns and 128 inputs.
 constexpr int64_t kFp8Depth = 128, kFp8Codes = kBlock * kFp8Depth, kFp8Header = 64, kFp8Bytes = kFp8Header + kFp8Codes;
 
+// A latent cache. `at` rows of values, or in fp8 (`codes` of them first in a row) of bytes: see latent.h.
+struct Cache {
+  const uint8_t* at;
+  int64_t row;            // bytes
+  int64_t codes;          // 0 = the rows are values
+  int64_t scales, rope;   // where they begin in a row, in bytes
+};
+
 template <typename T>
 struct Kernels {
   // c[m, n] = sum over k of x[m, k] * w[n, k] for the `columns` n of one packed block.
@@ -31,9 +39,12 @@ struct Kernels {
   void (*rope)(const T* x, const float* cos_sin, T* out, int64_t width);
   // Attention of consecutive queries of one sequence, the first of which sees `keys` keys, each next one one more:
   // q [queries, heads, latent + rope], o [queries, heads, latent]; scratch: queries * heads * (2 * latent + 21) floats.
-  // Keys from `sink` to `sink + gap` are left out, both multiples of 16.
-  void (*attend)(const T* q, const T* cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
-                 int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch);
+  // block: 16 * (latent + rope) values, for a cache in fp8. Keys from `sink` to `sink + gap` are left out, both multiples of 16.
+  void (*attend)(const T* q, const Cache& cache, const int32_t* pages, int64_t page_size, int64_t keys, int64_t sink, int64_t gap,
+                 int64_t queries, int64_t heads, int64_t width, int64_t latent, float scale, T* o, float* scratch,
+                 T* block);
+  // A latent of `count` values to fp8.
+  void (*write_latent)(const T* x, int64_t count, uint8_t* codes, float* scales);
   // acc += weight * row
   void (*add_scaled)(float* acc, const T* row, float weight, int64_t width);
   void (*widen)(const T* x, float* out, int64_t count);

@@ -5,6 +5,22 @@ namespace caracal {
 
 constexpr int64_t kSparseBlock = 128;  // of streaming-sparse attention
 
+// Rows of a latent cache: C codes padded to whole floats, a float for every 128 of them, the rope key, padded again.
+Cache cache_of(const char* op, const Tensor& cache, at::ScalarType dtype, int64_t latent, int64_t width) {
+  const int64_t size = static_cast<int64_t>(at::elementSize(dtype));
+  const uint8_t* at = ptr<uint8_t>(cache);
+  if (cache.scalar_type() != at::kByte) {
+    check(op, "cache", cache, dtype, 3);
+    check_size(op, "cache", cache, 2, width);
+    return {at, width * size, 0, 0, 0};
+  }
+  check(op, "cache", cache, at::kByte, 3);
+  const int64_t scales = (latent + 3) / 4 * 4, rope = scales + (latent + 127) / 128 * 4;
+  const int64_t row = (rope + (width - latent) * size + 3) / 4 * 4;
+  check_size(op, "cache", cache, 2, row);
+  return {at, row, latent, scales, rope};
+}
+
 struct Sizes {
   int64_t rows, hidden, q_rank, heads, nope, latent, rope, width;
   MatrixShape q_a, q_b, kv_a, w_uk;
@@ -24,9 +40,9 @@ Sizes check_project(const Tensor& x, const Tensor& norm, const Tensor& q_a, cons
   check(op, "cos_sin", cos_sin, at::kFloat, 2);
   check(op, "positions", positions, at::kInt, 1);
   check(op, "slot_mapping", slot_mapping, at::kInt, 1);
-  check(op, "cache", cache, dtype, 3);
-  Sizes s{x.size(0),         x.size(1),       q_a_shape.columns, w_uk_shape.heads, w_uk_shape.depth, w_uk_shape.columns,
-          cos_sin.size(1),   cache.size(2),   q_a_shape,         q_b_shape,        kv_a_shape,       w_uk_shape};
+  const int64_t latent = w_uk_shape.columns, rope = cos_sin.size(1);
+  Sizes s{x.size(0),       x.size(1), q_a_shape.columns, w_uk_shape.heads, w_uk_shape.depth, latent,
+          rope,            latent + rope, q_a_shape,     q_b_shape,        kv_a_shape,       w_uk_shape};
   check_size(op, "norm", norm, 0, s.hidden);
   check_depth(op, "q_a", s.q_a, s.hidden);
   check_size(op, "q_a_norm", q_a_norm, 0, s.q_rank);
@@ -35,7 +51,6 @@ Sizes check_project(const Tensor& x, const Tensor& norm, const Tensor& q_a, cons
   check_columns(op, "kv_a", s.kv_a, s.latent + s.rope);
   check_depth(op, "kv_a", s.kv_a, s.hidden);
   check_size(op, "kv_a_norm", kv_a_norm, 0, s.latent);
-  check_size(op, "cache", cache, 2, s.latent + s.rope);
   check_size(op, "positions", positions, 0, s.rows);
   check_size(op, "slot_mapping", slot_mapping, 0, s.rows);
   int64_t places = cache.size(0) * cache.size(1);
@@ -67,6 +82,7 @@ Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_
                    const Tensor& kv_a_norm, const Tensor& w_uk, const Tensor& cos_sin, double norm_eps, double lora_eps,
                    double q_scale, double kv_scale) {
   Sizes s = check_project(x, norm, q_a, q_a_norm, q_b, kv_a, kv_a_norm, w_uk, cos_sin, positions, slot_mapping, cache);
+  const Cache rows = cache_of("mla_project", cache, x.scalar_type(), s.latent, s.width);
   Tensor out = at::empty({s.rows, s.heads, s.width}, x.options());
   by_dtype(x.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
@@ -86,11 +102,16 @@ Tensor mla_project(const Tensor& x, const Tensor& positions, const Tensor& slot_
     k.store(c, nullptr, low, s.rows * s.width);
     for (int64_t t = 0; t < s.rows; ++t) {
       int32_t at = ptr<int32_t>(slot_mapping)[t];
-      T* place = at < 0 ? nowhere : ptr<T>(cache) + at * s.width;
+      uint8_t* row = ptr<uint8_t>(cache) + at * rows.row;
+      T* place = at < 0 || rows.codes ? nowhere : reinterpret_cast<T*>(row);
       const float* angles = ptr<float>(cos_sin) + ptr<int32_t>(positions)[t] * s.rope;
       k.rms_norm(low + t * s.width, ptr<T>(kv_a_norm), place, s.latent, eps_lora);
       k.scale(place, static_cast<float>(kv_scale), place, s.latent);
       k.rope(low + t * s.width + s.latent, angles, place + s.latent, s.rope);
+      if (at >= 0 && rows.codes) {
+        k.write_latent(place, s.latent, row, reinterpret_cast<float*>(row + rows.scales));
+        std::memcpy(row + rows.rope, place + s.latent, s.rope * sizeof(T));
+      }
       for (int64_t i = 0; i < s.heads; ++i)
         k.rope(q + t * n + i * per_head + s.nope, angles, ptr<T>(out) + (t * s.heads + i) * s.width + s.latent, s.rope);
     }
@@ -121,16 +142,16 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   const char* op = "mla_attention";
   auto dtype = model_dtype(op, "q", q);
   check(op, "q", q, dtype, 3);
-  check(op, "cache", cache, dtype, 3);
   check(op, "page_table", page_table, at::kInt, 2);
   check(op, "seq", seq, at::kInt, 1);
   check(op, "positions", positions, at::kInt, 1);
-  int64_t rows = q.size(0), heads = q.size(1), width = q.size(2), page_size = cache.size(1), table_width = page_table.size(1);
-  check_size(op, "cache", cache, 2, width);
+  int64_t rows = q.size(0), heads = q.size(1), width = q.size(2), table_width = page_table.size(1);
+  TORCH_CHECK(latent > 0 && latent <= width, op, ": kv_lora_rank ", latent, " does not fit q's width ", width);
+  const Cache keys = cache_of(op, cache, dtype, latent, width);
+  const int64_t page_size = cache.size(1);
   check_size(op, "seq", seq, 0, rows);
   check_size(op, "positions", positions, 0, rows);
   TORCH_CHECK(page_size % 16 == 0, op, ": the page size ", page_size, " is not a multiple of 16");
-  TORCH_CHECK(latent > 0 && latent <= width, op, ": kv_lora_rank ", latent, " does not fit q's width ", width);
   TORCH_CHECK(recent_blocks == 0 || (recent_blocks > 0 && sink_blocks > 0), op, ": sink_blocks ", sink_blocks,
               " and recent_blocks ", recent_blocks, " leave a row without a first or a last block");
   // How many keys row t leaves out behind the sink; blocks begin at absolute multiples.
@@ -156,11 +177,11 @@ Tensor mla_attention(const Tensor& q, const Tensor& cache, const Tensor& page_ta
   by_dtype(dtype, [&](auto kind) {
     using T = decltype(kind);
     auto attend = [&](int64_t t, int64_t queries, int64_t first, int64_t end) {
-      active<T>().attend(ptr<T>(q) + (t * heads + first) * width, ptr<T>(cache),
+      active<T>().attend(ptr<T>(q) + (t * heads + first) * width, keys,
                          ptr<int32_t>(page_table) + ptr<int32_t>(seq)[t] * table_width, page_size,
                          ptr<int32_t>(positions)[t] + 1, sink_blocks * kSparseBlock, left_out(t), queries, end - first, width,
                          latent, static_cast<float>(scale), ptr<T>(out) + (t * heads + first) * latent,
-                         scratch<float>(5, queries * heads * (2 * latent + 21)));
+                         scratch<float>(5, queries * heads * (2 * latent + 21)), scratch<T>(6, 16 * width));
     };
     // Every thread takes every n-th run of queries, since later ones have more keys; few rows are split by heads instead.
     int64_t threads = total_keys * heads * width * 2 > kFlopsPerThread ? at::get_num_threads() : 1;

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from caracal_kernels.mla_attention import SPARSE_BLOCK
 from caracal_kernels.triton.dot import dot
+from caracal_kernels.triton.latent_cache import parts_of
 from caracal_kernels.triton.rounding import round_to
+from caracal_kernels.triton.tiles import FP8_BLOCK
 
 SPLIT = 1024
 SCRATCH_BYTES = 1 << 30  # of partial sums; more rows than fit are launched one group after the other
@@ -39,12 +41,14 @@ TILES = {torch.bfloat16: Tile(64, 64, stages=3), torch.float32: Tile(16, 32, sta
 
 @triton.jit
 def attend_splits(
-    q_ptr, cache_ptr, table_ptr, seq_ptr, position_ptr, out_ptr, part_ptr, top_ptr, sum_ptr,
-    scale_log2, num_seqs, table_stride, capacity, num_pages, page_size, sink_blocks, recent_blocks,
+    q_ptr, latent_ptr, scale_ptr, rope_ptr, table_ptr, seq_ptr, position_ptr, out_ptr, part_ptr, top_ptr, sum_ptr,
+    latent_stride, scale_stride, rope_stride, scale_log2,
+    num_seqs, table_stride, capacity, num_pages, page_size, sink_blocks, recent_blocks,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr,
-    SPARSE: tl.constexpr, SPARSE_BLOCK: tl.constexpr,
+    SPARSE: tl.constexpr, SPARSE_BLOCK: tl.constexpr, FP8: tl.constexpr, FP8_BLOCK: tl.constexpr,
 ):  # fmt: skip
+    dtype: tl.constexpr = q_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
     position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
@@ -75,9 +79,15 @@ def attend_splits(
             known_N = (n_N <= position) & (seq >= 0) & (seq < num_seqs)
             id_N = tl.load(table_ptr + seq * table_stride + page_N, known_N, -1)
             known_N = known_N & (id_N >= 0) & (id_N < num_pages)
-            key_N = (id_N.to(tl.int64) * page_size + at_N % page_size) * (C + R)
-            k_NC = tl.load(cache_ptr + key_N[:, None] + c_C, known_N[:, None] & (c_C < C), 0.0)
-            k_NR = tl.load(cache_ptr + key_N[:, None] + C + r_R, known_N[:, None] & (r_R < R), 0.0)
+            key_N = id_N.to(tl.int64) * page_size + at_N % page_size
+            is_key_NC = known_N[:, None] & (c_C < C)
+            if FP8:
+                code_NC = tl.load(latent_ptr + key_N[:, None] * latent_stride + c_C, is_key_NC, 0.0)
+                scale_NC = tl.load(scale_ptr + key_N[:, None] * scale_stride + c_C // FP8_BLOCK, is_key_NC, 0.0)
+                k_NC = round_to(code_NC.to(tl.float32) * scale_NC, dtype)
+            else:
+                k_NC = tl.load(latent_ptr + key_N[:, None] * latent_stride + c_C, is_key_NC, 0.0)
+            k_NR = tl.load(rope_ptr + key_N[:, None] * rope_stride + r_R, known_N[:, None] & (r_R < R), 0.0)
             score_HN = dot(q_HR, tl.trans(k_NR), tl.zeros([BLOCK_H, KEYS], tl.float32))
             score_HN = dot(q_HC, tl.trans(k_NC), score_HN) * scale_log2
             score_HN = tl.where(n_N <= position, score_HN, float("-inf"))
@@ -166,6 +176,7 @@ def mla_attention_triton(
     group = min(rows, max(1, fitting))
     scratch = q_THL.new_empty((group * splits if splits > 1 else 0, heads, kv_lora_rank + 2), dtype=torch.float32)
     part, top, total = scratch.view(-1).split([len(scratch) * heads * n for n in (kv_lora_rank, 1, 1)])
+    cache = parts_of(cache_PIL, kv_lora_rank, width - kv_lora_rank, q_THL.dtype)
     tile = TILES[q_THL.dtype]
     block_h = min(tile.heads, max(16, triton.next_power_of_2(heads)))
     block_c = max(16, triton.next_power_of_2(kv_lora_rank))
@@ -173,12 +184,12 @@ def mla_attention_triton(
         here = slice(first, first + group)
         q, out, position, seq = q_THL[here], o_THC[here], positions_T[here], seq_T[here]
         attend_splits[(len(q), triton.cdiv(heads, block_h), splits)](
-            q, cache_PIL, page_table_SX, seq, position, out, part, top, total,
-            scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
+            q, *cache.tensors, page_table_SX, seq, position, out, part, top, total,
+            *cache.strides, scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
             sink_blocks, recent_blocks,
             H=heads, C=kv_lora_rank, R=width - kv_lora_rank, BLOCK_H=block_h, BLOCK_C=block_c,
             BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)), SPLIT=split, KEYS=tile.keys,
-            num_warps=8, num_stages=tile.stages, **sparse,
+            FP8=cache.fp8, FP8_BLOCK=FP8_BLOCK, num_warps=8, num_stages=tile.stages, **sparse,
         )  # fmt: skip
         if splits > 1:
             fold_splits[(len(q), heads)](

@@ -11,19 +11,22 @@ import triton.language as tl
 from torch import Tensor
 
 from caracal_kernels.rms_norm import rms_norm
+from caracal_kernels.triton.latent_cache import parts_of
 from caracal_kernels.triton.linear import linear_triton
 from caracal_kernels.triton.per_head import per_head
 from caracal_kernels.triton.rope import rotate
 from caracal_kernels.triton.rounding import round_to
+from caracal_kernels.triton.tiles import FP8_BLOCK
 
 
 @triton.jit
 def write_row(
-    kv_ptr, norm_ptr, q_ptr, cos_sin_ptr, position_ptr, mapping_ptr, cache_ptr, out_ptr,
-    q_scale, kv_scale, eps, num_positions, num_places, H, N,
+    kv_ptr, norm_ptr, q_ptr, cos_sin_ptr, position_ptr, mapping_ptr, latent_ptr, scale_ptr, rope_ptr, out_ptr,
+    latent_stride, scale_stride, rope_stride, q_scale, kv_scale, eps, num_positions, num_places, H, N,
     C: tl.constexpr, R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_H: tl.constexpr,
+    FP8: tl.constexpr,
 ):  # fmt: skip
-    dtype: tl.constexpr = cache_ptr.dtype.element_ty
+    dtype: tl.constexpr = rope_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     place = tl.load(mapping_ptr + row).to(tl.int64)
     writes = (place >= 0) & (place < num_places)
@@ -31,7 +34,21 @@ def write_row(
     kv_C = tl.load(kv_ptr + row * (C + R) + c_C, c_C < C, 0.0).to(tl.float32)
     kv_C = round_to(kv_C * tl.rsqrt(tl.sum(kv_C * kv_C, 0) / C + eps), dtype).to(tl.float32)
     kv_C = round_to(kv_C * tl.load(norm_ptr + c_C, c_C < C, 0.0).to(tl.float32), dtype).to(tl.float32)
-    tl.store(cache_ptr + place * (C + R) + c_C, round_to(kv_C * kv_scale, dtype), writes & (c_C < C))
+    latent_C = round_to(kv_C * kv_scale, dtype)
+    if FP8:
+        s_S = tl.arange(0, BLOCK_C // FP8_BLOCK)
+        latent_SB = tl.reshape(latent_C.to(tl.float32), [BLOCK_C // FP8_BLOCK, FP8_BLOCK])
+        top_S = tl.maximum(tl.max(tl.abs(latent_SB), 1), 1e-10)
+        # NaN where a value is not finite: a maximum may leave NaN out
+        scale_S = tl.div_rn(top_S, tl.full(top_S.shape, 448.0, tl.float32)) + tl.sum(latent_SB * 0.0, 1)
+        code_SB = tl.div_rn(latent_SB, tl.broadcast_to(scale_S[:, None], latent_SB.shape))
+        code_C = tl.reshape(tl.clamp(code_SB, -448.0, 448.0), [BLOCK_C])
+        tl.store(scale_ptr + place * scale_stride + s_S, scale_S, writes & (s_S * FP8_BLOCK < C))
+        tl.store(
+            latent_ptr + place * latent_stride + c_C, round_to(code_C, latent_ptr.dtype.element_ty), writes & (c_C < C)
+        )
+    else:
+        tl.store(latent_ptr + place * latent_stride + c_C, latent_C, writes & (c_C < C))
 
     r_R = tl.arange(0, BLOCK_R)
     is_dim = r_R < R // 2
@@ -41,8 +58,8 @@ def write_row(
     sin = tl.load(cos_sin_ptr + position * R + R // 2 + r_R, turns, 0.0)
     k_at = kv_ptr + row * (C + R) + C + 2 * r_R
     first_R, second_R = rotate(tl.load(k_at, is_dim, 0.0), tl.load(k_at + 1, is_dim, 0.0), cos, sin, dtype)
-    tl.store(cache_ptr + place * (C + R) + C + r_R, first_R, writes & is_dim)
-    tl.store(cache_ptr + place * (C + R) + C + R // 2 + r_R, second_R, writes & is_dim)
+    tl.store(rope_ptr + place * rope_stride + r_R, first_R, writes & is_dim)
+    tl.store(rope_ptr + place * rope_stride + R // 2 + r_R, second_R, writes & is_dim)
 
     for begin in range(0, H, BLOCK_H):
         head_H = begin + tl.arange(0, BLOCK_H)
@@ -83,11 +100,13 @@ def mla_project_triton(
     kv_TL = linear_triton(h_TD, kv_a_LD)
     q_THL = x_TD.new_empty((rows, heads, latent + rope))
     if rows:
+        cache = parts_of(cache_PIL, latent, rope, x_TD.dtype)
+        block_c = triton.next_power_of_2(latent)
         write_row[(rows,)](
-            kv_TL, kv_a_norm_C, q_THE, cos_sin_MR, positions_T, slot_mapping_T, cache_PIL, q_THL,
-            q_scale, kv_scale, lora_eps, len(cos_sin_MR), cache_PIL.shape[0] * cache_PIL.shape[1], heads, nope,
-            C=latent, R=rope, BLOCK_C=triton.next_power_of_2(latent),
-            BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, num_warps=4,
+            kv_TL, kv_a_norm_C, q_THE, cos_sin_MR, positions_T, slot_mapping_T, *cache.tensors, q_THL,
+            *cache.strides, q_scale, kv_scale, lora_eps, len(cos_sin_MR), cache_PIL.shape[0] * cache_PIL.shape[1],
+            heads, nope, C=latent, R=rope, BLOCK_C=max(FP8_BLOCK, block_c) if cache.fp8 else block_c,
+            BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, FP8=cache.fp8, num_warps=4,
         )  # fmt: skip
     per_head(q_THE[..., :nope], w_uk_HCN, q_THL[..., :latent], q_scale)
     return q_THL

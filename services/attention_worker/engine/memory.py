@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from caracal_kernels import row_width
 
 from services.checkpoint.config import ModelConfig
 
@@ -17,9 +18,10 @@ CGROUPS = (
 GPU_PERCENT = 90  # share of a GPU's memory for weights and pages; the rest is for activations, buffers and the driver
 
 
-def page_bytes(config: ModelConfig, dtype: torch.dtype, page_size: int) -> int:
-    """The bytes of one page, summed over the caches of all sublayers, two per layer."""
-    return 2 * config.num_layers * page_size * config.latent * dtype.itemsize
+def page_bytes(config: ModelConfig, dtype: torch.dtype, page_size: int, *, fp8: bool = False) -> int:
+    """The bytes of one page, summed over the caches of all sublayers, two per layer. `fp8`: of the latents."""
+    width = row_width(config.kv_lora_rank, config.qk_rope_head_dim, dtype, fp8=fp8)
+    return 2 * config.num_layers * page_size * width * (1 if fp8 else dtype.itemsize)
 
 
 def pages_that_fit(free: int, total: int, one: int) -> int:
@@ -56,14 +58,11 @@ def pages_beside_others(longest: int, page_size: int, free: int, one: int) -> in
     return min(wanted, free * BESIDE_OTHERS_PERCENT // 100 // one)
 
 
-def default_pages(
-    device: torch.device, config: ModelConfig, dtype: torch.dtype, page_size: int, longest: int, shared: bool
-) -> int:
-    """The number of pages when none is set, after the weights are loaded.
+def default_pages(device: torch.device, one: int, page_size: int, longest: int, shared: bool) -> int:
+    """The number of pages of `one` bytes when none is set, after the weights are loaded.
 
     A GPU that is not `shared` with other processes gives all that is left of it; else see `pages_beside_others`.
     """
-    one = page_bytes(config, dtype, page_size)
     if device.type == "cuda" and not shared:
         return pages_that_fit(*torch.cuda.mem_get_info(device), one)
     return pages_beside_others(longest, page_size, free_memory(device), one)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 import torch
-from caracal_kernels import mla_attention, mla_project, rms_norm
+from caracal_kernels import mla_attention, mla_project, rms_norm, row_width
 from torch import Tensor
 
 from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
@@ -129,12 +129,12 @@ class Layer:
 class Model:
     """The attention worker's share of a checkpoint; with several ranks, one rank's.
 
-    `runner` runs the dense segments of a step (`runner_for`).
+    `runner` runs the dense segments of a step (`runner_for`). `kv_fp8`: latents are cached in fp8.
     """
 
-    def __init__(self, load: Load, runner: SegmentRunner) -> None:
+    def __init__(self, load: Load, runner: SegmentRunner, *, kv_fp8: bool = False) -> None:
         config = load.config
-        self._runner = runner
+        self._runner, self._kv_fp8 = runner, kv_fp8
         self.config = config
         self.dtype, self.device = load.dtype, load.device
         self._ranks = load.ranks
@@ -154,9 +154,11 @@ class Model:
         return self.config.ngram
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
-        """Two latent caches [pages, page_size, C + R] per layer; sublayer i of layer l is 2 l + i."""
-        shape = (num_pages, page_size, self.config.latent)
-        return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2 * self.config.num_layers)]
+        """Two latent caches [pages, page_size, C + R] per layer, in fp8 of bytes; sublayer i of layer l is 2 l + i."""
+        c, fp8 = self.config, self._kv_fp8
+        shape = (num_pages, page_size, row_width(c.kv_lora_rank, c.qk_rope_head_dim, self.dtype, fp8=fp8))
+        dtype = torch.uint8 if fp8 else self.dtype
+        return [torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2 * c.num_layers)]
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
@@ -194,13 +196,15 @@ def load_model(
     ranks: Ranks = ALONE,
     device: torch.device = CPU,
     tables_folder: Path = TABLES_FOLDER,
+    *,
+    kv_fp8: bool = False,
 ) -> Model:
     """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor.
 
     `tables_folder`: where the processes of this machine share n-gram tables.
     """
     load = Load(checkpoint, dtype, progress, ranks, device, tables_folder)
-    model = Model(load, runner_for(load.device, load.ranks.shard.size))
+    model = Model(load, runner_for(load.device, load.ranks.shard.size), kv_fp8=kv_fp8)
     rate = round(load.staging.gigabytes_per_second, 2)
     log.info("weights are read", bytes=load.staging.bytes, gigabytes_per_second=rate, device=str(device))
     return model

@@ -13,7 +13,7 @@ from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting, rule_of
 
 PASSED_ON = (
-    *("host", "dtype", "device", "tp", "kv_pages", "kv_host_gb", "max_itl_ms", "link", "dispatch_dtype"),
+    *("host", "dtype", "device", "tp", "kv_pages", "kv_dtype", "kv_host_gb", "max_itl_ms", "link", "dispatch_dtype"),
     "generation_config",
 )
 
@@ -46,6 +46,7 @@ def up(
     max_itl_ms: Annotated[float, _setting("max_itl_ms")] = LocalSettings.max_itl_ms,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
+    kv_dtype: Annotated[str, _setting("kv_dtype")] = LocalSettings.kv_dtype,
     generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
     tls: Annotated[bool, _setting("tls")] = LocalSettings.tls,
 ) -> None:
@@ -69,6 +70,7 @@ def up(
             max_itl_ms=max_itl_ms,
             link=link,
             dispatch_dtype=dispatch_dtype,
+            kv_dtype=kv_dtype,
             generation_config=generation_config,
             tls=tls,
         )

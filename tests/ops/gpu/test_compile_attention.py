@@ -28,6 +28,7 @@ INT32 = (
     "table seq mapping top_k id"
 )
 POINTERS |= dict.fromkeys([f"{name}_ptr" for name in INT32.split()], "*i32")
+FP8_OWN = {"latent_ptr": "*fp8e4nv", "scale_ptr": "*fp32"}
 FLOATS = {"scale", "x_scale", "q_scale", "kv_scale", "eps", "scale_log2"}
 PLAN = plan_blocks(12, 512)
 SIZES = {"H": 64, "C": 512, "R": 64, "BLOCK_C": 512}
@@ -51,17 +52,20 @@ def fits(made: Compiled, spills: int = 0) -> None:
 ATTENTION = {"position_ptr": "*i32", "top_ptr": "*fp32", "sum_ptr": "*fp32"}
 
 
+@pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_attention(dtype: torch.dtype, sparse: bool) -> None:
+def test_attention(dtype: torch.dtype, sparse: bool, fp8: bool) -> None:
     tile = mla_attention.TILES[dtype]
     constants = SIZES | {"BLOCK_R": 64, "BLOCK_H": tile.heads, "KEYS": tile.keys, "SPLIT": mla_attention.SPLIT}
-    constants |= {"SPARSE": sparse, "SPARSE_BLOCK": 128}
-    own = ATTENTION | ({} if dtype == torch.bfloat16 else dict.fromkeys(("q_ptr", "cache_ptr", "out_ptr"), "*fp32"))
+    constants |= {"SPARSE": sparse, "SPARSE_BLOCK": 128, "FP8": fp8, "FP8_BLOCK": 128}
+    wide = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")
+    own = ATTENTION | ({} if dtype == torch.bfloat16 else dict.fromkeys(wide, "*fp32")) | (FP8_OWN if fp8 else {})
     made = compiled(mla_attention.attend_splits, constants, 8, tile.stages, own)
     fits(made, spills=64)  # 64 x 512 fp32 sums are 128 of 255 registers
     if dtype == torch.bfloat16:
         assert "wgmma.mma_async.sync.aligned.m64n" in made.ptx
+    if dtype == torch.bfloat16 and not fp8:
         widths = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (0x\w+)", made.ptx)
         assert set(widths) == {"0x4", "0x10"}, "the page table by 4 bytes, keys by 16, both ahead of their use"
         assert widths.count("0x10") >= 36, "72 KiB for 256 threads, in two places"
@@ -81,9 +85,10 @@ def test_per_head(scaled: bool) -> None:
     assert "wgmma.mma_async.sync.aligned.m64n" in made.ptx
 
 
-def test_write_row() -> None:
-    own = {"position_ptr": "*i32"}
-    constants = SIZES | {"BLOCK_R": 32, "BLOCK_H": 16, "N": 128}
+@pytest.mark.parametrize("fp8", [False, True])
+def test_write_row(fp8: bool) -> None:
+    own = {"position_ptr": "*i32"} | (FP8_OWN if fp8 else {})
+    constants = SIZES | {"BLOCK_R": 32, "BLOCK_H": 16, "N": 128, "FP8": fp8}
     fits(compiled(write_row, constants, 4, own=own))
 
 
@@ -113,7 +118,7 @@ def test_sizes_of_one() -> None:
     """A launch makes every integer that is 1 a constant of the kernel."""
     ones = dict.fromkeys(("num_seqs", "table_stride", "num_pages"), 1)
     tile = {"BLOCK_R": 16, "BLOCK_H": 16, "BLOCK_C": 16, "H": 1, "C": 1, "R": 2, "KEYS": 64, "SPLIT": 1024}
-    tile |= {"SPARSE": True, "SPARSE_BLOCK": 128}
+    tile |= {"SPARSE": True, "SPARSE_BLOCK": 128, "FP8": False, "FP8_BLOCK": 128}
     fits(compiled(mla_attention.attend_splits, tile | ones, 8, own=ATTENTION))
     fits(compiled(plan_kernel, plan_blocks(1, 1) | {"F": 1, "W": 1}, 8))
     gate = {"NORM": False, "PLAN": True, "BLOCK_G": 1, "G": 1, "F": 1, "W": 1}
@@ -124,5 +129,5 @@ def test_sizes_of_one() -> None:
     fits(compiled(best_kernel, {"BLOCK": 1, "N": 1, "V": 1}, 1, own=SAMPLE | {"out_ptr": "*i64"}))
     products = {"SCALED": True, "BLOCK_T": 64, "BLOCK_N": 64, "BLOCK_K": 64, "K": 1, "N": 1, "x_head": 1, "y_head": 1}
     fits(compiled(per_head.per_head_kernel, products, 4))
-    row = {"C": 1, "R": 2, "BLOCK_C": 1, "BLOCK_R": 1, "BLOCK_H": 16, "N": 1, "H": 1, "num_positions": 1}
+    row = {"C": 1, "R": 2, "BLOCK_C": 1, "BLOCK_R": 1, "BLOCK_H": 16, "N": 1, "H": 1, "num_positions": 1, "FP8": False}
     fits(compiled(write_row, row, 4, own={"position_ptr": "*i32"}))

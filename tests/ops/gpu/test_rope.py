@@ -12,6 +12,7 @@ import pytest
 import torch
 import triton
 from caracal_kernels.mla_project import rope_reference
+from caracal_kernels.triton.latent_cache import parts_of
 from caracal_kernels.triton.mla_project import write_row
 from support.gpu_inputs import HALF_ULP, batch_sizes, on_device, poisoned, within
 from support.op_inputs import DEVICE, DTYPES, i32
@@ -28,9 +29,11 @@ def rotated(q_THE: Tensor, kv_TL: Tensor, table: Tensor, positions: Tensor) -> t
     cache = poisoned(1, 128, C + rope, dtype=q_THE.dtype)
     norm = torch.ones(C, dtype=q_THE.dtype, device=DEVICE)
     places = torch.arange(rows, dtype=torch.int32, device=DEVICE)
+    parts = parts_of(cache, C, rope, cache.dtype)
     write_row[(rows,)](
-        kv_TL, norm, q_THE, table, positions, places, cache, q, 1.0, 1.0, 1e-6, len(table), 128, heads, N,
-        C=C, R=rope, BLOCK_C=32, BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, num_warps=4,
+        kv_TL, norm, q_THE, table, positions, places, *parts.tensors, q, *parts.strides, 1.0, 1.0, 1e-6, len(table),
+        128, heads, N, C=C, R=rope, BLOCK_C=32, BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, FP8=False,
+        num_warps=4,
     )  # fmt: skip
     assert q[..., :C].isnan().all(), "the latent part is another kernel's"
     assert cache[0, rows:].isnan().all()
