@@ -38,6 +38,16 @@ def _long_attention(q_THL: Tensor, cache_PIL: Tensor, latent: int) -> Tensor:
     return mla_attention(q_THL, cache_PIL, table_SX, torch.zeros_like(last_T), last_T, 0.25, latent)
 
 
+def _over_fp8(x_TD: Tensor, mla: MlaWeights, q_THL: Tensor, i32: Tensor) -> tuple[Tensor, Tensor]:
+    """A cache in fp8, and what an attention over it gives."""
+    latent, rope = len(mla.kv_a_norm_C), mla.cos_sin_MR.shape[1]
+    width = row_width(latent, rope, x_TD.dtype, fp8=True)
+    cache_PIB = torch.zeros((1, 16, width), dtype=torch.uint8, device=x_TD.device)
+    mla_project(x_TD, mla, i32, i32, cache_PIB)
+    zero = torch.zeros_like(i32)
+    return cache_PIB, mla_attention(q_THL, cache_PIB, zero[:1, None], zero, i32, 0.25, latent)
+
+
 def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     def fp32(*shape: int, salt: int, scale: float = 1.0) -> Tensor:
         return golden(shape, salt, scale).to(device)
@@ -68,9 +78,6 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     q_THL = mla_project(x_TD, mla, i32, i32, cache_PIL)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     o_THC = mla_attention(q_THL, cache_PIL, table, torch.zeros_like(i32), i32, 0.25, latent)
-    fp8_PIB = torch.zeros((1, 16, row_width(latent, rope, dtype, fp8=True)), dtype=torch.uint8, device=device)
-    mla_project(x_TD, mla, i32, i32, fp8_PIB)
-    fp8_THC = mla_attention(q_THL, fp8_PIB, table, torch.zeros_like(i32), i32, 0.25, latent)
     long_THC = _long_attention(q_THL[:1], weights(75, 16, latent + rope, salt=17), latent)
     out_TD = mla_output(o_THC, mla.w_uv_HUC, mla.o_proj_DO, x_TD)
     gate_up, down = weights(2 * inner, hidden, salt=12), weights(hidden, inner, salt=13)
@@ -87,8 +94,7 @@ def _outputs(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         q_THL,
         o_THC,
         long_THC,
-        fp8_PIB,
-        fp8_THC,
+        *_over_fp8(x_TD, mla, q_THL, i32),
         out_TD,
         mlp_TD,
         ids_TK,

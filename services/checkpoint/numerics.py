@@ -44,7 +44,7 @@ def numerics_of(
     dispatch_dtype: torch.dtype | None = None,
     kv_dtype: str = "",
 ) -> Numerics:
-    """The class of a worker that computes in `dtype` on `device`; `dispatch_dtype`, `kv_dtype`: that too, if not given."""
+    """The class of a worker that computes in `dtype` on `device`, which also stands for dtypes that are not given."""
     return Numerics(
         kernels=kernels_of(device),
         probe=probe(dtype, device),

@@ -40,6 +40,19 @@ TILES = {torch.bfloat16: Tile(64, 64, stages=3), torch.float32: Tile(16, 32, sta
 
 
 @triton.jit
+def latents(
+    latent_N, scale_N, known_N, c_C, C: tl.constexpr, dtype: tl.constexpr, FP8: tl.constexpr, FP8_BLOCK: tl.constexpr
+):  # fmt: skip
+    """The latents of keys whose rows begin at these pointers; zeros for what is not known."""
+    known_NC = known_N[:, None] & (c_C < C)
+    k_NC = tl.load(latent_N[:, None] + c_C, known_NC, 0.0)
+    if FP8:
+        scale_NC = tl.load(scale_N[:, None] + c_C // FP8_BLOCK, known_NC, 0.0)
+        k_NC = round_to(k_NC.to(tl.float32) * scale_NC, dtype)
+    return k_NC
+
+
+@triton.jit
 def attend_splits(
     q_ptr, latent_ptr, scale_ptr, rope_ptr, table_ptr, seq_ptr, position_ptr, out_ptr, part_ptr, top_ptr, sum_ptr,
     latent_stride, scale_stride, rope_stride, scale_log2,
@@ -48,7 +61,6 @@ def attend_splits(
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr,
     SPARSE: tl.constexpr, SPARSE_BLOCK: tl.constexpr, FP8: tl.constexpr, FP8_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    dtype: tl.constexpr = q_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
     position = tl.minimum(tl.load(position_ptr + row), capacity - 1)
@@ -80,13 +92,8 @@ def attend_splits(
             id_N = tl.load(table_ptr + seq * table_stride + page_N, known_N, -1)
             known_N = known_N & (id_N >= 0) & (id_N < num_pages)
             key_N = id_N.to(tl.int64) * page_size + at_N % page_size
-            is_key_NC = known_N[:, None] & (c_C < C)
-            if FP8:
-                code_NC = tl.load(latent_ptr + key_N[:, None] * latent_stride + c_C, is_key_NC, 0.0)
-                scale_NC = tl.load(scale_ptr + key_N[:, None] * scale_stride + c_C // FP8_BLOCK, is_key_NC, 0.0)
-                k_NC = round_to(code_NC.to(tl.float32) * scale_NC, dtype)
-            else:
-                k_NC = tl.load(latent_ptr + key_N[:, None] * latent_stride + c_C, is_key_NC, 0.0)
+            scale_N = scale_ptr + key_N * scale_stride
+            k_NC = latents(latent_ptr + key_N * latent_stride, scale_N, known_N, c_C, C, q_HC.dtype, FP8, FP8_BLOCK)
             k_NR = tl.load(rope_ptr + key_N[:, None] * rope_stride + r_R, known_N[:, None] & (r_R < R), 0.0)
             score_HN = dot(q_HR, tl.trans(k_NR), tl.zeros([BLOCK_H, KEYS], tl.float32))
             score_HN = dot(q_HC, tl.trans(k_NC), score_HN) * scale_log2
