@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 from caracal_kernels.latent_cache import fp8_parts
+from caracal_kernels.triton.tiles import FP8_BLOCK
 
 
 class CacheArguments(NamedTuple):
-    """Latents, scales (those of no cache but one in fp8 are read) and rope keys; strides of rows in their elements."""
+    """Latents, scales (only those of a cache in fp8 are read) and rope keys; what kernels are compiled for."""
 
     tensors: tuple[Tensor, Tensor, Tensor]
-    strides: tuple[int, int, int]
     fp8: bool
+    constants: dict[str, int]  # strides of rows in elements of their tensors
 
 
 def parts_of(cache: Tensor, latent: int, rope: int, dtype: torch.dtype) -> CacheArguments:
     """The parts of a cache [pages, positions, L], or of bytes in fp8."""
     fp8 = cache.dtype == torch.uint8
+    tensors: tuple[Tensor, Tensor, Tensor] = (cache[..., :latent], cache, cache[..., latent:])
     if fp8:
-        tensors: tuple[Tensor, Tensor, Tensor] = fp8_parts(cache, latent, rope, dtype)
-    else:
-        tensors = cache[..., :latent], cache, cache[..., latent:]
-    first, second, third = (tensor.stride(1) for tensor in tensors)
-    return CacheArguments(tensors, (first, second, third), fp8)
+        tensors = fp8_parts(cache, latent, rope, dtype)
+    names = ("LATENT_STRIDE", "SCALE_STRIDE", "ROPE_STRIDE")
+    strides = {name: tensor.stride(1) for name, tensor in zip(names, tensors, strict=True)}
+    return CacheArguments(tensors, fp8, {"FP8": fp8, "FP8_BLOCK": FP8_BLOCK} | strides)

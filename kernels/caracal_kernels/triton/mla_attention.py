@@ -40,26 +40,50 @@ TILES = {torch.bfloat16: Tile(64, 64, stages=3), torch.float32: Tile(16, 32, sta
 
 
 @triton.jit
-def latents(
-    latent_N, scale_N, known_N, c_C, C: tl.constexpr, dtype: tl.constexpr, FP8: tl.constexpr, FP8_BLOCK: tl.constexpr
+def _keep(top_at_H, sum_at_H, part_at_H, top_H, sum_H, acc_HC, is_head_H, is_c_C):
+    """Stores what a split came to, for the fold."""
+    tl.store(top_at_H, top_H, is_head_H)
+    tl.store(sum_at_H, sum_H, is_head_H)
+    tl.store(part_at_H[:, None] + tl.arange(0, acc_HC.shape[1]), acc_HC, is_head_H[:, None] & is_c_C)
+
+
+@triton.jit
+def _scaled(code_NC, scale_N, known_N, C: tl.constexpr, dtype: tl.constexpr, FP8_BLOCK: tl.constexpr):
+    """What codes stand for. `scale_N`: pointers to each key's first scale."""
+    SCALES: tl.constexpr = code_NC.shape[1] // FP8_BLOCK
+    s_S = tl.arange(0, SCALES)
+    scale_NS = tl.load(scale_N[:, None] + s_S, known_N[:, None] & (s_S * FP8_BLOCK < C), 0.0)
+    code_NSB = tl.reshape(code_NC.to(tl.float32), [code_NC.shape[0], SCALES, FP8_BLOCK])
+    return round_to(tl.reshape(code_NSB * scale_NS[:, :, None], code_NC.shape), dtype)
+
+
+@triton.jit
+def _keys(
+    latent_ptr, scale_ptr, rope_ptr, key_N, known_N, c_C, r_R, C: tl.constexpr, R: tl.constexpr, dtype: tl.constexpr,
+    FP8: tl.constexpr, FP8_BLOCK: tl.constexpr,
+    LATENT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr, ROPE_STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """The latents of keys whose rows begin at these pointers; zeros for what is not known."""
-    known_NC = known_N[:, None] & (c_C < C)
-    k_NC = tl.load(latent_N[:, None] + c_C, known_NC, 0.0)
+    """Latents and rope parts of keys, by their places in the cache; zeros for what is not known."""
+    is_c_NC, is_r_NR = known_N[:, None] & (c_C < C), known_N[:, None] & (r_R < R)
     if FP8:
-        scale_NC = tl.load(scale_N[:, None] + c_C // FP8_BLOCK, known_NC, 0.0)
-        k_NC = round_to(k_NC.to(tl.float32) * scale_NC, dtype)
-    return k_NC
+        k_NC = tl.load(latent_ptr + key_N[:, None] * LATENT_STRIDE + c_C, is_c_NC, 0.0)
+        k_NC = _scaled(k_NC, scale_ptr + key_N * SCALE_STRIDE, known_N, C, dtype, FP8_BLOCK)
+        k_NR = tl.load(rope_ptr + key_N[:, None] * ROPE_STRIDE + r_R, is_r_NR, 0.0)
+    else:
+        key_N *= C + R
+        k_NC = tl.load(latent_ptr + key_N[:, None] + c_C, is_c_NC, 0.0)
+        k_NR = tl.load(latent_ptr + key_N[:, None] + C + r_R, is_r_NR, 0.0)
+    return k_NC, k_NR
 
 
 @triton.jit
 def attend_splits(
     q_ptr, latent_ptr, scale_ptr, rope_ptr, table_ptr, seq_ptr, position_ptr, out_ptr, part_ptr, top_ptr, sum_ptr,
-    latent_stride, scale_stride, rope_stride, scale_log2,
-    num_seqs, table_stride, capacity, num_pages, page_size, sink_blocks, recent_blocks,
+    scale_log2, num_seqs, table_stride, capacity, num_pages, page_size, sink_blocks, recent_blocks,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr,
     SPARSE: tl.constexpr, SPARSE_BLOCK: tl.constexpr, FP8: tl.constexpr, FP8_BLOCK: tl.constexpr,
+    LATENT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr, ROPE_STRIDE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
@@ -92,9 +116,10 @@ def attend_splits(
             id_N = tl.load(table_ptr + seq * table_stride + page_N, known_N, -1)
             known_N = known_N & (id_N >= 0) & (id_N < num_pages)
             key_N = id_N.to(tl.int64) * page_size + at_N % page_size
-            scale_N = scale_ptr + key_N * scale_stride
-            k_NC = latents(latent_ptr + key_N * latent_stride, scale_N, known_N, c_C, C, q_HC.dtype, FP8, FP8_BLOCK)
-            k_NR = tl.load(rope_ptr + key_N[:, None] * rope_stride + r_R, known_N[:, None] & (r_R < R), 0.0)
+            k_NC, k_NR = _keys(
+                latent_ptr, scale_ptr, rope_ptr, key_N, known_N, c_C, r_R, C, R, q_HC.dtype,
+                FP8, FP8_BLOCK, LATENT_STRIDE, SCALE_STRIDE, ROPE_STRIDE,
+            )  # fmt: skip
             score_HN = dot(q_HR, tl.trans(k_NR), tl.zeros([BLOCK_H, KEYS], tl.float32))
             score_HN = dot(q_HC, tl.trans(k_NC), score_HN) * scale_log2
             score_HN = tl.where(n_N <= position, score_HN, float("-inf"))
@@ -110,9 +135,8 @@ def attend_splits(
             tl.store(out_HC, answer_HC, is_head_H[:, None] & (c_C < C))
         else:
             place_H = (row * tl.num_programs(2) + split) * H + head_H
-            tl.store(top_ptr + place_H, top_H, is_head_H)
-            tl.store(sum_ptr + place_H, sum_H, is_head_H)
-            tl.store(part_ptr + place_H[:, None] * C + c_C, acc_HC, is_head_H[:, None] & (c_C < C))
+            part_H = part_ptr + place_H * C
+            _keep(top_ptr + place_H, sum_ptr + place_H, part_H, top_H, sum_H, acc_HC, is_head_H, c_C < C)
 
 
 @triton.jit
@@ -186,17 +210,17 @@ def mla_attention_triton(
     cache = parts_of(cache_PIL, kv_lora_rank, width - kv_lora_rank, q_THL.dtype)
     tile = TILES[q_THL.dtype]
     block_h = min(tile.heads, max(16, triton.next_power_of_2(heads)))
-    block_c = max(16, triton.next_power_of_2(kv_lora_rank))
+    block_c = max(FP8_BLOCK if cache.fp8 else 16, triton.next_power_of_2(kv_lora_rank))
     for first in range(0, rows, max(1, group)):
         here = slice(first, first + group)
         q, out, position, seq = q_THL[here], o_THC[here], positions_T[here], seq_T[here]
         attend_splits[(len(q), triton.cdiv(heads, block_h), splits)](
             q, *cache.tensors, page_table_SX, seq, position, out, part, top, total,
-            *cache.strides, scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
+            scale * _LOG2_E, len(page_table_SX), page_table_SX.stride(0), capacity, pages, page_size,
             sink_blocks, recent_blocks,
             H=heads, C=kv_lora_rank, R=width - kv_lora_rank, BLOCK_H=block_h, BLOCK_C=block_c,
             BLOCK_R=max(16, triton.next_power_of_2(width - kv_lora_rank)), SPLIT=split, KEYS=tile.keys,
-            FP8=cache.fp8, FP8_BLOCK=FP8_BLOCK, num_warps=8, num_stages=tile.stages, **sparse,
+            **cache.constants, num_warps=8, num_stages=tile.stages, **sparse,
         )  # fmt: skip
         if splits > 1:
             fold_splits[(len(q), heads)](

@@ -22,9 +22,10 @@ from caracal_kernels.triton.tiles import FP8_BLOCK
 @triton.jit
 def write_row(
     kv_ptr, norm_ptr, q_ptr, cos_sin_ptr, position_ptr, mapping_ptr, latent_ptr, scale_ptr, rope_ptr, out_ptr,
-    latent_stride, scale_stride, rope_stride, q_scale, kv_scale, eps, num_positions, num_places, H, N,
+    q_scale, kv_scale, eps, num_positions, num_places, H, N,
     C: tl.constexpr, R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_H: tl.constexpr,
-    FP8: tl.constexpr,
+    FP8: tl.constexpr, FP8_BLOCK: tl.constexpr,
+    LATENT_STRIDE: tl.constexpr, SCALE_STRIDE: tl.constexpr, ROPE_STRIDE: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = rope_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
@@ -43,12 +44,12 @@ def write_row(
         scale_S = tl.div_rn(top_S, tl.full(top_S.shape, 448.0, tl.float32)) + tl.sum(latent_SB * 0.0, 1)
         code_SB = tl.div_rn(latent_SB, tl.broadcast_to(scale_S[:, None], latent_SB.shape))
         code_C = tl.reshape(tl.clamp(code_SB, -448.0, 448.0), [BLOCK_C])
-        tl.store(scale_ptr + place * scale_stride + s_S, scale_S, writes & (s_S * FP8_BLOCK < C))
+        tl.store(scale_ptr + place * SCALE_STRIDE + s_S, scale_S, writes & (s_S * FP8_BLOCK < C))
         tl.store(
-            latent_ptr + place * latent_stride + c_C, round_to(code_C, latent_ptr.dtype.element_ty), writes & (c_C < C)
+            latent_ptr + place * LATENT_STRIDE + c_C, round_to(code_C, latent_ptr.dtype.element_ty), writes & (c_C < C)
         )
     else:
-        tl.store(latent_ptr + place * latent_stride + c_C, latent_C, writes & (c_C < C))
+        tl.store(latent_ptr + place * LATENT_STRIDE + c_C, latent_C, writes & (c_C < C))
 
     r_R = tl.arange(0, BLOCK_R)
     is_dim = r_R < R // 2
@@ -58,8 +59,8 @@ def write_row(
     sin = tl.load(cos_sin_ptr + position * R + R // 2 + r_R, turns, 0.0)
     k_at = kv_ptr + row * (C + R) + C + 2 * r_R
     first_R, second_R = rotate(tl.load(k_at, is_dim, 0.0), tl.load(k_at + 1, is_dim, 0.0), cos, sin, dtype)
-    tl.store(rope_ptr + place * rope_stride + r_R, first_R, writes & is_dim)
-    tl.store(rope_ptr + place * rope_stride + R // 2 + r_R, second_R, writes & is_dim)
+    tl.store(rope_ptr + place * ROPE_STRIDE + r_R, first_R, writes & is_dim)
+    tl.store(rope_ptr + place * ROPE_STRIDE + R // 2 + r_R, second_R, writes & is_dim)
 
     for begin in range(0, H, BLOCK_H):
         head_H = begin + tl.arange(0, BLOCK_H)
@@ -104,9 +105,9 @@ def mla_project_triton(
         block_c = triton.next_power_of_2(latent)
         write_row[(rows,)](
             kv_TL, kv_a_norm_C, q_THE, cos_sin_MR, positions_T, slot_mapping_T, *cache.tensors, q_THL,
-            *cache.strides, q_scale, kv_scale, lora_eps, len(cos_sin_MR), cache_PIL.shape[0] * cache_PIL.shape[1],
+            q_scale, kv_scale, lora_eps, len(cos_sin_MR), cache_PIL.shape[0] * cache_PIL.shape[1],
             heads, nope, C=latent, R=rope, BLOCK_C=max(FP8_BLOCK, block_c) if cache.fp8 else block_c,
-            BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, FP8=cache.fp8, num_warps=4,
+            BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, **cache.constants, num_warps=4,
         )  # fmt: skip
     per_head(q_THE[..., :nope], w_uk_HCN, q_THL[..., :latent], q_scale)
     return q_THL

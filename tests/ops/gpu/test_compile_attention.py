@@ -8,8 +8,10 @@ from typing import Any
 import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
+from caracal_kernels import row_width
 from caracal_kernels.triton import mla_attention, per_head
 from caracal_kernels.triton.combine import combine_kernel
+from caracal_kernels.triton.latent_cache import parts_of
 from caracal_kernels.triton.mla_project import write_row
 from caracal_kernels.triton.plan_rows import plan_blocks, plan_kernel
 from caracal_kernels.triton.route import route_kernel
@@ -52,13 +54,20 @@ def fits(made: Compiled, spills: int = 0) -> None:
 ATTENTION = {"position_ptr": "*i32", "top_ptr": "*fp32", "sum_ptr": "*fp32"}
 
 
+def cache_of(*, fp8: bool) -> dict[str, Any]:
+    """What kernels are compiled for of a cache with rows of 512 + 64 values."""
+    width = row_width(512, 64, torch.bfloat16, fp8=fp8)
+    cache = torch.zeros((1, 16, width), dtype=torch.uint8 if fp8 else torch.bfloat16)
+    return parts_of(cache, 512, 64, torch.bfloat16).constants
+
+
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_attention(dtype: torch.dtype, sparse: bool, fp8: bool) -> None:
     tile = mla_attention.TILES[dtype]
     constants = SIZES | {"BLOCK_R": 64, "BLOCK_H": tile.heads, "KEYS": tile.keys, "SPLIT": mla_attention.SPLIT}
-    constants |= {"SPARSE": sparse, "SPARSE_BLOCK": 128, "FP8": fp8, "FP8_BLOCK": 128}
+    constants |= {"SPARSE": sparse, "SPARSE_BLOCK": 128} | cache_of(fp8=fp8)
     wide = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")
     own = ATTENTION | ({} if dtype == torch.bfloat16 else dict.fromkeys(wide, "*fp32")) | (FP8_OWN if fp8 else {})
     made = compiled(mla_attention.attend_splits, constants, 8, tile.stages, own)
@@ -88,7 +97,7 @@ def test_per_head(scaled: bool) -> None:
 @pytest.mark.parametrize("fp8", [False, True])
 def test_write_row(fp8: bool) -> None:
     own = {"position_ptr": "*i32"} | (FP8_OWN if fp8 else {})
-    constants = SIZES | {"BLOCK_R": 32, "BLOCK_H": 16, "N": 128, "FP8": fp8}
+    constants = SIZES | {"BLOCK_R": 32, "BLOCK_H": 16, "N": 128} | cache_of(fp8=fp8)
     fits(compiled(write_row, constants, 4, own=own))
 
 
@@ -118,7 +127,7 @@ def test_sizes_of_one() -> None:
     """A launch makes every integer that is 1 a constant of the kernel."""
     ones = dict.fromkeys(("num_seqs", "table_stride", "num_pages"), 1)
     tile = {"BLOCK_R": 16, "BLOCK_H": 16, "BLOCK_C": 16, "H": 1, "C": 1, "R": 2, "KEYS": 64, "SPLIT": 1024}
-    tile |= {"SPARSE": True, "SPARSE_BLOCK": 128, "FP8": False, "FP8_BLOCK": 128}
+    tile |= {"SPARSE": True, "SPARSE_BLOCK": 128} | cache_of(fp8=False)
     fits(compiled(mla_attention.attend_splits, tile | ones, 8, own=ATTENTION))
     fits(compiled(plan_kernel, plan_blocks(1, 1) | {"F": 1, "W": 1}, 8))
     gate = {"NORM": False, "PLAN": True, "BLOCK_G": 1, "G": 1, "F": 1, "W": 1}
@@ -129,5 +138,6 @@ def test_sizes_of_one() -> None:
     fits(compiled(best_kernel, {"BLOCK": 1, "N": 1, "V": 1}, 1, own=SAMPLE | {"out_ptr": "*i64"}))
     products = {"SCALED": True, "BLOCK_T": 64, "BLOCK_N": 64, "BLOCK_K": 64, "K": 1, "N": 1, "x_head": 1, "y_head": 1}
     fits(compiled(per_head.per_head_kernel, products, 4))
-    row = {"C": 1, "R": 2, "BLOCK_C": 1, "BLOCK_R": 1, "BLOCK_H": 16, "N": 1, "H": 1, "num_positions": 1, "FP8": False}
+    row = {"C": 1, "R": 2, "BLOCK_C": 1, "BLOCK_R": 1, "BLOCK_H": 16, "N": 1, "H": 1, "num_positions": 1}
+    row |= cache_of(fp8=False)
     fits(compiled(write_row, row, 4, own={"position_ptr": "*i32"}))

@@ -31,9 +31,9 @@ def rotated(q_THE: Tensor, kv_TL: Tensor, table: Tensor, positions: Tensor) -> t
     places = torch.arange(rows, dtype=torch.int32, device=DEVICE)
     parts = parts_of(cache, C, rope, cache.dtype)
     write_row[(rows,)](
-        kv_TL, norm, q_THE, table, positions, places, *parts.tensors, q, *parts.strides, 1.0, 1.0, 1e-6, len(table),
-        128, heads, N, C=C, R=rope, BLOCK_C=32, BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16, FP8=False,
-        num_warps=4,
+        kv_TL, norm, q_THE, table, positions, places, *parts.tensors, q, 1.0, 1.0, 1e-6, len(table),
+        128, heads, N, C=C, R=rope, BLOCK_C=32, BLOCK_R=triton.next_power_of_2(rope // 2), BLOCK_H=16,
+        num_warps=4, **parts.constants,
     )  # fmt: skip
     assert q[..., :C].isnan().all(), "the latent part is another kernel's"
     assert cache[0, rows:].isnan().all()
