@@ -116,7 +116,7 @@ class Opened:
             raise InvalidSetting(
                 f"CARACAL_KV_HOST_GB: {self.settings.kv_host_gb:g} GB of host memory, {free / 1e9:.1f} are free"
             )
-        return wanted // page_bytes(self.config, self.dtype, self.settings.page_size)
+        return wanted // self._page_bytes
 
     def _check_memory(self, pages: int) -> None:
         """Raises InvalidSetting before anything is allocated: the kernel's OOM killer would end processes silently."""

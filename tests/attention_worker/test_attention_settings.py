@@ -45,6 +45,7 @@ def test_sizes_of_a_step_follow_the_device_unless_they_are_given() -> None:
         ("CARACAL_OVERLAP", "yes", "CARACAL_OVERLAP is 'yes': must be 0 or 1"),
         ("CARACAL_LINK", "rdma", "CARACAL_LINK is 'rdma': must be grpc, nccl, native or empty"),
         ("CARACAL_DISPATCH_DTYPE", "int8", "CARACAL_DISPATCH_DTYPE is 'int8': must be fp8 or empty"),
+        ("CARACAL_KV_DTYPE", "int8", "CARACAL_KV_DTYPE is 'int8': must be fp8 or empty"),
         ("CARACAL_DRAIN_TIMEOUT_S", "-1", "CARACAL_DRAIN_TIMEOUT_S is -1.0: must be at least 0"),
         ("CARACAL_EXPERT_WAIT_S", "nan", "CARACAL_EXPERT_WAIT_S is nan: must be a finite number"),
         ("CARACAL_WORKER_ID", "a\udcff", "^CARACAL_WORKER_ID is 'a\\\\udcff': not UTF-8$"),

@@ -34,6 +34,7 @@ SIZES = limits(max_batch_tokens=24, max_running=6, num_pages=48)
 CASES = [
     pytest.param((PLAIN, 2, torch.float32), id="plain-2-fp32"),
     pytest.param((UNEVEN | {"num_attention_heads": 4}, 2, torch.bfloat16), id="uneven-2-bf16"),
+    pytest.param((UNEVEN | {"num_attention_heads": 4}, 2, torch.bfloat16, "fp8"), id="uneven-2-bf16-kv-fp8"),
     pytest.param((UNEVEN | {"hidden_size": 70}, 3, torch.float32), id="uneven-3-fp32"),
     pytest.param((BLOCKS, 2, torch.bfloat16), id="fp8-2-bf16"),
     pytest.param((NGRAM | {"tie_word_embeddings": True}, 2, torch.bfloat16), id="ngram-tied-2-bf16"),
@@ -51,12 +52,12 @@ class Ranks:
 
 @pytest.fixture(scope="module", params=CASES)
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    preset, size, dtype = request.param
+    preset, size, dtype, *kv = request.param
     torch.set_num_threads(1)
     path = make_checkpoint(tmp_path_factory.mktemp("tp"), preset, seed=11, dtype=dtype)
     path = to_fp8(path) if preset is BLOCKS else path
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings(path, size, SIZES).items():
+        for name, value in (settings(path, size, SIZES) | {"CARACAL_KV_DTYPE": "".join(kv)}).items():
             patch.setenv(name, value)
         opened = open_model(AttentionSettings.from_env())
         with Followers(size) as followers:

@@ -50,7 +50,7 @@ def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_wo
     for values, link, dtype in (
         ((), "", None),
         (("link.kind=grpc",), "grpc", None),
-        (("link.kind=nccl", "link.dispatchDtype=fp8"), "nccl", "fp8"),
+        (("link.kind=nccl", "link.dispatchDtype=fp8", "model.kvDtype=fp8"), "nccl", "fp8"),
         (("link.kind=native",), "native", None),
     ):
         given = {
@@ -59,7 +59,8 @@ def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_wo
             if name in ("StatefulSet/caracal-attention", "StatefulSet/caracal-expert")
         }
         assert given["StatefulSet/caracal-attention"]["CARACAL_LINK"] == link
-        assert [env.get("CARACAL_DISPATCH_DTYPE") for env in given.values()] == [dtype, dtype]
+        for name in ("CARACAL_DISPATCH_DTYPE", "CARACAL_KV_DTYPE"):
+            assert [env.get(name) for env in given.values()] == [dtype, dtype]
         port = given["StatefulSet/caracal-expert"].get("CARACAL_NATIVE_PORT")
         assert port == ("50053" if link in ("native", "") else None)
 

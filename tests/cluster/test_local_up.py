@@ -105,6 +105,7 @@ def test_a_link_that_is_not_known_is_one_line(user: dict[str, str], model: Path,
     [
         ("LINK", "foo", "--link is 'foo': must be grpc, nccl, native or empty"),
         ("DISPATCH_DTYPE", "int4", "--dispatch-dtype is 'int4': must be fp8 or empty"),
+        ("KV_DTYPE", "int8", "--kv-dtype is 'int8': must be fp8 or empty"),
         ("KV_PAGES", "-3", "--kv-pages is -3: must be at least 0"),
         ("KV_PAGES", "1000000000", "attention-0: CARACAL_KV_PAGES: 1000000000 pages of CARACAL_PAGE_SIZE 64 take"),
         ("MAX_ITL_MS", "-1", "--max-itl-ms is -1.0: must be at least 0"),
