@@ -8,24 +8,18 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import os
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import orjson
 import structlog
 
-from services.process.children import LAUNCHER, import_path
+from services.process.asked_child import AskedChild, ChildEnded
 from services.router.requests.errors import InvalidRequest, RouterError
 from services.router.requests.marked_text import MarkedText, marks_of
 from services.router.requests.template import Message
-from services.router.requests.text_child import IDS, LENGTHS, frame
+from services.router.requests.text_child import IDS
 
 log = structlog.get_logger(__name__)
 
@@ -33,80 +27,43 @@ LONG_TEXT = 64 << 10  # characters, or bytes of JSON: more of them are long work
 SHORT_S, LONG_S = 2, 15  # of CPU time
 SHORT_BYTES, LONG_BYTES = 512 << 20, 1 << 30  # of memory, beside what a child has at its beginning
 WALL_S = 120.0  # for an answer of a child that gets no CPU time
-START_S = 60.0
-
-
-class ChildEnded(Exception):
-    """The child has broken a limit, or was ended."""
 
 
 class TextChild:
-    """One child process, which does one thing at a time; started with the first, and anew after one that ended it."""
+    """One child process, asked on a thread of its own."""
 
     def __init__(self, directory: Path, name: str, cpu_s: int, memory_bytes: int) -> None:
-        self._directory, self._cpu_s, self._memory_bytes = directory, cpu_s, memory_bytes
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child = AskedChild(
+            "services.router.requests.text_child",
+            [str(directory), str(memory_bytes)],
+            cpu_s,
+            {"TOKENIZERS_PARALLELISM": "false"},
+        )
         self._thread = ThreadPoolExecutor(1, name)
 
     async def ask(self, do: str, data: bytes, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """Has one thing done. Raises InvalidRequest, and ChildEnded."""
+        """Has one thing done. Raises InvalidRequest, ChildEnded and OSError."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, do, data, asked)
 
     def start(self) -> None:
         """Begins to start the child, so that the first request need not wait for it."""
-        self._thread.submit(self._running)
+        with contextlib.suppress(RuntimeError):  # `close` was called
+            self._thread.submit(self._child.start)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
-        self._end()
+        self._child.close()
 
     def _ask(self, do: str, data: bytes, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        child = self._running()
-        assert child.stdin is not None
-        assert child.stdout is not None
         try:
-            child.stdin.write(frame({"do": do, "cpu_s": self._cpu_s, **asked}, data))
-            child.stdin.flush()
-            head, data = _read(child.stdout, time.monotonic() + WALL_S)
-        except (OSError, ValueError, ChildEnded):  # ValueError: `close` has closed its pipes
-            self._renew()
-            raise ChildEnded from None
-        if head.get("last"):
-            self._renew()
+            head, data = self._child.ask({"do": do, **asked}, data, WALL_S)
+        finally:
+            if not self._child.running:
+                self.start()
         if error := head.get("error"):
             message, param, code = error
             raise InvalidRequest(message, param=param, code=code)
         return head, data
-
-    def _renew(self) -> None:
-        self._end()
-        with contextlib.suppress(RuntimeError):  # `close` was called
-            self.start()
-
-    def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.communicate()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
-            self._end()
-            module = "services.router.requests.text_child"
-            program = [sys.executable, "-P", "-m", module, str(self._directory), str(self._memory_bytes)]
-            child = self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *program],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": import_path(), "TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,
-            )
-            assert child.stdout is not None
-            try:
-                _read(child.stdout, time.monotonic() + START_S)
-            except ChildEnded:
-                raise OSError("it has ended at once") from None
-        return self._child
 
 
 class TextProcesses:
@@ -177,24 +134,3 @@ class TextProcesses:
         except OSError as error:
             log.error("a process for texts cannot be started", error=str(error))
             raise RouterError("The prompt cannot be turned into tokens now.") from None
-
-
-def _read(pipe: IO[bytes], deadline: float) -> tuple[dict[str, Any], bytes]:
-    """Reads one message. Raises ChildEnded when it does not come in time, or the child has ended."""
-    lengths = _exactly(pipe, LENGTHS.size, deadline)
-    head, data = (_exactly(pipe, length, deadline) for length in LENGTHS.unpack(lengths))
-    return orjson.loads(head), data
-
-
-def _exactly(pipe: IO[bytes], length: int, deadline: float) -> bytes:
-    parts: list[bytes] = []
-    while length:
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        readable = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        part = os.read(pipe.fileno(), min(length, 1 << 20)) if readable else b""
-        if not part:
-            raise ChildEnded
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
