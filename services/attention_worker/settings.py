@@ -8,6 +8,7 @@ from pathlib import Path
 from services.checkpoint.ngram import TABLES_FOLDER
 from services.process.settings import WorkerSettings, setting
 from services.security.identity import ATTENTION
+from services.transport.limits import MAX_ROWS
 from services.transport.native_extension import unavailable
 
 # What a 0 stands for. 200 ms between tokens is about as fast as people read; a GPU's steps are shorter.
@@ -52,6 +53,7 @@ class AttentionSettings(WorkerSettings):
         "a GPU",
         0,
         minimum=0,
+        maximum=MAX_ROWS,
     )
     max_itl_ms: float = setting(
         "milliseconds between two tokens of running answers that prompts beside them may not exceed: chunks of prompts "

@@ -14,6 +14,7 @@ from services.expert_worker.settings import ExpertSettings
 from services.expert_worker.worker import ExpertWorker
 from services.process import tracing
 from services.process.garbage import keep_what_is_made
+from services.process.large_buffers import give_back_large_buffers
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
@@ -49,6 +50,7 @@ def main() -> None:
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))
     keep_what_is_made()
+    give_back_large_buffers()
     try:
         asyncio.run(serve(settings, checkpoint))
     finally:

@@ -61,6 +61,7 @@ class Experts:
         config = checkpoint.config
         self.dtype, self.device, self.staging = dtype, device, Staging(device)
         self.num_layers, self.num_ffn, self.hidden = config.num_layers, config.n_routed_experts, config.hidden_size
+        self.choices = min(config.moe_topk, config.n_routed_experts)  # of a row
         load: Callable[..., ExpertWeights] = partial(load_expert, keep_fp8=True) if keep_fp8 else load_packed_expert
         self._read: Read = lambda layer, expert: load(checkpoint, layer, expert, dtype, self.staging)
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]

@@ -21,8 +21,9 @@ from services.expert_worker.call_check import Expected
 from services.expert_worker.native_launch import NativeLaunch
 from services.expert_worker.placement_state import PlacementState
 from services.process.addresses import authority, bare, bound_socket
+from services.transport.limits import MAX_ROWS
 from services.transport.native_extension import native
-from services.transport.payload import MAX_ROWS, planes
+from services.transport.payload import planes
 
 if TYPE_CHECKING:
     from services.transport._native import ExpertTable, Server, ServerCounters
@@ -59,7 +60,7 @@ class NativeServer:
         others, and those of a worker that sends rows in another dtype, go through the batcher.
         """
         module = native()
-        self.max_rows, self.max_assignments = MAX_ROWS, MAX_ROWS * min(expected.experts, 64)
+        self.max_rows, self.max_assignments = MAX_ROWS, MAX_ROWS * expected.choices
         self._expected = module.Expected(
             layers=expected.layers,
             experts=expected.experts,

@@ -10,20 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc
 
+from services.expert_worker.call_memory import largest_message
 from services.expert_worker.service import ExpertService
 from services.process.cores import run_on
 from services.process.grpc_server import KEEPALIVE_OPTIONS, ThreadedGrpcServer
 from services.security.guard import OPEN, Guard
 
 SERVICE = expert_pb2.DESCRIPTOR.services_by_name["Expert"].full_name
-MAX_MESSAGE_BYTES = 1 << 30
+MAX_REPLY_BYTES = 1 << 30
 SPARE_CALLS = (
     16  # threads kept for Describe, Prepare, Commit, Load, health and reflection; the service counts the others
 )
 
 OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_REPLY_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     *KEEPALIVE_OPTIONS,
@@ -50,6 +50,6 @@ class ExpertServer(ThreadedGrpcServer):
             lambda server: expert_pb2_grpc.add_ExpertServicer_to_server(service, server),
             pool,
             calls,
-            OPTIONS,
+            (("grpc.max_receive_message_length", largest_message(service.expected)), *OPTIONS),
             guard,
         )

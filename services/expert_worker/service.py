@@ -18,6 +18,7 @@ from caracal_proto.placements import PlacementError, pack_experts, unpack_expert
 from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, Expected, parse
+from services.expert_worker.call_memory import ReplyMemory
 from services.expert_worker.call_span import with_span
 from services.expert_worker.experts import NotLoadedError
 from services.expert_worker.load import ExpertLoad
@@ -59,8 +60,14 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         self._state, self._batcher, self._p2p_registry = state, batcher, p2p_registry
         experts = state.experts
         self._expected = Expected(
-            experts.num_layers, experts.num_ffn, experts.hidden, experts.dtype, dispatch_dtype or experts.dtype
+            experts.num_layers,
+            experts.num_ffn,
+            experts.choices,
+            experts.hidden,
+            experts.dtype,
+            dispatch_dtype or experts.dtype,
         )
+        self._reply_memory = ReplyMemory()
         self._load = ExpertLoad(experts.num_layers, experts.num_ffn, time.monotonic())
         self._measuring = threading.Lock()
 
@@ -102,18 +109,23 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         if not self._sessions.enter(context):
             abort_call(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.sessions} sessions are open")
         payloads = Payloads(self._p2p_registry, self._expected.hidden, self._expected.dispatch_dtype)
-        first_seen = False
+        first_seen, memory = False, self._reply_memory
         try:
             for call in request_iterator:
                 if not first_seen:
                     first_seen = True
                     self._sessions.first_call_seen(context)
-                reply = with_span(call, partial(self._reply, call, payloads))
-                self.answered += 1
-                self.rejected += reply.status != Reply.OK
-                self.over_p2p += call.p2p_group != 0
-                yield reply
-                payloads.wait_sent()
+                share = memory.take(self._expected.reply_bytes(call), context.cancel)
+                try:
+                    reply = with_span(call, partial(self._reply, call, payloads))
+                    self.answered += 1
+                    self.rejected += reply.status != Reply.OK
+                    self.over_p2p += call.p2p_group != 0
+                    memory.sending(share)
+                    yield reply
+                    payloads.wait_sent()
+                finally:
+                    memory.give_back(share)
         except P2PBroken as error:
             abort_call(context, grpc.StatusCode.UNAVAILABLE, error)
         finally:

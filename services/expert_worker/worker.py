@@ -37,8 +37,9 @@ from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import EXPERT
+from services.transport.limits import MAX_ROWS
 from services.transport.native_extension import unavailable
-from services.transport.payload import MAX_ROWS, dispatch_dtype_of, payload_bytes
+from services.transport.payload import dispatch_dtype_of, payload_bytes
 from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)

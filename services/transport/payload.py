@@ -16,7 +16,6 @@ from torch import Tensor
 
 FP8 = torch.float8_e4m3fn
 BLOCK = 128
-MAX_ROWS = 8192  # of a call over a P2P group: expert workers allocate no larger receive buffer
 
 
 def dispatch_dtype_of(name: str, model: torch.dtype) -> torch.dtype:

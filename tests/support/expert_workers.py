@@ -35,7 +35,8 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeFanout, NativeOptions
 from services.router.dispatch.native_link import NativeLink, NativeStats
 from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
-from services.transport.payload import MAX_ROWS, payload_bytes
+from services.transport.limits import MAX_ROWS
+from services.transport.payload import payload_bytes
 
 REPO = Path(__file__).resolve().parents[2]
 

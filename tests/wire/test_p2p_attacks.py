@@ -28,8 +28,8 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.p2p_registry import FIRST_ITEM_S
 from services.expert_worker.sessions import IDLE_S
 from services.router.dispatch.nccl_link import NcclLink
+from services.transport.limits import MAX_ROWS
 from services.transport.p2p_group import CALLER, WORKER, P2PGroup
-from services.transport.payload import MAX_ROWS
 from services.transport.rendezvous_check import invalid_reason
 from services.transport.rendezvous_store import MirrorStore
 
@@ -172,7 +172,7 @@ def test_the_format_of_a_rank_s_blob() -> None:
     [
         ([ITEM(key="dispatch/0/1", value=b"x")], "'dispatch/0/1' do not belong here"),  # the worker's own
         ([ITEM(key="k", value=b"x")], "'k' do not belong here"),
-        ([ITEM(key="dispatch/0/0", value=b"x" * (50 << 20))], "52428800 bytes"),
+        ([ITEM(key="dispatch/0/0", value=b"x" * (1 << 20))], "1048576 bytes"),
         ([ITEM(key="combine/0/0", value=b"x" * 170)] * 2, "'combine/0/0' do not belong here"),
     ],
 )
@@ -197,8 +197,8 @@ def test_unexpected_keys_end_the_rendezvous(
 def test_a_flood_of_items_is_not_kept(worker: WorkerProcess) -> None:
     def stream() -> Iterator[expert_pb2.RendezvousItem]:
         yield ITEM(group=5, max_bytes=1000)
-        for number in range(40):
-            yield ITEM(key=f"k{number}", value=bytes(20 << 20))
+        for number in range(800):
+            yield ITEM(key=f"k{number}", value=bytes(1 << 20))
 
     process = psutil.Process(worker.pid)
     before = process.memory_info().rss

@@ -30,8 +30,9 @@ from services.router.dispatch.errors import InvalidReply
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.security.channels import PLAIN, Dialer
+from services.transport.limits import MAX_ROWS
 from services.transport.p2p_group import CALLER, HANDSHAKE_S, P2PBroken, P2PGroup
-from services.transport.payload import MAX_ROWS, check_of, payload_bytes
+from services.transport.payload import check_of, payload_bytes
 from services.transport.rendezvous_store import MirrorStore
 
 log = structlog.get_logger(__name__)
