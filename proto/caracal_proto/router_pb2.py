@@ -25,17 +25,21 @@ _sym_db = _symbol_database.Default()
 from caracal_proto import attention_pb2 as caracal__proto_dot_attention__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61racal_proto/router.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/attention.proto\"\xa9\x01\n\x0bTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x17\n\rmessages_json\x18\x03 \x01(\tH\x00\x12#\n\x08sampling\x18\x04 \x01(\x0b\x32\x11.caracal.Sampling\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\ncache_salt\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x11\x42\x07\n\x05input\"\xb5\x01\n\tTextEvent\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1e\n\x06tokens\x18\x02 \x03(\x0b\x32\x0e.caracal.Token\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\r\x12\x1a\n\x12system_fingerprint\x18\x06 \x01(\t\x12\x15\n\rcached_tokens\x18\x07 \x01(\r2@\n\x06Router\x12\x36\n\x08Generate\x12\x14.caracal.TextRequest\x1a\x12.caracal.TextEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61racal_proto/router.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/attention.proto\"5\n\x0fIdentifyRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x1d\n\rIdentifyReply\x12\x0c\n\x04same\x18\x01 \x01(\x08\"\xa9\x01\n\x0bTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x17\n\rmessages_json\x18\x03 \x01(\tH\x00\x12#\n\x08sampling\x18\x04 \x01(\x0b\x32\x11.caracal.Sampling\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\ncache_salt\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x11\x42\x07\n\x05input\"\xb5\x01\n\tTextEvent\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1e\n\x06tokens\x18\x02 \x03(\x0b\x32\x0e.caracal.Token\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\r\x12\x1a\n\x12system_fingerprint\x18\x06 \x01(\t\x12\x15\n\rcached_tokens\x18\x07 \x01(\r2~\n\x06Router\x12\x36\n\x08Generate\x12\x14.caracal.TextRequest\x1a\x12.caracal.TextEvent0\x01\x12<\n\x08Identify\x12\x18.caracal.IdentifyRequest\x1a\x16.caracal.IdentifyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caracal_proto.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TEXTREQUEST']._serialized_start=71
-  _globals['_TEXTREQUEST']._serialized_end=240
-  _globals['_TEXTEVENT']._serialized_start=243
-  _globals['_TEXTEVENT']._serialized_end=424
-  _globals['_ROUTER']._serialized_start=426
-  _globals['_ROUTER']._serialized_end=490
+  _globals['_IDENTIFYREQUEST']._serialized_start=70
+  _globals['_IDENTIFYREQUEST']._serialized_end=123
+  _globals['_IDENTIFYREPLY']._serialized_start=125
+  _globals['_IDENTIFYREPLY']._serialized_end=154
+  _globals['_TEXTREQUEST']._serialized_start=157
+  _globals['_TEXTREQUEST']._serialized_end=326
+  _globals['_TEXTEVENT']._serialized_start=329
+  _globals['_TEXTEVENT']._serialized_end=510
+  _globals['_ROUTER']._serialized_start=512
+  _globals['_ROUTER']._serialized_end=638
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class RouterStub:
                 request_serializer=caracal__proto_dot_router__pb2.TextRequest.SerializeToString,
                 response_deserializer=caracal__proto_dot_router__pb2.TextEvent.FromString,
                 _registered_method=True)
+        self.Identify = channel.unary_unary(
+                '/caracal.Router/Identify',
+                request_serializer=caracal__proto_dot_router__pb2.IdentifyRequest.SerializeToString,
+                response_deserializer=caracal__proto_dot_router__pb2.IdentifyReply.FromString,
+                _registered_method=True)
 
 
 class RouterServicer:
@@ -52,6 +57,13 @@ class RouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Identify(self, request, context):
+        """Whether this is the run of a router that a lease names: other routers ask. It says nothing to who does not know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_RouterServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=caracal__proto_dot_router__pb2.TextRequest.FromString,
                     response_serializer=caracal__proto_dot_router__pb2.TextEvent.SerializeToString,
+            ),
+            'Identify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Identify,
+                    request_deserializer=caracal__proto_dot_router__pb2.IdentifyRequest.FromString,
+                    response_serializer=caracal__proto_dot_router__pb2.IdentifyReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +106,33 @@ class Router:
             '/caracal.Router/Generate',
             caracal__proto_dot_router__pb2.TextRequest.SerializeToString,
             caracal__proto_dot_router__pb2.TextEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Identify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caracal.Router/Identify',
+            caracal__proto_dot_router__pb2.IdentifyRequest.SerializeToString,
+            caracal__proto_dot_router__pb2.IdentifyReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,8 @@ class RouterStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RouterAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_router_pb2.TextRequest, _router_pb2.TextEvent]
+    Identify: _grpc.UnaryUnaryMultiCallable[_router_pb2.IdentifyRequest, _router_pb2.IdentifyReply]
+    """Whether this is the run of a router that a lease names: other routers ask. It says nothing to who does not know."""
 
 @_typing.type_check_only
 class RouterAsyncStub(RouterStub):
@@ -41,6 +43,8 @@ class RouterAsyncStub(RouterStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_router_pb2.TextRequest, _router_pb2.TextEvent]  # type: ignore[assignment]
+    Identify: _aio.UnaryUnaryMultiCallable[_router_pb2.IdentifyRequest, _router_pb2.IdentifyReply]  # type: ignore[assignment]
+    """Whether this is the run of a router that a lease names: other routers ask. It says nothing to who does not know."""
 
 class RouterServicer(metaclass=_abc_1.ABCMeta):
     """The gateway over gRPC: text in, text and ids out. Requests are checked and served as over HTTP."""
@@ -51,5 +55,13 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.TextRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_router_pb2.TextEvent], _abc.AsyncIterator[_router_pb2.TextEvent]]: ...
+
+    @_abc_1.abstractmethod
+    def Identify(
+        self,
+        request: _router_pb2.IdentifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.IdentifyReply, _abc.Awaitable[_router_pb2.IdentifyReply]]:
+        """Whether this is the run of a router that a lease names: other routers ask. It says nothing to who does not know."""
 
 def add_RouterServicer_to_server(servicer: RouterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

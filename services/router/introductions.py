@@ -1,5 +1,5 @@
-"""Which workers have said themselves who they are. Redis only says where to ask: a lease counts once the process at its
-address has answered Describe with the same worker id and boot id, whoever has written it.
+"""Which processes have said themselves who they are. Redis only says where to ask: a lease counts once the process at
+its address has answered Describe, or of a router Identify, with the same worker id and boot id, whoever has written it.
 
 Leases of workers that are not there cost a connection now and then and are never chosen.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
-from caracal_proto.attention_pb2 import AttentionDescribeRequest, AttentionDescription
+from caracal_proto.attention_pb2 import AttentionDescribeRequest
 from caracal_proto.attention_pb2_grpc import AttentionStub
-from caracal_proto.expert_pb2 import ExpertDescribeRequest, ExpertDescription
+from caracal_proto.expert_pb2 import ExpertDescribeRequest
 from caracal_proto.expert_pb2_grpc import ExpertStub
+from caracal_proto.router_pb2 import IdentifyRequest
+from caracal_proto.router_pb2_grpc import RouterStub
 
 from services.membership.bad_records import BadRecords
 from services.membership.checks import epoch_violation
@@ -48,18 +51,20 @@ class _Answer:
     """What is known of one run. `epoch`: as it said itself; None = it has not answered as who its lease says."""
 
     epoch: int | None = None
-    asked: int = 0
+    asked: int = 0  # since it has answered
     tried: bool = False  # whether it was asked to the end, once at least
     ask_at: float = 0.0
     seen_at: float = 0.0
+    answered_at: float = 0.0
 
 
 class Introductions:
     """One router's introductions; for one event loop."""
 
-    def __init__(self, dialer: Dialer = PLAIN, bad: BadRecords | None = None) -> None:
-        """`bad` takes the leases that nobody answers for."""
-        self._dialer, self._bad = dialer, bad or BadRecords()
+    def __init__(self, dialer: Dialer = PLAIN, bad: BadRecords | None = None, again_s: float = math.inf) -> None:
+        """`bad` takes the leases that nobody answers for. `again_s`: who has answered is asked again after so long."""
+        self._dialer, self._bad, self._again_s = dialer, bad or BadRecords(), again_s
+        self._kept_s = min(KEPT_S, 3 * again_s)
         self._boot_ids: dict[str, Run] = {}  # of those who have answered
         self._answers: dict[Run, _Answer] = {}
         self._last: dict[tuple[str, str], tuple[WorkerRecord, float]] = {}  # by role and id: who answered, when seen
@@ -87,7 +92,7 @@ class Introductions:
             if answer is not None and answer.epoch is not None:
                 self._last[key] = record, now
                 found.append(self._with_epoch(record, answer, known_epoch))
-            elif key in self._last and now - self._last[key][1] < KEPT_S:
+            elif key in self._last and now - self._last[key][1] < self._kept_s:
                 found.append(self._last[key][0])
         self._forget(now)
         return found
@@ -105,7 +110,9 @@ class Introductions:
         for record in records:
             answer = self._answers.setdefault(_run(record), _Answer())
             answer.seen_at = now
-            if answer.epoch is None and now >= answer.ask_at and _run(record) not in self._asking:
+            if now >= answer.ask_at and _run(record) not in self._asking:
+                if answer.epoch is not None and now < answer.answered_at + self._again_s:
+                    continue
                 due.append(record)
         random.shuffle(due)  # nobody decides by its name who waits for whom
         due.sort(key=lambda record: self._answers[_run(record)].asked)
@@ -134,21 +141,24 @@ class Introductions:
         answer.asked += 1
         try:
             if await self._is_reachable(record.address):
-                described = await self._describe(record)
-                if (described.worker_id, described.boot_id) != (record.worker_id, record.boot_id):
-                    why = f"at its address there is {described.worker_id[:80]!r}, or another run of it"
+                worker_id, boot_id, said = await self._describe(record)
+                if (worker_id, boot_id) != (record.worker_id, record.boot_id):
+                    why = f"at its address there is {worker_id[:80]!r}, or another run of it"
                 elif self._boot_ids.setdefault(record.boot_id, run)[:2] != run[:2]:
                     why = "its boot id is another worker's"
                 else:
-                    epoch = described.epoch
+                    epoch = said
         except grpc.aio.AioRpcError as error:
             why = f"it does not say who it is: {error.code().name}"
         answer.tried = True
         retry_s = min(LAST_RETRY_S, FIRST_RETRY_S * 3 ** min(answer.asked - 1, 10))
         answer.ask_at = time.monotonic() + (FIRST_RETRY_S if epoch is not None else retry_s)
         if epoch is not None:
-            answer.epoch = epoch
-        elif answer.asked == NOTED_AFTER and answer.epoch is None:
+            answer.epoch, answer.answered_at, answer.asked = epoch, time.monotonic(), 0
+            return
+        if math.isfinite(self._again_s):
+            answer.epoch = None
+        if answer.asked == NOTED_AFTER and answer.epoch is None:
             self._bad.note("worker", f"{run[0]} {run[1]}", f"{run[3]}: {why}")
 
     async def _is_reachable(self, address: str) -> bool:
@@ -169,12 +179,19 @@ class Introductions:
                 await writer.wait_closed()
             return True
 
-    async def _describe(self, record: WorkerRecord) -> AttentionDescription | ExpertDescription:
+    async def _describe(self, record: WorkerRecord) -> tuple[str, str, int]:
+        """The worker id, the boot id and the epoch of the process at a record's address."""
         async with self._describing, self._dialer.aio(record.address, record.role, OPTIONS) as channel:
             calls = self._dialer.to_run(channel, record.boot_id)
+            if record.role == "router":
+                asked = IdentifyRequest(worker_id=record.worker_id, boot_id=record.boot_id)
+                same = (await RouterStub(calls).Identify(asked, timeout=DESCRIBE_S)).same
+                return (record.worker_id, record.boot_id, record.epoch) if same else ("another process", "", 0)
             if record.role == "attention":
-                return await AttentionStub(calls).Describe(AttentionDescribeRequest(), timeout=DESCRIBE_S)
-            return await ExpertStub(calls).Describe(ExpertDescribeRequest(), timeout=DESCRIBE_S)
+                one = await AttentionStub(calls).Describe(AttentionDescribeRequest(), timeout=DESCRIBE_S)
+                return one.worker_id, one.boot_id, one.epoch
+            other = await ExpertStub(calls).Describe(ExpertDescribeRequest(), timeout=DESCRIBE_S)
+            return other.worker_id, other.boot_id, other.epoch
 
     def _forget(self, now: float) -> None:
         for run in [run for run, answer in self._answers.items() if now - answer.seen_at > FORGOTTEN_S]:
@@ -182,7 +199,7 @@ class Introductions:
                 del self._answers[run]
                 if self._boot_ids.get(run[2]) == run:
                     del self._boot_ids[run[2]]
-        for key in [key for key, (_, seen_at) in self._last.items() if now - seen_at > KEPT_S]:
+        for key in [key for key, (_, seen_at) in self._last.items() if now - seen_at > self._kept_s]:
             del self._last[key]
 
 

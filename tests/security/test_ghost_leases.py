@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_attention import FakeAttention, answers_with
 from support.fake_experts import FakeWorker
+from support.gateway_assets import write_assets
+from support.gateway_harness import Harness
 from support.leader_harness import LeaderHarness, run_scenario
 from support.worker_processes import Store, redis_store
 
@@ -17,7 +20,7 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.router.introductions import Introductions
 from services.router.requests.attention_workers import AttentionWorkerPool
-from services.router.requests.directory import list_attention_workers
+from services.router.requests.directory import count_routers, list_attention_workers
 
 pytestmark = pytest.mark.processes
 
@@ -28,6 +31,11 @@ GHOSTS = 2000
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with redis_store(tmp_path_factory.mktemp("redis")) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def assets_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_assets(tmp_path_factory.mktemp("model") / "tiny-cat")
 
 
 def lease(fake: FakeAttention, **more: Any) -> WorkerRecord:
@@ -221,3 +229,66 @@ def test_a_router_that_starts_among_ghosts_leads_with_what_workers_have(store: S
         assert not [call for call in harness.calls if call[1] == "prepare"], "nothing is loaded twice"
 
     run_scenario(store, scenario)
+
+
+class Routers:
+    """What one router counts, over a real Redis."""
+
+    def __init__(self, store: Store, again_s: float = 0.1) -> None:
+        self.membership = Membership(store.url)
+        self.introductions = Introductions(bad=self.membership.bad, again_s=again_s)
+
+    async def count(self) -> int:
+        return await count_routers(self.membership, self.introductions, "router-0")
+
+    async def becomes(self, wanted: int) -> None:
+        async with asyncio.timeout(20):
+            while await self.count() != wanted:  # noqa: ASYNC110  the count is asked for, nobody tells of it
+                await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        await self.introductions.close()
+        await self.membership.close()
+
+
+def router_lease(worker_id: str, boot_id: str, port: int) -> WorkerRecord:
+    return WorkerRecord(role="router", worker_id=worker_id, boot_id=boot_id, address=f"127.0.0.1:{port}")
+
+
+def test_routers_that_are_not_there_take_no_share_of_a_quota(store: Store, assets_path: Path) -> None:
+    """A lease counts while the process at its address says that it is this router, and not for longer."""
+
+    async def body(other: Harness) -> None:
+        store.client.flushall()
+        port = other.servers.grpc_port
+        write(store, router_lease("router-0", "own", 1), router_lease("router-1", "boot-1", port))
+        write(store, *(router_lease(f"ghost-{n}", f"g{n}", 1) for n in range(500)))
+        write(store, router_lease("thief", "boot-2", port), router_lease("a-thief", "boot-1", port))
+        routers = Routers(store)
+        try:
+            await routers.becomes(2)
+            began = time.monotonic()
+            for _ in range(5):
+                assert await routers.count() == 2
+            assert time.monotonic() - began < 2.5
+        finally:
+            await routers.close()
+
+    with Harness(assets_path, FakeAttention(answers_with([1])), run=("router-1", "boot-1")) as other:
+        asyncio.run(body(other))
+
+
+def test_a_router_that_is_gone_is_not_counted_whoever_renews_its_lease(store: Store, assets_path: Path) -> None:
+    async def body(other: Harness) -> None:
+        store.client.flushall()
+        write(store, router_lease("router-1", "boot-1", other.servers.grpc_port))
+        routers = Routers(store)
+        try:
+            await routers.becomes(2)
+            await asyncio.to_thread(other.stop, 0.1)
+            await routers.becomes(1)
+        finally:
+            await routers.close()
+
+    with Harness(assets_path, FakeAttention(answers_with([1])), run=("router-1", "boot-1")) as other:
+        asyncio.run(body(other))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 import uuid
@@ -75,6 +76,12 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                     yield event
         except RouterError as error:
             await _abort(context, error)
+
+    async def Identify(self, request: router_pb2.IdentifyRequest, context: Context) -> router_pb2.IdentifyReply:
+        """Says whether this is the run that the caller has read of. Needs no API key."""
+        asked = f"{request.worker_id} {request.boot_id}".encode()
+        same = hmac.compare_digest(asked, " ".join(self._gateway.run).encode())
+        return router_pb2.IdentifyReply(same=same and bool(request.boot_id))
 
     async def _answer(self, request: router_pb2.TextRequest, request_id: str) -> AsyncIterator[router_pb2.TextEvent]:
         gateway, serving = self._gateway, self._gateway.serving

@@ -1,4 +1,4 @@
-"""Lists the attention workers by their leases in Redis."""
+"""Lists the attention workers, and counts the routers, by their leases in Redis."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ async def list_attention_workers(membership: Membership, introductions: Introduc
     return [_as_worker(record) for record in await introductions.admitted("attention", leased)]
 
 
-async def count_routers(membership: Membership) -> int:
-    """Returns how many routers have a lease. Raises RedisUnavailable."""
-    return len(await membership.workers("router"))
+async def count_routers(membership: Membership, introductions: Introductions, worker_id: str) -> int:
+    """Returns how many routers there are: this one, `worker_id`, and those with a lease that have said who they are.
+
+    Raises RedisUnavailable.
+    """
+    others = [record for record in await membership.workers("router") if record.worker_id != worker_id]
+    return 1 + len(await introductions.admitted("router", others))
 
 
 def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
