@@ -135,6 +135,7 @@ def cluster(
             "router-0",
             CARACAL_PORT=str(port),
             CARACAL_GRPC_PORT=str(grpc_port),
+            CARACAL_ADMIN_PORT="0",
             CARACAL_MODEL_NAME="bench",
         )
         start("attention_worker", "attention-0", **{"CARACAL_PREFIX_CACHE": "0"} | attention_environment)

@@ -69,7 +69,7 @@ class Router:
     """One router's process."""
 
     name: str
-    port: int
+    port: int  # the admin port, which has every route
     child: psutil.Process
 
     def get(self, path: str) -> tuple[float, bytes]:
@@ -193,7 +193,8 @@ def control_plane(model: Path, directory: Path, routers: int, replicas: int) -> 
             settings = {
                 "CARACAL_MODEL": str(model),
                 "CARACAL_REDIS_URL": redis_url,
-                "CARACAL_PORT": str(port),
+                "CARACAL_PORT": str(free_port()),
+                "CARACAL_ADMIN_PORT": str(port),
                 "CARACAL_GRPC_PORT": str(free_port()),
                 "CARACAL_WORKER_ID": name,
                 "CARACAL_REPLICAS": str(replicas),

@@ -39,7 +39,7 @@ async def serve(model: Path, addresses: Sequence[str]) -> None:
     pool = AttentionWorkerPool(directory, max_model_len=assets.max_model_len)
     serving = ServingContext(assets, pool, RequestMetrics(MODEL, CollectorRegistry()))
     servers = RouterServers(GatewayContext(serving))
-    await servers.start("127.0.0.1", 0, 0)
+    await servers.start("127.0.0.1", 0, 0, "127.0.0.1", 0)
     keep_what_is_made()
     print(f"http://127.0.0.1:{servers.http_port}", flush=True)
     await asyncio.to_thread(sys.stdin.read)

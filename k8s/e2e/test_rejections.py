@@ -93,7 +93,7 @@ def test_scaling_below_the_needed_pods_is_reported(tight: Cluster, disturbed: Di
         assert reason in tight.kubectl("describe", role_set)
         assert reason in tight.kubectl("logs", router)
         assert reason in _get(tight, router, ":8000/ready")
-        assert "caracal_placement_blocked_drains 1.0" in _get(tight, router, ":8000/metrics")
+        assert "caracal_placement_blocked_drains 1.0" in _get(tight, router, ":8002/metrics")
         ready = _get(tight, draining, ":9090/ready")
         assert "24 experts here have no other place yet" in ready
         assert reason in ready

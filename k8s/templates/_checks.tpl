@@ -105,9 +105,13 @@
 {{- if and $scale.enabled (not (int $scale.minReplicas)) (not $scale.query) }}
 {{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: a role without pods has no metric that could scale it up. Give a query of a metric from outside the release, such as the requests at your Ingress controller." $component $component) }}
 {{- end }}
-{{- $ports := ternary (list "port" "grpcPort") (list "port" "metricsPort") (eq $component "router") }}
-{{- if eq (int (index $role (first $ports))) (int (index $role (last $ports))) }}
-{{- fail (printf "%s.%s and %s.%s are both %d: a port can only be used once." $component (first $ports) $component (last $ports) (int (index $role (first $ports)))) }}
+{{- $used := dict }}
+{{- range $port := ternary (list "port" "grpcPort" "adminPort") (list "port" "metricsPort") (eq $component "router") }}
+{{- $number := int (index $role $port) | toString }}
+{{- with index $used $number }}
+{{- fail (printf "%s.%s and %s.%s are both %s: a port can only be used once." $component . $component $port $number) }}
+{{- end }}
+{{- $_ := set $used $number $port }}
 {{- end }}
 {{- if and (eq $component "expert") (has $.Values.link.kind (list "native" "")) (has (int $.Values.link.nativePort) (list (int $role.port) (int $role.metricsPort))) }}
 {{- fail (printf "link.nativePort and a port of expert are both %d: a port can only be used once." (int $.Values.link.nativePort)) }}

@@ -123,6 +123,8 @@
 - {name: CARACAL_HOST, value: {{ .role.host | quote }}}
 - {name: CARACAL_PORT, value: {{ int .role.port | quote }}}
 - {name: CARACAL_GRPC_PORT, value: {{ int .role.grpcPort | quote }}}
+- {name: CARACAL_ADMIN_HOST, value: {{ .role.host | quote }}}
+- {name: CARACAL_ADMIN_PORT, value: {{ int .role.adminPort | quote }}}
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
 - {name: CARACAL_GENERATION_CONFIG, value: {{ .root.Values.model.generationConfig }}}
 - {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.replicas | quote }}}

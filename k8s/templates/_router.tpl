@@ -1,6 +1,7 @@
 {{- define "caracal.ports.router" -}}
 - {name: http, containerPort: {{ int .role.port }}}
 - {name: grpc, containerPort: {{ int .role.grpcPort }}}
+- {name: admin, containerPort: {{ int .role.adminPort }}}
 {{- end }}
 
 {{/* /health covers only the process; /ready also needs an attention worker with a placement table. */}}

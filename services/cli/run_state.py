@@ -21,7 +21,7 @@ class NoCluster(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Addresses of a running local cluster, the process id of its `caracal up`, the folder of its logs, and the file of
-    its cluster key; without one, the key is the environment's."""
+    its cluster key; without one, the key is the environment's. `url` is of the API, `admin_url` of the admin port."""
 
     pid: int
     url: str
@@ -29,6 +29,7 @@ class RunState:
     cluster: str = "caracal"
     directory: str = ""
     key_file: str = ""
+    admin_url: str = ""
 
 
 def state_directory() -> Path:
@@ -91,6 +92,12 @@ def find() -> RunState:
         return states[-1]
     ended = "the last cluster here did not exit cleanly" if dead else "no cluster is running here"
     raise NoCluster(f"{ended}: start one with `caracal up`, or name another with CARACAL_URL and CARACAL_REDIS_URL")
+
+
+def admin_url(url: str) -> str:
+    """Returns the URL of the admin port of a gateway that `caracal up` started here; else the URL itself."""
+    named = [state for state in _running()[0] if state.url == gateway_url(url)]
+    return (named[-1].admin_url if named else "") or url
 
 
 def _path(pid: int) -> Path:

@@ -89,6 +89,7 @@ async def _serve(cluster: LocalCluster) -> None:
             cluster=cluster.cluster,
             directory=directory,
             key_file=str(cluster.key_file),
+            admin_url=cluster.admin_url,
         )
         save(state)
     except OSError as error:
@@ -97,7 +98,7 @@ async def _serve(cluster: LocalCluster) -> None:
     running = asyncio.create_task(cluster.run())
     try:
         chats = await asyncio.to_thread(_sample, url)
-        say(usage(url, cluster.settings.model, chats=chats, console_token=cluster.console_token))
+        say(usage(url, cluster.settings.model, chats=chats, console=(cluster.admin_url, cluster.console_token)))
         await running
     finally:
         running.cancel()
@@ -131,8 +132,11 @@ def _write(text_deltas: Iterator[str]) -> None:
         say(text_delta, end="")
 
 
-def usage(url: str, model: Path, *, chats: bool = True, console_token: str = "") -> str:
-    """What to try with the cluster, and what the built-in model knows if `model` is its directory."""
+def usage(url: str, model: Path, *, chats: bool = True, console: tuple[str, str] = ("", "")) -> str:
+    """What to try with the cluster, and what the built-in model knows if `model` is its directory.
+
+    `console`: the URL of the admin port and the console's token.
+    """
     body = {"messages": [{"role": "user", "content": SAMPLE}]} if chats else {"prompt": SAMPLE, "max_tokens": 48}
     data = shlex.quote(json.dumps({**body, "stream": True}))
     route = "chat/completions" if chats else "completions"
@@ -147,7 +151,7 @@ In another terminal:
   caracal status --watch
   caracal scale expert=3
 
-{_console(url, console_token)}With several clusters on this machine, set CARACAL_URL={url} for these commands.
+{_console(*console)}With several clusters on this machine, set CARACAL_URL={url} for these commands.
 Ctrl-C stops everything."""
 
 

@@ -22,7 +22,7 @@ from services.local.settings import LocalSettings
 from services.membership.desired import MAX_WORKERS, SCALED
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
-from services.process.addresses import authority, on_this_machine
+from services.process.addresses import authority, loopback_of, on_this_machine
 from services.process.children import Child
 from services.process.settings import InvalidSetting
 from services.security.cluster_key import ClusterKey, key_violation
@@ -58,6 +58,9 @@ class LocalCluster:
         self._redis_port = free_port()
         ports = [free_port(settings.host) for _ in range(settings.routers)]
         self._ports = [settings.port or ports[0], *ports[1:]]
+        self._admin_host = loopback_of(settings.host)
+        admin = [free_port(self._admin_host) for _ in range(settings.routers)]
+        self._admin_ports = [settings.admin_port or admin[0], *admin[1:]]
         self.redis_url = f"redis://127.0.0.1:{self._redis_port}/0"
         self.cluster = "caracal"
         self.console_token = os.environ.get("CARACAL_CONSOLE_TOKEN") or secrets.token_urlsafe(24)
@@ -76,6 +79,11 @@ class LocalCluster:
     def urls(self) -> list[str]:
         """URLs of the gateways."""
         return [f"http://{authority(on_this_machine(self.settings.host), port)}" for port in self._ports]
+
+    @property
+    def admin_url(self) -> str:
+        """URL of the first router's admin port."""
+        return f"http://{authority(self._admin_host, self._admin_ports[0])}"
 
     async def start(self) -> None:
         """Starts Redis and every process; returns when Redis answers. Raises InvalidSetting, NoRedis, StartFailed."""
@@ -208,7 +216,10 @@ class LocalCluster:
         if self._certificates is not None:
             environment |= certificate_environment(self._certificates, role)
         if role == "router":
-            environment |= self.settings.router_environment() | {"CARACAL_CONSOLE_TOKEN": self.console_token}
+            environment |= self.settings.router_environment() | {
+                "CARACAL_CONSOLE_TOKEN": self.console_token,
+                "CARACAL_ADMIN_PORT": str(self._admin_ports[int(number)]),
+            }
         command = [sys.executable, "-P", "-m", MODULES[role]]
         environment |= self.settings.cores_environment(role, int(number))
         return children.start(name, command, self.directory / f"{name}.log", environment)

@@ -38,6 +38,7 @@ class LocalSettings(Settings):
         "address that the gateway listens on, like 0.0.0.0 or ::; the workers stay on loopback", "127.0.0.1"
     )
     port: int = port_setting("port of the gateway", 8000)
+    admin_port: int = port_setting("port of the first router's admin routes, on loopback")
     attention: int = _count_setting("attention workers")
     expert: int = _count_setting("expert workers")
     routers: int = _count_setting("routers")
@@ -91,13 +92,17 @@ class LocalSettings(Settings):
             raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and --tls is given: use grpc")
 
     def check_port(self) -> None:
-        """Raises InvalidSetting when the gateway cannot listen on its host and port."""
+        """Raises InvalidSetting when the gateway cannot listen on its host and ports."""
         try:
             bound_socket(self.host, self.port).close()
         except CannotListen as error:
             if error.why in (errno.EADDRINUSE, errno.EACCES):
                 raise self.invalid("port", self.port, f"{error}; try another") from None
             raise self.invalid("host", self.host, str(error)) from None
+        try:
+            bound_socket(loopback_of(self.host), self.admin_port).close()
+        except CannotListen as error:
+            raise self.invalid("admin_port", self.admin_port, f"{error}; try another") from None
 
     @property
     def attention_ranks(self) -> int:
@@ -136,7 +141,11 @@ class LocalSettings(Settings):
 
     def router_environment(self) -> dict[str, str]:
         """Variables of routers, after those of every child: they alone are there for other machines."""
-        return {"CARACAL_HOST": self.host, "CARACAL_ADVERTISE_HOST": on_this_machine(self.host)}
+        return {
+            "CARACAL_HOST": self.host,
+            "CARACAL_ADVERTISE_HOST": on_this_machine(self.host),
+            "CARACAL_ADMIN_HOST": loopback_of(self.host),
+        }
 
     def cores_environment(self, role: str, number: int) -> dict[str, str]:
         """Variables of one child: the cores of its role, if it is one of the workers that they were counted for."""

@@ -10,7 +10,7 @@ log = structlog.get_logger(__name__)
 
 MOST = 1 << 20  # some containers have no limit at all, and programs make tables of that size
 FEW = 1024
-OWN = 192  # of a router, for what is not a client of HTTP: gRPC, Redis, its own files
+OWN = 256  # of a router, for what is not a client of the API over HTTP: the admin port, gRPC, Redis, its own files
 
 
 def raise_open_files() -> None:

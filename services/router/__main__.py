@@ -49,7 +49,7 @@ from services.router.requests.ready_probe import ReadyProbe
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
-from services.security.channels import Dialer
+from services.security.channels import PLAIN, Dialer
 from services.security.cluster_key import ClusterKey, warn_without
 from services.security.identity import ROUTER
 from services.security.tls import Tls
@@ -58,6 +58,7 @@ log = structlog.get_logger(__name__)
 
 # A placement is planned on a thread; the event loop waits for the GIL at most so long each time.
 GIL_SWITCH_S = 0.0005
+ROUTERS_AGAIN_S = 10.0  # other routers are asked again who they are, for they have no connection that would end
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Others:
     tls: Tls
     dialer: Dialer
     introductions: Introductions
+    routers: Introductions  # of other routers, which are asked at the port of their clients
 
     @classmethod
     def of(cls, settings: RouterSettings) -> Others:
@@ -77,7 +79,8 @@ class Others:
         membership = Membership(settings.redis_url, settings.cluster, key)
         tls = settings.open_tls()
         dialer = Dialer(key, ROUTER, tls)
-        return cls(key, membership, tls, dialer, Introductions(dialer, membership.bad))
+        routers = Introductions(PLAIN, membership.bad, ROUTERS_AGAIN_S)
+        return cls(key, membership, tls, dialer, Introductions(dialer, membership.bad), routers)
 
 
 def placement_leader(
@@ -130,14 +133,17 @@ async def serve(
         console,
         (lambda: others.key.signs("salt")) if others.key.given else (lambda: b""),
         lambda: probe.reason,
+        (settings.identity, boot_id),
     )
     servers = RouterServers(gateway, settings.origins)
     try:
-        await servers.start(settings.host, settings.port, settings.grpc_port)
+        admin_at = settings.admin_host, settings.admin_port
+        await servers.start(settings.host, settings.port, settings.grpc_port, *admin_at)
     except (OSError, RuntimeError) as error:
         exit_with_error(str(error))
     http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
-    log.info("router listens", http=http, grpc=rpc, open_files=open_files())
+    admin = authority(settings.admin_host, servers.admin_port)
+    log.info("router listens", http=http, grpc=rpc, admin=admin, open_files=open_files())
     record = partial(record_of, settings, servers, leader, boot_id)
 
     async def drain() -> None:
@@ -151,6 +157,7 @@ async def serve(
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
+        await others.routers.close()
         await membership.close()
         await responses.close()
 
@@ -161,7 +168,7 @@ def record_of(settings: RouterSettings, servers: RouterServers, leader: Placemen
         worker_id=settings.identity,
         role="router",
         address=authority(settings.reachable_host, servers.grpc_port),
-        metrics_address=authority(settings.reachable_host, servers.http_port),
+        metrics_address=authority(settings.reachable_admin_host, servers.admin_port),
         boot_id=boot_id,
         epoch=leader.epoch,
         stats={"leading": float(leader.leading)},
@@ -173,7 +180,7 @@ def attention_worker_pool(settings: RouterSettings, others: Others, assets: Mode
         partial(list_attention_workers, others.membership, others.introductions),
         max_model_len=assets.max_model_len,
         timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
-        count_routers=partial(count_routers, others.membership),
+        count_routers=partial(count_routers, others.membership, others.routers, settings.identity),
         read_hints=others.membership.pages.read,
         dialer=others.dialer,
     )

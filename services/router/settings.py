@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from services.process.addresses import EVERYWHERE, bare
 from services.process.settings import InvalidSetting, ServiceSettings, port_setting, setting
 from services.router.console.steering import MIN_TOKEN_CHARS
 from services.router.gateway.cors import parse_origins
@@ -19,6 +20,12 @@ class RouterSettings(ServiceSettings):
 
     port: int = port_setting("HTTP port", 8000)
     grpc_port: int = port_setting("gRPC port", 8001)
+    admin_port: int = port_setting(
+        "port of everything that the HTTP port has, and of /metrics, /load, /cluster and the console that scales, which"
+        " it has not",
+        8002,
+    )
+    admin_host: str = setting("address that the admin port listens on", "127.0.0.1")
     model_name: str = setting("the model's name in the API; empty = its directory's", "")
     generation_config: str = setting(
         "sampling defaults of the model's generation_config.json: auto = they hold for what a request leaves open;"
@@ -97,6 +104,11 @@ class RouterSettings(ServiceSettings):
     @property
     def served_name(self) -> str:
         return self.model_name or self.model.resolve().name
+
+    @property
+    def reachable_admin_host(self) -> str:
+        """Where others reach the admin port."""
+        return self.reachable_host if bare(self.admin_host) in EVERYWHERE else self.admin_host
 
     @property
     def origins(self) -> tuple[str, ...]:

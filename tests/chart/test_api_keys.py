@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.chart_objects import WORKLOADS, Chart, environment, of_kind, pod_specs
+from support.chart_objects import WORKLOADS, Chart, environment, find, pod_specs
 
 from k8s.tools.helm import HelmRejected
 
@@ -30,8 +30,8 @@ def test_the_file_of_keys_is_mounted_at_routers_alone(chart: Chart) -> None:
         assert environment(container)[FILE]["value"] == mounts["api-keys"]["mountPath"] + "/keys.toml"
         (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "api-keys"]
         assert volume["secret"] == {"secretName": "mine", "items": [{"key": "keys.toml", "path": "keys.toml"}]}
-    (monitor,) = of_kind(objects, "ServiceMonitor")
-    (endpoint,) = monitor["spec"]["endpoints"]
+    monitor = find(objects, "PodMonitor", "caracal-router")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["authorization"] == {"credentials": {"name": "mine", "key": "prometheus"}}
 
 
@@ -40,8 +40,8 @@ def test_without_keys_nothing_is_mounted(chart: Chart) -> None:
     for _, spec in pod_specs(objects):
         assert FILE not in environment(spec["containers"][0])
         assert "api-keys" not in {volume["name"] for volume in spec.get("volumes", ())}
-    (monitor,) = of_kind(objects, "ServiceMonitor")
-    assert "authorization" not in monitor["spec"]["endpoints"][0]
+    monitor = find(objects, "PodMonitor", "caracal-router")
+    assert "authorization" not in monitor["spec"]["podMetricsEndpoints"][0]
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,11 @@ def test_every_dashboard_becomes_a_config_map(chart: Chart) -> None:
 
 def test_monitors_find_pods_and_ports(chart: Chart) -> None:
     objects = chart.render(*EVERYTHING)
-    service = find(objects, "ServiceMonitor", "caracal-router")["spec"]
-    target = find(objects, "Service", "caracal-router")
-    assert service["selector"]["matchLabels"].items() <= target["metadata"]["labels"].items()
-    assert service["endpoints"][0]["port"] in {port["name"] for port in target["spec"]["ports"]}
+    routers = find(objects, "PodMonitor", "caracal-router")["spec"]
+    template = find(objects, "Deployment", "caracal-router")["spec"]["template"]
+    assert routers["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert routers["podMetricsEndpoints"][0]["port"] == "admin"
+    assert "admin" in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
     pods = find(objects, "PodMonitor", "caracal-workers")["spec"]
     for role in ("attention", "expert"):
         template = find(objects, "StatefulSet", f"caracal-{role}")["spec"]["template"]

@@ -7,10 +7,12 @@ pytestmark = pytest.mark.processes
 
 ROLES = ("router", "attention", "expert", "redis")
 COMPONENT = "app.kubernetes.io/component"
-# (from, to, port): routers connect to expert workers because the placement leader is a router.
+# (from, to, port): routers connect to expert workers because the placement leader is a router, and ask each other who
+# they are.
 CONNECTIONS = {
     ("router", "attention", 50051),
     ("router", "expert", 50051),
+    ("router", "router", 50051),
     ("attention", "expert", 50051),
     ("attention", "expert", 50053),
     ("router", "redis", 6379),
@@ -68,6 +70,16 @@ def test_gateway_is_open_unless_its_clients_are_given(chart: Chart) -> None:
     rule = _policy(chart.profile("tls"), "router")["ingress"][0]
     assert rule["from"][0] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
     assert rule["from"][1]["podSelector"]["matchLabels"][COMPONENT] == "test", "helm test is still allowed"
+
+
+def test_only_prometheus_reaches_the_admin_port_which_no_service_has(chart: Chart) -> None:
+    objects = chart.render()
+    rules = [rule for rule in _policy(objects, "router")["ingress"] if 8002 in [port["port"] for port in rule["ports"]]]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [[8002]]
+    assert rules[0]["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    ports = [port for thing in of_kind(objects, "Service") for port in thing["spec"]["ports"]]
+    assert ports
+    assert not [port for port in ports if port.get("targetPort") in ("admin", 8002) or port["port"] == 8002]
 
 
 def test_egress_to_external_redis_is_limited_to_its_networks(chart: Chart) -> None:

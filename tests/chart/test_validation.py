@@ -62,6 +62,7 @@ REJECTED = {
     "attention.metricsPort=50051": "attention.port and attention.metricsPort are both 50051",
     "link.kind=native,link.nativePort=50051": "link.nativePort and a port of expert are both 50051",
     "router.grpcPort=8000": "router.port and router.grpcPort are both 8000",
+    "router.adminPort=50051": "router.grpcPort and router.adminPort are both 50051",
     "router.service.port=50051": "router.service.port and router.grpcPort are both 50051",
     "attention.maxRunning=64,attention.maxBatchTokens=32": "a running sequence takes at least one token",
     "pod.autoscaling.enabled=true,pod.autoscaling.kind=keda,attention.autoscaling.minReplicas=0": "has no metric",

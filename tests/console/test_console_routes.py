@@ -25,7 +25,7 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 def url(console_router: Harness) -> str:
-    return f"{console_router.url}/console"
+    return f"{console_router.admin_url}/console"
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def serving(page: Page, worker: str) -> None:
 
 
 def test_workers_come_die_and_go_on_the_page(browser: Browser, cluster: ClusterUnderTest) -> None:
-    url = cluster.local.urls[0]
+    url = cluster.local.admin_url
     with watched_page(browser, url) as page:
         page.goto(f"{url}/console/#token={cluster.local.console_token}")
         serving(page, "expert-0")
@@ -61,7 +61,7 @@ def test_workers_come_die_and_go_on_the_page(browser: Browser, cluster: ClusterU
 
 
 def test_layers_show_what_a_real_step_did(browser: Browser, cluster: ClusterUnderTest) -> None:
-    url = cluster.local.urls[0]
+    url = cluster.local.admin_url
     with watched_page(browser, url) as page:
         page.goto(f"{url}/console/#chat")
         page.fill("#max-tokens", "40")
@@ -74,7 +74,7 @@ def test_layers_show_what_a_real_step_did(browser: Browser, cluster: ClusterUnde
 
 
 def test_without_a_token_the_page_only_watches(browser: Browser, cluster: ClusterUnderTest) -> None:
-    url = cluster.local.urls[0]
+    url = cluster.local.admin_url
     with watched_page(browser, url) as page:
         page.goto(f"{url}/console/")
         scale = page.locator("#scale")

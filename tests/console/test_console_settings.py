@@ -33,6 +33,6 @@ def test_the_console_is_on_unless_it_is_switched_off() -> None:
 
 def test_up_prints_the_url_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CARACAL_CONSOLE", raising=False)
-    assert "http://h:1/console/#token=abc\n" in usage("http://h:1", Path("m"), console_token="abc")
+    assert "http://a:2/console/#token=abc\n" in usage("http://h:1", Path("m"), console=("http://a:2", "abc"))
     monkeypatch.setenv("CARACAL_CONSOLE", "0")
-    assert "console" not in usage("http://h:1", Path("m"), console_token="abc")
+    assert "console" not in usage("http://h:1", Path("m"), console=("http://a:2", "abc"))

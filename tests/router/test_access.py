@@ -169,9 +169,9 @@ def test_official_clients_get_their_own_exceptions(router: Harness) -> None:
 
 def test_admin_routes_need_an_admin(router: Harness) -> None:
     for path in ("/metrics", "/load", "/cluster", "/console/api/state"):
-        answer = httpx2.get(router.url + path, headers={"x-api-key": ALICE})
+        answer = httpx2.get(router.admin_url + path, headers={"x-api-key": ALICE})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied"), path
-        assert httpx2.get(router.url + path, headers={"x-api-key": ROOT}).status_code not in (401, 403), path
+        assert httpx2.get(router.admin_url + path, headers={"x-api-key": ROOT}).status_code not in (401, 403), path
     assert httpx2.get(router.url + "/v1/models", headers={"x-api-key": ALICE}).status_code == 200
 
 
@@ -302,7 +302,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def process(model: Path, keys: Path, log: Path) -> subprocess.Popen[bytes]:
     env = {**os.environ, "PYTHONPATH": PATHS, "CARACAL_MODEL": str(model), "CARACAL_PORT": "0"}
-    env |= {"CARACAL_GRPC_PORT": "0", "CARACAL_REDIS_URL": "redis://127.0.0.1:1/0", "CARACAL_API_KEYS_FILE": str(keys)}
+    env |= {"CARACAL_GRPC_PORT": "0", "CARACAL_ADMIN_PORT": "0", "CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"}
+    env |= {"CARACAL_API_KEYS_FILE": str(keys)}
     with log.open("wb") as sink:
         return subprocess.Popen([sys.executable, "-m", "services.router"], env=env, stderr=sink)
 
@@ -314,11 +315,11 @@ def test_logs_name_keys_and_never_show_them_or_prompts(model: Path, keys_file: P
         while not (lines := [line for line in log.read_text().splitlines() if "router listens" in line]):
             assert started.poll() is None
             time.sleep(0.05)
-        url = "http://" + json.loads(lines[0])["http"]
+        url, admin = (f"http://{json.loads(lines[0])[port]}" for port in ("http", "admin"))
         body = {"messages": [{"role": "user", "content": "the prompt is nobody's business"}]}
         for key in (ALICE, "caracal-of-nobody"):
             httpx2.post(url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
-        httpx2.get(url + "/metrics", headers={"x-api-key": BOB})
+        httpx2.get(admin + "/metrics", headers={"x-api-key": BOB})
         for path in ("/a%0a%7b%22event%22%3a%22forged%22%7d%1b[31m", "/%22%7d%0d%0a%7b%22event%22%3a%22forged%22%7d"):
             httpx2.get(url + path)
     finally:

@@ -105,7 +105,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     for harm, folder in folders.items():
         shutil.copytree(MODEL, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
         HARM[harm][1](folder / "model")
-    env = {**os.environ, "PYTHONPATH": PATHS, "CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0"}
+    env = {**os.environ, "PYTHONPATH": PATHS, "CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0", "CARACAL_ADMIN_PORT": "0"}
     done = subprocess.run(
         [sys.executable, "-c", EACH, *map(str, folders.values())],
         env=env | {"CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"},

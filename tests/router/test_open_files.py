@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def limited_router(model: Path, log: Path, soft: int, hard: int) -> Iterator[tuple[int, int]]:
     """A router that starts under these limits; yields its port and the limit that it logs."""
     env = {**os.environ, "PYTHONPATH": PATHS, "CARACAL_MODEL": str(model), "CARACAL_PORT": "0"}
-    env |= {"CARACAL_GRPC_PORT": "0", "CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"}
+    env |= {"CARACAL_GRPC_PORT": "0", "CARACAL_ADMIN_PORT": "0", "CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"}
     with log.open("wb") as sink:
         process = subprocess.Popen([sys.executable, "-m", "services.router"], env=env, stderr=sink)
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))

@@ -79,7 +79,7 @@ def test_it_says_yes_after_one_token_and_counts_it_nowhere(assets_path: Path) ->
             "caracal_gateway_attempts_total",
         ):
             assert router.sample(name) == 0, name
-        assert httpx2.get(router.url + "/load").json() == {"server_load": 0, "open_on": {}}
+        assert httpx2.get(router.admin_url + "/load").json() == {"server_load": 0, "open_on": {}}
 
 
 @pytest.mark.parametrize(

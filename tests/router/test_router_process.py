@@ -68,7 +68,8 @@ def test_settings_from_the_environment(tmp_path: Path) -> None:
 
 def test_starts_without_redis_and_exits_on_sigterm(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": PATHS, "CARACAL_MODEL": str(make_checkpoint(tmp_path / "model", PLAIN))}
-    env |= {"CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0", "CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"}
+    env |= {"CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0", "CARACAL_ADMIN_PORT": "0"}
+    env |= {"CARACAL_REDIS_URL": "redis://127.0.0.1:1/0"}
     process = subprocess.Popen([sys.executable, "-m", "services.router"], env=env, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -77,7 +78,7 @@ def test_starts_without_redis_and_exits_on_sigterm(tmp_path: Path) -> None:
         assert httpx2.get(f"http://{listening['http']}/health").json() == {"status": "ok"}
         ready = httpx2.get(f"http://{listening['http']}/ready")
         assert (ready.status_code, ready.json()["reason"]) == (503, "no attention worker")
-        overview = httpx2.get(f"http://{listening['http']}/cluster")
+        overview = httpx2.get(f"http://{listening['admin']}/cluster")
         assert (overview.status_code, overview.json()["error"]["code"]) == (503, "redis_unavailable")
         assert "Redis does not answer: ConnectionError" in overview.json()["error"]["message"]
         process.send_signal(signal.SIGTERM)

@@ -50,7 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         fake = FakeAttention(answer)
         with Harness(assets, fake, redis_url=f"redis://127.0.0.1:{port}/0") as harness:
-            yield harness.url
+            yield harness.admin_url
     finally:
         end([redis], 2)
 

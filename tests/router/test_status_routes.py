@@ -16,7 +16,7 @@ from services.membership.shortage import CapacityShortage
 
 
 def get(router: Harness, path: str) -> httpx2.Response:
-    return httpx2.get(router.url + path)
+    return httpx2.get(router.admin_url + path)
 
 
 def test_plain_routes(router: Harness) -> None:

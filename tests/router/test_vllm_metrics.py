@@ -32,7 +32,7 @@ def used(assets_path: Path) -> Iterator[Harness]:
 
 
 def page(router: Harness, accept: str = "") -> dict[str, Metric]:
-    answer = httpx2.get(router.url + "/metrics", headers={"accept": accept})
+    answer = httpx2.get(router.admin_url + "/metrics", headers={"accept": accept})
     assert answer.headers["content-type"].startswith("application/openmetrics-text" if accept else "text/plain")
     return {family.name: family for family in (openmetrics if accept else plain)(answer.text)}
 

@@ -59,7 +59,7 @@ def test_a_cluster_with_a_key_goes_on_among_what_outsiders_write(cluster: Cluste
     evil = Endpoint(worker_id="expert-0", boot_id="evil", address="127.0.0.1:1")
     client.hset("caracal:placement", mapping={"epoch": before + 1, "table": Table(workers=[evil]).SerializeToString()})
     time.sleep(READ_S + 0.5)
-    url = cluster.local.urls[0]
+    url = cluster.local.admin_url
     assert httpx2.get(url + "/ready").json() == {"status": "ready"}
     body = httpx2.get(url + "/cluster").json()
     assert sorted(worker["worker_id"] for worker in body["workers"]) == ["attention-0", "expert-0", "router-0"]
@@ -139,7 +139,8 @@ def test_a_router_without_a_key_lives_in_a_spoilt_redis(tmp_path: Path) -> None:
         spoil(store.client)
         env = {name: value for name, value in os.environ.items() if not name.startswith("CARACAL_")}
         env |= {"PYTHONPATH": PATHS, "CARACAL_MODEL": str(model), "CARACAL_REDIS_URL": store.url}
-        env |= {"CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0", "CARACAL_WORKER_ID": "router-0"}
+        env |= {"CARACAL_PORT": "0", "CARACAL_GRPC_PORT": "0", "CARACAL_ADMIN_PORT": "0"}
+        env |= {"CARACAL_WORKER_ID": "router-0"}
         process = subprocess.Popen(
             [sys.executable, "-m", "services.router"], env=env, stderr=subprocess.PIPE, text=True
         )
@@ -147,7 +148,7 @@ def test_a_router_without_a_key_lives_in_a_spoilt_redis(tmp_path: Path) -> None:
         try:
             listening = next((json.loads(line) for line in process.stderr if "router listens" in line), None)
             assert listening is not None, "it did not start"
-            url = f"http://{listening['http']}"
+            url = f"http://{listening['admin']}"
             until(lambda: store.client.get("caracal:leader") != b"\xff", "it does not lead")
             spoil(store.client)
             for _ in range(3):

@@ -83,7 +83,7 @@ def test_b05_headers_without_end(router: Harness) -> None:
 @pytest.mark.parametrize("ranges", ["bytes=0-0", "bytes=" + ",".join(f"{n}-{n + 5}" for n in range(2000))])
 def test_b06_ranges_are_ignored(router: Harness, path: str, ranges: str) -> None:
     """CVE-2025-62727."""
-    answer = httpx2.get(router.url + path, headers={"range": ranges})
+    answer = httpx2.get(router.admin_url + path, headers={"range": ranges})
     assert answer.status_code in (200, 404, 431)
     assert "content-range" not in answer.headers
 
@@ -108,11 +108,11 @@ def test_b29_names_of_models_reach_nothing(router: Harness, name: str) -> None:
 
 
 def test_b41_clients_make_no_time_series(router: Harness) -> None:
-    before = len(httpx2.get(router.url + "/metrics").text.splitlines())
+    before = len(httpx2.get(router.admin_url + "/metrics").text.splitlines())
     for number in range(60):
         httpx2.post(router.url + "/v1/completions", json={"model": f"m{number}", "prompt": "a"})
         httpx2.get(router.url + f"/nonsense/{number}")
         httpx2.request(f"METHOD{number}", router.url + "/health")
         httpx2.get(router.url + "/health", headers={"user-agent": f"u{number}", "x-request-id": f"r{number}"})
-    after = len(httpx2.get(router.url + "/metrics").text.splitlines())
+    after = len(httpx2.get(router.admin_url + "/metrics").text.splitlines())
     assert after - before < 12

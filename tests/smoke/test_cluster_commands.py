@@ -32,7 +32,9 @@ def test_readme_in_order(shell: Shell) -> None:
         assert "7 * 8 = 56" in shell.run("caracal", "chat", "--temperature", "0", input="What is 7 * 8?\n")
         few = ("--num-prompts", "4", "--max-concurrency", "2", "--random-input-len", "20", "--random-output-len", "8")
         assert "Successful requests:                     4\n" in shell.run("caracal", "bench", "serve", *few)
-        assert b"workers" in urlopen(f"{url}/cluster").read()
+        admin = re.search(r"(http://127\.0\.0\.1:\d+)/console/", output)
+        assert admin
+        assert b"workers" in urlopen(f"{admin[1]}/cluster").read()
         assert b"swagger" in urlopen(f"{url}/docs").read()
         results = shell.folder / "evaluation.json"
         evaluate = ("python", "-m", "training.evaluate", "--url", url, "--dialogues", "4", "--out", str(results))

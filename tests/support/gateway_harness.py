@@ -77,10 +77,11 @@ class Harness:
         connection_timeouts: ConnectionTimeouts = ConnectionTimeouts(),  # noqa: B008  frozen
         limits: AdmissionLimits = AdmissionLimits(),  # noqa: B008  frozen
         api_keys: Path | None = None,
+        run: tuple[str, str] = ("", ""),
     ) -> None:
         """`console` is called on the router's loop."""
         self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
-        self._limits, self._api_keys = limits, api_keys
+        self._limits, self._api_keys, self._run = limits, api_keys, run
         self._cors_origins, self._make_console = cors_origins, console
         self._connection_timeouts = connection_timeouts
         self.assets = ModelAssets.load(assets, MODEL, sampling_defaults=sampling_defaults)
@@ -126,6 +127,10 @@ class Harness:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.servers.http_port}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.servers.admin_port}"
 
     def client(self) -> openai.OpenAI:
         """The same one each time: another would read the machine's certificates again, 20 ms of CPU."""
@@ -173,6 +178,7 @@ class Harness:
             access=access,
             console=self.console,
             unproven=lambda: self.unproven(),
+            run=self._run,
         )
         self.servers = RouterServers(gateway, self._cors_origins, self._connection_timeouts)
-        await self.servers.start("127.0.0.1", 0, 0)
+        await self.servers.start("127.0.0.1", 0, 0, "127.0.0.1", 0)

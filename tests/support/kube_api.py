@@ -27,7 +27,7 @@ class FakeApi(ThreadingHTTPServer):
             None  # how caracal-expert-0 ended: (field of the pod status, terminated state)
         )
         self.stuck = False  # new pods cannot be scheduled
-        self.port: int | None = 8000  # the router's port named http
+        self.port: int | None = 8002  # the router's port named admin
         self.ready: tuple[int, Any] | None = None  # the router's /ready; None = it is ready
         self.states: dict[str, dict[str, Any]] = {}  # pod -> fields that replace those of its status
         self.events: tuple[int, Any] = 200, {"items": []}
@@ -106,7 +106,7 @@ class FakeApi(ThreadingHTTPServer):
 
     def _container(self) -> dict[str, Any]:
         ports = [{"name": "grpc", "containerPort": 50051}]
-        return {"name": "x", "ports": ports + ([{"name": "http", "containerPort": self.port}] if self.port else [])}
+        return {"name": "x", "ports": ports + ([{"name": "admin", "containerPort": self.port}] if self.port else [])}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -127,9 +127,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path == f"{CORE}/events":
             assert dict(parse_qsl(query))["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
             self._send(*self.server.events)
-        elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8000}/proxy/cluster":
+        elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8002}/proxy/cluster":
             self._send(*self.server.proxied)
-        elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8000}/proxy/ready" and self.server.ready:
+        elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8002}/proxy/ready" and self.server.ready:
             self._send(*self.server.ready)
         else:
             self._send(404, {"kind": "Status", "message": path})

@@ -70,9 +70,13 @@ class Answer:
         return cls(int(status.split()[1]), headers, body, raw)
 
 
-def exchange(router: Harness, data: bytes, *, half_close: bool = False) -> Answer:
-    """Sends bytes over a connection of their own, which is then half closed or not; returns the answer."""
-    with socket.create_connection(("127.0.0.1", router.servers.http_port), timeout=20) as connection:
+def exchange(router: Harness, data: bytes, *, half_close: bool = False, admin: bool = False) -> Answer:
+    """Sends bytes over a connection of their own, which is then half closed or not; returns the answer.
+
+    `admin`: to the admin port.
+    """
+    port = router.servers.admin_port if admin else router.servers.http_port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(data)
         if half_close:
             connection.shutdown(socket.SHUT_WR)

@@ -38,6 +38,7 @@ def status(
 
     Exit code: 0 when the cluster can serve requests, 3 when it cannot, 1 when its state cannot be read.
     """
+    from services.cli.run_state import admin_url
     from services.cli.status import chosen_view, print_json
     from services.cli.status import status as run
 
@@ -54,7 +55,8 @@ def status(
 
             found = Release(context, namespace or "", release or "")
             return pods.show_json(found) if as_json else pods.show(found, chosen_view(numerics, every), every)
-        return print_json(gateway or "") if as_json else run(watch, gateway or "", chosen_view(numerics, every))
+        url = admin_url(gateway) if gateway else ""
+        return print_json(url) if as_json else run(watch, url, chosen_view(numerics, every))
 
     if not on_cluster(show):
         raise typer.Exit(CANNOT_SERVE)
@@ -70,10 +72,11 @@ def top(
 
     Exit code: 0, also after Ctrl-C; 1 when the cluster's state cannot be read.
     """
+    from services.cli.run_state import admin_url
     from services.cli.top_view import top as run
 
     try:
-        on_cluster(lambda: run(gateway_address(gateway), interval, once, as_json))
+        on_cluster(lambda: run(admin_url(gateway_address(gateway)), interval, once, as_json))
     except typer.Exit as ended:
         if ended.exit_code != INTERRUPTED or once:
             raise

@@ -23,7 +23,7 @@ ROLES = ("router", "attention", "expert", "redis")  # not the pods of `helm test
 TIMEOUT_S = (3.0, 10.0)  # to connect, to be answered
 FOLLOW_TIMEOUT_S = 30 * 86400.0  # without a new line; the client takes no None
 POLL_S, REPORT_S = 0.5, 3.0
-HTTP, HTTP_PORT = "http", 8000  # name of a router's port in the chart; number if no port has that name
+ADMIN, ADMIN_PORT = "admin", 8002  # name of a router's port in the chart; number if no port has that name
 MAX_PODS = 10_000  # a larger number is a typing error
 
 
@@ -229,8 +229,8 @@ def _name(found: Any) -> str:
 
 def _address(router: Any) -> str:
     """NAME:PORT of a router's pod, in the form that the API server's proxy takes."""
-    ports = [port for one in router.spec.containers for port in one.ports or () if port.name == HTTP]
-    return f"{_name(router)}:{ports[0].container_port if ports else HTTP_PORT}"
+    ports = [port for one in router.spec.containers for port in one.ports or () if port.name == ADMIN]
+    return f"{_name(router)}:{ports[0].container_port if ports else ADMIN_PORT}"
 
 
 def _status_message(body: str | bytes | None) -> str:

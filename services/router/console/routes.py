@@ -16,6 +16,7 @@ from services.membership.redis import RedisUnavailable
 from services.router.console.console import Console
 from services.router.console.files import HEADERS, load_files, tagged
 from services.router.console.steering import NotFollowed
+from services.router.gateway.admin_port import came_to_admin_port
 from services.router.gateway.chat_messages import Lenient
 from services.router.gateway.request_body import read_model
 from services.router.requests.assets import ModelAssets
@@ -68,13 +69,14 @@ class ConsoleRoutes:
     async def about(self, request: Request) -> Response:
         """What does not change while the router runs, and whether the token that the request shows is right."""
         steering, limit = self._console.steering, self._assets.max_model_len
+        possible = bool(steering.token) and came_to_admin_port(request.scope)
         body: dict[str, Any] = {
             "model": self._assets.name,
             "version": self._version,
             "max_model_len": limit,
             "scale": {
-                "possible": bool(steering.token),
-                "allowed": steering.knows(request.headers),
+                "possible": possible,
+                "allowed": possible and steering.knows(request.headers),
                 "roles": SCALED,
                 "maximum": MAX_WORKERS,
                 "command": steering.command,

@@ -41,7 +41,10 @@ async def _nothing_known() -> Overview:
 
 @dataclass(frozen=True)
 class GatewayContext:
-    """What the routes need. `overview` raises RedisUnavailable. Without `responses` none is stored."""
+    """What the routes need. `overview` raises RedisUnavailable. Without `responses` none is stored.
+
+    `run`: this router's worker id and boot id.
+    """
 
     serving: ServingContext
     shortage: Callable[[], CapacityShortage | None] = lambda: None
@@ -51,6 +54,7 @@ class GatewayContext:
     console: Console | None = None
     salt_secret: Callable[[], bytes] = lambda: b""  # the cluster's own part in salts of cached pages
     unproven: Callable[[], str | None] = lambda: None  # why no answer is known to come, as ReadyProbe has it
+    run: tuple[str, str] = ("", "")
 
     def check_model(self, model: str | None) -> None:
         """Raises ModelNotFound for any name but the served one; no name means the served one."""

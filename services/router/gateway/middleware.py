@@ -15,6 +15,7 @@ from services.router.access.control import Access
 from services.router.access.errors import Unauthorized
 from services.router.access.keys import ApiKey
 from services.router.access.owner import owner
+from services.router.gateway.admin_port import check_port
 from services.router.gateway.drain_body import BodyDrain
 from services.router.gateway.errors import CLIENT_GONE, error_response
 from services.router.gateway.messages_api.errors import speaks_anthropic
@@ -138,6 +139,7 @@ class RequestMiddleware:
             answer: ASGIApp | None = None
             try:
                 inner = checked(scope)
+                check_port(inner)
                 answer = options(inner) if scope["method"] == "OPTIONS" else None
                 if answer is None:
                     self._access.check_admin(inner["path"], scope["state"]["key"])
