@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast browser sanitize smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
+.PHONY: up test test-fast browser sanitize fuzz smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -38,6 +38,11 @@ browser:
 # a million mutated frames. SANITIZE='--frames 10000000 --seed 2' and the like.
 sanitize: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m support.native_core $(SANITIZE)
+
+# Random and damaged messages and bytes at every port of every role, FUZZ times as many as a plain run of the tests tries.
+# FUZZ_SEED=N repeats a run.
+fuzz: $(VENV)/.dev
+	FUZZ_TIMES=$(or $(FUZZ),20) $(BIN)/python -m pytest -v --timeout 3600 tests/security/test_fuzzed_messages.py tests/security/test_fuzzed_ports.py
 
 # Every command that README, docs and this file name, in a tiny form.
 smoke: $(VENV)/.dev $(VENV)/.helm

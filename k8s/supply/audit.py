@@ -21,9 +21,10 @@ from k8s.supply.tools import REPOSITORY, program
 
 OUT = REPOSITORY / "build" / "supply"
 SCANNERS = {
-    "trivy": ("image", "--quiet", "--exit-code", "1", "--severity", "HIGH,CRITICAL", "--ignore-unfixed", "--input"),
+    "trivy": ("image", "--quiet", "--exit-code", "2", "--severity", "HIGH,CRITICAL", "--ignore-unfixed", "--input"),
     "grype": ("--quiet", "--fail-on", "high", "--only-fixed"),
 }
+FOUND = 2  # how both end when they have found something; they end with 1 when they could not scan
 
 
 def write_sbom(target: str) -> Path:
@@ -67,10 +68,17 @@ def vulnerabilities(target: str) -> Iterator[str]:
 def scan(image: Path) -> Iterator[str]:
     """Yields why an image is not clean. The scanner prints what it finds."""
     scanner = next((name for name in SCANNERS if shutil.which(name)), None)
+    if not image.is_file():
+        yield f"{image}: not scanned: there is no such file"
+        return
     if scanner is None:
         yield f"{image}: not scanned: neither {' nor '.join(SCANNERS)} is installed"
-    elif subprocess.run([scanner, *SCANNERS[scanner], str(image)], check=False).returncode:
+        return
+    code = subprocess.run([scanner, *SCANNERS[scanner], str(image)], check=False).returncode
+    if code == FOUND:
         yield f"{image}: {scanner} found vulnerabilities"
+    elif code:
+        yield f"{image}: not scanned: {scanner} ended with {code}"
 
 
 def main() -> None:

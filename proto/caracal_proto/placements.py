@@ -71,10 +71,10 @@ def unpack_experts(messages: Iterable[LayerExperts]) -> tuple[Indices, Indices]:
     """The arrays that `pack_experts` takes. Raises PlacementError when experts do not ascend."""
     messages = list(messages)
     if any(len(message.experts) % 2 for message in messages):
-        raise PlacementError("an expert's id has two bytes")
+        raise PlacementError("experts: an id has two bytes")
     expert_N = np.frombuffer(b"".join(message.experts for message in messages), "<u2").astype(np.int64)
     layer_N = np.repeat([message.layer for message in messages], [len(message.experts) // 2 for message in messages])
     item_N = layer_N.astype(np.int64) * MAX_EXPERTS + expert_N
     if (item_N[1:] <= item_N[:-1]).any():
-        raise PlacementError("experts do not ascend by layer and id")
+        raise PlacementError("experts: they do not ascend by layer and id")
     return layer_N.astype(np.int64), expert_N

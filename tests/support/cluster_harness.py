@@ -198,6 +198,17 @@ class ClusterUnderTest:
         return Streams(self.grpc_target)
 
 
+def answer_of(cluster: ClusterUnderTest, tokens: int = 24) -> list[tuple[int, int]]:
+    """The ids and checksums of one answer; empty while none comes."""
+    request = router_pb2.TextRequest(prompt=prompt_of(2), sampling=sampling_of(3, tokens))
+    with grpc.insecure_channel(cluster.grpc_target) as channel:
+        try:
+            events = list(RouterStub(channel).Generate(request, timeout=20))
+        except grpc.RpcError:
+            return []
+    return [(token.id, token.logits_checksum) for event in events for token in event.tokens]
+
+
 def running_cluster(folder: Path, preset: dict[str, Any] = PLAIN, **settings: Any) -> Generator[ClusterUnderTest]:
     """Yields a ready cluster on a random checkpoint, for fixtures; afterwards asserts that no process is left."""
     yield from running_on(make_checkpoint(folder / "model", preset, num_layers=3, seed=3), **settings)

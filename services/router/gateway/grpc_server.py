@@ -116,9 +116,7 @@ def body_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
         fields["cache_salt"] = request.cache_salt
     fields["priority"] = request.priority
     if request.WhichOneof("input") == "messages_json":
-        data = request.messages_json.encode()
-        check_values(data, MAX_VALUES)
-        chat = {"messages": parse_json(data), **fields}
+        chat = {"messages": _messages(request.messages_json.encode()), **fields}
         if request.sampling.logprobs:
             chat |= {"logprobs": True, "top_logprobs": request.sampling.top_logprobs}
         return check_model_fields(chat, ChatRequest)
@@ -128,6 +126,16 @@ def body_of(request: router_pb2.TextRequest) -> ChatRequest | CompletionRequest:
     if request.sampling.logprobs:
         completion["logprobs"] = request.sampling.top_logprobs
     return check_model_fields(completion, CompletionRequest)
+
+
+def _messages(data: bytes) -> Any:
+    """Parses messages_json. Raises InvalidRequest, which names it."""
+    try:
+        check_values(data, MAX_VALUES)
+        return parse_json(data)
+    except InvalidRequest as error:
+        message = error.message.replace("The body", "messages_json")
+        raise InvalidRequest(message, param="messages_json", code=error.code) from None
 
 
 def _fields(sampling: attention_pb2.Sampling) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Interceptors for bytes that are no message of the type that a method takes: INVALID_ARGUMENT, which says so.
+
+gRPC by itself takes them for a fault of the server, with a traceback in the log for whoever sends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from services.security.guard import KINDS
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Malformed:
+    """What came instead of a message."""
+
+    def __init__(self, method: str) -> None:
+        self.reason = f"the bytes are no valid message of the type that {method} takes"
+
+
+class _Messages:
+    """A stream of requests, which ends before one that is malformed. `fault`: that one."""
+
+    def __init__(self, requests: Any) -> None:
+        self._requests = requests
+        self.fault: Malformed | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        for request in self._requests:
+            if isinstance(request, Malformed):
+                self.fault = request
+                return
+            yield request
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async for request in self._requests:
+            if isinstance(request, Malformed):
+                self.fault = request
+                return
+            yield request
+
+
+class LoopMessages(grpc.aio.ServerInterceptor):
+    """For a server on an event loop."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        return _tolerant(await continuation(details), details.method, self._behind)
+
+    @staticmethod
+    def _behind(inner: Callable[[Any, Any], Any], request_streaming: bool, _: bool) -> Callable[[Any, Any], Any]:
+        async def behave(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            given = _Messages(request) if request_streaming else request
+            if isinstance(given, Malformed):
+                await context.abort(INVALID, given.reason)
+            result = inner(given, context)
+            reply = None
+            if hasattr(result, "__aiter__"):  # as gRPC itself sends what a generator yields
+                async with aclosing(result) as replies:
+                    async for one in replies:
+                        await context.write(one)
+            else:
+                reply = await result
+            if isinstance(given, _Messages) and given.fault is not None:
+                await context.abort(INVALID, given.fault.reason)
+            return reply
+
+        return behave
+
+
+class ThreadMessages(grpc.ServerInterceptor):
+    """For a server on threads."""
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails) -> Any:
+        return _tolerant(continuation(details), details.method, self._behind)
+
+    @staticmethod
+    def _behind(
+        inner: Callable[[Any, Any], Any], request_streaming: bool, response_streaming: bool
+    ) -> Callable[[Any, Any], Any]:
+        def one(request: Any, context: grpc.ServicerContext) -> Any:
+            if isinstance(request, Malformed):
+                context.abort(INVALID, request.reason)
+            return inner(request, context)
+
+        def many(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            messages = _Messages(requests)
+            yield from inner(iter(messages), context)
+            if messages.fault is not None:
+                context.abort(INVALID, messages.fault.reason)
+
+        assert response_streaming or not request_streaming, "no method takes a stream and gives one reply"
+        return many if request_streaming else one
+
+
+def _tolerant(handler: Any, method: str, behind: Callable[[Any, bool, bool], Any]) -> Any:
+    """The same handler, which gets a Malformed for what cannot be parsed."""
+    if handler is None or handler.request_deserializer is None:
+        return handler
+    make, attribute = KINDS[handler.request_streaming, handler.response_streaming]
+    parse = handler.request_deserializer
+
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return Malformed(method.rpartition("/")[2][:80])
+
+    behaviour = behind(getattr(handler, attribute), handler.request_streaming, handler.response_streaming)
+    return make(behaviour, parsed, handler.response_serializer)
