@@ -45,7 +45,7 @@ def test_admin_routes_are_on_the_admin_port_alone(router: Harness, path: str) ->
 
 
 def test_a_whole_url_as_the_target_is_no_way_around(router: Harness) -> None:
-    with httpx2.Client(proxy=router.url, trust_env=False) as client:
+    with httpx2.Client(proxy=router.url) as client:
         assert client.get(f"http://elsewhere:{router.servers.admin_port}/metrics").status_code == 404
 
 

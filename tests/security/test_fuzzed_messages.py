@@ -1,5 +1,5 @@
 """Every message that a service receives, random and damaged, sent by a member to processes of each role: nothing dies,
-no call fails as if it were this side's fault, and an invalid one is told which field it is.
+no call fails as if it were this side's fault, and the error of an invalid one names the field.
 
 `make fuzz` tries many more.
 """
