@@ -4,7 +4,6 @@ experts' calls. Kubernetes asks health for "startup", "liveness" and "readiness"
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
@@ -20,8 +19,7 @@ from services.security.guard import OPEN, Guard
 
 log = structlog.get_logger(__name__)
 
-ENDED = 16  # servers that have ended by themselves and are kept for their calls
-REOPEN_S = 0.05
+REOPEN_S = 0.02
 MAIN_LOOP = "._server_main_loop"
 ALIVE = ("startup", "liveness")  # true as long as the server answers
 READY = "readiness"
@@ -47,7 +45,7 @@ class AsyncGrpcServer:
         self._health = health.aio.HealthServicer()
         self._guard = guard
         self._server = self._new_server()
-        self._ended: deque[grpc.aio.Server] = deque(maxlen=ENDED)  # with the calls that were open
+        self._ended: list[grpc.aio.Server] = []  # with the calls that were open; gRPC crashes when one of them is freed
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -68,9 +66,9 @@ class AsyncGrpcServer:
         if self._watching is not None:
             self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        ended = asyncio.gather(*(server.stop(grace_s) for server in self._ended), return_exceptions=True)
-        await self._server.stop(grace_s)
-        await ended
+        servers = (self._server, *self._ended)
+        # Those that have ended by themselves raise what has ended them, or that they were cancelled.
+        await asyncio.gather(*(server.stop(grace_s) for server in servers), return_exceptions=True)
 
     async def _serve(self) -> asyncio.Task[Any]:
         """Starts the server; returns the task in which it takes calls, which has no other name."""
@@ -91,6 +89,7 @@ class AsyncGrpcServer:
             log.warning("a bad method name has closed the gRPC port; it is opened again", error=str(error))
             self._ended.append(self._server)
             self._server = self._new_server()
+            await asyncio.sleep(REOPEN_S)
             while True:
                 try:
                     listen(self._server, host, port, self._guard.server_credentials())

@@ -283,7 +283,7 @@ def test_a_file_that_is_removed_opens_nothing_and_locks_nobody_out(router: Harne
 
 
 def outdated(router: Harness) -> float:
-    page = httpx2.get(router.url + "/metrics", headers={"x-api-key": ROOT}).text
+    page = httpx2.get(router.admin_url + "/metrics", headers={"x-api-key": ROOT}).text
     (value,) = re.findall(r"^caracal_gateway_api_keys_outdated\{.*\} (.+)$", page, re.M)
     return float(value)
 
