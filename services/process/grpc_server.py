@@ -3,24 +3,19 @@ experts' calls. Kubernetes asks health for "startup", "liveness" and "readiness"
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.process.addresses import authority
+from services.process.loop_server import loop_server
 from services.process.malformed import LoopMessages, ThreadMessages
 from services.security.guard import OPEN, Guard
 
-log = structlog.get_logger(__name__)
-
-REOPEN_S = 0.02
-MAIN_LOOP = "._server_main_loop"
 ALIVE = ("startup", "liveness")  # true as long as the server answers
 READY = "readiness"
 
@@ -41,19 +36,20 @@ class AsyncGrpcServer:
         self, name: str, add: Callable[[grpc.aio.Server], None], options: Options = (), guard: Guard = OPEN
     ) -> None:
         """`name`: the service's full name. `add` adds the servicer to the server. `guard` rejects calls."""
-        self._name, self._names, self._add, self._options = name, ready_names(name), add, options
+        self._names = ready_names(name)
         self._health = health.aio.HealthServicer()
         self._guard = guard
-        self._server = self._new_server()
-        self._ended: list[grpc.aio.Server] = []  # with the calls that were open; gRPC crashes when one of them is freed
-        self._watching: asyncio.Task[None] | None = None
+        self._server = loop_server([LoopMessages(), *guard.for_loop()], options)
+        add(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Port 0 takes any free one. Raises OSError when the port is taken."""
         for name in ALIVE:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         bound = listen(self._server, host, port, self._guard.server_credentials())
-        self._watching = asyncio.create_task(self._watch(host, bound, await self._serve()))
+        await self._server.start()
         return bound
 
     async def set_ready(self, ready: bool) -> None:
@@ -63,47 +59,8 @@ class AsyncGrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, gives open ones `grace_s`, then cancels them."""
-        if self._watching is not None:
-            self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        servers = (self._server, *self._ended)
-        # Those that have ended by themselves raise what has ended them, or that they were cancelled.
-        await asyncio.gather(*(server.stop(grace_s) for server in servers), return_exceptions=True)
-
-    async def _serve(self) -> asyncio.Task[Any]:
-        """Starts the server; returns the task in which it takes calls, which has no other name."""
-        before = asyncio.all_tasks()
-        await self._server.start()
-        new = asyncio.all_tasks() - before
-        return next(task for task in new if getattr(task.get_coro(), "__qualname__", "").endswith(MAIN_LOOP))
-
-    async def _watch(self, host: str, port: int, serving: asyncio.Task[Any]) -> None:
-        """Listens again when the server has ended by itself; the calls that are open go on.
-
-        One byte that is no UTF-8 in the name of a method, from whoever reaches the port, ends the loop in which
-        grpc.aio takes calls (1.85), and it closes its port.
-        """
-        while True:
-            await asyncio.wait([serving])
-            error = None if serving.cancelled() else serving.exception()
-            log.warning("a bad method name has closed the gRPC port; it is opened again", error=str(error))
-            self._ended.append(self._server)
-            self._server = self._new_server()
-            await asyncio.sleep(REOPEN_S)
-            while True:
-                try:
-                    listen(self._server, host, port, self._guard.server_credentials())
-                    break
-                except OSError:  # not closed yet
-                    await asyncio.sleep(REOPEN_S)
-            serving = await self._serve()
-
-    def _new_server(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=self._options, interceptors=[LoopMessages(), *self._guard.for_loop()])
-        self._add(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((self._name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server
+        await self._server.stop(grace_s)
 
 
 class ThreadedGrpcServer:
