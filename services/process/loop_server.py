@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 UNTAKEN_S = 2  # after that core cancels a call that was not taken, once another comes
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"  # which tools ask for before the one that is offered
@@ -36,6 +36,6 @@ def loop_server(
     server = grpc.aio.server()
     given = (*options, ("grpc.server_max_unrequested_time_in_server", UNTAKEN_S))
     server._server = _Registered(cygrpc.get_working_loop(), None, (), tuple(interceptors), given, None)  # type: ignore[attr-defined]
-    handler = grpc.stream_stream_rpc_method_handler(_unimplemented)
-    server.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})  # type: ignore[attr-defined]
+    handler: Any = grpc.stream_stream_rpc_method_handler(_unimplemented)
+    server.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})
     return server

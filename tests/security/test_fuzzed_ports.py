@@ -10,11 +10,13 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import grpc
 import httpx2
 import pytest
 from caracal_proto import attention_pb2, expert_pb2, expert_pb2_grpc, router_pb2
+from google.protobuf.message import Message
 from support.cluster_harness import ClusterUnderTest, answer_of, running_cluster, sampling_of, until
 from support.fuzzing import SEED, TIMES, http2_call, mutated
 from support.native_frames import CALL, HELLO, PING, Frame
@@ -97,7 +99,7 @@ def test_grpc_ports(cluster: ClusterUnderTest, role: str) -> None:
     table = cluster.do(cluster.membership.read_table())
     assert table is not None
     generate = attention_pb2.GenerateRequest(prompt_ids=[3, 4, 5], sampling=sampling_of(1, 2))
-    calls = {
+    by_role: dict[str, dict[str, Message]] = {
         ROUTER: {"Generate": router_pb2.TextRequest(prompt="the cat", sampling=sampling_of(1, 2))},
         ATTENTION: {
             "Describe": attention_pb2.AttentionDescribeRequest(),
@@ -105,10 +107,10 @@ def test_grpc_ports(cluster: ClusterUnderTest, role: str) -> None:
             "GenerateMany": attention_pb2.AttemptMessage(attempt_id=1, request=generate),
         },
         EXPERT: {"Commit": expert_pb2.CommitRequest(table=table), "Load": expert_pb2.LoadRequest()},
-    }[role]
+    }
     signer = CallSigner(ClusterKey(file=cluster.local.key_file), ROUTER)
     samples = []
-    for name, message in calls.items():
+    for name, message in by_role[role].items():
         path = f"/caracal.{role.title()}/{name}"
         samples.append(http2_call(path, signer.metadata(path, record.boot_id), message.SerializeToString()))
     fuzz(record.address, samples)
@@ -138,7 +140,7 @@ def test_the_native_port(cluster: ClusterUnderTest) -> None:
         send(address, hello, mutated(rng, [data]) if number % 2 else Frame(**odd_header(rng, session)).encoded() + data)
 
 
-def odd_header(rng: random.Random, session: int) -> dict[str, int]:
+def odd_header(rng: random.Random, session: int) -> dict[str, Any]:
     """Fields of a frame whose checksum is right, some of them absurd."""
     sizes = {"rows": 32, "assignments": 32, "hidden": 32, "dtype": 32, "layer": 32, "body_bytes": 64, "epoch": 64}
     absurd = {name: rng.choice((0, 1, 1 << bits - 1, (1 << bits) - 1)) for name, bits in sizes.items()}
@@ -161,11 +163,12 @@ def test_a_method_whose_name_is_no_text_closes_no_port(cluster: ClusterUnderTest
 def test_calls_of_unknown_methods_keep_nobody_waiting(cluster: ClusterUnderTest, role: str) -> None:
     expected = answer_of(cluster)
     with grpc.insecure_channel(cluster.records(role)[0].address) as channel:
-        calls = [channel.unary_unary(f"/caracal.{role.title()}/Another").future(b"", timeout=1) for _ in range(200)]
+        unknown: Any = channel.unary_unary(f"/caracal.{role.title()}/Another")
+        calls = [unknown.future(b"", timeout=1) for _ in range(100)]
         assert answer_of(cluster) == expected
         codes = {call.code() for call in calls}
-        assert codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAUTHENTICATED}, codes
-        reflection = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        reflection: Any = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
         with pytest.raises(grpc.RpcError) as error:
             list(reflection(iter([b""]), timeout=5))
-        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
