@@ -51,7 +51,7 @@ def hints(cluster: ClusterUnderTest) -> dict[str, PageHint]:
 def test_every_turn_of_a_dialogue_goes_where_it_is_cached(cluster: ClusterUnderTest) -> None:
     until(lambda: len(hints(cluster)) == 2, "a worker says nothing of its pages")
     url, rng = cluster.local.urls[0], Random(1)
-    until(lambda: hints_known(url), "the router does not know of the hints")
+    until(lambda: hints_known(cluster.local.admin_url), "the router does not know of the hints")
     dialogues = [[rng.randrange(3, 300) for _ in range(50)] for _ in range(6)]
 
     def talk(ids: list[int]) -> list[tuple[int, int]]:

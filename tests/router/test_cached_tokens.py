@@ -84,7 +84,7 @@ def test_the_grpc_gateway(caching: Harness) -> None:
 
 def test_the_metrics(caching: Harness) -> None:
     def read(name: str) -> float:
-        lines = httpx2.get(caching.url + "/metrics").text.splitlines()
+        lines = httpx2.get(caching.admin_url + "/metrics").text.splitlines()
         return float(next(line.split()[-1] for line in lines if line.startswith(f"{name}_total{{")))
 
     names = [f"{prefix}:prefix_cache_{kind}" for prefix in ("caracal", "vllm") for kind in ("queries", "hits")]
