@@ -208,7 +208,7 @@ class LocalCluster:
         if self._certificates is not None:
             environment |= certificate_environment(self._certificates, role)
         if role == "router":
-            environment |= self.settings.router_environment() | {"CARACAL_CONSOLE_TOKEN": self.console_token}
+            environment |= self.settings.router_environment(int(number)) | {"CARACAL_CONSOLE_TOKEN": self.console_token}
         command = [sys.executable, "-P", "-m", MODULES[role]]
         environment |= self.settings.cores_environment(role, int(number))
         return children.start(name, command, self.directory / f"{name}.log", environment)
