@@ -42,6 +42,9 @@ def verify(
     any_class: Annotated[
         bool, typer.Option("--any-class", help="Compare although the numerics class is another one.")
     ] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score answers with logprobs as prompts, too, and compare those bits.")
+    ] = False,
     layers: Annotated[
         bool, typer.Option("--layers/--no-layers", help="Find the layer of the first difference.")
     ] = True,
@@ -78,6 +81,7 @@ def verify(
             passes=passes,
             concurrency=concurrency,
             any_class=any_class,
+            score=score,
             layers=layers,
             reference=reference,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from services.cli.verify.clusters import classes_of, running, started
 from services.cli.verify.layers import locate
 from services.cli.verify.logs import BadLog, Entry, Summary, read, summarise
-from services.cli.verify.replay import CannotReplay, Cluster, pool_of, replay
+from services.cli.verify.replay import CannotReplay, Cluster, Replayer, pool_of
 from services.cli.verify.report import Report, class_difference
 from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting
@@ -57,6 +57,7 @@ class Options:
     passes: int = 1
     concurrency: int = 8
     any_class: bool = False
+    score: bool = False
     layers: bool = True
     reference: Path | None = None
 
@@ -124,9 +125,9 @@ async def _replay(options: Options, found: Summary, cluster: Cluster, report: Re
 
         for numerics_class in classes:
             async with pool_of(cluster, numerics_class) as pool:
+                replayer = Replayer(pool, report.outcome, score=options.score)
                 for _ in range(options.passes):
-                    entries = _entries(options.logs, numerics_class)
-                    await replay(pool, entries, options.concurrency, report.outcome, done)
+                    await replayer.run(_entries(options.logs, numerics_class), options.concurrency, done)
 
 
 def _entries(logs: Sequence[Path], numerics_class: str | None) -> Iterator[Entry]:

@@ -172,3 +172,29 @@ def _bits(value: float) -> str:
 
 def _shown(value: object) -> str:
     return f"id {value[0]} {value[1]}" if isinstance(value, tuple) else str(value)
+
+
+class ScoreComparison:
+    """Takes prompt and answer scored as one prompt, and compares each log-probability with that of the answer's token
+    when it was generated. `tokens` counts those that are the same."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+        self._place = 1  # the first token of a prompt has no score
+        self.tokens = 0
+        self.difference: Difference | None = None
+
+    def take(self, prompt: Sequence[TokenLike]) -> None:
+        """Takes the next scored tokens."""
+        scores = self._recorded.logprobs or ()
+        for token in prompt:
+            index = self._place - len(self._recorded.prompt_ids)
+            self._place += 1
+            if self.difference is not None or not 0 <= index < len(scores):
+                continue
+            old, new = _bits(scores[index].logprob), _bits(token.logprob)
+            if old == new:
+                self.tokens += 1
+            else:
+                what = "log-probability of the answer as a prompt"
+                self.difference = Difference(what=what, token=index, recorded=old, found=new)

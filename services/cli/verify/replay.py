@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -15,7 +15,7 @@ from caracal_proto import attention_pb2
 from caracal_proto.attention_pb2_grpc import AttentionStub
 from prometheus_client import CollectorRegistry
 
-from services.cli.verify.compare import Comparison, Difference
+from services.cli.verify.compare import Comparison, Difference, ScoreComparison
 from services.cli.verify.logs import Entry
 from services.membership.redis import Membership
 from services.router.introductions import Introductions
@@ -64,6 +64,7 @@ class Outcome:
     requests: int = 0
     tokens: int = 0
     attempts: int = 0
+    scored: int = 0  # tokens whose log-probability was computed again, as part of a prompt
     differing: list[tuple[Entry, Difference]] = field(default_factory=list)
     failed: list[tuple[Entry, str]] = field(default_factory=list)
 
@@ -97,53 +98,82 @@ async def pool_of(cluster: Cluster, numerics_class: str | None) -> AsyncIterator
         await introductions.close()
 
 
-async def replay(
-    pool: AttentionWorkerPool, entries: Iterator[Entry], concurrency: int, outcome: Outcome, done: Callable[[], None]
-) -> None:
-    """Replays the entries, so many at a time; adds what is found to `outcome`, and calls `done` after each."""
-    metrics = RequestMetrics("verify", CollectorRegistry())
-    admission = Admission(lambda: pool.capacity, metrics.admission, AdmissionLimits(queue_timeout_s=WAIT_S))
-    pool.on_refresh = admission.give
+class Replayer:
+    """Replays requests at the workers of a pool. `score`: answers that have log-probabilities are scored as prompts."""
 
-    async def work() -> None:
-        for entry in entries:  # one iterator, which all share: each takes the next
-            comparison = Comparison(entry.recorded)
-            try:
-                attempts = await _compare(pool, metrics, admission, entry, comparison)
-                outcome.attempts += attempts
-            except RouterError as error:
-                outcome.failed.append((entry, error.message))
-            outcome.requests += 1
+    def __init__(self, pool: AttentionWorkerPool, outcome: Outcome, *, score: bool = False) -> None:
+        self._pool, self._outcome, self._scores = pool, outcome, score
+        self._metrics = RequestMetrics("verify", CollectorRegistry())
+        limits = AdmissionLimits(queue_timeout_s=WAIT_S)
+        self._admission = Admission(lambda: pool.capacity, self._metrics.admission, limits)
+        pool.on_refresh = self._admission.give
+
+    async def run(self, entries: Iterator[Entry], concurrency: int, done: Callable[[], None]) -> None:
+        """Replays the entries, so many at a time; adds what is found to the outcome, and calls `done` after each."""
+
+        async def work() -> None:
+            for entry in entries:  # one iterator, which all share: each takes the next
+                try:
+                    await self._one(entry)
+                except RouterError as error:
+                    self._outcome.failed.append((entry, error.message))
+                self._outcome.requests += 1
+                done()
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(concurrency):
+                tasks.create_task(work())
+
+    async def _one(self, entry: Entry) -> None:
+        outcome, comparison = self._outcome, Comparison(entry.recorded)
+        try:
+            attempts = await self._compare(entry, comparison)
+        finally:
             outcome.tokens += comparison.tokens
-            if comparison.difference is not None:
-                outcome.differing.append((entry, comparison.difference))
-            done()
+        outcome.attempts += attempts
+        difference = comparison.difference
+        if difference is None and self._scores and entry.recorded.logprobs:
+            scores = ScoreComparison(entry.recorded)
+            await self._score(entry, scores)
+            outcome.scored += scores.tokens
+            difference = scores.difference
+        if difference is not None:
+            outcome.differing.append((entry, difference))
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(concurrency):
-            tasks.create_task(work())
-
-
-async def _compare(
-    pool: AttentionWorkerPool, metrics: RequestMetrics, admission: Admission, entry: Entry, comparison: Comparison
-) -> int:
-    """Replays one request as far as there is something to compare; returns the number of attempts."""
-    recorded = entry.recorded
-    sampling = attention_pb2.Sampling()
-    sampling.CopyFrom(recorded.sampling)
-    if not comparison.whole:
-        sampling.max_tokens = len(recorded.ids)
-    with admission.visit(CALLER, 0) as visit:
-        request = GenerationRequest(
-            request_id=f"verify-{entry.line}", prompt_ids=recorded.prompt_ids, sampling=sampling, visit=visit
-        )
-        with Generation(pool, metrics, request) as generation:
+    async def _compare(self, entry: Entry, comparison: Comparison) -> int:
+        """Replays one request as far as there is something to compare; returns the number of attempts."""
+        recorded = entry.recorded
+        sampling = attention_pb2.Sampling()
+        sampling.CopyFrom(recorded.sampling)
+        if not comparison.whole:
+            sampling.max_tokens = len(recorded.ids)
+        with self._generation(entry, recorded.prompt_ids, sampling) as generation:
             finish_reason = ""
             while not finish_reason and not comparison.done:
                 batch = await generation.next_tokens()
                 finish_reason = batch.finish_reason
                 comparison.take(batch.tokens, batch.prompt, finish_reason, batch.stop_id)
             return generation.attempts
+
+    async def _score(self, entry: Entry, comparison: ScoreComparison) -> None:
+        """Has prompt and answer computed as one prompt, as a trainer's forward pass does."""
+        ids = [*entry.recorded.prompt_ids, *entry.recorded.ids]
+        sampling = attention_pb2.Sampling(prompt_logprobs=0, prompt_only=True, max_tokens=1)
+        with self._generation(entry, ids, sampling) as generation:
+            finish_reason = ""
+            while not finish_reason:
+                batch = await generation.next_tokens()
+                finish_reason = batch.finish_reason
+                comparison.take(batch.prompt)
+
+    @contextmanager
+    def _generation(self, entry: Entry, ids: Sequence[int], sampling: attention_pb2.Sampling) -> Iterator[Generation]:
+        with self._admission.visit(CALLER, 0) as visit:
+            request = GenerationRequest(
+                request_id=f"verify-{entry.line}", prompt_ids=ids, sampling=sampling, visit=visit
+            )
+            with Generation(self._pool, self._metrics, request) as generation:
+                yield generation
 
 
 async def layer_rows(cluster: Cluster, worker: AttentionWorkerView, ids: Sequence[int]) -> tuple[Rows, int]:

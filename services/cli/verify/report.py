@@ -59,6 +59,7 @@ class Report:
             "requests": found.requests,
             "tokens": found.tokens,
             "attempts": found.attempts,
+            "scored": found.scored,
             "without_tokens": self.without_tokens,
             "other_class": self.other_class or None,
             "differing": [_values(*one) for one in ordered],
@@ -70,6 +71,8 @@ class Report:
     def _verdict(self) -> str:
         found = self.outcome
         counts = f"{found.requests} requests, {found.tokens} tokens"
+        if found.scored:
+            counts += f", {found.scored} log-probabilities of answers as prompts"
         if self.equal:
             return f"{counts}, 0 bits differ"
         differing = f", {len(found.differing)} requests differ" if found.differing else ""
