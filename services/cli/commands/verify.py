@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,10 @@ from services.cli.options import FAILED, AsJson, fail, on_cluster, option, usage
 from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting, rule_of
 
-SHAPE = {"model": None, "attention": 1, "expert": 1, "tp": 1, "link": "", "tls": False, "given": None}
+if TYPE_CHECKING:
+    from services.cli.verify.command import Shape
+
+SHAPE: dict[str, Any] = {"model": None, "attention": 1, "expert": 1, "tp": 1, "link": "", "tls": False, "given": None}
 
 
 def _help(name: str) -> str:
@@ -57,40 +60,39 @@ def verify(
 
     Exit code: 0 when no bit differs, else 1.
     """
-    from services.cli.verify.clusters import parse_settings
-    from services.cli.verify.command import BadLog, CannotReplay, Options, Shape
+    _run(**locals())
+
+
+def _run(logs: list[Path], url: str | None, running: bool, model: Path | None, as_json: bool, **more: Any) -> None:
+    from services.cli.verify.command import BadLog, CannotReplay, Options
     from services.cli.verify.command import verify as run
     from services.process.telemetry import configure_logging
 
-    asked: dict[str, Any] = {name: value for name, value in locals().items() if name in SHAPE and value != SHAPE[name]}
+    shaping = {"model": model} | {name: more.pop(name) for name in SHAPE if name != "model"}
+    asked = {name: value for name, value in shaping.items() if value != SHAPE[name]}
     if (url or running) and asked:
-        option = "--set" if "given" in asked else f"--{next(iter(asked))}"
-        usage_error(
-            f"{option} is for a cluster that is started, and --{'url' if url else 'running'} names one that runs"
-        )
+        wrong = "--set" if "given" in asked else f"--{next(iter(asked))}"
+        named = "--url" if url else "--running"
+        usage_error(f"{wrong} is for a cluster that is started, and {named} names one that runs")
     configure_logging("verify", level="WARNING")
     try:
-        environment = tuple(parse_settings(asked.pop("given", None) or []).items())
-        shape = None if url or running else Shape(**asked, environment=environment)
-        if shape is not None:
-            shape.settings(model or LocalSettings.model)  # what is wrong with it is said before anything is read
-        options = Options(
-            logs=logs,
-            shape=shape,
-            url=url or "",
-            passes=passes,
-            concurrency=concurrency,
-            any_class=any_class,
-            score=score,
-            layers=layers,
-            reference=reference,
-        )
+        shape = None if url or running else _shape(**asked)
     except InvalidSetting as error:
         usage_error(str(error))
     try:
-        report = on_cluster(lambda: run(options))
+        report = on_cluster(lambda: run(Options(logs=logs, shape=shape, url=url or "", **more)))
     except (BadLog, CannotReplay) as error:
         fail(str(error))
     print(json.dumps(report.values()) if as_json else report.text())
     if not report.equal:
         raise typer.Exit(FAILED)
+
+
+def _shape(given: list[str] | None = None, **asked: Any) -> Shape:
+    """Raises InvalidSetting for what is wrong with it, before anything is read."""
+    from services.cli.verify.clusters import parse_settings
+    from services.cli.verify.command import Shape
+
+    shape = Shape(**asked, environment=tuple(parse_settings(given or []).items()))
+    shape.settings(LocalSettings.model)
+    return shape

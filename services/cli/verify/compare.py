@@ -151,7 +151,7 @@ def _ended(reason: str, stop_id: int | None) -> str:
 
 def _score(recorded: Scored, token: TokenLike) -> tuple[str, str] | None:
     """What was recorded and what was found, where one bit differs."""
-    pairs = [
+    values = [
         (_bits(recorded.logprob), _bits(token.logprob)),
         *zip(
             ((id, _bits(logprob)) for id, logprob in recorded.top),
@@ -163,7 +163,7 @@ def _score(recorded: Scored, token: TokenLike) -> tuple[str, str] | None:
         return f"rank {recorded.rank}", f"rank {token.rank}"
     if len(recorded.top) != len(token.top):
         return f"{len(recorded.top)} alternatives", f"{len(token.top)}"
-    return next(((_shown(old), _shown(new)) for old, new in pairs if old != new), None)
+    return next(((_shown(old), _shown(new)) for old, new in values if old != new), None)
 
 
 def _bits(value: float) -> str:

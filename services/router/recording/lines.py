@@ -102,7 +102,7 @@ def request_line(recorded: Recorded) -> bytes:
     for name in ("logprobs", "prompt_logprobs"):
         scores: Sequence[Scored] | None = getattr(recorded, name)
         if scores is not None:
-            values[name] = [[one.logprob, [list(pair) for pair in one.top], one.rank] for one in scores]
+            values[name] = [[one.logprob, [list(other) for other in one.top], one.rank] for one in scores]
     return _line(values)
 
 
