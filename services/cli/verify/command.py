@@ -81,7 +81,7 @@ async def _verify(options: Options) -> Report:
     found = summarise(options.logs)
     report = Report(without_tokens=found.without_tokens)
     if not found.total:
-        return report
+        raise BadLog(f"{', '.join(map(str, options.logs))}: no request has anything to compare")
     recorded_model = Path(next(iter(found.headers.values())).directory)
     async with AsyncExitStack() as clusters:
         with progress("starting the cluster") as starting:
