@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import pytest
 from caracal_proto import attention_pb2
 
 from services.cli.verify.logs import BadLog, read, summarise
-from services.router.recording.lines import BadLine, Header, Recorded, Scored, header_line, parse_line, request_line
+from services.router.recording.lines import (
+    PART,
+    BadLine,
+    Header,
+    Recorded,
+    Scored,
+    header_line,
+    parse_line,
+    request_line,
+)
 
 HEADER = Header(model="m", directory="/models/m", numerics_class="class-a", numerics={"weights": "d1"})
 SAMPLING = attention_pb2.Sampling(
@@ -65,6 +75,11 @@ def test_what_was_not_asked_for_is_not_written() -> None:
     line = request_line(plain)
     assert "logprobs" not in json.loads(line)
     assert parse_line(line) == plain
+
+
+def test_long_lists_are_written_whole() -> None:
+    long = replace(RECORDED, prompt_ids=list(range(2 * PART + 1)), ids=[], checksums=[], logprobs=None)
+    assert parse_line(request_line(long)) == long
 
 
 def changed(**values: Any) -> bytes:

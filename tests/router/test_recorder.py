@@ -37,7 +37,7 @@ def answer(number: int, numerics_class: str = "a", tokens: int = 3) -> Recorded:
 
 
 def lost(metrics: RecordMetrics, reason: str) -> float:
-    return metrics.dropped.labels(reason)._value.get()
+    return float(metrics.dropped.labels(reason)._value.get())
 
 
 @contextmanager

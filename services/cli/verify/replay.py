@@ -32,6 +32,7 @@ from services.security.identity import ATTENTION
 
 ANY_LENGTH = 2**31 - 1
 WAIT_S = 600.0  # for a place of a worker
+MOST_OPEN = 1 << 16  # requests: how many are open is decided here, and not by admission
 CALLER = Caller("verify")
 
 Rows = dict[int, tuple[int, ...]]
@@ -104,7 +105,7 @@ class Replayer:
     def __init__(self, pool: AttentionWorkerPool, outcome: Outcome, *, score: bool = False) -> None:
         self._pool, self._outcome, self._scores = pool, outcome, score
         self._metrics = RequestMetrics("verify", CollectorRegistry())
-        limits = AdmissionLimits(queue_timeout_s=WAIT_S)
+        limits = AdmissionLimits(queue_timeout_s=WAIT_S, max_sequences=MOST_OPEN)
         self._admission = Admission(lambda: pool.capacity, self._metrics.admission, limits)
         pool.on_refresh = self._admission.give
 

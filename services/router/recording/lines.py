@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from caracal_proto import attention_pb2
@@ -20,6 +21,7 @@ FINISH_REASONS = ("", "stop", "length")
 MAX_ID = 2**32 - 1
 MAX_TEXT = 4096  # characters of a name, a path or a code
 MAX_SHOWN = 60  # characters of what was read, in an error
+PART = 1024  # entries of a list that are written at once
 
 
 class BadLine(ValueError):
@@ -89,21 +91,23 @@ def request_line(recorded: Recorded) -> bytes:
         "started": recorded.started,
         "numerics_class": recorded.numerics_class,
         "attempts": recorded.attempts,
-        "prompt_ids": list(recorded.prompt_ids),
         "sampling": MessageToDict(recorded.sampling, preserving_proto_field_name=True),
         "stop": list(recorded.stop),
-        "ids": list(recorded.ids),
-        "checksums": list(recorded.checksums),
         "ending": recorded.ending,
         "error": recorded.error,
         "finish_reason": recorded.finish_reason,
         "stop_id": recorded.stop_id,
     }
+    lists: dict[str, Sequence[Any]] = {
+        "prompt_ids": recorded.prompt_ids,
+        "ids": recorded.ids,
+        "checksums": recorded.checksums,
+    }
     for name in ("logprobs", "prompt_logprobs"):
         scores: Sequence[Scored] | None = getattr(recorded, name)
         if scores is not None:
-            values[name] = [[one.logprob, [list(other) for other in one.top], one.rank] for one in scores]
-    return _line(values)
+            lists[name] = [[one.logprob, [list(other) for other in one.top], one.rank] for one in scores]
+    return _line(values, lists)
 
 
 def parse_line(text: bytes) -> Header | Recorded:
@@ -269,5 +273,14 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-def _line(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+def _line(values: dict[str, Any], lists: Mapping[str, Sequence[Any]] = MappingProxyType({})) -> bytes:
+    """`lists` are written in parts: each takes the interpreter from the event loop for as long as it lasts."""
+    parts = [_dumps(values)[:-1]]
+    for name, entries in lists.items():
+        pieces = (entries[start : start + PART] for start in range(0, len(entries), PART))
+        parts.append(f',"{name}":[' + ",".join(_dumps(list(piece))[1:-1] for piece in pieces) + "]")
+    return "".join([*parts, "}\n"]).encode()
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

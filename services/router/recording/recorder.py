@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 MOST_WAITING_BYTES = 64 << 20  # of generations that have ended and are not written yet, about
 LOG_S = 10.0  # between two log lines about what is lost
 CLOSE_S = 5.0  # for what is left to be written
-TOKEN_BYTES, SCORE_BYTES = 8, 100  # what each takes in memory, about
+TOKEN_BYTES, SCORE_BYTES = 40, 150  # what each takes in memory, about
 
 ClassParts = Callable[[str], Mapping[str, str]]
 
