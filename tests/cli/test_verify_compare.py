@@ -9,6 +9,7 @@ from caracal_proto import attention_pb2
 
 from services.cli.verify.compare import Comparison, ScoreComparison
 from services.cli.verify.layers import Located, first_difference
+from services.cli.verify.replay import Rows
 from services.router.recording.lines import Recorded, Scored
 
 FIRST = Scored(-0.5, ((10, -0.5),))
@@ -101,7 +102,7 @@ def test_scores_of_an_answer_are_found_behind_its_prompt() -> None:
 
 
 def test_the_lowest_layer_counts_and_then_the_first_position() -> None:
-    rows = {0: (1, 2, 3), 1: (4, 5, 6), 2: (7, 8, 9)}
+    rows: Rows = {0: (1, 2, 3), 1: (4, 5, 6), 2: (7, 8, 9)}
     assert first_difference(rows, rows) is None
     assert first_difference(rows, rows | {0: (1, 2, 0), 2: (7, 0, 0)}) == (1, 2)
     assert first_difference(rows, rows | {1: (0, 5, 6)}) == (0, 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from services.cli.verify.clusters import classes_of, running, started
 from services.cli.verify.layers import locate
@@ -15,6 +16,7 @@ from services.cli.verify.logs import BadLog, Entry, Summary, read, summarise
 from services.cli.verify.replay import CannotReplay, Cluster, Replayer, pool_of
 from services.cli.verify.report import Report, class_difference
 from services.local.settings import LocalSettings
+from services.process.lifecycle import ending_signals
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 
@@ -64,17 +66,19 @@ class Options:
 
 def verify(options: Options) -> Report:
     """Replays and compares. Raises BadLog, CannotReplay, InvalidSetting, RedisUnavailable."""
-    return asyncio.run(_until_signal(_verify(options)))
+    try:
+        return asyncio.run(_until_signal(_verify(options)))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
-async def _until_signal(work: object) -> Report:
+async def _until_signal(work: Coroutine[Any, Any, Report]) -> Report:
     """SIGTERM and SIGHUP end the clusters in order, as Ctrl-C does."""
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    report = await task
-    assert isinstance(report, Report)
-    return report
+    task = asyncio.create_task(work)
+    for number in ending_signals():
+        if number is not signal.SIGINT:  # asyncio.run has that
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
 
 
 async def _verify(options: Options) -> Report:
