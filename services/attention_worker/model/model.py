@@ -162,9 +162,9 @@ class Model:
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
+        observe = step.observe
         run = self._runner.begin(step, caches)
         step = run.step
-        observe = step.observe
         embeds = self._native is not None and self._native.embeds and observe is None
         at = Reached(0, None if embeds else self._embed(step))
         if observe is not None and at.x_TD is not None:

@@ -53,7 +53,9 @@ async def locate(cluster: Cluster, reference: Cluster, entry: Entry, difference:
     else:
         ids += recorded.ids[: difference.token]
         expected = recorded.checksums[difference.token] if difference.token < len(recorded.checksums) else None
-    (ours, our_logits), (theirs, their_logits) = [await _rows(one, ids) for one in (cluster, reference)]
+    (ours, our_logits), (theirs, their_logits) = [
+        await _rows(one, ids, recorded.numerics_class) for one in (cluster, reference)
+    ]
     first = first_difference(ours, theirs)
     return Located(
         number=first[0] if first else None,
@@ -75,8 +77,9 @@ def first_difference(ours: Rows, theirs: Rows) -> tuple[int, int] | None:
     return min(found, default=None)
 
 
-async def _rows(cluster: Cluster, ids: list[int]) -> tuple[Rows, int]:
-    workers = await cluster.workers()
+async def _rows(cluster: Cluster, ids: list[int], numerics_class: str) -> tuple[Rows, int]:
+    """On a worker of the class, if there is one."""
+    workers = sorted(await cluster.workers(), key=lambda one: one.numerics_class != numerics_class)
     if not workers:
         raise CannotReplay("no attention worker takes requests now")
     return await layer_rows(cluster, workers[0], ids)
