@@ -84,6 +84,19 @@ def test_a_replay_gives_those_of_all_its_tokens(path: Path) -> None:
     assert layers_of(asked) == expected
 
 
+def test_what_is_cached_is_computed_anew(path: Path) -> None:
+    driver = driver_of(path, limits())
+    prompt = PROMPT * 5
+    plain = driver.submit(prompt, SAMPLING)
+    driver.finish()
+    again = driver.submit(prompt, SAMPLING)
+    asked = driver.submit(prompt, SAMPLING, layer_checksums=True)
+    driver.finish()
+    assert again.tokens[0].cached > 0
+    assert sorted(layers_of(asked)) == list(range(len(prompt) + TOKENS - 1))
+    assert generated(asked) == generated(again) == generated(plain)
+
+
 @pytest.mark.parametrize(
     ("tensor", "first"),
     [

@@ -20,6 +20,8 @@ USAGE = {
     "--expert 0": "--expert is 0: must be at least 1",
     "--link carrier": "--link is 'carrier'",
     "--model /nonexistent": "--model is /nonexistent",
+    "--cache hot": "--cache is 'hot': must be cold or warm",
+    "--running --cache cold": "--cache cold is for a cluster that is started",
     "--running --tp 2": "--tp is for a cluster that is started, and --running names one that runs",
     "--url http://127.0.0.1:1 --set CARACAL_PAGE_SIZE=32": "--set is for a cluster that is started, and --url",
 }

@@ -149,9 +149,10 @@ def busy(address: str) -> bool:
 
 
 def test_the_same_bits_on_a_cluster_of_its_own(user: dict[str, str], log: Path, recorded: list[Recorded]) -> None:
-    shape = ("--expert", "3", "--tp", "2", "--link", "grpc", "--set", "CARACAL_MAX_BATCH_TOKENS=64")
+    shape = ("--expert", "3", "--tp", "2", "--link", "grpc", "--set", "CARACAL_PAGE_SIZE=16", "--cache", "warm")
     found = verified(user, log, *shape)
-    assert found["tokens"] == tokens(recorded)
+    assert found["tokens"] == 2 * tokens(recorded)
+    assert found["cached_tokens"] > 0
 
 
 def damaged(folder: Path, tensor: str) -> Path:

@@ -40,7 +40,10 @@ def verify(
     given: Annotated[
         list[str] | None, typer.Option("--set", metavar="CARACAL_X=VALUE", help="A further setting; may be repeated.")
     ] = None,
-    passes: Annotated[int, typer.Option(min=1, max=1000, help="Replay everything so many times: warm caches.")] = 1,
+    cache: Annotated[
+        str, typer.Option(help="Prefix cache: cold = off; warm = everything twice, the second time from it.")
+    ] = "",
+    passes: Annotated[int, typer.Option(min=1, max=1000, help="Replay everything so many times.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, max=512, help="Most requests open at one time.")] = 8,
     any_class: Annotated[
         bool, typer.Option("--any-class", help="Compare although the numerics class is another one.")
@@ -68,6 +71,15 @@ def _run(logs: list[Path], url: str | None, running: bool, model: Path | None, a
     from services.cli.verify.command import verify as run
     from services.process.telemetry import configure_logging
 
+    cache = more.pop("cache")
+    if cache not in ("", "cold", "warm"):
+        usage_error(f"--cache is {cache!r}: must be cold or warm")
+    if cache == "cold" and (url or running):
+        usage_error("--cache cold is for a cluster that is started: one that runs has its own setting")
+    if cache == "cold":
+        more["given"] = [*(more["given"] or []), "CARACAL_PREFIX_CACHE=0"]
+    elif cache == "warm":
+        more["passes"] *= 2
     shaping = {"model": model} | {name: more.pop(name) for name in SHAPE if name != "model"}
     asked = {name: value for name, value in shaping.items() if value != SHAPE[name]}
     if (url or running) and asked:

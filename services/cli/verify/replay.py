@@ -65,6 +65,7 @@ class Outcome:
     requests: int = 0
     tokens: int = 0
     attempts: int = 0
+    cached: int = 0  # tokens of prompts that were in a worker's prefix cache
     scored: int = 0  # tokens whose log-probability was computed again, as part of a prompt
     differing: list[tuple[Entry, Difference]] = field(default_factory=list)
     failed: list[tuple[Entry, str]] = field(default_factory=list)
@@ -154,6 +155,7 @@ class Replayer:
                 batch = await generation.next_tokens()
                 finish_reason = batch.finish_reason
                 comparison.take(batch.tokens, batch.prompt, finish_reason, batch.stop_id)
+            self._outcome.cached += generation.cached_tokens
             return generation.attempts
 
     async def _score(self, entry: Entry, comparison: ScoreComparison) -> None:

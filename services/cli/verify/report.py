@@ -59,6 +59,7 @@ class Report:
             "requests": found.requests,
             "tokens": found.tokens,
             "attempts": found.attempts,
+            "cached_tokens": found.cached,
             "scored": found.scored,
             "without_tokens": self.without_tokens,
             "other_class": self.other_class or None,
