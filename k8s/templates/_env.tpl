@@ -142,6 +142,9 @@
 {{- if .role.apiKeys.existingSecret }}
 - {name: CARACAL_API_KEYS_FILE, value: /etc/caracal/api-keys/{{ .role.apiKeys.secretKey }}}
 {{- end }}
+{{- with .role.record }}
+- {name: CARACAL_RECORD, value: {{ . | quote }}}
+{{- end }}
 {{- with .role.corsOrigins }}
 - {name: CARACAL_CORS_ORIGINS, value: {{ . | quote }}}
 {{- end }}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from caracal_proto import placement_pb2 as caracal__proto_dot_placement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61racal_proto/attention.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/placement.proto\"\x98\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12\x13\n\x0b\x65mitted_ids\x18\x04 \x03(\r\x12#\n\x08sampling\x18\x05 \x01(\x0b\x32\x11.caracal.Sampling\x12\x0e\n\x06scored\x18\x07 \x01(\r\x12\r\n\x05probe\x18\x08 \x01(\x08\x12\x0e\n\x06\x63\x61ller\x18\t \x01(\x06\x12\x0e\n\x06weight\x18\n \x01(\x02\x12\x10\n\x08priority\x18\x0c \x01(\x11\x12\x12\n\ncache_salt\x18\x0b \x01(\x0c\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x12\n\ntracestate\x18\x0f \x01(\tJ\x04\x08\x06\x10\x07\"\xc0\x04\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x08 \x01(\x02\x12\x34\n\nlogit_bias\x18\t \x03(\x0b\x32 .caracal.Sampling.LogitBiasEntry\x12\x10\n\x08stop_ids\x18\n \x03(\r\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x12\x12\n\nmin_tokens\x18\x0c \x01(\r\x12\x12\n\nmax_tokens\x18\r \x01(\r\x12\x10\n\x08logprobs\x18\x0e \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0f \x01(\r\x12\x0f\n\x07grammar\x18\x10 \x01(\t\x12\x13\n\x0b\x61llowed_ids\x18\x11 \x03(\r\x12!\n\x06\x62\x61nned\x18\x12 \x03(\x0b\x32\x11.caracal.TokenIds\x12%\n\treasoning\x18\x13 \x01(\x0b\x32\x12.caracal.Reasoning\x12\x1c\n\x0fprompt_logprobs\x18\x14 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0bprompt_only\x18\x15 \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x12\n\x10_prompt_logprobs\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"[\n\tReasoning\x12\x10\n\x08\x62\x65gin_id\x18\x01 \x01(\r\x12\x0e\n\x06\x65nd_id\x18\x02 \x01(\r\x12\x0c\n\x04open\x18\x03 \x01(\x08\x12\x13\n\x06\x62udget\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_budget\"\xa5\x01\n\rGenerateEvent\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x1e\n\x06tokens\x18\x02 \x03(\x0b\x32\x0e.caracal.Token\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x0f\n\x07stop_id\x18\x04 \x01(\r\x12\x1e\n\x06prompt\x18\x06 \x03(\x0b\x32\x0e.caracal.Token\x12\x15\n\rcached_tokens\x18\x07 \x01(\rJ\x04\x08\x05\x10\x06\"O\n\x0e\x41ttemptMessage\x12\x12\n\nattempt_id\x18\x01 \x01(\x04\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.caracal.GenerateRequest\"6\n\rAttemptEvents\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.caracal.AttemptEvent\"j\n\x0c\x41ttemptEvent\x12\x12\n\nattempt_id\x18\x01 \x01(\x04\x12%\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x16.caracal.GenerateEvent\x12\x0e\n\x06status\x18\x03 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x04 \x01(\t\"|\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\r\x12\x17\n\x0flogits_checksum\x18\x03 \x01(\x07\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\x12 \n\x03top\x18\x05 \x03(\x0b\x32\x13.caracal.TopLogprob\x12\x0c\n\x04rank\x18\x06 \x01(\r\")\n\nTopLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x1a\n\x18\x41ttentionDescribeRequest\"\x90\x02\n\x14\x41ttentionDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x16\n\x0enumerics_class\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x16\n\x0ekv_pages_total\x18\x05 \x01(\r\x12\x15\n\rkv_pages_used\x18\x06 \x01(\r\x12\x11\n\tpage_size\x18\x07 \x01(\r\x12\x0f\n\x07running\x18\x08 \x01(\r\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x10\n\x08progress\x18\n \x01(\x04\x12\x15\n\rmax_model_len\x18\x0b \x01(\r\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x0e\n\x06places\x18\r \x01(\r\" \n\x0f\x41pplyTableReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\x96\x02\n\tAttention\x12L\n\x08\x44\x65scribe\x12!.caracal.AttentionDescribeRequest\x1a\x1d.caracal.AttentionDescription\x12>\n\x08Generate\x12\x18.caracal.GenerateRequest\x1a\x16.caracal.GenerateEvent0\x01\x12\x43\n\x0cGenerateMany\x12\x17.caracal.AttemptMessage\x1a\x16.caracal.AttemptEvents(\x01\x30\x01\x12\x36\n\nApplyTable\x12\x0e.caracal.Table\x1a\x18.caracal.ApplyTableReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61racal_proto/attention.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/placement.proto\"\xb1\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12\x13\n\x0b\x65mitted_ids\x18\x04 \x03(\r\x12#\n\x08sampling\x18\x05 \x01(\x0b\x32\x11.caracal.Sampling\x12\x0e\n\x06scored\x18\x07 \x01(\r\x12\r\n\x05probe\x18\x08 \x01(\x08\x12\x0e\n\x06\x63\x61ller\x18\t \x01(\x06\x12\x0e\n\x06weight\x18\n \x01(\x02\x12\x10\n\x08priority\x18\x0c \x01(\x11\x12\x12\n\ncache_salt\x18\x0b \x01(\x0c\x12\x17\n\x0flayer_checksums\x18\x14 \x01(\x08\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x12\n\ntracestate\x18\x0f \x01(\tJ\x04\x08\x06\x10\x07\"\xc0\x04\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x08 \x01(\x02\x12\x34\n\nlogit_bias\x18\t \x03(\x0b\x32 .caracal.Sampling.LogitBiasEntry\x12\x10\n\x08stop_ids\x18\n \x03(\r\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x12\x12\n\nmin_tokens\x18\x0c \x01(\r\x12\x12\n\nmax_tokens\x18\r \x01(\r\x12\x10\n\x08logprobs\x18\x0e \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0f \x01(\r\x12\x0f\n\x07grammar\x18\x10 \x01(\t\x12\x13\n\x0b\x61llowed_ids\x18\x11 \x03(\r\x12!\n\x06\x62\x61nned\x18\x12 \x03(\x0b\x32\x11.caracal.TokenIds\x12%\n\treasoning\x18\x13 \x01(\x0b\x32\x12.caracal.Reasoning\x12\x1c\n\x0fprompt_logprobs\x18\x14 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0bprompt_only\x18\x15 \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x12\n\x10_prompt_logprobs\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"[\n\tReasoning\x12\x10\n\x08\x62\x65gin_id\x18\x01 \x01(\r\x12\x0e\n\x06\x65nd_id\x18\x02 \x01(\r\x12\x0c\n\x04open\x18\x03 \x01(\x08\x12\x13\n\x06\x62udget\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_budget\"\xce\x01\n\rGenerateEvent\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x1e\n\x06tokens\x18\x02 \x03(\x0b\x32\x0e.caracal.Token\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x0f\n\x07stop_id\x18\x04 \x01(\r\x12\x1e\n\x06prompt\x18\x06 \x03(\x0b\x32\x0e.caracal.Token\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\x12\'\n\x06layers\x18\x14 \x03(\x0b\x32\x17.caracal.LayerChecksumsJ\x04\x08\x05\x10\x06\"4\n\x0eLayerChecksums\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x02 \x03(\x07\"O\n\x0e\x41ttemptMessage\x12\x12\n\nattempt_id\x18\x01 \x01(\x04\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.caracal.GenerateRequest\"6\n\rAttemptEvents\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.caracal.AttemptEvent\"j\n\x0c\x41ttemptEvent\x12\x12\n\nattempt_id\x18\x01 \x01(\x04\x12%\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x16.caracal.GenerateEvent\x12\x0e\n\x06status\x18\x03 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x04 \x01(\t\"|\n\x05Token\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\r\x12\x17\n\x0flogits_checksum\x18\x03 \x01(\x07\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\x12 \n\x03top\x18\x05 \x03(\x0b\x32\x13.caracal.TopLogprob\x12\x0c\n\x04rank\x18\x06 \x01(\r\")\n\nTopLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x1a\n\x18\x41ttentionDescribeRequest\"\x90\x02\n\x14\x41ttentionDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x16\n\x0enumerics_class\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x16\n\x0ekv_pages_total\x18\x05 \x01(\r\x12\x15\n\rkv_pages_used\x18\x06 \x01(\r\x12\x11\n\tpage_size\x18\x07 \x01(\r\x12\x0f\n\x07running\x18\x08 \x01(\r\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x10\n\x08progress\x18\n \x01(\x04\x12\x15\n\rmax_model_len\x18\x0b \x01(\r\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x0e\n\x06places\x18\r \x01(\r\" \n\x0f\x41pplyTableReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\x96\x02\n\tAttention\x12L\n\x08\x44\x65scribe\x12!.caracal.AttentionDescribeRequest\x1a\x1d.caracal.AttentionDescription\x12>\n\x08Generate\x12\x18.caracal.GenerateRequest\x1a\x16.caracal.GenerateEvent0\x01\x12\x43\n\x0cGenerateMany\x12\x17.caracal.AttemptMessage\x1a\x16.caracal.AttemptEvents(\x01\x30\x01\x12\x36\n\nApplyTable\x12\x0e.caracal.Table\x1a\x18.caracal.ApplyTableReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,33 +35,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_GENERATEREQUEST']._serialized_start=74
-  _globals['_GENERATEREQUEST']._serialized_end=354
-  _globals['_SAMPLING']._serialized_start=357
-  _globals['_SAMPLING']._serialized_end=933
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=865
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=913
-  _globals['_TOKENIDS']._serialized_start=935
-  _globals['_TOKENIDS']._serialized_end=958
-  _globals['_REASONING']._serialized_start=960
-  _globals['_REASONING']._serialized_end=1051
-  _globals['_GENERATEEVENT']._serialized_start=1054
-  _globals['_GENERATEEVENT']._serialized_end=1219
-  _globals['_ATTEMPTMESSAGE']._serialized_start=1221
-  _globals['_ATTEMPTMESSAGE']._serialized_end=1300
-  _globals['_ATTEMPTEVENTS']._serialized_start=1302
-  _globals['_ATTEMPTEVENTS']._serialized_end=1356
-  _globals['_ATTEMPTEVENT']._serialized_start=1358
-  _globals['_ATTEMPTEVENT']._serialized_end=1464
-  _globals['_TOKEN']._serialized_start=1466
-  _globals['_TOKEN']._serialized_end=1590
-  _globals['_TOPLOGPROB']._serialized_start=1592
-  _globals['_TOPLOGPROB']._serialized_end=1633
-  _globals['_ATTENTIONDESCRIBEREQUEST']._serialized_start=1635
-  _globals['_ATTENTIONDESCRIBEREQUEST']._serialized_end=1661
-  _globals['_ATTENTIONDESCRIPTION']._serialized_start=1664
-  _globals['_ATTENTIONDESCRIPTION']._serialized_end=1936
-  _globals['_APPLYTABLEREPLY']._serialized_start=1938
-  _globals['_APPLYTABLEREPLY']._serialized_end=1970
-  _globals['_ATTENTION']._serialized_start=1973
-  _globals['_ATTENTION']._serialized_end=2251
+  _globals['_GENERATEREQUEST']._serialized_end=379
+  _globals['_SAMPLING']._serialized_start=382
+  _globals['_SAMPLING']._serialized_end=958
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=890
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=938
+  _globals['_TOKENIDS']._serialized_start=960
+  _globals['_TOKENIDS']._serialized_end=983
+  _globals['_REASONING']._serialized_start=985
+  _globals['_REASONING']._serialized_end=1076
+  _globals['_GENERATEEVENT']._serialized_start=1079
+  _globals['_GENERATEEVENT']._serialized_end=1285
+  _globals['_LAYERCHECKSUMS']._serialized_start=1287
+  _globals['_LAYERCHECKSUMS']._serialized_end=1339
+  _globals['_ATTEMPTMESSAGE']._serialized_start=1341
+  _globals['_ATTEMPTMESSAGE']._serialized_end=1420
+  _globals['_ATTEMPTEVENTS']._serialized_start=1422
+  _globals['_ATTEMPTEVENTS']._serialized_end=1476
+  _globals['_ATTEMPTEVENT']._serialized_start=1478
+  _globals['_ATTEMPTEVENT']._serialized_end=1584
+  _globals['_TOKEN']._serialized_start=1586
+  _globals['_TOKEN']._serialized_end=1710
+  _globals['_TOPLOGPROB']._serialized_start=1712
+  _globals['_TOPLOGPROB']._serialized_end=1753
+  _globals['_ATTENTIONDESCRIBEREQUEST']._serialized_start=1755
+  _globals['_ATTENTIONDESCRIBEREQUEST']._serialized_end=1781
+  _globals['_ATTENTIONDESCRIPTION']._serialized_start=1784
+  _globals['_ATTENTIONDESCRIPTION']._serialized_end=2056
+  _globals['_APPLYTABLEREPLY']._serialized_start=2058
+  _globals['_APPLYTABLEREPLY']._serialized_end=2090
+  _globals['_ATTENTION']._serialized_start=2093
+  _globals['_ATTENTION']._serialized_end=2371
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class GenerateRequest(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    LAYER_CHECKSUMS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -49,6 +50,8 @@ class GenerateRequest(_message.Message):
     """of one caller's requests the lower ones are admitted first, and give way last"""
     cache_salt: _builtins.bytes
     """pages are shared only among requests with the same one, of at most 64 bytes"""
+    layer_checksums: _builtins.bool
+    """for debugging: checksums of what each layer gives for each token, computed anew"""
     traceparent: _builtins.str
     """W3C trace context of the attempt; empty when it is not traced"""
     tracestate: _builtins.str
@@ -74,12 +77,13 @@ class GenerateRequest(_message.Message):
         weight: _builtins.float = ...,
         priority: _builtins.int = ...,
         cache_salt: _builtins.bytes = ...,
+        layer_checksums: _builtins.bool = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "priority", b"priority", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "layer_checksums", b"layer_checksums", "priority", b"priority", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,6 +274,7 @@ class GenerateEvent(_message.Message):
     STOP_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     finish_reason: _builtins.str
     """empty | stop | length"""
@@ -283,6 +288,8 @@ class GenerateEvent(_message.Message):
     def prompt(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
         """scored tokens of the prompt: `index` is the place in it, the first of which has no score"""
 
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerChecksums]: ...
     def __init__(
         self,
         *,
@@ -292,14 +299,43 @@ class GenerateEvent(_message.Message):
         stop_id: _builtins.int = ...,
         prompt: _abc.Iterable[Global___Token] | None = ...,
         cached_tokens: _builtins.int = ...,
+        layers: _abc.Iterable[Global___LayerChecksums] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "finish_reason", b"finish_reason", "prompt", b"prompt", "stop_id", b"stop_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "finish_reason", b"finish_reason", "layers", b"layers", "prompt", b"prompt", "stop_id", b"stop_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateEvent: _TypeAlias = GenerateEvent  # noqa: Y015
+
+@_typing.final
+class LayerChecksums(_message.Message):
+    """What the layers gave for one token. A token that is computed again is reported again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """in prompt and answer"""
+    @_builtins.property
+    def checksum(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """CRC-32 of the row after the embedding, then of that after each layer"""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        checksum: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerChecksums: _TypeAlias = LayerChecksums  # noqa: Y015
 
 @_typing.final
 class AttemptMessage(_message.Message):

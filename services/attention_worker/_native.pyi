@@ -96,6 +96,7 @@ class Stack:
     def run(
         self,
         first: int,
+        until: int,
         x: Tensor | None,
         number: int,
         ids: Tensor,

@@ -206,6 +206,9 @@ def fill(
     """Writes tokens and the ending of an attempt that has not failed into an empty event; returns it."""
     event.attempt = attempt
     for token in tokens:
+        if token.layers:
+            event.layers.add(position=token.index, checksum=token.layers)
+            continue
         if token.cached:
             event.cached_tokens = token.cached
         added = (event.prompt if token.rank else event.tokens).add(

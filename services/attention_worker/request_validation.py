@@ -53,6 +53,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
         weight=max(message.weight, MIN_WEIGHT) if message.weight else 1.0,
         priority=message.priority,
         salt=message.cache_salt,
+        layer_checksums=message.layer_checksums,
     )
 
 

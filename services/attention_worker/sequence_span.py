@@ -40,7 +40,7 @@ class SequenceSpan:
         """The same receiver, with an eye on the first token and the ending."""
 
         def watched(tokens: list[TokenOut], ending: Ending | None) -> None:
-            generated = sum(not token.rank for token in tokens)  # others are scores of the prompt
+            generated = sum(token.generated for token in tokens)
             if generated and not self._first_ns:
                 self._first_ns = time.time_ns()
             self._tokens += generated

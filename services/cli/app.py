@@ -16,6 +16,7 @@ from services.cli.commands.keys import key
 from services.cli.commands.load import ServeCommand
 from services.cli.commands.load import serve as bench_serve
 from services.cli.commands.reference import plan, settings
+from services.cli.commands.verify import verify
 from services.cli.commands.watch import logs, status, top
 from services.cli.options import example, fail
 from services.cli.terminal import plain_where_needed
@@ -38,6 +39,7 @@ COMMANDS = (
     (top, "top", "caracal top --once --json"),
     (logs, "logs", "caracal logs expert-0 --follow --since 5m"),
     (scale, "scale", "caracal scale expert=3"),
+    (verify, "verify", "caracal verify rollouts.jsonl --expert 3 --link grpc"),
     (key, "key", "caracal key alice --requests-per-minute 60 --file keys.toml"),
     (plan, "plan", "caracal plan flash-chat --memory 141"),
     (settings, "settings", "caracal settings max_itl_ms"),

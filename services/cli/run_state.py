@@ -71,13 +71,14 @@ def clear(pid: int) -> None:
         _path(pid).unlink(missing_ok=True)
 
 
-def find() -> RunState:
-    """Finds the cluster that CARACAL_URL names, else the one started last. Raises NoCluster.
+def find(url: str = "") -> RunState:
+    """Finds the cluster that the URL of a gateway names, by default CARACAL_URL, else the one started last. Raises
+    NoCluster.
 
     CARACAL_REDIS_URL may name the Redis of a cluster that was not started here; a URL is never combined with the Redis
     of another cluster.
     """
-    url, redis_url = gateway_url(os.environ.get("CARACAL_URL", "")), os.environ.get("CARACAL_REDIS_URL", "")
+    url, redis_url = gateway_url(url or os.environ.get("CARACAL_URL", "")), os.environ.get("CARACAL_REDIS_URL", "")
     if redis_url:
         if violation := url_violation(redis_url):
             raise NoCluster(f"CARACAL_REDIS_URL is {without_password(redis_url)!r}: {violation}")

@@ -216,7 +216,7 @@ class LocalCluster:
         if self._certificates is not None:
             environment |= certificate_environment(self._certificates, role)
         if role == "router":
-            environment |= self.settings.router_environment() | {
+            environment |= self.settings.router_environment(int(number)) | {
                 "CARACAL_CONSOLE_TOKEN": self.console_token,
                 "CARACAL_ADMIN_PORT": str(self._admin_ports[int(number)]),
             }

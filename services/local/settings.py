@@ -58,6 +58,11 @@ class LocalSettings(Settings):
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
     kv_dtype: str = setting_like(AttentionSettings, "kv_dtype")
     generation_config: str = setting_like(RouterSettings, "generation_config")
+    record: str = setting(
+        "file to which every answer is written bit for bit, for `caracal verify`: with prompts, readable by its owner"
+        " alone. With several routers each has one, FILE, FILE-1 and so on; empty = none",
+        "",
+    )
     tls: bool = setting(
         "TLS between the cluster's processes, with certificates of a throw-away authority; clients connect as without",
         False,
@@ -139,12 +144,13 @@ class LocalSettings(Settings):
             **self.environment,
         }
 
-    def router_environment(self) -> dict[str, str]:
-        """Variables of routers, after those of every child: they alone are there for other machines."""
+    def router_environment(self, number: int) -> dict[str, str]:
+        """Variables of one router, after those of every child: routers alone are there for other machines."""
         return {
             "CARACAL_HOST": self.host,
             "CARACAL_ADVERTISE_HOST": on_this_machine(self.host),
             "CARACAL_ADMIN_HOST": loopback_of(self.host),
+            "CARACAL_RECORD": f"{Path(self.record).absolute()}{f'-{number}' if number else ''}" if self.record else "",
         }
 
     def cores_environment(self, role: str, number: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -38,6 +39,9 @@ from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
 from services.router.placement.plan import Shape
 from services.router.placement.shortage_reporter import ShortageReporter
+from services.router.recording.metrics import RecordMetrics
+from services.router.recording.record_file import RecordFile
+from services.router.recording.recorder import Recorder, Source
 from services.router.requests.admission import AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
@@ -105,7 +109,12 @@ def placement_leader(
 
 
 async def serve(
-    settings: RouterSettings, assets: ModelAssets, access: Access, config: ModelConfig, bytes_per_expert: int
+    settings: RouterSettings,
+    assets: ModelAssets,
+    access: Access,
+    config: ModelConfig,
+    bytes_per_expert: int,
+    record_file: RecordFile | None = None,
 ) -> None:
     boot_id, others = uuid.uuid4().hex, Others.of(settings)
     membership = others.membership
@@ -120,6 +129,7 @@ async def serve(
         shown.show(metrics.registry)
     limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
     serving = ServingContext(assets, attention_workers, metrics, limits)
+    recorder = serving.recorder = recorder_of(serving, record_file)
     access.routers = lambda: attention_workers.routers
     probe = ready_probe(settings, serving, shortages)
     responses = stored_responses(settings, others.key)
@@ -160,6 +170,8 @@ async def serve(
         await others.routers.close()
         await membership.close()
         await responses.close()
+        if recorder is not None:
+            await asyncio.to_thread(recorder.close)
 
 
 def record_of(settings: RouterSettings, servers: RouterServers, leader: PlacementLeader, boot_id: str) -> WorkerRecord:
@@ -184,6 +196,30 @@ def attention_worker_pool(settings: RouterSettings, others: Others, assets: Mode
         read_hints=others.membership.pages.read,
         dialer=others.dialer,
     )
+
+
+def recorder_of(serving: ServingContext, file: RecordFile | None) -> Recorder | None:
+    """What writes answers to the file; None without one. Its metrics are there in either case."""
+    metrics = RecordMetrics()
+    metrics.show(serving.metrics.registry)
+    if file is None:
+        return None
+    source = Source(
+        model=serving.assets.name,
+        directory=serving.assets.directory.resolve(),
+        parts=serving.attention_workers.parts_of,
+    )
+    return Recorder(file, source, metrics)
+
+
+def open_record(settings: RouterSettings) -> RecordFile | None:
+    """Opens the file of the record; None without one. Raises InvalidSetting."""
+    if not settings.record:
+        return None
+    try:
+        return RecordFile(Path(settings.record), settings.record_mb * 10**6, settings.record_files)
+    except OSError as error:
+        raise settings.invalid("record", settings.record, error.strerror or str(error)) from None
 
 
 def ready_probe(settings: RouterSettings, serving: ServingContext, shortages: ShortageReporter) -> ReadyProbe:
@@ -230,6 +266,7 @@ def main() -> None:
         raise_open_files()
         access = Access(Path(settings.api_keys_file) if settings.api_keys_file else None)
         config, quantization = read_config(settings.model / "config.json")
+        record_file = open_record(settings)
         assets = ModelAssets.load(
             settings.model, settings.served_name, sampling_defaults=settings.generation_config == "auto"
         )
@@ -242,7 +279,7 @@ def main() -> None:
     sys.setswitchinterval(GIL_SWITCH_S)
     keep_what_is_made()
     try:
-        uvloop.run(serve(settings, assets, access, config, expert_bytes(config, quantization)))
+        uvloop.run(serve(settings, assets, access, config, expert_bytes(config, quantization), record_file))
     finally:
         tracing.shutdown()
 

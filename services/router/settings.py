@@ -86,6 +86,15 @@ class RouterSettings(ServiceSettings):
     response_memory_mb: int = setting(
         "MB that stored responses may take in Redis; the oldest go first", 64, minimum=1, maximum=1_000_000
     )
+    record: str = setting(
+        "file to which every answer is written bit for bit, for `caracal verify`: with prompts, readable by its owner"
+        " alone; empty = none",
+        "",
+    )
+    record_mb: int = setting(
+        "MB of that file at which it becomes FILE.1, and a new one is begun", 1024, minimum=1, maximum=1_000_000
+    )
+    record_files: int = setting("such files that are kept, with the newest", 4, minimum=1, maximum=1000)
     console: bool = setting("whether the web console is at /console", True)
     console_token: str = setting(
         "secret with which the console may change worker counts, where `caracal up` follows them; empty = it only"

@@ -58,15 +58,16 @@ def model(checkpoint: Checkpoint, runs: SegmentRunner | None = None) -> Model:
 
 
 def answers(checkpoint: Checkpoint, runs: SegmentRunner | None) -> list[Received]:
-    """Runs thirty requests of many lengths, prefilled in chunks beside decodes, some preempted."""
+    """Runs thirty requests of many lengths, prefilled in chunks beside decodes, some preempted. Of each eighth one the
+    layers are observed, so that steps with and without observation follow one another."""
     served = model(checkpoint, runs)
     sizes = limits(max_batch_tokens=80, max_running=24, num_pages=40)
     driver, rng = Driver(served, ReferenceDispatcher(checkpoint, served.dtype), sizes), Random(3)
     received = []
-    for _ in range(30):
+    for number in range(30):
         prompt = [rng.randrange(3, 300) for _ in range(rng.randint(1, 60))]
         sampling = Sampling(max_tokens=rng.randint(1, 30), ignore_eos=True, seed=rng.getrandbits(60), temperature=0.8)
-        received.append(driver.submit(prompt, sampling))
+        received.append(driver.submit(prompt, sampling, layer_checksums=number % 8 == 0))
         for _ in range(rng.randint(0, 3)):
             driver.engine.step()
     driver.finish()
@@ -78,6 +79,7 @@ def test_captured_steps_give_the_same_bits(checkpoint: Checkpoint) -> None:
     for one, other in zip(answers(checkpoint, runner_for(torch.device("cpu"))), answers(checkpoint, runs), strict=True):
         assert one.tokens == other.tokens
         assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
+        assert one.key % 8 or any(token.layers for token in one.tokens)
     segments = 2 * checkpoint.config.num_layers
     widths = 4  # 1, 2, 4 and 8 pages of 16
     assert segments * 5 <= runs.graphs <= segments * len(BUCKETS) * widths, (

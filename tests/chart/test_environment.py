@@ -36,7 +36,12 @@ NUMBERS = (
 @pytest.mark.parametrize("role", SETTINGS)
 def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
     objects = chart.render(
-        *EVERYTHING, NUMBERS, "router.corsOrigins=*", "model.dtype=bfloat16", "pod.threads=2", "link.dispatchDtype=fp8"
+        *EVERYTHING,
+        NUMBERS,
+        "router.corsOrigins=*,router.record=/r",
+        "model.dtype=bfloat16",
+        "pod.threads=2",
+        "link.dispatchDtype=fp8",
     )
     specs = dict(pod_specs([thing for thing in objects if thing["metadata"]["name"] == f"caracal-{role}"]))
     assert len(specs) == 1
@@ -81,6 +86,18 @@ def test_origins_of_web_pages_are_set_on_routers(chart: Chart) -> None:
         specs = dict(pod_specs(chart.render(f"router.corsOrigins={value}")))
         given = environment(specs["Deployment/caracal-router"]["containers"][0]).get("CARACAL_CORS_ORIGINS", {})
         assert given.get("value", "") == value
+
+
+def test_each_router_has_a_record_of_its_own(chart: Chart) -> None:
+    def given(*values: str) -> list[str]:
+        specs = dict(pod_specs(chart.render(*values)))
+        found = environment(specs["Deployment/caracal-router"]["containers"][0])
+        names = list(found)
+        assert "CARACAL_RECORD" not in names or names.index("POD_NAME") < names.index("CARACAL_RECORD")
+        return [found["CARACAL_RECORD"]["value"]] if "CARACAL_RECORD" in names else []
+
+    assert given() == []
+    assert given("router.record=/records/$(POD_NAME).jsonl") == ["/records/$(POD_NAME).jsonl"]
 
 
 def test_the_console_shows_the_command_of_this_release(chart: Chart) -> None:

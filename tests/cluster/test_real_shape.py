@@ -27,6 +27,7 @@ from support.cluster_harness import (
 )
 from support.engine_driver import Driver, limits
 from support.tiny_checkpoint import make_checkpoint
+from support.user_commands import command, new_user
 from typer.testing import CliRunner
 
 from services.attention_worker.engine.sequence import Sampling
@@ -36,6 +37,7 @@ from services.cli.app import app
 from services.expert_worker.experts import Experts
 from services.local.in_process_link import LocalLink
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.recording.lines import Header, Recorded, header_line, request_line
 
 pytestmark = pytest.mark.processes
 
@@ -152,6 +154,33 @@ def test_an_expert_worker_is_killed(running: ClusterUnderTest, expected: list[tu
     until(lambda: len(running.placed()) == 3, "the restarted worker gets no experts")
     streams.wait_for_tokens(SOME)
     check(streams, expected)
+
+
+def test_a_record_of_one_process_is_replayed(
+    model: Path, running: ClusterUnderTest, expected: list[tuple[list[int], list[int]]], tmp_path: Path
+) -> None:
+    running.scale("expert", 4)
+    (numerics,) = {record.numerics_class for record in running.records("attention")}
+    log = tmp_path / "record.jsonl"
+    header = Header(model="model", directory=str(model), numerics_class=numerics, numerics={})
+    requests = [
+        Recorded(
+            request_id=str(caller),
+            prompt_ids=tokenize(running.local.urls[0], prompt_of(caller)),
+            sampling=sampling_of(caller, TOKENS),
+            ids=ids,
+            checksums=checksums,
+            ending="length",
+            finish_reason="length",
+            numerics_class=numerics,
+        )
+        for caller, (ids, checksums) in enumerate(expected)
+    ]
+    log.write_bytes(header_line(header) + b"".join(map(request_line, requests)))
+    local = running.local
+    user = new_user(tmp_path) | {"CARACAL_REDIS_URL": local.redis_url, "CARACAL_CLUSTER_KEY_FILE": str(local.key_file)}
+    done = command(user, "verify", str(log), "--running")
+    assert done.stdout == f"{CALLERS} requests, {CALLERS * TOKENS} tokens, 0 bits differ\n", done.stderr
 
 
 def test_the_leader_is_killed(running: ClusterUnderTest, expected: list[tuple[list[int], list[int]]]) -> None:

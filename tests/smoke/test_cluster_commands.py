@@ -15,7 +15,8 @@ pytestmark = pytest.mark.processes
 
 
 def test_readme_in_order(shell: Shell) -> None:
-    process = shell.start("make", "up", "UP=--port 0")
+    record = shell.folder / "record.jsonl"
+    process = shell.start("make", "up", f"UP=--port 0 --record {record}")
     try:
         output = until(process, "Ctrl-C stops everything")
         assert "> What is" in output
@@ -30,6 +31,7 @@ def test_readme_in_order(shell: Shell) -> None:
         assert "attention-0" in shell.run("caracal", "top", "--once", "--interval", "0.5")
         assert "experts are ready" in shell.run("caracal", "logs", "expert-2", "--tail", "50")
         assert "7 * 8 = 56" in shell.run("caracal", "chat", "--temperature", "0", input="What is 7 * 8?\n")
+        assert shell.run("caracal", "verify", str(record), "--running").endswith(" tokens, 0 bits differ\n")
         few = ("--num-prompts", "4", "--max-concurrency", "2", "--random-input-len", "20", "--random-output-len", "8")
         assert "Successful requests:                     4\n" in shell.run("caracal", "bench", "serve", *few)
         admin = re.search(r"(http://127\.0\.0\.1:\d+)/console/", output)

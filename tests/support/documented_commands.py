@@ -14,6 +14,8 @@ NOT_RUN = re.compile(r"<!-- not run by CI: (\S[^>]*) -->\s*\Z")
 SMOKE = {
     "make up": "test_readme_in_order",
     "caracal up": "test_readme_in_order",
+    "caracal up --record": "test_readme_in_order",
+    "caracal verify": "test_readme_in_order",
     "caracal generate": "test_readme_in_order",
     "caracal chat": "test_readme_in_order",
     "caracal top": "test_readme_in_order",
@@ -80,6 +82,7 @@ ELSEWHERE = {
     "make .venv/.promtool": ".ci/run calls it; it needs a Debian with apt's lists",
     "make PYTHON=": "the interpreter of the next machine",
     "caracal up --device cuda": "needs a GPU",
+    "python -m training.rollouts": "tests/training/test_rollouts.py",
     "caracal serve": "tests/cli/test_commands_on_a_cluster.py starts it",
     "caracal COMMAND --help": "tests/cli/test_help_and_exit_codes.py asks every command",
     "caracal --help": "tests/cli/test_help_and_exit_codes.py asks every command",

@@ -136,18 +136,19 @@ class Driver:
         caller: int = 0,
         priority: int = 0,
         salt: bytes = b"",
+        layer_checksums: bool = False,
     ) -> Received:
         received = Received()
-        replayed = tuple(emitted or ())
         request = Request(
             request_id="r",
             prompt_ids=tuple(prompt),
-            emitted_ids=replayed,
+            emitted_ids=tuple(emitted or ()),
             scored=scored,
             sampling=sampling,
             caller=caller,
             priority=priority,
             salt=salt,
+            layer_checksums=layer_checksums,
         )
         received.key = self.engine.submit(request, received, rules)
         self.received[received.key] = received

@@ -19,6 +19,9 @@ from services.router.connection_times import ConnectionTimeouts
 from services.router.console.console import Console
 from services.router.gateway.context import GatewayContext
 from services.router.gateway.responses_api.store import ResponseStore
+from services.router.recording.metrics import RecordMetrics
+from services.router.recording.record_file import RecordFile
+from services.router.recording.recorder import Recorder, Source
 from services.router.requests.admission import AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
@@ -78,8 +81,10 @@ class Harness:
         limits: AdmissionLimits = AdmissionLimits(),  # noqa: B008  frozen
         api_keys: Path | None = None,
         run: tuple[str, str] = ("", ""),
+        record: Path | None = None,
     ) -> None:
         """`console` is called on the router's loop."""
+        self._record = record
         self._redis_url, self._ttl_s, self._memory_mb = redis_url, response_ttl_s, response_memory_mb
         self._limits, self._api_keys, self._run = limits, api_keys, run
         self._cors_origins, self._make_console = cors_origins, console
@@ -121,6 +126,8 @@ class Harness:
         self._stopped = True
         self._loop.call_soon_threadsafe(self._watch.cancel)
         self.do(self.servers.stop(grace_s))
+        if self.serving.recorder is not None:
+            self.serving.recorder.close()
         if self.store is not None:
             self.do(self.store.close())
 
@@ -163,6 +170,10 @@ class Harness:
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())
         self.serving = ServingContext(self.assets, attention_workers, self.metrics, self._limits, texts_of(self.assets))
+        self.record_metrics = RecordMetrics()
+        if self._record is not None:
+            source = Source(model=MODEL, directory=self.assets.directory, parts=attention_workers.parts_of)
+            self.serving.recorder = Recorder(RecordFile(self._record, 10**9, 2), source, self.record_metrics)
         self.store = (
             ResponseStore(self._redis_url, "test", ttl_s=self._ttl_s, memory_mb=self._memory_mb, call_s=0.5)
             if self._redis_url

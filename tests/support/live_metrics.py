@@ -27,6 +27,7 @@ from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
+from services.router.recording.metrics import RecordMetrics
 from services.router.requests.metrics import RequestMetrics
 from services.security.guard import Guard
 from services.security.tls import NO_TLS
@@ -48,6 +49,7 @@ def _router(folder: Path) -> CollectorRegistry:
     membership.bad.show(registry)
     LoopLag(registry)
     PlacementMetrics().show(registry)
+    RecordMetrics().show(registry)
     NO_TLS.show(registry)
     return registry
 

@@ -47,6 +47,14 @@ class Side:
         self._paged = Paged(model, dispatcher if natively else LayerByLayer(dispatcher), **pages)
         self.caches = self._paged.caches
 
+    def observed(self, chunks: Chunks) -> tuple[dict[int, Tensor], Tensor]:
+        """The same, with the rows after the embedding and after each layer."""
+        rows: dict[int, Tensor] = {}
+        self._paged.observe = lambda number, x_TD: rows.update({number: x_TD.clone()})
+        logits = self.feed(chunks)
+        self._paged.observe = None
+        return rows, logits
+
     def feed(self, chunks: Chunks) -> Tensor:
         """Runs one step; returns its rows of logits, in the order of the chunks."""
         with torch.inference_mode():

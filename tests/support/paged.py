@@ -6,7 +6,7 @@ a page, L values of a latent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 
@@ -70,6 +70,7 @@ class Paged:
         self._lengths = [0] * sequences
         self._ids: list[list[int]] = [[] for _ in range(sequences)]
         self._number = 0
+        self.observe: Callable[[int, Tensor], None] | None = None  # of the steps that follow
 
     def feed(self, chunks: dict[int, list[int]]) -> dict[int, Tensor]:
         """Runs one step over the next ids of some sequences, in that order; returns the logits [chunk, V] of each."""
@@ -97,6 +98,7 @@ class Paged:
             page_table_SX=self._table_SX,
             sample_rows_B=torch.arange(len(ids)),
             context_TN=torch.from_numpy(np.concatenate(contexts or [np.empty((len(ids), 0), np.int64)])),
+            observe=self.observe,
         )
         self._number += 1
         logits_TV = self._model.forward(step, self.caches, self._dispatcher)

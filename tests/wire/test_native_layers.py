@@ -115,6 +115,27 @@ def test_bits_and_counts_of_the_real_shape_at_tiny_widths(tmp_path: Path) -> Non
         compare(checkpoint, sides, 8, 4)
 
 
+@pytest.mark.parametrize("name", ["bf16", "n-grams"])
+def test_a_step_that_is_observed_has_the_same_bits_after_each_layer(tmp_path: Path, name: str) -> None:
+    preset, dtype = MODELS[name]
+    checkpoint = open_model(tmp_path, preset, dtype)
+    layers = checkpoint.config.num_layers
+    with workers(checkpoint, dtype, 2) as two, both_sides(checkpoint, dtype) as sides:
+        for worker in two:
+            load_everything(worker.experts)
+            worker.service.direct = True
+        sides.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [expert % 2]))
+        for number, chunks in enumerate(steps(checkpoint.config.vocab_size, 3, 4)):
+            (rows, logits), (expected, python) = sides.native.observed(chunks), sides.python.observed(chunks)
+            assert sorted(rows) == sorted(expected) == list(range(layers + 1)), number
+            assert all(torch.equal(rows[layer], expected[layer]) for layer in rows), number
+            assert torch.equal(logits, python)
+        for chunks in steps(checkpoint.config.vocab_size, 3, 4, seed=1):  # what is not observed goes on after it
+            assert torch.equal(sides.native.feed(chunks), sides.python.feed(chunks))
+        assert sides.native.native_layers == 8 * layers
+        assert sides.native.counts() == sides.python.counts()
+
+
 def test_steps_that_need_python_run_layer_by_layer(checkpoint: Checkpoint) -> None:
     """A worker without native sessions, more rows than a session takes, and no overlap."""
     with workers(checkpoint, BF16, 2) as two:

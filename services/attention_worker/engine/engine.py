@@ -25,6 +25,7 @@ from torch import Tensor
 from services.attention_worker.engine.delivery import Deliver, Delivery, deliver_here
 from services.attention_worker.engine.inputs import StepInputs
 from services.attention_worker.engine.kv_cache import KvCache
+from services.attention_worker.engine.layer_checksums import LayerChecksums
 from services.attention_worker.engine.prompt_scores import score
 from services.attention_worker.engine.sampler import NonFiniteLogits, Sampled, sample_tokens
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
@@ -127,6 +128,7 @@ class Engine:
         self._deliver = deliver
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
         self._sequences: dict[int, Sequence] = {}
+        self._observed = 0  # how many of them ask for checksums of layers
         self._keys = count()
         self._inbox: deque[Callable[[], list[Delivery]]] = deque()
         self._wake = threading.Condition()
@@ -161,7 +163,7 @@ class Engine:
         return sequence.key
 
     def _names(self, request: Request) -> PageNames | None:
-        if not self.limits.prefix_cache:
+        if not self.limits.prefix_cache or request.layer_checksums:
             return None
         size = self.limits.page_size
         names = PageNames(root_name(self._numerics_class, size, request.salt), size)
@@ -216,24 +218,29 @@ class Engine:
         work = sum((chunk.work for chunk in chunks), Work())
         started = time.perf_counter()
         self.counters.steps += 1
+        layers = LayerChecksums(chunks) if self._observed else None
         try:
             for sequence in sequences:
                 if sequence.rules is not None:
                     sequence.rules.begin()
             step = self._inputs_of(chunks)  # from here to `forward` nothing may fail: all ranks make the step's copies
+            step = step if layers is None else replace(step, observe=layers.take)
             logits_BV = self._model.forward(step, self.cache.tensors, self._dispatcher)
             tokens = sample_tokens(logits_BV[: len(sequences)], sequences) if sequences else []
             scores = list(score(logits_BV[len(sequences) :], chunks)) if len(logits_BV) > len(sequences) else []
+            passed = list(layers.tokens()) if layers is not None else []
         except CopiesFailed as error:
             return self._fail(list(self.scheduler.running), error)
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
             return self._fail([chunk.sequence for chunk in chunks], error)
-        if sequences or not logits_BV.is_cuda:  # a GPU may still be busy with a step that samples nothing
+        # An observed step takes longer, and a GPU may still be busy with a step that samples nothing.
+        if layers is None and (sequences or not logits_BV.is_cuda):
             self.scheduler.cost.observe(work, time.perf_counter() - started)
         for chunk in chunks:
             self.scheduler.computed(chunk)
         self.counters.model_tokens += len(step.ids_T)
-        deliveries = self._prompt_ticks(chunks) + [self._take_scores(*scored) for scored in scores]
+        deliveries = self._prompt_ticks(chunks) + [(chunk.sequence.emit, rows, None) for chunk, rows in passed]
+        deliveries += [self._take_scores(*scored) for scored in scores]
         return deliveries + [
             self._take(sequence, token)
             for sequence, token in zip(sequences, tokens, strict=True)
@@ -297,6 +304,7 @@ class Engine:
 
     def _accept(self, sequence: Sequence) -> list[Delivery]:
         self._sequences[sequence.key] = sequence
+        self._observed += sequence.request.layer_checksums
         self.scheduler.submit(sequence)
         if not sequence.request.probe:
             self.counters.prompt_tokens += len(sequence.request.prompt_ids)
@@ -312,6 +320,7 @@ class Engine:
 
     def _end(self, sequence: Sequence, tokens: list[TokenOut], ending: Ending) -> Delivery:
         del self._sequences[sequence.key]
+        self._observed -= sequence.request.layer_checksums
         self.scheduler.remove(sequence)
         return sequence.emit, tokens, ending
 

@@ -81,6 +81,7 @@ class Request:
     weight: float = 1.0  # the caller's share beside others
     priority: int = 0  # of its caller's requests the lower ones are admitted first, and give way last
     salt: bytes = b""  # only requests with the same one share pages
+    layer_checksums: bool = False  # for debugging: what each layer gives is computed anew, and its checksums delivered
     trace: SequenceTrace | None = None
 
 
@@ -90,6 +91,8 @@ class TokenOut:
 
     With a rank, 1 for the likeliest, it is a token of the prompt that was scored, and the index its place there.
     `cached`: of an attempt's first token, how many tokens of the prompt were in the cache.
+    With `layers` it is none that was generated, but one that went through the model: the CRC-32 of its row after the
+    embedding and after each layer, and the index its place in prompt and answer.
     """
 
     index: int
@@ -99,6 +102,12 @@ class TokenOut:
     top: tuple[tuple[int, float], ...] = ()
     rank: int = 0
     cached: int = 0
+    layers: tuple[int, ...] = ()
+
+    @property
+    def generated(self) -> bool:
+        """Whether it is a token of the answer."""
+        return not self.rank and not self.layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,9 +162,13 @@ class Model:
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
+        observe = step.observe
         run = self._runner.begin(step, caches)
         step = run.step
-        at = Reached(0, None if self._native is not None and self._native.embeds else self._embed(step))
+        embeds = self._native is not None and self._native.embeds and observe is None
+        at = Reached(0, None if embeds else self._embed(step))
+        if observe is not None and at.x_TD is not None:
+            observe(0, at.x_TD)
         while at.layer < len(self._layers):
             before = at
             if self._native is not None:
@@ -172,6 +176,8 @@ class Model:
             if at is before:
                 x_TD = self._embed(step) if at.x_TD is None else at.x_TD
                 at = Reached(at.layer + 1, self._layers[at.layer].forward(x_TD, run, dispatcher))
+            if observe is not None and at is not before and at.x_TD is not None:
+                observe(at.layer, at.x_TD)
         if at.logits_BV is not None:
             return at.logits_BV
         assert at.x_TD is not None, "a model has layers"

@@ -84,7 +84,7 @@ class NativeStack:
         from services.attention_worker import _native
 
         self.embeds = word_VD is not None
-        self._dtype = layers[0].post_norm_D[0].dtype
+        self._dtype, self._layers = layers[0].post_norm_D[0].dtype, len(layers)
         self._stack = _native.Stack(
             [_layer(weights) for weights in layers],
             word_VD,
@@ -95,7 +95,7 @@ class NativeStack:
     def run(self, at: Reached, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Reached:
         """Runs a step on as far as it goes; returns `at` itself if no layer could be run.
 
-        Without x it begins with the embedding, if it `embeds`.
+        Without x it begins with the embedding, if it `embeds`. A step that is observed stops after each layer.
         """
         tokens = len(step.ids_T)
         exchange = dispatcher.exchange(tokens, self._dtype) if isinstance(dispatcher, ExchangingDispatcher) else None
@@ -105,6 +105,7 @@ class NativeStack:
         with layers_span(at.layer, exchange.seconds_LN):
             outcome = self._stack.run(
                 at.layer,
+                self._layers if step.observe is None else at.layer + 1,
                 at.x_TD,
                 step.number,
                 step.ids_T,

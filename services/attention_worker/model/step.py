@@ -6,6 +6,7 @@ wanted, M pages to copy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,8 @@ class Step:
     context_TN: Tensor
     # int32, on the host: pages that are copied to host memory or from there before anything is computed.
     moves_M3: Tensor = field(default_factory=lambda: torch.empty((0, 3), dtype=torch.int32))
+    # For debugging: called with the rows [T, D] after the embedding as number 0, then with those after each layer.
+    observe: Callable[[int, Tensor], None] | None = None
 
     @property
     def pages(self) -> int:
@@ -47,4 +50,5 @@ class Step:
             sample_rows_B=self.sample_rows_B.to(device),
             context_TN=self.context_TN,
             moves_M3=self.moves_M3,
+            observe=self.observe,
         )

@@ -55,7 +55,7 @@ py::capsule take_exchange(InFlight& moe) {
   return capsule;
 }
 
-Outcome run(const Stack& stack, size_t first, std::optional<Tensor> x, uint64_t number, Tensor ids, Tensor positions,
+Outcome run(const Stack& stack, size_t first, size_t until, std::optional<Tensor> x, uint64_t number, Tensor ids, Tensor positions,
             Tensor seq, Tensor slot_mapping, Tensor page_table, Tensor sample_rows, std::vector<Tensor> caches,
             const std::shared_ptr<Routes>& routes) {
   const Step step{number,
@@ -66,7 +66,7 @@ Outcome run(const Stack& stack, size_t first, std::optional<Tensor> x, uint64_t 
                   std::move(page_table),
                   std::move(sample_rows),
                   std::move(caches)};
-  return stack.run(first, std::move(x), step, routes);
+  return stack.run(first, until, std::move(x), step, routes);
 }
 
 void define_weights(py::module_& m) {
@@ -122,9 +122,9 @@ void define_run(py::module_& m) {
       py::arg("norm"), py::arg("norm_eps"), py::arg("matrix"));
   py::class_<Stack>(m, "Stack")
       .def(py::init<std::vector<Layer>, std::optional<Tensor>, Head>(), py::arg("layers"), py::arg("word"), py::arg("head"))
-      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("x"), py::arg("number"), py::arg("ids"),
-           py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("sample_rows"),
-           py::arg("caches"), py::arg("routes"));
+      .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("until"), py::arg("x"), py::arg("number"),
+           py::arg("ids"), py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"),
+           py::arg("sample_rows"), py::arg("caches"), py::arg("routes"));
 }
 
 std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::vector<uint8_t>> draw_rows(

@@ -3,6 +3,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/index_select.h>
 
+#include <algorithm>
+
 namespace caracal::stack {
 namespace {
 
@@ -16,7 +18,8 @@ Tensor attend(const Attention& attention, const Tensor& x, const Step& step, con
 
 }  // namespace
 
-Outcome Stack::run(size_t first, std::optional<Tensor> given, const Step& step, const std::shared_ptr<const Routes>& routes) const {
+Outcome Stack::run(size_t first, size_t until, std::optional<Tensor> given, const Step& step,
+                   const std::shared_ptr<const Routes>& routes) const {
   const size_t layers = layers_.size();
   TORCH_CHECK(step.caches.size() == 2 * layers, "stack: ", step.caches.size(), " caches for ", layers, " layers");
   TORCH_CHECK(routes->worker.size() == layers, "stack: a table of ", routes->worker.size(), " layers for ", layers);
@@ -24,7 +27,7 @@ Outcome Stack::run(size_t first, std::optional<Tensor> given, const Step& step, 
   TORCH_CHECK(given || word_, "stack: neither rows nor a table to look them up in");
   Tensor x = given ? *given : at::index_select(*word_, 0, step.ids);
   int64_t messages = 0;
-  for (size_t index = first; index < layers; ++index) {
+  for (size_t index = first; index < std::min(until, layers); ++index) {
     if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr, std::nullopt};
     const Layer& layer = layers_[index];
     x = attend(layer.attention[0], x, step, step.caches[2 * index]);
@@ -37,6 +40,7 @@ Outcome Stack::run(size_t first, std::optional<Tensor> given, const Step& step, 
     if (!moe->wait()) return {index + 1, x, messages, moe, std::nullopt};
     x = moe->finish(x);
   }
+  if (until < layers) return {until, x, messages, nullptr, std::nullopt};
   const Tensor wanted = rms_norm(at::index_select(x, 0, step.sample_rows), head_.norm, head_.norm_eps);
   return {layers, x, messages, nullptr, linear(wanted, head_.matrix, at::kFloat)};
 }

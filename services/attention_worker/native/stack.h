@@ -54,9 +54,10 @@ class Stack {
   // `word`, if given, is the table that tokens are looked up in.
   Stack(std::vector<Layer> layers, std::optional<Tensor> word, Head head)
       : layers_(std::move(layers)), word_(std::move(word)), head_(std::move(head)) {}
-  // Runs the layers from `first` on, then the head; without `x`, on the rows of the step's ids. It ends early before a
-  // layer when the routes hold no longer, and in a layer when its replies have not all come, or are not finite.
-  Outcome run(size_t first, std::optional<Tensor> x, const Step& step, const std::shared_ptr<const Routes>& routes) const;
+  // Runs the layers from `first` on and before `until`, then the head if that was the last one; without `x`, on the rows
+  // of the step's ids. It ends early before a layer when the routes hold no longer, and in a layer when its replies have
+  // not all come, or are not finite.
+  Outcome run(size_t first, size_t until, std::optional<Tensor> x, const Step& step, const std::shared_ptr<const Routes>& routes) const;
 
  private:
   const std::vector<Layer> layers_;

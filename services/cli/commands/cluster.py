@@ -16,12 +16,13 @@ PASSED_ON = (
     *("host", "dtype", "device", "tp", "kv_pages", "kv_dtype", "kv_host_gb", "max_itl_ms", "link", "dispatch_dtype"),
     "generation_config",
 )
+FROM_ROUTERS = ("record",)
 
 
 def _setting(name: str, *aliases: str) -> Any:
     """An option for a setting; those that workers have as well are taken from their variables if not given."""
     help = rule_of(LocalSettings, name).help
-    variable = AttentionSettings.label(name) if name in PASSED_ON else None
+    variable = AttentionSettings.label(name) if name in (*PASSED_ON, *FROM_ROUTERS) else None
     names = (LocalSettings.label(name), *aliases)
     return typer.Option(*names, help=f"{help[0].upper()}{help[1:]}.", envvar=variable)
 
@@ -48,6 +49,7 @@ def up(
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
     kv_dtype: Annotated[str, _setting("kv_dtype")] = LocalSettings.kv_dtype,
     generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
+    record: Annotated[str, _setting("record")] = LocalSettings.record,
     tls: Annotated[bool, _setting("tls")] = LocalSettings.tls,
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops it. `caracal serve` is the same."""
@@ -72,6 +74,7 @@ def up(
             dispatch_dtype=dispatch_dtype,
             kv_dtype=kv_dtype,
             generation_config=generation_config,
+            record=record,
             tls=tls,
         )
     except InvalidSetting as error:

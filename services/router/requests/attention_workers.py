@@ -158,6 +158,10 @@ class AttentionWorkerPool:
         """What tells who has a prompt cached."""
         return PrefixLookup(self.prefixes, ids, salt)
 
+    def parts_of(self, numerics_class: str) -> dict[str, str]:
+        """The parts of a numerics class, as a worker of it has said; empty when none is known now."""
+        return next((dict(one.numerics) for one in self.workers if one.numerics_class == numerics_class), {})
+
     async def stream(self, worker: AttentionWorkerView) -> AttemptStream | None:
         """Returns the stream of attempts to a worker, or None when it cannot be reached."""
         channel = await self._channel(worker)

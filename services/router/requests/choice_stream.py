@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from caracal_proto import attention_pb2
 
 from services.checkpoint.vocabulary import Vocabulary
+from services.router.recording.recorder import Recorder, Recording
 from services.router.requests.admission import Admission, AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
@@ -66,6 +67,7 @@ class ChoiceStream:
             tags=rules.tags,
         )
         self._diverted: Callable[[TextDelta], None] | None = None
+        self._recording: Recording | None = None
         self.stop_reason: str | int | None = None
         self.reasoning_tokens = 0  # counted by the reader that separates reasoning from content
 
@@ -76,12 +78,21 @@ class ChoiceStream:
         self._generation = self._exit.enter_context(
             Generation(self._serving.attention_workers, self._serving.metrics, self._request)
         )
+        if (recorder := self._serving.recorder) is not None:
+            asked = self._request
+            self._recording = recorder.begin(asked.request_id, asked.prompt_ids, asked.sampling, self._rules.stop)
         self._serving.add(self)
         self._exit.callback(self._serving.remove, self)
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._exit.__exit__(*exc)  # type: ignore[arg-type]
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *more: object) -> None:
+        try:
+            self._exit.__exit__(kind, error, *more)  # type: ignore[arg-type]
+        finally:
+            if self._recording is not None and self._lifecycle.ending is not None:
+                code = error.code if isinstance(error, RouterError) else RouterError.code
+                ending = self._lifecycle.ending
+                self._recording.end(self._generation, ending, code if ending == "error" else "")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -126,6 +137,8 @@ class ChoiceStream:
             self._generation.divert(self._take if take else None)
 
     def _take(self, tokens: Sequence[attention_pb2.Token]) -> None:
+        if self._recording is not None:
+            self._recording.tokens(tokens)
         text, _ = self._text.push([token.id for token in tokens])
         self._lifecycle.generated(len(tokens))
         assert self._diverted is not None
@@ -135,6 +148,8 @@ class ChoiceStream:
         """Returns the next delta. Raises RouterError."""
         batch = await self._generation.next_tokens()
         tokens = batch.tokens
+        if self._recording is not None:
+            self._recording.batch(tokens, batch.prompt, batch.finish_reason, batch.stop_id)
         ids = [token.id for token in tokens]
         hidden_stop = batch.stop_id is not None and not self._rules.include_stop
         text, used = self._text.push(ids[:-1] if hidden_stop and ids else ids)
@@ -182,6 +197,7 @@ class ServingContext:
         self.admission = Admission(lambda: attention_workers.capacity, metrics.admission, limits)
         attention_workers.on_refresh = self.admission.give
         self.texts = texts or TextProcesses(assets.directory)
+        self.recorder: Recorder | None = None  # set where answers are recorded
         self.open_streams: set[ChoiceStream] = set()
         self.closing: RouterError | None = None
         self.idle = asyncio.Event()

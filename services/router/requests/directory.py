@@ -30,6 +30,7 @@ def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
         address=record.address,
         boot_id=record.boot_id,
         numerics_class=record.numerics_class,
+        numerics=tuple(record.numerics.items()),
         epoch=record.epoch,
         draining=record.draining,
         load=stats.get("running", 0.0) + stats.get("waiting", 0.0),

@@ -102,6 +102,11 @@ class Generation:
         self._request.visit.generated(self.progress.next_index)
         self._metrics.dropped_tokens.inc(self.progress.dropped)
 
+    @property
+    def attempts(self) -> int:
+        """How many attempts were opened."""
+        return self.progress.attempt
+
     def abort(self, error: RouterError) -> None:
         """Ends the generation from outside: the next call of `next_tokens` raises `error`."""
         self._abort = error

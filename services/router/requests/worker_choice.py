@@ -23,6 +23,7 @@ class AttentionWorkerView:
     address: str
     boot_id: str = ""
     numerics_class: str = ""
+    numerics: tuple[tuple[str, str], ...] = ()  # the class's parts, in words
     epoch: int = 0
     draining: bool = False
     load: float = 0.0

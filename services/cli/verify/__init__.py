@@ -1,0 +1,1 @@
+"""`caracal verify`: replays a record and compares every bit."""
