@@ -1,4 +1,4 @@
-"""`python -m training` trains the built-in model, exports it and draws its plots. Run it again to resume."""
+"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.config import ModelConfig, Recipe
 from training.dialogues import dialogues
 from training.export import export
 from training.exported import load_exported
+from training.mtp.recipe import MtpRecipe
+from training.mtp.run import MtpRun
+from training.mtp.stage import train_head
 from training.plots import draw_training, draw_usage
+from training.progress import progress_bar
 from training.quality import score
 from training.run import HELD_OUT, Run
 
@@ -35,15 +38,13 @@ def keep_freed_memory() -> None:
 
 def train(run: Run, console: Console) -> None:
     """Trains to the recipe's last step, with a progress bar on a terminal, and prints a line per check."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("training", total=run.recipe.steps, completed=run.step)
+    with progress_bar(console, "training", run.step, run.recipe.steps) as update:
         while run.step < run.recipe.steps:
             report = run.advance()
             last = run.step == run.recipe.steps
             if run.step % LOG_EVERY == 0 or last:
                 run.log({"kind": "step", **asdict(report)})
-                progress.update(bar, completed=run.step, description=f"loss {report.loss:.3f}")
+                update(run.step, f"loss {report.loss:.3f}")
             if run.step % CHECK_EVERY == 0 or last:
                 check(run, report.loss, console)
             if run.step % run.recipe.save_every == 0 or last:
@@ -69,7 +70,7 @@ def publish(run: Run, out: Path, docs: Path) -> None:
     export(run.model, run.tokenizer, out)
     docs.mkdir(parents=True, exist_ok=True)
     log = docs / "training-log.jsonl"
-    shutil.copyfile(run.folder / "log.jsonl", log)
+    shutil.copyfile(run.folder.log_path, log)
     draw_training(log, run.recipe.ffn_experts, docs / "training.png")
     model, tokenizer = load_exported(out)
     draw_usage(score(model, tokenizer, list(dialogues(HELD_OUT, 0, 200))).usage, docs / "ffn-experts.png")
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the log and the plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="fewer only to try the program out")
+    parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -90,6 +92,8 @@ def main() -> None:
     run = Run.open(arguments.run, ModelConfig(), Recipe(seed=arguments.seed, steps=arguments.steps))
     train(run, console)
     publish(run, arguments.out, arguments.docs)
+    recipe = MtpRecipe(seed=arguments.seed, steps=arguments.mtp_steps)
+    train_head(MtpRun.open(arguments.run / "mtp", arguments.out, recipe), arguments.out, console)
     console.print(f"exported to {arguments.out}; evaluate with: python -m training.evaluate --offline")
 
 

@@ -43,28 +43,53 @@ def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
     return ids, answer
 
 
+@dataclass(frozen=True)
+class Padded:
+    """Rows of ids behind one another, shortest first. By input row: where it starts in T."""
+
+    ids_T: Tensor
+    groups: list[tuple[int, int]]
+    order: list[int]
+    starts: list[int]
+
+
+def pad(rows: list[list[int]], groups: int) -> Padded:
+    """Pads the rows in `groups` groups of similar length, each to its longest."""
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+    size = -(-len(rows) // groups)
+    ids: list[int] = []
+    starts = [0] * len(rows)
+    shapes = []
+    for chunk in (order[i : i + size] for i in range(0, len(order), size)):
+        length = len(rows[chunk[-1]])
+        shapes.append((len(chunk), length))
+        for number in chunk:
+            starts[number] = len(ids)
+            ids += rows[number] + [PAD] * (length - len(rows[number]))
+    return Padded(torch.tensor(ids), shapes, order, starts)
+
+
 def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> Batch:
     """Returns the dialogues of one step, shortest first, in `groups` groups, each padded to its longest."""
-    encoded = sorted(enumerate(encode(tokenizer, d) for d in dialogues), key=lambda item: len(item[1][0]))
-    size = -(-len(encoded) // groups)
-    ids: list[int] = []
-    real: list[bool] = []
+    return batch_of([encode(tokenizer, dialogue) for dialogue in dialogues], groups)
+
+
+def batch_of(encoded: list[Encoded], groups: int) -> Batch:
+    """Returns the batch of encoded dialogues."""
+    padded = pad([ids for ids, _ in encoded], groups)
+    real_T = torch.zeros(len(padded.ids_T), dtype=torch.bool)
     owner: list[int] = []
     wanted: list[int] = []
     weight: list[float] = []
-    shapes = []
-    for chunk in (encoded[i : i + size] for i in range(0, len(encoded), size)):
-        length = len(chunk[-1][1][0])
-        shapes.append((len(chunk), length))
-        for number, (row, answer) in chunk:
-            wanted += [len(ids) + i - 1 for i, produced in enumerate(answer) if produced]
-            owner += [number] * sum(answer)
-            weight += _weights(answer)
-            ids += row + [PAD] * (length - len(row))
-            real += [True] * len(row) + [False] * (length - len(row))
-    ids_T, wanted_A = torch.tensor(ids), torch.tensor(wanted)
-    weight_A = torch.tensor(weight)
-    return Batch(ids_T, shapes, torch.tensor(real), wanted_A, ids_T[wanted_A + 1], weight_A, torch.tensor(owner))
+    for number in padded.order:
+        (ids, answer), start = encoded[number], padded.starts[number]
+        real_T[start : start + len(ids)] = True
+        wanted += [start + i - 1 for i, produced in enumerate(answer) if produced]
+        owner += [number] * sum(answer)
+        weight += _weights(answer)
+    wanted_A = torch.tensor(wanted)
+    target_A = padded.ids_T[wanted_A + 1]
+    return Batch(padded.ids_T, padded.groups, real_T, wanted_A, target_A, torch.tensor(weight), torch.tensor(owner))
 
 
 def _weights(answer: list[bool]) -> list[float]:

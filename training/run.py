@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import Tensor
 from torch.nn import functional as F
 
 from training.batches import batch
@@ -20,6 +19,7 @@ from training.dialogues import dialogues
 from training.model import LongcatFlash
 from training.optimizer import Optimizer
 from training.quality import Score, score
+from training.run_folder import RunFolder
 from training.tokenizer import train_tokenizer
 
 HELD_OUT = 1_000_000  # seeds from here on are never trained on; this one is watched during training
@@ -38,9 +38,9 @@ class StepReport:
 
 
 class Run:
-    """State of a run. `folder` contains recipe.json, log.jsonl and checkpoint.safetensors."""
+    """State of a run."""
 
-    def __init__(self, folder: Path, config: ModelConfig, recipe: Recipe) -> None:
+    def __init__(self, folder: RunFolder, config: ModelConfig, recipe: Recipe) -> None:
         self.folder, self.config, self.recipe = folder, config, recipe
         self.tokenizer: Tokenizer = train_tokenizer(recipe.seed, config.vocab_size)
         self.model = LongcatFlash(config)
@@ -50,17 +50,13 @@ class Run:
         self.seconds = 0.0
 
     @classmethod
-    def open(cls, folder: Path, config: ModelConfig, recipe: Recipe) -> Run:
-        """Returns a new run, or resumes the one in `folder`. Raises ValueError when that has another recipe."""
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"config": asdict(config), "recipe": asdict(recipe)}, indent=1) + "\n"
-        path = folder / "recipe.json"
-        if path.exists() and path.read_text() != text:
-            raise ValueError(f"{path}: the run there has another recipe; choose another --run or remove it")
-        path.write_text(text)
+    def open(cls, path: Path, config: ModelConfig, recipe: Recipe) -> Run:
+        """Returns a new run, or resumes the one in `path`. Raises ValueError when that has another recipe."""
+        folder = RunFolder(path, {"config": asdict(config), "recipe": asdict(recipe)})
         run = cls(folder, config, recipe)
-        if (folder / "checkpoint.safetensors").exists():
-            run._resume()
+        if (tensors := folder.load()) is not None:
+            run._resume(tensors)
+        folder.trim_log(run.step)
         return run
 
     def advance(self) -> StepReport:
@@ -96,26 +92,14 @@ class Run:
             return score(self.model, self.tokenizer, list(dialogues(HELD_OUT, 0, count)))
 
     def log(self, record: dict[str, Any]) -> None:
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        self.folder.log(record)
 
     def save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()} | self.optimizer.state()
-        tensors["progress"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-        partial = self.folder / "checkpoint.partial"
-        save_file(tensors, partial)
-        partial.rename(self.folder / "checkpoint.safetensors")
+        self.folder.save(tensors | {"progress": torch.tensor([self.step, self.seconds], dtype=torch.float64)})
 
-    def _resume(self) -> None:
-        tensors = load_file(self.folder / "checkpoint.safetensors")
+    def _resume(self, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.optimizer.load(tensors)
         step, self.seconds = tensors["progress"].tolist()
         self.step = int(step)
-        self._trim_log()
-
-    def _trim_log(self) -> None:
-        """Drops log lines after the checkpoint, which the run will write again."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= self.step))
