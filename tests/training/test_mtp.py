@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "caracal-tiny"
 RESULT = ROOT / "bench" / "results" / "builtin-mtp.json"
 SMALL = ModelConfig(num_layers=1, hidden_size=32, ffn_hidden_size=32, expert_ffn_hidden_size=16)
-RECIPE = MtpRecipe(steps=4, batch_dialogues=3, groups=2, warmup=2)
+RECIPE = MtpRecipe(steps=4, batch_dialogues=3, groups=2, answer_tokens=8, warmup=2)
 NAMES = {
     "embed_tokens.weight",
     "norm.weight",
@@ -137,16 +137,16 @@ def test_guessed_answers_are_those_of_sampling_token_by_token(temperature: float
 
 
 def test_an_answer_stops_at_its_limit() -> None:
-    answer = Answer([1], [], 0, 0.0)
+    answer = Answer([1], [], 0, 0.0, limit=5)
     while not answer.complete:
         answer.correct([9] * (len(answer.ids) + 1))
-    assert answer.ids == [9] * 96
+    assert answer.ids == [9] * 5
 
 
 def test_a_batch_ends_with_the_trunks_own_answers(small: Path) -> None:
     trunk, tokenizer = load_exported(small)
     stream = list(dialogues(23, 0, 6))
-    batch = own_batch(trunk, tokenizer, stream, Random(1), groups=2)
+    batch = own_batch(trunk, tokenizer, stream, Random(1), RECIPE)
     expected = {id for dialogue in stream for id in encode(tokenizer, dialogue)[0]}
     assert set(batch.target_A.tolist()) - expected, "an untrained trunk says what no dialogue does"
     assert ordinals(torch.tensor([4, 5, 6, 9, 20, 21])).tolist() == [0, 1, 2, 0, 0, 1]

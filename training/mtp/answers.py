@@ -18,7 +18,7 @@ from training.batches import pad
 from training.model import LongcatFlash
 from training.tokenizer import EOS
 
-LIMIT = 96  # tokens of an answer
+LIMIT = 96  # tokens of an answer that does not end
 
 
 @dataclass
@@ -29,11 +29,12 @@ class Answer:
     ids: list[int]
     seed: int
     temperature: float
+    limit: int = LIMIT
     known: int = 0
 
     @property
     def complete(self) -> bool:
-        return self.known == len(self.ids) and (self.known == LIMIT or EOS in self.ids)
+        return self.known == len(self.ids) and (self.known == self.limit or EOS in self.ids)
 
     def correct(self, drawn: list[int]) -> None:
         """Takes the tokens that follow the prompt and each token of the guess: one more than were guessed."""
@@ -41,14 +42,14 @@ class Answer:
         while right < len(self.ids) and drawn[right] == self.ids[right]:
             right += 1
         after = [*self.ids[:right], *drawn[right:]]
-        end = after.index(EOS) + 1 if EOS in after else LIMIT
+        end = after.index(EOS) + 1 if EOS in after else self.limit
         self.ids = after[:end]
         self.known = min(right + 1, len(self.ids))
 
 
 @torch.no_grad()
 def complete(model: LongcatFlash, answers: list[Answer], groups: int = 8) -> None:
-    """Makes every answer complete: it ends with EOS, or has LIMIT tokens."""
+    """Makes every answer complete: it ends with EOS, or has as many tokens as it may."""
     while open_ones := [answer for answer in answers if not answer.complete]:
         padded = pad([answer.prompt + answer.ids for answer in open_ones], groups)
         places = [

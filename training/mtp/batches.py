@@ -14,7 +14,8 @@ from torch import Tensor
 from training.batches import Batch, Encoded, batch_of, encode
 from training.dialogues import Dialogue
 from training.model import LongcatFlash
-from training.mtp.answers import Answer, complete
+from training.mtp.answers import LIMIT, Answer, complete
+from training.mtp.recipe import MtpRecipe
 
 
 def spans(answer: list[bool]) -> list[tuple[int, int]]:
@@ -23,25 +24,28 @@ def spans(answer: list[bool]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def asked(encoded: Encoded, number: int, seed: int, temperature: float) -> Answer:
+def asked(encoded: Encoded, number: int, seed: int, temperature: float, limit: int = LIMIT) -> Answer:
     """Returns answer `number` as one to be given by the trunk; the expected answer is the first guess."""
     ids, answer = encoded
     begin, end = spans(answer)[number]
-    return Answer(ids[:begin], ids[begin:end], seed, temperature)
+    return Answer(ids[:begin], ids[begin : min(end, begin + limit)], seed, temperature, limit)
 
 
-def own_batch(trunk: LongcatFlash, tokenizer: Tokenizer, dialogues: list[Dialogue], rng: Random, groups: int) -> Batch:
+def own_batch(
+    trunk: LongcatFlash, tokenizer: Tokenizer, dialogues: list[Dialogue], rng: Random, recipe: MtpRecipe
+) -> Batch:
     """Cuts each dialogue behind one of its answers, which the trunk gives anew: half of them greedy, half sampled."""
     encoded = [encode(tokenizer, dialogue) for dialogue in dialogues]
     answers = [
-        asked(one, rng.randrange(len(spans(one[1]))), rng.getrandbits(62), rng.choice((0.0, 1.0))) for one in encoded
+        asked(one, rng.randrange(len(spans(one[1]))), rng.getrandbits(62), rng.choice((0.0, 1.0)), recipe.answer_tokens)
+        for one in encoded
     ]
-    complete(trunk, answers, groups)
+    complete(trunk, answers, recipe.groups)
     cut = [
         (answer.prompt + answer.ids, wanted[: len(answer.prompt)] + [True] * len(answer.ids))
         for answer, (_, wanted) in zip(answers, encoded, strict=True)
     ]
-    return batch_of(cut, groups)
+    return batch_of(cut, recipe.groups)
 
 
 def ordinals(wanted_A: Tensor) -> Tensor:

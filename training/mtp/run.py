@@ -66,7 +66,7 @@ class MtpRun:
         first = recipe.first_dialogue + self.step * recipe.batch_dialogues
         stream = list(dialogues(recipe.seed, first, recipe.batch_dialogues))
         rng = Random(f"caracal drafts {recipe.seed} {self.step}")
-        batch = own_batch(self.trunk, self.tokenizer, stream, rng, recipe.groups)
+        batch = own_batch(self.trunk, self.tokenizer, stream, rng, recipe)
         with torch.no_grad():
             hidden_TD = self.trunk.norm(self.trunk.states(batch.ids_T, batch.groups))
             target_AV = self.trunk.lm_head(hidden_TD[batch.wanted_A]).float()
