@@ -24,7 +24,7 @@ from training.model import LongcatFlash
 from training.mtp.acceptance import Drafting, measure
 from training.mtp.answers import Answer, complete
 from training.mtp.batches import asked, ordinals, own_batch, spans
-from training.mtp.head import MtpHead
+from training.mtp.head import MtpHead, MtpLayer
 from training.mtp.recipe import MtpRecipe
 from training.mtp.run import MtpRun
 from training.mtp.stage import train_head
@@ -51,24 +51,36 @@ class OneByOne:
     """The draft step as servers run it: one row at a time with a cache of its own; drafts take their entries back."""
 
     def __init__(self, trunk: LongcatFlash, head: MtpHead) -> None:
-        self.trunk, self.head, self.block = trunk, head, head.layers[0]
+        self.config, self.embedding_VD, self.weights = head.config, trunk.embed_tokens.weight, head.state_dict()
+        layer = head.layers[0]
+        assert isinstance(layer, MtpLayer)
+        self.attention = layer.self_attn
         self.cache: list[tuple[Tensor, Tensor]] = []  # keys [H, Q] and values [H, U] by position
+
+    def weight(self, name: str) -> Tensor:
+        return self.weights[f"layers.0.{name}.weight"]
+
+    def normed(self, x_D: Tensor, weight_D: Tensor) -> Tensor:
+        out_D: Tensor = x_D / (x_D.pow(2).mean() + self.config.rms_norm_eps).sqrt() * weight_D
+        return out_D
 
     def step(self, token: int, hidden_D: Tensor) -> Tensor:
         """Writes the next position's entry; `token` is the one behind it. Returns the normed output."""
-        block, position = self.block, len(self.cache)
-        both = torch.cat([block.enorm["m"](self.trunk.embed_tokens.weight[token]), block.hnorm["m"](hidden_D)])
-        u_D = block.eh_proj.weight @ both
-        rope = rope_table(self.head.config, position + 1)[position:]
-        q, k, v = (part[0] for part in block.self_attn.project(block.input_layernorm(u_D)[None], rope))
+        position = len(self.cache)
+        e_D = self.normed(self.embedding_VD[token], self.weight("enorm.m"))
+        u_D = self.weight("eh_proj") @ torch.cat([e_D, self.normed(hidden_D, self.weight("hnorm.m"))])
+        rope = rope_table(self.config, position + 1)[position:]
+        q, k, v = (
+            part[0] for part in self.attention.project(self.normed(u_D, self.weight("input_layernorm"))[None], rope)
+        )
         self.cache.append((k, v))
         keys, values = (torch.stack(part) for part in zip(*self.cache, strict=True))
-        weights = torch.softmax(torch.einsum("hq,shq->hs", q, keys) / math.sqrt(q.shape[-1]), -1)
-        a_D = u_D + block.self_attn.o_proj.weight @ torch.einsum("hs,shu->hu", weights, values).flatten()
-        mlp, n_D = block.transformer_layer["mlp"], block.post_attention_layernorm(a_D)
-        inner = torch.nn.functional.silu(mlp.gate_proj.weight @ n_D) * (mlp.up_proj.weight @ n_D)
-        out: Tensor = self.head.norm(a_D + mlp.down_proj.weight @ inner)
-        return out
+        shares = torch.softmax(torch.einsum("hq,shq->hs", q, keys) / math.sqrt(q.shape[-1]), -1)
+        a_D = u_D + self.weight("self_attn.o_proj") @ torch.einsum("hs,shu->hu", shares, values).flatten()
+        n_D = self.normed(a_D, self.weight("post_attention_layernorm"))
+        gate_F, up_F = (self.weight(f"transformer_layer.mlp.{part}_proj") @ n_D for part in ("gate", "up"))
+        inner_F = gate_F * torch.sigmoid(gate_F) * up_F
+        return self.normed(a_D + self.weight("transformer_layer.mlp.down_proj") @ inner_F, self.weights["norm.weight"])
 
     def draft(self, tokens: list[int], hidden_D: Tensor) -> list[Tensor]:
         """Runs a step for each of `tokens`, from the trunk's output on; only the first one's entry stays."""

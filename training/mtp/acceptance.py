@@ -94,7 +94,8 @@ def verdicts_of(trunk: LongcatFlash, head: MtpHead, answers: list[Answer], group
 
 def held_out(tokenizer: Tokenizer, seed: int, count: int, temperature: float) -> tuple[list[Answer], list[str]]:
     """Returns every answer of `count` held-out dialogues, after the expected history, and their categories."""
-    answers, categories = [], []
+    answers: list[Answer] = []
+    categories: list[str] = []
     for dialogue in dialogues(seed, 0, count):
         encoded = encode(tokenizer, dialogue)
         for number, answer in enumerate(dialogue.answers):
