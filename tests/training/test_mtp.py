@@ -58,7 +58,8 @@ class OneByOne:
         self.cache: list[tuple[Tensor, Tensor]] = []  # keys [H, Q] and values [H, U] by position
 
     def weight(self, name: str) -> Tensor:
-        return self.weights[f"layers.0.{name}.weight"]
+        found: Tensor = self.weights[f"layers.0.{name}.weight"]
+        return found
 
     def normed(self, x_D: Tensor, weight_D: Tensor) -> Tensor:
         out_D: Tensor = x_D / (x_D.pow(2).mean() + self.config.rms_norm_eps).sqrt() * weight_D
