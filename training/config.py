@@ -44,6 +44,7 @@ class Recipe:
     """Hyperparameters of a run. The seed determines tokenizer, initial weights and every batch."""
 
     seed: int = 1
+    tokenizer_dialogues: int = 3000  # of the seed's stream; the tokenizer is trained on them
     steps: int = 1900
     batch_dialogues: int = 32
     groups: int = 8  # a batch is padded in groups of similar length

@@ -42,7 +42,7 @@ class Run:
 
     def __init__(self, folder: RunFolder, config: ModelConfig, recipe: Recipe) -> None:
         self.folder, self.config, self.recipe = folder, config, recipe
-        self.tokenizer: Tokenizer = train_tokenizer(recipe.seed, config.vocab_size)
+        self.tokenizer: Tokenizer = train_tokenizer(recipe.seed, config.vocab_size, recipe.tokenizer_dialogues)
         self.model = LongcatFlash(config)
         self.model.initialise(recipe.seed)
         self.optimizer = Optimizer(self.model, recipe)

@@ -85,7 +85,7 @@ def test_template_rejects_an_unknown_role() -> None:
 
 
 def test_tokenizer_keeps_digits_apart_and_gives_text_back() -> None:
-    tokenizer = train_tokenizer(Recipe.seed, ModelConfig.vocab_size)
+    tokenizer = train_tokenizer(Recipe.seed, ModelConfig.vocab_size, Recipe.tokenizer_dialogues)
     assert [tokenizer.token_to_id(t) for t in ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")] == [
         *range(4)
     ]
