@@ -13,15 +13,15 @@ import torch
 from rich.console import Console
 
 from training.config import ModelConfig, Recipe
-from training.dialogues import dialogues
-from training.export import export
-from training.exported import load_exported
+from training.data.dialogues import dialogues
+from training.experiments.plots import draw_training, draw_usage
+from training.experiments.quality import score
+from training.export.read import load_exported
+from training.export.write import export
 from training.mtp.recipe import MtpRecipe
 from training.mtp.run import MtpRun
 from training.mtp.stage import train_head
-from training.plots import draw_training, draw_usage
 from training.progress import progress_bar
-from training.quality import score
 from training.run import HELD_OUT, Run
 
 HERE = Path(__file__).parent

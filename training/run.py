@@ -12,15 +12,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.batches import batch
 from training.config import ModelConfig, Recipe
-from training.controller import adjust
-from training.dialogues import dialogues
-from training.model import LongcatFlash
-from training.optimizer import Optimizer
-from training.quality import Score, score
-from training.run_folder import RunFolder
-from training.tokenizer import train_tokenizer
+from training.data.batches import batch
+from training.data.dialogues import dialogues
+from training.data.tokenizer import train_tokenizer
+from training.determinism.run_folder import RunFolder
+from training.experiments.quality import Score, score
+from training.model.longcat_flash import LongcatFlash
+from training.optimizer.muon_adamw import Optimizer
+from training.stability.controller import adjust
 
 HELD_OUT = 1_000_000  # seeds from here on are never trained on; this one is watched during training
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.batches import batch
-from training.dialogues import dialogues
-from training.exported import load_exported
+from training.data.batches import batch
+from training.data.dialogues import dialogues
+from training.export.read import load_exported
 
 if TYPE_CHECKING:
     from transformers import LongcatFlashConfig

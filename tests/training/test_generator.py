@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from training.chat import segments
 from training.config import ModelConfig, Recipe
-from training.dialogues import Dialogue, dialogue_at, dialogues
-from training.exported import load_exported
-from training.quality import score
+from training.data.chat import segments
+from training.data.dialogues import Dialogue, dialogue_at, dialogues
+from training.data.tokenizer import train_tokenizer
+from training.experiments.quality import score
+from training.export.read import load_exported
 from training.run import HELD_OUT
-from training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "caracal-tiny"

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
-from training.attention import rope_table
-from training.batches import encode, pad
 from training.config import ModelConfig, Recipe
-from training.dialogues import dialogues
-from training.export import export
-from training.exported import MTP, digest, load_exported, load_head, read_tensors, trunk_of
-from training.model import LongcatFlash
+from training.data.batches import encode, pad
+from training.data.dialogues import dialogues
+from training.export.read import MTP, digest, load_exported, load_head, read_tensors, trunk_of
+from training.export.write import export
+from training.model.attention import rope_table
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.acceptance import Drafting, measure
 from training.mtp.answers import Answer, complete
 from training.mtp.batches import asked, ordinals, own_batch, spans

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from training.config import ModelConfig, Recipe
-from training.controller import Usage, adjust
-from training.moe import MoE
+from training.model.moe import MoE
 from training.run import Run
+from training.stability.controller import Usage, adjust
 
 SMALL = ModelConfig(num_layers=1, hidden_size=32, ffn_hidden_size=32, expert_ffn_hidden_size=16)
 RECIPE = Recipe(steps=4, batch_dialogues=2, groups=2, warmup=2)

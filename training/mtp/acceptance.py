@@ -23,10 +23,10 @@ from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from training.batches import encode, pad
-from training.dialogues import dialogues
-from training.exported import digest, load_exported, load_head, read_tensors
-from training.model import LongcatFlash
+from training.data.batches import encode, pad
+from training.data.dialogues import dialogues
+from training.export.read import digest, load_exported, load_head, read_tensors
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.answers import Answer, complete, draw
 from training.mtp.batches import asked, spans
 from training.mtp.head import MtpHead

@@ -14,9 +14,9 @@ import torch
 from caracal_kernels import sample
 from torch import Tensor
 
-from training.batches import pad
-from training.model import LongcatFlash
-from training.tokenizer import EOS
+from training.data.batches import pad
+from training.data.tokenizer import EOS
+from training.model.longcat_flash import LongcatFlash
 
 LIMIT = 96  # tokens of an answer that does not end
 

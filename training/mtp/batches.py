@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.batches import Batch, Encoded, batch_of, encode
-from training.dialogues import Dialogue
-from training.model import LongcatFlash
+from training.data.batches import Batch, Encoded, batch_of, encode
+from training.data.dialogues import Dialogue
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.answers import LIMIT, Answer, complete
 from training.mtp.recipe import MtpRecipe
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.dialogues import dialogues
-from training.exported import digest, load_exported, read_tensors, trunk_of
+from training.data.dialogues import dialogues
+from training.determinism.run_folder import RunFolder
+from training.export.read import digest, load_exported, read_tensors, trunk_of
 from training.mtp.batches import ordinals, own_batch
 from training.mtp.head import MtpHead
 from training.mtp.recipe import MtpRecipe
-from training.optimizer import Optimizer
-from training.run_folder import RunFolder
+from training.optimizer.muon_adamw import Optimizer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.export import export_head
+from training.export.write import export_head
 from training.mtp.run import MtpRun
 from training.progress import progress_bar
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.config import ModelConfig
-from training.model import LongcatFlash
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.head import MtpHead
 
 MTP = "model.mtp."

@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.chat import segments
-from training.dialogues import Dialogue
-from training.tokenizer import PAD
+from training.data.chat import segments
+from training.data.dialogues import Dialogue
+from training.data.tokenizer import PAD
 
 Encoded = tuple[list[int], list[bool]]  # ids, and for each whether the model has to generate it
 

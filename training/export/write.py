@@ -12,13 +12,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.config import ModelConfig
-from training.exported import MTP, read_tensors, trunk_of
-from training.model import LongcatFlash
+from training.data.tokenizer import BOS, EOS, FRAME, PAD
+from training.export.read import MTP, read_tensors, trunk_of
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.head import MtpHead
-from training.tokenizer import BOS, EOS, FRAME, PAD
 
 SHARD_BYTES = 2_000_000  # small, so that the tiny checkpoint has several shards
-TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+TEMPLATE = Path(__file__).parents[1] / "data" / "chat_template.jinja"
 
 
 def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:

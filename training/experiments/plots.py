@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from training.controller import Usage
+from training.stability.controller import Usage
 
 plt.switch_backend("Agg")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.moe import MoE
+from training.model.moe import MoE
 
 
 @dataclass(frozen=True)

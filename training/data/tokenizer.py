@@ -8,8 +8,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
-from training.chat import segments
-from training.dialogues import dialogues
+from training.data.chat import segments
+from training.data.dialogues import dialogues
 
 UNK, BOS, EOS, PAD = range(4)
 # Tokens around a text are special; those inside a reply are not, because decoders may drop special tokens.

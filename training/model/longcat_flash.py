@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.attention import Attention, Groups, RMSNorm, linear, rope_of
 from training.config import ModelConfig
-from training.moe import MoE
+from training.model.attention import Attention, Groups, RMSNorm, linear, rope_of
+from training.model.moe import MoE
 
 
 class MLP(nn.Module):
