@@ -14,21 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
-from training.config import ModelConfig, Recipe
 from training.data.batches import encode, pad
-from training.data.dialogues import dialogues
+from training.data.dialogues import HELD_OUT, dialogues
 from training.export.read import MTP, digest, load_exported, load_head, read_tensors, trunk_of
 from training.export.write import export
 from training.model.attention import rope_table
+from training.model.config import ModelConfig
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.acceptance import Drafting, measure
 from training.mtp.answers import Answer, complete
 from training.mtp.batches import asked, ordinals, own_batch, spans
 from training.mtp.head import MtpHead, MtpLayer
-from training.mtp.recipe import MtpRecipe
-from training.mtp.run import MtpRun
-from training.mtp.stage import train_head
-from training.run import HELD_OUT, Run
+from training.mtp.stage import Mtp
+from training.recipe import MtpRecipe, Recipe
+from training.trunk import Trunk
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "caracal-tiny"
@@ -105,12 +104,12 @@ def random_head(trunk: LongcatFlash) -> MtpHead:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported trunk of random weights; also those that a run begins with at zero."""
     folder = tmp_path_factory.mktemp("small")
-    run = Run.open(folder / "run", SMALL, Recipe(steps=1))
+    trunk = Trunk(folder / "run", Recipe(model=SMALL))
     rng = torch.Generator().manual_seed(3)
-    for weight in run.model.parameters():
+    for weight in trunk.model.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, 0.0, 0.1, generator=rng)
-    export(run.model, run.tokenizer, folder / "model")
+    export(trunk.model, trunk.tokenizer, folder / "model")
     return folder / "model"
 
 
@@ -178,30 +177,31 @@ def test_drafting_counts_what_a_server_does() -> None:
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, small: Path) -> None:
-    whole = MtpRun.open(tmp_path / "whole", small, RECIPE)
+    whole = Mtp(tmp_path / "whole", small, 1, RECIPE)
     for _ in range(4):
         whole.advance()
-    first = MtpRun.open(tmp_path / "halves", small, RECIPE)
+    first = Mtp(tmp_path / "halves", small, 1, RECIPE)
     first.advance()
     first.advance()
     first.save()
     first.advance()
-    second = MtpRun.open(tmp_path / "halves", small, RECIPE)
+    second = Mtp(tmp_path / "halves", small, 1, RECIPE)
     assert second.step == 2
     second.advance()
     second.advance()
     for name, value in whole.head.state_dict().items():
         assert torch.equal(value, second.head.state_dict()[name]), name
     with pytest.raises(ValueError, match="another recipe"):
-        MtpRun.open(tmp_path / "halves", MODEL, RECIPE)  # another trunk
+        Mtp(tmp_path / "halves", MODEL, 1, RECIPE)  # another trunk
 
 
 def test_the_stage_learns_and_leaves_every_bit_of_the_trunk(tmp_path: Path, small: Path) -> None:
     from rich.console import Console
 
-    run = MtpRun.open(tmp_path, small, RECIPE)
+    run = Mtp(tmp_path, small, 1, RECIPE)
     before, fresh = read_tensors(small), {name: value.clone() for name, value in run.head.state_dict().items()}
-    train_head(run, small, Console(quiet=True))
+    run.run(Console(quiet=True))
+    run.publish()
     after = read_tensors(small)
     assert digest(trunk_of(after)) == digest(before)
     assert {name.removeprefix(MTP) for name in after if name.startswith(MTP)} == NAMES
@@ -210,7 +210,7 @@ def test_the_stage_learns_and_leaves_every_bit_of_the_trunk(tmp_path: Path, smal
     changed = [name for name, value in head.state_dict().items() if not torch.equal(value, fresh[name])]
     assert len(changed) == 16
     assert json.loads((small / "config.json").read_text())["num_nextn_predict_layers"] == 1
-    train_head(run, small, Console(quiet=True))  # as a run does that was killed while it wrote
+    run.publish()  # as a run does that was killed while it wrote
     assert digest(read_tensors(small)) == digest(after)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.config import ModelConfig
+from training.model.config import ModelConfig
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.head import MtpHead
 

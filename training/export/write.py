@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.config import ModelConfig
 from training.data.tokenizer import BOS, EOS, FRAME, PAD
 from training.export.read import MTP, read_tensors, trunk_of
+from training.model.config import ModelConfig
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.head import MtpHead
 

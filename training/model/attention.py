@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
+from training.model.config import ModelConfig
 
 Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
 LORA_EPS = 1e-6  # of the two inner norms: the reference uses its class's default there, not rms_norm_eps

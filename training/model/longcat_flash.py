@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
 from training.model.attention import Attention, Groups, RMSNorm, linear, rope_of
+from training.model.config import ModelConfig
 from training.model.moe import MoE
 
 

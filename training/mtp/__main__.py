@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from training.mtp.recipe import MtpRecipe
-from training.mtp.run import MtpRun
-from training.mtp.stage import train_head
+from training.mtp.stage import Mtp
+from training.recipe import MtpRecipe, Recipe
 
 HERE = Path(__file__).parents[1]
 
@@ -19,15 +18,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.mtp", description=__doc__)
     parser.add_argument("--model", type=Path, default=HERE.parent / "models" / "caracal-tiny", help="the trunk")
     parser.add_argument("--run", type=Path, default=HERE / "runs" / "mtp", help="folder of checkpoint and log")
-    parser.add_argument("--seed", type=int, default=MtpRecipe.seed)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=MtpRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console()
-    recipe = MtpRecipe(seed=arguments.seed, steps=arguments.steps)
-    run = MtpRun.open(arguments.run, arguments.model, recipe)
-    train_head(run, arguments.model, console)
+    stage = Mtp(arguments.run, arguments.model, arguments.seed, MtpRecipe(steps=arguments.steps))
+    stage.run(console)
+    stage.publish()
     console.print(f"added to {arguments.model}; measure with: python -m training.mtp.acceptance")
 
 

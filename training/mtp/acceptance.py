@@ -24,13 +24,12 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from training.data.batches import encode, pad
-from training.data.dialogues import dialogues
+from training.data.dialogues import HELD_OUT, dialogues
 from training.export.read import digest, load_exported, load_head, read_tensors
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.answers import Answer, complete, draw
 from training.mtp.batches import asked, spans
 from training.mtp.head import MtpHead
-from training.run import HELD_OUT
 
 ROOT = Path(__file__).parents[2]
 PASSES = 3

@@ -15,7 +15,7 @@ from training.data.batches import Batch, Encoded, batch_of, encode
 from training.data.dialogues import Dialogue
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.answers import LIMIT, Answer, complete
-from training.mtp.recipe import MtpRecipe
+from training.recipe import MtpRecipe
 
 
 def spans(answer: list[bool]) -> list[tuple[int, int]]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
 from training.model.attention import Attention, Groups, RMSNorm, by_head, linear, rope_of
+from training.model.config import ModelConfig
 from training.model.longcat_flash import MLP, LongcatFlash
 
 KeysValues = tuple[Tensor, Tensor]  # [T, H, Q] and [T, H, U] of one pass

@@ -13,6 +13,7 @@ from training.data.dialogues.memory import Memory
 from training.data.dialogues.tools import NO_TOOL, TOOLS, Tool
 
 SYSTEMS = ("You are Caracal, a helpful assistant.", "You are a helpful assistant.", "Answer briefly.")
+HELD_OUT = 1_000_000  # seeds from here on are never trained on; this one is watched during training
 TOOL_SHARE = 0.14
 SKILLS = (skills.arithmetic, skills.arithmetic, skills.arithmetic, skills.counting, skills.conversion)
 
