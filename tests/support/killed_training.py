@@ -1,8 +1,8 @@
 """Trains a tiny trunk and its MTP module, once alone, and again and again in processes that are killed.
 
-`python -m support.killed_training FOLDER KILLS SEED`: the run that is left alone is FOLDER/alone; FOLDER/timed is another,
-by which the moments are chosen. The others begin in FOLDER/0, are killed by SIGKILL at random moments and started again;
-when one has ended, the next folder's begins, until KILLS processes were killed. The last run ends by itself.
+`python -m support.killed_training FOLDER KILLS SEED`: the run that is left alone is FOLDER/alone; the moments are chosen
+by another, FOLDER/timed. The others begin in FOLDER/0, are killed by SIGKILL at random moments and started again; when
+one has ended, the next folder's begins, until KILLS processes were killed. The last run ends by itself.
 """
 
 from __future__ import annotations
