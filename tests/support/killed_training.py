@@ -1,8 +1,8 @@
 """Trains a tiny trunk and its MTP module, once alone, and again and again in processes that are killed.
 
-`python -m support.killed_training FOLDER KILLS SEED`: the run that is left alone is FOLDER/alone; the moments are chosen
-by another, FOLDER/timed. The others begin in FOLDER/0, are killed by SIGKILL at random moments and started again; when
-one has ended, the next folder's begins, until KILLS processes were killed. The last run ends by itself.
+`python -m support.killed_training FOLDER KILLS SEED`: the run that is left alone is FOLDER/alone; another,
+FOLDER/timed, says how long one takes. The others begin in FOLDER/0, are killed by SIGKILL at random moments and started
+again; when one has ended, the next folder's begins, until KILLS processes were killed. The last run ends by itself.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ from training.recipe import MtpRecipe, Recipe, TrunkRecipe
 from training.trunk import Trunk
 
 SIZES = {"vocab_size": 320, "hidden_size": 16, "num_layers": 1, "ffn_hidden_size": 16, "expert_ffn_hidden_size": 8}
-COMMON = {"batch_dialogues": 1, "groups": 1, "warmup": 4}
-TRUNK = TrunkRecipe(tokenizer_dialogues=5, steps=16, check_every=5, check_dialogues=1, save_every=3, **COMMON)
-MTP = MtpRecipe(answer_tokens=3, steps=8, check_every=3, save_every=2, **COMMON)
+TRUNK = TrunkRecipe(
+    tokenizer_dialogues=5,
+    steps=16,
+    batch_dialogues=1,
+    groups=1,
+    warmup=4,
+    check_every=5,
+    check_dialogues=1,
+    save_every=3,
+)
+MTP = MtpRecipe(steps=8, batch_dialogues=1, groups=1, answer_tokens=3, warmup=4, check_every=3, save_every=2)
 RECIPE = Recipe(model=ModelConfig(**SIZES), trunk=TRUNK, mtp=MTP)
 
 
