@@ -1,1 +1,1 @@
-"""Trains the built-in model `models/caracal-tiny`: dialogues, tokenizer, model, bias controller, export, evaluation."""
+"""Trains the built-in model `models/caracal-tiny`: dialogues, tokenizer, model, bias controller, drafts, evaluation."""

@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from training.dialogues import Dialogue, dialogues
-from training.exported import load_exported
-from training.quality import score
-from training.replay import Verdict, replay, served_model
-from training.run import HELD_OUT
+from training.data.dialogues import HELD_OUT, Dialogue, dialogues
+from training.experiments.quality import score
+from training.experiments.replay import Verdict, replay, served_model
+from training.export.read import load_exported
 
 ROOT = Path(__file__).parent.parent
 MISTAKES_SHOWN = 10

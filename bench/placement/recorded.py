@@ -18,10 +18,9 @@ import torch
 from bench.arguments import file, number
 from bench.placement.simulation import Floats
 from bench.processes import REPO
-from training.batches import batch
-from training.dialogues import Dialogue, dialogues
-from training.exported import load_exported
-from training.run import HELD_OUT
+from training.data.batches import batch
+from training.data.dialogues import HELD_OUT, Dialogue, dialogues
+from training.export.read import load_exported
 
 MODEL = REPO / "models" / "caracal-tiny"
 RECORDED = Path(__file__).with_name("recorded.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tarfile
 
 import pytest
@@ -43,10 +44,21 @@ def test_one_test(shell: Shell) -> None:
 
 def test_train_and_evaluate(shell: Shell) -> None:
     folders = [f"--{name} {shell.folder / 'trained' / name}" for name in ("run", "out", "docs")]
-    shell.run("make", "train", f"TRAIN=--steps 2 {' '.join(folders)}")
+    shell.run("make", "train", f"TRAIN=--steps 2 --mtp-steps 0 {' '.join(folders)}")
     assert (shell.folder / "trained" / "out" / "config.json").exists()
     assert (shell.folder / "trained" / "docs" / "training.png").exists()
     assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", "--dialogues", "4")
+
+
+def test_train_drafts_and_measure_them(shell: Shell) -> None:
+    """On a copy of the built-in model: one that is not trained ends its answers late."""
+    folder = shell.folder / "drafts"
+    model, out = folder / "model", folder / "acceptance.json"
+    shutil.copytree(shell.folder / "models" / "caracal-tiny", model)
+    shell.run("python", "-m", "training.mtp", "--model", str(model), "--run", str(folder / "run"), "--steps", "1")
+    few = ("--model", str(model), "--dialogues", "2", "--out", str(out))
+    assert "tokens per step" in shell.run("python", "-m", "training.mtp.acceptance", *few)
+    assert json.loads(out.read_text())["greedy"]["by_draft_length"]["1"]["drafted"] > 0
 
 
 def test_bench(shell: Shell) -> None:

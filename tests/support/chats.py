@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 REPO = Path(__file__).resolve().parents[2]
 TEMPLATES = {
     "built-in": REPO / "models/caracal-tiny/chat_template.jinja",
-    "training": REPO / "training/chat_template.jinja",
+    "training": REPO / "training/data/chat_template.jinja",
     **{path.stem: path for path in sorted((REPO / "tests/support/chat_templates").glob("*.jinja"))},
 }
 NOT_SPECIAL = ["<longcat_observation>", "<longcat_tool_declare>", "</longcat_tool_declare>", "<longcat_tool_response>"]

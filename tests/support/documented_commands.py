@@ -28,6 +28,8 @@ SMOKE = {
     "python -m training.evaluate --url": "test_readme_in_order",
     "python -m training.evaluate --offline": "test_train_and_evaluate",
     "make train": "test_train_and_evaluate",
+    "python -m training.mtp": "test_train_drafts_and_measure_them",
+    "python -m training.mtp.acceptance": "test_train_drafts_and_measure_them",
     "caracal plan": "test_plan",
     "caracal key": "test_readme_in_order",
     "caracal settings": "test_generated_files_are_up_to_date",

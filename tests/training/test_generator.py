@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from training.chat import segments
-from training.config import ModelConfig, Recipe
-from training.dialogues import Dialogue, dialogue_at, dialogues
-from training.exported import load_exported
-from training.quality import score
-from training.run import HELD_OUT
-from training.tokenizer import train_tokenizer
+from training.data.chat import segments
+from training.data.dialogues import HELD_OUT, Dialogue, dialogue_at, dialogues
+from training.data.tokenizer import train_tokenizer
+from training.experiments.quality import score
+from training.export.read import load_exported
+from training.model.config import ModelConfig
+from training.recipe import ControllerRecipe, Recipe, TrunkRecipe
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "caracal-tiny"
@@ -85,7 +85,7 @@ def test_template_rejects_an_unknown_role() -> None:
 
 
 def test_tokenizer_keeps_digits_apart_and_gives_text_back() -> None:
-    tokenizer = train_tokenizer(Recipe.seed, ModelConfig.vocab_size)
+    tokenizer = train_tokenizer(Recipe.seed, ModelConfig.vocab_size, TrunkRecipe.tokenizer_dialogues)
     assert [tokenizer.token_to_id(t) for t in ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")] == [
         *range(4)
     ]
@@ -107,6 +107,6 @@ def test_exported_model_answers_and_uses_the_targeted_number_of_ffn_experts() ->
     result = score(model, tokenizer, list(islice(dialogues(HELD_OUT + 2, 0, 60), 60)))
     assert result.share >= 0.9
     for layer in result.usage:
-        assert layer.mean == pytest.approx(Recipe.ffn_experts, rel=0.05)
+        assert layer.mean == pytest.approx(ControllerRecipe.ffn_experts, rel=0.05)
         assert layer.std > 0.5
         assert sum(count > 0 for count in layer.histogram) > 3

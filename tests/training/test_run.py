@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.config import ModelConfig, Recipe
-from training.controller import Usage, adjust
-from training.moe import MoE
-from training.run import Run
+from training.model.config import ModelConfig
+from training.model.moe import MoE
+from training.recipe import Recipe, TrunkRecipe
+from training.stability.controller import Usage, adjust
+from training.trunk import Trunk
 
 SMALL = ModelConfig(num_layers=1, hidden_size=32, ffn_hidden_size=32, expert_ffn_hidden_size=16)
-RECIPE = Recipe(steps=4, batch_dialogues=2, groups=2, warmup=2)
+RECIPE = Recipe(model=SMALL, trunk=TrunkRecipe(steps=4, batch_dialogues=2, groups=2, warmup=2))
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = Run.open(tmp_path / "whole", SMALL, RECIPE)
+    whole = Trunk(tmp_path / "whole", RECIPE)
     for _ in range(4):
         whole.advance()
-    first = Run.open(tmp_path / "halves", SMALL, RECIPE)
+    first = Trunk(tmp_path / "halves", RECIPE)
     first.advance()
     first.advance()
     first.save()
-    second = Run.open(tmp_path / "halves", SMALL, RECIPE)
+    second = Trunk(tmp_path / "halves", RECIPE)
     assert second.step == 2
     second.advance()
     second.advance()
@@ -33,9 +35,17 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_run_rejects_the_folder_of_another_recipe(tmp_path: Path) -> None:
-    Run.open(tmp_path, SMALL, RECIPE)
+    Trunk(tmp_path, RECIPE)
     with pytest.raises(ValueError, match=r"recipe\.json"):
-        Run.open(tmp_path, SMALL, Recipe(steps=5))
+        Trunk(tmp_path, replace(RECIPE, seed=2))
+
+
+def test_without_the_controller_the_bias_stays_zero(tmp_path: Path) -> None:
+    for name, recipe, moved in (("with", RECIPE, True), ("without", replace(RECIPE, controller=None), False)):
+        trunk = Trunk(tmp_path / name, recipe)
+        report = trunk.advance()
+        assert 0 < report.mean[0] <= SMALL.moe_topk
+        assert bool(trunk.model.mixtures()[0].router.e_score_correction_bias.any()) is moved
 
 
 def test_controller_brings_a_random_router_to_the_target() -> None:

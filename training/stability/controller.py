@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.moe import MoE
+from training.model.moe import MoE
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Usage:
         )
 
 
+def usage_of(moe: MoE, real_T: Tensor) -> Usage:
+    """Returns what the last forward pass used; `real_T` says which of its tokens are no padding."""
+    assert moe.chosen_TK is not None
+    return Usage.of(moe.chosen_TK[real_T], moe.num_experts)
+
+
 @torch.no_grad()
 def adjust(moe: MoE, real_T: Tensor, ffn_experts: float, rate: float) -> Usage:
     """Updates the selection bias of one layer after a step; zero experts' entries stay zero.
@@ -46,4 +52,4 @@ def adjust(moe: MoE, real_T: Tensor, ffn_experts: float, rate: float) -> Usage:
     experts = moe.num_experts
     load_N = chosen_TK.flatten().bincount(minlength=experts)[:experts].float() / (choices * tokens)
     moe.router.e_score_correction_bias[:experts] += rate * (ffn_experts / choices / experts - load_N)
-    return Usage.of(chosen_TK, experts)
+    return usage_of(moe, real_T)

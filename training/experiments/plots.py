@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from training.controller import Usage
+from training.stability.controller import Usage
 
 plt.switch_backend("Agg")
 
@@ -19,8 +19,8 @@ def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in records if record["kind"] == kind]
 
 
-def draw_training(log: Path, target: float, out: Path) -> None:
-    """Draws loss and exactness, and below them each layer's mean FFN experts per token with the ±5 % band."""
+def draw_training(log: Path, target: float | None, out: Path) -> None:
+    """Draws loss and exactness, and below them each layer's mean FFN experts per token with the target's ±5 % band."""
     steps, checks = read_log(log, "step"), read_log(log, "check")
     at = [record["step"] for record in steps]
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
@@ -31,7 +31,8 @@ def draw_training(log: Path, target: float, out: Path) -> None:
     share.set(ylim=(0, 1.02), ylabel="exact held-out answers (green)")
     for layer in range(len(steps[0]["mean"])):
         below.plot(at, [record["mean"][layer] for record in steps], linewidth=0.8, label=f"layer {layer}")
-    below.axhspan(0.95 * target, 1.05 * target, color="tab:green", alpha=0.15, label="target ±5 %")
+    if target is not None:
+        below.axhspan(0.95 * target, 1.05 * target, color="tab:green", alpha=0.15, label="target ±5 %")
     below.set(xlabel="step", ylabel="FFN experts per token, mean of the batch")
     below.legend(ncols=4, fontsize="small")
     figure.savefig(out, dpi=110)

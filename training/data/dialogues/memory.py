@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from training.dialogues import words
-from training.dialogues.skills import Question
+from training.data.dialogues import words
+from training.data.dialogues.skills import Question
 
 UNKNOWN = "You have not told me."
 

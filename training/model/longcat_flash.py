@@ -1,6 +1,6 @@
 """LongCat-Flash for training: the architecture's exact dataflow on padded groups of rows, without a KV cache.
 
-Legend: T tokens of all groups, S positions of the longest row, R rope dim, D hidden, A tokens of answers, V vocabulary.
+Legend: T tokens of all groups, R rope dim, D hidden, A tokens of answers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.attention import Attention, RMSNorm, linear, rope_table
-from training.config import ModelConfig
-from training.moe import MoE
-
-Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
+from training.model.attention import Attention, Groups, RMSNorm, linear, rope_of
+from training.model.config import ModelConfig
+from training.model.moe import MoE
 
 
 class MLP(nn.Module):
@@ -73,14 +71,16 @@ class LongcatFlash(nn.Module):
 
     def forward(self, ids_T: Tensor, groups: Groups, wanted_A: Tensor) -> Tensor:
         """Returns fp32 logits [A, V] of the tokens at the indices `wanted_A`."""
-        longest = max(length for _, length in groups)
-        table_SR = rope_table(self.config, longest)
-        rope_TR = torch.cat([table_SR[:length].repeat(rows, 1) for rows, length in groups])
+        logits_AV: Tensor = self.lm_head(self.norm(self.states(ids_T, groups)[wanted_A]))
+        return logits_AV.float()
+
+    def states(self, ids_T: Tensor, groups: Groups) -> Tensor:
+        """Returns the last layer's output [T, D], before the final norm."""
+        rope_TR = rope_of(self.config, groups)
         x_TD: Tensor = self.embed_tokens(ids_T)
         for layer in self.layers:
             x_TD = layer(x_TD, rope_TR, groups)
-        logits_AV: Tensor = self.lm_head(self.norm(x_TD[wanted_A]))
-        return logits_AV.float()
+        return x_TD
 
     def mixtures(self) -> list[MoE]:
         """Returns the MoE of each layer."""

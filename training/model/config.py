@@ -1,4 +1,4 @@
-"""Sizes of the built-in model and the recipe that trains it."""
+"""Sizes of the model."""
 
 from __future__ import annotations
 
@@ -37,22 +37,3 @@ class ModelConfig:
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
         """Reads a parsed config.json; ignores other fields."""
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyperparameters of a run. The seed determines tokenizer, initial weights and every batch."""
-
-    seed: int = 1
-    steps: int = 1900
-    batch_dialogues: int = 32
-    groups: int = 8  # a batch is padded in groups of similar length
-    warmup: int = 60
-    # (step, factor of the learning rates), linear in between: they fall, rise once more, and fall to zero.
-    rates: tuple[tuple[int, float], ...] = ((0, 1.0), (450, 1.0), (1299, 0.19), (1300, 0.5), (1500, 0.4), (1900, 0.0))
-    matrix_rate: float = 0.02
-    vector_rate: float = 0.004
-    weight_decay: float = 0.05
-    ffn_experts: float = 4.0  # K_e: the controller's target of FFN experts per token
-    bias_rate: float = 0.2  # μ: falls with the learning rates, but not below a tenth
-    save_every: int = 100

@@ -9,14 +9,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from training.config import Recipe
-
 MOMENTUM = 0.95
 ADAM_EPS = 1e-16  # docs/longcat-flash.md, training: far below the gradient's size, which is small here too
+
+
+class Rates(Protocol):
+    """The part of a recipe that the optimizers read."""
+
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def rates(self) -> tuple[tuple[int, float], ...]: ...
+    @property
+    def matrix_rate(self) -> float: ...
+    @property
+    def vector_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
 
 
 def orthogonal(g_BMN: Tensor) -> Tensor:
@@ -41,7 +55,7 @@ def _matrices(name: str, value: Tensor) -> Tensor:
 class Optimizer:
     """Both optimizers, with all state in named tensors, so that a checkpoint is one safetensors file."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Rates) -> None:
         self.recipe = recipe
         self.matrices: dict[str, nn.Parameter] = {}
         self.vectors: dict[str, nn.Parameter] = {}

@@ -1,7 +1,7 @@
 """Multi-head latent attention without a KV cache, for training (docs/longcat-flash.md, Attention).
 
 Legend: T tokens of all groups, D hidden, H heads, C kv_lora_rank, R rope dim, N nope dim, Q = N + R, U value dim,
-W = N + U, X = R / 2, B rows, S row length.
+W = N + U, X = R / 2, B rows, S length of a row.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
+from training.model.config import ModelConfig
 
+Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
 LORA_EPS = 1e-6  # of the two inner norms: the reference uses its class's default there, not rms_norm_eps
 
 
@@ -48,8 +49,13 @@ class Attention(nn.Module):
         self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5
         self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5
 
-    def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """`groups`: (B, S) of each run of equally long rows in T. `rope_TR`: half cosines, half sines."""
+    def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
+        """`rope_TR`: half cosines, half sines."""
+        y_TD: Tensor = self.o_proj(attend(*self.project(x_TD, rope_TR), groups))
+        return y_TD
+
+    def project(self, x_TD: Tensor, rope_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries and keys, both [T, H, Q], and values [T, H, U]."""
         c, tokens = self.config, len(x_TD)
         q_THQ = (self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_TD))) * self.q_scale).view(
             tokens, c.num_attention_heads, -1
@@ -61,16 +67,25 @@ class Attention(nn.Module):
         q_THQ = torch.cat([q_nope_THN, rotate(q_rope_THR, rope_TR)], -1)
         k_rope_T1R = rotate(k_rope_TR[:, None], rope_TR)
         k_THQ = torch.cat([k_nope_THN, k_rope_T1R.expand(-1, c.num_attention_heads, -1)], -1)
-        sizes = [rows * length for rows, length in groups]
-        parts = zip(*(torch.split(t, sizes) for t in (q_THQ, k_THQ, v_THU)), groups, strict=True)
-        y_TD: Tensor = self.o_proj(torch.cat([_attend(q, k, v, rows) for q, k, v, (rows, _) in parts]))
-        return y_TD
+        return q_THQ, k_THQ, v_THU
+
+
+def attend(q_THQ: Tensor, k_THQ: Tensor, v_THU: Tensor, groups: Groups) -> Tensor:
+    """Returns what each token reads from itself and the tokens before it in its row, heads side by side."""
+    sizes = [rows * length for rows, length in groups]
+    parts = zip(*(torch.split(t, sizes) for t in (q_THQ, k_THQ, v_THU)), groups, strict=True)
+    return torch.cat([_attend(q, k, v, rows) for q, k, v, (rows, _) in parts])
 
 
 def _attend(q_THQ: Tensor, k_THQ: Tensor, v_THU: Tensor, rows: int) -> Tensor:
-    q_BHSQ, k_BHSQ, v_BHSU = (t.view(rows, -1, *t.shape[1:]).transpose(1, 2) for t in (q_THQ, k_THQ, v_THU))
+    q_BHSQ, k_BHSQ, v_BHSU = (by_head(t, rows) for t in (q_THQ, k_THQ, v_THU))
     o_BHSU = F.scaled_dot_product_attention(q_BHSQ, k_BHSQ, v_BHSU, is_causal=True)
     return o_BHSU.transpose(1, 2).reshape(len(q_THQ), -1)
+
+
+def by_head(x_THQ: Tensor, rows: int) -> Tensor:
+    """Returns [B, H, S, Q] of the tokens of `rows` equally long rows."""
+    return x_THQ.view(rows, -1, *x_THQ.shape[1:]).transpose(1, 2)
 
 
 def rope_table(config: ModelConfig, length: int) -> Tensor:
@@ -79,6 +94,12 @@ def rope_table(config: ModelConfig, length: int) -> Tensor:
     frequency = config.rope_theta ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
     angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def rope_of(config: ModelConfig, groups: Groups) -> Tensor:
+    """Returns the tokens' lines of the rope table, [T, R]."""
+    table_SR = rope_table(config, max(length for _, length in groups))
+    return torch.cat([table_SR[:length].repeat(rows, 1) for rows, length in groups])
 
 
 def rotate(x_THR: Tensor, rope_TR: Tensor) -> Tensor:

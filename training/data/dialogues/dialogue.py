@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from training.dialogues import skills
-from training.dialogues.memory import Memory
-from training.dialogues.tools import NO_TOOL, TOOLS, Tool
+from training.data.dialogues import skills
+from training.data.dialogues.memory import Memory
+from training.data.dialogues.tools import NO_TOOL, TOOLS, Tool
 
 SYSTEMS = ("You are Caracal, a helpful assistant.", "You are a helpful assistant.", "Answer briefly.")
+HELD_OUT = 1_000_000  # seeds from here on are never trained on; this one is watched during training
 TOOL_SHARE = 0.14
 SKILLS = (skills.arithmetic, skills.arithmetic, skills.arithmetic, skills.counting, skills.conversion)
 

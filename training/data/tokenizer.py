@@ -8,8 +8,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
-from training.chat import segments
-from training.dialogues import dialogues
+from training.data.chat import segments
+from training.data.dialogues import dialogues
 
 UNK, BOS, EOS, PAD = range(4)
 # Tokens around a text are special; those inside a reply are not, because decoders may drop special tokens.
@@ -18,7 +18,7 @@ MARKS = ("<longcat_tool_call>", "</longcat_tool_call>", "<longcat_think>", "</lo
 SPLIT_PATTERN = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(seed: int, vocab_size: int, sample: int = 3000) -> Tokenizer:
+def train_tokenizer(seed: int, vocab_size: int, sample: int) -> Tokenizer:
     """Returns a BPE with LongCat's special tokens at ids 0, 1, 2, ... Equal seeds give equal tokenizers."""
     tokenizer = Tokenizer(BPE())
     split = Split(Regex(SPLIT_PATTERN), behavior="isolated")

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from training.chat import CALL, END_CALL, reply
-from training.dialogues import Dialogue
+from training.data.chat import CALL, END_CALL, reply
+from training.data.dialogues import Dialogue
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.config import ModelConfig
-from training.model import LongcatFlash
-from training.tokenizer import BOS, EOS, FRAME, PAD
+from training.data.tokenizer import BOS, EOS, FRAME, PAD
+from training.export.read import MTP, read_tensors, trunk_of
+from training.model.config import ModelConfig
+from training.model.longcat_flash import LongcatFlash
+from training.mtp.head import MtpHead
 
 SHARD_BYTES = 2_000_000  # small, so that the tiny checkpoint has several shards
-TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+TEMPLATE = Path(__file__).parents[1] / "data" / "chat_template.jinja"
 
 
 def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:
     """Replaces the checkpoint in `folder`. Raises ValueError when a weight is not finite."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.safetensors"):
-        old.unlink()
     _write_weights(checkpoint_tensors(model), folder)
     _write_json(folder / "config.json", config_json(model.config))
     _write_json(folder / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD})
@@ -32,12 +32,23 @@ def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
 
 
+def export_head(head: MtpHead, folder: Path) -> None:
+    """Adds the MTP module to the checkpoint in `folder`, or replaces the one there; the trunk keeps its bits.
+
+    The embedding is stored a second time, as published checkpoints have it. Raises ValueError when a weight is not
+    finite.
+    """
+    tensors = trunk_of(read_tensors(folder))
+    own = {MTP + name: _stored(MTP + name, value) for name, value in head.state_dict().items()}
+    own[f"{MTP}embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
+    _write_weights(dict(sorted((tensors | own).items())), folder)
+    _write_json(folder / "config.json", config_json(head.config, mtp_layers=1))
+
+
 def checkpoint_tensors(model: LongcatFlash) -> dict[str, Tensor]:
     """Returns tensors under the published names, one per expert and projection: bf16, except for the fp32 routers."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if not value.isfinite().all():
-            raise ValueError(f"{name}: not finite")
         full = name if name.startswith("lm_head") else f"model.{name}"
         if name.endswith("gate_up_E2FD"):
             for expert, both in enumerate(value):
@@ -49,11 +60,15 @@ def checkpoint_tensors(model: LongcatFlash) -> dict[str, Tensor]:
             tensors |= {f"{stem}{expert}.down_proj.weight": down for expert, down in enumerate(value)}
         else:
             tensors[full] = value
-    return {n: v.detach().to(_dtype(n)).clone().contiguous() for n, v in sorted(tensors.items())}
+    return {name: _stored(name, value) for name, value in sorted(tensors.items())}
 
 
-def _dtype(name: str) -> torch.dtype:
-    return torch.float32 if ".mlp.router." in name else torch.bfloat16
+def _stored(name: str, value: Tensor) -> Tensor:
+    """The tensor as it is stored. Raises ValueError when it is not finite."""
+    if not value.isfinite().all():
+        raise ValueError(f"{name}: not finite")
+    dtype = torch.float32 if ".mlp.router." in name else torch.bfloat16
+    return value.detach().to(dtype).clone().contiguous()
 
 
 def _write_weights(tensors: dict[str, Tensor], folder: Path) -> None:
@@ -66,17 +81,25 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path) -> None:
         shards[-1][name] = value
         free -= value.nbytes
     where: dict[str, str] = {}
+    written: dict[Path, Path] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, {"format": "pt"})
-        (folder / file).chmod(0o644)  # save_file makes it readable for the owner only
+        partial = folder / f"{file}.partial"
+        save_file(shard, partial, {"format": "pt"})
+        partial.chmod(0o644)  # save_file makes it readable for the owner only
+        written[partial] = folder / file
         where |= dict.fromkeys(shard, file)
+    for old in set(folder.glob("*.safetensors")) - set(written.values()):
+        old.unlink()
+    for partial, whole in written.items():
+        partial.rename(whole)
     total = sum(value.nbytes for value in tensors.values())
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def config_json(config: ModelConfig) -> dict[str, Any]:
+def config_json(config: ModelConfig, mtp_layers: int = 0) -> dict[str, Any]:
     """Returns config.json, with every field that readers of this architecture use."""
+    drafts = {"num_nextn_predict_layers": mtp_layers} if mtp_layers else {}
     return {
         "architectures": ["LongcatFlashForCausalLM"],
         "model_type": "longcat_flash",
@@ -101,6 +124,7 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_attention_heads,
         "num_hidden_layers": 2 * config.num_layers,
         "num_layers": config.num_layers,
+        **drafts,
         "q_lora_rank": config.q_lora_rank,
         "qk_nope_head_dim": config.qk_nope_head_dim,
         "qk_rope_head_dim": config.qk_rope_head_dim,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from training.dialogues import Dialogue
+from training.data.dialogues import Dialogue
 
 CALL, END_CALL, END = "<longcat_tool_call>", "</longcat_tool_call>", "</longcat_s>"
 _EXAMPLE = f'{CALL}\n{{"name": <function-name>, "arguments": <args-dict>}}\n{END_CALL}'

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
-from training.batches import batch
-from training.controller import Usage
-from training.dialogues import Dialogue
-from training.model import LongcatFlash
-from training.tokenizer import EOS
+from training.data.batches import batch
+from training.data.dialogues import Dialogue
+from training.data.tokenizer import EOS
+from training.model.longcat_flash import LongcatFlash
+from training.stability.controller import Usage
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from training.dialogues import words
+from training.data.dialogues import words
 
 NO_TOOL = "I have no tool for that."
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
+from training.model.config import ModelConfig
 
 
 class Router(nn.Module):

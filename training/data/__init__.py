@@ -1,0 +1,1 @@
+"""What the model learns from: dialogues, their text, their tokens, batches."""

@@ -1,0 +1,97 @@
+"""Dialogues as training batches, right-padded in groups of similar length.
+
+Legend: T tokens of all groups, A tokens of answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from training.data.chat import segments
+from training.data.dialogues import Dialogue
+from training.data.tokenizer import PAD
+
+Encoded = tuple[list[int], list[bool]]  # ids, and for each whether the model has to generate it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step. `wanted_A` are the indices into T whose next token is an answer's, `target_A` those tokens."""
+
+    ids_T: Tensor
+    groups: list[tuple[int, int]]
+    real_T: Tensor
+    wanted_A: Tensor
+    target_A: Tensor
+    weight_A: Tensor  # of the loss: n tokens of an answer weigh sqrt(n), so that long tool calls do not dominate
+    dialogue_A: Tensor  # index of the dialogue in the input
+
+
+def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
+    ids: list[int] = []
+    answer: list[bool] = []
+    for text, produced in segments(dialogue):
+        part = tokenizer.encode(text, add_special_tokens=False).ids
+        ids += part
+        answer += [produced] * len(part)
+    return ids, answer
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Rows of ids behind one another, shortest first. By input row: where it starts in T."""
+
+    ids_T: Tensor
+    groups: list[tuple[int, int]]
+    order: list[int]
+    starts: list[int]
+
+
+def pad(rows: list[list[int]], groups: int) -> Padded:
+    """Pads the rows in `groups` groups of similar length, each to its longest."""
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+    size = -(-len(rows) // groups)
+    ids: list[int] = []
+    starts = [0] * len(rows)
+    shapes = []
+    for chunk in (order[i : i + size] for i in range(0, len(order), size)):
+        length = len(rows[chunk[-1]])
+        shapes.append((len(chunk), length))
+        for number in chunk:
+            starts[number] = len(ids)
+            ids += rows[number] + [PAD] * (length - len(rows[number]))
+    return Padded(torch.tensor(ids), shapes, order, starts)
+
+
+def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> Batch:
+    """Returns the dialogues of one step, shortest first, in `groups` groups, each padded to its longest."""
+    return batch_of([encode(tokenizer, dialogue) for dialogue in dialogues], groups)
+
+
+def batch_of(encoded: list[Encoded], groups: int) -> Batch:
+    """Returns the batch of encoded dialogues."""
+    padded = pad([ids for ids, _ in encoded], groups)
+    real_T = torch.zeros(len(padded.ids_T), dtype=torch.bool)
+    owner: list[int] = []
+    wanted: list[int] = []
+    weight: list[float] = []
+    for number in padded.order:
+        (ids, answer), start = encoded[number], padded.starts[number]
+        real_T[start : start + len(ids)] = True
+        wanted += [start + i - 1 for i, produced in enumerate(answer) if produced]
+        owner += [number] * sum(answer)
+        weight += _weights(answer)
+    wanted_A = torch.tensor(wanted)
+    target_A = padded.ids_T[wanted_A + 1]
+    return Batch(padded.ids_T, padded.groups, real_T, wanted_A, target_A, torch.tensor(weight), torch.tensor(owner))
+
+
+def _weights(answer: list[bool]) -> list[float]:
+    lengths = [len(list(run)) for produced, run in groupby(answer) if produced]
+    return [length**-0.5 for length in lengths for _ in range(length)]

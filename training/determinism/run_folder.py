@@ -1,0 +1,69 @@
+"""The folder of a run: recipe, log and last checkpoint. A process that is killed at any moment leaves a usable one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class RunFolder:
+    """`path` contains recipe.json, log.jsonl and checkpoint.safetensors; one process at a time uses it."""
+
+    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+        """Makes the folder, or opens it. Raises ValueError when the run there has another recipe."""
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(recipe, indent=1) + "\n"
+        file = path / "recipe.json"
+        if file.exists() and file.read_text() != text:
+            raise ValueError(f"{file}: the run there has another recipe; choose another --run or remove it")
+        _replace(file, text)
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def save(self, tensors: dict[str, Tensor]) -> None:
+        """Replaces the checkpoint: the file is whole on the disk before it gets its name."""
+        partial = self.path / "checkpoint.partial"
+        save_file(tensors, partial)
+        _publish(partial, self.path / "checkpoint.safetensors")
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Returns the checkpoint, or None when there is none yet."""
+        file = self.path / "checkpoint.safetensors"
+        return load_file(file) if file.exists() else None
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends a line; a record has its `step`."""
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Drops log lines after a step, which the run will write again, and a last one that is not whole."""
+        text = self.log_path.read_text() if self.log_path.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        _replace(self.log_path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+
+def _replace(file: Path, text: str) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    _publish(partial, file)
+
+
+def _publish(partial: Path, file: Path) -> None:
+    """Renames a file after its content has reached the disk, then waits for the new name to."""
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,1 @@
+"""The checkpoint in the published layout: written, and read back."""

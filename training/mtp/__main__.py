@@ -1,0 +1,34 @@
+"""`python -m training.mtp` trains the MTP module on an exported model and adds it there. Run it again to resume."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from training.mtp.stage import Mtp
+from training.recipe import MtpRecipe, Recipe
+
+HERE = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.mtp", description=__doc__)
+    parser.add_argument("--model", type=Path, default=HERE.parent / "models" / "caracal-tiny", help="the trunk")
+    parser.add_argument("--run", type=Path, default=HERE / "runs" / "mtp", help="folder of checkpoint and log")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--steps", type=int, default=MtpRecipe.steps, help="fewer only to try the program out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    console = Console()
+    stage = Mtp(arguments.run, arguments.model, arguments.seed, MtpRecipe(steps=arguments.steps))
+    stage.run(console)
+    stage.publish()
+    console.print(f"added to {arguments.model}; measure with: python -m training.mtp.acceptance")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The stage that trains the MTP module on an exported trunk, and writes it into the trunk's checkpoint.
+
+Legend: T tokens of all groups, D hidden, A places whose next token is an answer's, N those of one pass, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.data.dialogues import dialogues
+from training.export.read import digest, load_exported, read_tensors, trunk_of
+from training.export.write import export_head
+from training.mtp.batches import ordinals, own_batch
+from training.mtp.head import MtpHead
+from training.recipe import MtpRecipe
+from training.stage import Stage, StepReport
+
+
+@dataclass(frozen=True)
+class MtpReport(StepReport):
+    """`accepted`: by pass, the share of places at which the draft was the trunk's most likely token."""
+
+    accepted: list[float]
+
+
+class Mtp(Stage):
+    """The stage on the checkpoint `model`. The trunk is the bf16 one that is served, and takes no gradient."""
+
+    name = "MTP module"
+
+    def __init__(self, path: Path, model: Path, seed: int, recipe: MtpRecipe) -> None:
+        self.model, self.seed, self.recipe = model, seed, recipe
+        self.trunk, self.tokenizer = load_exported(model)
+        self.trunk.requires_grad_(False)
+        self.head = MtpHead(self.trunk.config)
+        self.head.initialise(seed, self.trunk)
+        identity = {"trunk": digest(trunk_of(read_tensors(model))), "seed": seed, "mtp": asdict(recipe)}
+        super().__init__(path, identity, self.head, recipe)
+
+    def advance(self) -> MtpReport:
+        recipe, begun = self.recipe, time.perf_counter()
+        first = recipe.first_dialogue + self.step * recipe.batch_dialogues
+        stream = list(dialogues(self.seed, first, recipe.batch_dialogues))
+        rng = Random(f"caracal drafts {self.seed} {self.step}")
+        batch = own_batch(self.trunk, self.tokenizer, stream, rng, recipe)
+        with torch.no_grad():
+            hidden_TD = self.trunk.norm(self.trunk.states(batch.ids_T, batch.groups))
+            target_AV = self.trunk.lm_head(hidden_TD[batch.wanted_A]).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.head(self.trunk, batch.ids_T, hidden_TD, batch.groups, recipe.passes)
+            loss, accepted = self._loss(outputs, target_AV, batch.wanted_A)
+        loss.backward()
+        scale = self.optimizer.scale(self.step)
+        self.optimizer.step(self.step)
+        self.step += 1
+        self.seconds += time.perf_counter() - begun
+        return MtpReport(self.step, loss.item(), scale, self.seconds, accepted)
+
+    def _loss(self, outputs: list[Tensor], target_AV: Tensor, wanted_A: Tensor) -> tuple[Tensor, list[float]]:
+        """The cross entropy with the trunk's own distribution, averaged over passes; and acceptance by pass."""
+        ordinal_A = ordinals(wanted_A)
+        loss = torch.zeros(())
+        accepted = []
+        for number, out_TD in enumerate(outputs, 1):
+            drafted_A = ordinal_A >= number
+            logits_NV = self.trunk.lm_head(out_TD[wanted_A[drafted_A] - 1]).float()
+            target_NV = target_AV[drafted_A]
+            count = max(1, len(target_NV))  # short answers may have no place for a late draft
+            loss = loss + F.cross_entropy(logits_NV, target_NV.softmax(-1), reduction="sum") / count / len(outputs)
+            accepted.append(int((logits_NV.argmax(-1) == target_NV.argmax(-1)).sum()) / count)
+        return loss, accepted
+
+    def check(self, report: StepReport) -> str:
+        """Needs nothing held out: every batch has dialogues that were not seen before."""
+        assert isinstance(report, MtpReport)
+        return "accepted by position " + " ".join(f"{share:.1%}" for share in report.accepted)
+
+    def publish(self) -> None:
+        """Adds the module to the checkpoint."""
+        export_head(self.head, self.model)
