@@ -94,18 +94,18 @@ def test_a_server_that_never_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "expected"),
+    ("url", "code", "expected"),
     [
-        ("http://127.0.0.1:1", "no gateway answers at http://127.0.0.1:1"),
-        ("127.0.0.1:1", "no gateway answers at 127.0.0.1:1"),
-        ("http://a..b:1", "no gateway answers at http://a..b:1"),
-        ("http://127.0.0.1:99999", "is not the URL of a gateway"),
-        ("http://", "is not the URL of a gateway"),
+        ("http://127.0.0.1:1", 1, "no gateway answers at http://127.0.0.1:1"),
+        ("127.0.0.1:1", 1, "no gateway answers at 127.0.0.1:1"),
+        ("http://a..b:1", 2, "no gateway answers at http://a..b:1"),
+        ("http://127.0.0.1:99999", 2, "is not the URL of a gateway"),
+        ("http://", 2, "is not the URL of a gateway"),
     ],
 )
-def test_no_server_answers(url: str, expected: str) -> None:
-    code, output = _status(url)
-    assert (code, expected in output) == (1, True), output
+def test_no_server_answers(url: str, code: int, expected: str) -> None:
+    ended, output = _status(url)
+    assert (ended, expected in output) == (code, True), output
 
 
 class FakeRouter(http.server.BaseHTTPRequestHandler):

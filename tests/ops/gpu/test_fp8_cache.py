@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import caracal_kernels.triton  # noqa: F401  before triton
 import pytest
 import torch
@@ -19,7 +21,7 @@ S = Sizes(hidden=64, heads=2, nope=8, latent=200)  # of two scales, the last one
 def test_rows_are_written_as_the_reference_quantizes_them(dtype: torch.dtype) -> None:
     weights = mla_weights(S, dtype)
     weights.kv_a_norm_C.mul_(torch.pow(2.0, -(torch.arange(S.latent) % 23).float()).to(dtype))
-    arguments = [w.to(DEVICE) if isinstance(w, Tensor) else w for w in project_arguments(weights)]
+    arguments: list[Any] = [w.to(DEVICE) if isinstance(w, Tensor) else w for w in project_arguments(weights)]
     x, places = rand(4, S.hidden, dtype=dtype), i32([20, -1, 3, 31])
     plain = torch.zeros((2, 16, S.width), dtype=dtype, device=DEVICE)
     cache = torch.full((2, 16, row_width(S.latent, S.rope, dtype, fp8=True)), 0xFF, dtype=torch.uint8, device=DEVICE)
