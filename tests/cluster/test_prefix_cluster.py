@@ -6,6 +6,7 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -110,4 +111,4 @@ def test_a_killed_worker_costs_its_cache_and_not_a_bit(cluster: ClusterUnderTest
         dead = {record.boot_id for record in cluster.records("attention") if record.worker_id == name}
         cluster.kill(name)
         assert checksums(target, prompt, "")[0] == before
-        until(lambda: both_serve(cluster, dead), "it does not come back")
+        until(partial(both_serve, cluster, dead), "it does not come back")

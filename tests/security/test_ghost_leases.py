@@ -231,6 +231,21 @@ def test_a_router_that_starts_among_ghosts_leads_with_what_workers_have(store: S
     run_scenario(store, scenario)
 
 
+def test_a_router_that_leads_before_it_knows_a_worker_leads_with_what_workers_have(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        leader = harness.lead()
+        await harness.until(lambda: leader.leading, "it leads")
+        worker = FakeWorker("expert", 0, harness.calls)
+        worker.loaded = {(layer, expert) for layer in range(2) for expert in range(4)}
+        worker.epoch = 41_000
+        await harness.add(worker)
+        await harness.until(lambda: worker.epoch > 41_000, "its worker has a table")
+        assert worker.epoch == 42_000
+        assert not [call for call in harness.calls if call[1] == "prepare"], "nothing is loaded twice"
+
+    run_scenario(store, scenario)
+
+
 class Routers:
     """What one router counts, over a real Redis."""
 

@@ -76,10 +76,10 @@ class PlacementLeader:
         self.changed = asyncio.Event()  # set when a worker, the table or who leads has changed; for who clears it
         self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
         self._digests: Digests | None = None
-        self._highest = self._leased = 0  # epochs: the highest seen anywhere, and in the leases read last
+        # epochs: the highest anywhere, and in the leases read last; the one before the first that it may give
+        self._highest = self._leased = self._began_after = 0
         self._leading = self._redis_unavailable = self._resigned = False
-        self._pushes = Pushes(self._workers)
-        self._backoffs = JoinBackoffs()
+        self._pushes, self._backoffs = Pushes(self._workers), JoinBackoffs()
         self.metrics = PlacementMetrics()
         self._balancer = Balancer(self._workers, shape, budget, load_s)
         self._change: asyncio.Task[None] | None = None
@@ -151,7 +151,8 @@ class PlacementLeader:
         if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
             leads = False
-        if leads and (not self._leading or 0 < self.epoch < self._leased):
+        # One without a table may have begun before it knew a worker, whose epoch is above its own first one then.
+        if leads and (not self._leading or self._leased > (self.epoch or self._began_after)):
             await self._take_over()
         elif not leads and self._leading:
             log.warning("another router leads the placement")
@@ -198,6 +199,7 @@ class PlacementLeader:
 
         One that is older than the workers' counts as none, for they would reject it: Redis has lost what was written.
         """
+        self._leading = False  # nothing is placed by what it believed before
         self._cancel_change()
         self._digests = None
         self._balancer.forget()
@@ -208,7 +210,7 @@ class PlacementLeader:
             records = self._compatible(await self._registries["expert"].alive(time.monotonic()), [])
             table = await table_of_loaded(self._workers, records, self._shape)
             self._published = PublishedTable(table) if table else None
-        self._highest = next_term(self._highest) - 1
+        self._highest = self._began_after = next_term(self._highest) - 1
         log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
 
     async def _run_placement(self) -> None:
