@@ -27,7 +27,7 @@ class RandomCheckpoint(Checkpoint):
 
     def __init__(self, raw: dict[str, Any], fp8_experts: bool = False) -> None:
         config = ModelConfig.from_dict(raw)
-        super().__init__(Path("random"), config, {})
+        super().__init__(Path("random"), config, {}, no_drafts="a random checkpoint has no draft")
         self._shapes = dict(chain(attention_tensors(config), expert_tensors(config)))
         self._fp8_experts = fp8_experts
 

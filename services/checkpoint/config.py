@@ -70,6 +70,10 @@ class ModelConfig:
         """Values in the KV cache per token and attention sublayer."""
         return self.kv_lora_rank + self.qk_rope_head_dim
 
+    def latent_caches(self, drafts: bool) -> int:
+        """How many attention sublayers have a KV cache: two per layer, and with `drafts` that of the draft."""
+        return 2 * self.num_layers + drafts
+
     @property
     def q_scale(self) -> float:
         return math.sqrt(self.hidden_size / self.q_lora_rank) if self.mla_scale_q_lora else 1.0

@@ -29,8 +29,8 @@ from services.checkpoint.quantization import BLOCK
 from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_tensors
 from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
-from services.checkpoint.tensor_checks import check_tensors, is_fused, stored_dtype
-from services.checkpoint.tensors import EMBEDDING, OWN_HEAD, expert_matrices, fused_experts, ngram_tables
+from services.checkpoint.tensor_checks import check_tensors, draft_violation, is_fused, stored_dtype
+from services.checkpoint.tensors import DRAFT, EMBEDDING, OWN_HEAD, expert_matrices, fused_experts, ngram_tables
 
 HOST = Staging(CPU)
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, FP8_NAME: torch.float8_e4m3fn}
@@ -55,11 +55,15 @@ class ExpertWeights:
 
 
 class Checkpoint:
-    """A checked model directory; threads may share it. `open` raises CheckpointError."""
+    """A checked model directory; threads may share it. `open` raises CheckpointError.
 
-    def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
+    `no_drafts`: why it cannot draft tokens, in words; empty when it can.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored], no_drafts: str) -> None:
         self.path = path
         self.config = config
+        self.no_drafts = no_drafts
         self._stored = stored
         self.digest = _digest(config, stored)
 
@@ -71,13 +75,14 @@ class Checkpoint:
         with without_collections():
             stored = stored_tensors(path)
             check_tensors(path, config, quantization, stored)
+            no_drafts = draft_violation(path, config, quantization, stored)
         config = replace(config, torch_dtype=config.torch_dtype or stored_dtype(config, stored))
-        found = cls(path, config, stored)
+        found = cls(path, config, stored, no_drafts)
         found._check_tied_head()
         return found
 
     def names(self) -> list[str]:
-        """The names of all tensors in the files, also of those that are never read (multi-token prediction)."""
+        """The names of all tensors in the files, also of those that nothing reads."""
         return sorted(self._stored)
 
     def tensor(self, name: str, dtype: torch.dtype, to: Staging = HOST, rows: range | None = None) -> Tensor:
@@ -235,14 +240,14 @@ def _sample_of(stream: FileIO, where: Stored) -> bytes:
 def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
     """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
 
-    It is cheap for terabytes and independent of how tensors are spread over files, but misses differences in the middle
-    of a tensor.
+    The tensors of drafts are left out: they decide no token. It is cheap for terabytes and independent of how tensors
+    are spread over files, but misses differences in the middle of a tensor.
     """
     numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
     digest = hashlib.sha256(repr(numeric).encode())
     with ExitStack() as stack:
         streams: dict[Path, FileIO] = {}
-        for name in sorted(stored):
+        for name in sorted(name for name in stored if not name.startswith(DRAFT)):
             where = stored[name]
             with reading(where.file, name):
                 if where.file not in streams:

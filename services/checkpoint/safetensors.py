@@ -114,6 +114,17 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     return stored
 
 
+def tensor_names(path: Path) -> list[str]:
+    """The names of the directory's tensors, by its index if there is one; none where it has no weights.
+
+    Raises CheckpointError.
+    """
+    if (path / INDEX).exists():
+        weight_map = json_object(path / INDEX).get("weight_map")
+        return [*weight_map] if isinstance(weight_map, dict) else []
+    return [name for name, _ in _header(path / SINGLE)] if (path / SINGLE).exists() else []
+
+
 def _no_weights(path: Path) -> CheckpointError:
     pickled = sorted(file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in path.glob(f"*.{suffix}"))
     if pickled:

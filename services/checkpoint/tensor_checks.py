@@ -7,14 +7,17 @@ from itertools import chain
 from pathlib import Path
 
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, scale_shape
 from services.checkpoint.quantization import Quantization
 from services.checkpoint.safetensors import INDEX, SINGLE, Stored, bad_tensor
 from services.checkpoint.tensors import (
+    DRAFT_LAYER,
     OWN_HEAD,
     UNREAD,
     NamedShape,
     attention_tensors,
+    draft_tensors,
     expert_tensors,
     fused_experts,
     head_name,
@@ -30,15 +33,28 @@ def check_tensors(
     """Raises CheckpointError with the name of the file and the tensor."""
     read = set()
     for name, shape in _wanted(config, stored):
-        _check(path, stored, name, shape)
-        read.add(name)
-        if stored[name].dtype == FP8_NAME:
-            _check_fp8(path, stored, name, quantization)
-            read.add(name + SCALE_SUFFIX)
+        read |= _check_whole(path, stored, name, shape, quantization)
     ignored = {OWN_HEAD} if config.tie_word_embeddings else set()
     for name, where in sorted(stored.items()):
         if name not in read and name not in ignored and not UNREAD.match(name):
             raise bad_tensor(where.file.name, name, "is not known: nothing reads it, and the model would lack its part")
+
+
+def draft_violation(
+    path: Path, config: ModelConfig, quantization: Quantization | None, stored: dict[str, Stored]
+) -> str:
+    """Why the tensors of multi-token prediction cannot be used, in words; empty when they can.
+
+    Without them the model gives the same answers, so a checkpoint is not refused for them.
+    """
+    if not any(name.startswith(DRAFT_LAYER) for name in stored):
+        return f"the checkpoint has no {DRAFT_LAYER}* tensors"
+    try:
+        for name, shape in draft_tensors(config):
+            _check_whole(path, stored, name, shape, quantization)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def is_fused(config: ModelConfig, stored: dict[str, Stored], layer: int) -> bool:
@@ -60,6 +76,17 @@ def _wanted(config: ModelConfig, stored: dict[str, Stored]) -> Iterator[NamedSha
 
 def _layer(name: str) -> int:
     return int(name.split(".")[2])
+
+
+def _check_whole(
+    path: Path, stored: dict[str, Stored], name: str, shape: tuple[int, ...], quantization: Quantization | None
+) -> set[str]:
+    """Checks a tensor, and its scales if it is in fp8; returns their names."""
+    _check(path, stored, name, shape)
+    if stored[name].dtype != FP8_NAME:
+        return {name}
+    _check_fp8(path, stored, name, quantization)
+    return {name, name + SCALE_SUFFIX}
 
 
 def _check(path: Path, stored: dict[str, Stored], name: str, shape: tuple[int, ...]) -> None:

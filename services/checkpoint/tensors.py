@@ -14,8 +14,10 @@ NamedShape = tuple[str, tuple[int, ...]]
 
 EMBEDDING = "model.embed_tokens.weight"
 OWN_HEAD = "lm_head.weight"
-# Never read: the draft of multi-token prediction, and buffers that old files hold and every loader computes.
+# There may be more of these than is read: of multi-token prediction, and buffers of old files that loaders compute.
 UNREAD = re.compile(r"model\.mtp\.|.*\.rotary_emb\.inv_freq$")
+# Multi-token prediction: it drafts tokens and decides none.
+DRAFT, DRAFT_LAYER = "model.mtp.", "model.mtp.layers.0."
 
 
 def head_name(c: ModelConfig) -> str:
@@ -41,6 +43,17 @@ def attention_tensors(c: ModelConfig) -> Iterator[NamedShape]:
     yield "model.norm.weight", (c.hidden_size,)
     if not c.tie_word_embeddings:
         yield OWN_HEAD, (c.vocab_size, c.hidden_size)
+
+
+def draft_tensors(c: ModelConfig) -> Iterator[NamedShape]:
+    """Yields the name and shape of every tensor that drafting reads; embedding and head are the model's own."""
+    d = c.hidden_size
+    for norm in ("enorm.m", "hnorm.m", "input_layernorm", "post_attention_layernorm"):
+        yield f"{DRAFT_LAYER}{norm}.weight", (d,)
+    yield f"{DRAFT_LAYER}eh_proj.weight", (d, 2 * d)
+    yield from _mla_tensors(c, f"{DRAFT_LAYER}self_attn.")
+    yield from _mlp_tensors(f"{DRAFT_LAYER}transformer_layer.mlp.", d, c.ffn_hidden_size)
+    yield f"{DRAFT}norm.weight", (d,)
 
 
 def ngram_tables(c: ModelConfig) -> Iterator[NamedShape]:

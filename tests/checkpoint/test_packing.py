@@ -89,7 +89,7 @@ def test_the_halves_of_kv_b(checkpoint: Checkpoint, shard: Shard) -> None:
             self.shard = shard
 
     load = Load(checkpoint, BF16, lambda done, total: None, OneOfTheRanks())  # type: ignore[arg-type]
-    mla = load.mla(0, 0, torch.zeros(1))
+    mla = load.mla("model.layers.0.input_layernorm.0.weight", "model.layers.0.self_attn.0.", torch.zeros(1))
     rows = shard.rows(2, 256)
     keys_HNC, values_HUC = checkpoint.tensor(KV_B, BF16, rows=rows).view(-1, 256, 128).split(128, dim=1)
     assert mla.w_uk_HCN.dtype == mla.w_uv_HUC.dtype == torch.uint8

@@ -34,11 +34,31 @@ class Fp64Reference:
     @torch.inference_mode()
     def logits(self, ids: list[int]) -> Tensor:
         """[T, V] fp64 of a whole sequence."""
+        return self._head(self._hidden(ids))
+
+    @torch.inference_mode()
+    def draft_logits(self, ids: list[int]) -> Tensor:
+        """[T - 1, V] fp64: what multi-token prediction guesses for the token after each but the first of a sequence."""
+        w, prefix, hidden = self._weights, "model.mtp.layers.0.", self._hidden(ids)[:-1]
+        token = _norm(w["model.embed_tokens.weight"][ids[1:]], w[f"{prefix}enorm.m.weight"], self._eps)
+        both = torch.cat([token, _norm(hidden, w[f"{prefix}hnorm.m.weight"], self._eps)], -1)
+        x = both @ w[f"{prefix}eh_proj.weight"].T
+        sparse = bool(self.config.get("streaming_sparse_attention"))
+        h = _norm(x, w[f"{prefix}input_layernorm.weight"], self._eps)
+        x = x + self._attention(f"{prefix}self_attn.", sparse, h)
+        h = _norm(x, w[f"{prefix}post_attention_layernorm.weight"], self._eps)
+        x = x + self._mlp(f"{prefix}transformer_layer.mlp.", h)
+        return self._head(_norm(x, w["model.mtp.norm.weight"], self._eps))
+
+    def _hidden(self, ids: list[int]) -> Tensor:
         x = self._embedded(ids)
         for layer in range(self.config["num_layers"]):
             x = self._layer(layer, x)
+        return _norm(x, self._weights["model.norm.weight"], self._eps)
+
+    def _head(self, hidden: Tensor) -> Tensor:
         head = "model.embed_tokens.weight" if self.config.get("tie_word_embeddings") else "lm_head.weight"
-        return _norm(x, self._weights["model.norm.weight"], self._eps) @ self._weights[head].T
+        return hidden @ self._weights[head].T
 
     @property
     def _eps(self) -> float:
@@ -77,11 +97,11 @@ class Fp64Reference:
 
     def _layer(self, layer: int, x: Tensor) -> Tensor:
         w, prefix = self._weights, f"model.layers.{layer}."
-        x = x + self._attention(layer, 0, _norm(x, w[f"{prefix}input_layernorm.0.weight"], self._eps))
+        x = x + self._sublayer(layer, 0, _norm(x, w[f"{prefix}input_layernorm.0.weight"], self._eps))
         h = _norm(x, w[f"{prefix}post_attention_layernorm.0.weight"], self._eps)
         experts = self._experts(layer, h)
         x = x + self._mlp(f"{prefix}mlps.0.", h)
-        x = x + self._attention(layer, 1, _norm(x, w[f"{prefix}input_layernorm.1.weight"], self._eps))
+        x = x + self._sublayer(layer, 1, _norm(x, w[f"{prefix}input_layernorm.1.weight"], self._eps))
         h = _norm(x, w[f"{prefix}post_attention_layernorm.1.weight"], self._eps)
         return x + self._mlp(f"{prefix}mlps.1.", h) + experts
 
@@ -113,8 +133,13 @@ class Fp64Reference:
             out[rows] += weights[rows, expert, None] * self._expert(layer, expert, h[rows])
         return out
 
-    def _attention(self, layer: int, index: int, h: Tensor) -> Tensor:
-        c, prefix = self.config, f"model.layers.{layer}.self_attn.{index}."
+    def _sublayer(self, layer: int, index: int, h: Tensor) -> Tensor:
+        streaming = self.config.get("streaming_sparse_attention") or {"layer_type": "00" * (layer + 1)}
+        sparse = streaming["layer_type"][2 * layer + index] == "1"
+        return self._attention(f"model.layers.{layer}.self_attn.{index}.", sparse, h)
+
+    def _attention(self, prefix: str, sparse: bool, h: Tensor) -> Tensor:
+        c = self.config
         w = {name: self._weights[f"{prefix}{name}.weight"] for name in ("q_a_proj", "q_a_layernorm", "q_b_proj")}
         w |= {n: self._weights[f"{prefix}{n}.weight"] for n in ("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")}
         heads, nope, rope = c["num_attention_heads"], c["qk_nope_head_dim"], c["qk_rope_head_dim"]
@@ -131,18 +156,18 @@ class Fp64Reference:
         q = torch.cat([q[..., :nope], _rotated(q[..., nope:], cos[:, None], sin[:, None])], -1)
         k = torch.cat([k_nope, _rotated(k_rope, cos, sin)[:, None].expand(-1, heads, -1)], -1)
         score = torch.einsum("thd,shd->hts", q, k) * (nope + rope) ** -0.5 * scale
-        score = score.masked_fill(~self._visible(2 * layer + index, len(h)), -math.inf)
+        score = score.masked_fill(~self._visible(sparse, len(h)), -math.inf)
         out = torch.einsum("hts,shv->thv", score.softmax(-1), v)
         return out.flatten(1) @ self._weights[f"{prefix}o_proj.weight"].T
 
-    def _visible(self, sublayer: int, length: int) -> Tensor:
+    def _visible(self, sparse: bool, length: int) -> Tensor:
         row, key = torch.arange(length)[:, None], torch.arange(length)[None]
         causal = key <= row
-        sparse = self.config.get("streaming_sparse_attention")
-        if not sparse or sparse["layer_type"][sublayer] == "0":
+        if not sparse:
             return causal
+        streaming = self.config["streaming_sparse_attention"]
         blocks = -(-(row + 1) // BLOCK)
-        sink, recent = (-(-sparse[name] // BLOCK) for name in ("sink_size", "recent_size"))
+        sink, recent = (-(-streaming[name] // BLOCK) for name in ("sink_size", "recent_size"))
         seen: Tensor = causal & ((key // BLOCK < sink) | (key // BLOCK >= blocks - recent))
         return seen
 

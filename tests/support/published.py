@@ -19,6 +19,7 @@ from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.safetensors import INDEX
+from services.checkpoint.tensors import draft_tensors
 
 AUTO_MAP = {
     "AutoConfig": "configuration_longcat_flash.LongcatFlashConfig",
@@ -117,14 +118,8 @@ TRANSFORMERS_5 = {name: value for name, value in SHORTCAT.items() if name not in
 
 
 def _mtp(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    d, f = config.hidden_size, config.ffn_hidden_size
-    yield "model.mtp.embed_tokens.weight", (config.vocab_size, d)
-    for norm in ("enorm.m", "hnorm.m", "input_layernorm", "post_attention_layernorm"):
-        yield f"model.mtp.layers.0.{norm}.weight", (d,)
-    yield "model.mtp.layers.0.eh_proj.weight", (d, 2 * d)
-    for part, shape in (("gate", (f, d)), ("up", (f, d)), ("down", (d, f))):
-        yield f"model.mtp.layers.0.transformer_layer.mlp.{part}_proj.weight", shape
-    yield "model.mtp.norm.weight", (d,)
+    yield "model.mtp.embed_tokens.weight", (config.vocab_size, config.hidden_size)
+    yield from draft_tensors(config)
 
 
 def _write(path: Path, raw: dict[str, Any], dtype: torch.dtype, weights: dict[str, Tensor]) -> None:

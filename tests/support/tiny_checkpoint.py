@@ -1,7 +1,7 @@
 """Random-weight LongCat-Flash directories in Hugging Face's layout, for tests and benchmarks.
 
 As a command: `python tests/support/tiny_checkpoint.py OUT [--preset plain] [--config FILE] [--seed 0]
-[--dtype bfloat16]`.
+[--dtype bfloat16] [--drafts]`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.safetensors import INDEX
-from services.checkpoint.tensors import attention_tensors, expert_tensors, ngram_tables
+from services.checkpoint.tensors import attention_tensors, draft_tensors, expert_tensors, ngram_tables
 
 PLAIN: dict[str, Any] = {
     "model_type": "longcat_flash",
@@ -74,11 +74,17 @@ NGRAM = WIDE_TOP_K | {
 PRESETS = {"plain": PLAIN, "wide_top_k": WIDE_TOP_K, "uneven": UNEVEN}
 
 
-def random_weights(config: ModelConfig, seed: int, dtype: torch.dtype, bias_scale: float = 0.02) -> dict[str, Tensor]:
-    """Returns every tensor, from one generator in the order of the names; norms near 1, the router in fp32."""
+def random_weights(
+    config: ModelConfig, seed: int, dtype: torch.dtype, bias_scale: float = 0.02, *, drafts: bool = False
+) -> dict[str, Tensor]:
+    """Returns every tensor, from one generator in the order of the names; norms near 1, the router in fp32.
+
+    `drafts`: those of multi-token prediction as well; the others are the same without them.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
-    for name, shape in sorted(chain(attention_tensors(config), ngram_tables(config), expert_tensors(config))):
+    named = sorted(chain(attention_tensors(config), ngram_tables(config), expert_tensors(config)))
+    for name, shape in chain(named, sorted(draft_tensors(config)) if drafts else ()):
         values = torch.randn(shape, generator=generator)
         if name.endswith("e_score_correction_bias"):
             weights[name] = values * bias_scale
@@ -99,6 +105,7 @@ def make_checkpoint(
     dtype: torch.dtype = torch.float32,
     shards: int = 2,
     bias_scale: float = 0.02,
+    drafts: bool = False,
     **overrides: Any,
 ) -> Path:
     """Writes config, sharded weights with their index, tokenizer and chat template; returns `path`."""
@@ -107,7 +114,7 @@ def make_checkpoint(
         raw["num_hidden_layers"] = 2 * raw["num_layers"]
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(raw, indent=2))
-    weights = random_weights(ModelConfig.from_dict(raw), seed, dtype, bias_scale)
+    weights = random_weights(ModelConfig.from_dict(raw), seed, dtype, bias_scale, drafts=drafts)
     names = sorted(weights)
     weight_map = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(names)}
     for shard in sorted(set(weight_map.values())):
@@ -139,9 +146,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="a config.json to take instead of a preset")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--drafts", action="store_true", help="with the tensors of multi-token prediction")
     args = parser.parse_args()
     preset = json.loads(args.config.read_text()) if args.config else PRESETS[args.preset]
-    make_checkpoint(args.out, preset, seed=args.seed, dtype=getattr(torch, args.dtype))
+    make_checkpoint(args.out, preset, seed=args.seed, dtype=getattr(torch, args.dtype), drafts=args.drafts)
     print(args.out)
 
 
