@@ -87,12 +87,39 @@ class Outcome:
     messages: int
     interrupted: InFlight | None
     logits: Tensor | None
+    hidden: Tensor | None
 
 class Head:
     def __init__(self, *, norm: Tensor, norm_eps: float, matrix: Tensor) -> None: ...
 
+class Draft:
+    def __init__(
+        self,
+        *,
+        word: Tensor,
+        token_norm: Tensor,
+        hidden_norm: Tensor,
+        join: Tensor,
+        attention: Attention,
+        post_norm: Tensor,
+        mlp: Mlp,
+        norm: Tensor,
+        norm_eps: float,
+    ) -> None: ...
+
 class Stack:
-    def __init__(self, layers: Sequence[Layer], word: Tensor | None, head: Head) -> None: ...
+    def __init__(self, layers: Sequence[Layer], word: Tensor | None, head: Head, draft: Draft | None) -> None: ...
+    def draft(
+        self,
+        hidden: Tensor,
+        ids: Tensor,
+        positions: Tensor,
+        seq: Tensor,
+        slot_mapping: Tensor,
+        page_table: Tensor,
+        sample_rows: Tensor,
+        cache: Tensor,
+    ) -> tuple[Tensor, Tensor]: ...
     def run(
         self,
         first: int,

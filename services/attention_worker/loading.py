@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import structlog
 import torch
 
 from services.attention_worker.engine.engine import EngineLimits, ModelLike
@@ -21,6 +22,8 @@ from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 from services.transport.payload import dispatch_dtype_of
 
+log = structlog.get_logger(__name__)
+
 
 class Servable(ModelLike, Protocol):
     """A model that an engine can run."""
@@ -32,6 +35,7 @@ class Servable(ModelLike, Protocol):
     def device(self) -> torch.device: ...
 
 
+DEFAULT_DRAFTS = 1  # tokens drafted where a checkpoint can and nothing else is set
 SCORE_BYTES = 64 << 20  # of the logits that score prompts in one step
 
 M = TypeVar("M", bound=Servable, covariant=True)
@@ -59,8 +63,16 @@ class Opened:
     def config(self) -> ModelConfig:
         return self.checkpoint.config
 
+    @property
+    def drafts(self) -> int:
+        """The most tokens that are drafted of a sequence in a step."""
+        if self.checkpoint.no_drafts:
+            return 0
+        return DEFAULT_DRAFTS if self.settings.draft < 0 else self.settings.draft
+
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
         """Reads all weights but the experts', or one rank's part of them. Raises CheckpointError or InvalidSetting."""
+        log.info("drafts of an answer", most=self.drafts, reason=self.checkpoint.no_drafts)
         with progress("loading the attention side") as report:
             model = load_model(
                 self.checkpoint,
@@ -70,6 +82,7 @@ class Opened:
                 self.device,
                 self.settings.tables_dir,
                 kv_fp8=self.settings.kv_fp8,
+                drafts=self.drafts > 0,
             )
         pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
@@ -98,6 +111,7 @@ class Opened:
             prefix_cache=settings.prefix_cache,
             host_pages=self._host_pages(),
             max_scores=max(1, min(settings.step_tokens, SCORE_BYTES // (4 * self.config.vocab_size))),
+            drafts=self.drafts,
         )
 
     def _default_pages(self) -> int:
@@ -107,7 +121,8 @@ class Opened:
 
     @property
     def _page_bytes(self) -> int:
-        return page_bytes(self.config, self.dtype, self.settings.page_size, fp8=self.settings.kv_fp8)
+        settings = self.settings
+        return page_bytes(self.config, self.dtype, settings.page_size, fp8=settings.kv_fp8, drafts=self.drafts > 0)
 
     def _host_pages(self) -> int:
         """The places of the second tier. Raises InvalidSetting when it needs more memory than is free."""
@@ -141,5 +156,7 @@ def open_model(settings: AttentionSettings, rank: int = 0) -> Opened:
     if settings.max_model_len > config.max_position_embeddings:
         positions = config.max_position_embeddings
         raise InvalidSetting(f"CARACAL_MAX_MODEL_LEN is {settings.max_model_len}, the model has {positions} positions")
+    if settings.draft > 0 and checkpoint.no_drafts:
+        raise InvalidSetting(f"CARACAL_DRAFT is {settings.draft}: {checkpoint.no_drafts}")
     dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
     return Opened(checkpoint, settings, dtype, device)

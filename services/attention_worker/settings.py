@@ -68,6 +68,14 @@ class AttentionSettings(WorkerSettings):
         FAIR_SLOWDOWN,
         minimum=0,
     )
+    draft: int = setting(
+        "tokens that are drafted ahead of each answer and verified in one step, by the model's own multi-token "
+        "prediction; answers are the same, bit for bit, with any number. 0 = none, -1 = 1 if the checkpoint has the "
+        "tensors (model.mtp), else 0",
+        -1,
+        minimum=-1,
+        maximum=3,
+    )
     max_running: int = setting("sequences that run at once", 64, minimum=1)
     max_model_len: int = setting(
         "tokens of prompt and answer; 0 = what the model and the cache both allow", 0, minimum=0

@@ -54,6 +54,7 @@ class LocalSettings(Settings):
     kv_host_gb: float = setting_like(AttentionSettings, "kv_host_gb")
     max_itl_ms: float = setting_like(AttentionSettings, "max_itl_ms")
     fair_slowdown: float = setting_like(AttentionSettings, "fair_slowdown")
+    draft: int = setting_like(AttentionSettings, "draft")
     link: str = setting_like(AttentionSettings, "link")
     dispatch_dtype: str = setting_like(AttentionSettings, "dispatch_dtype")
     kv_dtype: str = setting_like(AttentionSettings, "kv_dtype")
@@ -128,6 +129,7 @@ class LocalSettings(Settings):
             "CARACAL_SHARED_GPU": "1",  # the first worker must not take all that is free for its pages
             "CARACAL_MAX_ITL_MS": str(self.max_itl_ms),
             "CARACAL_FAIR_SLOWDOWN": str(self.fair_slowdown),
+            "CARACAL_DRAFT": str(self.draft),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys

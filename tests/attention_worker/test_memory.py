@@ -70,7 +70,7 @@ def test_a_cpu_keeps_to_its_share_and_so_does_a_shared_gpu(tmp_path: Path) -> No
     free, one = host_free(), page_bytes(opened.config, opened.dtype, 64)
     longest = 2 * free // one * 64
     for shared in (False, True):
-        pages = default_pages(torch.device("cpu"), page_bytes(opened.config, opened.dtype, 64), 64, longest, shared)
+        pages = default_pages(torch.device("cpu"), one, 64, longest, shared)
         assert 0.2 * free < pages * one < 0.3 * free
 
 

@@ -18,10 +18,12 @@ CGROUPS = (
 GPU_PERCENT = 90  # share of a GPU's memory for weights and pages; the rest is for activations, buffers and the driver
 
 
-def page_bytes(config: ModelConfig, dtype: torch.dtype, page_size: int, *, fp8: bool = False) -> int:
-    """The bytes of one page, summed over the caches of all sublayers, two per layer. `fp8`: of the latents."""
+def page_bytes(
+    config: ModelConfig, dtype: torch.dtype, page_size: int, *, fp8: bool = False, drafts: bool = False
+) -> int:
+    """The bytes of one page, summed over all caches. `fp8`: of the latents; `drafts`: with the cache of the draft."""
     width = row_width(config.kv_lora_rank, config.qk_rope_head_dim, dtype, fp8=fp8)
-    return 2 * config.num_layers * page_size * width * (1 if fp8 else dtype.itemsize)
+    return config.latent_caches(drafts) * page_size * width * (1 if fp8 else dtype.itemsize)
 
 
 def pages_that_fit(free: int, total: int, one: int) -> int:

@@ -22,7 +22,7 @@ from services.checkpoint.quantization import BLOCK
 from services.checkpoint.reader import Checkpoint
 from services.checkpoint.shared_tables import SharedTables
 from services.checkpoint.staging import Staging
-from services.checkpoint.tensors import attention_tensors
+from services.checkpoint.tensors import attention_tensors, draft_tensors
 
 LORA_NORM_EPS = 1e-6  # Hugging Face builds q_a and kv_a norms with the class default, not with rms_norm_eps
 
@@ -40,14 +40,17 @@ class Load:
         ranks: Ranks = ALONE,
         device: torch.device = CPU,
         tables_folder: Path = TABLES_FOLDER,
+        drafts: bool = False,
     ) -> None:
+        self.drafts = drafts
         self.config: ModelConfig = checkpoint.config
         self.dtype, self.device = dtype, device
         self.staging = Staging(device)
         self.ranks = ranks
         self._checkpoint, self._tables_folder = checkpoint, tables_folder
         self._progress = progress
-        self._total = sum(1 for _ in attention_tensors(checkpoint.config))
+        wanted = (attention_tensors, draft_tensors) if drafts else (attention_tensors,)
+        self._total = sum(1 for names in wanted for _ in names(checkpoint.config))
         self._done = 0
 
     def __call__(self, name: str, dtype: torch.dtype | None = None, rows: range | None = None) -> Tensor:
@@ -73,14 +76,13 @@ class Load:
         """The n-gram tables, in host memory that the processes of this machine share."""
         return self._checkpoint.ngram_tables(self._tables_folder)
 
-    def mla(self, layer: int, index: int, cos_sin_MR: Tensor) -> MlaWeights:
+    def mla(self, norm: str, prefix: str, cos_sin_MR: Tensor) -> MlaWeights:
         """One MLA sublayer with its input norm: this rank's heads, and its rows of o_proj."""
         c, rows = self.config, self.ranks.shard.rows
-        prefix = f"model.layers.{layer}.self_attn.{index}."
         nope, heads = c.qk_nope_head_dim, c.num_attention_heads
         w_uk_HCN, w_uv_HUC = self._kv_b(f"{prefix}kv_b_proj.weight", rows(heads, nope + c.v_head_dim))
         return MlaWeights(
-            norm_D=self(f"model.layers.{layer}.input_layernorm.{index}.weight"),
+            norm_D=self(norm),
             q_a_QD=self.matrix(f"{prefix}q_a_proj.weight"),
             q_a_norm_Q=self(f"{prefix}q_a_layernorm.weight"),
             q_b_EQ=self.matrix(f"{prefix}q_b_proj.weight", rows=rows(heads, nope + c.qk_rope_head_dim)),
@@ -118,9 +120,8 @@ class Load:
         values = kv_b_HEC[:, nope:].contiguous(), scale_Hec[:, nope // FP8_OUTPUTS :].contiguous()
         return pack_fp8(keys_HCN.contiguous(), key_scale_Hcn.contiguous()), pack_fp8(*values)
 
-    def mlp(self, layer: int, index: int) -> tuple[Tensor, Tensor]:
+    def mlp(self, prefix: str) -> tuple[Tensor, Tensor]:
         """(gate and up rows in one [2F, D], down [D, F]) of a dense MLP."""
-        prefix = f"model.layers.{layer}.mlps.{index}."
         inner, hidden = (self.ranks.shard.rows(n) for n in (self.config.ffn_hidden_size, self.config.hidden_size))
         gate_up_2FD = self.matrix(f"{prefix}gate_proj.weight", f"{prefix}up_proj.weight", rows=inner)
         return gate_up_2FD, self.matrix(f"{prefix}down_proj.weight", rows=hidden)

@@ -1,8 +1,7 @@
 """The transformer, top to bottom: everything of LongCat-Flash but the FFN experts.
 
 Synchronous, and without a word about networks: the dispatcher starts what leaves, its handle gives the result.
-Legend: T tokens, D hidden, F inner width, H heads, C kv_lora_rank, R rope dims, L = C + R, P pages of I positions,
-M positions of the rope table, B sampled rows.
+Legend: T tokens, D hidden, C kv_lora_rank, R rope dims, M positions of the rope table, B sampled rows, V vocabulary.
 Source: docs/longcat-flash.md, layer; arithmetic follows Hugging Face's LongcatFlashForCausalLM.
 """
 
@@ -12,24 +11,19 @@ from pathlib import Path
 
 import structlog
 import torch
-from caracal_kernels import mla_attention, mla_project, rms_norm, row_width
+from caracal_kernels import rms_norm, row_width
 from torch import Tensor
 
 from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
+from services.attention_worker.model.draft import Draft
 from services.attention_worker.model.embedding import Embedding
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.load import Load, Progress
-from services.attention_worker.model.native_stack import (
-    AttentionWeights,
-    HeadWeights,
-    LayerWeights,
-    NativeStack,
-    Reached,
-    unavailable,
-)
+from services.attention_worker.model.native_stack import HeadWeights, LayerWeights, NativeStack, Reached, unavailable
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.model.rope import rope_table
 from services.attention_worker.model.step import Step
+from services.attention_worker.model.sublayers import Attention, DenseMlp, Norm
 from services.checkpoint.device import CPU
 from services.checkpoint.ngram import TABLES_FOLDER, NgramConfig
 from services.checkpoint.reader import Checkpoint
@@ -38,64 +32,24 @@ from services.checkpoint.tensors import head_name
 log = structlog.get_logger(__name__)
 
 
-class Attention:
-    """One MLA sublayer with its input norm, in absorbed form for prefill and decode alike."""
-
-    def __init__(self, load: Load, layer: int, index: int, cos_sin_MR: Tensor) -> None:
-        config = load.config
-        self._weights = load.mla(layer, index, cos_sin_MR)
-        self._scale = config.softmax_scale
-        self._latent = config.kv_lora_rank
-        streaming = config.streaming
-        sparse = streaming is not None and streaming.sparse[2 * layer + index]
-        self._blocks = (streaming.sink_blocks, streaming.recent_blocks) if streaming and sparse else (0, 0)
-        self._ranks = load.ranks
-
-    @property
-    def weights(self) -> AttentionWeights:
-        """What native code runs it from."""
-        return AttentionWeights(mla=self._weights, scale=self._scale, latent=self._latent, blocks=self._blocks)
-
-    def __call__(self, x_TD: Tensor, step: Step, cache_PIL: Tensor) -> Tensor:
-        """x + MLA(norm(x)); writes the rows' latents to the cache."""
-        w = self._weights
-        q_THL = mla_project(x_TD, w, step.positions_T, step.slot_mapping_T, cache_PIL)
-        o_THC = mla_attention(
-            q_THL, cache_PIL, step.page_table_SX, step.seq_T, step.positions_T, self._scale, self._latent, *self._blocks
-        )
-        return self._ranks.attention_output(o_THC, w.w_uv_HUC, w.o_proj_DO, x_TD)
-
-
-class DenseMlp:
-    """One SwiGLU MLP, without a norm."""
-
-    def __init__(self, load: Load, layer: int, index: int) -> None:
-        self.weights = load.mlp(layer, index)  # gate_up_2FD, down_DF
-        self._ranks = load.ranks
-
-    def __call__(self, h_TD: Tensor, x_TD: Tensor) -> Tensor:
-        """x + MLP(h)."""
-        return self._ranks.mlp(h_TD, *self.weights, x_TD)
-
-
-class Norm:
-    """One RMSNorm."""
-
-    def __init__(self, load: Load, name: str) -> None:
-        self.weight_D, self._eps = load(name), load.config.rms_norm_eps
-
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        return rms_norm(x_TD, self.weight_D, self._eps)
-
-
 class Layer:
     """Two attentions, two dense MLPs, and the shortcut to the experts."""
 
     def __init__(self, load: Load, layer: int, cos_sin_MR: Tensor) -> None:
         self._index = layer
-        self._attention = [Attention(load, layer, i, cos_sin_MR) for i in (0, 1)]
-        self._post_norm = [Norm(load, f"model.layers.{layer}.post_attention_layernorm.{i}.weight") for i in (0, 1)]
-        self._mlp = [DenseMlp(load, layer, i) for i in (0, 1)]
+        prefix, streaming = f"model.layers.{layer}.", load.config.streaming
+        self._attention = [
+            Attention(
+                load,
+                f"{prefix}input_layernorm.{i}.weight",
+                f"{prefix}self_attn.{i}.",
+                cos_sin_MR,
+                sparse=streaming is not None and streaming.sparse[2 * layer + i],
+            )
+            for i in (0, 1)
+        ]
+        self._post_norm = [Norm(load, f"{prefix}post_attention_layernorm.{i}.weight") for i in (0, 1)]
+        self._mlp = [DenseMlp(load, f"{prefix}mlps.{i}.") for i in (0, 1)]
         self._gate = load.gate(layer)
         self._norm_eps = load.config.rms_norm_eps
 
@@ -146,19 +100,29 @@ class Model:
         tied = config.tie_word_embeddings
         self._head_VD = word_VD[rows.start : rows.stop] if tied else load.matrix(head_name(config), rows=rows)
         head = HeadWeights(norm_D=self._norm_D, norm_eps=config.rms_norm_eps, matrix_VD=self._head_VD)
-        self._native = _native_stack(load, self._layers, self._embed, head)
+        self._draft = Draft(load, word_VD, cos_sin_MR) if load.drafts else None
+        self._native = _native_stack(load, self._layers, self._embed, head, self._draft)
+        self._hidden_TD: Tensor | None = None  # what the head has read, as `draft` takes it
 
     @property
     def ngram(self) -> NgramConfig | None:
         """What the model's embedding needs of the ids before a token; None where it needs the token alone."""
         return self.config.ngram
 
+    @property
+    def drafts(self) -> bool:
+        """Whether it can guess tokens ahead."""
+        return self._draft is not None
+
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
-        """Two latent caches [pages, page_size, C + R] per layer, in fp8 of bytes; sublayer i of layer l is 2 l + i."""
+        """Two latent caches [pages, page_size, C + R] per layer, in fp8 of bytes; sublayer i of layer l is 2 l + i.
+
+        After them the draft's.
+        """
         c, fp8 = self.config, self._kv_fp8
         shape = (num_pages, page_size, row_width(c.kv_lora_rank, c.qk_rope_head_dim, self.dtype, fp8=fp8))
         dtype = torch.uint8 if fp8 else self.dtype
-        return [torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2 * c.num_layers)]
+        return [torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(c.latent_caches(self.drafts))]
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
@@ -178,21 +142,47 @@ class Model:
                 at = Reached(at.layer + 1, self._layers[at.layer].forward(x_TD, run, dispatcher))
             if observe is not None and at is not before and at.x_TD is not None:
                 observe(at.layer, at.x_TD)
+        self._hidden_TD = at.hidden_TD
         if at.logits_BV is not None:
             return at.logits_BV
         assert at.x_TD is not None, "a model has layers"
-        x_BD = rms_norm(at.x_TD.index_select(0, step.sample_rows_B), self._norm_D, self.config.rms_norm_eps)
+        return self._head(at.x_TD, step)
+
+    def draft(self, step: Step, rows_T: Tensor, caches: list[Tensor]) -> Tensor:
+        """fp32 logits [B, V] of the token after each of the step's `ids_T` that are sample rows.
+
+        `rows_T`: which of the rows that the last call of `forward`, or of `draft`, made logits from; of `forward`, of
+        all of its step's. Every row's latent is written to the draft's cache.
+        """
+        hidden_TD, draft = self._hidden_TD, self._draft
+        assert draft is not None, "it does not draft"
+        assert hidden_TD is not None, "it drafts after a step"
+        if self._native is not None:
+            logits_BV, self._hidden_TD = self._native.draft(step, hidden_TD.index_select(0, rows_T), caches[-1])
+            return logits_BV
+        step = step.to(self.device)
+        self._hidden_TD = x_BD = draft(step, hidden_TD.index_select(0, rows_T.to(self.device)), caches[-1])
         return self._ranks.logits(x_BD, self._head_VD)
 
+    def _head(self, x_TD: Tensor, step: Step) -> Tensor:
+        rows_B, eps = step.sample_rows_B, self.config.rms_norm_eps
+        if self._draft is None:
+            return self._ranks.logits(rms_norm(x_TD.index_select(0, rows_B), self._norm_D, eps), self._head_VD)
+        self._hidden_TD = rms_norm(x_TD, self._norm_D, eps)
+        return self._ranks.logits(self._hidden_TD.index_select(0, rows_B), self._head_VD)
 
-def _native_stack(load: Load, layers: list[Layer], embedding: Embedding, head: HeadWeights) -> NativeStack | None:
+
+def _native_stack(
+    load: Load, layers: list[Layer], embedding: Embedding, head: HeadWeights, draft: Draft | None
+) -> NativeStack | None:
     """The layers for native code; None where it cannot run them."""
     if load.device.type != "cpu" or load.ranks.shard.size > 1:
         return None
     if why := unavailable():
         log.info("Python runs the layers", reason=why)
         return None
-    return NativeStack([layer.weights for layer in layers], None if load.config.ngram else embedding.word_VD, head)
+    word_VD = None if load.config.ngram else embedding.word_VD
+    return NativeStack([layer.weights for layer in layers], word_VD, head, draft.weights if draft else None)
 
 
 def load_model(
@@ -204,12 +194,13 @@ def load_model(
     tables_folder: Path = TABLES_FOLDER,
     *,
     kv_fp8: bool = False,
+    drafts: bool = False,
 ) -> Model:
     """Reads everything but the experts, or a rank's part of it. Raises CheckpointError naming file and tensor.
 
-    `tables_folder`: where the processes of this machine share n-gram tables.
+    `tables_folder`: where the processes of this machine share n-gram tables. `drafts`: the draft as well.
     """
-    load = Load(checkpoint, dtype, progress, ranks, device, tables_folder)
+    load = Load(checkpoint, dtype, progress, ranks, device, tables_folder, drafts)
     model = Model(load, runner_for(load.device, load.ranks.shard.size), kv_fp8=kv_fp8)
     rate = round(load.staging.gigabytes_per_second, 2)
     log.info("weights are read", bytes=load.staging.bytes, gigabytes_per_second=rate, device=str(device))

@@ -2,7 +2,8 @@
 
 What the exchange with experts needs comes from the dispatcher. A layer whose replies are not all well is finished by
 the dispatcher's own recovery, in Python, and the next layer is native again.
-Legend: T tokens, B of them whose logits are wanted, V vocabulary, D hidden, F inner width.
+Legend: T tokens, B of them whose logits are wanted, V vocabulary, D hidden, F inner width, P pages of I positions,
+L values of a latent, K = 2 D.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from services.transport.native_extension import SOURCES as TRANSPORT_SOURCES
 from services.transport.native_extension import why_unavailable
 
 if TYPE_CHECKING:
-    from services.attention_worker._native import Attention, Layer, Routes
+    from services.attention_worker._native import Attention, Draft, Layer, Routes
 
 NAME = "services.attention_worker._native"
 SOURCES = Path(__file__).parents[1] / "native", TRANSPORT_SOURCES / "scatterer.h"
@@ -59,13 +60,32 @@ class HeadWeights:
     matrix_VD: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftWeights:
+    """The block that guesses the token after the next one."""
+
+    word_VD: Tensor
+    token_norm_D: Tensor
+    hidden_norm_D: Tensor
+    join_DK: Tensor
+    attention: AttentionWeights
+    post_norm_D: Tensor
+    mlp: tuple[Tensor, Tensor]  # gate_up_2FD, down_DF
+    norm_D: Tensor
+    norm_eps: float
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a step has come: the next layer and its rows; when there is no next one, the logits, if they are made."""
+    """How far a step has come: the next layer and its rows; when there is no next one, the logits, if they are made.
+
+    `hidden_TD`: with a draft, what the head has read of all tokens.
+    """
 
     layer: int
     x_TD: Tensor | None = None
     logits_BV: Tensor | None = None
+    hidden_TD: Tensor | None = None
 
 
 @cache
@@ -79,7 +99,9 @@ def unavailable() -> str:
 class NativeStack:
     """The layers of one model, where nothing is `unavailable`. The engine's thread calls `run`."""
 
-    def __init__(self, layers: Sequence[LayerWeights], word_VD: Tensor | None, head: HeadWeights) -> None:
+    def __init__(
+        self, layers: Sequence[LayerWeights], word_VD: Tensor | None, head: HeadWeights, draft: DraftWeights | None
+    ) -> None:
         """`word_VD`: where tokens are looked up, if that is all that their embedding takes."""
         from services.attention_worker import _native
 
@@ -89,6 +111,7 @@ class NativeStack:
             [_layer(weights) for weights in layers],
             word_VD,
             _native.Head(norm=head.norm_D, norm_eps=head.norm_eps, matrix=head.matrix_VD),
+            _draft(draft) if draft is not None else None,
         )
         self._routes: tuple[ExchangeLike, Routes] | None = None
 
@@ -121,7 +144,20 @@ class NativeStack:
         reached, x_TD = outcome.reached, outcome.x
         if outcome.interrupted is not None:
             x_TD = exchange.resume(reached - 1, step, outcome.interrupted).finish(x_TD)
-        return Reached(reached, x_TD, outcome.logits)
+        return Reached(reached, x_TD, outcome.logits, outcome.hidden)
+
+    def draft(self, step: Step, hidden_TD: Tensor, cache_PIL: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, V] of the token after each of the step's ids that are sample rows, and their rows [B, D]."""
+        return self._stack.draft(
+            hidden_TD,
+            step.ids_T,
+            step.positions_T,
+            step.seq_T,
+            step.slot_mapping_T,
+            step.page_table_SX,
+            step.sample_rows_B,
+            cache_PIL,
+        )
 
     def _routes_of(self, exchange: ExchangeLike) -> Routes:
         if self._routes is None or self._routes[0] is not exchange:
@@ -159,6 +195,22 @@ def _layer(weights: LayerWeights) -> Layer:
         mlp=[_native.Mlp(gate_up_2FD, down_DF) for gate_up_2FD, down_DF in weights.mlp],
         classifier=weights.gate.classifier_GD,
         bias=weights.gate.bias_G,
+    )
+
+
+def _draft(weights: DraftWeights) -> Draft:
+    from services.attention_worker import _native
+
+    return _native.Draft(
+        word=weights.word_VD,
+        token_norm=weights.token_norm_D,
+        hidden_norm=weights.hidden_norm_D,
+        join=weights.join_DK,
+        attention=_attention(weights.attention),
+        post_norm=weights.post_norm_D,
+        mlp=_native.Mlp(*weights.mlp),
+        norm=weights.norm_D,
+        norm_eps=weights.norm_eps,
     )
 
 

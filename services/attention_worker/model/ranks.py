@@ -4,8 +4,8 @@ Every product is cut by its output rows and summed over its whole depth on one r
 gathered. So no sum is ever split, and the bits are those of one rank (docs/decisions/0007).
 
 Legend: T rows, D hidden, H this rank's heads, C kv_lora_rank, U value dims of a head, O value dims of all ranks' heads,
-F inner width, B sampled rows, V vocabulary. Weights are this rank's rows: o_proj_DO, down_DF and head_VD have part of
-D, D and V.
+F inner width, B sampled rows, V vocabulary, K inputs of a product. Weights are this rank's rows: o_proj_DO, down_DF and
+w_DK have part of D, head_VD has part of V.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Ranks(Protocol):
         """x + mlp(h), whole on every rank."""
         ...
 
+    def project(self, x_TK: Tensor, w_DK: Tensor) -> Tensor:
+        """w x, [T, D], whole on every rank."""
+        ...
+
     def logits(self, x_BD: Tensor, head_VD: Tensor) -> Tensor:
         """fp32 [B, vocabulary]."""
         ...
@@ -50,6 +54,9 @@ class OneRank:
 
     def mlp(self, h_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor, x_TD: Tensor) -> Tensor:
         return swiglu(h_TD, gate_up_2FD, down_DF, x_TD)
+
+    def project(self, x_TK: Tensor, w_DK: Tensor) -> Tensor:
+        return linear(x_TK, w_DK)
 
     def logits(self, x_BD: Tensor, head_VD: Tensor) -> Tensor:
         return linear(x_BD, head_VD, None, torch.float32)
@@ -69,10 +76,12 @@ class Gathers(Protocol):
 class SharedRanks:
     """One of several ranks. Every call is collective: all ranks make the same calls in the same order."""
 
-    def __init__(self, shard: Shard, group: Gathers, *, heads_width: int, inner: int, vocabulary: int) -> None:
+    def __init__(
+        self, shard: Shard, group: Gathers, *, hidden: int, heads_width: int, inner: int, vocabulary: int
+    ) -> None:
         self.shard = shard
         self._group = group
-        self._heads_width, self._inner, self._vocabulary = heads_width, inner, vocabulary
+        self._hidden, self._heads_width, self._inner, self._vocabulary = hidden, heads_width, inner, vocabulary
 
     def attention_output(self, o_THC: Tensor, w_uv_HUC: Tensor, o_proj_DO: Tensor, x_TD: Tensor) -> Tensor:
         v_TE = self._group.gather(mla_values(o_THC, w_uv_HUC), self._heads_width)
@@ -82,12 +91,14 @@ class SharedRanks:
         a_TF = self._group.gather(swiglu_inner(h_TD, gate_up_2FD), self._inner)
         return self._down(a_TF, down_DF, x_TD)
 
+    def project(self, x_TK: Tensor, w_DK: Tensor) -> Tensor:
+        return self._group.gather(linear(x_TK, w_DK), self._hidden)
+
     def logits(self, x_BD: Tensor, head_VD: Tensor) -> Tensor:
         return self._group.gather(linear(x_BD, head_VD, None, torch.float32), self._vocabulary)
 
     def _down(self, a_TK: Tensor, w_DK: Tensor, x_TD: Tensor) -> Tensor:
         """x + w a, of which this rank computes its own columns."""
-        hidden = x_TD.shape[1]
-        mine = self.shard.rows(hidden)
+        mine = self.shard.rows(self._hidden)
         y_TD = linear(a_TK, w_DK, x_TD[:, mine.start : mine.stop].contiguous())
-        return self._group.gather(y_TD, hidden)
+        return self._group.gather(y_TD, self._hidden)

@@ -69,6 +69,19 @@ Outcome run(const Stack& stack, size_t first, size_t until, std::optional<Tensor
   return stack.run(first, until, std::move(x), step, routes);
 }
 
+std::pair<Tensor, Tensor> draft(const Stack& stack, const Tensor& hidden, Tensor ids, Tensor positions, Tensor seq,
+                                Tensor slot_mapping, Tensor page_table, Tensor sample_rows, Tensor cache) {
+  const Step step{0,
+                  std::move(ids),
+                  std::move(positions),
+                  std::move(seq),
+                  std::move(slot_mapping),
+                  std::move(page_table),
+                  std::move(sample_rows),
+                  {std::move(cache)}};
+  return stack.draft(hidden, step);
+}
+
 void define_weights(py::module_& m) {
   py::class_<Attention>(m, "Attention")
       .def(py::init([](Tensor norm, Tensor q_a, Tensor q_a_norm, Tensor q_b, Tensor kv_a, Tensor kv_a_norm, Tensor w_uk,
@@ -83,6 +96,13 @@ void define_weights(py::module_& m) {
            py::arg("lora_eps"), py::arg("q_scale"), py::arg("kv_scale"), py::arg("scale"), py::arg("latent"),
            py::arg("sink_blocks"), py::arg("recent_blocks"));
   py::class_<Mlp>(m, "Mlp").def(py::init<Tensor, Tensor>(), py::arg("gate_up"), py::arg("down"));
+  py::class_<Draft>(m, "Draft")
+      .def(py::init([](Tensor word, Tensor token_norm, Tensor hidden_norm, Tensor join, const Attention& attention,
+                       Tensor post_norm, const Mlp& mlp, Tensor norm, double norm_eps) {
+             return Draft{word, token_norm, hidden_norm, join, attention, post_norm, mlp, norm, norm_eps};
+           }),
+           py::kw_only(), py::arg("word"), py::arg("token_norm"), py::arg("hidden_norm"), py::arg("join"),
+           py::arg("attention"), py::arg("post_norm"), py::arg("mlp"), py::arg("norm"), py::arg("norm_eps"));
   py::class_<Layer>(m, "Layer")
       .def(py::init([](const std::array<Attention, 2>& attention, const std::array<Tensor, 2>& post_norm, double norm_eps,
                        const std::array<Mlp, 2>& mlp, Tensor classifier, Tensor bias) {
@@ -116,12 +136,16 @@ void define_run(py::module_& m) {
       .def_readonly("x", &Outcome::x)
       .def_readonly("messages", &Outcome::messages)
       .def_readonly("interrupted", &Outcome::interrupted)
-      .def_readonly("logits", &Outcome::logits);
+      .def_readonly("logits", &Outcome::logits)
+      .def_readonly("hidden", &Outcome::hidden);
   py::class_<Head>(m, "Head").def(
       py::init([](Tensor norm, double norm_eps, Tensor matrix) { return Head{norm, norm_eps, matrix}; }), py::kw_only(),
       py::arg("norm"), py::arg("norm_eps"), py::arg("matrix"));
   py::class_<Stack>(m, "Stack")
-      .def(py::init<std::vector<Layer>, std::optional<Tensor>, Head>(), py::arg("layers"), py::arg("word"), py::arg("head"))
+      .def(py::init<std::vector<Layer>, std::optional<Tensor>, Head, std::optional<Draft>>(), py::arg("layers"),
+           py::arg("word"), py::arg("head"), py::arg("draft"))
+      .def("draft", torch::wrap_pybind_function_no_gil(&draft), py::arg("hidden"), py::arg("ids"), py::arg("positions"),
+           py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"), py::arg("sample_rows"), py::arg("cache"))
       .def("run", torch::wrap_pybind_function_no_gil(&run), py::arg("first"), py::arg("until"), py::arg("x"), py::arg("number"),
            py::arg("ids"), py::arg("positions"), py::arg("seq"), py::arg("slot_mapping"), py::arg("page_table"),
            py::arg("sample_rows"), py::arg("caches"), py::arg("routes"));

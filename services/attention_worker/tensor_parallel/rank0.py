@@ -20,7 +20,7 @@ from services.router.dispatch.errors import WorkerUnavailable
 
 
 class Rank0Model:
-    """Rank 0's part of the model; `forward` sends each step to the followers first."""
+    """Rank 0's part of the model; `forward` and `draft` send each step to the followers first."""
 
     def __init__(self, model: Model, group: RankGroup, followers: Followers) -> None:
         self.config, self.device = model.config, model.device
@@ -29,6 +29,10 @@ class Rank0Model:
     @property
     def ngram(self) -> NgramConfig | None:
         return self._model.ngram
+
+    @property
+    def drafts(self) -> bool:
+        return self._model.drafts
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         """This rank's caches: all heads share the latents, so every rank has all of them."""
@@ -47,12 +51,24 @@ class Rank0Model:
         except Exception as error:
             raise WorkerUnavailable(str(self._followers.kill(error))) from error
 
+    def draft(self, step: Step, rows_T: Tensor, caches: list[Tensor]) -> Tensor:
+        """As Model.draft: every rank has the rows that the step continues. Raises WorkerUnavailable."""
+        try:
+            self._followers.send(pack(step, caches[0].shape[1], rows_T))
+            logits_BV = self._model.draft(step, rows_T, caches)
+            self._group.synchronize()
+            self._followers.check()
+            return logits_BV
+        except Exception as error:
+            raise WorkerUnavailable(str(self._followers.kill(error))) from error
+
 
 def shared_ranks(config: ModelConfig, group: RankGroup) -> SharedRanks:
     """How this model's dense work is shared by the ranks of a group."""
     return SharedRanks(
         group.shard,
         group,
+        hidden=config.hidden_size,
         heads_width=config.num_attention_heads * config.v_head_dim,
         inner=config.ffn_hidden_size,
         vocabulary=config.vocab_size,

@@ -45,9 +45,12 @@ def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: 
     log.info("rank is ready", rank=shard.rank, of=shard.size)
     while True:
         try:
-            step = unpack(channel.receive())
+            step, rows_T = unpack(channel.receive())
             host.copy(step.moves_M3)
-            loaded.model.forward(step, caches, dispatcher)
+            if rows_T is None:
+                loaded.model.forward(step, caches, dispatcher)
+            else:
+                loaded.model.draft(step, rows_T, caches)
         except StepAborted:
             continue
         except ChannelClosed:

@@ -13,7 +13,8 @@ from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting, rule_of
 
 PASSED_ON = (
-    *("host", "dtype", "device", "tp", "kv_pages", "kv_dtype", "kv_host_gb", "max_itl_ms", "link", "dispatch_dtype"),
+    *("host", "dtype", "device", "tp", "kv_pages", "kv_dtype", "kv_host_gb", "max_itl_ms", "draft", "link"),
+    "dispatch_dtype",
     "generation_config",
 )
 FROM_ROUTERS = ("record",)
@@ -45,6 +46,7 @@ def up(
     kv_pages: Annotated[int, _setting("kv_pages")] = LocalSettings.kv_pages,
     kv_host_gb: Annotated[float, _setting("kv_host_gb")] = LocalSettings.kv_host_gb,
     max_itl_ms: Annotated[float, _setting("max_itl_ms")] = LocalSettings.max_itl_ms,
+    draft: Annotated[int, _setting("draft")] = LocalSettings.draft,
     link: Annotated[str, _setting("link")] = LocalSettings.link,
     dispatch_dtype: Annotated[str, _setting("dispatch_dtype")] = LocalSettings.dispatch_dtype,
     kv_dtype: Annotated[str, _setting("kv_dtype")] = LocalSettings.kv_dtype,
@@ -70,6 +72,7 @@ def up(
             kv_pages=kv_pages,
             kv_host_gb=kv_host_gb,
             max_itl_ms=max_itl_ms,
+            draft=draft,
             link=link,
             dispatch_dtype=dispatch_dtype,
             kv_dtype=kv_dtype,
