@@ -425,6 +425,8 @@ class Token(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    DRAFTED_FIELD_NUMBER: _builtins.int
+    DRAFT_PLACE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """0-based among the generated tokens, over all attempts"""
     id: _builtins.int
@@ -433,6 +435,10 @@ class Token(_message.Message):
     logprob: _builtins.float
     rank: _builtins.int
     """1 = the likeliest; of scored tokens of a prompt only"""
+    drafted: _builtins.int
+    """on the first token of a step: how many tokens its draft had"""
+    draft_place: _builtins.int
+    """the place of this token in the draft, from 1 on; 0 = it was not drafted, or wrong"""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprob]: ...
     def __init__(
@@ -444,10 +450,12 @@ class Token(_message.Message):
         logprob: _builtins.float = ...,
         top: _abc.Iterable[Global___TopLogprob] | None = ...,
         rank: _builtins.int = ...,
+        drafted: _builtins.int = ...,
+        draft_place: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "index", b"index", "logits_checksum", b"logits_checksum", "logprob", b"logprob", "rank", b"rank", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_place", b"draft_place", "drafted", b"drafted", "id", b"id", "index", b"index", "logits_checksum", b"logits_checksum", "logprob", b"logprob", "rank", b"rank", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

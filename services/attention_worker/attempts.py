@@ -217,6 +217,8 @@ def fill(
             logits_checksum=token.logits_checksum,
             logprob=token.logprob,
             rank=token.rank,
+            drafted=token.drafted,
+            draft_place=token.draft_place,
         )
         for id, logprob in token.top:
             added.top.add(id=id, logprob=logprob)

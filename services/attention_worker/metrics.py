@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.attention_worker.engine.drafting import DraftCounters
 from services.attention_worker.engine.engine import Engine
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
@@ -71,9 +72,28 @@ class AttentionMetrics(Collector):
         yield _count(
             "caracal_engine_model_tokens", "Tokens through the model, recomputed ones too", counters.model_tokens
         )
+        yield from self._drafts()
         info = InfoMetricFamily("caracal:cache_config", "Sizes of the paged latent cache")
         info.add_metric((), {"block_size": str(pages.page_size), "num_gpu_blocks": str(pages.total)})
         yield info
+
+    def _drafts(self) -> Iterator[Metric]:
+        most = self._engine.limits.drafts
+        counters = DraftCounters() if self._engine.drafter is None else self._engine.drafter.counters
+        yield _count(
+            "caracal:spec_decode_num_drafts", "Drafts that were verified, one per answer and step", counters.drafts
+        )
+        yield _count("caracal:spec_decode_num_draft_tokens", "Tokens drafted", counters.tokens)
+        yield _count("caracal:spec_decode_num_accepted_tokens", "Tokens drafted right", sum(counters.accepted))
+        accepted = CounterMetricFamily(
+            "caracal:spec_decode_num_accepted_tokens_per_pos",
+            "Tokens drafted right, by their place in the draft",
+            labels=("position",),
+        )
+        for place, count in enumerate(counters.accepted[:most]):
+            accepted.add_metric((str(place),), count)
+        yield accepted
+        yield _count("caracal_engine_failed_drafts", "Steps after which drafting failed", counters.failed)
 
     def _layers(self) -> Iterator[Metric]:
         exposed = CounterMetricFamily(

@@ -28,18 +28,28 @@ def make(key: int, prompt: int, answer: int, emitted: int = 0) -> Sequence:
     return Sequence(key, request, frozenset(), prompt + answer, lambda tokens, ending: None, names=names)
 
 
-def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[Sequence]:
-    """Runs a step as the engine does: caches the chunks, appends tokens, removes and returns ended sequences."""
+def run(scheduler: Scheduler, chunks: list[Chunk], right: int = 0, drafts: int = 0) -> list[Sequence]:
+    """Runs a step as the engine does: caches the chunks, appends tokens, removes and returns ended sequences.
+
+    Of the drafts that it has, `right` are; then so many are made for the next step.
+    """
     ended = []
-    sampled = [chunk.samples for chunk in chunks]
+    sampled = {chunk.sequence.key: chunk.samples for chunk in chunks}
     for chunk in chunks:
-        scheduler.computed(chunk)
-    for chunk, samples in zip(chunks, sampled, strict=True):
-        if samples:
-            chunk.sequence.append(9)
-            if chunk.sequence.ending:
-                scheduler.remove(chunk.sequence)
-                ended.append(chunk.sequence)
+        sequence, samples = chunk.sequence, sampled[chunk.sequence.key]
+        tokens = 1 + min(right, chunk.drafts)
+        for _ in range(samples * tokens):
+            assert sequence.ending is None, "a draft after the last token"
+            sequence.append(9)
+        scheduler.computed(sequence, chunk.known + samples * (tokens - 1))
+    for chunk in chunks:
+        sequence, samples = chunk.sequence, sampled[chunk.sequence.key]
+        sequence.drafts = [9] * min(drafts, sequence.most_drafts) if samples else []
+        if samples and sequence.ending:
+            scheduler.remove(sequence)
+            ended.append(sequence)
+        elif len(sequence.drafts) > 1 and not scheduler.take_draft_pages(sequence, len(sequence.drafts)):
+            sequence.drafts = [9]
     return ended
 
 
@@ -77,8 +87,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.scheduler.remove(self.live.pop(data.draw(st.sampled_from(sorted(self.live)))))
 
-    @rule(seconds=st.sampled_from([1e-4, 1e-3, 30.0]))
-    def step(self, seconds: float = 1e-3) -> None:
+    @rule(seconds=st.sampled_from([1e-4, 1e-3, 30.0]), right=st.integers(0, 3), drafts=st.integers(0, 3))
+    def step(self, seconds: float = 1e-3, right: int = 0, drafts: int = 0) -> None:
         decoding = [sequence for sequence in self.scheduler.running if sequence.remaining == 1]
         chunks = self.scheduler.schedule()
         assert bool(chunks) == bool(self.live), "work exists, so something runs"
@@ -91,9 +101,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert prompts == sorted(prompts), "prompts are scheduled in order of submission"
         for chunk in chunks:
             self.check_chunk(chunk)
+            assert not chunk.drafts or chunk.sequence in decoding
         if chunks:
             self.scheduler.cost.observe(sum((chunk.work for chunk in chunks), Work()), seconds)
-        for sequence in run(self.scheduler, chunks):
+        for sequence in run(self.scheduler, chunks, right, drafts):
             del self.live[sequence.key]
 
     def check_chunk(self, chunk: Chunk) -> None:

@@ -9,8 +9,10 @@ from random import Random
 from caracal_kernels import GateWeights
 from torch import Tensor
 
+from services.attention_worker.engine.draft_policy import DraftPolicy
+from services.attention_worker.engine.drafting import DraftCounters
 from services.attention_worker.engine.engine import Engine, EngineLimits, ModelLike
-from services.attention_worker.engine.sequence import Ending, Request, Sampling, TokenOut
+from services.attention_worker.engine.sequence import Ending, Request, Sampling, Sequence, TokenOut
 from services.attention_worker.engine.token_rules import TokenRules
 from services.attention_worker.model.interfaces import DispatcherLike, MoEHandleLike
 from services.attention_worker.model.step import Step
@@ -28,6 +30,7 @@ def limits(
     slowdown: float = math.inf,
     prefix_cache: bool = True,
     host_pages: int = 0,
+    drafts: int = 0,
 ) -> EngineLimits:
     return EngineLimits(
         num_pages=num_pages,
@@ -40,6 +43,7 @@ def limits(
         slowdown=slowdown,
         prefix_cache=prefix_cache,
         host_pages=host_pages,
+        drafts=drafts,
     )
 
 
@@ -48,6 +52,7 @@ class Received:
     """Everything one request received, and the logits rows its tokens were sampled from."""
 
     key: int = -1
+    prompt: list[int] = field(default_factory=list)
     tokens: list[TokenOut] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
@@ -89,7 +94,10 @@ class ObservedModel:
 
     def __init__(self, model: ModelLike, received: dict[int, Received], shuffle: Random | None) -> None:
         self._model, self._received, self._shuffle = model, received, shuffle
-        self.ngram = model.ngram
+        self.ngram, self.drafts = model.ngram, model.drafts
+
+    def draft(self, step: Step, rows_T: Tensor, caches: list[Tensor]) -> Tensor:
+        return self._model.draft(step, rows_T, caches)
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
         return self._model.new_cache(num_pages, page_size)
@@ -104,8 +112,15 @@ class ObservedModel:
         return logits_BV
 
 
+class AlwaysDrafts(DraftPolicy):
+    """Drafts as much as it may, whatever it costs."""
+
+    def wanted(self, sequence: Sequence) -> int:
+        return min(self.most, sequence.most_drafts)
+
+
 class Driver:
-    """An engine, and what each of its requests received."""
+    """An engine, which drafts as much as it may, and what each of its requests received."""
 
     def __init__(
         self,
@@ -124,6 +139,15 @@ class Driver:
             eos_ids,
         )
         observed.engine = self.engine
+        if self.engine.drafter is not None:
+            self.engine.drafter.policy = AlwaysDrafts(self.engine.drafter.policy.most, self.engine.scheduler.cost)
+
+    @property
+    def drafted(self) -> DraftCounters:
+        """What the engine has drafted, without a failure."""
+        assert self.engine.drafter is not None
+        assert not self.engine.drafter.counters.failed
+        return self.engine.drafter.counters
 
     def submit(
         self,
@@ -138,7 +162,7 @@ class Driver:
         salt: bytes = b"",
         layer_checksums: bool = False,
     ) -> Received:
-        received = Received()
+        received = Received(prompt=prompt)
         request = Request(
             request_id="r",
             prompt_ids=tuple(prompt),

@@ -22,17 +22,19 @@ import structlog
 import torch
 from torch import Tensor
 
+from services.attention_worker.engine.answers import Answer, draw_answers
 from services.attention_worker.engine.delivery import Deliver, Delivery, deliver_here
+from services.attention_worker.engine.drafting import Drafter
 from services.attention_worker.engine.inputs import StepInputs
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.layer_checksums import LayerChecksums
 from services.attention_worker.engine.prompt_scores import score
-from services.attention_worker.engine.sampler import NonFiniteLogits, Sampled, sample_tokens
+from services.attention_worker.engine.sampler import NonFiniteLogits
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.engine.step_span import step_span
-from services.attention_worker.engine.token_rules import NothingAllowed, TokenRules
+from services.attention_worker.engine.token_rules import TokenRules
 from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.checkpoint.ngram import NgramConfig
@@ -43,6 +45,9 @@ log = structlog.get_logger(__name__)
 
 IDLE_TICK_S = 0.5  # how often an idle engine counts progress
 PROMPT_TICK_S = 1.0  # how often a delivery without tokens says that a prompt goes on
+
+
+Scored = tuple[Sequence, list[TokenOut], Ending | None]
 
 
 class EngineStopped(RuntimeError):
@@ -61,16 +66,24 @@ class ModelLike(Protocol):
         """What of the ids before a token its embedding takes in."""
         ...
 
+    @property
+    def drafts(self) -> bool:
+        """Whether it can guess tokens ahead: then `draft` may be called after each `forward`."""
+        ...
+
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor: ...
+
+    def draft(self, step: Step, rows_T: Tensor, caches: list[Tensor]) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """The sizes of an engine.
 
-    `max_model_len` counts prompt and generated tokens; `max_itl_s`, `max_scores` and `slowdown` are the scheduler's.
+    `max_model_len` counts prompt and generated tokens; `max_itl_s`, `max_scores` and `slowdown` are the scheduler's;
+    `drafts` is the most tokens that are drafted of a sequence in a step.
     """
 
     num_pages: int
@@ -81,6 +94,7 @@ class EngineLimits:
     max_itl_s: float = math.inf
     max_scores: int = 256
     slowdown: float = math.inf
+    drafts: int = 0
     prefix_cache: bool = True
     host_pages: int = 0  # of the second tier
 
@@ -127,6 +141,9 @@ class Engine:
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
         self._deliver = deliver
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
+        self.drafter: Drafter | None = None
+        if model.drafts and limits.drafts:
+            self.drafter = Drafter(model, self.cache, self._inputs.arrays, self.scheduler, limits.drafts)
         self._sequences: dict[int, Sequence] = {}
         self._observed = 0  # how many of them ask for checksums of layers
         self._keys = count()
@@ -201,8 +218,8 @@ class Engine:
         chunks = self.scheduler.schedule()
         if chunks:
             with step_span(self.counters.steps + 1, chunks):
-                deliveries += self._run(chunks)
-        if deliveries:
+                self._run(chunks, deliveries)
+        elif deliveries:
             self._deliver(deliveries)
         return bool(chunks)
 
@@ -212,40 +229,44 @@ class Engine:
             deliveries += self._inbox.popleft()()
         return deliveries
 
-    def _run(self, chunks: list[Chunk]) -> list[Delivery]:
-        """Runs model and sampler over the scheduled chunks. A failure ends the sequences of this step only."""
-        sequences = [chunk.sequence for chunk in chunks if chunk.samples]
-        work = sum((chunk.work for chunk in chunks), Work())
-        started = time.perf_counter()
+    def _run(self, chunks: list[Chunk], deliveries: list[Delivery]) -> None:
+        """Runs a step, delivers what came before it and what it gave, and drafts for the next one."""
+        started, work = time.perf_counter(), sum((chunk.work for chunk in chunks), Work())
+        sampling = [chunk for chunk in chunks if chunk.samples]
+        prompts = [chunk for chunk in chunks if not chunk.samples] if len(sampling) < len(chunks) else []
+        rows = sum(1 + chunk.drafts for chunk in sampling)
         self.counters.steps += 1
         layers = LayerChecksums(chunks) if self._observed else None
         try:
-            for sequence in sequences:
-                if sequence.rules is not None:
-                    sequence.rules.begin()
+            for chunk in sampling:
+                if chunk.sequence.rules is not None:
+                    chunk.sequence.rules.begin()
             step = self._inputs_of(chunks)  # from here to `forward` nothing may fail: all ranks make the step's copies
             step = step if layers is None else replace(step, observe=layers.take)
             logits_BV = self._model.forward(step, self.cache.tensors, self._dispatcher)
-            tokens = sample_tokens(logits_BV[: len(sequences)], sequences) if sequences else []
-            scores = list(score(logits_BV[len(sequences) :], chunks)) if len(logits_BV) > len(sequences) else []
-            passed = list(layers.tokens()) if layers is not None else []
+            scores = self._scores(logits_BV[rows:], chunks) if len(logits_BV) > rows else []
+            answers = draw_answers(logits_BV, sampling)
+            kept = {answer.chunk.sequence.key: answer.kept for answer in answers}
+            passed = list(layers.tokens(kept)) if layers is not None else []
         except CopiesFailed as error:
-            return self._fail(list(self.scheduler.running), error)
+            self._deliver(deliveries + self._fail(list(self.scheduler.running), error))
+            return
         except Exception as error:  # noqa: BLE001 - the engine's thread must outlive any step
-            return self._fail([chunk.sequence for chunk in chunks], error)
-        # An observed step takes longer, and a GPU may still be busy with a step that samples nothing.
-        if layers is None and (sequences or not logits_BV.is_cuda):
-            self.scheduler.cost.observe(work, time.perf_counter() - started)
+            self._deliver(deliveries + self._fail([chunk.sequence for chunk in chunks], error))
+            return
         for chunk in chunks:
-            self.scheduler.computed(chunk)
+            self.scheduler.computed(chunk.sequence, kept.get(chunk.sequence.key, chunk.length))
         self.counters.model_tokens += len(step.ids_T)
-        deliveries = self._prompt_ticks(chunks) + [(chunk.sequence.emit, rows, None) for chunk, rows in passed]
-        deliveries += [self._take_scores(*scored) for scored in scores]
-        return deliveries + [
-            self._take(sequence, token)
-            for sequence, token in zip(sequences, tokens, strict=True)
-            if sequence.key in self._sequences
-        ]
+        deliveries += self._prompt_ticks(prompts) + [(chunk.sequence.emit, each, None) for chunk, each in passed]
+        deliveries += [self._take_tokens(*scored) for scored in scores]
+        deliveries += [self._take(answer) for answer in answers if answer.chunk.sequence.key in self._sequences]
+        self._deliver(deliveries)
+        if self.drafter is not None:  # while clients get their tokens
+            self.drafter.verified(answers)
+            self.drafter.draft(chunks, kept)
+        # An observed step takes longer, and a GPU may still be busy with a step that samples nothing.
+        if layers is None and (sampling or not logits_BV.is_cuda):
+            self.scheduler.cost.observe(work, time.perf_counter() - started)
 
     def _inputs_of(self, chunks: list[Chunk]) -> Step:
         """The model's input, after the copies from and to host memory that it needs.
@@ -260,40 +281,36 @@ class Engine:
             raise CopiesFailed(str(error)) from error
         return step
 
-    def _prompt_ticks(self, chunks: list[Chunk]) -> list[Delivery]:
+    def _prompt_ticks(self, prompts: list[Chunk]) -> list[Delivery]:
         now = time.monotonic()
-        going_on = [c.sequence for c in chunks if not c.samples and c.sequence.ticked_at < now - PROMPT_TICK_S]
+        going_on = [chunk.sequence for chunk in prompts if chunk.sequence.ticked_at < now - PROMPT_TICK_S]
         for sequence in going_on:
             sequence.ticked_at = now
         return [(sequence.emit, [], None) for sequence in going_on]
 
-    def _take_scores(self, chunk: Chunk, scores: list[TokenOut] | NonFiniteLogits) -> Delivery:
-        sequence = chunk.sequence
-        if isinstance(scores, NonFiniteLogits):
-            self.scheduler.forget(sequence)
-            return self._end(sequence, [], Ending("failed", message=str(scores)))
-        sequence.scored = scores[-1].index + 1
-        if sequence.ending is not None:  # of a sequence without an answer
-            return self._end(sequence, scores, sequence.ending)
-        return sequence.emit, scores, None
+    @staticmethod
+    def _scores(logits_RV: Tensor, chunks: list[Chunk]) -> list[Scored]:
+        """The scores of the prompts, each with the ending of a sequence that gets no answer."""
+        found: list[Scored] = []
+        for chunk, scores in score(logits_RV, chunks):
+            if isinstance(scores, NonFiniteLogits):
+                found.append((chunk.sequence, [], Ending("failed", message=str(scores))))
+            else:
+                chunk.sequence.scored = scores[-1].index + 1
+                found.append((chunk.sequence, scores, chunk.sequence.ending))
+        return found
 
-    def _take(self, sequence: Sequence, token: Sampled) -> Delivery:
-        if isinstance(token, NonFiniteLogits):
+    def _take(self, answer: Answer) -> Delivery:
+        if not answer.chunk.sequence.request.probe:
+            self.counters.generation_tokens += len(answer.tokens)
+        return self._take_tokens(answer.chunk.sequence, answer.tokens, answer.ending)
+
+    def _take_tokens(self, sequence: Sequence, tokens: list[TokenOut], ending: Ending | None) -> Delivery:
+        if ending is None:
+            return sequence.emit, tokens, None
+        if ending.reason == "failed":
             self.scheduler.forget(sequence)
-            return self._end(sequence, [], Ending("failed", message=str(token)))
-        if isinstance(token, NothingAllowed):
-            return self._end(sequence, [], Ending("rejected", message=str(token)))
-        if sequence.generated == len(sequence.request.emitted_ids):
-            token = replace(token, cached=sequence.hit)
-        sequence.append(token.id)
-        self.counters.generation_tokens += not sequence.request.probe
-        ending = sequence.ending
-        if sequence.rules is not None and ending is None:
-            try:
-                sequence.rules.accept(token.id)
-            except NothingAllowed as error:
-                ending = Ending("rejected", message=str(error))
-        return self._end(sequence, [token], ending) if ending else (sequence.emit, [token], None)
+        return self._end(sequence, tokens, ending)
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> list[Delivery]:
         self.counters.failed_steps += 1

@@ -32,11 +32,15 @@ class LayerChecksums:
         bytes_TB = x_TD.cpu().contiguous().view(torch.uint8).numpy()
         self._checksums[number] = [[zlib.crc32(bytes_TB[row]) for row in rows] for _, rows in self._rows]
 
-    def tokens(self) -> Iterator[tuple[Chunk, list[TokenOut]]]:
-        """Yields what to deliver, once all layers have run."""
+    def tokens(self, kept: dict[int, int]) -> Iterator[tuple[Chunk, list[TokenOut]]]:
+        """Yields what to deliver, once the step's tokens are known.
+
+        `kept`: how many rows of a sequence that sampled are of it; those of wrong drafts are not.
+        """
         found = [self._checksums[number] for number in sorted(self._checksums)]
         for index, (chunk, _) in enumerate(self._rows):
-            rows = zip(*(each[index] for each in found), strict=True)
-            places = range(chunk.start, chunk.start + chunk.length)
+            count = kept.get(chunk.sequence.key, chunk.length)
+            rows = zip(*(each[index][:count] for each in found), strict=True)
+            places = range(chunk.start, chunk.start + count)
             ids = chunk.sequence.ids
             yield chunk, [TokenOut(place, ids[place], 0, layers=row) for place, row in zip(places, rows, strict=True)]

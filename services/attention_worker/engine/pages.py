@@ -115,6 +115,13 @@ class PagePool:
         self._held[row] = wanted
         return True
 
+    def shrink(self, row: int, tokens: int) -> None:
+        """Frees a row's pages beyond `tokens` positions; nothing that is to be kept may have been written to them."""
+        for index in range(self.pages_for(tokens), self._held[row]):
+            self._release(int(self.table_SX[row, index]))
+            self.table_SX[row, index] = -1
+        self._held[row] = min(self._held[row], self.pages_for(tokens))
+
     def publish(self, row: int, names: Sequence[bytes]) -> None:
         """Names the row's first pages, which are full and computed. One whose name another page has gets none."""
         for index in range(self._published[row], len(names)):

@@ -44,18 +44,41 @@ def sample_tokens(logits_BV: Tensor, sequences: list[Sequence]) -> list[Sampled]
     `logits_BV` is fp32, on any device, and is not changed. A row's result depends on that row and its sequence only.
     """
     rows_BV = logits_BV.cpu()
-    as_they_are = not any(sequence.adjusts_logits for sequence in sequences)
     rejected: dict[int, NothingAllowed] = {}
-    if as_they_are and not logits_BV.is_cuda and (draw := _native_draw()) is not None:
-        ids, checksums, finite = draw(logits_BV, *_parameters(sequences))
-    else:
-        ids, checksums, finite = _draw(logits_BV, rows_BV, sequences, rejected)
+    ids, checksums, finite = _drawn(logits_BV, rows_BV, sequences, 0, rejected)
     return [
         _token_out(rows_BV, row, sequence, token, checksum)
         if good and row not in rejected
         else rejected.get(row, NonFiniteLogits("the model gave logits that are not finite"))
         for row, (sequence, token, checksum, good) in enumerate(zip(sequences, ids, checksums, finite, strict=True))
     ]
+
+
+def guess_tokens(logits_BV: Tensor, sequences: list[Sequence], ahead: int) -> list[int | None]:
+    """What `sample_tokens` would draw for each sequence when it has `ahead` more tokens, its drafts; None for nothing.
+
+    With the same noise, and as far as they are known the same penalties, masks and rules: so what is drawn from logits
+    that are nearly the model's is mostly the model's token. Rules are known for the next token alone.
+    """
+    rejected: dict[int, NothingAllowed] = {}
+    ids, _, finite = _drawn(logits_BV, logits_BV.cpu(), sequences, ahead, rejected)
+    return [
+        token if good and row not in rejected else None
+        for row, (token, good) in enumerate(zip(ids, finite, strict=True))
+    ]
+
+
+def _drawn(
+    logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence], ahead: int, rejected: dict[int, NothingAllowed]
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids, checksums, and whether rows are finite; adds the rows that nothing may follow to `rejected`.
+
+    `rows_BV`: the logits on the host.
+    """
+    as_they_are = not any(sequence.adjusts_logits for sequence in sequences)
+    if as_they_are and not logits_BV.is_cuda and (draw := _native_draw()) is not None:
+        return draw(logits_BV, *_parameters(sequences, ahead))
+    return _draw(logits_BV, rows_BV, sequences, ahead, rejected)
 
 
 @cache
@@ -68,11 +91,11 @@ def _native_draw() -> Draw | None:
     return _native.draw
 
 
-def _parameters(sequences: list[Sequence]) -> Parameters:
+def _parameters(sequences: list[Sequence], ahead: int) -> Parameters:
     asked = [sequence.sampling for sequence in sequences]
     return (
         [one.seed for one in asked],
-        [len(sequence.ids) for sequence in sequences],
+        [len(sequence.ids) + ahead for sequence in sequences],
         [one.temperature for one in asked],
         [one.top_k for one in asked],
         [one.top_p for one in asked],
@@ -81,24 +104,21 @@ def _parameters(sequences: list[Sequence]) -> Parameters:
 
 
 def _draw(
-    logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence], rejected: dict[int, NothingAllowed]
+    logits_BV: Tensor, rows_BV: Tensor, sequences: list[Sequence], ahead: int, rejected: dict[int, NothingAllowed]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Ids, checksums, and whether rows are finite, op by op; adds the rows that nothing may follow to `rejected`.
-
-    `rows_BV`: the logits on the host.
-    """
+    """The same, op by op."""
     checksum_B, finite_B = row_checks(rows_BV)
     # The op must not get NaN or infinity: such a row is replaced by zeros and its result is dropped.
     usable_BV = logits_BV if finite_B.all() else logits_BV.where(finite_B.to(logits_BV.device)[:, None], 0.0)
     parameters = [
         torch.tensor(values, dtype=dtype, device=logits_BV.device)
-        for values, dtype in zip(_parameters(sequences), _DTYPES, strict=True)
+        for values, dtype in zip(_parameters(sequences, ahead), _DTYPES, strict=True)
     ]
-    ids_B = sample(_adjusted(usable_BV, sequences, rejected), *parameters)
+    ids_B = sample(_adjusted(usable_BV, sequences, ahead, rejected), *parameters)
     return ids_B.tolist(), checksum_B.tolist(), finite_B.tolist()
 
 
-def _adjusted(logits_BV: Tensor, sequences: list[Sequence], rejected: dict[int, NothingAllowed]) -> Tensor:
+def _adjusted(logits_BV: Tensor, sequences: list[Sequence], ahead: int, rejected: dict[int, NothingAllowed]) -> Tensor:
     """Applies penalties, bias, masks and rules: the same tensor when no row needs them, else a copy."""
     changed = [index for index, sequence in enumerate(sequences) if sequence.adjusts_logits]
     if not changed:
@@ -107,14 +127,14 @@ def _adjusted(logits_BV: Tensor, sequences: list[Sequence], rejected: dict[int, 
     rows = host_BV.numpy()
     for index in changed:
         try:
-            _adjust(rows[index], sequences[index])
+            _adjust(rows[index], sequences[index], rules=ahead == 0)
         except NothingAllowed as error:
             rejected[index] = error
             rows[index] = 0.0  # the op must not get a row without a token, and what it samples here is dropped
     return host_BV.to(logits_BV.device)
 
 
-def _adjust(row: Row, sequence: Sequence) -> None:
+def _adjust(row: Row, sequence: Sequence, *, rules: bool) -> None:
     asked = sequence.sampling
     if asked.repetition_penalty != 1.0:
         seen = np.fromiter({*sequence.request.prompt_ids, *sequence.counts}, np.int64)
@@ -128,7 +148,7 @@ def _adjust(row: Row, sequence: Sequence) -> None:
         row[token] += np.float32(bias)
     if sequence.stop_masked:
         row[list(sequence.stop_ids)] = -np.inf
-    if sequence.rules is not None:
+    if sequence.rules is not None and rules:
         sequence.rules.apply(row, sequence.stop_ids)
         if row.max() == -np.inf:
             raise NothingAllowed("the request's rules allow no token here")

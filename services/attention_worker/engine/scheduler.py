@@ -25,27 +25,48 @@ class CannotFit(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence in one step: the whole prompt, a part of it, or the one token of a decode."""
+    """Consecutive tokens of one sequence in one step: the whole prompt, a part of it, or the one token of a decode.
+
+    The last `drafts` of them are the first of the sequence's drafts; only a decode has any.
+    """
 
     sequence: Sequence
     start: int
     length: int
+    drafts: int = 0
+
+    @property
+    def known(self) -> int:
+        """How many of its tokens are no drafts."""
+        return self.length - self.drafts
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens."""
+        known = self.sequence.ids[self.start : self.start + self.known]
+        return known + self.own_drafts if self.drafts else known
+
+    @property
+    def own_drafts(self) -> list[int]:
+        """Those of its tokens that are drafts."""
+        return self.sequence.drafts[: self.drafts]
 
     @property
     def samples(self) -> bool:
-        """Whether the chunk ends with the sequence's last known token, so that a token is sampled after it."""
-        return self.start + self.length == len(self.sequence.ids) and not self.sequence.sampling.prompt_only
+        """Whether a token is sampled after the chunk's known ones: they end with the last of the sequence's."""
+        end, sequence = self.start + self.length - self.drafts, self.sequence
+        return end == len(sequence.ids) and not sequence.request.sampling.prompt_only
 
     @property
     def scores(self) -> range:
         """The places of the prompt's tokens that the chunk's rows score: each row the token after its own."""
         prompt, sequence = len(self.sequence.request.prompt_ids), self.sequence
-        return range(max(self.start + 1, sequence.scored), min(self.start + self.length + 1, prompt))
+        return range(max(self.start + 1, sequence.scored), min(self.start + self.known + 1, prompt))
 
     @property
     def decode(self) -> bool:
         """Whether it is the next token of a running answer."""
-        return self.samples and self.length == 1
+        return self.samples and self.known == 1
 
     @property
     def work(self) -> Work:
@@ -69,6 +90,13 @@ class _Plan:
         if chunk.sequence.unscored:
             self.scores_left -= len(chunk.scores)
         self.work += chunk.work
+
+    def extend(self, place: int, drafts: int) -> None:
+        """Adds drafts to a decode."""
+        decode = self.chunks[place]
+        self.chunks[place] = Chunk(decode.sequence, decode.start, 1 + drafts, drafts)
+        self.tokens_left -= drafts
+        self.work += _work(decode.sequence, drafts)
 
 
 class Scheduler:
@@ -117,7 +145,8 @@ class Scheduler:
         self._fair.waits(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step: one token of every decode that has a turn, then prompt chunks."""
+        """The chunks of the next step: one token of every decode that has a turn, with its drafts where there is room,
+        then prompt chunks."""
         self._make_room()
         preemptions = self.preemptions
         plan = self._decodes()
@@ -126,10 +155,9 @@ class Scheduler:
             self._admit(plan)
         return plan.chunks
 
-    def computed(self, chunk: Chunk) -> None:
-        """Notes that a chunk's latents are in its pages: those that are full now are cached for other sequences."""
-        sequence = chunk.sequence
-        before, sequence.cached = sequence.cached, sequence.cached + chunk.length
+    def computed(self, sequence: Sequence, tokens: int) -> None:
+        """Notes that the latents of so many tokens more are in its pages: full ones are cached for other sequences."""
+        before, sequence.cached = sequence.cached, sequence.cached + tokens
         size = self.pages.page_size
         if sequence.names is not None and sequence.row is not None and before // size != sequence.cached // size:
             self.pages.publish(sequence.row, sequence.names.of(sequence.ids, sequence.cached))
@@ -153,10 +181,16 @@ class Scheduler:
         if not self.waiting:
             return
         newcomer = self._next()
-        lacks = self.pages.lacking(len(newcomer.ids) + 1, self._cached_names(newcomer))
+        lacks = self._lacks(newcomer)
+        if lacks > 0 and self._give_draft_pages_back():
+            lacks = self._lacks(newcomer)
         if self.running and (lacks > 0 or len(self.running) >= self.max_running):
             for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self._fair):
                 self._preempt(victim)
+
+    def _lacks(self, newcomer: Sequence) -> int:
+        """How many pages it needs beyond those that are free."""
+        return self.pages.lacking(len(newcomer.ids) + 1, self._cached_names(newcomer))
 
     def _next(self) -> Sequence:
         """The waiting sequence to be admitted next."""
@@ -174,13 +208,23 @@ class Scheduler:
         for sequence in decodes:
             plan.add(Chunk(sequence, sequence.cached, 1))
         plan.decodes = len(plan.chunks)
+        for place, decode in enumerate(decodes):
+            if drafts := self._drafts(plan, decode):
+                plan.extend(place, drafts)
         return plan
+
+    def _drafts(self, plan: _Plan, decode: Sequence) -> int:
+        """How many of a decode's drafts the step takes: they cost no other sequence its page or its turn."""
+        drafts = min(len(decode.drafts), plan.tokens_left)
+        late = plan.fair_s < math.inf and self.cost.predict(plan.work + _work(decode, drafts)) > plan.fair_s
+        return drafts if drafts and not late and self.take_draft_pages(decode, drafts) else 0
 
     def _grow(self, sequence: Sequence) -> None:
         """Allocates the page of the sequence's next token, if need be by preempting others, or the sequence itself:
         the latest of the caller that has most, if it has more than one."""
         while sequence.row is not None and not self.pages.grow(sequence.row, len(sequence.ids)):
-            self._preempt(self._fair.latest_of_most(self.running))
+            if not self._give_draft_pages_back():
+                self._preempt(self._fair.latest_of_most(self.running))
 
     def _preempt(self, victim: Sequence) -> None:
         self.running.remove(victim)
@@ -189,6 +233,19 @@ class Scheduler:
         self._fair.waits(victim)
         victim.preempted = True
         self.preemptions += 1
+
+    def take_draft_pages(self, sequence: Sequence, drafts: int) -> bool:
+        """Allocates the pages of a running sequence's drafts; false when there are not enough: none is preempted."""
+        assert sequence.row is not None
+        return self.pages.grow(sequence.row, len(sequence.ids) + drafts)
+
+    def _give_draft_pages_back(self) -> bool:
+        """Frees pages that only drafts need; returns whether there were any."""
+        used = self.pages.used
+        for sequence in self.running:
+            if sequence.row is not None and sequence.remaining == 1:
+                self.pages.shrink(sequence.row, len(sequence.ids))
+        return self.pages.used < used
 
     def _prefill(self, plan: _Plan) -> None:
         for sequence in self._fair.prompts(self.running):
@@ -271,7 +328,12 @@ class Scheduler:
         assert sequence.row is not None
         self.pages.free(sequence.row)
         self._fair.left(sequence)
-        sequence.row, sequence.cached = None, 0
+        sequence.row, sequence.cached, sequence.drafts = None, 0, []
+
+
+def _work(decode: Sequence, drafts: int) -> Work:
+    """What drafts add to a step."""
+    return Work.of_chunk(decode.cached + 1, drafts, decode=True)
 
 
 def _waits_for_scores(plan: _Plan, sequence: Sequence) -> bool:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 from services.attention_worker.engine.token_rules import Reasoning, TokenRules
 from services.prefixes.page_names import PageNames
 
+FIRST_ACCEPTANCE = 0.75  # of a sequence of which nothing is known
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -90,7 +92,8 @@ class TokenOut:
     """One generated token: its index over all attempts, and the CRC-32 of the logits row it was sampled from.
 
     With a rank, 1 for the likeliest, it is a token of the prompt that was scored, and the index its place there.
-    `cached`: of an attempt's first token, how many tokens of the prompt were in the cache.
+    `cached`: of an attempt's first token, how many tokens of the prompt were in the cache. `drafted`: of a step's first
+    token, how many tokens its draft had; `draft_place`: where in it this one was right.
     With `layers` it is none that was generated, but one that went through the model: the CRC-32 of its row after the
     embedding and after each layer, and the index its place in prompt and answer.
     """
@@ -103,6 +106,8 @@ class TokenOut:
     rank: int = 0
     cached: int = 0
     layers: tuple[int, ...] = ()
+    drafted: int = field(default=0, compare=False)
+    draft_place: int = field(default=0, compare=False)  # from 1 on; 0 = it was not drafted, or wrong
 
     @property
     def generated(self) -> bool:
@@ -144,6 +149,8 @@ class Sequence:
     preempted: bool = False
     row: int | None = None  # in the page table; None while the sequence waits
     ran: int = 0  # the step, as FairShare counts them, in which it last had a turn
+    drafts: list[int] = field(default_factory=list)  # what the next tokens may be: for the next step to verify
+    acceptance: float = FIRST_ACCEPTANCE  # how often its drafts were right of late, as a share
     ticked_at: float = -math.inf  # when a delivery last said that its prompt goes on, by the monotonic clock
 
     def __post_init__(self) -> None:
@@ -163,7 +170,7 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """How many tokens still have to go through the model; 1 is a decode."""
+        """How many tokens still have to go through the model, drafts aside; 1 is a decode."""
         return len(self.ids) - self.cached
 
     @property
@@ -197,6 +204,11 @@ class Sequence:
         if self.generated and self.ids[-1] in self.stop_ids:
             return Ending("stop", stop_id=self.ids[-1])
         return Ending("length") if len(self.ids) >= self.max_length and not self.unscored else None
+
+    @property
+    def most_drafts(self) -> int:
+        """How many drafts could become tokens of it in one step: after them there is room for one more token."""
+        return max(0, self.max_length - len(self.ids) - 1)
 
     def append(self, token: int) -> None:
         self.ids.append(token)

@@ -62,6 +62,10 @@ class StepCost:
         """The seconds that about one mixed step of four hundred exceeds."""
         return self._headroom * self.predict(work)
 
+    def price(self, decodes: Work) -> float:
+        """What as many rows again would cost, as a share of the seconds of a step with these: 0 to 1."""
+        return 1 - self.predict(Work()) / self.predict(decodes)
+
     def prompt_tokens(self, before: Work, start: int, most: int, limit_s: float, least_s: float = 0.0) -> int:
         """How many tokens of a prompt, from `start` on, fit into a step of `limit_s` beside `before`: 0 to `most`.
 
