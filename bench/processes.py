@@ -103,12 +103,14 @@ def cluster(
     experts: int = 1,
     link: str = "",
     delay_s: float | None = None,
+    attention_module: str = "services.attention_worker",
     **attention_environment: str,
 ) -> Iterator[Cluster]:
     """Yields a ready cluster with the settings and the cores that `caracal up` gives its processes.
 
-    `link` is the best one if empty; only the attention worker gets `attention_environment`, and has no prefix cache
-    unless that says so: most benchmarks send their prompts in every round, to be computed. With `delay_s` a proxy
+    `link` is the best one if empty; only the attention worker gets `attention_environment`, and runs another module if
+    one is given. It has no prefix cache unless that says so: most benchmarks send their prompts in every round, to be
+    computed. With `delay_s` a proxy
     before each expert worker delays its replies by so much.
     """
     port, grpc_port = free_port(), free_port()
@@ -124,7 +126,8 @@ def cluster(
         pids: dict[str, list[int]] = {"router": [], "attention_worker": [], "expert_worker": []}
 
         def start(role: str, name: str, **own: str) -> None:
-            arguments = [sys.executable, "-m", f"services.{role}"]
+            module = attention_module if role == "attention_worker" else f"services.{role}"
+            arguments = [sys.executable, "-m", module]
             kind, number = role.removesuffix("_worker"), int(name.rpartition("-")[2])
             environment = shared | settings.cores_environment(kind, number) | {"CARACAL_WORKER_ID": name} | own
             child = stack.enter_context(process(arguments, directory / f"{name}.log", **environment))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 
 import torch
 from caracal_kernels import KernelsUnavailable
@@ -38,7 +39,12 @@ async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers
         await worker.stop()
 
 
-def main() -> None:
+def as_it_is(model: Servable) -> Servable:
+    return model
+
+
+def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
+    """Serves until a signal. `adapt`: what is served instead of a model, for benchmarks."""
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", settings.identity, settings.log_level)
@@ -51,7 +57,8 @@ def main() -> None:
             raise settings.invalid("link", settings.link, why)
         opened = open_model(settings)
         with Followers(settings.tp) as followers:
-            loaded = load_rank0(opened, followers)
+            found = load_rank0(opened, followers)
+            loaded = Loaded(adapt(found.model), found.limits, found.numerics)
             keep_what_is_made()
             asyncio.run(serve(settings, loaded, followers))
     except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:

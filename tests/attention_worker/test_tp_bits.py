@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -16,6 +16,7 @@ from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import NGRAM, PLAIN, UNEVEN, make_checkpoint
 from torch import Tensor
 
+from bench.drafts.rigged import RiggedDrafts
 from services.attention_worker.engine.engine import EngineLimits
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.loading import Servable, open_model
@@ -54,7 +55,7 @@ class Ranks:
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     preset, size, dtype, *kv = request.param
     torch.set_num_threads(1)
-    path = make_checkpoint(tmp_path_factory.mktemp("tp"), preset, seed=11, dtype=dtype)
+    path = make_checkpoint(tmp_path_factory.mktemp("tp"), preset, seed=11, dtype=dtype, drafts=True)
     path = to_fp8(path) if preset is BLOCKS else path
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (settings(path, size, SIZES) | {"CARACAL_KV_DTYPE": "".join(kv)}).items():
@@ -106,6 +107,22 @@ def test_logits_are_those_of_one_rank(ranks: Ranks) -> None:
         assert driver.engine.counters.steps < driver.engine.counters.model_tokens / 3, "batches, not rows"
     assert_same(*received)
     assert len({token.logits_checksum for one in received[0] for token in one.tokens}) > 50
+
+
+def test_ranks_draft_together(ranks: Ranks) -> None:
+    """What they draft is wrong mostly, and then right mostly; what comes out is what one rank gives without drafts."""
+    plain = Driver(ranks.one, ranks.dispatcher, SIZES)
+    expected = submit_mixed(plain, 7)
+    plain.finish()
+    known = [[*received.prompt, *received.ids] for received in expected]
+    for model in (ranks.several, RiggedDrafts(ranks.several, known, 0.8)):
+        driver = Driver(model, ranks.dispatcher, replace(SIZES, drafts=3))
+        received = submit_mixed(driver, 7)
+        driver.finish()
+        for one, other in zip(received, expected, strict=True):
+            assert (one.tokens, one.endings) == (other.tokens, other.endings)
+        assert driver.drafted.tokens > 50
+    assert sum(driver.drafted.accepted) > driver.drafted.tokens / 3
 
 
 def test_pages_are_shared_on_every_rank(ranks: Ranks) -> None:

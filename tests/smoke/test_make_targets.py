@@ -216,6 +216,18 @@ def test_bench_of_overload(shell: Shell) -> None:
     assert not any("500" in one["statuses"] for one in scenarios.values())
 
 
+def test_bench_of_drafts(shell: Shell) -> None:
+    out = shell.folder / "build" / "drafts.json"
+    out.parent.mkdir(exist_ok=True)
+    few = ("--config", "bench-tiny", "--drafts", "1", "--streams", "1", "--new-tokens", "16", "--rounds", "1")
+    assert "times as fast" in shell.run("python", "-m", "bench.drafts", *few, "--rate", "0.9", "--out", str(out))
+    found = json.loads(out.read_text())["streams"]["1"]
+    for by_drafts in found.values():
+        assert by_drafts["0"]["median"]["tokens_per_step"] == 1
+        assert by_drafts["1"]["median"]["tokens_per_step"] > 1.2
+        assert by_drafts["1"]["median"]["accepted"] > 0.5
+
+
 def test_bench_of_grammars(shell: Shell) -> None:
     out = shell.folder / "build" / "grammars.json"
     out.parent.mkdir(exist_ok=True)

@@ -52,6 +52,7 @@ SMOKE = {
     "python -m bench.long_context": "test_bench_of_long_contexts",
     "python -m bench.fp8_weights": "test_bench_of_fp8_weights",
     "python -m bench.sparse_attention": "test_bench_of_sparse_attention",
+    "python -m bench.drafts": "test_bench_of_drafts",
     "python -m bench.prefix_cache": "test_bench_of_the_prefix_cache",
     "python -m bench.fanout": "test_bench_of_fanout",
     "python -m bench.many_workers": "test_bench_of_many_workers",

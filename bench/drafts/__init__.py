@@ -1,0 +1,1 @@
+"""What drafting gains, with drafts that are right at a set rate."""
