@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+from caracal_proto import attention_pb2
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
-from support.fake_attention import FakeAttention, answers_with
+from support.fake_attention import Context, FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
 
@@ -78,3 +79,33 @@ def test_an_endpoint_picker_finds_its_gauges_and_the_cache(used: Harness) -> Non
 
 def test_without_a_trace_there_is_no_exemplar(used: Harness) -> None:
     assert not [sample for family in page(used, OPENMETRICS).values() for sample in family.samples if sample.exemplar]
+
+
+def test_drafts_are_counted_by_their_place(assets_path: Path) -> None:
+    async def script(request: attention_pb2.GenerateRequest, _: Context) -> AsyncIterator[attention_pb2.GenerateEvent]:
+        """Two steps: a draft of three of which two are right, and one of one that is wrong."""
+        event = attention_pb2.GenerateEvent(attempt=request.attempt)
+        event.tokens.add(index=0, id=5, drafted=3, draft_place=1)
+        event.tokens.add(index=1, id=6, draft_place=2)
+        event.tokens.add(index=2, id=7)
+        yield event
+        yield event  # again: what is dropped is not counted
+        last = attention_pb2.GenerateEvent(attempt=request.attempt, finish_reason="length")
+        last.tokens.add(index=3, id=8, drafted=1)
+        yield last
+
+    with Harness(assets_path, FakeAttention(script)) as harness:
+        for stream in (False, True):
+            answer = harness.client().completions.create(model=MODEL, prompt=[5, 6, 7], max_tokens=4, stream=stream)
+            if stream:
+                assert list(answer)
+        families = page(harness)
+
+        def counted(name: str) -> dict[str, float]:
+            found = families[f"vllm:spec_decode_{name}"].samples
+            return {s.labels.get("position", ""): s.value for s in found if s.name.endswith("_total")}
+
+        assert counted("num_drafts") == {"": 4}
+        assert counted("num_draft_tokens") == {"": 8}
+        assert counted("num_accepted_tokens") == {"": 4}
+        assert counted("num_accepted_tokens_per_pos") == {"0": 2, "1": 2}

@@ -143,6 +143,7 @@ class Generation:
             self._progress_at = time.monotonic()
             self._note_cached(event)
             tokens = self.progress.accept(event.attempt, event.tokens)
+            self._metrics.drafts.count(tokens)
             scores = self.progress.accept_scores(event.attempt, event.prompt) if event.prompt else []
             if tokens or scores or event.finish_reason:
                 return TokenBatch(tokens, event.finish_reason, self._stop_id(event), scores)
@@ -153,6 +154,7 @@ class Generation:
         self._progress_at = time.monotonic()
         self._note_cached(event)
         if tokens := self.progress.accept(event.attempt, event.tokens):
+            self._metrics.drafts.count(tokens)
             self._take(tokens)
         return True
 

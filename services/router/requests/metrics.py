@@ -8,6 +8,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.router.requests.admission_metrics import AdmissionMetrics
+from services.router.requests.draft_metrics import DraftMetrics
 from services.router.requests.token_metrics import TokenMetrics
 
 FIRST_TOKEN_BUCKETS = (
@@ -41,6 +42,8 @@ class RequestMetrics:
         self.prefix_hits = self._counter("caracal:prefix_cache_hits", "Those of them that workers had in their caches")
         self.each_token = TokenMetrics(model_name, TOKEN_BUCKETS)
         registry.register(self.each_token)
+        self.drafts = DraftMetrics(model_name)
+        registry.register(self.drafts)
         self.first_token = self._histogram(
             "caracal:time_to_first_token_seconds", "Time to first token", FIRST_TOKEN_BUCKETS
         )

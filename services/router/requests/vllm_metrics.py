@@ -30,6 +30,10 @@ NAMES = (
     "request_decode_time_seconds",
     "request_prompt_tokens",
     "request_generation_tokens",
+    "spec_decode_num_drafts",
+    "spec_decode_num_draft_tokens",
+    "spec_decode_num_accepted_tokens",
+    "spec_decode_num_accepted_tokens_per_pos",
 )
 ENGINE = "0"  # vLLM numbers the engines of a server
 # Where vLLM counts ends that are not a success in its sense either: finished_reason -> our counter.
