@@ -98,6 +98,9 @@
 {{- if gt $ranks 1 }}
 - {name: CARACAL_TP, value: {{ $ranks | quote }}}
 {{- end }}
+{{- if ge (int .role.draft) 0 }}
+- {name: CARACAL_DRAFT, value: {{ int .role.draft | quote }}}
+{{- end }}
 {{- with .role.tablesDir }}
 - {name: CARACAL_TABLES_DIR, value: {{ . | quote }}}
 {{- end }}

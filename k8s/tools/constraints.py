@@ -116,6 +116,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "attention.pageSize": {**_between(0, 4096), "multipleOf": 16},
     "attention.maxBatchTokens": _between(0, 8192),
     "attention.maxItlMs": _between(0, 3_600_000),
+    "attention.draft": _between(-1, 3),
     "attention.maxRunning": _between(0, 1 << 16),
     "attention.maxModelLen": _between(0, 1 << 24),
     "attention.tablesDir": _or_empty("/[^:]*"),

@@ -14,13 +14,14 @@ from services.checkpoint.config import ModelConfig
 from services.checkpoint.config_file import read_config
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.ngram import NgramConfig
-from services.checkpoint.tensors import ngram_tables
+from services.checkpoint.safetensors import tensor_names
+from services.checkpoint.tensors import DRAFT_LAYER, draft_tensors, ngram_tables
 from services.cli.fitting_table import folded
 from services.local.model_folder import download_hint
 
 GB = 1e9
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}  # without scales of fp8: 0.02 % more on GPUs, 0.8 % on CPUs
-WIDE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}  # of a value of the KV cache and of n-gram tables
+WIDE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}  # of a value of the KV cache, of n-gram tables and of the draft
 
 FLASH_CHAT = ModelConfig(
     num_layers=28,
@@ -75,14 +76,18 @@ class Sizes:
     name: str
     experts: int  # over all layers
     expert_params: int  # per expert
-    attention_params: int  # everything but the experts and the n-gram tables
+    attention_params: int  # everything but the experts, the n-gram tables and the draft
+    draft_params: int  # of multi-token prediction; 0 without its tensors
     table_values: int  # of the n-gram tables, which a machine has once
     cache_values: int  # per token, over all layers
     context: int  # tokens
 
     @classmethod
-    def of(cls, name: str, c: ModelConfig) -> Sizes:
-        """Counts two MLAs, two dense MLPs and one gate per layer, the embedding and, if it is not tied, lm_head."""
+    def of(cls, name: str, c: ModelConfig, drafts: bool = False) -> Sizes:
+        """Counts two MLAs, two dense MLPs and one gate per layer, the embedding and, if it is not tied, lm_head.
+
+        With `drafts` also the tensors and the cache of multi-token prediction.
+        """
         d, heads = c.hidden_size, c.num_attention_heads
         mla = (
             (d + 1) * c.q_lora_rank
@@ -100,8 +105,9 @@ class Sizes:
             experts=c.num_layers * c.n_routed_experts,
             expert_params=3 * d * c.expert_ffn_hidden_size,
             attention_params=c.num_layers * layer + heads_and_embeddings + projections + d,
+            draft_params=sum(math.prod(shape) for _, shape in draft_tensors(c)) if drafts else 0,
             table_values=sum(rows * width for _, (rows, width) in ngram_tables(c)),
-            cache_values=2 * c.num_layers * c.latent,
+            cache_values=c.latent_caches(drafts) * c.latent,
             context=c.max_position_embeddings,
         )
 
@@ -125,7 +131,7 @@ def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float)
     per_worker = min(sizes.experts, int(expert_gb * GB // one))
     if per_worker < 1:
         raise BadPlan(f"one expert in {weights} takes {one / GB:.3g} GB, a worker has {expert_gb:g}")
-    attention = sizes.attention_params * WEIGHT_BYTES[weights]
+    attention = sizes.attention_params * WEIGHT_BYTES[weights] + sizes.draft_params * WIDE_BYTES[weights]
     token = sizes.cache_values * WIDE_BYTES[weights]
     return Plan(
         weights=weights,
@@ -141,13 +147,14 @@ def make_plan(sizes: Sizes, weights: str, expert_gb: float, attention_gb: float)
 def load_sizes(model: str) -> Sizes:
     """Counts for a key of KNOWN, or for a checkpoint given as a directory or config.json. Raises BadPlan."""
     if model in KNOWN:
-        return Sizes.of(*KNOWN[model])
+        return Sizes.of(*KNOWN[model], drafts=True)
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise BadPlan(f"{path}: no such file{download_hint(path) or ' (a model is read from disk, never downloaded)'}")
     try:
-        return Sizes.of(path.resolve().parent.name, read_config(path)[0])
+        drafts = any(name.startswith(DRAFT_LAYER) for name in tensor_names(path.parent))
+        return Sizes.of(path.resolve().parent.name, read_config(path)[0], drafts)
     except CheckpointError as error:
         raise BadPlan(str(error)) from None
 

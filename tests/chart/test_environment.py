@@ -29,7 +29,7 @@ NUMBERS = (
             "expertWaitSeconds",
         )
     )
-    + ",attention.tablesDir=/tables"
+    + ",attention.tablesDir=/tables,attention.draft=2"
 )
 
 

@@ -1,4 +1,4 @@
-"""N-gram tables, YaRN and sparse sublayers on real processes: tables are shared, an attention worker is killed."""
+"""N-gram tables, YaRN, sparse sublayers and drafts on processes: tables are shared, an attention worker is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def test_streams_survive_and_the_machine_has_one_copy_of_the_tables(
     shared = tmp_path / "tables"
     shared.mkdir()
     monkeypatch.setenv("CARACAL_TABLES_DIR", str(shared))
-    running = running_cluster(tmp_path, NGRAM | {"streaming_sparse_attention": STREAMING}, attention=2, expert=2, tp=2)
+    running = running_cluster(
+        tmp_path, NGRAM | {"streaming_sparse_attention": STREAMING}, attention=2, expert=2, tp=2, draft=3
+    )
     cluster = next(running)
     try:
         assert len(tables(shared)) == 1, "two workers of two ranks"

@@ -26,6 +26,20 @@ def test_parameters_are_those_of_the_published_model() -> None:
     assert SIZES.cache_values * 2 == 64_512  # bytes per token in bf16
 
 
+def test_drafts_take_a_block_and_a_cache_more() -> None:
+    """One dense MLA block of the model's sizes, its five norms and eh_proj; it stays wide beside fp8 weights."""
+    drafting = Sizes.of("flash", FLASH_CHAT, drafts=True)
+    mla = (SIZES.attention_params - 2 * 131072 * 6144 - 6144) // 28 - 768 * 6145 - 4 * 6144 - 6 * 6144 * 12288
+    norms, join, mlp = 5 * 6144, 2 * 6144**2, 3 * 6144 * 12288
+    assert drafting.draft_params == mla // 2 + norms + join + mlp
+    assert drafting.cache_values * 28 * 2 == SIZES.cache_values * 57
+    for weights, size in (("bf16", 2), ("fp8", 2), ("fp32", 4)):
+        more = (
+            make_plan(drafting, weights, 80, 141).attention_bytes - make_plan(SIZES, weights, 80, 141).attention_bytes
+        )
+        assert more == size * drafting.draft_params
+
+
 def test_flash_lite_has_the_parameters_of_the_published_model() -> None:
     """68.5 B in all, 31.4 B of them in the n-gram tables (arXiv 2601.21204)."""
     lite = Sizes.of("lite", FLASH_LITE)
@@ -64,6 +78,12 @@ def test_the_cache_is_planned_in_the_bytes_that_it_takes(tmp_path: Path) -> None
     cache = KvCache(loaded.model, 3, 64, 4, loaded.limits.max_model_len)
     plan = make_plan(load_sizes(str(tmp_path / "model")), "fp32", 80, 80)
     assert cache.bytes == 3 * 64 * plan.token_bytes
+    path = make_checkpoint(tmp_path / "drafts", UNEVEN, drafts=True)
+    drafting = open_model(AttentionSettings(model=path, dtype="float32", kv_pages=3)).load()
+    assert (
+        KvCache(drafting.model, 3, 64, 4, 512).bytes
+        == 3 * 64 * make_plan(load_sizes(str(path)), "fp32", 80, 80).token_bytes
+    )
     assert make_plan(SIZES, "bf16", 80, 141).token_bytes == make_plan(SIZES, "fp8", 80, 141).token_bytes == 64_512
 
 

@@ -1,11 +1,13 @@
 """The real model's shape end to end: 28 layers, 512 + 256 experts, top-12, in tiny widths.
 
-Experts join, leave and die under streams, and so does the leader; every bit is that of one process.
+Experts join, leave and die under streams, and so does the leader; every bit is that of one process, which drafts
+nothing, while the cluster drafts two tokens of an answer.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,12 +59,12 @@ SOME = 10 * CALLERS
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("real_shape") / "model", seed=3, **SHAPE)
+    return make_checkpoint(tmp_path_factory.mktemp("real_shape") / "model", seed=3, drafts=True, **SHAPE)
 
 
 @pytest.fixture(scope="module")
 def running(model: Path) -> Iterator[ClusterUnderTest]:
-    yield from running_on(model, expert=WORKERS, routers=2)
+    yield from running_on(model, expert=WORKERS, routers=2, draft=2)
 
 
 def url_of(cluster: ClusterUnderTest, router: str) -> str:
@@ -130,6 +132,10 @@ def test_its_bits_are_those_of_one_process(
 ) -> None:
     until(lambda: len(running.placed()) == WORKERS, "a worker gets no experts")
     check(streams_beside_the_leader(running), expected)
+    page = f"http://{running.records('attention')[0].metrics_address}/metrics"
+    with urllib.request.urlopen(page, timeout=10) as answer:
+        (drafted,) = re.findall(r"caracal:spec_decode_num_draft_tokens_total ([\d.]+)", answer.read().decode())
+    assert float(drafted) > CALLERS
 
 
 def test_experts_scale_from_four_to_five_to_three(

@@ -210,8 +210,11 @@ def answer_of(cluster: ClusterUnderTest, tokens: int = 24) -> list[tuple[int, in
 
 
 def running_cluster(folder: Path, preset: dict[str, Any] = PLAIN, **settings: Any) -> Generator[ClusterUnderTest]:
-    """Yields a ready cluster on a random checkpoint, for fixtures; afterwards asserts that no process is left."""
-    yield from running_on(make_checkpoint(folder / "model", preset, num_layers=3, seed=3), **settings)
+    """Yields a ready cluster on a random checkpoint, for fixtures; afterwards asserts that no process is left.
+
+    The checkpoint has drafts: with random weights wrong ones, mostly.
+    """
+    yield from running_on(make_checkpoint(folder / "model", preset, num_layers=3, seed=3, drafts=True), **settings)
 
 
 def running_on(model: Path, **settings: Any) -> Generator[ClusterUnderTest]:
