@@ -62,7 +62,7 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
 
     def Open(self, request: expert_pb2.OpenRequest, context: Any) -> expert_pb2.OpenReply:
         token, session = secrets.token_bytes(32), secrets.randbits(62) + 1
-        self._server.expect(token, session, 30.0)
+        self._server.expect(token, session, 30.0, b"")
         return expert_pb2.OpenReply(
             session=session,
             token=token,

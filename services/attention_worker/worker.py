@@ -44,6 +44,7 @@ from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import ATTENTION
+from services.transport.native_extension import unavailable
 from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
 
@@ -76,8 +77,8 @@ class AttentionWorker:
         key = settings.open_cluster_key()
         tls = settings.open_tls()
         warn_without(key)
-        if tls.given:
-            log.info("rows travel over gRPC: TLS is on, and native sessions are not encrypted")
+        if not settings.link and (reason := unavailable(tls.given)):
+            log.info("rows travel over gRPC", reason=reason)
         self._guard = Guard(key, self._identity.boot_id, tls)
         self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._dispatcher = MoEDispatcher(

@@ -48,7 +48,6 @@ TICK_S = 0.5
 POLL_S = 1.0  # between two checks for a router while it drains
 ALONE_S = 5.0  # without sessions and routers, before a draining worker takes the cluster to be gone
 REDIS_S = 3.0
-UNENCRYPTED = "TLS is on, and native sessions are not encrypted"
 GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
@@ -72,8 +71,8 @@ class ExpertWorker:
         self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
         max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, dispatch_dtype)
-        self._p2p_registry: P2PRegistry | None = None  # NCCL and gloo cannot be encrypted
-        if not tls.given:
+        self._p2p_registry: P2PRegistry | None = None
+        if settings.p2p_allowed:
             self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
         self._service = ExpertService(
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
@@ -115,7 +114,7 @@ class ExpertWorker:
     def _native_server(self, device: torch.device) -> NativeServer | None:
         """The server of native sessions; None, with the reason in the log, where there is none."""
         settings = self._settings
-        if reason := UNENCRYPTED if settings.tls_files is not None else unavailable():
+        if reason := unavailable(settings.tls_files is not None):
             log.info("no native sessions", reason=reason)
             return None
         return NativeServer(
@@ -128,6 +127,7 @@ class ExpertWorker:
             max_sessions=settings.max_sessions,
             spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
             direct=device.type == "cpu" and is_compiled(),
+            encrypted=settings.tls_files is not None,
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:

@@ -105,9 +105,9 @@ void counts_of_experts_are_taken_once(Random& random) {
 }
 
 // One byte at a time, through a socket.
-void frames_may_come_in_any_pieces(Random& random) {
+void frames_may_come_in_any_pieces(Random& random, const std::string& keys) {
   Server server({.expected = expected()}, compute);
-  const int fd = open_session(server, 5, random);
+  const int fd = open_session(server, 5, random, keys);
   Layer layer;
   layer.fill(random);
   Header header;
@@ -123,23 +123,33 @@ void frames_may_come_in_any_pieces(Random& random) {
   body.append(reinterpret_cast<const char*>(layer.expert.data()), 16);
   body.append(reinterpret_cast<const char*>(layer.x.data()), layer.x.size() * 4);
   blocking(fd, true);
-  for (const char byte : framed(header, body)) require(write(fd, &byte, 1) == 1, "a byte was sent");
+  const auto mine = callers_cipher(keys, Way::kEncrypt, kAfterGreeting), theirs = workers_cipher(keys, Way::kDecrypt, kAfterGreeting);
+  for (const char byte : encrypted(mine.get(), framed(header, body))) require(write(fd, &byte, 1) == 1, "a byte was sent");
+  const auto received = [&](void* into, size_t bytes) {
+    std::string message(bytes + (keys.empty() ? 0 : kTagBytes), '\0');
+    require(recv(fd, message.data(), message.size(), MSG_WAITALL) == static_cast<ssize_t>(message.size()), "a reply came");
+    std::memcpy(into, message.data(), bytes);
+    if (keys.empty()) return;
+    theirs->begin();
+    theirs->update(message.data(), into, bytes);
+    require(theirs->verify(message.data() + bytes), "it is the worker's");
+  };
   Header reply;
-  require(recv(fd, &reply, sizeof reply, MSG_WAITALL) == sizeof reply && !fault_of(reply), "a reply came");
-  require(recv(fd, layer.y.data(), layer.y.size() * 4, MSG_WAITALL) == static_cast<ssize_t>(layer.y.size() * 4), "its rows came");
-  require(reply.status == Status::kOk && layer.right(1), "its rows are right");
+  received(&reply, sizeof reply);
+  received(layer.y.data(), layer.y.size() * 4);
+  require(!fault_of(reply) && reply.status == Status::kOk && layer.right(1), "its rows are right");
   close(fd);
 }
 
 // A reply that comes after its call was given up must not be written anywhere.
-void late_replies_touch_nothing(Random& random) {
+void late_replies_touch_nothing(Random& random, const std::string& keys) {
   std::atomic<bool> slow{true};
   Server server({.expected = expected()}, [&](const Launch& launch) {
     if (slow) std::this_thread::sleep_for(std::chrono::milliseconds(60));
     return compute(launch);
   });
   Client client({.heartbeat_s = 1, .silent_beats = 10, .spin_s = 0, .reply_dtype = 1});
-  const int64_t serial = client.add(open_session(server, 5, random), 5);
+  const int64_t serial = client.add(open_session(server, 5, random, keys), 5, keys);
   {
     Layer gone;  // its memory is given back while the reply is on its way
     gone.serial = serial;
@@ -159,16 +169,16 @@ void late_replies_touch_nothing(Random& random) {
 }
 
 // Threads that open, close and count sessions beside one that scatters.
-void sessions_come_and_go_beside_exchanges(Random& random) {
+void sessions_come_and_go_beside_exchanges(Random& random, const std::string& keys) {
   Server server({.expected = expected(), .max_sessions = 64}, compute);
   Client client({.heartbeat_s = 0.01, .silent_beats = 100, .spin_s = 1e-5, .reply_dtype = 1});
   Layer layer;
-  layer.serial = client.add(open_session(server, 5, random), 5);
+  layer.serial = client.add(open_session(server, 5, random, keys), 5, keys);
   std::atomic<bool> done{false};
   std::thread other([&] {
     Random own(3);
     for (uint64_t session = 100; !done; ++session) {
-      const int64_t serial = client.add(open_session(server, session, own), session);
+      const int64_t serial = client.add(open_session(server, session, own, keys), session, keys);
       require(client.sessions() >= 1 && server.sessions() >= 1, "sessions are counted");
       server.set_epoch(0);
       client.end(serial, "it was closed");
@@ -186,6 +196,131 @@ void sessions_come_and_go_beside_exchanges(Random& random) {
   other.join();
 }
 
+// Messages of all sizes, in pieces, over several keys; whatever is not the next one as it was sent is refused.
+void messages_are_read_only_as_they_were_sent(Random& random) {
+  const std::string secret = random_bytes(kSecretBytes, random);
+  constexpr uint64_t kPerKey = 5000;
+  const auto message = [&](Cipher& cipher, size_t bytes, std::string& plain) {
+    plain = random_bytes(bytes, random);
+    std::string wire(bytes + kTagBytes, '\0');
+    cipher.begin();
+    for (size_t at = 0; at < bytes;) {
+      const size_t piece = 1 + random() % (bytes - at);
+      cipher.update(plain.data() + at, wire.data() + at, piece);
+      at += piece;
+    }
+    cipher.finish(wire.data() + bytes);
+    return wire;
+  };
+  const auto read = [](Cipher& cipher, std::string wire, std::string& plain) {
+    const size_t bytes = wire.size() - kTagBytes;
+    cipher.begin();
+    cipher.update(wire.data(), wire.data(), bytes);
+    plain = wire.substr(0, bytes);
+    return cipher.verify(wire.data() + bytes);
+  };
+  Cipher sends(Way::kEncrypt, secret.data(), 0, kPerKey), reads(Way::kDecrypt, secret.data(), 0, kPerKey);
+  std::string plain, got, last;
+  for (int i = 0; i < 200; ++i) {
+    last = message(sends, random() % 400, plain);
+    require(read(reads, last, got) && got == plain, "a message is read as it was sent");
+  }
+  require(!read(reads, last, got), "a copy is refused");
+  require(reads.failed() && !read(reads, message(sends, 9, plain), got), "and nothing is read after it");
+  for (int kind = 0; kind < 5; ++kind) {
+    Cipher from(Way::kEncrypt, secret.data()), to(Way::kDecrypt, secret.data(), kind == 0 ? 1 : 0);
+    std::string first = message(from, 33, plain);
+    if (kind == 1) first = message(from, 33, plain);                 // one was left out
+    if (kind == 2) first[random() % first.size()] ^= 1 << random() % 8;
+    if (kind == 3) first[33 + random() % kTagBytes] ^= 1;
+    require(read(to, first, got) == (kind == 4), "a message that is changed, or in another place, is refused");
+  }
+  std::string other = secret;
+  other[7] ^= 1;
+  Cipher stranger(Way::kEncrypt, other.data()), reader(Way::kDecrypt, secret.data());
+  require(!read(reader, message(stranger, 64, plain), got), "another key's message is refused");
+}
+
+// Takes what a reader gives; a body goes nowhere, or where `guess` has said it would.
+struct Taker final : FrameOwner {
+  std::vector<char> body;
+  bool discards = false;
+  size_t guesses = 0, frames = 0;
+
+  bool begin(const Header& header, char*& at, const char*&) override {
+    at = discards || !header.body_bytes ? nullptr : body.data();
+    return header.body_bytes <= body.size();
+  }
+  bool complete(const Header&, const char*&) override { return ++frames, true; }
+  Region guess() override { return {guesses ? body.data() : nullptr, guesses}; }
+};
+
+// Bodies of several chunks out of many pieces, while the peer reads little at a time, in every way a body can be taken.
+void large_frames_go_through_small_sockets(Random& random) {
+  const std::string keys = random_bytes(kKeysBytes, random);
+  for (int round = 0; round < 24; ++round) {
+    const auto [mine, theirs] = connected_sockets();
+    const int size = 4096;
+    setsockopt(mine, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    Sender sender;
+    FrameReader reader;
+    sender.encrypt_with(callers_cipher(keys, Way::kEncrypt));
+    reader.decrypt_with(callers_cipher(keys, Way::kDecrypt));
+    const std::string plain = random_bytes(round % 3 ? random() % 300000 : random() % 200, random);
+    Header header;
+    header.body_bytes = plain.size();
+    seal(header);
+    Taker taker;
+    taker.body.resize(plain.size() + 1);
+    taker.discards = round % 4 == 1;
+    taker.guesses = round % 2 ? 0 : round % 8 ? plain.size() : plain.size() / 2;
+    Outgoing frame;
+    frame.add(&header, sizeof header);
+    for (size_t at = 0; at < plain.size();) {
+      const size_t piece = std::min(plain.size() - at, 1 + random() % 9000);
+      frame.add(plain.data() + at, piece);
+      at += piece;
+    }
+    std::vector<char> rest;
+    size_t rest_sent = 0;
+    while (!taker.frames) {
+      if (!rest.empty()) {
+        const ssize_t sent = send(mine, rest.data() + rest_sent, rest.size() - rest_sent, MSG_DONTWAIT);
+        rest_sent += sent > 0 ? static_cast<size_t>(sent) : 0;
+      } else if (sender.unsent(frame)) {
+        require(sender.send_some(mine, frame), "a frame is sent");
+        if (round % 5 == 4) require(sender.copy_rest(frame, rest), "or kept, to be sent later");
+      }
+      require(reader.read(theirs, taker) != Read::kEnded, "and read");
+    }
+    require(taker.discards || std::equal(plain.begin(), plain.end(), taker.body.begin()), "as it was sent");
+    close(mine);
+    close(theirs);
+  }
+}
+
+// Whoever has seen the token, but not the keys, is closed, and the token is as good as before; its bearer is let in once.
+void strangers_cannot_use_a_token(Random& random) {
+  Server server({.expected = expected()}, compute);
+  const std::string token = random_bytes(kTokenBytes, random), keys = random_bytes(kKeysBytes, random);
+  require(server.expect(token, 9, 60, keys), "a place for a session");
+  const auto welcomed = [&](const std::string& greeting) {
+    const auto [mine, theirs] = connected_sockets();
+    server.adopt(theirs);
+    blocking(mine, true);
+    require(write(mine, greeting.data(), greeting.size()) == static_cast<ssize_t>(greeting.size()), "a greeting was sent");
+    char answer[sizeof(Header) + kTagBytes];
+    const bool any = recv(mine, answer, sizeof answer, MSG_WAITALL) == sizeof answer;
+    close(mine);
+    return any;
+  };
+  require(!welcomed(hello(9, token, "")), "a greeting without the keys is not answered");
+  require(!welcomed(hello(9, token, random_bytes(kKeysBytes, random))), "nor one with others");
+  require(welcomed(hello(9, token, keys)), "the bearer is let in");
+  require(!welcomed(hello(9, token, keys)), "once");
+  require(server.expect(token, 10, 60) && !welcomed(hello(10, token, keys)), "keys are not taken where none were given");
+}
+
 }  // namespace
 
 int main() {
@@ -193,9 +328,14 @@ int main() {
   checksum_is_the_table_s(random);
   merged_calls_get_their_own_rows(random);
   counts_of_experts_are_taken_once(random);
-  frames_may_come_in_any_pieces(random);
-  late_replies_touch_nothing(random);
-  sessions_come_and_go_beside_exchanges(random);
+  messages_are_read_only_as_they_were_sent(random);
+  large_frames_go_through_small_sockets(random);
+  strangers_cannot_use_a_token(random);
+  for (const std::string& keys : {std::string(), random_bytes(kKeysBytes, random)}) {
+    frames_may_come_in_any_pieces(random, keys);
+    late_replies_touch_nothing(random, keys);
+    sessions_come_and_go_beside_exchanges(random, keys);
+  }
   std::puts("all checks hold");
   return 0;
 }
