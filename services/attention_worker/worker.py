@@ -44,6 +44,7 @@ from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import ATTENTION
+from services.transport.handshakes import watch_failed_handshakes
 from services.transport.native_extension import unavailable
 from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
@@ -138,6 +139,8 @@ class AttentionWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
+        if self._guard.tls.given:
+            watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), ATTENTION, settings.host, port)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready, own_health)
         self._address = authority(settings.reachable_host, port)

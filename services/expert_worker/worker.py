@@ -37,6 +37,7 @@ from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import EXPERT
+from services.transport.handshakes import watch_failed_handshakes
 from services.transport.limits import MAX_ROWS
 from services.transport.native_extension import unavailable
 from services.transport.payload import dispatch_dtype_of, payload_bytes
@@ -91,6 +92,8 @@ class ExpertWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
+        if self._guard.tls.given:
+            watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
             metrics_port = serve_metrics(

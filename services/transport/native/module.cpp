@@ -7,6 +7,7 @@
 
 #include "client.h"
 #include "greeting.h"
+#include "handshakes.h"
 #include "libcrypto.h"
 #include "module_experts.h"
 #include "server.h"
@@ -297,6 +298,8 @@ PYBIND11_MODULE(_native, m) {
     const std::string_view view = data;
     return crc32c_table(0, view.data(), view.size());
   });
+  m.def("count_failed_handshakes", &count_failed_handshakes);
+  m.def("failed_handshakes", &failed_handshakes);
   m.attr("HEADER_BYTES") = sizeof(Header);
   m.attr("TOKEN_BYTES") = kTokenBytes;
   m.attr("KEYS_BYTES") = kKeysBytes;
