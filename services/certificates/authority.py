@@ -33,7 +33,9 @@ class Authority:
         """A new one, valid for VALID."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(name)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # certificates and their lists
+        usage = x509.KeyUsage(
+            False, False, False, False, False, True, True, False, False
+        )  # certificates and their lists
         certificate = (
             _begun(subject, subject, key, made_at or now(), VALID)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -68,9 +68,7 @@ def expires(cert: bytes) -> datetime.datetime:
     return _certificate(cert).not_valid_after_utc
 
 
-def _is_good(
-    cert: bytes, key: bytes, signer: Authority, cluster: str, role: str, until: datetime.datetime
-) -> bool:
+def _is_good(cert: bytes, key: bytes, signer: Authority, cluster: str, role: str, until: datetime.datetime) -> bool:
     try:
         shown = _certificate(cert)
         shown.verify_directly_issued_by(_certificate(signer.certificate))

@@ -97,7 +97,9 @@ def test_only_the_job_reaches_the_api_server_for_it(chart: Chart) -> None:
 def test_cert_manager_issues_the_same_names(chart: Chart) -> None:
     objects = chart.render("mtls.mode=certManager", "mtls.certificateDays=30")
     issuer = find(objects, "Issuer", "caracal-mtls-ca")
-    assert issuer["spec"] == {"ca": {"secretName": find(objects, "Certificate", "caracal-mtls-ca")["spec"]["secretName"]}}
+    assert issuer["spec"] == {
+        "ca": {"secretName": find(objects, "Certificate", "caracal-mtls-ca")["spec"]["secretName"]}
+    }
     for role in ROLES:
         spec = find(objects, "Certificate", f"caracal-mtls-{role}")["spec"]
         assert spec["uris"] == [uri(CLUSTER, role)]

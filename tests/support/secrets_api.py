@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         api.before_patch()
         name = self._name()
         if not name:
-            return
+            return None
         if patch["metadata"]["resourceVersion"] != str(api.versions[name]):
             return self._answer(409, {"kind": "Status", "reason": "Conflict"})
         merged = {**api.secrets[name], **patch["data"]}

@@ -42,7 +42,9 @@ def open_session(endpoint: placement_pb2.Endpoint, dialer: Dialer = PLAIN) -> Op
             why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
             raise NotOpened(why) from None
     if dialer.encrypts != bool(place.keys):
-        raise NotOpened("the worker gave no keys, and TLS is on" if dialer.encrypts else "the worker gave keys without TLS")
+        raise NotOpened(
+            "the worker gave no keys, and TLS is on" if dialer.encrypts else "the worker gave keys without TLS"
+        )
     try:
         connected, over_unix = _connect(place)
     except OSError as error:
