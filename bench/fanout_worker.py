@@ -1,4 +1,4 @@
-"""Many fake expert workers in one process: each call is answered with zeros. `python -m bench.fanout_worker HIDDEN [TLS]`.
+"""Many fake expert workers in one process, which answer with zeros. `python -m bench.fanout_worker HIDDEN [TLS]`.
 
 They speak both links, so that what a message costs its caller can be compared. It prints its address and serves until
 its standard input ends. With a folder of certificates, as `caracal up --tls` makes it, both links are encrypted.

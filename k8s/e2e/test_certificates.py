@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturb
@@ -23,6 +24,10 @@ def _metric(cluster: Cluster, role: str, name: str) -> float:
     return sum(float(value) for page in pages for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.M))
 
 
+def _has_read_again(cluster: Cluster, pod: str) -> bool:
+    return "the certificate has changed" in cluster.kubectl("logs", pod)
+
+
 def test_certificates_are_renewed_while_streams_run(cluster: Cluster, disturbed: Disturb) -> None:
     """Without a restart, and rows stay on native sessions, which are encrypted."""
     secrets = [f"{cluster.release}-mtls-{role}" for role in ROLES]
@@ -34,11 +39,8 @@ def test_certificates_are_renewed_while_streams_run(cluster: Cluster, disturbed:
             cluster.kubectl("patch", "secret", name, "--type=merge", "-p", json.dumps({"data": {"tls.crt": ""}}))
         cluster.kubectl("create", "job", f"--from=cronjob/{cluster.release}-certificates", "renewal")
         cluster.kubectl("wait", "--for=condition=complete", "job/renewal", "--timeout=120s")
-        for role in ROLES:
-            for pod in cluster.pods(role):
-                name = pod["metadata"]["name"]
-                said = lambda name=name: "the certificate has changed" in cluster.kubectl("logs", name)
-                until(said, f"{name} has not read its certificate again", KUBELET_S)
+        for name in [pod["metadata"]["name"] for role in ROLES for pod in cluster.pods(role)]:
+            until(partial(_has_read_again, cluster, name), f"{name} has not read its certificate again", KUBELET_S)
         cluster.scale("expert", 2)  # a pod with new certificates beside those that had old ones
         streams.wait_for_answers(2)
         assert restarts.items() <= _restarts(cluster).items()

@@ -1,1 +1,1 @@
-"""The certificates of a cluster in Kubernetes: makes and renews them, as Secrets (`python -m services.certificates`)."""
+"""The certificates of a cluster in Kubernetes: made and renewed as Secrets (`python -m services.certificates`)."""

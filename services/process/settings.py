@@ -255,8 +255,8 @@ class WorkerSettings(ServiceSettings):
     )
 
     allow_plain_p2p: bool = setting(
-        "1: with TLS, P2P groups between workers and NCCL between ranks are used all the same, which nothing encrypts: for"
-        " a network that you trust",
+        "1: with TLS, P2P groups between workers and NCCL between ranks are used all the same, which nothing encrypts:"
+        " for a network that you trust",
         False,
     )
 

@@ -123,7 +123,7 @@ def test_two_at_once_begin_again(api: SecretsApi, secrets: Secrets, settings: Ce
 
 def test_a_secret_that_is_not_there_is_named(api: SecretsApi, secrets: Secrets, settings: CertificateSettings) -> None:
     del api.secrets[f"{SECRETS}-attention"]
-    with pytest.raises(SecretUnavailable, match="Secret caracal-mtls-attention: 404"):
+    with pytest.raises(SecretUnavailable, match=r"Secret caracal-mtls-attention: 404"):
         renew(secrets, settings)
     assert usable(api.data(f"{SECRETS}-router"), "router"), "what was done is kept"
 
@@ -139,7 +139,7 @@ def test_outside_a_cluster_one_line_says_so() -> None:
 
 def test_names_that_certificates_cannot_have_are_rejected() -> None:
     for cluster in ("", "a..b", "Models.caracal", "a_b", "-a", "a" * 64, "a." * 64 + "a"):
-        with pytest.raises(InvalidSetting, match="^CARACAL_CLUSTER is "):
+        with pytest.raises(InvalidSetting, match=r"^CARACAL_CLUSTER is "):
             CertificateSettings(cluster=cluster, secrets=SECRETS)
 
 

@@ -1,4 +1,4 @@
-"""The two routes of the Kubernetes API that keep Secrets: a read, and a patch that fails when somebody else was first."""
+"""Two routes of the Kubernetes API, for Secrets: a read, and a patch that fails when somebody else was first."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ class _Handler(BaseHTTPRequestHandler):
         api.before_patch()
         name = self._name()
         if not name:
-            return None
+            return
         if patch["metadata"]["resourceVersion"] != str(api.versions[name]):
-            return self._answer(409, {"kind": "Status", "reason": "Conflict"})
+            self._answer(409, {"kind": "Status", "reason": "Conflict"})
+            return
         merged = {**api.secrets[name], **patch["data"]}
         api.secrets[name] = {key: value for key, value in merged.items() if value is not None}
         api.versions[name] += 1
