@@ -148,7 +148,7 @@
 {{- end }}
 {{- if not .Values.link.allowPlainP2p }}
 {{- if eq .Values.link.kind "nccl" }}
-{{- fail (printf "link.kind is nccl, whose P2P groups cannot be encrypted, and mtls.mode is %s: use native or grpc, or set link.allowPlainP2p=true if you trust the network." .Values.mtls.mode) }}
+{{- fail (printf "link.kind is nccl, whose P2P groups cannot be encrypted, and mtls.mode is %s: use native or grpc, or set link.allowPlainP2p=true on a network that is trusted." .Values.mtls.mode) }}
 {{- end }}
 {{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "attention")) }}
 {{- $gpus := or (int $role.accelerator.count) $role.resourceClaims (hasPrefix "cuda" $role.device) }}

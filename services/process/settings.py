@@ -256,7 +256,7 @@ class WorkerSettings(ServiceSettings):
 
     allow_plain_p2p: bool = setting(
         "1: with TLS, P2P groups between workers and NCCL between ranks are used all the same, which nothing encrypts:"
-        " for a network that you trust",
+        " for a network that is trusted",
         False,
     )
 

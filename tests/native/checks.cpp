@@ -300,7 +300,7 @@ void large_frames_go_through_small_sockets(Random& random) {
 }
 
 // Whoever has seen the token, but not the keys, is closed, and the token is as good as before; its bearer is let in once.
-void strangers_cannot_use_a_token(Random& random) {
+void outsiders_cannot_use_a_token(Random& random) {
   Server server({.expected = expected()}, compute);
   const std::string token = random_bytes(kTokenBytes, random), keys = random_bytes(kKeysBytes, random);
   require(server.expect(token, 9, 60, keys), "a place for a session");
@@ -330,7 +330,7 @@ int main() {
   counts_of_experts_are_taken_once(random);
   messages_are_read_only_as_they_were_sent(random);
   large_frames_go_through_small_sockets(random);
-  strangers_cannot_use_a_token(random);
+  outsiders_cannot_use_a_token(random);
   for (const std::string& keys : {std::string(), random_bytes(kKeysBytes, random)}) {
     frames_may_come_in_any_pieces(random, keys);
     late_replies_touch_nothing(random, keys);

@@ -26,7 +26,7 @@ TRIES = 30
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A server with TLS that is tried by strangers, TRIES times in each way."""
+    """A server with TLS that is tried by outsiders, TRIES times in each way."""
     good, other = Certificates(tmp_path / "good"), Certificates(tmp_path / "other")
     good.issue(EXPERT)
     other.issue(EXPERT)

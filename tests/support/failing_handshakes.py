@@ -1,4 +1,4 @@
-"""A server with TLS in a process of its own, and strangers that try it: `failing_handshakes.py GOOD OTHER TRIES`.
+"""A server with TLS in a process of its own, and outsiders that try it: `failing_handshakes.py GOOD OTHER TRIES`.
 
 Prints the metric of failed handshakes, writes to stderr in several ways, and ends as C++ code that gives up does.
 """
