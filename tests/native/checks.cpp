@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "expert_counts.h"
+#include "handshakes.h"
 #include "peer.h"
 
 using namespace caracal::wire;
@@ -321,10 +322,28 @@ void outsiders_cannot_use_a_token(Random& random) {
   require(server.expect(token, 10, 60) && !welcomed(hello(10, token, keys)), "keys are not taken where none were given");
 }
 
+// gRPC's lines as they are, cut short anywhere, and with any bytes in them.
+void reasons_of_handshakes_are_read(Random& random) {
+  const std::string head = "I1130 10:46:51.561949   23711 ssl_transport_security.cc:2563] Handshake failed with error ";
+  const std::string error = "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:";
+  require(handshake_reason(head + error + "HTTP_REQUEST: Invalid context\n") == "http request", "a reason");
+  require(handshake_reason(head + error + "CERTIFICATE_VERIFY_FAILED: certificate has expired\n") == "certificate has expired",
+          "why a certificate is not believed");
+  require(handshake_reason(head + "SSL_ERROR_SYSCALL\n") == "other", "no reason");
+  require(handshake_reason("Handshake failed: another line\n").empty(), "another line");
+  const std::string whole = head + error + "CERTIFICATE_VERIFY_FAILED: certificate has expired\n";
+  for (size_t bytes = 0; bytes <= whole.size(); ++bytes) {
+    const std::string reason = handshake_reason(whole.substr(0, bytes) + random_bytes(random() % 200, random));
+    require(reason.empty() == (bytes < head.size()) || bytes < head.size(), "every line of a handshake has a reason");
+    require(reason.size() <= 80 && reason.find_first_of("\n\"\\") == std::string::npos, "which a label can have");
+  }
+}
+
 }  // namespace
 
 int main() {
   Random random(11);
+  reasons_of_handshakes_are_read(random);
   checksum_is_the_table_s(random);
   merged_calls_get_their_own_rows(random);
   counts_of_experts_are_taken_once(random);

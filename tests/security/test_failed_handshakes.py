@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.certificates import Certificates
+from support.failing_handshakes import LOG_S
 
 from services.process.children import import_path
 from services.security.identity import EXPERT
@@ -40,6 +42,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_reasons_are_counted_and_logged_in_few_lines(process: subprocess.Popen[str]) -> None:
+    began = time.monotonic()
     output, errors = process.communicate(timeout=90)
     metrics = json.loads(output)
     counted = {re.sub(r'.*reason="(.*)"}$', r"\1", name): value for name, value in metrics.items()}
@@ -50,7 +53,7 @@ def test_reasons_are_counted_and_logged_in_few_lines(process: subprocess.Popen[s
     }
     assert "Handshake failed" not in errors
     logged = [json.loads(line) for line in errors.splitlines() if "TLS handshakes have failed" in line]
-    assert 1 <= len(logged) <= 4
+    assert 1 <= len(logged) <= 1 + (time.monotonic() - began) / LOG_S
     assert logged[-1]["since_start"] == 3 * TRIES
     assert "written by C\n" in errors
     assert "written by Python\n" in errors

@@ -58,7 +58,7 @@ std::string handshake_reason(const std::string& line) {
   for (const char each : reason.substr(0, kLongest)) {
     if (each == '\n') break;
     const auto byte = static_cast<unsigned char>(each);
-    words += each == '_' || !std::isprint(byte) ? ' ' : static_cast<char>(std::tolower(byte));
+    words += std::isalnum(byte) || each == '-' || each == '(' || each == ')' ? static_cast<char>(std::tolower(byte)) : ' ';
   }
   return words.empty() ? "other" : words;
 }
