@@ -79,7 +79,7 @@ def main() -> None:
     libc = ctypes.CDLL(None)
     libc.fputs(b"written by C\n", ctypes.c_void_p.in_dll(libc, "stderr"))
     print("written by Python", file=sys.stderr, flush=True)
-    ctypes.CDLL("libstdc++.so.6")._ZSt9terminatev()
+    ctypes.CDLL("libstdc++.so.6")["_ZSt9terminatev"]()
 
 
 if __name__ == "__main__":
