@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -79,7 +80,8 @@ def main() -> None:
     libc = ctypes.CDLL(None)
     libc.fputs(b"written by C\n", ctypes.c_void_p.in_dll(libc, "stderr"))
     print("written by Python", file=sys.stderr, flush=True)
-    ctypes.CDLL("libstdc++.so.6")["_ZSt9terminatev"]()
+    terminate: Any = ctypes.CDLL("libstdc++.so.6")._ZSt9terminatev
+    terminate()
 
 
 if __name__ == "__main__":
