@@ -5,15 +5,17 @@ Prints the metric of failed handshakes, writes to stderr in several ways, and en
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -66,12 +68,14 @@ def main() -> None:
 
     server = ThreadedGrpcServer("caracal.Expert", nothing, ThreadPoolExecutor(2), 2, guard=guard)
     port = server.start("127.0.0.1", 0)
-    for _ in range(tries):
-        for stranger in (lambda: handshake(port, None), lambda: handshake(port, files(other)), lambda: http(port)):
-            try:
-                stranger()
-            except OSError:  # as ssl.SSLError is one
-                continue
+    ways: list[Callable[[], None]] = [
+        partial(handshake, port, None),
+        partial(handshake, port, files(other)),
+        partial(http, port),
+    ]
+    for way in ways * tries:
+        with contextlib.suppress(OSError):  # as ssl.SSLError is one
+            way()
     deadline = time.monotonic() + 10
     while sum(values(registry).values()) < 3 * tries and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -80,8 +84,7 @@ def main() -> None:
     libc = ctypes.CDLL(None)
     libc.fputs(b"written by C\n", ctypes.c_void_p.in_dll(libc, "stderr"))
     print("written by Python", file=sys.stderr, flush=True)
-    terminate: Any = ctypes.CDLL("libstdc++.so.6")._ZSt9terminatev
-    terminate()
+    ctypes.CDLL("libstdc++.so.6")._ZSt9terminatev()
 
 
 if __name__ == "__main__":
