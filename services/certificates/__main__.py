@@ -6,54 +6,31 @@ changed begins again.
 
 from __future__ import annotations
 
-import structlog
+from importlib.util import find_spec
 
-from services.certificates.authority import now
-from services.certificates.renewal import CERT, BadAuthority, authorities, expires, role_data
-from services.certificates.secrets import SecretChanged, Secrets, SecretUnavailable
 from services.certificates.settings import CertificateSettings
 from services.process.lifecycle import exit_with_error
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
-from services.security.identity import ROLES
 
-log = structlog.get_logger(__name__)
-
-TRIES = 10
-
-
-def renew(secrets: Secrets, settings: CertificateSettings) -> None:
-    """Brings every Secret up to date, the authority's first. Raises SecretChanged, SecretUnavailable, BadAuthority."""
-    name = f"{settings.secrets}-ca"
-    held = secrets.read(name)
-    try:
-        authority = authorities(held.data, settings.cluster, now())
-    except BadAuthority as error:
-        raise BadAuthority(f"Secret {name}: {error}") from None
-    if authority != held.data:
-        secrets.write(name, held, authority)
-        log.info("the authority's secret has changed", secret=name, expires=expires(authority[CERT]).isoformat())
-    for role in ROLES:
-        name = f"{settings.secrets}-{role}"
-        held = secrets.read(name)
-        wanted = role_data(held.data, authority, settings.cluster, role, settings.valid, now())
-        if wanted != held.data:
-            secrets.write(name, held, wanted)
-            log.info("a certificate's secret has changed", secret=name, expires=expires(wanted[CERT]).isoformat())
+PACKAGES = ("cryptography", "kubernetes")
 
 
 def main() -> None:
     try:
         settings = CertificateSettings.from_env()
-        configure_logging("certificates", level=settings.log_level)
-        secrets = Secrets.in_cluster()
-        for _ in range(TRIES):
-            try:
-                return renew(secrets, settings)
-            except SecretChanged as error:
-                log.info("a secret was changed by somebody else", secret=str(error))
-        exit_with_error("the secrets are changed all the time")
-    except (InvalidSetting, SecretUnavailable, BadAuthority) as error:
+    except InvalidSetting as error:
+        exit_with_error(str(error))
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        exit_with_error(f"no package {missing[0]}: the image of all roles has it, or pip install 'caracal[local,k8s]'")
+    from services.certificates.renewal import BadAuthority
+    from services.certificates.run import AlwaysChanged, renew_in_time
+    from services.certificates.secrets import Secrets, SecretUnavailable
+
+    configure_logging("certificates", level=settings.log_level)
+    try:
+        renew_in_time(Secrets.in_cluster(), settings)
+    except (SecretUnavailable, BadAuthority, AlwaysChanged) as error:
         exit_with_error(str(error))
 
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from kubernetes import client
 from support.secrets_api import NAMESPACE, SecretsApi
 
-from services.certificates.__main__ import renew
 from services.certificates.authority import VALID, Authority, now
 from services.certificates.renewal import (
     BELIEVED,
@@ -27,6 +26,7 @@ from services.certificates.renewal import (
     expires,
     role_data,
 )
+from services.certificates.run import AlwaysChanged, renew, renew_in_time
 from services.certificates.secrets import SecretChanged, Secrets, SecretUnavailable
 from services.certificates.settings import CertificateSettings
 from services.process.settings import InvalidSetting
@@ -119,6 +119,13 @@ def test_two_at_once_begin_again(api: SecretsApi, secrets: Secrets, settings: Ce
         renew(secrets, settings)
     renew(secrets, settings)
     assert len(api.patched) == len(NAMES), "the other's are kept"
+    api.fill(f"{SECRETS}-expert", {})
+    api.before_patch = lambda: api.fill(f"{SECRETS}-expert", {})
+    with pytest.raises(AlwaysChanged):
+        renew_in_time(secrets, settings)
+    api.before_patch = lambda: None
+    renew_in_time(secrets, settings)
+    assert usable(api.data(f"{SECRETS}-expert"), "expert")
 
 
 def test_a_secret_that_is_not_there_is_named(api: SecretsApi, secrets: Secrets, settings: CertificateSettings) -> None:
