@@ -2,7 +2,7 @@
 
 Per message of 12 KiB out and 12 KiB back, the caller's CPU time: of a bare C++ epoll loop and of the native fan-out's
 core, in the same run against the same server; then of whole links, planning and waiting included, over grpc and
-native, against fake workers in one process. Medians.
+native, against fake workers in one process. Medians. With `--tls` all but the bare loop is encrypted.
 
 Legend: T tokens, W workers.
 """
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from caracal_proto import placement_pb2
 from caracal_proto.placements import layer_of
 
 from bench.compiled import REPO, CannotMeasure, build
+from bench.fanout_worker import CLUSTER, tls_of
+from services.local.certificates import make_certificates
 from services.router.dispatch.expert_workers import ExpertWorkerPool
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.moe_handle import MoEHandle, Timeouts
@@ -34,6 +37,8 @@ from services.router.dispatch.native_fanout import NativeFanout, NativeOptions
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.send import RoutedBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
+from services.security.channels import PLAIN, Dialer
+from services.security.identity import ATTENTION
 
 SESSIONS = (1, 4, 16, 64, 128)
 HIDDEN = 6144  # 12 KiB a row in bfloat16
@@ -51,13 +56,13 @@ def build_core(folder: Path) -> Path:
     return build("fanout", folder, ["-Wno-restrict", f"-I{core}"], sources)
 
 
-def measure_core(program: Path, sessions: int, messages: int, rounds: int) -> dict[str, Any]:
+def measure_core(program: Path, sessions: int, messages: int, rounds: int, tls: bool) -> dict[str, Any]:
     """Microseconds of CPU a message and of a step, bare and native, by transport and way of waiting."""
     steps = max(10, messages // sessions)
     found: dict[str, Any] = {}
     for transport in TRANSPORTS:
         for wait in WAITS:
-            command = [str(program), str(sessions), str(steps), transport, wait]
+            command = [str(program), str(sessions), str(steps), transport, wait, "encrypted" if tls else "plain"]
             runs = [json.loads(subprocess.check_output(command, timeout=300)) for _ in range(rounds)]
             found[f"{transport} {wait}"] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     return found
@@ -66,10 +71,11 @@ def measure_core(program: Path, sessions: int, messages: int, rounds: int) -> di
 class Caller:
     """An attention worker's dispatch to W fake workers, each of which gets one row of every layer."""
 
-    def __init__(self, link: str, address: str, sessions: int) -> None:
+    def __init__(self, link: str, address: str, sessions: int, dialer: Dialer) -> None:
         self.native = NativeStats()
         dtype = torch.bfloat16
-        connect = NativeFanout(NativeOptions(dtype, dtype, self.native)) if link == "native" else GrpcLink
+        options = NativeOptions(dtype, dtype, self.native)
+        connect = NativeFanout(options, dialer) if link == "native" else partial(GrpcLink, dialer=dialer)
         self._pool = ExpertWorkerPool(connect, 1, sessions)
         ends = [placement_pb2.Endpoint(worker_id=f"fake-{w}", boot_id="b", address=address) for w in range(sessions)]
         layer = layer_of([[w] for w in range(sessions)])
@@ -90,9 +96,9 @@ class Caller:
         self._pool.close()
 
 
-def measure_link(link: str, address: str, sessions: int, messages: int) -> dict[str, float]:
+def measure_link(link: str, address: str, sessions: int, messages: int, dialer: Dialer) -> dict[str, float]:
     """Microseconds of CPU a message, and of a layer."""
-    caller = Caller(link, address, sessions)
+    caller = Caller(link, address, sessions, dialer)
     try:
         deadline = time.monotonic() + OPEN_S
         caller.layer()
@@ -112,18 +118,20 @@ def measure_link(link: str, address: str, sessions: int, messages: int) -> dict[
     return {"cpu_us": round(1e6 * cpu_s / layers / sessions, 2), "layer_us": round(1e6 * passed_s / layers, 1)}
 
 
-def measure_links(sessions: int, messages: int, rounds: int) -> dict[str, Any]:
+def measure_links(sessions: int, messages: int, rounds: int, certificates: Path | None) -> dict[str, Any]:
     """The same for every link, interleaved, medians of the rounds; every round has fake workers of its own."""
+    dialer = Dialer(tls=tls_of(certificates, ATTENTION)) if certificates else PLAIN
     runs: dict[str, list[dict[str, float]]] = {link: [] for link in LINKS}
     for _ in range(rounds):
         for link in LINKS:
             command = [sys.executable, "-m", "bench.fanout_worker", str(HIDDEN)]
+            command += [str(certificates)] if certificates else []
             with subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPO
             ) as workers:
                 assert workers.stdout
                 address = workers.stdout.readline().strip()
-                runs[link].append(measure_link(link, address, sessions, messages))
+                runs[link].append(measure_link(link, address, sessions, messages, dialer))
                 workers.kill()
     return {
         link: {key: statistics.median(run[key] for run in found) for key in found[0]} for link, found in runs.items()
@@ -163,16 +171,21 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=list(SESSIONS))
     parser.add_argument("--messages", type=int, default=MESSAGES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--tls", action="store_true", help="with encryption")
     options = parser.parse_args()
     torch.set_num_threads(1)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    results: dict[str, Any] = {"load_before": os.getloadavg()[0], "body_bytes": 2 * HIDDEN, "by_sessions": {}}
+    results: dict[str, Any] = {"load_before": os.getloadavg()[0], "body_bytes": 2 * HIDDEN, "tls": options.tls}
+    results["by_sessions"] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             program = build_core(Path(folder))
+            certificates = Path(folder) / "tls" if options.tls else None
+            if certificates:
+                make_certificates(certificates, CLUSTER)
             for sessions in options.sessions:
-                core = measure_core(program, sessions, options.messages, options.rounds)
-                links = measure_links(sessions, options.messages // 10, options.rounds)
+                core = measure_core(program, sessions, options.messages, options.rounds, options.tls)
+                links = measure_links(sessions, options.messages // 10, options.rounds, certificates)
                 results["by_sessions"][str(sessions)] = {"core": core, "links": links}
                 tcp = core["tcp sleep"]
                 print(

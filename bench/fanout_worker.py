@@ -1,7 +1,7 @@
-"""Many fake expert workers in one process: each call is answered with zeros. `python -m bench.fanout_worker HIDDEN`.
+"""Many fake expert workers in one process, which answer with zeros. `python -m bench.fanout_worker HIDDEN [TLS]`.
 
 They speak both links, so that what a message costs its caller can be compared. It prints its address and serves until
-its standard input ends.
+its standard input ends. With a folder of certificates, as `caracal up --tls` makes it, both links are encrypted.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from caracal_proto import expert_pb2, expert_pb2_grpc, tensor_pb2
 from caracal_proto.tensors import checksum
 
+from services.process.grpc_server import listen
+from services.security.identity import EXPERT
+from services.security.tls import NO_TLS, Tls, TlsFiles
 from services.transport.native_extension import native
 
 if TYPE_CHECKING:
     from services.transport._native import Launch
 
+CLUSTER = "bench"
 MAX_SESSIONS = 256
 VALUE_BYTES = 2  # bfloat16
 
@@ -36,8 +41,9 @@ def zeros(
 class FakeWorkers(expert_pb2_grpc.ExpertServicer):
     """Answers every call of every session with zeros of the right shape, or native ones by `launch`."""
 
-    def __init__(self, hidden: int, launch: Launch = zeros) -> None:
+    def __init__(self, hidden: int, launch: Launch = zeros, encrypted: bool = False) -> None:
         module = native()
+        self._keys_bytes = module.KEYS_BYTES if encrypted else 0
         self._hidden = hidden
         listener = socket.create_server(("127.0.0.1", 0), backlog=MAX_SESSIONS)
         self._port = listener.getsockname()[1]
@@ -62,7 +68,8 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
 
     def Open(self, request: expert_pb2.OpenRequest, context: Any) -> expert_pb2.OpenReply:
         token, session = secrets.token_bytes(32), secrets.randbits(62) + 1
-        self._server.expect(token, session, 30.0)
+        keys = secrets.token_bytes(self._keys_bytes)
+        self._server.expect(token, session, 30.0, keys)
         return expert_pb2.OpenReply(
             session=session,
             token=token,
@@ -71,6 +78,7 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
             unix_name="none",
             max_rows=8192,
             max_assignments=8192,
+            keys=keys,
         )
 
     def Describe(self, request: Any, context: Any) -> Any:
@@ -98,18 +106,24 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
             yield expert_pb2.ExpertReply(call=call.call, rows=rows, y=y, checksum=checksum(data))
 
 
-def start(workers: FakeWorkers) -> grpc.Server:
+def tls_of(folder: Path, role: str) -> Tls:
+    """A role's TLS, from the files of `make_certificates`."""
+    return Tls(TlsFiles(folder / f"{role}.crt", folder / f"{role}.key", folder / "ca.crt"), CLUSTER, role)
+
+
+def start(workers: FakeWorkers, tls: Tls = NO_TLS) -> grpc.Server:
     """Serves them; prints the address."""
     server = grpc.server(ThreadPoolExecutor(MAX_SESSIONS))
     expert_pb2_grpc.add_ExpertServicer_to_server(workers, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = listen(server, "127.0.0.1", 0, tls.server(lambda: None) if tls.given else None)
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
     return server
 
 
 def main() -> None:
-    server = start(FakeWorkers(int(sys.argv[1])))
+    tls = tls_of(Path(sys.argv[2]), EXPERT) if len(sys.argv) > 2 else NO_TLS
+    server = start(FakeWorkers(int(sys.argv[1]), encrypted=tls.given), tls)
     sys.stdin.read()
     server.stop(0)
 

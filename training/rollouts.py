@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from training.exported import load_exported
-from training.model import LongcatFlash
+from training.export.read import load_exported
+from training.model.longcat_flash import LongcatFlash
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,6 +1,6 @@
 // What a message of the native fan-out costs its caller, next to a bare epoll loop that moves the same bytes.
 //
-// `fanout SESSIONS STEPS tcp|unix spin|sleep` prints one line of JSON. A forked process on the other core serves all
+// `fanout SESSIONS STEPS tcp|unix spin|sleep plain|encrypted` prints one line of JSON; the bare loop is always plain. A forked process on the other core serves all
 // sessions: it answers each call with a frame of the same size. In one run, steps of the two callers alternate in
 // rounds. A call and its reply carry BODY bytes each, besides their headers and ids.
 #include <arpa/inet.h>
@@ -17,10 +17,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "client.h"
+#include "greeting.h"
 
 using namespace caracal::wire;
 
@@ -53,7 +55,29 @@ struct Peer {
   int fd;
   size_t have = 0;
   std::vector<char> frame = std::vector<char>(sizeof(Header) + kIds + kBody);
+  std::unique_ptr<Cipher> incoming, outgoing;  // of the server, in sessions that are encrypted
 };
+
+// A header and a body, each with its tag if there is a cipher, into plain bytes or out of them.
+void decrypt(Cipher& cipher, const char* wire, char* plain, size_t body) {
+  for (const size_t bytes : {sizeof(Header), body}) {
+    cipher.begin();
+    cipher.update(wire, plain, bytes);
+    check(cipher.verify(wire + bytes), "a frame was changed");
+    wire += bytes + kTagBytes;
+    plain += bytes;
+  }
+}
+
+void encrypt(Cipher& cipher, const char* plain, char* wire, size_t body) {
+  for (const size_t bytes : {sizeof(Header), body}) {
+    cipher.begin();
+    cipher.update(plain, wire, bytes);
+    cipher.finish(wire + bytes);
+    wire += bytes + kTagBytes;
+    plain += bytes;
+  }
+}
 
 void watch(int epoll, int fd, uint64_t index) {
   epoll_event event{};
@@ -63,12 +87,16 @@ void watch(int epoll, int fd, uint64_t index) {
 }
 
 // Answers calls for ever. Both callers talk to this same loop.
-[[noreturn]] void serve(const std::vector<int>& sockets, bool spin) {
+[[noreturn]] void serve(const std::vector<int>& sockets, bool spin, const std::string& keys) {
   const int epoll = epoll_create1(0);
   std::vector<Peer> peers;
-  for (int fd : sockets) peers.push_back({fd});
+  const size_t tags = keys.empty() ? 0 : 2 * kTagBytes;
+  for (int fd : sockets) {
+    peers.push_back({fd, 0, std::vector<char>(sizeof(Header) + kIds + kBody + tags),
+                     callers_cipher(keys, Way::kDecrypt, kAfterGreeting), workers_cipher(keys, Way::kEncrypt, kAfterGreeting)});
+  }
   for (size_t i = 0; i < peers.size(); ++i) watch(epoll, peers[i].fd, i);
-  std::vector<char> reply(sizeof(Header) + kBody);
+  std::vector<char> reply(sizeof(Header) + kBody), plain(sizeof(Header) + kIds + kBody), wire(reply.size() + tags);
   Header header;
   header.kind = Kind::kReply;
   header.rows = header.assignments = 1;
@@ -88,13 +116,16 @@ void watch(int epoll, int fd, uint64_t index) {
       if (peer.have < peer.frame.size()) continue;
       peer.have = 0;
       Header call;
-      std::memcpy(&call, peer.frame.data(), sizeof call);
+      if (tags) decrypt(*peer.incoming, peer.frame.data(), plain.data(), kIds + kBody);
+      std::memcpy(&call, tags ? plain.data() : peer.frame.data(), sizeof call);
       header.session = call.session;
       header.call = call.call;
       seal(header);
       std::memcpy(reply.data(), &header, sizeof header);
-      for (size_t sent = 0; sent < reply.size();) {
-        const ssize_t more = send(peer.fd, reply.data() + sent, reply.size() - sent, MSG_NOSIGNAL);
+      if (tags) encrypt(*peer.outgoing, reply.data(), wire.data(), kBody);
+      const std::vector<char>& out = tags ? wire : reply;
+      for (size_t sent = 0; sent < out.size();) {
+        const ssize_t more = send(peer.fd, out.data() + sent, out.size() - sent, MSG_NOSIGNAL);
         if (more > 0) sent += static_cast<size_t>(more);
       }
     }
@@ -131,7 +162,7 @@ struct Bare {
   std::vector<std::vector<char>> calls;
 
   Bare(const std::vector<int>& sockets, bool spin_) : spin(spin_) {
-    for (int fd : sockets) peers.push_back({fd, 0, std::vector<char>(sizeof(Header) + kBody)});
+    for (int fd : sockets) peers.push_back({fd, 0, std::vector<char>(sizeof(Header) + kBody), nullptr, nullptr});
     for (size_t i = 0; i < peers.size(); ++i) watch(epoll, peers[i].fd, i);
     calls.assign(peers.size(), std::vector<char>(sizeof(Header) + kIds + kBody));
   }
@@ -167,11 +198,11 @@ struct Fanout {
   std::vector<int32_t> row, ones, zeros;
   std::vector<char> x, y;
 
-  Fanout(const std::vector<int>& sockets, bool spin)
+  Fanout(const std::vector<int>& sockets, bool spin, const std::string& keys)
       : client({.heartbeat_s = 1, .silent_beats = 10, .spin_s = spin ? 1.0 : 0.0, .reply_dtype = kBFloat16}),
         ones(sockets.size(), 1), zeros(sockets.size(), 0), x(sockets.size() * kBody), y(sockets.size() * kBody) {
     for (size_t i = 0; i < sockets.size(); ++i) {
-      serial.push_back(client.add(sockets[i], i + 1));
+      serial.push_back(client.add(sockets[i], i + 1, keys));
       row.push_back(static_cast<int32_t>(i));
     }
   }
@@ -220,7 +251,7 @@ struct Served {
   pid_t pid;
 };
 
-Served start_server(size_t sessions, bool tcp, bool spin) {
+Served start_server(size_t sessions, bool tcp, bool spin, const std::string& keys) {
   std::vector<int> mine, theirs;
   for (size_t i = 0; i < sessions; ++i) {
     const auto [here, there] = connected(tcp);
@@ -231,7 +262,7 @@ Served start_server(size_t sessions, bool tcp, bool spin) {
   if (pid == 0) {
     for (int fd : mine) close(fd);
     pin(1 % static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
-    serve(theirs, spin);
+    serve(theirs, spin, keys);
   }
   for (int fd : theirs) close(fd);
   return {mine, pid};
@@ -240,17 +271,18 @@ Served start_server(size_t sessions, bool tcp, bool spin) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  check(argc == 5, "usage: fanout SESSIONS STEPS tcp|unix spin|sleep");
+  check(argc == 6, "usage: fanout SESSIONS STEPS tcp|unix spin|sleep plain|encrypted");
   const size_t sessions = std::strtoul(argv[1], nullptr, 10);
   const int steps = std::max(kRounds, std::atoi(argv[2]));
   const bool tcp = std::string(argv[3]) == "tcp", spin = std::string(argv[4]) == "spin";
-  const Served for_bare = start_server(sessions, tcp, spin);
+  const std::string keys(std::string(argv[5]) == "encrypted" ? kKeysBytes : 0, 'k');
+  const Served for_bare = start_server(sessions, tcp, spin, "");
   Timed bare_timed, fanout_timed;
-  Served for_fanout = start_server(sessions, tcp, spin);
+  Served for_fanout = start_server(sessions, tcp, spin, keys);
   pin(0);
   {
     Bare bare(for_bare.sockets, spin);
-    Fanout fanout(for_fanout.sockets, spin);
+    Fanout fanout(for_fanout.sockets, spin, keys);
     for (int i = 0; i < 20; ++i) bare.step(), fanout.step();
     for (int round = 0; round < kRounds; ++round) {
       // Of two servers that poll on one core, the one that nobody asks must not run.

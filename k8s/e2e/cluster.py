@@ -15,6 +15,13 @@ from k8s.e2e.targets import Target
 from k8s.tools.values import CHART, default_image
 
 WAIT_S = 120.0
+GET = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1]).read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())
+"""
 
 
 def until(condition: Callable[[], object], message: str, timeout_s: float = WAIT_S) -> float:
@@ -86,6 +93,12 @@ class Cluster:
             f"the roles never had {counts} ready pods",
             WAIT_S * 2,
         )
+
+    def ask(self, pod: str, path: str) -> str:
+        """Returns the response to a GET of `:port/path`, sent from inside the pod: workers listen only on its
+        address."""
+        address = self.get("pod", pod)["status"]["podIP"]
+        return self.kubectl("exec", pod, "--", "python", "-c", GET, f"http://{address}{path}")
 
     def scale(self, role: str, replicas: int) -> float:
         """Runs `kubectl scale`; returns the seconds until the pods are ready."""

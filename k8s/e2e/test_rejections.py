@@ -12,13 +12,6 @@ from k8s.e2e.cluster import Cluster, until
 from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
-GET = """
-import sys, urllib.error, urllib.request
-try:
-    print(urllib.request.urlopen(sys.argv[1]).read().decode())
-except urllib.error.HTTPError as error:
-    print(error.code, error.read().decode())
-"""
 CORRUPT = """
 import os, runpy, shutil
 shutil.copytree('/app/models/caracal-tiny', '/tmp/model', dirs_exist_ok=True)
@@ -64,7 +57,7 @@ def test_a_privileged_pod_is_rejected_by_the_namespace(cluster: Cluster) -> None
 
 def test_the_network_policies_are_there(cluster: Cluster) -> None:
     names = {policy["metadata"]["name"] for policy in cluster.get("networkpolicies")["items"]}
-    roles = ("attention", "default-deny", "expert", "redis", "router", "test")
+    roles = ("attention", "certificates", "default-deny", "expert", "redis", "router", "test")
     assert names == {f"{cluster.release}-{role}" for role in roles}
 
 
@@ -92,23 +85,17 @@ def test_scaling_below_the_needed_pods_is_reported(tight: Cluster, disturbed: Di
         reason = "bring at least 1 more expert worker of 24"
         assert reason in tight.kubectl("describe", role_set)
         assert reason in tight.kubectl("logs", router)
-        assert reason in _get(tight, router, ":8000/ready")
-        assert "caracal_placement_blocked_drains 1.0" in _get(tight, router, ":8002/metrics")
-        ready = _get(tight, draining, ":9090/ready")
+        assert reason in tight.ask(router, ":8000/ready")
+        assert "caracal_placement_blocked_drains 1.0" in tight.ask(router, ":8002/metrics")
+        ready = tight.ask(draining, ":9090/ready")
         assert "24 experts here have no other place yet" in ready
         assert reason in ready
         tight.scale("expert", 2)
         streams.wait_for_answers(1)
-        until(lambda: reason not in _get(tight, router, ":8000/ready"), "the warning stays")
+        until(lambda: reason not in tight.ask(router, ":8000/ready"), "the warning stays")
 
     disturbed("fewer expert pods than needed", scale_down, to=tight)
 
 
 def _has_event(cluster: Cluster, what: str) -> bool:
     return "ExpertsNeedMorePods" in cluster.kubectl("describe", what)
-
-
-def _get(cluster: Cluster, pod: str, path: str) -> str:
-    """Returns the response to a GET of `:port/path`, sent from inside the pod: workers listen only on its address."""
-    address = cluster.get("pod", pod)["status"]["podIP"]
-    return cluster.kubectl("exec", pod, "--", "python", "-c", GET, f"http://{address}{path}")

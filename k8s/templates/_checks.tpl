@@ -139,3 +139,22 @@
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- define "caracal.check.mtls" -}}
+{{- $cluster := include "caracal.cluster" . }}
+{{- if include "caracal.mtls" . }}
+{{- if or (gt (len $cluster) 128) (not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$" $cluster)) }}
+{{- fail (printf "cluster is %q, which is part of names in certificates (mtls.mode is %s): use up to 128 of a-z, 0-9, - and ., or mtls.mode=none." $cluster .Values.mtls.mode) }}
+{{- end }}
+{{- if not .Values.link.allowPlainP2p }}
+{{- if eq .Values.link.kind "nccl" }}
+{{- fail (printf "link.kind is nccl, whose P2P groups cannot be encrypted, and mtls.mode is %s: use native or grpc, or set link.allowPlainP2p=true on a network that is trusted." .Values.mtls.mode) }}
+{{- end }}
+{{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "attention")) }}
+{{- $gpus := or (int $role.accelerator.count) $role.resourceClaims (hasPrefix "cuda" $role.device) }}
+{{- if and $gpus (gt (int $role.tp | default (int $role.accelerator.count)) 1) }}
+{{- fail (printf "attention pods have several ranks on GPUs, which exchange over NCCL, and mtls.mode is %s: NCCL cannot be encrypted. Set link.allowPlainP2p=true to allow it, inside a pod as between pods." .Values.mtls.mode) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -27,12 +27,15 @@
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: HOME, value: /tmp}
 {{- include "caracal.redisUrl" .root }}
-- {name: CARACAL_CLUSTER, value: {{ .root.Values.cluster | default (printf "%s.%s" .root.Release.Namespace (include "caracal.fullname" .root)) | quote }}}
+- {name: CARACAL_CLUSTER, value: {{ include "caracal.cluster" .root | quote }}}
 - {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
 - {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
 - {name: CARACAL_WORKER_ID, value: $(POD_NAME)}
 {{- if .root.Values.clusterKey.enabled }}
 - {name: CARACAL_CLUSTER_KEY_FILE, value: /etc/caracal/cluster-key/{{ .root.Values.clusterKey.secretKey }}}
+{{- end }}
+{{- if include "caracal.mtls" .root }}
+{{ include "caracal.env.mtls" . }}
 {{- end }}
 {{- include "caracal.env.tracing" .root }}
 {{- end }}
@@ -64,6 +67,9 @@
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 {{- with .root.Values.model.dtype }}
 - {name: CARACAL_DTYPE, value: {{ . }}}
+{{- end }}
+{{- if and .root.Values.link.allowPlainP2p (include "caracal.mtls" .root) }}
+- {name: CARACAL_ALLOW_PLAIN_P2P, value: "1"}
 {{- end }}
 {{- with .root.Values.link.dispatchDtype }}
 - {name: CARACAL_DISPATCH_DTYPE, value: {{ . }}}

@@ -74,6 +74,9 @@ spec:
     {{- with include "caracal.clusterKeySecret" .root }}
     - {name: cluster-key, secret: {secretName: {{ . }}}}
     {{- end }}
+    {{- if include "caracal.mtls" .root }}
+    {{- include "caracal.mtlsVolume" . | nindent 4 }}
+    {{- end }}
     {{- if eq .component "router" }}
     {{- with .role.apiKeys.existingSecret }}
     - {name: api-keys, secret: {secretName: {{ . }}, items: [{key: {{ $.role.apiKeys.secretKey }}, path: {{ $.role.apiKeys.secretKey }}}]}}
@@ -139,6 +142,9 @@ volumeMounts:
   {{- with include "caracal.modelMount" .root | trim }}{{ . | nindent 2 }}{{ end }}
   {{- if .root.Values.clusterKey.enabled }}
   - {name: cluster-key, mountPath: /etc/caracal/cluster-key, readOnly: true}
+  {{- end }}
+  {{- if include "caracal.mtls" .root }}
+  - {name: mtls, mountPath: /etc/caracal/mtls, readOnly: true}
   {{- end }}
   {{- if and (eq .component "router") .role.apiKeys.existingSecret }}
   - {name: api-keys, mountPath: /etc/caracal/api-keys, readOnly: true}

@@ -54,19 +54,20 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* The kubelet uses the standard gRPC health protocol; each probe checks its own service name. */}}
+{{/* The metrics port answers for the gRPC server, which asks for a certificate that the kubelet has not. */}}
 {{- define "caracal.probes.worker" -}}
 startup:
-  grpc: {port: {{ int .role.port }}, service: startup}
+  httpGet: {path: /health/startup, port: metrics}
   periodSeconds: 2
+  timeoutSeconds: 2
   failureThreshold: {{ div (add (int .role.probes.startupTimeoutSeconds) 1) 2 }}
 readiness:
-  grpc: {port: {{ int .role.port }}, service: readiness}
+  httpGet: {path: /health/readiness, port: metrics}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
 liveness:
-  grpc: {port: {{ int .role.port }}, service: liveness}
+  httpGet: {path: /health/liveness, port: metrics}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6

@@ -232,6 +232,7 @@ class OpenReply(_message.Message):
     UNIX_NAME_FIELD_NUMBER: _builtins.int
     MAX_ROWS_FIELD_NUMBER: _builtins.int
     MAX_ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """the id that every frame carries"""
     token: _builtins.bytes
@@ -243,6 +244,8 @@ class OpenReply(_message.Message):
     max_rows: _builtins.int
     """of a call; a larger one goes over gRPC"""
     max_assignments: _builtins.int
+    keys: _builtins.bytes
+    """with TLS: secrets that the session's frames are encrypted with; empty: they are not"""
     def __init__(
         self,
         *,
@@ -253,10 +256,11 @@ class OpenReply(_message.Message):
         unix_name: _builtins.str = ...,
         max_rows: _builtins.int = ...,
         max_assignments: _builtins.int = ...,
+        keys: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "max_assignments", b"max_assignments", "max_rows", b"max_rows", "port", b"port", "session", b"session", "token", b"token", "unix_name", b"unix_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "keys", b"keys", "max_assignments", b"max_assignments", "max_rows", b"max_rows", "port", b"port", "session", b"session", "token", b"token", "unix_name", b"unix_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,7 @@ def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
         sys.setswitchinterval(GIL_SWITCH_S)
-        if settings.link == "native" and (why := unavailable()):
+        if settings.link == "native" and (why := unavailable(settings.tls_files is not None)):
             raise settings.invalid("link", settings.link, why)
         opened = open_model(settings)
         with Followers(settings.tp) as followers:

@@ -15,6 +15,7 @@ from services.transport.native_extension import unavailable
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 4096
 CPU_ITL_MS, GPU_ITL_MS = 200.0, 100.0
 FAIR_SLOWDOWN = 1.75  # a step waits for others' prompts besides, and predictions are not exact: about 2 in the end
+PLAIN_P2P = "TLS is on, and NCCL and gloo cannot be encrypted: CARACAL_ALLOW_PLAIN_P2P=1 allows them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +98,8 @@ class AttentionSettings(WorkerSettings):
 
     @property
     def chosen_link(self) -> str:
-        """The link, by name. With TLS it is always grpc: native sessions are not encrypted."""
-        if self.tls_files is not None:
-            return "grpc"
-        return self.link or ("grpc" if unavailable() else "native")
+        """The link, by name."""
+        return self.link or ("grpc" if unavailable(self.tls_files is not None) else "native")
 
     @property
     def kv_fp8(self) -> bool:
@@ -123,8 +122,10 @@ class AttentionSettings(WorkerSettings):
 
     def validate(self) -> None:
         super().validate()
-        if self.link == "nccl" and self.tls_files is not None:
-            raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and TLS is on: use grpc")
+        if self.link == "nccl" and not self.p2p_allowed:
+            raise self.invalid("link", self.link, f"{PLAIN_P2P}; use native or grpc")
+        if self.tp > 1 and self.on_gpu and not self.p2p_allowed:
+            raise self.invalid("tp", self.tp, f"ranks on GPUs use NCCL; {PLAIN_P2P}")
         if 0 < self.fair_slowdown < 1:
             raise self.invalid("fair_slowdown", self.fair_slowdown, "must be at least 1, or 0")
         if self.kv_host_gb and not self.prefix_cache:

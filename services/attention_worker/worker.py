@@ -44,6 +44,8 @@ from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import ATTENTION
+from services.transport.handshakes import watch_failed_handshakes
+from services.transport.native_extension import unavailable
 from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
 
@@ -76,8 +78,8 @@ class AttentionWorker:
         key = settings.open_cluster_key()
         tls = settings.open_tls()
         warn_without(key)
-        if tls.given:
-            log.info("rows travel over gRPC: TLS is on, and native sessions are not encrypted")
+        if not settings.link and (reason := unavailable(tls.given)):
+            log.info("rows travel over gRPC", reason=reason)
         self._guard = Guard(key, self._identity.boot_id, tls)
         self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._dispatcher = MoEDispatcher(
@@ -137,6 +139,8 @@ class AttentionWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
+        if self._guard.tls.given:
+            watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), ATTENTION, settings.host, port)
         metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready, own_health)
         self._address = authority(settings.reachable_host, port)

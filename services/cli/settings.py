@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.attention_worker.settings import AttentionSettings
+from services.certificates.settings import CertificateSettings
 from services.cli.fitting_table import folded
 from services.expert_worker.settings import ExpertSettings
 from services.process.settings import PREFIX, Rule, ServiceSettings, Settings, WorkerSettings, rule_of
@@ -24,6 +25,7 @@ GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("Router", RouterSettings),
     ("Attention worker", AttentionSettings),
     ("Expert worker", ExpertSettings),
+    ("Certificates in Kubernetes: the chart's Job", CertificateSettings),
 )
 # Read elsewhere than in a settings class: by the kernels when they are imported, and by the commands of `caracal`.
 OTHERS = (

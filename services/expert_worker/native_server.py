@@ -53,8 +53,11 @@ class NativeServer:
         max_sessions: int = 128,
         spin_s: float = 0.0,
         direct: bool = False,
+        encrypted: bool = False,
     ) -> None:
         """`host` and `port` are listened on, `reachable_host` is what callers get to know.
+
+        `encrypted`: each session gets keys, which the Open rpc must carry where nobody else sees them.
 
         `direct`: launches whose experts are computed in the model's dtype call the compiled op without Python. The
         others, and those of a worker that sends rows in another dtype, go through the batcher.
@@ -75,6 +78,7 @@ class NativeServer:
         self._launch = NativeLaunch(batcher, expected)
         self._state, self._host, self._reachable_host, self._port = state, host, reachable_host, port
         self._max_sessions, self._spin_s = max_sessions, spin_s
+        self._keys_bytes = module.KEYS_BYTES if encrypted else 0
         self._batcher = batcher
         self._table: ExpertTable | None = None
         if direct and expected.dispatch_dtype == expected.dtype:
@@ -100,7 +104,8 @@ class NativeServer:
         """Prepares one session, and starts the server for the first. Raises TooManySessions, OSError."""
         server = self._started()
         token, session = secrets.token_bytes(32), secrets.randbits(63) + 1
-        if not server.expect(token, session, TOKEN_S):
+        keys = secrets.token_bytes(self._keys_bytes)
+        if not server.expect(token, session, TOKEN_S, keys):
             raise TooManySessions(f"{server.sessions} native sessions are open")
         return expert_pb2.OpenReply(
             session=session,
@@ -110,6 +115,7 @@ class NativeServer:
             unix_name=self._unix_name,
             max_rows=self.max_rows,
             max_assignments=self.max_assignments,
+            keys=keys,
         )
 
     def take_counts(self) -> None:

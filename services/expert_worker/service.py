@@ -136,7 +136,10 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         self, request_iterator: Iterator[expert_pb2.RendezvousItem], context: grpc.ServicerContext
     ) -> Iterator[expert_pb2.RendezvousItem]:
         if self._p2p_registry is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this worker has no P2P groups")
+            context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "this worker has no P2P groups: it has TLS and no CARACAL_ALLOW_PLAIN_P2P",
+            )
         yield from self._p2p_registry.rendezvous(request_iterator, context)
 
     def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:

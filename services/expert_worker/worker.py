@@ -37,6 +37,7 @@ from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import EXPERT
+from services.transport.handshakes import watch_failed_handshakes
 from services.transport.limits import MAX_ROWS
 from services.transport.native_extension import unavailable
 from services.transport.payload import dispatch_dtype_of, payload_bytes
@@ -48,7 +49,6 @@ TICK_S = 0.5
 POLL_S = 1.0  # between two checks for a router while it drains
 ALONE_S = 5.0  # without sessions and routers, before a draining worker takes the cluster to be gone
 REDIS_S = 3.0
-UNENCRYPTED = "TLS is on, and native sessions are not encrypted"
 GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
@@ -72,8 +72,8 @@ class ExpertWorker:
         self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
         max_bytes = payload_bytes(MAX_ROWS, checkpoint.config.hidden_size, dispatch_dtype)
-        self._p2p_registry: P2PRegistry | None = None  # NCCL and gloo cannot be encrypted
-        if not tls.given:
+        self._p2p_registry: P2PRegistry | None = None
+        if settings.p2p_allowed:
             self._p2p_registry = P2PRegistry(settings.reachable_host, device, max_bytes, settings.max_sessions)
         self._service = ExpertService(
             self._state, self._batcher, self._p2p_registry, dispatch_dtype, settings.max_sessions
@@ -92,6 +92,8 @@ class ExpertWorker:
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
+        if self._guard.tls.given:
+            watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
             metrics_port = serve_metrics(
@@ -115,7 +117,7 @@ class ExpertWorker:
     def _native_server(self, device: torch.device) -> NativeServer | None:
         """The server of native sessions; None, with the reason in the log, where there is none."""
         settings = self._settings
-        if reason := UNENCRYPTED if settings.tls_files is not None else unavailable():
+        if reason := unavailable(settings.tls_files is not None):
             log.info("no native sessions", reason=reason)
             return None
         return NativeServer(
@@ -128,6 +130,7 @@ class ExpertWorker:
             max_sessions=settings.max_sessions,
             spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
             direct=device.type == "cpu" and is_compiled(),
+            encrypted=settings.tls_files is not None,
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:

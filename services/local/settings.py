@@ -68,6 +68,7 @@ class LocalSettings(Settings):
         "TLS between the cluster's processes, with certificates of a throw-away authority; clients connect as without",
         False,
     )
+    allow_plain_p2p: bool = setting_like(AttentionSettings, "allow_plain_p2p")
     environment: dict[str, str] = field(  # for every child
         default_factory=dict, metadata={"rule": Rule(help="further variables of every process")}
     )
@@ -79,7 +80,7 @@ class LocalSettings(Settings):
     def validate(self) -> None:
         if self.tp > MAX_WORKERS:
             raise self.invalid("tp", self.tp, f"must be at most {MAX_WORKERS}")
-        if self.link == "native" and (why := unavailable()):
+        if self.link == "native" and (why := unavailable(self.tls)):
             raise self.invalid("link", self.link, why)
         if self.tls:
             self._check_tls()
@@ -94,8 +95,13 @@ class LocalSettings(Settings):
     def _check_tls(self) -> None:
         if find_spec("cryptography") is None:
             raise InvalidSetting("--tls needs the package cryptography: pip install 'caracal[local]'")
+        if self.allow_plain_p2p:
+            return
+        plain = "--tls is given, and NCCL and gloo cannot be encrypted: --allow-plain-p2p allows them"
         if self.link == "nccl":
-            raise self.invalid("link", self.link, "NCCL and gloo cannot be encrypted, and --tls is given: use grpc")
+            raise self.invalid("link", self.link, f"{plain}; use native or grpc")
+        if self.tp > 1 and self.device != "cpu":
+            raise self.invalid("tp", self.tp, f"ranks on GPUs use NCCL; {plain}")
 
     def check_port(self) -> None:
         """Raises InvalidSetting when the gateway cannot listen on its host and ports."""
@@ -132,6 +138,7 @@ class LocalSettings(Settings):
             "CARACAL_DRAFT": str(self.draft),
             "CARACAL_TP": str(self.tp),
             "CARACAL_LINK": self.link,
+            "CARACAL_ALLOW_PLAIN_P2P": str(int(self.allow_plain_p2p)),
             "NCCL_MULTI_RANK_GPU_ENABLE": "1",  # workers of one machine share its GPU; NCCL >= 2.30 obeys
             "CARACAL_DISPATCH_DTYPE": self.dispatch_dtype,
             "CARACAL_KV_DTYPE": self.kv_dtype,

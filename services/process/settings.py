@@ -254,6 +254,17 @@ class WorkerSettings(ServiceSettings):
         one_of=("fp8", ""),
     )
 
+    allow_plain_p2p: bool = setting(
+        "1: with TLS, P2P groups between workers and NCCL between ranks are used all the same, which nothing encrypts:"
+        " for a network that is trusted",
+        False,
+    )
+
+    @property
+    def p2p_allowed(self) -> bool:
+        """Whether NCCL and gloo may carry rows to other machines: they cannot be encrypted."""
+        return self.tls_files is None or self.allow_plain_p2p
+
     @property
     def core_set(self) -> frozenset[int]:
         """The cores for the threads that compute; empty = any."""

@@ -145,15 +145,7 @@ async def serve(
         lambda: probe.reason,
         (settings.identity, boot_id),
     )
-    servers = RouterServers(gateway, settings.origins)
-    try:
-        admin_at = settings.admin_host, settings.admin_port
-        await servers.start(settings.host, settings.port, settings.grpc_port, *admin_at)
-    except (OSError, RuntimeError) as error:
-        exit_with_error(str(error))
-    http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
-    admin = authority(settings.admin_host, servers.admin_port)
-    log.info("router listens", http=http, grpc=rpc, admin=admin, open_files=open_files())
+    servers = await listening(settings, gateway)
     record = partial(record_of, settings, servers, leader, boot_id)
 
     async def drain() -> None:
@@ -172,6 +164,20 @@ async def serve(
         await responses.close()
         if recorder is not None:
             await asyncio.to_thread(recorder.close)
+
+
+async def listening(settings: RouterSettings, gateway: GatewayContext) -> RouterServers:
+    """The servers, at their ports. Ends the process where one cannot listen."""
+    servers = RouterServers(gateway, settings.origins)
+    try:
+        admin_at = settings.admin_host, settings.admin_port
+        await servers.start(settings.host, settings.port, settings.grpc_port, *admin_at)
+    except (OSError, RuntimeError) as error:
+        exit_with_error(str(error))
+    http, rpc = authority(settings.host, servers.http_port), authority(settings.host, servers.grpc_port)
+    admin = authority(settings.admin_host, servers.admin_port)
+    log.info("router listens", http=http, grpc=rpc, admin=admin, open_files=open_files())
+    return servers
 
 
 def record_of(settings: RouterSettings, servers: RouterServers, leader: PlacementLeader, boot_id: str) -> WorkerRecord:

@@ -181,7 +181,9 @@ class Introductions:
 
     async def _describe(self, record: WorkerRecord) -> tuple[str, str, int]:
         """The worker id, the boot id and the epoch of the process at a record's address."""
-        async with self._describing, self._dialer.aio(record.address, record.role, OPTIONS) as channel:
+        # The gRPC port of a router is for clients: they have no certificates, and it has no TLS.
+        dialer = PLAIN if record.role == "router" else self._dialer
+        async with self._describing, dialer.aio(record.address, record.role, OPTIONS) as channel:
             calls = self._dialer.to_run(channel, record.boot_id)
             if record.role == "router":
                 asked = IdentifyRequest(worker_id=record.worker_id, boot_id=record.boot_id)

@@ -28,6 +28,11 @@ class Dialer:
         self._signer = CallSigner(key, role) if key.given else None
         self._tls = tls
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether TLS is on."""
+        return self._tls.given
+
     def aio(self, address: str, role: str, options: Options = ()) -> grpc.aio.Channel:
         """A channel for calls on an event loop, to a process of the role."""
         if not self._tls.given:

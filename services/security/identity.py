@@ -12,14 +12,19 @@ from collections.abc import Iterable
 ROUTER, ATTENTION, EXPERT = "router", "attention", "expert"
 ROLES = (ROUTER, ATTENTION, EXPERT)
 
+MAX_CLUSTER = 128  # names in DNS have up to 253
+
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def cluster_violation(cluster: str) -> str:
     """Why certificates cannot name a cluster; empty when they can."""
-    if _LABEL.fullmatch(cluster):
+    if len(cluster) <= MAX_CLUSTER and all(_LABEL.fullmatch(part) for part in cluster.split(".")):
         return ""
-    return "with TLS it is part of names in certificates: up to 63 of a-z, 0-9 and -, with no - at either end"
+    return (
+        f"with TLS it is part of names in certificates: up to {MAX_CLUSTER} of a-z, 0-9, - and ., between dots up to 63"
+        " with no - at either end"
+    )
 
 
 def uri(cluster: str, role: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +15,7 @@ from services.transport.native_build_id import build_id
 
 NAME = "services.transport._native"
 SOURCES = Path(__file__).parent / "native"
+LIBCRYPTO = "libcrypto.so.3"  # as in native/libcrypto.h
 
 
 class NativeUnavailable(RuntimeError):
@@ -38,9 +40,19 @@ def why_unavailable(name: str, what: str, *sources: Path) -> str:
 
 
 @cache
-def unavailable() -> str:
-    """Why the native data plane cannot be used; empty when it can."""
-    return why_unavailable(NAME, "the native data plane", SOURCES)
+def unavailable(encrypted: bool = False) -> str:
+    """Why the native data plane cannot be used, with sessions that are encrypted or not; empty when it can."""
+    return why_unavailable(NAME, "the native data plane", SOURCES) or (unencrypted() if encrypted else "")
+
+
+@cache
+def unencrypted() -> str:
+    """Why native sessions cannot be encrypted; empty when they can."""
+    try:
+        ctypes.CDLL(LIBCRYPTO)
+    except OSError:
+        return f"{LIBCRYPTO}, OpenSSL's library, is not there, and TLS is on"
+    return ""
 
 
 def native() -> ModuleType:

@@ -52,6 +52,7 @@ def histogram(name: str, labels: str, bounds: dict[str, float]) -> dict[str, str
 WORKERS = "caracal_gateway_attention_workers"
 FIRST_TOKEN, BETWEEN = "caracal:time_to_first_token_seconds", "caracal:inter_token_latency_seconds"
 QUEUE = "caracal_expert_queue_seconds"
+EXPIRES = "caracal_tls_certificate_expires_seconds"
 SUCCESS = f'caracal:request_success_total{{{ROUTER},finished_reason="stop"}}'
 FAILURE = f'caracal:request_failure_total{{{ROUTER},code="no_worker"}}'
 
@@ -142,6 +143,10 @@ CASES: dict[str, list[Case]] = {
     "CaracalFailsOverOften": [
         Case({f"caracal_gateway_failovers_total{{{ROUTER}}}": growing(0.2)}, "15m", None),
         Case({f"caracal_gateway_failovers_total{{{ROUTER}}}": growing(0.5)}, "15m", {}),
+    ],
+    "CaracalCertificateExpires": [
+        Case({f"{EXPIRES}{{{EXPERT}}}": always(700_000), f"{EXPIRES}{{{ROUTER}}}": always(900_000)}, "15m", None),
+        Case({f"{EXPIRES}{{{EXPERT}}}": always(600_000), f"{EXPIRES}{{{ROUTER}}}": always(900_000)}, "15m", {}),
     ],
 }
 

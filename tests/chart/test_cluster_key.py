@@ -13,6 +13,7 @@ pytestmark = pytest.mark.processes
 
 ROLES = ("router", "attention", "expert")
 FILE = "CARACAL_CLUSTER_KEY_FILE"
+PLAIN = "mtls.mode=none"
 
 
 def _pods(objects: list[Object]) -> dict[str, Object]:
@@ -24,7 +25,7 @@ def _secrets(spec: Object) -> list[str]:
 
 
 def test_the_release_makes_a_key_of_its_own(chart: Chart) -> None:
-    objects = chart.render()
+    objects = chart.render(PLAIN)
     (secret,) = of_kind(objects, "Secret")
     assert secret["metadata"]["name"] == "caracal-cluster-key"
     assert len(base64.b64decode(secret["data"]["key"])) == 48
@@ -40,7 +41,7 @@ def test_the_release_makes_a_key_of_its_own(chart: Chart) -> None:
 
 
 def test_a_secret_of_the_user_is_named_and_not_made(chart: Chart) -> None:
-    objects = chart.render("clusterKey.existingSecret=mine,clusterKey.secretKey=cluster")
+    objects = chart.render(PLAIN, "clusterKey.existingSecret=mine,clusterKey.secretKey=cluster")
     assert not of_kind(objects, "Secret")
     for role in ROLES:
         spec = _pods(objects)[role]
@@ -49,7 +50,7 @@ def test_a_secret_of_the_user_is_named_and_not_made(chart: Chart) -> None:
 
 
 def test_without_a_key_nothing_is_mounted(chart: Chart) -> None:
-    objects = chart.render("clusterKey.enabled=false")
+    objects = chart.render(PLAIN, "clusterKey.enabled=false")
     assert not of_kind(objects, "Secret")
     for spec in _pods(objects).values():
         assert not _secrets(spec)

@@ -29,7 +29,7 @@ NUMBERS = (
             "expertWaitSeconds",
         )
     )
-    + ",attention.tablesDir=/tables,attention.draft=2"
+    + ",attention.tablesDir=/tables,attention.draft=2,link.allowPlainP2p=true"
 )
 
 
@@ -55,7 +55,7 @@ def test_the_link_is_set_on_attention_and_the_dispatch_dtype_on_both_kinds_of_wo
     for values, link, dtype in (
         ((), "", None),
         (("link.kind=grpc",), "grpc", None),
-        (("link.kind=nccl", "link.dispatchDtype=fp8", "model.kvDtype=fp8"), "nccl", "fp8"),
+        (("link.kind=nccl,link.allowPlainP2p=true", "link.dispatchDtype=fp8", "model.kvDtype=fp8"), "nccl", "fp8"),
         (("link.kind=native",), "native", None),
     ):
         given = {

@@ -118,7 +118,7 @@ def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) 
 def test_p2p_groups_open_every_port_between_attention_and_experts_unless_disabled(
     chart: Chart, value: str, opens: bool
 ) -> None:
-    objects = chart.render("link.kind=nccl", value)
+    objects = chart.render("link.kind=nccl,link.allowPlainP2p=true", value)
     for role, other in (("attention", "expert"), ("expert", "attention")):
         for direction, ways in (("to", "egress"), ("from", "ingress")):
             rules = [rule for rule in _policy(objects, role)[ways] if "ports" not in rule]

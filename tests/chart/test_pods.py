@@ -1,9 +1,10 @@
 """Every pod of every profile has PodSecurity `restricted`, resources, probes and time to drain."""
 
 import pytest
-from support.chart_objects import EVERYTHING, Chart, Object, containers, find, of_kind, pod_specs
+from support.chart_objects import EVERYTHING, ONCE, Chart, Object, containers, find, of_kind, pod_specs
 
 from k8s.tools.render import PROFILES
+from services.process.own_health import CALL_S
 
 pytestmark = pytest.mark.processes
 
@@ -24,7 +25,9 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
         assert security["runAsNonRoot"] is True, name
         assert security["runAsUser"] > 0, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert spec["automountServiceAccountToken"] is (name == "Deployment/caracal-router"), name
+        assert spec["automountServiceAccountToken"] is (
+            name == "Deployment/caracal-router" or "caracal-certificates" in name
+        ), name
         assert not {"hostNetwork", "hostIPC", "hostPID"} & spec.keys(), name
         assert all("hostPath" not in volume for volume in spec.get("volumes", [])), name
 
@@ -60,7 +63,7 @@ def test_the_small_profile_fits_a_laptop_and_drains_in_a_rollout(chart: Chart) -
 
 
 def test_containers_have_all_three_probes(objects: list[Object]) -> None:
-    for name, spec in pod_specs([thing for thing in objects if thing["kind"] != "Pod"]):
+    for name, spec in pod_specs([thing for thing in objects if thing["kind"] not in ONCE]):
         for container in spec["containers"]:
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
 
@@ -68,12 +71,14 @@ def test_containers_have_all_three_probes(objects: list[Object]) -> None:
 def test_each_worker_probe_checks_its_own_service(objects: list[Object]) -> None:
     for thing in of_kind(objects, "StatefulSet"):
         container = thing["spec"]["template"]["spec"]["containers"][0]
-        asked = {probe: container[f"{probe}Probe"]["grpc"]["service"] for probe in ("startup", "readiness", "liveness")}
-        assert asked == {"startup": "startup", "readiness": "readiness", "liveness": "liveness"}
+        for name in ("startup", "readiness", "liveness"):
+            probe = container[f"{name}Probe"]
+            assert probe["httpGet"] == {"path": f"/health/{name}", "port": "metrics"}
+            assert probe["timeoutSeconds"] > CALL_S, "the process's own answer, if it is late, still comes"
 
 
 def test_grace_period_exceeds_pre_stop_and_drain(objects: list[Object]) -> None:
-    for name, spec in pod_specs([thing for thing in objects if thing["kind"] != "Pod"]):
+    for name, spec in pod_specs([thing for thing in objects if thing["kind"] not in ONCE]):
         container = spec["containers"][0]
         pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         drains = [int(entry["value"]) for entry in container["env"] if entry["name"] == DRAIN_TIMEOUT]

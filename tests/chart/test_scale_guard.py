@@ -10,6 +10,7 @@ pytestmark = pytest.mark.processes
 FLASH = "model.shape.layers=28,model.shape.experts=512,model.shape.hiddenSize=6144,model.shape.expertSize=2048"
 GPUS = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140,expert.replicas=9"
 GUARD = "scaleGuard.enabled=true"
+PLAIN = "mtls.mode=none"  # whose Job has an account of its own: tests/chart/test_mtls.py
 API_SERVER = {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]}
 
 
@@ -25,7 +26,7 @@ def account(objects: list[Object]) -> str:
 
 
 def test_only_routers_may_write_events(chart: Chart) -> None:
-    objects = chart.render()
+    objects = chart.render(PLAIN)
     assert tokens(objects) == {"Deployment/caracal-router"}
     assert account(objects) == "caracal-router"
     assert find(objects, "ServiceAccount", "caracal-router")["automountServiceAccountToken"] is False
@@ -58,7 +59,7 @@ def test_its_address_may_be_given(chart: Chart) -> None:
 
 
 def test_without_events_nothing_of_it_is_there(chart: Chart) -> None:
-    for objects in (chart.render("events.enabled=false"), chart.render("serviceAccount.create=false")):
+    for objects in (chart.render(PLAIN, "events.enabled=false"), chart.render(PLAIN, "serviceAccount.create=false")):
         assert not tokens(objects)
         assert not of_kind(objects, "Role", "RoleBinding")
         assert API_SERVER not in find(objects, "NetworkPolicy", "caracal-router")["spec"]["egress"]
@@ -68,7 +69,7 @@ def test_without_events_nothing_of_it_is_there(chart: Chart) -> None:
 
 
 def test_a_given_account_gets_the_rights(chart: Chart) -> None:
-    objects = chart.render("router.serviceAccountName=mine")
+    objects = chart.render(PLAIN, "router.serviceAccountName=mine")
     assert account(objects) == "mine"
     assert of_kind(objects, "RoleBinding")[0]["subjects"][0]["name"] == "mine"
     assert {thing["metadata"]["name"] for thing in of_kind(objects, "ServiceAccount")} == {"caracal"}

@@ -202,10 +202,11 @@ def test_the_leader_is_killed(running: ClusterUnderTest, expected: list[tuple[li
 
 def test_status_shows_it(running: ClusterUnderTest) -> None:
     running.scale("expert", 4)
-    url = url_of(running, leader(running))
+    leads = leader(running)
+    admin = next(one.metrics_address for one in running.records("router") if one.worker_id == leads)
 
     def experts() -> int:
-        done = CliRunner().invoke(app, ["status", "--gateway", url], env={"COLUMNS": "200"})
+        done = CliRunner().invoke(app, ["status", "--gateway", f"http://{admin}"], env={"COLUMNS": "200"})
         assert done.exit_code == 0, done.output
         return sum(int(line.split()[2]) for line in done.output.splitlines() if line.startswith(" expert-"))
 

@@ -71,7 +71,7 @@ def test_frames_of_python_and_cpp_have_one_layout() -> None:
 
     module = native()
     assert module.HEADER_BYTES == HEADER_BYTES
-    assert module.frame(module.Kind.HELLO, 7, b"abc") == Frame(kind=HELLO, session=7, body=b"abc").sealed().encoded()
+    assert module.hello(7, b"abc", b"") == Frame(kind=HELLO, session=7, body=b"abc").sealed().encoded()
 
 
 def test_polling_needs_a_core() -> None:

@@ -5,7 +5,9 @@
 #include <chrono>
 #include <thread>
 
+#include "encryption_checks.h"
 #include "expert_counts.h"
+#include "handshakes.h"
 #include "peer.h"
 
 using namespace caracal::wire;
@@ -105,9 +107,9 @@ void counts_of_experts_are_taken_once(Random& random) {
 }
 
 // One byte at a time, through a socket.
-void frames_may_come_in_any_pieces(Random& random) {
+void frames_may_come_in_any_pieces(Random& random, const std::string& keys) {
   Server server({.expected = expected()}, compute);
-  const int fd = open_session(server, 5, random);
+  const int fd = open_session(server, 5, random, keys);
   Layer layer;
   layer.fill(random);
   Header header;
@@ -123,23 +125,33 @@ void frames_may_come_in_any_pieces(Random& random) {
   body.append(reinterpret_cast<const char*>(layer.expert.data()), 16);
   body.append(reinterpret_cast<const char*>(layer.x.data()), layer.x.size() * 4);
   blocking(fd, true);
-  for (const char byte : framed(header, body)) require(write(fd, &byte, 1) == 1, "a byte was sent");
+  const auto mine = callers_cipher(keys, Way::kEncrypt, kAfterGreeting), theirs = workers_cipher(keys, Way::kDecrypt, kAfterGreeting);
+  for (const char byte : encrypted(mine.get(), framed(header, body))) require(write(fd, &byte, 1) == 1, "a byte was sent");
+  const auto received = [&](void* into, size_t bytes) {
+    std::string message(bytes + (keys.empty() ? 0 : kTagBytes), '\0');
+    require(recv(fd, message.data(), message.size(), MSG_WAITALL) == static_cast<ssize_t>(message.size()), "a reply came");
+    std::memcpy(into, message.data(), bytes);
+    if (keys.empty()) return;
+    theirs->begin();
+    theirs->update(message.data(), into, bytes);
+    require(theirs->verify(message.data() + bytes), "it is the worker's");
+  };
   Header reply;
-  require(recv(fd, &reply, sizeof reply, MSG_WAITALL) == sizeof reply && !fault_of(reply), "a reply came");
-  require(recv(fd, layer.y.data(), layer.y.size() * 4, MSG_WAITALL) == static_cast<ssize_t>(layer.y.size() * 4), "its rows came");
-  require(reply.status == Status::kOk && layer.right(1), "its rows are right");
+  received(&reply, sizeof reply);
+  received(layer.y.data(), layer.y.size() * 4);
+  require(!fault_of(reply) && reply.status == Status::kOk && layer.right(1), "its rows are right");
   close(fd);
 }
 
 // A reply that comes after its call was given up must not be written anywhere.
-void late_replies_touch_nothing(Random& random) {
+void late_replies_touch_nothing(Random& random, const std::string& keys) {
   std::atomic<bool> slow{true};
   Server server({.expected = expected()}, [&](const Launch& launch) {
     if (slow) std::this_thread::sleep_for(std::chrono::milliseconds(60));
     return compute(launch);
   });
   Client client({.heartbeat_s = 1, .silent_beats = 10, .spin_s = 0, .reply_dtype = 1});
-  const int64_t serial = client.add(open_session(server, 5, random), 5);
+  const int64_t serial = client.add(open_session(server, 5, random, keys), 5, keys);
   {
     Layer gone;  // its memory is given back while the reply is on its way
     gone.serial = serial;
@@ -159,16 +171,16 @@ void late_replies_touch_nothing(Random& random) {
 }
 
 // Threads that open, close and count sessions beside one that scatters.
-void sessions_come_and_go_beside_exchanges(Random& random) {
+void sessions_come_and_go_beside_exchanges(Random& random, const std::string& keys) {
   Server server({.expected = expected(), .max_sessions = 64}, compute);
   Client client({.heartbeat_s = 0.01, .silent_beats = 100, .spin_s = 1e-5, .reply_dtype = 1});
   Layer layer;
-  layer.serial = client.add(open_session(server, 5, random), 5);
+  layer.serial = client.add(open_session(server, 5, random, keys), 5, keys);
   std::atomic<bool> done{false};
   std::thread other([&] {
     Random own(3);
     for (uint64_t session = 100; !done; ++session) {
-      const int64_t serial = client.add(open_session(server, session, own), session);
+      const int64_t serial = client.add(open_session(server, session, own, keys), session, keys);
       require(client.sessions() >= 1 && server.sessions() >= 1, "sessions are counted");
       server.set_epoch(0);
       client.end(serial, "it was closed");
@@ -186,16 +198,39 @@ void sessions_come_and_go_beside_exchanges(Random& random) {
   other.join();
 }
 
+// gRPC's lines as they are, cut short anywhere, and with any bytes in them.
+void reasons_of_handshakes_are_read(Random& random) {
+  const std::string head = "I1130 10:46:51.561949   23711 ssl_transport_security.cc:2563] Handshake failed with error ";
+  const std::string error = "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:";
+  require(handshake_reason(head + error + "HTTP_REQUEST: Invalid context\n") == "http request", "a reason");
+  require(handshake_reason(head + error + "CERTIFICATE_VERIFY_FAILED: certificate has expired\n") == "certificate has expired",
+          "why a certificate is not believed");
+  require(handshake_reason(head + "SSL_ERROR_SYSCALL\n") == "other", "no reason");
+  require(handshake_reason("Handshake failed: another line\n").empty(), "another line");
+  const std::string whole = head + error + "CERTIFICATE_VERIFY_FAILED: certificate has expired\n";
+  for (size_t bytes = 0; bytes <= whole.size(); ++bytes) {
+    const std::string reason = handshake_reason(whole.substr(0, bytes) + random_bytes(random() % 200, random));
+    require(reason.empty() == (bytes < head.size()) || bytes < head.size(), "every line of a handshake has a reason");
+    require(reason.size() <= 80 && reason.find_first_of("\n\"\\") == std::string::npos, "which a label can have");
+  }
+}
+
 }  // namespace
 
 int main() {
   Random random(11);
+  reasons_of_handshakes_are_read(random);
   checksum_is_the_table_s(random);
   merged_calls_get_their_own_rows(random);
   counts_of_experts_are_taken_once(random);
-  frames_may_come_in_any_pieces(random);
-  late_replies_touch_nothing(random);
-  sessions_come_and_go_beside_exchanges(random);
+  messages_are_read_only_as_they_were_sent(random);
+  large_frames_go_through_small_sockets(random);
+  outsiders_cannot_use_a_token(random);
+  for (const std::string& keys : {std::string(), random_bytes(kKeysBytes, random)}) {
+    frames_may_come_in_any_pieces(random, keys);
+    late_replies_touch_nothing(random, keys);
+    sessions_come_and_go_beside_exchanges(random, keys);
+  }
   std::puts("all checks hold");
   return 0;
 }

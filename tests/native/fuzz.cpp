@@ -1,5 +1,5 @@
 // Sends mutated frames to a worker and to a caller: nothing may crash or leak, and a session beside them must go on.
-// `fuzz FRAMES SEED`; half of the frames go to each side.
+// `fuzz FRAMES SEED`; half of the frames go to each side, half of each in sessions that are encrypted.
 #include "peer.h"
 
 using namespace caracal::wire;
@@ -87,7 +87,20 @@ bool alive(int fd) {
 struct Attacked {
   int fd = -1;
   uint64_t session = 0, calls = 0;
+  std::unique_ptr<Cipher> cipher;  // of what is sent
 };
+
+// What is sent of a frame in a session with keys: now and then with a bit changed, or twice, or not at all.
+std::string tampered(std::string wire, Random& random) {
+  if (wire.empty()) return wire;
+  switch (random() % 24) {
+    case 0: wire[random() % wire.size()] ^= static_cast<char>(1 << random() % 8); break;
+    case 1: wire += wire; break;
+    case 2: wire.clear(); break;
+    default: break;
+  }
+  return wire;
+}
 
 // Sends some or all of the bytes, in pieces. What is left out makes the next frame start in the middle of this one.
 bool send_in_pieces(int fd, const std::string& frame, Random& random) {
@@ -100,11 +113,11 @@ bool send_in_pieces(int fd, const std::string& frame, Random& random) {
   return true;
 }
 
-void attack_worker(uint64_t frames, Random& random) {
+void attack_worker(uint64_t frames, Random& random, const std::string& keys) {
   Server server({.expected = expected(), .max_sessions = 64, .greeting_s = 0.05}, compute);
   Client client({.heartbeat_s = 0.05, .silent_beats = 200, .spin_s = 0, .reply_dtype = 1});
   Layer layer;
-  layer.serial = client.add(open_session(server, 7, random), 7);
+  layer.serial = client.add(open_session(server, 7, random, keys), 7, keys);
   std::vector<Attacked> attacked(16);
   uint64_t sessions = 100, well = 0;
   for (uint64_t sent = 0; sent < frames;) {
@@ -112,10 +125,12 @@ void attack_worker(uint64_t frames, Random& random) {
     if (one.fd >= 0 && !alive(one.fd)) close(std::exchange(one.fd, -1));
     if (one.fd < 0) {
       while (server.sessions() > 40) usleep(50);  // those that were closed here are soon closed there
-      one = {open_session(server, ++sessions, random), sessions, 0};
+      const int fd = open_session(server, ++sessions, random, keys);
+      one = {fd, sessions, 0, callers_cipher(keys, Way::kEncrypt, kAfterGreeting)};
     }
     const Header header = call_header(one.session, ++one.calls);
-    sent += send_in_pieces(one.fd, mutated(header, call_body(random), random), random);
+    const std::string wire = encrypted(one.cipher.get(), mutated(header, call_body(random), random));
+    sent += send_in_pieces(one.fd, keys.empty() ? wire : tampered(wire, random), random);
     if (sent % 50 != 0) continue;
     layer.fill(random);
     Exchange* exchange = client.scatter(layer.scatter(sent % kLayers));
@@ -126,18 +141,19 @@ void attack_worker(uint64_t frames, Random& random) {
   }
   for (Attacked& one : attacked) close(one.fd);
   const ServerCounters counters = server.counters();
-  std::printf("to the worker: %llu frames, %llu sessions, %llu calls answered, %llu of them rejected; %llu exchanges beside\n",
-              static_cast<unsigned long long>(frames), static_cast<unsigned long long>(counters.opened),
+  std::printf("to the worker%s: %llu frames, %llu sessions, %llu calls answered, %llu of them rejected; %llu exchanges beside\n",
+              keys.empty() ? "" : ", encrypted", static_cast<unsigned long long>(frames), static_cast<unsigned long long>(counters.opened),
               static_cast<unsigned long long>(counters.answered), static_cast<unsigned long long>(counters.rejected),
               static_cast<unsigned long long>(well));
   require(counters.rejected > frames / 100 && counters.answered > counters.rejected, "frames get behind the checksums");
 }
 
-void attack_caller(uint64_t frames, Random& random) {
+void attack_caller(uint64_t frames, Random& random, const std::string& keys) {
   Server server({.expected = expected()}, compute);
   Client client({.heartbeat_s = 1, .silent_beats = 1, .spin_s = 0, .reply_dtype = 1});
   Layer beside, layer;
-  beside.serial = client.add(open_session(server, 7, random), 7);
+  beside.serial = client.add(open_session(server, 7, random, keys), 7, keys);
+  std::unique_ptr<Cipher> cipher;
   uint64_t session = 100, answered = 0, refused = 0;
   int fd = -1;
   Header good;
@@ -150,14 +166,16 @@ void attack_caller(uint64_t frames, Random& random) {
       if (fd >= 0) close(fd);
       const auto [mine, theirs] = connected_sockets();
       fd = mine;
-      layer.serial = client.add(theirs, ++session);
+      layer.serial = client.add(theirs, ++session, keys);
+      cipher = workers_cipher(keys, Way::kEncrypt, kAfterGreeting);
       good.session = session;
       good.call = 0;
     }
     Exchange* exchange = client.scatter(layer.scatter(1));
     ++good.call;
     const std::string body(random() % 8 ? layer.y.size() * sizeof(float) : random() % 5000, 'y');
-    send_in_pieces(fd, mutated(good, body, random), random);
+    const std::string wire = encrypted(cipher.get(), mutated(good, body, random));
+    send_in_pieces(fd, keys.empty() ? wire : tampered(wire, random), random);
     client.wait(*exchange, 0);  // what was sent is there already
     answered += exchange->calls[0].outcome == Outcome::kAnswered;
     refused += exchange->calls[0].outcome != Outcome::kAnswered;
@@ -171,8 +189,8 @@ void attack_caller(uint64_t frames, Random& random) {
     client.release(exchange);
   }
   close(fd);
-  std::printf("to the caller: %llu frames, %llu sessions, %llu replies taken, %llu calls failed\n",
-              static_cast<unsigned long long>(frames), static_cast<unsigned long long>(session - 100),
+  std::printf("to the caller%s: %llu frames, %llu sessions, %llu replies taken, %llu calls failed\n",
+              keys.empty() ? "" : ", encrypted", static_cast<unsigned long long>(frames), static_cast<unsigned long long>(session - 100),
               static_cast<unsigned long long>(answered), static_cast<unsigned long long>(refused));
   require(answered > frames / 100 && refused > frames / 10, "frames get behind the checksums");
 }
@@ -183,7 +201,10 @@ int main(int argc, char** argv) {
   if (argc != 3) fail("usage: fuzz FRAMES SEED");
   const uint64_t frames = std::strtoull(argv[1], nullptr, 10);
   Random random(std::strtoull(argv[2], nullptr, 10));
-  attack_worker(frames / 2, random);
-  attack_caller(frames - frames / 2, random);
+  const std::string keys = random_bytes(kKeysBytes, random);
+  for (const std::string& one : {std::string(), keys}) {
+    attack_worker(frames / 4, random, one);
+    attack_caller(frames / 4, random, one);
+  }
   return 0;
 }

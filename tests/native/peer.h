@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "client.h"
+#include "greeting.h"
 #include "server.h"
 
 namespace caracal::wire::testing {
@@ -62,21 +64,41 @@ inline std::string framed(Header header, const std::string& body) {
   return std::string(reinterpret_cast<const char*>(&header), sizeof header) + body;
 }
 
+inline std::string random_bytes(size_t bytes, std::mt19937_64& random) {
+  std::string made(bytes, '\0');
+  for (char& byte : made) byte = static_cast<char>(random());
+  return made;
+}
+
+// What the bytes of a frame are on the wire of a session with keys, or without a cipher: the header and the rest as
+// messages of their own.
+inline std::string encrypted(Cipher* cipher, std::string frame) {
+  if (!cipher) return frame;
+  std::string wire;
+  for (size_t at = 0; at < frame.size();) {
+    const size_t bytes = std::min(at ? frame.size() - at : sizeof(Header), frame.size() - at);
+    std::string message(bytes + kTagBytes, '\0');
+    cipher->begin();
+    cipher->update(frame.data() + at, message.data(), bytes);
+    cipher->finish(message.data() + bytes);
+    wire += message;
+    at += bytes;
+  }
+  return wire;
+}
+
 // A socket whose session the server has welcomed.
-inline int open_session(Server& server, uint64_t session, std::mt19937_64& random) {
-  std::string token(kTokenBytes, '\0');
-  for (char& byte : token) byte = static_cast<char>(random());
-  require(server.expect(token, session, 60), "a place for a session");
+inline int open_session(Server& server, uint64_t session, std::mt19937_64& random, const std::string& keys = {}) {
+  const std::string token = random_bytes(kTokenBytes, random);
+  require(server.expect(token, session, 60, keys), "a place for a session");
   const auto [mine, theirs] = connected_sockets();
   server.adopt(theirs);
-  Header hello;
-  hello.kind = Kind::kHello;
-  const std::string frame = framed(hello, token);
+  const std::string greeting = hello(session, token, keys);
   blocking(mine, true);
-  require(write(mine, frame.data(), frame.size()) == static_cast<ssize_t>(frame.size()), "the greeting was sent");
-  Header welcome;
-  require(recv(mine, &welcome, sizeof welcome, MSG_WAITALL) == sizeof welcome, "the greeting was answered");
-  require(!fault_of(welcome) && welcome.kind == Kind::kWelcome && welcome.session == session, "it is a welcome");
+  require(write(mine, greeting.data(), greeting.size()) == static_cast<ssize_t>(greeting.size()), "the greeting was sent");
+  std::string welcome(welcome_bytes(keys), '\0');
+  require(recv(mine, welcome.data(), welcome.size(), MSG_WAITALL) == static_cast<ssize_t>(welcome.size()), "it was answered");
+  require(!welcome_fault(welcome, session, keys), "it is a welcome");
   blocking(mine, false);
   return mine;
 }

@@ -50,6 +50,7 @@ NEVER_REACHED = [
             "services.attention_worker.engine.host_tier",
             "services.attention_worker.engine.pages",
             "services.attention_worker.engine.sequence",
+            "services.certificates.renewal",
         ),
         IO,
     ),
@@ -72,6 +73,10 @@ NEVER_IMPORTED = [
     ("services.process", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),
     ("services.security", ("services.router", "services.membership", "services.process", "services.transport")),
     ("services.security", ("services.attention_worker", "services.expert_worker", "services.cli", "services.local")),
+    ("services.certificates", ("services.router", "services.membership", "services.transport", "services.local")),
+    ("services.router", ("services.certificates",)),
+    ("services.attention_worker", ("services.certificates",)),
+    ("services.expert_worker", ("services.certificates",)),
     ("caracal_kernels", ("services", "bench", "training")),
     ("training", ("services.router", "services.attention_worker", "services.expert_worker", "bench")),
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import Certificates
 from support.fake_attention import FakeAttention, answers_with
 from support.fake_experts import FakeWorker
 from support.gateway_assets import write_assets
@@ -21,6 +22,8 @@ from services.membership.redis import Membership
 from services.router.introductions import Introductions
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.directory import count_routers, list_attention_workers
+from services.security.channels import PLAIN, Dialer
+from services.security.identity import ROUTER
 
 pytestmark = pytest.mark.processes
 
@@ -249,9 +252,9 @@ def test_a_router_that_leads_before_it_knows_a_worker_leads_with_what_workers_ha
 class Routers:
     """What one router counts, over a real Redis."""
 
-    def __init__(self, store: Store, again_s: float = 0.1) -> None:
+    def __init__(self, store: Store, again_s: float = 0.1, dialer: Dialer = PLAIN) -> None:
         self.membership = Membership(store.url)
-        self.introductions = Introductions(bad=self.membership.bad, again_s=again_s)
+        self.introductions = Introductions(dialer, self.membership.bad, again_s)
 
     async def count(self) -> int:
         return await count_routers(self.membership, self.introductions, "router-0")
@@ -286,6 +289,23 @@ def test_routers_that_are_not_there_take_no_share_of_a_quota(store: Store, asset
             for _ in range(5):
                 assert await routers.count() == 2
             assert time.monotonic() - began < 2.5
+        finally:
+            await routers.close()
+
+    with Harness(assets_path, FakeAttention(answers_with([1])), run=("router-1", "boot-1")) as other:
+        asyncio.run(body(other))
+
+
+def test_routers_know_each_other_with_tls_between_processes(store: Store, assets_path: Path, tmp_path: Path) -> None:
+    """The port that they are asked at is for clients, and has none."""
+    dialer = Dialer(tls=Certificates(tmp_path / "tls").tls(ROUTER))
+
+    async def body(other: Harness) -> None:
+        store.client.flushall()
+        write(store, router_lease("router-1", "boot-1", other.servers.grpc_port))
+        routers = Routers(store, dialer=dialer)
+        try:
+            await routers.becomes(2)
         finally:
             await routers.close()
 

@@ -141,13 +141,20 @@ def test_files_that_change_are_read_again_and_bad_ones_change_nothing(made: Cert
     assert tls.generation == 1, "the same certificate, written again"
 
 
-def test_nccl_is_refused_and_native_becomes_grpc(made: Certificates) -> None:
+def test_what_cannot_be_encrypted_is_refused_unless_it_is_allowed(made: Certificates) -> None:
     files = made.issue(ATTENTION)
     given: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key), "tls_ca": str(files.ca)}
-    with pytest.raises(InvalidSetting, match="CARACAL_LINK is 'nccl': NCCL and gloo cannot be encrypted"):
-        AttentionSettings(model=Path("."), link="nccl", **given)
+    for more, name in (({"link": "nccl"}, "CARACAL_LINK is 'nccl'"), ({"tp": 2, "device": "cuda"}, "CARACAL_TP is 2")):
+        wanted: dict[str, Any] = {"model": Path("."), **given, **more}
+        with pytest.raises(InvalidSetting, match=f"{name}: .*cannot be encrypted: CARACAL_ALLOW_PLAIN_P2P=1 allows"):
+            AttentionSettings(**wanted)
+        assert AttentionSettings(**wanted, allow_plain_p2p=True).p2p_allowed
+        assert AttentionSettings(model=Path("."), **more).p2p_allowed, "without TLS nothing is asked"
+    assert not expert_settings(made.issue(EXPERT)).p2p_allowed
+    assert AttentionSettings(model=Path("."), tp=2, **given).tp == 2, "on CPUs, ranks talk over loopback"
     for link in ("native", "grpc", ""):
-        assert AttentionSettings(model=Path("."), link=link, **given).chosen_link == "grpc"
+        chosen = AttentionSettings(model=Path("."), link=link, **given).chosen_link
+        assert chosen == AttentionSettings(model=Path("."), link=link).chosen_link, "TLS changes no link"
 
 
 def test_roles_are_read_from_names_of_this_cluster_only() -> None:

@@ -148,6 +148,10 @@ def test_bench_of_fanout(shell: Shell) -> None:
     assert cost["core"]["tcp sleep"]["bare_cpu_us"] > 0
     assert 0 < cost["links"]["native"]["cpu_us"] < cost["links"]["grpc"]["cpu_us"]
     assert picture.exists()
+    assert "grpc link" in shell.run("python", "-m", "bench.fanout", *few, "--tls", "--out", str(out))
+    encrypted = json.loads(out.read_text())
+    assert encrypted["tls"]
+    assert encrypted["by_sessions"]["2"]["links"]["native"]["cpu_us"] > 0
 
 
 def test_bench_of_many_workers(shell: Shell) -> None:

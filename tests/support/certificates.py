@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from services.local.certificates import VALID, Authority
+from services.certificates.authority import VALID, Authority
 from services.security.tls import Tls, TlsFiles
 
 CLUSTER = "caracal"
@@ -21,7 +21,7 @@ class Certificates:
 
     def renew_authority(self, *believed: bytes) -> None:
         """A new authority; its certificate, and those `believed` besides, go to ca.crt."""
-        self._authority = Authority()
+        self._authority = Authority.made("Caracal, of a test")
         self.write("ca.crt", self._authority.certificate + b"".join(believed))
 
     @property

@@ -13,6 +13,7 @@ from k8s.tools.render import render_profile
 
 Object = dict[str, Any]
 WORKLOADS = ("Deployment", "StatefulSet")
+ONCE = ("Pod", "Job", "CronJob")  # pods that end by themselves
 # Values that switch on everything optional at once.
 EVERYTHING = (
     "ingress.enabled=true,ingress.hosts={a.example.com},httpRoute.enabled=true,httpRoute.parentRefs[0].name=public",
@@ -58,8 +59,10 @@ def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """Yields (kind/name, pod spec) of every pod the objects would create, the chart's test pod included."""
     for item in objects:
         name = f"{item['kind']}/{item['metadata']['name']}"
-        if item["kind"] in WORKLOADS:
+        if item["kind"] in (*WORKLOADS, "Job"):
             yield name, item["spec"]["template"]["spec"]
+        elif item["kind"] == "CronJob":
+            yield name, item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         elif item["kind"] == "Pod":
             yield name, item["spec"]
 

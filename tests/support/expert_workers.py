@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import torch
@@ -35,6 +35,9 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeFanout, NativeOptions
 from services.router.dispatch.native_link import NativeLink, NativeStats
 from services.router.dispatch.nccl_link import NcclLink, P2POptions, P2PStats
+from services.security.channels import PLAIN, Dialer
+from services.security.guard import Guard
+from services.security.tls import NO_TLS, Tls
 from services.transport.limits import MAX_ROWS
 from services.transport.payload import payload_bytes
 
@@ -102,8 +105,8 @@ class WaitingFanout(NativeFanout):
     An engine must not wait like this.
     """
 
-    def __init__(self, options: NativeOptions) -> None:
-        super().__init__(options)
+    def __init__(self, options: NativeOptions, dialer: Dialer = PLAIN) -> None:
+        super().__init__(options, dialer)
         self._waited: set[str] = set()
 
     def __call__(self, endpoint: placement_pb2.Endpoint) -> Link:
@@ -123,11 +126,12 @@ def connecting(
     dispatch_dtype: torch.dtype | None = None,
     native_stats: NativeStats | None = None,
     waits: bool = True,
+    dialer: Dialer = PLAIN,
 ) -> Connect:
     """Returns what opens links of one kind to workers of a checkpoint; without `waits` as an engine does."""
     if link == "native":
         fanout = WaitingFanout if waits else NativeFanout
-        return fanout(NativeOptions(dtype, dispatch_dtype or dtype, native_stats or NativeStats()))
+        return fanout(NativeOptions(dtype, dispatch_dtype or dtype, native_stats or NativeStats()), dialer)
     nccl = WaitingNcclLink if waits else NcclLink
     config = checkpoint.config
     options = P2POptions(
@@ -145,29 +149,52 @@ def connecting(
     )
 
 
+class Cover(Protocol):
+    """What stands between callers and a worker's native sessions."""
+
+    def cover(self, place: expert_pb2.OpenReply) -> expert_pb2.OpenReply:
+        """The same place, reached through it."""
+        ...
+
+
 class FaultyService(ExpertService):
     """Records calls, and replies through `fault`, which may change a reply, drop it (None) or raise."""
 
-    def __init__(self, state: PlacementState, batcher: Batcher, p2p: bool, dispatch_dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        state: PlacementState,
+        batcher: Batcher,
+        p2p: bool,
+        dispatch_dtype: torch.dtype | None,
+        encrypted: bool = False,
+    ) -> None:
         max_bytes = payload_bytes(MAX_ROWS, state.experts.hidden, dispatch_dtype or state.experts.dtype)
         registry = P2PRegistry("127.0.0.1", torch.device("cpu"), max_bytes) if p2p else None
         super().__init__(state, batcher, registry, dispatch_dtype, MAX_SESSIONS)
         self.calls: list[expert_pb2.ExpertCall] = []
         self.fault: Fault = lambda reply: reply
+        self._encrypted = encrypted
         self.native = self.new_native(state, batcher)
         self.direct = False  # native sessions reach the worker itself, unseen by `calls` and `fault`
-        self._proxy = NativeProxy(self.calls.append, lambda reply: self.fault(reply))
+        self.proxy: Cover = NativeProxy(self.calls.append, lambda reply: self.fault(reply))
 
     def new_native(self, state: PlacementState, batcher: Batcher, direct: bool = False) -> NativeServer:
         """A server of native sessions, which nobody has opened yet. `direct`: past `around` and `corrupt`."""
         host = "127.0.0.1"
         return NativeServer(
-            state, batcher, self.expected, host=host, reachable_host=host, max_sessions=MAX_SESSIONS, direct=direct
+            state,
+            batcher,
+            self.expected,
+            host=host,
+            reachable_host=host,
+            max_sessions=MAX_SESSIONS,
+            direct=direct,
+            encrypted=self._encrypted,
         )
 
     def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:
         place = super().Open(request, context)
-        return place if self.direct else self._proxy.cover(place)
+        return place if self.direct else self.proxy.cover(place)
 
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
@@ -195,14 +222,15 @@ class Worker:
         around: Callable[[Compute], Compute] = lambda compute: compute,
         p2p: bool = True,
         dispatch_dtype: torch.dtype | None = None,
+        tls: Tls = NO_TLS,
     ) -> None:
         self.experts = experts = Experts(checkpoint, dtype)
         self.state = PlacementState(experts, name, f"boot-{name}", "class-of-the-test")
         self.corrupt: Callable[[Tensor], Tensor] = lambda y_AD: y_AD
         compute = around(experts.compute)
         self.batcher = Batcher(lambda *call: self.corrupt(compute(*call)), experts.num_layers, experts.num_ffn)
-        self.service = FaultyService(self.state, self.batcher, p2p, dispatch_dtype)
-        self.server = ExpertServer(self.service, MAX_SESSIONS)
+        self.service = FaultyService(self.state, self.batcher, p2p, dispatch_dtype, tls.given)
+        self.server = ExpertServer(self.service, MAX_SESSIONS, guard=Guard(tls=tls))
         port = self.server.start("127.0.0.1", 0)
         self.endpoint = placement_pb2.Endpoint(worker_id=name, boot_id=f"boot-{name}", address=f"127.0.0.1:{port}")
 

@@ -31,6 +31,7 @@ from services.router.recording.metrics import RecordMetrics
 from services.router.requests.metrics import RequestMetrics
 from services.security.guard import Guard
 from services.security.tls import NO_TLS
+from services.transport.handshakes import FailedHandshakes
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
 
@@ -90,6 +91,7 @@ def registries(folder: Path) -> dict[str, CollectorRegistry]:
     made = {role: make(folder) for role, make in _ROLES.items()}
     for role in ("attention", "expert"):
         Guard().show(made[role])
+        made[role].register(FailedHandshakes(lambda: {"http request": 0}))
         BadRecords().show(made[role])
     for registry in made.values():
         show_redis(registry, lambda: True)

@@ -52,12 +52,17 @@ class Frame:
 
 def read_frame(connected: socket.socket) -> Frame:
     """Raises FramesEnded, also within a frame."""
-    header = _exactly(connected, HEADER_BYTES)
-    frame = Frame(*_LAYOUT.unpack(header[:-4]))
-    return replace(frame, body=_exactly(connected, frame.body_bytes))
+    frame = parsed(exactly(connected, HEADER_BYTES))
+    return replace(frame, body=exactly(connected, frame.body_bytes))
 
 
-def _exactly(connected: socket.socket, size: int) -> bytes:
+def parsed(header: bytes) -> Frame:
+    """A frame by its header, without its body."""
+    return Frame(*_LAYOUT.unpack(header[:-4]))
+
+
+def exactly(connected: socket.socket, size: int) -> bytes:
+    """Raises FramesEnded."""
     data = bytearray()
     while len(data) < size:
         try:

@@ -53,6 +53,7 @@ def up(
     generation_config: Annotated[str, _setting("generation_config")] = LocalSettings.generation_config,
     record: Annotated[str, _setting("record")] = LocalSettings.record,
     tls: Annotated[bool, _setting("tls")] = LocalSettings.tls,
+    allow_plain_p2p: Annotated[bool, _setting("allow_plain_p2p")] = LocalSettings.allow_plain_p2p,
 ) -> None:
     """Start a cluster on this machine; Ctrl-C stops it. `caracal serve` is the same."""
     from services.cli.up import up as run
@@ -79,6 +80,7 @@ def up(
             generation_config=generation_config,
             record=record,
             tls=tls,
+            allow_plain_p2p=allow_plain_p2p,
         )
     except InvalidSetting as error:
         usage_error(str(error))

@@ -86,7 +86,7 @@ async def pool_of(cluster: Cluster, numerics_class: str | None) -> AsyncIterator
         return [one for one in found if numerics_class in (None, one.numerics_class)]
 
     async def routers() -> int:
-        return 1 + await count_routers(cluster.membership)
+        return await count_routers(cluster.membership, introductions, "")  # this one beside the cluster's
 
     pool = AttentionWorkerPool(listed, max_model_len=ANY_LENGTH, count_routers=routers, dialer=cluster.dialer)
     await pool.refresh()

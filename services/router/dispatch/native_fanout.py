@@ -78,7 +78,7 @@ class NativeFanout:
 
     def add(self, opened: Opened) -> int:
         """Takes a session over; returns its serial."""
-        return self._client.add(opened.socket.detach(), opened.session)
+        return self._client.add(opened.socket.detach(), opened.session, opened.keys)
 
     def end(self, serial: int) -> None:
         """Ends a session; its calls fail at once."""

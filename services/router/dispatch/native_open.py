@@ -29,6 +29,7 @@ class Opened(NamedTuple):
     over_unix: bool
     max_rows: int  # of a call
     max_assignments: int
+    keys: bytes  # that its frames are encrypted with; empty: they are not
 
 
 def open_session(endpoint: placement_pb2.Endpoint, dialer: Dialer = PLAIN) -> Opened:
@@ -40,20 +41,24 @@ def open_session(endpoint: placement_pb2.Endpoint, dialer: Dialer = PLAIN) -> Op
         except grpc.RpcError as error:
             why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
             raise NotOpened(why) from None
+    if dialer.encrypts != bool(place.keys):
+        raise NotOpened(
+            "the worker gave no keys, and TLS is on" if dialer.encrypts else "the worker gave keys without TLS"
+        )
     try:
         connected, over_unix = _connect(place)
     except OSError as error:
         raise NotOpened(f"{authority(place.host, place.port)}: {error}") from None
     try:
         _greet(connected, place)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         connected.close()
         raise NotOpened(f"the greeting failed: {error}") from None
     except NotOpened:
         connected.close()
         raise
     connected.setblocking(False)
-    return Opened(connected, place.session, over_unix, place.max_rows, place.max_assignments)
+    return Opened(connected, place.session, over_unix, place.max_rows, place.max_assignments, place.keys)
 
 
 def _connect(place: expert_pb2.OpenReply) -> tuple[socket.socket, bool]:
@@ -79,15 +84,15 @@ def _connect_locally(name: str) -> socket.socket:
 
 
 def _greet(connected: socket.socket, place: expert_pb2.OpenReply) -> None:
-    """Shows the token and waits for the welcome. Raises NotOpened, OSError."""
+    """Shows the token and waits for the welcome. Raises NotOpened, OSError, ValueError for keys that are none."""
     module = native()
     connected.settimeout(HANDSHAKE_S)
-    connected.sendall(module.frame(module.Kind.HELLO, place.session, place.token))
-    welcome = b""
-    while len(welcome) < module.HEADER_BYTES:
-        more = connected.recv(module.HEADER_BYTES - len(welcome))
+    connected.sendall(module.hello(place.session, place.token, place.keys))
+    welcome, whole = b"", module.welcome_bytes(place.keys)
+    while len(welcome) < whole:
+        more = connected.recv(whole - len(welcome))
         if not more:
             break
         welcome += more
-    if why := module.welcome_fault(welcome, place.session):
+    if why := module.welcome_fault(welcome, place.session, place.keys):
         raise NotOpened(why)

@@ -41,11 +41,11 @@ Client::~Client() {
   close(epoll_);
 }
 
-int64_t Client::add(int fd, uint64_t session) {
+int64_t Client::add(int fd, uint64_t session, const std::string& keys) {
   std::lock_guard lock(mutex_);
   const uint64_t serial = next_serial_++;
   ++generation_;
-  sessions_[serial] = std::make_unique<Session>(fd, session, serial, options_.reply_dtype);
+  sessions_[serial] = std::make_unique<Session>(fd, session, serial, options_.reply_dtype, keys);
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = serial;

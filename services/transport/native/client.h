@@ -47,8 +47,9 @@ class Client final : public Scatterer {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Takes over a connected socket whose session the worker has welcomed; returns the session's serial, from 0 on.
-  int64_t add(int fd, uint64_t session);
+  // Takes over a connected socket whose session the worker has welcomed, with the keys of its Open rpc, if it gave any;
+  // returns the session's serial, from 0 on.
+  int64_t add(int fd, uint64_t session, const std::string& keys = {});
   // Ends a session: its calls fail at once.
   void end(int64_t serial, const char* why);
   // Why a session has ended; empty while it serves.

@@ -43,7 +43,7 @@ Region Connection::guess() {
 bool Connection::begin(const Header& header, char*& at, const char*& why) {
   if (!trusted()) {
     why = "the first frame is not a greeting";
-    if (header.kind != Kind::kHello || header.body_bytes != kTokenBytes) return false;
+    if (header.kind != Kind::kHello || (header.body_bytes != kTokenBytes && header.body_bytes != sizeof token_)) return false;
     at = token_;
     return true;
   }
@@ -81,9 +81,12 @@ bool Connection::complete(const Header& header, const char*& why) {
 bool Connection::welcome(const char*& why) {
   why = "the token is not valid";
   if (reader_.header().body_crc != crc32c(0, token_, kTokenBytes)) return false;
-  session_ = host_.redeem(token_);
-  std::memset(token_, 0, kTokenBytes);
+  Grant grant = host_.redeem(token_, reader_.header().body_bytes == sizeof token_ ? token_ + kTokenBytes : nullptr);
+  std::memset(token_, 0, sizeof token_);
+  session_ = grant.session;
   if (!session_) return false;
+  reader_.decrypt_with(std::move(grant.incoming));
+  sender_.encrypt_with(std::move(grant.outgoing));
   Header hello;
   hello.kind = Kind::kWelcome;
   hello.epoch = host_.epoch();
@@ -166,13 +169,13 @@ void Connection::send(Header& header, const char* body, size_t bytes) {
 }
 
 void Connection::send(Outgoing& out) {
-  if (unsent_.empty() && !out.send_some(fd_)) return end(strerror(errno));
-  if (!out.left()) return;
+  if (unsent_.empty() && !sender_.send_some(fd_, out)) return end(strerror(errno));
+  if (!sender_.unsent(out)) return;
   if (unsent_.empty()) {
     unsent_at_ = 0;
     stuck_since_s = now_s();
   }
-  out.copy_rest(unsent_);
+  if (!sender_.copy_rest(out, unsent_)) end(strerror(errno));
 }
 
 void Connection::send_waiting() {

@@ -9,7 +9,7 @@
 #include "finite.h"
 #include "frame.h"
 #include "frame_reader.h"
-#include "outgoing.h"
+#include "sender.h"
 
 namespace caracal::wire {
 
@@ -40,14 +40,21 @@ struct Job {
 
 class Connection;
 
+// What a one-time token allows. Without ciphers the session is not encrypted; session 0: nothing.
+struct Grant {
+  uint64_t session = 0;
+  std::unique_ptr<Cipher> incoming, outgoing;
+};
+
 // The Server, as its connections see it.
 class Host {
  public:
   virtual const Expected& expected() const = 0;
   virtual uint64_t epoch() const = 0;
   virtual BufferPool& pool() = 0;
-  // The session of a one-time token, which is used up by this; 0 when there is none.
-  virtual uint64_t redeem(const char* token) = 0;
+  // The grant of a one-time token, which is used up if it has one. `tag` is the caller's proof of the session's keys,
+  // nullptr if it has sent none.
+  virtual Grant redeem(const char* token, const char* tag) = 0;
   virtual void admit(Job job) = 0;
   virtual void answered(bool ok) = 0;
 
@@ -102,11 +109,12 @@ class Connection final : public FrameOwner {
   uint64_t session_ = 0;
   size_t calls_ = 0;
   FrameReader reader_;
+  Sender sender_;
   Buffer body_;    // of the frame that is being received
   Outgoing out_;
   std::vector<char> unsent_;
   size_t unsent_at_ = 0;
-  char token_[kTokenBytes];
+  char token_[kTokenBytes + kTagBytes];
   std::string why_;
 };
 

@@ -1,10 +1,13 @@
 // The frames of a native session: a header of fixed size, little-endian, and a body.
 //
-// HELLO    caller -> worker, once     body: the one-time token that the Open rpc returned
+// HELLO    caller -> worker, once     body: the one-time token that the Open rpc returned, and with keys a tag over it
 // WELCOME  worker -> caller, once     no body; calls may follow
 // CALL     caller -> worker           body: row int32 [A], expert int32 [A], then the payload of the rows
 // REPLY    worker -> caller           body: the payload [A, D] when status is OK, else a message in UTF-8
 // PING     caller -> worker, PONG back: no body; they show that the peer's process runs
+//
+// With keys, which the Open rpc returns as well, every frame after HELLO is encrypted (cipher.h): the header with its tag
+// after it, then the body, if there is one, with its own. HELLO's tag is the caller's message 0, over the token.
 //
 // Legend: A (row, expert) assignments of a call, D hidden.
 #pragma once

@@ -6,6 +6,9 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "client.h"
+#include "greeting.h"
+#include "handshakes.h"
+#include "libcrypto.h"
 #include "module_experts.h"
 #include "server.h"
 
@@ -187,24 +190,12 @@ std::shared_ptr<Client> make_client(double heartbeat_s, int silent_beats, double
           }};
 }
 
-py::bytes frame(Kind kind, uint64_t session, const std::string& body) {
-  Header header;
-  header.kind = kind;
-  header.session = session;
-  header.body_bytes = body.size();
-  header.body_crc = crc32c(0, body.data(), body.size());
-  seal(header);
-  return py::bytes(std::string(reinterpret_cast<const char*>(&header), sizeof header) + body);
-}
-
-// Why the bytes are not the welcome to this session; None when they are.
-py::object welcome_fault(const std::string& bytes, uint64_t session) {
-  if (bytes.size() != sizeof(Header)) return py::str("the greeting was not answered");
-  Header header;
-  std::memcpy(&header, bytes.data(), sizeof header);
-  if (const char* fault = fault_of(header)) return py::str(fault);
-  if (header.kind != Kind::kWelcome || header.session != session || header.body_bytes) return py::str("it is no welcome");
-  return py::none();
+// A session's keys; empty: it is not encrypted.
+std::string checked_keys(const py::bytes& keys) {
+  std::string checked = keys;
+  if (!checked.empty() && checked.size() != kKeysBytes) throw py::value_error("keys of a session have another length");
+  if (!checked.empty() && !libcrypto()) throw py::value_error(std::string("there is no ") + kLibcrypto);
+  return checked;
 }
 
 void define_client(py::module_& m) {
@@ -219,7 +210,11 @@ void define_client(py::module_& m) {
                                   py::arg("expert"), py::arg("count"), py::arg("workers"));
   py::class_<Client, std::shared_ptr<Client>>(m, "Client")
       .def(py::init(&make_client), py::arg("heartbeat_s"), py::arg("silent_beats"), py::arg("spin_s"), py::arg("reply_dtype"))
-      .def("add", &Client::add, Released())
+      .def("add", [](Client& client, int fd, uint64_t session, const py::bytes& keys) {
+             const std::string checked = checked_keys(keys);
+             py::gil_scoped_release released;
+             return client.add(fd, session, checked);
+           }, py::arg("fd"), py::arg("session"), py::arg("keys"))
       .def("end", [](Client& client, int64_t serial, const std::string& why) { client.end(serial, why.c_str()); }, Released())
       .def("why_over", &Client::why_over, Released())
       .def_property_readonly("generation", py::cpp_function(&Client::generation, Released()))
@@ -250,11 +245,11 @@ void define_server(py::module_& m) {
       .def(py::init(&make_server), py::arg("expected"), py::arg("max_sessions"), py::arg("spin_s"), py::arg("launch"), py::arg("direct") = nullptr)
       .def("listen", &Server::listen, Released())
       .def("adopt", &Server::adopt, Released())
-      .def("expect", [](Server& server, const py::bytes& token, uint64_t session, double ttl_s) {
-             const std::string secret = token;
+      .def("expect", [](Server& server, const py::bytes& token, uint64_t session, double ttl_s, const py::bytes& keys) {
+             const std::string secret = token, checked = checked_keys(keys);
              py::gil_scoped_release released;
-             return server.expect(secret, session, ttl_s);
-           })
+             return server.expect(secret, session, ttl_s, checked);
+           }, py::arg("token"), py::arg("session"), py::arg("ttl_s"), py::arg("keys"))
       .def("set_epoch", &Server::set_epoch)
       .def("stop", &Server::stop, Released())
       .def_property_readonly("sessions", py::cpp_function(&Server::sessions, Released()))
@@ -288,15 +283,13 @@ PYBIND11_MODULE(_native, m) {
   define_client(m);
   define_experts(m);
   define_server(m);
-  py::enum_<Kind>(m, "Kind")
-      .value("HELLO", Kind::kHello)
-      .value("WELCOME", Kind::kWelcome)
-      .value("CALL", Kind::kCall)
-      .value("REPLY", Kind::kReply)
-      .value("PING", Kind::kPing)
-      .value("PONG", Kind::kPong);
-  m.def("frame", &frame, py::arg("kind"), py::arg("session"), py::arg("body"));
-  m.def("welcome_fault", &welcome_fault);
+  m.def("hello", [](uint64_t session, const py::bytes& token, const py::bytes& keys) {
+    return py::bytes(hello(session, token, checked_keys(keys)));
+  }, py::arg("session"), py::arg("token"), py::arg("keys"));
+  m.def("welcome_bytes", [](const py::bytes& keys) { return welcome_bytes(checked_keys(keys)); });
+  m.def("welcome_fault", [](const py::bytes& data, uint64_t session, const py::bytes& keys) {
+    return welcome_fault(data, session, checked_keys(keys));
+  }, py::arg("data"), py::arg("session"), py::arg("keys"));
   m.def("crc32c", [](const py::bytes& data) {
     const std::string_view view = data;
     return crc32c(0, view.data(), view.size());
@@ -305,8 +298,11 @@ PYBIND11_MODULE(_native, m) {
     const std::string_view view = data;
     return crc32c_table(0, view.data(), view.size());
   });
+  m.def("count_failed_handshakes", &count_failed_handshakes);
+  m.def("failed_handshakes", &failed_handshakes);
   m.attr("HEADER_BYTES") = sizeof(Header);
   m.attr("TOKEN_BYTES") = kTokenBytes;
+  m.attr("KEYS_BYTES") = kKeysBytes;
   m.attr("BUILD_ID") = CARACAL_BUILD_ID;
 }
 

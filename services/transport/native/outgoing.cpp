@@ -43,20 +43,24 @@ bool Outgoing::send_some(int fd) {
     msghdr message{};
     message.msg_iov = pieces_.data() + at_;
     message.msg_iovlen = std::min(kMaxPieces, pieces_.size() - at_);
-    ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0) return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-    left_ -= static_cast<size_t>(sent);
-    sent_ += static_cast<size_t>(sent);
-    while (sent > 0) {
-      iovec& piece = pieces_[at_];
-      const size_t taken = std::min(static_cast<size_t>(sent), piece.iov_len);
-      piece.iov_base = static_cast<char*>(piece.iov_base) + taken;
-      piece.iov_len -= taken;
-      sent -= static_cast<ssize_t>(taken);
-      at_ += piece.iov_len == 0;
-    }
+    consume(static_cast<size_t>(sent));
   }
   return true;
+}
+
+void Outgoing::consume(size_t bytes) {
+  left_ -= bytes;
+  sent_ += bytes;
+  while (bytes) {
+    iovec& piece = pieces_[at_];
+    const size_t taken = std::min(bytes, piece.iov_len);
+    piece.iov_base = static_cast<char*>(piece.iov_base) + taken;
+    piece.iov_len -= taken;
+    bytes -= taken;
+    at_ += piece.iov_len == 0;
+  }
 }
 
 uint32_t Outgoing::crc32c_from(size_t first) const {

@@ -16,6 +16,9 @@ class Outgoing {
   void add(const void* at, size_t bytes);
   // Adds the pieces of another that nothing has been sent of.
   void add(const Outgoing& other);
+  // The first bytes that have not been sent, of which there have to be some, and that so many of them have been.
+  iovec front() const { return pieces_[at_]; }
+  void consume(size_t bytes);
   // Sends what the socket takes; false when it has failed (errno).
   bool send_some(int fd);
   size_t left() const { return left_; }

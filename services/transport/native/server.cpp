@@ -11,6 +11,8 @@
 #include <utility>
 #include <stdexcept>
 
+#include "greeting.h"
+
 namespace caracal::wire {
 namespace {
 
@@ -83,7 +85,7 @@ void Server::adopt(int fd) {
   add(fd);
 }
 
-bool Server::expect(const std::string& token, uint64_t session, double ttl_s) {
+bool Server::expect(const std::string& token, uint64_t session, double ttl_s, const std::string& keys) {
   std::lock_guard lock(mutex_);
   const double now = now_s();
   std::erase_if(tokens_, [&](const auto& entry) { return entry.second.until_s < now; });
@@ -96,7 +98,7 @@ bool Server::expect(const std::string& token, uint64_t session, double ttl_s) {
     idle->end("it made no call, and another session needs its place");
     remove_ended();
   }
-  tokens_[token] = {session, now + ttl_s};
+  tokens_[token] = {session, now + ttl_s, keys};
   return true;
 }
 
@@ -106,14 +108,16 @@ void Server::set_epoch(uint64_t epoch) {
   }
 }
 
-uint64_t Server::redeem(const char* token) {
+Grant Server::redeem(const char* token, const char* tag) {
   const auto found = tokens_.find(std::string(token, kTokenBytes));
-  if (found == tokens_.end()) return 0;
-  const Token one = found->second;
+  if (found == tokens_.end()) return {};
+  const Token& one = found->second;
+  Grant grant{one.session, callers_cipher(one.keys, Way::kDecrypt), workers_cipher(one.keys, Way::kEncrypt)};
+  // Whoever has only seen the token cannot use it up.
+  if (one.until_s < now_s() || !proven(grant.incoming.get(), token, tag)) return {};
   tokens_.erase(found);
-  if (one.until_s < now_s()) return 0;
   ++counters_.opened;
-  return one.session;
+  return grant;
 }
 
 size_t Server::trusted() const {

@@ -48,8 +48,9 @@ class Server final : public Host {
   void listen(int fd);
   // Serves a connected socket as if it had been accepted.
   void adopt(int fd);
-  // Lets the bearer of a token open the session of this id within `ttl_s`, once; false when too many are open.
-  bool expect(const std::string& token, uint64_t session, double ttl_s);
+  // Lets the bearer of a token, and of the keys if there are any (kKeysBytes), open the session of this id within `ttl_s`,
+  // once; false when too many are open.
+  bool expect(const std::string& token, uint64_t session, double ttl_s, const std::string& keys = {});
   // Rejects calls of lower epochs from now on. A lower one than before is ignored: threads may come out of order.
   void set_epoch(uint64_t epoch);
   // Ends every session and both threads; called again, it does nothing.
@@ -64,12 +65,13 @@ class Server final : public Host {
   struct Token {
     uint64_t session;
     double until_s;
+    std::string keys;
   };
 
   const Expected& expected() const override { return options_.expected; }
   uint64_t epoch() const override { return epoch_; }
   BufferPool& pool() override { return pool_; }
-  uint64_t redeem(const char* token) override;
+  Grant redeem(const char* token, const char* tag) override;
   void admit(Job job) override { jobs_.push_back(std::move(job)); }
   void answered(bool ok) override;
 

@@ -6,11 +6,14 @@
 #include <cerrno>
 
 #include "client.h"
+#include "greeting.h"
 
 namespace caracal::wire {
 
-Session::Session(int fd, uint64_t id, uint64_t serial_, uint32_t reply_dtype)
+Session::Session(int fd, uint64_t id, uint64_t serial_, uint32_t reply_dtype, const std::string& keys)
     : serial(serial_), fd_(fd), id_(id), reply_dtype_(reply_dtype) {
+  sender_.encrypt_with(callers_cipher(keys, Way::kEncrypt, kAfterGreeting));
+  reader_.decrypt_with(workers_cipher(keys, Way::kDecrypt, kAfterGreeting));
   ping_header_.kind = Kind::kPing;
   ping_header_.session = id;
   seal(ping_header_);
@@ -36,8 +39,8 @@ void Session::send(Call& call) {
 void Session::send_waiting() {
   while (!over() && !sending_.empty()) {
     Outgoing& out = sending_.front() ? sending_.front()->out : ping_;
-    if (!out.send_some(fd_)) return end(strerror(errno));
-    if (out.left()) return;
+    if (!sender_.send_some(fd_, out)) return end(strerror(errno));
+    if (sender_.unsent(out)) return;
     sending_.pop_front();
   }
 }

@@ -8,7 +8,7 @@
 #include "finite.h"
 #include "frame.h"
 #include "frame_reader.h"
-#include "outgoing.h"
+#include "sender.h"
 
 namespace caracal::wire {
 
@@ -35,7 +35,8 @@ struct Call {
 
 class Session final : public FrameOwner {
  public:
-  Session(int fd, uint64_t id, uint64_t serial, uint32_t reply_dtype);
+  // `keys`: the session's, from the Open rpc; none, and its frames are not encrypted.
+  Session(int fd, uint64_t id, uint64_t serial, uint32_t reply_dtype, const std::string& keys = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -77,6 +78,7 @@ class Session final : public FrameOwner {
   std::deque<Call*> sending_;       // in order; the first may be half sent. A nullptr is the ping.
   std::vector<Call*> awaited_;      // in the order they were sent
   FrameReader reader_;
+  Sender sender_;
   Header ping_header_;
   Outgoing ping_;
   char message_[kMaxMessageBytes];
