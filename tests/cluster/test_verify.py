@@ -61,7 +61,7 @@ def recorded(running: ClusterUnderTest, log: Path) -> list[Recorded]:
         logprobs=True,
         top_logprobs=3,
         logit_bias={"30": 2},
-        stop=["9"],
+        stop=["6"],
         extra_body=rules,
     )
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
@@ -103,7 +103,8 @@ def test_what_is_recorded(running: ClusterUnderTest, recorded: list[Recorded]) -
     assert sum(bool(one.sampling.grammar) for one in recorded) == 1
     assert sum(one.prompt_logprobs is not None for one in recorded) == 1
     assert sum(one.finish_reason == "" for one in recorded) == 2, "a stop string, and a client that left"
-    page = httpx2.get(f"{running.local.urls[0]}/metrics").text
+    (router,) = running.records("router")
+    page = httpx2.get(f"http://{router.metrics_address}/metrics").text
     assert re.search(rf"^caracal_record_requests_total {len(recorded)}\.0$", page, re.M)
 
 
