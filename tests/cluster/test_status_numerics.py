@@ -47,5 +47,6 @@ def test_a_running_clusters_workers_agree(cluster: ClusterUnderTest) -> None:
     numerics = [record.numerics for record in overview.workers if record.numerics_class]
     assert len(numerics) >= 2
     assert all(one == numerics[0] for one in numerics)
-    assert list(numerics[0]) == ["kernels", "probe", "dtype", "dispatch_dtype", "weights"]
-    assert status(watch=False, gateway=cluster.local.urls[0], view=chosen_view(numerics=True, every=False))
+    assert list(numerics[0]) == ["kernels", "probe", "dtype", "dispatch_dtype", "kv_dtype", "weights"]
+    (router,) = cluster.records("router")
+    assert status(watch=False, gateway=f"http://{router.metrics_address}", view=chosen_view(numerics=True, every=False))
