@@ -173,8 +173,10 @@ class AttentionWorker:
         return *tasks, PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run()
 
     async def drain(self) -> None:
-        """Evicts running sequences when another worker can continue them, else after the drain timeout; then waits until
-        other workers have fetched their pages."""
+        """Evicts running sequences when another worker can continue them, else after the drain timeout.
+
+        Then waits until other workers have fetched their pages.
+        """
         began = time.monotonic()
         await self._service.drain(move=False)
         with contextlib.suppress(RedisUnavailable):

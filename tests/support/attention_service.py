@@ -32,8 +32,9 @@ class Worker:
         self, sizes: EngineLimits, model_dir: Path, vocab: int = VOCAB, eos_ids: frozenset[int] = frozenset()
     ) -> None:
         loop = asyncio.get_running_loop()
+        self.model = FakeModel(vocab)
         self.engine = Engine(
-            FakeModel(vocab),
+            self.model,
             NoDispatcher(),
             sizes,
             eos_ids,

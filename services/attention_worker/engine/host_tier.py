@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-
 IN, OUT, RECEIVED = range(3)  # kinds of copies
 
 

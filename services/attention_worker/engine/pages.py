@@ -148,8 +148,10 @@ class PagePool:
         return count
 
     def held(self, names: Sequence[bytes]) -> list[tuple[int, bool]]:
-        """Where the pages with these names are, up to the first that is nowhere: numbers, and whether of a place in host
-        memory. One that is still to be copied is not there yet."""
+        """Where the pages with these names are, up to the first that is nowhere.
+
+        Each a number, and whether it is that of a place in host memory. One that is still to be copied is nowhere yet.
+        """
         found, awaited = list[tuple[int, bool]](), self.host.awaited()
         for name in names:
             page = self._page.get(name)

@@ -69,7 +69,7 @@ class PageFetcher:
         except GivenUp as given_up:
             self._stats.fallbacks[given_up.reason] += 1
             about.info("pages are computed", reason=given_up.reason, detail=str(given_up))
-        except Exception:
+        except (RuntimeError, OSError, ValueError):
             self._stats.fallbacks["failed"] += 1
             about.exception("pages cannot be taken over")
         finally:
@@ -83,6 +83,7 @@ class PageFetcher:
 
     async def _bring(self, wanted: _Wanted, source: attention_pb2.PageSource) -> None:
         self._open.append(wanted)
+        self._engine.exchange.refresh(wanted.names)
         try:
             compute_s, size = self._compute_s(wanted), wanted.transfer.left * self._engine.exchange.page_bytes
             if size and compute_s <= self._rate.seconds(size):
