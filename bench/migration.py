@@ -34,7 +34,7 @@ START_S, LEAVES_S = 600.0, 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """The load: streams of each worker, tokens of a prompt, tokens before the worker is told to leave, and of an
+    """The load: streams of each worker, tokens of a prompt, tokens before the worker gets the order to leave, and of an
     answer."""
 
     streams: int = 1

@@ -211,7 +211,7 @@ def test_nobody_at_the_address_another_salt_and_a_worker_without_pages() -> None
             assert dict(successor.migration.stats.fallbacks) == {"not there": 2, "unreachable": 1}
             assert await continued(successor, got, source.target) == expected
             assert successor.migration.stats.migrated == 1
-            assert not source.engine.exchange.handed_over, "it has heard that the pages are here"
+            assert not source.engine.exchange.handed_over, "it knows that the pages are here"
 
     run(body)
 
@@ -223,7 +223,7 @@ def test_what_is_computed_sooner_is_not_fetched() -> None:
             await continued(successor, got, source.target, FAST)
             assert dict(successor.migration.stats.fallbacks) == {"faster to compute": 1}
             assert source.migration.stats.pages_sent == 0
-            assert not source.engine.exchange.handed_over, "it has heard that it need not keep them"
+            assert not source.engine.exchange.handed_over, "it knows that it need not keep them"
 
     run(body)
 

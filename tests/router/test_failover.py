@@ -172,42 +172,6 @@ def test_a_drained_worker_hands_back_without_being_counted(harness: Harness) -> 
     assert tries == 6
 
 
-def test_the_next_attempt_says_where_the_pages_may_be(harness: Harness) -> None:
-    first, second = harness.fakes
-    plain = first.script
-    by_boot = {f"{fake.worker_id}-boot": fake for fake in harness.fakes}
-    began: list[FakeAttention] = []
-
-    def handed_back(request: Request, context: Any) -> Events:
-        here = first if len(first.requests) > len([fake for fake in began if fake is first]) else second
-        began.append(here)
-        ends = {1: (3, "draining"), 2: (0, "draining"), 3: (3, "draining")}
-        count, why = ends.get(len(began), (1000, ""))
-        return after(count, abort_with(grpc.StatusCode.UNAVAILABLE, why), plain)(request, context)
-
-    first.script = second.script = handed_back
-    assert stream(harness) == expected(harness)
-    asked = sorted((request for fake in harness.fakes for request in fake.requests), key=lambda one: one.attempt)
-    assert [request.attempt for request in asked] == [1, 2, 3, 4]
-    sources = [by_boot.get(request.pages_at.boot_id) for request in asked]
-    # The second attempt gave no token, so the pages are still where the first one ran, which the third one has itself.
-    assert sources[0] is None
-    assert sources[1] is began[0]
-    assert sources[2] is (None if began[2] is began[0] else began[0])
-    assert sources[3] is (None if began[3] is began[2] else began[2])
-    for request, source in zip(asked, sources, strict=True):
-        assert request.pages_at.address == (f"127.0.0.1:{source.port}" if source else "")
-
-
-@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED])
-def test_a_worker_that_failed_is_not_asked_for_pages(harness: Harness, code: grpc.StatusCode) -> None:
-    first, second = harness.fakes
-    first.script = after(3, abort_with(code), first.script)
-    assert stream(harness) == expected(harness)
-    assert len(second.requests) == 1
-    assert not second.requests[0].HasField("pages_at")
-
-
 def test_three_attempts_without_a_token_fail_the_request(harness: Harness) -> None:
     for fake in harness.fakes:
         fake.script = after(0, abort_with(grpc.StatusCode.INTERNAL, "/secret/path exploded"), fake.script)

@@ -8,5 +8,5 @@ CHECKSUM_BYTES = 16
 
 
 def page_checksum(name: bytes, latents: bytes) -> bytes:
-    """Of a page's bytes and its name, so that no page passes for another one."""
+    """The checksum of a page's bytes and its name, so that no page passes for another one."""
     return blake2b(latents, digest_size=CHECKSUM_BYTES, key=name).digest()
