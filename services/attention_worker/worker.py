@@ -73,9 +73,7 @@ class AttentionWorker:
             spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
         )
         self._identity = Identity(
-            worker_id=settings.identity,
-            boot_id=uuid.uuid4().hex,
-            numerics_class=loaded.numerics.name,
+            worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics.name
         )
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         key = settings.open_cluster_key()

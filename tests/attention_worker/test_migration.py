@@ -177,7 +177,7 @@ async def say_more(number: int, reply: attention_pb2.PagesReply, context: Any) -
 
 CHANGES = {
     damage: ("damaged", 5),
-    swap_lengths: ("damaged", 5),
+    swap_lengths: ("rejected", 5),
     say_more: ("damaged", 5),
     die: ("unreachable", 5),
     reject: ("rejected", 0),
