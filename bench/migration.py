@@ -118,7 +118,7 @@ async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.migration", description=__doc__)
     parser.add_argument("--rounds", type=number(1), default=3, help="interleaved rounds")
-    parser.add_argument("--streams", type=number(1, 16), default=Sizes.streams, help="streams of each worker")
+    parser.add_argument("--streams", type=number(1, 16), default=Sizes().streams, help="streams of each worker")
     parser.add_argument("--out", type=folder, default=RESULTS, help="where migration.json and migration.md go")
     parser.add_argument("--smoke", action="store_true", help="every part once and small: nothing is written")
     given = parser.parse_args()
