@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.arguments import folder, number
 from bench.checkpoints import console, prepare
-from bench.load import Stream, completion, follow
+from bench.load import BadAnswer, Stream, completion, follow
 from bench.main import RESULTS
 from bench.report import markdown, write
 from bench.row import Row
@@ -34,16 +34,16 @@ START_S, LEAVES_S = 600.0, 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """The load: streams of each worker, tokens of a prompt, tokens before the worker gets the order to leave, and of an
-    answer."""
+    """The load: streams of each worker, tokens of a prompt and of an answer, and how many of those come at least before
+    the worker is to leave, and after it."""
 
     streams: int = 1
     prompt: int = 30_000
-    before: int = 30
-    answer: int = 200
+    answer: int = 8000
+    around: int = 30
 
 
-SMOKE = Sizes(prompt=700, before=10, answer=400)
+SMOKE = Sizes(prompt=700, answer=1300, around=10)
 
 
 @asynccontextmanager
@@ -86,16 +86,27 @@ async def stalls(local: LocalCluster, sizes: Sizes, vocabulary: int, seed: int) 
         streams.append(Stream(time.perf_counter()))
         body = completion(MODEL, prompt, sizes.answer)
         following.append(asyncio.create_task(follow(url, body, streams[-1])))
-    while min(len(stream.token_times) for stream in streams) < sizes.before:
+
+    def behind(tokens: list[int]) -> bool:
+        """Whether a stream has had fewer tokens than these. Raises BadAnswer when one has ended."""
+        if any(task.done() for task in following):
+            raise BadAnswer("an answer ended before the worker had left: it is too short")
+        return any(len(one.token_times) < count for one, count in zip(streams, tokens, strict=True))
+
+    try:
+        while behind([sizes.around] * len(streams)):  # noqa: ASYNC110 - tasks count
+            await asyncio.sleep(0.02)
+        before = [len(stream.token_times) for stream in streams]
+        await serving(local, WORKERS - 1)
+        while behind([count + sizes.around for count in before]):  # noqa: ASYNC110 - tasks count
+            await asyncio.sleep(0.02)
+    finally:
         for task in following:
-            if task.done():
-                task.result()
-        await asyncio.sleep(0.02)
-    left_at = time.perf_counter()
-    await serving(local, WORKERS - 1)
-    await asyncio.gather(*following)
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
     return [
-        max(b - a for a, b in pairwise(times) if b > left_at) for times in (stream.token_times for stream in streams)
+        max(b - a for a, b in pairwise(stream.token_times[count - 1 :]))
+        for stream, count in zip(streams, before, strict=True)
     ]
 
 
