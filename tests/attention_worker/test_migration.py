@@ -85,6 +85,11 @@ class Between(attention_pb2_grpc.AttentionServicer):
     def __init__(self, worker: Worker, change: Change) -> None:
         self._worker, self._change = worker, change
 
+    def Describe(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    ApplyTable = Generate = GenerateMany = Describe
+
     async def Pages(self, request: attention_pb2.PagesRequest, context: Any) -> AsyncIterator[attention_pb2.PagesReply]:
         number = 0
         async for reply in self._worker.stub.Pages(request):

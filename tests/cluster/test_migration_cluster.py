@@ -17,14 +17,14 @@ from services.membership.record import WorkerRecord
 
 pytestmark = pytest.mark.processes
 
-STREAMS, TOKENS = 12, 1500
+STREAMS, TOKENS = 8, 1500
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ClusterUnderTest]:
     environment = {"CARACAL_PAGE_SIZE": "16", "CARACAL_CLUSTER_KEY": "a key of this test"}
     folder, preset = tmp_path_factory.mktemp("migration"), PLAIN | {"max_position_embeddings": 4096}
-    yield from running_cluster(folder, preset, attention=2, routers=2, environment=environment)
+    yield from running_cluster(folder, preset, attention=2, routers=2, environment=environment, tls=request.param)
 
 
 def checksums(target: str, number: int, begun: set[int]) -> list[int]:

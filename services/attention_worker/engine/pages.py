@@ -178,7 +178,8 @@ class PagePool:
     def refresh(self, names: Sequence[bytes]) -> None:
         """Notes that these pages, of one sequence, are about to be used: its last ones make room first."""
         for name in reversed(names):
-            if (page := self._page.get(name)) in self._idle:
+            page = self._page.get(name)
+            if page is not None and page in self._idle:
                 self._idle.move_to_end(page)
 
     def forget(self, row: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import grpc
 from caracal_proto import attention_pb2
@@ -79,7 +79,7 @@ class PageServer:
         for start in range(0, len(names), batch):
             wanted = names[start : start + batch]
             found_RB = await asyncio.wrap_future(self._exchange.read(wanted))
-            for reply in await asyncio.to_thread(lambda rows=found_RB, of=wanted: list(_replies(of, rows))):
+            for reply in await asyncio.to_thread(_replies, wanted, found_RB):
                 yield reply
                 self._stats.pages_sent += len(reply.pages)
                 self._stats.bytes_sent += sum(len(page.latents) for page in reply.pages)
@@ -98,14 +98,13 @@ def _split(names: bytes) -> list[bytes]:
     return [names[at : at + NAME_BYTES] for at in range(0, len(names), NAME_BYTES)]
 
 
-def _replies(names: Sequence[bytes], found_RB: Tensor) -> Iterator[attention_pb2.PagesReply]:
-    reply, size = attention_pb2.PagesReply(), 0
+def _replies(names: Sequence[bytes], found_RB: Tensor) -> list[attention_pb2.PagesReply]:
+    replies, size = list[attention_pb2.PagesReply](), MESSAGE_BYTES
     for name, row_B in zip(names, found_RB.numpy(), strict=False):
-        latents = row_B.tobytes()
-        reply.pages.add(latents=latents, checksum=page_checksum(name, latents))
-        size += len(latents)
         if size >= MESSAGE_BYTES:
-            yield reply
-            reply, size = attention_pb2.PagesReply(), 0
-    if size:
-        yield reply
+            replies.append(attention_pb2.PagesReply())
+            size = 0
+        latents = row_B.tobytes()
+        replies[-1].pages.add(latents=latents, checksum=page_checksum(name, latents))
+        size += len(latents)
+    return replies
