@@ -180,7 +180,7 @@ async def say_more(number: int, reply: attention_pb2.PagesReply, context: Any) -
         reply.pages.extend(reply.pages[:1] * 100)
 
 
-CHANGES = {
+CHANGES: dict[Change, tuple[str, int]] = {
     damage: ("damaged", 5),
     swap_lengths: ("rejected", 5),
     say_more: ("damaged", 5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ class Failing:
         self.began: list[tuple[FakeAttention, Request]] = []
         self._cuts = cuts
         for fake in harness.fakes:
-            plain = answers_with(harness.ids(TEXT), eos=EOS)
-            fake.script = lambda request, context, fake=fake, plain=plain: self._run(fake, plain, request, context)
+            fake.script = partial(self._run, fake, answers_with(harness.ids(TEXT), eos=EOS))
 
     async def _run(
         self, fake: FakeAttention, plain: Any, request: Request, context: Any

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import grpc
 from caracal_proto import attention_pb2
@@ -41,7 +41,7 @@ class PageServer:
         self._calls = 0
         self._asked_at = 0.0
 
-    async def pages(self, request: attention_pb2.PagesRequest) -> AsyncIterator[attention_pb2.PagesReply]:
+    async def pages(self, request: attention_pb2.PagesRequest) -> AsyncGenerator[attention_pb2.PagesReply]:
         """The pages that a caller asks for. Raises CallRejected."""
         names = _split(request.names)
         if self._calls >= MOST_CALLS:
@@ -74,7 +74,7 @@ class PageServer:
         finally:
             look.cancel()
 
-    async def _read(self, names: Sequence[bytes]) -> AsyncIterator[attention_pb2.PagesReply]:
+    async def _read(self, names: Sequence[bytes]) -> AsyncGenerator[attention_pb2.PagesReply]:
         batch = max(1, BATCH_BYTES // self._exchange.page_bytes)
         for start in range(0, len(names), batch):
             wanted = names[start : start + batch]
