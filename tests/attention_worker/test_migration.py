@@ -88,7 +88,14 @@ class Between(attention_pb2_grpc.AttentionServicer):
     def Describe(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    ApplyTable = Generate = GenerateMany = Describe
+    def ApplyTable(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def Generate(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def GenerateMany(self, messages: Any, context: Any) -> Any:
+        raise NotImplementedError
 
     async def Pages(self, request: attention_pb2.PagesRequest, context: Any) -> AsyncIterator[attention_pb2.PagesReply]:
         number = 0

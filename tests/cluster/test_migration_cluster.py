@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,14 @@ def checksums(target: str, number: int, begun: set[int]) -> list[int]:
     return found
 
 
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/ready", timeout=10) as page:
+            return bool(page.status == 200)
+    except urllib.error.URLError:
+        return False
+
+
 def counted(record: WorkerRecord, name: str) -> float:
     with urllib.request.urlopen(f"http://{record.metrics_address}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
@@ -48,10 +57,12 @@ def counted(record: WorkerRecord, name: str) -> float:
 
 def test_a_worker_leaves_under_many_streams_of_two_routers(cluster: ClusterUnderTest) -> None:
     targets = [record.address for record in cluster.records("router")]
+    until(lambda: all(ready(url) for url in cluster.local.urls), "a router is not ready")
     begun: set[int] = set()
     with ThreadPoolExecutor(STREAMS) as pool:
         streams = [pool.submit(checksums, targets[number % 2], number, begun) for number in range(STREAMS)]
-        until(lambda: len(begun) == STREAMS, "a stream does not begin")
+        until(lambda: len(begun) == STREAMS or any(one.done() for one in streams), "a stream does not begin")
+        assert not any(one.done() and one.result() for one in streams), "the streams are too short"
         cluster.scale("attention", 1)
         until(lambda: "attention-1" not in cluster.local.children, "attention-1 never left", 30)
         found = [stream.result(120) for stream in streams]
