@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 def checksums(target: str, number: int, begun: set[int]) -> list[int]:
     """Of one stream, which is the same each time; notes that it has begun."""
     sampling = attention_pb2.Sampling(max_tokens=TOKENS, temperature=0.8, seed=number + 1, ignore_eos=True)
-    request = router_pb2.TextRequest(prompt=f"{number} the cat sat on the mat " * 12, sampling=sampling)
+    request = router_pb2.TextRequest(prompt=f"{number} the cat sat on the mat " * 100, sampling=sampling)
     with grpc.insecure_channel(target) as channel:
         found: list[int] = []
         for event in RouterStub(channel).Generate(request, timeout=120):
@@ -41,24 +40,18 @@ def checksums(target: str, number: int, begun: set[int]) -> list[int]:
     return found
 
 
-def ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/ready", timeout=10) as page:
-            return bool(page.status == 200)
-    except urllib.error.URLError:
-        return False
-
-
 def counted(record: WorkerRecord, name: str) -> float:
+    """The sum of a metric over its labels."""
     with urllib.request.urlopen(f"http://{record.metrics_address}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 def test_a_worker_leaves_under_many_streams_of_two_routers(cluster: ClusterUnderTest) -> None:
-    targets = [record.address for record in cluster.records("router")]
-    until(lambda: all(ready(url) for url in cluster.local.urls), "a router is not ready")
-    begun: set[int] = set()
+    routers = cluster.records("router")
+    known = "caracal_gateway_prefix_hints"
+    until(lambda: all(counted(one, known) == 2 for one in routers), "a router does not know both workers")
+    targets, begun = [record.address for record in routers], set[int]()
     with ThreadPoolExecutor(STREAMS) as pool:
         streams = [pool.submit(checksums, targets[number % 2], number, begun) for number in range(STREAMS)]
         until(lambda: len(begun) == STREAMS or any(one.done() for one in streams), "a stream does not begin")
