@@ -157,6 +157,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     def GenerateMany(self, messages: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Pages(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
 
 class FakeWorkers:
     """All workers of this process."""

@@ -40,6 +40,9 @@ class FakeWorkers(attention_pb2_grpc.AttentionServicer):
     def Generate(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Pages(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def GenerateMany(
         self, messages: AsyncIterator[attention_pb2.AttemptMessage], context: Any
     ) -> AsyncIterator[attention_pb2.AttemptEvents]:

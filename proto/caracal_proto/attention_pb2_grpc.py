@@ -55,6 +55,11 @@ class AttentionStub:
                 request_serializer=caracal__proto_dot_placement__pb2.Table.SerializeToString,
                 response_deserializer=caracal__proto_dot_attention__pb2.ApplyTableReply.FromString,
                 _registered_method=True)
+        self.Pages = channel.unary_stream(
+                '/caracal.Attention/Pages',
+                request_serializer=caracal__proto_dot_attention__pb2.PagesRequest.SerializeToString,
+                response_deserializer=caracal__proto_dot_attention__pb2.PagesReply.FromString,
+                _registered_method=True)
 
 
 class AttentionServicer:
@@ -87,6 +92,14 @@ class AttentionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pages(self, request, context):
+        """Cached pages, for the worker that continues their sequence: those from `first` on, in order, up to the first one that
+        is not here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AttentionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +122,11 @@ def add_AttentionServicer_to_server(servicer, server):
                     servicer.ApplyTable,
                     request_deserializer=caracal__proto_dot_placement__pb2.Table.FromString,
                     response_serializer=caracal__proto_dot_attention__pb2.ApplyTableReply.SerializeToString,
+            ),
+            'Pages': grpc.unary_stream_rpc_method_handler(
+                    servicer.Pages,
+                    request_deserializer=caracal__proto_dot_attention__pb2.PagesRequest.FromString,
+                    response_serializer=caracal__proto_dot_attention__pb2.PagesReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +237,33 @@ class Attention:
             '/caracal.Attention/ApplyTable',
             caracal__proto_dot_placement__pb2.Table.SerializeToString,
             caracal__proto_dot_attention__pb2.ApplyTableReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/caracal.Attention/Pages',
+            caracal__proto_dot_attention__pb2.PagesRequest.SerializeToString,
+            caracal__proto_dot_attention__pb2.PagesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class AttentionStub:
     all of them are cancelled.
     """
     ApplyTable: _grpc.UnaryUnaryMultiCallable[_placement_pb2.Table, _attention_pb2.ApplyTableReply]
+    Pages: _grpc.UnaryStreamMultiCallable[_attention_pb2.PagesRequest, _attention_pb2.PagesReply]
+    """Cached pages, for the worker that continues their sequence: those from `first` on, in order, up to the first one that
+    is not here.
+    """
 
 @_typing.type_check_only
 class AttentionAsyncStub(AttentionStub):
@@ -52,6 +56,10 @@ class AttentionAsyncStub(AttentionStub):
     all of them are cancelled.
     """
     ApplyTable: _aio.UnaryUnaryMultiCallable[_placement_pb2.Table, _attention_pb2.ApplyTableReply]  # type: ignore[assignment]
+    Pages: _aio.UnaryStreamMultiCallable[_attention_pb2.PagesRequest, _attention_pb2.PagesReply]  # type: ignore[assignment]
+    """Cached pages, for the worker that continues their sequence: those from `first` on, in order, up to the first one that
+    is not here.
+    """
 
 class AttentionServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,5 +93,15 @@ class AttentionServicer(metaclass=_abc_1.ABCMeta):
         request: _placement_pb2.Table,
         context: _ServicerContext,
     ) -> _typing.Union[_attention_pb2.ApplyTableReply, _abc.Awaitable[_attention_pb2.ApplyTableReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Pages(
+        self,
+        request: _attention_pb2.PagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attention_pb2.PagesReply], _abc.AsyncIterator[_attention_pb2.PagesReply]]:
+        """Cached pages, for the worker that continues their sequence: those from `first` on, in order, up to the first one that
+        is not here.
+        """
 
 def add_AttentionServicer_to_server(servicer: AttentionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from services.attention_worker.engine.sequence import Emit, Ending, Request, Tok
 from services.attention_worker.engine.token_rules import Grammar, NothingAllowed, TokenRules
 from services.attention_worker.grammar_trial import NotCompiledInTime
 from services.attention_worker.grammars import BadGrammar, GrammarCompiler
+from services.attention_worker.migration.page_fetcher import PageFetcher
 from services.attention_worker.request_validation import BadRequest, parse
 from services.attention_worker.sequence_span import begin_sequence
 
@@ -52,7 +53,11 @@ class Attempts:
     these bounds are for the moments in which several routers, or a failover, bring more.
     """
 
-    def __init__(self, engine: Engine, vocab_size: int, grammars: GrammarCompiler) -> None:
+    def __init__(
+        self, engine: Engine, vocab_size: int, grammars: GrammarCompiler, fetcher: PageFetcher | None = None
+    ) -> None:
+        """`fetcher`: of pages that another worker has; without one, all are computed."""
+        self._fetcher, self._fetching = fetcher, dict[int, asyncio.Task[None]]()
         self._engine = engine
         self._vocab_size = vocab_size
         self._grammars = grammars
@@ -67,17 +72,19 @@ class Attempts:
         self.busy_rejections = 0
         self._compiling: dict[int, Future[TokenRules | None]] = {}
         self.draining = False  # takes no more attempts
-        self._moving = False  # hands those that wait for their grammar back, too
+        self._moving = False  # hands those that are not with the engine yet back, too
 
     @property
-    def compiling(self) -> int:
-        """How many attempts wait for their grammar."""
-        return len(self._compiling)
+    def preparing(self) -> int:
+        """How many attempts wait for their grammar, or for pages of another worker."""
+        return len(self._compiling) + len(self._fetching)
 
     def move(self) -> None:
         """Ends all attempts, so that the router continues them elsewhere."""
         self.draining = self._moving = True
         self._engine.evict("draining")
+        for fetching in self._fetching.values():
+            fetching.cancel()
 
     @property
     def places(self) -> int:
@@ -116,7 +123,9 @@ class Attempts:
         self._all_tokens += self._tokens[key]
         if direct:
             self._direct.add(key)
-        if asked.sampling.grammar:
+        if self._fetcher is not None and request.HasField("pages_at"):
+            self._fetch(self._fetcher, key, asked, emit_here, request.pages_at)
+        elif asked.sampling.grammar:
             self._compile(key, asked, emit_here)
         else:
             try:
@@ -133,6 +142,8 @@ class Attempts:
         running = self._forget(key)
         if (compiling := self._compiling.pop(key, None)) is not None:
             compiling.cancel()
+        if (fetching := self._fetching.get(key)) is not None:
+            fetching.cancel()
         if running is not None:
             self._engine.cancel(running)
 
@@ -155,6 +166,21 @@ class Attempts:
         self._direct.discard(key)
         return self._running.pop(key, None)
 
+    def _fetch(
+        self, fetcher: PageFetcher, key: int, asked: Request, emit: Emit, source: attention_pb2.PageSource
+    ) -> None:
+        """Submits the request once the pages are here that `source` had of it, or it is clear that they do not come."""
+
+        def fetched(_: asyncio.Task[None]) -> None:
+            del self._fetching[key]
+            if asked.sampling.grammar and key in self._running and not self._moving:
+                self._compile(key, asked, emit)
+            else:
+                self._submit(key, asked, emit, partial(_rules, asked))
+
+        task = self._fetching[key] = asyncio.create_task(fetcher.fetch(asked, source, partial(emit, [], None)))
+        task.add_done_callback(fetched)
+
     def _compile(self, key: int, asked: Request, emit: Emit) -> None:
         loop = asyncio.get_running_loop()
         ready = self._compiling[key] = self._grammars.compile(asked.sampling.grammar, partial(_rules, asked))
@@ -165,6 +191,10 @@ class Attempts:
 
     def _compiled(self, key: int, asked: Request, emit: Emit, ready: Future[TokenRules | None]) -> None:
         self._compiling.pop(key, None)
+        self._submit(key, asked, emit, ready.result)
+
+    def _submit(self, key: int, asked: Request, emit: Emit, rules: Callable[[], TokenRules | None]) -> None:
+        """Submits an attempt that was not with the engine yet, unless it is over."""
         if key not in self._running:  # cancelled
             if asked.trace is not None:
                 asked.trace.end(Ending("cancelled"))
@@ -172,7 +202,7 @@ class Attempts:
         try:
             if self._moving:
                 raise EngineStopped("draining")
-            self._running[key] = self._engine.submit(asked, emit, ready.result())
+            self._running[key] = self._engine.submit(asked, emit, rules())
         except BadGrammar as error:
             emit([], Ending("rejected", message=f"grammar: {error}"))
         except NothingAllowed as error:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from services.attention_worker.engine.drafting import DraftCounters
 from services.attention_worker.engine.engine import Engine
+from services.attention_worker.migration.stats import FALLBACKS, MigrationStats
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.stats import DispatchStats
@@ -38,15 +39,17 @@ class AttentionMetrics(Collector):
         links: LinkStats,
         epoch: Callable[[], int],
         busy_rejections: Callable[[], int],
+        migration: MigrationStats,
     ) -> None:
         self._engine, self._busy_rejections = engine, busy_rejections
         self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
-        self._epoch = epoch
+        self._epoch, self._migration = epoch, migration
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
         yield from self._layers()
         yield from self._wire()
+        yield from self._migrations()
         yield _gauge("caracal_attention_epoch", "Epoch of the current placement table", self._epoch())
 
     def _requests(self) -> Iterator[Metric]:
@@ -94,6 +97,24 @@ class AttentionMetrics(Collector):
             accepted.add_metric((str(place),), count)
         yield accepted
         yield _count("caracal_engine_failed_drafts", "Steps after which drafting failed", counters.failed)
+
+    def _migrations(self) -> Iterator[Metric]:
+        stats = self._migration
+        for name, text, sent, received in (
+            ("caracal_kv_migrated_pages", "Pages between workers", stats.pages_sent, stats.pages_received),
+            ("caracal_kv_migrated_bytes", "Their bytes", stats.bytes_sent, stats.bytes_received),
+        ):
+            family = CounterMetricFamily(name, text, labels=("direction",))
+            family.add_metric(("sent",), sent)
+            family.add_metric(("received",), received)
+            yield family
+        yield _count("caracal_kv_migrations", "Sequences all of whose pages were taken over", stats.migrated)
+        fallbacks = CounterMetricFamily(
+            "caracal_kv_migration_fallbacks", "Sequences whose pages were not all taken over", labels=("reason",)
+        )
+        for reason in FALLBACKS:
+            fallbacks.add_metric((reason,), stats.fallbacks[reason])
+        yield fallbacks
 
     def _layers(self) -> Iterator[Metric]:
         exposed = CounterMetricFamily(

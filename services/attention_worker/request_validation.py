@@ -13,6 +13,7 @@ from services.attention_worker.engine.token_rules import Reasoning
 from services.prefixes.page_names import MAX_SALT_BYTES
 
 MAX_TOP_LOGPROBS = 64
+MAX_ADDRESS = 300  # characters of a host and port
 MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e6
 
 
@@ -39,6 +40,7 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
     sampling = _sampling(message.sampling, vocab_size)
     salt = len(message.cache_salt)
     _require(salt <= MAX_SALT_BYTES, "cache_salt", f"has {salt} bytes, it may have {MAX_SALT_BYTES}")
+    _require(len(message.pages_at.address) <= MAX_ADDRESS, "pages_at", f"is longer than {MAX_ADDRESS} characters")
     _require(message.scored <= len(prompt), "scored", f"is {message.scored}, the prompt has {len(prompt)} tokens")
     _within("weight", message.weight, 0.0, MAX_WEIGHT)
     _require(not (sampling.prompt_only and emitted), "emitted_ids", "is not empty, but the answer has no tokens")

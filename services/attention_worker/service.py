@@ -16,6 +16,8 @@ from services.attention_worker.attempts import Attempts, Rejected, failure, fill
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.engine.sequence import Ending, TokenOut
 from services.attention_worker.grammars import GrammarCompiler
+from services.attention_worker.migration.migration import Migration
+from services.attention_worker.migration.page_server import CallRejected
 from services.attention_worker.table_check import Named, TableCheck, named_by
 from services.membership.checks import epoch_violation
 from services.process.grpc_server import abort
@@ -44,12 +46,14 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         apply_table: Callable[[placement_pb2.Table], int],
         grammars: GrammarCompiler,
         check: TableCheck | None = None,
+        migration: Migration | None = None,
     ) -> None:
-        """`check`: of tables that are given; None believes any."""
+        """`check`: of tables that are given; None believes any. Without `migration` all pages are computed."""
         self.epoch = 0
         self._check, self._named = check, Named()
         self._engine = engine
-        self._attempts = Attempts(engine, vocab_size, grammars)
+        self._attempts = Attempts(engine, vocab_size, grammars, migration.fetcher if migration else None)
+        self._migration = migration
         self._streams: set[AttemptStream] = set()
         self._identity = identity
         self._apply_table = apply_table
@@ -60,9 +64,9 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         return self._attempts.draining
 
     @property
-    def compiling(self) -> int:
-        """How many requests wait for their grammar."""
-        return self._attempts.compiling
+    def preparing(self) -> int:
+        """How many requests wait for their grammar, or for pages of another worker."""
+        return self._attempts.preparing
 
     @property
     def busy_rejections(self) -> int:
@@ -110,6 +114,18 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             await abort(context, error.code, error)
         finally:
             self._streams.discard(stream)
+
+    async def Pages(
+        self, request: attention_pb2.PagesRequest, context: Context
+    ) -> AsyncIterator[attention_pb2.PagesReply]:
+        if self._migration is None:
+            await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "CARACAL_KV_MIGRATION is off at this worker")
+        try:
+            async with aclosing(self._migration.server.pages(request)) as replies:
+                async for reply in replies:
+                    yield reply
+        except CallRejected as error:
+            await abort(context, error.code, error)
 
     async def Describe(
         self, request: attention_pb2.AttentionDescribeRequest, context: Context

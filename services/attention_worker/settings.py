@@ -43,6 +43,11 @@ class AttentionSettings(WorkerSettings):
     prefix_cache: bool = setting(
         "1 keeps full pages of ended sequences while there is room, for sequences that begin with the same tokens", True
     )
+    kv_migration: bool = setting(
+        "1 fetches the pages of a sequence from the worker that it comes from, and keeps a draining worker until they "
+        "are fetched; 0 computes them again. Of no use without CARACAL_PREFIX_CACHE",
+        True,
+    )
     kv_host_gb: float = setting(
         "gigabytes of host memory for pages whose place in the cache is needed, until they are asked for again; of "
         "each rank",

@@ -18,6 +18,8 @@ from services.attention_worker.engine.engine import Engine
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
+from services.attention_worker.migration.migration import Migration
+from services.attention_worker.migration.stats import MigrationStats
 from services.attention_worker.page_reporter import PageReporter
 from services.attention_worker.recent_layers import RecentLayers
 from services.attention_worker.server import AttentionServer
@@ -53,6 +55,7 @@ log = structlog.get_logger(__name__)
 
 # Of a call over a P2P group: its receive buffer stays allocated for every expert worker. A larger call goes over gRPC.
 MAX_P2P_ASSIGNMENTS = 8192
+HANDOVER_S = 10.0  # for pages to be fetched, if less of the drain timeout is left
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
@@ -70,9 +73,7 @@ class AttentionWorker:
             spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
         )
         self._identity = Identity(
-            worker_id=settings.identity,
-            boot_id=uuid.uuid4().hex,
-            numerics_class=loaded.numerics.name,
+            worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics.name
         )
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         key = settings.open_cluster_key()
@@ -80,10 +81,11 @@ class AttentionWorker:
         warn_without(key)
         if not settings.link and (reason := unavailable(tls.given)):
             log.info("rows travel over gRPC", reason=reason)
+        dialer = Dialer(key, ATTENTION, tls)
         self._guard = Guard(key, self._identity.boot_id, tls)
         self._membership = Membership(settings.redis_url, settings.cluster, key)
         self._dispatcher = MoEDispatcher(
-            connector(settings.chosen_link, p2p, native, Dialer(key, ATTENTION, tls)),
+            connector(settings.chosen_link, p2p, native, dialer),
             config,
             device=loaded.model.device,
             dispatch_dtype=p2p.dispatch_dtype,
@@ -105,6 +107,7 @@ class AttentionWorker:
         self._engine_ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._grammars = GrammarCompiler(settings.model, config.vocab_size, config.eos_ids)
+        self._migration = Migration(self._engine, dialer) if settings.kv_migration else None
         self._service = AttentionService(
             self._engine,
             config.vocab_size,
@@ -112,6 +115,7 @@ class AttentionWorker:
             self._dispatcher.apply,
             self._grammars,
             TableCheck(self._membership, key.given),
+            self._migration,
         )
         self._server = AttentionServer(self._service, self._guard)
         self._tables = TableFollower(self._membership, self._service)
@@ -134,6 +138,7 @@ class AttentionWorker:
                 links,
                 lambda: service.epoch,
                 lambda: service.busy_rejections,
+                self._migration.stats if self._migration is not None else MigrationStats(),
             )
         )
         show_redis(registry, lambda: self._membership.reachable)
@@ -166,13 +171,20 @@ class AttentionWorker:
         return *tasks, PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run()
 
     async def drain(self) -> None:
-        """Evicts running sequences when another worker can continue them, else after the drain timeout."""
+        """Evicts running sequences when another worker can continue them, else after the drain timeout.
+
+        Then waits until other workers have fetched their pages.
+        """
+        began = time.monotonic()
         await self._service.drain(move=False)
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
         if await self._others() or not await self._empties(self._settings.drain_timeout_s):
             await self._service.drain(move=True)
             await self._empties(MOVE_S)
+            if self._migration is not None:
+                left_s = began + self._settings.drain_timeout_s - time.monotonic()
+                await self._migration.server.handed_over(max(HANDOVER_S, left_s), self._others)
 
     async def stop(self) -> None:
         """Stops engine, server and lease, also after a `start` that failed."""
@@ -221,7 +233,7 @@ class AttentionWorker:
     def _not_ready(self) -> str:
         if self._service.draining:
             scheduler = self._engine.scheduler
-            running = len(scheduler.running) + len(scheduler.waiting) + self._service.compiling
+            running = len(scheduler.running) + len(scheduler.waiting) + self._service.preparing
             return f"draining: {running} sequences are still here" if running else "draining"
         return "" if self._service.epoch else "no placement yet"
 
@@ -267,7 +279,7 @@ class AttentionWorker:
 
     @property
     def _busy(self) -> bool:
-        return self._engine.busy or self._service.compiling > 0
+        return self._engine.busy or self._service.preparing > 0
 
 
 def p2p_options(settings: AttentionSettings, config: ModelConfig, device: torch.device) -> P2POptions:

@@ -29,6 +29,7 @@ CALLERS: Mapping[str, frozenset[str]] = {
         "Attention/Generate": [ROUTER],
         "Attention/GenerateMany": [ROUTER],
         "Attention/ApplyTable": [ROUTER],
+        "Attention/Pages": [ATTENTION],
         "Expert/Describe": [ROUTER],
         "Expert/Prepare": [ROUTER],
         "Expert/Commit": [ROUTER],

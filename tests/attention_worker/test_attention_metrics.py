@@ -1,5 +1,7 @@
 """The metrics of an attention worker, and the size of its KV cache."""
 
+from collections import Counter
+
 import pytest
 import torch
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,6 +13,7 @@ from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
+from services.attention_worker.migration.stats import MigrationStats
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.native_link import NativeStats
@@ -27,6 +30,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
             LinkStats(P2PStats(calls=5, connected=2), NativeStats(calls=6, over_grpc=3)),
             lambda: 7,
             lambda: 0,
+            MigrationStats(pages_sent=4, bytes_received=9, migrated=2, fallbacks=Counter({"slow": 3})),
         )
     )
     families = text_string_to_metric_families(generate_latest(registry).decode())
@@ -62,6 +66,11 @@ def test_counters_and_gauges_follow_the_engine() -> None:
     assert after["caracal_moe_exposed_seconds_total,layer=1"] == 0.5
     assert after["caracal_moe_round_trip_seconds_total,layer=0"] == 0
     assert after["caracal_dispatch_bytes_total,direction=sent"] == 640
+    assert after["caracal_kv_migrated_pages_total,direction=sent"] == 4
+    assert after["caracal_kv_migrated_bytes_total,direction=received"] == 9
+    assert after["caracal_kv_migrations_total"] == 2
+    assert after["caracal_kv_migration_fallbacks_total,reason=slow"] == 3
+    assert after["caracal_kv_migration_fallbacks_total,reason=damaged"] == 0
     assert (after["caracal_p2p_calls_total"], after["caracal_p2p_groups_connected_total"]) == (5, 2)
     assert (after["caracal_native_calls_total"], after["caracal_native_fallback_calls_total"]) == (6, 3)
     assert after["caracal_attention_epoch"] == 7

@@ -172,7 +172,7 @@ def test_an_attempt_that_compiles_when_a_drain_begins_is_served_or_handed_back()
     async def drained(move: bool) -> tuple[grpc.StatusCode, str]:
         async with worker(limits(max_len=256), MODEL, VOCAB, frozenset({EOS})) as one:
             call = one.stub.Generate(request(grammar=SCHEMA, max_tokens=5))
-            while not one.service.compiling:  # noqa: ASYNC110  it is no event
+            while not one.service.preparing:  # noqa: ASYNC110  it is no event
                 await asyncio.sleep(0.001)
             await one.service.drain(move=move)
             return await status(call)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from services.attention_worker.engine.host_tier import OUT, RECEIVED
 from services.attention_worker.engine.pages import PagePool
 from services.prefixes.page_names import PageNames, root_name
 
@@ -44,13 +45,43 @@ class PoolMachine(RuleBasedStateMachine):
             return
         assert row not in self.ids
         self.ids[row], self.computed[row] = ids, hits * SIZE
-        for page, place, out in self.pool.host.take_moves():
-            if out:
-                self.in_host[place] = list(self.content[page])
-            else:
-                self.content[page] = list(self.in_host[place])
+        self.copy()
         for page in self.pool.table_SX[row, hits:].tolist():
             self.content.pop(page, None)
+
+    def copy(self) -> None:
+        received = self.pool.host.take_received()
+        for page, place, kind in self.pool.host.take_moves():
+            if kind == OUT:
+                self.in_host[place] = list(self.content[page])
+            else:
+                self.content[page] = list(received[place] if kind == RECEIVED else self.in_host[place])
+
+    @rule(
+        kinds=st.lists(st.integers(0, 1), min_size=1, max_size=LONGEST // SIZE),
+        start=st.integers(0, 2),
+    )
+    def receive(self, kinds: list[int], start: int) -> None:
+        ids = [kind * 10 + place for kind in kinds for place in range(SIZE)]
+        names, available = names_of(ids, len(kinds)), self.pool.available
+        keep = {name for name in names if name in self.named()}
+        for number, name in enumerate(names[start:], start):
+            if not self.pool.receive(name, bytes(ids[number * SIZE : (number + 1) * SIZE]), {*names}):
+                assert not self.pool._free
+                break
+            assert name in self.named()
+        assert keep <= self.named().keys(), "the pages that were there of the same sequence make no room"
+        assert self.pool.available == available
+        self.read(ids)
+        self.copy()
+        self.read(ids)
+        self.pool.refresh(names)
+
+    def read(self, ids: list[int]) -> None:
+        """Every page that may be read now holds what its name says."""
+        for place, (number, in_host) in enumerate(self.pool.held(names_of(ids, len(ids) // SIZE))):
+            content = self.in_host[number] if in_host else self.content[number]
+            assert list(content) == ids[place * SIZE : (place + 1) * SIZE]
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), tokens=st.integers(1, 2 * SIZE))

@@ -14,11 +14,11 @@ import pytest
 import torch
 from caracal_proto.placement_pb2 import Endpoint, Table
 from caracal_proto.placements import layer_of
-from support.engine_driver import Driver, Received, limits
+from support.engine_driver import Driver, Received, hand_over, limits
 from support.tiny_checkpoint import NGRAM, PLAIN, WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.engine import EngineLimits
-from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.engine.sequence import Request, Sampling
 from services.attention_worker.model.model import Model, load_model
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.experts import Experts
@@ -158,6 +158,35 @@ def test_back_from_host_memory(served: Served) -> None:
             assert_same(received, served.expected[kind])
     assert received.cached == (len(served.prompt) - 1) // PAGE * PAGE
     assert driver.engine.cache.pages.host.loads > 0
+
+
+@pytest.mark.parametrize("tiers", [False, True])
+def test_pages_of_another_worker(served: Served, tiers: bool) -> None:
+    pages = -(-(len(served.prompt) + ANSWER) // PAGE) + 1
+    sizes = limits(num_pages=pages, max_len=512, host_pages=2 * pages) if tiers else None
+    source, successor = served.driver(sizes), served.driver()
+    for driver in (source, successor):
+        asked = served.prompt if driver is source else ids(Random(6), 3 * PAGE)
+        driver.submit(asked, KINDS["sampled"])
+        driver.finish()
+    if tiers:
+        source.submit(ids(Random(8), (pages - 1) * PAGE - 1), Sampling(max_tokens=1))
+        source.finish()
+    asked = [*served.prompt, *served.expected["sampled"].ids]
+    names = source.engine.names(Request(request_id="r", prompt_ids=tuple(asked)))
+    assert names is not None
+    whole = (len(asked) - 1) // PAGE
+    assert hand_over(source.engine, successor.engine, names.of(asked, len(asked))) == whole
+    assert not successor.engine.cache.pages.host.take_received()
+    cut = ANSWER - 3
+    rest = successor.submit(served.prompt, KINDS["sampled"], emitted=served.expected["sampled"].ids[:cut])
+    successor.finish()
+    assert_same(rest, served.expected["sampled"], start=cut)
+    assert successor.engine.scheduler.prefix_hits == (len(served.prompt) + cut - 1) // PAGE * PAGE
+    received = successor.submit(served.turn, KINDS["sampled"])
+    successor.finish()
+    assert received.cached == whole * PAGE
+    assert_same(received, served.next_turn)
 
 
 @pytest.mark.parametrize("mix", ["chunks", "preemption", "second tier"])

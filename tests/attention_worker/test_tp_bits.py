@@ -10,7 +10,7 @@ from random import Random
 import pytest
 import torch
 from caracal_kernels import GateWeights
-from support.engine_driver import Driver, Received, limits
+from support.engine_driver import Driver, Received, hand_over, limits
 from support.quantized_checkpoint import BLOCKS, to_fp8
 from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import NGRAM, PLAIN, UNEVEN, make_checkpoint
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.drafts.rigged import RiggedDrafts
 from services.attention_worker.engine.engine import EngineLimits
-from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.engine.sequence import Request, Sampling
 from services.attention_worker.loading import Servable, open_model
 from services.attention_worker.model.interfaces import MoEHandleLike
 from services.attention_worker.model.step import Step
@@ -144,6 +144,23 @@ def test_pages_are_shared_on_every_rank(ranks: Ranks) -> None:
     for one, other in zip(*received, strict=True):
         assert [(t.id, t.logits_checksum) for t in one.tokens] == [(t.id, t.logits_checksum) for t in other.tokens]
         assert torch.equal(torch.stack(one.rows), torch.stack(other.rows))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_pages_go_from_one_rank_to_several_and_back(ranks: Ranks, backwards: bool) -> None:
+    prompt, sampling = [*range(3, 103)], Sampling(max_tokens=9, ignore_eos=True)
+    models = (ranks.several, ranks.one) if backwards else (ranks.one, ranks.several)
+    sizes = SIZES, replace(SIZES, drafts=3)  # a draft has a cache of its own beside the others, which moves with them
+    source, successor = (Driver(*each) for each in zip(models, [ranks.dispatcher] * 2, sizes, strict=True))
+    first = source.submit(prompt, sampling)
+    source.finish()
+    names = source.engine.names(Request(request_id="r", prompt_ids=tuple(prompt)))
+    assert names is not None
+    assert hand_over(source.engine, successor.engine, names.of(prompt, len(prompt))) == len(prompt) // 16
+    second = successor.submit(prompt, sampling)
+    successor.finish()
+    assert second.cached == len(prompt) // 16 * 16
+    assert [(t.id, t.logits_checksum) for t in first.tokens] == [(t.id, t.logits_checksum) for t in second.tokens]
 
 
 @dataclass(frozen=True)

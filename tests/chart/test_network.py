@@ -8,11 +8,12 @@ pytestmark = pytest.mark.processes
 ROLES = ("router", "attention", "expert", "redis")
 COMPONENT = "app.kubernetes.io/component"
 # (from, to, port): routers connect to expert workers because the placement leader is a router, and ask each other who
-# they are.
+# they are. Attention workers fetch pages from each other.
 CONNECTIONS = {
     ("router", "attention", 50051),
     ("router", "expert", 50051),
     ("router", "router", 50051),
+    ("attention", "attention", 50051),
     ("attention", "expert", 50051),
     ("attention", "expert", 50053),
     ("router", "redis", 6379),

@@ -121,6 +121,13 @@ def test_bench_of_the_prefix_cache(shell: Shell) -> None:
     assert all(float(share) > 50 for share in shares)
 
 
+def test_bench_of_migration(shell: Shell) -> None:
+    output = shell.run("python", "-m", "bench.migration", "--smoke")
+    stalls = re.search(r"longest stall, worst, s \| ([0-9.]+) \| ([0-9.]+) \|", output)
+    assert stalls is not None
+    assert all(0 < float(seconds) < 60 for seconds in stalls.groups())
+
+
 def test_bench_of_fp8_weights(shell: Shell) -> None:
     out = shell.folder / "build" / "fp8.json"
     out.parent.mkdir(exist_ok=True)

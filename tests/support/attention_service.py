@@ -17,8 +17,10 @@ from support.fake_model import VOCAB, FakeModel
 from services.attention_worker.engine.delivery import LoopDelivery
 from services.attention_worker.engine.engine import Engine, EngineLimits
 from services.attention_worker.grammars import GrammarCompiler
+from services.attention_worker.migration.migration import Migration
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
+from services.security.channels import PLAIN
 
 NO_MODEL = Path("/nonexistent")
 
@@ -30,8 +32,9 @@ class Worker:
         self, sizes: EngineLimits, model_dir: Path, vocab: int = VOCAB, eos_ids: frozenset[int] = frozenset()
     ) -> None:
         loop = asyncio.get_running_loop()
+        self.model = FakeModel(vocab)
         self.engine = Engine(
-            FakeModel(vocab),
+            self.model,
             NoDispatcher(),
             sizes,
             eos_ids,
@@ -39,7 +42,10 @@ class Worker:
         )
         identity = Identity(worker_id="attention-0", boot_id="b", numerics_class="caracal-test")
         self.grammars = GrammarCompiler(model_dir, vocab, eos_ids or frozenset({2}))
-        self.service = AttentionService(self.engine, vocab, identity, lambda table: table.epoch, self.grammars)
+        self.migration = Migration(self.engine, PLAIN)
+        self.service = AttentionService(
+            self.engine, vocab, identity, lambda table: table.epoch, self.grammars, migration=self.migration
+        )
         self.server = AttentionServer(self.service)
         self.thread = threading.Thread(target=self.engine.run)
 

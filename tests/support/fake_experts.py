@@ -140,6 +140,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     def GenerateMany(self, messages: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Pages(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def Describe(self, request: Any, context: Any) -> Any:
         await self._hold("Describe")
         loaded = pack_experts(*np.array(sorted(self.loaded), np.int64).reshape(-1, 2).T)

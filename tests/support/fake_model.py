@@ -7,6 +7,7 @@ L values of a latent.
 
 from __future__ import annotations
 
+import time
 from random import Random
 
 import torch
@@ -28,6 +29,7 @@ class FakeModel:
         self.fail_next: Exception | None = None
         self.drafts = right is not None
         self._right, self._random = right or 0.0, Random(1)
+        self.step_s = 0.0  # that a step takes at least
 
     ngram = None
 
@@ -39,6 +41,7 @@ class FakeModel:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
+        time.sleep(self.step_s)
         caches[0].view(-1)[step.slot_mapping_T.long()] = step.ids_T
         self._last, self._ahead = step, 0
         return self.rows[[_hash(_ids(step, caches[0], token)) for token in step.sample_rows_B.tolist()]]

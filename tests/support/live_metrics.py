@@ -12,6 +12,7 @@ from support.fake_model import FakeModel
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker import metrics as attention
+from services.attention_worker.migration.stats import MigrationStats
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker import metrics as expert
 from services.expert_worker.batcher import Batcher
@@ -65,6 +66,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             attention.LinkStats(P2PStats(), NativeStats()),
             lambda: 1,
             lambda: 0,
+            MigrationStats(),
         )
     )
     return registry

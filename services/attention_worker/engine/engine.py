@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from services.attention_worker.engine.answers import Answer, draw_answers
+from services.attention_worker.engine.counters import Counters
 from services.attention_worker.engine.delivery import Deliver, Delivery, deliver_here
 from services.attention_worker.engine.drafting import Drafter
 from services.attention_worker.engine.inputs import StepInputs
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.layer_checksums import LayerChecksums
+from services.attention_worker.engine.page_exchange import PageExchange
 from services.attention_worker.engine.prompt_scores import score
 from services.attention_worker.engine.sampler import NonFiniteLogits
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
@@ -99,18 +101,6 @@ class EngineLimits:
     host_pages: int = 0  # of the second tier
 
 
-@dataclass(slots=True)
-class Counters:
-    """Sums since the engine started; written by its thread, read by any."""
-
-    progress: int = 0  # rounds of the loop: stands still only while a step is being computed
-    steps: int = 0
-    failed_steps: int = 0
-    model_tokens: int = 0  # through the model, recomputation included
-    prompt_tokens: int = 0  # of accepted requests
-    generation_tokens: int = 0
-
-
 class Engine:
     """Continuous batching over one model. Every accepted request gets exactly one ending."""
 
@@ -150,6 +140,7 @@ class Engine:
         self._inbox: deque[Callable[[], list[Delivery]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self.exchange = PageExchange(self.cache, self._put)
 
     @property
     def busy(self) -> bool:
@@ -174,12 +165,13 @@ class Engine:
         """
         asked, max_length = request.sampling, self.check_fits(request)
         stop_ids = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._eos_ids
-        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit, rules, self._names(request))
+        sequence = Sequence(next(self._keys), request, stop_ids, max_length, emit, rules, self.names(request))
         if not self._put(partial(self._accept, sequence)):
             raise EngineStopped("the worker is stopping")
         return sequence.key
 
-    def _names(self, request: Request) -> PageNames | None:
+    def names(self, request: Request) -> PageNames | None:
+        """The names of a request's pages; None where no pages are shared."""
         if not self.limits.prefix_cache or request.layer_checksums:
             return None
         size = self.limits.page_size
@@ -193,6 +185,7 @@ class Engine:
 
     def evict(self, message: str) -> None:
         """Ends every sequence as `unavailable`, from any thread, so that the router continues it on another worker."""
+        self._put(partial(self.exchange.hand_over, self.scheduler.running))
         self._put(partial(self._end_all, Ending("unavailable", message=message)))
 
     def stop(self) -> None:
@@ -216,7 +209,7 @@ class Engine:
         """Runs the inbox's commands, then one model step, and delivers. False when there was nothing to run."""
         deliveries = self._receive()
         chunks = self.scheduler.schedule()
-        if chunks:
+        if chunks or self.cache.pages.host.receiving:
             with step_span(self.counters.steps + 1, chunks):
                 self._run(chunks, deliveries)
         elif deliveries:
@@ -264,8 +257,8 @@ class Engine:
         if self.drafter is not None:  # while clients get their tokens
             self.drafter.verified(answers)
             self.drafter.draft(chunks, kept)
-        # An observed step takes longer, and a GPU may still be busy with a step that samples nothing.
-        if layers is None and (sampling or not logits_BV.is_cuda):
+        # Neither one that is observed or has copies, nor one that samples nothing, with which a GPU may still be busy.
+        if chunks and layers is None and not len(step.received_RB) and (sampling or not logits_BV.is_cuda):
             self.scheduler.cost.observe(work, time.perf_counter() - started)
 
     def _inputs_of(self, chunks: list[Chunk]) -> Step:
@@ -275,7 +268,7 @@ class Engine:
         """
         try:
             step = self._inputs.build(self.counters.steps, chunks)
-            self.cache.host.copy(step.moves_M3)
+            self.cache.host.copy(step.moves_M3, step.received_RB)
         except Exception as error:
             self.cache.pages.forget_all()
             raise CopiesFailed(str(error)) from error

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+IN, OUT, RECEIVED = range(3)  # kinds of copies
+
 
 class Move(NamedTuple):
-    """A copy of one page: out to a place, or in from it."""
+    """A copy of one page: out to a place, in from it, or in from where a page lies that another worker has sent."""
 
     page: int
     place: int
-    out: bool
+    kind: int
 
 
 class HostTier:
@@ -27,6 +29,7 @@ class HostTier:
         self._place: OrderedDict[bytes, int] = OrderedDict()  # the longest unused is first
         self._free = list(range(places))[::-1]
         self._moves: list[Move] = []
+        self._received: list[bytes] = []
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._place
@@ -45,7 +48,7 @@ class HostTier:
         elif self._free or self._place:
             place = self._free.pop() if self._free else self._place.popitem(last=False)[1]
             self._place[name] = place
-            self._moves.append(Move(page, place, True))
+            self._moves.append(Move(page, place, OUT))
 
     @contextmanager
     def loading(self, names: Iterable[bytes]) -> Iterator[dict[bytes, int]]:
@@ -58,8 +61,32 @@ class HostTier:
 
     def load(self, place: int, page: int) -> None:
         """Copies a place into a page. The place keeps it."""
-        self._moves.append(Move(page, place, False))
+        self._moves.append(Move(page, place, IN))
         self.loads += 1
+
+    def receive(self, page: int, latents: bytes) -> None:
+        """Copies what another worker has sent into a page."""
+        self._moves.append(Move(page, len(self._received), RECEIVED))
+        self._received.append(latents)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether copies wait that hold what was received in memory."""
+        return bool(self._received)
+
+    def place(self, name: bytes) -> int | None:
+        """The place that has this page already."""
+        place = self._place.get(name)
+        return None if any(move.kind == OUT and move.place == place for move in self._moves) else place
+
+    def awaited(self) -> set[int]:
+        """The pages into which something is still to be copied."""
+        return {move.page for move in self._moves if move.kind != OUT}
+
+    def take_received(self) -> list[bytes]:
+        """What the copies of kind RECEIVED are made of, by their place."""
+        received, self._received = self._received, []
+        return received
 
     def take_moves(self) -> list[Move]:
         """What is to be copied before the next step, in this order."""
@@ -71,3 +98,4 @@ class HostTier:
         self._free += self._place.values()
         self._place.clear()
         self._moves.clear()
+        self._received.clear()

@@ -82,8 +82,11 @@ class Arrays:
         ):
             np.take(from_T, rows_T, out=to_T[:count])
 
-    def step(self, number: int, tokens: int, wanted: list[int], moves: Sequence[Move] = ()) -> Step:
-        """The step of what was put there; `wanted`: its sample rows; `moves`: what is to be copied before it."""
+    def step(
+        self, number: int, tokens: int, wanted: list[int], moves: Sequence[Move] = (), received: Sequence[bytes] = ()
+    ) -> Step:
+        """The step of what was put there; `wanted`: its sample rows; `moves`: what is to be copied before it,
+        some of it what was `received`."""
         self._sample_B[: len(wanted)] = wanted
         ids_T, positions_T, seq_T, slot_mapping_T, sample_B, context_TN = self._tensors
         return Step(
@@ -96,6 +99,7 @@ class Arrays:
             sample_rows_B=sample_B[: len(wanted)],
             context_TN=context_TN[:tokens],
             moves_M3=torch.tensor(moves, dtype=torch.int32).view(-1, 3),
+            received_RB=self._cache.host.rows_of(received),
         )
 
 
@@ -136,7 +140,7 @@ class StepInputs:
         wanted = last[:]
         for place in range(1, most + 1):
             wanted += [row + place for row, drafted in zip(last, drafts, strict=True) if drafted >= place]
-        return self.arrays.step(number, token, wanted + scored, self._host.take_moves())
+        return self.arrays.step(number, token, wanted + scored, self._host.take_moves(), self._host.take_received())
 
 
 class DraftInputs:

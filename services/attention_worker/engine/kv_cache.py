@@ -3,7 +3,8 @@ second tier in host memory.
 
 `pages.PagePool` decides which page belongs to which sequence.
 Legend: S rows of the page table, X pages of a row, P pages of I positions, L values of a latent, H places in host
-memory, M copies: page, place, and 1 for out or 0 for in.
+memory, M copies: page, place and kind; R pages that another worker has sent, of B bytes each: all caches one after the
+other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.attention_worker.engine.host_tier import IN, OUT
 from services.attention_worker.engine.pages import PagePool
 
 
@@ -32,30 +34,59 @@ class HostPages:
             torch.empty((places, *each.shape[1:]), dtype=each.dtype, pin_memory=each.is_cuda and places > 0)
             for each in tensors
         ]
+        self.page_bytes = sum(each[0].nbytes for each in tensors)  # of one page in all caches
 
-    def copy(self, moves_M3: Tensor) -> None:
-        """Makes the copies in their order. Those that follow one another in one direction are made at once."""
-        for out, pages, places in _runs(moves_M3.tolist()):
+    def copy(self, moves_M3: Tensor, received_RB: Tensor) -> None:
+        """Makes the copies in their order. Those that follow one another and are of one kind are made at once."""
+        for kind, pages, places in _runs(moves_M3.tolist()):
             pages_M, places_M = torch.tensor(pages), torch.tensor(places)
-            for tensor_PIL, host_HIL in zip(self._tensors, self._host, strict=True):
-                if out:
-                    host_HIL[places_M] = tensor_PIL[pages_M.to(tensor_PIL.device)].cpu()
+            for index, tensor_PIL in enumerate(self._tensors):
+                on_device_M = pages_M.to(tensor_PIL.device)
+                if kind == OUT:
+                    self._host[index][places_M] = tensor_PIL[on_device_M].cpu()
+                elif kind == IN:
+                    tensor_PIL[on_device_M] = self._host[index][places_M].to(tensor_PIL.device)
                 else:
-                    tensor_PIL[pages_M.to(tensor_PIL.device)] = host_HIL[places_M].to(tensor_PIL.device)
+                    tensor_PIL[on_device_M] = self._part(received_RB, places_M, index).to(tensor_PIL.device)
+
+    def rows_of(self, received: Sequence[bytes]) -> Tensor:
+        """uint8 [R, B]: pages that another worker has sent, as `copy` takes them."""
+        rows_RB = torch.empty((len(received), self.page_bytes), dtype=torch.uint8)
+        for row_B, latents in zip(rows_RB, received, strict=True):
+            row_B.copy_(torch.frombuffer(bytearray(latents), dtype=torch.uint8))
+        return rows_RB
+
+    def read(self, held: Sequence[tuple[int, bool]]) -> Tensor:
+        """uint8 [R, B], on the host: what `PagePool.held` has found."""
+        found_RB = torch.empty((len(held), self.page_bytes), dtype=torch.uint8)
+        for in_host, tensors in ((False, self._tensors), (True, self._host)):
+            rows = [row for row, (_, of_host) in enumerate(held) if of_host is in_host]
+            if rows:
+                pages_M = torch.tensor([held[row][0] for row in rows], device=tensors[0].device)
+                parts = [each[pages_M].contiguous().view(torch.uint8).flatten(1) for each in tensors]
+                found_RB[torch.tensor(rows)] = torch.cat(parts, 1).cpu()
+        return found_RB
+
+    def _part(self, received_RB: Tensor, places_M: Tensor, index: int) -> Tensor:
+        """What was received for one of the caches."""
+        start = sum(each[0].nbytes for each in self._tensors[:index])
+        like_PIL = self._tensors[index]
+        part_MB = received_RB[:, start : start + like_PIL[0].nbytes][places_M]
+        return part_MB.contiguous().view(like_PIL.dtype).view(len(places_M), *like_PIL.shape[1:])
 
 
-def _runs(moves: list[list[int]]) -> Iterator[tuple[bool, list[int], list[int]]]:
-    """Copies in one direction, of different pages and places: (out, pages, places)."""
-    out, pages, places = False, list[int](), list[int]()
-    for page, place, goes_out in moves:
-        if pages and (bool(goes_out) != out or page in pages or place in places):
-            yield out, pages, places
+def _runs(moves: list[list[int]]) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Copies of one kind, of different pages and places: (kind, pages, places)."""
+    kind, pages, places = IN, list[int](), list[int]()
+    for page, place, this_kind in moves:
+        if pages and (this_kind != kind or page in pages or place in places):
+            yield kind, pages, places
             pages, places = [], []
-        out = bool(goes_out)
+        kind = this_kind
         pages.append(page)
         places.append(place)
     if pages:
-        yield out, pages, places
+        yield kind, pages, places
 
 
 class KvCache:

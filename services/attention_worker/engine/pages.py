@@ -10,7 +10,7 @@ Legend: S rows of the page table (running sequences), X pages of a row.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,41 @@ class PagePool:
             count += 1
         self._published[row] = max(self._published[row], start + count if count else 0)
         return count
+
+    def held(self, names: Sequence[bytes]) -> list[tuple[int, bool]]:
+        """Where the pages with these names are, up to the first that is nowhere.
+
+        Each a number, and whether it is that of a place in host memory. One that is still to be copied is nowhere yet.
+        """
+        found, awaited = list[tuple[int, bool]](), self.host.awaited()
+        for name in names:
+            page = self._page.get(name)
+            if page is not None and page not in awaited:
+                found.append((page, False))
+            elif (place := self.host.place(name)) is not None:
+                found.append((place, True))
+            else:
+                break
+        return found
+
+    def receive(self, name: bytes, latents: bytes, keep: Collection[bytes]) -> bool:
+        """Caches a page that another worker has sent, unless it is here; false when that would cost one of `keep`."""
+        if name in self._page:
+            return True
+        if not self._free and (not self._idle or self._name[next(iter(self._idle))] in keep):
+            return False
+        page = self._take()
+        self.host.receive(page, latents)
+        self._set_name(page, name)
+        self._idle[page] = None
+        return True
+
+    def refresh(self, names: Sequence[bytes]) -> None:
+        """Notes that these pages, of one sequence, are about to be used: its last ones make room first."""
+        for name in reversed(names):
+            page = self._page.get(name)
+            if page is not None and page in self._idle:
+                self._idle.move_to_end(page)
 
     def forget(self, row: int) -> None:
         """Takes the names of the row's pages away: what they hold is not to be shared."""

@@ -86,6 +86,19 @@ class Request:
     layer_checksums: bool = False  # for debugging: what each layer gives is computed anew, and its checksums delivered
     trace: SequenceTrace | None = None
 
+    @property
+    def first_unscored(self) -> int:
+        """How many tokens of the prompt, from its beginning, need no score."""
+        # The first token of a prompt has no score: nothing comes before it.
+        prompt = len(self.prompt_ids)
+        return prompt if self.sampling.prompt_logprobs is None else min(prompt, max(1, self.scored))
+
+    @property
+    def reusable(self) -> int:
+        """As Sequence.reusable, at the attempt's beginning."""
+        unscored = self.first_unscored < len(self.prompt_ids)
+        return (self.first_unscored if unscored else len(self.prompt_ids) + len(self.emitted_ids)) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class TokenOut:
@@ -156,9 +169,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.ids = [*self.request.prompt_ids, *self.request.emitted_ids]
         self.counts = Counter(self.request.emitted_ids)
-        # The first token of a prompt has no score: nothing comes before it.
-        prompt = len(self.request.prompt_ids)
-        self.scored = prompt if self.sampling.prompt_logprobs is None else min(prompt, max(1, self.request.scored))
+        self.scored = self.request.first_unscored
 
     @property
     def sampling(self) -> Sampling:

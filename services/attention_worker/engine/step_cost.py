@@ -58,6 +58,11 @@ class StepCost:
         """The seconds that a step of this size takes, in the middle of what was measured."""
         return _dot(_features(work), self._cost_F)
 
+    def prompt_s(self, start: int, length: int, chunk: int) -> float:
+        """The seconds that a prompt's tokens take from `start` on, alone, in steps of `chunk` tokens."""
+        more_steps = max(0, -(-length // chunk) - 1)
+        return self.predict(Work.of_chunk(start, length, False)) + more_steps * PRIOR_S[0] * self._cost_F[0]
+
     def bound(self, work: Work) -> float:
         """The seconds that about one mixed step of four hundred exceeds."""
         return self._headroom * self.predict(work)

@@ -126,6 +126,8 @@ class Model:
 
     def forward(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Tensor:
         """fp32 logits [B, V] of the step's sample rows; every token's latents are written to the caches."""
+        if not len(step.ids_T):
+            return torch.empty((0, self.config.vocab_size), device=self.device)
         observe = step.observe
         run = self._runner.begin(step, caches)
         step = run.step

@@ -1,7 +1,7 @@
 """The input of one forward pass: the tokens of many sequences, concatenated.
 
 Legend: T tokens, N ids of the longest n-gram, S rows of the page table, X pages of a row, B tokens whose logits are
-wanted, M pages to copy.
+wanted, M pages to copy, R pages of B bytes that another worker has sent.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ class Step:
     sample_rows_B: Tensor  # int64, indices into T
     # int64, on the host: each token and the ids before it that its n-grams reach; [T, 0] for models without n-grams.
     context_TN: Tensor
-    # int32, on the host: pages that are copied to host memory or from there before anything is computed.
+    # int32, on the host: pages that are copied to host memory, or from elsewhere, before anything is computed.
     moves_M3: Tensor = field(default_factory=lambda: torch.empty((0, 3), dtype=torch.int32))
     # For debugging: called with the rows [T, D] after the embedding as number 0, then with those after each layer.
     observe: Callable[[int, Tensor], None] | None = None
+    # uint8, on the host: what some of these copies are made of.
+    received_RB: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.uint8))
 
     @property
     def pages(self) -> int:
@@ -51,4 +53,5 @@ class Step:
             context_TN=self.context_TN,
             moves_M3=self.moves_M3,
             observe=self.observe,
+            received_RB=self.received_RB,
         )

@@ -46,7 +46,7 @@ def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: 
     while True:
         try:
             step, rows_T = unpack(channel.receive())
-            host.copy(step.moves_M3)
+            host.copy(step.moves_M3, step.received_RB)
             if rows_T is None:
                 loaded.model.forward(step, caches, dispatcher)
             else:

@@ -85,6 +85,7 @@ class Generation:
         self._request = request
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
+        self._pages_at: AttentionWorkerView | None = None  # the worker that may still have what was computed
         self._abort: RouterError | None = None
         self._progress_at = time.monotonic()
         self.progress = GenerationProgress()
@@ -220,6 +221,8 @@ class Generation:
             priority=self._request.priority,
             cache_salt=self._request.cache_salt,
         )
+        if (pages_at := self._pages_at) is not None and pages_at.boot_id != worker.boot_id:
+            message.pages_at.address, message.pages_at.boot_id = pages_at.address, pages_at.boot_id
         self._metrics.attempts.inc()
         if message.attempt > 1:
             self._metrics.failovers.inc()
@@ -263,6 +266,8 @@ class Generation:
             raise RejectedByWorker("An attention worker rejected the request.")
         self._failed.add(attempt.worker.worker_id)
         fruitless = self.progress.attempt_failed()
+        if fruitless == 1:  # else it may be that the pages have not reached this worker
+            self._pages_at = attempt.worker if failed is not None and _keeps_pages(failed) else None
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not detail.startswith(BUSY):
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
@@ -279,6 +284,11 @@ class Generation:
 
     def _seconds_left(self) -> float:
         return self._progress_at + self._workers.progress_timeout_s - time.monotonic()
+
+
+def _keeps_pages(failed: AttemptFailed) -> bool:
+    """Whether the worker may be asked for what it has computed: it is there, and says that it was not at fault."""
+    return failed.code is grpc.StatusCode.UNAVAILABLE and not failed.lost
 
 
 def _is_a_death(failed: AttemptFailed) -> bool:
