@@ -158,7 +158,9 @@ def test_the_host_is_the_gateways_and_workers_stay_on_loopback(
         shown = command(user, "status", "--gateway", url[1])
         assert shown.returncode == 0, shown.stderr
         workers_at = r"\[::1\]" if ":" in host else r"127\.0\.0\.1"
-        assert len(re.findall(rf"{workers_at}:\d+", shown.stdout)) >= 3, "of both workers, and the router's own for admins"
+        assert len(re.findall(rf"{workers_at}:\d+", shown.stdout)) >= 3, (
+            "of both workers, and the router's own for admins"
+        )
         everywhere = {
             connection.laddr.ip.removeprefix("::ffff:")  # as gRPC listens on IPv4
             for child in psutil.Process(process.pid).children()
