@@ -1,4 +1,5 @@
-"""A check of schemathesis beside its own: what fits the schema is rejected only for what no schema can say."""
+"""Checks of schemathesis beside its own: what fits the schema is rejected only for what no schema can say; what was
+created is there, unless it was not to be stored."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 import schemathesis
 from schemathesis import Case, CheckContext, Response
+from schemathesis.specs.openapi.checks import ensure_resource_availability
 
 # Fields that exclude or need each other, ids of other items, sizes in tokens and bytes, grammars.
 REASONS = (
@@ -44,3 +46,12 @@ def rejected_for_a_reason(ctx: CheckContext, response: Response, case: Case[Any]
     error = response.json()["error"]
     if not any(re.search(reason, error["message"]) for reason in REASONS):
         raise AssertionError(f"It fits the schema and is rejected: {error}")
+
+
+@schemathesis.check
+def what_was_stored_is_there(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """As schemathesis's own check of created resources, but for responses that were created with `store` false."""
+    parent = ctx.internals.find_parent(case_id=case.id)
+    body = parent.body if parent is not None else None
+    if not (isinstance(body, dict) and body.get("store") is False):
+        ensure_resource_availability(ctx, response, case)
