@@ -198,7 +198,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(user: dict[str, str]) -> None:
         screen.until("part 3 rest")
         assert server.bodies[1]["messages"][1] == {"role": "assistant", "content": "part 1"}, "what came is kept"
         screen.until("> ")
-        screen.type("half a li\x03")
+        screen.type("half a li")
+        screen.until("half a li")  # it reads by now
+        screen.type("\x03")
         screen.until("/exit or Ctrl-D leaves")
         screen.type("/exit\r")
         assert screen.process.wait(10) == 0

@@ -78,8 +78,9 @@ def calls(checkpoint: Checkpoint) -> list[tuple[ExpertRequest, Tensor]]:
         x_RD = torch.randn(rows, experts.hidden, generator=rng).to(DTYPE)
         expert_A = torch.arange(experts.num_ffn, dtype=torch.int32).repeat_interleave(rows)
         row_A = torch.arange(rows, dtype=torch.int32).repeat(experts.num_ffn)
-        kept = torch.rand(len(row_A), generator=rng) < checkpoint.config.moe_topk / experts.num_ffn
-        kept[0] = True
+        chosen = torch.randint(0, checkpoint.config.moe_topk + 1, (rows,), generator=rng)  # experts of each row
+        chosen[0] = 1
+        kept = (torch.rand((experts.num_ffn, rows), generator=rng).argsort(0).argsort(0) < chosen).flatten()
         request = ExpertRequest(number, number % 2, 1, HANG_S, x_RD, row_A[kept], expert_A[kept])
         result.append((request, experts.compute(number % 2, x_RD, row_A[kept], expert_A[kept])))
     return result
