@@ -157,7 +157,7 @@ def test_answers_fit_their_schemas(
 
 @pytest.mark.parametrize("route", STATUS, ids=lambda route: route.path)
 def test_answers_about_the_router_fit_their_schemas(router: Harness, document: Any, route: StatusRoute) -> None:
-    answer = httpx2.get(router.url + route.path.format(model_id=MODEL))
+    answer = httpx2.get(router.admin_url + route.path.format(model_id=MODEL))
     described = content(document, route.path, answer.status_code, "get")
     media = answer.headers.get("content-type", "").partition(";")[0]
     assert (media in described) == bool(described)
