@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from services.attention_worker.engine.draft_policy import DraftPolicy
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.scheduler import Chunk, Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
@@ -84,6 +85,35 @@ def test_a_caller_with_one_sequence_waits_at_most_a_few_rows_for_one_with_many()
     assert min(turns) >= 1
     scheduler.remove(light)
     assert len(scheduler.schedule()) == 50, "alone again, it has every row"
+
+
+def test_a_crowd_takes_no_drafts_from_a_caller_with_one_sequence() -> None:
+    scheduler = build()
+    heavy, light = [make(key, HEAVY) for key in range(50)], make(50, LIGHT)
+    decoding(scheduler, *heavy, light)
+    alone_s = 5 * PRIOR_S[1] + PRIOR_S[0]
+    for _ in range(20):
+        for sequence in (*heavy, light):
+            sequence.drafts = [7, 7, 7]
+        chunks = scheduler.schedule()
+        (own,) = [chunk for chunk in chunks if chunk.sequence is light]
+        assert own.drafts == 3
+        assert seconds(chunks) <= SLOWDOWN * alone_s * 1.01
+        run(scheduler, [Chunk(chunk.sequence, chunk.start, 1) for chunk in chunks])
+    assert min(sequence.generated for sequence in heavy) > 1, "the others have their turns"
+
+
+def test_how_many_tokens_to_draft_of_a_caller_with_one_sequence_does_not_depend_on_a_crowd() -> None:
+    scheduler = build()
+    heavy, light = [make(key, HEAVY) for key in range(50)], make(50, LIGHT)
+    decoding(scheduler, *heavy, light)
+    policy = DraftPolicy(3, scheduler.cost)
+    policy.begin([light], [light])
+    alone = policy.wanted(light)
+    assert alone > 0
+    everyone = [*heavy, light]
+    policy.begin(everyone, scheduler.fair.spared(everyone))
+    assert [policy.wanted(sequence) for sequence in everyone] == [0] * 50 + [alone]
 
 
 def test_a_weight_buys_rows() -> None:

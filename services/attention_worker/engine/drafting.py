@@ -89,7 +89,8 @@ class Drafter:
         rows, ids, ends = _kept(chunks, kept)
         if not rows:
             return
-        self.policy.begin([sequence for sequence, _ in ends])
+        decodes = [sequence for sequence, _ in ends]
+        self.policy.begin(decodes, self._scheduler.fair.spared(decodes))
         wanting = [(sequence, end, wanted) for sequence, end in ends if (wanted := self._wanted(sequence))]
         step, rows_T = self._inputs.after_step(rows, ids, [end for _, end, _ in wanting])
         logits_BV = self._model.draft(step, rows_T, self._cache.tensors)

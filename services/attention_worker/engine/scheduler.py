@@ -125,7 +125,7 @@ class Scheduler:
         self.max_itl_s = max_itl_s
         self.max_scores = max_scores
         self.cost = StepCost()
-        self._fair = FairShare(self.cost, slowdown)
+        self.fair = FairShare(self.cost, slowdown)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.preemptions = 0
@@ -142,7 +142,7 @@ class Scheduler:
 
     def submit(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
-        self._fair.waits(sequence)
+        self.fair.waits(sequence)
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step: one token of every decode that has a turn, with its drafts where there is room,
@@ -171,7 +171,7 @@ class Scheduler:
         """Removes a running or waiting sequence and frees its pages."""
         if sequence.row is None:
             self.waiting.remove(sequence)
-            self._fair.waits_no_more(sequence)
+            self.fair.waits_no_more(sequence)
         else:
             self.running.remove(sequence)
             self._free_pages(sequence)
@@ -185,7 +185,7 @@ class Scheduler:
         if lacks > 0 and self._give_draft_pages_back():
             lacks = self._lacks(newcomer)
         if self.running and (lacks > 0 or len(self.running) >= self.max_running):
-            for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self._fair):
+            for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self.fair):
                 self._preempt(victim)
 
     def _lacks(self, newcomer: Sequence) -> int:
@@ -194,10 +194,10 @@ class Scheduler:
 
     def _next(self) -> Sequence:
         """The waiting sequence to be admitted next."""
-        return self._fair.next_of(self.waiting)
+        return self.fair.next_of(self.waiting)
 
     def _decodes(self) -> _Plan:
-        chosen, fair_s = self._fair.choose(self.running, self.waiting, self.max_batch_tokens)
+        chosen, fair_s = self.fair.choose(self.running, self.waiting, self.max_batch_tokens)
         for sequence in chosen:
             if sequence.row is not None:
                 self._grow(sequence)
@@ -208,15 +208,23 @@ class Scheduler:
         for sequence in decodes:
             plan.add(Chunk(sequence, sequence.cached, 1))
         plan.decodes = len(plan.chunks)
-        for place, decode in enumerate(decodes):
-            if drafts := self._drafts(plan, decode):
+        places = range(len(decodes))
+        for place in sorted(places, key=lambda place: not self.fair.has_least(decodes[place])):
+            if drafts := self._drafts(plan, decodes[place]):
                 plan.extend(place, drafts)
         return plan
 
     def _drafts(self, plan: _Plan, decode: Sequence) -> int:
-        """How many of a decode's drafts the step takes: they cost no other sequence its page or its turn."""
+        """How many of a decode's drafts the step takes: they cost no other sequence its page or its turn.
+
+        Those of callers that have least are in `fair_s`.
+        """
         drafts = min(len(decode.drafts), plan.tokens_left)
-        late = plan.fair_s < math.inf and self.cost.predict(plan.work + _work(decode, drafts)) > plan.fair_s
+        late = (
+            plan.fair_s < math.inf
+            and not self.fair.has_least(decode)
+            and self.cost.predict(plan.work + _work(decode, drafts)) > plan.fair_s
+        )
         return drafts if drafts and not late and self.take_draft_pages(decode, drafts) else 0
 
     def _grow(self, sequence: Sequence) -> None:
@@ -224,13 +232,13 @@ class Scheduler:
         the latest of the caller that has most, if it has more than one."""
         while sequence.row is not None and not self.pages.grow(sequence.row, len(sequence.ids)):
             if not self._give_draft_pages_back():
-                self._preempt(self._fair.latest_of_most(self.running))
+                self._preempt(self.fair.latest_of_most(self.running))
 
     def _preempt(self, victim: Sequence) -> None:
         self.running.remove(victim)
         self._free_pages(victim)
         self.waiting.appendleft(victim)
-        self._fair.waits(victim)
+        self.fair.waits(victim)
         victim.preempted = True
         self.preemptions += 1
 
@@ -248,7 +256,7 @@ class Scheduler:
         return self.pages.used < used
 
     def _prefill(self, plan: _Plan) -> None:
-        for sequence in self._fair.prompts(self.running):
+        for sequence in self.fair.prompts(self.running):
             if not self._chunk(plan, sequence) and not _waits_for_scores(plan, sequence):
                 return
 
@@ -266,8 +274,8 @@ class Scheduler:
             self._count(sequence, len(sequence.ids), sequence.cached)
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            self._fair.waits_no_more(sequence)
-            self._fair.joined(sequence)
+            self.fair.waits_no_more(sequence)
+            self.fair.joined(sequence)
             self._chunk(plan, sequence)
 
     def _cached_names(self, sequence: Sequence, start: int = 0) -> list[bytes]:
@@ -322,12 +330,12 @@ class Scheduler:
         """How long the step may take with the sequence's prompt."""
         limit_s = self.max_itl_s if plan.decodes else math.inf
         fair_s = plan.fair_s if plan.chunks else math.inf
-        return limit_s if fair_s >= limit_s or self._fair.has_least(sequence) else fair_s
+        return limit_s if fair_s >= limit_s or self.fair.has_least(sequence) else fair_s
 
     def _free_pages(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self.pages.free(sequence.row)
-        self._fair.left(sequence)
+        self.fair.left(sequence)
         sequence.row, sequence.cached, sequence.drafts = None, 0, []
 
 
