@@ -44,8 +44,9 @@ class RouterServers:
         app = build_app(gateway)
         gate = AdmissionGate(self._serving.admission, gateway.access, self._serving.metrics, LIMITED)
         most = most_connections(open_files())
-        self._http = HttpServer(http_config(with_cors(app, cors_origins), timeouts), most, timeouts, gate.rejection)
-        self._admin = HttpServer(http_config(AdminPort(app), timeouts), ADMIN_CONNECTIONS, timeouts, gate.rejection)
+        edge = timeouts, gate.rejection, lambda: self._serving.admission.hurried
+        self._http = HttpServer(http_config(with_cors(app, cors_origins), timeouts), most, *edge)
+        self._admin = HttpServer(http_config(AdminPort(app), timeouts), ADMIN_CONNECTIONS, *edge)
         self._grpc = GrpcServer(gateway)
         self._loops: list[asyncio.Task[None]] = []  # of the two HTTP servers and the pool of attention workers
         self.http_port = 0

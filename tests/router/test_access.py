@@ -263,21 +263,22 @@ def test_a_changed_file_counts_at_once_and_a_bad_one_not_at_all(router: Harness,
     keys_file.write_text(file_of({"carol": (carol, {})} | KEYS))
     becomes(carol, 200)
     assert outdated(router) == 0
-    keys_file.write_text("[carol]\nsha256 = 5\n")
+    keys_file.write_text("[carol]\nsha256 = 5\n".ljust(len(before)))
+    changed = keys_file.stat().st_mtime_ns
     wait_for(lambda: outdated(router) == 1)
     assert ask(router, carol).status_code == 200
     keys_file.write_text(before)
+    os.utime(keys_file, ns=(changed, changed))  # as when it could not be read, and may be now
     becomes(carol, 401)
     assert outdated(router) == 0
 
 
 def test_a_file_that_is_removed_opens_nothing_and_locks_nobody_out(router: Harness, keys_file: Path) -> None:
-    before = keys_file.read_text()
-    keys_file.unlink()
+    aside = keys_file.rename(keys_file.with_name("aside"))
     wait_for(lambda: outdated(router) == 1)
     assert ask(router, ALICE).status_code == 200
     assert ask(router, new_key()).status_code == 401
-    keys_file.write_text(before)
+    aside.rename(keys_file)
     wait_for(lambda: outdated(router) == 0)
     assert ask(router, ALICE).status_code == 200
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,38 @@ def test_a_full_cluster_refuses_with_503_in_the_shape_of_each_api(harness: Harne
     done = [answer.result(10).status for answer in answers]
     assert set(done) <= {200, 429, 503}
     assert done.count(200) >= 56
+
+
+def test_bodies_that_are_only_announced_take_no_room_from_others(harness: Harness, gate: Gate) -> None:
+    gate.open = True
+    announced = post("/v1/completions", COMPLETION + b" " * ((4 << 20) - len(COMPLETION)))[:400]
+    with ExitStack() as stack:
+        for number in range(24):  # three callers, of which each would hold half of the bytes
+            source = (f"127.0.0.{2 + number % 3}", 0)
+            address = "127.0.0.1", harness.servers.http_port
+            stack.enter_context(socket.create_connection(address, source_address=source)).sendall(announced)
+        wait_until(lambda: harness.serving.admission.held("sequences") == 24)
+        whole = Callers(harness).ask(LIGHT, COMPLETION + b" " * ((4 << 20) - len(COMPLETION)))
+        assert whole.status == 200
+    wait_until(lambda: harness.serving.admission.held("bytes") == 0)
+
+
+def test_a_body_for_which_others_leave_no_room_is_refused_while_it_comes(assets_path: Path, gate: Gate) -> None:
+    gate.open = True
+    large = COMPLETION + b" " * ((4 << 20) - len(COMPLETION))
+    with Harness(assets_path, FakeAttention(gate.script, places=PLACES)) as harness, ExitStack() as stack:
+        address = "127.0.0.1", harness.servers.http_port
+        held = harness.serving.admission.held
+        for number in range(14):  # all but their last bytes
+            source = (f"127.0.0.{2 + number % 7}", 0)
+            one = stack.enter_context(socket.create_connection(address, source_address=source))
+            one.sendall(post("/v1/completions", large)[:-1000])
+        wait_until(lambda: held("bytes") > 13.9 * len(large))
+        assert harness.serving.admission.hurried
+        refused = Callers(harness).ask("127.0.0.9", large)
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        assert Callers(harness).ask(LIGHT).status == 200, "a small one is served"
+    assert held("bytes") == 0
 
 
 def test_grpc_callers_are_refused_with_resource_exhausted(harness: Harness, gate: Gate) -> None:
