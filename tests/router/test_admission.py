@@ -20,7 +20,7 @@ from caracal_proto.router_pb2_grpc import RouterStub
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
-from support.raw_http import Answer, post
+from support.raw_http import Answer, exchange, post
 
 from services.router.requests.admission import AdmissionLimits
 
@@ -168,6 +168,18 @@ def test_a_body_for_which_others_leave_no_room_is_refused_while_it_comes(assets_
         assert (refused.status, refused.error["code"]) == (503, "overloaded")
         assert Callers(harness).ask(LIGHT).status == 200, "a small one is served"
     assert held("bytes") == 0
+
+
+@pytest.mark.parametrize(("proxies", "callers"), [("", 1), ("10.0.0.0/8", 1), ("127.0.0.1", 3)])
+def test_only_a_proxy_that_is_named_says_for_whom_it_asks(
+    assets_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: str, callers: int
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxies)
+    with Harness(assets_path, FakeAttention(answers_with([70], eos=EOS))) as harness:
+        for name in ("192.0.2.1", "2001:db8::1", "2001:db8::2", "made up", "key alice"):
+            request = post("/v1/completions", COMPLETION, extra=f"x-forwarded-for: {name}\r\n")
+            assert exchange(harness, request).status == 200
+        assert len({request.caller for request in harness.fakes[0].requests}) == callers
 
 
 def test_grpc_callers_are_refused_with_resource_exhausted(harness: Harness, gate: Gate) -> None:

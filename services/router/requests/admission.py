@@ -121,11 +121,14 @@ class Place:
         self.visit, self.priority = visit, priority
         self.asked_at = time.monotonic()
         self.ready: asyncio.Future[None] | None = None
-        self.held = False
+        self.held = self.left = False
 
     async def granted(self) -> None:
-        """Waits for its turn. Raises Overloaded when that does not come in time, and no sequence has begun before."""
-        if not self.held:
+        """Waits for its turn. Raises Overloaded when that does not come in time, and no sequence has begun before.
+
+        Nothing once it was left: the client may still be reading what the worker has sent.
+        """
+        if not (self.held or self.left):
             await self.visit.admission.wait(self)
 
     def abort(self, error: RouterError) -> None:
@@ -133,6 +136,8 @@ class Place:
         self.visit.admission.abort(self, error)
 
     def leave(self) -> None:
+        """Gives it back, for good: the worker needs it no more."""
+        self.left = True
         self.visit.admission.leave(self)
 
 
