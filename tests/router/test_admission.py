@@ -158,13 +158,21 @@ def test_a_body_for_which_others_leave_no_room_is_refused_while_it_comes(assets_
     with Harness(assets_path, FakeAttention(gate.script, places=PLACES)) as harness, ExitStack() as stack:
         address = "127.0.0.1", harness.servers.http_port
         held = harness.serving.admission.held
+
+        def begun(source: str, data: bytes) -> socket.socket:
+            one = stack.enter_context(socket.create_connection(address, source_address=(source, 0)))
+            one.sendall(data)
+            return one
+
+        request = post("/v1/completions", large)
+        late = begun("127.0.0.9", request[:1000])
         for number in range(14):  # all but their last bytes
-            source = (f"127.0.0.{2 + number % 7}", 0)
-            one = stack.enter_context(socket.create_connection(address, source_address=source))
-            one.sendall(post("/v1/completions", large)[:-1000])
+            begun(f"127.0.0.{2 + number % 7}", request[:-5000])
         wait_until(lambda: held("bytes") > 13.9 * len(large))
         assert harness.serving.admission.hurried
-        refused = Callers(harness).ask("127.0.0.9", large)
+        assert Callers(harness).ask("127.0.0.10", large).status == 503, "at once"
+        late.sendall(request[1000:])
+        refused = Answer.read(late)
         assert (refused.status, refused.error["code"]) == (503, "overloaded")
         assert Callers(harness).ask(LIGHT).status == 200, "a small one is served"
     assert held("bytes") == 0
