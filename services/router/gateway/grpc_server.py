@@ -70,7 +70,8 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         """`unread_s`: how long a client may read nothing of what waits for it."""
         self._gateway, self._unread_s = gateway, unread_s
 
-    async def Generate(self, request: router_pb2.TextRequest, context: Context) -> None:
+    # grpc.aio takes a coroutine that writes, too.
+    async def Generate(self, request: router_pb2.TextRequest, context: Context) -> None:  # type: ignore[override]
         """Streams the answer. The generation ends at once when the client cancels, disconnects or does not read."""
         request_id = uuid.uuid4().hex
         admission, access = self._gateway.serving.admission, self._gateway.access

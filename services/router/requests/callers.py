@@ -30,7 +30,7 @@ def _number(name: str) -> int:
 
 @lru_cache(4096)
 def caller_at(host: str) -> Caller:
-    """Returns the caller at an address; of IPv6 addresses the network counts. Whatever else a proxy has been told and
+    """Returns the caller at an address; of IPv6 addresses the network counts. Whatever else a proxy
     hands on is one caller: a client could make up as many as it likes."""
     try:
         address = ipaddress.ip_address(host)
