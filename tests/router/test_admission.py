@@ -215,6 +215,18 @@ def test_every_sequence_of_a_request_counts(harness: Harness, gate: Gate) -> Non
     assert len(json.loads(many.result(10).body)["choices"]) == 32
 
 
+def test_no_single_request_takes_all_the_room(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    many = callers.send(HEAVY, json.dumps({"prompt": [[5]] * 64, "max_tokens": 3}).encode())
+    wait_until(lambda: harness.fakes[0].running == PLACES - 1)
+    assert callers.ask(HEAVY).status == 429
+    light = callers.send(LIGHT)
+    wait_until(lambda: harness.fakes[0].running == PLACES)
+    gate.open = True
+    assert light.result(10).status == 200
+    assert len(json.loads(many.result(10).body)["choices"]) == 64
+
+
 @pytest.mark.parametrize(("prompts", "n"), [(128, 8), (128, 2), (17, 8)])
 def test_prompts_times_n_are_bounded_before_any_work(harness: Harness, prompts: int, n: int) -> None:
     answer = httpx2.post(harness.url + "/v1/completions", json={"prompt": ["x" * 4000] * prompts, "n": n})

@@ -188,7 +188,13 @@ class Admission:
                 visit.use.end()
 
     def take(self, visit: Visit, **amounts: int) -> None:
-        """Changes what a visit takes of each kind. Raises TooManyRequests or Overloaded, and changes nothing."""
+        """Changes what a visit takes of each kind. Raises TooManyRequests or Overloaded, and changes nothing.
+
+        One that is larger than a caller's share counts as the share: it may be the only one of its caller, but it does
+        not keep everybody else out.
+        """
+        most = self._most()
+        amounts = {kind: min(amount, most[kind] // 2) for kind, amount in amounts.items()}
         more = {kind: amount - visit.taken[kind] for kind, amount in amounts.items()}
         if refused := self._rejection(visit.caller, more, new=not visit.taken["sequences"]):
             raise refused
