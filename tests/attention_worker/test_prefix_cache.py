@@ -169,6 +169,25 @@ def test_evicted_pages_come_back_from_host_memory() -> None:
     assert run(driver, other)[0].cached == 96
 
 
+def test_a_prompt_goes_on_with_what_went_to_host_memory_since_its_last_chunk() -> None:
+    driver = Driver(FakeModel(), sizes=limits(num_pages=6, max_batch_tokens=8, max_running=2, host_pages=4))
+    ids = prompt(40)
+    received = driver.submit(ids, FEW)
+    driver.engine.step()  # half of its first page
+    engine, (running,) = driver.engine, driver.engine.scheduler.running
+    assert running.cached == 8
+    assert running.names is not None
+    [name] = running.names.of(ids, PAGE)
+    latents = torch.tensor(ids[:PAGE]).numpy().tobytes()  # as FakeModel has them
+    others = [(bytes([number]) * len(name), latents) for number in range(3)]
+    engine.exchange.insert([(name, latents), *others], set())  # these make the first one leave
+    engine.step()
+    assert engine.cache.pages.host.loads == 1
+    driver.finish(max_steps=20)
+    assert received.cached == engine.scheduler.prefix_hits == 8, "the half that it had not computed"
+    assert_same(received, alone(ids))
+
+
 def test_copies_that_fail_end_what_runs_and_empty_the_cache() -> None:
     driver = Driver(FakeModel(), sizes=limits(num_pages=8, max_len=8 * PAGE, host_pages=20))
     one, other = prompt(100), prompt(110, seed=1)

@@ -185,7 +185,8 @@ class Scheduler:
         if lacks > 0 and self._give_draft_pages_back():
             lacks = self._lacks(newcomer)
         if self.running and (lacks > 0 or len(self.running) >= self.max_running):
-            for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self.fair):
+            leaves = self.pages.freeing(self._cached_names(newcomer))
+            for victim in victims(self.running, newcomer, lacks, leaves, self.fair):
                 self._preempt(victim)
 
     def _lacks(self, newcomer: Sequence) -> int:
