@@ -133,7 +133,10 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         row = data.draw(st.sampled_from(sorted(self.ids)))
+        names = names_of(self.ids[row], self.computed[row] // SIZE)
+        names = [name for place, name in enumerate(names) if self.named().get(name) == self.pool.table_SX[row, place]]
         self.pool.forget(row)
+        assert not any(name in self.pool.host for name in names)
         assert not set(self.pool.table_SX[row].tolist()) & set(self.named().values())
         self.release(row)
 

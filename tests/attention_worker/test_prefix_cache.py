@@ -143,13 +143,18 @@ def test_a_prompt_uses_pages_that_others_have_computed_after_its_admission() -> 
     assert_same(slow, alone(ids, Sampling(max_tokens=4, prompt_logprobs=0)))
 
 
-def test_pages_of_logits_that_are_not_finite_are_not_shared() -> None:
+@pytest.mark.parametrize("from_host", [False, True])
+def test_pages_of_logits_that_are_not_finite_are_not_shared(from_host: bool) -> None:
     model, ids = FakeModel(), prompt(40)
+    driver = Driver(model, sizes=limits(num_pages=8, max_len=8 * PAGE, host_pages=8))
+    if from_host:
+        run(driver, ids)
+        run(driver, prompt(110, seed=1))
     rows = model.rows.clone()
     poisoned = alone(ids, Sampling(max_tokens=1)).rows[0]
     model.rows[(model.rows == poisoned).all(-1)] = float("nan")
-    driver = Driver(model)
     bad, _ = run(driver, ids)
+    assert (driver.engine.cache.pages.host.loads > 0) == from_host
     assert bad.endings[0].reason == "failed"
     model.rows = rows
     good, _ = run(driver, ids)

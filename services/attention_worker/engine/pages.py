@@ -204,6 +204,7 @@ class PagePool:
         for page in self.table_SX[row, : self._held[row]].tolist():
             if (name := self._name.pop(page, None)) is not None:
                 del self._page[name]
+                self.host.drop(name)
                 self.changes += 1
 
     def forget_all(self) -> None:
