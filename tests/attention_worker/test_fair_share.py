@@ -9,9 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.attention_worker.engine.draft_policy import DraftPolicy
 from services.attention_worker.engine.pages import PagePool
-from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 from services.attention_worker.engine.step_cost import PRIOR_S, Work
+from services.attention_worker.engine.step_plan import Chunk
 from services.prefixes.page_names import PageNames, root_name
 
 PAGE_SIZE = 4

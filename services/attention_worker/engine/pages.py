@@ -127,6 +127,10 @@ class PagePool:
         self._held[row] = wanted
         return True
 
+    def has(self, row: int, tokens: int) -> bool:
+        """Whether a row has the pages of so many positions."""
+        return self.pages_for(tokens) <= self._held[row]
+
     def shrink(self, row: int, tokens: int) -> None:
         """Frees a row's pages beyond `tokens` positions; nothing that is to be kept may have been written to them."""
         for index in range(self.pages_for(tokens), self._held[row]):
