@@ -33,7 +33,7 @@ pytestmark = pytest.mark.processes
 
 REPO = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
-ALICE, BOB, ROOT, FEW, SLOW, URLS, LEFT = (new_key() for _ in range(7))
+ALICE, BOB, ROOT, FEW, SLOW, URLS, LEFT, ENDS = (new_key() for _ in range(8))
 HI: list[Any] = [{"role": "user", "content": "hello"}]
 KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "alice": (ALICE, {}),
@@ -43,6 +43,7 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "slow": (SLOW, {"concurrent": 1}),
     "urls": (URLS, {"requests_per_minute": 1.0}),
     "left": (LEFT, {"tokens_per_minute": 100.0}),
+    "ends": (ENDS, {"tokens_per_minute": 100.0}),
 }
 
 
@@ -142,6 +143,27 @@ def test_an_answer_without_max_tokens_has_what_the_key_has_left(router: Harness)
     assert answer.json()["choices"][0]["finish_reason"] == "length"
     assert answer.json()["usage"]["total_tokens"] == 100
     assert int(answer.headers["x-ratelimit-remaining-tokens"]) == 0
+
+
+def test_a_quota_counts_what_usage_counts(router: Harness) -> None:
+    """Tokens that come together with a stop string's, as drafts do, and lie behind it are not paid for."""
+    fake = router.fakes[0]
+    script, fake.script = fake.script, answers_with(router.ids("hello") * 40, chunk=40)
+    try:
+        first, second = (
+            httpx2.post(
+                router.url + "/v1/chat/completions",
+                json={"model": MODEL, "messages": HI, "max_tokens": 40, "stop": "hello"},
+                headers={"x-api-key": ENDS},
+            )
+            for _ in range(2)
+        )
+    finally:
+        fake.script = script
+    usage = first.json()["usage"]
+    assert usage["completion_tokens"] == 1
+    reserved = usage["prompt_tokens"] + 40
+    assert int(second.headers["x-ratelimit-remaining-tokens"]) >= 100 - usage["total_tokens"] - reserved
 
 
 def test_all_causes_have_the_same_body(router: Harness) -> None:
