@@ -14,6 +14,7 @@ from services.planner.traffic import Slo, Traffic
 WAYS: tuple[Way, ...] = ("separate", "colocated", "prefill apart")
 BATCHES, SPLITS, PREFILL_SPLITS = 8, 8, 6
 TENSOR_PARALLEL = (1, 2, 4, 8)
+MLP_TP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,10 @@ def _servings(m: Machine, way: Way, devices: int) -> Iterator[Serving]:
         if tp > 1 and (tp >= devices or m.shape.attention.heads % tp):
             continue
         for count in drafts:
-            yield replace(m.serving, tp=tp, drafts=count, deduplicated=way == "separate")
+            apart = way == "separate"
+            # Four devices share the dense MLPs, as the report's do; Caracal's ranks share attention with them, or nothing.
+            shared = 1 if apart or m.node < MLP_TP or not m.shape.dense_ffn else MLP_TP
+            yield replace(m.serving, tp=tp, drafts=count, deduplicated=apart, mlp_tp=shared)
 
 
 def least_experts(m: Machine) -> int:

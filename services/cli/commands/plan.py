@@ -41,6 +41,10 @@ def plan(
     weights: Annotated[str, typer.Option(help="fp8, bf16 or fp32.")] = "fp8",
     kv: Annotated[str, typer.Option(help="Dtype of the KV cache.")] = "bf16",
     replicas: Annotated[int, typer.Option(help="Of each expert, in separate pools.", min=1, max=8)] = 1,
+    unevenness: Annotated[
+        float, typer.Option(help="Deviation of experts' loads over their mean, beyond what the fitted factors have in them.",
+                            min=0, max=10, callback=finite)
+    ] = 0.0,
     rate: Annotated[float, typer.Option(help="Requests a second; 0: the most that fit.", **Positive)] = 0.0,
     prompt: Annotated[float, typer.Option(help="Tokens of a prompt, on average.", **Positive)] = 4000.0,
     answer: Annotated[float, typer.Option(help="Tokens of an answer, on average.", **Positive)] = 1000.0,
@@ -76,7 +80,7 @@ def plan(
         from services.cli.planning.question import Question
 
         question = Question(
-            model=model, gpu=gpu, gpus=gpus, budget_h=budget, link=link, price_h=price, weights=weights, kv=kv, replicas=replicas,
+            model=model, gpu=gpu, gpus=gpus, budget_h=budget, link=link, price_h=price, weights=weights, kv=kv, replicas=replicas, unevenness=unevenness,
             traffic=Traffic(rate=rate, prompt=prompt, answer=answer, cached=cached, spread=spread),
             slo=Slo(ttft_s=ttft or math.inf, itl_s=itl / 1e3 if itl else math.inf), profile=profile,
         )  # fmt: skip

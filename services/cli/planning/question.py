@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.cli.planning.errors import BadPlan
@@ -18,9 +18,6 @@ from services.planner.serving import Serving
 from services.planner.shape import BYTES
 from services.planner.traffic import Slo, Traffic
 
-# The deviation of experts' loads that placement by load leaves: 64 workers then have 0.93 of the greatest load on average
-# (bench/results/placement.json, Zipf).
-UNEVENNESS = 0.07
 MOST_DEVICES = 8192
 TRIES = 6
 DEFAULT_LINKS = {"h20": "infiniband", "gb200": "nvl72", "910c": "ub", "cpu": "loopback"}
@@ -39,6 +36,7 @@ class Question:
     weights: str = "fp8"
     kv: str = "bf16"
     replicas: int = 1
+    unevenness: float = 0.0
     traffic: Traffic
     slo: Slo
     profile: Path | None = None
@@ -81,7 +79,7 @@ def machine_of(q: Question) -> Machine:
         kv_dtype=q.kv,
         out_dtype="bf16" if cpu else "fp8",
         drafts=1 if shape.draft_params and not cpu else 0,
-        unevenness=UNEVENNESS,
+        unevenness=q.unevenness,
     )
     return Machine(
         shape=shape,
@@ -150,8 +148,3 @@ def _enough(machine: Machine, q: Question, judged: list[Judged]) -> Answer:
         devices = wanted
     enough = [one for one in tried.values() if one.winner.rate >= q.traffic.rate]
     return min(enough or tried.values(), key=lambda one: one.devices if enough else -one.winner.rate)
-
-
-def only_decode(q: Question) -> Question:
-    """The same question with prompts cached whole: what published decode figures are about."""
-    return replace(q, traffic=replace(q.traffic, cached=1.0))
