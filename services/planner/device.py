@@ -14,6 +14,7 @@ class Factors:
     op_s: float = 0.0  # of one kernel of a step: its start and its tail
     step_s: float = 0.0  # of a step, outside its layers
     row_s: float = 0.0  # of one sequence in a step: sampler, stream, router
+    touch_s: float = 0.0  # of one more expert that gets rows: weights that no cache has yet
     fitted_on: str = ""
 
 
@@ -51,6 +52,7 @@ class Link:
     bytes_s: float  # that an exchange of rows reaches, each way
     latency_s: float  # from a message's start at one end to its arrival at the other, payload apart
     message_s: float = 0.0  # of the sender's and receiver's time for one more message
+    row_s: float = 0.0  # of their time for a row that goes and comes back: planning, copies, adding
     sources: dict[str, str] = field(default_factory=dict)
 
 

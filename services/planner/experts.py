@@ -35,4 +35,5 @@ def layer_s(
     own = grouped(shape, choices, held, dtype, skew)
     weights = shape.shared_params * BYTES[dtype] if shared_rows else 0.0
     flops = 2 * shared_rows * shape.shared_params
-    return Work(own.read_bytes + weights, own.flops + flops, dtype, OPS).seconds(device)
+    found = touched(held, choices * skew) * device.factors.touch_s
+    return Work(own.read_bytes + weights, own.flops + flops, dtype, OPS).seconds(device) + found

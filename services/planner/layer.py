@@ -126,6 +126,8 @@ def _separate(shape: Shape, load: Load, serving: Serving, pools: Pools, groups: 
     out, back = wire * trip.out_s(link, ratio), wire * trip.back_s(link, ratio)
     messages = trip.messages * link.message_s
     parts = _parts(shape, part, serving, device)
+    handled = rows * choices_of(shape, serving) * link.row_s
+    messages += handled
     moe = _pool_s(shape, callers * rows, serving, pools, pools.expert_device) + callers / pools.experts * messages
     extra = Work(ops=EXCHANGE_OPS).seconds(device) + messages
     first = parts.attention + parts.gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -65,9 +66,7 @@ def plan(
     from services.planner.traffic import Slo, Traffic
 
     if calibrate is not None:
-        from services.cli.planning.calibrate import calibrate as measure
-
-        measure(calibrate)
+        _calibrate(calibrate)
         return
     if not gpu and (gpus or budget or rate or plot or values or profile):
         usage_error("--gpu names what to plan for: it goes with --gpus, --budget, --rate, --plot, --values and --profile")
@@ -87,6 +86,18 @@ def plan(
         _ask(question, plot, values, as_json)
     except BadPlan as error:
         usage_error(str(error))
+
+
+def _calibrate(path: Path) -> None:
+    """Measures with what `make bench` measures with. Needs a checkout of the repository."""
+    sys.path.append(str(Path(__file__).resolve().parents[3]))  # bench/ is not installed
+    try:
+        from bench.planner.calibrate import calibrate as measure
+    except ModuleNotFoundError as error:
+        usage_error(f"--calibrate needs a checkout of the repository: {error}")
+    if not path.parent.is_dir():
+        usage_error(f"{path}: no such folder")
+    measure(path)
 
 
 def _ask(question: object, plot: Path | None, values: Path | None, as_json: bool) -> None:

@@ -16,8 +16,8 @@ from services.planner.device import Device, Factors, Link
 DEVICE_FIELDS = {
     "like", "memory_gb", "memory_gb_s", "tflops", "attention_tflops", "index_gb_s", "price_h", "sources", "factors", "shared_memory"
 }  # fmt: skip
-LINK_FIELDS = {"gb_s", "latency_us", "message_us", "domain", "sources"}
-FACTOR_FIELDS = {"efficiency", "overlap_loss", "op_us", "step_us", "row_us", "fitted_on"}
+LINK_FIELDS = {"gb_s", "latency_us", "message_us", "row_us", "domain", "sources"}
+FACTOR_FIELDS = {"efficiency", "overlap_loss", "op_us", "step_us", "row_us", "touch_us", "fitted_on"}
 
 
 @cache
@@ -40,6 +40,7 @@ def link(name: str, profile: Path | None = None) -> Link:
         bytes_s=float(raw["gb_s"]) * 1e9,
         latency_s=float(raw["latency_us"]) * 1e-6,
         message_s=float(raw.get("message_us", 0.0)) * 1e-6,
+        row_s=float(raw.get("row_us", 0.0)) * 1e-6,
         sources=dict(raw.get("sources", {})),
     )
 
@@ -89,6 +90,7 @@ def _factors(name: str, raw: Mapping[str, Any]) -> Factors:
         op_s=float(raw.get("op_us", 0.0)) * 1e-6,
         step_s=float(raw.get("step_us", 0.0)) * 1e-6,
         row_s=float(raw.get("row_us", 0.0)) * 1e-6,
+        touch_s=float(raw.get("touch_us", 0.0)) * 1e-6,
         fitted_on=str(raw.get("fitted_on", "")),
     )
 
