@@ -1,4 +1,4 @@
-"""Measures the machine that it runs on and writes a profile for `caracal plan --profile`: peaks, sockets, and fitted factors."""
+"""Measures this machine for `caracal plan --calibrate`: peaks, sockets, and factors fitted to small clusters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def calibrate(path: Path, *, smoke: bool = False) -> None:
     for each in measured:
         said = step(each.point, device, link).seconds
         name = f"{each.model}, {each.point.workers} expert worker(s), {each.point.streams} streams"
-        print(f"  {name}: {1e3 * each.seconds:.3g} ms, fitted {1e3 * said:.3g} ms ({100 * (said / each.seconds - 1):+.0f} %)")
+        print(
+            f"  {name}: {1e3 * each.seconds:.3g} ms, fitted {1e3 * said:.3g} ms "
+            f"({100 * (said / each.seconds - 1):+.0f} %)"
+        )
 
 
 def profile(device: Device, link: Link, wire: SocketLink, measured: Sequence[Measured]) -> str:
@@ -58,19 +61,26 @@ def profile(device: Device, link: Link, wire: SocketLink, measured: Sequence[Mea
         f"tflops = {{ bf16 = {device.flops['bf16'] / 1e12:.4g} }}",
         "price_h = 0.05",
         "shared_memory = true",
-        'sources = { memory_gb_s = "measured here: one thread", tflops = "measured here: one thread", price_h = "assumed" }',
-        f"factors = {{ efficiency = {f.efficiency:.4g}, overlap_loss = {f.overlap_loss:.4g}, op_us = {1e6 * f.op_s:.4g}, "
-        f"step_us = {1e6 * f.step_s:.4g}, row_us = {1e6 * f.row_s:.4g}, touch_us = {1e6 * f.touch_s:.4g}, fitted_on = \"--calibrate\" }}",
+        'sources = { memory_gb_s = "measured here: one thread", tflops = "measured here: one thread", '
+        'price_h = "assumed" }',
+        f"factors = "
+        f"{{ efficiency = {f.efficiency:.4g}, overlap_loss = {f.overlap_loss:.4g}, op_us = {1e6 * f.op_s:.4g}, "
+        f"step_us = {1e6 * f.step_s:.4g}, row_us = {1e6 * f.row_s:.4g}, touch_us = {1e6 * f.touch_s:.4g}, "
+        'fitted_on = "--calibrate" }',
         "[links.loopback]",
         f"gb_s = {link.bytes_s / 1e9:.4g}",
         f"latency_us = {1e6 * link.latency_s:.4g}",
         f"message_us = {1e6 * link.message_s:.4g}",
         f"row_us = {1e6 * link.row_s:.4g}",
-        'sources = { gb_s = "measured here: a socket", latency_us = "fitted: --calibrate", message_us = "measured here: a socket" }',
+        'sources = { gb_s = "measured here: a socket", latency_us = "fitted: --calibrate", '
+        'message_us = "measured here: a socket" }',
         "[measured]",
         f"half_round_trip_us = {1e6 * wire.latency_s:.4g}",
     ]
     for each in measured:
         point = each.point
-        lines.append(f"{json.dumps(f'{each.model}, {point.workers} workers, {point.streams} streams, ms')} = {1e3 * each.seconds:.5g}")
+        lines.append(
+            f"{json.dumps(f'{each.model}, {point.workers} workers, {point.streams} streams, ms')} = "
+            f"{1e3 * each.seconds:.5g}"
+        )
     return "\n".join([*lines, ""])

@@ -52,8 +52,11 @@ def rows_table() -> str:
         error = f"{100 * one.error:+.1f} points" if row.relative else f"{100 * one.error:+.1f} %"
         body.append((row.name, row.source, row.unit, _number(row.published), _number(one.predicted), error, row.use))
     right, asked = signs(judged)
-    said = [f"{kind}: {100 * s.error:.0f} % ({s.tested} rows)" for kind in KINDS if (s := sureness(judged, kind)).tested]  # type: ignore[arg-type]
-    foot = f"Root of the mean square where nothing was fitted: {'; '.join(said)}. Separate or colocated: the sign is right in {right} of {asked}."
+    said = [
+        f"{kind}: {100 * s.error:.0f} % ({s.tested} rows)" for kind in KINDS if (s := sureness(judged, kind)).tested
+    ]  # type: ignore[arg-type]
+    foot = f"Root of the mean square where nothing was fitted: {'; '.join(said)}."
+    foot += f" Separate or colocated: the sign is right in {right} of {asked}."
     return _table(("what", "source", "unit", "published", "predicted", "error", "use"), body) + "\n\n" + foot
 
 
@@ -95,7 +98,15 @@ def fast_table() -> str:
                 f"{whole.price(WHOLE):.2f}" if whole else "does not reach it",
             )
         )
-    header = ("GPU", "USD an hour", "cheapest of 128", "tokens/s per user, per GPU", "USD per million, decode alone", "margin to 0.70", "with prompts of 4,500")
+    header = (
+        "GPU",
+        "USD an hour",
+        "cheapest of 128",
+        "tokens/s per user, per GPU",
+        "USD per million, decode alone",
+        "margin to 0.70",
+        "with prompts of 4,500",
+    )
     return _table(header, body)
 
 
@@ -107,7 +118,17 @@ def devices_table() -> str:
         f = one.factors
         factors = f"{f.efficiency:g}, {f.overlap_loss:g}, {1e6 * f.op_s:g} µs"
         sources = "; ".join(f"{key}: {value}" for key, value in one.sources.items())
-        body.append((name, f"{one.memory_bytes / 1e9:g}", f"{one.memory_bytes_s / 1e9:g}", flops, factors, f"{one.price_h:g}", sources))
+        body.append(
+            (
+                name,
+                f"{one.memory_bytes / 1e9:g}",
+                f"{one.memory_bytes_s / 1e9:g}",
+                flops,
+                factors,
+                f"{one.price_h:g}",
+                sources,
+            )
+        )
     return _table(("device", "GB", "GB/s", "TFLOPS", "efficiency, loss, op", "USD/h", "sources"), body)
 
 

@@ -1,4 +1,4 @@
-""""$0.70 per million at more than 100 tokens/s per user": what it takes on each GPU, as decode alone and with prompts."""
+"""What $0.70 per million at more than 100 tokens/s per user takes on each GPU: decode alone, and with prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE = Traffic(prompt=4500, answer=1000)
 
 @dataclass(frozen=True, slots=True)
 class FastUsers:
-    """The cheapest deployment of one GPU that gives users so much. `margin`: the price allowed over the price, less one."""
+    """The cheapest deployments of one GPU that give users so much: for decode alone, and with prompts."""
 
     gpu: str
     price_h: float

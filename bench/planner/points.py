@@ -39,7 +39,12 @@ class Model:
 
 
 def layers_and_experts(layers: int, experts: int) -> dict[str, int]:
-    return {"num_layers": layers, "num_hidden_layers": 2 * layers, "n_routed_experts": experts, "zero_expert_num": experts // 2}
+    return {
+        "num_layers": layers,
+        "num_hidden_layers": 2 * layers,
+        "n_routed_experts": experts,
+        "zero_expert_num": experts // 2,
+    }
 
 
 NARROW = Model("narrow", "bench-sweep", workers=(1, 3), changes=layers_and_experts(4, 64))

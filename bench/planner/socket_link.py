@@ -39,7 +39,10 @@ def measure(round_trips: int = ROUND_TRIPS, large_ones: int = LARGE_ONES) -> Soc
                 _exchange(peer, SMALL, round_trips // 10 + 1)
                 cpu, wall = time.process_time(), time.perf_counter()
                 _exchange(peer, SMALL, round_trips)
-                latency, message = (time.perf_counter() - wall) / round_trips / 2, (time.process_time() - cpu) / round_trips
+                latency, message = (
+                    (time.perf_counter() - wall) / round_trips / 2,
+                    (time.process_time() - cpu) / round_trips,
+                )
                 wall = time.perf_counter()
                 _exchange(peer, LARGE, large_ones)
                 rate = 2 * LARGE * large_ones / (time.perf_counter() - wall)
@@ -50,7 +53,7 @@ def measure(round_trips: int = ROUND_TRIPS, large_ones: int = LARGE_ONES) -> Soc
 
 
 def _exchange(peer: socket.socket, size: int, times: int) -> None:
-    """Sends so many bytes and waits until all have come back. A part of them at once, so that no buffer is full on both sides."""
+    """Sends so many bytes, in parts that fit the buffers, and waits until each part has come back."""
     part = b"x" * min(size, 1 << 16)
     for _ in range(times):
         for _ in range(size // len(part)):

@@ -56,10 +56,13 @@ def main() -> None:
         text = profile.read_text(encoding="utf-8")
     for row in rows:
         print(
-            f"{row['model']}, {row['expert_workers']} expert worker(s), {row['streams']} streams: {row['itl_ms']:.3g} ms, "
+            f"{row['model']}, {row['expert_workers']} expert worker(s), {row['streams']} streams: "
+            f"{row['itl_ms']:.3g} ms, "
             f"predicted {row['predicted_itl_ms']:.3g} ms ({row['error_percent']:+.0f} %, goal within {GOAL:g})"
         )
-    given.out.write_text(json.dumps({"machine": machine(), "profile": text, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    given.out.write_text(
+        json.dumps({"machine": machine(), "profile": text, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def load_sizes(model: str) -> Sizes:
 
 
 def config_of(model: str) -> tuple[ModelConfig, bool, str]:
-    """The config of a checkpoint, whether it has the tensors of multi-token prediction, and its name. Raises BadPlan."""
+    """The config of a checkpoint, whether it has tensors for drafts, and its name. Raises BadPlan."""
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():

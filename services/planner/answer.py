@@ -14,7 +14,10 @@ from services.planner.traffic import Slo, Traffic
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found for so many devices. `margin`: the winner's rate over that of the second, less one; inf: it is alone."""
+    """What was found for so many devices.
+
+    `margin`: the winner's rate over the best one's that places experts the other way, less one; infinite without one.
+    """
 
     devices: int
     chosen: Mapping[Way, Candidate]
@@ -50,9 +53,9 @@ def answer(m: Machine, devices: int, traffic: Traffic, slo: Slo, judged: Sequenc
     chosen = best(found, slo, traffic)
     if not chosen:
         raise Infeasible(f"no deployment of {devices} {m.device.name} meets the SLO", _nearest(found, traffic, slo))
-    ordered = sorted(chosen.values(), key=lambda one: -one.rate)
-    winner = ordered[0]
-    margin = winner.rate / ordered[1].rate - 1 if len(ordered) > 1 else math.inf
+    winner = max(chosen.values(), key=lambda one: one.rate)
+    others = [one.rate for one in chosen.values() if (one.way == "separate") != (winner.way == "separate")]
+    margin = winner.rate / max(others) - 1 if others else math.inf
     off_by = sureness(judged, "gain of separating")
     return Answer(
         devices=devices,
@@ -70,7 +73,7 @@ def answer(m: Machine, devices: int, traffic: Traffic, slo: Slo, judged: Sequenc
 
 
 def after_loss(m: Machine, one: Candidate, traffic: Traffic) -> float:
-    """The share of its rate that a deployment keeps when it loses a worker of the pool that it can spare least; 0: none."""
+    """The share of its rate that a deployment keeps without one worker, of the pool that can spare it least."""
     split = (one.attention, one.experts, one.prefill)
     shares = []
     for number, size in enumerate((one.serving.tp, 1, one.serving.tp)):
@@ -94,7 +97,8 @@ def _share_left(m: Machine, one: Candidate, split: tuple[int, int, int], traffic
 def _nearest(found: Sequence[Candidate], traffic: Traffic, slo: Slo) -> str:
     fastest = min(found, key=lambda one: max(one.step.tpot_s / slo.itl_s, one.ttft_s / slo.ttft_s))
     return (
-        f"{1e3 * fastest.step.tpot_s:.3g} ms between tokens and {fastest.ttft_percentile_s(traffic, 0.7 * fastest.rate):.3g} s to the "
+        f"{1e3 * fastest.step.tpot_s:.3g} ms between tokens and "
+        f"{fastest.ttft_percentile_s(traffic, 0.7 * fastest.rate):.3g} s to the "
         f"first one, {fastest.way}, {fastest.sequences} sequences per device"
     )
 
@@ -107,12 +111,15 @@ def _why(chosen: Mapping[Way, Candidate], traffic: Traffic) -> str:
     one, other = apart.step.layer, together.step.layer
     us = 1e6
     said = [
-        f"Apart, a layer takes {one.total * us:.0f} µs, of which {one.exposed * us:.0f} µs wait for experts and the link "
-        f"({apart.attention}:{apart.experts}, experts busy {100 * one.expert_busy:.0f} % of the time); together {other.total * us:.0f} µs, "
+        f"Apart, a layer takes {one.total * us:.0f} µs, of which {one.exposed * us:.0f} µs wait for experts "
+        f"and the link "
+        f"({apart.attention}:{apart.experts}, experts busy {100 * one.expert_busy:.0f} % of the time); "
+        f"together {other.total * us:.0f} µs, "
         f"{other.exposed * us:.0f} µs exposed."
     ]
     said.append(
-        f"{apart.sequences} sequences on each of {apart.attention} devices against {together.sequences} on each of {together.attention}: "
+        f"{apart.sequences} sequences on each of {apart.attention} devices against {together.sequences} on "
+        f"each of {together.attention}: "
         + (
             "memory that experts leave free is worth more than the devices they take."
             if apart.rate > together.rate

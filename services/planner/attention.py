@@ -21,7 +21,6 @@ def out(a: Attention, rows: float, dtype: str, tp: int = 1) -> Work:
     return product(rows, a.out / tp, dtype, BYTES[dtype], OUT_OPS)
 
 
-
 def core_s(
     a: Attention, sequences: float, rows: float, context: float, kv_dtype: str, device: Device, tp: int = 1
 ) -> float:

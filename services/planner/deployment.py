@@ -1,7 +1,7 @@
 """One way to use the devices at hand: what it serves within an SLO, and what it costs.
 
-Three ways: `separate` (attention and expert devices, as Caracal deploys them), `colocated` (every device has attention and its share
-of the experts), `prefill apart` (colocated, with prompts on devices of their own).
+Three ways: `separate` (attention and expert devices, as Caracal deploys them), `colocated` (every device has
+attention and its share of the experts), `prefill apart` (colocated, with prompts on devices of their own).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Candidate:
 def evaluate(
     m: Machine, way: Way, split: tuple[int, int, int], sequences: int, traffic: Traffic, slo: Slo
 ) -> Candidate | None:
-    """A deployment of `split` (attention, experts, prompts) devices with so many sequences per device; None beyond the SLO.
+    """A deployment of `split` (attention, experts, prompts) devices, so many sequences on each; None beyond the SLO.
 
     A decode step is longer beside prompts: in each of its intervals they take the share of time that their tokens need.
     """
@@ -89,7 +89,9 @@ def evaluate(
     memory = on_device(m.shape, serving, m.device.memory_bytes, 0 if way == "separate" else m.shape.experts / attention)
     load = Load(sequences * serving.tp, traffic.context)
     if way == "separate":
-        pools = Pools(attention=attention, experts=experts, attention_device=m.device, expert_device=m.device, link=m.link)
+        pools = Pools(
+            attention=attention, experts=experts, attention_device=m.device, expert_device=m.device, link=m.link
+        )
         step = separate_step(m.shape, load, serving, pools)
     else:
         step = colocated_step(m.shape, load, serving, m.device, m.link, attention)
@@ -125,7 +127,7 @@ def evaluate(
 
 
 def _prefill(m: Machine, way: Way, serving: Serving, traffic: Traffic, holders: int) -> Prefill:
-    """Of one device. Where nodes have a fast link inside, a prompt's row goes once to each node, whose sum comes back."""
+    """Of one device. Where nodes have a fast link inside, a row goes once to each node, whose sum comes back."""
     if way != "separate" and holders > m.node > 1:
         serving, holders = replace(serving, deduplicated=True, summed=True), math.ceil(holders / m.node)
     return prefill(m.shape, traffic.prompt, serving, m.device, m.link, holders)

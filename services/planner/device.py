@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factors:
-    """How far a device stays behind its data sheet. `fitted_on` says on which rows, empty: taken from another device."""
+    """How far a device stays behind its data sheet. `fitted_on`: on which rows; empty: as another device."""
 
     efficiency: float = 1.0  # share of peaks, of memory and products, that a step's kernels reach
     overlap_loss: float = 0.0  # share of the shorter of two things side by side that still costs time

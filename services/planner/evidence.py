@@ -1,4 +1,4 @@
-"""How far the model was off where the truth is published: by kind of question, so that an answer can say how sure it is."""
+"""How far the model was off where the truth is published, by kind of question: how sure an answer is."""
 
 from __future__ import annotations
 

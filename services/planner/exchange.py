@@ -1,7 +1,7 @@
 """What travels between attention and experts for one layer, and how long it takes.
 
-A token's row goes out once per choice of an FFN expert (a library that copies), or once per worker that holds one of its
-experts (`deduplicated`); zero experts send nothing. One row per choice comes back. Legend: r rows, n workers.
+A token's row goes out once per choice of an FFN expert (a library that copies), or once per worker that holds one of
+its experts (`deduplicated`); zero experts send nothing. One row per choice comes back. Legend: r rows, n workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Exchange:
     messages: float
 
     def out_s(self, link: Link, receivers_share: float = 1.0) -> float:
-        """Seconds until the last row has arrived. `receivers_share`: bytes into a receiver over bytes out of a sender."""
+        """Seconds until the last row is there. `receivers_share`: bytes into a receiver over bytes out of a sender."""
         return _seconds(self.out_bytes, self.messages, link, receivers_share)
 
     def back_s(self, link: Link, senders_share: float = 1.0) -> float:

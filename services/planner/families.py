@@ -1,4 +1,4 @@
-"""Models by name: LongCat's family, and those that published figures are about. docs/planner.md says where sizes are from."""
+"""Models by name: LongCat's family, and those that published figures are about, as their config files have them."""
 
 from __future__ import annotations
 

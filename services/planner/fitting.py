@@ -1,4 +1,4 @@
-"""Fits factors to measured latencies: the least sum of squared logarithms of ratios (Levenberg and Marquardt, on logarithms).
+"""Fits factors to measured latencies by Levenberg and Marquardt: least squares of the logarithms of ratios.
 
 Legend: P points, F factors.
 """
@@ -66,7 +66,9 @@ def least(
         normal_FF = [[_dot(a_P, b_P) for b_P in slopes_FP] for a_P in slopes_FP]
         pull_F = [-_dot(a_P, off_P) for a_P in slopes_FP]
         while damping < 1e6:
-            damped_FF = [[x + damping * (x + 1e-9) * (i == j) for j, x in enumerate(row)] for i, row in enumerate(normal_FF)]
+            damped_FF = [
+                [x + damping * (x + 1e-9) * (i == j) for j, x in enumerate(row)] for i, row in enumerate(normal_FF)
+            ]
             move_F = _solve(damped_FF, pull_F)
             tried = {
                 name: min(factors[name][2], max(factors[name][1], values[name] * math.exp(max(-2.0, min(2.0, move)))))

@@ -1,7 +1,8 @@
 """One layer's time, part by part, where every device has both attention and experts, and where they are apart.
 
-Colocated expert parallelism comes without overlap, with two batches that overlap (TBO), or with the shortcut's single-batch overlap
-(SBO, LongCat-Flash's report, section 6.1). Separate pools work as Caracal does, or with micro-batches as published systems do.
+Colocated expert parallelism comes without overlap, with two batches that overlap (TBO), or with the shortcut's
+single-batch overlap (SBO, LongCat-Flash's report, section 6.1). Separate pools work as Caracal does, or with
+micro-batches as published systems do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ EXCHANGE_OPS = 4  # packing, sending, waiting, adding
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Seconds. `attention` is of one sublayer; `total` is what a step waits for; `busy` what an attention device computes."""
+    """Seconds. `attention`: of one sublayer; `total`: what a step takes; `busy`: what an attention device computes."""
 
     attention: float
     dispatch: float

@@ -1,6 +1,7 @@
 """What a worker holds: weights, pages of the KV cache, and what is left for buffers.
 
-A GPU's worker fills GPU_PERCENT of its memory with weights and pages, as `services/attention_worker/engine/memory.py` does.
+A GPU's worker fills GPU_PERCENT of its memory with weights and pages, as
+`services/attention_worker/engine/memory.py` does.
 """
 
 from __future__ import annotations

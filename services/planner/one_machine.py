@@ -11,7 +11,13 @@ from services.planner.shape import Shape
 from services.planner.step import Step, separate_step
 
 SERVING = Serving(
-    dense_dtype="bf16", expert_dtype="bf16", kv_dtype="bf16", out_dtype="bf16", back_dtype="bf16", deduplicated=True, groups=1
+    dense_dtype="bf16",
+    expert_dtype="bf16",
+    kv_dtype="bf16",
+    out_dtype="bf16",
+    back_dtype="bf16",
+    deduplicated=True,
+    groups=1,
 )
 
 

@@ -1,6 +1,7 @@
 """Prompts: tokens per second of the devices that compute them, and the time of one prompt.
 
-A prompt's rows are many, so products are bound by operations and not by weights. Experts' rows travel while others compute.
+A prompt's rows are many, so products are bound by operations and not by weights. Experts' rows travel while others
+compute.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from services.planner.exchange import exchange
 from services.planner.serving import Serving
 from services.planner.shape import Shape
 
-GROUPED_SHARE = 0.6  # of the peak that products of a prompt reach beside the device's own efficiency: quantising, padding
+GROUPED_SHARE = (
+    0.6  # of the peak that products of a prompt reach beside the device's own efficiency: quantising, padding
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Prefill:
 
 
 def token_flops(shape: Shape, context: float) -> tuple[float, float]:
-    """Operations of one prompt token in products, and in attention to the tokens before it, of which there are `context`."""
+    """Operations of one prompt token in products, and in attention to the `context` tokens before it."""
     layer = shape.sublayers * (shape.attention.projected + shape.dense_params) + shape.gate_params
     layer += int(shape.ffn_choices * shape.expert_params) + shape.shared_params
     products = 2.0 * (shape.layers * layer + shape.plain_layers * shape.plain_params)

@@ -1,7 +1,7 @@
 """Published measurements as the planner's questions: what was run, what came out, and what this model says of it.
 
-Nothing is fitted here. `use` says what a row served for: `theory` (published arithmetic: peaks, no factors), `fitted` (a device's
-or a link's factors were fitted on it), `tested`.
+Nothing is fitted here. `use` says what a row served for: `theory` (published arithmetic: peaks, no factors),
+`fitted` (a device's or a link's factors were fitted on it), `tested`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ def _deepseek_rows() -> list[Row]:
             ).device_tokens_s
         )
 
-    rows = (("profile, 116 sequences per GPU", 2324.0, 116, 4096, 128), ("blog, 88 sequences per GPU", 1850.0, 88, 4989, 144))
+    rows = (
+        ("profile, 116 sequences per GPU", 2324.0, 116, 4096, 128),
+        ("blog, 88 sequences per GPU", 1850.0, 88, 4989, 144),
+    )
     return [
         Row(f"DeepSeek-V3 {name}", f"{REPORT}, Table 6", "tokens/s per GPU", value, "colocated", "tested", ask(b, c, n))
         for name, value, b, c, n in rows
@@ -122,9 +125,9 @@ def _longcat_2_rows() -> list[Row]:
     def ask(streams: int) -> Predict:
         serving = Serving(tp=16, zeros_stay=False)
         load = Load(streams, 64 + 512)
-        return lambda p: 1e3 * colocated_step(
-            known.LONGCAT_2, load, serving, p.devices["h200"], p.links["efa"], 16
-        ).tpot_s
+        return lambda p: (
+            1e3 * colocated_step(known.LONGCAT_2, load, serving, p.devices["h200"], p.links["efa"], 16).tpot_s
+        )
 
     return [
         Row(f"LongCat-2.0, 16 H200, DeepEP over EFA, {n} streams", source, "ms TPOT", ms, "colocated", use, ask(n))
@@ -134,7 +137,9 @@ def _longcat_2_rows() -> list[Row]:
 
 def better(shape: Shape, load: Load, serving: Serving, device: Device, link: Link, devices: int) -> Step:
     """A step with two batches that overlap, or with one where that is sooner: few rows are not worth halving."""
-    steps = [colocated_step(shape, load, replace(serving, overlap=way), device, link, devices) for way in ("tbo", "none")]
+    steps = [
+        colocated_step(shape, load, replace(serving, overlap=way), device, link, devices) for way in ("tbo", "none")
+    ]
     return min(steps, key=lambda step: step.seconds)
 
 
@@ -142,7 +147,9 @@ def _cloudmatrix_rows() -> list[Row]:
     def ask(sequences: float) -> Predict:
         serving = Serving(drafts=1, acceptance=0.7)
         load = Load(sequences, 4096)
-        return lambda p: 2 * better(known.DEEPSEEK_V3, load, serving, p.devices["910c"], p.links["ub"], 320).device_tokens_s
+        return lambda p: (
+            2 * better(known.DEEPSEEK_V3, load, serving, p.devices["910c"], p.links["ub"], 320).device_tokens_s
+        )
 
     source = "CloudMatrix384, arXiv 2506.12708"
     rows = (("96 sequences per NPU", 1943.0, 48, "tested"), ("8 sequences per NPU", 538.0, 4, "tested"))
@@ -152,7 +159,9 @@ def _cloudmatrix_rows() -> list[Row]:
     ]
 
 
-def separate_of(p: Profiles, shape: Shape, pools: tuple[int, int], names: tuple[str, str], load: Load, s: Serving) -> Step:
+def separate_of(
+    p: Profiles, shape: Shape, pools: tuple[int, int], names: tuple[str, str], load: Load, s: Serving
+) -> Step:
     """A step of attention and expert devices of one kind, over one link."""
     device = p.devices[names[0]]
     return separate_step(shape, load, s, Pools(
@@ -176,7 +185,9 @@ def _separate_rows() -> list[Row]:
         return step.device_tokens_s / 2
 
     def xdeepserve(p: Profiles) -> float:
-        serving = replace(afd, kv_dtype="bf16", drafts=1, acceptance=0.7, summed=False, deduplicated=False, micro_batches=2)
+        serving = replace(
+            afd, kv_dtype="bf16", drafts=1, acceptance=0.7, summed=False, deduplicated=False, micro_batches=2
+        )
         step = separate_of(p, known.DEEPSEEK_V3, (480, 288), ("910c", "ub"), Load(96, 4096), serving)
         return step.device_tokens_s * 480 / 768 * 2
 
@@ -221,7 +232,7 @@ def nvl72_gain(p: Profiles) -> float:
 
 
 def megascale_gain(p: Profiles) -> float:
-    """Tokens/s per GPU within 150 ms a token of the best split of 16 A100 over 8-way tensor parallelism, as a factor."""
+    """Tokens/s per GPU within 150 ms a token of the best split of A100 over 8-way tensor parallelism, as a factor."""
     shape, device, context = known.SCALED_MOE, p.devices["a100"], 571 + 80
     bf16 = Serving(dense_dtype="bf16", expert_dtype="bf16", out_dtype="bf16")
     wire, nvlink = p.links["infiniband"], p.links["nvlink"]
@@ -230,7 +241,8 @@ def megascale_gain(p: Profiles) -> float:
         steps = [ask(b) for b in range(8, max(9, most), 8)]
         return max((s.device_tokens_s * share for s in steps if s.tpot_s <= 0.15), default=0.0)
 
-    # Half of the layers on each of two nodes, and a batch in each: as many sequences as one node with all layers would hold.
+    # Half of the layers on each of two nodes, and a batch in each: as many sequences as one node with all layers
+    # would hold.
     whole = replace(bf16, tp=8)
     room = on_device(shape, whole, device.memory_bytes, shape.experts / 16).cached_tokens // context
     together = best(lambda b: colocated_step(shape, Load(b, context), whole, device, nvlink, 8), room, 1 / 8)
@@ -272,7 +284,9 @@ def _gain_rows() -> list[Row]:
 
 def _prefill_rows() -> list[Row]:
     plain = Serving(overlap="tbo")
-    by_node = replace(plain, deduplicated=True, summed=True)  # a row goes once to each of four nodes, and NVLink spreads it
+    by_node = replace(
+        plain, deduplicated=True, summed=True
+    )  # a row goes once to each of four nodes, and NVLink spreads it
 
     def sglang(p: Profiles) -> float:
         return 8 * prefill(known.DEEPSEEK_V3, 2000, by_node, p.devices["h100"], p.links["infiniband"], 4).tokens_s
@@ -291,6 +305,6 @@ def _prefill_rows() -> list[Row]:
 def rows() -> list[Row]:
     """All of them, in the order of docs/planner.md."""
     return [
-        *_table_7_rows(), *_table_6_rows(), *_deepseek_rows(), *_longcat_2_rows(), *_cloudmatrix_rows(), *_ascend_rows(),
-        *_separate_rows(), *_gain_rows(), *_prefill_rows(),
+        *_table_7_rows(), *_table_6_rows(), *_deepseek_rows(), *_longcat_2_rows(), *_cloudmatrix_rows(),
+        *_ascend_rows(), *_separate_rows(), *_gain_rows(), *_prefill_rows(),
     ]  # fmt: skip

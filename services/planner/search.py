@@ -35,7 +35,9 @@ def frontier(m: Machine, devices: int, traffic: Traffic) -> list[Candidate]:
 def best(found: list[Candidate], slo: Slo, traffic: Traffic) -> dict[Way, Candidate]:
     """The deployment of each way that serves most requests within the SLO."""
     fitting = [
-        one for one in found if one.step.tpot_s <= slo.itl_s and one.ttft_percentile_s(traffic, 0.7 * one.rate) <= slo.ttft_s
+        one
+        for one in found
+        if one.step.tpot_s <= slo.itl_s and one.ttft_percentile_s(traffic, 0.7 * one.rate) <= slo.ttft_s
     ]
     chosen: dict[Way, Candidate] = {}
     for one in fitting:
@@ -72,7 +74,8 @@ def _servings(m: Machine, way: Way, devices: int) -> Iterator[Serving]:
             continue
         for count in drafts:
             apart = way == "separate"
-            # Four devices share the dense MLPs, as the report's do; Caracal's ranks share attention with them, or nothing.
+            # Four devices share the dense MLPs, as the report's do; Caracal's ranks share attention with them, or
+            # nothing.
             shared = 1 if apart or m.node < MLP_TP or not m.shape.dense_ffn else MLP_TP
             yield replace(m.serving, tp=tp, drafts=count, deduplicated=apart, mlp_tp=shared)
 

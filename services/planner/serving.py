@@ -10,7 +10,7 @@ from services.planner.shape import Overlap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What does not depend on how many devices there are. `unevenness`: of experts' loads, their deviation over their mean."""
+    """What does not depend on the devices. `unevenness`: the deviation of experts' loads over their mean."""
 
     dense_dtype: str = "fp8"
     expert_dtype: str = "fp8"

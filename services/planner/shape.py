@@ -1,4 +1,4 @@
-"""The sizes of a model that a step's cost depends on: of LongCat's family, and of the models that published rows are about."""
+"""The sizes of a model that a step's cost depends on, of LongCat's family and of others that figures are about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}  # of a value; n
 class Attention:
     """One attention sublayer. `latent`: values of a row in the KV cache; 0 rank: grouped-query attention.
 
-    `kept` is the number of keys that a query attends to at most, `index_heads` and `index_width` choose them; 0: all keys.
+    `kept` is the number of keys that a query attends to at most, `index_heads` and `index_width` choose them; 0: all
+    keys.
     """
 
     heads: int
@@ -32,7 +33,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A mixture-of-experts model. `sublayers`: attentions in a layer; `dense_ffn`: width of the MLP of each sublayer."""
+    """A mixture-of-experts model. `sublayers`: attentions of a layer; `dense_ffn`: width of each sublayer's MLP."""
 
     name: str
     layers: int  # that have experts
@@ -119,7 +120,7 @@ def mla(
     index_heads: int = 0,
     index_width: int = 0,
 ) -> Attention:
-    """Multi-head latent attention in its absorbed form: a key is a row of kv_rank + rope values, shared by all heads."""
+    """Multi-head latent attention, absorbed: a key is a row of kv_rank + rope values, shared by all heads."""
     out = kv_rank * heads * value + heads * value * hidden
     q = hidden * q_rank + q_rank * heads * (nope + rope) if q_rank else hidden * heads * (nope + rope)
     index = q_rank * index_heads * index_width + hidden * (index_width + index_heads) if kept else 0

@@ -28,7 +28,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadPlan(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise BadPlan(f"{path} is no plan with separate pools, as `caracal plan MODEL --gpu NAME --json` prints it") from None
+        raise BadPlan(
+            f"{path} is no plan with separate pools, as `caracal plan MODEL --gpu NAME --json` prints it"
+        ) from None
     if not all(type(one) is int and one >= 0 for one in numbers):
         raise BadPlan(f"{path}: a count of the plan is no whole number")
     return plan
@@ -42,10 +44,24 @@ def rows(plan: Mapping[str, Any], overview: Overview) -> list[tuple[str, str, st
         found.append((name.replace("_", " "), str(plan[name]), f"{len(workers)} serving", len(workers) >= plan[name]))
     loaded = [one.loaded for one in overview.workers if one.role == "expert" and one.loaded]
     most = max(loaded, default=0)
-    found.append(("experts on the fullest expert worker", f"at most {plan['experts_per_worker']}", str(most), most <= plan["experts_per_worker"]))
+    found.append(
+        (
+            "experts on the fullest expert worker",
+            f"at most {plan['experts_per_worker']}",
+            str(most),
+            most <= plan["experts_per_worker"],
+        )
+    )
     running = [int(one.stats.get("running", 0)) for one in overview.workers if one.role == "attention"]
     full = max(running, default=0)
-    found.append(("sequences on the fullest attention worker", f"at most {plan['max_running']}", str(full), full <= plan["max_running"]))
+    found.append(
+        (
+            "sequences on the fullest attention worker",
+            f"at most {plan['max_running']}",
+            str(full),
+            full <= plan["max_running"],
+        )
+    )
     return found
 
 

@@ -44,7 +44,7 @@ def shape_of(config: ModelConfig, sizes: Sizes) -> Shape:
 
 
 def find_shape(model: str) -> Shape:
-    """A family's name, another model's that published figures are about, a checkpoint or its config.json. Raises BadPlan."""
+    """The shape of a family by name, of another published model, of a checkpoint or its config.json. Raises BadPlan."""
     if model in KNOWN:
         name, config = KNOWN[model]
         return shape_of(config, Sizes.of(name, config, drafts=True))
@@ -53,6 +53,9 @@ def find_shape(model: str) -> Shape:
     if not Path(model).exists() and "/" not in model and not model.startswith("."):
         names = [*KNOWN, *FAMILIES, *OTHERS]
         near = difflib.get_close_matches(model, names, 1, 0.0)[0]
-        raise BadPlan(f"{model}: no such file, and no model of that name; the nearest is {near!r} ({', '.join(dict.fromkeys(names))})")
+        raise BadPlan(
+            f"{model}: no such file, and no model of that name; the nearest is {near!r} "
+            f"({', '.join(dict.fromkeys(names))})"
+        )
     config, drafts, name = config_of(model)
     return shape_of(config, Sizes.of(name, config, drafts))

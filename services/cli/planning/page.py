@@ -26,9 +26,12 @@ def show(found: Found) -> None:
     t, slo = q.traffic, q.slo
     console.print(
         Text(
-            f"{found.machine.shape.name} on {answer.devices} {q.gpu} over {found.machine.link.name}, {found.machine.serving.expert_dtype} weights, "
-            f"at {found.machine.price_h:g} USD an hour each.\nTraffic: {t.prompt:,.0f} tokens in ({100 * t.cached:.0f} % cached), {t.answer:,.0f} out"
-            f"{f', {t.rate:g} requests/s' if t.rate else ''}. SLO: {_ms(slo.itl_s)} between tokens, {_s(slo.ttft_s)} to the first."
+            f"{found.machine.shape.name} on {answer.devices} {q.gpu} over {found.machine.link.name}, "
+            f"{found.machine.serving.expert_dtype} weights, "
+            f"at {found.machine.price_h:g} USD an hour each.\nTraffic: {t.prompt:,.0f} tokens in "
+            f"({100 * t.cached:.0f} % cached), {t.answer:,.0f} out"
+            f"{f', {t.rate:g} requests/s' if t.rate else ''}. SLO: {_ms(slo.itl_s)} between tokens, "
+            f"{_s(slo.ttft_s)} to the first."
         )
     )
     console.print(Text("\n" + verdict(found)))
@@ -39,18 +42,24 @@ def show(found: Found) -> None:
 
 
 def verdict(found: Found) -> str:
+    """Separate or colocated, by how much, why, and how sure that is."""
     a = found.answer
-    name = "separate pools" if a.winner.way == "separate" else a.winner.way
+    name, other = ("separate pools", "colocated experts")[:: 1 if a.winner.way == "separate" else -1]
     if math.isinf(a.margin):
-        lead = f"{name}: nothing else fits."
+        lead = f"{name} ({a.winner.way}): nothing else fits."
     elif a.clear:
-        lead = f"{name} wins by {100 * a.margin:.0f} %."
+        lead = f"{name} ({a.winner.way}) serve {100 * a.margin:.0f} % more than {other}."
     else:
-        lead = f"{name} is ahead by {100 * a.margin:.0f} %, which is within the model's error: undecided; measure before you buy."
+        lead = (
+            f"{name} ({a.winner.way}) are {100 * a.margin:.0f} % ahead of {other}, within the model's error: "
+            "undecided, measure before you buy."
+        )
     right, asked = a.right_signs
     return (
-        f"{lead} {a.why}\nHow sure: of {asked} published comparisons of separate and colocated the model has the sign right in {right}; where "
-        f"nothing was fitted it was off by {100 * a.off_by.error:.0f} % (root mean square of {a.off_by.tested}); see docs/planner.md."
+        f"{lead[0].upper()}{lead[1:]} {a.why}\n"
+        f"How sure: of {asked} published comparisons of the two the model has the sign right in {right}; where nothing "
+        f"was fitted it was off by {100 * a.off_by.error:.0f} % (root mean square of {a.off_by.tested}); "
+        "see docs/planner.md."
     )
 
 
@@ -62,7 +71,10 @@ def _ways(found: Found) -> Table:
     def row(name: str, cells: list[str]) -> None:
         table.add_row(name, *cells)
 
-    row("devices: attention + experts + prompts", [f"{one.attention} + {one.experts} + {one.prefill}" for one in ordered])
+    row(
+        "devices: attention + experts + prompts",
+        [f"{one.attention} + {one.experts} + {one.prefill}" for one in ordered],
+    )
     row("requests/s", [f"{one.rate:.4g}" for one in ordered])
     row("tokens/s per device", [f"{one.device_tokens_s(t):,.0f}" for one in ordered])
     row("tokens/s per user", [f"{one.step.user_tokens_s:.1f}" for one in ordered])
@@ -92,7 +104,10 @@ def _winner(found: Found) -> Table:
 
 def _front(found: Found) -> Table:
     t = found.question.traffic
-    table = Table(*folded("tokens/s per user", "tokens/s per device", "USD per million", "way", "sequences"), title="Frontier, without the SLO")
+    table = Table(
+        *folded("tokens/s per user", "tokens/s per device", "USD per million", "way", "sequences"),
+        title="Frontier, without the SLO",
+    )
     front = found.answer.front
     stride = max(1, math.ceil(len(front) / FRONT_ROWS))
     for one in front[::stride]:
@@ -104,7 +119,11 @@ def _front(found: Found) -> Table:
 def notes(found: Found) -> list[str]:
     """What was assumed rather than published or measured."""
     device, link = found.machine.device, found.machine.link
-    assumed = [f"{name}: {source}" for name, source in {**device.sources, **link.sources}.items() if source.startswith("assumed")]
+    assumed = [
+        f"{name}: {source}"
+        for name, source in {**device.sources, **link.sources}.items()
+        if source.startswith("assumed")
+    ]
     factors = device.sources.get("factors") or device.factors.fitted_on or "of another device"
     lines = [f"Factors of {device.name}: {factors}."]
     if assumed:

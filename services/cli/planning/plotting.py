@@ -13,7 +13,8 @@ def frontier_svg(found: Found) -> str:
     ways = dict.fromkeys(one.way for one in front)
     series = {
         way: [
-            (one.step.user_tokens_s, one.device_tokens_s(t)) for one in pareto([one for one in front if one.way == way], t)
+            (one.step.user_tokens_s, one.device_tokens_s(t))
+            for one in pareto([one for one in front if one.way == way], t)
         ]
         for way in ways
     }

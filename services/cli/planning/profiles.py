@@ -14,7 +14,8 @@ from services.cli.planning.errors import BadPlan
 from services.planner.device import Device, Factors, Link
 
 DEVICE_FIELDS = {
-    "like", "memory_gb", "memory_gb_s", "tflops", "attention_tflops", "index_gb_s", "price_h", "sources", "factors", "shared_memory"
+    "like", "memory_gb", "memory_gb_s", "tflops", "attention_tflops", "index_gb_s", "price_h", "sources", "factors",
+    "shared_memory",
 }  # fmt: skip
 LINK_FIELDS = {"gb_s", "latency_us", "message_us", "row_us", "domain", "sources"}
 FACTOR_FIELDS = {"efficiency", "overlap_loss", "op_us", "step_us", "row_us", "touch_us", "fitted_on"}

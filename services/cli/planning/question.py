@@ -45,7 +45,10 @@ class Question:
         """Raises BadPlan."""
         t = self.traffic
         if t.rate == 0 and not self.gpus and not self.budget_h:
-            raise BadPlan("no traffic and no devices: give --rate, --gpus or --budget; e.g. --gpus 128 for the most that 128 serve")
+            raise BadPlan(
+                "no traffic and no devices: give --rate, --gpus or --budget; e.g. --gpus 128 for the most "
+                "that 128 serve"
+            )
         if t.prompt < 1 or t.answer < 1:
             raise BadPlan("a request without a prompt or an answer is no traffic: the least is --prompt 1 --answer 1")
         for option, value in (("--weights", self.weights), ("--kv", self.kv)):
@@ -98,25 +101,26 @@ def ask(q: Question) -> Found:
     if q.traffic.prompt + q.traffic.answer > machine.shape.longest:
         longest = machine.shape.longest
         raise BadPlan(
-            f"prompt and answer have {q.traffic.prompt + q.traffic.answer:,.0f} tokens, {machine.shape.name} takes {longest:,}; "
+            f"prompt and answer have {q.traffic.prompt + q.traffic.answer:,.0f} tokens, {machine.shape.name} "
+            f"takes {longest:,}; "
             f"the nearest that is feasible: --prompt {longest - q.traffic.answer:.0f}"
         )
     most = _limit(q, machine)
     try:
-        if q.gpus or q.budget_h:
-            found = answer(machine, most, q.traffic, q.slo, judged)
-        else:
-            found = _enough(machine, q, judged)
+        given = q.gpus or q.budget_h
+        found = answer(machine, most, q.traffic, q.slo, judged) if given else _enough(machine, q, judged)
     except NoRoom as error:
         raise BadPlan(
-            f"{most} {q.gpu} do not hold {machine.shape.name} in {machine.serving.expert_dtype}; the nearest that is feasible: --gpus {error.least}"
+            f"{most} {q.gpu} do not hold {machine.shape.name} in {machine.serving.expert_dtype}; the nearest "
+            f"that is feasible: --gpus {error.least}"
         ) from None
     except Infeasible as error:
         raise BadPlan(str(error)) from None
     if q.traffic.rate > found.winner.rate:
         needed = found.needed(q.traffic)
         raise BadPlan(
-            f"{found.devices} {q.gpu} serve {found.winner.rate:.3g} requests/s of this traffic within the SLO, not {q.traffic.rate:g}; "
+            f"{found.devices} {q.gpu} serve {found.winner.rate:.3g} requests/s of this traffic within the "
+            f"SLO, not {q.traffic.rate:g}; "
             f"the nearest that is feasible: --rate {found.winner.rate:.3g}, or about --gpus {needed}"
         )
     return Found(q, machine, found, judged)
@@ -125,7 +129,10 @@ def ask(q: Question) -> Found:
 def _limit(q: Question, machine: Machine) -> int:
     by_budget = int(q.budget_h // machine.price_h) if q.budget_h else MOST_DEVICES
     if by_budget < 1:
-        raise BadPlan(f"{q.budget_h:g} USD an hour buy no {q.gpu} at {machine.price_h:g}; the nearest: --budget {machine.price_h:g}")
+        raise BadPlan(
+            f"{q.budget_h:g} USD an hour buy no {q.gpu} at {machine.price_h:g}; the nearest: --budget "
+            f"{machine.price_h:g}"
+        )
     return min(q.gpus or MOST_DEVICES, by_budget)
 
 
@@ -142,7 +149,8 @@ def _enough(machine: Machine, q: Question, judged: list[Judged]) -> Answer:
             break
         if wanted > MOST_DEVICES:
             raise BadPlan(
-                f"{q.traffic.rate:g} requests/s take about {wanted:,} {q.gpu}, more than the {MOST_DEVICES:,} that are planned for; "
+                f"{q.traffic.rate:g} requests/s take about {wanted:,} {q.gpu}, more than the {MOST_DEVICES:,} "
+                f"that are planned for; "
                 f"the nearest that is feasible: --rate {q.traffic.rate * MOST_DEVICES / wanted:.3g}"
             )
         devices = wanted

@@ -10,7 +10,9 @@ from services.planner.deployment import Candidate, Machine
 from services.planner.shape import BYTES
 from services.planner.traffic import Traffic
 
-ROUTER_TOKENS_S = 20_000  # that one router core streams, with room: 25 us of CPU a token (bench/results/gateway.json) is twice that
+ROUTER_TOKENS_S = (
+    20_000  # that one router core streams, with room: 25 us of CPU a token (bench/results/gateway.json) is twice that
+)
 ROUTER_STREAMS = 500
 KV_TARGET = 80  # % of pages in use at which attention pods are added
 REDUNDANT = 16  # more replicas in each layer, of its hottest experts (docs/performance.md, placement by measured load)
@@ -34,13 +36,25 @@ class Sizing:
 
     def rows(self) -> list[tuple[str, str]]:
         return [
-            ("routers, attention workers, expert workers", f"{self.routers}, {self.attention_workers}, {self.expert_workers}"),
-            ("experts on an expert worker, more replicas of hot ones in a layer", f"{self.experts_per_worker:,}, {self.redundant_experts}"),
-            ("weights of an attention device, of an expert device", f"{self.attention_gb:.4g} GB, {self.expert_gb:.4g} GB"),
+            (
+                "routers, attention workers, expert workers",
+                f"{self.routers}, {self.attention_workers}, {self.expert_workers}",
+            ),
+            (
+                "experts on an expert worker, more replicas of hot ones in a layer",
+                f"{self.experts_per_worker:,}, {self.redundant_experts}",
+            ),
+            (
+                "weights of an attention device, of an expert device",
+                f"{self.attention_gb:.4g} GB, {self.expert_gb:.4g} GB",
+            ),
             ("pages of 64 tokens on an attention worker", f"{self.pages:,}"),
             ("sequences that an attention worker runs at most", str(self.max_running)),
             ("requests that may wait before others are rejected", str(self.waiting)),
-            ("targets of autoscaling", f"attention: {KV_TARGET} % of pages; experts: {self.launch_ms:.3g} ms in the queue"),
+            (
+                "targets of autoscaling",
+                f"attention: {KV_TARGET} % of pages; experts: {self.launch_ms:.3g} ms in the queue",
+            ),
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +72,9 @@ def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
     tokens = one.tokens_s(traffic)
     streams = one.sequences * one.attention
     return Sizing(
-        routers=max(2 if workers > 1 else 1, math.ceil(tokens / ROUTER_TOKENS_S), math.ceil(streams / ROUTER_STREAMS / 8)),
+        routers=max(
+            2 if workers > 1 else 1, math.ceil(tokens / ROUTER_TOKENS_S), math.ceil(streams / ROUTER_STREAMS / 8)
+        ),
         attention_workers=workers,
         expert_workers=expert_workers,
         experts_per_worker=per_worker,

@@ -22,7 +22,10 @@ def values(found: Found) -> str:
     """YAML that `helm install -f` takes. Raises BadPlan where separate pools do not fit."""
     one = found.answer.chosen.get("separate")
     if one is None:
-        raise BadPlan("the chart deploys separate pools, and none fit here; the nearest that is feasible: more --gpus, or another SLO")
+        raise BadPlan(
+            "the chart deploys separate pools, and none fit here; the nearest that is feasible: more --gpus, "
+            "or another SLO"
+        )
     tree = tree_of(found, one)
     lines = [f"# {line}" for line in verdict(found).splitlines()]
     if found.answer.winner.way != "separate":
@@ -35,7 +38,10 @@ def tree_of(found: Found, one: Candidate) -> dict[str, Any]:
     shape = m.shape
     tree: dict[str, Any] = {
         "placement": {"replicas": m.replicas, "redundantExperts": size.redundant_experts},
-        "router": {"replicas": size.routers, "autoscaling": {"minReplicas": size.routers, "maxReplicas": GROWTH * size.routers}},
+        "router": {
+            "replicas": size.routers,
+            "autoscaling": {"minReplicas": size.routers, "maxReplicas": GROWTH * size.routers},
+        },
         "attention": _attention(found, one, size, cpu),
         "expert": _expert(found, size, cpu),
     }
@@ -65,11 +71,20 @@ def _attention(found: Found, one: Candidate, size: Sizing, cpu: bool) -> dict[st
         "replicas": size.attention_workers,
         "maxRunning": size.max_running,
         "draft": one.serving.drafts,
-        "autoscaling": {"minReplicas": size.attention_workers, "maxReplicas": GROWTH * size.attention_workers, "target": KV_TARGET},
+        "autoscaling": {
+            "minReplicas": size.attention_workers,
+            "maxReplicas": GROWTH * size.attention_workers,
+            "target": KV_TARGET,
+        },
         "resources": _resources(one.memory.dense_bytes + one.memory.pages * one.memory.page_bytes, cpu),
     }
     if not cpu:
-        section |= {"tp": one.serving.tp, "kvPages": size.pages, "maxModelLen": longest, "accelerator": _gpus(found, one.serving.tp)}
+        section |= {
+            "tp": one.serving.tp,
+            "kvPages": size.pages,
+            "maxModelLen": longest,
+            "accelerator": _gpus(found, one.serving.tp),
+        }
     return section
 
 
