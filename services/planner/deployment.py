@@ -21,6 +21,7 @@ from services.planner.traffic import Slo, Traffic, percentile_s, waiting_s
 
 Way = Literal["separate", "colocated", "prefill apart"]
 HOUR_S, MILLION = 3600.0, 1e6
+MOST_SEQUENCES = 1024  # of one device in one step
 PREFILL_SHARE_MOST = 0.9  # of a device's time that prompts may take beside running answers
 
 
@@ -134,8 +135,8 @@ def _prefill(m: Machine, way: Way, serving: Serving, traffic: Traffic, holders: 
 
 
 def room(memory: Memory, traffic: Traffic) -> int:
-    """How many sequences of this traffic one device's pages hold."""
-    return int(memory.cached_tokens // (traffic.prompt + traffic.answer))
+    """How many sequences of this traffic one device's pages hold, and an engine runs."""
+    return min(MOST_SEQUENCES, int(memory.cached_tokens // (traffic.prompt + traffic.answer)))
 
 
 def attention_share(shape: Shape) -> float:

@@ -5,6 +5,8 @@ Legend: t choices of FFN experts that arrive at the device, e experts of the lay
 
 from __future__ import annotations
 
+import math
+
 from services.planner.device import Device
 from services.planner.shape import BYTES, Shape
 from services.planner.work import Work
@@ -18,7 +20,7 @@ def touched(experts: float, choices: float) -> float:
         return 0.0
     if experts <= 1:
         return experts * (1.0 if choices >= 1 else choices)
-    return experts * (1 - (1 - 1 / experts) ** choices)
+    return experts * (1 - math.pow(1 - 1 / experts, choices))
 
 
 def grouped(shape: Shape, choices: float, held: float, dtype: str, skew: float = 1.0) -> Work:

@@ -39,7 +39,7 @@ def waiting_s(utilization: float, service_s: float, servers: float, spread: floa
     """Mean wait before one of so many servers, by Allen and Cunneen's formula; infinite when they cannot keep up."""
     if utilization >= 1:
         return math.inf
-    busy = utilization ** (math.sqrt(2 * (servers + 1)) - 1)
+    busy = math.pow(utilization, math.sqrt(2 * (servers + 1)) - 1)
     return busy / (servers * (1 - utilization)) * service_s * (1 + spread**2) / 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +31,8 @@ def plan(
     answer: given.AnswerTokens = 1000.0,
     cached: given.Cached = 0.0,
     spread: given.Spread = 1.0,
-    ttft: given.Ttft = None,
-    itl: given.Itl = None,
+    ttft: given.Ttft = 5.0,
+    itl: given.Itl = 50.0,
     plot: given.Plot = None,
     values: given.Values = None,
     profile: given.Profile = None,
@@ -61,7 +60,7 @@ def plan(
         from services.cli.planning.question import Question
 
         traffic = Traffic(rate=rate, prompt=prompt, answer=answer, cached=cached, spread=spread)
-        slo = Slo(ttft_s=ttft or math.inf, itl_s=itl / 1e3 if itl else math.inf)
+        slo = Slo(ttft_s=ttft, itl_s=itl / 1e3)
         asked = Question(
             model=model, gpu=gpu, gpus=gpus, budget_h=budget, link=link, price_h=price, weights=weights, kv=kv,
             replicas=replicas, unevenness=unevenness, traffic=traffic, slo=slo, profile=profile,

@@ -30,6 +30,10 @@ def values(found: Found) -> str:
     lines = [f"# {line}" for line in verdict(found).splitlines()]
     if found.answer.winner.way != "separate":
         lines.append(f"# The chart deploys separate pools: these are the best of them, not {found.answer.winner.way}.")
+    if "link" in tree:
+        lines.append(
+            "# Ranks of one attention pod exchange over NCCL, which nothing can encrypt: allowPlainP2p permits that."
+        )
     return "\n".join([*lines, *_yaml(tree, 0), ""])
 
 
@@ -47,6 +51,8 @@ def tree_of(found: Found, one: Candidate) -> dict[str, Any]:
     }
     if shape.name == BUILTIN:  # the chart's default model
         return tree
+    if one.serving.tp > 1 and not cpu:
+        tree["link"] = {"allowPlainP2p": True}
     name = shape.name
     tree["model"] = {
         "name": name,
