@@ -61,7 +61,7 @@ def test_values_of_the_built_in_model_on_cpus_render(chart: Chart, tmp_path: Pat
 
 def test_autoscalers_start_at_the_planned_size(chart: Chart, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
-    question = Question(model="flash-chat", gpu="h800", gpus=64, traffic=Traffic(), slo=Slo())
+    question = Question(model="flash-chat", gpu="h800", gpus=64, traffic=Traffic(), slo=Slo(ttft_s=5.0, itl_s=0.05))
     CliRunner().invoke(app, ["plan", "flash-chat", "--gpu", "h800", "--gpus", "64", "--values", str(file)])
     found = ask(question)
     size = sizing(found.machine, found.answer.chosen["separate"], question.traffic)

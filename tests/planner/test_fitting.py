@@ -13,9 +13,19 @@ from services.planner.shape import Shape, mla
 
 def shape(layers: int, hidden: int, experts: int) -> Shape:
     return Shape(
-        name="small", layers=layers, hidden=hidden, vocabulary=4096, attention=mla(hidden, 8, q_rank=64, kv_rank=64, nope=16),
-        experts=experts, zero=experts // 2, top_k=6, expert_ffn=hidden // 2, sublayers=2, dense_ffn=2 * hidden, shortcut=True,
-    )  # fmt: skip
+        name="small",
+        layers=layers,
+        hidden=hidden,
+        vocabulary=4096,
+        attention=mla(hidden, 8, q_rank=64, kv_rank=64, nope=16),
+        experts=experts,
+        zero=experts // 2,
+        top_k=6,
+        expert_ffn=hidden // 2,
+        sublayers=2,
+        dense_ffn=2 * hidden,
+        shortcut=True,
+    )
 
 
 def test_factors_predict_loads_that_they_were_not_fitted_on() -> None:

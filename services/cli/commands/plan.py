@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.cli.options import AsJson, usage_error
+from services.cli.options import AsJson, fail, usage_error
 from services.cli.planning import options as given
 
 if TYPE_CHECKING:
@@ -100,5 +100,5 @@ def _ask(question: Question, plot: Path | None, values: Path | None, as_json: bo
             try:
                 path.write_text(text(found), encoding="utf-8")
             except OSError as error:
-                usage_error(f"{option} {path}: {error.strerror}")
+                fail(f"{option} {path}: {error.strerror}")
     (page.show_json if as_json else page.show)(found)
