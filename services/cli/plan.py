@@ -17,7 +17,7 @@ from services.checkpoint.ngram import NgramConfig
 from services.checkpoint.safetensors import tensor_names
 from services.checkpoint.tensors import DRAFT_LAYER, draft_tensors, ngram_tables
 from services.cli.fitting_table import folded
-from services.cli.planning.errors import BadPlan
+from services.cli.planning.errors import BadPlan as BadPlan
 from services.local.model_folder import download_hint
 
 GB = 1e9

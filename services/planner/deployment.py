@@ -108,6 +108,8 @@ def evaluate(
         itl, rate = step.tpot_s / (1 - share), decode_rate * (1 - share)
         if share > PREFILL_SHARE_MOST:
             return None
+        if way == "separate":
+            rate = min(rate, _expert_rate(m.shape, fill, traffic, experts, step, decode_rate))
     # One prompt alone has its worker, and the experts of all.
     ttft = traffic.computed * fill.total_s / serving.tp + step.seconds * (1 if prompts else 2)
     if itl > slo.itl_s or ttft > slo.ttft_s or sequences > room(memory, traffic):
@@ -132,6 +134,13 @@ def _prefill(m: Machine, way: Way, serving: Serving, traffic: Traffic, holders: 
     if way != "separate" and holders > m.node > 1:
         serving, holders = replace(serving, deduplicated=True, summed=True), math.ceil(holders / m.node)
     return prefill(m.shape, traffic.prompt, serving, m.device, m.link, holders)
+
+
+def _expert_rate(shape: Shape, fill: Prefill, traffic: Traffic, experts: int, step: Step, decode_rate: float) -> float:
+    """Requests per second that expert devices keep up with: of prompts, in time and in bytes, and of decode steps."""
+    prompt_s = traffic.computed * max(fill.compute_s * (1 - attention_share(shape)), fill.exchange_s)
+    decode_s = step.layer.expert_busy * experts / decode_rate
+    return experts / (prompt_s + decode_s)
 
 
 def room(memory: Memory, traffic: Traffic) -> int:

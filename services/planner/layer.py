@@ -132,9 +132,11 @@ def _separate(shape: Shape, load: Load, serving: Serving, pools: Pools, groups: 
     moe = _pool_s(shape, callers * rows, serving, pools, pools.expert_device) + callers / pools.experts * messages
     extra = Work(ops=EXCHANGE_OPS).seconds(device) + messages
     first = parts.attention + parts.gate
-    busy = micro * (_busy_s(shape, _parts(shape, part, serving, _starting(device, micro))) + messages)
+    bare = parts if micro == 1 else _parts(shape, part, serving, _starting(device, micro))
+    busy = micro * (_busy_s(shape, bare) + messages)
     busy += Work(ops=EXCHANGE_OPS).seconds(device)
-    served = _pool_s(shape, callers * rows, serving, pools, _starting(pools.expert_device, micro))
+    starting = pools.expert_device if micro == 1 else _starting(pools.expert_device, micro)
+    served = _pool_s(shape, callers * rows, serving, pools, starting)
     served = micro * groups * (served + callers / pools.experts * messages)
     window = shape.sublayers * parts.mlp + (shape.sublayers - 1) * parts.attention if shape.shortcut else 0.0
     chain = first + extra + side_by_side(window, out + moe + back, loss if window else 0.0)

@@ -64,7 +64,7 @@ def test_autoscalers_start_at_the_planned_size(chart: Chart, tmp_path: Path) -> 
     question = Question(model="flash-chat", gpu="h800", gpus=64, traffic=Traffic(), slo=Slo(ttft_s=5.0, itl_s=0.05))
     CliRunner().invoke(app, ["plan", "flash-chat", "--gpu", "h800", "--gpus", "64", "--values", str(file)])
     found = ask(question)
-    size = sizing(found.machine, found.answer.chosen["separate"], question.traffic)
+    size = sizing(found.machine, found.answer.chosen["separate"], question.traffic, question.slo)
     text = helm.template("-f", str(file), "--set", "pod.autoscaling.enabled=true", helm=chart.helm)
     objects = [document for document in yaml.safe_load_all(text) if document]
     scaler = find(objects, "HorizontalPodAutoscaler", "caracal-attention")

@@ -47,7 +47,8 @@ def plan(
     from services.planner.traffic import Slo, Traffic
 
     if calibrate is not None:
-        return _calibrate(calibrate)
+        _calibrate(calibrate)
+        return
     if model is None:
         usage_error("missing argument MODEL")
     if not gpu and (gpus or budget or rate or plot or values or profile):
@@ -56,7 +57,8 @@ def plan(
         )
     try:
         if not gpu:
-            return _memory(model, memory, attention_memory, as_json)
+            _memory(model, memory, attention_memory, as_json)
+            return
         from services.cli.planning.question import Question
 
         traffic = Traffic(rate=rate, prompt=prompt, answer=answer, cached=cached, spread=spread)

@@ -94,7 +94,7 @@ def _ttft(one: Candidate, found: Found) -> str:
 
 
 def _winner(found: Found) -> Table:
-    size = sizing(found.machine, found.answer.winner, found.question.traffic)
+    size = sizing(found.machine, found.answer.winner, found.question.traffic, found.question.slo)
     table = Table(*folded("", ""), title=f"Sizes: {found.answer.winner.way}", show_header=False)
     for name, value in size.rows():
         table.add_row(name, value)
@@ -160,7 +160,7 @@ def to_dict(found: Found) -> dict[str, Any]:
                 "usd_per_million": one.price(t),
                 "itl_ms": 1e3 * one.step.tpot_s,
                 "ttft_s": one.ttft_s,
-                **sizing(found.machine, one, t).to_dict(),
+                **sizing(found.machine, one, t, q.slo).to_dict(),
             }
             for way, one in a.chosen.items()
         },

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.planner.deployment import Candidate, Machine
 from services.planner.shape import BYTES
-from services.planner.traffic import Traffic
+from services.planner.traffic import Slo, Traffic
 
 ROUTER_TOKENS_S = (
     20_000  # that one router core streams, with room: 25 us of CPU a token (bench/results/gateway.json) is twice that
@@ -29,7 +29,7 @@ class Sizing:
     redundant_experts: int
     pages: int
     max_running: int
-    waiting: int  # requests that may wait, all together, before more are rejected
+    waiting: int  # requests, all together, whose wait still leaves the first token in time
     attention_gb: float
     expert_gb: float
     launch_ms: float  # of one expert launch: the target at which expert pods are added
@@ -61,7 +61,7 @@ class Sizing:
         return asdict(self)
 
 
-def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
+def sizing(m: Machine, one: Candidate, traffic: Traffic, slo: Slo) -> Sizing:
     """Sizes of one deployment. Where experts are not apart, each device has an expert worker of its own."""
     tp, shape = one.serving.tp, m.shape
     workers = one.attention // tp
@@ -69,7 +69,7 @@ def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
     total = shape.layers * shape.experts * (m.replicas if one.way == "separate" else 1)
     redundant = REDUNDANT if expert_workers >= 16 and shape.experts >= 64 else 0
     per_worker = math.ceil((total + redundant * shape.layers) / expert_workers)
-    tokens = one.tokens_s(traffic)
+    tokens, slack = one.tokens_s(traffic), slo.ttft_s - one.ttft_s
     streams = one.sequences * one.attention
     return Sizing(
         routers=max(
@@ -81,7 +81,7 @@ def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
         redundant_experts=redundant,
         pages=one.memory.pages,
         max_running=one.sequences * tp,
-        waiting=max(workers, math.ceil(one.rate * one.ttft_s * 4)),
+        waiting=max(workers, int(one.rate * (slack if math.isfinite(slack) else one.ttft_s))),
         attention_gb=one.memory.dense_bytes / 1e9,
         expert_gb=per_worker * shape.expert_params * BYTES[m.serving.expert_dtype] / 1e9,
         launch_ms=max(0.1, 1e3 * one.step.layer.experts),

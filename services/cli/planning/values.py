@@ -38,7 +38,11 @@ def values(found: Found) -> str:
 
 
 def tree_of(found: Found, one: Candidate) -> dict[str, Any]:
-    size, m, cpu = sizing(found.machine, one, found.question.traffic), found.machine, found.question.gpu == "cpu"
+    size, m, cpu = (
+        sizing(found.machine, one, found.question.traffic, found.question.slo),
+        found.machine,
+        found.question.gpu == "cpu",
+    )
     shape = m.shape
     tree: dict[str, Any] = {
         "placement": {"replicas": m.replicas, "redundantExperts": size.redundant_experts},
