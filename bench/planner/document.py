@@ -9,11 +9,14 @@ from pathlib import Path
 from bench.planner.fast_users import DECODE, GPUS, PRICE, WHOLE, fast_users
 from bench.planner.fits import left_out, on_one_row
 from services.cli.planning.profiles import device, link, names
-from services.cli.planning.question import profiles
+from services.cli.planning.question import Question, ask, profiles
 from services.planner.evidence import judge, signs, sureness
 from services.planner.published import TABLE_6
+from services.planner.search import WAYS
+from services.planner.traffic import Slo, Traffic
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "planner.md"
+POOLS = (("h800", 128), ("h200", 64), ("h20", 64), ("b200", 64), ("gb200", 72))
 KINDS = ("theory", "colocated", "separate", "gain of separating", "prefill")
 
 
@@ -22,6 +25,7 @@ def tables() -> dict[str, str]:
     return {
         "rows": rows_table(),
         "fits": fits_table(),
+        "ways": ways_table(),
         "fast users": fast_table(),
         "devices": devices_table(),
         "links": links_table(),
@@ -107,6 +111,22 @@ def fast_table() -> str:
         "margin to 0.70",
         "with prompts of 4,500",
     )
+    return _table(header, body)
+
+
+def ways_table() -> str:
+    """Requests per second of each way, for the same traffic and SLO."""
+    body = []
+    for gpu, count in POOLS:
+        question = Question(model="flash-chat", gpu=gpu, gpus=count, traffic=Traffic(), slo=Slo(ttft_s=5.0, itl_s=0.05))
+        found = ask(question)
+        chosen, a = found.answer.chosen, found.answer
+        cells = [f"{chosen[way].rate:.3g}" if way in chosen else "does not fit" for way in WAYS]
+        apart = chosen.get("separate")
+        ratio = f"{apart.attention}:{apart.experts}" if apart else ""
+        margin = f"{a.winner.way} by {100 * a.margin:.0f} %{'' if a.clear else ', undecided'}"
+        body.append((f"{count} {gpu}, {found.machine.link.name}", *cells, ratio, margin))
+    header = ("devices", *(f"{way}, requests/s" for way in WAYS), "attention:experts", "separate or colocated")
     return _table(header, body)
 
 

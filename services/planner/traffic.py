@@ -12,7 +12,7 @@ class Traffic:
 
     rate: float = 0.0  # 0: as many as fit
     prompt: float = 4000.0
-    answer: float = 500.0
+    answer: float = 1000.0
     cached: float = 0.0  # share of prompts' tokens that the prefix cache has
     spread: float = 1.0
 
