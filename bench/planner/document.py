@@ -11,7 +11,7 @@ from bench.planner.fits import left_out, on_one_row
 from services.cli.planning.profiles import device, link, names
 from services.cli.planning.question import Question, ask, profiles
 from services.planner.evidence import judge, signs, sureness
-from services.planner.published import TABLE_6
+from services.planner.report_rows import TABLE_6
 from services.planner.search import WAYS
 from services.planner.traffic import Slo, Traffic
 

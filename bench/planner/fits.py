@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.planner.device import Device, Factors, Link
-from services.planner.published import TABLE_6, table_6
+from services.planner.report_rows import TABLE_6, table_6
 
 LOW, HIGH, HALVINGS = 0.3, 1.5, 40
 GRID = (

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.planner.published import Kind, Profiles, Row, rows
+from services.planner.published import rows
+from services.planner.rows import Kind, Profiles, Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,97 +6,23 @@ Nothing is fitted here. `use` says what a row served for: `theory` (published ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
 from services.planner import families as known
-from services.planner.device import Device, Factors, Link
-from services.planner.layer import Pools, colocated
+from services.planner.device import Device, Link
+from services.planner.layer import Pools
 from services.planner.memory import on_device
 from services.planner.prefill import prefill
+from services.planner.report_rows import REPORT, table_6_rows, table_7_rows
+from services.planner.rows import Predict, Profiles, Row
 from services.planner.serving import Load, Serving
 from services.planner.shape import Shape
 from services.planner.step import Step, colocated_step, separate_step
 
-Kind = Literal["theory", "colocated", "separate", "gain of separating", "prefill"]
-Predict = Callable[["Profiles"], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Profiles:
-    """The devices and links that rows are about, by name."""
-
-    devices: Mapping[str, Device]
-    links: Mapping[str, Link]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A published figure. `relative`: it is a percentage of something, so its error is a difference in points."""
-
-    name: str
-    source: str
-    unit: str
-    published: float
-    kind: Kind
-    use: Literal["theory", "fitted", "tested"]
-    predict: Predict
-    relative: bool = False
-
-
 UNBALANCED = 0.5  # of experts' loads where nothing says that they were rebalanced; assumed
-DECODE = Serving(drafts=1, overlap="sbo", mlp_tp=4)
-TABLE_6 = (("bf16", 5000, 108, 35.0), ("bf16", 5000, 32, 68.9), ("bf16", 5000, 8, 100.5))
-TABLE_6 += (("fp8", 5000, 160, 26.4), ("fp8", 8192, 96, 33.8))
 AFD_PLUGIN = "vLLM AFD plug-in, 2026-07-23, forced balance"
 FAST_AFD = "FastAFD, Hao AI Lab, 2026-07-06"
-REPORT = "LongCat-Flash report, arXiv 2509.01322"
-
-
-def table_6(device: Device, link: Link, kv_dtype: str, context: float, sequences: float) -> float:
-    """Tokens per second of one user, as the report's 128 H800 serve so many sequences per GPU."""
-    serving = replace(DECODE, kv_dtype=kv_dtype)
-    return colocated_step(known.FLASH_CHAT, Load(sequences, context), serving, device, link, 128).user_tokens_s
-
-
-def _table_6_rows() -> list[Row]:
-    def ask(kv: str, context: float, sequences: float) -> Predict:
-        return lambda p: table_6(p.devices["h800"], p.links["infiniband"], kv, context, sequences)
-
-    return [
-        Row(
-            f"LongCat-Flash, {kv} attention, {context} tokens, {sequences} sequences per GPU",
-            f"{REPORT}, Table 6",
-            "tokens/s per user",
-            users,
-            "colocated",
-            "tested" if number else "fitted",
-            ask(kv, context, sequences),
-        )
-        for number, (kv, context, sequences, users) in enumerate(TABLE_6)
-    ]
-
-
-def _table_7_rows() -> list[Row]:
-    """TPOT in theory: attention and dispatch, experts, combine in a row (SBO), or the longer of the two (TBO)."""
-
-    def tpot(shape: Shape, dtype: str) -> Predict:
-        def predict(p: Profiles) -> float:
-            bare, wire = replace(p.devices["h800"], factors=Factors()), replace(p.links["infiniband"], latency_s=0.0)
-            serving = Serving(dense_dtype=dtype, drafts=1, overlap="sbo" if shape.shortcut else "tbo")
-            layer = colocated(shape, Load(96, 5000), serving, bare, wire, 128)
-            trip = layer.dispatch + layer.experts + layer.combine
-            one = layer.attention + trip if shape.shortcut else max(layer.attention, trip)
-            return 1e3 * (shape.layers + shape.plain_layers) * one / serving.tokens_per_step
-
-        return predict
-
-    rows = ((known.DEEPSEEK_V3, "fp8", 30.0), (known.QWEN3_235B, "fp8", 26.2), (known.FLASH_CHAT, "bf16", 16.0))
-    return [
-        Row(f"{shape.name}, TPOT in theory", f"{REPORT}, Table 7", "ms", value, "theory", "theory", tpot(shape, dtype))
-        for shape, dtype, value in rows
-    ]
 
 
 def _deepseek_rows() -> list[Row]:
@@ -305,6 +231,6 @@ def _prefill_rows() -> list[Row]:
 def rows() -> list[Row]:
     """All of them, in the order of docs/planner.md."""
     return [
-        *_table_7_rows(), *_table_6_rows(), *_deepseek_rows(), *_longcat_2_rows(), *_cloudmatrix_rows(),
+        *table_7_rows(), *table_6_rows(), *_deepseek_rows(), *_longcat_2_rows(), *_cloudmatrix_rows(),
         *_ascend_rows(), *_separate_rows(), *_gain_rows(), *_prefill_rows(),
     ]  # fmt: skip

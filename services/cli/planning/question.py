@@ -12,7 +12,7 @@ from services.cli.planning.profiles import device, domain, link, names
 from services.planner.answer import Answer, Infeasible, answer
 from services.planner.deployment import Machine
 from services.planner.evidence import Judged, judge
-from services.planner.published import Profiles
+from services.planner.rows import Profiles
 from services.planner.search import NoRoom, least_devices
 from services.planner.serving import Serving
 from services.planner.shape import BYTES
