@@ -25,7 +25,7 @@ def calibrate(path: Path, *, smoke: bool = False) -> None:
     """Writes the profile to `path`. About two minutes; with `smoke` seconds, and figures that mean nothing."""
     with tempfile.TemporaryDirectory(prefix="caracal-calibrate-") as folder:
         peaks = roofline.measure(roofline.SMOKE_MIB if smoke else roofline.MIB, 1 if smoke else roofline.ROUNDS)
-        wire = measure_socket(*((50, 2) if smoke else ()))
+        wire = measure_socket(50, 2) if smoke else measure_socket()
         models: Sequence[Model] = short(CALIBRATION) if smoke else CALIBRATION
         measured = measure(models, Path(folder), 1 if smoke else ROUNDS)
     one = peaks["one"]

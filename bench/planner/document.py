@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from services.cli.planning.profiles import device, link, names
 from services.cli.planning.question import Question, ask, profiles
 from services.planner.evidence import judge, signs, sureness
 from services.planner.report_rows import TABLE_6
+from services.planner.rows import Kind
 from services.planner.search import WAYS
 from services.planner.traffic import Slo, Traffic
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "planner.md"
 POOLS = (("h800", 128), ("h200", 64), ("h20", 64), ("b200", 64), ("gb200", 72))
-KINDS = ("theory", "colocated", "separate", "gain of separating", "prefill")
+KINDS: tuple[Kind, ...] = ("theory", "colocated", "separate", "gain of separating", "prefill")
 
 
 def tables() -> dict[str, str]:
@@ -36,10 +36,10 @@ def filled(text: str) -> str:
     """The document with every table made anew."""
     for name, table in tables().items():
         begin, end = f"<!-- {name}: made by `python -m bench.planner` -->", f"<!-- end of {name} -->"
-        pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.S)
-        if not pattern.search(text):
+        if begin not in text or end not in text:
             raise ValueError(f"{DOCUMENT.name} has no marks of {name}")
-        text = pattern.sub(lambda _, b=begin, t=table, e=end: f"{b}\n{t}\n{e}", text)  # type: ignore[misc]
+        before, after = text[: text.index(begin)], text[text.index(end) :]
+        text = f"{before}{begin}\n{table}\n{after}"
     return text
 
 
@@ -58,7 +58,7 @@ def rows_table() -> str:
     right, asked = signs(judged)
     said = [
         f"{kind}: {100 * s.error:.0f} % ({s.tested} rows)" for kind in KINDS if (s := sureness(judged, kind)).tested
-    ]  # type: ignore[arg-type]
+    ]
     foot = f"Root of the mean square where nothing was fitted: {'; '.join(said)}."
     foot += f" Separate or colocated: the sign is right in {right} of {asked}."
     return _table(("what", "source", "unit", "published", "predicted", "error", "use"), body) + "\n\n" + foot

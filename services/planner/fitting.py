@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from services.planner.device import Device, Link
+from services.planner.device import Device, Factors, Link
 from services.planner.one_machine import Point, step
 
 # Each factor with its start and its bounds; seconds, and shares of one.
@@ -23,14 +23,21 @@ FACTORS: Mapping[str, tuple[float, float, float]] = {
     "latency_s": (2e-5, 1e-7, 1e-2),
     "link_row_s": (1e-6, 1e-8, 1e-3),
 }
-OWN = ("efficiency", "overlap_loss", "op_s", "step_s", "row_s", "touch_s")
 ROUNDS, NUDGE, FIRST_DAMPING, PULL = 60, 1e-3, 0.1, 0.02
 
 
 def with_factors(device: Device, link: Link, values: Mapping[str, float]) -> tuple[Device, Link]:
     """The device and the link with these factors."""
-    own = {name: values[name] for name in OWN}
-    fitted = replace(device, factors=replace(device.factors, **own, fitted_on="--calibrate"))
+    factors = Factors(
+        efficiency=values["efficiency"],
+        overlap_loss=values["overlap_loss"],
+        op_s=values["op_s"],
+        step_s=values["step_s"],
+        row_s=values["row_s"],
+        touch_s=values["touch_s"],
+        fitted_on="--calibrate",
+    )
+    fitted = replace(device, factors=factors)
     return fitted, replace(link, latency_s=values["latency_s"], row_s=values["link_row_s"])
 
 

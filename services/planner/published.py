@@ -96,9 +96,11 @@ def separate_of(
 
 
 def _ascend_rows() -> list[Row]:
+    def ask(context: int) -> Predict:
+        return lambda p: ascend_together(p, context)
+
     return [
-        Row(f"DeepSeek-V3.2 on 910C, EP64, {k}K", AFD_PLUGIN, "tokens/s per die", value, "colocated", use,
-            lambda p, context=k * 1024: ascend_together(p, context))  # type: ignore[misc]
+        Row(f"DeepSeek-V3.2 on 910C, EP64, {k}K", AFD_PLUGIN, "tokens/s per die", value, "colocated", use, ask(k * 1024))
         for k, value, use in ((16, 232.6, "fitted"), (32, 168.2, "tested"))
     ]  # fmt: skip
 
@@ -175,11 +177,12 @@ def megascale_gain(p: Profiles) -> float:
     apart = replace(bf16, micro_batches=3, groups=1)
     alone = on_device(shape, apart, device.memory_bytes, 0).cached_tokens // context
     splits = [(a, e) for e in (8, 16) for a in (2, 4, 8, 16)]
-    found = []
-    for a, e in splits:
+
+    def split(a: int, e: int) -> float:
         pools = Pools(attention=a, experts=e, attention_device=device, expert_device=device, link=wire)
-        found.append(best(lambda b, q=pools: separate_step(shape, Load(b, context), apart, q), alone, a / (a + e)))  # type: ignore[misc]
-    return max(found) / together
+        return best(lambda b: separate_step(shape, Load(b, context), apart, pools), alone, a / (a + e))
+
+    return max(split(a, e) for a, e in splits) / together
 
 
 def ascend_together(p: Profiles, context: int) -> float:

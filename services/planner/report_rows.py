@@ -55,8 +55,7 @@ def table_7_rows() -> list[Row]:
     for shape, dtype, tpot, parts in TABLE_7:
         asked = [(f"{shape.name}, TPOT in theory", "ms", tpot, _asked(shape, dtype, _tpot_ms))]
         for part, us in parts.items():
-            ask = _asked(shape, dtype, lambda _, layer, part=part: 1e6 * float(getattr(layer, part)))  # type: ignore[misc]
-            asked.append((f"{shape.name}, {part} of a layer in theory", "µs", us, ask))
+            asked.append((f"{shape.name}, {part} of a layer in theory", "µs", us, _asked(shape, dtype, _part_us(part))))
         rows += [
             Row(name, f"{REPORT}, Table 7", unit, value, "theory", "theory", ask) for name, unit, value, ask in asked
         ]
@@ -72,6 +71,10 @@ def _asked(shape: Shape, dtype: str, of: Callable[[Shape, Layer], float]) -> Pre
         return of(shape, colocated(shape, Load(96, 5000), serving, bare, wire, 128))
 
     return predict
+
+
+def _part_us(part: str) -> Callable[[Shape, Layer], float]:
+    return lambda _, layer: 1e6 * float(getattr(layer, part))
 
 
 def _tpot_ms(shape: Shape, layer: Layer) -> float:

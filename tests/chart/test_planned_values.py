@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.chart_objects import Chart, find
+from support.chart_objects import Chart, Object, find
 from typer.testing import CliRunner
 
 from k8s.tools import helm
@@ -18,7 +18,7 @@ from services.planner.traffic import Slo, Traffic
 pytestmark = pytest.mark.processes
 
 
-def render(chart: Chart, file: Path) -> list[dict[str, object]]:
+def render(chart: Chart, file: Path) -> list[Object]:
     text = helm.template("-f", str(file), helm=chart.helm)
     return [document for document in yaml.safe_load_all(text) if document]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,16 +17,14 @@ def gpu_names(incomplete: str) -> list[str]:
     return [name for name in names("devices") if name.startswith(incomplete)]
 
 
-def number(help: str, least: float = 0.0, most: float | None = None) -> typer.models.OptionInfo:
+def number(help: str, least: float = 0.0, most: float | None = None) -> Any:
     """A finite number of at least and at most so much."""
-    option: typer.models.OptionInfo = typer.Option(help=help, min=least, max=most, callback=finite)
-    return option
+    return typer.Option(help=help, min=least, max=most, callback=finite)
 
 
-def written(help: str) -> typer.models.OptionInfo:
+def written(help: str) -> Any:
     """A file that is written."""
-    option: typer.models.OptionInfo = typer.Option(help=help, dir_okay=False)
-    return option
+    return typer.Option(help=help, dir_okay=False)
 
 
 MODEL_HELP = "A checkpoint directory, its config.json, flash-chat, flash-lite; with --gpu others, too."

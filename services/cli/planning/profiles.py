@@ -58,12 +58,13 @@ def names(kind: str) -> list[str]:
 
 def _device(name: str, raw: Mapping[str, Any], table: Mapping[str, Mapping[str, Any]]) -> Device:
     _check(name, raw, DEVICE_FIELDS)
+    base: Device | None = None
     if "like" in raw:
         base = _device(raw["like"], table[raw["like"]], table)
         factors = base.factors
         sources = {**base.sources, **raw.get("sources", {}), "factors": f"taken from {raw['like']}"}
     else:
-        base, factors, sources = None, _factors(name, raw.get("factors", {})), dict(raw.get("sources", {}))
+        factors, sources = _factors(name, raw.get("factors", {})), dict(raw.get("sources", {}))
 
     def value(key: str, unit: float, known: float) -> float:
         return float(raw[key]) * unit if key in raw else known
