@@ -15,7 +15,7 @@ from services.planner.layer import Pools
 from services.planner.memory import on_device
 from services.planner.prefill import prefill
 from services.planner.report_rows import REPORT, table_6_rows, table_7_rows
-from services.planner.rows import Predict, Profiles, Row
+from services.planner.rows import Predict, Profiles, Row, Use
 from services.planner.serving import Load, Serving
 from services.planner.shape import Shape
 from services.planner.step import Step, colocated_step, separate_step
@@ -55,9 +55,10 @@ def _longcat_2_rows() -> list[Row]:
             1e3 * colocated_step(known.LONGCAT_2, load, serving, p.devices["h200"], p.links["efa"], 16).tpot_s
         )
 
+    measured: tuple[tuple[int, float, Use], ...] = ((1, 46.5, "fitted"), (32, 55.4, "tested"))
     return [
         Row(f"LongCat-2.0, 16 H200, DeepEP over EFA, {n} streams", source, "ms TPOT", ms, "colocated", use, ask(n))
-        for n, ms, use in ((1, 46.5, "fitted"), (32, 55.4, "tested"))
+        for n, ms, use in measured
     ]
 
 
@@ -78,10 +79,10 @@ def _cloudmatrix_rows() -> list[Row]:
         )
 
     source = "CloudMatrix384, arXiv 2506.12708"
-    rows = (("96 sequences per NPU", 1943.0, 48, "tested"), ("8 sequences per NPU", 538.0, 4, "tested"))
+    rows = (("96 sequences per NPU", 1943.0, 48), ("8 sequences per NPU", 538.0, 4))
     return [
-        Row(f"DeepSeek-R1 on 910C, EP320, {name}", source, "tokens/s per NPU", value, "colocated", use, ask(b))
-        for name, value, b, use in rows
+        Row(f"DeepSeek-R1 on 910C, EP320, {name}", source, "tokens/s per NPU", value, "colocated", "tested", ask(b))
+        for name, value, b in rows
     ]
 
 
@@ -99,10 +100,12 @@ def _ascend_rows() -> list[Row]:
     def ask(context: int) -> Predict:
         return lambda p: ascend_together(p, context)
 
+    rows: tuple[tuple[int, float, Use], ...] = ((16, 232.6, "fitted"), (32, 168.2, "tested"))
+    unit = "tokens/s per die"
     return [
-        Row(f"DeepSeek-V3.2 on 910C, EP64, {k}K", AFD_PLUGIN, "tokens/s per die", value, "colocated", use, ask(k * 1024))
-        for k, value, use in ((16, 232.6, "fitted"), (32, 168.2, "tested"))
-    ]  # fmt: skip
+        Row(f"DeepSeek-V3.2 on 910C, EP64, {k}K", AFD_PLUGIN, unit, value, "colocated", use, ask(1024 * k))
+        for k, value, use in rows
+    ]
 
 
 def _separate_rows() -> list[Row]:
@@ -196,11 +199,16 @@ def _gain_rows() -> list[Row]:
     def ascend(context: int, dies: int) -> Predict:
         return lambda p: ascend_gain(p, context, dies)
 
+    gains: tuple[tuple[int, int, float, Use], ...] = (
+        (16, 48, -5.3, "fitted"),
+        (16, 64, 11.3, "tested"),
+        (32, 48, -10.0, "tested"),
+        (32, 64, 9.0, "tested"),
+    )
     rows = [
         Row(f"DeepSeek-V3.2 on 910C, {k}K, {dies}A16F over EP64", AFD_PLUGIN, "% per die", value, "gain of separating",
             use, ascend(k * 1024, dies), True)
-        for k, dies, value, use in ((16, 48, -5.3, "fitted"), (16, 64, 11.3, "tested"), (32, 48, -10.0, "tested"),
-                                    (32, 64, 9.0, "tested"))
+        for k, dies, value, use in gains
     ]  # fmt: skip
     rows.append(Row("Qwen3-235B on GB200 NVL72, 8K, colocated", FAST_AFD, "tokens/s per GPU", 1781.0, "colocated",
                     "tested", nvl72_together))  # fmt: skip

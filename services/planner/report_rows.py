@@ -14,8 +14,14 @@ from services.planner.shape import Shape
 from services.planner.step import colocated_step
 
 DECODE = Serving(drafts=1, overlap="sbo", mlp_tp=4)
-TABLE_6 = (("bf16", 5000, 108, 35.0), ("bf16", 5000, 32, 68.9), ("bf16", 5000, 8, 100.5))
-TABLE_6 += (("fp8", 5000, 160, 26.4), ("fp8", 8192, 96, 33.8))
+# Dtype of attention, tokens of context, sequences per GPU, tokens/s of a user.
+TABLE_6: tuple[tuple[str, int, int, float], ...] = (
+    ("bf16", 5000, 108, 35.0),
+    ("bf16", 5000, 32, 68.9),
+    ("bf16", 5000, 8, 100.5),
+    ("fp8", 5000, 160, 26.4),
+    ("fp8", 8192, 96, 33.8),
+)
 REPORT = "LongCat-Flash report, arXiv 2509.01322"
 # Table 7: model, dtype of its projections, TPOT in ms, and microseconds of each part of a layer.
 TABLE_7 = (

@@ -9,6 +9,7 @@ from typing import Literal
 from services.planner.device import Device, Link
 
 Kind = Literal["theory", "colocated", "separate", "gain of separating", "prefill"]
+Use = Literal["theory", "fitted", "tested"]
 Predict = Callable[["Profiles"], float]
 
 
@@ -29,6 +30,6 @@ class Row:
     unit: str
     published: float
     kind: Kind
-    use: Literal["theory", "fitted", "tested"]
+    use: Use
     predict: Predict
     relative: bool = False
