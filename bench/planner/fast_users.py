@@ -34,7 +34,7 @@ def fast_users(gpu: str) -> FastUsers:
 
 
 def cheapest(machine: Machine, traffic: Traffic) -> Candidate | None:
-    """Of every batch that is small enough for such users, and of attention on one, two or four devices."""
+    """The cheapest of every batch that is small enough, and of attention on one, two or four devices."""
     fast = []
     for tp in (1, 2, 4):
         m = replace(machine, serving=replace(machine.serving, tp=tp, mlp_tp=4))
