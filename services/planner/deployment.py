@@ -130,7 +130,7 @@ def evaluate(
 
 
 def _prefill(m: Machine, way: Way, serving: Serving, traffic: Traffic, holders: int) -> Prefill:
-    """Prefill of one device. Where nodes have a fast link inside, a row goes once to each node, whose sum comes back."""
+    """Prefill of one device. Inside nodes with a fast link, a row goes once to each node, whose sum comes back."""
     if way != "separate" and holders > m.node > 1:
         serving, holders = replace(serving, deduplicated=True, summed=True), math.ceil(holders / m.node)
     return prefill(m.shape, traffic.prompt, serving, m.device, m.link, holders)

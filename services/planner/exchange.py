@@ -15,7 +15,7 @@ from services.planner.shape import BYTES, Shape
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Of one attention worker, for one layer: bytes out and back, and messages each way."""
+    """What one attention worker exchanges for one layer: bytes out and back, and messages each way."""
 
     out_bytes: float
     back_bytes: float

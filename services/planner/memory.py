@@ -45,7 +45,7 @@ def token_bytes(shape: Shape, serving: Serving) -> float:
 
 
 def experts_bytes(shape: Shape, experts: float, serving: Serving) -> float:
-    """Of so many experts of one layer in each of all layers."""
+    """Bytes of so many experts in each of all layers."""
     return shape.layers * experts * shape.expert_params * BYTES[serving.expert_dtype]
 
 
