@@ -11,7 +11,7 @@ def frontier_svg(found: Found) -> str:
     """tokens/s per device against tokens/s per user, for each way."""
     t, front = found.question.traffic, found.answer.all_found
     ways = dict.fromkeys(one.way for one in front)
-    series = {
+    series: dict[str, list[tuple[float, float]]] = {
         way: [
             (one.step.user_tokens_s, one.device_tokens_s(t))
             for one in pareto([one for one in front if one.way == way], t)
