@@ -103,9 +103,9 @@ def test_calibration_and_its_validation(shell: Shell) -> None:
     out = shell.folder / "build" / "planner.json"
     out.parent.mkdir(exist_ok=True)
     printed = shell.run("python", "-m", "bench.planner.validate", "--smoke", "--out", str(out))
-    assert "real, 1 expert worker(s), 2 streams" in printed
+    assert "bench-90m, 1 expert worker(s), 2 streams" in printed
     found = json.loads(out.read_text())
-    assert {row["model"] for row in found["rows"]} == {"bench-90m", "real"}
+    assert {row["model"] for row in found["rows"]} == {"bench-90m"}
     assert all(row["itl_ms"] > 0 and row["predicted_itl_ms"] > 0 for row in found["rows"])
     profile = shell.folder / "build" / "profile.toml"
     profile.write_text(found["profile"])
