@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import shutil
-import sys
 from pathlib import Path
 
 import torch
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from services.process.metrics_server import serve_metrics
 from training.data.dialogues import HELD_OUT, dialogues
 from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
+from training.freed_memory import keep_freed_memory
+from training.model.config import SERVED, Architecture
 from training.mtp.stage import Mtp
-from training.recipe import ControllerRecipe, MtpRecipe, Recipe, TrunkRecipe
+from training.recipe import (
+    BalanceRecipe,
+    ControllerRecipe,
+    HiddenRecipe,
+    MonitorRecipe,
+    MtpRecipe,
+    Recipe,
+    TrunkRecipe,
+)
+from training.stability.metrics import TrainingMetrics
 from training.trunk import Trunk
 
 HERE = Path(__file__).parent
-PARTS = ("controller", "mtp")
-
-
-def keep_freed_memory() -> None:
-    """Keeps glibc from returning large blocks to the system: the page faults of each step take a fifth of the time."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
+PARTS = ("controller", "balance", "hidden", "monitors", "mtp", "shortcut", "attention-alignment", "expert-alignment")
 
 
 def publish(trunk: Trunk, out: Path, docs: Path) -> None:
@@ -45,13 +48,30 @@ def publish(trunk: Trunk, out: Path, docs: Path) -> None:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    left_out = arguments.without
+    left_out = set(arguments.without)
     return Recipe(
         seed=arguments.seed,
-        trunk=TrunkRecipe(steps=arguments.steps),
+        trunk=TrunkRecipe(steps=arguments.steps, bfloat16=arguments.precision == "bf16"),
+        architecture=Architecture(
+            shortcut="shortcut" not in left_out,
+            attention_alignment="attention-alignment" not in left_out,
+            expert_alignment="expert-alignment" not in left_out,
+        ),
         controller=None if "controller" in left_out else ControllerRecipe(),
+        balance=None if "balance" in left_out else BalanceRecipe(),
+        hidden=None if "hidden" in left_out else HiddenRecipe(),
+        monitors=None if "monitors" in left_out else MonitorRecipe(),
         mtp=None if "mtp" in left_out else MtpRecipe(steps=arguments.mtp_steps),
     )
+
+
+def metrics_at(port: int | None, console: Console) -> TrainingMetrics:
+    """Returns the metrics, served on 127.0.0.1 where a port is given; 0 takes a free one."""
+    metrics = TrainingMetrics(CollectorRegistry())
+    if port is not None:
+        served = serve_metrics("127.0.0.1", port, metrics.registry)
+        console.print(f"metrics: http://127.0.0.1:{served}/metrics")
+    return metrics
 
 
 def main() -> None:
@@ -63,17 +83,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrunkRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the trunk's products")
+    parser.add_argument("--metrics-port", type=int, help="serves the monitors to Prometheus while the run lasts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     console, recipe = Console(), recipe_of(arguments)
+    metrics = metrics_at(arguments.metrics_port, console)
     trunk = Trunk(arguments.run, recipe)
-    trunk.run(console)
+    trunk.run(console, metrics.show)
+    if recipe.architecture != SERVED:
+        console.print("not exported: servers compute the architecture with shortcut and alignment")
+        return
     publish(trunk, arguments.out, arguments.docs)
     if recipe.mtp:
         mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp)
-        mtp.run(console)
+        mtp.run(console, metrics.show)
         mtp.publish()
     console.print(f"exported to {arguments.out}; evaluate with: python -m training.evaluate --offline")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from training.determinism.run_folder import RunFolder
 from training.optimizer.muon_adamw import Optimizer, Rates
-from training.progress import progress_bar
+from training.progress import Show, progress_bar
 
 
 class StageRecipe(Rates, Protocol):
@@ -39,15 +40,31 @@ class StepReport:
     seconds: float
 
 
+class Part(Protocol):
+    """Something beside module and optimizer that has a state of its own."""
+
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, tensors: dict[str, Tensor]) -> None: ...
+
+
 class Stage(ABC):
     """Trains `module`, which is ready with its initial weights, in the folder `path`.
 
     `identity`: what decides the stage's bits. Raises ValueError when the folder's run has another one.
+    `parts`: by name; each is saved and restored with the rest.
     """
 
     name: str
 
-    def __init__(self, path: Path, identity: dict[str, Any], module: nn.Module, recipe: StageRecipe) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        module: nn.Module,
+        recipe: StageRecipe,
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
+        self.parts = dict(parts or {})
         self.folder, self.module, self.plan = RunFolder(path, identity), module, recipe
         self.optimizer = Optimizer(module, recipe)
         self.step = 0
@@ -62,14 +79,18 @@ class Stage(ABC):
     def check(self, report: StepReport) -> str:
         """Looks at the quality so far, and returns it in words."""
 
-    def run(self, console: Console) -> None:
-        """Trains to the recipe's last step, with a progress bar on a terminal and a line per check."""
+    def run(self, console: Console, show: Show | None = None) -> None:
+        """Trains to the recipe's last step, with a progress bar on a terminal and a line per check.
+
+        `show` takes each step's report, and may return a table to show above the bar.
+        """
         with progress_bar(console, self.name, self.step, self.plan.steps) as update:
             while self.step < self.plan.steps:
                 report = self.advance()
+                table = show(report) if show else None
                 if self._due(self.plan.log_every):
                     self.folder.log({"kind": "step", **asdict(report)})
-                    update(self.step, f"loss {report.loss:.3f}")
+                    update(self.step, f"loss {report.loss:.3f}", table)
                 if self._due(self.plan.check_every):
                     words = self.check(report)
                     console.print(f"step {self.step}: {self.seconds:.0f} s, loss {report.loss:.3f}, {words}")
@@ -81,6 +102,8 @@ class Stage(ABC):
 
     def save(self) -> None:
         tensors = {f"weight.{name}": value for name, value in self.module.state_dict().items()}
+        for part, kept in self.parts.items():
+            tensors |= {f"part.{part}.{name}": value for name, value in kept.state().items()}
         progress = torch.tensor([self.step, self.seconds], dtype=torch.float64)
         self.folder.save(tensors | self.optimizer.state() | {"progress": progress})
 
@@ -89,6 +112,8 @@ class Stage(ABC):
             weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
             self.module.load_state_dict(weights)
             self.optimizer.load(tensors)
+            for part, kept in self.parts.items():
+                kept.load({name: tensors[f"part.{part}.{name}"] for name in kept.state()})
             step, self.seconds = tensors["progress"].tolist()
             self.step = int(step)
         self.folder.trim_log(self.step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,18 +15,22 @@ from training.data.tokenizer import train_tokenizer
 from training.experiments.quality import score
 from training.model.longcat_flash import LongcatFlash
 from training.recipe import Recipe
-from training.stability.controller import Usage, adjust, usage_of
+from training.stability.suite import Readings, Suite
 from training.stage import Stage, StepReport
 
 
 @dataclass(frozen=True)
 class TrunkReport(StepReport):
-    """`right`: the share of answer tokens that were the most likely one. FFN experts per token: by layer."""
+    """`right`: the share of answer tokens that were the most likely one. FFN experts per token: by layer.
+
+    `readings` are those of the monitors, at the steps where they are due.
+    """
 
     right: float
     mean: list[float]
     std: list[float]
     busiest: list[float]
+    readings: Readings | None
 
 
 class Trunk(Stage):
@@ -37,23 +41,26 @@ class Trunk(Stage):
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.recipe = recipe
         self.tokenizer = train_tokenizer(recipe.seed, recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues)
-        self.model = LongcatFlash(recipe.model)
+        self.model = LongcatFlash(recipe.model, recipe.architecture)
         self.model.initialise(recipe.seed)
         identity = {name: value for name, value in asdict(recipe).items() if name != "mtp"}
-        super().__init__(path, identity, self.model, recipe.trunk)
+        self.suite = Suite(self.model, recipe)
+        super().__init__(path, identity, self.model, recipe.trunk, {"suite": self.suite})
 
     def advance(self) -> TrunkReport:
-        recipe, begun = self.recipe.trunk, time.perf_counter()
-        stream = dialogues(self.recipe.seed, self.step * recipe.batch_dialogues, recipe.batch_dialogues)
-        step = batch(self.tokenizer, stream, recipe.groups)
+        begun, step = time.perf_counter(), self._batch()
+        self.suite.begin(step.real_T)
         with self._precision():
-            logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
+            state_TD = self.model.states(step.ids_T, step.groups)
+            logits_AV = self.model.logits(state_TD[step.wanted_A])
         loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
         loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
-        loss.backward()
+        state_RD = state_TD[step.real_T]
+        (loss + self.suite.penalty(state_RD)).backward()
+        readings = self.suite.read(self.step, loss.item(), state_RD, self.optimizer)
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
-        usage = self._control(step, scale)
+        usage = self.suite.control(step.real_T, scale, self.step)
         self.step += 1
         self.seconds += time.perf_counter() - begun
         return TrunkReport(
@@ -65,17 +72,22 @@ class Trunk(Stage):
             [u.mean for u in usage],
             [u.std for u in usage],
             [u.busiest for u in usage],
+            readings,
         )
+
+    def _batch(self) -> Batch:
+        recipe = self.recipe.trunk
+        stream = dialogues(self.recipe.seed, self.step * recipe.batch_dialogues, recipe.batch_dialogues)
+        step = batch(self.tokenizer, stream, recipe.groups)
+        if self.recipe.disturbance and self.step in self.recipe.disturbance.steps:
+            rng = torch.Generator().manual_seed(self.step)
+            step = replace(
+                step, target_A=torch.randint(self.recipe.model.vocab_size, step.target_A.shape, generator=rng)
+            )
+        return step
 
     def _precision(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.trunk.bfloat16)
-
-    def _control(self, step: Batch, scale: float) -> list[Usage]:
-        mixtures, controller = self.model.mixtures(), self.recipe.controller
-        if controller is None:
-            return [usage_of(moe, step.real_T) for moe in mixtures]
-        rate = controller.bias_rate * max(scale, 0.1)
-        return [adjust(moe, step.real_T, controller.ffn_experts, rate) for moe in mixtures]
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness and expert usage of the weights as they are, in the precision of training."""

@@ -27,6 +27,11 @@ def curve_of(records: Sequence[dict[str, Any]], name: str) -> Curve:
     return [(record["step"], record[name]) for record in records]
 
 
+def read_rows(records: Sequence[dict[str, Any]], name: str) -> list[list[float]]:
+    """Returns a value that is logged by layer as one list over the records for each layer."""
+    return [list(row) for row in zip(*(record[name] for record in records), strict=True)]
+
+
 def smooth(curve: Curve, window: int) -> Curve:
     """Returns the means of the last `window` points."""
     values = [value for _, value in curve]

@@ -33,6 +33,7 @@ def proxy(steps: int, scale: int, seed: int = 1) -> Recipe:
             rates=((0, 1.0), (max(1, total // 2), 1.0), (max(2, total), 0.0)),
             # A CPU that has to compile a bf16 product for each new shape needs ten times as long with it.
             bfloat16=False,
+            log_every=1,
             check_every=total,
             check_dialogues=64,
             save_every=max(1, total // 10),

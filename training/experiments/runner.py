@@ -19,6 +19,7 @@ from rich.console import Console
 from training.determinism.run_folder import RunFolder
 from training.experiments.curves import read_log
 from training.experiments.held_out import held_out_loss
+from training.freed_memory import keep_freed_memory
 from training.recipe import Recipe
 from training.trunk import Trunk
 
@@ -78,7 +79,7 @@ def run_cases(cases: Iterable[Case], folder: Path, console: Console) -> Results:
 
 
 def arguments(name: str, doc: str | None, seeds: int, steps: int) -> argparse.Namespace:
-    """Parses what every experiment takes, and sets the number of threads. `seeds` and `steps`: the default size."""
+    """Parses what every experiment takes, and sets up torch. `seeds` and `steps`: the default size."""
     parser = argparse.ArgumentParser(prog=f"python -m training.experiments.{name}", description=doc)
     parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / name, help="folder of checkpoints")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where result and plot go")
@@ -91,6 +92,7 @@ def arguments(name: str, doc: str | None, seeds: int, steps: int) -> argparse.Na
         if getattr(given, option) < 1:
             parser.error(f"--{option} is {getattr(given, option)}, and has to be at least 1")
     torch.set_num_threads(given.threads)
+    keep_freed_memory()
     return given
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.model.config import ModelConfig
+from training.model.config import SERVED, Architecture, ModelConfig
 
 Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
 LORA_EPS = 1e-6  # of the two inner norms: the reference uses its class's default there, not rms_norm_eps
@@ -35,7 +35,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: Architecture = SERVED) -> None:
         super().__init__()
         self.config = c = config
         heads, qk = c.num_attention_heads, c.qk_nope_head_dim + c.qk_rope_head_dim
@@ -46,8 +46,9 @@ class Attention(nn.Module):
         self.kv_a_layernorm = RMSNorm(c.kv_lora_rank, LORA_EPS)
         self.kv_b_proj = linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
         self.o_proj = linear(heads * c.v_head_dim, c.hidden_size)
-        self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5
-        self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5
+        aligned = architecture.attention_alignment
+        self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5 if aligned else 1.0
+        self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5 if aligned else 1.0
 
     def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
         """`rope_TR`: half cosines, half sines."""

@@ -6,11 +6,13 @@ experts, A (token, FFN expert) assignments, N assignments of one expert, F exper
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.model.config import ModelConfig
+from training.model.config import SERVED, Architecture, ModelConfig
 
 
 class Router(nn.Module):
@@ -18,19 +20,20 @@ class Router(nn.Module):
 
     e_score_correction_bias: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: Architecture) -> None:
         super().__init__()
         self.classifier = nn.Linear(config.hidden_size, config.num_gates, bias=False)
         self.register_buffer("e_score_correction_bias", torch.zeros(config.num_gates))
-        self.top_k, self.scale = config.moe_topk, config.routed_scaling_factor
+        self.top_k = config.moe_topk
+        self.scale = config.routed_scaling_factor if architecture.expert_alignment else 1.0
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns gate ids and weights, both [T, K]."""
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns gate ids and weights, both [T, K], and all scores [T, G]."""
         with torch.autocast(x_TD.device.type, enabled=False):
             score_TG = F.linear(x_TD.float(), self.classifier.weight).softmax(-1)
         with torch.no_grad():
             gate_TK = (score_TG + self.e_score_correction_bias).topk(self.top_k, -1, sorted=False).indices
-        return gate_TK, score_TG.gather(-1, gate_TK) * self.scale
+        return gate_TK, score_TG.gather(-1, gate_TK) * self.scale, score_TG
 
 
 class Experts(nn.Module):
@@ -52,15 +55,19 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: Architecture = SERVED) -> None:
         super().__init__()
-        self.router, self.experts = Router(config), Experts(config)
+        self.router, self.experts = Router(config, architecture), Experts(config)
         self.num_experts = config.n_routed_experts
         self.chosen_TK: Tensor | None = None  # of the last forward, for the bias controller and for statistics
+        # Called with scores [T, G] and gate ids [T, K] of each forward that will have a backward.
+        self.observer: Callable[[Tensor, Tensor], None] | None = None
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TK, weight_TK = self.router(x_TD)
+        gate_TK, weight_TK, score_TG = self.router(x_TD)
         self.chosen_TK = gate_TK
+        if self.observer is not None and score_TG.requires_grad:
+            self.observer(score_TG, gate_TK)
         zero_T1 = (weight_TK * (gate_TK >= self.num_experts)).sum(-1, keepdim=True)
         order_C = gate_TK.flatten().argsort(stable=True)
         counts = gate_TK.flatten().bincount(minlength=self.num_experts)[: self.num_experts].tolist()

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-ADAM_EPS = 1e-16  # docs/longcat-flash.md, training: far below the gradient's size, which is small here too
 
 
 class Rates(Protocol):
@@ -31,6 +30,8 @@ class Rates(Protocol):
     def vector_rate(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
+    @property
+    def adam_epsilon(self) -> float: ...
 
 
 def orthogonal(g_BMN: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class Optimizer:
             (self.vectors if own else self.matrices)[name] = value
         self.momentum = {name: torch.zeros_like(value) for name, value in self.matrices.items()}
         self.adam = torch.optim.AdamW(
-            self.vectors.values(), lr=recipe.vector_rate, betas=(0.9, 0.98), eps=ADAM_EPS, weight_decay=0.0
+            self.vectors.values(), lr=recipe.vector_rate, betas=(0.9, 0.98), eps=recipe.adam_epsilon, weight_decay=0.0
         )
 
     def scale(self, step: int) -> float:
@@ -97,6 +98,15 @@ class Optimizer:
             update_BMN = orthogonal(torch.cat([update for _, update in updates])) * max(1.0, rows / columns) ** 0.5
             for (value_BMN, _), part in zip(updates, update_BMN.split([len(v) for v, _ in updates]), strict=True):
                 value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
+
+    @torch.no_grad()
+    def gradient_rms(self) -> tuple[float, float]:
+        """Returns the RMS of the gradient over all of Adam's parameters, and the least one of a whole parameter."""
+        grads = [value.grad for value in self.vectors.values() if value.grad is not None]
+        squares = [float(grad.float().square().sum()) for grad in grads]
+        sizes = [grad.numel() for grad in grads]
+        least = min(square / size for square, size in zip(squares, sizes, strict=True))
+        return (sum(squares) / sum(sizes)) ** 0.5, least**0.5
 
     def state(self) -> dict[str, Tensor]:
         """Returns every tensor needed to resume."""
