@@ -61,6 +61,27 @@ def test_train_drafts_and_measure_them(shell: Shell) -> None:
     assert json.loads(out.read_text())["greedy"]["by_draft_length"]["1"]["drafted"] > 0
 
 
+def test_experiments_of_training(shell: Shell) -> None:
+    folder = shell.folder / "build" / "experiments"
+    for name, seeds in (("compute_budget", ()), ("architecture", ("--seeds", "1")), ("stability", ("--seeds", "1"))):
+        few = ("--steps", "3", *seeds, "--run", str(folder / name), "--docs", str(folder))
+        assert "held-out loss" in shell.run("python", "-m", f"training.experiments.{name}", *few)
+        page = name.replace("_", "-")
+        assert json.loads((folder / f"{page}.json").read_text())["size"]["steps"] == 3
+        assert (folder / f"{page}.png").exists()
+    shell.run("python", "-m", "training.experiments.token_kinds", "--dialogues", "20", "--docs", str(folder))
+    kinds = json.loads((folder / "token-kinds.json").read_text())["kinds"]
+    assert {"digit of an answer", "function word", "tool-call syntax"} < kinds.keys()
+
+
+def test_train_with_monitors(shell: Shell) -> None:
+    folders = [part for name in ("run", "out", "docs") for part in (f"--{name}", str(shell.folder / "watched" / name))]
+    options = ("--steps", "1", "--without", "mtp", "--without", "shortcut", "--metrics-port", "0", *folders)
+    printed = shell.run("python", "-m", "training", *options)
+    assert re.search(r"metrics: http://127\.0\.0\.1:\d+/metrics", printed)
+    assert "not exported" in printed
+
+
 def test_bench(shell: Shell) -> None:
     """On tiny models and without llama.cpp where it is not installed: CI does not compile it."""
     output = shell.run("make", "bench", "BENCH=--smoke")

@@ -70,7 +70,7 @@ def draw(results: Results, out: str) -> None:
 
 
 def main() -> None:
-    given = arguments(NAME, __doc__, seeds=1, steps=600)
+    given = arguments(NAME, __doc__, seeds=1, steps=300)
     base, console = proxy(given.steps, given.scale), Console()
     cases = [
         trained(variant, replace(recipe, seed=seed))

@@ -12,11 +12,11 @@ from training.data.batches import batch
 from training.data.dialogues import HELD_OUT, dialogues
 from training.trunk import Trunk
 
-DIALOGUES, CHUNK = 128, 32
+CHUNK = 32
 
 
 @torch.no_grad()
-def held_out_loss(trunk: Trunk, count: int = DIALOGUES) -> float:
+def held_out_loss(trunk: Trunk, count: int) -> float:
     """Returns the training loss (nats, answers weighted alike) over held-out dialogues, in fp32."""
     total = weight = 0.0
     for start in range(0, count, CHUNK):

@@ -35,7 +35,7 @@ def proxy(steps: int, scale: int, seed: int = 1) -> Recipe:
             bfloat16=False,
             log_every=1,
             check_every=total,
-            check_dialogues=64,
+            check_dialogues=min(64, total),
             save_every=max(1, total // 10),
         ),
         mtp=None,

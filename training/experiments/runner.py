@@ -53,9 +53,9 @@ def trained(variant: str, recipe: Recipe) -> Case:
 
 def outcome(trunk: Trunk) -> Json:
     """Returns the records of a finished run, and its loss on held-out dialogues."""
-    log = trunk.folder.log_path
+    log, count = trunk.folder.log_path, 2 * trunk.recipe.trunk.check_dialogues
     steps = [{name: value for name, value in record.items() if name != TIMES} for record in read_log(log, "step")]
-    return {"steps": steps, "checks": read_log(log, "check"), "held_out_loss": held_out_loss(trunk)}
+    return {"steps": steps, "checks": read_log(log, "check"), "held_out_loss": held_out_loss(trunk, count)}
 
 
 def run_cases(cases: Iterable[Case], folder: Path, console: Console) -> Results:
