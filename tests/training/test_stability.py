@@ -74,7 +74,7 @@ def test_the_balance_gradient_is_that_of_the_printed_loss(weight: float) -> None
     balance.real_T = real_T
     moe(x_TD)[real_T].square().sum().backward()
     torch.testing.assert_close(weight_GD.grad, expected_GD)
-    assert balance.loss == pytest.approx(float(printed), rel=1e-5)
+    assert balance.loss == pytest.approx(float(printed.detach()), rel=1e-5)
 
 
 def test_the_weight_of_the_balance_loss_keeps_the_ratio() -> None:

@@ -19,7 +19,7 @@ WITH, WITHOUT = "disturbed, with the suite", "disturbed, without the suite"
 LIMITED, UNLIMITED = "α limited", "α not limited"
 HIDDEN = "hidden z-loss"
 ADAM = {1e-16: "ε = 1e-16", 1e-8: "ε = 1e-8", 1e-4: "ε = 1e-4"}
-RATE = 30.0  # of the learning rates while they are too high
+RATE = 10.0  # of the learning rates while they are too high
 
 
 def disturbed(base: Recipe) -> Recipe:
