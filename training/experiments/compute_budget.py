@@ -16,7 +16,7 @@ from training.recipe import BalanceRecipe, ControllerRecipe, Recipe
 
 NAME = "compute-budget"
 TARGET = 4.0  # K_e
-RATE = 1.0  # μ; a run of a sixth of the built-in model's steps needs more than its 0.2 to follow the router
+RATE = 1.0  # μ; a run of a tenth of the built-in model's steps needs more than its 0.2 to follow the router
 LAST = 5  # the mean over the last fifth of the steps is compared with the target
 
 
@@ -71,7 +71,7 @@ def draw(results: Results, out: str) -> None:
 
 
 def main() -> None:
-    given = arguments(NAME, __doc__, seeds=1, steps=300)
+    given = arguments(NAME, __doc__, seeds=1, steps=200)
     base, console = proxy(given.steps, given.scale), Console()
     cases = [
         trained(variant, replace(recipe, seed=seed))
