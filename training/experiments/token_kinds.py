@@ -24,6 +24,7 @@ from training.data.dialogues import HELD_OUT, Dialogue, dialogues
 from training.data.tokenizer import EOS
 from training.export.read import load_exported
 from training.model.longcat_flash import LongcatFlash
+from training.model.moe import MoE
 
 plt.switch_backend("Agg")
 
@@ -86,6 +87,12 @@ def kinds(tokenizer: Tokenizer, dialogue: Dialogue) -> tuple[list[int], list[str
     return ids, found
 
 
+def ffn_experts(moe: MoE) -> Tensor:
+    """Returns the number of FFN experts of each token of the last forward pass, [T]."""
+    assert moe.chosen_TK is not None
+    return (moe.chosen_TK < moe.num_experts).sum(-1)
+
+
 @torch.no_grad()
 def experts_by_kind(model: LongcatFlash, tokenizer: Tokenizer, played: list[Dialogue]) -> dict[str, Tensor]:
     """Returns [L, tokens] FFN experts by kind."""
@@ -93,7 +100,7 @@ def experts_by_kind(model: LongcatFlash, tokenizer: Tokenizer, played: list[Dial
     for dialogue in track(played, "dialogues"):
         ids, found = kinds(tokenizer, dialogue)
         model.states(torch.tensor(ids), [(1, len(ids))])
-        number_LT = torch.stack([(moe.chosen_TK < moe.num_experts).sum(-1) for moe in model.mixtures()])
+        number_LT = torch.stack([ffn_experts(moe) for moe in model.mixtures()])
         for kind in set(found):
             parts[kind].append(number_LT[:, [one == kind for one in found]])
     return {kind: torch.cat(numbers, 1).float() for kind, numbers in parts.items()}
