@@ -56,10 +56,15 @@ class MtpRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the model. The seed determines tokenizer, initial weights and every batch."""
+    """Everything that decides the model. The seed determines tokenizer, initial weights and every batch.
+
+    `determinism`: the padded groups of a batch are computed one by one and added in a fixed tree, so that neither threads
+    nor ranks change a bit; without it a batch is computed as one.
+    """
 
     seed: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     trunk: TrunkRecipe = TrunkRecipe()
     controller: ControllerRecipe | None = ControllerRecipe()
     mtp: MtpRecipe | None = MtpRecipe()
+    determinism: bool = False

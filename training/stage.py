@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from training.determinism.run_folder import RunFolder
+from training.distributed.replicas import compare_replicas
+from training.distributed.shards import own_part, whole_tensors
+from training.execution import Execution
 from training.optimizer.muon_adamw import Optimizer, Rates
 from training.progress import progress_bar
 
@@ -42,13 +45,22 @@ class StepReport:
 class Stage(ABC):
     """Trains `module`, which is ready with its initial weights, in the folder `path`.
 
-    `identity`: what decides the stage's bits. Raises ValueError when the folder's run has another one.
+    `identity`: what decides the stage's bits. With several ranks, each has a part of the experts, and the first writes.
+    Raises ValueError when the folder's run has another identity.
     """
 
     name: str
 
-    def __init__(self, path: Path, identity: dict[str, Any], module: nn.Module, recipe: StageRecipe) -> None:
-        self.folder, self.module, self.plan = RunFolder(path, identity), module, recipe
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        module: nn.Module,
+        recipe: StageRecipe,
+        execution: Execution | None = None,
+    ) -> None:
+        self.execution = execution or Execution()
+        self.folder, self.module, self.plan = RunFolder(path, identity, self.execution.team.first), module, recipe
         self.optimizer = Optimizer(module, recipe)
         self.step = 0
         self.seconds = 0.0
@@ -66,7 +78,9 @@ class Stage(ABC):
         """Trains to the recipe's last step, with a progress bar on a terminal and a line per check."""
         with progress_bar(console, self.name, self.step, self.plan.steps) as update:
             while self.step < self.plan.steps:
+                self._begin()
                 report = self.advance()
+                self.execution.watch.rest(self._resting())
                 if self._due(LOG_EVERY):
                     self.folder.log({"kind": "step", **asdict(report)})
                     update(self.step, f"loss {report.loss:.3f}")
@@ -79,13 +93,32 @@ class Stage(ABC):
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.steps
 
+    def _resting(self) -> dict[str, Tensor]:
+        """Returns what an update leaves for the next step: weights and optimizer state, of this rank."""
+        return {f"weight.{name}": value for name, value in self.module.state_dict().items()} | self.optimizer.state()
+
+    def _begin(self) -> None:
+        """Raises CorruptionFound when what rests has changed, or when ranks have other bits of the same tensor."""
+        watch, tensors = self.execution.watch, self._resting()
+        watch.begin(self.step)
+        if watch.faults:
+            watch.faults.reach_at_rest(tensors)
+        watch.verify(tensors)
+        if watch.due:
+            compare_replicas(self.execution.team, tensors)
+
     def save(self) -> None:
-        tensors = {f"weight.{name}": value for name, value in self.module.state_dict().items()}
+        """Writes a checkpoint, after a look at what it is made of; all ranks call it together."""
+        tensors = self._resting()
+        self.execution.watch.verify(tensors)
+        tensors = whole_tensors(tensors, self.execution.team)
         progress = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-        self.folder.save(tensors | self.optimizer.state() | {"progress": progress})
+        if self.folder.writes:
+            self.folder.save(tensors | {"progress": progress})
 
     def _resume(self) -> None:
         if (tensors := self.folder.load()) is not None:
+            tensors = {name: own_part(name, value, self.execution.team) for name, value in tensors.items()}
             weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
             self.module.load_state_dict(weights)
             self.optimizer.load(tensors)

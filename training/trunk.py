@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.batches import Batch, batch
-from training.data.dialogues import HELD_OUT, dialogues
+from training.data.batches import Batch, batch, dealt
+from training.data.dialogues import HELD_OUT, Dialogue, dialogues
 from training.data.tokenizer import train_tokenizer
+from training.distributed.engine import Engine
+from training.distributed.shards import keep_own_experts, whole_tensors
+from training.distributed.team import InvalidTeam
+from training.execution import Execution
 from training.experiments.quality import score
 from training.model.longcat_flash import LongcatFlash
 from training.recipe import Recipe
@@ -34,51 +39,83 @@ class Trunk(Stage):
 
     name = "trunk"
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Recipe, execution: Execution | None = None) -> None:
         self.recipe = recipe
         self.tokenizer = train_tokenizer(recipe.seed, recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues)
         self.model = LongcatFlash(recipe.model)
         self.model.initialise(recipe.seed)
         identity = {name: value for name, value in asdict(recipe).items() if name != "mtp"}
-        super().__init__(path, identity, self.model, recipe.trunk)
+        self.engine: Engine | None = None
+        execution = execution or Execution()
+        if not recipe.determinism and not execution.plain:
+            raise InvalidTeam(
+                "several ranks or threads of the trunk's stage, or a watch, need the recipe's determinism"
+            )
+        if recipe.determinism:
+            execution.team.check(recipe.trunk.groups, recipe.model.n_routed_experts)
+            keep_own_experts(self.model, execution.team)
+            self.engine = Engine(self.model, execution.team, execution.threads, execution.watch)
+        super().__init__(path, identity, self.model, recipe.trunk, execution)
+        self.execution.team.agree(
+            "tokenizer, recipe and step", f"{self.tokenizer.to_str()} {recipe} {self.step}".encode()
+        )
 
     def advance(self) -> TrunkReport:
         recipe, begun = self.recipe.trunk, time.perf_counter()
         stream = dialogues(self.recipe.seed, self.step * recipe.batch_dialogues, recipe.batch_dialogues)
-        step = batch(self.tokenizer, stream, recipe.groups)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
-        loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
-        loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
-        loss.backward()
+        compute = self._compute if self.engine is None else self._compute_by_groups
+        loss, right, real_T = compute(list(stream))
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
-        usage = self._control(step, scale)
+        usage = self._control(real_T, scale)
         self.step += 1
         self.seconds += time.perf_counter() - begun
         return TrunkReport(
             self.step,
-            loss.item(),
+            loss,
             scale,
             self.seconds,
-            (logits_AV.argmax(-1) == step.target_A).float().mean().item(),
+            right,
             [u.mean for u in usage],
             [u.std for u in usage],
             [u.busiest for u in usage],
         )
 
-    def _control(self, step: Batch, scale: float) -> list[Usage]:
+    def _compute(self, stream: list[Dialogue]) -> tuple[float, float, Tensor]:
+        """Sets the gradients. Returns the loss, the share of right answer tokens, and which tokens are no padding."""
+        step = batch(self.tokenizer, stream, self.recipe.trunk.groups)
+        numbers = numbers_of(self.model, step, step.weight_A.sum(), torch.bfloat16)
+        numbers[0].backward()  # type: ignore[no-untyped-call]
+        loss, right = numbers.tolist()
+        return loss, right / len(step.target_A), step.real_T
+
+    def _compute_by_groups(self, stream: list[Dialogue]) -> tuple[float, float, Tensor]:
+        """Does the same, by padded groups, on the threads and ranks of the execution."""
+        assert self.engine is not None
+        batches = dealt(self.tokenizer, stream, self.recipe.trunk.groups)
+        total = torch.cat([part.weight_A for part in batches]).sum()
+        outcome = self.engine.step(batches, lambda model, part: numbers_of(model, part, total, torch.bfloat16))
+        for moe, chosen_TK in zip(self.model.mixtures(), outcome.chosen_TK, strict=True):
+            moe.chosen_TK = chosen_TK
+        loss, right = outcome.numbers
+        real_T = torch.cat([part.real_T for part in batches])
+        return loss, right / sum(len(part.target_A) for part in batches), real_T
+
+    def _control(self, real_T: Tensor, scale: float) -> list[Usage]:
         mixtures, controller = self.model.mixtures(), self.recipe.controller
         if controller is None:
-            return [usage_of(moe, step.real_T) for moe in mixtures]
+            return [usage_of(moe, real_T) for moe in mixtures]
         rate = controller.bias_rate * max(scale, 0.1)
-        return [adjust(moe, step.real_T, controller.ffn_experts, rate) for moe in mixtures]
+        return [adjust(moe, real_T, controller.ffn_experts, rate) for moe in mixtures]
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness and expert usage of the weights as they are, in the precision of training."""
+        model = self.whole_model()
+        if not self.folder.writes:
+            return ""
         with torch.autocast("cpu", torch.bfloat16):
             held_out = list(dialogues(HELD_OUT, 0, self.recipe.trunk.check_dialogues))
-            result = score(self.model, self.tokenizer, held_out)
+            result = score(model, self.tokenizer, held_out)
         usage = [asdict(layer) for layer in result.usage]
         shares = {kind: round(result.exact[kind] / n, 3) for kind, n in sorted(result.asked.items())}
         record = {"kind": "check", "step": self.step, "exact": result.share, "by_category": shares, "usage": usage}
@@ -86,3 +123,20 @@ class Trunk(Stage):
         means = " ".join(f"{layer.mean:.2f}±{layer.std:.2f}" for layer in result.usage)
         categories = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         return f"held-out exact {result.share:.1%}, FFN experts per token {means}\n  {categories}"
+
+    def whole_model(self) -> LongcatFlash:
+        """Returns the model with all experts; all ranks call it together."""
+        if self.execution.team.sharing == 1:
+            return self.model
+        whole = LongcatFlash(self.recipe.model)
+        whole.load_state_dict(whole_tensors(self.model.state_dict(), self.execution.team))
+        return whole
+
+
+def numbers_of(model: LongcatFlash, step: Batch, total: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns a batch's part of the loss, and how many answer tokens were the most likely one."""
+    with torch.autocast(step.ids_T.device.type, dtype):
+        logits_AV = model(step.ids_T, step.groups, step.wanted_A)
+    loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
+    right = (logits_AV.detach().argmax(-1) == step.target_A).sum()
+    return torch.stack([(loss_A * step.weight_A).sum() / total, right.float()])

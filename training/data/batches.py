@@ -74,6 +74,20 @@ def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> B
     return batch_of([encode(tokenizer, dialogue) for dialogue in dialogues], groups)
 
 
+def dealt(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> list[Batch]:
+    """Returns the same groups as batches of their own, those of short dialogues beside those of long ones.
+
+    So neighbours, and quarters and halves of the list, have about as many tokens; what stands at the same place in each
+    of them is of similar length.
+    """
+    encoded = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda one: len(one[0]))
+    size = -(-len(encoded) // groups)
+    parts = [batch_of(encoded[i : i + size], 1) for i in range(0, len(encoded), size)]
+    half = (len(parts) + 1) // 2
+    order = [number for short in range(half) for number in dict.fromkeys((short, len(parts) - 1 - short))]
+    return [parts[number] for number in order]
+
+
 def batch_of(encoded: list[Encoded], groups: int) -> Batch:
     """Returns the batch of encoded dialogues."""
     padded = pad([ids for ids, _ in encoded], groups)

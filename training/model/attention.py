@@ -6,6 +6,8 @@ W = N + U, X = R / 2, B rows, S length of a row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from training.model.config import ModelConfig
 
 Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
+Attend = Callable[[Tensor, Tensor, Tensor, Groups], Tensor]
 LORA_EPS = 1e-6  # of the two inner norms: the reference uses its class's default there, not rms_norm_eps
 
 
@@ -48,10 +51,11 @@ class Attention(nn.Module):
         self.o_proj = linear(heads * c.v_head_dim, c.hidden_size)
         self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5
         self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5
+        self.attend: Attend = attend
 
     def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
         """`rope_TR`: half cosines, half sines."""
-        y_TD: Tensor = self.o_proj(attend(*self.project(x_TD, rope_TR), groups))
+        y_TD: Tensor = self.o_proj(self.attend(*self.project(x_TD, rope_TR), groups))
         return y_TD
 
     def project(self, x_TD: Tensor, rope_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:

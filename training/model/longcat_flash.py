@@ -40,11 +40,12 @@ class Layer(nn.Module):
     def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
         x_TD = x_TD + self.self_attn[0](self.input_layernorm[0](x_TD), rope_TR, groups)
         h_TD = self.post_attention_layernorm[0](x_TD)
-        shortcut_TD = self.mlp(h_TD)
+        moe = self.mlp.start(h_TD)
         x_TD = x_TD + self.mlps[0](h_TD)
+        moe.compute()
         x_TD = x_TD + self.self_attn[1](self.input_layernorm[1](x_TD), rope_TR, groups)
         x_TD = x_TD + self.mlps[1](self.post_attention_layernorm[1](x_TD))
-        out_TD: Tensor = x_TD + shortcut_TD
+        out_TD: Tensor = x_TD + moe.finish()
         return out_TD
 
 
