@@ -1,4 +1,8 @@
-"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume."""
+"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume.
+
+`torchrun --nproc-per-node 2 -m training` does it with two ranks, which share batches and experts. Any number of ranks
+and threads gives the same bits, and may resume what another number began. The MTP module's stage is the first rank's.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,21 @@ import torch
 from rich.console import Console
 
 from training.data.dialogues import HELD_OUT, dialogues
+from training.determinism.mode import make_deterministic
+from training.determinism.watch import Watch
+from training.distributed.team import InvalidTeam, join_team, leave_team
+from training.execution import Execution
 from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.stage import Mtp
 from training.recipe import ControllerRecipe, MtpRecipe, Recipe, TrunkRecipe
 from training.trunk import Trunk
 
 HERE = Path(__file__).parent
-PARTS = ("controller", "mtp")
+PARTS = ("controller", "mtp", "determinism")
 
 
 def keep_freed_memory() -> None:
@@ -32,9 +41,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def publish(trunk: Trunk, out: Path, docs: Path) -> None:
+def publish(trunk: Trunk, whole: LongcatFlash, out: Path, docs: Path) -> None:
     """Writes the exported model, the run's log, and the plots; the histogram is of the exported bf16 weights."""
-    export(trunk.model, trunk.tokenizer, out)
+    export(whole, trunk.tokenizer, out)
     docs.mkdir(parents=True, exist_ok=True)
     log = docs / "training-log.jsonl"
     shutil.copyfile(trunk.folder.log_path, log)
@@ -51,6 +60,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         trunk=TrunkRecipe(steps=arguments.steps),
         controller=None if "controller" in left_out else ControllerRecipe(),
         mtp=None if "mtp" in left_out else MtpRecipe(steps=arguments.mtp_steps),
+        determinism="determinism" not in left_out,
     )
 
 
@@ -63,14 +73,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrunkRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="padded groups computed at once")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the trunk's stage; one GPU a rank")
+    parser.add_argument("--expert-ranks", type=int, help="ranks that share a layer's experts; default: all")
+    parser.add_argument("--watch", type=int, default=0, metavar="STEPS", help="look for silent corruption so often")
+    parser.add_argument("--watch-experts", type=float, default=Watch.expert_share, help="share of experts looked at")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    console, recipe = Console(), recipe_of(arguments)
-    trunk = Trunk(arguments.run, recipe)
+    recipe = recipe_of(arguments)
+    team, watch = join_team(arguments.device, arguments.expert_ranks), Watch(arguments.watch, arguments.watch_experts)
+    if recipe.determinism:
+        make_deterministic()
+    else:
+        torch.set_num_threads(arguments.threads)
+    console = Console(quiet=not team.first)
+    try:
+        trunk = Trunk(arguments.run, recipe, Execution(team, arguments.threads if recipe.determinism else 1, watch))
+    except InvalidTeam as error:
+        parser.error(str(error))
     trunk.run(console)
-    publish(trunk, arguments.out, arguments.docs)
+    model = trunk.whole_model()
+    leave_team(team)
+    if team.first:
+        finish(arguments, trunk, model, console)
+
+
+def finish(arguments: argparse.Namespace, trunk: Trunk, model: LongcatFlash, console: Console) -> None:
+    """What only the first rank does: export, plots, and the MTP module's stage."""
+    recipe = trunk.recipe
+    publish(trunk, model, arguments.out, arguments.docs)
     if recipe.mtp:
         mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp)
         mtp.run(console)

@@ -58,8 +58,8 @@ class MtpRecipe:
 class Recipe:
     """Everything that decides the model. The seed determines tokenizer, initial weights and every batch.
 
-    `determinism`: the padded groups of a batch are computed one by one and added in a fixed tree, so that neither threads
-    nor ranks change a bit; without it a batch is computed as one.
+    `determinism`: the padded groups of a batch are computed one by one and added in a fixed tree, so that neither
+    threads nor ranks change a bit; without it a batch is computed as one.
     """
 
     seed: int = 1

@@ -54,6 +54,7 @@ class Trunk(Stage):
         if recipe.determinism:
             execution.team.check(recipe.trunk.groups, recipe.model.n_routed_experts)
             keep_own_experts(self.model, execution.team)
+            self.model.to(execution.team.device)
             self.engine = Engine(self.model, execution.team, execution.threads, execution.watch)
         super().__init__(path, identity, self.model, recipe.trunk, execution)
         self.execution.team.agree(
@@ -92,7 +93,8 @@ class Trunk(Stage):
     def _compute_by_groups(self, stream: list[Dialogue]) -> tuple[float, float, Tensor]:
         """Does the same, by padded groups, on the threads and ranks of the execution."""
         assert self.engine is not None
-        batches = dealt(self.tokenizer, stream, self.recipe.trunk.groups)
+        device = self.execution.team.device
+        batches = [part.to(device) for part in dealt(self.tokenizer, stream, self.recipe.trunk.groups)]
         total = torch.cat([part.weight_A for part in batches]).sum()
         outcome = self.engine.step(batches, lambda model, part: numbers_of(model, part, total, torch.bfloat16))
         for moe, chosen_TK in zip(self.model.mixtures(), outcome.chosen_TK, strict=True):
@@ -125,8 +127,9 @@ class Trunk(Stage):
         return f"held-out exact {result.share:.1%}, FFN experts per token {means}\n  {categories}"
 
     def whole_model(self) -> LongcatFlash:
-        """Returns the model with all experts; all ranks call it together."""
-        if self.execution.team.sharing == 1:
+        """Returns the model with all experts on the CPU; all ranks call it together."""
+        team = self.execution.team
+        if team.sharing == 1 and team.device.type == "cpu":
             return self.model
         whole = LongcatFlash(self.recipe.model)
         whole.load_state_dict(whole_tensors(self.model.state_dict(), self.execution.team))

@@ -32,7 +32,7 @@ def start_ranks(ranks: int, sharing: int | None, work: Callable[[Team], None]) -
             work(team)
             leave_team(team)
             code = 0
-        except BaseException:  # the process ends here, whatever it was
+        except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
             traceback.print_exc()
         finally:
             os._exit(code)

@@ -6,7 +6,7 @@ Legend: T tokens of all groups, A tokens of answers.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -31,6 +31,11 @@ class Batch:
     target_A: Tensor
     weight_A: Tensor  # of the loss: n tokens of an answer weigh sqrt(n), so that long tool calls do not dominate
     dialogue_A: Tensor  # index of the dialogue in the input
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch with its tensors on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:

@@ -15,7 +15,7 @@ class RunFolder:
     """`path` contains recipe.json, log.jsonl and checkpoint.safetensors; one process at a time uses it."""
 
     def __init__(self, path: Path, recipe: dict[str, Any], writes: bool = True) -> None:
-        """Makes the folder, or opens it; only one rank `writes`. Raises ValueError when the run there has another recipe."""
+        """Makes the folder, or opens it; one rank `writes`. Raises ValueError when the run there has another recipe."""
         self.path, self.writes = path, writes
         if not writes:
             return

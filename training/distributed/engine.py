@@ -72,7 +72,7 @@ class Engine:
         return Outcome(numbers, self._chosen([unit.chosen for unit in units], batches))
 
     def _unit(self, number: int, share: int, batches: list[Batch], loss: Loss) -> Unit:
-        """Computes the rank's padded group `number`, while its peers compute theirs; numbers from `share` on are repetitions."""
+        """Computes the rank's padded group `number` while its peers compute theirs; from `share` on, once more."""
         positions = [peer * share + number % share for peer in self.team.expert_peers]
         rows = [len(batches[position].ids_T) for position in positions]
         lane = self._lanes.get()

@@ -133,7 +133,7 @@ class Call:
             self.works.append(messages(sent, [(buffer, self.peers[source])], self._tag(phase)))
 
     def _scatter(self, step: int, partial_SD: Tensor, phase: int) -> None:
-        """Starts to send what this rank's experts made of a source's rows, and to receive what others made of its own."""
+        """Starts to send what this rank's experts made of a source's rows, and to receive what others made of ours."""
         if step == 0:
             self.works, self.buffers, self._sent = [[]], [partial_SD], [partial_SD]
             return

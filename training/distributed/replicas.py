@@ -1,4 +1,4 @@
-"""Compares what several ranks have of the same tensor: a corrupted one stays different for good, whenever it was hit."""
+"""Compares what several ranks have of the same tensor: a corrupted one stays different, whenever it was hit."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from training.model.moe import expert_groups
 
+CPU = torch.device("cpu")
 MINUTES = timedelta(minutes=30)  # other ranks wait for the first one's held-out check
 
 
@@ -35,7 +36,7 @@ class Team:
     rank: int = 0
     ranks: int = 1
     sharing: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def expert_peers(self) -> list[int]:

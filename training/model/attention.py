@@ -100,9 +100,9 @@ def rope_table(config: ModelConfig, length: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def rope_of(config: ModelConfig, groups: Groups) -> Tensor:
-    """Returns the tokens' lines of the rope table, [T, R]."""
-    table_SR = rope_table(config, max(length for _, length in groups))
+def rope_of(config: ModelConfig, groups: Groups, device: torch.device | None = None) -> Tensor:
+    """Returns the tokens' lines of the rope table, [T, R]. The table is made on the CPU, so that devices agree."""
+    table_SR = rope_table(config, max(length for _, length in groups)).to(device)
     return torch.cat([table_SR[:length].repeat(rows, 1) for rows, length in groups])
 
 

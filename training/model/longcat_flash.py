@@ -77,7 +77,7 @@ class LongcatFlash(nn.Module):
 
     def states(self, ids_T: Tensor, groups: Groups) -> Tensor:
         """Returns the last layer's output [T, D], before the final norm."""
-        rope_TR = rope_of(self.config, groups)
+        rope_TR = rope_of(self.config, groups, ids_T.device)
         x_TD: Tensor = self.embed_tokens(ids_T)
         for layer in self.layers:
             x_TD = layer(x_TD, rope_TR, groups)

@@ -124,4 +124,7 @@ class Optimizer:
             value.copy_(tensors[f"momentum.{name}"])
         for name, parameter in self.vectors.items():
             kinds = ("step", "exp_avg", "exp_avg_sq")
-            self.adam.state[parameter] = {kind: tensors[f"adam.{kind}.{name}"].clone() for kind in kinds}
+            self.adam.state[parameter] = {
+                kind: tensors[f"adam.{kind}.{name}"].clone().to("cpu" if kind == "step" else parameter.device)
+                for kind in kinds
+            }
