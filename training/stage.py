@@ -18,14 +18,14 @@ from training.execution import Execution
 from training.optimizer.muon_adamw import Optimizer, Rates
 from training.progress import progress_bar
 
-LOG_EVERY = 10
-
 
 class StageRecipe(Rates, Protocol):
     """The part of a stage's recipe that the loop reads."""
 
     @property
     def steps(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
     @property
     def check_every(self) -> int: ...
     @property
@@ -81,7 +81,7 @@ class Stage(ABC):
                 self._begin()
                 report = self.advance()
                 self.execution.watch.rest(self._resting())
-                if self._due(LOG_EVERY):
+                if self._due(self.plan.log_every):
                     self.folder.log({"kind": "step", **asdict(report)})
                     update(self.step, f"loss {report.loss:.3f}")
                 if self._due(self.plan.check_every):

@@ -85,7 +85,7 @@ class Trunk(Stage):
     def _compute(self, stream: list[Dialogue]) -> tuple[float, float, Tensor]:
         """Sets the gradients. Returns the loss, the share of right answer tokens, and which tokens are no padding."""
         step = batch(self.tokenizer, stream, self.recipe.trunk.groups)
-        numbers = numbers_of(self.model, step, step.weight_A.sum(), torch.bfloat16)
+        numbers = numbers_of(self.model, step, step.weight_A.sum(), self._precision())
         numbers[0].backward()  # type: ignore[no-untyped-call]
         loss, right = numbers.tolist()
         return loss, right / len(step.target_A), step.real_T
@@ -96,12 +96,16 @@ class Trunk(Stage):
         device = self.execution.team.device
         batches = [part.to(device) for part in dealt(self.tokenizer, stream, self.recipe.trunk.groups)]
         total = torch.cat([part.weight_A for part in batches]).sum()
-        outcome = self.engine.step(batches, lambda model, part: numbers_of(model, part, total, torch.bfloat16))
+        outcome = self.engine.step(batches, lambda model, part: numbers_of(model, part, total, self._precision()))
         for moe, chosen_TK in zip(self.model.mixtures(), outcome.chosen_TK, strict=True):
             moe.chosen_TK = chosen_TK
         loss, right = outcome.numbers
         real_T = torch.cat([part.real_T for part in batches])
         return loss, right / sum(len(part.target_A) for part in batches), real_T
+
+    def _precision(self) -> torch.autocast:
+        device = self.execution.team.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.trunk.bfloat16)
 
     def _control(self, real_T: Tensor, scale: float) -> list[Usage]:
         mixtures, controller = self.model.mixtures(), self.recipe.controller
@@ -115,7 +119,7 @@ class Trunk(Stage):
         model = self.whole_model()
         if not self.folder.writes:
             return ""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.trunk.bfloat16):
             held_out = list(dialogues(HELD_OUT, 0, self.recipe.trunk.check_dialogues))
             result = score(model, self.tokenizer, held_out)
         usage = [asdict(layer) for layer in result.usage]
@@ -136,9 +140,9 @@ class Trunk(Stage):
         return whole
 
 
-def numbers_of(model: LongcatFlash, step: Batch, total: Tensor, dtype: torch.dtype) -> Tensor:
+def numbers_of(model: LongcatFlash, step: Batch, total: Tensor, precision: torch.autocast) -> Tensor:
     """Returns a batch's part of the loss, and how many answer tokens were the most likely one."""
-    with torch.autocast(step.ids_T.device.type, dtype):
+    with precision:
         logits_AV = model(step.ids_T, step.groups, step.wanted_A)
     loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
     right = (logits_AV.detach().argmax(-1) == step.target_A).sum()
