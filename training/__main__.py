@@ -7,9 +7,7 @@ and threads gives the same bits, and may resume what another number began. The M
 from __future__ import annotations
 
 import argparse
-import ctypes
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -24,6 +22,7 @@ from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
+from training.freed_memory import keep_freed_memory
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.stage import Mtp
 from training.recipe import ControllerRecipe, MtpRecipe, Recipe, TrunkRecipe
@@ -31,14 +30,6 @@ from training.trunk import Trunk
 
 HERE = Path(__file__).parent
 PARTS = ("controller", "mtp", "determinism")
-
-
-def keep_freed_memory() -> None:
-    """Keeps glibc from returning large blocks to the system: the page faults of each step take a fifth of the time."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def publish(trunk: Trunk, whole: LongcatFlash, out: Path, docs: Path) -> None:

@@ -78,9 +78,9 @@ class Stage(ABC):
         """Trains to the recipe's last step, with a progress bar on a terminal and a line per check."""
         with progress_bar(console, self.name, self.step, self.plan.steps) as update:
             while self.step < self.plan.steps:
-                self._begin()
+                self.begin()
                 report = self.advance()
-                self.execution.watch.rest(self._resting())
+                self.remember()
                 if self._due(self.plan.log_every):
                     self.folder.log({"kind": "step", **asdict(report)})
                     update(self.step, f"loss {report.loss:.3f}")
@@ -97,12 +97,22 @@ class Stage(ABC):
         """Returns what an update leaves for the next step: weights and optimizer state, of this rank."""
         return {f"weight.{name}": value for name, value in self.module.state_dict().items()} | self.optimizer.state()
 
-    def _begin(self) -> None:
-        """Raises CorruptionFound when what rests has changed, or when ranks have other bits of the same tensor."""
-        watch, tensors = self.execution.watch, self._resting()
+    def remember(self) -> None:
+        """Lets the watch take fingerprints behind a step."""
+        if self.execution.watch.interval:
+            self.execution.watch.rest(self._resting())
+
+    def begin(self) -> None:
+        """Looks at what rested since the last step. Raises CorruptionFound when it has changed, or differs by rank."""
+        watch = self.execution.watch
         watch.begin(self.step)
+        if not watch.interval and not watch.faults:
+            return
+        tensors = self._resting()
         if watch.faults:
-            watch.faults.reach_at_rest(tensors)
+            for kind, weights in (("weight", True), ("optimizer state", False)):
+                mine = {name: value for name, value in tensors.items() if name.startswith("weight.") is weights}
+                watch.faults.reach_one(kind, mine)
         watch.verify(tensors)
         if watch.due:
             compare_replicas(self.execution.team, tensors)

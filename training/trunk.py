@@ -105,7 +105,7 @@ class Trunk(Stage):
 
     def _precision(self) -> torch.autocast:
         device = self.execution.team.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.trunk.bfloat16)
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.trunk.bfloat16, cache_enabled=False)
 
     def _control(self, real_T: Tensor, scale: float) -> list[Usage]:
         mixtures, controller = self.model.mixtures(), self.recipe.controller

@@ -32,14 +32,12 @@ class Faults:
         self.step = step
         self._after = Random(f"{self.seed} {step} {self.kind}").randrange(4)
 
-    def reach_at_rest(self, tensors: dict[str, Tensor]) -> None:
-        """Flips a bit of one of the weights or of the optimizer's tensors if it is their turn."""
-        weights = [name for name in tensors if name.startswith("weight.")]
-        names = weights if self.kind == "weight" else [name for name in tensors if not name.startswith("weight.")]
-        name = Random(f"{self.seed} {self.step}").choice(names) if names else ""
+    def reach_one(self, kind: str, tensors: dict[str, Tensor]) -> None:
+        """Flips a bit of one of the tensors, whose kind is at rest, if it is their turn."""
+        name = Random(f"{self.seed} {self.step} name").choice(sorted(tensors)) if tensors else ""
         if name:
-            self._after = 0
-            self.reach(self.kind if self.kind in AT_REST[1:] else "", name, tensors[name])
+            self._after = 0 if kind == self.kind else self._after
+            self.reach(kind, name, tensors[name])
 
     def reach(self, kind: str, where: str, tensor: Tensor) -> None:
         """Flips a bit of the tensor if it is its turn."""

@@ -92,7 +92,6 @@ class Watch:
         names = list(self._rest)
         now = torch.stack([fingerprint(tensors[name]) for name in names])
         then = torch.stack([self._rest[name] for name in names])
-        self._rest = {}
         self.count("at rest")
         changed = [name for name, differs in zip(names, (now != then).tolist(), strict=True) if differs]
         if changed:

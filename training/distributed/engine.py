@@ -93,9 +93,8 @@ class Engine:
         for parameter, gradient in zip([*self._common, *self._sharded], [*common, *experts], strict=True):
             parameter.grad = gradient
         if self.watch.faults:
-            for name, parameter in self.model.named_parameters():
-                assert parameter.grad is not None
-                self.watch.faults.reach("summed gradient", name, parameter.grad)
+            gradients = {name: value.grad for name, value in self.model.named_parameters() if value.grad is not None}
+            self.watch.faults.reach_one("summed gradient", gradients)
         found: list[float] = numbers.tolist()
         return found
 

@@ -1,0 +1,82 @@
+"""Trains a few steps and writes what came out, bit for bit, and how long they took; torchrun starts it for ranks.
+
+`python -m training.experiments.trial OUT RECIPE.json` with options; training/experiments/determinism.py calls it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.determinism.mode import make_deterministic
+from training.determinism.watch import Watch
+from training.distributed.shards import whole_tensors
+from training.distributed.team import join_team, leave_team
+from training.execution import Execution
+from training.experiments.runner import ROOT
+from training.freed_memory import keep_freed_memory
+from training.model.config import ModelConfig
+from training.recipe import ControllerRecipe, Recipe, TrunkRecipe
+from training.trunk import Trunk
+
+
+def recipe_from(fields: dict[str, Any]) -> Recipe:
+    """Returns the recipe whose `asdict` was written as JSON; it has no MTP module."""
+    trunk = dict(fields["trunk"]) | {"rates": tuple((step, factor) for step, factor in fields["trunk"]["rates"])}
+    controller = fields["controller"]
+    return Recipe(
+        seed=fields["seed"],
+        model=ModelConfig(**fields["model"]),
+        trunk=TrunkRecipe(**trunk),
+        controller=ControllerRecipe(**controller) if controller else None,
+        mtp=None,
+        determinism=fields["determinism"],
+    )
+
+
+def train(trunk: Trunk, steps: int) -> dict[str, Any]:
+    """Returns the digests of losses and of every parameter and optimizer state, and seconds by step."""
+    seconds, losses = [], hashlib.sha256()
+    for _ in range(steps):
+        begun = time.perf_counter()
+        report = trunk.advance()
+        seconds.append(time.perf_counter() - begun)
+        losses.update(report.loss.hex().encode())
+    tensors = {f"weight.{name}": value for name, value in trunk.model.state_dict().items()} | trunk.optimizer.state()
+    bits = hashlib.sha256()
+    for name, value in sorted(whole_tensors(tensors, trunk.execution.team).items()):
+        bits.update(name.encode() + value.detach().reshape(-1).cpu().view(torch.uint8).numpy().tobytes())
+    return {"losses": losses.hexdigest(), "bits": bits.hexdigest(), "seconds": seconds, "loss": report.loss}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.experiments.trial", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / "trial")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--expert-ranks", type=int)
+    given = parser.parse_args()
+    keep_freed_memory()
+    recipe = recipe_from(json.loads(given.recipe.read_text()))
+    if recipe.determinism:
+        make_deterministic()
+    else:
+        torch.set_num_threads(given.threads)
+    team = join_team("cpu", given.expert_ranks)
+    trunk = Trunk(given.run, recipe, Execution(team, given.threads if recipe.determinism else 1, Watch()))
+    result = train(trunk, given.steps)
+    if team.first:
+        given.out.write_text(json.dumps(result))
+    leave_team(team)
+
+
+if __name__ == "__main__":
+    main()
