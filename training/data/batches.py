@@ -17,6 +17,7 @@ from training.data.chat import segments
 from training.data.dialogues import Dialogue
 from training.data.tokenizer import PAD
 
+ROUNDED = 16  # lengths of groups that are computed alone: oneDNN compiles bf16 products for each new shape
 Encoded = tuple[list[int], list[bool]]  # ids, and for each whether the model has to generate it
 
 
@@ -58,15 +59,15 @@ class Padded:
     starts: list[int]
 
 
-def pad(rows: list[list[int]], groups: int) -> Padded:
-    """Pads the rows in `groups` groups of similar length, each to its longest."""
+def pad(rows: list[list[int]], groups: int, multiple: int = 1) -> Padded:
+    """Pads the rows in `groups` groups of similar length, each to its longest, rounded up to a multiple."""
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     size = -(-len(rows) // groups)
     ids: list[int] = []
     starts = [0] * len(rows)
     shapes = []
     for chunk in (order[i : i + size] for i in range(0, len(order), size)):
-        length = len(rows[chunk[-1]])
+        length = -(-len(rows[chunk[-1]]) // multiple) * multiple
         shapes.append((len(chunk), length))
         for number in chunk:
             starts[number] = len(ids)
@@ -87,15 +88,15 @@ def dealt(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> l
     """
     encoded = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda one: len(one[0]))
     size = -(-len(encoded) // groups)
-    parts = [batch_of(encoded[i : i + size], 1) for i in range(0, len(encoded), size)]
+    parts = [batch_of(encoded[i : i + size], 1, ROUNDED) for i in range(0, len(encoded), size)]
     half = (len(parts) + 1) // 2
     order = [number for short in range(half) for number in dict.fromkeys((short, len(parts) - 1 - short))]
     return [parts[number] for number in order]
 
 
-def batch_of(encoded: list[Encoded], groups: int) -> Batch:
+def batch_of(encoded: list[Encoded], groups: int, multiple: int = 1) -> Batch:
     """Returns the batch of encoded dialogues."""
-    padded = pad([ids for ids, _ in encoded], groups)
+    padded = pad([ids for ids, _ in encoded], groups, multiple)
     real_T = torch.zeros(len(padded.ids_T), dtype=torch.bool)
     owner: list[int] = []
     wanted: list[int] = []

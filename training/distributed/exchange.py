@@ -35,6 +35,11 @@ def swiglu(x_ND: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
     return F.linear(F.silu(gate_NF) * up_NF, down_DF)
 
 
+def rounded(x_ND: Tensor) -> Tensor:
+    """Adds rows of zeros up to a multiple of 32: oneDNN compiles bf16 products for each new number of rows."""
+    return F.pad(x_ND, (0, 0, 0, -len(x_ND) % 32))
+
+
 @dataclass
 class Arrived:
     """A padded group's tokens at the experts of this rank."""
@@ -192,11 +197,13 @@ class Call:
                 if not len(token_N):
                     arrived.computed.append(None)
                     continue
-                done = Recorded(swiglu, arrived.x_SD[token_N], self.weights[0][expert], self.weights[1][expert])
+                done = Recorded(
+                    swiglu, rounded(arrived.x_SD[token_N]), self.weights[0][expert], self.weights[1][expert]
+                )
                 self.exchange.watch.computed(done, "expert", self._name(expert))
                 arrived.computed.append(done)
                 weight_N1 = arrived.weight_SK.flatten()[choice_N][:, None]
-                part_SD.index_add_(0, token_N, done.output.float() * weight_N1)
+                part_SD.index_add_(0, token_N, done.output[: len(token_N)].float() * weight_N1)
             parts.append(part_SD)
         return tree_sum(parts)
 
@@ -237,10 +244,10 @@ class Call:
                 if done is None:
                     continue
                 grad_ND = grad_SD[token_N]
-                d_weight_C[choice_N] = (done.output.float() * grad_ND).sum(-1)
+                d_weight_C[choice_N] = (done.output[: len(token_N)].float() * grad_ND).sum(-1)
                 grad_ND = (grad_ND * arrived.weight_SK.flatten()[choice_N][:, None]).to(self.narrow)
-                found = self.exchange.watch.gradients(done, grad_ND, "expert", self._name(expert))
-                part_SD.index_add_(0, token_N, found[0].float())
+                found = self.exchange.watch.gradients(done, rounded(grad_ND), "expert", self._name(expert))
+                part_SD.index_add_(0, token_N, found[0][: len(token_N)].float())
                 d_gate_up[expert], d_down[expert] = found[1], found[2]
             parts.append(part_SD)
         self.exchange.gradients[position] = [d_gate_up, d_down]

@@ -53,7 +53,7 @@ class Given:
 
 
 def tiny(seed: int) -> Recipe:
-    trunk = TrunkRecipe(tokenizer_dialogues=5, batch_dialogues=4, groups=4, warmup=2)
+    trunk = TrunkRecipe(tokenizer_dialogues=5, batch_dialogues=4, groups=4, warmup=2, bfloat16=False)
     return Recipe(seed=seed, model=ModelConfig(**SIZES), trunk=trunk, mtp=None, determinism=True)
 
 
