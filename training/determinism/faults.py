@@ -23,6 +23,7 @@ class Faults:
     first: int
     last: int
     seed: int = 0
+    among: int = 2  # how many of the tensors of a kind that a step computes may be hit
     hits: list[str] = field(default_factory=list)  # what was flipped
     step: int = -1
     _after: int = 0  # tensors of the kind to let pass in this step
@@ -30,7 +31,7 @@ class Faults:
 
     def begin(self, step: int) -> None:
         self.step = step
-        self._after = Random(f"{self.seed} {step} {self.kind}").randrange(4)
+        self._after = Random(f"{self.seed} {step} {self.kind}").randrange(self.among)
 
     def reach_one(self, kind: str, tensors: dict[str, Tensor]) -> None:
         """Flips a bit of one of the tensors, whose kind is at rest, if it is their turn."""

@@ -70,7 +70,7 @@ def one_trial(folder: Path, kind: str, interval: int, mode: str, given: Given, n
     """
     first = Random(f"{given.seed} {kind} {interval} {number}").randrange(1, interval + 1)
     last = first if mode == MODES[0] else first + interval
-    faults = Faults(kind, first, last, number)
+    faults = Faults(kind, first, last, number, among=8)  # four padded groups, two attentions and dense MLPs
     with tempfile.TemporaryDirectory(dir=folder) as place:
         trunk = Trunk(Path(place), tiny(given.seed), Execution(watch=Watch(interval, given.share, faults)))
         try:
