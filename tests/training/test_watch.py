@@ -95,7 +95,7 @@ def test_a_flip_outside_the_interval_and_one_in_a_summed_gradient_are_not_found_
         assert len(faults.hits) == 1
         return any(not torch.equal(value, undisturbed[name]) for name, value in hit.items())
 
-    for kind, step in (("attention gradient", 1), ("summed gradient", 2)):
+    for kind, step in (("dense output", 3), ("summed gradient", 2)):
         assert any(changes_the_run(kind, step, seed) for seed in range(1, 9))
 
 
