@@ -34,7 +34,6 @@ from training.trunk import Trunk
 
 plt.switch_backend("Agg")
 NAME = "corruption"
-INTERVALS = (1, 4, 16)
 MODES = ("one flip", "in every step")
 SIZES = {"vocab_size": 320, "hidden_size": 16, "num_layers": 1, "ffn_hidden_size": 16, "expert_ffn_hidden_size": 8}
 KINDS = (*COMPUTED, *AT_REST)
@@ -50,6 +49,7 @@ class Given:
     share: float
     seed: int
     layers: int
+    intervals: tuple[int, ...]
 
 
 def tiny(seed: int) -> Recipe:
@@ -132,7 +132,7 @@ def coverage(results: Results, given: Given) -> list[Json]:
     rows = []
     for kind in KINDS:
         for mode in MODES:
-            for interval in INTERVALS:
+            for interval in given.intervals:
                 trials = results[f"{kind} {interval} {mode}"][given.seed]["trials"]
                 hit = [trial for trial in trials if trial["hits"] and trial["effect"]]
                 after = [trial["after"] for trial in hit if trial["after"] is not None]
@@ -142,7 +142,8 @@ def coverage(results: Results, given: Given) -> list[Json]:
 
 
 def in_words(rows: list[Json], clean: Json, seconds: Json) -> str:
-    heads = ["bits flipped in", *(f"{mode}, interval {n}" for mode in MODES for n in INTERVALS)]
+    intervals = sorted({row["interval"] for row in rows})
+    heads = ["bits flipped in", *(f"{mode}, interval {n}" for mode in MODES for n in intervals)]
     lines = []
     for kind in KINDS:
         mine = [row for row in rows if row["kind"] == kind]
@@ -164,7 +165,8 @@ def cost(seconds: Json, interval: int) -> float:
 
 def draw(rows: list[Json], seconds: Json, out: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=(3, 2))
-    for offset, (mode, interval) in enumerate((mode, n) for mode in MODES for n in INTERVALS):
+    intervals = sorted({row["interval"] for row in rows})
+    for offset, (mode, interval) in enumerate((mode, n) for mode in MODES for n in intervals):
         mine = [row for row in rows if (row["mode"], row["interval"]) == (mode, interval)]
         places = [place + offset * 0.13 for place in range(len(mine))]
         shares = [row["found"] / max(1, row["hit"]) for row in mine]
@@ -172,8 +174,8 @@ def draw(rows: list[Json], seconds: Json, out: Path) -> None:
     left.set_yticks([place + 0.3 for place in range(len(KINDS))], KINDS)
     left.set(xlabel="share of trials in which the flip was found")
     left.legend(fontsize="x-small")
-    intervals = [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    right.plot(intervals, [100 * cost(seconds, n) for n in intervals], "o-")
+    steps = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    right.plot(steps, [100 * cost(seconds, n) for n in steps], "o-")
     right.set(xscale="log", xlabel="interval, steps", ylabel="cost, % of a step")
     figure.savefig(out, dpi=110)
     plt.close(figure)
@@ -184,6 +186,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4, help="of each kind, interval and mode, at scale 1")
     parser.add_argument("--clean", type=int, default=200, help="steps of the clean run, at scale 1")
     parser.add_argument("--rounds", type=int, default=5, help="of the cost's three kinds of steps")
+    parser.add_argument("--intervals", type=int, nargs="+", default=[1, 4, 16], help="between two looks, steps")
     parser.add_argument("--share", type=float, default=1.0, help="of the experts that are looked at")
     parser.add_argument(
         "--layers", type=int, default=ModelConfig.num_layers, help="of the model whose cost is measured"
@@ -192,7 +195,7 @@ def main() -> None:
     make_deterministic()
     keep_freed_memory()
     given = given_of(parsed)
-    cases = [*(kind_case(k, n, m, given) for k in KINDS for m in MODES for n in INTERVALS), clean_case(given)]
+    cases = [*(kind_case(k, n, m, given) for k in KINDS for m in MODES for n in given.intervals), clean_case(given)]
     results = run_all([*cases, cost_case(given)], parsed.run, console)
     rows, clean = coverage(results, given), results["clean"][given.seed]
     seconds = results["cost"][given.seed]["seconds"]
@@ -204,7 +207,7 @@ def main() -> None:
 
 def given_of(parsed: argparse.Namespace) -> Given:
     trials, clean = parsed.trials * parsed.scale, parsed.clean * parsed.scale
-    return Given(trials, clean, parsed.rounds, parsed.share, parsed.seed, parsed.layers)
+    return Given(trials, clean, parsed.rounds, parsed.share, parsed.seed, parsed.layers, tuple(parsed.intervals))
 
 
 def run_all(cases: list[Case], folder: Path, console: Console) -> Results:

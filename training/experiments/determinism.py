@@ -84,10 +84,10 @@ def case_of(trial: Trial, recipe: Recipe, steps: int) -> Case:
     return Case(trial.name.replace(",", ""), 1, asdict(recipe) | asdict(trial) | {"steps": steps}, work)
 
 
-def rows_of(results: Results) -> list[Json]:
+def rows_of(trials: list[Trial], results: Results) -> list[Json]:
     """Returns, by trial, time of a step and whether it has the bits of the first trial of its kind."""
     found = []
-    for trial in TRIALS:
+    for trial in trials:
         result = results[trial.name.replace(",", "")][1]
         first = next(one for one in TRIALS if one.deterministic == trial.deterministic)
         other = results[first.name.replace(",", "")][1]
@@ -132,15 +132,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="of each trial")
     parser.add_argument("--layers", type=int, default=ModelConfig.num_layers, help="at scale 1")
     parser.add_argument("--dialogues", type=int, default=TrunkRecipe.batch_dialogues, help="of a step")
+    parser.add_argument("--most-ranks", type=int, default=4, help="leaves out trials with more")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     given, console = parser.parse_args(), Console()
     recipe, results = recipe_of(given), Results()
-    with progress_bar(console, NAME, 0, len(TRIALS)) as update:
-        for number, trial in enumerate(TRIALS):
+    trials = [trial for trial in TRIALS if trial.ranks <= given.most_ranks]
+    with progress_bar(console, NAME, 0, len(trials)) as update:
+        for number, trial in enumerate(trials):
             update(number, trial.name)
             results |= run_cases([case_of(trial, recipe, given.steps)], given.run, console)
-        update(len(TRIALS), "done")
-    rows = rows_of(results)
+        update(len(trials), "done")
+    rows = rows_of(trials, results)
     size = {"scale": given.scale, "steps": given.steps, "dialogues": given.dialogues, "precision": given.precision}
     write_result(given.docs, NAME, {"size": size, "recipe": asdict(recipe), "trials": rows})
     draw(rows, given.docs / f"{NAME}.png")
