@@ -10,7 +10,8 @@ import torch
 def make_deterministic() -> None:
     """Every op on one thread and, on GPUs, in its deterministic form; what has none raises.
 
-    Ops on several threads split sums by the number of threads: LayerNorm's backward, matmuls over few rows, `sum`.
+    On two threads torch 2.13 gives other bits than on one for the gradients of attention and, in fp32, of a linear
+    layer's weights, and for `index_put` that accumulates.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
     torch.set_num_threads(1)
