@@ -110,8 +110,8 @@ class Stage(ABC):
             return
         tensors = self._resting()
         if watch.faults:
-            for kind, weights in (("weight", True), ("optimizer state", False)):
-                mine = {name: value for name, value in tensors.items() if name.startswith("weight.") is weights}
+            for kind, names in (("weight", "weight."), ("optimizer state", ("adam.", "momentum."))):
+                mine = {name: value for name, value in tensors.items() if name.startswith(names)}
                 watch.faults.reach_one(kind, mine)
         watch.verify(tensors)
         if watch.due:

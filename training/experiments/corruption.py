@@ -183,6 +183,8 @@ def draw(rows: list[Json], seconds: Json, out: Path) -> None:
 
 def main() -> None:
     parser = parser_of(NAME, __doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=int, default=1, choices=range(1, 65), metavar="N", help="N times as much")
     parser.add_argument("--trials", type=int, default=4, help="of each kind, interval and mode, at scale 1")
     parser.add_argument("--clean", type=int, default=200, help="steps of the clean run, at scale 1")
     parser.add_argument("--rounds", type=int, default=5, help="of the cost's three kinds of steps")

@@ -14,7 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from matplotlib import pyplot as plt
@@ -22,9 +22,8 @@ from rich.console import Console
 
 from training.experiments.page import parser_of, table, write_result, write_section
 from training.experiments.runner import ROOT, Case, Json, Results, run_cases
-from training.model.config import ModelConfig
+from training.experiments.trial import add_size
 from training.progress import progress_bar
-from training.recipe import Recipe, TrunkRecipe
 
 plt.switch_backend("Agg")
 NAME = "determinism"
@@ -56,23 +55,19 @@ TRIALS = [
 ]
 
 
-def recipe_of(given: argparse.Namespace) -> Recipe:
-    model = ModelConfig(num_layers=given.layers * given.scale)
-    trunk = TrunkRecipe(batch_dialogues=given.dialogues, tokenizer_dialogues=500, bfloat16=given.precision == "bf16")
-    return Recipe(seed=given.seed, model=model, trunk=trunk, mtp=None, determinism=True)
-
-
-def case_of(trial: Trial, recipe: Recipe, steps: int) -> Case:
-    recipe = replace(recipe, determinism=trial.deterministic)
+def case_of(trial: Trial, given: argparse.Namespace) -> Case:
+    size = [
+        f"--{name}={getattr(given, name)}" for name in ("seed", "scale", "steps", "layers", "dialogues", "precision")
+    ]
 
     def work(folder: Path, console: Console, title: str) -> Json:
-        out, described = folder / "out.json", folder / "described.json"
-        described.write_text(json.dumps(asdict(recipe)))
+        out = folder / "out.json"
         launch = [sys.executable]
         if trial.ranks > 1:
             launch += ["-m", "torch.distributed.run", "--nproc-per-node", str(trial.ranks), "--master-port", "0"]
-        command = [*launch, "-m", "training.experiments.trial", str(out), str(described)]
-        command += ["--run", str(folder / "run"), "--steps", str(steps), "--threads", str(trial.threads)]
+        command = [*launch, "-m", "training.experiments.trial", str(out), "--run", str(folder / "run"), *size]
+        command += ["--threads", str(trial.threads)]
+        command += [] if trial.deterministic else ["--without-determinism"]
         command += ["--expert-ranks", str(trial.expert_ranks)] if trial.expert_ranks else []
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -81,16 +76,16 @@ def case_of(trial: Trial, recipe: Recipe, steps: int) -> Case:
         found: Json = json.loads(out.read_text())
         return found
 
-    return Case(trial.name.replace(",", ""), 1, asdict(recipe) | asdict(trial) | {"steps": steps}, work)
+    return Case(trial.name.replace(",", ""), given.seed, asdict(trial) | {"size": size}, work)
 
 
-def rows_of(trials: list[Trial], results: Results) -> list[Json]:
+def rows_of(trials: list[Trial], results: Results, seed: int) -> list[Json]:
     """Returns, by trial, time of a step and whether it has the bits of the first trial of its kind."""
     found = []
     for trial in trials:
-        result = results[trial.name.replace(",", "")][1]
+        result = results[trial.name.replace(",", "")][seed]
         first = next(one for one in TRIALS if one.deterministic == trial.deterministic)
-        other = results[first.name.replace(",", "")][1]
+        other = results[first.name.replace(",", "")][seed]
         found.append({
             "trial": trial.name,
             "seconds": statistics.median(result["seconds"][1:] or result["seconds"]),
@@ -129,22 +124,18 @@ def in_words(rows: list[Json]) -> str:
 
 def main() -> None:
     parser = parser_of(NAME, __doc__)
-    parser.add_argument("--steps", type=int, default=6, help="of each trial")
-    parser.add_argument("--layers", type=int, default=ModelConfig.num_layers, help="at scale 1")
-    parser.add_argument("--dialogues", type=int, default=TrunkRecipe.batch_dialogues, help="of a step")
+    add_size(parser)
     parser.add_argument("--most-ranks", type=int, default=4, help="leaves out trials with more")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    given, console = parser.parse_args(), Console()
-    recipe, results = recipe_of(given), Results()
+    given, console, results = parser.parse_args(), Console(), Results()
     trials = [trial for trial in TRIALS if trial.ranks <= given.most_ranks]
     with progress_bar(console, NAME, 0, len(trials)) as update:
         for number, trial in enumerate(trials):
             update(number, trial.name)
-            results |= run_cases([case_of(trial, recipe, given.steps)], given.run, console)
+            results |= run_cases([case_of(trial, given)], given.run, console)
         update(len(trials), "done")
-    rows = rows_of(trials, results)
-    size = {"scale": given.scale, "steps": given.steps, "dialogues": given.dialogues, "precision": given.precision}
-    write_result(given.docs, NAME, {"size": size, "recipe": asdict(recipe), "trials": rows})
+    rows = rows_of(trials, results, given.seed)
+    size = {name: getattr(given, name) for name in ("scale", "seed", "steps", "layers", "dialogues", "precision")}
+    write_result(given.docs, NAME, {"size": size, "trials": rows})
     draw(rows, given.docs / f"{NAME}.png")
     write_section(given.docs, NAME, in_words(rows))
     console.print(in_words(rows), soft_wrap=True)

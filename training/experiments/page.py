@@ -14,12 +14,10 @@ PAGE = "determinism.md"
 
 
 def parser_of(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """Returns what every experiment takes."""
+    """Returns what every experiment takes, but for its size."""
     parser = argparse.ArgumentParser(prog=f"python -m training.experiments.{name}", description=doc)
     parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / name, help="folder of what has ended")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where result, plot and table go")
-    parser.add_argument("--scale", type=int, default=1, choices=range(1, 65), metavar="N", help="N times as large")
-    parser.add_argument("--seed", type=int, default=1)
     return parser
 
 

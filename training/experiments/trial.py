@@ -1,6 +1,6 @@
 """Trains a few steps and writes what came out, bit for bit, and how long they took; torchrun starts it for ranks.
 
-`python -m training.experiments.trial OUT RECIPE.json` with options; training/experiments/determinism.py calls it.
+`python -m training.experiments.trial OUT` with options; training/experiments/determinism.py calls it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from training.execution import Execution
 from training.experiments.runner import ROOT
 from training.freed_memory import keep_freed_memory
 from training.model.config import ModelConfig
-from training.recipe import ControllerRecipe, Recipe, TrunkRecipe
+from training.recipe import Recipe, TrunkRecipe
 from training.trunk import Trunk
 
 
-def recipe_from(fields: dict[str, Any]) -> Recipe:
-    """Returns the recipe whose `asdict` was written as JSON; it has no MTP module."""
-    trunk = dict(fields["trunk"]) | {"rates": tuple((step, factor) for step, factor in fields["trunk"]["rates"])}
-    controller = fields["controller"]
-    return Recipe(
-        seed=fields["seed"],
-        model=ModelConfig(**fields["model"]),
-        trunk=TrunkRecipe(**trunk),
-        controller=ControllerRecipe(**controller) if controller else None,
-        mtp=None,
-        determinism=fields["determinism"],
-    )
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that decide the bits."""
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=int, default=1, choices=range(1, 65), metavar="N", help="N times the layers")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=ModelConfig.num_layers, help="at scale 1")
+    parser.add_argument("--dialogues", type=int, default=TrunkRecipe.batch_dialogues, help="of a step")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+
+
+def recipe_of(given: argparse.Namespace, determinism: bool) -> Recipe:
+    model = ModelConfig(num_layers=given.layers * given.scale)
+    trunk = TrunkRecipe(batch_dialogues=given.dialogues, tokenizer_dialogues=500, bfloat16=given.precision == "bf16")
+    return Recipe(seed=given.seed, model=model, trunk=trunk, mtp=None, determinism=determinism)
 
 
 def train(trunk: Trunk, steps: int) -> dict[str, Any]:
@@ -58,14 +60,14 @@ def train(trunk: Trunk, steps: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.experiments.trial", description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("recipe", type=Path)
     parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / "trial")
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--without-determinism", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--expert-ranks", type=int)
+    add_size(parser)
     given = parser.parse_args()
     keep_freed_memory()
-    recipe = recipe_from(json.loads(given.recipe.read_text()))
+    recipe = recipe_of(given, not given.without_determinism)
     if recipe.determinism:
         make_deterministic()
     else:

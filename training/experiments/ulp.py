@@ -194,6 +194,8 @@ def draw(lines: list[tuple[str, ...]], docs_file: str) -> None:
 
 def main() -> None:
     parser = parser_of(NAME, __doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=int, default=1, choices=range(1, 65), metavar="N", help="N times as much")
     parser.add_argument("--rows", type=int, default=512, help="tokens, at scale 1; a multiple of 4")
     given, console, results = parser.parse_args(), Console(), Results()
     make_deterministic()
