@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 
@@ -39,6 +41,19 @@ def start_ranks(ranks: int, sharing: int | None, work: Callable[[Team], None]) -
     return children
 
 
-def wait_for(children: list[int]) -> list[int]:
-    """Returns exit codes; negative ones are signals."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+def wait_for(children: list[int], grace: float = 5.0) -> list[int]:
+    """Returns exit codes; negative ones are signals. When one has failed, the others are ended, as torchrun does."""
+    codes: dict[int, int] = {}
+    deadline: float | None = None
+    while len(codes) < len(children):
+        for child in children:
+            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
+                codes[child] = os.waitstatus_to_exitcode(ended[1])
+        if deadline is None and any(codes.values()):
+            deadline = time.monotonic() + grace
+        if deadline is not None and time.monotonic() > deadline:
+            for child in children:
+                if child not in codes:
+                    os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+    return [codes[child] for child in children]

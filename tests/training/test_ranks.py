@@ -91,23 +91,23 @@ def test_same_bits_in_bfloat16(tmp_path: Path) -> None:
 
 
 def test_kills_of_any_rank_change_no_bit(tmp_path: Path, alone: dict[str, Tensor]) -> None:
-    """A rank of two or four is killed; the others notice. The next attempt may have another number of ranks."""
-    rng, kills = Random(3), 0
-    for attempt in range(40):
-        ranks = rng.choice((2, 4))
-        began = time.perf_counter()
-        children = start_ranks(ranks, None, lambda team: train(tmp_path, team))
-        time.sleep(rng.uniform(0.0, 2.0) if attempt < 6 else 0.0)
-        if attempt < 6:
-            victim = rng.choice(children)
-            os.kill(victim, signal.SIGKILL)
+    """A rank of two or four is killed, and the run goes on with another number; when it has ended, another begins."""
+    rng, kills, run = Random(3), 0, 0
+    began = time.perf_counter()
+    assert wait_for(start_ranks(2, None, partial(train, tmp_path / "timed"))) == [0, 0]
+    whole = time.perf_counter() - began
+    while kills < 4:
+        children = start_ranks(rng.choice((2, 4)), None, partial(train, tmp_path / str(run)))
+        time.sleep(rng.uniform(0.0, 0.7 * whole))
+        os.kill(rng.choice(children), signal.SIGKILL)
         codes = wait_for(children)
-        kills += -signal.SIGKILL in codes
-        assert time.perf_counter() - began < 60
-        if codes == [0] * ranks:
-            break
-    assert kills >= 3
-    assert_equal(alone, checkpoint(tmp_path))
+        if any(codes):
+            kills += 1
+        else:
+            run, whole = run + 1, 0.7 * whole
+    assert wait_for(start_ranks(1, None, partial(train, tmp_path / str(run)))) == [0]
+    for folder in tmp_path.iterdir():
+        assert_equal(alone, checkpoint(folder))
 
 
 def test_gradients_are_those_of_one_backward_pass(tmp_path: Path) -> None:
