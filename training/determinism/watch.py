@@ -3,7 +3,7 @@
 At every `interval`-th step the gradient of each attention and of a sampled share of experts is computed twice, together
 with the output it belongs to, and one padded group's whole forward and backward pass is done again. Weights and
 optimizer state keep fingerprints between an update and the next. The report's system computes the attention's gradient
-twice (docs/longcat-flash.md, training).
+twice, too (docs/longcat-flash.md, Training).
 """
 
 from __future__ import annotations
