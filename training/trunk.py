@@ -86,7 +86,7 @@ class Trunk(Stage):
         """Sets the gradients. Returns the loss, the share of right answer tokens, and which tokens are no padding."""
         step = batch(self.tokenizer, stream, self.recipe.trunk.groups)
         numbers = numbers_of(self.model, step, step.weight_A.sum(), self._precision())
-        numbers[0].backward()  # type: ignore[no-untyped-call]
+        numbers[0].backward()
         loss, right = numbers.tolist()
         return loss, right / len(step.target_A), step.real_T
 

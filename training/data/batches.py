@@ -35,8 +35,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch with its tensors on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        return replace(
+            self,
+            ids_T=self.ids_T.to(device),
+            real_T=self.real_T.to(device),
+            wanted_A=self.wanted_A.to(device),
+            target_A=self.target_A.to(device),
+            weight_A=self.weight_A.to(device),
+            dialogue_A=self.dialogue_A.to(device),
+        )
 
 
 def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:

@@ -16,4 +16,5 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    # Nothing here reads what it has not written. The ignore: torch makes the module's attribute at run time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: Groups, by: WatchedAttention) -> Tensor:
         ctx.by = by
-        ctx.done = by.watch.computed(Recorded(lambda *qkv: attend(*qkv, groups), q, k, v), "attention", by.name)
+        ctx.done = by.watch.computed(Recorded(partial(attend, groups=groups), q, k, v), "attention", by.name)
         output: Tensor = ctx.done.output
         return output
 

@@ -54,11 +54,12 @@ class Lane:
     def __init__(self, model: LongcatFlash, team: Team, watch: Watch) -> None:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model = copy.deepcopy(model, shared)
-        self.exchanges = []
+        self.exchanges: list[Exchange] = []
         for name, module in self.model.named_modules():
             if isinstance(module, MoE):
-                module.exchange = Exchange(team, module.experts, name, len(self.exchanges), watch)
-                self.exchanges.append(module.exchange)
+                exchange = Exchange(team, module.experts, name, len(self.exchanges), watch)
+                module.exchange = exchange
+                self.exchanges.append(exchange)
             elif isinstance(module, Attention):
                 module.attend = WatchedAttention(watch, name)
         self.common = [tensor for name, tensor in self.model.named_parameters() if not is_sharded(name)]

@@ -50,8 +50,8 @@ class Op:
 
 def norm(x_TD: Tensor, weight_D: Tensor) -> Tensor:
     module = RMSNorm(len(weight_D), C.rms_norm_eps)
-    module.weight.data = weight_D
-    return torch.func.functional_call(module, {"weight": weight_D}, (x_TD,))  # type: ignore[no-any-return]
+    y_TD: Tensor = torch.func.functional_call(module, {"weight": weight_D}, (x_TD,))
+    return y_TD
 
 
 def exact_norm(x_TD: Tensor, weight_D: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ def gate(x_TD: Tensor, weight_GD: Tensor) -> Tensor:
 
 def combine(y_AD: Tensor, weight_A1: Tensor) -> Tensor:
     """Adds the outputs of neighbours in fours, as tokens add those of their experts."""
-    return (y_AD * weight_A1).unflatten(0, (-1, 4)).sum(1)
+    sums_TD: Tensor = (y_AD * weight_A1).unflatten(0, (-1, 4)).sum(1)
+    return sums_TD
 
 
 def expert_sums(*parts: Tensor) -> Tensor:
