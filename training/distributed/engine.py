@@ -39,9 +39,10 @@ class Engine:
 
     def __init__(self, model: LongcatFlash, team: Team, threads: int, watch: Watch) -> None:
         self.model, self.team, self.watch = model, team, watch
+        self._all = [Lane(model, team, watch) for _ in range(threads)]
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
-        for _ in range(threads):
-            self._lanes.put(Lane(model, team, watch))
+        for lane in self._all:
+            self._lanes.put(lane)
         self._pool = ThreadPoolExecutor(threads, "lane", initializer=torch.set_num_threads, initargs=(1,))
         named = list(model.named_parameters())
         self._common = [tensor for name, tensor in named if not is_sharded(name)]
@@ -70,6 +71,10 @@ class Engine:
             self._compare(units[repeated], units.pop())
         numbers = self._set_gradients(sums)
         return Outcome(numbers, self._chosen([unit.chosen for unit in units], batches))
+
+    def waited_s(self) -> float:
+        """Returns how long this rank's threads have waited within layers for other ranks, in all steps together."""
+        return sum(exchange.waited_s for lane in self._all for exchange in lane.exchanges)
 
     def _unit(self, number: int, share: int, batches: list[Batch], loss: Loss) -> Unit:
         """Computes the rank's padded group `number` while its peers compute theirs; from `share` on, once more."""

@@ -13,6 +13,7 @@ assignments of one expert, F expert width, E experts of this rank.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,7 @@ class Exchange:
         self.first_expert = self.own * len(experts.down_EDF)
         self.place = Place(0, [0], [0])
         self.gradients: dict[int, list[Tensor]] = {}
+        self.waited_s = 0.0  # for messages that computation has not hidden
 
     def start(self, x_TD: Tensor, gate_TK: Tensor, weight_TK: Tensor) -> Exchanged:
         call = Call(self, gate_TK)
@@ -150,9 +152,14 @@ class Call:
         self.works.append(messages(sent, [(buffer, self.peers[other])], self._tag(phase)))
 
     def _received(self, step: int) -> Tensor:
-        for work in self.works[step]:
-            work.wait()
+        self._wait(self.works[step])
         return self.buffers[step]
+
+    def _wait(self, works: list[dist.Work]) -> None:
+        begun = time.perf_counter()
+        for work in works:
+            work.wait()
+        self.exchange.waited_s += time.perf_counter() - begun
 
     def _sum(self) -> Tensor:
         """Waits for every peer's part and adds them in the peers' order."""
@@ -175,8 +182,7 @@ class Call:
         self.weights = experts.gate_up_E2FD.detach().to(self.narrow), experts.down_EDF.detach().to(self.narrow)
         works, packed = self.works, self.buffers
         for step in range(len(self.peers)):
-            for work in works[step]:
-                work.wait()
+            self._wait(works[step])
             weight, gate, x = packed[step].split([4 * choices, 4 * choices, packed[step].shape[1] - 8 * choices], 1)
             arrived = Arrived(
                 x.contiguous().view(self.narrow), weight.contiguous().view(torch.float32),
@@ -223,8 +229,7 @@ class Call:
     def compute_backward(self) -> Tensor:
         works, grads = self.works, self.buffers
         for step, arrived in enumerate(self.arrived):
-            for work in works[step]:
-                work.wait()
+            self._wait(works[step])
             position = self.place.positions[self.exchange.shifted(step)[0]]
             self._scatter(step, self._backward(arrived, grads[step], position), 3)
         self.arrived, self.weights = [], None

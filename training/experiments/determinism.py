@@ -93,6 +93,7 @@ def rows_of(trials: list[Trial], results: Results, seed: int) -> list[Json]:
             "same_bits": result["bits"] == other["bits"],
             "bits": result["bits"][:16],
             "loss": result["loss"],
+            "waited_share": result["waited_share"],
         })  # fmt: skip
     return found
 
@@ -109,13 +110,14 @@ def draw(rows: list[Json], out: Path) -> None:
 def in_words(rows: list[Json]) -> str:
     base = rows[0]["seconds"]
     return table(
-        ("trial", "bits of all parameters", "step", "÷ default, 1 thread"),
+        ("trial", "bits of all parameters", "step", "÷ default, 1 thread", "waited for ranks"),
         [
             (
                 row["trial"],
                 ("the same" if row["same_bits"] else "**others**") + f" `{row['bits']}`",
                 f"{row['seconds']:.2f} s",
                 f"{row['seconds'] / base:.2f}",
+                f"{row['waited_share']:.1%}" if "rank" in row["trial"] else "–",
             )
             for row in rows
         ],

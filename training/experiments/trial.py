@@ -43,7 +43,10 @@ def recipe_of(given: argparse.Namespace, determinism: bool) -> Recipe:
 
 
 def train(trunk: Trunk, steps: int) -> dict[str, Any]:
-    """Returns the digests of losses and of every parameter and optimizer state, and seconds by step."""
+    """Returns digests of losses and of parameters and optimizer state, seconds by step, and the share waited.
+
+    That is the share of the time in which the first rank waited within layers for others.
+    """
     seconds, losses = [], hashlib.sha256()
     for _ in range(steps):
         begun = time.perf_counter()
@@ -54,7 +57,14 @@ def train(trunk: Trunk, steps: int) -> dict[str, Any]:
     bits = hashlib.sha256()
     for name, value in sorted(whole_tensors(tensors, trunk.execution.team).items()):
         bits.update(name.encode() + value.detach().reshape(-1).cpu().view(torch.uint8).numpy().tobytes())
-    return {"losses": losses.hexdigest(), "bits": bits.hexdigest(), "seconds": seconds, "loss": report.loss}
+    waited = trunk.engine.waited_s() if trunk.engine else 0.0
+    return {
+        "losses": losses.hexdigest(),
+        "bits": bits.hexdigest(),
+        "seconds": seconds,
+        "loss": report.loss,
+        "waited_share": waited / sum(seconds),
+    }
 
 
 def main() -> None:
