@@ -1,4 +1,8 @@
-"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume."""
+"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume.
+
+`torchrun --nproc-per-node 2 -m training` does it with two ranks, which share batches and experts. Any number of ranks
+and threads gives the same bits, and may resume what another number began. The MTP module's stage is the first rank's.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,17 @@ from rich.console import Console
 
 from services.process.metrics_server import serve_metrics
 from training.data.dialogues import HELD_OUT, dialogues
+from training.determinism.mode import make_deterministic
+from training.determinism.watch import Watch
+from training.distributed.team import InvalidTeam, join_team, leave_team
+from training.execution import Execution
 from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
 from training.freed_memory import keep_freed_memory
 from training.model.config import SERVED, Architecture
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.stage import Mtp
 from training.recipe import (
     BalanceRecipe,
@@ -32,12 +41,22 @@ from training.stability.metrics import TrainingMetrics
 from training.trunk import Trunk
 
 HERE = Path(__file__).parent
-PARTS = ("controller", "balance", "hidden", "monitors", "mtp", "shortcut", "attention-alignment", "expert-alignment")
+PARTS = (
+    "controller",
+    "balance",
+    "hidden",
+    "monitors",
+    "determinism",
+    "mtp",
+    "shortcut",
+    "attention-alignment",
+    "expert-alignment",
+)
 
 
-def publish(trunk: Trunk, out: Path, docs: Path) -> None:
+def publish(trunk: Trunk, whole: LongcatFlash, out: Path, docs: Path) -> None:
     """Writes the exported model, the run's log, and the plots; the histogram is of the exported bf16 weights."""
-    export(trunk.model, trunk.tokenizer, out)
+    export(whole, trunk.tokenizer, out)
     docs.mkdir(parents=True, exist_ok=True)
     log = docs / "training-log.jsonl"
     shutil.copyfile(trunk.folder.log_path, log)
@@ -62,6 +81,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         hidden=None if "hidden" in left_out else HiddenRecipe(),
         monitors=None if "monitors" in left_out else MonitorRecipe(),
         mtp=None if "mtp" in left_out else MtpRecipe(steps=arguments.mtp_steps),
+        determinism="determinism" not in left_out,
     )
 
 
@@ -85,18 +105,41 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the trunk's products")
     parser.add_argument("--metrics-port", type=int, help="serves the monitors to Prometheus while the run lasts")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="padded groups computed at once")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the trunk's stage; one GPU a rank")
+    parser.add_argument("--expert-ranks", type=int, help="ranks that share a layer's experts; default: all")
+    parser.add_argument("--watch", type=int, default=0, metavar="STEPS", help="look for silent corruption so often")
+    parser.add_argument("--watch-experts", type=float, default=Watch.expert_share, help="share of experts looked at")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    console, recipe = Console(), recipe_of(arguments)
-    metrics = metrics_at(arguments.metrics_port, console)
-    trunk = Trunk(arguments.run, recipe)
+    recipe = recipe_of(arguments)
+    team, watch = join_team(arguments.device, arguments.expert_ranks), Watch(arguments.watch, arguments.watch_experts)
+    if recipe.determinism:
+        make_deterministic()
+    else:
+        torch.set_num_threads(arguments.threads)
+    console = Console(quiet=not team.first)
+    metrics = metrics_at(arguments.metrics_port if team.first else None, console)
+    try:
+        trunk = Trunk(arguments.run, recipe, Execution(team, arguments.threads if recipe.determinism else 1, watch))
+    except InvalidTeam as error:
+        parser.error(str(error))
     trunk.run(console, metrics.show)
+    model = trunk.whole_model()
+    leave_team(team)
+    if team.first:
+        finish(arguments, trunk, model, console, metrics)
+
+
+def finish(
+    arguments: argparse.Namespace, trunk: Trunk, model: LongcatFlash, console: Console, metrics: TrainingMetrics
+) -> None:
+    """What only the first rank does: export, plots, and the MTP module's stage."""
+    recipe = trunk.recipe
     if recipe.architecture != SERVED:
         console.print("not exported: servers compute the architecture with shortcut and alignment")
         return
-    publish(trunk, arguments.out, arguments.docs)
+    publish(trunk, model, arguments.out, arguments.docs)
     if recipe.mtp:
         mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp)
         mtp.run(console, metrics.show)

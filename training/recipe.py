@@ -96,7 +96,11 @@ class MtpRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the model. The seed determines tokenizer, initial weights and every batch."""
+    """Everything that decides the model. The seed determines tokenizer, initial weights and every batch.
+
+    `determinism`: the padded groups of a batch are computed one by one and added in a fixed tree, so that neither
+    threads nor ranks change a bit; without it a batch is computed as one.
+    """
 
     seed: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -108,3 +112,4 @@ class Recipe:
     monitors: MonitorRecipe | None = MonitorRecipe()
     disturbance: DisturbanceRecipe | None = None
     mtp: MtpRecipe | None = MtpRecipe()
+    determinism: bool = False

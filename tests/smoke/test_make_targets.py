@@ -50,6 +50,44 @@ def test_train_and_evaluate(shell: Shell) -> None:
     assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", "--dialogues", "4")
 
 
+def test_train_on_two_ranks(shell: Shell) -> None:
+    """Two ranks begin a run, one goes on with it, watched."""
+    folders = [part for name in ("run", "out", "docs") for part in (f"--{name}", str(shell.folder / "ranks" / name))]
+    options = ("-m", "training", "--without", "mtp", *folders)
+    shell.run("torchrun", "--nproc-per-node", "2", *options, "--steps", "1")
+    assert (shell.folder / "ranks" / "out" / "config.json").exists()
+    assert "exported" in shell.run("python", *options, "--steps", "1", "--watch", "1")
+
+
+def test_experiments_about_bits(shell: Shell) -> None:
+    folder = shell.folder / "bits"
+    few = {
+        "determinism": (
+            "--steps",
+            "1",
+            "--layers",
+            "1",
+            "--dialogues",
+            "8",
+            "--most-ranks",
+            "2",
+            "--precision",
+            "fp32",
+        ),
+        "corruption": ("--trials", "1", "--intervals", "1", "--clean", "2", "--rounds", "1", "--layers", "1"),
+        "ulp": ("--rows", "32"),
+    }
+    for name, options in few.items():
+        places = ("--run", str(folder / "runs" / name), "--docs", str(folder))
+        shell.run("python", "-m", f"training.experiments.{name}", *options, *places)
+        assert (folder / f"{name}.png").exists()
+    trials = json.loads((folder / "determinism.json").read_text())["trials"]
+    assert len(trials) == 8
+    assert all(trial["same_bits"] for trial in trials if trial["trial"].startswith("deterministic"))
+    rows = json.loads((folder / "corruption.json").read_text())["coverage"]
+    assert all(row["found"] == row["hit"] for row in rows if row["kind"] in ("weight", "optimizer state"))
+
+
 def test_train_drafts_and_measure_them(shell: Shell) -> None:
     """On a copy of the built-in model: one that is not trained ends its answers late."""
     folder = shell.folder / "drafts"

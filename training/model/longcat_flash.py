@@ -42,14 +42,17 @@ class Layer(nn.Module):
         x_TD = x_TD + self.self_attn[0](self.input_layernorm[0](x_TD), rope_TR, groups)
         h_TD = self.post_attention_layernorm[0](x_TD)
         if self.shortcut:
-            experts_TD = self.mlp(h_TD)
+            moe = self.mlp.start(h_TD)
         x_TD = x_TD + self.mlps[0](h_TD)
+        if self.shortcut:
+            moe.compute()
         x_TD = x_TD + self.self_attn[1](self.input_layernorm[1](x_TD), rope_TR, groups)
         h_TD = self.post_attention_layernorm[1](x_TD)
         if not self.shortcut:
-            experts_TD = self.mlp(h_TD)
+            moe = self.mlp.start(h_TD)
+            moe.compute()
         x_TD = x_TD + self.mlps[1](h_TD)
-        out_TD: Tensor = x_TD + experts_TD
+        out_TD: Tensor = x_TD + moe.finish()
         return out_TD
 
 
@@ -89,7 +92,7 @@ class LongcatFlash(nn.Module):
 
     def states(self, ids_T: Tensor, groups: Groups) -> Tensor:
         """Returns the last layer's output [T, D], before the final norm."""
-        rope_TR = rope_of(self.config, groups)
+        rope_TR = rope_of(self.config, groups, ids_T.device)
         x_TD: Tensor = self.embed_tokens(ids_T)
         for layer in self.layers:
             x_TD = layer(x_TD, rope_TR, groups)

@@ -1,7 +1,8 @@
 """Muon for matrices, AdamW for everything else.
 
 Muon: momentum, then the nearest orthogonal matrix by five Newton-Schulz steps (Jordan et al., 2024). Matrices of equal
-shape are stacked, so that all layers and experts need one batched product.
+shape are stacked, so that all layers need one batched product; experts by groups, which are the same for any number of
+ranks that share them.
 Legend: B matrices of M rows and N columns.
 """
 
@@ -13,6 +14,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from training.model.moe import Experts
 
 MOMENTUM = 0.95
 
@@ -46,6 +49,11 @@ def orthogonal(g_BMN: Tensor) -> Tensor:
     return x_BMN.mT if flip else x_BMN
 
 
+def _experts_in_group(module: nn.Module) -> int:
+    found = {child.in_group for child in module.modules() if isinstance(child, Experts)}
+    return found.pop() if found else 1
+
+
 def _matrices(name: str, value: Tensor) -> Tensor:
     """Returns a parameter as a stack of matrices; gate and up of an expert are separate ones."""
     if name.endswith("gate_up_E2FD"):
@@ -58,6 +66,7 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, recipe: Rates) -> None:
         self.recipe = recipe
+        self.in_group = _experts_in_group(model)
         self.matrices: dict[str, nn.Parameter] = {}
         self.vectors: dict[str, nn.Parameter] = {}
         for name, value in model.named_parameters():
@@ -92,9 +101,12 @@ class Optimizer:
         for name, value in self.matrices.items():
             assert value.grad is not None
             momentum = self.momentum[name].lerp_(value.grad, 1 - MOMENTUM)
-            update_BMN = _matrices(name, value.grad.lerp(momentum, MOMENTUM))
-            shapes[update_BMN.shape[1:]].append((_matrices(name, value.data), update_BMN))
-        for (rows, columns), updates in shapes.items():
+            update = value.grad.lerp(momentum, MOMENTUM)
+            size = self.in_group if ".experts." in name else len(value)
+            for number, parts in enumerate(zip(value.data.split(size), update.split(size), strict=True)):
+                value_BMN, update_BMN = (_matrices(name, part) for part in parts)
+                shapes[number, *update_BMN.shape[1:]].append((value_BMN, update_BMN))
+        for (_, rows, columns), updates in shapes.items():
             update_BMN = orthogonal(torch.cat([update for _, update in updates])) * max(1.0, rows / columns) ** 0.5
             for (value_BMN, _), part in zip(updates, update_BMN.split([len(v) for v, _ in updates]), strict=True):
                 value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
@@ -122,4 +134,7 @@ class Optimizer:
             value.copy_(tensors[f"momentum.{name}"])
         for name, parameter in self.vectors.items():
             kinds = ("step", "exp_avg", "exp_avg_sq")
-            self.adam.state[parameter] = {kind: tensors[f"adam.{kind}.{name}"].clone() for kind in kinds}
+            self.adam.state[parameter] = {
+                kind: tensors[f"adam.{kind}.{name}"].clone().to("cpu" if kind == "step" else parameter.device)
+                for kind in kinds
+            }

@@ -32,6 +32,7 @@ class RouterBalance:
         zero = config.moe_topk - ffn_experts
         self.even_J = torch.tensor([groups / ffn_experts] * groups + [1 / zero])  # 1 / choices per token of a group
         self.real_T = torch.ones(0, dtype=torch.bool)
+        self.share = 1.0  # of the batch's real tokens that the forward pass has
         self.loss = self.weight = self.ratio = 0.0
 
     def __call__(self, score_TG: Tensor, gate_TK: Tensor) -> None:
@@ -41,7 +42,7 @@ class RouterBalance:
         chosen_J = self.group_G[gate_TK[real_T]].flatten().bincount(minlength=len(self.even_J))
         f_G = (self.even_J * chosen_J / tokens)[self.group_G]
         self.loss = float((score_TG.detach()[real_T] * f_G).sum() / tokens)
-        pull_TG = real_T[:, None] * f_G / tokens
+        pull_TG = real_T[:, None] * f_G / tokens * self.share
         score_TG.register_hook(lambda gradient_TG: self._added(gradient_TG, pull_TG))
 
     def _added(self, gradient_TG: Tensor, pull_TG: Tensor) -> Tensor:

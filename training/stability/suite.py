@@ -43,6 +43,13 @@ def mean_cosine(weight_GD: Tensor) -> float:
     return float((row_GD.sum(0).square().sum() - rows) / (rows * (rows - 1)))
 
 
+@torch.no_grad()
+def hidden_size(state_RD: Tensor) -> tuple[float, float]:
+    """Returns the mean norm of the last layer's outputs, and the largest activation."""
+    state_RD = state_RD.float()
+    return float(state_RD.norm(dim=-1).mean()), float(state_RD.abs().max())
+
+
 class Suite:
     """The parts of one trunk. Observers stay with the model's mixtures."""
 
@@ -70,21 +77,19 @@ class Suite:
             return torch.zeros(())
         return self.recipe.hidden.weight * hidden_z_loss(state_RD)
 
-    def read(self, step: int, loss: float, state_RD: Tensor, optimizer: Optimizer) -> Readings | None:
+    def read(self, step: int, loss: float, hidden: tuple[float, float], optimizer: Optimizer) -> Readings | None:
         """Returns the readings of step `step` where they are due. Call it after the backward pass of every step."""
         if self.recipe.monitors is None:
             return None
         self.spikes.see(loss)
         if (step + 1) % self.recipe.monitors.every:
             return None
-        state_RD = state_RD.detach().float()
         return Readings(
             [balance.ratio for balance in self.balances],
             [balance.weight for balance in self.balances],
             [balance.loss for balance in self.balances],
             [mean_cosine(moe.router.classifier.weight) for moe in self.mixtures],
-            float(state_RD.norm(dim=-1).mean()),
-            float(state_RD.abs().max()),
+            *hidden,
             *optimizer.gradient_rms(),
             self.spikes.count,
             self.spikes.steps,
