@@ -34,11 +34,11 @@ SIZES = {"vocab_size": 320, "hidden_size": 16, "num_layers": 2, "ffn_hidden_size
 TRUNK = TrunkRecipe(
     bfloat16=False,  # oneDNN compiles bf16 products for each new shape
     tokenizer_dialogues=5,
-    steps=6,
+    steps=4,
     batch_dialogues=8,
     groups=8,
     warmup=2,
-    check_every=4,
+    check_every=3,
     check_dialogues=1,
     save_every=2,
 )
