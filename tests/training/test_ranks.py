@@ -145,6 +145,12 @@ def test_teams_that_cannot_keep_the_order_are_rejected() -> None:
         Team(0, 8, 8).check(8, 12)
 
 
+def test_several_threads_of_a_rank_need_tags() -> None:
+    """NCCL has none."""
+    with pytest.raises(InvalidTeam, match="2 threads"):
+        Execution(Team(0, 2, 2, torch.device("cuda")), threads=2)
+
+
 def test_ranks_that_begin_with_different_values_stop() -> None:
     def disagree(team: Team) -> None:
         with pytest.raises(Disagreement, match=r"tokenizer: ranks \[1\] differ"):
