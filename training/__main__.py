@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the trunk's products")
     parser.add_argument("--metrics-port", type=int, help="serves the monitors to Prometheus while the run lasts")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="padded groups computed at once")
+    parser.add_argument("--threads", type=int, help="padded groups computed at once; default: as torch's threads")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the trunk's stage; one GPU a rank")
     parser.add_argument("--expert-ranks", type=int, help="ranks that share a layer's experts; default: all")
     parser.add_argument("--watch", type=int, default=0, metavar="STEPS", help="look for silent corruption so often")
@@ -113,15 +113,16 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     recipe = recipe_of(arguments)
+    threads = arguments.threads or (1 if arguments.device == "cuda" else torch.get_num_threads())
     team, watch = join_team(arguments.device, arguments.expert_ranks), Watch(arguments.watch, arguments.watch_experts)
     if recipe.determinism:
         make_deterministic()
     else:
-        torch.set_num_threads(arguments.threads)
+        torch.set_num_threads(threads)
     console = Console(quiet=not team.first)
     metrics = metrics_at(arguments.metrics_port if team.first else None, console)
     try:
-        trunk = Trunk(arguments.run, recipe, Execution(team, arguments.threads if recipe.determinism else 1, watch))
+        trunk = Trunk(arguments.run, recipe, Execution(team, threads if recipe.determinism else 1, watch))
     except InvalidTeam as error:
         parser.error(str(error))
     trunk.run(console, metrics.show)

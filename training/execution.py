@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from training.determinism.watch import Watch
-from training.distributed.team import ALONE, Team
+from training.distributed.team import ALONE, InvalidTeam, Team
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,10 @@ class Execution:
     team: Team = ALONE
     threads: int = 1
     watch: Watch = field(default_factory=Watch)
+
+    def __post_init__(self) -> None:
+        if self.threads > 1 and self.team.ranks > 1 and self.team.device.type == "cuda":
+            raise InvalidTeam(f"{self.threads} threads: NCCL tells messages apart by their order, so a rank has one")
 
     @property
     def plain(self) -> bool:

@@ -35,11 +35,11 @@ SIZES = {"vocab_size": 320, "hidden_size": 16, "num_layers": 2, "ffn_hidden_size
 TRUNK = TrunkRecipe(
     bfloat16=False,  # oneDNN compiles bf16 products for each new shape
     tokenizer_dialogues=5,
-    steps=6,
+    steps=4,
     batch_dialogues=8,
     groups=8,
     warmup=2,
-    check_every=4,
+    check_every=3,
     check_dialogues=1,
     save_every=2,
 )
@@ -148,6 +148,12 @@ def test_teams_that_cannot_keep_the_order_are_rejected() -> None:
             team.check(6 if "6" in message else 8, 16)
     with pytest.raises(InvalidTeam, match="12 experts cannot be shared by 8 ranks"):
         Team(0, 8, 8).check(8, 12)
+
+
+def test_several_threads_of_a_rank_need_tags() -> None:
+    """NCCL has none."""
+    with pytest.raises(InvalidTeam, match="2 threads"):
+        Execution(Team(0, 2, 2, torch.device("cuda")), threads=2)
 
 
 def test_ranks_that_begin_with_different_values_stop() -> None:

@@ -69,10 +69,6 @@ class Team:
             raise InvalidTeam(f"{experts} experts cannot be shared by {self.sharing} ranks, at most by "
                               f"{expert_groups(experts)}")  # fmt: skip
 
-    def barrier(self) -> None:
-        if self.ranks > 1:
-            dist.barrier()
-
     def agree(self, what: str, content: bytes) -> None:
         """Raises Disagreement when this is not the same on all ranks."""
         if self.ranks == 1:
