@@ -11,6 +11,7 @@ import asyncio
 import random
 import statistics
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ CONFIG, SMOKE_CONFIG = "bench-long", "bench-tiny"
 MODEL, WORKERS = "bench", 2
 WITH, WITHOUT = "pages are handed over", "computed again"
 START_S, LEAVES_S = 600.0, 600.0
+KNOWN, ATTEMPTS, MIGRATED = (
+    "caracal_gateway_attention_workers",
+    "caracal_gateway_attempts_total",
+    "caracal_kv_migrations_total",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,49 +71,94 @@ async def cluster(model: Path, migration: bool) -> AsyncIterator[LocalCluster]:
 
 
 async def serving(local: LocalCluster, workers: int) -> None:
-    """Waits until exactly so many attention workers serve, and none is left of others."""
+    """Waits until exactly so many attention workers serve, none is left of others, and the router knows it."""
     await local.membership.set_desired("attention", workers)
     async with asyncio.timeout(LEAVES_S):
         while True:
             records = await local.membership.workers("attention")
             names = [name for name in local.children if name.startswith("attention")]
-            if sum(one.serving for one in records) == len(records) == len(names) == workers:
+            listed = sum(one.serving for one in records) == len(records) == len(names) == workers
+            if listed and await sample(local, "router", KNOWN) == workers:
                 return
             await asyncio.sleep(0.1)
 
 
-async def stalls(local: LocalCluster, sizes: Sizes, vocabulary: int, seed: int) -> list[float]:
-    """The longest time between two tokens of each stream, in which one of the two workers leaves."""
-    rng, url = random.Random(seed), local.urls[0]
-    await serving(local, WORKERS)
-    streams, following = list[Stream](), list[asyncio.Task[None]]()
-    for _ in range(WORKERS * sizes.streams):
-        prompt = [rng.randrange(10, vocabulary) for _ in range(sizes.prompt)]
-        streams.append(Stream(time.perf_counter()))
-        body = completion(MODEL, prompt, sizes.answer)
-        following.append(asyncio.create_task(follow(url, body, streams[-1])))
+async def sample(local: LocalCluster, role: str, name: str) -> int:
+    """The sum of a metric over the processes of a role."""
 
-    def behind(tokens: list[int]) -> bool:
-        """Whether a stream has had fewer tokens than these. Raises BadAnswer when one has ended."""
-        if any(task.done() for task in following):
-            raise BadAnswer("an answer ended before the worker had left: it is too short")
-        return any(len(one.token_times) < count for one, count in zip(streams, tokens, strict=True))
+    def read(address: str) -> bytes:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            return bytes(page.read())
 
-    try:
-        while behind([sizes.around] * len(streams)):  # noqa: ASYNC110 - tasks count
-            await asyncio.sleep(0.02)
-        before = [len(stream.token_times) for stream in streams]
-        await serving(local, WORKERS - 1)
-        while behind([count + sizes.around for count in before]):  # noqa: ASYNC110 - tasks count
-            await asyncio.sleep(0.02)
-    finally:
-        for task in following:
+    pages = [await asyncio.to_thread(read, one.metrics_address) for one in await local.membership.workers(role)]
+    lines = [line for page in pages for line in page.decode().splitlines()]
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith((f"{name} ", name + "{")))
+
+
+async def running(local: LocalCluster, expected: list[int]) -> None:
+    """Waits until the attention workers run so many sequences each. Raises BadAnswer when they do not."""
+    found = list[int]()
+    for _ in range(50):
+        records = await local.membership.workers("attention", counts=True)
+        found = [int(one.stats["running"]) for one in records]
+        if found == expected:
+            return
+        await asyncio.sleep(0.1)
+    raise BadAnswer(f"the attention workers run {found} of the streams and not {expected}")
+
+
+class Following:
+    """Streams that are read until the end of the block."""
+
+    def __init__(self, url: str, prompts: list[list[int]], answer: int) -> None:
+        self.streams = [Stream(time.perf_counter()) for _ in prompts]
+        self._tasks = [
+            asyncio.create_task(follow(url, completion(MODEL, prompt, answer), stream))
+            for prompt, stream in zip(prompts, self.streams, strict=True)
+        ]
+
+    async def __aenter__(self) -> Following:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
-    return [
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [len(stream.token_times) for stream in self.streams]
+
+    async def until(self, tokens: list[int]) -> None:
+        """Waits until each stream has had so many tokens. Raises BadAnswer when one has ended."""
+        while any(had < wanted for had, wanted in zip(self.tokens, tokens, strict=True)):
+            if any(task.done() for task in self._tasks):
+                raise BadAnswer("an answer ended before the worker had left: it is too short")
+            await asyncio.sleep(0.02)
+
+
+async def stalls(local: LocalCluster, sizes: Sizes, vocabulary: int, seed: int) -> tuple[list[float], int]:
+    """The longest time between two tokens of each stream, in which one of the two workers leaves; how many of them
+    took their pages with them. Raises BadAnswer when not exactly that worker's have moved."""
+    rng = random.Random(seed)
+    await serving(local, WORKERS)
+    prompts = [[rng.randrange(10, vocabulary) for _ in range(sizes.prompt)] for _ in range(WORKERS * sizes.streams)]
+    async with Following(local.urls[0], prompts, sizes.answer) as streams:
+        await streams.until([sizes.around] * len(prompts))
+        await running(local, [sizes.streams] * WORKERS)
+        before, attempts = streams.tokens, await sample(local, "router", ATTEMPTS)
+        migrated = await sample(local, "attention", MIGRATED)
+        await serving(local, WORKERS - 1)
+        await streams.until([count + sizes.around for count in before])
+        moved = await sample(local, "router", ATTEMPTS) - attempts
+        if moved != sizes.streams:
+            raise BadAnswer(f"{moved} streams went to another worker and not {sizes.streams}")
+        migrated = await sample(local, "attention", MIGRATED) - migrated
+    gaps = [
         max(b - a for a, b in pairwise(stream.token_times[count - 1 :]))
-        for stream, count in zip(streams, before, strict=True)
+        for stream, count in zip(streams.streams, before, strict=True)
     ]
+    return gaps, migrated
 
 
 async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int) -> list[Row]:
@@ -117,7 +168,10 @@ async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int) -> li
         for round_ in range(rounds):
             for name, local in ((WITH, one), (WITHOUT, other))[:: 1 if round_ % 2 else -1]:
                 console.print(f"round {round_ + 1} of {rounds}: {name}")
-                found[name] += [max(await stalls(local, sizes, vocabulary, round_))]
+                gaps, migrated = await stalls(local, sizes, vocabulary, round_)
+                if migrated != (sizes.streams if name == WITH else 0):
+                    raise BadAnswer(f"the pages of {migrated} streams were handed over: {name}")
+                found[name].append(max(gaps))
     section = f"{WORKERS * sizes.streams} streams of {sizes.prompt} tokens, one of {WORKERS} attention workers leaves"
     return [
         Row(f"longest stall, {what}", of(found[name]), "s", section=section, column=name, key=f"{key}/{what}")

@@ -183,7 +183,8 @@ class Attempts:
 
     def _compile(self, key: int, asked: Request, emit: Emit) -> None:
         loop = asyncio.get_running_loop()
-        ready = self._compiling[key] = self._grammars.compile(asked.sampling.grammar, partial(_rules, asked))
+        ready = self._grammars.compile(asked.sampling.grammar, partial(_rules, asked), asked.caller)
+        self._compiling[key] = ready
         # The loop may have ended when a long compilation does.
         ready.add_done_callback(
             lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(self._compiled, key, asked, emit, done)

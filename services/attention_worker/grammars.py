@@ -24,6 +24,7 @@ from services.attention_worker.grammar_trial import GrammarTrial
 from services.checkpoint.regular_files import read_whole
 from services.checkpoint.tokenizer_file import read_tokenizer
 from services.checkpoint.vocabulary import Vocabulary
+from services.process.fair_threads import FairThreads
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,7 @@ class GrammarCompiler:
 
     def __init__(self, model: Path, vocab_size: int, eos_ids: frozenset[int]) -> None:
         self._model, self._vocab_size, self._eos_ids = model, vocab_size, sorted(eos_ids)
-        self._compilers = ThreadPoolExecutor(2, "grammar")
+        self._compilers = FairThreads(2, "grammar")
         self._known = ThreadPoolExecutor(1, "known-grammar")  # what was compiled before waits for no other
         self._masks = ThreadPoolExecutor(1, "mask")
         self._room = np.empty(((vocab_size + 31) // 32 * 4, 8), np.float32)
@@ -71,14 +72,20 @@ class GrammarCompiler:
         self._trials = threading.local()
         self._open_trials: list[GrammarTrial] = []
 
-    def compile(self, grammar: str, then: Callable[[GrammarMatcher], Result]) -> Future[Result]:
-        """Begins to compile, and to call `then` with a fresh matcher; the future has its result, or BadGrammar."""
+    def compile(self, grammar: str, then: Callable[[GrammarMatcher], Result], caller: int = 0) -> Future[Result]:
+        """Begins to compile, and to call `then` with a fresh matcher; the future has its result, or BadGrammar.
+
+        Callers have their grammars compiled in turn.
+        """
         with self._lock:
             known = grammar in self._kept
-        return (self._known if known else self._compilers).submit(lambda: then(self._compile(grammar)))
+        if known:
+            return self._known.submit(lambda: then(self._compile(grammar)))
+        return self._compilers.submit(caller, lambda: then(self._compile(grammar)))
 
     def close(self) -> None:
-        for pool in (self._compilers, self._known, self._masks):
+        self._compilers.shutdown()
+        for pool in (self._known, self._masks):
             pool.shutdown(wait=False, cancel_futures=True)
         for trial in self._open_trials:
             trial.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from services.attention_worker.engine.sequence import Ending, TokenOut
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.migration.migration import Migration
 from services.attention_worker.migration.page_server import CallRejected
+from services.attention_worker.paced_rejections import PacedRejections
 from services.attention_worker.table_check import Named, TableCheck, named_by
 from services.membership.checks import epoch_violation
 from services.process.grpc_server import abort
@@ -55,6 +57,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         self._attempts = Attempts(engine, vocab_size, grammars, migration.fetcher if migration else None)
         self._migration = migration
         self._streams: set[AttemptStream] = set()
+        self._rejections = PacedRejections()
         self._identity = identity
         self._apply_table = apply_table
         self.on_ready_change: Callable[[bool], Awaitable[None]] | None = None
@@ -85,6 +88,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         try:
             key = self._attempts.begin(request, lambda tokens, ending: events.put_nowait((tokens, ending)), direct=True)
         except Rejected as error:
+            await asyncio.sleep(self._rejections.delay_s(time.monotonic()))
             await abort(context, error.code, error)
         try:
             while True:

@@ -159,7 +159,7 @@ class LocalCluster:
         try:
             desired = await self.membership.desired()
             if any(role not in desired for role in SCALED):
-                await self._write_counts()
+                await self.membership.restore_desired({role: self.counts[role] for role in SCALED})
                 return
         except RedisUnavailable:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,6 +251,23 @@ class Membership:
         key = self._key("desired")
         record = self._client.signed(field_name(key, role), str(count))
         await self._client.write(lambda pipe: pipe.hset(key, role, record), {key: "hash"})
+
+    async def restore_desired(self, counts: Mapping[str, int]) -> None:
+        """Writes the counts of roles that Redis has lost. What a user asks for in the meantime stands."""
+        key = self._key("desired")
+        found, raw = await self.desired(), await self._hash("desired", key)
+        records = {
+            role: self._client.signed(field_name(key, role), str(count))
+            for role, count in counts.items()
+            if role not in found
+        }
+
+        def fill(pipe: Any) -> None:
+            for role, record in records.items():
+                pipe.hset(key, role, record) if role in raw else pipe.hsetnx(key, role, record)
+
+        if records:
+            await self._client.write(fill, {key: "hash"})
 
     async def leader(self) -> str | None:
         """The router that leads, as it has named itself; None when none does."""

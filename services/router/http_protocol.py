@@ -128,7 +128,7 @@ class HttpProtocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._rejection = rejection
         self.conn: HttpConnection = HttpConnection()
-        self.times = ConnectionTimes(self.loop.time())
+        self.times = ConnectionTimes(self.loop.time(), timeouts)
         self._timeouts = timeouts
         self._unread, self._read_at = 0, self.times.quiet_since  # bytes that wait for the client, and when it read some
         self._half_closed = self._goes_on = False
@@ -189,8 +189,9 @@ class HttpProtocol(H11Protocol):
                 self.flow.resume_reading()
             self.handle_events()
 
-    def end_if_late(self, now: float) -> Late | None:
-        """Ends a connection that has taken too long; returns for what, if it does. `now`: by the loop's clock."""
+    def end_if_late(self, now: float, *, hurried: bool = False) -> Late | None:
+        """Ends a connection that has taken too long; returns for what, if it does. `now`: by the loop's clock.
+        `hurried`: as of ConnectionTimes."""
         waiting, self._unread = self._unread, self.transport.get_write_buffer_size()
         if not self._unread or self._unread < waiting:
             self._read_at = now
@@ -199,7 +200,7 @@ class HttpProtocol(H11Protocol):
             return "reading"
         if self.transport.is_closing():
             return None
-        late = self.times.late(now, self._timeouts) if self._drops is None and not self.flow.read_paused else None
+        late = self.times.late(now, hurried=hurried) if self._drops is None and not self.flow.read_paused else None
         if late == "idle":
             self.transport.close()
         elif late is not None:

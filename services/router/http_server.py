@@ -7,7 +7,7 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 import uvicorn
@@ -33,9 +33,17 @@ class HttpServer(uvicorn.Server):
     they wait in the kernel until others have ended, and the idle ones make room.
     """
 
-    def __init__(self, config: uvicorn.Config, most: int, timeouts: ConnectionTimeouts, rejection: Rejection) -> None:
-        """`most`: connections at once. `rejection`: as HttpProtocol's."""
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        most: int,
+        timeouts: ConnectionTimeouts,
+        rejection: Rejection,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`most`: connections at once. `rejection`: as HttpProtocol's. `hurried`: whether bodies have to come fast."""
         super().__init__(config)
+        self._hurried = hurried
         self._most, self._timeouts, self._rejection = most, timeouts, rejection
         self._quiet_until: dict[str, float] = {}
         self._late: Counter[str] = Counter()  # connections ended since the last log line, by what they were late with
@@ -108,9 +116,9 @@ class HttpServer(uvicorn.Server):
     def _sweep(self) -> None:
         """Ends the connections that take too long."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now, hurried = loop.time(), self._hurried()
         for connection in self._connections():
-            if (late := connection.end_if_late(now)) not in (None, "idle"):
+            if (late := connection.end_if_late(now, hurried=hurried)) not in (None, "idle"):
                 self._late[str(late)] += 1
         if self._late and self._warn("clients were too slow, their connections are closed", **self._late):
             self._late.clear()

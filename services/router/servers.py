@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 from collections.abc import Sequence
 
 import structlog
@@ -27,6 +28,7 @@ from services.router.requests.errors import ShuttingDown
 
 log = structlog.get_logger(__name__)
 
+PROXIES = "FORWARDED_ALLOW_IPS"  # uvicorn's own variable: addresses and networks of proxies, or * for any
 ADMIN_CONNECTIONS = 64  # at once, whatever clients have open
 CLOSE_GRACE_S = 5.0  # for error events and closing sockets, after the drain
 
@@ -44,9 +46,10 @@ class RouterServers:
         app = build_app(gateway)
         gate = AdmissionGate(self._serving.admission, gateway.access, self._serving.metrics, LIMITED)
         most = most_connections(open_files())
-        self._http = HttpServer(http_config(with_cors(app, cors_origins), timeouts), most, timeouts, gate.rejection)
-        self._admin = HttpServer(http_config(AdminPort(app), timeouts), ADMIN_CONNECTIONS, timeouts, gate.rejection)
-        self._grpc = GrpcServer(gateway)
+        edge = timeouts, gate.rejection, lambda: self._serving.admission.hurried
+        self._http = HttpServer(http_config(with_cors(app, cors_origins), timeouts), most, *edge)
+        self._admin = HttpServer(http_config(AdminPort(app), timeouts), ADMIN_CONNECTIONS, *edge)
+        self._grpc = GrpcServer(gateway, timeouts.unread_s)
         self._loops: list[asyncio.Task[None]] = []  # of the two HTTP servers and the pool of attention workers
         self.http_port = 0
         self.admin_port = 0
@@ -91,7 +94,9 @@ class RouterServers:
 
 
 def http_config(app: ASGIApp, timeouts: ConnectionTimeouts) -> uvicorn.Config:
-    """The HTTP servers' way of serving."""
+    """The HTTP servers' way of serving. Only proxies that the variable names say for whom they ask: uvicorn would
+    believe whoever connects from this machine."""
+    proxies = os.environ.get(PROXIES, "")
     return uvicorn.Config(
         app,
         http=HttpProtocol,
@@ -100,5 +105,7 @@ def http_config(app: ASGIApp, timeouts: ConnectionTimeouts) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
         timeout_keep_alive=math.ceil(timeouts.idle_s),
     )

@@ -40,7 +40,7 @@ def checked(pem: Pem, cluster: str, role: str) -> float:
     """Returns the time (in seconds since 1970) at which the certificate expires. Raises BadTls."""
     _check_authorities(pem.ca)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.cert.decode("ascii"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=_text(pem.cert))
     except (ssl.SSLError, ValueError):
         raise BadTls(CERT, "there is no certificate in PEM in it") from None
     with _as_files(pem.cert, pem.key) as (cert, key):
@@ -75,8 +75,13 @@ def _context(protocol: ssl._SSLMethod, ca: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.check_hostname = False  # `checked` looks at the names, of which one is a URI
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=ca.decode("ascii"))
+    context.load_verify_locations(cadata=_text(ca))
     return context
+
+
+def _text(pem: bytes) -> str:
+    """PEM as `ssl` takes it: bundles have comments around certificates, in any encoding."""
+    return pem.decode("ascii", errors="ignore")
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class ClusterKey:
             try:
                 state, keys = _state_of(self._file), self._keys
                 if state != self._seen:
-                    self._seen, keys = state, _read(self._file)
+                    keys = _read(self._file)
+                    self._seen = state  # not before: a file that cannot be read now is tried again
             except BadKey as error:
                 if str(error) != self._fault:
                     self._fault = str(error)

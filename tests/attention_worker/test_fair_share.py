@@ -7,10 +7,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from services.attention_worker.engine.draft_policy import DraftPolicy
 from services.attention_worker.engine.pages import PagePool
-from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 from services.attention_worker.engine.step_cost import PRIOR_S, Work
+from services.attention_worker.engine.step_plan import Chunk
+from services.prefixes.page_names import PageNames, root_name
 
 PAGE_SIZE = 4
 HEAVY, LIGHT = 1, 2
@@ -86,6 +89,35 @@ def test_a_caller_with_one_sequence_waits_at_most_a_few_rows_for_one_with_many()
     assert len(scheduler.schedule()) == 50, "alone again, it has every row"
 
 
+def test_a_crowd_takes_no_drafts_from_a_caller_with_one_sequence() -> None:
+    scheduler = build()
+    heavy, light = [make(key, HEAVY) for key in range(50)], make(50, LIGHT)
+    decoding(scheduler, *heavy, light)
+    alone_s = 5 * PRIOR_S[1] + PRIOR_S[0]
+    for _ in range(20):
+        for sequence in (*heavy, light):
+            sequence.drafts = [7, 7, 7]
+        chunks = scheduler.schedule()
+        (own,) = [chunk for chunk in chunks if chunk.sequence is light]
+        assert own.drafts == 3
+        assert seconds(chunks) <= SLOWDOWN * alone_s * 1.01
+        run(scheduler, [Chunk(chunk.sequence, chunk.start, 1) for chunk in chunks])
+    assert min(sequence.generated for sequence in heavy) > 1, "the others have their turns"
+
+
+def test_how_many_tokens_to_draft_of_a_caller_with_one_sequence_does_not_depend_on_a_crowd() -> None:
+    scheduler = build()
+    heavy, light = [make(key, HEAVY) for key in range(50)], make(50, LIGHT)
+    decoding(scheduler, *heavy, light)
+    policy = DraftPolicy(3, scheduler.cost)
+    policy.begin([light], [light])
+    alone = policy.wanted(light)
+    assert alone > 0
+    everyone = [*heavy, light]
+    policy.begin(everyone, scheduler.fair.spared(everyone))
+    assert [policy.wanted(sequence) for sequence in everyone] == [0] * 50 + [alone]
+
+
 def test_a_weight_buys_rows() -> None:
     scheduler = build()
     heavy = [make(key, HEAVY, weight=4.0) for key in range(40)]
@@ -151,6 +183,39 @@ def test_a_caller_without_pages_gets_some_of_the_one_that_has_most() -> None:
         ended += run(scheduler, scheduler.schedule())
     assert ended[0] is light
     assert {one.key for one in ended} == {0, 1, 2, 3, 4}
+
+
+def sharing(scheduler: Scheduler, count: int) -> list[Sequence]:
+    """Running sequences of one caller that have 6 pages in common, and one of their own."""
+    sequences = [make(key, HEAVY, prompt=25, answer=20) for key in range(count)]
+    for sequence in sequences:
+        sequence.names = PageNames(root_name("", PAGE_SIZE), PAGE_SIZE)
+        scheduler.submit(sequence)
+        for chunk in scheduler.schedule():
+            if (length := chunk.length) > 1:
+                scheduler.computed(chunk.sequence, length)
+                chunk.sequence.append(30 + chunk.sequence.key)
+    assert scheduler.pages.named == 6
+    return sequences
+
+
+def test_pages_that_others_have_as_well_are_no_room() -> None:
+    scheduler = build(pages=6 + 8)
+    heavy = sharing(scheduler, 8)
+    light = make(8, LIGHT, prompt=9, answer=4)
+    scheduler.submit(light)
+    scheduler.schedule()
+    assert light.row is not None, "in the step in which others gave way"
+    assert [one.key for one in heavy if one.row is None] == [5, 6, 7], "a page of each"
+
+
+def test_nobody_gives_way_where_that_would_not_be_enough() -> None:
+    scheduler = build(pages=6 + 5)
+    heavy = sharing(scheduler, 5)
+    scheduler.submit(make(5, LIGHT, prompt=19, answer=4))  # lacks 5
+    scheduler.schedule()
+    assert scheduler.preemptions == 0
+    assert all(one.row is not None for one in heavy)
 
 
 def test_callers_with_little_are_not_preempted_for_each_other() -> None:

@@ -100,6 +100,8 @@ def test_cert_manager_issues_the_same_names(chart: Chart) -> None:
     assert issuer["spec"] == {
         "ca": {"secretName": find(objects, "Certificate", "caracal-mtls-ca")["spec"]["secretName"]}
     }
+    authority = find(objects, "Certificate", "caracal-mtls-ca")["spec"]
+    assert authority["privateKey"]["rotationPolicy"] == "Never", "cert-manager's own default differs by its version"
     for role in ROLES:
         spec = find(objects, "Certificate", f"caracal-mtls-{role}")["spec"]
         assert spec["uris"] == [uri(CLUSTER, role)]

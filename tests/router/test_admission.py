@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from caracal_proto.router_pb2_grpc import RouterStub
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
-from support.raw_http import Answer, post
+from support.raw_http import Answer, exchange, post
 
 from services.router.requests.admission import AdmissionLimits
 
@@ -137,6 +138,58 @@ def test_a_full_cluster_refuses_with_503_in_the_shape_of_each_api(harness: Harne
     assert done.count(200) >= 56
 
 
+def test_bodies_that_are_only_announced_take_no_room_from_others(harness: Harness, gate: Gate) -> None:
+    gate.open = True
+    announced = post("/v1/completions", COMPLETION + b" " * ((4 << 20) - len(COMPLETION)))[:400]
+    with ExitStack() as stack:
+        for number in range(24):  # three callers, of which each would hold half of the bytes
+            source = (f"127.0.0.{2 + number % 3}", 0)
+            address = "127.0.0.1", harness.servers.http_port
+            stack.enter_context(socket.create_connection(address, source_address=source)).sendall(announced)
+        wait_until(lambda: harness.serving.admission.held("sequences") == 24)
+        whole = Callers(harness).ask(LIGHT, COMPLETION + b" " * ((4 << 20) - len(COMPLETION)))
+        assert whole.status == 200
+    wait_until(lambda: harness.serving.admission.held("bytes") == 0)
+
+
+def test_a_body_for_which_others_leave_no_room_is_refused_while_it_comes(assets_path: Path, gate: Gate) -> None:
+    gate.open = True
+    large = COMPLETION + b" " * ((4 << 20) - len(COMPLETION))
+    with Harness(assets_path, FakeAttention(gate.script, places=PLACES)) as harness, ExitStack() as stack:
+        address = "127.0.0.1", harness.servers.http_port
+        held = harness.serving.admission.held
+
+        def begun(source: str, data: bytes) -> socket.socket:
+            one = stack.enter_context(socket.create_connection(address, source_address=(source, 0)))
+            one.sendall(data)
+            return one
+
+        request = post("/v1/completions", large)
+        late = begun("127.0.0.9", request[:1000])
+        for number in range(14):  # all but their last bytes
+            begun(f"127.0.0.{2 + number % 7}", request[:-5000])
+        wait_until(lambda: held("bytes") > 13.9 * len(large))
+        assert harness.serving.admission.hurried
+        assert Callers(harness).ask("127.0.0.10", large).status == 503, "at once"
+        late.sendall(request[1000:])
+        refused = Answer.read(late)
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        assert Callers(harness).ask(LIGHT).status == 200, "a small one is served"
+    assert held("bytes") == 0
+
+
+@pytest.mark.parametrize(("proxies", "callers"), [("", 1), ("10.0.0.0/8", 1), ("127.0.0.1", 3)])
+def test_only_a_proxy_that_is_named_says_for_whom_it_asks(
+    assets_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: str, callers: int
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxies)
+    with Harness(assets_path, FakeAttention(answers_with([70], eos=EOS))) as harness:
+        for name in ("192.0.2.1", "2001:db8::1", "2001:db8::2", "made up", "key alice"):
+            request = post("/v1/completions", COMPLETION, extra=f"x-forwarded-for: {name}\r\n")
+            assert exchange(harness, request).status == 200
+        assert len({request.caller for request in harness.fakes[0].requests}) == callers
+
+
 def test_grpc_callers_are_refused_with_resource_exhausted(harness: Harness, gate: Gate) -> None:
     callers = Callers(harness)
     answers = [callers.send(LIGHT) for _ in range(32)]
@@ -160,6 +213,18 @@ def test_every_sequence_of_a_request_counts(harness: Harness, gate: Gate) -> Non
     assert callers.ask(HEAVY).status == 429
     gate.open = True
     assert len(json.loads(many.result(10).body)["choices"]) == 32
+
+
+def test_no_single_request_takes_all_the_room(harness: Harness, gate: Gate) -> None:
+    callers = Callers(harness)
+    many = callers.send(HEAVY, json.dumps({"prompt": [[5]] * 64, "max_tokens": 3}).encode())
+    wait_until(lambda: harness.fakes[0].running == PLACES - 1)
+    assert callers.ask(HEAVY).status == 429
+    light = callers.send(LIGHT)
+    wait_until(lambda: harness.fakes[0].running == PLACES)
+    gate.open = True
+    assert light.result(10).status == 200
+    assert len(json.loads(many.result(10).body)["choices"]) == 64
 
 
 @pytest.mark.parametrize(("prompts", "n"), [(128, 8), (128, 2), (17, 8)])

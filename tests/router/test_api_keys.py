@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.access.keys import ApiKey, ApiKeys, KeysError, key_hash, new_key
+from services.router.access.keys import ApiKey, ApiKeys, KeysError, key_hash, new_key, section_of
 from services.router.access.quotas import Bucket, Quota
 
 HASH, OTHER = key_hash("one"), key_hash("two")
@@ -62,6 +62,16 @@ def test_a_bad_file_names_the_culprit(tmp_path: Path, text: str | bytes, why: st
         ApiKeys.read(written(tmp_path, text))
     assert why in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['[{}]\nsha256 = "x"', "[a]\n{} = 1", '["x.{}"]\nsha256 = "x"'])
+def test_a_key_that_is_where_a_name_belongs_is_not_shown(tmp_path: Path, text: str) -> None:
+    secret = new_key()
+    with pytest.raises(KeysError) as error:
+        ApiKeys.read(written(tmp_path, text.format(secret)))
+    assert secret[10:] not in str(error.value)
+    with pytest.raises(KeysError, match="a section has a key as its name"):
+        section_of(secret, HASH, {})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -137,3 +147,16 @@ def test_routers_share_a_quota_and_new_limits_count_at_once() -> None:
     assert few.begin(0.0) is None
     assert few.begin(60.0) is not None
     assert few.begin(240.0) is None
+
+
+def test_how_many_routers_there_are_decides_on_no_request() -> None:
+    quota = Quota(key(tokens_per_minute=100), 4, 0.0)
+    assert quota.reserve(80, 0.0) is None, "more than the share of 25, and not more than the key has"
+    excess = quota.reserve(80, 0.0)
+    assert excess is not None
+    assert excess.retry_s == pytest.approx(80 / 25 * 60)
+    assert quota.reserve(80, 191.0) is not None
+    assert quota.reserve(80, 193.0) is None, "as many in the long run as without routers that share"
+    excess = quota.reserve(101, 1e6)
+    assert excess is not None
+    assert excess.retry_s is None

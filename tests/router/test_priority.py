@@ -41,6 +41,25 @@ def test_between_callers_a_priority_counts_for_nothing() -> None:
     assert served(queue, 2) == ["one-0", "two-0"]
 
 
+def test_a_caller_of_weight_holds_nobody_up_who_may_have_the_places_that_are_kept() -> None:
+    queue, heavy, light = FairQueue[str](), Caller("heavy", 100.0), Caller("light")
+    for number in range(100):
+        queue.push(heavy, f"heavy-{number}")
+    assert len(served(queue, 64)) == 60
+    for number in range(4):
+        queue.push(light, f"light-{number}")
+    assert served(queue, 64) == ["light-0", "light-1", "light-2", "light-3"]
+
+
+def test_a_weight_that_changes_counts_at_once() -> None:
+    queue, other = FairQueue[str](), Caller("other")
+    for number in range(50):
+        queue.push(Caller("one"), f"one-{number}")
+        queue.push(other, f"other-{number}")
+    queue.push(Caller("one", 4.0), "one-50")
+    assert sum(item.startswith("one") for item in served(queue, 15)) == 12
+
+
 def test_each_api_hands_it_on(router: Harness) -> None:
     client, sent = router.client(), router.fakes[0].requests
     client.completions.create(model=MODEL, prompt=[5, 6], extra_body={"priority": 3})

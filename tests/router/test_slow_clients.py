@@ -109,26 +109,37 @@ def test_a_client_that_never_reads_its_answers_is_cut_off(connection: socket.soc
 
 
 def test_times_of_a_connection() -> None:
-    timeouts = ConnectionTimeouts()
-    times = ConnectionTimes(0.0)
+    times = ConnectionTimes(0.0, ConnectionTimeouts())
     assert times.idle
-    assert times.late(75.0, timeouts) is None
-    assert times.late(75.1, timeouts) == "idle"
+    assert times.late(75.0) is None
+    assert times.late(75.1) == "idle"
     times.received(80.0, 5)
     times.received(89.0, 5)
-    assert times.late(90.0, timeouts) is None
-    assert times.late(90.1, timeouts) == "head"
+    assert times.late(90.0) is None
+    assert times.late(90.1) == "head"
     times.no_head()
-    assert times.late(75.0, timeouts) is None
+    assert times.late(75.0) is None
     times.requested(100.0)
     assert not times.idle
-    assert times.late(110.0, timeouts) is None
-    assert times.late(110.1, timeouts) == "body"
+    assert times.late(110.0) is None
+    assert times.late(110.1) == "body"
     times.received(110.0, 2048)
-    assert times.late(112.0, timeouts) is None
-    assert times.late(112.1, timeouts) == "body"
+    assert times.late(112.0) is None
+    assert times.late(112.1) == "body"
     times.has_body()
-    assert times.late(1e6, timeouts) is None, "an answer may take its time"
+    assert times.late(1e6) is None, "an answer may take its time"
     times.answered(1e6)
     assert times.idle
-    assert times.late(1e6 + 76, timeouts) == "idle"
+    assert times.late(1e6 + 76) == "idle"
+
+
+def test_what_came_fast_lets_nobody_stop_and_a_hurry_asks_for_more() -> None:
+    times = ConnectionTimes(0.0, ConnectionTimeouts())
+    times.requested(0.0)
+    times.received(1.0, (4 << 20) - 1)
+    assert times.late(11.0) is None
+    assert times.late(11.1) == "body", "of four megabytes the last byte is missing"
+    for second in range(2, 60):
+        times.received(float(second), 2048)
+        assert times.late(float(second)) is None
+    assert times.late(59.0, hurried=True) == "body"

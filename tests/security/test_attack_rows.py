@@ -32,6 +32,9 @@ ROWS: dict[int, tuple[str, ...]] = {
     12: ("router/test_access.py::test_stored_responses_belong_to_a_key",),
     13: ("router/test_access.py::test_quotas_of_requests_and_tokens",
          "router/test_access.py::test_open_requests_of_a_key_are_bounded"),
+    14: ("router/test_cached_tokens.py::test_each_api_key_has_its_own_salt",
+         "router/test_cached_tokens.py::test_no_chosen_salt_is_that_of_a_key",
+         "attention_worker/test_prefix_cache.py::test_other_salts_and_switched_off"),
     16: ("router/test_client_errors.py::test_bad_values",),
     17: ("router/test_client_errors.py::test_bad_values",
          "router/test_client_errors.py::test_prompt_and_max_tokens_beyond_the_context_get_the_counts"),
@@ -66,7 +69,6 @@ ROWS: dict[int, tuple[str, ...]] = {
          "router/test_access.py::test_logs_name_keys_and_never_show_them_or_prompts"),
 }  # fmt: skip
 NOTHING_TO_ATTACK = {
-    14: "there is no prefix cache yet",
     15: "sizes of events are not hidden: SECURITY.md says so",
     31: "there are no idempotency keys",
     36: "no client names a shared memory",

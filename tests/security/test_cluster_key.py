@@ -95,6 +95,19 @@ def test_a_file_that_becomes_unusable_changes_nothing_and_is_logged_once(tmp_pat
     assert not any(secret in str(logs) for secret in (SECRET, OTHER))
 
 
+def test_a_file_that_could_not_be_used_is_tried_again_though_it_looks_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    key = ClusterKey(file=file)
+    with structlog.testing.capture_logs() as logs:
+        file.write_text("short".ljust(len(OTHER)))
+        changed = file.stat().st_mtime_ns
+        until(lambda: key.verifies("x") != () and bool(logs))
+        file.write_text(OTHER)
+        os.utime(file, ns=(changed, changed))  # as when it could not be read, and may be now
+        until(lambda: key.signs("x") == ClusterKey(OTHER).signs("x"))
+
+
 def test_labels_have_secrets_of_their_own() -> None:
     key = ClusterKey(SECRET)
     assert len({key.signs("a"), key.signs("b"), SECRET.encode()}) == 3

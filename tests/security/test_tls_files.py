@@ -95,6 +95,13 @@ def test_a_bad_file_is_named(made: Certificates, part: str, spoil: Callable[[Pat
     assert "\n" not in str(raised.value)
 
 
+def test_comments_around_certificates_are_no_matter(made: Certificates) -> None:
+    files = made.issue(EXPERT)
+    for file in (files.cert, files.ca):
+        file.write_bytes("# of the authority of Köln\n".encode() + file.read_bytes() + "# Ende\xe4".encode("latin-1"))
+    assert Tls(files, CLUSTER, EXPERT).given
+
+
 def test_files_that_do_not_fit_each_other_are_named(made: Certificates, tmp_path: Path) -> None:
     files, another = made.issue(EXPERT), made.issue(ROUTER)
     with pytest.raises(InvalidSetting, match=r"CARACAL_TLS_KEY is .*router.key: it is not the key of the certificate"):

@@ -70,6 +70,13 @@ class Answer:
         return cls(int(status.split()[1]), headers, body, raw)
 
 
+def ask_from(port: int, source: str, body: bytes, path: str = "/v1/chat/completions") -> Answer:
+    """Posts a body from an address of this machine, over a connection of its own; returns the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(source, 0)) as connection:
+        connection.sendall(post(path, body))
+        return Answer.read(connection)
+
+
 def exchange(router: Harness, data: bytes, *, half_close: bool = False, admin: bool = False) -> Answer:
     """Sends bytes over a connection of their own, which is then half closed or not; returns the answer.
 

@@ -20,17 +20,25 @@ class DraftPolicy:
     def __init__(self, most: int, cost: StepCost) -> None:
         self.most = most
         self._cost = cost
-        self._price = 0.0
+        self._price = self._spared_price = 0.0
+        self._spared: set[int] = set()
 
-    def begin(self, decodes: list[Sequence]) -> None:
-        """Begins to decide for the next step, which has these decodes."""
-        keys = sum(len(sequence.ids) for sequence in decodes)
-        self._price = self._cost.price(Work(len(decodes), keys, 0))
+    def begin(self, decodes: list[Sequence], spared: list[Sequence]) -> None:
+        """Begins to decide for the next step, which has these decodes.
+
+        `spared`: of them, those whose price is that of a step without the others.
+        """
+        self._spared = {sequence.key for sequence in spared}
+        self._price, self._spared_price = self._price_of(decodes), self._price_of(spared)
+
+    def _price_of(self, decodes: list[Sequence]) -> float:
+        return self._cost.price(Work(len(decodes), sum(len(sequence.ids) for sequence in decodes), 0))
 
     def wanted(self, sequence: Sequence) -> int:
         """How many tokens to draft of it."""
+        price = self._spared_price if sequence.key in self._spared else self._price
         wanted, chance = 0, sequence.acceptance
-        while wanted < min(self.most, sequence.most_drafts) and chance > self._price:
+        while wanted < min(self.most, sequence.most_drafts) and chance > price:
             wanted += 1
             chance *= sequence.acceptance
         if not wanted:

@@ -18,8 +18,9 @@ from services.attention_worker.engine.draft_policy import DraftPolicy
 from services.attention_worker.engine.inputs import Arrays, DraftInputs, Span
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.sampler import guess_tokens
-from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Sequence
+from services.attention_worker.engine.step_plan import Chunk
 from services.attention_worker.model.step import Step
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,8 @@ class Drafter:
         rows, ids, ends = _kept(chunks, kept)
         if not rows:
             return
-        self.policy.begin([sequence for sequence, _ in ends])
+        decodes = [sequence for sequence, _ in ends]
+        self.policy.begin(decodes, self._scheduler.fair.spared(decodes))
         wanting = [(sequence, end, wanted) for sequence, end in ends if (wanted := self._wanted(sequence))]
         step, rows_T = self._inputs.after_step(rows, ids, [end for _, end, _ in wanting])
         logits_BV = self._model.draft(step, rows_T, self._cache.tensors)

@@ -2,8 +2,9 @@
 
 A caller with few sequences is not to pay for another's many: while several callers have sequences here, a step takes at
 most `slowdown` times as long as it would if each had no more than the one with fewest, for its weight. The others'
-sequences take turns. Where more rows cost next to nothing, as on GPUs, all of them fit. What runs together changes no
-bit. A sequence's priority counts among those of its caller alone: else whoever names the lowest would be served first.
+sequences take turns. Where more rows cost next to nothing, as on GPUs, all of them fit. Drafts of a caller that has
+fewest are its own rows: a crowd takes them no more than its tokens. What runs together changes no bit. A sequence's
+priority counts among those of its caller alone: else whoever names the lowest would be served first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from operator import attrgetter
 
@@ -65,6 +66,12 @@ class FairShare:
         """Whether no caller has fewer sequences here than the sequence's, for its weight."""
         return self._wants(sequence) <= self._fewest
 
+    def spared(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Those that are to run, and be drafted, as if the others' excess were not here; all where nobody has any."""
+        if not self.several or self._slowdown == math.inf:
+            return list(sequences)
+        return [sequence for sequence in sequences if self.has_least(sequence)]
+
     def _wants(self, sequence: Sequence) -> float:
         return self.share(sequence, self._waiting[sequence.request.caller])
 
@@ -114,10 +121,10 @@ class FairShare:
                 prompts += Work.of_chunk(sequence.cached, min(sequence.remaining, most_tokens), decode=False)
         turns = sorted(decodes, key=attrgetter("ran"))
         equal = _equal(turns, fewest)
-        limit_s = self._slowdown * self._cost.predict(sum(map(_work, equal), prompts))
+        limit_s = self._slowdown * self._cost.predict(sum(map(self._work, equal), prompts))
         if self._steps % LEARN_EVERY == 0:
             decodes = equal
-        elif self._cost.predict(sum(map(_work, decodes), prompts)) > limit_s:
+        elif self._cost.predict(sum(map(self._work, decodes), prompts)) > limit_s:
             decodes = self._in_turn(turns, prompts, limit_s)
         for sequence in decodes:
             sequence.ran = self._steps
@@ -133,7 +140,7 @@ class FairShare:
         while heap:
             had, caller = heapq.heappop(heap)
             sequence = of_caller[caller].pop()
-            work += _work(sequence)
+            work += self._work(sequence)
             if had and self._cost.predict(work) > limit_s:
                 break
             chosen.append(sequence)
@@ -141,24 +148,31 @@ class FairShare:
                 heapq.heappush(heap, (had + 1 / sequence.request.weight, caller))
         return chosen
 
+    def _work(self, sequence: Sequence) -> Work:
+        drafts = len(sequence.drafts) if self.has_least(sequence) else 0
+        return Work.of_chunk(sequence.cached, 1 + drafts, decode=True)
 
-def victims(running: list[Sequence], newcomer: Sequence, pages: int, page_size: int, fair: FairShare) -> list[Sequence]:
+
+def victims(
+    running: list[Sequence], newcomer: Sequence, lacks: int, leaves: Callable[[int], int], fair: FairShare
+) -> list[Sequence]:
     """Returns who makes room for a newcomer that lacks so many pages: the latest sequences of the callers with most.
 
-    At least one; empty where that would leave a caller with less than GAP times what the newcomer's has then, for what
-    was computed is lost.
+    `leaves`: how many pages more there are for it when a row leaves after those before. At least one sequence; none
+    where that would leave a caller with less than GAP times what the newcomer's has then: what was computed is lost.
     """
     of_caller: dict[int, list[Sequence]] = {}
     for sequence in sorted(running, key=_priority):
         of_caller.setdefault(sequence.request.caller, []).append(sequence)
     mine = fair.share(newcomer, 1)
     found: list[Sequence] = []
-    while pages > 0 or not found:
+    while lacks > 0 or not found:
         theirs = max(of_caller.values(), key=lambda held: len(held) / held[-1].request.weight)
         if (len(theirs) - 1) / theirs[-1].request.weight < GAP * mine:
             return []
         found.append(theirs.pop())
-        pages -= -(-len(found[-1].ids) // page_size)
+        assert found[-1].row is not None, "only running sequences have pages"
+        lacks -= leaves(found[-1].row)
     return found
 
 
@@ -183,7 +197,3 @@ def _equal(turns: list[Sequence], fewest: float) -> list[Sequence]:
             taken[caller] += 1
             equal.append(sequence)
     return equal
-
-
-def _work(sequence: Sequence) -> Work:
-    return Work.of_chunk(sequence.cached, 1, decode=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,25 +50,41 @@ def key(
 
 
 def _add(file: Path, name: str, section: str) -> None:
-    """Appends a section to a file of keys, which is written whole and renamed: routers read it at any moment."""
-    import os
+    """Appends a section to a file of keys, which is written whole and renamed: routers read it at any moment.
 
+    It keeps its owner and its mode, by which routers may read it; where it is a link, what that names is changed.
+    """
     from services.router.access.keys import ApiKeys, KeysError
 
+    real = Path(os.path.realpath(file))
+    partial = real.parent / f".{real.name}.{os.getpid()}"
     try:
-        before = file.read_text() if file.exists() else ""
-        if before and name in ApiKeys.read(file).names:
+        before, status = _contents(real)
+        if before and name in ApiKeys.read(real).names:
             fail(f"{file}: {name} has a key already; take its section out first")
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with open(descriptor, "w") as out:
-            out.write(before + ("\n" if before else "") + section)
         try:
+            with open(descriptor, "wb") as out:
+                if status is not None:
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                    os.fchmod(descriptor, status.st_mode & 0o777)
+                out.write(before + (b"\n" if before else b"") + section.encode())
             ApiKeys.read(partial)
-            partial.replace(file)
+            partial.replace(real)
         finally:
             partial.unlink(missing_ok=True)
     except KeysError as error:
-        fail(str(error).replace(str(partial), str(file)))
+        fail(str(error).replace(str(partial), str(file)).replace(str(real), str(file)))
     except OSError as error:
         fail(f"{file}: {error.strerror or error}")
+
+
+def _contents(file: Path) -> tuple[bytes, os.stat_result | None]:
+    """What a file of keys holds, and its owner and mode; nothing where there is none. Raises OSError."""
+    from services.checkpoint.regular_files import open_regular
+
+    try:
+        with open_regular(file) as opened:
+            return opened.read(), os.fstat(opened.fileno())
+    except FileNotFoundError:
+        return b"", None

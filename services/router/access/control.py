@@ -62,13 +62,18 @@ class Access:
         """Raises KeysError."""
         self._path = path
         self.routers: Callable[[], int] = lambda: 1
+        self._seen = self._stamp()  # before the file is read, which may change meanwhile
         self._keys = ApiKeys.read(path) if path else None
-        self._seen = self._stamp()
-        self.outdated = False  # the file cannot be used now, and the keys are those that it had before
+        self._fault = ""  # why the file cannot be used now, while the keys are those that it had before
         self._quotas: dict[str, Quota] = {}
         self._denied, self._quiet_until = 0, 0.0
         if self._keys is not None:
             log.info("audit: API keys are read", keys=len(self._keys.keys), admins=self._admins())
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the file cannot be used now, and the keys are those that it had before."""
+        return bool(self._fault)
 
     @property
     def on(self) -> bool:
@@ -131,16 +136,20 @@ class Access:
         """Reads the file again when it has changed, until cancelled. One that cannot be used changes nothing."""
         while True:
             await asyncio.sleep(RELOAD_S)
-            if self._path is None or (stamp := await asyncio.to_thread(self._stamp)) == self._seen:
+            if self._path is None:
                 continue
-            self._seen = stamp
+            if (stamp := await asyncio.to_thread(self._stamp)) == self._seen:
+                self._fault = ""  # it is again what it was
+                continue
             try:
                 self._keys = await asyncio.to_thread(ApiKeys.read, self._path)
             except KeysError as error:
-                self.outdated = True
-                log.error("audit: API keys are not read again, the old ones stay", reason=str(error))
+                # To be tried again, whatever the stamp says: what was wrong may be the right to read it.
+                if str(error) != self._fault:
+                    self._fault = str(error)
+                    log.error("audit: API keys are not read again, the old ones stay", reason=self._fault)
                 continue
-            self.outdated = False
+            self._seen, self._fault = stamp, ""
             names = {key.name for key in self._keys.keys}
             self._quotas = {name: quota for name, quota in self._quotas.items() if name in names or quota.open}
             log.info("audit: API keys are read again", keys=len(names), admins=self._admins())

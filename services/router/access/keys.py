@@ -25,6 +25,7 @@ from services.checkpoint.regular_files import read_whole
 PREFIX = "caracal-"
 MOST_BYTES = 16 << 20  # of a file of keys
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_KEY = re.compile(rf"{PREFIX}[\w-]{{43}}")  # where it does not belong, it is not shown
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LIMIT = 1e12
 
@@ -113,6 +114,8 @@ def section_of(name: str, sha256: str, limits: Mapping[str, Any]) -> str:
 
 
 def _key(path: Path | str, name: str, section: Any) -> ApiKey:
+    if _KEY.search(name):
+        raise KeysError(f"{path}: a section has a key as its name: names are shown, keys are not")
     if not _NAME.fullmatch(name):
         raise KeysError(f"{path}: {name[:64]!r} is no name of a key: letters, digits and . _ @ - only, at most 64")
     if not isinstance(section, dict):
@@ -120,7 +123,8 @@ def _key(path: Path | str, name: str, section: Any) -> ApiKey:
     known = {field.name: field for field in fields(ApiKey) if field.name != "name"}
     for field, value in section.items():
         if field not in known:
-            raise KeysError(f"{path}: {name}.{field[:40]}: there is no such field, only {', '.join(known)}")
+            shown = "(a key)" if _KEY.search(field) else field[:40]
+            raise KeysError(f"{path}: {name}.{shown}: there is no such field, only {', '.join(known)}")
         if fault := _fault(field, value):
             raise KeysError(f"{path}: {name}.{field}: {fault}")
     if "sha256" not in section:

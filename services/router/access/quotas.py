@@ -93,10 +93,16 @@ class Quota:
         return None
 
     def reserve(self, tokens: int, now: float) -> Excess | None:
-        """Takes the tokens that a request may come to; or returns why not."""
-        wait_s = self.tokens.lacks_s(tokens, now)
-        if wait_s:
-            return Excess("tokens_per_minute", self._key.tokens_per_minute, None if wait_s == float("inf") else wait_s)
+        """Takes the tokens that a request may come to; or returns why not.
+
+        One that is more than this router's share, and not more than the key has, waits until the share is whole, and
+        then takes it beyond what it has: how many routers there are decides on no request.
+        """
+        most = self._key.tokens_per_minute
+        if most and tokens > most:
+            return Excess("tokens_per_minute", most, None)
+        if wait_s := self.tokens.lacks_s(min(tokens, self.tokens.per_minute), now):
+            return Excess("tokens_per_minute", most, wait_s)
         self.tokens.take(tokens, now)
         return None
 

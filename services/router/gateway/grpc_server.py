@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -54,14 +56,23 @@ NOT_TAKEN = frozenset({"grammar", "banned", "reasoning", "prompt_logprobs", "pro
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class NotRead(RouterError):
+    """Expected: the client does not read its answer, which takes a place at a worker."""
+
+    status = 504
+    code = "not_read"
+
+
 class RouterServicer(router_pb2_grpc.RouterServicer):
     """Generates text from a prompt or from messages."""
 
-    def __init__(self, gateway: GatewayContext) -> None:
-        self._gateway = gateway
+    def __init__(self, gateway: GatewayContext, unread_s: float) -> None:
+        """`unread_s`: how long a client may read nothing of what waits for it."""
+        self._gateway, self._unread_s = gateway, unread_s
 
-    async def Generate(self, request: router_pb2.TextRequest, context: Context) -> AsyncIterator[router_pb2.TextEvent]:
-        """Streams the answer. The generation ends at once when the client cancels or disconnects."""
+    # grpc.aio takes a coroutine that writes, too.
+    async def Generate(self, request: router_pb2.TextRequest, context: Context) -> None:  # type: ignore[override]
+        """Streams the answer. The generation ends at once when the client cancels, disconnects or does not read."""
         request_id = uuid.uuid4().hex
         admission, access = self._gateway.serving.admission, self._gateway.access
         try:
@@ -72,10 +83,20 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                 structlog.contextvars.bound_contextvars(request_id=request_id),
                 rpc_span(context.invocation_metadata() or (), request_id),
             ):
-                async for event in self._answer(request, request_id):
-                    yield event
+                async with aclosing(self._answer(request, request_id)) as events:
+                    async for event in events:
+                        await self._send(event, context)
         except RouterError as error:
             await _abort(context, error)
+
+    async def _send(self, event: router_pb2.TextEvent, context: Context) -> None:
+        """Raises NotRead."""
+        try:
+            async with asyncio.timeout(self._unread_s):
+                await context.write(event)
+        except TimeoutError:
+            log.info("client does not read")
+            raise NotRead(f"Nothing of the answer was read for {self._unread_s:g} s.") from None
 
     async def Identify(self, request: router_pb2.IdentifyRequest, context: Context) -> router_pb2.IdentifyReply:
         """Says whether this is the run that the caller has read of. Needs no API key."""
@@ -83,7 +104,7 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         same = hmac.compare_digest(asked, " ".join(self._gateway.run).encode())
         return router_pb2.IdentifyReply(same=same and bool(request.boot_id))
 
-    async def _answer(self, request: router_pb2.TextRequest, request_id: str) -> AsyncIterator[router_pb2.TextEvent]:
+    async def _answer(self, request: router_pb2.TextRequest, request_id: str) -> AsyncGenerator[router_pb2.TextEvent]:
         gateway, serving = self._gateway, self._gateway.serving
         body = await off_loop(body_of, request) if request.ByteSize() > LONG_BODY_BYTES else body_of(request)
         gateway.check_model(request.model)
@@ -190,10 +211,11 @@ async def _abort(context: Context, error: RouterError) -> NoReturn:
 class GrpcServer(AsyncGrpcServer):
     """The gateway's gRPC listener."""
 
-    def __init__(self, gateway: GatewayContext) -> None:
+    def __init__(self, gateway: GatewayContext, unread_s: float) -> None:
+        """`unread_s`: as RouterServicer's."""
         super().__init__(
             NAME,
-            lambda server: router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(gateway), server),
+            lambda server: router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(gateway, unread_s), server),
             (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),),
         )
 

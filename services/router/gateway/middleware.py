@@ -90,7 +90,7 @@ class RequestMiddleware:
             return nullcontext()
         use = self._access.begin(key) if key else None
         caller = self._access.caller(key) if key else caller_of(scope)
-        return self._admission.visit(caller, body_bytes(scope["headers"], self._largest_body), use)
+        return self._admission.visit(caller, body_bytes(scope["headers"], self._largest_body), use, unread=True)
 
     async def _refuse(self, error: RouterError, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """Answers without a look at the request: it has no key, or there are too many of them."""

@@ -15,6 +15,7 @@ from services.router.gateway.content_encoding import Decoder, encoding_of
 from services.router.gateway.json_size import field_beyond, most_values
 from services.router.gateway.known_fields import check_known
 from services.router.gateway.off_loop import off_loop
+from services.router.requests.admission import current_visit
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 MAX_BODY_BYTES = 4 << 20
@@ -29,7 +30,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_model(request: Request, body_type: type[Body]) -> Body:
-    """Reads the request's body. Raises InvalidRequest, or ClientDisconnect when the client left before its end."""
+    """Reads the request's body. Raises what `read_body` does; ClientDisconnect when the client left."""
     check_media_type(request)
     data = await read_body(request)
     if len(data) > LONG_BODY_BYTES or most_values(data) > MANY_VALUES:
@@ -44,10 +45,12 @@ def check_media_type(request: Request) -> None:
 
 
 async def read_body(request: Request) -> bytes:
-    """Returns the whole body, decompressed. Raises InvalidRequest.
+    """Returns the whole body, decompressed. Raises InvalidRequest, and TooManyRequests or Overloaded when others leave
+    no room for it.
 
     BodyTooLarge comes as soon as the body is known to be too large, chunked or not, compressed or not.
     """
+    visit = current_visit()
     decoder = Decoder(encoding_of(",".join(request.headers.getlist("content-encoding"))))
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
@@ -60,6 +63,8 @@ async def read_body(request: Request) -> bytes:
         size += len(plain)
         if max(size, taken) > MAX_BODY_BYTES:
             raise _too_large()
+        if visit is not None:
+            visit.read(max(size, taken))
         chunks.append(plain)
     decoder.finish()
     return b"".join(chunks)

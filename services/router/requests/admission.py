@@ -30,6 +30,7 @@ QUEUED_PER_PLACE = 4  # sequences that may wait for each place
 MIN_SEQUENCES, MIN_TOKENS = 512, 1 << 20  # of all open requests, however small the cluster is
 TOKENS_PER_CACHED = 16  # tokens that open requests may come to, for each that the workers' caches hold
 MAX_BYTES = 64 << 20  # of bodies that are being read and checked
+FIRST_BYTES = 64 << 10  # of a body that count before they come; the rest would be room that costs nothing to hold
 RATE_S = 10.0  # over which the ends of sequences are counted
 LONGEST_RETRY_S = 60
 
@@ -93,13 +94,20 @@ class Visit:
         if self.use is not None:
             self.use.reserve(prompt, tokens)
 
+    def read(self, size: int) -> None:
+        """Counts the body's bytes, of which so many have come. Raises TooManyRequests or Overloaded."""
+        if size > self.taken["bytes"]:
+            self.admission.take(self, bytes=size)
+
     @property
     def tokens_left(self) -> float | None:
         """The tokens that the request's API key has left; None without a limit."""
         return self.use.tokens_left if self.use is not None else None
 
     def generated(self, tokens: int) -> None:
-        """Counts the tokens that a sequence has had in the end."""
+        """Counts the tokens that a sequence has had in the end, as `usage` counts them: those behind a stop string that
+        came along, because a worker sends several at once, are none of them.
+        """
         if self.use is not None:
             self.use.used += tokens
 
@@ -115,11 +123,14 @@ class Place:
         self.visit, self.priority = visit, priority
         self.asked_at = time.monotonic()
         self.ready: asyncio.Future[None] | None = None
-        self.held = False
+        self.held = self.left = False
 
     async def granted(self) -> None:
-        """Waits for its turn. Raises Overloaded when that does not come in time, and no sequence has begun before."""
-        if not self.held:
+        """Waits for its turn. Raises Overloaded when that does not come in time, and no sequence has begun before.
+
+        Nothing once it was left: the client may still be reading what the worker has sent.
+        """
+        if not (self.held or self.left):
             await self.visit.admission.wait(self)
 
     def abort(self, error: RouterError) -> None:
@@ -127,6 +138,8 @@ class Place:
         self.visit.admission.abort(self, error)
 
     def leave(self) -> None:
+        """Gives it back, for good: the worker needs it no more."""
+        self.left = True
         self.visit.admission.leave(self)
 
 
@@ -145,13 +158,19 @@ class Admission:
         self._known_most: dict[str, int] = {}
         metrics.show(lambda: self._queue.length, lambda: self._queue.in_use, lambda: self._capacity().places)
 
-    def visit(self, caller: Caller, size: int, use: KeyUse | None = None) -> AbstractContextManager[Visit]:
+    def visit(
+        self, caller: Caller, size: int, use: KeyUse | None = None, *, unread: bool = False
+    ) -> AbstractContextManager[Visit]:
         """Takes on a request whose body has `size` bytes, until the returned block ends, and with it `use`. Raises
         TooManyRequests or Overloaded. Within the block it is the `current_visit`.
+
+        `unread`: the body is still to come, and counts as it does (`Visit.read`).
         """
         visit = Visit(self, caller, use=use)
         try:
-            self.take(visit, bytes=size, sequences=1, tokens=0)
+            if refused := self.rejection(caller, size):
+                raise refused
+            self.take(visit, bytes=min(size, FIRST_BYTES) if unread else size, sequences=1, tokens=0)
         except RouterError:
             if use is not None:
                 use.end()
@@ -171,7 +190,13 @@ class Admission:
                 visit.use.end()
 
     def take(self, visit: Visit, **amounts: int) -> None:
-        """Changes what a visit takes of each kind. Raises TooManyRequests or Overloaded, and changes nothing."""
+        """Changes what a visit takes of each kind. Raises TooManyRequests or Overloaded, and changes nothing.
+
+        One that is larger than a caller's share counts as the share: it may be the only one of its caller, but it does
+        not keep everybody else out.
+        """
+        most = self._most()
+        amounts = {kind: min(amount, most[kind] // 2) for kind, amount in amounts.items()}
         more = {kind: amount - visit.taken[kind] for kind, amount in amounts.items()}
         if refused := self._rejection(visit.caller, more, new=not visit.taken["sequences"]):
             raise refused
@@ -183,6 +208,15 @@ class Admission:
     def pressed(self) -> bool:
         """Whether anything waits, or a third of a bound is used up: only then a small request may be refused."""
         return self._queue.length > 0 or any(3 * self._bounds[kind].total > most for kind, most in self._most().items())
+
+    def held(self, kind: str) -> int:
+        """What all open requests take of a kind."""
+        return self._bounds[kind].total
+
+    @property
+    def hurried(self) -> bool:
+        """Whether bodies that come slowly take room that others may want: a third of what there is."""
+        return 3 * self.held("bytes") > MAX_BYTES
 
     def rejection(self, caller: Caller, size: int) -> RouterError | None:
         """Returns why `visit` would refuse a request of so many bytes; None when it would not."""
@@ -267,3 +301,9 @@ class Admission:
 def current_visit() -> Visit | None:
     """The visit of the request that this task works for."""
     return _visit.get()
+
+
+def current_caller() -> Caller | None:
+    """Who has sent the request that this task works for."""
+    visit = _visit.get()
+    return visit.caller if visit is not None else None

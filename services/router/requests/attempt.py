@@ -31,7 +31,8 @@ class Attempt:
     """Has one reader. `last_event_at` is a time of the monotonic clock.
 
     An attempt that is `abandoned` may go on elsewhere; one that has `expired` ends its request. Once `complete`, it
-    needs its worker no more. `cancel` is called when it is given up before.
+    needs its worker no more. `cancel` is called when it is given up before, `finished` when the worker has come to its
+    end, whether that has been read or not.
     """
 
     def __init__(self, worker: AttentionWorkerView, number: int, cancel: Callable[[], None]) -> None:
@@ -41,6 +42,7 @@ class Attempt:
         self.last_event_at = time.monotonic()
         self.abandoned = self.expired = self.complete = False
         self.direct: Callable[[attention_pb2.GenerateEvent], bool] | None = None  # takes an event before any reader
+        self.finished: Callable[[], None] = lambda: None
         self._cancel = cancel
         self._events: asyncio.Queue[attention_pb2.GenerateEvent | Exception | None] = asyncio.Queue()
 
@@ -68,9 +70,10 @@ class Attempt:
                 self._events.put_nowait(error)
                 return
         self._events.put_nowait(event)
-        if event.finish_reason:
+        if event.finish_reason and not self.complete:
             self.complete = True
             self._events.put_nowait(None)
+            self.finished()
 
     def fail(self, failed: AttemptFailed) -> None:
         """Takes a failure from the worker or the connection, to be read after the events that came before."""

@@ -30,11 +30,12 @@ def _number(name: str) -> int:
 
 @lru_cache(4096)
 def caller_at(host: str) -> Caller:
-    """Returns the caller at an address; of IPv6 addresses the network counts."""
+    """Returns the caller at an address; of IPv6 addresses the network counts. Whatever else a proxy
+    hands on is one caller: a client could make up as many as it likes."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return Caller(host)
+        return Caller("no address")
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return Caller(str(address.ipv4_mapped))

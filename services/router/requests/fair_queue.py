@@ -1,6 +1,7 @@
 """Who gets the next free place of the attention workers. Pure: no clock, no tasks.
 
 The next one goes to the caller that holds fewest, for its weight; of equals, to the one that was served longest ago.
+A caller that may not have the last places, which are kept for those that hold few, holds up nobody who may.
 Of what one caller waits for, the lowest priority comes first; it counts for nothing beside other callers'.
 What a sequence will cost is not known before its end, and what a client says of it (max_tokens) is a guess; but places
 are what everybody waits for, and a caller holds one for as long as its sequence takes.
@@ -25,6 +26,7 @@ class FairQueue(Generic[Item]):
     def __init__(self) -> None:
         # The caller that was served last is last; its items are in order, each with its priority.
         self._waiting: OrderedDict[Caller, list[tuple[int, Item]]] = OrderedDict()
+        self._weights: dict[Caller, float] = {}  # of those that wait: the newest, for keys' weights may change
         self.held: Counter[Caller] = Counter()
         self.in_use = self.length = 0
 
@@ -37,6 +39,7 @@ class FairQueue(Generic[Item]):
         return len(self._waiting.get(caller, ()))
 
     def push(self, caller: Caller, item: Item, priority: int = 0) -> None:
+        self._weights[caller] = caller.weight
         insort(self._waiting.setdefault(caller, []), (priority, item), key=itemgetter(0))
         self.length += 1
 
@@ -48,8 +51,9 @@ class FairQueue(Generic[Item]):
 
     def pop(self, capacity: int) -> Item | None:
         """Gives the next place away, if one of `capacity` is free for whoever is next."""
-        caller = min(self._waiting, key=lambda caller: self.held[caller] / caller.weight, default=None)
-        if caller is None or not self._may_have(caller, capacity):
+        may = [caller for caller in self._waiting if self._may_have(caller, capacity)]
+        caller = min(may, key=lambda caller: self.held[caller] / self._weights[caller], default=None)
+        if caller is None:
             return None
         _, item = self._waiting[caller].pop(0)
         self._waiting.move_to_end(caller)
@@ -72,4 +76,4 @@ class FairQueue(Generic[Item]):
     def _shortened(self, caller: Caller) -> None:
         self.length -= 1
         if not self._waiting[caller]:
-            del self._waiting[caller]
+            del self._waiting[caller], self._weights[caller]

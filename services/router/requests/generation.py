@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import structlog
@@ -100,7 +101,6 @@ class Generation:
     def __exit__(self, *_: object) -> None:
         self._leave()
         self._place.leave()
-        self._request.visit.generated(self.progress.next_index)
         self._metrics.dropped_tokens.inc(self.progress.dropped)
 
     @property
@@ -229,7 +229,7 @@ class Generation:
         self.numerics_class = worker.numerics_class
         span = start_attempt(worker, message)
         attempt = stream.begin(worker, message)
-        attempt.span, attempt.direct = span, self._direct
+        attempt.span, attempt.direct, attempt.finished = span, self._direct, partial(self._finished, attempt)
         self._workers.attempts.add(attempt)
         self._workers.open_on[worker.worker_id] += 1
         return attempt
@@ -241,8 +241,18 @@ class Generation:
         attempt.cancel()
         if attempt.span is not None:
             attempt.span.end()
-        self._workers.attempts.discard(attempt)
-        self._workers.open_on[attempt.worker.worker_id] -= 1
+        self._let_go(attempt)
+
+    def _finished(self, attempt: Attempt) -> None:
+        """Lets others have the place at the worker, which has come to its end: the client may read for long."""
+        self._let_go(attempt)
+        self._place.leave()
+
+    def _let_go(self, attempt: Attempt) -> None:
+        """Counts the attempt no more at its worker."""
+        if attempt in self._workers.attempts:
+            self._workers.attempts.discard(attempt)
+            self._workers.open_on[attempt.worker.worker_id] -= 1
 
     async def _recover(self, attempt: Attempt, failed: AttemptFailed | None) -> None:
         """Ends a failed attempt. Raises RouterError when another one would not help."""

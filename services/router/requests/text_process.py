@@ -1,6 +1,7 @@
 """Renders chats, encodes and decodes texts in child processes, each piece within limits of time and memory.
 
-There are two: short work never waits for long work. Each has a thread of this process that waits for it.
+There are two: short work never waits for long work. Each has a thread of this process that waits for it, and works for
+callers in turn.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import array
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from services.process.asked_child import AskedChild, ChildEnded
+from services.process.fair_threads import FairThreads
+from services.router.requests.admission import current_caller
 from services.router.requests.errors import InvalidRequest, RouterError
 from services.router.requests.marked_text import MarkedText, marks_of
 from services.router.requests.template import Message
@@ -39,19 +42,19 @@ class TextChild:
             cpu_s,
             {"TOKENIZERS_PARALLELISM": "false"},
         )
-        self._thread = ThreadPoolExecutor(1, name)
+        self._thread = FairThreads(1, name)
 
     async def ask(self, do: str, data: bytes, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Has one thing done. Raises InvalidRequest, ChildEnded and OSError."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, do, data, asked)
+        return await asyncio.wrap_future(self._thread.submit(current_caller(), partial(self._ask, do, data, asked)))
 
     def start(self) -> None:
         """Begins to start the child, so that the first request need not wait for it."""
         with contextlib.suppress(RuntimeError):  # `close` was called
-            self._thread.submit(self._child.start)
+            self._thread.submit(None, self._child.start)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown()
         self._child.close()
 
     def _ask(self, do: str, data: bytes, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
