@@ -15,7 +15,8 @@ from services.cli.commands.cluster import scale, up
 from services.cli.commands.keys import key
 from services.cli.commands.load import ServeCommand
 from services.cli.commands.load import serve as bench_serve
-from services.cli.commands.reference import plan, settings
+from services.cli.commands.plan import plan
+from services.cli.commands.reference import settings
 from services.cli.commands.verify import verify
 from services.cli.commands.watch import logs, status, top
 from services.cli.options import example, fail

@@ -17,6 +17,7 @@ from services.checkpoint.ngram import NgramConfig
 from services.checkpoint.safetensors import tensor_names
 from services.checkpoint.tensors import DRAFT_LAYER, draft_tensors, ngram_tables
 from services.cli.fitting_table import folded
+from services.cli.planning.errors import BadPlan as BadPlan
 from services.local.model_folder import download_hint
 
 GB = 1e9
@@ -63,10 +64,6 @@ FLASH_LITE = ModelConfig(
     ngram=NgramConfig(neighbours=4, splits=4, base_rows=78 * 131072, vocab_size=131072, width=256, boundary_ids=(2,)),
 )
 KNOWN = {"flash-chat": ("LongCat-Flash-Chat", FLASH_CHAT), "flash-lite": ("LongCat-Flash-Lite", FLASH_LITE)}
-
-
-class BadPlan(ValueError):
-    """No plan can be made for a model. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +145,19 @@ def load_sizes(model: str) -> Sizes:
     """Counts for a key of KNOWN, or for a checkpoint given as a directory or config.json. Raises BadPlan."""
     if model in KNOWN:
         return Sizes.of(*KNOWN[model], drafts=True)
+    config, drafts, name = config_of(model)
+    return Sizes.of(name, config, drafts)
+
+
+def config_of(model: str) -> tuple[ModelConfig, bool, str]:
+    """The config of a checkpoint, whether it has tensors for drafts, and its name. Raises BadPlan."""
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise BadPlan(f"{path}: no such file{download_hint(path) or ' (a model is read from disk, never downloaded)'}")
     try:
         drafts = any(name.startswith(DRAFT_LAYER) for name in tensor_names(path.parent))
-        return Sizes.of(path.resolve().parent.name, read_config(path)[0], drafts)
+        return read_config(path)[0], drafts, path.resolve().parent.name
     except CheckpointError as error:
         raise BadPlan(str(error)) from None
 

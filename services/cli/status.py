@@ -37,12 +37,17 @@ def status(watch: bool, gateway: str, view: View) -> bool:
     return show(lambda: asyncio.run(_read(state)), state.url or "gateway unknown", watch, view)
 
 
+def read(gateway: str) -> Overview:
+    """The cluster of the gateway at that URL, else the one running here. Raises NoCluster, RedisUnavailable."""
+    return ask_gateway(gateway) if gateway else asyncio.run(_read(_known_redis()))
+
+
 def print_json(gateway: str) -> bool:
     """Prints the same as one JSON object, and returns the same.
 
     Raises NoCluster, RedisUnavailable.
     """
-    overview = ask_gateway(gateway) if gateway else asyncio.run(_read(_known_redis()))
+    overview = read(gateway)
     reason = overview.not_ready_reason or (ask_ready(gateway) if gateway else "")
     print(json.dumps(overview.to_dict() | {"serving": not reason, "not_ready_reason": reason}))
     return not reason

@@ -23,7 +23,7 @@ from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 
 BF16 = torch.bfloat16
-# The real model's experts, in tiny widths; with all of its layers in tests/cluster/test_drafts_cluster.py.
+# The real model's experts, in tiny widths; with all of its layers in tests/cluster/test_real_shape.py.
 REAL = PLAIN | {
     "hidden_size": 32,
     "num_attention_heads": 2,

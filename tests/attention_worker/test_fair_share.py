@@ -9,9 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.attention_worker.engine.draft_policy import DraftPolicy
 from services.attention_worker.engine.pages import PagePool
-from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 from services.attention_worker.engine.step_cost import PRIOR_S, Work
+from services.attention_worker.engine.step_plan import Chunk
+from services.prefixes.page_names import PageNames, root_name
 
 PAGE_SIZE = 4
 HEAVY, LIGHT = 1, 2
@@ -181,6 +183,39 @@ def test_a_caller_without_pages_gets_some_of_the_one_that_has_most() -> None:
         ended += run(scheduler, scheduler.schedule())
     assert ended[0] is light
     assert {one.key for one in ended} == {0, 1, 2, 3, 4}
+
+
+def sharing(scheduler: Scheduler, count: int) -> list[Sequence]:
+    """Running sequences of one caller that have 6 pages in common, and one of their own."""
+    sequences = [make(key, HEAVY, prompt=25, answer=20) for key in range(count)]
+    for sequence in sequences:
+        sequence.names = PageNames(root_name("", PAGE_SIZE), PAGE_SIZE)
+        scheduler.submit(sequence)
+        for chunk in scheduler.schedule():
+            if (length := chunk.length) > 1:
+                scheduler.computed(chunk.sequence, length)
+                chunk.sequence.append(30 + chunk.sequence.key)
+    assert scheduler.pages.named == 6
+    return sequences
+
+
+def test_pages_that_others_have_as_well_are_no_room() -> None:
+    scheduler = build(pages=6 + 8)
+    heavy = sharing(scheduler, 8)
+    light = make(8, LIGHT, prompt=9, answer=4)
+    scheduler.submit(light)
+    scheduler.schedule()
+    assert light.row is not None, "in the step in which others gave way"
+    assert [one.key for one in heavy if one.row is None] == [5, 6, 7], "a page of each"
+
+
+def test_nobody_gives_way_where_that_would_not_be_enough() -> None:
+    scheduler = build(pages=6 + 5)
+    heavy = sharing(scheduler, 5)
+    scheduler.submit(make(5, LIGHT, prompt=19, answer=4))  # lacks 5
+    scheduler.schedule()
+    assert scheduler.preemptions == 0
+    assert all(one.row is not None for one in heavy)
 
 
 def test_callers_with_little_are_not_preempted_for_each_other() -> None:

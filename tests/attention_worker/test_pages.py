@@ -104,9 +104,11 @@ class PoolMachine(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(sorted(self.ids)))
         start = self.computed[row] // SIZE
         wanted = names_of(self.ids[row], (len(self.ids[row]) - 1) // SIZE)[start:]
+        cached = self.pool.cached(wanted)
         found = self.pool.share(row, start, wanted)
+        assert found == cached, "also what host memory has"
         assert all(name in self.named() for name in wanted[:found])
-        assert len(wanted) == found or wanted[found] not in self.named()
+        self.copy()
         self.computed[row] = max(self.computed[row], (start + found) * SIZE)
         self.drop_free()
 
@@ -116,10 +118,25 @@ class PoolMachine(RuleBasedStateMachine):
         self.release(data.draw(st.sampled_from(sorted(self.ids))))
 
     @precondition(lambda self: self.ids)
+    @rule(data=st.data(), kinds=st.lists(st.integers(0, 1), min_size=1, max_size=LONGEST // SIZE))
+    def several_leave(self, data: st.DataObject, kinds: list[int]) -> None:
+        """What is foretold of a newcomer's pages is what it then lacks less."""
+        names = names_of([kind * 10 + place for kind in kinds for place in range(SIZE)], len(kinds))
+        names = names[: self.pool.cached(names)]
+        leaves, lacking = self.pool.freeing(names), self.pool.lacking(LONGEST, names)
+        for row in data.draw(st.lists(st.sampled_from(sorted(self.ids)), unique=True)):
+            lacking -= leaves(row)
+            self.release(row)
+            assert self.pool.lacking(LONGEST, names) == lacking
+
+    @precondition(lambda self: self.ids)
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         row = data.draw(st.sampled_from(sorted(self.ids)))
+        names = names_of(self.ids[row], self.computed[row] // SIZE)
+        names = [name for place, name in enumerate(names) if self.named().get(name) == self.pool.table_SX[row, place]]
         self.pool.forget(row)
+        assert not any(name in self.pool.host for name in names)
         assert not set(self.pool.table_SX[row].tolist()) & set(self.named().values())
         self.release(row)
 

@@ -143,13 +143,18 @@ def test_a_prompt_uses_pages_that_others_have_computed_after_its_admission() -> 
     assert_same(slow, alone(ids, Sampling(max_tokens=4, prompt_logprobs=0)))
 
 
-def test_pages_of_logits_that_are_not_finite_are_not_shared() -> None:
+@pytest.mark.parametrize("from_host", [False, True])
+def test_pages_of_logits_that_are_not_finite_are_not_shared(from_host: bool) -> None:
     model, ids = FakeModel(), prompt(40)
+    driver = Driver(model, sizes=limits(num_pages=8, max_len=8 * PAGE, host_pages=8))
+    if from_host:
+        run(driver, ids)
+        run(driver, prompt(110, seed=1))
     rows = model.rows.clone()
     poisoned = alone(ids, Sampling(max_tokens=1)).rows[0]
     model.rows[(model.rows == poisoned).all(-1)] = float("nan")
-    driver = Driver(model)
     bad, _ = run(driver, ids)
+    assert (driver.engine.cache.pages.host.loads > 0) == from_host
     assert bad.endings[0].reason == "failed"
     model.rows = rows
     good, _ = run(driver, ids)
@@ -167,6 +172,25 @@ def test_evicted_pages_come_back_from_host_memory() -> None:
     assert driver.engine.cache.pages.host.loads >= 5
     assert_same(warm, cold)
     assert run(driver, other)[0].cached == 96
+
+
+def test_a_prompt_goes_on_with_what_went_to_host_memory_since_its_last_chunk() -> None:
+    driver = Driver(FakeModel(), sizes=limits(num_pages=6, max_batch_tokens=8, max_running=2, host_pages=4))
+    ids = prompt(40)
+    received = driver.submit(ids, FEW)
+    driver.engine.step()  # half of its first page
+    engine, (running,) = driver.engine, driver.engine.scheduler.running
+    assert running.cached == 8
+    assert running.names is not None
+    [name] = running.names.of(ids, PAGE)
+    latents = torch.tensor(ids[:PAGE]).numpy().tobytes()  # as FakeModel has them
+    others = [(bytes([number]) * len(name), latents) for number in range(3)]
+    engine.exchange.insert([(name, latents), *others], set())  # these make the first one leave
+    engine.step()
+    assert engine.cache.pages.host.loads == 1
+    driver.finish(max_steps=20)
+    assert received.cached == engine.scheduler.prefix_hits == 8, "the half that it had not computed"
+    assert_same(received, alone(ids))
 
 
 def test_copies_that_fail_end_what_runs_and_empty_the_cache() -> None:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.attention_worker.engine.pages import PagePool
-from services.attention_worker.engine.scheduler import CannotFit, Chunk, Scheduler
+from services.attention_worker.engine.scheduler import CannotFit, Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
 from services.attention_worker.engine.step_cost import Work
+from services.attention_worker.engine.step_plan import Chunk
 from services.prefixes.page_names import PageNames, root_name
 
 PAGE_SIZE = 4
@@ -168,6 +169,36 @@ def test_a_long_prompt_does_not_delay_decodes() -> None:
         assert [chunk.length for chunk in chunks] == [1, 7], f"step {step}"
         run(scheduler, chunks)
         assert decoding.generated == step + 2
+
+
+def test_drafts_take_no_page_from_a_sequence_that_waits() -> None:
+    scheduler = build(pages=4, budget=24, max_running=2)
+    answer, waiting = make(0, prompt=3, answer=9), make(1, prompt=11, answer=4)
+    scheduler.submit(answer)
+    run(scheduler, scheduler.schedule(), drafts=3)
+    assert len(answer.drafts) == 3, "which would be on the next page"
+    scheduler.submit(waiting)  # needs all pages that are left
+    chunks = scheduler.schedule()
+    assert waiting.row is not None
+    assert [(chunk.sequence.key, chunk.drafts) for chunk in chunks] == [(0, 0), (1, 0)]
+
+
+def test_drafts_leave_half_of_the_tokens_to_prompts() -> None:
+    scheduler = build(pages=64, budget=9, max_running=5)
+    answers = [make(key, prompt=2, answer=60) for key in range(4)]
+    for sequence in answers:
+        scheduler.submit(sequence)
+    while not all(sequence.drafts for sequence in answers):
+        run(scheduler, scheduler.schedule(), drafts=3)
+    assert sum(chunk.length for chunk in scheduler.schedule()) == 9, "alone, drafts take all of it"
+    prompt = make(4, prompt=30, answer=1)
+    scheduler.submit(prompt)
+    for _ in range(12):
+        chunks = scheduler.schedule()
+        assert sum(chunk.length for chunk in chunks) == 9
+        run(scheduler, chunks, right=1, drafts=3)
+    assert prompt.row is None, "its answer is complete, beside four that go on"
+    assert prompt.generated == 1
 
 
 def test_the_latest_sequence_is_preempted_and_continues_its_answer() -> None:

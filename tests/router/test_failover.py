@@ -193,9 +193,10 @@ def test_no_capacity_anywhere_is_a_retryable_error(harness: Harness) -> None:
     assert [len(fake.requests) for fake in harness.fakes] == [1, 1]
 
 
-def test_progress_resets_the_count(harness: Harness) -> None:
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL])
+def test_progress_resets_the_count(harness: Harness, code: grpc.StatusCode) -> None:
     for fake in harness.fakes:
-        fake.script = after(1, abort_with(grpc.StatusCode.UNAVAILABLE), fake.script)
+        fake.script = after(1, abort_with(code), fake.script)
     assert stream(harness)[:2] == expected(harness)[:2]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,11 +52,13 @@ def test_a_stream_is_always_a_prefix_of_the_answer(events: list[tuple[int, int, 
     assert progress.emitted_ids == [100 + i for i in range(progress.next_index)]
 
 
-def test_attempts_without_a_token_are_counted_until_one_comes() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_attempts_without_a_token_are_counted_until_one_comes(count: int) -> None:
     progress = GenerationProgress()
-    assert [progress.attempt_failed() for _ in range(2)] == [1, 2]
-    progress.accept(progress.open_attempt(), [Tok(0, 1)])
-    assert progress.attempt_failed() == 1
+    for _ in range(3):
+        assert [progress.attempt_failed() for _ in range(2)] == [1, 2]
+        assert [progress.worker_died() for _ in range(2)] == [1, 2]
+        progress.accept(progress.open_attempt(), [Tok(progress.next_index + each, 1) for each in range(count)])
 
 
 def test_least_open_here_then_least_reported_then_by_name() -> None:

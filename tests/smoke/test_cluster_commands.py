@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -64,3 +65,10 @@ def until(process: subprocess.Popen[str], words: str) -> str:
 
 def test_plan(shell: Shell) -> None:
     assert "expert" in shell.run("caracal", "plan", "flash-chat")
+    file = shell.folder / "plan.json"
+    planned = ("caracal", "plan", "flash-chat", "--gpu", "h800", "--gpus", "128", "--itl", "50")
+    file.write_text(shell.run(*planned, "--json"))
+    assert "How sure" in shell.run(*planned, "--values", str(file.with_suffix(".yaml")))
+    assert "separate" in json.loads(file.read_text())["ways"]
+    with pytest.raises(AssertionError, match="no cluster"):
+        shell.run("caracal", "status", "--plan", str(file))

@@ -152,6 +152,26 @@ def test_bench_documents(shell: Shell) -> None:
     assert not shell.run("python", "-m", "bench.documents")
 
 
+def test_planner_document(shell: Shell) -> None:
+    """The document of this checkout shows what the planner says."""
+    assert not shell.run("python", "-m", "bench.planner")
+
+
+def test_calibration_and_its_validation(shell: Shell) -> None:
+    """With few streams once; `caracal plan --calibrate` calls the same function with three turns of all."""
+    out = shell.folder / "build" / "planner.json"
+    out.parent.mkdir(exist_ok=True)
+    printed = shell.run("python", "-m", "bench.planner.validate", "--smoke", "--out", str(out))
+    assert "bench-90m, 1 expert worker(s), 2 streams" in printed
+    found = json.loads(out.read_text())
+    assert {row["model"] for row in found["rows"]} == {"bench-90m"}
+    assert all(row["itl_ms"] > 0 and row["predicted_itl_ms"] > 0 for row in found["rows"])
+    profile = shell.folder / "build" / "profile.toml"
+    profile.write_text(found["profile"])
+    few = ("--gpus", "2", "--prompt", "100", "--answer", "50", "--profile", str(profile))
+    assert "tokens/s per user" in shell.run("caracal", "plan", "models/caracal-tiny", "--gpu", "cpu", *few)
+
+
 def test_bench_of_kernels(shell: Shell) -> None:
     output = shell.run("python", "-m", "bench.kernels")
     assert "attention side,  8 rows" in output

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from services.attention_worker.engine.sampler import NonFiniteLogits, Sampled, sample_tokens
-from services.attention_worker.engine.scheduler import Chunk
 from services.attention_worker.engine.sequence import Ending, TokenOut
+from services.attention_worker.engine.step_plan import Chunk
 from services.attention_worker.engine.token_rules import NothingAllowed
 
 

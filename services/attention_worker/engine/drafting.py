@@ -18,8 +18,9 @@ from services.attention_worker.engine.draft_policy import DraftPolicy
 from services.attention_worker.engine.inputs import Arrays, DraftInputs, Span
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.sampler import guess_tokens
-from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Sequence
+from services.attention_worker.engine.step_plan import Chunk
 from services.attention_worker.model.step import Step
 
 log = structlog.get_logger(__name__)

@@ -32,9 +32,10 @@ from services.attention_worker.engine.layer_checksums import LayerChecksums
 from services.attention_worker.engine.page_exchange import PageExchange
 from services.attention_worker.engine.prompt_scores import score
 from services.attention_worker.engine.sampler import NonFiniteLogits
-from services.attention_worker.engine.scheduler import Chunk, Scheduler
+from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Emit, Ending, Request, Sequence, TokenOut
 from services.attention_worker.engine.step_cost import Work
+from services.attention_worker.engine.step_plan import Chunk
 from services.attention_worker.engine.step_span import step_span
 from services.attention_worker.engine.token_rules import TokenRules
 from services.attention_worker.model.interfaces import DispatcherLike

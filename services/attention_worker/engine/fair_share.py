@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from operator import attrgetter
 
@@ -153,23 +153,26 @@ class FairShare:
         return Work.of_chunk(sequence.cached, 1 + drafts, decode=True)
 
 
-def victims(running: list[Sequence], newcomer: Sequence, pages: int, page_size: int, fair: FairShare) -> list[Sequence]:
+def victims(
+    running: list[Sequence], newcomer: Sequence, lacks: int, leaves: Callable[[int], int], fair: FairShare
+) -> list[Sequence]:
     """Returns who makes room for a newcomer that lacks so many pages: the latest sequences of the callers with most.
 
-    At least one; empty where that would leave a caller with less than GAP times what the newcomer's has then, for what
-    was computed is lost.
+    `leaves`: how many pages more there are for it when a row leaves after those before. At least one sequence; none
+    where that would leave a caller with less than GAP times what the newcomer's has then: what was computed is lost.
     """
     of_caller: dict[int, list[Sequence]] = {}
     for sequence in sorted(running, key=_priority):
         of_caller.setdefault(sequence.request.caller, []).append(sequence)
     mine = fair.share(newcomer, 1)
     found: list[Sequence] = []
-    while pages > 0 or not found:
+    while lacks > 0 or not found:
         theirs = max(of_caller.values(), key=lambda held: len(held) / held[-1].request.weight)
         if (len(theirs) - 1) / theirs[-1].request.weight < GAP * mine:
             return []
         found.append(theirs.pop())
-        pages -= -(-len(found[-1].ids) // page_size)
+        assert found[-1].row is not None, "only running sequences have pages"
+        lacks -= leaves(found[-1].row)
     return found
 
 

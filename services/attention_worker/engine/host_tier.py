@@ -50,6 +50,11 @@ class HostTier:
             self._place[name] = place
             self._moves.append(Move(page, place, OUT))
 
+    def drop(self, name: bytes) -> None:
+        """Forgets one page, if it is here."""
+        if (place := self._place.pop(name, None)) is not None:
+            self._free.append(place)
+
     @contextmanager
     def loading(self, names: Iterable[bytes]) -> Iterator[dict[bytes, int]]:
         """The places of these names, as far as they are here, which make no room until the block ends."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from services.attention_worker.engine.host_tier import Move
 from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.ngram_context import context_of
-from services.attention_worker.engine.scheduler import Chunk
+from services.attention_worker.engine.step_plan import Chunk
 from services.attention_worker.model.step import Step
 from services.checkpoint.ngram import NgramConfig
 

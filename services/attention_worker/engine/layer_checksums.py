@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from services.attention_worker.engine.scheduler import Chunk
 from services.attention_worker.engine.sequence import TokenOut
+from services.attention_worker.engine.step_plan import Chunk
 
 
 class LayerChecksums:

@@ -10,7 +10,7 @@ Legend: S rows of the page table (running sequences), X pages of a row.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,18 @@ class PagePool:
         in_use = sum((page := self._page.get(name)) is not None and self._users[page] > 0 for name in names)
         return self.pages_for(tokens) - in_use - self.available
 
+    def freeing(self, names: Sequence[bytes]) -> Callable[[int], int]:
+        """How many pages more are there for one that will have those with these names, as rows leave one by one."""
+        users: dict[int, int] = {}
+        shared = {page for name in names if (page := self._page.get(name)) is not None}
+
+        def leaves(row: int) -> int:
+            pages = self.table_SX[row, : self._held[row]].tolist()
+            users.update((page, users.get(page, self._users[page]) - 1) for page in pages)
+            return sum(not users[page] and page not in shared for page in pages)
+
+        return leaves
+
     def allocate(self, tokens: int, names: Sequence[bytes] = ()) -> int | None:
         """Allocates a row with pages for `tokens` positions; None when there are not enough pages or rows.
 
@@ -115,6 +127,10 @@ class PagePool:
         self._held[row] = wanted
         return True
 
+    def has(self, row: int, tokens: int) -> bool:
+        """Whether a row has the pages of so many positions."""
+        return self.pages_for(tokens) <= self._held[row]
+
     def shrink(self, row: int, tokens: int) -> None:
         """Frees a row's pages beyond `tokens` positions; nothing that is to be kept may have been written to them."""
         for index in range(self.pages_for(tokens), self._held[row]):
@@ -130,7 +146,7 @@ class PagePool:
         self._published[row] = max(self._published[row], len(names))
 
     def share(self, row: int, start: int, names: Sequence[bytes]) -> int:
-        """Replaces the row's pages from number `start` on, as far as pages have these names; returns how many.
+        """Gives the row, from page number `start` on, what is `cached` under these names; returns how many pages.
 
         What the row has written to those pages is dropped: it is a part of what the named ones hold.
         """
@@ -138,11 +154,16 @@ class PagePool:
         count = 0
         for index, name in enumerate(names, start):
             own, page = int(self.table_SX[row, index]), self._page.get(name)
-            if page is None:
+            if page is not None:
+                self._use(page)
+                self.table_SX[row, index] = page
+                self._release(own)
+            elif name in self.host:
+                with self.host.loading([name]) as places:
+                    self.host.load(places[name], own)
+                self._set_name(own, name)
+            else:
                 break
-            self._use(page)
-            self.table_SX[row, index] = page
-            self._release(own)
             count += 1
         self._published[row] = max(self._published[row], start + count if count else 0)
         return count
@@ -187,6 +208,7 @@ class PagePool:
         for page in self.table_SX[row, : self._held[row]].tolist():
             if (name := self._name.pop(page, None)) is not None:
                 del self._page[name]
+                self.host.drop(name)
                 self.changes += 1
 
     def forget_all(self) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from services.attention_worker.engine.sampler import NonFiniteLogits
-from services.attention_worker.engine.scheduler import Chunk
 from services.attention_worker.engine.sequence import TokenOut
+from services.attention_worker.engine.step_plan import Chunk
 
 
 def score(logits_RV: Tensor, chunks: list[Chunk]) -> Iterator[tuple[Chunk, list[TokenOut] | NonFiniteLogits]]:

@@ -9,94 +9,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 
 from services.attention_worker.engine.fair_share import FairShare, victims
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.sequence import Sequence
-from services.attention_worker.engine.step_cost import StepCost, Work
+from services.attention_worker.engine.step_cost import StepCost
+from services.attention_worker.engine.step_plan import Chunk, StepPlan, draft_work
 
 PROMPT_SHARE = 0.1  # of the time bound that prompts get in any case, also when the decodes alone take all of it
 
 
 class CannotFit(ValueError):
     """The request's pages would not fit into the cache even if it ran alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive tokens of one sequence in one step: the whole prompt, a part of it, or the one token of a decode.
-
-    The last `drafts` of them are the first of the sequence's drafts; only a decode has any.
-    """
-
-    sequence: Sequence
-    start: int
-    length: int
-    drafts: int = 0
-
-    @property
-    def known(self) -> int:
-        """How many of its tokens are no drafts."""
-        return self.length - self.drafts
-
-    @property
-    def ids(self) -> list[int]:
-        """Its tokens."""
-        known = self.sequence.ids[self.start : self.start + self.known]
-        return known + self.own_drafts if self.drafts else known
-
-    @property
-    def own_drafts(self) -> list[int]:
-        """Those of its tokens that are drafts."""
-        return self.sequence.drafts[: self.drafts]
-
-    @property
-    def samples(self) -> bool:
-        """Whether a token is sampled after the chunk's known ones: they end with the last of the sequence's."""
-        end, sequence = self.start + self.length - self.drafts, self.sequence
-        return end == len(sequence.ids) and not sequence.request.sampling.prompt_only
-
-    @property
-    def scores(self) -> range:
-        """The places of the prompt's tokens that the chunk's rows score: each row the token after its own."""
-        prompt, sequence = len(self.sequence.request.prompt_ids), self.sequence
-        return range(max(self.start + 1, sequence.scored), min(self.start + self.known + 1, prompt))
-
-    @property
-    def decode(self) -> bool:
-        """Whether it is the next token of a running answer."""
-        return self.samples and self.known == 1
-
-    @property
-    def work(self) -> Work:
-        return Work.of_chunk(self.start, self.length, self.decode)
-
-
-@dataclass(slots=True)
-class _Plan:
-    """The chunks of a step that is being put together, and how many tokens it still takes."""
-
-    tokens_left: int
-    scores_left: int
-    fair_s: float  # how long it may take for prompts of callers that have more than others
-    chunks: list[Chunk] = field(default_factory=list)
-    decodes: int = 0
-    work: Work = field(default_factory=Work)
-
-    def add(self, chunk: Chunk) -> None:
-        self.chunks.append(chunk)
-        self.tokens_left -= chunk.length
-        if chunk.sequence.unscored:
-            self.scores_left -= len(chunk.scores)
-        self.work += chunk.work
-
-    def extend(self, place: int, drafts: int) -> None:
-        """Adds drafts to a decode."""
-        decode = self.chunks[place]
-        self.chunks[place] = Chunk(decode.sequence, decode.start, 1 + drafts, drafts)
-        self.tokens_left -= drafts
-        self.work += _work(decode.sequence, drafts)
 
 
 class Scheduler:
@@ -185,7 +109,8 @@ class Scheduler:
         if lacks > 0 and self._give_draft_pages_back():
             lacks = self._lacks(newcomer)
         if self.running and (lacks > 0 or len(self.running) >= self.max_running):
-            for victim in victims(self.running, newcomer, lacks, self.pages.page_size, self.fair):
+            leaves = self.pages.freeing(self._cached_names(newcomer))
+            for victim in victims(self.running, newcomer, lacks, leaves, self.fair):
                 self._preempt(victim)
 
     def _lacks(self, newcomer: Sequence) -> int:
@@ -196,7 +121,7 @@ class Scheduler:
         """The waiting sequence to be admitted next."""
         return self.fair.next_of(self.waiting)
 
-    def _decodes(self) -> _Plan:
+    def _decodes(self) -> StepPlan:
         chosen, fair_s = self.fair.choose(self.running, self.waiting, self.max_batch_tokens)
         for sequence in chosen:
             if sequence.row is not None:
@@ -204,26 +129,29 @@ class Scheduler:
         decodes = [sequence for sequence in chosen if sequence.row is not None]
         if chosen and not decodes:  # all were preempted, so it is others' turn
             return self._decodes()
-        plan = _Plan(self.max_batch_tokens, self.max_scores, fair_s)
+        plan = StepPlan(self.max_batch_tokens, self.max_scores, fair_s)
         for sequence in decodes:
             plan.add(Chunk(sequence, sequence.cached, 1))
         plan.decodes = len(plan.chunks)
+        if self._may_admit or any(sequence.remaining > 1 for sequence in self.running):
+            plan.for_prompts = -(-plan.tokens_left // 2)
         places = range(len(decodes))
         for place in sorted(places, key=lambda place: not self.fair.has_least(decodes[place])):
             if drafts := self._drafts(plan, decodes[place]):
                 plan.extend(place, drafts)
         return plan
 
-    def _drafts(self, plan: _Plan, decode: Sequence) -> int:
-        """How many of a decode's drafts the step takes: they cost no other sequence its page or its turn.
+    def _drafts(self, plan: StepPlan, decode: Sequence) -> int:
+        """How many of a decode's drafts the step takes: they cost no other sequence its page or its turn, and prompts
+        at most half of the tokens that are left.
 
         Those of callers that have least are in `fair_s`.
         """
-        drafts = min(len(decode.drafts), plan.tokens_left)
+        drafts = min(len(decode.drafts), plan.draft_tokens)
         late = (
             plan.fair_s < math.inf
             and not self.fair.has_least(decode)
-            and self.cost.predict(plan.work + _work(decode, drafts)) > plan.fair_s
+            and self.cost.predict(plan.work + draft_work(decode, drafts)) > plan.fair_s
         )
         return drafts if drafts and not late and self.take_draft_pages(decode, drafts) else 0
 
@@ -243,9 +171,12 @@ class Scheduler:
         self.preemptions += 1
 
     def take_draft_pages(self, sequence: Sequence, drafts: int) -> bool:
-        """Allocates the pages of a running sequence's drafts; false when there are not enough: none is preempted."""
+        """Allocates the pages of a running sequence's drafts; false when there are not enough: none is preempted, and
+        what is free is for sequences that wait.
+        """
         assert sequence.row is not None
-        return self.pages.grow(sequence.row, len(sequence.ids) + drafts)
+        tokens = len(sequence.ids) + drafts
+        return self.pages.has(sequence.row, tokens) if self._may_admit else self.pages.grow(sequence.row, tokens)
 
     def _give_draft_pages_back(self) -> bool:
         """Frees pages that only drafts need; returns whether there were any."""
@@ -255,13 +186,18 @@ class Scheduler:
                 self.pages.shrink(sequence.row, len(sequence.ids))
         return self.pages.used < used
 
-    def _prefill(self, plan: _Plan) -> None:
+    def _prefill(self, plan: StepPlan) -> None:
         for sequence in self.fair.prompts(self.running):
-            if not self._chunk(plan, sequence) and not _waits_for_scores(plan, sequence):
+            if not self._chunk(plan, sequence) and not plan.waits_for_scores(sequence):
                 return
 
-    def _admit(self, plan: _Plan) -> None:
-        while self.waiting and len(self.running) < self.max_running:
+    @property
+    def _may_admit(self) -> bool:
+        """Whether a sequence waits that lacks nothing but pages."""
+        return bool(self.waiting) and len(self.running) < self.max_running
+
+    def _admit(self, plan: StepPlan) -> None:
+        while self._may_admit:
             sequence = self._next()
             if not self._takes(plan, sequence):
                 return
@@ -285,11 +221,11 @@ class Scheduler:
         names = sequence.names.of(sequence.ids, sequence.reusable)[start:]
         return names[: self.pages.cached(names)]
 
-    def _takes(self, plan: _Plan, sequence: Sequence) -> bool:
+    def _takes(self, plan: StepPlan, sequence: Sequence) -> bool:
         """Whether it may be admitted. One that waits for scores is, so that those behind it need not wait as well."""
-        return self._room(plan, sequence) > 0 or _waits_for_scores(plan, sequence)
+        return self._room(plan, sequence) > 0 or plan.waits_for_scores(sequence)
 
-    def _chunk(self, plan: _Plan, sequence: Sequence) -> bool:
+    def _chunk(self, plan: StepPlan, sequence: Sequence) -> bool:
         """Adds as much of the sequence's prompt as the step has room for; false when it has none."""
         self._reuse(sequence)
         length = self._room(plan, sequence)
@@ -313,7 +249,7 @@ class Scheduler:
                 self.prefix_queries += queried
                 self.prefix_hits += hit
 
-    def _room(self, plan: _Plan, sequence: Sequence) -> int:
+    def _room(self, plan: StepPlan, sequence: Sequence) -> int:
         """How many tokens of the sequence the step still takes."""
         most = min(sequence.remaining, plan.tokens_left)
         if sequence.unscored:
@@ -326,7 +262,7 @@ class Scheduler:
             return max(1, self.cost.prompt_tokens(before, sequence.cached, most, limit_s, PROMPT_SHARE * limit_s))
         return self.cost.prompt_tokens(before, sequence.cached, most, limit_s)
 
-    def _limit_s(self, plan: _Plan, sequence: Sequence) -> float:
+    def _limit_s(self, plan: StepPlan, sequence: Sequence) -> float:
         """How long the step may take with the sequence's prompt."""
         limit_s = self.max_itl_s if plan.decodes else math.inf
         fair_s = plan.fair_s if plan.chunks else math.inf
@@ -337,13 +273,3 @@ class Scheduler:
         self.pages.free(sequence.row)
         self.fair.left(sequence)
         sequence.row, sequence.cached, sequence.drafts = None, 0, []
-
-
-def _work(decode: Sequence, drafts: int) -> Work:
-    """What drafts add to a step."""
-    return Work.of_chunk(decode.cached + 1, drafts, decode=True)
-
-
-def _waits_for_scores(plan: _Plan, sequence: Sequence) -> bool:
-    """Whether the step still takes tokens, but no more of prompts that are scored."""
-    return sequence.unscored and plan.scores_left <= 0 < plan.tokens_left

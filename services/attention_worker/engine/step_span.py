@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from services.attention_worker.engine.scheduler import Chunk
 from services.attention_worker.engine.sequence import SequenceTrace
+from services.attention_worker.engine.step_plan import Chunk
 from services.process import tracing
 
 if TYPE_CHECKING:

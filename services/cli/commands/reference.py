@@ -1,4 +1,4 @@
-"""`caracal plan` and `caracal settings`: what can be known without a cluster."""
+"""`caracal settings`: what can be known without a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import AsJson, finite, usage_error
+from services.cli.options import AsJson, usage_error
 
 
 def setting_names(incomplete: str) -> list[str]:
@@ -17,25 +17,6 @@ def setting_names(incomplete: str) -> list[str]:
     forms = ((name, name.lower(), name.lower().removeprefix(PREFIX.lower())) for name in names())
     found = (next((form for form in one if form.startswith(incomplete)), "") for one in forms)
     return [form for form in found if form]
-
-
-def plan(
-    model: Annotated[str, typer.Argument(help="A checkpoint directory, its config.json, flash-chat or flash-lite.")],
-    memory: Annotated[
-        float, typer.Option(help="GB that one expert worker has for experts.", min=0.001, callback=finite)
-    ] = 80.0,
-    attention_memory: Annotated[
-        float, typer.Option(help="GB that one attention worker has.", min=0.001, callback=finite)
-    ] = 80.0,
-    as_json: AsJson = False,
-) -> None:
-    """Compute how many workers a model needs; nothing is loaded."""
-    from services.cli.plan import BadPlan, load_sizes, show, show_json
-
-    try:
-        (show_json if as_json else show)(load_sizes(model), memory, attention_memory)
-    except BadPlan as error:
-        usage_error(str(error))
 
 
 def settings(

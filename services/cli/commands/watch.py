@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,9 @@ def status(
         bool, typer.Option("--numerics", help="Show what the bits of answers depend on, instead of the workers.")
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Show every worker, also many of one kind.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="Compare with what `caracal plan --json` printed.", dir_okay=False)
+    ] = None,
     as_json: AsJson = False,
     gateway: Gateway = None,
     context: Context = None,
@@ -36,7 +40,8 @@ def status(
 ) -> None:
     """Show the workers: state, experts loaded, load, and time spent waiting for experts.
 
-    Exit code: 0 when the cluster can serve requests, 3 when it cannot, 1 when its state cannot be read.
+    Exit code: 0 when the cluster can serve requests (with --plan: has what was planned), 3 when it cannot, 1 when its
+    state cannot be read.
     """
     from services.cli.run_state import admin_url
     from services.cli.status import chosen_view, print_json
@@ -47,8 +52,12 @@ def status(
     check_context(context, namespace, release)
     if watch and (context or as_json):
         usage_error(f"--watch does not work with {'--context' if context else '--json'}")
+    if plan is not None and (watch or context or as_json):
+        usage_error("--plan goes with none of --watch, --context and --json")
 
     def show() -> bool:
+        if plan is not None:
+            return _beside_plan(plan, admin_url(gateway) if gateway else "")
         if context:
             from services.cli.kube import show as pods
             from services.cli.kube.release import Release
@@ -60,6 +69,19 @@ def status(
 
     if not on_cluster(show):
         raise typer.Exit(CANNOT_SERVE)
+
+
+def _beside_plan(path: Path, url: str) -> bool:
+    """Whether the cluster has what was planned."""
+    from services.cli.planning.compare import read_plan, show
+    from services.cli.planning.errors import BadPlan
+    from services.cli.status import read
+
+    try:
+        wanted = read_plan(path)
+    except BadPlan as error:
+        usage_error(f"--plan {error}")
+    return show(wanted, read(url))
 
 
 def top(

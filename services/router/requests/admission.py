@@ -105,7 +105,9 @@ class Visit:
         return self.use.tokens_left if self.use is not None else None
 
     def generated(self, tokens: int) -> None:
-        """Counts the tokens that a sequence has had in the end."""
+        """Counts the tokens that a sequence has had in the end, as `usage` counts them: those behind a stop string that
+        came along, because a worker sends several at once, are none of them.
+        """
         if self.use is not None:
             self.use.used += tokens
 

@@ -89,6 +89,7 @@ class ChoiceStream:
         try:
             self._exit.__exit__(kind, error, *more)  # type: ignore[arg-type]
         finally:
+            self._request.visit.generated(self._lifecycle.tokens)
             if self._recording is not None and self._lifecycle.ending is not None:
                 code = error.code if isinstance(error, RouterError) else RouterError.code
                 ending = self._lifecycle.ending

@@ -101,7 +101,6 @@ class Generation:
     def __exit__(self, *_: object) -> None:
         self._leave()
         self._place.leave()
-        self._request.visit.generated(self.progress.next_index)
         self._metrics.dropped_tokens.inc(self.progress.dropped)
 
     @property

@@ -47,7 +47,7 @@ class GenerationProgress:
         """Returns the tokens that continue the sequence; drops duplicates, gaps and tokens of other attempts."""
         if len(tokens) == 1 and attempt == self.attempt and tokens[0].index == len(self.emitted_ids):  # nearly always
             self.emitted_ids.append(tokens[0].id)
-            self.failures_in_a_row = 0
+            self.failures_in_a_row = self.deaths_in_a_row = 0
             return tokens
         accepted: list[TokenT] = []
         for token in tokens:

@@ -1,0 +1,42 @@
+"""A step on one machine of CPU cores: one attention worker on one core, expert workers together on another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from services.planner.device import Device, Link
+from services.planner.layer import Pools
+from services.planner.serving import Load, Serving
+from services.planner.shape import Shape
+from services.planner.step import Step, separate_step
+
+SERVING = Serving(
+    dense_dtype="bf16",
+    expert_dtype="bf16",
+    kv_dtype="bf16",
+    out_dtype="bf16",
+    back_dtype="bf16",
+    deduplicated=True,
+    groups=1,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A load on a cluster of one machine."""
+
+    shape: Shape
+    streams: int
+    workers: int
+    context: float = 64.0
+
+
+def step(point: Point, device: Device, link: Link) -> Step:
+    """The step of a point. Expert workers share their core, so each of n is an n-th as fast."""
+    shared = replace(
+        device,
+        memory_bytes_s=device.memory_bytes_s / point.workers,
+        flops={dtype: peak / point.workers for dtype, peak in device.flops.items()},
+    )
+    pools = Pools(attention=1, experts=point.workers, attention_device=device, expert_device=shared, link=link)
+    return separate_step(point.shape, Load(point.streams, point.context), SERVING, pools)
