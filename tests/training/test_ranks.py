@@ -85,10 +85,10 @@ def test_same_bits(
 
 def test_same_bits_in_bfloat16(tmp_path: Path) -> None:
     recipe = replace(RECIPE, trunk=replace(TRUNK, bfloat16=True, steps=1))
-    for ranks in (1, 4):
+    for ranks in (1, 2):
         work = partial(train, tmp_path / str(ranks), recipe=recipe)
         assert wait_for(start_ranks(ranks, None, work)) == [0] * ranks
-    assert_equal(checkpoint(tmp_path / "1"), checkpoint(tmp_path / "4"))
+    assert_equal(checkpoint(tmp_path / "1"), checkpoint(tmp_path / "2"))
 
 
 def test_kills_of_any_rank_change_no_bit(tmp_path: Path, alone: dict[str, Tensor]) -> None:
@@ -97,7 +97,7 @@ def test_kills_of_any_rank_change_no_bit(tmp_path: Path, alone: dict[str, Tensor
     began = time.perf_counter()
     assert wait_for(start_ranks(2, None, partial(train, tmp_path / "timed"))) == [0, 0]
     whole = time.perf_counter() - began
-    while kills < 4:
+    while kills < 3:
         children = start_ranks(rng.choice((2, 4)), None, partial(train, tmp_path / str(run)))
         time.sleep(rng.uniform(0.0, 0.7 * whole))
         os.kill(rng.choice(children), signal.SIGKILL)
