@@ -1,40 +1,62 @@
-"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume."""
+"""`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume.
+
+`torchrun --nproc-per-node 2 -m training` does it with two ranks, which share batches and experts. Any number of ranks
+and threads gives the same bits, and may resume what another number began. The MTP module's stage is the first rank's.
+"""
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import shutil
-import sys
 from pathlib import Path
 
 import torch
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from services.process.metrics_server import serve_metrics
 from training.data.dialogues import HELD_OUT, dialogues
+from training.determinism.mode import make_deterministic
+from training.determinism.watch import Watch
+from training.distributed.team import InvalidTeam, join_team, leave_team
+from training.execution import Execution
 from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
+from training.freed_memory import keep_freed_memory
+from training.model.config import SERVED, Architecture
+from training.model.longcat_flash import LongcatFlash
 from training.mtp.stage import Mtp
-from training.recipe import ControllerRecipe, MtpRecipe, Recipe, TrunkRecipe
+from training.recipe import (
+    BalanceRecipe,
+    ControllerRecipe,
+    HiddenRecipe,
+    MonitorRecipe,
+    MtpRecipe,
+    Recipe,
+    TrunkRecipe,
+)
+from training.stability.metrics import TrainingMetrics
 from training.trunk import Trunk
 
 HERE = Path(__file__).parent
-PARTS = ("controller", "mtp")
+PARTS = (
+    "controller",
+    "balance",
+    "hidden",
+    "monitors",
+    "determinism",
+    "mtp",
+    "shortcut",
+    "attention-alignment",
+    "expert-alignment",
+)
 
 
-def keep_freed_memory() -> None:
-    """Keeps glibc from returning large blocks to the system: the page faults of each step take a fifth of the time."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-
-
-def publish(trunk: Trunk, out: Path, docs: Path) -> None:
+def publish(trunk: Trunk, whole: LongcatFlash, out: Path, docs: Path) -> None:
     """Writes the exported model, the run's log, and the plots; the histogram is of the exported bf16 weights."""
-    export(trunk.model, trunk.tokenizer, out)
+    export(whole, trunk.tokenizer, out)
     docs.mkdir(parents=True, exist_ok=True)
     log = docs / "training-log.jsonl"
     shutil.copyfile(trunk.folder.log_path, log)
@@ -45,13 +67,31 @@ def publish(trunk: Trunk, out: Path, docs: Path) -> None:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    left_out = arguments.without
+    left_out = set(arguments.without)
     return Recipe(
         seed=arguments.seed,
-        trunk=TrunkRecipe(steps=arguments.steps),
+        trunk=TrunkRecipe(steps=arguments.steps, bfloat16=arguments.precision == "bf16"),
+        architecture=Architecture(
+            shortcut="shortcut" not in left_out,
+            attention_alignment="attention-alignment" not in left_out,
+            expert_alignment="expert-alignment" not in left_out,
+        ),
         controller=None if "controller" in left_out else ControllerRecipe(),
+        balance=None if "balance" in left_out else BalanceRecipe(),
+        hidden=None if "hidden" in left_out else HiddenRecipe(),
+        monitors=None if "monitors" in left_out else MonitorRecipe(),
         mtp=None if "mtp" in left_out else MtpRecipe(steps=arguments.mtp_steps),
+        determinism="determinism" not in left_out,
     )
+
+
+def metrics_at(port: int | None, console: Console) -> TrainingMetrics:
+    """Returns the metrics, served on 127.0.0.1 where a port is given; 0 takes a free one."""
+    metrics = TrainingMetrics(CollectorRegistry())
+    if port is not None:
+        served = serve_metrics("127.0.0.1", port, metrics.registry)
+        console.print(f"metrics: http://127.0.0.1:{served}/metrics")
+    return metrics
 
 
 def main() -> None:
@@ -63,17 +103,47 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrunkRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the trunk's products")
+    parser.add_argument("--metrics-port", type=int, help="serves the monitors to Prometheus while the run lasts")
+    parser.add_argument("--threads", type=int, help="padded groups computed at once; default: as torch's threads")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the trunk's stage; one GPU a rank")
+    parser.add_argument("--expert-ranks", type=int, help="ranks that share a layer's experts; default: all")
+    parser.add_argument("--watch", type=int, default=0, metavar="STEPS", help="look for silent corruption so often")
+    parser.add_argument("--watch-experts", type=float, default=Watch.expert_share, help="share of experts looked at")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    console, recipe = Console(), recipe_of(arguments)
-    trunk = Trunk(arguments.run, recipe)
-    trunk.run(console)
-    publish(trunk, arguments.out, arguments.docs)
+    recipe = recipe_of(arguments)
+    threads = arguments.threads or (1 if arguments.device == "cuda" else torch.get_num_threads())
+    team, watch = join_team(arguments.device, arguments.expert_ranks), Watch(arguments.watch, arguments.watch_experts)
+    if recipe.determinism:
+        make_deterministic()
+    else:
+        torch.set_num_threads(threads)
+    console = Console(quiet=not team.first)
+    metrics = metrics_at(arguments.metrics_port if team.first else None, console)
+    try:
+        trunk = Trunk(arguments.run, recipe, Execution(team, threads if recipe.determinism else 1, watch))
+    except InvalidTeam as error:
+        parser.error(str(error))
+    trunk.run(console, metrics.show)
+    model = trunk.whole_model()
+    leave_team(team)
+    if team.first:
+        finish(arguments, trunk, model, console, metrics)
+
+
+def finish(
+    arguments: argparse.Namespace, trunk: Trunk, model: LongcatFlash, console: Console, metrics: TrainingMetrics
+) -> None:
+    """What only the first rank does: export, plots, and the MTP module's stage."""
+    recipe = trunk.recipe
+    if recipe.architecture != SERVED:
+        console.print("not exported: servers compute the architecture with shortcut and alignment")
+        return
+    publish(trunk, model, arguments.out, arguments.docs)
     if recipe.mtp:
         mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp)
-        mtp.run(console)
+        mtp.run(console, metrics.show)
         mtp.publish()
     console.print(f"exported to {arguments.out}; evaluate with: python -m training.evaluate --offline")
 

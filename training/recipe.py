@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.model.config import ModelConfig
+from training.model.config import SERVED, Architecture, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class TrunkRecipe:
     matrix_rate: float = 0.02
     vector_rate: float = 0.004
     weight_decay: float = 0.05
+    adam_epsilon: float = 1e-16  # has to be far below the gradients' size
+    bfloat16: bool = True  # matmuls; weights and routers are fp32 in any case
+    log_every: int = 10
     check_every: int = 200
     check_dialogues: int = 100  # held-out ones
     save_every: int = 100
@@ -31,7 +34,42 @@ class ControllerRecipe:
     """The zero-expert bias controller. Left out, the selection bias stays zero."""
 
     ffn_experts: float = 4.0  # K_e: the target of FFN experts per token
-    bias_rate: float = 0.2  # μ: falls with the learning rates, but not below a tenth
+    bias_rate: float = 0.2  # μ: falls with the learning rates, but not below `decay_floor` of this
+    decay_floor: float = 0.1  # 1: μ does not fall
+    integral: float = 0.0  # weights of the sum of all errors and of the last change, beside the error itself
+    derivative: float = 0.0
+    every: int = 1  # steps between adjustments, which count all tokens of these steps
+
+
+@dataclass(frozen=True)
+class BalanceRecipe:
+    """The device-level balance loss. Left out, only the controller balances."""
+
+    ffn_experts: float = 4.0  # K_e, as the controller's
+    groups: int = 4  # D: as many as devices that share the FFN experts
+    weight: float = 0.01  # α, or less where the gradients' ratio would be above its limit
+    gradient_ratio: float | None = 0.09  # of R_g, at each layer's router; None: α is never less. The report: below 0.1
+
+
+@dataclass(frozen=True)
+class HiddenRecipe:
+    """The hidden z-loss. Left out, nothing bounds the last layer's output."""
+
+    weight: float = 1e-5  # λ
+
+
+@dataclass(frozen=True)
+class MonitorRecipe:
+    """What is read beside the loss. Left out, no step is slowed down by it."""
+
+    every: int = 10  # steps
+
+
+@dataclass(frozen=True)
+class DisturbanceRecipe:
+    """Steps whose batch is broken on purpose: its targets are drawn at random. For experiments."""
+
+    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,16 +88,28 @@ class MtpRecipe:
     matrix_rate: float = 0.02
     vector_rate: float = 0.004
     weight_decay: float = 0.05
+    adam_epsilon: float = 1e-16
+    log_every: int = 10
     check_every: int = 25
     save_every: int = 25
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the model. The seed determines tokenizer, initial weights and every batch."""
+    """Everything that decides the model. The seed determines tokenizer, initial weights and every batch.
+
+    `determinism`: the padded groups of a batch are computed one by one and added in a fixed tree, so that neither
+    threads nor ranks change a bit; without it a batch is computed as one.
+    """
 
     seed: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     trunk: TrunkRecipe = TrunkRecipe()
+    architecture: Architecture = SERVED
     controller: ControllerRecipe | None = ControllerRecipe()
+    balance: BalanceRecipe | None = BalanceRecipe()
+    hidden: HiddenRecipe | None = HiddenRecipe()
+    monitors: MonitorRecipe | None = MonitorRecipe()
+    disturbance: DisturbanceRecipe | None = None
     mtp: MtpRecipe | None = MtpRecipe()
+    determinism: bool = False

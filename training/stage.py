@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from training.determinism.run_folder import RunFolder
+from training.distributed.replicas import compare_replicas
+from training.distributed.shards import own_part, whole_tensors
+from training.execution import Execution
 from training.optimizer.muon_adamw import Optimizer, Rates
-from training.progress import progress_bar
-
-LOG_EVERY = 10
+from training.progress import Show, progress_bar
 
 
 class StageRecipe(Rates, Protocol):
@@ -23,6 +25,8 @@ class StageRecipe(Rates, Protocol):
 
     @property
     def steps(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
     @property
     def check_every(self) -> int: ...
     @property
@@ -39,16 +43,34 @@ class StepReport:
     seconds: float
 
 
+class Part(Protocol):
+    """Something beside module and optimizer that has a state of its own."""
+
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, tensors: dict[str, Tensor]) -> None: ...
+
+
 class Stage(ABC):
     """Trains `module`, which is ready with its initial weights, in the folder `path`.
 
-    `identity`: what decides the stage's bits. Raises ValueError when the folder's run has another one.
+    `identity`: what decides the stage's bits. With several ranks, each has a part of the experts, and the first writes.
+    `parts`: by name; each is saved and restored with the rest. Raises ValueError when the folder's run has another
+    identity.
     """
 
     name: str
 
-    def __init__(self, path: Path, identity: dict[str, Any], module: nn.Module, recipe: StageRecipe) -> None:
-        self.folder, self.module, self.plan = RunFolder(path, identity), module, recipe
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        module: nn.Module,
+        recipe: StageRecipe,
+        parts: Mapping[str, Part] | None = None,
+        execution: Execution | None = None,
+    ) -> None:
+        self.parts, self.execution = dict(parts or {}), execution or Execution()
+        self.folder, self.module, self.plan = RunFolder(path, identity, self.execution.team.first), module, recipe
         self.optimizer = Optimizer(module, recipe)
         self.step = 0
         self.seconds = 0.0
@@ -62,14 +84,20 @@ class Stage(ABC):
     def check(self, report: StepReport) -> str:
         """Looks at the quality so far, and returns it in words."""
 
-    def run(self, console: Console) -> None:
-        """Trains to the recipe's last step, with a progress bar on a terminal and a line per check."""
+    def run(self, console: Console, show: Show | None = None) -> None:
+        """Trains to the recipe's last step, with a progress bar on a terminal and a line per check.
+
+        `show` takes each step's report, and may return a table to show above the bar.
+        """
         with progress_bar(console, self.name, self.step, self.plan.steps) as update:
             while self.step < self.plan.steps:
+                self.begin()
                 report = self.advance()
-                if self._due(LOG_EVERY):
+                self.remember()
+                table = show(report) if show else None
+                if self._due(self.plan.log_every):
                     self.folder.log({"kind": "step", **asdict(report)})
-                    update(self.step, f"loss {report.loss:.3f}")
+                    update(self.step, f"loss {report.loss:.3f}", table)
                 if self._due(self.plan.check_every):
                     words = self.check(report)
                     console.print(f"step {self.step}: {self.seconds:.0f} s, loss {report.loss:.3f}, {words}")
@@ -79,16 +107,50 @@ class Stage(ABC):
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.steps
 
-    def save(self) -> None:
+    def _resting(self) -> dict[str, Tensor]:
+        """Returns what an update leaves for the next step: weights and optimizer state, of this rank."""
         tensors = {f"weight.{name}": value for name, value in self.module.state_dict().items()}
+        for part, kept in self.parts.items():
+            tensors |= {f"part.{part}.{name}": value for name, value in kept.state().items()}
+        return tensors | self.optimizer.state()
+
+    def remember(self) -> None:
+        """Lets the watch take fingerprints behind a step."""
+        if self.execution.watch.interval:
+            self.execution.watch.rest(self._resting())
+
+    def begin(self) -> None:
+        """Looks at what rested since the last step. Raises CorruptionFound when it has changed, or differs by rank."""
+        watch = self.execution.watch
+        watch.begin(self.step)
+        if not watch.interval and not watch.faults:
+            return
+        tensors = self._resting()
+        if watch.faults:
+            for kind, names in (("weight", "weight."), ("optimizer state", ("adam.", "momentum."))):
+                mine = {name: value for name, value in tensors.items() if name.startswith(names)}
+                watch.faults.reach_one(kind, mine)
+        watch.verify(tensors)
+        if watch.due:
+            compare_replicas(self.execution.team, tensors)
+
+    def save(self) -> None:
+        """Writes a checkpoint, after a look at what it is made of; all ranks call it together."""
+        tensors = self._resting()
+        self.execution.watch.verify(tensors)
+        tensors = whole_tensors(tensors, self.execution.team)
         progress = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-        self.folder.save(tensors | self.optimizer.state() | {"progress": progress})
+        if self.folder.writes:
+            self.folder.save(tensors | {"progress": progress})
 
     def _resume(self) -> None:
         if (tensors := self.folder.load()) is not None:
+            tensors = {name: own_part(name, value, self.execution.team) for name, value in tensors.items()}
             weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
             self.module.load_state_dict(weights)
             self.optimizer.load(tensors)
+            for part, kept in self.parts.items():
+                kept.load({name: tensors[f"part.{part}.{name}"] for name in kept.state()})
             step, self.seconds = tensors["progress"].tolist()
             self.step = int(step)
         self.folder.trim_log(self.step)

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
-from training.data.batches import Batch, batch
-from training.data.dialogues import HELD_OUT, dialogues
+from training.data.batches import Batch, batch, dealt
+from training.data.dialogues import HELD_OUT, Dialogue, dialogues
 from training.data.tokenizer import train_tokenizer
+from training.distributed.engine import Engine
+from training.distributed.group_step import Computed, GroupStep, Whole, part_of
+from training.distributed.shards import keep_own_experts, whole_tensors
+from training.distributed.team import InvalidTeam
+from training.execution import Execution
 from training.experiments.quality import score
 from training.model.longcat_flash import LongcatFlash
 from training.recipe import Recipe
-from training.stability.controller import Usage, adjust, usage_of
+from training.stability.suite import Readings, Suite, hidden_size
 from training.stage import Stage, StepReport
 
 
 @dataclass(frozen=True)
 class TrunkReport(StepReport):
-    """`right`: the share of answer tokens that were the most likely one. FFN experts per token: by layer."""
+    """`right`: the share of answer tokens that were the most likely one. FFN experts per token: by layer.
+
+    `readings` are those of the monitors, at the steps where they are due.
+    """
 
     right: float
     mean: list[float]
     std: list[float]
     busiest: list[float]
+    readings: Readings | None
 
 
 class Trunk(Stage):
@@ -34,51 +43,88 @@ class Trunk(Stage):
 
     name = "trunk"
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Recipe, execution: Execution | None = None) -> None:
         self.recipe = recipe
         self.tokenizer = train_tokenizer(recipe.seed, recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues)
-        self.model = LongcatFlash(recipe.model)
+        self.model = LongcatFlash(recipe.model, recipe.architecture)
         self.model.initialise(recipe.seed)
         identity = {name: value for name, value in asdict(recipe).items() if name != "mtp"}
-        super().__init__(path, identity, self.model, recipe.trunk)
+        execution = execution or Execution()
+        if not recipe.determinism and not execution.plain:
+            raise InvalidTeam(
+                "several ranks or threads of the trunk's stage, or a watch, need the recipe's determinism"
+            )
+        self.suite = Suite(self.model, recipe)
+        self.engine: Engine | None = None
+        if recipe.determinism:
+            execution.team.check(recipe.trunk.groups, recipe.model.n_routed_experts)
+            keep_own_experts(self.model, execution.team)
+            self.model.to(execution.team.device)
+            self.engine = Engine(self.model, execution.team, execution.threads, execution.watch)
+        super().__init__(path, identity, self.model, recipe.trunk, {"suite": self.suite}, execution)
+        self.execution.team.agree(
+            "tokenizer, recipe and step", f"{self.tokenizer.to_str()} {recipe} {self.step}".encode()
+        )
 
     def advance(self) -> TrunkReport:
-        recipe, begun = self.recipe.trunk, time.perf_counter()
-        stream = dialogues(self.recipe.seed, self.step * recipe.batch_dialogues, recipe.batch_dialogues)
-        step = batch(self.tokenizer, stream, recipe.groups)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
-        loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
-        loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
-        loss.backward()
+        begun = time.perf_counter()
+        done = self._compute() if self.engine is None else self._compute_by_groups(self.engine)
+        readings = self.suite.read(self.step, done.loss, done.hidden, self.optimizer)
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
-        usage = self._control(step, scale)
+        usage = self.suite.control(done.real_T, scale, self.step)
         self.step += 1
         self.seconds += time.perf_counter() - begun
         return TrunkReport(
             self.step,
-            loss.item(),
+            done.loss,
             scale,
             self.seconds,
-            (logits_AV.argmax(-1) == step.target_A).float().mean().item(),
+            done.right,
             [u.mean for u in usage],
             [u.std for u in usage],
             [u.busiest for u in usage],
+            readings,
         )
 
-    def _control(self, step: Batch, scale: float) -> list[Usage]:
-        mixtures, controller = self.model.mixtures(), self.recipe.controller
-        if controller is None:
-            return [usage_of(moe, step.real_T) for moe in mixtures]
-        rate = controller.bias_rate * max(scale, 0.1)
-        return [adjust(moe, step.real_T, controller.ffn_experts, rate) for moe in mixtures]
+    def _compute(self) -> Computed:
+        """Sets the gradients, of the batch as one."""
+        step = batch(self.tokenizer, self._stream(), self.recipe.trunk.groups)
+        if self._disturbed():
+            step = disturbed(step, self.recipe.model.vocab_size, self.step)
+        self.suite.begin(step.real_T)
+        part = part_of(self.model, step, Whole(step.weight_A.sum(), int(step.real_T.sum())), self._precision())
+        state_RD = part.state_TD[step.real_T]
+        (part.loss + self.suite.penalty(state_RD)).backward()
+        return Computed(part.loss.item(), part.right / len(step.target_A), step.real_T, hidden_size(state_RD))
+
+    def _compute_by_groups(self, engine: Engine) -> Computed:
+        """Does the same, by padded groups, on the threads and ranks of the execution."""
+        parts = dealt(self.tokenizer, self._stream(), self.recipe.trunk.groups)
+        if self._disturbed():
+            parts = [disturbed(part, self.recipe.model.vocab_size, self.step) for part in parts]
+        batches = [part.to(self.execution.team.device) for part in parts]
+        return GroupStep(self.suite, self._precision).compute(engine, self.model, batches)
+
+    def _stream(self) -> Iterator[Dialogue]:
+        count = self.recipe.trunk.batch_dialogues
+        return dialogues(self.recipe.seed, self.step * count, count)
+
+    def _disturbed(self) -> bool:
+        return self.recipe.disturbance is not None and self.step in self.recipe.disturbance.steps
+
+    def _precision(self) -> torch.autocast:
+        device = self.execution.team.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.trunk.bfloat16, cache_enabled=False)
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness and expert usage of the weights as they are, in the precision of training."""
-        with torch.autocast("cpu", torch.bfloat16):
+        model = self.whole_model()
+        if not self.folder.writes:
+            return ""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.trunk.bfloat16):
             held_out = list(dialogues(HELD_OUT, 0, self.recipe.trunk.check_dialogues))
-            result = score(self.model, self.tokenizer, held_out)
+            result = score(model, self.tokenizer, held_out)
         usage = [asdict(layer) for layer in result.usage]
         shares = {kind: round(result.exact[kind] / n, 3) for kind, n in sorted(result.asked.items())}
         record = {"kind": "check", "step": self.step, "exact": result.share, "by_category": shares, "usage": usage}
@@ -86,3 +132,17 @@ class Trunk(Stage):
         means = " ".join(f"{layer.mean:.2f}±{layer.std:.2f}" for layer in result.usage)
         categories = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         return f"held-out exact {result.share:.1%}, FFN experts per token {means}\n  {categories}"
+
+    def whole_model(self) -> LongcatFlash:
+        """Returns the model with all experts on the CPU; all ranks call it together."""
+        team = self.execution.team
+        if team.sharing == 1 and team.device.type == "cpu":
+            return self.model
+        whole = LongcatFlash(self.recipe.model, self.recipe.architecture)
+        whole.load_state_dict(whole_tensors(self.model.state_dict(), self.execution.team))
+        return whole
+
+
+def disturbed(step: Batch, vocabulary: int, seed: int) -> Batch:
+    rng = torch.Generator().manual_seed(seed)
+    return replace(step, target_A=torch.randint(vocabulary, step.target_A.shape, generator=rng))

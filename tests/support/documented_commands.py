@@ -7,7 +7,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "k8s/README.md", "k8s/e2e/README.md", "bench/README.md"]
-PROGRAMS = "make|caracal|python|pip|pre-commit|helm|kubectl|kind|skopeo|ctr|curl|docker|git"
+PROGRAMS = "make|caracal|python|torchrun|pip|pre-commit|helm|kubectl|kind|skopeo|ctr|curl|docker|git"
 NOT_RUN = re.compile(r"<!-- not run by CI: (\S[^>]*) -->\s*\Z")
 
 # A command that starts so is run by the smoke test of that name. The longest start that fits counts.
@@ -30,6 +30,17 @@ SMOKE = {
     "make train": "test_train_and_evaluate",
     "python -m training.mtp": "test_train_drafts_and_measure_them",
     "python -m training.mtp.acceptance": "test_train_drafts_and_measure_them",
+    "torchrun --nproc-per-node 2 -m training": "test_train_on_two_ranks",
+    "python -m training": "test_train_on_two_ranks",
+    "python -m training --watch": "test_train_on_two_ranks",
+    "python -m training.experiments.determinism": "test_experiments_about_bits",
+    "python -m training.experiments.corruption": "test_experiments_about_bits",
+    "python -m training.experiments.ulp": "test_experiments_about_bits",
+    "python -m training.experiments.compute_budget": "test_experiments_of_training",
+    "python -m training.experiments.token_kinds": "test_experiments_of_training",
+    "python -m training.experiments.architecture": "test_experiments_of_training",
+    "python -m training.experiments.stability": "test_experiments_of_training",
+    "python -m training --metrics-port": "test_train_with_monitors",
     "caracal plan": "test_plan",
     "caracal plan --calibrate": "test_calibration_and_its_validation",
     "caracal status --plan": "test_plan",

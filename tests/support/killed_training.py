@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from random import Random
 
-import torch
 from rich.console import Console
 
+from training.determinism.mode import make_deterministic
 from training.export.write import export
 from training.model.config import ModelConfig
 from training.mtp.stage import Mtp
@@ -36,7 +36,7 @@ TRUNK = TrunkRecipe(
     save_every=3,
 )
 MTP = MtpRecipe(steps=8, batch_dialogues=1, groups=1, answer_tokens=3, warmup=4, check_every=3, save_every=2)
-RECIPE = Recipe(model=ModelConfig(**SIZES), trunk=TRUNK, mtp=MTP)
+RECIPE = Recipe(model=ModelConfig(**SIZES), trunk=TRUNK, mtp=MTP, determinism=True)
 
 
 def make(folder: Path) -> None:
@@ -74,7 +74,7 @@ def attempt(folder: Path, seconds: float = math.inf) -> bool:
 
 def main() -> None:
     folder, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), Random(int(sys.argv[3]))
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    make_deterministic()  # on one thread: a forked process has none of its parent's
     make(folder / "alone")
     begun = time.perf_counter()
     attempt(folder / "timed")

@@ -1,13 +1,15 @@
-"""`python -m support.metrics_page`: docs/metrics.md, from the collectors of the three roles themselves."""
+"""`python -m support.metrics_page`: docs/metrics.md, from the collectors of the three roles and of training."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
 from support.live_metrics import registries
 
 from services.router.requests.vllm_metrics import NAMES, WithVllmNames
+from training.stability.metrics import TrainingMetrics
 
 INTRO = """# Metrics
 
@@ -23,14 +25,18 @@ as `caracal:request_failure` does.
 | metric | type | is |
 |---|---|---|
 """
-TITLES = {"router": "Router", "attention": "Attention worker", "expert": "Expert worker"}
+TITLES = {"router": "Router", "attention": "Attention worker", "expert": "Expert worker", "training": "Training"}
+
+
+def _training() -> CollectorRegistry:
+    return TrainingMetrics(CollectorRegistry()).registry
 
 
 def markdown() -> str:
     """Returns the text of docs/metrics.md."""
     parts = [INTRO]
     with tempfile.TemporaryDirectory() as folder:
-        for role, registry in registries(Path(folder)).items():
+        for role, registry in (registries(Path(folder)) | {"training": _training()}).items():
             parts.append(f"\n## {TITLES[role]}\n\n| metric | type | says |\n|---|---|---|\n")
             families = sorted(registry.collect(), key=lambda family: family.name)
             parts += [f"| `{family.name}` | {family.type} | {family.documentation} |\n" for family in families]

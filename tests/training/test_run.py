@@ -10,8 +10,8 @@ import torch
 
 from training.model.config import ModelConfig
 from training.model.moe import MoE
-from training.recipe import Recipe, TrunkRecipe
-from training.stability.controller import Usage, adjust
+from training.recipe import ControllerRecipe, Recipe, TrunkRecipe
+from training.stability.controller import Controller, Usage, usage_of
 from training.trunk import Trunk
 
 SMALL = ModelConfig(num_layers=1, hidden_size=32, ffn_hidden_size=32, expert_ffn_hidden_size=16)
@@ -48,7 +48,16 @@ def test_without_the_controller_the_bias_stays_zero(tmp_path: Path) -> None:
         assert bool(trunk.model.mixtures()[0].router.e_score_correction_bias.any()) is moved
 
 
-def test_controller_brings_a_random_router_to_the_target() -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ControllerRecipe(ffn_experts=3.0, bias_rate=0.1),
+        ControllerRecipe(ffn_experts=3.0, bias_rate=0.1, integral=0.02, derivative=0.5),
+        ControllerRecipe(ffn_experts=3.0, bias_rate=0.2, every=2),
+    ],
+    ids=["as printed", "integral and derivative", "every other step"],
+)
+def test_controller_brings_a_random_router_to_the_target(recipe: ControllerRecipe) -> None:
     torch.manual_seed(0)
     moe = MoE(ModelConfig())
     for parameter in moe.experts.parameters():
@@ -56,9 +65,11 @@ def test_controller_brings_a_random_router_to_the_target() -> None:
     x_TD = torch.randn(512, 128) + 0.5 * torch.randn(128)
     everything_T = torch.ones(512, dtype=torch.bool)
     usage: list[Usage] = []
-    for _ in range(300):
+    controller = Controller([moe], recipe)
+    for step in range(300):
         moe(x_TD)
-        usage.append(adjust(moe, everything_T, ffn_experts=3.0, rate=0.1))
+        usage.append(usage_of(moe, everything_T))
+        controller.adjust(everything_T, 1.0, step)
     assert abs(usage[0].mean - 3.0) > 0.5
     assert usage[-1].mean == pytest.approx(3.0, rel=0.02)
     assert usage[-1].busiest < 1.2 < usage[0].busiest

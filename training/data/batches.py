@@ -6,7 +6,7 @@ Legend: T tokens of all groups, A tokens of answers.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -17,6 +17,7 @@ from training.data.chat import segments
 from training.data.dialogues import Dialogue
 from training.data.tokenizer import PAD
 
+ROUNDED = 16  # lengths of groups that are computed alone: oneDNN compiles bf16 products for each new shape
 Encoded = tuple[list[int], list[bool]]  # ids, and for each whether the model has to generate it
 
 
@@ -31,6 +32,18 @@ class Batch:
     target_A: Tensor
     weight_A: Tensor  # of the loss: n tokens of an answer weigh sqrt(n), so that long tool calls do not dominate
     dialogue_A: Tensor  # index of the dialogue in the input
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch with its tensors on a device."""
+        return replace(
+            self,
+            ids_T=self.ids_T.to(device),
+            real_T=self.real_T.to(device),
+            wanted_A=self.wanted_A.to(device),
+            target_A=self.target_A.to(device),
+            weight_A=self.weight_A.to(device),
+            dialogue_A=self.dialogue_A.to(device),
+        )
 
 
 def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
@@ -53,15 +66,15 @@ class Padded:
     starts: list[int]
 
 
-def pad(rows: list[list[int]], groups: int) -> Padded:
-    """Pads the rows in `groups` groups of similar length, each to its longest."""
+def pad(rows: list[list[int]], groups: int, multiple: int = 1) -> Padded:
+    """Pads the rows in `groups` groups of similar length, each to its longest, rounded up to a multiple."""
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     size = -(-len(rows) // groups)
     ids: list[int] = []
     starts = [0] * len(rows)
     shapes = []
     for chunk in (order[i : i + size] for i in range(0, len(order), size)):
-        length = len(rows[chunk[-1]])
+        length = -(-len(rows[chunk[-1]]) // multiple) * multiple
         shapes.append((len(chunk), length))
         for number in chunk:
             starts[number] = len(ids)
@@ -74,9 +87,23 @@ def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> B
     return batch_of([encode(tokenizer, dialogue) for dialogue in dialogues], groups)
 
 
-def batch_of(encoded: list[Encoded], groups: int) -> Batch:
+def dealt(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> list[Batch]:
+    """Returns the same groups as batches of their own, those of short dialogues beside those of long ones.
+
+    So neighbours, and quarters and halves of the list, have about as many tokens; what stands at the same place in each
+    of them is of similar length.
+    """
+    encoded = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda one: len(one[0]))
+    size = -(-len(encoded) // groups)
+    parts = [batch_of(encoded[i : i + size], 1, ROUNDED) for i in range(0, len(encoded), size)]
+    half = (len(parts) + 1) // 2
+    order = [number for short in range(half) for number in dict.fromkeys((short, len(parts) - 1 - short))]
+    return [parts[number] for number in order]
+
+
+def batch_of(encoded: list[Encoded], groups: int, multiple: int = 1) -> Batch:
     """Returns the batch of encoded dialogues."""
-    padded = pad([ids for ids, _ in encoded], groups)
+    padded = pad([ids for ids, _ in encoded], groups, multiple)
     real_T = torch.zeros(len(padded.ids_T), dtype=torch.bool)
     owner: list[int] = []
     wanted: list[int] = []

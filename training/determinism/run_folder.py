@@ -14,9 +14,11 @@ from torch import Tensor
 class RunFolder:
     """`path` contains recipe.json, log.jsonl and checkpoint.safetensors; one process at a time uses it."""
 
-    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
-        """Makes the folder, or opens it. Raises ValueError when the run there has another recipe."""
-        self.path = path
+    def __init__(self, path: Path, recipe: dict[str, Any], writes: bool = True) -> None:
+        """Makes the folder, or opens it; one rank `writes`. Raises ValueError when the run there has another recipe."""
+        self.path, self.writes = path, writes
+        if not writes:
+            return
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(recipe, indent=1) + "\n"
         file = path / "recipe.json"
@@ -28,8 +30,13 @@ class RunFolder:
     def log_path(self) -> Path:
         return self.path / "log.jsonl"
 
+    def write(self, name: str, text: str) -> None:
+        """Writes a further file; it is whole or not there."""
+        _replace(self.path / name, text)
+
     def save(self, tensors: dict[str, Tensor]) -> None:
         """Replaces the checkpoint: the file is whole on the disk before it gets its name."""
+        assert self.writes
         partial = self.path / "checkpoint.partial"
         save_file(tensors, partial)
         _publish(partial, self.path / "checkpoint.safetensors")
@@ -40,12 +47,16 @@ class RunFolder:
         return load_file(file) if file.exists() else None
 
     def log(self, record: dict[str, Any]) -> None:
-        """Appends a line; a record has its `step`."""
+        """Appends a line; a record has its `step`. Only the rank that writes does."""
+        if not self.writes:
+            return
         with self.log_path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def trim_log(self, step: int) -> None:
         """Drops log lines after a step, which the run will write again, and a last one that is not whole."""
+        if not self.writes:
+            return
         text = self.log_path.read_text() if self.log_path.exists() else ""
         whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)
         _replace(self.log_path, "".join(line for line in whole if json.loads(line)["step"] <= step))

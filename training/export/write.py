@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.data.tokenizer import BOS, EOS, FRAME, PAD
 from training.export.read import MTP, read_tensors, trunk_of
-from training.model.config import ModelConfig
+from training.model.config import SERVED, ModelConfig
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.head import MtpHead
 
@@ -22,7 +22,12 @@ TEMPLATE = Path(__file__).parents[1] / "data" / "chat_template.jinja"
 
 
 def export(model: LongcatFlash, tokenizer: Tokenizer, folder: Path) -> None:
-    """Replaces the checkpoint in `folder`. Raises ValueError when a weight is not finite."""
+    """Replaces the checkpoint in `folder`.
+
+    Raises ValueError when a weight is not finite, or the model is a variant that no server computes.
+    """
+    if model.architecture != SERVED:
+        raise ValueError(f"not exported: no server computes {model.architecture}")
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(checkpoint_tensors(model), folder)
     _write_json(folder / "config.json", config_json(model.config))

@@ -6,13 +6,16 @@ W = N + U, X = R / 2, B rows, S length of a row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.model.config import ModelConfig
+from training.model.config import SERVED, Architecture, ModelConfig
 
 Groups = list[tuple[int, int]]  # (rows, length) of each run of equally long rows
+Attend = Callable[[Tensor, Tensor, Tensor, Groups], Tensor]
 LORA_EPS = 1e-6  # of the two inner norms: the reference uses its class's default there, not rms_norm_eps
 
 
@@ -35,7 +38,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: Architecture = SERVED) -> None:
         super().__init__()
         self.config = c = config
         heads, qk = c.num_attention_heads, c.qk_nope_head_dim + c.qk_rope_head_dim
@@ -46,12 +49,14 @@ class Attention(nn.Module):
         self.kv_a_layernorm = RMSNorm(c.kv_lora_rank, LORA_EPS)
         self.kv_b_proj = linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
         self.o_proj = linear(heads * c.v_head_dim, c.hidden_size)
-        self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5
-        self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5
+        aligned = architecture.attention_alignment
+        self.q_scale = (c.hidden_size / c.q_lora_rank) ** 0.5 if aligned else 1.0
+        self.kv_scale = (c.hidden_size / c.kv_lora_rank) ** 0.5 if aligned else 1.0
+        self.attend: Attend = attend
 
     def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
         """`rope_TR`: half cosines, half sines."""
-        y_TD: Tensor = self.o_proj(attend(*self.project(x_TD, rope_TR), groups))
+        y_TD: Tensor = self.o_proj(self.attend(*self.project(x_TD, rope_TR), groups))
         return y_TD
 
     def project(self, x_TD: Tensor, rope_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,9 +101,9 @@ def rope_table(config: ModelConfig, length: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def rope_of(config: ModelConfig, groups: Groups) -> Tensor:
-    """Returns the tokens' lines of the rope table, [T, R]."""
-    table_SR = rope_table(config, max(length for _, length in groups))
+def rope_of(config: ModelConfig, groups: Groups, device: torch.device | None = None) -> Tensor:
+    """Returns the tokens' lines of the rope table, [T, R]. The table is made on the CPU, so that devices agree."""
+    table_SR = rope_table(config, max(length for _, length in groups)).to(device)
     return torch.cat([table_SR[:length].repeat(rows, 1) for rows, length in groups])
 
 

@@ -37,3 +37,17 @@ class ModelConfig:
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
         """Reads a parsed config.json; ignores other fields."""
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a variant for an experiment leaves out. Only the default is exported and served."""
+
+    shortcut: bool = True  # the MoE reads what the first MLP reads; else what the second one reads, and hides nothing
+    attention_alignment: bool = True  # α_q and α_kv (report, Eq. 7); else 1
+    expert_alignment: bool = True  # γ (report, Eq. 8): `routed_scaling_factor`; else 1
+    # All matrices begin with the variance 1 / hidden_size, as the report assumes; else each with 1 / its inputs.
+    one_variance: bool = False
+
+
+SERVED = Architecture()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.model.attention import Attention, Groups, RMSNorm, linear, rope_of
-from training.model.config import ModelConfig
+from training.model.config import SERVED, Architecture, ModelConfig
 from training.model.moe import MoE
 
 
@@ -27,56 +27,72 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: Architecture) -> None:
         super().__init__()
+        self.shortcut = architecture.shortcut
         self.input_layernorm = nn.ModuleList(RMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(2))
         self.post_attention_layernorm = nn.ModuleList(
             RMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(2)
         )
-        self.self_attn = nn.ModuleList(Attention(config) for _ in range(2))
+        self.self_attn = nn.ModuleList(Attention(config, architecture) for _ in range(2))
         self.mlps = nn.ModuleList(MLP(config) for _ in range(2))
-        self.mlp = MoE(config)
+        self.mlp = MoE(config, architecture)
 
     def forward(self, x_TD: Tensor, rope_TR: Tensor, groups: Groups) -> Tensor:
         x_TD = x_TD + self.self_attn[0](self.input_layernorm[0](x_TD), rope_TR, groups)
         h_TD = self.post_attention_layernorm[0](x_TD)
-        shortcut_TD = self.mlp(h_TD)
+        if self.shortcut:
+            moe = self.mlp.start(h_TD)
         x_TD = x_TD + self.mlps[0](h_TD)
+        if self.shortcut:
+            moe.compute()
         x_TD = x_TD + self.self_attn[1](self.input_layernorm[1](x_TD), rope_TR, groups)
-        x_TD = x_TD + self.mlps[1](self.post_attention_layernorm[1](x_TD))
-        out_TD: Tensor = x_TD + shortcut_TD
+        h_TD = self.post_attention_layernorm[1](x_TD)
+        if not self.shortcut:
+            moe = self.mlp.start(h_TD)
+            moe.compute()
+        x_TD = x_TD + self.mlps[1](h_TD)
+        out_TD: Tensor = x_TD + moe.finish()
         return out_TD
 
 
 class LongcatFlash(nn.Module):
     """The whole model. Parameter names are the checkpoint's, but without `model.` and with stacked experts."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: Architecture = SERVED) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.architecture = config, architecture
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, architecture) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = linear(config.hidden_size, config.vocab_size)
 
     def initialise(self, seed: int) -> None:
-        """Initialises matrices with variance 1 / inputs, and those that write to the residual stream with zero."""
+        """Initialises matrices with variance 1 / inputs, and those that write to the residual stream with zero.
+
+        With the architecture's `one_variance`, the first have variance 1 / hidden_size.
+        """
         rng = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
                 continue
             writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_EDF", "lm_head.weight"))
-            std = 0.0 if writes else 1.0 if name.startswith("embed") else weight.shape[-1] ** -0.5
+            inputs = self.config.hidden_size if self.architecture.one_variance else weight.shape[-1]
+            std = 0.0 if writes else 1.0 if name.startswith("embed") else inputs**-0.5
             nn.init.normal_(weight, 0.0, std, generator=rng)
 
     def forward(self, ids_T: Tensor, groups: Groups, wanted_A: Tensor) -> Tensor:
         """Returns fp32 logits [A, V] of the tokens at the indices `wanted_A`."""
-        logits_AV: Tensor = self.lm_head(self.norm(self.states(ids_T, groups)[wanted_A]))
+        return self.logits(self.states(ids_T, groups)[wanted_A])
+
+    def logits(self, state_AD: Tensor) -> Tensor:
+        """Returns fp32 logits [A, V] of outputs of the last layer."""
+        logits_AV: Tensor = self.lm_head(self.norm(state_AD))
         return logits_AV.float()
 
     def states(self, ids_T: Tensor, groups: Groups) -> Tensor:
         """Returns the last layer's output [T, D], before the final norm."""
-        rope_TR = rope_of(self.config, groups)
+        rope_TR = rope_of(self.config, groups, ids_T.device)
         x_TD: Tensor = self.embed_tokens(ids_T)
         for layer in self.layers:
             x_TD = layer(x_TD, rope_TR, groups)

@@ -1,7 +1,8 @@
 """Muon for matrices, AdamW for everything else.
 
 Muon: momentum, then the nearest orthogonal matrix by five Newton-Schulz steps (Jordan et al., 2024). Matrices of equal
-shape are stacked, so that all layers and experts need one batched product.
+shape are stacked, so that all layers need one batched product; experts by groups, which are the same for any number of
+ranks that share them.
 Legend: B matrices of M rows and N columns.
 """
 
@@ -14,8 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from training.model.moe import Experts
+
 MOMENTUM = 0.95
-ADAM_EPS = 1e-16  # docs/longcat-flash.md, training: far below the gradient's size, which is small here too
 
 
 class Rates(Protocol):
@@ -31,6 +33,8 @@ class Rates(Protocol):
     def vector_rate(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
+    @property
+    def adam_epsilon(self) -> float: ...
 
 
 def orthogonal(g_BMN: Tensor) -> Tensor:
@@ -45,6 +49,11 @@ def orthogonal(g_BMN: Tensor) -> Tensor:
     return x_BMN.mT if flip else x_BMN
 
 
+def _experts_in_group(module: nn.Module) -> int:
+    found = {child.in_group for child in module.modules() if isinstance(child, Experts)}
+    return found.pop() if found else 1
+
+
 def _matrices(name: str, value: Tensor) -> Tensor:
     """Returns a parameter as a stack of matrices; gate and up of an expert are separate ones."""
     if name.endswith("gate_up_E2FD"):
@@ -57,6 +66,7 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, recipe: Rates) -> None:
         self.recipe = recipe
+        self.in_group = _experts_in_group(model)
         self.matrices: dict[str, nn.Parameter] = {}
         self.vectors: dict[str, nn.Parameter] = {}
         for name, value in model.named_parameters():
@@ -64,7 +74,7 @@ class Optimizer:
             (self.vectors if own else self.matrices)[name] = value
         self.momentum = {name: torch.zeros_like(value) for name, value in self.matrices.items()}
         self.adam = torch.optim.AdamW(
-            self.vectors.values(), lr=recipe.vector_rate, betas=(0.9, 0.98), eps=ADAM_EPS, weight_decay=0.0
+            self.vectors.values(), lr=recipe.vector_rate, betas=(0.9, 0.98), eps=recipe.adam_epsilon, weight_decay=0.0
         )
 
     def scale(self, step: int) -> float:
@@ -91,12 +101,24 @@ class Optimizer:
         for name, value in self.matrices.items():
             assert value.grad is not None
             momentum = self.momentum[name].lerp_(value.grad, 1 - MOMENTUM)
-            update_BMN = _matrices(name, value.grad.lerp(momentum, MOMENTUM))
-            shapes[update_BMN.shape[1:]].append((_matrices(name, value.data), update_BMN))
-        for (rows, columns), updates in shapes.items():
+            update = value.grad.lerp(momentum, MOMENTUM)
+            size = self.in_group if ".experts." in name else len(value)
+            for number, parts in enumerate(zip(value.data.split(size), update.split(size), strict=True)):
+                value_BMN, update_BMN = (_matrices(name, part) for part in parts)
+                shapes[number, *update_BMN.shape[1:]].append((value_BMN, update_BMN))
+        for (_, rows, columns), updates in shapes.items():
             update_BMN = orthogonal(torch.cat([update for _, update in updates])) * max(1.0, rows / columns) ** 0.5
             for (value_BMN, _), part in zip(updates, update_BMN.split([len(v) for v, _ in updates]), strict=True):
                 value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
+
+    @torch.no_grad()
+    def gradient_rms(self) -> tuple[float, float]:
+        """Returns the RMS of the gradient over all of Adam's parameters, and the least one of a whole parameter."""
+        grads = [value.grad for value in self.vectors.values() if value.grad is not None]
+        squares = [float(grad.float().square().sum()) for grad in grads]
+        sizes = [grad.numel() for grad in grads]
+        least = min(square / size for square, size in zip(squares, sizes, strict=True))
+        return (sum(squares) / sum(sizes)) ** 0.5, least**0.5
 
     def state(self) -> dict[str, Tensor]:
         """Returns every tensor needed to resume."""
@@ -112,4 +134,7 @@ class Optimizer:
             value.copy_(tensors[f"momentum.{name}"])
         for name, parameter in self.vectors.items():
             kinds = ("step", "exp_avg", "exp_avg_sq")
-            self.adam.state[parameter] = {kind: tensors[f"adam.{kind}.{name}"].clone() for kind in kinds}
+            self.adam.state[parameter] = {
+                kind: tensors[f"adam.{kind}.{name}"].clone().to("cpu" if kind == "step" else parameter.device)
+                for kind in kinds
+            }

@@ -1,16 +1,18 @@
 """The zero-expert bias controller (docs/longcat-flash.md, training) and the statistics that it uses.
 
-Legend: G gates, N FFN experts, K choices per token, T tokens.
+Legend: L layers, G gates, N FFN experts, K choices per token, T tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from training.model.moe import MoE
+from training.recipe import ControllerRecipe
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,46 @@ def usage_of(moe: MoE, real_T: Tensor) -> Usage:
     return Usage.of(moe.chosen_TK[real_T], moe.num_experts)
 
 
-@torch.no_grad()
-def adjust(moe: MoE, real_T: Tensor, ffn_experts: float, rate: float) -> Usage:
-    """Updates the selection bias of one layer after a step; zero experts' entries stay zero.
+class Controller:
+    """Moves the selection biases of all layers; zero experts' entries stay zero.
 
-    bias_i += rate * (K_e/K * 1/N - T_i/(K * T)) for each FFN expert i.
+    With the error e_i = K_e/K * 1/N - T_i/(K * T) of FFN expert i, per adjustment:
+    bias_i += rate * (e_i + integral * sum of all e_i so far + derivative * (e_i - the one before)).
+    The report's rule (Eq. 2) is the first term.
     """
-    assert moe.chosen_TK is not None
-    chosen_TK = moe.chosen_TK[real_T]
-    tokens, choices = chosen_TK.shape
-    experts = moe.num_experts
-    load_N = chosen_TK.flatten().bincount(minlength=experts)[:experts].float() / (choices * tokens)
-    moe.router.e_score_correction_bias[:experts] += rate * (ffn_experts / choices / experts - load_N)
-    return usage_of(moe, real_T)
+
+    def __init__(self, mixtures: Sequence[MoE], recipe: ControllerRecipe) -> None:
+        self.mixtures, self.recipe = mixtures, recipe
+        shape = (len(mixtures), mixtures[0].num_experts)
+        self.count_LN, self.sum_LN, self.last_LN = (torch.zeros(shape) for _ in range(3))
+        self.choices = torch.zeros((), dtype=torch.int64)  # counted since the last adjustment
+
+    @torch.no_grad()
+    def adjust(self, real_T: Tensor, scale: float, step: int) -> None:
+        """Counts the last forward pass of step `step`, and adjusts where it is due. `scale`: of the learning rates."""
+        for layer, moe in enumerate(self.mixtures):
+            assert moe.chosen_TK is not None
+            chosen_TK = moe.chosen_TK[real_T]
+            self.count_LN[layer] += chosen_TK.flatten().bincount(minlength=moe.num_experts)[: moe.num_experts]
+        self.choices += chosen_TK.numel()
+        if (step + 1) % self.recipe.every:
+            return
+        recipe, (_, experts) = self.recipe, self.count_LN.shape
+        error_LN = recipe.ffn_experts / chosen_TK.shape[1] / experts - self.count_LN / self.choices
+        self.sum_LN += error_LN
+        move_LN = error_LN + recipe.integral * self.sum_LN + recipe.derivative * (error_LN - self.last_LN)
+        self.last_LN.copy_(error_LN)
+        self.count_LN.zero_()
+        self.choices.zero_()
+        rate = recipe.bias_rate * max(scale, recipe.decay_floor)
+        for moe, move_N in zip(self.mixtures, move_LN, strict=True):
+            moe.router.e_score_correction_bias[:experts] += rate * move_N
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns every tensor needed to resume; the biases are the model's."""
+        return {"count": self.count_LN, "sum": self.sum_LN, "last": self.last_LN, "choices": self.choices}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restores the tensors that `state` returned."""
+        for name, value in self.state().items():
+            value.copy_(tensors[name])

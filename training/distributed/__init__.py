@@ -1,0 +1,1 @@
+"""Data and expert parallelism whose bits do not depend on the number of ranks."""
