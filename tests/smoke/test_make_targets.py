@@ -103,7 +103,7 @@ def test_experiments_of_training(shell: Shell) -> None:
     folder = shell.folder / "build" / "experiments"
     for name, seeds in (("compute_budget", ()), ("architecture", ("--seeds", "1")), ("stability", ("--seeds", "1"))):
         few = ("--steps", "3", *seeds, "--run", str(folder / name), "--docs", str(folder))
-        assert "held-out loss" in shell.run("python", "-m", f"training.experiments.{name}", *few)
+        assert "held-out" in shell.run("python", "-m", f"training.experiments.{name}", *few)
         page = name.replace("_", "-")
         assert json.loads((folder / f"{page}.json").read_text())["size"]["steps"] == 3
         assert (folder / f"{page}.png").exists()

@@ -65,7 +65,7 @@ def draw(results: Results, out: str) -> None:
         axis.set(title=variant, ylim=(0, 6))
         axis.legend(fontsize="small")
     figure.supxlabel("step")
-    figure.supylabel("FFN experts per token: mean of the batch, band ± one standard deviation over its tokens")
+    figure.supylabel("FFN experts per token; band: ± one std over tokens")
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

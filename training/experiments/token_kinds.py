@@ -10,6 +10,7 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
@@ -106,7 +107,7 @@ def experts_by_kind(model: LongcatFlash, tokenizer: Tokenizer, played: list[Dial
     return {kind: torch.cat(numbers, 1).float() for kind, numbers in parts.items()}
 
 
-def draw(result: dict[str, dict[str, list[float]]], out: Path) -> None:
+def draw(result: dict[str, dict[str, Any]], out: Path) -> None:
     names = sorted(result, key=lambda kind: sum(result[kind]["mean"]))
     layers = len(result[names[0]]["mean"])
     figure, axes = plt.subplots(1, layers, figsize=(3 + 3 * layers, 4.5), sharey=True, layout="constrained")
@@ -129,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, tokenizer = load_exported(given.model)
     numbers = experts_by_kind(model, tokenizer, list(dialogues(given.seed, 0, given.dialogues)))
-    result = {
+    result: dict[str, dict[str, Any]] = {
         kind: {
             "tokens": number_LT.shape[1],
             "mean": number_LT.mean(1).tolist(),

@@ -21,7 +21,7 @@ class Usage:
 
     mean: float
     std: float
-    busiest: float  # tokens of the most used FFN expert, relative to an even split
+    busiest: float  # tokens of the most used FFN expert, relative to an even split; 0 where none is used
     histogram: list[int]  # tokens by number of FFN experts, 0..K
 
     @classmethod
@@ -31,7 +31,7 @@ class Usage:
         return cls(
             number_T.float().mean().item(),
             number_T.float().std().item(),
-            (loads_N.max() / loads_N.mean()).item(),
+            (loads_N.max() / loads_N.mean().clamp(min=1e-9)).item(),
             number_T.bincount(minlength=chosen_TK.shape[1] + 1).tolist(),
         )
 
