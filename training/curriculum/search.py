@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from training.curriculum.built_in import MIXTURES
 from training.curriculum.proxies import Proxy
 from training.curriculum.search_plot import draw
-from training.curriculum.stages import MIXTURES
 from training.data.corpus import KINDS, Mixture
 
 Losses = dict[str, float]  # of held-out answers, nats per token, by kind
@@ -133,8 +133,8 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=ROOT / "training" / "runs" / "mixtures", help="folder of the proxies"
     )
-    parser.add_argument("--proxies", type=int, default=16, help="small models, one for each mixture")
-    parser.add_argument("--tokens", type=int, default=400_000, help="that each learns from")
+    parser.add_argument("--proxies", type=int, default=12, help="small models, one for each mixture")
+    parser.add_argument("--tokens", type=int, default=300_000, help="that each learns from")
     parser.add_argument("--ridge", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

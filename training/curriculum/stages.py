@@ -6,16 +6,12 @@ Learning rates are those of the planned steps, so what an early end leaves out i
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import accumulate
-from pathlib import Path
 
 from training.data.corpus import Mixture, Source
 
 EVERYTHING = Source()  # what tokenizers are trained on, so that those of all mixtures are one
-MIXTURES = Path(__file__).parent / "mixtures.json"  # what `python -m training.curriculum.search` has chosen
 
 
 @dataclass(frozen=True)
@@ -35,13 +31,6 @@ class DataStage:
 
     def left_at(self, share: float) -> bool:
         return share >= self.exact
-
-
-@cache
-def chosen_mixtures() -> dict[str, Mixture]:
-    """Returns the mixtures that the search has chosen, by stage."""
-    raw: dict[str, dict[str, float]] = json.loads(MIXTURES.read_text(encoding="utf-8"))
-    return {name: Mixture.of(shares) for name, shares in raw.items()}
 
 
 @dataclass(frozen=True)
@@ -69,16 +58,3 @@ class CurriculumRecipe:
         return CurriculumRecipe(
             tuple(replace(stage, steps=count) for stage, count in zip(self.stages, counts, strict=True))
         )
-
-
-def curriculum() -> CurriculumRecipe:
-    """Returns the stages of the built-in model. Theta rises with the length of dialogues."""
-    mixtures = chosen_mixtures()
-    return CurriculumRecipe(
-        (
-            DataStage("pre-training", 1000, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
-            DataStage("mid-training", 1200, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
-            DataStage("context extension", 300, mixtures["context extension"], 0.25, 0.98, 50_000.0),
-            DataStage("post-training", 900, mixtures["post-training"], 0.1, 1.01, 50_000.0),
-        )
-    )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from random import Random
 from zlib import crc32
 
-
 SALT = 869  # chosen so that every list below and those of the tasks have words in both halves
 
 
