@@ -96,6 +96,11 @@ def show(results: dict[str, dict[str, Any]], console: Console) -> None:
         console.print(f"{name}: episodes ended {result['endings']}", markup=False)
 
 
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what decides a result beside the endpoint."""
+    return {key: getattr(arguments, key) for key in ("tasks", "trials", "temperature", "seed")}
+
+
 def bench(url: str, maker: Cast, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Returns the result of one endpoint. Raises EndpointError."""
     endpoint, begun = Endpoint.open(url), time.perf_counter()
@@ -114,7 +119,7 @@ def bench(url: str, maker: Cast, arguments: argparse.Namespace, console: Console
     return {
         "model": endpoint.model,
         **summary(tried),
-        "settings": {key: getattr(arguments, key) for key in ("tasks", "trials", "temperature", "seed")},
+        "settings": settings(arguments),
         "seconds": round(time.perf_counter() - begun, 1),
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from training.agentic.bench import bench
+from training.agentic.bench import bench, settings
 from training.agentic.casting import Cast
 from training.agentic.endpoint import Endpoint
 from training.agentic.refine import Refine
@@ -75,7 +75,8 @@ class Rounds:
         kept, total = folder / "bench.json", self.recipe.tasks * self.recipe.samples
         if kept.exists() and (file is None or (file.exists() and counts(file)["rollouts"] == total)):
             found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-            return found
+            if found["settings"] == settings(measured):
+                return found
         with serving(model) as url:
             if file is not None:
                 with Progress(console=console) as progress:

@@ -47,6 +47,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where results and plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, help="of the trunk; this and the following: fewer only to try it out")
+    parser.add_argument("--rounds", type=int, default=AgenticRecipe.rounds, help="of roll-outs")
     parser.add_argument("--train-tasks", type=int, default=AgenticRecipe.tasks, help="of a round of roll-outs")
     parser.add_argument("--samples", type=int, default=AgenticRecipe.samples, help="roll-outs of such a task")
     parser.add_argument("--agentic-steps", type=int, default=AgenticRecipe.steps, help="of a round")
@@ -61,7 +62,9 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
     stages = curriculum()
     if arguments.steps is not None:
         stages = stages.shortened(arguments.steps)
-    agentic = AgenticRecipe(tasks=arguments.train_tasks, samples=arguments.samples, steps=arguments.agentic_steps)
+    agentic = AgenticRecipe(
+        rounds=arguments.rounds, tasks=arguments.train_tasks, samples=arguments.samples, steps=arguments.agentic_steps
+    )
     return recipe_of(arguments.seed, stages, agentic, MtpRecipe(steps=arguments.mtp_steps))
 
 

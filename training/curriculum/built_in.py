@@ -25,10 +25,10 @@ def curriculum() -> CurriculumRecipe:
     mixtures = chosen_mixtures()
     return CurriculumRecipe(
         (
-            DataStage("pre-training", 1000, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
-            DataStage("mid-training", 1200, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
-            DataStage("context extension", 300, mixtures["context extension"], 0.25, 0.98, 50_000.0),
-            DataStage("post-training", 900, mixtures["post-training"], 0.1, 1.01, 50_000.0),
+            DataStage("pre-training", 900, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
+            DataStage("mid-training", 700, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
+            DataStage("context extension", 200, mixtures["context extension"], 0.25, 0.98, 50_000.0),
+            DataStage("post-training", 600, mixtures["post-training"], 0.1, 1.01, 50_000.0),
         )
     )
 
