@@ -12,7 +12,10 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class ChatEndpoint(ThreadingHTTPServer):
-    """A context manager. `answer` takes the body of a request and returns an assistant message."""
+    """A context manager. `answer` takes the body of a request and returns an assistant message.
+
+    Where it raises ValueError the request is a bad one, where RuntimeError the server is not ready.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -50,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, {"choices": [{"message": self.server.answer(body)}]})
         except ValueError as error:
             self._send(400, {"error": {"message": str(error)}})
+        except RuntimeError as error:
+            self._send(503, {"error": {"message": str(error)}})
 
     def log_message(self, *_: object) -> None:
         return

@@ -17,7 +17,7 @@ from training.agentic.bench import held_out_tasks, measure, summary
 from training.agentic.casting import Cast, cast, parse_roles
 from training.agentic.demonstrations import Solver, program_task, shown, solution
 from training.agentic.difficulty import Difficulty
-from training.agentic.endpoint import KEY, Endpoint, EndpointAgent, EndpointError
+from training.agentic.endpoint import KEY, Endpoint, EndpointAgent, EndpointError, EndpointUnavailable
 from training.agentic.endpoint_roles import BE_CHECKER, BE_ENVIRONMENT, BE_USER, DESIGN_TOOLS, INVENT_DOMAIN, TRIES
 from training.agentic.environment import Environment
 from training.agentic.episode import play
@@ -64,6 +64,7 @@ def test_the_benchmark_counts_end_states() -> None:
     assert set(result["by_axis"]) == {"information", "tools", "interaction", "words"}
 
 
+@pytest.mark.processes
 def test_the_benchmarks_command_writes_what_it_shows(tmp_path: Path) -> None:
     tasks = held_out_tasks(Cast(), SEED, 4)
     out = tmp_path / "bench.json"
@@ -89,6 +90,25 @@ def test_a_failing_endpoint_ends_the_episode_with_its_words() -> None:
     assert "too long" in episode.ending
     with pytest.raises(EndpointError, match="127"):
         Endpoint.open(server.url)
+
+
+def test_a_server_that_is_not_ready_is_asked_again_and_is_no_verdict() -> None:
+    task, asked = program_task("later", Difficulty(), SEEN), [0]
+
+    def later(body: Body) -> Body:
+        asked[0] += 1
+        if asked[0] < 3:
+            raise RuntimeError("not yet")
+        return Solver(task).reply(body["messages"], ())
+
+    with ChatEndpoint(later) as server:
+        assert play(task, EndpointAgent(Endpoint.open(server.url), "a", 0.0, 8)).success
+        asked[0] = -100
+        impatient = Endpoint.open(server.url, patience_s=0.0)
+        with pytest.raises(EndpointUnavailable, match=r"503: .*not yet"):
+            play(task, EndpointAgent(impatient, "a", 0.0, 8))
+    with pytest.raises(EndpointUnavailable):
+        impatient.chat([])
 
 
 def test_a_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

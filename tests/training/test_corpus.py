@@ -50,11 +50,12 @@ def test_training_shows_no_unseen_word_and_evaluation_no_seen_one() -> None:
     source = Source(mixture=Mixture.of({"memory": 1, "tools": 1, "agent": 1}), long_share=0.1)
     shown = words_of(list(source.dialogues(1, 0, 1500)))
     novel = words_of(list(Source(source.mixture, novelty=UNSEEN_WORDS).dialogues(HELD_OUT + 1, 0, 400)))
+    in_notes = {word for note in vocabulary.NOTES for word in note.split()}  # they are split as wholes
     for name in COPIED:
         held_back = {word for word in LISTS[name] if unseen(word)}
         assert not shown & held_back, name
         assert novel & held_back, name
-        assert not novel & ({word for word in LISTS[name] if not unseen(word)} - {"garden", "car"}), name
+        assert not novel & ({word for word in LISTS[name] if not unseen(word)} - in_notes), name
 
 
 def test_training_shows_no_unseen_form() -> None:
