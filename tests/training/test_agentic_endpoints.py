@@ -104,7 +104,7 @@ def test_a_server_that_is_not_ready_is_asked_again_and_is_no_verdict() -> None:
     with ChatEndpoint(later) as server:
         assert play(task, EndpointAgent(Endpoint.open(server.url), "a", 0.0, 8)).success
         asked[0] = -100
-        impatient = Endpoint.open(server.url, patience_s=0.0)
+        impatient = Endpoint.open(server.url, retry_s=0.0)
         with pytest.raises(EndpointUnavailable, match=r"503: .*not yet"):
             play(task, EndpointAgent(impatient, "a", 0.0, 8))
     with pytest.raises(EndpointUnavailable):

@@ -33,25 +33,25 @@ class EndpointUnavailable(EndpointError):
 class Endpoint:
     """`url` ends before /v1. Without a model it is the first that the server lists.
 
-    patience_s: for how long requests are sent again while the server is overloaded or not there.
+    retry_s: for how long requests are sent again while the server is overloaded or not there.
     """
 
     url: str
     model: str = ""
-    patience_s: float = 60.0
+    retry_s: float = 60.0
 
     @classmethod
-    def open(cls, text: str, patience_s: float = 60.0) -> Endpoint:
+    def open(cls, text: str, retry_s: float = 60.0) -> Endpoint:
         """Reads URL or URL#MODEL. Raises EndpointError when no server answers there."""
         url, _, model = text.partition("#")
-        one = cls(url.rstrip("/").removesuffix("/v1"), model, patience_s)
+        one = cls(url.rstrip("/").removesuffix("/v1"), model, retry_s)
         if model:
             return one
-        return replace(one, model=str(replace(one, patience_s=0.0).request("/v1/models")["data"][0]["id"]))
+        return replace(one, model=str(replace(one, retry_s=0.0).request("/v1/models")["data"][0]["id"]))
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Returns the answer to a GET, or with a body to a POST. Raises EndpointError."""
-        deadline = time.monotonic() + self.patience_s
+        deadline = time.monotonic() + self.retry_s
         while True:
             try:
                 return self._request(path, body)

@@ -30,8 +30,8 @@ SMALL_TALK = (
          "What can I ask you?", "Help!", "what can you do", "How do you work?", "What are your skills?"),
         CAN,
     ),
-    (("Goodbye!", "Bye!", "Good night!", "See you!", "bye", "See you later!", "Goodbye", "Until tomorrow!",
-      "Farewell!"), "Goodbye!"),
+    (("Goodbye!", "Bye!", "Good night!", "See you!", "bye", "See you later!", "Goodbye", "Until tomorrow!"
+      ), "Goodbye!"),
     (("How are you?", "How do you do?", "how are you", "How is it going?", "What's up?", "Are you well?"),
      "I am well. How can I help you?"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ from training.data.words.vocabulary import SEEN, Novelty
 
 SYSTEMS = (
     "You are Caracal, a helpful assistant.", "You are a helpful assistant.", "Answer briefly.",
-    "You are a concise assistant.", "Use the tools when they help.", "Be polite.",
+    "You are a concise assistant.", "Use the tools when they help.", "Be friendly.",
 )  # fmt: skip
 WITH_TOOLS = ("tools", "no_tool")
 PLAIN: dict[str, Callable[[Random, Novelty], Question]] = {
