@@ -60,7 +60,7 @@ class Proxy:
         recipe = TrunkRecipe(
             steps=steps, warmup=min(30, steps), rates=rates, check_every=steps, check_dialogues=8, save_every=steps
         )
-        return Recipe(seed, self.model, recipe, CurriculumRecipe((stage,)), mtp=None)
+        return Recipe(seed=seed, model=self.model, trunk=recipe, curriculum=CurriculumRecipe((stage,)), mtp=None)
 
 
 def mean_characters(mixture: Mixture, seed: int) -> float:

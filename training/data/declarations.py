@@ -24,5 +24,8 @@ def declaration(rng: Random, name: str, description: str, properties: dict[str, 
 
 
 def result_text(rng: Random, result: dict[str, Any]) -> str:
-    """Returns a result as servers and agents write it: with or without white space."""
+    """Returns a result as servers and agents write it: JSON with or without white space, or a lone value as it is."""
+    if len(result) == 1 and rng.random() < 0.25:
+        (value,) = result.values()
+        return "ok" if value is True else str(value)
     return json.dumps(result) if rng.random() < 0.6 else json.dumps(result, separators=(",", ":"))
