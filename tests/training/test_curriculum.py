@@ -21,7 +21,16 @@ from training.trunk import Trunk
 
 SMALL = ModelConfig(num_layers=1, hidden_size=32, ffn_hidden_size=32, expert_ffn_hidden_size=16)
 EASY = Mixture.of({"arithmetic": 1})
-TRIED = TrunkRecipe(steps=6, batch_dialogues=2, groups=2, warmup=2, check_every=1, check_dialogues=2, save_every=1)
+TRIED = TrunkRecipe(
+    tokenizer_dialogues=100,
+    steps=6,
+    batch_dialogues=2,
+    groups=2,
+    warmup=2,
+    check_every=1,
+    check_dialogues=2,
+    save_every=1,
+)
 RESULT = Path(__file__).parents[2] / "docs" / "training" / "mixtures.json"
 
 

@@ -15,13 +15,14 @@ from training.agentic.endpoint import Endpoint
 from training.agentic.refine import Refine
 from training.agentic.sampling import accepted, counts, line_of, sample_tasks
 from training.agentic.serving import serving
-from training.data.corpus import Source
+from training.data.corpus import Mixture, Source
 from training.data.words.vocabulary import SEEN
 from training.export.read import load_exported
 from training.recipe import AgenticRecipe
 
 MODEL = Path(__file__).parents[2] / "models" / "caracal-tiny"
-RECIPE = AgenticRecipe(tasks=3, samples=2, steps=2, batch_dialogues=4, groups=2, warmup=1, reply_tokens=48)
+SHORT = Source(Mixture.of({"arithmetic": 1}))
+RECIPE = AgenticRecipe(tasks=3, samples=2, steps=2, batch_dialogues=2, groups=2, warmup=1, reply_tokens=48)
 
 
 def write_rollouts(file: Path) -> None:
@@ -43,12 +44,12 @@ def test_a_stage_on_rollouts_resumes_with_the_same_bits(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     file = tmp_path / "rollouts.jsonl"
     write_rollouts(file)
-    whole = Refine(tmp_path / "whole", MODEL, file, Source(), 1, RECIPE)
+    whole = Refine(tmp_path / "whole", MODEL, file, SHORT, 1, RECIPE)
     reports = [whole.advance(), whole.advance()]
-    first = Refine(tmp_path / "halves", MODEL, file, Source(), 1, RECIPE)
+    first = Refine(tmp_path / "halves", MODEL, file, SHORT, 1, RECIPE)
     first.advance()
     first.save()
-    second = Refine(tmp_path / "halves", MODEL, file, Source(), 1, RECIPE)
+    second = Refine(tmp_path / "halves", MODEL, file, SHORT, 1, RECIPE)
     assert second.advance().loss == reports[1].loss
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
@@ -56,10 +57,10 @@ def test_a_stage_on_rollouts_resumes_with_the_same_bits(tmp_path: Path) -> None:
     trained, before = load_exported(tmp_path / "model")[0], load_exported(MODEL)[0]
     assert not torch.equal(trained.lm_head.weight, before.lm_head.weight)
     with pytest.raises(ValueError, match=r"recipe\.json"):
-        Refine(tmp_path / "whole", MODEL, file, Source(), 2, RECIPE)
+        Refine(tmp_path / "whole", MODEL, file, SHORT, 2, RECIPE)
     file.write_text("")
     with pytest.raises(ValueError, match="no roll-out succeeded"):
-        Refine(tmp_path / "none", MODEL, file, Source(), 1, RECIPE)
+        Refine(tmp_path / "none", MODEL, file, SHORT, 1, RECIPE)
 
 
 @pytest.mark.processes

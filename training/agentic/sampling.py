@@ -59,7 +59,7 @@ def sample_tasks(
     every = [(number, sample) for number in range(recipe.tasks) for sample in range(recipe.samples)]
     left = every[have:]
     with ThreadPoolExecutor(parallel) as pool, file.open("a", encoding="utf-8") as out:
-        lines = pool.map(lambda one: roll_out(endpoint, maker, prefix, *one, recipe), left)
+        lines = pool.map(lambda one: roll_out(endpoint, maker, prefix, one[0], one[1], recipe), left)
         for count, line in enumerate(lines, have + 1):
             out.write(json.dumps(line) + "\n")
             out.flush()

@@ -53,19 +53,23 @@ def said(rng: Random, scenario: Scenario, difficulty: Difficulty, novelty: Novel
         "noun": domain.noun,
         "value": goal.value if source is None else f"that of {reference(domain, source, goal.source_by_finder)}",
     }
-    change = ("Set the {field} to {value}.", "Change the {field} to {value}.", "Make the {field} {value}.")
-    forms: tuple[tuple[str, ...], ...] = (tuple(form.replace("{field}", "{field} of {record}") for form in change),)
-    if source is not None:
-        change = change[:2]  # "make it that of ..." is no English
-        forms = (forms[0][:2],)
-    if difficulty.interaction == 1:
+    first, *later = _forms(difficulty.interaction, source is not None)
+    return (ask(rng, first, novelty.forms, **values), *(rng.choice(form).format(**values) for form in later))
+
+
+def _forms(interaction: int, from_record: bool) -> list[tuple[str, ...]]:
+    """Returns the forms of each message. "Make the colour that of lamp 7" is no English, so it is left out there."""
+    change = ["Set the {field}{record} to {value}.", "Change the {field}{record} to {value}."]
+    if not from_record:
+        change.append("Make the {field}{record} {value}.")
+    if interaction == 0:
+        return [tuple(form.replace("{record}", " of {record}") for form in change)]
+    if interaction == 1:
         opening = ("I want to change the {field} of {record}.", "The {field} of {record} is wrong.")
-        forms = (opening, ("Set it to {value}.", "Change it to {value}.", "To {value}."))
-    elif difficulty.interaction == 2:
-        opening = ("I want to change a {noun}.", "One {noun} needs a change.", "Can you change a {noun} for me?")
-        forms = (opening, ("I mean {record}.", "It is {record}.", "Take {record}."), change)
-    first, *later = (ask(rng, form, novelty.forms, **values) for form in forms[:1]), *forms[1:]
-    return (*first, *(rng.choice(form).format(**values) for form in later))
+        return [opening, ("Set it to {value}.", "Change it to {value}.", "To {value}.")]
+    opening = ("I want to change a {noun}.", "One {noun} needs a change.", "Can you change a {noun} for me?")
+    which = ("I mean {record}.", "It is {record}.", "Take {record}.")
+    return [opening, which, tuple(form.replace("{record}", "") for form in change)]
 
 
 def make_task(
