@@ -25,6 +25,7 @@ SMALL = ModelConfig(
     hidden_size=64, num_layers=1, q_lora_rank=32, kv_lora_rank=16, ffn_hidden_size=128, expert_ffn_hidden_size=32
 )
 CHARACTERS = 3.0  # of a token, about: the number of steps is part of the recipe, which is there before its tokenizer
+BATCH = 8  # dialogues: many small steps, because most of a small model's are spent on beginning
 SAMPLE = 128  # dialogues by which the length of a mixture's is estimated
 HELD_OUT_DIALOGUES = 48  # of each kind
 
@@ -53,14 +54,19 @@ class Proxy:
         return found
 
     def _recipe(self, mixture: Mixture, seed: int) -> Recipe:
-        trunk = TrunkRecipe(steps=1)
-        steps = max(2, round(self.tokens / (trunk.batch_dialogues * mean_characters(mixture, seed) / CHARACTERS)))
-        rates = ((0, 1.0), (steps // 2, 1.0), (steps, 0.1))
-        stage = DataStage("proxy", steps, mixture, 0.0, 2.0, self.model.rope_theta)
-        recipe = TrunkRecipe(
-            steps=steps, warmup=min(30, steps), rates=rates, check_every=steps, check_dialogues=8, save_every=steps
+        steps = max(2, round(self.tokens / (BATCH * mean_characters(mixture, seed) / CHARACTERS)))
+        trunk = TrunkRecipe(
+            steps=steps,
+            batch_dialogues=BATCH,
+            groups=4,
+            warmup=max(1, steps // 10),
+            rates=((0, 1.0), (steps // 2, 1.0), (steps, 0.1)),
+            check_every=steps,
+            check_dialogues=8,
+            save_every=steps,
         )
-        return Recipe(seed=seed, model=self.model, trunk=recipe, curriculum=CurriculumRecipe((stage,)), mtp=None)
+        stage = DataStage("proxy", steps, mixture, 0.0, 2.0, self.model.rope_theta)
+        return Recipe(seed=seed, model=self.model, trunk=trunk, curriculum=CurriculumRecipe((stage,)), mtp=None)
 
 
 def mean_characters(mixture: Mixture, seed: int) -> float:
