@@ -27,7 +27,7 @@ SMALL = ModelConfig(
 CHARACTERS = 3.0  # of a token, about: the number of steps is part of the recipe, which is there before its tokenizer
 BATCH = 8  # dialogues: many small steps, because most of a small model's are spent on beginning
 SAMPLE = 128  # dialogues by which the length of a mixture's is estimated
-HELD_OUT_DIALOGUES = 48  # of each kind
+HELD_OUT_DIALOGUES = 24  # of each kind
 
 
 @dataclass(frozen=True)
