@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -15,14 +16,19 @@ MIXTURES = Path(__file__).parent / "mixtures.json"  # what `python -m training.c
 
 @cache
 def chosen_mixtures() -> dict[str, Mixture]:
-    """Returns the mixtures that the search has chosen, by stage."""
+    """Returns the mixtures that the search has chosen, by stage: none before it has."""
+    if not MIXTURES.exists():
+        return {}
     raw: dict[str, dict[str, float]] = json.loads(MIXTURES.read_text(encoding="utf-8"))
     return {name: Mixture.of(shares) for name, shares in raw.items()}
 
 
 def curriculum() -> CurriculumRecipe:
-    """Returns the stages of the built-in model. Theta rises with the length of dialogues."""
-    mixtures = chosen_mixtures()
+    """Returns the stages of the built-in model. Theta rises with the length of dialogues.
+
+    Mixtures are even as long as no search has been run.
+    """
+    mixtures = defaultdict(Mixture, chosen_mixtures())
     return CurriculumRecipe(
         (
             DataStage("pre-training", 900, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
