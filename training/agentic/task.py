@@ -65,8 +65,10 @@ def _forms(interaction: int, from_record: bool) -> list[tuple[str, ...]]:
     if interaction == 0:
         return [tuple(form.replace("{record}", " of {record}") for form in change)]
     if interaction == 1:
-        opening = ("I want to change the {field} of {record}.", "The {field} of {record} is wrong.")
-        return [opening, ("Set it to {value}.", "Change it to {value}.", "To {value}.")]
+        return [
+            ("I want to change the {field} of {record}.", "The {field} of {record} is wrong."),
+            ("Set it to {value}.", "Change it to {value}.", "To {value}."),
+        ]
     opening = ("I want to change a {noun}.", "One {noun} needs a change.", "Can you change a {noun} for me?")
     which = ("I mean {record}.", "It is {record}.", "Take {record}.")
     return [opening, which, tuple(form.replace("{record}", "") for form in change)]
