@@ -63,12 +63,12 @@ class AgenticRecipe:
     """
 
     rounds: int = 2
-    tasks: int = 360  # of a round
+    tasks: int = 240  # of a round
     samples: int = 4  # roll-outs of a task
     temperature: float = 1.0
     reply_tokens: int = 96
     steps: int = 120  # of a round
-    batch_dialogues: int = 32
+    batch_dialogues: int = 16
     replay: float = 0.5  # share of a batch from the curriculum's last stage, so that nothing else is forgotten
     groups: int = 8
     warmup: int = 10

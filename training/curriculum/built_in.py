@@ -43,7 +43,7 @@ def trunk_recipe(stages: CurriculumRecipe) -> TrunkRecipe:
     """Returns the recipe of a trunk in these stages: rates stay until the last one, in which they fall to zero."""
     begin = stages.steps - stages.stages[-1].steps
     rates = ((0, 1.0), (begin, 1.0), (stages.steps, 0.0))
-    return TrunkRecipe(steps=stages.steps, rates=rates, check_every=100, check_dialogues=60)
+    return TrunkRecipe(steps=stages.steps, batch_dialogues=20, rates=rates, check_every=100, check_dialogues=60)
 
 
 def recipe_of(seed: int, stages: CurriculumRecipe, agentic: AgenticRecipe, mtp: MtpRecipe) -> Recipe:
