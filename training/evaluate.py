@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from training.data.dialogues import HELD_OUT, Dialogue, dialogues
+from training.data.dialogues import HELD_OUT, Dialogue
+from training.data.held_out import add_data_options, held_out_dialogues
 from training.experiments.quality import score
 from training.experiments.replay import Verdict, replay, served_model
 from training.export.read import load_exported
@@ -81,19 +82,25 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--dialogues", type=int, default=200)
     parser.add_argument("--seed", type=int, default=HELD_OUT + 1, help="one that training never uses")
+    add_data_options(parser)
     parser.add_argument("--parallel", type=int, default=8, help="dialogues in flight")
     parser.add_argument("--offline", action="store_true", help="no server: the training model in bf16")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "caracal-tiny", help="for --offline")
     parser.add_argument("--out", type=Path, help="default: bench/results/builtin-model.json, none when offline")
     arguments = parser.parse_args()
     console = Console()
-    played = list(dialogues(arguments.seed, 0, arguments.dialogues))
+    try:
+        stream = held_out_dialogues(arguments.data, arguments.words)
+    except ValueError as error:
+        parser.error(str(error))
+    played = list(stream(arguments.seed, 0, arguments.dialogues))
     begun = time.perf_counter()
     if arguments.offline:
         torch.set_num_threads(1)
         result = offline(arguments.model, played)
     else:
         result = online(arguments.url.rstrip("/"), played, arguments.parallel, console)
+    result |= {"data": arguments.data, "words": arguments.words}
     result |= {"dialogues": len(played), "seed": arguments.seed, "seconds": round(time.perf_counter() - begun, 1)}
     result["date"] = datetime.now(UTC).date().isoformat()
     show(result, console)

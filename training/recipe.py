@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from training.curriculum.stages import CurriculumRecipe
 from training.model.config import SERVED, Architecture, ModelConfig
 
 
@@ -95,6 +96,31 @@ class MtpRecipe:
 
 
 @dataclass(frozen=True)
+class AgenticRecipe:
+    """Rejection-sampling fine-tuning: roll-outs of tasks through a cluster, of which those that succeed are learned.
+
+    Left out, the model is the trunk's.
+    """
+
+    rounds: int = 2
+    tasks: int = 240  # of a round
+    samples: int = 4  # roll-outs of a task
+    temperature: float = 1.0
+    reply_tokens: int = 96
+    steps: int = 120  # of a round
+    batch_dialogues: int = 16
+    replay: float = 0.5  # share of a batch from the curriculum's last stage, so that nothing else is forgotten
+    groups: int = 8
+    warmup: int = 10
+    rates: tuple[tuple[int, float], ...] = ((0, 1.0), (40, 1.0), (120, 0.0))
+    matrix_rate: float = 0.004
+    vector_rate: float = 0.001
+    weight_decay: float = 0.0
+    check_every: int = 60
+    save_every: int = 30
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the model. The seed determines tokenizer, initial weights and every batch.
 
@@ -106,6 +132,8 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     trunk: TrunkRecipe = TrunkRecipe()
     architecture: Architecture = SERVED
+    curriculum: CurriculumRecipe | None = None  # None: the small dialogues of training/data/dialogues, in one stage
+    agentic: AgenticRecipe | None = None
     controller: ControllerRecipe | None = ControllerRecipe()
     balance: BalanceRecipe | None = BalanceRecipe()
     hidden: HiddenRecipe | None = HiddenRecipe()

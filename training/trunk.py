@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from training.curriculum.lessons import Lessons
 from training.data.batches import Batch, batch, dealt
-from training.data.dialogues import HELD_OUT, Dialogue, dialogues
-from training.data.tokenizer import train_tokenizer
+from training.data.dialogues import HELD_OUT, Dialogue
 from training.distributed.engine import Engine
 from training.distributed.group_step import Computed, GroupStep, Whole, part_of
 from training.distributed.shards import keep_own_experts, whole_tensors
@@ -45,10 +45,11 @@ class Trunk(Stage):
 
     def __init__(self, path: Path, recipe: Recipe, execution: Execution | None = None) -> None:
         self.recipe = recipe
-        self.tokenizer = train_tokenizer(recipe.seed, recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues)
+        self.lessons = Lessons(recipe)
+        self.tokenizer = self.lessons.tokenizer()
         self.model = LongcatFlash(recipe.model, recipe.architecture)
         self.model.initialise(recipe.seed)
-        identity = {name: value for name, value in asdict(recipe).items() if name != "mtp"}
+        identity = {name: value for name, value in asdict(recipe).items() if name not in ("mtp", "agentic")}
         execution = execution or Execution()
         if not recipe.determinism and not execution.plain:
             raise InvalidTeam(
@@ -62,12 +63,14 @@ class Trunk(Stage):
             self.model.to(execution.team.device)
             self.engine = Engine(self.model, execution.team, execution.threads, execution.watch)
         super().__init__(path, identity, self.model, recipe.trunk, {"suite": self.suite}, execution)
+        self.lessons.enter(self.model, max(0, self.step - 1))
         self.execution.team.agree(
             "tokenizer, recipe and step", f"{self.tokenizer.to_str()} {recipe} {self.step}".encode()
         )
 
     def advance(self) -> TrunkReport:
         begun = time.perf_counter()
+        self.lessons.enter(self.model, self.step)
         done = self._compute() if self.engine is None else self._compute_by_groups(self.engine)
         readings = self.suite.read(self.step, done.loss, done.hidden, self.optimizer)
         scale = self.optimizer.scale(self.step)
@@ -106,9 +109,9 @@ class Trunk(Stage):
         batches = [part.to(self.execution.team.device) for part in parts]
         return GroupStep(self.suite, self._precision).compute(engine, self.model, batches)
 
-    def _stream(self) -> Iterator[Dialogue]:
+    def _stream(self) -> Iterable[Dialogue]:
         count = self.recipe.trunk.batch_dialogues
-        return dialogues(self.recipe.seed, self.step * count, count)
+        return self.lessons.at(self.step, self.recipe.seed, self.step * count, count)
 
     def _disturbed(self) -> bool:
         return self.recipe.disturbance is not None and self.step in self.recipe.disturbance.steps
@@ -123,12 +126,15 @@ class Trunk(Stage):
         if not self.folder.writes:
             return ""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.trunk.bfloat16):
-            held_out = list(dialogues(HELD_OUT, 0, self.recipe.trunk.check_dialogues))
+            held_out = list(self.lessons.at(self.step - 1, HELD_OUT, 0, self.recipe.trunk.check_dialogues))
             result = score(model, self.tokenizer, held_out)
         usage = [asdict(layer) for layer in result.usage]
         shares = {kind: round(result.exact[kind] / n, 3) for kind, n in sorted(result.asked.items())}
         record = {"kind": "check", "step": self.step, "exact": result.share, "by_category": shares, "usage": usage}
         self.folder.log(record)
+        self.step, left = self.lessons.behind(self.step, result.share)
+        if left:
+            self.folder.log(left)
         means = " ".join(f"{layer.mean:.2f}±{layer.std:.2f}" for layer in result.usage)
         categories = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         return f"held-out exact {result.share:.1%}, FFN experts per token {means}\n  {categories}"
@@ -138,7 +144,7 @@ class Trunk(Stage):
         team = self.execution.team
         if team.sharing == 1 and team.device.type == "cpu":
             return self.model
-        whole = LongcatFlash(self.recipe.model, self.recipe.architecture)
+        whole = LongcatFlash(self.model.config, self.recipe.architecture)
         whole.load_state_dict(whole_tensors(self.model.state_dict(), self.execution.team))
         return whole
 

@@ -43,6 +43,8 @@ def test_readme_in_order(shell: Shell) -> None:
         evaluate = ("python", "-m", "training.evaluate", "--url", url, "--dialogues", "4", "--out", str(results))
         assert "exact" in shell.run(*evaluate)
         assert results.exists()
+        tasks = ("python", "-m", "training.agentic.bench", "--url", url, "--tasks", "2", "--trials", "2")
+        assert "pass^2 caracal-tiny" in shell.run(*tasks)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
     finally:

@@ -225,8 +225,9 @@ def test_what_is_shipped_is_what_was_measured() -> None:
 
 
 def test_shipped_drafts_are_accepted() -> None:
+    played = list(dialogues(HELD_OUT + 3, 0, 12))
     for temperature in (0.0, 1.0):
-        single = measure(MODEL, HELD_OUT + 3, 12, temperature)["by_draft_length"]["1"]
+        single = measure(MODEL, played, HELD_OUT + 3, temperature)["by_draft_length"]["1"]
         assert single["drafted"] > 200
         assert single["share"] >= 0.8
 

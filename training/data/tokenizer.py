@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache
+
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -9,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
 from training.data.chat import segments
-from training.data.dialogues import dialogues
+from training.data.dialogues import Dialogue, dialogues
 
 UNK, BOS, EOS, PAD = range(4)
 # Tokens around a text are special; those inside a reply are not, because decoders may drop special tokens.
@@ -18,8 +21,14 @@ MARKS = ("<longcat_tool_call>", "</longcat_tool_call>", "<longcat_think>", "</lo
 SPLIT_PATTERN = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(seed: int, vocab_size: int, sample: int) -> Tokenizer:
-    """Returns a BPE with LongCat's special tokens at ids 0, 1, 2, ... Equal seeds give equal tokenizers."""
+@cache
+def train_tokenizer(
+    seed: int, vocab_size: int, sample: int, source: Callable[[int, int, int], Iterable[Dialogue]] = dialogues
+) -> Tokenizer:
+    """Returns a BPE with LongCat's special tokens at ids 0, 1, 2, ... Equal seeds give equal tokenizers.
+
+    It is trained on the first `sample` dialogues of the seed's stream in `source`.
+    """
     tokenizer = Tokenizer(BPE())
     split = Split(Regex(SPLIT_PATTERN), behavior="isolated")
     tokenizer.pre_tokenizer = Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -31,6 +40,6 @@ def train_tokenizer(seed: int, vocab_size: int, sample: int) -> Tokenizer:
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = ("".join(text for text, _ in segments(d)) for d in dialogues(seed, 0, sample))
+    texts = ("".join(text for text, _ in segments(d)) for d in source(seed, 0, sample))
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

@@ -55,6 +55,8 @@ class Engine:
         Raises:
             CorruptionFound: what was computed twice has other bits.
         """
+        for lane in self._all:
+            lane.model.config = self.model.config  # a stage of the curriculum rotates positions by its own base
         share = len(batches) // self.team.ranks
         sums = Sums(share, self.team)
         repeated = self.watch.step // max(1, self.watch.interval) % share if self.watch.due else None

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,8 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from training.data.batches import encode, pad
-from training.data.dialogues import HELD_OUT, dialogues
+from training.data.dialogues import HELD_OUT, Dialogue
+from training.data.held_out import add_data_options, held_out_dialogues
 from training.export.read import digest, load_exported, load_head, read_tensors
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.answers import Answer, complete, draw
@@ -91,11 +93,13 @@ def verdicts_of(trunk: LongcatFlash, head: MtpHead, answers: list[Answer], group
     return verdicts
 
 
-def held_out(tokenizer: Tokenizer, seed: int, count: int, temperature: float) -> tuple[list[Answer], list[str]]:
-    """Returns every answer of `count` held-out dialogues, after the expected history, and their categories."""
+def held_out(
+    tokenizer: Tokenizer, played: Iterable[Dialogue], seed: int, temperature: float
+) -> tuple[list[Answer], list[str]]:
+    """Returns every answer of the dialogues, after the expected history, and their categories."""
     answers: list[Answer] = []
     categories: list[str] = []
-    for dialogue in dialogues(seed, 0, count):
+    for dialogue in played:
         encoded = encode(tokenizer, dialogue)
         for number, answer in enumerate(dialogue.answers):
             answers.append(asked(encoded, number, seed * 100_000 + len(answers), temperature))
@@ -104,11 +108,11 @@ def held_out(tokenizer: Tokenizer, seed: int, count: int, temperature: float) ->
     return answers, categories
 
 
-def measure(folder: Path, seed: int, count: int, temperature: float, chunk: int = 64) -> dict[str, Any]:
+def measure(folder: Path, played: Iterable[Dialogue], seed: int, temperature: float, chunk: int = 64) -> dict[str, Any]:
     """Returns acceptance by length of the draft, and of single drafts by category of answer."""
     trunk, tokenizer = load_exported(folder)
     head = load_head(folder)
-    answers, categories = held_out(tokenizer, seed, count, temperature)
+    answers, categories = held_out(tokenizer, played, seed, temperature)
     drafting = [Drafting(length) for length in range(1, PASSES + 1)]
     by_category: dict[str, Drafting] = {}
     order = sorted(range(len(answers)), key=lambda number: len(answers[number].prompt))
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "caracal-tiny")
     parser.add_argument("--dialogues", type=int, default=200)
     parser.add_argument("--seed", type=int, default=HELD_OUT + 1, help="one that training never uses")
+    add_data_options(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     arguments = parser.parse_args()
@@ -147,8 +152,13 @@ def main() -> None:
     begun = time.perf_counter()
     result: dict[str, Any] = {"model": arguments.model.name, "weights": digest(read_tensors(arguments.model))}
     result |= {"dialogues": arguments.dialogues, "seed": arguments.seed}
+    try:
+        stream = held_out_dialogues(arguments.data, arguments.words)
+    except ValueError as error:
+        parser.error(str(error))
+    played = list(stream(arguments.seed, 0, arguments.dialogues))
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        result[name] = measure(arguments.model, arguments.seed, arguments.dialogues, temperature)
+        result[name] = measure(arguments.model, played, arguments.seed, temperature)
     result["seconds"] = round(time.perf_counter() - begun, 1)
     result["date"] = datetime.now(UTC).date().isoformat()
     show(result, Console())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.data.corpus import Source
 from training.data.dialogues import dialogues
 from training.export.read import digest, load_exported, read_tensors, trunk_of
 from training.export.write import export_head
@@ -35,19 +36,21 @@ class Mtp(Stage):
 
     name = "MTP module"
 
-    def __init__(self, path: Path, model: Path, seed: int, recipe: MtpRecipe) -> None:
+    def __init__(self, path: Path, model: Path, seed: int, recipe: MtpRecipe, source: Source | None = None) -> None:
+        """`source`: the dialogues that it learns from; without one, those of training/data/dialogues."""
         self.model, self.seed, self.recipe = model, seed, recipe
         self.trunk, self.tokenizer = load_exported(model)
         self.trunk.requires_grad_(False)
         self.head = MtpHead(self.trunk.config)
         self.head.initialise(seed, self.trunk)
         identity = {"trunk": digest(trunk_of(read_tensors(model))), "seed": seed, "mtp": asdict(recipe)}
-        super().__init__(path, identity, self.head, recipe)
+        self._dialogues = source.dialogues if source else dialogues
+        super().__init__(path, identity | ({"source": asdict(source)} if source else {}), self.head, recipe)
 
     def advance(self) -> MtpReport:
         recipe, begun = self.recipe, time.perf_counter()
         first = recipe.first_dialogue + self.step * recipe.batch_dialogues
-        stream = list(dialogues(self.seed, first, recipe.batch_dialogues))
+        stream = list(self._dialogues(self.seed, first, recipe.batch_dialogues))
         rng = Random(f"caracal drafts {self.seed} {self.step}")
         batch = own_batch(self.trunk, self.tokenizer, stream, rng, recipe)
         with torch.no_grad():

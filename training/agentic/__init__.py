@@ -1,0 +1,1 @@
+"""Tasks that several agents make: scenario, tools, user, environment, checker; played, measured, learned from."""

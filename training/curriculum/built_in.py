@@ -1,0 +1,50 @@
+"""The recipe of the built-in model: stages with the mixtures that the search has chosen, and all that follows."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+from training.curriculum.stages import CurriculumRecipe, DataStage
+from training.data.corpus import Mixture
+from training.recipe import AgenticRecipe, MtpRecipe, Recipe, TrunkRecipe
+
+MIXTURES = Path(__file__).parent / "mixtures.json"  # what `python -m training.curriculum.search` has chosen
+
+
+@cache
+def chosen_mixtures() -> dict[str, Mixture]:
+    """Returns the mixtures that the search has chosen, by stage: none before it has."""
+    if not MIXTURES.exists():
+        return {}
+    raw: dict[str, dict[str, float]] = json.loads(MIXTURES.read_text(encoding="utf-8"))
+    return {name: Mixture.of(shares) for name, shares in raw.items()}
+
+
+def curriculum() -> CurriculumRecipe:
+    """Returns the stages of the built-in model. Theta rises with the length of dialogues.
+
+    Mixtures are even as long as no search has been run.
+    """
+    mixtures = defaultdict(Mixture, chosen_mixtures())
+    return CurriculumRecipe(
+        (
+            DataStage("pre-training", 900, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
+            DataStage("mid-training", 700, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
+            DataStage("context extension", 200, mixtures["context extension"], 0.25, 0.98, 50_000.0),
+            DataStage("post-training", 600, mixtures["post-training"], 0.1, 1.01, 50_000.0),
+        )
+    )
+
+
+def trunk_recipe(stages: CurriculumRecipe) -> TrunkRecipe:
+    """Returns the recipe of a trunk in these stages: rates stay until the last one, in which they fall to zero."""
+    begin = stages.steps - stages.stages[-1].steps
+    rates = ((0, 1.0), (begin, 1.0), (stages.steps, 0.0))
+    return TrunkRecipe(steps=stages.steps, batch_dialogues=20, rates=rates, check_every=100, check_dialogues=60)
+
+
+def recipe_of(seed: int, stages: CurriculumRecipe, agentic: AgenticRecipe, mtp: MtpRecipe) -> Recipe:
+    return Recipe(seed=seed, trunk=trunk_recipe(stages), curriculum=stages, agentic=agentic, mtp=mtp)

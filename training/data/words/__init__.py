@@ -1,0 +1,1 @@
+"""The words of the corpus and of its tasks, and how questions are put."""
