@@ -116,6 +116,8 @@ class AgenticRecipe:
     matrix_rate: float = 0.004
     vector_rate: float = 0.001
     weight_decay: float = 0.0
+    adam_epsilon: float = 1e-16
+    log_every: int = 10
     check_every: int = 60
     save_every: int = 30
 

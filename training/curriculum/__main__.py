@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from training.__main__ import keep_freed_memory
 from training.agentic.__main__ import copy_model
 from training.agentic.__main__ import publish as publish_agentic
 from training.agentic.bench import add_options, show
@@ -31,6 +30,7 @@ from training.evaluate import offline
 from training.experiments.plots import draw_usage
 from training.export.read import digest, read_tensors
 from training.export.write import export
+from training.freed_memory import keep_freed_memory
 from training.mtp.acceptance import measure
 from training.mtp.stage import Mtp
 from training.recipe import AgenticRecipe, MtpRecipe, Recipe

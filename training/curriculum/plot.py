@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from training.experiments.plots import read_log
+from training.experiments.curves import read_log
 from training.recipe import Recipe
 
 plt.switch_backend("Agg")
