@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from training.determinism.run_folder import RunFolder
 from training.optimizer.muon_adamw import Optimizer, Rates
 from training.progress import progress_bar
+from training.recipe import AdamRecipe
 
 LOG_EVERY = 10
 
@@ -47,12 +48,25 @@ class Stage(ABC):
 
     name: str
 
-    def __init__(self, path: Path, identity: dict[str, Any], module: nn.Module, recipe: StageRecipe) -> None:
-        self.folder, self.module, self.plan = RunFolder(path, identity), module, recipe
-        self.optimizer = Optimizer(module, recipe)
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        module: nn.Module,
+        recipe: StageRecipe,
+        adam: AdamRecipe | None = None,
+    ) -> None:
+        self.folder, self.plan, self.adam = RunFolder(path, identity), recipe, adam
+        self.adopt(module)
         self.step = 0
         self.seconds = 0.0
-        self._resume()
+        if (tensors := self.folder.load()) is not None:
+            self.restore(tensors)
+        self.folder.trim_log(self.step)
+
+    def adopt(self, module: nn.Module) -> None:
+        """Trains `module` from now on, with an optimizer that has no state yet."""
+        self.module, self.optimizer = module, Optimizer(module, self.plan, self.adam)
 
     @abstractmethod
     def advance(self) -> StepReport:
@@ -80,15 +94,18 @@ class Stage(ABC):
         return self.step % every == 0 or self.step == self.plan.steps
 
     def save(self) -> None:
+        self.folder.save(self.tensors())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all that the stage needs to go on with the same bits."""
         tensors = {f"weight.{name}": value for name, value in self.module.state_dict().items()}
         progress = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-        self.folder.save(tensors | self.optimizer.state() | {"progress": progress})
+        return tensors | self.optimizer.state() | {"progress": progress}
 
-    def _resume(self) -> None:
-        if (tensors := self.folder.load()) is not None:
-            weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
-            self.module.load_state_dict(weights)
-            self.optimizer.load(tensors)
-            step, self.seconds = tensors["progress"].tolist()
-            self.step = int(step)
-        self.folder.trim_log(self.step)
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from where `tensors` returned these."""
+        weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
+        self.module.load_state_dict(weights)
+        self.optimizer.load(tensors)
+        step, self.seconds = tensors["progress"].tolist()
+        self.step = int(step)

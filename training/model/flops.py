@@ -1,0 +1,38 @@
+"""Floating-point operations of the model's matrix products, two for each multiplication with its addition.
+
+Norms, softmax, activations and the optimizer are not counted. Padding is: it is computed as well.
+Legend: D hidden, H heads, Q query and key dim, U value dim.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from training.model.attention import Attention, Groups
+from training.model.longcat_flash import LongcatFlash
+
+
+def forward_flops(model: LongcatFlash, groups: Groups, wanted: int) -> int:
+    """Counts the forward pass that `model` has just made, by the experts that its tokens chose.
+
+    `wanted`: tokens whose logits were computed. A token attends to itself and those before it, and only that counts.
+    """
+    config = model.config
+    tokens = sum(rows * length for rows, length in groups)
+    pairs = sum(rows * length * (length + 1) // 2 for rows, length in groups)
+    per_token = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
+    attentions = sum(isinstance(module, Attention) for module in model.layers.modules())
+    per_pair = attentions * config.num_attention_heads * (
+        config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
+    )
+    expert = 3 * config.hidden_size * config.expert_ffn_hidden_size
+    routed = 0
+    for moe in model.mixtures():
+        assert moe.chosen_TK is not None
+        routed += int((moe.chosen_TK < moe.num_experts).sum()) * expert
+    return 2 * (tokens * per_token + pairs * per_pair + routed + wanted * model.lm_head.weight.numel())
+
+
+def step_flops(model: LongcatFlash, groups: Groups, wanted: int) -> int:
+    """Counts a training step: the backward pass has two products for each of the forward pass."""
+    return 3 * forward_flops(model, groups, wanted)
