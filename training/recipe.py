@@ -21,6 +21,8 @@ class TrunkRecipe:
     matrix_rate: float = 0.02
     vector_rate: float = 0.004
     weight_decay: float = 0.05
+    bfloat16: bool = True  # matmuls; weights and routers are fp32 in any case
+    log_every: int = 10
     check_every: int = 200
     check_dialogues: int = 100  # held-out ones
     save_every: int = 100
@@ -71,6 +73,7 @@ class MtpRecipe:
     matrix_rate: float = 0.02
     vector_rate: float = 0.004
     weight_decay: float = 0.05
+    log_every: int = 10
     check_every: int = 25
     save_every: int = 25
 

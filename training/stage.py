@@ -16,14 +16,14 @@ from training.optimizer.muon_adamw import Optimizer, Rates
 from training.progress import progress_bar
 from training.recipe import AdamRecipe
 
-LOG_EVERY = 10
-
 
 class StageRecipe(Rates, Protocol):
     """The part of a stage's recipe that the loop reads."""
 
     @property
     def steps(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
     @property
     def check_every(self) -> int: ...
     @property
@@ -81,7 +81,7 @@ class Stage(ABC):
         with progress_bar(console, self.name, self.step, self.plan.steps) as update:
             while self.step < self.plan.steps:
                 report = self.advance()
-                if self._due(LOG_EVERY):
+                if self._due(self.plan.log_every):
                     self.folder.log({"kind": "step", **asdict(report)})
                     update(self.step, f"loss {report.loss:.3f}")
                 if self._due(self.plan.check_every):

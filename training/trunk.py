@@ -69,7 +69,7 @@ class Trunk(Stage):
         self._grow_when_due()
         stream = dialogues(self.recipe.seed, self.step * recipe.batch_dialogues, recipe.batch_dialogues)
         step = batch(self.tokenizer, stream, recipe.groups)
-        with torch.autocast("cpu", torch.bfloat16):
+        with self._precision():
             logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
         loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
         loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
@@ -91,6 +91,9 @@ class Trunk(Stage):
             [u.std for u in usage],
             [u.busiest for u in usage],
         )
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.trunk.bfloat16)
 
     def _control(self, step: Batch, scale: float) -> list[Usage]:
         mixtures, controller = self.model.mixtures(), self.recipe.controller
@@ -117,7 +120,7 @@ class Trunk(Stage):
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness and expert usage of the weights as they are, in the precision of training."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with self._precision():
             held_out = list(dialogues(HELD_OUT, 0, self.recipe.trunk.check_dialogues))
             result = score(self.model, self.tokenizer, held_out)
         usage = [asdict(layer) for layer in result.usage]

@@ -28,6 +28,10 @@ class RunFolder:
     def log_path(self) -> Path:
         return self.path / "log.jsonl"
 
+    def write(self, name: str, text: str) -> None:
+        """Writes a further file; it is whole or not there."""
+        _replace(self.path / name, text)
+
     def save(self, tensors: dict[str, Tensor]) -> None:
         """Replaces the checkpoint: the file is whole on the disk before it gets its name."""
         partial = self.path / "checkpoint.partial"

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from matplotlib import pyplot as plt
 
+from training.experiments.curves import read_log
 from training.stability.controller import Usage
 
 plt.switch_backend("Agg")
-
-
-def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Returns the records of one kind, in order of steps."""
-    records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [record for record in records if record["kind"] == kind]
 
 
 def draw_training(log: Path, target: float | None, out: Path) -> None:

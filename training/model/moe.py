@@ -26,7 +26,8 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Returns gate ids and weights, both [T, K]."""
-        score_TG = F.linear(x_TD.float(), self.classifier.weight).softmax(-1)
+        with torch.autocast(x_TD.device.type, enabled=False):
+            score_TG = F.linear(x_TD.float(), self.classifier.weight).softmax(-1)
         with torch.no_grad():
             gate_TK = (score_TG + self.e_score_correction_bias).topk(self.top_k, -1, sorted=False).indices
         return gate_TK, score_TG.gather(-1, gate_TK) * self.scale
