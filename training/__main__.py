@@ -16,8 +16,9 @@ from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
+from training.model.config import ModelConfig
 from training.mtp.stage import Mtp
-from training.recipe import ControllerRecipe, MtpRecipe, Recipe, TrunkRecipe
+from training.recipe import AdamRecipe, ControllerRecipe, GrowthRecipe, MtpRecipe, Recipe, TrunkRecipe
 from training.trunk import Trunk
 
 HERE = Path(__file__).parent
@@ -48,6 +49,9 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     left_out = arguments.without
     return Recipe(
         seed=arguments.seed,
+        model=ModelConfig(num_layers=arguments.layers),
+        adam=AdamRecipe(*arguments.adam) if arguments.adam else None,
+        growth=GrowthRecipe(*arguments.grow) if arguments.grow else None,
         trunk=TrunkRecipe(steps=arguments.steps),
         controller=None if "controller" in left_out else ControllerRecipe(),
         mtp=None if "mtp" in left_out else MtpRecipe(steps=arguments.mtp_steps),
@@ -63,6 +67,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrunkRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
+    parser.add_argument("--layers", type=int, default=ModelConfig.num_layers)
+    grow = "begin with a part of the layers, and at STEP stack them R times"
+    parser.add_argument("--grow", type=int, nargs=2, metavar=("STEP", "R"), help=grow)
+    adam = "AdamW alone; η and σ² × inputs are a proxy's, and the model is S times as wide (Adam LR Full Align)"
+    parser.add_argument("--adam", type=float, nargs=3, metavar=("RATE", "VARIANCE", "S"), help=adam)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -51,7 +51,7 @@ class AdamRecipe:
 
 @dataclass(frozen=True)
 class GrowthRecipe:
-    """The run begins with a part of the layers, and stacks them `factor` times. Left out, it begins with all of them."""
+    """The run begins with a part of the layers, and stacks them. Left out, it begins with all of them."""
 
     step: int  # the first that the whole model makes
     factor: int = 2  # r: the model's layers over those at the beginning

@@ -77,8 +77,13 @@ def run_cases(cases: Iterable[Case], folder: Path, console: Console) -> Results:
     return results
 
 
-def arguments(name: str, doc: str | None, seeds: int, steps: int) -> argparse.Namespace:
-    """Parses what every experiment takes, and sets the number of threads. `seeds` and `steps`: the default size."""
+def arguments(
+    name: str, doc: str | None, seeds: int, steps: int, add: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """Parses what every experiment takes and what `add` declares, and sets the number of threads.
+
+    `seeds` and `steps`: the default size.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m training.experiments.{name}", description=doc)
     parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / name, help="folder of checkpoints")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where result and plot go")
@@ -86,6 +91,8 @@ def arguments(name: str, doc: str | None, seeds: int, steps: int) -> argparse.Na
     parser.add_argument("--seeds", type=int, default=seeds, help="how many; the first is 1")
     parser.add_argument("--steps", type=int, default=steps, help="at scale 1; fewer only to try the program out")
     parser.add_argument("--threads", type=int, default=1)
+    if add:
+        add(parser)
     given = parser.parse_args()
     for option in ("scale", "seeds", "steps", "threads"):
         if getattr(given, option) < 1:

@@ -22,8 +22,10 @@ def forward_flops(model: LongcatFlash, groups: Groups, wanted: int) -> int:
     pairs = sum(rows * length * (length + 1) // 2 for rows, length in groups)
     per_token = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
     attentions = sum(isinstance(module, Attention) for module in model.layers.modules())
-    per_pair = attentions * config.num_attention_heads * (
-        config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
+    per_pair = (
+        attentions
+        * config.num_attention_heads
+        * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
     )
     expert = 3 * config.hidden_size * config.expert_ffn_hidden_size
     routed = 0

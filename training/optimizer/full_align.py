@@ -1,4 +1,4 @@
-"""Adam LR Full Align: rates and initial variances of a narrow proxy, carried to a model that is `scale` = s times as wide.
+"""Adam LR Full Align: rates and initial variances of a narrow proxy, for a model that is s = `scale` times as wide.
 
 All sizes but the number of experts, the vocabulary and a head's dims grow by s. Embedding and norms keep η and σ²;
 hidden matrices, routers and unembedding, whose inputs grow in number, get η / s and σ² / s.
