@@ -29,7 +29,7 @@ COLORS = {"grown": "tab:blue", "from the start": "tab:orange"}
 
 def grown_recipe(given_steps: int, scale: int, seed: int) -> Recipe:
     """Two thirds of the steps with half the layers: about half of the operations."""
-    adam = AdamRecipe(rate=2.0**-7, variance=1.0)
+    adam = AdamRecipe(rate=2.0**-7, variance=1.0, scale=2.0 * scale)
     recipe = narrow(2 * HEAD * scale, LAYERS, given_steps * scale, given_steps * scale // 6, seed, adam)
     growth = GrowthRecipe(max(1, 2 * given_steps * scale // 3), FACTOR)
     return replace(recipe, growth=growth, trunk=replace(recipe.trunk, log_every=1))
@@ -108,7 +108,7 @@ def summary(results: Results, at: int) -> Json:
 
 
 def main() -> None:
-    given = arguments(NAME, __doc__, seeds=3, steps=300)
+    given = arguments(NAME, __doc__, seeds=3, steps=600)
     if given.steps < 2:
         sys.exit("error: --steps is 1; a run that grows has at least 2")
     console = Console()

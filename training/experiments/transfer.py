@@ -94,7 +94,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    given = arguments(NAME, __doc__, seeds=1, steps=100, add=add_grid)
+    given = arguments(NAME, __doc__, seeds=1, steps=80, add=add_grid)
     grid = Grid([2.0**power for power in sorted(set(given.powers))], sorted(set(given.variances)))
     width, steps = HEAD * given.scale, given.steps * given.scale
     cases = grid.cases("full align", 1, width, steps, given.seeds)
