@@ -58,7 +58,7 @@ class Trunk(Stage):
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.recipe = recipe
         self.tokenizer = train_tokenizer(recipe.seed, recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues)
-        self.model = LongcatFlash(at_first(recipe))
+        self._build(at_first(recipe))
         self.model.initialise(recipe.seed, deviation_of(recipe.adam) if recipe.adam else quiet)
         self.flops = 0.0
         identity = {name: value for name, value in asdict(recipe).items() if name != "mtp"}
@@ -102,6 +102,9 @@ class Trunk(Stage):
         rate = controller.bias_rate * max(scale, 0.1)
         return [adjust(moe, step.real_T, controller.ffn_experts, rate) for moe in mixtures]
 
+    def _build(self, config: ModelConfig) -> None:
+        self.model = LongcatFlash(config)
+
     def _grow_when_due(self) -> None:
         growth = self.recipe.growth
         if growth and self.step == growth.step and self.model.config.num_layers < self.recipe.model.num_layers:
@@ -113,7 +116,7 @@ class Trunk(Stage):
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Goes on from the tensors of a run before or after its growth."""
         if depth(tensors) > self.model.config.num_layers:
-            self.model = LongcatFlash(self.recipe.model)
+            self._build(self.recipe.model)
             self.adopt(self.model)
         super().restore(tensors)
         self.flops = tensors["flops"].item()
