@@ -19,7 +19,7 @@ def draw(path: Path, out: Path) -> None:
     """Draws a row for each way to transfer, and a column for each initial variance."""
     result: Json = json.loads(path.read_text(encoding="utf-8"))
     ways, variances = result["targets"], result["variances"]
-    size = (3.4 * len(variances), 3.2 * len(ways))
+    size = (3.0 * len(variances), 3.2 * len(ways))
     figure, axes = plt.subplots(
         len(ways), len(variances), figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
     )
