@@ -43,8 +43,9 @@ def growth_step(recipe: Recipe) -> int:
 def deep_steps(grown: Json, recipe: Recipe) -> int:
     """Returns how many steps of the whole depth cost as much as the grown run did."""
     before, last = grown["steps"][growth_step(recipe) - 1], grown["steps"][-1]
-    each = (last["flops"] - before["flops"]) / (last["step"] - before["step"])
-    return max(2, round(last["flops"] / each))
+    each: float = (last["flops"] - before["flops"]) / (last["step"] - before["step"])
+    steps: int = round(last["flops"] / each)
+    return max(2, steps)
 
 
 def whole_recipe(recipe: Recipe, steps: int) -> Recipe:
@@ -108,7 +109,7 @@ def summary(results: Results, at: int) -> Json:
 
 
 def main() -> None:
-    given = arguments(NAME, __doc__, seeds=3, steps=600)
+    given = arguments(NAME, __doc__, seeds=3, steps=300)
     if given.steps < 2:
         sys.exit("error: --steps is 1; a run that grows has at least 2")
     console = Console()
