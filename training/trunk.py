@@ -15,7 +15,7 @@ from training.data.dialogues import HELD_OUT, dialogues
 from training.data.tokenizer import train_tokenizer
 from training.experiments.quality import score
 from training.model.config import ModelConfig
-from training.model.flops import step_flops
+from training.model.flops import chosen_experts, step_flops
 from training.model.growth import depth, stacked
 from training.model.longcat_flash import LongcatFlash, quiet
 from training.optimizer.full_align import deviation_of
@@ -77,7 +77,7 @@ class Trunk(Stage):
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
         usage = self._control(step, scale)
-        self.flops += step_flops(self.model, step.groups, len(step.wanted_A))
+        self.flops += step_flops(self.model, step.groups, len(step.wanted_A), chosen_experts(self.model))
         self.step += 1
         self.seconds += time.perf_counter() - begun
         return TrunkReport(

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.model.config import ModelConfig
-from training.model.flops import forward_flops, step_flops
+from training.model.flops import chosen_experts, forward_flops, step_flops
 from training.model.longcat_flash import LongcatFlash
 
 SIZES = ModelConfig(vocab_size=320, num_layers=2, hidden_size=32, ffn_hidden_size=48, expert_ffn_hidden_size=16)
@@ -19,7 +19,8 @@ def test_a_step_counts_what_pytorch_counts() -> None:
     groups, wanted_A = [(3, 10), (2, 17)], torch.tensor([3, 8, 40])
     ids_T = torch.arange(64) % 300
     model(ids_T, groups, wanted_A)
-    ours_forward, ours = forward_flops(model, groups, 3), step_flops(model, groups, 3)
+    chosen = chosen_experts(model)
+    ours_forward, ours = forward_flops(model, groups, 3, chosen), step_flops(model, groups, 3, chosen)
     with FlopCounterMode(display=False) as counter:
         loss = model(ids_T, groups, wanted_A).sum()
         forward = products(counter)
@@ -43,7 +44,7 @@ def test_a_token_of_zero_experts_costs_less() -> None:
         for moe in model.mixtures():
             moe.router.e_score_correction_bias[: SIZES.n_routed_experts] = bias
         model(torch.arange(20), [(1, 20)], torch.tensor([3]))
-        counts.append(forward_flops(model, [(1, 20)], 1))
+        counts.append(forward_flops(model, [(1, 20)], 1, chosen_experts(model)))
     expert = 2 * 3 * SIZES.hidden_size * SIZES.expert_ffn_hidden_size
     # All 6 choices are FFN experts with the bias, and none without: there are 8 zero experts.
     assert counts[1] - counts[0] == 20 * 6 * SIZES.num_layers * expert

@@ -15,9 +15,14 @@ from statistics import fmean
 from matplotlib import pyplot as plt
 from rich.console import Console
 
+from training.data.batches import batch
+from training.data.dialogues import dialogues
+from training.data.tokenizer import train_tokenizer
 from training.experiments.curves import Curve, difference, smooth, spread
 from training.experiments.narrow import HEAD, narrow
 from training.experiments.runner import Json, Results, arguments, run_cases, trained, write_result
+from training.model.flops import step_flops
+from training.model.longcat_flash import LongcatFlash
 from training.recipe import AdamRecipe, GrowthRecipe, Recipe
 
 plt.switch_backend("Agg")
@@ -40,12 +45,19 @@ def growth_step(recipe: Recipe) -> int:
     return recipe.growth.step
 
 
-def deep_steps(grown: Json, recipe: Recipe) -> int:
-    """Returns how many steps of the whole depth cost as much as the grown run did."""
-    before, last = grown["steps"][growth_step(recipe) - 1], grown["steps"][-1]
-    each: float = (last["flops"] - before["flops"]) / (last["step"] - before["step"])
-    steps: int = round(last["flops"] / each)
-    return max(2, steps)
+def deep_steps(recipe: Recipe, flops: float) -> int:
+    """Returns how many steps of the whole depth cost as much, when tokens choose as many FFN experts as they should."""
+    plan, controller = recipe.trunk, recipe.controller
+    assert controller
+    tokenizer = train_tokenizer(recipe.seed, recipe.model.vocab_size, plan.tokenizer_dialogues)
+    model, spent, steps = LongcatFlash(recipe.model), 0.0, 0
+    while True:
+        step = batch(tokenizer, dialogues(recipe.seed, steps * plan.batch_dialogues, plan.batch_dialogues), plan.groups)
+        experts = round(len(step.ids_T) * controller.ffn_experts * recipe.model.num_layers)
+        cost = step_flops(model, step.groups, len(step.wanted_A), experts)
+        if spent + cost / 2 > flops and steps >= 2:
+            return steps
+        spent, steps = spent + cost, steps + 1
 
 
 def whole_recipe(recipe: Recipe, steps: int) -> Recipe:
@@ -118,7 +130,7 @@ def main() -> None:
 
     def whole() -> Iterator[Recipe]:
         for seed, recipe in recipes.items():
-            yield whole_recipe(recipe, deep_steps(results["grown"][seed], recipe))
+            yield whole_recipe(recipe, deep_steps(recipe, results["grown"][seed]["steps"][-1]["flops"]))
 
     results |= run_cases((trained("from the start", recipe) for recipe in whole()), given.run, console)
     at = growth_step(recipes[1])

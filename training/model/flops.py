@@ -12,8 +12,17 @@ from training.model.attention import Attention, Groups
 from training.model.longcat_flash import LongcatFlash
 
 
-def forward_flops(model: LongcatFlash, groups: Groups, wanted: int) -> int:
-    """Counts the forward pass that `model` has just made, by the experts that its tokens chose.
+def chosen_experts(model: LongcatFlash) -> int:
+    """Returns how many FFN experts the tokens of the last forward pass chose, in all layers together."""
+    chosen = 0
+    for moe in model.mixtures():
+        assert moe.chosen_TK is not None
+        chosen += int((moe.chosen_TK < moe.num_experts).sum())
+    return chosen
+
+
+def forward_flops(model: LongcatFlash, groups: Groups, wanted: int, experts: int) -> int:
+    """Counts a forward pass in which the tokens chose `experts` FFN experts, in all layers together.
 
     `wanted`: tokens whose logits were computed. A token attends to itself and those before it, and only that counts.
     """
@@ -28,13 +37,9 @@ def forward_flops(model: LongcatFlash, groups: Groups, wanted: int) -> int:
         * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
     )
     expert = 3 * config.hidden_size * config.expert_ffn_hidden_size
-    routed = 0
-    for moe in model.mixtures():
-        assert moe.chosen_TK is not None
-        routed += int((moe.chosen_TK < moe.num_experts).sum()) * expert
-    return 2 * (tokens * per_token + pairs * per_pair + routed + wanted * model.lm_head.weight.numel())
+    return 2 * (tokens * per_token + pairs * per_pair + experts * expert + wanted * model.lm_head.weight.numel())
 
 
-def step_flops(model: LongcatFlash, groups: Groups, wanted: int) -> int:
+def step_flops(model: LongcatFlash, groups: Groups, wanted: int, experts: int) -> int:
     """Counts a training step: the backward pass has two products for each of the forward pass."""
-    return 3 * forward_flops(model, groups, wanted)
+    return 3 * forward_flops(model, groups, wanted, experts)
