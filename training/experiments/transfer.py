@@ -88,9 +88,9 @@ def compared(grid: Grid, losses: Losses, choice: tuple[int, int]) -> Json:
 
 def add_grid(parser: argparse.ArgumentParser) -> None:
     powers = "rates, as powers of two"
-    parser.add_argument("--powers", type=int, nargs="+", default=list(range(-8, -2)), help=powers)
+    parser.add_argument("--powers", type=int, nargs="+", default=list(range(-9, -2)), help=powers)
     variances = "initial variances, times a matrix's inputs in the proxy"
-    parser.add_argument("--variances", type=float, nargs="+", default=[0.0625, 0.25, 1.0, 4.0], help=variances)
+    parser.add_argument("--variances", type=float, nargs="+", default=[0.25, 1.0, 4.0], help=variances)
 
 
 def main() -> None:
