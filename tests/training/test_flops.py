@@ -25,8 +25,8 @@ def test_a_step_counts_what_pytorch_counts() -> None:
         loss = model(ids_T, groups, wanted_A).sum()
         forward = products(counter)
         loss.backward()
-    pairs = sum(rows * length * (length + 1) // 2 for rows, length in groups)
-    attention = 2 * pairs * 4 * 4 * (16 + 16 + 32)  # 4 attentions of 4 heads
+    reads = sum(rows * length * (length + 1) // 2 for rows, length in groups)
+    attention = 2 * reads * 4 * 4 * (16 + 16 + 32)  # 4 attentions of 4 heads
     assert ours_forward - attention == forward > 0
     assert ours - 3 * attention == products(counter)
 

@@ -28,16 +28,16 @@ def forward_flops(model: LongcatFlash, groups: Groups, wanted: int, experts: int
     """
     config = model.config
     tokens = sum(rows * length for rows, length in groups)
-    pairs = sum(rows * length * (length + 1) // 2 for rows, length in groups)
+    reads = sum(rows * length * (length + 1) // 2 for rows, length in groups)
     per_token = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
     attentions = sum(isinstance(module, Attention) for module in model.layers.modules())
-    per_pair = (
+    per_read = (
         attentions
         * config.num_attention_heads
         * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
     )
     expert = 3 * config.hidden_size * config.expert_ffn_hidden_size
-    return 2 * (tokens * per_token + pairs * per_pair + experts * expert + wanted * model.lm_head.weight.numel())
+    return 2 * (tokens * per_token + reads * per_read + experts * expert + wanted * model.lm_head.weight.numel())
 
 
 def step_flops(model: LongcatFlash, groups: Groups, wanted: int, experts: int) -> int:
