@@ -18,19 +18,21 @@ from services.process.metrics_server import serve_metrics
 from training.data.dialogues import HELD_OUT, dialogues
 from training.determinism.mode import make_deterministic
 from training.determinism.watch import Watch
-from training.distributed.team import InvalidTeam, join_team, leave_team
+from training.distributed.team import join_team, leave_team
 from training.execution import Execution
 from training.experiments.plots import draw_training, draw_usage
 from training.experiments.quality import score
 from training.export.read import load_exported
 from training.export.write import export
 from training.freed_memory import keep_freed_memory
-from training.model.config import SERVED, Architecture
+from training.model.config import SERVED, Architecture, ModelConfig
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.stage import Mtp
 from training.recipe import (
+    AdamRecipe,
     BalanceRecipe,
     ControllerRecipe,
+    GrowthRecipe,
     HiddenRecipe,
     MonitorRecipe,
     MtpRecipe,
@@ -70,6 +72,9 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     left_out = set(arguments.without)
     return Recipe(
         seed=arguments.seed,
+        model=ModelConfig(num_layers=arguments.layers),
+        adam=AdamRecipe(*arguments.adam) if arguments.adam else None,
+        growth=GrowthRecipe(*arguments.grow) if arguments.grow else None,
         trunk=TrunkRecipe(steps=arguments.steps, bfloat16=arguments.precision == "bf16"),
         architecture=Architecture(
             shortcut="shortcut" not in left_out,
@@ -103,6 +108,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrunkRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="a part to leave out; repeatable")
+    parser.add_argument("--layers", type=int, default=ModelConfig.num_layers)
+    grow = "begin with a part of the layers, and at STEP stack them R times"
+    parser.add_argument("--grow", type=int, nargs=2, metavar=("STEP", "R"), help=grow)
+    adam = "AdamW alone; η and σ² × inputs are a proxy's, and the model is S times as wide (Adam LR Full Align)"
+    parser.add_argument("--adam", type=float, nargs=3, metavar=("RATE", "VARIANCE", "S"), help=adam)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the trunk's products")
     parser.add_argument("--metrics-port", type=int, help="serves the monitors to Prometheus while the run lasts")
     parser.add_argument("--threads", type=int, help="padded groups computed at once; default: as torch's threads")
@@ -123,7 +133,7 @@ def main() -> None:
     metrics = metrics_at(arguments.metrics_port if team.first else None, console)
     try:
         trunk = Trunk(arguments.run, recipe, Execution(team, threads if recipe.determinism else 1, watch))
-    except InvalidTeam as error:
+    except ValueError as error:
         parser.error(str(error))
     trunk.run(console, metrics.show)
     model = trunk.whole_model()

@@ -74,6 +74,27 @@ class DisturbanceRecipe:
 
 
 @dataclass(frozen=True)
+class AdamRecipe:
+    """AdamW for every parameter, with rate and variance found on a narrow model of the same depth, the proxy.
+
+    Left out, Muon trains the matrices. Adam LR Full Align: `training/optimizer/full_align.py`.
+    """
+
+    rate: float = 0.004  # η, of the proxy
+    variance: float = 1.0  # σ² of the proxy's hidden matrices and unembedding, times their number of inputs
+    scale: float = 1.0  # s: the model's width over the proxy's
+    aligned: bool = True  # without, η and σ² of the proxy are taken as they are
+
+
+@dataclass(frozen=True)
+class GrowthRecipe:
+    """The run begins with a part of the layers, and stacks them. Left out, it begins with all of them."""
+
+    step: int  # the first that the whole model makes
+    factor: int = 2  # r: the model's layers over those at the beginning
+
+
+@dataclass(frozen=True)
 class MtpRecipe:
     """Hyperparameters of the MTP module's stage. Left out, the model drafts nothing."""
 
@@ -143,3 +164,5 @@ class Recipe:
     disturbance: DisturbanceRecipe | None = None
     mtp: MtpRecipe | None = MtpRecipe()
     determinism: bool = False
+    adam: AdamRecipe | None = None
+    growth: GrowthRecipe | None = None

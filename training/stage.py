@@ -18,6 +18,7 @@ from training.distributed.shards import own_part, whole_tensors
 from training.execution import Execution
 from training.optimizer.muon_adamw import Optimizer, Rates
 from training.progress import Show, progress_bar
+from training.recipe import AdamRecipe
 
 
 class StageRecipe(Rates, Protocol):
@@ -68,13 +69,21 @@ class Stage(ABC):
         recipe: StageRecipe,
         parts: Mapping[str, Part] | None = None,
         execution: Execution | None = None,
+        adam: AdamRecipe | None = None,
     ) -> None:
-        self.parts, self.execution = dict(parts or {}), execution or Execution()
-        self.folder, self.module, self.plan = RunFolder(path, identity, self.execution.team.first), module, recipe
-        self.optimizer = Optimizer(module, recipe)
+        self.plan, self.execution, self.adam = recipe, execution or Execution(), adam
+        self.folder = RunFolder(path, identity, self.execution.team.first)
+        self.adopt(module, parts or {})
         self.step = 0
         self.seconds = 0.0
-        self._resume()
+        if (tensors := self.folder.load()) is not None:
+            self.restore(tensors)
+        self.folder.trim_log(self.step)
+
+    def adopt(self, module: nn.Module, parts: Mapping[str, Part]) -> None:
+        """Trains `module` from now on, with these parts, and with an optimizer that has no state yet."""
+        self.module, self.parts = module, dict(parts)
+        self.optimizer = Optimizer(module, self.plan, self.adam)
 
     @abstractmethod
     def advance(self) -> StepReport:
@@ -136,21 +145,23 @@ class Stage(ABC):
 
     def save(self) -> None:
         """Writes a checkpoint, after a look at what it is made of; all ranks call it together."""
-        tensors = self._resting()
-        self.execution.watch.verify(tensors)
-        tensors = whole_tensors(tensors, self.execution.team)
-        progress = torch.tensor([self.step, self.seconds], dtype=torch.float64)
+        self.execution.watch.verify(self._resting())
+        tensors = self.tensors()
         if self.folder.writes:
-            self.folder.save(tensors | {"progress": progress})
+            self.folder.save(tensors)
 
-    def _resume(self) -> None:
-        if (tensors := self.folder.load()) is not None:
-            tensors = {name: own_part(name, value, self.execution.team) for name, value in tensors.items()}
-            weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
-            self.module.load_state_dict(weights)
-            self.optimizer.load(tensors)
-            for part, kept in self.parts.items():
-                kept.load({name: tensors[f"part.{part}.{name}"] for name in kept.state()})
-            step, self.seconds = tensors["progress"].tolist()
-            self.step = int(step)
-        self.folder.trim_log(self.step)
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all that the stage needs to go on with the same bits, of all ranks, which call it together."""
+        progress = torch.tensor([self.step, self.seconds], dtype=torch.float64)
+        return whole_tensors(self._resting(), self.execution.team) | {"progress": progress}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from where `tensors` returned these, on any number of ranks."""
+        tensors = {name: own_part(name, value, self.execution.team) for name, value in tensors.items()}
+        weights = {n.removeprefix("weight."): v for n, v in tensors.items() if n.startswith("weight.")}
+        self.module.load_state_dict(weights)
+        self.optimizer.load(tensors)
+        for part, kept in self.parts.items():
+            kept.load({name: tensors[f"part.{part}.{name}"] for name in kept.state()})
+        step, self.seconds = tensors["progress"].tolist()
+        self.step = int(step)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from training.curriculum.lessons import Lessons
 from training.data.batches import Batch, batch, dealt
@@ -18,7 +19,11 @@ from training.distributed.shards import keep_own_experts, whole_tensors
 from training.distributed.team import InvalidTeam
 from training.execution import Execution
 from training.experiments.quality import score
+from training.model.config import ModelConfig
+from training.model.flops import chosen_experts, step_flops
+from training.model.growth import depth, stacked
 from training.model.longcat_flash import LongcatFlash
+from training.optimizer.full_align import deviation_of
 from training.recipe import Recipe
 from training.stability.suite import Readings, Suite, hidden_size
 from training.stage import Stage, StepReport
@@ -28,14 +33,44 @@ from training.stage import Stage, StepReport
 class TrunkReport(StepReport):
     """`right`: the share of answer tokens that were the most likely one. FFN experts per token: by layer.
 
-    `readings` are those of the monitors, at the steps where they are due.
+    `flops`: of all steps so far, on all ranks, as `training/model/flops.py` counts them. `readings` are those of the
+    monitors, at the steps where they are due.
     """
 
     right: float
+    flops: float
     mean: list[float]
     std: list[float]
     busiest: list[float]
     readings: Readings | None
+
+
+def at_first(recipe: Recipe) -> ModelConfig:
+    """Returns the sizes that a run begins with. Raises ValueError when its growth does not fit it."""
+    growth, layers = recipe.growth, recipe.model.num_layers
+    if growth is None:
+        return recipe.model
+    if growth.factor < 2 or layers % growth.factor:
+        raise ValueError(f"growth: {layers} layers are not a shallow model's, stacked {growth.factor} times")
+    if not 0 < growth.step < recipe.trunk.steps:
+        raise ValueError(f"growth: step {growth.step} is not one between the first and the last, {recipe.trunk.steps}")
+    if recipe.curriculum and growth.step > recipe.curriculum.steps - recipe.curriculum.stages[-1].steps:
+        raise ValueError(f"growth: step {growth.step} is inside the last stage, which may be left before it")
+    return replace(recipe.model, num_layers=layers // growth.factor)
+
+
+def check_together(recipe: Recipe, execution: Execution) -> None:
+    """Raises ValueError when parts of the recipe, or it and the way that it is computed, do not go together."""
+    team = execution.team
+    if not recipe.determinism and not execution.plain:
+        raise InvalidTeam("several ranks or threads of the trunk's stage, or a watch, need the recipe's determinism")
+    if recipe.adam and recipe.architecture.one_variance:
+        raise ValueError("adam says what the variances at the beginning are, so one_variance would change nothing")
+    if recipe.adam and team.sharing > 1:
+        raise InvalidTeam(f"adam, which trains experts with all else, needs every expert on each rank: they are shared "
+                          f"by {team.sharing} ranks; give 1 as the number that shares them")  # fmt: skip
+    if recipe.determinism:
+        team.check(recipe.trunk.groups, recipe.model.n_routed_experts)
 
 
 class Trunk(Stage):
@@ -45,24 +80,15 @@ class Trunk(Stage):
 
     def __init__(self, path: Path, recipe: Recipe, execution: Execution | None = None) -> None:
         self.recipe = recipe
+        self.execution = execution or Execution()
+        check_together(recipe, self.execution)
         self.lessons = Lessons(recipe)
         self.tokenizer = self.lessons.tokenizer()
-        self.model = LongcatFlash(recipe.model, recipe.architecture)
-        self.model.initialise(recipe.seed)
+        self.flops = 0.0
+        self._build(at_first(recipe))
         identity = {name: value for name, value in asdict(recipe).items() if name not in ("mtp", "agentic")}
-        execution = execution or Execution()
-        if not recipe.determinism and not execution.plain:
-            raise InvalidTeam(
-                "several ranks or threads of the trunk's stage, or a watch, need the recipe's determinism"
-            )
-        self.suite = Suite(self.model, recipe)
-        self.engine: Engine | None = None
-        if recipe.determinism:
-            execution.team.check(recipe.trunk.groups, recipe.model.n_routed_experts)
-            keep_own_experts(self.model, execution.team)
-            self.model.to(execution.team.device)
-            self.engine = Engine(self.model, execution.team, execution.threads, execution.watch)
-        super().__init__(path, identity, self.model, recipe.trunk, {"suite": self.suite}, execution)
+        parts = {"suite": self.suite}
+        super().__init__(path, identity, self.model, recipe.trunk, parts, self.execution, recipe.adam)
         self.lessons.enter(self.model, max(0, self.step - 1))
         self.execution.team.agree(
             "tokenizer, recipe and step", f"{self.tokenizer.to_str()} {recipe} {self.step}".encode()
@@ -70,12 +96,14 @@ class Trunk(Stage):
 
     def advance(self) -> TrunkReport:
         begun = time.perf_counter()
+        self._grow_when_due()
         self.lessons.enter(self.model, self.step)
         done = self._compute() if self.engine is None else self._compute_by_groups(self.engine)
         readings = self.suite.read(self.step, done.loss, done.hidden, self.optimizer)
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
         usage = self.suite.control(done.real_T, scale, self.step)
+        self.flops += step_flops(self.model, done.groups, done.wanted, chosen_experts(self.model))
         self.step += 1
         self.seconds += time.perf_counter() - begun
         return TrunkReport(
@@ -84,6 +112,7 @@ class Trunk(Stage):
             scale,
             self.seconds,
             done.right,
+            self.flops,
             [u.mean for u in usage],
             [u.std for u in usage],
             [u.busiest for u in usage],
@@ -99,7 +128,8 @@ class Trunk(Stage):
         part = part_of(self.model, step, Whole(step.weight_A.sum(), int(step.real_T.sum())), self._precision())
         state_RD = part.state_TD[step.real_T]
         (part.loss + self.suite.penalty(state_RD)).backward()
-        return Computed(part.loss.item(), part.right / len(step.target_A), step.real_T, hidden_size(state_RD))
+        right, wanted = part.right / len(step.target_A), len(step.wanted_A)
+        return Computed(part.loss.item(), right, step.real_T, hidden_size(state_RD), step.groups, wanted)
 
     def _compute_by_groups(self, engine: Engine) -> Computed:
         """Does the same, by padded groups, on the threads and ranks of the execution."""
@@ -119,6 +149,35 @@ class Trunk(Stage):
     def _precision(self) -> torch.autocast:
         device = self.execution.team.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.recipe.trunk.bfloat16, cache_enabled=False)
+
+    def _build(self, config: ModelConfig) -> None:
+        """Makes the model with its initial weights, and everything that refers to its modules."""
+        recipe, execution = self.recipe, self.execution
+        self.model = LongcatFlash(config, recipe.architecture)
+        self.model.initialise(recipe.seed, deviation_of(recipe.adam) if recipe.adam else None)
+        self.suite = Suite(self.model, recipe)
+        self.engine: Engine | None = None
+        if recipe.determinism:
+            keep_own_experts(self.model, execution.team)
+            self.model.to(execution.team.device)
+            self.engine = Engine(self.model, execution.team, execution.threads, execution.watch)
+
+    def _grow_when_due(self) -> None:
+        """Stacks the layers; all ranks call it together. A stage that is left early may skip the very step."""
+        growth = self.recipe.growth
+        if growth and self.step >= growth.step and self.model.config.num_layers < self.recipe.model.num_layers:
+            self.restore(stacked(self.tensors(), growth.factor))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"flops": torch.tensor(self.flops, dtype=torch.float64)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from the tensors of a run before or after its growth."""
+        if depth(tensors) > self.model.config.num_layers:
+            self._build(self.recipe.model)
+            self.adopt(self.model, {"suite": self.suite})
+        super().restore(tensors)
+        self.flops = tensors["flops"].item()
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness and expert usage of the weights as they are, in the precision of training."""

@@ -27,7 +27,7 @@ from training.distributed.team import ALONE, Disagreement, InvalidTeam, Team
 from training.execution import Execution
 from training.model.config import ModelConfig
 from training.model.longcat_flash import LongcatFlash
-from training.recipe import Recipe, TrunkRecipe
+from training.recipe import GrowthRecipe, Recipe, TrunkRecipe
 from training.trunk import Trunk
 
 pytestmark = pytest.mark.processes
@@ -89,6 +89,28 @@ def test_same_bits_in_bfloat16(tmp_path: Path) -> None:
         work = partial(train, tmp_path / str(ranks), recipe=recipe)
         assert wait_for(start_ranks(ranks, None, work)) == [0] * ranks
     assert_equal(checkpoint(tmp_path / "1"), checkpoint(tmp_path / "2"))
+
+
+def test_a_run_grows_with_the_same_bits_on_ranks(tmp_path: Path) -> None:
+    """Its layers are stacked between two checkpoints; the second run begins with two ranks and ends with one."""
+    recipe = replace(RECIPE, trunk=replace(TRUNK, save_every=3), growth=GrowthRecipe(2))
+    assert wait_for(start_ranks(1, None, partial(train, tmp_path / "alone", recipe=recipe))) == [0]
+
+    def part(team: Team) -> None:
+        make_deterministic()
+        trunk = Trunk(tmp_path / "ranks", recipe, Execution(team, 1, Watch(1)))
+        for _ in range(3):
+            trunk.begin()
+            trunk.advance()
+            trunk.remember()
+        trunk.save()
+
+    assert wait_for(start_ranks(2, None, part)) == [0, 0]
+    assert wait_for(start_ranks(1, None, partial(train, tmp_path / "ranks", recipe=recipe))) == [0]
+    grown = checkpoint(tmp_path / "ranks")
+    assert_equal(checkpoint(tmp_path / "alone"), grown)
+    assert "weight.layers.1.mlp.experts.down_EDF" in grown
+    assert grown["flops"] > 0
 
 
 def test_kills_of_any_rank_change_no_bit(tmp_path: Path, alone: dict[str, Tensor]) -> None:

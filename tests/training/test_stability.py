@@ -152,7 +152,7 @@ def test_suite_and_controller_resume_with_the_same_bits(tmp_path: Path) -> None:
     second = Trunk(tmp_path / "halves", recipe)
     assert [second.advance().loss for _ in range(3)] == [report.loss for report in reports[4:]]
     saved = whole.suite.state()
-    assert {"controller.sum", "spikes.recent"} < saved.keys()
+    assert {"controller.layers.0.sum", "spikes.recent"} < saved.keys()
     for name, value in second.suite.state().items():
         assert torch.equal(value, saved[name]), name
 

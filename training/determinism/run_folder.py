@@ -10,6 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+LOG = "log.jsonl"
+
 
 class RunFolder:
     """`path` contains recipe.json, log.jsonl and checkpoint.safetensors; one process at a time uses it."""
@@ -28,7 +30,7 @@ class RunFolder:
 
     @property
     def log_path(self) -> Path:
-        return self.path / "log.jsonl"
+        return self.path / LOG
 
     def write(self, name: str, text: str) -> None:
         """Writes a further file; it is whole or not there."""
@@ -43,8 +45,7 @@ class RunFolder:
 
     def load(self) -> dict[str, Tensor] | None:
         """Returns the checkpoint, or None when there is none yet."""
-        file = self.path / "checkpoint.safetensors"
-        return load_file(file) if file.exists() else None
+        return _load(self.path)
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends a line; a record has its `step`. Only the rank that writes does."""
@@ -60,6 +61,20 @@ class RunFolder:
         text = self.log_path.read_text() if self.log_path.exists() else ""
         whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)
         _replace(self.log_path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Returns recipe, last checkpoint and log of a run, and writes nothing. Raises ValueError when there is none."""
+    if not (path / "recipe.json").exists() or (tensors := _load(path)) is None:
+        raise ValueError(f"{path}: no run with a checkpoint")
+    log = path / LOG
+    recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
+    return recipe, tensors, log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def _load(path: Path) -> dict[str, Tensor] | None:
+    file = path / "checkpoint.safetensors"
+    return load_file(file) if file.exists() else None
 
 
 def _replace(file: Path, text: str) -> None:

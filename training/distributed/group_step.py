@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from training.data.batches import Batch
 from training.distributed.engine import Engine
+from training.model.attention import Groups
 from training.model.longcat_flash import LongcatFlash
 from training.stability.balance import RouterBalance
 from training.stability.suite import Suite, hidden_size
@@ -23,12 +24,17 @@ from training.stability.suite import Suite, hidden_size
 
 @dataclass(frozen=True)
 class Computed:
-    """A step's loss, the share of right answer tokens, which tokens are no padding, and the last layer's size."""
+    """A step's loss, the share of right answer tokens, which tokens are no padding, and the last layer's size.
+
+    And how many rows of which length were computed, and logits of how many tokens.
+    """
 
     loss: float
     right: float
     real_T: Tensor
     hidden: tuple[float, float]
+    groups: Groups
+    wanted: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class GroupStep:
             balance.loss, balance.weight, balance.ratio = means
         answers = sum(len(part.target_A) for part in batches)
         hidden = float(norm_U.sum()), float(largest_U.max())
-        return Computed(outcome.loss, float(right_U.sum()) / answers, real_T, hidden)
+        groups = [group for part in batches for group in part.groups]
+        return Computed(outcome.loss, float(right_U.sum()) / answers, real_T, hidden, groups, answers)
 
     def _group(self, model: LongcatFlash, group: Batch, whole: Whole) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
         """Returns the group's loss, what is differentiated, and what gives its other numbers after that."""

@@ -22,8 +22,10 @@ def draw_training(log: Path, target: float | None, out: Path) -> None:
     share = above.twinx()
     share.plot([c["step"] for c in checks], [c["exact"] for c in checks], "o-", color="tab:green", markersize=3)
     share.set(ylim=(0, 1.02), ylabel="exact held-out answers (green)")
-    for layer in range(len(steps[0]["mean"])):
-        below.plot(at, [record["mean"][layer] for record in steps], linewidth=0.8, label=f"layer {layer}")
+    for layer in range(len(steps[-1]["mean"])):
+        have = [record for record in steps if layer < len(record["mean"])]  # a model that grows has more layers later
+        line = [record["mean"][layer] for record in have]
+        below.plot([record["step"] for record in have], line, linewidth=0.8, label=f"layer {layer}")
     if target is not None:
         below.axhspan(0.95 * target, 1.05 * target, color="tab:green", alpha=0.15, label="target ±5 %")
     below.set(xlabel="step", ylabel="FFN experts per token, mean of the batch")

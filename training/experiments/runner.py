@@ -39,21 +39,24 @@ class Case:
     work: Callable[[Path, Console, str], Json]
 
 
-def trained(variant: str, recipe: Recipe) -> Case:
-    """Returns the case that trains a trunk by the recipe; its result has the log's records and the held-out loss."""
+def trained(variant: str, recipe: Recipe, held_out: int | None = None) -> Case:
+    """Returns the case that trains a trunk by the recipe; its result has the log's records and the held-out loss.
+
+    `held_out`: dialogues of that loss; without it, twice those of a check.
+    """
 
     def work(folder: Path, console: Console, title: str) -> Json:
         trunk = Trunk(folder / "run", recipe)
         trunk.name = title
         trunk.run(console)
-        return outcome(trunk)
+        return outcome(trunk, held_out or 2 * recipe.trunk.check_dialogues)
 
     return Case(variant, recipe.seed, asdict(recipe), work)
 
 
-def outcome(trunk: Trunk) -> Json:
-    """Returns the records of a finished run, and its loss on held-out dialogues."""
-    log, count = trunk.folder.log_path, 2 * trunk.recipe.trunk.check_dialogues
+def outcome(trunk: Trunk, count: int) -> Json:
+    """Returns the records of a finished run, and its loss on `count` held-out dialogues."""
+    log = trunk.folder.log_path
     steps = [{name: value for name, value in record.items() if name != TIMES} for record in read_log(log, "step")]
     return {"steps": steps, "checks": read_log(log, "check"), "held_out_loss": held_out_loss(trunk, count)}
 
@@ -78,8 +81,13 @@ def run_cases(cases: Iterable[Case], folder: Path, console: Console) -> Results:
     return results
 
 
-def arguments(name: str, doc: str | None, seeds: int, steps: int) -> argparse.Namespace:
-    """Parses what every experiment takes, and sets up torch. `seeds` and `steps`: the default size."""
+def arguments(
+    name: str, doc: str | None, seeds: int, steps: int, add: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """Parses what every experiment takes and what `add` declares, and sets up torch.
+
+    `seeds` and `steps`: the default size.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m training.experiments.{name}", description=doc)
     parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / name, help="folder of checkpoints")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where result and plot go")
@@ -87,6 +95,8 @@ def arguments(name: str, doc: str | None, seeds: int, steps: int) -> argparse.Na
     parser.add_argument("--seeds", type=int, default=seeds, help="how many; the first is 1")
     parser.add_argument("--steps", type=int, default=steps, help="at scale 1; fewer only to try the program out")
     parser.add_argument("--threads", type=int, default=1)
+    if add:
+        add(parser)
     given = parser.parse_args()
     for option in ("scale", "seeds", "steps", "threads"):
         if getattr(given, option) < 1:

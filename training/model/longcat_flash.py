@@ -5,6 +5,8 @@ Legend: T tokens of all groups, R rope dim, D hidden, A tokens of answers, V voc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,8 @@ from torch.nn import functional as F
 from training.model.attention import Attention, Groups, RMSNorm, linear, rope_of
 from training.model.config import SERVED, Architecture, ModelConfig
 from training.model.moe import MoE
+
+Deviation = Callable[[str, Tensor], float]  # the standard deviation of a matrix at the beginning, by its name and shape
 
 
 class MLP(nn.Module):
@@ -67,19 +71,22 @@ class LongcatFlash(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = linear(config.hidden_size, config.vocab_size)
 
-    def initialise(self, seed: int) -> None:
-        """Initialises matrices with variance 1 / inputs, and those that write to the residual stream with zero.
+    def quiet(self, name: str, weight: Tensor) -> float:
+        """The deviation for variance 1 / inputs; zero for what writes to the residual stream, and for the head.
 
-        With the architecture's `one_variance`, the first have variance 1 / hidden_size.
+        With the architecture's `one_variance`, the first is 1 / hidden_size.
         """
+        writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_EDF", "lm_head.weight"))
+        inputs = self.config.hidden_size if self.architecture.one_variance else weight.shape[-1]
+        return 0.0 if writes else 1.0 if name.startswith("embed") else float(inputs**-0.5)
+
+    def initialise(self, seed: int, deviation: Deviation | None = None) -> None:
+        """Draws the matrices; `deviation` says how large, without it `quiet` does. Norms begin at one."""
+        deviation = deviation or self.quiet
         rng = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
-            if weight.ndim == 1:
-                continue
-            writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_EDF", "lm_head.weight"))
-            inputs = self.config.hidden_size if self.architecture.one_variance else weight.shape[-1]
-            std = 0.0 if writes else 1.0 if name.startswith("embed") else inputs**-0.5
-            nn.init.normal_(weight, 0.0, std, generator=rng)
+            if weight.ndim > 1:
+                nn.init.normal_(weight, 0.0, deviation(name, weight), generator=rng)
 
     def forward(self, ids_T: Tensor, groups: Groups, wanted_A: Tensor) -> Tensor:
         """Returns fp32 logits [A, V] of the tokens at the indices `wanted_A`."""

@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for everything else.
+"""Muon for matrices, AdamW for everything else; or AdamW alone.
 
 Muon: momentum, then the nearest orthogonal matrix by five Newton-Schulz steps (Jordan et al., 2024). Matrices of equal
 shape are stacked, so that all layers need one batched product; experts by groups, which are the same for any number of
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from training.model.moe import Experts
+from training.optimizer.full_align import rate_of, reads_width
+from training.recipe import AdamRecipe
 
 MOMENTUM = 0.95
 
@@ -64,18 +66,23 @@ def _matrices(name: str, value: Tensor) -> Tensor:
 class Optimizer:
     """Both optimizers, with all state in named tensors, so that a checkpoint is one safetensors file."""
 
-    def __init__(self, model: nn.Module, recipe: Rates) -> None:
+    def __init__(self, model: nn.Module, recipe: Rates, adam: AdamRecipe | None = None) -> None:
         self.recipe = recipe
         self.in_group = _experts_in_group(model)
         self.matrices: dict[str, nn.Parameter] = {}
         self.vectors: dict[str, nn.Parameter] = {}
         for name, value in model.named_parameters():
             own = value.ndim == 1 or "embed" in name or "lm_head" in name or "classifier" in name
-            (self.vectors if own else self.matrices)[name] = value
+            (self.vectors if own or adam else self.matrices)[name] = value
         self.momentum = {name: torch.zeros_like(value) for name, value in self.matrices.items()}
-        self.adam = torch.optim.AdamW(
-            self.vectors.values(), lr=recipe.vector_rate, betas=(0.9, 0.98), eps=recipe.adam_epsilon, weight_decay=0.0
-        )
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, value in self.vectors.items():
+            rate = rate_of(name, value, adam) if adam else recipe.vector_rate
+            decay = recipe.weight_decay if adam and reads_width(name, value) else 0.0
+            groups[rate, decay].append(value)
+        self.rates = [rate for rate, _ in groups]
+        parameters = [{"params": values, "weight_decay": decay} for (_, decay), values in groups.items()]
+        self.adam = torch.optim.AdamW(parameters, betas=(0.9, 0.98), eps=recipe.adam_epsilon)
 
     def scale(self, step: int) -> float:
         """Returns the factor of the learning rates at a step."""
@@ -88,8 +95,8 @@ class Optimizer:
     def step(self, step: int) -> None:
         """Updates the parameters from their gradients, and clears these."""
         scale = self.scale(step)
-        for group in self.adam.param_groups:
-            group["lr"] = self.recipe.vector_rate * scale
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
         self.adam.step()
         self._muon(self.recipe.matrix_rate * scale)
         for value in (*self.vectors.values(), *self.matrices.values()):

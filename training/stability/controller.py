@@ -78,8 +78,10 @@ class Controller:
             moe.router.e_score_correction_bias[:experts] += rate * move_N
 
     def state(self) -> dict[str, Tensor]:
-        """Returns every tensor needed to resume; the biases are the model's."""
-        return {"count": self.count_LN, "sum": self.sum_LN, "last": self.last_LN, "choices": self.choices}
+        """Returns every tensor needed to resume, by layer, so that it can be stacked; the biases are the model's."""
+        kinds = {"count": self.count_LN, "sum": self.sum_LN, "last": self.last_LN}
+        rows = {f"layers.{layer}.{kind}": row_N for kind, rows in kinds.items() for layer, row_N in enumerate(rows)}
+        return rows | {"choices": self.choices}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restores the tensors that `state` returned."""
