@@ -9,6 +9,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+import torch._inductor  # noqa: F401 - deterministic algorithms need it, and it takes seconds: once, not in each rank
+
 from training.distributed.team import Team, join_team, leave_team
 
 

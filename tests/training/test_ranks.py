@@ -27,7 +27,7 @@ from training.distributed.team import ALONE, Disagreement, InvalidTeam, Team
 from training.execution import Execution
 from training.model.config import ModelConfig
 from training.model.longcat_flash import LongcatFlash
-from training.recipe import GrowthRecipe, Recipe, TrunkRecipe
+from training.recipe import AdamRecipe, GrowthRecipe, Recipe, TrunkRecipe
 from training.trunk import Trunk
 
 pytestmark = pytest.mark.processes
@@ -91,9 +91,10 @@ def test_same_bits_in_bfloat16(tmp_path: Path) -> None:
     assert_equal(checkpoint(tmp_path / "1"), checkpoint(tmp_path / "2"))
 
 
-def test_a_run_grows_with_the_same_bits_on_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sharing", "adam"), [(2, None), (1, AdamRecipe())], ids=["shared experts", "AdamW alone"])
+def test_a_run_grows_with_the_same_bits_on_ranks(tmp_path: Path, sharing: int, adam: AdamRecipe | None) -> None:
     """Its layers are stacked between two checkpoints; the second run begins with two ranks and ends with one."""
-    recipe = replace(RECIPE, trunk=replace(TRUNK, save_every=3), growth=GrowthRecipe(2))
+    recipe = replace(RECIPE, trunk=replace(TRUNK, save_every=3), growth=GrowthRecipe(2), adam=adam)
     assert wait_for(start_ranks(1, None, partial(train, tmp_path / "alone", recipe=recipe))) == [0]
 
     def part(team: Team) -> None:
@@ -105,7 +106,7 @@ def test_a_run_grows_with_the_same_bits_on_ranks(tmp_path: Path) -> None:
             trunk.remember()
         trunk.save()
 
-    assert wait_for(start_ranks(2, None, part)) == [0, 0]
+    assert wait_for(start_ranks(2, sharing, part)) == [0, 0]
     assert wait_for(start_ranks(1, None, partial(train, tmp_path / "ranks", recipe=recipe))) == [0]
     grown = checkpoint(tmp_path / "ranks")
     assert_equal(checkpoint(tmp_path / "alone"), grown)
