@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 SCHEMES = ("redis", "rediss", "unix")
 # Parameters that change what a connection is, of those that the client reads. Timeouts are Caracal's own.
@@ -45,6 +45,29 @@ def url_violation(url: str) -> str:
         return f"it has the parameter {unknown[0][:40]!r}, which is not supported"
     database = parameters.get("db", "" if scheme == "unix" else unquote(parts.path).strip("/"))
     return "" if re.fullmatch("[0-9]{0,6}", database) else f"{database[:20]!r} is not the number of a database"
+
+
+def with_authorities(url: str, file: str) -> str:
+    """The URL of a Redis over TLS whose certificate may also be of these authorities; others stay as they are."""
+    scheme, _, query = url.partition("://")[0].lower(), *url.partition("?")[1:]
+    if not file or scheme != "rediss" or "ssl_ca_certs" in dict(parse_qsl(query)):
+        return url
+    return f"{url}{'&' if query else '?' if '?' not in url else ''}ssl_ca_certs={quote(file)}"
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with the password of Redis' user `default`, whatever characters it has; a URL has none of its own.
+
+    The user is named: a Redis that has no password yet takes any from a named user, and rejects one without a name.
+    """
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://default:{quote(password, safe='')}@{rest}" if password else url
+
+
+def has_user(url: str) -> bool:
+    """Whether the URL has a user or a password."""
+    parts = urlsplit(url)
+    return "@" in parts.netloc or bool({"username", "password"} & dict(parse_qsl(parts.query)).keys())
 
 
 def without_password(url: str) -> str:
