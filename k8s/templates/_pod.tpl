@@ -35,7 +35,7 @@ spec:
   {{ $key }}: {{ . }}
   {{- end }}
   {{- end }}
-  {{- range $key := list "nodeSelector" "tolerations" "affinity" "resourceClaims" }}
+  {{- range $key := list "nodeSelector" "tolerations" "resourceClaims" }}
   {{- with index $.role $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
@@ -47,6 +47,10 @@ spec:
   {{- end }}
   {{- if and $rdma .root.Values.rdma.hostIPC }}
   hostIPC: true
+  {{- end }}
+  {{- with include "caracal.affinity" . | trim }}
+  affinity:
+    {{- . | nindent 4 }}
   {{- end }}
   topologySpreadConstraints:
     {{- include "caracal.spread" . | trim | nindent 4 }}
@@ -65,7 +69,7 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   volumes:
-    - {name: tmp, emptyDir: {}}
+    - {{ include "caracal.tmpVolume" .role }}
     {{- with .role.shmSize }}
     - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ . }}}}
     {{- end }}
@@ -77,6 +81,9 @@ spec:
     {{- if include "caracal.mtls" .root }}
     {{- include "caracal.mtlsVolume" . | nindent 4 }}
     {{- end }}
+    {{- if include "caracal.caBundle" .root }}
+    {{- include "caracal.caVolume" .root | nindent 4 }}
+    {{- end }}
     {{- if eq .component "router" }}
     {{- with .role.apiKeys.existingSecret }}
     - {name: api-keys, secret: {secretName: {{ . }}, items: [{key: {{ $.role.apiKeys.secretKey }}, path: {{ $.role.apiKeys.secretKey }}}]}}
@@ -86,6 +93,10 @@ spec:
     {{- with .role.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end }}
+
+{{- define "caracal.tmpVolume" -}}
+{name: tmp, emptyDir: {sizeLimit: {{ .tmpSizeLimit }}}}
 {{- end }}
 
 {{- define "caracal.container" -}}
@@ -145,6 +156,9 @@ volumeMounts:
   {{- end }}
   {{- if include "caracal.mtls" .root }}
   - {name: mtls, mountPath: /etc/caracal/mtls, readOnly: true}
+  {{- end }}
+  {{- if include "caracal.caBundle" .root }}
+  - {name: ca, mountPath: /etc/caracal/ca, readOnly: true}
   {{- end }}
   {{- if and (eq .component "router") .role.apiKeys.existingSecret }}
   - {name: api-keys, mountPath: /etc/caracal/api-keys, readOnly: true}

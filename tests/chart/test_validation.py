@@ -48,6 +48,13 @@ WRONG_TYPES = (
     "image.pullPolicy=Sometimes",
     "externalRedis.url=http://redis",
     "pod.accelerator.usablePercent=0",
+    "expert.resources.limits.memory=4Gib",
+    "pod.resources.requests.cpu=half",
+    "router.resources.request.cpu=1",
+    "redis.resources.limits.memory=4 Gi",
+    "pod.tmpSizeLimit=4GB",
+    "logLevel=verbose",
+    "router.initialReplicas=0",
 )
 # Values, and what the message must contain.
 REJECTED = {
