@@ -89,7 +89,16 @@ class Cluster:
         """Returns the output of `caracal` with --context and --namespace of this release."""
         context = self.kubectl("config", "current-context").strip()
         path = ":".join(str(REPOSITORY / folder) for folder in ("", "kernels", "proto"))
-        command = [*self.target.prefix(), "env", "COLUMNS=1000", f"PYTHONPATH={path}", sys.executable, "-c", CLI, *arguments]
+        command = [
+            *self.target.prefix(),
+            "env",
+            "COLUMNS=1000",
+            f"PYTHONPATH={path}",
+            sys.executable,
+            "-c",
+            CLI,
+            *arguments,
+        ]
         command += ["--context", context, "--namespace", self.namespace]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:

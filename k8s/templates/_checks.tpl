@@ -46,7 +46,11 @@
 {{- end }}
 {{- $given := int .Values.externalRedis.port }}
 {{- $inUrl := int (include "caracal.externalRedisPort" (dict "Values" (dict "externalRedis" (dict "url" .Values.externalRedis.url "port" 0)))) }}
-{{- if and .Values.externalRedis.url $given (ne $given $inUrl) }}
+{{- $sentinels := contains "+sentinel://" .Values.externalRedis.url }}
+{{- if and $sentinels (not (int .Values.externalRedis.sentinelPort)) }}
+{{- fail "externalRedis.url is one of Sentinels: give their port in externalRedis.sentinelPort, which the NetworkPolicy would block, and that of the Redis in externalRedis.port." }}
+{{- end }}
+{{- if and .Values.externalRedis.url $given (ne $given $inUrl) (not $sentinels) }}
 {{- fail (printf "externalRedis.port is %d but externalRedis.url has port %d, which the NetworkPolicy would block. Leave externalRedis.port at 0 to use the URL's." $given $inUrl) }}
 {{- end }}
 {{- end }}
