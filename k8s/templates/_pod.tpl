@@ -35,7 +35,11 @@ spec:
   {{ $key }}: {{ . }}
   {{- end }}
   {{- end }}
-  {{- range $key := list "nodeSelector" "tolerations" "resourceClaims" }}
+  {{- with include "caracal.tolerations" .role | fromJsonArray }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- range $key := list "nodeSelector" "resourceClaims" }}
   {{- with index $.role $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
@@ -93,6 +97,20 @@ spec:
     {{- with .role.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end }}
+
+{{/* Those of the values, and how long a pod stays on a node that does not answer, unless they say that as well. */}}
+{{- define "caracal.tolerations" -}}
+{{- $all := .tolerations }}
+{{- range $taint := ternary (list "not-ready" "unreachable") list (gt (int .nodeLossSeconds) 0) }}
+{{- $key := printf "node.kubernetes.io/%s" $taint }}
+{{- $given := false }}
+{{- range $.tolerations }}{{ if eq (.key | default "") $key }}{{ $given = true }}{{ end }}{{ end }}
+{{- if not $given }}
+{{- $all = append $all (dict "key" $key "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" (int $.nodeLossSeconds)) }}
+{{- end }}
+{{- end }}
+{{- toJson $all }}
 {{- end }}
 
 {{- define "caracal.tmpVolume" -}}

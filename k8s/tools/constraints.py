@@ -95,6 +95,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "pod.podLabels": _LABELS,
     "pod.podAnnotations": _STRINGS,
     "pod.nodeSelector": _LABELS,
+    "pod.nodeLossSeconds": _between(0, DAY_S),
     "pod.podSecurityContext": _OPEN,
     "pod.securityContext": _OPEN,
     "pod.probes.startupTimeoutSeconds": _between(1, DAY_S),

@@ -302,6 +302,19 @@ def test_every_process_logs_at_the_level_of_the_values(chart: Chart) -> None:
         assert len(found) == 6, "three roles, two Jobs and the CronJob"
 
 
+def test_pods_leave_a_lost_node_after_the_seconds_given(chart: Chart) -> None:
+    def seconds(*values: str) -> dict[str, int | None]:
+        given = _pod(chart.render(*values), "router").get("tolerations", [])
+        assert all((one["operator"], one["effect"]) == ("Exists", "NoExecute") for one in given)
+        return {one["key"].rpartition("/")[2]: one.get("tolerationSeconds") for one in given}
+
+    assert seconds() == {"not-ready": 30, "unreachable": 30}
+    assert seconds("router.nodeLossSeconds=7") == {"not-ready": 7, "unreachable": 7}
+    assert seconds("pod.nodeLossSeconds=0") == {}
+    mine = "pod.tolerations[0].key=node.kubernetes.io/not-ready,pod.tolerations[0].operator=Exists"
+    assert seconds(f"{mine},pod.tolerations[0].effect=NoExecute") == {"not-ready": None, "unreachable": 30}
+
+
 def test_the_disk_of_tmp_is_limited(chart: Chart) -> None:
     for limit in ("4Gi", "100Mi"):
         for name, spec in pod_specs(chart.render(f"pod.tmpSizeLimit={limit}")):
