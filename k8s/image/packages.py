@@ -72,14 +72,14 @@ def _compile(root: Path, site: Path) -> None:
 
 def _own_wheel(work: Path) -> Path:
     """Returns Caracal's wheel with compiled kernels, built once for all targets of a run, from a copy of the sources:
-    setuptools would also pack the leftovers of an earlier build in the tree. Compiled objects stay from run to run."""
+    setuptools would also pack the leftovers of an earlier build in the tree. Of those only extension modules stay, which
+    setup.py compiles again unless they are of the very same sources."""
     folder, source = work / "wheel", work / "source"
     if not list(folder.glob("caracal-*.whl")):
+        for path in list(source.rglob("*")):
+            if path.is_file() and (path.suffix != ".so" or path.relative_to(source).parts[0] != "build"):
+                path.unlink()
         source.mkdir(parents=True, exist_ok=True)
-        objects = set(source.glob("build/temp.*"))
-        for path in [*source.iterdir(), *source.glob("build/*")]:
-            if path not in objects and path != source / "build":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
         for name in SOURCES:
             _copy(REPOSITORY / name, source / name)
         _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
@@ -88,9 +88,9 @@ def _own_wheel(work: Path) -> Path:
 
 def _copy(origin: Path, target: Path) -> None:
     if origin.is_dir():
-        shutil.copytree(origin, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(origin, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"), dirs_exist_ok=True)
     else:
-        shutil.copy(origin, target)
+        shutil.copy2(origin, target)  # with its time: setup.py compiles again what is older than itself
 
 
 def _empty(folder: Path) -> Path:
