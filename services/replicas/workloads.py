@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,23 @@ class Workloads:
         """
         map_name = f"configmaps/{self._config_map}"
         noted = self._call(map_name, self._core.read_namespaced_config_map, self._config_map).get("data") or {}
-        for _ in range(TRIES):
-            try:
-                if workload.name not in noted:
-                    self._scale(workload)
-                self._disown(workload)
-                break
-            except _Changed:
-                time.sleep(PAUSE_S)  # by a controller, which writes the status: read it again
-        else:
-            raise WorkloadUnavailable(f"{workload.kind}/{workload.name} is changed all the time")
         if workload.name not in noted:
+            if not self._insist(self._scale, workload):
+                raise WorkloadUnavailable(f"{workload.kind}/{workload.name} is changed all the time")
             body = {"data": {workload.name: str(workload.replicas)}}
             self._call(map_name, self._core.patch_namespaced_config_map, self._config_map, body)
+        if not self._insist(self._disown, workload):
+            log.warning("values that own replicas later on will be a conflict", workload=workload.name)
+
+    def _insist(self, change: Callable[[Workload], None], workload: Workload) -> bool:
+        """Tries again while others change the workload, such as controllers; returns whether it went through."""
+        for _ in range(TRIES):
+            try:
+                change(workload)
+                return True
+            except _Changed:
+                time.sleep(PAUSE_S)
+        return False
 
     def _scale(self, workload: Workload) -> None:
         found = self._read(workload)
