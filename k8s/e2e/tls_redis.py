@@ -4,6 +4,7 @@ Arguments: the redis-server, the TLS port, the folder with tls.crt and tls.key, 
 """
 
 import asyncio
+import signal
 import ssl
 import subprocess
 import sys
@@ -34,6 +35,7 @@ async def main() -> None:
     folder = tempfile.mkdtemp()
     socket = f"{folder}/redis.sock"
     redis = start(folder, socket)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, redis.terminate)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
