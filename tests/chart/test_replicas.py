@@ -62,7 +62,7 @@ def test_the_job_may_scale_these_workloads_and_nothing_else(chart: Chart) -> Non
 
 
 def test_another_image_is_another_job(chart: Chart) -> None:
-    assert jobs_of(chart.render(), "replicas") != jobs_of(chart.render("image.tag=2"), "replicas")
+    assert jobs_of(chart.render(), "replicas") != jobs_of(chart.render("image.tag=v2"), "replicas")
 
 
 def test_the_capacity_check_counts_the_first_pods(chart: Chart) -> None:
