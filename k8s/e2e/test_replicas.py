@@ -32,7 +32,8 @@ def _helm(version: int) -> str:
 def owned(target: Target, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Yields a new release by the Helm of that version, whose values leave all numbers open."""
     program = _helm(request.param)
-    owned = Cluster(target, f"caracal-owner-{request.param}", helm_program=program)
+    what = "open" if "leave_open" in request.node.name else "own"  # a namespace goes slowly: each test has its own
+    owned = Cluster(target, f"caracal-{what}-{request.param}", helm_program=program)
     owned.create_namespace()
     owned.install("install", expert__replicas="null", **OFF)
     yield owned
