@@ -53,7 +53,7 @@ def _redis(image: str) -> dict[str, Any]:
         {"name": "tls", "secret": {"secretName": "tls-redis"}},
         {"name": "tmp", "emptyDir": {}},
     ]
-    container = {"name": "redis", "image": image, "imagePullPolicy": "IfNotPresent", "command": program}
+    container: dict[str, Any] = {"name": "redis", "image": image, "imagePullPolicy": "IfNotPresent", "command": program}
     container |= {"securityContext": safe, "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}}
     container["volumeMounts"] = [{"name": name, "mountPath": path} for name, path in mounts.items()]
     return {

@@ -37,6 +37,7 @@ def open_redis(url: str, timeout_s: float) -> redis.Redis:
     of_sentinels = {ours: query[theirs] for theirs, ours in OF_SENTINELS.items() if theirs in query} | timeouts
     if tls:
         of_sentinels |= {name: value for name, value in given.items() if name.startswith("ssl_")} | {"ssl": True}
-    found = Sentinel(sentinels(url), sentinel_kwargs=of_sentinels)
+    found: Any = Sentinel(sentinels(url), sentinel_kwargs=of_sentinels)  # type: ignore[no-untyped-call]
     more = {"connection_class": SentinelManagedSSLConnection} if tls else {}
-    return found.master_for(name, **given, **more)
+    client: redis.Redis = found.master_for(name, **given, **more)
+    return client
