@@ -72,7 +72,7 @@ def _compile(root: Path, site: Path) -> None:
 
 def _own_wheel(work: Path) -> Path:
     """Returns Caracal's wheel with compiled kernels, built once for all targets of a run, from a copy of the sources:
-    setuptools would also pack the leftovers of an earlier build in the tree. Of those only extension modules stay, which
+    setuptools would also pack leftovers of an earlier build in the tree. Of those only extension modules stay, which
     setup.py compiles again unless they are of the very same sources."""
     folder, source = work / "wheel", work / "source"
     if not list(folder.glob("caracal-*.whl")):
