@@ -24,7 +24,7 @@ EXCLUDED = frozenset(
 )
 CERTIFICATES = "usr/share/ca-certificates"
 # Where OpenSSL of Debian looks, and with it Python: the script that would write it never runs here.
-TRUST_STORE = "etc/ssl/certs/ca-certificates.crt"
+AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/info")
 _FOLDERS = ("app", "dev", "etc", "model", "proc", "sys", "tmp")
 _PASSWD = f"root:x:0:0:root:/:/sbin/nologin\ncaracal:x:{USER}:{USER}:caracal:/tmp:/sbin/nologin\n"
@@ -44,7 +44,7 @@ def make_root(root: Path, downloads: Path) -> None:
     subprocess.run(["apt-get", "-qq", *sandbox, "download", *names], cwd=downloads, check=True)
     for package in sorted(downloads.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
-    _write_trust_store(root)
+    _write_authorities(root)
     for unused in UNUSED:
         shutil.rmtree(root / unused, ignore_errors=True)
     for folder in _FOLDERS:
@@ -56,14 +56,14 @@ def make_root(root: Path, downloads: Path) -> None:
         (root / "usr/bin" / alias).symlink_to(PYTHON)
 
 
-def _write_trust_store(root: Path) -> None:
-    """Writes the bundle of all authorities that Debian trusts, as update-ca-certificates would."""
+def _write_authorities(root: Path) -> None:
+    """Writes the bundle of all authorities that Debian ships, as update-ca-certificates would."""
     authorities = sorted((root / CERTIFICATES).rglob("*.crt"))
-    store = root / TRUST_STORE
+    store = root / AUTHORITIES
     store.parent.mkdir(parents=True, exist_ok=True)
     store.write_text("".join(path.read_text().rstrip() + "\n" for path in authorities))
     (root / "usr/lib/ssl").mkdir(parents=True, exist_ok=True)
-    for name, target in (("certs", "/etc/ssl/certs"), ("cert.pem", f"/{TRUST_STORE}")):
+    for name, target in (("certs", "/etc/ssl/certs"), ("cert.pem", f"/{AUTHORITIES}")):
         link = root / "usr/lib/ssl" / name
         if not link.is_symlink():
             link.symlink_to(target)

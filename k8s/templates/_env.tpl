@@ -18,7 +18,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Not empty when pods trust further authorities. */}}
+{{/* Not empty when there are authorities besides those of the image. */}}
 {{- define "caracal.caBundle" -}}
 {{- if or .Values.caBundle.configMap .Values.caBundle.secret }}yes{{ end }}
 {{- end }}

@@ -21,7 +21,9 @@ FILE = "/etc/caracal/ca/ca.crt"
         ),
     ],
 )
-def test_every_role_has_the_file_and_is_told_of_it(chart: Chart, values: str, source: dict[str, object]) -> None:
+def test_every_role_has_the_file_and_a_variable_with_its_path(
+    chart: Chart, values: str, source: dict[str, object]
+) -> None:
     specs = dict(pod_specs(chart.render(values)))
     for role in ROLES:
         assert {"name": "ca", **source} in specs[role]["volumes"]

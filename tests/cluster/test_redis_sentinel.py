@@ -73,7 +73,7 @@ def test_a_new_master_is_found(servers: Servers) -> None:
         )
         try:
             await _until(lambda: membership.set_desired("expert", 3))
-            await asyncio.sleep(2)  # until the Sentinel has heard of the replica, and it has the data
+            await asyncio.sleep(2)  # until the Sentinel knows the replica, and that one has the data
             servers.master.kill()
             with pytest.raises(RedisUnavailable):
                 await membership.set_desired("expert", 4)

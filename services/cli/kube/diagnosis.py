@@ -49,7 +49,7 @@ def grouped(reasons: Mapping[str, str]) -> list[str]:
     ]
 
 
-def holding_up(pods: Iterable[Any], counts: Mapping[str, int]) -> list[Any]:
+def keeping_back(pods: Iterable[Any], counts: Mapping[str, int]) -> list[Any]:
     """The pods that keep roles from these counts: those to come that are not ready, else those that are to go."""
     found = []
     for role, count in counts.items():

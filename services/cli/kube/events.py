@@ -9,7 +9,7 @@ from typing import Any
 
 NOT_CREATED = "FailedCreate"  # of a StatefulSet, or of a Deployment's ReplicaSet: a quota, an admission webhook
 # What holds a pod that is being deleted; its probes fail all the same.
-HOLDS_A_DELETED_POD = ("ExpertsNeedMorePods", "FailedKillPod", "FailedPreStopHook")
+KEEPS_A_DELETED_POD = ("ExpertsNeedMorePods", "FailedKillPod", "FailedPreStopHook")
 CLOCKS_S = 5.0  # by which the clocks of nodes may differ
 
 
@@ -32,7 +32,7 @@ class Warnings:
                 continue
             if isinstance(born, datetime) and (born - seen).total_seconds() > CLOCKS_S:
                 continue
-            if not deleted or event.reason in HOLDS_A_DELETED_POD:
+            if not deleted or event.reason in KEEPS_A_DELETED_POD:
                 return _text(seen, event)
         return ""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from services.cli.gateway_client import key_headers, overview_of, reason_of
-from services.cli.kube.diagnosis import grouped, holding_up, is_ready, not_ready_reason, role_of
+from services.cli.kube.diagnosis import grouped, is_ready, keeping_back, not_ready_reason, role_of
 from services.cli.kube.events import Warnings
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
@@ -170,7 +170,7 @@ class Release:
     def _why_not_reached(self, pods: list[Any], counts: dict[str, int]) -> str:
         """The first reason of a workload that is scaled, or of the pods of it that keep it from its number."""
         workloads = [one for one in self.workloads() if role_of(one) in counts]
-        return next(iter(grouped(self.reasons(workloads, holding_up(pods, counts)))), "")
+        return next(iter(grouped(self.reasons(workloads, keeping_back(pods, counts)))), "")
 
     def _hint(self) -> str:
         return f"see `caracal status --context {self.context}`"

@@ -1,4 +1,4 @@
-"""The image's trust store, and the profile `external-redis` against a Redis over TLS with an authority of its own."""
+"""The authorities of the image, and the profile `external-redis` against a Redis over TLS with one of its own."""
 
 from __future__ import annotations
 
