@@ -69,7 +69,7 @@ def test_urls_that_cannot_be_used_end_a_role_with_one_line(url: str, tmp_path: P
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
     for url in (
-        "redis+sentinel://:hush@host/0",
+        "redis+cluster://:hush@host/0",
         "redis://user:hu#sh@host",
         "redis://h/x?password=hush&a=b",
         "u:hush@h",
@@ -83,7 +83,7 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("url", ["localhost:6379", "redis+sentinel://host:26379/mymaster"])
+@pytest.mark.parametrize("url", ["localhost:6379", "redis+cluster://host:6379"])
 def test_commands_name_it_in_one_line(user: dict[str, str], url: str) -> None:
     user["CARACAL_REDIS_URL"] = url
     assert f"CARACAL_REDIS_URL is '{url}': " in one_line(command(user, "status"))
