@@ -79,7 +79,7 @@ class Cluster:
         stands for a dot. `more`: further flags."""
         repository, _, tag = self.image.rpartition(":")
         own = {} if self.image == default_image() else {"image__repository": repository, "image__tag": tag}
-        given = own | {"expert__replicas": 1} | values
+        given = own | {"expert__initialReplicas": 1} | values
         sets = [f"{name.replace('__', '.')}={value}" for name, value in given.items()]
         profile = str(CHART / "profiles/cpu-tiny.yaml")
         flags = [part for one in sets for part in ("--set", one)]

@@ -43,7 +43,7 @@ def cluster(target: Target) -> Cluster:
     """The release installed on it: two routers, one worker of each kind."""
     cluster = Cluster(target)
     cluster.create_namespace()
-    cluster.install("install", router__initialReplicas=2, expert__initialReplicas=1)
+    cluster.install("install", router__initialReplicas=2)
     cluster.wait_for_pods(router=2, attention=1, expert=1, redis=1)
     return cluster
 

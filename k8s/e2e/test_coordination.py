@@ -18,7 +18,7 @@ def _store(cluster: Cluster, **passwords: str) -> None:
 
 
 def _upgrade(cluster: Cluster, **values: object) -> None:
-    cluster.install("upgrade", expert__replicas="null", **values)
+    cluster.install("upgrade", **values)
     cluster.wait_for_rollouts()
     cluster.kubectl("rollout", "status", f"deployment/{cluster.release}-redis", "--timeout=120s")
 

@@ -16,7 +16,7 @@ def full(target: Target) -> Iterator[Cluster]:
     """Yields a release in a namespace whose quota has no room for another pod."""
     full = Cluster(target, "caracal-full")
     full.create_namespace()
-    full.install("install", expert__replicas="null", **OFF)
+    full.install("install", expert__initialReplicas=2, **OFF)
     until(lambda: full.replicas("expert") == 2 and len(full.pods("expert")) == 2, "the Job does not begin")
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": 1}}}
     full.apply(quota)

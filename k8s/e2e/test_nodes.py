@@ -35,7 +35,7 @@ def nodes(cluster: Cluster, undisturbed: dict[str, str]) -> Iterator[list[str]]:
         f"{constraint}.whenUnsatisfiable": "DoNotSchedule",
         f"{constraint}.labelSelector.matchLabels.app\\.kubernetes\\.io/component": "expert",
     }
-    replicas = {f"{role}__replicas": count for role, count in ROLES.items()}
+    replicas = {f"{role}__initialReplicas": count for role, count in ROLES.items()}
     cluster.install("upgrade", placement__replicas=2, **replicas, **selectors, **spread)
     cluster.wait_for_rollouts()
     for role, count in ROLES.items():

@@ -35,7 +35,7 @@ def owned(target: Target, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     what = "open" if "leave_open" in request.node.name else "own"  # a namespace goes slowly: each test has its own
     owned = Cluster(target, f"caracal-{what}-{request.param}", helm_program=program)
     owned.create_namespace()
-    owned.install("install", expert__replicas="null", **OFF)
+    owned.install("install", expert__replicas="null", expert__initialReplicas=2, **OFF)
     yield owned
     owned.helm("uninstall", owned.release)
     owned.kubectl("delete", "namespace", owned.namespace, "--wait=false")
@@ -46,7 +46,7 @@ def _counts(cluster: Cluster) -> tuple[int, ...]:
 
 
 def _upgrade(cluster: Cluster, *flags: str, **values: object) -> None:
-    cluster.install("upgrade", *flags, **({"expert__replicas": "null"} | OFF | values))
+    cluster.install("upgrade", *flags, **({"expert__replicas": "null", "expert__initialReplicas": 2} | OFF | values))
 
 
 @pytest.mark.parametrize("owned", [4, 3], indirect=True)
