@@ -102,7 +102,7 @@ lock: $(VENV)/.dev
 audit: $(VENV)/.dev
 	$(BIN)/python -m k8s.supply.audit $(AUDIT)
 
-image: $(VENV)/.dev
+image: $(VENV)/.run
 	$(BIN)/python -m k8s.image --name $(IMAGE)
 
 # On the cluster of KUBECONFIG, else kind, else a private one of CARACAL_K8S_LAB; SHORT=1 takes minutes.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from k8s.image.__main__ import build
-from k8s.image.packages import REPOSITORY
+from k8s.image.__main__ import MODELS, build
+from k8s.image.packages import REPOSITORY, SOURCES, dependencies_key
 from k8s.tools.values import default_image
 
 NODES = 3
@@ -25,11 +27,30 @@ class NotSupported(RuntimeError):
 
 
 def build_image() -> Path:
-    """Builds the image under test; returns its OCI archive."""
-    archive = BUILD / "e2e.tar"
-    shutil.rmtree(BUILD / "work/wheel", ignore_errors=True)
-    build("all", IMAGE, archive, BUILD / "work")
+    """Builds the image under test, unless the last one was made from the same; returns its OCI archive."""
+    archive, made_from = BUILD / "e2e.tar", BUILD / "e2e.key"
+    key = _image_key()
+    if not (archive.exists() and made_from.exists() and made_from.read_text() == key):
+        made_from.unlink(missing_ok=True)
+        shutil.rmtree(BUILD / "work/wheel", ignore_errors=True)
+        build("all", IMAGE, archive, BUILD / "work")
+        made_from.write_text(key)
     return archive
+
+
+def _image_key() -> str:
+    """Changes with every file that goes into the image, with its packages and with its builder."""
+    digest = hashlib.sha256(dependencies_key("all", torch=True).encode())
+    for path in _inputs():
+        digest.update(f"\0{path.relative_to(REPOSITORY)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _inputs() -> Iterator[Path]:
+    for top in (*(REPOSITORY / name for name in SOURCES), MODELS, REPOSITORY / "k8s/image"):
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so":
+                yield path
 
 
 def run(*command: str, timeout_s: float = 600) -> str:

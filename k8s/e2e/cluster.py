@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 import yaml
 
 from k8s.e2e.targets import Target
+from k8s.image.packages import REPOSITORY
 from k8s.tools.values import CHART, default_image
 
 WAIT_S = 120.0
+CLI = "from services.cli.app import main; main()"
 GET = """
 import sys, urllib.error, urllib.request
 try:
@@ -44,6 +47,7 @@ class Cluster:
     target: Target
     namespace: str = "caracal-e2e"
     release: str = "caracal"
+    helm_program: str = "helm"
 
     @property
     def image(self) -> str:
@@ -60,7 +64,7 @@ class Cluster:
         return self._run(["kubectl", "-n", self.namespace, *arguments], stdin)
 
     def helm(self, *arguments: str) -> str:
-        return self._run(["helm", "-n", self.namespace, *arguments], "")
+        return self._run([self.helm_program, "-n", self.namespace, *arguments], "")
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
@@ -70,16 +74,41 @@ class Cluster:
         found: dict[str, Any] = json.loads(self.kubectl("get", *what, *output))
         return found
 
-    def install(self, command: str, **values: object) -> None:
+    def install(self, command: str, *more: str, **values: object) -> None:
         """Runs `helm install` or `helm upgrade` with profile cpu-tiny, one expert pod, and `values`; __ in their names
-        stands for a dot."""
+        stands for a dot. `more`: further flags."""
         repository, _, tag = self.image.rpartition(":")
         own = {} if self.image == default_image() else {"image__repository": repository, "image__tag": tag}
-        given = own | {"expert__replicas": 1} | values
+        given = own | {"expert__initialReplicas": 1} | values
         sets = [f"{name.replace('__', '.')}={value}" for name, value in given.items()]
         profile = str(CHART / "profiles/cpu-tiny.yaml")
         flags = [part for one in sets for part in ("--set", one)]
-        self.helm(command, self.release, str(CHART), "-f", profile, *flags)
+        self.helm(command, self.release, str(CHART), "-f", profile, *flags, *more)
+
+    def caracal(self, *arguments: str) -> str:
+        """Returns the output of `caracal` with --context and --namespace of this release."""
+        context = self.kubectl("config", "current-context").strip()
+        path = ":".join(str(REPOSITORY / folder) for folder in ("", "kernels", "proto"))
+        command = [
+            *self.target.prefix(),
+            "env",
+            "COLUMNS=1000",
+            f"PYTHONPATH={path}",
+            sys.executable,
+            "-c",
+            CLI,
+            *arguments,
+        ]
+        command += ["--context", context, "--namespace", self.namespace]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            raise RuntimeError(f"caracal {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def replicas(self, role: str) -> int:
+        """The number of pods that the role's workload is to have."""
+        kind = "deployment" if role == "router" else "statefulset"
+        return int(self.get(kind, f"{self.release}-{role}")["spec"]["replicas"])
 
     def pods(self, role: str) -> list[dict[str, Any]]:
         selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component={role}"

@@ -11,7 +11,7 @@ from k8s.e2e.build import NoTarget
 from k8s.e2e.cluster import Cluster
 from k8s.e2e.report import Report
 from k8s.e2e.streams import Answer, Stalls, Streams
-from k8s.e2e.targets import find_target
+from k8s.e2e.targets import Target, find_target
 
 UNDISTURBED_ROUNDS = 3
 
@@ -25,21 +25,27 @@ class Disturb(Protocol):
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A running cluster with the release installed: two routers, one worker of each kind."""
+def target() -> Iterator[Target]:
+    """A running cluster."""
     try:
         target = find_target()
     except NoTarget as none:
         pytest.skip(str(none))
     try:
         target.start()
-        cluster = Cluster(target)
-        cluster.create_namespace()
-        cluster.install("install", router__replicas=2)
-        cluster.wait_for_pods(router=2, attention=1, expert=1, redis=1)
-        yield cluster
+        yield target
     finally:
         target.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(target: Target) -> Cluster:
+    """The release installed on it: two routers, one worker of each kind."""
+    cluster = Cluster(target)
+    cluster.create_namespace()
+    cluster.install("install", router__initialReplicas=2)
+    cluster.wait_for_pods(router=2, attention=1, expert=1, redis=1)
+    return cluster
 
 
 @pytest.fixture(scope="session")

@@ -40,8 +40,11 @@ class ScriptedCluster:
         self._script("down.sh")
 
     def command(self, program: str) -> list[str]:
+        return [*self.prefix(), program]
+
+    def prefix(self) -> list[str]:
         variables = [f"{name}={self._environment[name]}" for name in (*OWN_NETWORKS, "R", "W")]
-        return ["env", *variables, str(self._folder / "n"), "0", program]
+        return ["env", *variables, str(self._folder / "n"), "0"]
 
     def power_off(self, node: str) -> None:
         self._script("node-kill", node.removeprefix("n"))

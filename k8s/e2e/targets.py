@@ -13,13 +13,15 @@ from k8s.e2e.build import BUILD, IMAGE, NODES, NoTarget, NotSupported, build_ima
 
 
 class Target(Protocol):
-    """A cluster to test on. `command` returns the command line that runs kubectl or helm against it."""
+    """A cluster to test on. `command` returns the command line that runs kubectl or helm against it, `prefix` what goes
+    before a program that reads KUBECONFIG."""
 
     image: str
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def command(self, program: str) -> list[str]: ...
+    def prefix(self) -> list[str]: ...
     def power_off(self, node: str) -> None: ...
     def power_on(self, node: str) -> None: ...
     def kill_api_server(self) -> None: ...
@@ -56,6 +58,9 @@ class ExistingCluster:
     def command(self, program: str) -> list[str]:
         return [program]
 
+    def prefix(self) -> list[str]:
+        return []
+
     def power_off(self, node: str) -> None:
         raise NotSupported(f"node {node} belongs to an existing cluster and is not powered off")
 
@@ -91,6 +96,9 @@ class KindCluster:
 
     def command(self, program: str) -> list[str]:
         return [program, "--kubeconfig", str(BUILD / "kind.kubeconfig")]
+
+    def prefix(self) -> list[str]:
+        return ["env", f"KUBECONFIG={BUILD / 'kind.kubeconfig'}"]
 
     def power_off(self, node: str) -> None:
         run("docker", "kill", node)

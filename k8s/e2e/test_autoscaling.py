@@ -23,11 +23,11 @@ def test_routers_scale_up_on_cpu(cluster: Cluster, disturbed: Disturb) -> None:
 
     cluster.install(
         "upgrade",
-        router__replicas=2,
+        router__initialReplicas=2,
         router__autoscaling__enabled="true",
         router__autoscaling__maxReplicas=4,
         router__autoscaling__target=20,
     )
     disturbed("router autoscaler adds pods", wait)
-    cluster.install("upgrade", router__replicas=2)
+    cluster.install("upgrade", router__initialReplicas=2)
     cluster.scale("router", 2)

@@ -53,7 +53,7 @@ def test_certificates_are_renewed_while_streams_run(cluster: Cluster, disturbed:
     assert _metric(cluster, "expert", "caracal_tls_connections_with_calls_total") > 0
     cluster.kubectl("delete", "job", "renewal")
     cluster.scale("expert", 1)
-    cluster.install("upgrade", router__replicas=2)
+    cluster.install("upgrade", router__initialReplicas=2)
     kept = [cluster.get("secret", name)["data"] for name in secrets]
     assert kept == after, "an upgrade leaves what the Job has written"
 

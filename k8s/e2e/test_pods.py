@@ -75,9 +75,7 @@ def test_helm_upgrade_of_all_roles(cluster: Cluster, disturbed: Disturb) -> None
     def upgrade(streams: Streams) -> None:
         cluster.install(
             "upgrade",
-            router__replicas=2,
-            attention__replicas=2,
-            expert__replicas=2,
+            expert__initialReplicas=2,
             placement__replicas=2,
             pod__podAnnotations__release="two",
         )

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.short
 
 def test_helm_test_streams_a_chat(cluster: Cluster) -> None:
     logs = cluster.helm("test", cluster.release, "--logs")
+    assert "12 + 30 = 42" in logs
     assert "finish_reason: stop" in logs
 
 

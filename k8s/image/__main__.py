@@ -21,14 +21,30 @@ CONFIG: Document = {
 
 
 def build(target: str, name: str, output: Path, work: Path) -> str:
-    """Builds one target into `output`; `work` caches downloads between runs. Returns the manifest's digest."""
-    base, site, models = (_empty(work / target / folder) for folder in ("base", "site", "models"))
+    """Builds one target into `output`. `work` keeps downloads, and installed packages while their lock is the same.
+
+    Returns the manifest's digest.
+    """
+    base, own, models = (_empty(work / target / folder) for folder in ("base", "own", "models"))
     debian.make_root(base, work / "debs")
-    packages.install(site, EXTRAS[target], work)
+    site = _dependencies(target, work)
+    packages.install_caracal(own, work)
     weights = shutil.ignore_patterns("*.safetensors") if target == "gateway" else None
     shutil.copytree(MODELS, models / "app/models", ignore=weights)
     output.parent.mkdir(parents=True, exist_ok=True)
-    return write_archive(output, name, CONFIG, [base, site, models], work / target / "blobs")
+    return write_archive(output, name, CONFIG, [base, site, own, models], work / target / "blobs")
+
+
+def _dependencies(target: str, work: Path) -> Path:
+    """Returns the folder with the target's packages, from an earlier run if it would be the same."""
+    site, done = work / target / "site", work / target / "site.key"
+    torch = "worker" in EXTRAS[target].split(",")
+    key = packages.dependencies_key(target, torch)
+    if not (done.exists() and done.read_text() == key):
+        done.unlink(missing_ok=True)
+        packages.install_dependencies(_empty(site), target, work, torch=torch)
+        done.write_text(key)
+    return site
 
 
 def _empty(folder: Path) -> Path:

@@ -10,6 +10,7 @@ USER = 65532
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 PACKAGES = (
     "base-files",
+    "ca-certificates",
     "netbase",
     "media-types",
     "libstdc++6",
@@ -18,7 +19,12 @@ PACKAGES = (
     f"lib{PYTHON}-stdlib",
 )
 # Dependencies of maintainer scripts, which never run here, and of documentation.
-EXCLUDED = frozenset({"debconf", "dpkg", "perl-base", "mawk", "tar", "install-info", "readline-common", "mailcap"})
+EXCLUDED = frozenset(
+    {"debconf", "dpkg", "perl-base", "mawk", "tar", "install-info", "readline-common", "mailcap", "openssl"}
+)
+CERTIFICATES = "usr/share/ca-certificates"
+# Where OpenSSL of Debian looks, and with it Python: the script that would write it never runs here.
+AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/info")
 _FOLDERS = ("app", "dev", "etc", "model", "proc", "sys", "tmp")
 _PASSWD = f"root:x:0:0:root:/:/sbin/nologin\ncaracal:x:{USER}:{USER}:caracal:/tmp:/sbin/nologin\n"
@@ -38,6 +44,7 @@ def make_root(root: Path, downloads: Path) -> None:
     subprocess.run(["apt-get", "-qq", *sandbox, "download", *names], cwd=downloads, check=True)
     for package in sorted(downloads.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
+    _write_authorities(root)
     for unused in UNUSED:
         shutil.rmtree(root / unused, ignore_errors=True)
     for folder in _FOLDERS:
@@ -47,6 +54,19 @@ def make_root(root: Path, downloads: Path) -> None:
     (root / "etc/group").write_text(_GROUP)
     for alias in ("python", "python3"):
         (root / "usr/bin" / alias).symlink_to(PYTHON)
+
+
+def _write_authorities(root: Path) -> None:
+    """Writes the bundle of all authorities that Debian ships, as update-ca-certificates would."""
+    authorities = sorted((root / CERTIFICATES).rglob("*.crt"))
+    store = root / AUTHORITIES
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.write_text("".join(path.read_text().rstrip() + "\n" for path in authorities))
+    (root / "usr/lib/ssl").mkdir(parents=True, exist_ok=True)
+    for name, target in (("certs", "/etc/ssl/certs"), ("cert.pem", f"/{AUTHORITIES}")):
+        link = root / "usr/lib/ssl" / name
+        if not link.is_symlink():
+            link.symlink_to(target)
 
 
 def _closure(wanted: tuple[str, ...]) -> set[str]:

@@ -38,12 +38,19 @@
 {{- if not (or .Values.redis.enabled $external) }}
 {{- fail "redis.enabled is false and there is no externalRedis.url or externalRedis.existingSecret: the processes could not find each other." }}
 {{- end }}
+{{- if and .Values.caBundle.configMap .Values.caBundle.secret }}
+{{- fail "caBundle has both a configMap and a secret: name one of them." }}
+{{- end }}
 {{- if regexMatch "://[^/@]*:[^/@]+@" .Values.externalRedis.url }}
 {{- fail "externalRedis.url contains a password, which would be visible in the pods' spec: put the whole URL into a secret and name it in externalRedis.existingSecret." }}
 {{- end }}
 {{- $given := int .Values.externalRedis.port }}
 {{- $inUrl := int (include "caracal.externalRedisPort" (dict "Values" (dict "externalRedis" (dict "url" .Values.externalRedis.url "port" 0)))) }}
-{{- if and .Values.externalRedis.url $given (ne $given $inUrl) }}
+{{- $sentinels := contains "+sentinel://" .Values.externalRedis.url }}
+{{- if and $sentinels (not (int .Values.externalRedis.sentinelPort)) }}
+{{- fail "externalRedis.url is one of Sentinels: give their port in externalRedis.sentinelPort, which the NetworkPolicy would block, and that of the Redis in externalRedis.port." }}
+{{- end }}
+{{- if and .Values.externalRedis.url $given (ne $given $inUrl) (not $sentinels) }}
 {{- fail (printf "externalRedis.port is %d but externalRedis.url has port %d, which the NetworkPolicy would block. Leave externalRedis.port at 0 to use the URL's." $given $inUrl) }}
 {{- end }}
 {{- end }}
@@ -76,12 +83,13 @@
 {{- define "caracal.check.capacity" -}}
 {{- $role := fromYaml (include "caracal.role" (dict "root" . "component" "expert")) }}
 {{- $needed := int (include "caracal.expertPodsNeeded" .) }}
-{{- $have := int (ternary $role.autoscaling.minReplicas $role.replicas $role.autoscaling.enabled) }}
+{{- $all := dict "root" . "component" "expert" "kind" "StatefulSet" "role" $role }}
+{{- $have := int (include "caracal.pods" $all) }}
 {{- if lt $have $needed }}
 {{- $shape := .Values.model.shape }}
 {{- $capacity := printf "%d x %d GiB" (int $role.accelerator.count) (int $role.accelerator.memoryGiB) }}
 {{- if int $role.capacity }}{{ $capacity = printf "%d experts (expert.capacity)" (int $role.capacity) }}{{ end }}
-{{- fail (printf "%s is %d, but %d x %d experts in %s, %d replica(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (ternary "expert.autoscaling.minReplicas" "expert.replicas" $role.autoscaling.enabled) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.replicas) $needed $capacity) }}
+{{- fail (printf "%s is %d, but %d x %d experts in %s, %d replica(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (include "caracal.podsKey" $all) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.replicas) $needed $capacity) }}
 {{- end }}
 {{- $fit := int (include "caracal.expertsFit" .) }}
 {{- if and $fit (gt (int $role.capacity) $fit) }}

@@ -4,12 +4,11 @@
 {{- $url := .Values.externalRedis }}
 {{- if .Values.redis.enabled }}
 {{- if .Values.redis.existingSecret }}
-- name: REDIS_PASSWORD
+- name: CARACAL_REDIS_PASSWORD
   valueFrom:
     secretKeyRef: {name: {{ .Values.redis.existingSecret }}, key: {{ .Values.redis.secretKey }}}
 {{- end }}
-- name: CARACAL_REDIS_URL
-  value: redis://{{ if .Values.redis.existingSecret }}:$(REDIS_PASSWORD)@{{ end }}{{ include "caracal.fullname" . }}-redis:{{ int .Values.redis.port }}/0
+- {name: CARACAL_REDIS_URL, value: "redis://{{ include "caracal.fullname" . }}-redis:{{ int .Values.redis.port }}/0"}
 {{- else if $url.existingSecret }}
 - name: CARACAL_REDIS_URL
   valueFrom:
@@ -17,6 +16,18 @@
 {{- else }}
 - {name: CARACAL_REDIS_URL, value: {{ $url.url | quote }}}
 {{- end }}
+{{- end }}
+
+{{/* Not empty when there are authorities besides those of the image. */}}
+{{- define "caracal.caBundle" -}}
+{{- if or .Values.caBundle.configMap .Values.caBundle.secret }}yes{{ end }}
+{{- end }}
+
+{{- define "caracal.caVolume" -}}
+{{- $ca := .Values.caBundle }}
+{{- $items := list (dict "key" $ca.key "path" "ca.crt") }}
+{{- $source := ternary (dict "configMap" (dict "name" $ca.configMap "items" $items)) (dict "secret" (dict "secretName" $ca.secret "items" $items)) (ne $ca.configMap "") }}
+{{- toYaml (list (merge (dict "name" "ca") $source)) }}
 {{- end }}
 
 {{/* Variables of routers, attention and expert workers. */}}
@@ -27,6 +38,12 @@
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: HOME, value: /tmp}
 {{- include "caracal.redisUrl" .root }}
+{{- with .root.Values.logLevel }}
+- {name: CARACAL_LOG_LEVEL, value: {{ . }}}
+{{- end }}
+{{- if include "caracal.caBundle" .root }}
+- {name: CARACAL_REDIS_CA, value: /etc/caracal/ca/ca.crt}
+{{- end }}
 - {name: CARACAL_CLUSTER, value: {{ include "caracal.cluster" .root | quote }}}
 - {name: CARACAL_MODEL, value: {{ include "caracal.modelPath" .root | quote }}}
 - {name: CARACAL_ADVERTISE_HOST, value: $(POD_IP)}
@@ -119,6 +136,9 @@
 {{- include "caracal.env.worker" . }}
 - name: CARACAL_NODE
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+{{- /* Kubernetes 1.35 copies it from the node to its pods; before that it is empty. */}}
+- name: CARACAL_ZONE
+  valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
 {{- include "caracal.env.numbers" (dict "role" .role "numbers" (dict "MAX_SESSIONS" "maxSessions")) }}
 {{- if has .root.Values.link.kind (list "native" "") }}
 - {name: CARACAL_NATIVE_PORT, value: {{ int .root.Values.link.nativePort | quote }}}

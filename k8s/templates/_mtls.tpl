@@ -43,40 +43,17 @@ metadata:
     app.kubernetes.io/part-of: caracal
     app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 spec:
-  restartPolicy: OnFailure
-  serviceAccountName: {{ include "caracal.certificatesAccount" . }}
-  automountServiceAccountToken: true
-  enableServiceLinks: false
-  {{- with .Values.image.pullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- range $key := list "nodeSelector" "tolerations" }}
-  {{- with index $.Values.pod $key }}
-  {{ $key }}:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- end }}
-  securityContext:
-    {{- toYaml .Values.pod.podSecurityContext | nindent 4 }}
+  {{- include "caracal.jobPod" (dict "root" . "account" (include "caracal.certificatesAccount" .)) | nindent 2 }}
   containers:
     - name: certificates
-      image: {{ include "caracal.image" (dict "root" . "image" .Values.pod.image) }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      {{- include "caracal.jobContainer" . | nindent 6 }}
       command: [python, -m, services.certificates]
       env:
         - {name: HOME, value: /tmp}
         - {name: CARACAL_CLUSTER, value: {{ include "caracal.cluster" . | quote }}}
         - {name: CARACAL_SECRETS, value: {{ include "caracal.fullname" . }}-mtls}
         - {name: CARACAL_CERTIFICATE_DAYS, value: {{ int .Values.mtls.certificateDays | quote }}}
-      resources:
-        requests: {cpu: 10m, memory: 128Mi}
-        limits: {memory: 512Mi}
-      securityContext:
-        {{- toYaml .Values.pod.securityContext | nindent 8 }}
-      terminationMessagePolicy: FallbackToLogsOnError
-      volumeMounts:
-        - {name: tmp, mountPath: /tmp}
-  volumes:
-    - {name: tmp, emptyDir: {}}
+        {{- with .Values.logLevel }}
+        - {name: CARACAL_LOG_LEVEL, value: {{ . }}}
+        {{- end }}
 {{- end }}

@@ -35,7 +35,11 @@ spec:
   {{ $key }}: {{ . }}
   {{- end }}
   {{- end }}
-  {{- range $key := list "nodeSelector" "tolerations" "affinity" "resourceClaims" }}
+  {{- with include "caracal.tolerations" .role | fromJsonArray }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- range $key := list "nodeSelector" "resourceClaims" }}
   {{- with index $.role $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
@@ -47,6 +51,10 @@ spec:
   {{- end }}
   {{- if and $rdma .root.Values.rdma.hostIPC }}
   hostIPC: true
+  {{- end }}
+  {{- with include "caracal.affinity" . | trim }}
+  affinity:
+    {{- . | nindent 4 }}
   {{- end }}
   topologySpreadConstraints:
     {{- include "caracal.spread" . | trim | nindent 4 }}
@@ -65,7 +73,7 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   volumes:
-    - {name: tmp, emptyDir: {}}
+    - {{ include "caracal.tmpVolume" .role }}
     {{- with .role.shmSize }}
     - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ . }}}}
     {{- end }}
@@ -77,6 +85,9 @@ spec:
     {{- if include "caracal.mtls" .root }}
     {{- include "caracal.mtlsVolume" . | nindent 4 }}
     {{- end }}
+    {{- if include "caracal.caBundle" .root }}
+    {{- include "caracal.caVolume" .root | nindent 4 }}
+    {{- end }}
     {{- if eq .component "router" }}
     {{- with .role.apiKeys.existingSecret }}
     - {name: api-keys, secret: {secretName: {{ . }}, items: [{key: {{ $.role.apiKeys.secretKey }}, path: {{ $.role.apiKeys.secretKey }}}]}}
@@ -86,6 +97,24 @@ spec:
     {{- with .role.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end }}
+
+{{/* Those of the values, and how long a pod stays on a node that does not answer, unless they say that as well. */}}
+{{- define "caracal.tolerations" -}}
+{{- $all := .tolerations }}
+{{- range $taint := ternary (list "not-ready" "unreachable") list (gt (int .nodeLossSeconds) 0) }}
+{{- $key := printf "node.kubernetes.io/%s" $taint }}
+{{- $given := false }}
+{{- range $.tolerations }}{{ if eq (.key | default "") $key }}{{ $given = true }}{{ end }}{{ end }}
+{{- if not $given }}
+{{- $all = append $all (dict "key" $key "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" (int $.nodeLossSeconds)) }}
+{{- end }}
+{{- end }}
+{{- toJson $all }}
+{{- end }}
+
+{{- define "caracal.tmpVolume" -}}
+{name: tmp, emptyDir: {sizeLimit: {{ .tmpSizeLimit }}}}
 {{- end }}
 
 {{- define "caracal.container" -}}
@@ -145,6 +174,9 @@ volumeMounts:
   {{- end }}
   {{- if include "caracal.mtls" .root }}
   - {name: mtls, mountPath: /etc/caracal/mtls, readOnly: true}
+  {{- end }}
+  {{- if include "caracal.caBundle" .root }}
+  - {name: ca, mountPath: /etc/caracal/ca, readOnly: true}
   {{- end }}
   {{- if and (eq .component "router") .role.apiKeys.existingSecret }}
   - {name: api-keys, mountPath: /etc/caracal/api-keys, readOnly: true}

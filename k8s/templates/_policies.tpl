@@ -135,7 +135,8 @@ spec:
 {{/* Port of the external Redis: externalRedis.port, else the URL's, else 6379. */}}
 {{- define "caracal.externalRedisPort" -}}
 {{- $redis := .Values.externalRedis }}
-{{- $host := regexReplaceAll "^[a-z]+://([^/]*@)?([^/?#]*).*$" $redis.url "${2}" }}
+{{- $host := regexReplaceAll "^[a-z+]+://([^/]*@)?([^/?#]*).*$" $redis.url "${2}" }}
+{{- if contains "+sentinel://" $redis.url }}{{ $host = "" }}{{ end }}
 {{- int $redis.port | default (regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" | int) }}
 {{- end }}
 
@@ -151,6 +152,6 @@ raw:
   - ipBlock: {cidr: {{ . }}}
   {{- end }}
 {{- end }}
-ports: [{{ include "caracal.externalRedisPort" . }}]
+ports: [{{ include "caracal.externalRedisPort" . }}{{ with int .Values.externalRedis.sentinelPort }}, {{ . }}{{ end }}]
 {{- end }}
 {{- end }}

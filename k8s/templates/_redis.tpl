@@ -17,5 +17,10 @@
 - name: REDIS_PASSWORD
   valueFrom:
     secretKeyRef: {name: {{ . }}, key: {{ $.role.secretKey }}}
+{{- with $.role.previousSecretKey }}
+- name: REDIS_PREVIOUS_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ $.role.existingSecret }}, key: {{ . }}}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -24,33 +24,70 @@
 {{- end }}
 
 {{/*
-`replicas` of a role. A number set by `kubectl scale` is kept unless the number in the values has changed since the last
-install; an autoscaler's number is always kept (without the field, Kubernetes would reset it to 1 once). Without a cluster
-(helm template) the number is the values', and an autoscaled role has none.
+`replicas` of a role: rendered when the values own it. Else whoever scales does, and no manifest may have the field: an upgrade or
+a rollback would bring its number back, or fail. A release whose earlier manifests had it keeps it, with the live number: left
+out, it would become 1.
 */}}
 {{- define "caracal.replicas" -}}
 {{- $live := lookup "apps/v1" .kind .root.Release.Namespace (include "caracal.component" .) | default dict }}
-{{- $exists := hasKey ($live.spec | default dict) "replicas" }}
-{{- $installed := dig "metadata" "annotations" "caracal/values-replicas" "" $live }}
-{{- if and $exists (or .role.autoscaling.enabled (eq $installed (int .role.replicas | toString))) }}
-replicas: {{ int $live.spec.replicas }}
-{{- else if not .role.autoscaling.enabled }}
-replicas: {{ int .role.replicas }}
+{{- if and .role.replicas (not .role.autoscaling.enabled) }}
+{{- int .role.replicas }}
+{{- else if and (hasKey ($live.spec | default dict) "replicas") (dig "metadata" "annotations" "caracal/values-replicas" "" $live) }}
+{{- int $live.spec.replicas }}
 {{- end }}
+{{- end }}
+
+{{/* Metadata of a role's workload. The annotation says that its manifest has `replicas`. */}}
+{{- define "caracal.workloadMetadata" -}}
+{{- $mark := dict }}
+{{- with include "caracal.replicas" . }}{{ $mark = dict "caracal/values-replicas" . }}{{ end }}
+{{- include "caracal.metadata" (merge (dict "annotations" $mark) .) }}
+{{- end }}
+
+{{/* Pods that a role has or will have: (dict "root" $ "component" NAME "kind" "StatefulSet" "role" ROLE). */}}
+{{- define "caracal.pods" -}}
+{{- $live := lookup "apps/v1" .kind .root.Release.Namespace (include "caracal.component" .) | default dict }}
+{{- if .role.autoscaling.enabled }}{{ int .role.autoscaling.minReplicas }}
+{{- else if .role.replicas }}{{ int .role.replicas }}
+{{- else }}{{ max (int .role.initialReplicas) (int (dig "spec" "replicas" 0 $live)) }}
+{{- end }}
+{{- end }}
+
+{{/* The value that decides about it, for messages. */}}
+{{- define "caracal.podsKey" -}}
+{{- printf "%s.%s" .component (ternary "autoscaling.minReplicas" (ternary "replicas" "initialReplicas" (not (not .role.replicas))) .role.autoscaling.enabled) }}
 {{- end }}
 
 {{- define "caracal.spread" -}}
 {{- with .role.topologySpreadConstraints }}
 {{- toYaml . }}
 {{- else }}
-{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+{{- /* Not by zone: the scheduler leaves nodes without one of the labels out of the score of all constraints. */}}
 - maxSkew: 1
-  topologyKey: {{ $key }}
+  topologyKey: kubernetes.io/hostname
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels:
       {{- include "caracal.selector" $ | nindent 6 }}
   matchLabelKeys: [{{ $.revisionLabel }}]
+{{- end }}
+{{- end }}
+
+{{/* By zone where nodes have one: to a node without a zone this says nothing. */}}
+{{- define "caracal.affinity" -}}
+{{- with .role.affinity }}
+{{- toYaml . }}
+{{- else }}
+{{- if not .role.topologySpreadConstraints }}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: topology.kubernetes.io/zone
+        labelSelector:
+          matchLabels:
+            {{- include "caracal.selector" . | nindent 12 }}
+        matchLabelKeys: [{{ .revisionLabel }}]
 {{- end }}
 {{- end }}
 {{- end }}

@@ -6,9 +6,11 @@
 apiVersion: apps/v1
 kind: StatefulSet
 metadata:
-  {{- include "caracal.metadata" (merge (dict "annotations" (dict "caracal/values-replicas" (int $role.replicas | toString))) .) | nindent 2 }}
+  {{- include "caracal.workloadMetadata" $all | nindent 2 }}
 spec:
-  {{- with include "caracal.replicas" $all | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "caracal.replicas" $all }}
+  replicas: {{ . }}
+  {{- end }}
   serviceName: {{ include "caracal.component" . }}
   podManagementPolicy: Parallel
   minReadySeconds: {{ int $role.minReadySeconds }}

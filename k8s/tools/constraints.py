@@ -11,6 +11,17 @@ _PART = "[a-z0-9]+([._-]+[a-z0-9]+)*"
 _QUANTITY = r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?"
 _RESOURCE = "[A-Za-z0-9.-]+/[A-Za-z0-9._-]+"
 _OPEN: Tree = {"type": "object"}
+# Kubernetes' own form of quantities: decimal and binary suffixes, thousandths, exponents.
+_AMOUNT = r"^[0-9]+(\.[0-9]*)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$"
+_AMOUNTS: Tree = {
+    "type": "object",
+    "additionalProperties": {"oneOf": [{"type": "string", "pattern": _AMOUNT}, {"type": "number", "minimum": 0}]},
+}
+_RESOURCES: Tree = {
+    "type": "object",
+    "additionalProperties": False,
+    "patternProperties": {"^(requests|limits)$": _AMOUNTS, "^claims$": {"type": "array"}},
+}
 _STRINGS: Tree = {"type": "object", "additionalProperties": {"type": "string"}}
 _LABELS: Tree = {"type": "object", "additionalProperties": {"type": "string", "pattern": _LABEL, "maxLength": 63}}
 
@@ -39,6 +50,7 @@ _PORT = _between(1, 65535)
 # Pods run without root, and their runtime may not let them listen on ports below 1024.
 _POD_PORT = _between(1024, 65535)
 _PODS = _between(1, MAX_PODS)
+_OWNED_PODS: Tree = {**_PODS, "type": ["integer", "null"]}
 # At most 40 characters, so that names with the longest suffix stay valid.
 _NAME = _or_empty("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _CIDRS = _list_of(_pattern("[0-9A-Fa-f.:]+/[0-9]{1,3}"))
@@ -54,6 +66,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "image.tag": _or_empty("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"),
     "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
     "image.digest": _or_empty("sha256:[0-9a-f]{64}"),
+    "logLevel": _one_of("", "DEBUG", "INFO", "WARNING", "ERROR"),
     "model.dtype": _one_of("", "bfloat16", "float32"),
     "model.kvDtype": _one_of("", "fp8"),
     "model.generationConfig": _one_of("auto", "none"),
@@ -75,11 +88,14 @@ CONSTRAINTS: dict[str, Tree] = {
     "pod.accelerator.count": _between(0, 64),
     "pod.accelerator.memoryGiB": _between(0, 10_000),
     "pod.accelerator.usablePercent": _between(1, 100),
+    "pod.resources": _RESOURCES,
+    "pod.tmpSizeLimit": _pattern(_QUANTITY),
     "pod.shmSize": _or_empty(_QUANTITY),
     "pod.threads": _between(0, 1024),
     "pod.podLabels": _LABELS,
     "pod.podAnnotations": _STRINGS,
     "pod.nodeSelector": _LABELS,
+    "pod.nodeLossSeconds": _between(0, DAY_S),
     "pod.podSecurityContext": _OPEN,
     "pod.securityContext": _OPEN,
     "pod.probes.startupTimeoutSeconds": _between(1, DAY_S),
@@ -96,7 +112,8 @@ CONSTRAINTS: dict[str, Tree] = {
     "pod.autoscaling.scaleDownStabilizationSeconds": _between(0, 3600),
     "pod.minReadySeconds": _between(0, 3600),
     "pod.serviceAnnotations": _STRINGS,
-    "router.replicas": _PODS,
+    "router.replicas": _OWNED_PODS,
+    "router.initialReplicas": _PODS,
     "router.port": _POD_PORT,
     "router.grpcPort": _POD_PORT,
     "router.adminPort": _POD_PORT,
@@ -107,7 +124,8 @@ CONSTRAINTS: dict[str, Tree] = {
     "router.service.port": _PORT,
     "router.service.nodePort": _between(0, 65535),
     "router.service.loadBalancerSourceRanges": _CIDRS,
-    "attention.replicas": _PODS,
+    "attention.replicas": _OWNED_PODS,
+    "attention.initialReplicas": _PODS,
     "attention.port": _POD_PORT,
     "attention.metricsPort": _POD_PORT,
     "attention.device": _or_empty("cpu|cuda(:[0-9]{1,2})?"),
@@ -121,17 +139,23 @@ CONSTRAINTS: dict[str, Tree] = {
     "attention.maxModelLen": _between(0, 1 << 24),
     "attention.tablesDir": _or_empty("/[^:]*"),
     "attention.expertWaitSeconds": _between(0, 3600),
-    "expert.replicas": _PODS,
+    "expert.replicas": _OWNED_PODS,
+    "expert.initialReplicas": _PODS,
     "expert.port": _POD_PORT,
     "expert.metricsPort": _POD_PORT,
     "expert.device": _or_empty("cpu|cuda(:[0-9]{1,2})?"),
     "expert.capacity": _between(0, 10_000_000),
     "expert.maxSessions": _between(0, 100_000),
     "redis.port": _POD_PORT,
+    "redis.previousSecretKey": _or_empty("[-._A-Za-z0-9]{1,253}"),
     "externalRedis.port": _between(0, 65535),
+    "externalRedis.sentinelPort": _between(0, 65535),
     "router.apiKeys.existingSecret": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
     "router.apiKeys.secretKey": _pattern("[-._A-Za-z0-9]{1,253}"),
     "router.apiKeys.metricsSecretKey": _or_empty("[-._A-Za-z0-9]{1,253}"),
+    "caBundle.configMap": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
+    "caBundle.secret": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
+    "caBundle.key": _pattern("[-._A-Za-z0-9]{1,253}"),
     "mtls.mode": _one_of("job", "certManager", "existing", "none"),
     "mtls.certificateDays": _between(2, 365),
     "mtls.schedule": _pattern("[-*/,0-9A-Za-z]+( [-*/,0-9A-Za-z]+){4}"),
@@ -139,7 +163,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "mtls.issuerRef.kind": _one_of("Issuer", "ClusterIssuer"),
     "clusterKey.existingSecret": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
     "clusterKey.secretKey": _pattern("[-._A-Za-z0-9]{1,253}"),
-    "externalRedis.url": _or_empty("rediss?://.+"),
+    "externalRedis.url": _or_empty(r"rediss?(\+sentinel)?://.+"),
     "externalRedis.cidrs": _CIDRS,
     "events.apiServerPorts": {**_list_of(_PORT), "minItems": 1},
     "serviceAccount.annotations": _STRINGS,

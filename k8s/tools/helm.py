@@ -27,6 +27,15 @@ def find_helm() -> Path:
     return Path(on_path)
 
 
+def find_helm3() -> Path:
+    """The helm3 of this virtual environment, else the one on PATH. Raises HelmMissing."""
+    installed = Path(sys.prefix) / "bin/helm3"
+    found = installed if installed.exists() else shutil.which("helm3")
+    if found is None:
+        raise HelmMissing("no helm3: install Helm 3 under that name, or run `make .venv/.helm`")
+    return Path(found)
+
+
 def template(*arguments: str, helm: Path | None = None) -> str:
     """`helm template caracal k8s` in namespace caracal with more arguments. Raises HelmMissing, HelmRejected."""
     command = [str(helm or find_helm()), "template", "caracal", str(CHART), "--namespace", "caracal", *arguments]

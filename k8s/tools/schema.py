@@ -36,11 +36,12 @@ def _property(entry: Entry) -> Tree:
 
 
 def _required(section: Tree) -> Tree:
-    """Requires every key: Helm drops a key that is set to null, and templates would fail without it."""
+    """Requires every key that may not be null: Helm drops one that is, and templates would fail without it."""
     properties = section["properties"]
     assert isinstance(properties, dict)
     inner = {key: _required(value) for key, value in properties.items() if value.get("properties")}
-    return {"required": list(properties), **({"properties": inner} if inner else {})}
+    needed = [key for key, value in properties.items() if "null" not in value.get("type", ())]
+    return {"required": needed, **({"properties": inner} if inner else {})}
 
 
 def build() -> Tree:

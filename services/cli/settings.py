@@ -17,6 +17,7 @@ from services.cli.fitting_table import folded
 from services.expert_worker.settings import ExpertSettings
 from services.process.settings import PREFIX, Rule, ServiceSettings, Settings, WorkerSettings, rule_of
 from services.process.tracing_variables import DOCUMENTED
+from services.replicas.settings import ReplicaSettings
 from services.router.settings import RouterSettings
 
 GROUPS: tuple[tuple[str, type[Settings]], ...] = (
@@ -26,6 +27,7 @@ GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("Attention worker", AttentionSettings),
     ("Expert worker", ExpertSettings),
     ("Certificates in Kubernetes: the chart's Job", CertificateSettings),
+    ("First pods in Kubernetes: the chart's Job", ReplicaSettings),
 )
 # Read elsewhere than in a settings class: by the kernels when they are imported, and by the commands of `caracal`.
 OTHERS = (

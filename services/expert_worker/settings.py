@@ -23,6 +23,9 @@ class ExpertSettings(WorkerSettings):
     node: str = setting(
         "name of the machine: replicas of an expert go to different ones where they are named; empty = not named", ""
     )
+    zone: str = setting(
+        "zone of the machine: replicas of an expert go to different ones where enough are named; empty = not named", ""
+    )
     native_port: int = port_setting("port of native sessions")
     drain_timeout_s: float = setting(
         "seconds it waits after SIGTERM for its experts to be loaded elsewhere", 30.0, minimum=0

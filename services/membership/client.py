@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import redis.asyncio as redis
 from redis.exceptions import RedisError, ResponseError
 
 from services.membership.bad_records import BadRecords
+from services.membership.connection import open_redis
 from services.security.cluster_key import NO_KEY, ClusterKey
 from services.security.records import BadRecord, signed, verified
 
@@ -25,7 +25,7 @@ class RedisClient:
     """Calls raise only RedisUnavailable. A key of another type than ours counts as a bad record."""
 
     def __init__(self, redis_url: str, key: ClusterKey = NO_KEY) -> None:
-        self.redis = redis.Redis.from_url(redis_url, socket_timeout=CALL_S, socket_connect_timeout=CALL_S)
+        self.redis = open_redis(redis_url, CALL_S)
         self.bad = BadRecords()
         self._key = key
 

@@ -35,6 +35,7 @@ class WorkerRecord:
     draining: bool = False
     capacity: int = 0  # experts it may load; 0 = any number
     host: str = ""  # the machine it runs on; empty = unknown
+    zone: str = ""  # the zone of that machine; empty = unknown
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
     layers: dict[str, list[float]] = field(default_factory=dict)  # LAYER_NUMBERS, by layer; attention workers alone
@@ -88,7 +89,7 @@ class WorkerRecord:
 
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
-        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host
+        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host, self.zone
 
 
 FIELDS = tuple(each.name for each in fields(WorkerRecord))

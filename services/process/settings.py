@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from services.process.cores import format_cores, own_cores, parse_cores
-from services.process.redis_url import url_violation, without_password
+from services.process.redis_url import has_user, url_violation, with_authorities, with_password, without_password
 from services.security.cluster_key import ClusterKey, key_violation
-from services.security.tls import Tls, TlsFiles, tls_violation
+from services.security.tls import Tls, TlsFiles, authorities_violation, tls_violation
 
 PREFIX = "CARACAL_"
 
@@ -149,6 +149,16 @@ class ServiceSettings(Settings):
 
     model: Path = setting("directory of the checkpoint, in Hugging Face's layout")  # noqa: RUF009  a dataclass field
     redis_url: str = setting("the cluster's Redis", "redis://127.0.0.1:6379/0")
+    redis_password: str = setting(
+        "password of Redis' user `default`, with any characters, for a CARACAL_REDIS_URL without one; empty = none",
+        "",
+        secret=True,
+    )
+    redis_ca: str = setting(
+        "file with further authorities, in PEM, whose certificates a Redis at rediss:// may show; empty = only those of"
+        " this machine",
+        "",
+    )
     cluster: str = setting("prefix of every Redis key: clusters of different names may share a Redis", "caracal")
     host: str = setting("address to listen on, IPv4 or IPv6, or a name; 0.0.0.0 and :: mean all", "127.0.0.1")
     advertise_host: str = setting("address at which others reach this process; empty = CARACAL_HOST", "")
@@ -184,6 +194,15 @@ class ServiceSettings(Settings):
             raise self.invalid(name, getattr(self, name), violation)
         if violation := url_violation(self.redis_url):
             raise self.invalid("redis_url", without_password(self.redis_url), violation)
+        if self.redis_password and has_user(self.redis_url):
+            raise self.invalid("redis_password", "", "CARACAL_REDIS_URL has a user or a password already")
+        if self.redis_ca and (violation := authorities_violation(Path(self.redis_ca))):
+            raise self.invalid("redis_ca", Path(self.redis_ca), violation)
+
+    @property
+    def redis(self) -> str:
+        """The URL to connect to."""
+        return with_authorities(with_password(self.redis_url, self.redis_password), self.redis_ca)
 
     def open_cluster_key(self) -> ClusterKey:
         """The cluster key, to be opened once by a process. Raises BadKey when the file has changed since the check."""

@@ -80,7 +80,7 @@ class Others:
     def of(cls, settings: RouterSettings) -> Others:
         key = settings.open_cluster_key()
         warn_without(key)
-        membership = Membership(settings.redis_url, settings.cluster, key)
+        membership = Membership(settings.redis, settings.cluster, key)
         tls = settings.open_tls()
         dialer = Dialer(key, ROUTER, tls)
         routers = Introductions(PLAIN, membership.bad, ROUTERS_AGAIN_S)
@@ -239,7 +239,7 @@ def ready_probe(settings: RouterSettings, serving: ServingContext, shortages: Sh
 
 def stored_responses(settings: RouterSettings, key: ClusterKey) -> ResponseStore:
     return ResponseStore(
-        settings.redis_url,
+        settings.redis,
         settings.cluster,
         ttl_s=settings.response_ttl_s,
         memory_mb=settings.response_memory_mb,

@@ -6,6 +6,7 @@ in the files now.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -149,6 +150,17 @@ def tls_violation(files: TlsFiles, cluster: str, role: str) -> tuple[str, str]:
     except BadTls as error:
         return error.part, str(error)
     return "", ""
+
+
+def authorities_violation(file: Path) -> str:
+    """What is wrong with a file of authorities, in words; empty when nothing is."""
+    try:
+        ssl.create_default_context(cafile=str(file))
+    except ssl.SSLError:  # an OSError, too
+        return "has no certificate in PEM"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return ""
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:

@@ -18,7 +18,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "expert": ExpertSettings,
 }
 # Variables of the pod's spec and of the operating system.
-OTHERS = {"POD_IP", "POD_NAME", "HOME", "REDIS_PASSWORD"}
+OTHERS = {"POD_IP", "POD_NAME", "HOME"}
 # Sets every number of the attention worker, whose variables are left out by default.
 NUMBERS = (
     ",".join(

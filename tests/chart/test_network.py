@@ -107,6 +107,14 @@ def test_the_port_of_external_redis_follows_its_url(chart: Chart, url: str, port
         assert _policy(objects, role)["egress"][-1]["ports"] == [{"protocol": "TCP", "port": port}]
 
 
+def test_sentinels_have_a_port_beside_that_of_the_redis_they_know(chart: Chart) -> None:
+    url = r"externalRedis.url=redis+sentinel://a:26380\,b:26380/lead/0"
+    objects = chart.render(f"redis.enabled=false,{url},externalRedis.sentinelPort=26380,externalRedis.port=6390")
+    for role in ("router", "attention", "expert"):
+        ports = [port["port"] for port in _policy(objects, role)["egress"][-1]["ports"]]
+        assert ports == [6390, 26380]
+
+
 def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) -> None:
     objects = chart.render("rdma.enabled=true")
     open_rules = {role: [rule for rule in _policy(objects, role)["egress"] if "ports" not in rule] for role in ROLES}

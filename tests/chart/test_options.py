@@ -24,7 +24,9 @@ def test_release_name_prefixes_every_object_once(chart: Chart) -> None:
     names = {thing["metadata"]["name"] for thing in chart.render()}
     assert {"caracal-attention", "caracal-expert", "caracal-router", "caracal-redis"} <= names
     renamed = {thing["metadata"]["name"] for thing in chart.render("fullnameOverride=lynx")}
-    jobs = {name for name in names | renamed if "-certificates-" in name}  # which end in a digest of the pod
+    jobs = {
+        name for name in names | renamed if "-certificates-" in name or "-replicas-" in name
+    }  # which end in a digest of the pod
     assert renamed - jobs == {name.replace("caracal", "lynx") for name in names - jobs}
 
 
@@ -127,16 +129,6 @@ def test_hugging_face_download_is_pinned_and_routers_skip_weights(chart: Chart) 
     assert init["command"] == ["hf", "download", "org/name", "--revision", "abc", "--local-dir", "/model"]
     assert environment(init)["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "token", "key": "token"}
     assert _pod(objects, "router")["initContainers"][0]["args"] == ["--exclude", "*.safetensors"]
-
-
-def test_redis_password_comes_from_the_secret_on_both_sides(chart: Chart) -> None:
-    objects = chart.render("redis.existingSecret=password")
-    assert _main(objects, "redis")["args"][-2:] == ["--requirepass", "$(REDIS_PASSWORD)"]
-    env = environment(_main(objects, "expert"))
-    assert env["CARACAL_REDIS_URL"]["value"] == "redis://:$(REDIS_PASSWORD)@caracal-redis:6379/0"
-    assert list(env).index("REDIS_PASSWORD") < list(env).index("CARACAL_REDIS_URL"), (
-        "Kubernetes expands only variables that come before"
-    )
 
 
 def test_external_redis_url_comes_from_the_secret(chart: Chart) -> None:
@@ -270,10 +262,65 @@ def test_spread_and_strategy_can_be_replaced(chart: Chart) -> None:
         "expert.updateStrategy.type=OnDelete,router.updateStrategy.type=Recreate",
     )
     assert _pod(objects, "expert")["topologySpreadConstraints"] == [{"topologyKey": "rack"}]
-    keys = [constraint["topologyKey"] for constraint in _pod(objects, "attention")["topologySpreadConstraints"]]
-    assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    assert "affinity" not in _pod(objects, "expert")
     assert find(objects, "StatefulSet", "caracal-expert")["spec"]["updateStrategy"] == {"type": "OnDelete"}
     assert find(objects, "Deployment", "caracal-router")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+@pytest.mark.parametrize("role", ["router", "attention", "expert", "redis"])
+def test_pods_spread_over_nodes_always_and_over_zones_where_there_are_some(chart: Chart, role: str) -> None:
+    """Both as constraints, a node without a zone would be left out of the score of either."""
+    pod = _pod(chart.render(), role)
+    (constraint,) = pod["topologySpreadConstraints"]
+    assert (constraint["topologyKey"], constraint["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    (preferred,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    term = preferred["podAffinityTerm"]
+    assert term["topologyKey"] == "topology.kubernetes.io/zone"
+    for selects in (term, constraint):
+        assert selects["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == role
+    assert term["matchLabelKeys"] == constraint["matchLabelKeys"], "in a rollout, new pods spread among themselves"
+    given = _pod(chart.render(f"{role}.affinity.nodeAffinity.x=y"), role)
+    assert given["affinity"] == {"nodeAffinity": {"x": "y"}}
+
+
+def test_expert_pods_know_their_node_and_its_zone(chart: Chart) -> None:
+    env = environment(_main(chart.render(), "expert"))
+    paths = {name: env[name]["valueFrom"]["fieldRef"]["fieldPath"] for name in ("CARACAL_NODE", "CARACAL_ZONE")}
+    zone = "metadata.labels['topology.kubernetes.io/zone']"
+    assert paths == {"CARACAL_NODE": "spec.nodeName", "CARACAL_ZONE": zone}
+
+
+def test_every_process_logs_at_the_level_of_the_values(chart: Chart) -> None:
+    for level in ("", "DEBUG"):
+        specs = dict(pod_specs(chart.render(f"logLevel={level}")))
+        found = {
+            name.partition("-")[2]: environment(spec["containers"][0]).get("CARACAL_LOG_LEVEL", {}).get("value", "")
+            for name, spec in specs.items()
+            if "CARACAL_" in str(spec["containers"][0].get("env"))
+        }
+        assert set(found.values()) == {level}
+        assert len(found) == 6, "three roles, two Jobs and the CronJob"
+
+
+def test_pods_leave_a_lost_node_after_the_seconds_given(chart: Chart) -> None:
+    def seconds(*values: str) -> dict[str, int | None]:
+        given = _pod(chart.render(*values), "router").get("tolerations", [])
+        assert all((one["operator"], one["effect"]) == ("Exists", "NoExecute") for one in given)
+        return {one["key"].rpartition("/")[2]: one.get("tolerationSeconds") for one in given}
+
+    assert seconds() == {"not-ready": 30, "unreachable": 30}
+    assert seconds("router.nodeLossSeconds=7") == {"not-ready": 7, "unreachable": 7}
+    assert seconds("pod.nodeLossSeconds=0") == {}
+    mine = "pod.tolerations[0].key=node.kubernetes.io/not-ready,pod.tolerations[0].operator=Exists"
+    assert seconds(f"{mine},pod.tolerations[0].effect=NoExecute") == {"not-ready": None, "unreachable": 30}
+
+
+def test_the_disk_of_tmp_is_limited(chart: Chart) -> None:
+    for limit in ("4Gi", "100Mi"):
+        for name, spec in pod_specs(chart.render(f"pod.tmpSizeLimit={limit}")):
+            for volume in spec.get("volumes", []):
+                if volume["name"] == "tmp":
+                    assert volume["emptyDir"] == {"sizeLimit": limit}, name
 
 
 def test_gateway_service_types(chart: Chart) -> None:

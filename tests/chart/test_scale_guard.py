@@ -10,7 +10,8 @@ pytestmark = pytest.mark.processes
 FLASH = "model.shape.layers=28,model.shape.experts=512,model.shape.hiddenSize=6144,model.shape.expertSize=2048"
 GPUS = "expert.accelerator.count=1,expert.accelerator.memoryGiB=140,expert.replicas=9"
 GUARD = "scaleGuard.enabled=true"
-PLAIN = "mtls.mode=none"  # whose Job has an account of its own: tests/chart/test_mtls.py
+# Without Jobs, which have accounts of their own: tests/chart/test_mtls.py, test_replicas.py
+PLAIN = "mtls.mode=none,router.replicas=2,attention.replicas=2,expert.replicas=2"
 API_SERVER = {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]}
 
 

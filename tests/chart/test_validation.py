@@ -48,6 +48,13 @@ WRONG_TYPES = (
     "image.pullPolicy=Sometimes",
     "externalRedis.url=http://redis",
     "pod.accelerator.usablePercent=0",
+    "expert.resources.limits.memory=4Gib",
+    "pod.resources.requests.cpu=half",
+    "router.resources.request.cpu=1",
+    "redis.resources.limits.memory=4 Gi",
+    "pod.tmpSizeLimit=4GB",
+    "logLevel=verbose",
+    "router.initialReplicas=0",
 )
 # Values, and what the message must contain.
 REJECTED = {
@@ -70,6 +77,7 @@ REJECTED = {
     "redis.enabled=false": "there is no externalRedis.url",
     "externalRedis.existingSecret=mine": "to use your own Redis",
     "redis.enabled=false,externalRedis.url=redis://u:secret@r:6379/0": "contains a password",
+    r"redis.enabled=false,externalRedis.url=redis+sentinel://a\,b/m": "externalRedis.sentinelPort",
     "tls.mode=secret": "nothing would present the certificate",
     "tls.mode=secret,httpRoute.enabled=true,httpRoute.parentRefs[0].name=g": "needs a host name",
     "tls.mode=secret,ingress.enabled=true,ingress.hosts={*}": "there is no certificate",

@@ -89,7 +89,7 @@ def test_status_as_json(api: FakeApi) -> None:
     found = json.loads(output)
     assert (code, found["serving"], found["not_ready_reason"]) == (0, True, "")
     assert (found["release"], found["namespace"], found["context"]) == ("caracal", "models", "lab")
-    assert {"name": "caracal-expert", "desired": "1", "ready": "1"} in found["workloads"]
+    assert {"name": "caracal-expert", "desired": "1", "ready": "1", "reason": ""} in found["workloads"]
     assert [one["pod"] for one in found["pods"]] == ["caracal-attention-0", "caracal-expert-0", "caracal-router-0"]
     assert found["cluster"]["leader"] == "caracal-router-0"
     api.ready = 503, {"reason": "no attention worker"}

@@ -21,6 +21,9 @@ GOOD = [
     "redis://user:p%23ss%2F@host",
     "rediss://host:6380/0?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
     "redis://host/0?client_name=a&protocol=3",
+    "redis+sentinel://host/mymaster",
+    "redis+sentinel://user:p%23ss@a:26379,[::1]:26380,c/my.master/3?sentinel_password=x&client_name=y",
+    "rediss+sentinel://a,b/mymaster/0?ssl_ca_certs=/ca.pem",
     "unix:///tmp/redis.sock",
     "unix:///tmp/redis.sock?db=2",
     "unix://user:secret@/tmp/redis.sock",
@@ -29,9 +32,14 @@ BAD = {
     "localhost:6379": "must begin with redis://, rediss:// or unix://",
     "127.0.0.1": "must begin with",
     "http://host": "http:// is not supported",
-    "redis+sentinel://host:26379/mymaster/0": "Sentinel and Redis Cluster are not supported",
-    "sentinel://host": "Sentinel and Redis Cluster are not supported",
-    "redis+cluster://host": "Sentinel and Redis Cluster are not supported",
+    "redis+sentinel://host:26379": "'' is not the name of a master",
+    "redis+sentinel:///mymaster": "not a URL like redis+sentinel://",
+    "redis+sentinel://a,b:port/mymaster": "not a URL like redis+sentinel://",
+    "redis+sentinel://host/mymaster/one": "'one' is not the number of a database",
+    "redis+sentinel://host/mymaster?ssl_cert_reqs=none": "parameter 'ssl_cert_reqs'",
+    "redis+sentinel://host/mymaster?db=1": "parameter 'db'",
+    "sentinel://host": "sentinel:// is not supported",
+    "redis+cluster://host": "Redis Cluster is not supported",
     "redis://a:1,b:2/0": "several hosts",
     "redis://": "not a URL like",
     "redis://host:port": "not a URL like",
@@ -61,7 +69,7 @@ def test_urls_that_cannot_be_used_end_a_role_with_one_line(url: str, tmp_path: P
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
     for url in (
-        "redis+sentinel://:hush@host/0",
+        "redis+cluster://:hush@host/0",
         "redis://user:hu#sh@host",
         "redis://h/x?password=hush&a=b",
         "u:hush@h",
@@ -75,7 +83,7 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("url", ["localhost:6379", "redis+sentinel://host:26379/mymaster"])
+@pytest.mark.parametrize("url", ["localhost:6379", "redis+cluster://host:6379"])
 def test_commands_name_it_in_one_line(user: dict[str, str], url: str) -> None:
     user["CARACAL_REDIS_URL"] = url
     assert f"CARACAL_REDIS_URL is '{url}': " in one_line(command(user, "status"))

@@ -6,6 +6,7 @@ import hashlib
 import time
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.placements import of_worker
@@ -121,6 +122,46 @@ def test_replicas_are_on_distinct_hosts(experts: int, layers: int, hosts: int, e
     table = place(experts, layers, workers, replicas)
     host_W = np.array([ordinal(worker_id)[1] // each for worker_id in table.worker_ids])
     assert all(len(set(host_W[row].tolist())) == min(replicas, hosts) for row in table.placed_EW)
+
+
+def _apart(table: TableView, label_of: dict[str, str]) -> list[int]:
+    """In how many distinct places each expert's replicas are."""
+    label_W = np.array([label_of[worker_id] for worker_id in table.worker_ids])
+    return [len(set(label_W[row].tolist())) for row in table.placed_EW]
+
+
+@given(st.integers(5, 20), st.integers(1, 4), st.integers(2, 4), st.integers(1, 2), st.integers(2, 3))
+def test_replicas_are_in_distinct_zones_where_zones_are_as_large(
+    experts: int, layers: int, zones: int, each: int, replicas: int
+) -> None:
+    """With two workers on each host of a zone: distinct zones are distinct hosts."""
+    workers = [
+        WorkerView(f"expert-{n}", zone=f"zone-{n % zones}", host=f"host-{n % (zones * each)}")
+        for n in range(zones * each * 2)
+    ]
+    table = place(experts, layers, workers, replicas)
+    hosts = {worker.worker_id: worker.host for worker in workers}
+    in_zones = {worker.worker_id: worker.zone for worker in workers}
+    if replicas <= zones:
+        assert set(_apart(table, in_zones)) == {replicas}
+    assert set(_apart(table, hosts)) == {min(replicas, zones * each)}
+
+
+@pytest.mark.parametrize("zones", ["aaab", "aab?"])
+def test_where_zones_cannot_keep_all_apart_hosts_do(zones: str) -> None:
+    """One zone has most of the workers, or a worker's zone is unknown."""
+    workers = [WorkerView(f"expert-{n}", zone=zone.strip("?"), host=f"host-{n}") for n, zone in enumerate(zones)]
+    table = place(24, 2, workers, 2)
+    assert set(_apart(table, {worker.worker_id: worker.host for worker in workers})) == {2}
+
+
+def test_the_loss_of_a_zone_leaves_a_replica_of_every_expert() -> None:
+    workers = [WorkerView(f"expert-{n}", zone="ab"[n % 2], host=f"host-{n}") for n in range(6)]
+    table = place(16, 3, workers, 2)
+    left = [worker for worker in workers if worker.zone == "a"]
+    assert table.columns([worker.worker_id for worker in left]).any(axis=1).all()
+    again = place(16, 3, left, 2, table)
+    assert set(again.placed_EW.sum(axis=1).tolist()) == {2}, "in one zone there are two replicas again, on two hosts"
 
 
 def test_without_a_load_and_hosts_tables_stay_what_they_were() -> None:

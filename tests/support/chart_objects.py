@@ -67,6 +67,13 @@ def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
             yield name, item["spec"]
 
 
+def jobs_of(objects: list[Object], component: str) -> str:
+    """Returns kind/name of a component's Job, whose name ends in a digest."""
+    named = [item["metadata"]["name"] for item in of_kind(objects, "Job")]
+    (name,) = [name for name in named if name.startswith(f"caracal-{component}-")]
+    return f"Job/{name}"
+
+
 def containers(spec: Object) -> list[Object]:
     return [*spec.get("initContainers", []), *spec["containers"]]
 

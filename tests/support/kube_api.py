@@ -30,6 +30,10 @@ class FakeApi(ThreadingHTTPServer):
         self.port: int | None = 8002  # the router's port named admin
         self.ready: tuple[int, Any] | None = None  # the router's /ready; None = it is ready
         self.states: dict[str, dict[str, Any]] = {}  # pod -> fields that replace those of its status
+        self.workload_states: dict[
+            str, dict[str, Any]
+        ] = {}  # role -> fields that replace those of its workload's status
+        self.identities: dict[str, dict[str, Any]] = {}  # pod -> further fields of its metadata
         self.events: tuple[int, Any] = 200, {"items": []}
         self.logs: dict[str, str] = {}  # pod -> its log
         self.overwritten_by: int | None = None  # the count another client sets right after each patch of a scale
@@ -82,7 +86,8 @@ class FakeApi(ThreadingHTTPServer):
             {
                 "metadata": {"name": f"{release}-{role}", "labels": _labels(release, role)},
                 "spec": spec | {"replicas": counts[role]},
-                "status": {"replicas": counts[role], "readyReplicas": counts[role]},
+                "status": {"replicas": counts[role], "readyReplicas": counts[role]}
+                | self.workload_states.get(role, {}),
             }
             for release in self.releases
             for role in roles
@@ -100,6 +105,7 @@ class FakeApi(ThreadingHTTPServer):
             status |= {"conditions": [], self.ended[0]: [_container({"terminated": self.ended[1]})]}
         status |= self.states.get(f"caracal-{role}-{number}", {})
         metadata: dict[str, Any] = {"name": f"caracal-{role}-{number}", "labels": _labels("caracal", role)}
+        metadata |= self.identities.get(metadata["name"], {})
         if changing and leaving:
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         return {"metadata": metadata, "spec": {"nodeName": "n1", "containers": [self._container()]}, "status": status}
@@ -125,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path.startswith(f"{CORE}/pods/") and path.endswith("/log"):
             self._log(path.removeprefix(f"{CORE}/pods/").removesuffix("/log"), dict(parse_qsl(query)))
         elif path == f"{CORE}/events":
-            assert dict(parse_qsl(query))["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
+            assert dict(parse_qsl(query))["fieldSelector"] == "type=Warning"
             self._send(*self.server.events)
         elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8002}/proxy/cluster":
             self._send(*self.server.proxied)
@@ -173,9 +179,9 @@ WORKERS = [
 OVERVIEW = {"epoch": 7, "leader": "caracal-router-0", "workers": WORKERS, "warning": "too few"}
 
 
-def warning(pod: str, reason: str, message: str, seen: str) -> dict[str, Any]:
-    """Returns an Event about a pod; `seen` is its time as the API writes it."""
-    about = {"kind": "Pod", "name": pod}
+def warning(name: str, reason: str, message: str, seen: str, kind: str = "Pod", uid: str = "") -> dict[str, Any]:
+    """Returns an Event about a pod, or an object of another kind; `seen` is its time as the API writes it."""
+    about = {"kind": kind, "name": name} | ({"uid": uid} if uid else {})
     return {"metadata": {}, "involvedObject": about, "reason": reason, "message": message, "lastTimestamp": seen}
 
 

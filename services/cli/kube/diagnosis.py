@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from services.cli.kube.events import age
 from services.cli.kube.kubeconfig import one_line
+from services.cli.log_lines import parse
 
 COMPONENT = "app.kubernetes.io/component"
 MAX_PODS_NAMED = 4  # the others are counted: "and N more"
+FAILURES = ("error", "critical")  # levels of log lines
 STARTING = (None, "ContainerCreating", "PodInitializing")  # waiting reasons that explain nothing
 
 
@@ -27,19 +30,9 @@ def not_ready_reason(pod: Any, warning: str = "") -> str:
     """
     if is_ready(pod):
         return ""
-    specific = _specific_reason(pod)
-    return _without_repeats(specific if specific or _is_deleted(pod) else warning or _general_reason(pod))
-
-
-def newest_warnings(events: Iterable[Any]) -> dict[str, str]:
-    """The newest warning about each pod, by its name, with its age: Events are kept for an hour and may be outdated."""
-    newest: dict[str, tuple[datetime, str]] = {}
-    for event in events:
-        seen = _last_seen(event)
-        name = str(event.involved_object.name)
-        if seen is not None and (name not in newest or seen > newest[name][0]):
-            newest[name] = seen, f"{event.reason}: {event.message}{_age(seen)}"
-    return {name: text for name, (_, text) in newest.items()}
+    if _is_deleted(pod):
+        return _without_repeats(warning or "is being deleted")
+    return _without_repeats(_specific_reason(pod) or warning or _earlier_end(pod) or _general_reason(pod))
 
 
 def grouped(reasons: Mapping[str, str]) -> list[str]:
@@ -56,18 +49,33 @@ def grouped(reasons: Mapping[str, str]) -> list[str]:
     ]
 
 
+def keeping_back(pods: Iterable[Any], counts: Mapping[str, int]) -> list[Any]:
+    """The pods that keep roles from these counts: those to come that are not ready, else those that are to go."""
+    found = []
+    for role, count in counts.items():
+        own = [pod for pod in pods if role_of(pod) == role]
+        staying = [pod for pod in own if _ordinal(pod) < count and not is_ready(pod)]
+        found += staying or [pod for pod in own if _ordinal(pod) >= count]
+    return found
+
+
+def _ordinal(pod: Any) -> int:
+    number = str(pod.metadata.name).rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
 def _is_deleted(pod: Any) -> bool:
     return pod.metadata.deletion_timestamp is not None
 
 
 def _specific_reason(pod: Any) -> str:
-    """How the last run of a container ended, else what a container or the scheduler waits for."""
+    """How a container ended that does not run, else what one or the scheduler waits for."""
     for one in _containers(pod):
-        ended = one.state.terminated or (one.last_state.terminated if one.last_state else None)
+        ended = one.state.terminated or (
+            one.last_state.terminated if one.last_state and not one.state.running else None
+        )
         if ended is not None and ended.exit_code:
-            message = (ended.message or "").strip()  # may be the tail of a log, whose last line is the reason
-            how = f"{ended.reason or 'Error'}, exit code {ended.exit_code}"
-            return f"{message.splitlines()[-1]} ({how})" if message else how
+            return _end(ended)
         waiting = one.state.waiting
         if waiting is not None and waiting.reason not in STARTING:
             return f"{waiting.reason}: {waiting.message or 'no message'}"
@@ -75,6 +83,32 @@ def _specific_reason(pod: Any) -> str:
         one.message for one in pod.status.conditions or () if one.type == "PodScheduled" and one.status == "False"
     ]
     return str((scheduling and scheduling[0]) or pod.status.message or pod.status.reason or "")
+
+
+def _end(ended: Any) -> str:
+    """How a container's run ended, with its last words if they are those of a failure.
+
+    The message may be the tail of a log: of a process that was killed that is whatever it had to say last.
+    """
+    how = f"{ended.reason or 'Error'}, exit code {ended.exit_code}"
+    lines = (ended.message or "").strip().splitlines()
+    last = parse("", lines[-1]) if lines else None
+    if last is None or (last.fields and last.level not in FAILURES):
+        return how
+    return f"{last.fields.get('event', last.text)} ({how})"
+
+
+def _earlier_end(pod: Any) -> str:
+    """How the run ended that a running container has had before, with its age."""
+    for one in _containers(pod):
+        ended = one.last_state.terminated if one.last_state and one.state.running else None
+        if ended is not None and ended.exit_code:
+            return f"starts again: {_end(ended)}" + (age(ended.finished_at) if _is_time(ended.finished_at) else "")
+    return ""
+
+
+def _is_time(found: Any) -> bool:
+    return isinstance(found, datetime)
 
 
 def _general_reason(pod: Any) -> str:
@@ -90,17 +124,6 @@ def _general_reason(pod: Any) -> str:
 
 def _containers(pod: Any) -> Iterable[Any]:
     return (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ()))
-
-
-def _last_seen(event: Any) -> datetime | None:
-    last = event.series.last_observed_time if event.series else None
-    found = last or event.last_timestamp or event.event_time or event.metadata.creation_timestamp
-    return found if isinstance(found, datetime) else None
-
-
-def _age(seen: datetime) -> str:
-    minutes = int((datetime.now(UTC) - seen).total_seconds()) // 60
-    return f" ({minutes} min ago)" if minutes > 1 else ""
 
 
 def _without_repeats(text: str) -> str:

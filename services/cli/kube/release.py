@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from services.cli.gateway_client import key_headers, overview_of, reason_of
-from services.cli.kube.diagnosis import grouped, is_ready, newest_warnings, not_ready_reason, role_of
+from services.cli.kube.diagnosis import grouped, is_ready, keeping_back, not_ready_reason, role_of
+from services.cli.kube.events import Warnings
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
 from services.cli.scale import Outcome
@@ -81,11 +82,11 @@ class Release:
                         raise InvalidSetting(f"somebody else set {role}={now}: no longer waiting for {role}={count}")
                 if time.monotonic() - started > wait_s:
                     raise InvalidSetting(
-                        f"not reached within {wait_s:g} s; {self._first_not_ready_reason(pods) or self._hint()}"
+                        f"not reached within {wait_s:g} s; {self._why_not_reached(pods, counts) or self._hint()}"
                     )
                 if time.monotonic() > report_at:
                     report_at = time.monotonic() + REPORT_S
-                    if (why := self._first_not_ready_reason(pods)) not in ("", reported):
+                    if (why := self._why_not_reached(pods, counts)) not in ("", reported):
                         reported = why
                         print(f"caracal: waiting for {why}", file=sys.stderr)
                 time.sleep(POLL_S)
@@ -103,19 +104,23 @@ class Release:
         found = self._list(self._core.list_namespaced_pod, self.name)
         return sorted((pod for pod in found if role_of(pod) in ROLES), key=lambda pod: (role_of(pod), _name(pod)))
 
-    def not_ready_reasons(self, pods: list[Any]) -> dict[str, str]:
-        """Why each pod that is not ready is not, by its name; Events are used if RBAC lets us read them."""
+    def reasons(self, workloads: list[Any], pods: list[Any]) -> dict[str, str]:
+        """Why each workload has fewer pods than it should, and why each pod that is not ready is not, by their names.
+
+        Events are used if RBAC lets us read them.
+        """
         waiting = [pod for pod in pods if not is_ready(pod)]
-        warnings: dict[str, str] = {}
-        if waiting:
-            selector = "type=Warning,involvedObject.kind=Pod"
+        lacking = [one for one in workloads if (one.status.ready_replicas or 0) != (one.spec.replicas or 0)]
+        warnings = Warnings()
+        if waiting or lacking:
             with suppress(NoCluster), self._calls():
-                warnings = newest_warnings(
+                warnings = Warnings(
                     self._core.list_namespaced_event(
-                        self.namespace, field_selector=selector, _request_timeout=self._timeout_s
+                        self.namespace, field_selector="type=Warning", _request_timeout=self._timeout_s
                     ).items
                 )
-        return {_name(pod): not_ready_reason(pod, warnings.get(_name(pod), "")) for pod in waiting}
+        found = {_name(one): warnings.why_not_created(one) for one in lacking}
+        return found | {_name(pod): not_ready_reason(pod, warnings.of_pod(pod)) for pod in waiting}
 
     def log(self, pod: str, tail: int | None, since_s: int | None, *, follow: bool = False) -> Iterator[str]:
         """Yields lines of a pod's log: the last `tail`, of the last `since_s` seconds; with `follow`, until it ends."""
@@ -162,8 +167,10 @@ class Release:
                     raise
                 return error.status, error.body  # the response of the router itself
 
-    def _first_not_ready_reason(self, pods: list[Any]) -> str:
-        return next(iter(grouped(self.not_ready_reasons(pods))), "")
+    def _why_not_reached(self, pods: list[Any], counts: dict[str, int]) -> str:
+        """The first reason of a workload that is scaled, or of the pods of it that keep it from its number."""
+        workloads = [one for one in self.workloads() if role_of(one) in counts]
+        return next(iter(grouped(self.reasons(workloads, keeping_back(pods, counts)))), "")
 
     def _hint(self) -> str:
         return f"see `caracal status --context {self.context}`"

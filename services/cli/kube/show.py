@@ -32,7 +32,7 @@ def show(release: Release, view: View = render, every: bool = False) -> bool:
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
     console.print(FittingTable(("workload", "desired", "ready"), [_workload(one) for one in workloads]))
     console.print(FittingTable(POD_COLUMNS, _pods(pods, fold=not every), ("node", "restarts")))
-    for line in grouped(release.not_ready_reasons(pods)):
+    for line in grouped(release.reasons(workloads, pods)):
         console.print(line, markup=False)
     return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"], view)
 
@@ -40,7 +40,7 @@ def show(release: Release, view: View = render, every: bool = False) -> bool:
 def show_json(release: Release) -> bool:
     """Prints the same as one JSON object, and returns the same. Raises NoCluster."""
     workloads, pods = release.workloads(), release.pods()
-    reasons = release.not_ready_reasons(pods)
+    reasons = release.reasons(workloads, pods)
     routers = [pod for pod in pods if role_of(pod) == "router" and is_ready(pod)]
     overview, why = None, "" if routers else "no router is ready"
     for pod in routers[:MAX_ROUTERS_ASKED]:
@@ -54,7 +54,11 @@ def show_json(release: Release) -> bool:
         "release": release.name,
         "namespace": release.namespace,
         "context": release.context,
-        "workloads": [dict(zip(("name", "desired", "ready"), _workload(one), strict=True)) for one in workloads],
+        "workloads": [
+            dict(zip(("name", "desired", "ready"), _workload(one), strict=True))
+            | {"reason": reasons.get(one.metadata.name, "")}
+            for one in workloads
+        ],
         "pods": [
             dict(zip(POD_COLUMNS, _pod(pod), strict=True)) | {"reason": reasons.get(pod.metadata.name, "")}
             for pod in pods

@@ -82,6 +82,7 @@ class Worker(Answer):
     draining: bool
     capacity: int = Field(description="experts that it may load; 0: any number")
     host: str
+    zone: str
     loaded: int
     stats: dict[str, float]
     layers: dict[str, list[float]]

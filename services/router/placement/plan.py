@@ -20,7 +20,8 @@ from services.router.placement.policy import WorkerView, place
 from services.router.placement.table_view import TableView
 from services.router.placement.tables import still_there
 
-Inputs = tuple[tuple[str, str, bool, int, str, bool], ...]  # of each worker: ids, drains, capacity, host, backs off
+# Of each worker: ids, drains, capacity, host, zone, backs off.
+Inputs = tuple[tuple[str, str, bool, int, str, str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class Plan:
 
 def inputs_of(usable: Sequence[WorkerRecord], waiting: Collection[str]) -> Inputs:
     """What a plan depends on, of these workers. `waiting`: boot ids of workers that back off."""
-    return tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.host, r.boot_id in waiting) for r in usable)
+    return tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.host, r.zone, r.boot_id in waiting) for r in usable)
 
 
 def make_plan(
@@ -110,5 +111,5 @@ def _as_view(record: WorkerRecord, loaded: int, waits: bool) -> WorkerView:
     """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
     if waits:
         leaves = not loaded or record.draining
-        return WorkerView(record.worker_id, leaves, max(1, loaded), record.host, frozen=True)
-    return WorkerView(record.worker_id, record.draining, record.capacity, record.host)
+        return WorkerView(record.worker_id, leaves, max(1, loaded), record.host, record.zone, frozen=True)
+    return WorkerView(record.worker_id, record.draining, record.capacity, record.host, record.zone)

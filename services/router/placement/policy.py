@@ -25,13 +25,14 @@ from services.router.placement.table_view import Placed, TableView
 class WorkerView:
     """A worker as the policy sees it. `capacity`: experts it may load, 0 = any number. A draining one is emptied.
 
-    `host`: where it runs, empty = unknown. `frozen`: balancing gives it nothing; it may lose experts.
+    `host` and `zone`: where it runs, empty = unknown. `frozen`: balancing gives it nothing; it may lose experts.
     """
 
     worker_id: str
     draining: bool = False
     capacity: int = 0
     host: str = ""
+    zone: str = ""
     frozen: bool = False
 
 
@@ -48,7 +49,8 @@ def place(
     """Returns a table for `layers` x `experts` over `workers`, as near to `current` as an equal share allows.
 
     Every expert is on `replicas` distinct workers when so many have capacity, and on one before any is on two; replicas
-    are on distinct hosts as far as that is known and possible. Without a load, workers with capacity to spare differ by
+    are in distinct zones where zones allow that for all, else on distinct hosts as far as that is known and possible.
+    Without a load, workers with capacity to spare differ by
     at most one expert. Draining workers keep only what fits nowhere else.
     With a load, what has to be placed goes where it makes the least difference to the slowest worker. When nothing has
     to be loaded for that, balancing may load `moves` experts, and give hot experts up to `extra` more replicas in each
@@ -60,7 +62,9 @@ def place(
     fits = current is not None and (current.layers, current.experts) == (layers, experts)
     before_EW = current.columns(ids) if current is not None and fits else np.zeros((items, len(ids)), dtype=np.bool_)
     counts = before_EW.sum(axis=0).tolist()
-    rooms = Rooms([min(w.capacity or items, items) for w in workers], [w.draining for w in workers], _hosts(workers))
+    rooms = Rooms(
+        [min(w.capacity or items, items) for w in workers], [w.draining for w in workers], _places(workers, replicas)
+    )
     base_E = replica_counts(items, rooms, replicas)
     rows_E, speed_W = np.zeros(items), np.ones(len(ids))
     if load is None:
@@ -86,9 +90,17 @@ def place(
     return TableView.of(layers, experts, ids, placed_EW)
 
 
-def _hosts(workers: Sequence[WorkerView]) -> list[int]:
-    """Returns a number for each worker's host; a worker whose host is unknown has one of its own."""
-    names = [worker.host or ("", column) for column, worker in enumerate(workers)]
+def _places(workers: Sequence[WorkerView], replicas: int) -> list[int]:
+    """Returns a number for each worker's zone or host: what replicas of an expert are to be apart by.
+
+    By zone if each staying worker's is known and none has so large a share of them that at equal shares it needed two
+    replicas of some expert: replicas in distinct zones are on distinct hosts. A worker whose host is unknown has one of
+    its own.
+    """
+    staying = [worker.zone for worker in workers if not worker.draining]
+    largest = max(map(staying.count, set(staying)), default=0)
+    by_zone = replicas > 1 and "" not in staying and largest * replicas <= len(staying)
+    names = [(worker.zone if by_zone else worker.host) or ("", column) for column, worker in enumerate(workers)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [numbers[name] for name in names]
 

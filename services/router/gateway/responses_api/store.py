@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import redis.asyncio as redis
 import structlog
 
 from services.membership.client import RedisUnavailable, bounded
+from services.membership.connection import open_redis
 from services.router.access.owner import owner
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.responses_api.records import BadRecord, Record
@@ -108,7 +108,7 @@ class ResponseStore:
         self._prefix = f"{cluster}:response:"
         self._index, self._sizes = f"{cluster}:responses", f"{cluster}:responses:bytes"
         self._ttl_s, self._limit, self._call_s = ttl_s, memory_mb << 20, call_s
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=call_s, socket_connect_timeout=call_s)
+        self._redis = open_redis(redis_url, call_s)
 
     @property
     def keeps(self) -> bool:

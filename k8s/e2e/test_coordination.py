@@ -1,0 +1,57 @@
+"""The release's Redis gets its first password, and another one, while streams run: old and new are taken together."""
+
+from __future__ import annotations
+
+import base64
+
+from k8s.e2e.cluster import Cluster
+from k8s.e2e.conftest import Disturb
+from k8s.e2e.streams import Streams
+
+FULL = {"router": 2, "attention": 2, "expert": 2}
+FIRST, SECOND = "p@ss w/?rd#:%&=+['\"\\é", "another"
+
+
+def _store(cluster: Cluster, **passwords: str) -> None:
+    data = {key: base64.b64encode(password.encode()).decode() for key, password in passwords.items()}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis-password"}, "data": data})
+
+
+def _upgrade(cluster: Cluster, **values: object) -> None:
+    cluster.install("upgrade", **values)
+    cluster.wait_for_rollouts()
+    cluster.kubectl("rollout", "status", f"deployment/{cluster.release}-redis", "--timeout=120s")
+
+
+def test_redis_gets_a_password_and_another_one(cluster: Cluster, disturbed: Disturb) -> None:
+    """In the steps of docs/runbooks.md."""
+    for role, count in FULL.items():
+        cluster.scale(role, count)
+    secret = {"redis__existingSecret": "redis-password"}
+
+    def rotate(streams: Streams) -> None:
+        _store(cluster, password=FIRST)
+        _upgrade(cluster, **secret, redis__requirePassword="false")
+        _upgrade(cluster, **secret)
+        streams.wait_for_answers(1)
+        _store(cluster, password=SECOND, previous=FIRST)
+        _upgrade(cluster, **secret, redis__previousSecretKey="previous")
+        workloads = [f"deployment/{cluster.release}-router"]
+        workloads += [f"statefulset/{cluster.release}-{role}" for role in ("attention", "expert")]
+        cluster.kubectl("rollout", "restart", *workloads)
+        cluster.wait_for_rollouts()
+        _upgrade(cluster, **secret)
+        streams.wait_for_answers(1)
+
+    disturbed("redis gets a password and another one", rotate)
+    redis = cluster.pods("redis")[0]["metadata"]["name"]
+    assert "NOAUTH" in cluster.kubectl("exec", redis, "--", "python", "-c", _ASK), "whoever has no password stays out"
+    _upgrade(cluster)
+
+
+_ASK = """
+import socket
+with socket.create_connection(("127.0.0.1", 6379), 5) as connection:
+    connection.sendall(b"DBSIZE\\r\\n")
+    print(connection.recv(200).decode())
+"""

@@ -1,0 +1,124 @@
+"""Who owns `replicas`, by the real API server: Helm 4 and Helm 3, `kubectl apply`, and an autoscaler.
+
+The workloads' pods are never scheduled: only their numbers are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.targets import Target
+from k8s.image.packages import REPOSITORY
+from k8s.tools.helm import HelmMissing, find_helm3
+from k8s.tools.values import CHART
+
+ROLES = ("router", "attention", "expert")
+OFF = {f"{role}__nodeSelector__caracal-e2e-off": "x" for role in (*ROLES, "redis")} | {"mtls__mode": "none"}
+
+
+def _helm(version: int) -> str:
+    if version == 4:
+        return "helm"
+    try:
+        return str(find_helm3())
+    except HelmMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def owned(target: Target, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Yields a new release by the Helm of that version, whose values leave all numbers open."""
+    program = _helm(request.param)
+    what = "open" if "leave_open" in request.node.name else "own"  # a namespace goes slowly: each test has its own
+    owned = Cluster(target, f"caracal-{what}-{request.param}", helm_program=program)
+    owned.create_namespace()
+    owned.install("install", expert__replicas="null", expert__initialReplicas=2, **OFF)
+    yield owned
+    owned.helm("uninstall", owned.release)
+    owned.kubectl("delete", "namespace", owned.namespace, "--wait=false")
+
+
+def _counts(cluster: Cluster) -> tuple[int, ...]:
+    return tuple(cluster.replicas(role) for role in ROLES)
+
+
+def _upgrade(cluster: Cluster, *flags: str, **values: object) -> None:
+    cluster.install("upgrade", *flags, **({"expert__replicas": "null", "expert__initialReplicas": 2} | OFF | values))
+
+
+@pytest.mark.parametrize("owned", [4, 3], indirect=True)
+def test_a_number_that_the_values_leave_open_is_kept(owned: Cluster) -> None:
+    until(lambda: _counts(owned) == (1, 1, 2), "the Job does not begin with the profile's numbers")
+    owned.kubectl("scale", "statefulset/caracal-expert", "--replicas=4")
+    owned.kubectl("scale", "deployment/caracal-router", "--replicas=3")
+    owned.caracal("scale", "attention=2", "--timeout", "0")
+    scaled = (3, 2, 4)
+    _upgrade(owned)
+    assert _counts(owned) == scaled
+    _upgrade(owned, logLevel="DEBUG", image__pullPolicy="Never")  # another Job
+    until(lambda: len(owned.get("jobs")["items"]) == 1, "the old Job is still there")
+    job = owned.get("jobs")["items"][0]["metadata"]["name"]
+    owned.kubectl("wait", "--for=condition=complete", f"job/{job}", "--timeout=120s")
+    assert _counts(owned) == scaled, "a Job that runs again leaves the numbers"
+    for revision in ("1", "2"):
+        owned.helm("rollback", owned.release, revision)
+        assert _counts(owned) == scaled
+    autoscaler = {f"expert__autoscaling__{key}": value for key, value in {"minReplicas": 6, "maxReplicas": 6}.items()}
+    _upgrade(owned, expert__autoscaling__enabled="true", **autoscaler)
+    until(lambda: owned.replicas("expert") == 6, "the autoscaler does nothing")
+    _upgrade(owned, expert__autoscaling__enabled="true", logLevel="INFO", **autoscaler)
+    assert owned.replicas("expert") == 6
+    _upgrade(owned)
+    assert owned.replicas("expert") == 6, "switched off, its number stays"
+    owned.helm("rollback", owned.release, "3")
+    assert _counts(owned) == (3, 2, 6)
+
+
+@pytest.mark.parametrize("owned", [4, 3], indirect=True)
+def test_a_number_that_the_values_own_is_theirs(owned: Cluster) -> None:
+    until(lambda: owned.replicas("expert") == 2, "the Job does not begin")
+    _upgrade(owned, expert__replicas=3)  # no conflict with the Job, which has left the number to nobody
+    assert owned.replicas("expert") == 3
+    owned.kubectl("scale", "statefulset/caracal-expert", "--replicas=5")
+    if owned.helm_program == "helm":
+        with pytest.raises(RuntimeError, match=r"conflict .*\.spec\.replicas"):
+            _upgrade(owned, expert__replicas=4)
+        _upgrade(owned, "--force-conflicts", expert__replicas=4)
+    else:
+        _upgrade(owned, expert__replicas=4)
+    assert owned.replicas("expert") == 4
+    _upgrade(owned)
+    assert owned.replicas("expert") == 4, "what the values no longer own is not reset"
+    _upgrade(owned, logLevel="DEBUG")
+    assert owned.replicas("expert") == 4
+
+
+@pytest.mark.parametrize("flags", [(), ("--server-side",)])
+def test_rendered_and_applied_again_the_numbers_stay(target: Target, flags: tuple[str, ...]) -> None:
+    """As Argo CD and Flux do: rendered without a cluster, applied on the client or on the server."""
+    rendered = Cluster(target, f"caracal-applied-{len(flags)}")
+    rendered.create_namespace()
+    sets = [part for name, value in OFF.items() for part in ("--set", f"{name.replace('__', '.')}={value}")]
+    profile = str(CHART / "profiles/cpu-tiny.yaml")
+    text = rendered.helm("template", "caracal", str(CHART), "-f", profile, "--skip-tests", *sets)
+    rendered.kubectl("apply", *flags, "-f", "-", stdin=text)
+    until(lambda: _counts(rendered) == (1, 1, 2), "the Job does not begin with the profile's numbers")
+    rendered.kubectl("scale", "statefulset/caracal-expert", "--replicas=4")
+    rendered.kubectl("apply", *flags, "-f", "-", stdin=text)
+    assert _counts(rendered) == (1, 1, 4)
+    rendered.kubectl("delete", "namespace", rendered.namespace, "--wait=false")
+
+
+def test_the_manifests_applied_again_keep_the_numbers(target: Target) -> None:
+    applied = Cluster(target, "caracal")  # the namespace that kustomization.yaml sets
+    applied.create_namespace()
+    folder = str(REPOSITORY / "k8s/manifests")
+    applied.kubectl("apply", "-k", folder)
+    until(lambda: _counts(applied) == (1, 1, 2), "the Job does not begin with the profile's numbers")
+    applied.kubectl("scale", "statefulset/caracal-expert", "--replicas=3")
+    applied.kubectl("apply", "-k", folder)
+    assert _counts(applied) == (1, 1, 3)
+    applied.kubectl("delete", "namespace", applied.namespace, "--wait=false")
