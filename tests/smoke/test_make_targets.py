@@ -53,10 +53,10 @@ def test_train_and_evaluate(shell: Shell) -> None:
 def test_train_on_two_ranks(shell: Shell) -> None:
     """Two ranks begin a run, one goes on with it, watched."""
     folders = [part for name in ("run", "out", "docs") for part in (f"--{name}", str(shell.folder / "ranks" / name))]
-    options = ("-m", "training", "--without", "mtp", *folders)
-    shell.run("torchrun", "--nproc-per-node", "2", *options, "--steps", "1")
+    options = ("training", "--without", "mtp", *folders)
+    shell.run("torchrun", "--nproc-per-node", "2", "-m", "--", *options, "--steps", "1")
     assert (shell.folder / "ranks" / "out" / "config.json").exists()
-    assert "exported" in shell.run("python", *options, "--steps", "1", "--watch", "1")
+    assert "exported" in shell.run("python", "-m", *options, "--steps", "1", "--watch", "1")
 
 
 def test_experiments_about_bits(shell: Shell) -> None:

@@ -38,7 +38,7 @@ SMOKE = {
     "python -m training.experiments.growth": "test_experiment_of_growth",
     "python -m training.mtp": "test_train_drafts_and_measure_them",
     "python -m training.mtp.acceptance": "test_train_drafts_and_measure_them",
-    "torchrun --nproc-per-node 2 -m training": "test_train_on_two_ranks",
+    "torchrun --nproc-per-node 2 -m -- training": "test_train_on_two_ranks",
     "python -m training": "test_train_on_two_ranks",
     "python -m training --watch": "test_train_on_two_ranks",
     "python -m training.experiments.determinism": "test_experiments_about_bits",
