@@ -1,7 +1,8 @@
 """`python -m training` trains the built-in model and its MTP module, exports and plots. Run it again to resume.
 
 `torchrun --nproc-per-node 2 -m -- training` does it with two ranks, which share batches and experts. Any number
-of ranks and threads gives the same bits, and may resume what another number began. The MTP module's stage is the first rank's.
+of ranks and threads gives the same bits, and may resume what another number began. The MTP module's stage is the
+first rank's.
 """
 
 from __future__ import annotations
