@@ -11,7 +11,10 @@ from support.kube_api import FakeApi, warning
 from support.kube_command import run
 
 QUOTA = 'create Pod caracal-expert-1 in StatefulSet caracal-expert failed error: pods "caracal-expert-1" is forbidden'
-NOW = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _ago(**past: int) -> str:
@@ -25,7 +28,7 @@ def _status(*words: str) -> str:
 def _running(**more: Any) -> dict[str, Any]:
     """The status of a pod that runs and is not ready."""
     container = {"name": "x", "image": "x", "imageID": "x", "ready": False, "restartCount": 1}
-    state = {"state": {"running": {"startedAt": NOW}}} | more
+    state = {"state": {"running": {"startedAt": now()}}} | more
     conditions = [{"type": "Ready", "status": "False", "message": "containers with unready status: [x]"}]
     return {"phase": "Running", "conditions": conditions, "containerStatuses": [container | state]}
 
@@ -35,7 +38,7 @@ def _running(**more: Any) -> dict[str, Any]:
     [("expert", "StatefulSet", "caracal-expert"), ("router", "ReplicaSet", "caracal-router-5d4f9c")],
 )
 def test_pods_that_cannot_be_created_are_reported(api: FakeApi, role: str, kind: str, name: str) -> None:
-    api.events = 200, {"items": [warning(name, "FailedCreate", QUOTA, NOW, kind)]}
+    api.events = 200, {"items": [warning(name, "FailedCreate", QUOTA, now(), kind)]}
     assert "FailedCreate" not in _status(), "it has all its pods by now"
     api.workload_states[role] = {"replicas": 0, "readyReplicas": 0}
     assert f"caracal-{role}: FailedCreate: {QUOTA}\n" in _status()
@@ -54,7 +57,7 @@ def test_a_deployment_that_rolls_says_it_in_a_condition(api: FakeApi) -> None:
 def test_scale_says_that_pods_cannot_be_created(api: FakeApi) -> None:
     api.stuck = True
     api.workload_states["expert"] = {"replicas": 1, "readyReplicas": 1}
-    api.events = 200, {"items": [warning("caracal-expert", "FailedCreate", QUOTA, NOW, "StatefulSet")]}
+    api.events = 200, {"items": [warning("caracal-expert", "FailedCreate", QUOTA, now(), "StatefulSet")]}
     output = run("scale", "expert=2", "--context", "lab", "--timeout", "1")[1]
     assert f"not reached within 1 s; caracal-expert: FailedCreate: {QUOTA}\n" in output
 
@@ -69,8 +72,8 @@ def test_scale_blames_a_pod_of_the_role_that_is_scaled(api: FakeApi) -> None:
 def test_scale_down_blames_the_pod_that_does_not_go(api: FakeApi) -> None:
     api.start(attention=1, expert=3)
     api.stuck = True
-    needs = warning("caracal-expert-2", "ExpertsNeedMorePods", "24 experts fit nowhere", NOW)
-    probes = warning("caracal-expert-2", "Unhealthy", "Readiness probe failed", NOW)
+    needs = warning("caracal-expert-2", "ExpertsNeedMorePods", "24 experts fit nowhere", now())
+    probes = warning("caracal-expert-2", "Unhealthy", "Readiness probe failed", now())
     api.events = 200, {"items": [probes, needs]}
     output = run("scale", "expert=2", "--context", "lab", "--timeout", "1")[1]
     assert "not reached within 1 s; caracal-expert-2: ExpertsNeedMorePods: 24 experts fit nowhere\n" in output
@@ -102,7 +105,7 @@ def test_the_end_of_an_earlier_run_is_a_reason_only_without_a_newer_one_and_with
     ended = {"exitCode": 3, "reason": "Error", "message": "ValueError: x", "finishedAt": _ago(minutes=90)}
     api.states["caracal-expert-0"] = _running(lastState={"terminated": ended})
     assert "caracal-expert-0: starts again: ValueError: x (Error, exit code 3) (90 min ago)\n" in _status()
-    api.events = 200, {"items": [warning("caracal-expert-0", "Unhealthy", "Readiness probe failed", NOW)]}
+    api.events = 200, {"items": [warning("caracal-expert-0", "Unhealthy", "Readiness probe failed", now())]}
     assert "caracal-expert-0: Unhealthy: Readiness probe failed\n" in _status()
 
 
@@ -110,10 +113,10 @@ def test_a_warning_about_an_earlier_pod_of_the_name_is_not_shown(api: FakeApi) -
     api.states["caracal-expert-0"] = _running()
     api.identities["caracal-expert-0"] = {"uid": "second", "creationTimestamp": _ago(minutes=5)}
     for event in (
-        warning("caracal-expert-0", "FailedMount", "of the first", NOW, uid="first"),
+        warning("caracal-expert-0", "FailedMount", "of the first", now(), uid="first"),
         warning("caracal-expert-0", "FailedMount", "of the first", _ago(minutes=6)),
     ):
         api.events = 200, {"items": [event]}
         assert "of the first" not in _status()
-    api.events = 200, {"items": [warning("caracal-expert-0", "FailedMount", "of this one", NOW, uid="second")]}
+    api.events = 200, {"items": [warning("caracal-expert-0", "FailedMount", "of this one", now(), uid="second")]}
     assert "of this one" in _status()

@@ -66,7 +66,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     40: ("security/test_http_attacks.py::test_b29_names_of_models_reach_nothing",
          "checkpoint/test_shared_tables.py"),
     41: ("security/test_http_attacks.py::test_b41_clients_make_no_time_series",
-         "router/test_access.py::test_logs_name_keys_and_never_show_them_or_prompts"),
+         "router/test_access_logs.py::test_logs_name_keys_and_never_show_them_or_prompts"),
 }  # fmt: skip
 NOTHING_TO_ATTACK = {
     15: "sizes of events are not hidden: SECURITY.md says so",
