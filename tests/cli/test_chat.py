@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,27 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
 
-    def until(self, pattern: str) -> str:
-        """Reads until the output since the last call has the pattern; returns that output."""
-        deadline = time.monotonic() + 30
+    def interrupt(self, pattern: str) -> None:
+        """Types Ctrl-C until the output has the pattern.
+
+        Python's readline sees a signal only while it waits: not one between the echo of a key and the next wait.
+        """
+        for _ in range(5):
+            self.type("\x03")
+            with suppress(TimeoutError):
+                self.until(pattern, 5)
+                return
+        raise AssertionError(f"no {pattern!r} in {self.output!r}")
+
+    def until(self, pattern: str, seconds: float = 0.0) -> str:
+        """Reads until the output since the last call has the pattern; returns that output.
+
+        Raises TimeoutError when it has not after `seconds`; without them the test fails after half a minute.
+        """
+        deadline = time.monotonic() + (seconds or 30)
         while not (found := re.search(pattern, self.output)):
+            if seconds and time.monotonic() >= deadline:
+                raise TimeoutError
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.output!r}"
             if select.select([self.main], [], [], 0.1)[0]:
                 try:
@@ -200,8 +217,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(user: dict[str, str]) -> None:
         screen.until("> ")
         screen.type("half a li")
         screen.until("half a li")  # it reads by now
-        screen.type("\x03")
-        screen.until("/exit or Ctrl-D leaves")
+        screen.interrupt("/exit or Ctrl-D leaves")
         screen.type("/exit\r")
         assert screen.process.wait(10) == 0
         never.set()
