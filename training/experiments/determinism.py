@@ -65,7 +65,8 @@ def case_of(trial: Trial, given: argparse.Namespace) -> Case:
         launch = [sys.executable]
         if trial.ranks > 1:
             launch += ["-m", "torch.distributed.run", "--nproc-per-node", str(trial.ranks), "--master-port", "0"]
-        command = [*launch, "-m", "training.experiments.trial", str(out), "--run", str(folder / "run"), *size]
+        module = ["-m", *(["--"] if trial.ranks > 1 else []), "training.experiments.trial"]  # torchrun has a --run, too
+        command = [*launch, *module, str(out), "--run", str(folder / "run"), *size]
         command += ["--threads", str(trial.threads)]
         command += [] if trial.deterministic else ["--without-determinism"]
         command += ["--expert-ranks", str(trial.expert_ranks)] if trial.expert_ranks else []
