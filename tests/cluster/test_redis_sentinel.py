@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 
 from services.local.redis_server import binary, free_port
 from services.membership.redis import Membership, RedisUnavailable
@@ -42,15 +43,31 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
             f'sentinel auth-pass lead "{PASSWORD}"\nsentinel down-after-milliseconds lead 500\n'
             "sentinel failover-timeout lead 3000\n"
         )
-        commands = [
-            [binary(), "--port", str(ports[0]), *common, *secret],
-            [binary(), "--port", str(ports[1]), *common, *secret, *replica_of],
-            [binary(), str(config), "--sentinel"],
-        ]
-        running = [stack.enter_context(subprocess.Popen(one, stdout=subprocess.DEVNULL)) for one in commands]
-        yield Servers(running[0], ports[2])
-        for each in running:
-            each.kill()
+        running = list[subprocess.Popen[bytes]]()
+
+        def start(*words: str) -> None:
+            running.append(stack.enter_context(subprocess.Popen([binary(), *words], stdout=subprocess.DEVNULL)))
+
+        try:
+            start("--port", str(ports[0]), *common, *secret)
+            start("--port", str(ports[1]), *common, *secret, *replica_of)
+            _follows(ports[1])  # a Sentinel that has asked the master before knows the replica only ten seconds later
+            start(str(config), "--sentinel")
+            yield Servers(running[0], ports[2])
+        finally:
+            for each in running:
+                each.kill()
+
+
+def _follows(port: int) -> None:
+    """Waits until a replica has its master's data."""
+    client, end = redis.Redis(port=port, password=PASSWORD), time.monotonic() + FAILOVER_S
+    while True:
+        with suppress(redis.RedisError):
+            if client.info("replication")["master_link_status"] == "up":
+                return
+        assert time.monotonic() < end, "the replica does not follow"
+        time.sleep(0.05)
 
 
 async def _until(call: object, timeout_s: float = FAILOVER_S) -> None:
@@ -73,7 +90,7 @@ def test_a_new_master_is_found(servers: Servers) -> None:
         )
         try:
             await _until(lambda: membership.set_desired("expert", 3))
-            await asyncio.sleep(2)  # until the Sentinel knows the replica, and that one has the data
+            await asyncio.sleep(2)  # until the Sentinel has asked the replica, and that one has the count
             servers.master.kill()
             with pytest.raises(RedisUnavailable):
                 await membership.set_desired("expert", 4)
