@@ -81,6 +81,6 @@ def test_a_short_chat_waits_for_one_of_another_s_long_ones(assets_path: Path) ->
         before = sum(one.done() for one in long)
         assert ask(LIGHT, chat("hi " * 100)).status == 200
         meanwhile = sum(one.done() for one in long) - before
-        assert meanwhile < (MANY - before) * 3 // 4, f"of {MANY}, {before} were done, then {meanwhile} before the short one"
+        assert meanwhile < (MANY - before) * 3 // 4, f"{before}, then {meanwhile} of {MANY}"
         answers: list[Answer] = [one.result(60) for one in long]
     assert {answer.status for answer in answers} <= {200, 400}, "400: longer than the model's context"
