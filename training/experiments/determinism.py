@@ -64,7 +64,7 @@ def case_of(trial: Trial, given: argparse.Namespace) -> Case:
         out = folder / "out.json"
         launch = [sys.executable]
         if trial.ranks > 1:
-            launch += ["-m", "torch.distributed.run", "--nproc-per-node", str(trial.ranks), "--master-port", "0"]
+            launch += ["-m", "torch.distributed.run", "--nproc-per-node", str(trial.ranks), "--standalone"]
         module = ["-m", *(["--"] if trial.ranks > 1 else []), "training.experiments.trial"]  # torchrun has a --run, too
         command = [*launch, *module, str(out), "--run", str(folder / "run"), *size]
         command += ["--threads", str(trial.threads)]
