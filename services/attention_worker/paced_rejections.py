@@ -1,7 +1,7 @@
 """When a rejected call is answered: at once while there are few, later while a crowd is rejected. No I/O, no clock.
 
-Each rejection takes the interpreter from the engine for about half a millisecond. A caller has as many calls open as a
-connection may have, so one that waits for its rejection asks less often.
+Each rejection takes the interpreter from the engine. A caller has as many calls open as a connection may have, so one
+that waits for its rejection asks less often.
 """
 
 from __future__ import annotations

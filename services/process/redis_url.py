@@ -49,7 +49,7 @@ def url_violation(url: str) -> str:
     if unknown := sorted(parameters.keys() - known):
         return f"it has the parameter {unknown[0][:40]!r}, which is not supported"
     database = parameters.get("db", "" if scheme == "unix" else unquote(parts.path).strip("/"))
-    return "" if re.fullmatch("[0-9]{0,6}", database) else f"{database[:20]!r} is not the number of a database"
+    return _database_violation(database)
 
 
 def is_sentinel(url: str) -> bool:
@@ -81,15 +81,19 @@ def _sentinel_violation(url: str) -> str:
     name, _, database = unquote(parts.path).strip("/").partition("/")
     if not re.fullmatch(r"[\w.-]{1,200}", name):
         return f"{name[:20]!r} is not the name of a master: it comes after the hosts, as in /MASTER/0"
+    return _database_violation(database)
+
+
+def _database_violation(database: str) -> str:
     return "" if re.fullmatch("[0-9]{0,6}", database) else f"{database[:20]!r} is not the number of a database"
 
 
 def with_authorities(url: str, file: str) -> str:
     """The URL of a Redis over TLS whose certificate may also be of these authorities; others stay as they are."""
-    scheme, _, query = url.partition("://")[0].lower(), *url.partition("?")[1:]
+    scheme, (where, _, query) = url.partition("://")[0].lower(), url.partition("?")
     if not file or scheme not in ("rediss", f"rediss{SENTINEL}") or "ssl_ca_certs" in dict(parse_qsl(query)):
         return url
-    return f"{url}{'&' if query else '?' if '?' not in url else ''}ssl_ca_certs={quote(file)}"
+    return f"{where}?{'&'.join([*filter(None, [query]), f'ssl_ca_certs={quote(file)}'])}"
 
 
 def with_password(url: str, password: str) -> str:

@@ -278,7 +278,7 @@ def learned(tokens: int, seconds: float, fixed_s: float) -> StepCost:
 def test_a_full_step_drafts_nothing_and_an_empty_one_does() -> None:
     policy = DraftPolicy(3, learned(64, 1e-3, 5e-3))
     one, *others = (_sequence() for _ in range(64))
-    policy.begin([one], [one])
+    policy.begin([one], [])
     assert policy.wanted(one) == 3
     policy.begin([one, *others[:7]], [])
     assert policy.wanted(one) == 1
@@ -290,7 +290,7 @@ def test_a_sequence_whose_drafts_are_wrong_is_left_alone_and_tried_again() -> No
     policy = DraftPolicy(1, learned(64, 1e-3, 5e-3))
     sequence, drafted = _sequence(), []
     for _ in range(300):
-        policy.begin([sequence], [sequence])
+        policy.begin([sequence], [])
         drafted.append(policy.wanted(sequence))
         if drafted[-1]:
             policy.verified(sequence, 1, 0)

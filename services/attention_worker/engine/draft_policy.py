@@ -29,7 +29,8 @@ class DraftPolicy:
         `spared`: of them, those whose price is that of a step without the others.
         """
         self._spared = {sequence.key for sequence in spared}
-        self._price, self._spared_price = self._price_of(decodes), self._price_of(spared)
+        self._price = self._price_of(decodes)
+        self._spared_price = self._price_of(spared) if spared else 0.0
 
     def _price_of(self, decodes: list[Sequence]) -> float:
         return self._cost.price(Work(len(decodes), sum(len(sequence.ids) for sequence in decodes), 0))

@@ -66,10 +66,10 @@ class FairShare:
         """Whether no caller has fewer sequences here than the sequence's, for its weight."""
         return self._wants(sequence) <= self._fewest
 
-    def spared(self, sequences: Iterable[Sequence]) -> list[Sequence]:
-        """Those that are to run, and be drafted, as if the others' excess were not here; all where nobody has any."""
+    def spared(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Those that are drafted as if the others' excess were not here; none where nobody has any."""
         if not self.several or self._slowdown == math.inf:
-            return list(sequences)
+            return []
         return [sequence for sequence in sequences if self.has_least(sequence)]
 
     def _wants(self, sequence: Sequence) -> float:

@@ -133,10 +133,12 @@ class Scheduler:
         for sequence in decodes:
             plan.add(Chunk(sequence, sequence.cached, 1))
         plan.decodes = len(plan.chunks)
-        if self._may_admit or any(sequence.remaining > 1 for sequence in self.running):
-            plan.for_prompts = -(-plan.tokens_left // 2)
-        places = range(len(decodes))
-        for place in sorted(places, key=lambda place: not self.fair.has_least(decodes[place])):
+        if drafted := [place for place, decode in enumerate(decodes) if decode.drafts]:
+            if self._may_admit or any(sequence.remaining > 1 for sequence in self.running):
+                plan.for_prompts = -(-plan.tokens_left // 2)
+            if fair_s < math.inf:
+                drafted.sort(key=lambda place: not self.fair.has_least(decodes[place]))
+        for place in drafted:
             if drafts := self._drafts(plan, decodes[place]):
                 plan.extend(place, drafts)
         return plan
