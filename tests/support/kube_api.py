@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote
+
+from support.json_server import JsonHandler, JsonServer
 
 CORE, APPS = "/api/v1/namespaces/models", "/apis/apps/v1/namespaces/models"
 POLLS = 2  # a new pod is not ready, and a deleted one still listed, for so many polls
 
 
-class FakeApi(ThreadingHTTPServer):
+class FakeApi(JsonServer):
     """A context manager. Serves the release `caracal` in namespace `models`: a router, and workers that patching the
     scale subresource starts or stops."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.releases = ["caracal"]
         self.answer: tuple[int, Any] | None = None  # to every request
         self.proxied: tuple[int, Any] = 200, OVERVIEW
@@ -38,18 +35,6 @@ class FakeApi(ThreadingHTTPServer):
         self.logs: dict[str, str] = {}  # pod -> its log
         self.overwritten_by: int | None = None  # the count another client sets right after each patch of a scale
         self.start(attention=1, expert=1)
-
-    def __enter__(self) -> FakeApi:
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def start(self, **replicas: int) -> None:
         """Makes these the workers, all ready."""
@@ -115,13 +100,13 @@ class FakeApi(ThreadingHTTPServer):
         return {"name": "x", "ports": ports + ([{"name": "admin", "containerPort": self.port}] if self.port else [])}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: FakeApi
 
     def do_GET(self) -> None:
         path, _, query = unquote(self.path).partition("?")
         if self.server.answer:
-            self._send(*self.server.answer)
+            self.answer(*self.server.answer)
         elif path == f"{APPS}/statefulsets":
             self._list(query, self.server.workloads("attention", "expert"))
         elif path == f"{APPS}/deployments":
@@ -132,44 +117,33 @@ class Handler(BaseHTTPRequestHandler):
             self._log(path.removeprefix(f"{CORE}/pods/").removesuffix("/log"), dict(parse_qsl(query)))
         elif path == f"{CORE}/events":
             assert dict(parse_qsl(query))["fieldSelector"] == "type=Warning"
-            self._send(*self.server.events)
+            self.answer(*self.server.events)
         elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8002}/proxy/cluster":
-            self._send(*self.server.proxied)
+            self.answer(*self.server.proxied)
         elif path == f"{CORE}/pods/caracal-router-0:{self.server.port or 8002}/proxy/ready" and self.server.ready:
-            self._send(*self.server.ready)
+            self.answer(*self.server.ready)
         else:
-            self._send(404, {"kind": "Status", "message": path})
+            self.answer(404, {"kind": "Status", "message": path})
 
     def do_PATCH(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         role = self.path.removeprefix(f"{APPS}/statefulsets/caracal-").removesuffix("/scale")
         self.server.scale(role, body["spec"]["replicas"])
         if self.server.overwritten_by is not None:
             self.server.scale(role, self.server.overwritten_by)
-        self._send(200, {"metadata": {}, "spec": body["spec"]})
-
-    def log_message(self, *_: object) -> None:
-        return
+        self.answer(200, {"metadata": {}, "spec": body["spec"]})
 
     def _log(self, pod: str, query: dict[str, str]) -> None:
         if pod not in self.server.logs:
-            self._send(400, {"kind": "Status", "message": f"container of {pod} is waiting to start"})
+            self.answer(400, {"kind": "Status", "message": f"container of {pod} is waiting to start"})
             return
         lines = self.server.logs[pod].splitlines(keepends=True)
         tail = query.get("tailLines")
-        self._send(200, "".join(lines if tail is None else lines[len(lines) - int(tail) :]))
+        self.answer(200, "".join(lines if tail is None else lines[len(lines) - int(tail) :]))
 
     def _list(self, query: str, found: list[dict[str, Any]]) -> None:
         labels = set(dict(parse_qsl(query))["labelSelector"].split(","))
-        self._send(200, {"items": [item for item in found if labels <= _selectors(item["metadata"]["labels"])]})
-
-    def _send(self, status: int, body: Any) -> None:
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer(200, {"items": [item for item in found if labels <= _selectors(item["metadata"]["labels"])]})
 
 
 WORKERS = [

@@ -2,83 +2,65 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from support.json_server import JsonHandler, JsonServer
 
 APPS, CORE = "/apis/apps/v1/namespaces/models", "/api/v1/namespaces/models"
 
 
-class ScaleApi(ThreadingHTTPServer):
+class ScaleApi(JsonServer):
     """A context manager. Has these workloads, each with one pod, and the ConfigMap `notes`."""
 
-    daemon_threads = True
-
     def __init__(self, *workloads: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.replicas = dict.fromkeys(workloads, 1)
         self.managers: dict[str, list[str]] = {name: ["someone"] for name in workloads}
         self.versions = dict.fromkeys(workloads, 1)
         self.notes: dict[str, str] = {}
         self.before_patch: Callable[[], None] = lambda: None
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
     def scale(self, name: str, count: int) -> None:
         """As another client would."""
         self.replicas[name] = count
         self.versions[name] += 1
 
-    def __enter__(self) -> ScaleApi:
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: ScaleApi
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == f"{CORE}/configmaps/notes":
-            self._answer(200, {"metadata": {}, "data": self.server.notes})
+            self.answer(200, {"metadata": {}, "data": self.server.notes})
         elif name := self._workload():
-            self._answer(200, self._scale(name))
+            self.answer(200, self._scale(name))
         else:
-            self._answer(404, {"kind": "Status", "message": path})
+            self.answer(404, {"kind": "Status", "message": path})
 
     def do_PATCH(self) -> None:
         api = self.server
-        patch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        patch = self.body()
         api.before_patch()
         name = self._workload()
         if not name:
             api.notes |= patch["data"]
-            self._answer(200, {"metadata": {}, "data": api.notes})
+            self.answer(200, {"metadata": {}, "data": api.notes})
         elif isinstance(patch, list):
             test, *removals = patch
             if test["value"] != str(api.versions[name]):
-                return self._answer(422, {"kind": "Status"})
+                return self.answer(422, {"kind": "Status"})
             for each in removals:
                 del api.managers[name][int(each["path"].rpartition("/")[2])]
-            self._answer(200, self._scale(name))
+            self.answer(200, self._scale(name))
         elif patch["metadata"]["resourceVersion"] != str(api.versions[name]):
-            self._answer(409, {"kind": "Status"})
+            self.answer(409, {"kind": "Status"})
         else:
             api.scale(name, patch["spec"]["replicas"])
             api.managers[name].append(self.path.partition("fieldManager=")[2])
-            self._answer(200, self._scale(name))
+            self.answer(200, self._scale(name))
         return None
-
-    def log_message(self, *_: object) -> None:
-        return
 
     def _workload(self) -> str:
         name = self.path.partition("?")[0].removeprefix(f"{APPS}/").removesuffix("/scale")
@@ -88,11 +70,3 @@ class _Handler(BaseHTTPRequestHandler):
         managers = [{"manager": each} for each in self.server.managers[name]]
         metadata = {"name": name, "resourceVersion": str(self.server.versions[name]), "managedFields": managers}
         return {"kind": "Scale", "metadata": metadata, "spec": {"replicas": self.server.replicas[name]}}
-
-    def _answer(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from support.json_server import JsonHandler, JsonServer
 
 Body = dict[str, Any]
 Script = Callable[[Body], Iterable[Any]]
@@ -29,15 +30,12 @@ def completion(*texts: str, usage: tuple[int, int] | None = (5, 3)) -> list[Any]
     return [*events, *([{"choices": [], "usage": counts}] if usage else []), "[DONE]"]
 
 
-class ScriptedEndpoint(ThreadingHTTPServer):
+class ScriptedEndpoint(JsonServer):
     """A context manager. `script` gives the events of a request: objects are sent as JSON, texts as they are, an Event
     of threading is waited for, bytes are written raw, and an int is an HTTP status to fail with."""
 
-    daemon_threads = True
-    request_queue_size = 512
-
     def __init__(self, script: Script) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.script = script
         self.bodies: list[Body] = []
         self.headers: list[dict[str, str]] = []
@@ -45,33 +43,21 @@ class ScriptedEndpoint(ThreadingHTTPServer):
         self.most_open = 0
         self.lock = threading.Lock()
 
-    def __enter__(self) -> ScriptedEndpoint:
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: ScriptedEndpoint
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._json(200, {"data": [{"id": "scripted"}]})
+            self.answer(200, {"data": [{"id": "scripted"}]})
         else:
-            self._json(404, {"error": {"message": f"no route {self.path}"}})
+            self.answer(404, {"error": {"message": f"no route {self.path}"}})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         if not self.path.endswith("completions"):
-            self._json(404, {"error": {"message": f"no route {self.path}"}})
+            self.answer(404, {"error": {"message": f"no route {self.path}"}})
             return
         with self.server.lock:
             self.server.bodies.append(body)
@@ -86,12 +72,9 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.open -= 1
 
-    def log_message(self, *_: object) -> None:
-        return
-
     def _stream(self, events: list[Any]) -> None:
         if events and isinstance(events[0], int):
-            self._json(events[0], {"error": {"message": events[1]}})
+            self.answer(events[0], {"error": {"message": events[1]}})
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -107,11 +90,3 @@ class Handler(BaseHTTPRequestHandler):
                 text = event if isinstance(event, str) else json.dumps(event)
                 self.wfile.write(f"data: {text}\n\n".encode())
             self.wfile.flush()
-
-    def _json(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

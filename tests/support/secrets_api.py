@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import base64
-import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from support.json_server import JsonHandler, JsonServer
 
 NAMESPACE = "models"
 
 
-class SecretsApi(ThreadingHTTPServer):
+class SecretsApi(JsonServer):
     """A context manager. Has the Secrets of the names given, all empty; there are no others."""
 
-    daemon_threads = True
-
     def __init__(self, *names: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.secrets: dict[str, dict[str, str]] = {name: {} for name in names}
         self.versions = dict.fromkeys(names, 1)
         self.patched: list[str] = []
         self.before_patch: Callable[[], None] = lambda: None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def data(self, name: str) -> dict[str, bytes]:
         return {key: base64.b64decode(value) for key, value in self.secrets[name].items()}
@@ -36,58 +29,39 @@ class SecretsApi(ThreadingHTTPServer):
         self.secrets[name] = {key: base64.b64encode(value).decode() for key, value in data.items()}
         self.versions[name] += 1
 
-    def __enter__(self) -> SecretsApi:
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: SecretsApi
 
     def do_GET(self) -> None:
         name = self._name()
         if name:
-            self._answer(200, self._secret(name))
+            self.answer(200, self._secret(name))
 
     def do_PATCH(self) -> None:
-        patch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        patch = self.body()
         api = self.server
         api.before_patch()
         name = self._name()
         if not name:
             return
         if patch["metadata"]["resourceVersion"] != str(api.versions[name]):
-            self._answer(409, {"kind": "Status", "reason": "Conflict"})
+            self.answer(409, {"kind": "Status", "reason": "Conflict"})
             return
         merged = {**api.secrets[name], **patch["data"]}
         api.secrets[name] = {key: value for key, value in merged.items() if value is not None}
         api.versions[name] += 1
         api.patched.append(name)
-        self._answer(200, self._secret(name))
+        self.answer(200, self._secret(name))
 
     def _name(self) -> str:
         """The Secret asked for; empty after a 404."""
         prefix, _, name = self.path.partition("?")[0].rpartition("/")
         if prefix == f"/api/v1/namespaces/{NAMESPACE}/secrets" and name in self.server.secrets:
             return name
-        self._answer(404, {"kind": "Status", "reason": "NotFound"})
+        self.answer(404, {"kind": "Status", "reason": "NotFound"})
         return ""
 
     def _secret(self, name: str) -> dict[str, Any]:
         metadata = {"name": name, "namespace": NAMESPACE, "resourceVersion": str(self.server.versions[name])}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": self.server.secrets[name] or None}
-
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
