@@ -74,7 +74,7 @@ def test_experiments_about_bits(shell: Shell) -> None:
             "--precision",
             "fp32",
         ),
-        "corruption": ("--trials", "1", "--intervals", "1", "--clean", "2", "--rounds", "1", "--layers", "1"),
+        "corruption": ("--trials", "1", "--intervals", "1", "--clean", "2", "--rounds", "2", "--layers", "1"),
         "ulp": ("--rows", "32"),
     }
     for name, options in few.items():

@@ -117,6 +117,7 @@ def cost_case(given: Given) -> Case:
         for number in range(1 + 3 * given.rounds):
             kind = ("off", "between", "looking")[number % 3]
             watch.interval, trunk.step = {"off": 0, "between": 1000, "looking": 1}[kind], 1
+            trunk.remember()  # as behind a step of this kind; what one of another kind left there is no more
             begun = time.perf_counter()
             trunk.begin()
             trunk.advance()
