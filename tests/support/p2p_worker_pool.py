@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,12 @@ from support.expert_workers import REPO, Worker, load_everything, slowly
 from services.checkpoint.reader import Checkpoint
 
 
+def thread_states(pid: int) -> list[str]:
+    """The states of a process's threads, as proc(5) names them."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return [stat[stat.rindex(")") + 2] for stat in stats]
+
+
 @dataclass(frozen=True)
 class WorkerProcess:
     """An expert worker in a process of its own."""
@@ -31,7 +38,12 @@ class WorkerProcess:
     pid: int
 
     def signal(self, number: signal.Signals) -> None:
+        """After SIGSTOP no thread runs on: those on other cores are stopped only after `kill` has returned."""
         os.kill(self.pid, number)
+        deadline = time.monotonic() + 10
+        while number == signal.SIGSTOP and set(thread_states(self.pid)) != {"T"}:
+            assert time.monotonic() < deadline, "the process was not stopped"
+            time.sleep(0.001)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
