@@ -2,7 +2,8 @@
 
 The router has a core of its own; workers and clients share the others. CPU is the router's, of all its threads. The
 latency is from the worker's message to the client, of a few streams in the midst of the others, read by a process of
-its own: it has the time of a whole step's tokens in it, at the worker as well.
+its own: it has the time of a whole step's tokens in it, at the worker as well. After each row a server that only writes
+serves as many streams: what sending costs at least on this machine, in this minute.
 """
 
 from __future__ import annotations
@@ -68,21 +69,38 @@ def cpu_s(pid: int) -> float:
 
 
 def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
+    """A row of the result: the router's, and beside it the CPU of a server that only writes, `bare_us_per_token`."""
     cores = sorted(os.sched_getaffinity(0))
     own, others = cores[:1], cores[1:] or cores
-    programs: list[Program] = []
     times = model / "times"
     send_times(times, create=True)
-    tokens = int((seconds + WARM_S + 60) * TOKENS_PER_S)
+    tokens = str(int((seconds + WARM_S + 60) * TOKENS_PER_S))
+    programs: list[Program] = []
     try:
-        numbers = (str(TOKENS_PER_S), str(tokens), str(-(-streams // A_WORKER)))
-        worker = Program("bench.gateway.fake_worker", str(times), *numbers, cores=others)
+        words = (str(times), str(TOKENS_PER_S), tokens, str(-(-streams // A_WORKER)))
+        worker = Program("bench.gateway.fake_worker", *words, cores=others)
         programs.append(worker)
         router = Program("bench.gateway.router", str(model), *worker.line().split(), cores=own)
         programs.append(router)
-        url = router.line()
-        probes = min(streams, PROBES)
-        clients = []
+        row = read_from(router, times, streams, seconds, others)
+    finally:
+        for program in reversed(programs):
+            program.end()
+    bare = Program("bench.gateway.bare_server", str(TOKENS_PER_S), str(streams), cores=own)
+    try:
+        row["bare_us_per_token"] = read_from(bare, times, streams, seconds, others, probes=0)["cpu_us_per_token"]
+    finally:
+        bare.end()
+    return row
+
+
+def read_from(
+    server: Program, times: Path, streams: int, seconds: float, cores: Sequence[int], *, probes: int = PROBES
+) -> dict[str, Any]:
+    """Reads streams of a server that has not said its URL yet; `probes` of them are timed."""
+    url, probes = server.line(), min(streams, probes)
+    clients: list[Program] = []
+    try:
         for count, role in (
             ((streams - probes) // 2, "load"),
             (probes, "probe"),
@@ -90,25 +108,24 @@ def measure(model: Path, streams: int, seconds: float) -> dict[str, Any]:
         ):
             if count:
                 words = (str(times), url, str(count), str(seconds), role)
-                clients.append(Program("bench.gateway.client", *words, cores=others))
-                programs.append(clients[-1])
+                clients.append(Program("bench.gateway.client", *words, cores=cores))
                 assert clients[-1].line() == "ready"
         time.sleep(WARM_S)
-        before, began = cpu_s(router.process.pid), time.monotonic()
+        before, began = cpu_s(server.process.pid), time.monotonic()
         for client in clients:
             client.say("go")
         answers = [json.loads(client.line()) for client in clients]
-        used, took = cpu_s(router.process.pid) - before, time.monotonic() - began
+        used, took = cpu_s(server.process.pid) - before, time.monotonic() - began
     finally:
-        for program in reversed(programs):
-            program.end()
+        for client in reversed(clients):
+            client.end()
     return {
         "streams": streams,
         "tokens_per_s": round(sum(one["events"] / one["seconds"] for one in answers)),
         "cpu_us_per_token": round(used / max(1, sum(one["events"] for one in answers)) * 1e6, 1),
         "core_share": round(used / took, 3),
         "ended": sum(one["ended"] for one in answers),
-        "added_ms": next(one["added_ms"] for one in answers if one["added_ms"]),
+        "added_ms": next((one["added_ms"] for one in answers if one["added_ms"]), {}),
     }
 
 
@@ -121,13 +138,14 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="caracal-gateway-") as name:
         model = write_model(Path(name))
-        print(f"{'streams':>8} {'tokens/s':>9} {'us/token':>9} {'core':>6}  added ms p50, p99")
+        print(f"{'streams':>8} {'tokens/s':>9} {'us/token':>9} {'bare':>6} {'core':>6}  added ms p50, p99")
         for streams in args.streams:
             row = measure(model, streams, args.seconds)
             rows.append(row)
             added = row["added_ms"]
+            cost, least = row["cpu_us_per_token"], row["bare_us_per_token"]
             print(
-                f"{streams:>8} {row['tokens_per_s']:>9} {row['cpu_us_per_token']:>9} {row['core_share']:>6.1%}"
+                f"{streams:>8} {row['tokens_per_s']:>9} {cost:>9} {least:>6} {row['core_share']:>6.1%}"
                 f"  {added.get('p50')}, {added.get('p99')}",
                 flush=True,
             )
