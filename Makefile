@@ -16,13 +16,14 @@ up: $(VENV)/.run
 	@echo "==> [3/3] starting a cluster on this machine"
 	@$(BIN)/caracal up $(UP)
 
-# All tests; TESTS='tests/wire -k retry' picks some. What starts no process runs first, on both cores.
+# All tests; TESTS='tests/wire -k retry' picks some. What starts no process runs first. What does waits much of its time,
+# so two files of it run at a time; a file's tests share processes.
 test: $(VENV)/.dev $(VENV)/.helm
 ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
 else
 	$(MAKE) --no-print-directory test-fast
-	$(BIN)/python -m pytest -m processes --ignore tests/smoke
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m processes --ignore tests/smoke -n 2 --dist loadfile
 endif
 
 # Everything that starts no process: for every save. Three pytest workers on two cores, because some tests only wait;
