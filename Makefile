@@ -45,9 +45,9 @@ sanitize: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	FUZZ_TIMES=$(or $(FUZZ),20) $(BIN)/python -m pytest -v --timeout 3600 tests/security/test_fuzzed_messages.py tests/security/test_fuzzed_ports.py
 
-# Every command that README, docs and this file name, in a tiny form.
+# Every command that README, docs and this file name, in a tiny form; two files at a time, each in a copy of the tree.
 smoke: $(VENV)/.dev $(VENV)/.helm
-	$(BIN)/python -m pytest -v --timeout 900 tests/smoke
+	$(BIN)/python -m pytest -v --timeout 900 -n 2 --dist loadfile tests/smoke
 
 check: $(VENV)/.dev $(VENV)/.helm
 	$(BIN)/ruff format --check .
