@@ -177,6 +177,9 @@
 {{- with .role.corsOrigins }}
 - {name: CARACAL_CORS_ORIGINS, value: {{ . | quote }}}
 {{- end }}
+{{- with .role.trustedProxies }}
+- {name: FORWARDED_ALLOW_IPS, value: {{ join "," . | quote }}}
+{{- end }}
 {{- if include "caracal.events" .root }}
 - {name: CARACAL_EVENTS, value: kubernetes}
 - {name: CARACAL_EXPERT_SET, value: {{ include "caracal.component" (dict "root" .root "component" "expert") }}}

@@ -124,6 +124,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "router.service.port": _PORT,
     "router.service.nodePort": _between(0, 65535),
     "router.service.loadBalancerSourceRanges": _CIDRS,
+    "router.trustedProxies": _list_of(_pattern("[0-9A-Fa-f.:]+(/[0-9]{1,3})?")),
     "attention.replicas": _OWNED_PODS,
     "attention.initialReplicas": _PODS,
     "attention.port": _POD_PORT,

@@ -88,6 +88,14 @@ def test_origins_of_web_pages_are_set_on_routers(chart: Chart) -> None:
         assert given.get("value", "") == value
 
 
+def test_proxies_are_named_to_routers(chart: Chart) -> None:
+    for values, named in (((), None), (("router.trustedProxies={10.42.0.0/16,fd00::1}",), "10.42.0.0/16,fd00::1")):
+        specs = dict(pod_specs(chart.render(*values)))
+        given = {name: environment(spec["containers"][0]).get("FORWARDED_ALLOW_IPS") for name, spec in specs.items()}
+        assert {entry["value"] for entry in given.values() if entry} == ({named} if named else set())
+        assert (given["Deployment/caracal-router"] is None) == (named is None)
+
+
 def test_each_router_has_a_record_of_its_own(chart: Chart) -> None:
     def given(*values: str) -> list[str]:
         specs = dict(pod_specs(chart.render(*values)))
