@@ -40,11 +40,7 @@ spec:
         name: cpu
         target: {type: Utilization, averageUtilization: {{ int $scale.target }}}
     {{- end }}
-  behavior:
-    scaleDown:
-      stabilizationWindowSeconds: {{ int $scale.scaleDownStabilizationSeconds }}
-      policies:
-        - {type: Pods, value: 1, periodSeconds: 60}
+  {{- include "caracal.scaleDown" $scale | nindent 2 }}
 {{- else if $scale.enabled }}
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
@@ -55,6 +51,13 @@ spec:
   minReplicaCount: {{ int $scale.minReplicas }}
   maxReplicaCount: {{ int $scale.maxReplicas }}
   cooldownPeriod: {{ int $scale.scaleDownStabilizationSeconds }}
+  advanced:
+    horizontalPodAutoscalerConfig:
+      {{- include "caracal.scaleDown" $scale | nindent 6 }}
+  {{- if or $scale.metric $scale.query $scale.queueTarget }}
+  {{- /* Without Prometheus there are as many pods as there were. */}}
+  fallback: {failureThreshold: 3, replicas: {{ max 1 (int $scale.minReplicas) }}, behavior: currentReplicasIfHigher}
+  {{- end }}
   triggers:
     {{- if or $scale.metric $scale.query }}
     - type: prometheus
@@ -62,12 +65,31 @@ spec:
         serverAddress: {{ $scale.prometheusAddress }}
         query: {{ $scale.query | default (printf "sum(%s{namespace=%q,pod=~\"%s-.+\"})" $scale.metric .root.Release.Namespace (include "caracal.component" .)) | squote }}
         threshold: {{ include "caracal.scaleTarget" $scale | quote }}
+        {{- if not $scale.query }}
+        ignoreNullValues: "false"
+        {{- end }}
     {{- else }}
     - type: cpu
       metricType: Utilization
       metadata: {value: {{ int $scale.target | quote }}}
     {{- end }}
+    {{- with $scale.queueTarget }}
+    - type: prometheus
+      metadata:
+        serverAddress: {{ $scale.prometheusAddress }}
+        query: {{ printf "sum(caracal:num_requests_waiting{namespace=%q,pod=~\"%s-.+\"})" $.root.Release.Namespace (include "caracal.component" (dict "root" $.root "component" "router")) | squote }}
+        threshold: {{ . | quote }}
+        ignoreNullValues: "false"
+    {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "caracal.scaleDown" -}}
+behavior:
+  scaleDown:
+    stabilizationWindowSeconds: {{ int .scaleDownStabilizationSeconds }}
+    policies:
+      - {type: Pods, value: 1, periodSeconds: 60}
 {{- end }}
 
 {{/* Metrics that end in _perc are between 0 and 1, their targets in %. */}}

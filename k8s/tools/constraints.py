@@ -107,6 +107,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "pod.autoscaling.minReplicas": _between(0, MAX_PODS),
     "pod.autoscaling.maxReplicas": _PODS,
     "pod.autoscaling.target": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
+    "pod.autoscaling.queueTarget": _between(0, 1_000_000),
     "pod.autoscaling.prometheusAddress": _pattern("https?://.+"),
     # The maximum of a HorizontalPodAutoscaler.
     "pod.autoscaling.scaleDownStabilizationSeconds": _between(0, 3600),

@@ -193,7 +193,21 @@ def test_keda_replaces_the_hpa(chart: Chart) -> None:
     assert spec["minReplicaCount"] == 1
     query = spec["triggers"][0]["metadata"]["query"]
     assert query == 'sum(caracal:kv_cache_usage_perc{namespace="caracal",pod=~"caracal-attention-.+"})'
+    waiting = spec["triggers"][1]["metadata"]
+    assert waiting["query"] == 'sum(caracal:num_requests_waiting{namespace="caracal",pod=~"caracal-router-.+"})'
+    assert waiting["threshold"] == "8"
+    assert spec["fallback"] == {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicasIfHigher"}
+    scale_down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert scale_down["stabilizationWindowSeconds"] == 300
     assert not of_kind(objects, "HorizontalPodAutoscaler")
+
+
+def test_keda_scales_on_cpu_without_a_fallback(chart: Chart) -> None:
+    """KEDA has none for CPU."""
+    objects = chart.render("router.autoscaling.enabled=true,router.autoscaling.kind=keda")
+    spec = find(objects, "ScaledObject", "caracal-router")["spec"]
+    assert [trigger["type"] for trigger in spec["triggers"]] == ["cpu"]
+    assert "fallback" not in spec
 
 
 def test_keda_scales_to_0_with_a_query(chart: Chart) -> None:
