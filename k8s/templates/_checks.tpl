@@ -30,6 +30,12 @@
 {{- end }}
 {{- end }}
 
+{{- define "caracal.check.lostPods" -}}
+{{- if and .Values.lostPods.remove (not (include "caracal.events" .)) }}
+{{- fail "lostPods.remove is on and routers have no access to the API server: events.enabled=true gives it, with a service account of their own." }}
+{{- end }}
+{{- end }}
+
 {{- define "caracal.check.redis" -}}
 {{- $external := or .Values.externalRedis.url .Values.externalRedis.existingSecret }}
 {{- if and .Values.redis.enabled $external }}

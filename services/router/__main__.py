@@ -38,6 +38,7 @@ from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.kubernetes_events import KubernetesEvents
 from services.router.placement.leader import PlacementLeader
 from services.router.placement.plan import Shape
+from services.router.placement.pod_removal import PodRemoval
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.recording.metrics import RecordMetrics
 from services.router.recording.record_file import RecordFile
@@ -154,8 +155,9 @@ async def serve(
 
     try:
         loops = (leader.run(), membership.advertise(record), servers.watch())
-        background = (*loops, lag.watch(), probe.run(), access.watch())
-        await serve_until_signal(drain, *background, *([console.observer.watch(leader.changed)] if console else ()))
+        asked_for = [console.observer.watch(leader.changed)] if console else []
+        asked_for += [pod_removal(settings.lost_pods, leader).run()] if settings.lost_pods else []
+        await serve_until_signal(drain, *loops, lag.watch(), probe.run(), access.watch(), *asked_for)
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
@@ -164,6 +166,13 @@ async def serve(
         await responses.close()
         if recorder is not None:
             await asyncio.to_thread(recorder.close)
+
+
+def pod_removal(pods: str, leader: PlacementLeader) -> PodRemoval:
+    def living() -> set[str]:
+        return {record.worker_id for registry in leader.registries.values() for record in registry.known()}
+
+    return PodRemoval(pods, lambda: leader.leading, living)
 
 
 async def listening(settings: RouterSettings, gateway: GatewayContext) -> RouterServers:

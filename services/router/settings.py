@@ -109,6 +109,9 @@ class RouterSettings(ServiceSettings):
         "kubernetes: capacity shortages become Kubernetes Events; empty = they do not", "", one_of=("kubernetes", "")
     )
     expert_set: str = setting("name of the expert workers' StatefulSet, for such Events", "")
+    lost_pods: str = setting(
+        "label selector of the workers' pods, of which those of lost nodes are removed; empty = none are", ""
+    )
 
     @property
     def served_name(self) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from support.chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, of_kind, pod_specs
+from support.chart_objects import EVERYTHING, WORKLOADS, Chart, Object, environment, find, pod_specs
 
 from services.router.gateway.api_routes import ROUTES
 
@@ -163,60 +163,6 @@ def test_rdma_settings_apply_to_attention_and_expert_pods_only(chart: Chart) -> 
         assert _main(on, role)["resources"]["limits"]["rdma/hca"] == 1
     assert "hostNetwork" not in _pod(on, "router")
     assert "add" not in _main(on, "router")["securityContext"]["capabilities"]
-
-
-def test_autoscaled_roles_render_no_replicas(chart: Chart) -> None:
-    objects = chart.render("pod.autoscaling.enabled=true")
-    for role, kind in {"router": "Deployment", "attention": "StatefulSet", "expert": "StatefulSet"}.items():
-        assert "replicas" not in find(objects, kind, f"caracal-{role}")["spec"]
-        target = find(objects, "HorizontalPodAutoscaler", f"caracal-{role}")["spec"]["scaleTargetRef"]
-        assert target == {"apiVersion": "apps/v1", "kind": kind, "name": f"caracal-{role}"}
-
-
-def test_each_role_scales_on_its_scarcest_resource(chart: Chart) -> None:
-    objects = chart.render("pod.autoscaling.enabled=true")
-    metrics = {
-        thing["metadata"]["name"]: thing["spec"]["metrics"][0] for thing in of_kind(objects, "HorizontalPodAutoscaler")
-    }
-    assert metrics["caracal-router"]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 70}
-    attention = metrics["caracal-attention"]["pods"]
-    assert attention["metric"]["name"] == "caracal_kv_cache_usage_perc"
-    assert float(attention["target"]["averageValue"]) == 0.7
-    expert = metrics["caracal-expert"]["pods"]
-    assert expert["metric"]["name"] == "caracal_expert_queue_recent_milliseconds"
-    assert float(expert["target"]["averageValue"]) == 2
-
-
-def test_keda_replaces_the_hpa(chart: Chart) -> None:
-    objects = chart.render("attention.autoscaling.enabled=true,attention.autoscaling.kind=keda")
-    spec = find(objects, "ScaledObject", "caracal-attention")["spec"]
-    assert spec["minReplicaCount"] == 1
-    query = spec["triggers"][0]["metadata"]["query"]
-    assert query == 'sum(caracal:kv_cache_usage_perc{namespace="caracal",pod=~"caracal-attention-.+"})'
-    waiting = spec["triggers"][1]["metadata"]
-    assert waiting["query"] == 'sum(caracal:num_requests_waiting{namespace="caracal",pod=~"caracal-router-.+"})'
-    assert waiting["threshold"] == "8"
-    assert spec["fallback"] == {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicasIfHigher"}
-    scale_down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
-    assert scale_down["stabilizationWindowSeconds"] == 300
-    assert not of_kind(objects, "HorizontalPodAutoscaler")
-
-
-def test_keda_scales_on_cpu_without_a_fallback(chart: Chart) -> None:
-    """KEDA has none for CPU."""
-    objects = chart.render("router.autoscaling.enabled=true,router.autoscaling.kind=keda")
-    spec = find(objects, "ScaledObject", "caracal-router")["spec"]
-    assert [trigger["type"] for trigger in spec["triggers"]] == ["cpu"]
-    assert "fallback" not in spec
-
-
-def test_keda_scales_to_0_with_a_query(chart: Chart) -> None:
-    for role in ("router", "attention"):
-        scale = f"{role}.autoscaling"
-        objects = chart.render(f"{scale}.enabled=true,{scale}.kind=keda,{scale}.minReplicas=0,{scale}.query=sum(x)")
-        spec = find(objects, "ScaledObject", f"caracal-{role}")["spec"]
-        assert spec["minReplicaCount"] == 0
-        assert spec["triggers"][0]["metadata"]["query"] == "sum(x)"
 
 
 def test_edge_of_the_tls_profile(chart: Chart) -> None:

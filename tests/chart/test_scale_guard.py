@@ -69,6 +69,19 @@ def test_without_events_nothing_of_it_is_there(chart: Chart) -> None:
     assert account(chart.render("events.enabled=false")) == "caracal"
 
 
+def test_routers_may_remove_the_pods_of_lost_nodes_where_that_is_allowed(chart: Chart) -> None:
+    objects = chart.render(PLAIN, "lostPods.remove=true")
+    assert tokens(objects) == {"Deployment/caracal-router"}
+    (role,) = of_kind(objects, "Role")
+    assert ["get", "list", "delete"] in [rule["verbs"] for rule in role["rules"] if rule["resources"] == ["pods"]]
+    env = environment(dict(pod_specs(objects))["Deployment/caracal-router"]["containers"][0])
+    same, components = env["CARACAL_LOST_PODS"]["value"].split(",", 2)[:2], env["CARACAL_LOST_PODS"]["value"]
+    assert components.endswith("app.kubernetes.io/component in (attention,expert)")
+    for name in ("caracal-attention", "caracal-expert"):
+        labels = find(objects, "StatefulSet", name)["spec"]["template"]["metadata"]["labels"]
+        assert all(f"{key}={labels[key]}" in same for key in ("app.kubernetes.io/name", "app.kubernetes.io/instance"))
+
+
 def test_a_given_account_gets_the_rights(chart: Chart) -> None:
     objects = chart.render(PLAIN, "router.serviceAccountName=mine")
     assert account(objects) == "mine"

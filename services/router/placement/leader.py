@@ -68,7 +68,7 @@ class PlacementLeader:
         self._shape, self._layers, self._experts = shape, shape.layers, shape.experts
         self._workers = Workers(dialer)
         self._shortages = shortages or ShortageReporter(membership)
-        self._registries = {
+        self.registries = {
             role: WorkerRegistry(self._workers.state, self._workers.probe) for role in ("expert", "attention")
         }
         self._published: PublishedTable | None = None
@@ -185,10 +185,10 @@ class PlacementLeader:
             return
         seen = {
             role: await self._introductions.admitted(role, await self._membership.workers(role), self._highest)
-            for role in self._registries
+            for role in self.registries
         }
         for role, records in seen.items():
-            self._registries[role].see(records)
+            self.registries[role].see(records)
         self._workers.wake()
         self._leased = max((r.epoch for records in seen.values() for r in records), default=0)
         self._highest = max(self._highest, self._leased)
@@ -207,7 +207,7 @@ class PlacementLeader:
         if self.epoch and self.epoch < self._leased:
             log.warning("workers have a newer table than redis had", epoch=self.epoch, newest=self._leased)
         if self.epoch < self._leased or self._table is None:
-            records = self._compatible(await self._registries["expert"].alive(time.monotonic()), [])
+            records = self._compatible(await self.registries["expert"].alive(time.monotonic()), [])
             table = await table_of_loaded(self._workers, records, self._shape)
             self._published = PublishedTable(table) if table else None
         self._highest = self._began_after = next_term(self._highest) - 1
@@ -215,14 +215,14 @@ class PlacementLeader:
 
     async def _run_placement(self) -> None:
         while True:
-            experts, attention = [await registry.alive(time.monotonic()) for registry in self._registries.values()]
-            known = [r for registry in self._registries.values() for r in registry.known()]
+            experts, attention = [await registry.alive(time.monotonic()) for registry in self.registries.values()]
+            known = [r for registry in self.registries.values() for r in registry.known()]
             await self._workers.keep_only(known)
             self._backoffs.keep_only([r.boot_id for r in known])
             if self._leading:
                 await self._reconcile(experts, attention)
                 self._read_load(experts)
-            has_suspects = any(registry.has_suspects for registry in self._registries.values())
+            has_suspects = any(registry.has_suspects for registry in self.registries.values())
             await self._workers.wait_for_change(TICK_S if has_suspects or self._change is not None else LOOK_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
