@@ -83,7 +83,7 @@ class AttentionWorker:
             log.info("rows travel over gRPC", reason=reason)
         dialer = Dialer(key, ATTENTION, tls)
         self._guard = Guard(key, self._identity.boot_id, tls)
-        self._membership = Membership(settings.redis, settings.cluster, key)
+        self._membership = Membership(settings.redis, settings.cluster, key, settings.redis_next)
         self._dispatcher = MoEDispatcher(
             connector(settings.chosen_link, p2p, native, dialer),
             config,

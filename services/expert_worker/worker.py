@@ -65,7 +65,7 @@ class ExpertWorker:
         key = settings.open_cluster_key()
         tls = settings.open_tls()
         warn_without(key)
-        self._membership = Membership(settings.redis, settings.cluster, key)
+        self._membership = Membership(settings.redis, settings.cluster, key, settings.redis_next)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
         self._state.published = self._published_epoch
         self._guard = Guard(key, self._state.boot_id, tls)

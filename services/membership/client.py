@@ -24,8 +24,8 @@ class RedisUnavailable(Exception):
 class RedisClient:
     """Calls raise only RedisUnavailable. A key of another type than ours counts as a bad record."""
 
-    def __init__(self, redis_url: str, key: ClusterKey = NO_KEY) -> None:
-        self.redis = open_redis(redis_url, CALL_S)
+    def __init__(self, redis_url: str, key: ClusterKey = NO_KEY, next_url: str = "") -> None:
+        self.redis = open_redis(redis_url, CALL_S, next_url)
         self.bad = BadRecords()
         self._key = key
 

@@ -11,13 +11,24 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 
+from services.membership.two_redis import FirstThatAnswers
 from services.process.redis_url import SENTINEL, is_sentinel, sentinels
 
 OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
-def open_redis(url: str, timeout_s: float) -> redis.Redis:
-    """A client of the Redis at the URL, which has passed `url_violation`; it connects when it is used."""
+def open_redis(url: str, timeout_s: float, next_url: str = "") -> redis.Redis:
+    """A client of the Redis at the URL, which has passed `url_violation`; it connects when it is used.
+
+    With `next_url`, of the Redis there while the first does not answer.
+    """
+    if not next_url:
+        return _open(url, timeout_s)
+    first, second = _open(url, timeout_s).connection_pool, _open(next_url, timeout_s).connection_pool
+    return redis.Redis.from_pool(FirstThatAnswers(first, second))
+
+
+def _open(url: str, timeout_s: float) -> redis.Redis:
     if not is_sentinel(url):
         return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
     parts = urlsplit(url)

@@ -55,11 +55,14 @@ def _count(text: object) -> int:
 
 
 class Membership:
-    """One process's access to a cluster's Redis. `cluster` is the prefix of every key."""
+    """One process's access to a cluster's Redis. `cluster` is the prefix of every key.
 
-    def __init__(self, redis_url: str, cluster: str = "caracal", key: ClusterKey = NO_KEY) -> None:
+    `next_url`: another Redis, for while that one does not answer.
+    """
+
+    def __init__(self, redis_url: str, cluster: str = "caracal", key: ClusterKey = NO_KEY, next_url: str = "") -> None:
         self._cluster = cluster
-        self._client = RedisClient(redis_url, key)
+        self._client = RedisClient(redis_url, key, next_url)
         self._redis = self._client.redis
         self._leases = Leases(self._client, cluster)
         self.pages = PageHints(self._client, cluster)

@@ -149,6 +149,11 @@ class ServiceSettings(Settings):
 
     model: Path = setting("directory of the checkpoint, in Hugging Face's layout")  # noqa: RUF009  a dataclass field
     redis_url: str = setting("the cluster's Redis", "redis://127.0.0.1:6379/0")
+    redis_next_url: str = setting(
+        "another Redis, which is asked while the one of CARACAL_REDIS_URL does not answer or lets nobody in: so a"
+        " cluster moves there; empty = none",
+        "",
+    )
     redis_password: str = setting(
         "password of Redis' user `default`, with any characters, for a CARACAL_REDIS_URL without one; empty = none",
         "",
@@ -192,8 +197,9 @@ class ServiceSettings(Settings):
         if violation := key_violation(self.cluster_key, file):
             name = "cluster_key" if self.cluster_key else "cluster_key_file"
             raise self.invalid(name, getattr(self, name), violation)
-        if violation := url_violation(self.redis_url):
-            raise self.invalid("redis_url", without_password(self.redis_url), violation)
+        for name in ("redis_url", *(["redis_next_url"] if self.redis_next_url else [])):
+            if violation := url_violation(getattr(self, name)):
+                raise self.invalid(name, without_password(getattr(self, name)), violation)
         if self.redis_password and has_user(self.redis_url):
             raise self.invalid("redis_password", "", "CARACAL_REDIS_URL has a user or a password already")
         if self.redis_ca and (violation := authorities_violation(Path(self.redis_ca))):
@@ -203,6 +209,11 @@ class ServiceSettings(Settings):
     def redis(self) -> str:
         """The URL to connect to."""
         return with_authorities(with_password(self.redis_url, self.redis_password), self.redis_ca)
+
+    @property
+    def redis_next(self) -> str:
+        """The URL to connect to while that one does not answer; empty = none. Its password is its own."""
+        return with_authorities(self.redis_next_url, self.redis_ca)
 
     def open_cluster_key(self) -> ClusterKey:
         """The cluster key, to be opened once by a process. Raises BadKey when the file has changed since the check."""

@@ -81,7 +81,7 @@ class Others:
     def of(cls, settings: RouterSettings) -> Others:
         key = settings.open_cluster_key()
         warn_without(key)
-        membership = Membership(settings.redis, settings.cluster, key)
+        membership = Membership(settings.redis, settings.cluster, key, settings.redis_next)
         tls = settings.open_tls()
         dialer = Dialer(key, ROUTER, tls)
         routers = Introductions(PLAIN, membership.bad, ROUTERS_AGAIN_S)
@@ -253,6 +253,7 @@ def stored_responses(settings: RouterSettings, key: ClusterKey) -> ResponseStore
         ttl_s=settings.response_ttl_s,
         memory_mb=settings.response_memory_mb,
         key=key,
+        next_url=settings.redis_next,
     )
 
 

@@ -103,12 +103,13 @@ class ResponseStore:
         memory_mb: int,
         call_s: float = CALL_S,
         key: ClusterKey = NO_KEY,
+        next_url: str = "",
     ) -> None:
         self._key = key
         self._prefix = f"{cluster}:response:"
         self._index, self._sizes = f"{cluster}:responses", f"{cluster}:responses:bytes"
         self._ttl_s, self._limit, self._call_s = ttl_s, memory_mb << 20, call_s
-        self._redis = open_redis(redis_url, call_s)
+        self._redis = open_redis(redis_url, call_s, next_url)
 
     @property
     def keeps(self) -> bool:
