@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training.curriculum.built_in import MIXTURES, curriculum, trunk_recipe
-from training.curriculum.search import AIMS, LEAST, MOST, Lines, choose, objective, random_mixtures
+from training.curriculum.search import AIMS, LEAST, MOST, PowerLaws, choose, objective, random_mixtures
 from training.curriculum.stages import CurriculumRecipe, DataStage
 from training.data.corpus import KINDS, Mixture
 from training.model.config import ModelConfig
@@ -119,8 +119,8 @@ def test_the_search_finds_the_mixture_that_helps() -> None:
     shares = random_mixtures(rng, 40)
     effect = -np.eye(len(KINDS))
     effect[:, KINDS.index("agent")] = 0
-    losses = np.exp(1 + shares @ effect)
-    assert np.allclose(Lines.through(shares, losses, 1e-9).foretell(shares), np.log(losses), atol=1e-4)
+    losses = np.exp(1 + np.log(shares * len(KINDS)) @ (effect / 5))
+    assert np.allclose(PowerLaws.through(shares, losses, 1e-9).foretell(shares), losses, atol=1e-4)
     chosen = choose(rng, shares, losses, 1e-6)
     for stage, aims in AIMS.items():
         found = chosen[stage]["shares"]

@@ -25,7 +25,7 @@ def draw(result: dict[str, Any], out: Path) -> None:
     places = range(len(chosen))
     right.plot([found["objective_of_even"] for found in chosen.values()], places, "o", label="even mixture")
     right.plot([found["objective"] for found in chosen.values()], places, "s", label="chosen mixture")
-    right.set(yticks=[], xlabel="mean log loss of a fresh small model")
+    right.set(yticks=[], xlabel="mean loss, nats, of a fresh small model")
     right.invert_yaxis()
     right.legend(fontsize="small")
     figure.savefig(out, dpi=110)
