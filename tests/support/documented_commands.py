@@ -30,6 +30,7 @@ SMOKE = {
     "python -m training.agentic": "test_rollouts_and_training_on_them",
     "python -m training.curriculum": "test_the_whole_curriculum",
     "python -m training.curriculum.search": "test_search_for_mixtures",
+    "python -m training.curriculum.short_run": "test_a_short_run_has_the_bits_that_are_kept",
     "python -m training.evaluate --data": "test_the_whole_curriculum",
     "python -m training.evaluate --offline": "test_train_and_evaluate",
     "make train": "test_train_and_evaluate",

@@ -26,7 +26,9 @@ from training.curriculum.plot import draw_stages
 from training.data.corpus import NOVELTIES
 from training.data.dialogues import HELD_OUT
 from training.data.held_out import held_out_dialogues
+from training.determinism.mode import make_deterministic
 from training.evaluate import offline
+from training.execution import Execution
 from training.experiments.plots import draw_usage
 from training.export.read import digest, read_tensors
 from training.export.write import export
@@ -53,7 +55,8 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--agentic-steps", type=int, default=AgenticRecipe.steps, help="of a round")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the drafts")
     parser.add_argument("--dialogues", type=int, default=200, help="held-out ones of each evaluation")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    threads = "padded groups of a batch that are computed at once; they change no bit"
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help=threads)
     add_options(parser, tasks=120)
     return parser
 
@@ -74,7 +77,7 @@ def train(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     assert made.curriculum is not None
     assert made.agentic is not None
     assert made.mtp is not None
-    trunk = Trunk(run / "trunk", made)
+    trunk = Trunk(run / "trunk", made, Execution(threads=arguments.threads))
     trunk.run(console)
     export(trunk.model, trunk.tokenizer, run / "trunk-model")
     source = made.curriculum.stages[-1].source
@@ -90,7 +93,6 @@ def train(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns exactness on unseen dialogues, unseen words and unseen forms, and how many drafts are accepted."""
-    torch.set_num_threads(1)
     results: dict[str, Any] = {"weights": digest(read_tensors(arguments.out)), "exact": {}}
     for words in NOVELTIES:
         played = list(held_out_dialogues("corpus", words)(HELD_OUT + 1, 0, arguments.dialogues))
@@ -116,7 +118,7 @@ def publish(arguments: argparse.Namespace, found: dict[str, Any], results: dict[
 def main() -> None:
     parser = options()
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    make_deterministic()
     keep_freed_memory()
     console, begun = Console(), time.perf_counter()
     try:

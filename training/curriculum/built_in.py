@@ -47,4 +47,4 @@ def trunk_recipe(stages: CurriculumRecipe) -> TrunkRecipe:
 
 
 def recipe_of(seed: int, stages: CurriculumRecipe, agentic: AgenticRecipe, mtp: MtpRecipe) -> Recipe:
-    return Recipe(seed=seed, trunk=trunk_recipe(stages), curriculum=stages, agentic=agentic, mtp=mtp)
+    return Recipe(seed=seed, trunk=trunk_recipe(stages), curriculum=stages, agentic=agentic, mtp=mtp, determinism=True)
