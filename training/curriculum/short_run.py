@@ -29,8 +29,8 @@ def machine() -> dict[str, str]:
     """What the bits of matrix products depend on."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
-    pairs = [line.split(":", 1) for line in lines if ":" in line]
-    fields = {name.strip(): value.strip() for name, value in reversed(pairs)}
+    entries = [line.split(":", 1) for line in lines if ":" in line]
+    fields = {name.strip(): value.strip() for name, value in reversed(entries)}
     known = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     return {
         "torch": torch.__version__,
