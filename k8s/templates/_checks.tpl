@@ -47,17 +47,20 @@
 {{- if and .Values.caBundle.configMap .Values.caBundle.secret }}
 {{- fail "caBundle has both a configMap and a secret: name one of them." }}
 {{- end }}
-{{- if regexMatch "://[^/@]*:[^/@]+@" .Values.externalRedis.url }}
-{{- fail "externalRedis.url contains a password, which would be visible in the pods' spec: put the whole URL into a secret and name it in externalRedis.existingSecret." }}
+{{- range $name := list "externalRedis" "nextRedis" }}
+{{- $own := index $.Values $name }}
+{{- if regexMatch "://[^/@]*:[^/@]+@" $own.url }}
+{{- fail (printf "%s.url contains a password, which would be visible in the pods' spec: put the whole URL into a secret and name it in %s.existingSecret." $name $name) }}
 {{- end }}
-{{- $given := int .Values.externalRedis.port }}
-{{- $inUrl := int (include "caracal.externalRedisPort" (dict "Values" (dict "externalRedis" (dict "url" .Values.externalRedis.url "port" 0)))) }}
-{{- $sentinels := contains "+sentinel://" .Values.externalRedis.url }}
-{{- if and $sentinels (not (int .Values.externalRedis.sentinelPort)) }}
-{{- fail "externalRedis.url is one of Sentinels: give their port in externalRedis.sentinelPort, which the NetworkPolicy would block, and that of the Redis in externalRedis.port." }}
+{{- $given := int $own.port }}
+{{- $inUrl := int (include "caracal.ownRedisPort" (dict "url" $own.url "port" 0)) }}
+{{- $sentinels := contains "+sentinel://" $own.url }}
+{{- if and $sentinels (not (int $own.sentinelPort)) }}
+{{- fail (printf "%s.url is one of Sentinels: give their port in %s.sentinelPort, which the NetworkPolicy would block, and that of the Redis in %s.port." $name $name $name) }}
 {{- end }}
-{{- if and .Values.externalRedis.url $given (ne $given $inUrl) (not $sentinels) }}
-{{- fail (printf "externalRedis.port is %d but externalRedis.url has port %d, which the NetworkPolicy would block. Leave externalRedis.port at 0 to use the URL's." $given $inUrl) }}
+{{- if and $own.url $given (ne $given $inUrl) (not $sentinels) }}
+{{- fail (printf "%s.port is %d but %s.url has port %d, which the NetworkPolicy would block. Leave %s.port at 0 to use the URL's." $name $given $name $inUrl $name) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

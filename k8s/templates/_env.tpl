@@ -16,6 +16,15 @@
 {{- else }}
 - {name: CARACAL_REDIS_URL, value: {{ $url.url | quote }}}
 {{- end }}
+{{- with .Values.nextRedis }}
+{{- if .existingSecret }}
+- name: CARACAL_REDIS_NEXT_URL
+  valueFrom:
+    secretKeyRef: {name: {{ .existingSecret }}, key: {{ .secretKey }}}
+{{- else if .url }}
+- {name: CARACAL_REDIS_NEXT_URL, value: {{ .url | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Not empty when there are authorities besides those of the image. */}}

@@ -154,26 +154,27 @@ spec:
 {{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "443" "80" (eq $url.scheme "https")) }}
 {{- end }}
 
-{{/* Port of the external Redis: externalRedis.port, else the URL's, else 6379. */}}
-{{- define "caracal.externalRedisPort" -}}
-{{- $redis := .Values.externalRedis }}
-{{- $host := regexReplaceAll "^[a-z+]+://([^/]*@)?([^/?#]*).*$" $redis.url "${2}" }}
-{{- if contains "+sentinel://" $redis.url }}{{ $host = "" }}{{ end }}
-{{- int $redis.port | default (regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" | int) }}
+{{/* Port of a Redis of one's own, externalRedis or nextRedis: its port, else its URL's, else 6379. */}}
+{{- define "caracal.ownRedisPort" -}}
+{{- $host := regexReplaceAll "^[a-z+]+://([^/]*@)?([^/?#]*).*$" .url "${2}" }}
+{{- if contains "+sentinel://" .url }}{{ $host = "" }}{{ end }}
+{{- int .port | default (regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" | int) }}
 {{- end }}
 
-{{/* Egress rule to Redis, the chart's or an external one. */}}
+{{/* Egress rules to Redis, the chart's or one's own, and to the next one, as an array. */}}
 {{- define "caracal.redisEgress" -}}
+{{- $rules := list }}
 {{- if .Values.redis.enabled }}
-peers: [redis]
-ports: [{{ int .Values.redis.port }}]
-{{- else }}
-{{- with .Values.externalRedis.cidrs }}
-raw:
-  {{- range . }}
-  - ipBlock: {cidr: {{ . }}}
-  {{- end }}
+{{- $rules = append $rules (dict "peers" (list "redis") "ports" (list (int .Values.redis.port))) }}
 {{- end }}
-ports: [{{ include "caracal.externalRedisPort" . }}{{ with int .Values.externalRedis.sentinelPort }}, {{ . }}{{ end }}]
+{{- range $own := list .Values.externalRedis .Values.nextRedis }}
+{{- if or $own.url $own.existingSecret }}
+{{- $raw := list }}
+{{- range $own.cidrs }}{{ $raw = append $raw (dict "ipBlock" (dict "cidr" .)) }}{{ end }}
+{{- $ports := list (include "caracal.ownRedisPort" $own | int) }}
+{{- with int $own.sentinelPort }}{{ $ports = append $ports . }}{{ end }}
+{{- $rules = append $rules (dict "raw" $raw "ports" $ports) }}
 {{- end }}
+{{- end }}
+{{- toYaml $rules }}
 {{- end }}

@@ -1,7 +1,7 @@
 """NetworkPolicies deny everything by default and allow exactly the connections between roles."""
 
 import pytest
-from support.chart_objects import Chart, Object, find, of_kind
+from support.chart_objects import Chart, Object, environment, find, of_kind, pod_specs
 
 pytestmark = pytest.mark.processes
 
@@ -113,6 +113,18 @@ def test_sentinels_have_a_port_beside_that_of_the_redis_they_know(chart: Chart) 
     for role in ("router", "attention", "expert"):
         ports = [port["port"] for port in _policy(objects, role)["egress"][-1]["ports"]]
         assert ports == [6390, 26380]
+
+
+def test_the_next_redis_is_reached_beside_the_first(chart: Chart) -> None:
+    objects = chart.render("nextRedis.existingSecret=there,nextRedis.port=6390,nextRedis.cidrs={10.1.0.0/16}")
+    for role in ("router", "attention", "expert"):
+        first, second = _policy(objects, role)["egress"][-2:]
+        assert first["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "redis"
+        assert second == {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"protocol": "TCP", "port": 6390}]}
+    for name, spec in pod_specs(objects):
+        given = environment(spec["containers"][0]).get("CARACAL_REDIS_NEXT_URL", {}).get("valueFrom")
+        served = name.rpartition("-")[2] in ("router", "attention", "expert")
+        assert given == ({"secretKeyRef": {"name": "there", "key": "url"}} if served else None), name
 
 
 def test_rdma_opens_every_port_between_attention_and_experts_only(chart: Chart) -> None:

@@ -86,6 +86,7 @@ REJECTED = {
     "httpRoute.enabled=true": "name the Gateway",
     "inferencePool.enabled=true": "name the endpoint picker's Service",
     "placement.replicas=3": "only 2 expert pods",
+    "nextRedis.url=redis://u:secret@there": "nextRedis.url contains a password",
     "lostPods.remove=true,events.enabled=false": "no access to the API server",
     "expert.drain.gracePeriodSeconds=305": "killed while it drains",
     "attention.pdb.maxUnavailable=0": "could ever be drained",
