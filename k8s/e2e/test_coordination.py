@@ -1,4 +1,5 @@
-"""The release's Redis gets its first password, and another one, while streams run: old and new are taken together."""
+"""The release's Redis gets its first password, and another one, and the release moves to another Redis, while streams run:
+old and new are taken together."""
 
 from __future__ import annotations
 
@@ -47,6 +48,44 @@ def test_redis_gets_a_password_and_another_one(cluster: Cluster, disturbed: Dist
     redis = cluster.pods("redis")[0]["metadata"]["name"]
     assert "NOAUTH" in cluster.kubectl("exec", redis, "--", "python", "-c", _ASK), "whoever has no password stays out"
     _upgrade(cluster)
+
+
+def _other_redis(cluster: Cluster) -> str:
+    """Starts a Redis like the release's own, under a name of its own; returns its URL."""
+    name, labels = "other-redis", {"app": "other-redis"}
+    pods = cluster.get("deployment", f"{cluster.release}-redis")["spec"]["template"]["spec"]
+    template = {"metadata": {"labels": labels}, "spec": pods}
+    made = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    cluster.apply(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": made},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"selector": labels, "ports": [{"port": 6379}]},
+        },
+    )
+    cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s")
+    return f"redis://{name}:6379/0"
+
+
+def test_the_release_moves_to_another_redis(cluster: Cluster, disturbed: Disturb) -> None:
+    """In the steps of docs/runbooks.md."""
+    for role, count in FULL.items():
+        cluster.scale(role, count)
+    there = _other_redis(cluster)
+
+    def move(streams: Streams) -> None:
+        _upgrade(cluster, nextRedis__url=there)
+        cluster.kubectl("scale", f"deployment/{cluster.release}-redis", "--replicas=0")
+        streams.wait_for_answers(2)
+        cluster.install("upgrade", redis__enabled="false", externalRedis__url=there)
+        cluster.wait_for_rollouts()
+        streams.wait_for_answers(1)
+
+    disturbed("release moves to another redis", move)
+    _upgrade(cluster)
+    cluster.kubectl("delete", "deployment/other-redis", "service/other-redis")
 
 
 _ASK = """
