@@ -1,4 +1,4 @@
-"""The release's Redis gets its first password, and another one, and the release moves to another Redis, while streams run:
+"""While streams run, the release's Redis gets its first password and another one, and the release moves to another Redis:
 old and new are taken together."""
 
 from __future__ import annotations
