@@ -1,5 +1,5 @@
-"""While streams run, the release's Redis gets its first password and another one, and the release moves to another Redis:
-old and new are taken together."""
+"""While streams run, Redis gets its first password and another one, and the release moves to another Redis: what was and
+what comes are taken together."""
 
 from __future__ import annotations
 
