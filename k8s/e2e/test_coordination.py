@@ -1,5 +1,4 @@
-"""While streams run, Redis gets its first password and another one, and the release moves to another Redis: what was and
-what comes are taken together."""
+"""While streams run, Redis gets a password and another one, and the release moves to another Redis."""
 
 from __future__ import annotations
 
