@@ -22,7 +22,7 @@ from statistics import median
 
 from bench.arguments import folder, number
 from bench.checkpoints import console, prepare
-from bench.load import BadAnswer, Stream, completion, follow
+from bench.load import Stream, completion, follow
 from bench.main import RESULTS
 from bench.report import markdown, write
 from bench.row import Row
@@ -44,7 +44,7 @@ PHASES = ("noticed", "imports", "model", "listening", "serving")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """The load: streams, tokens of a prompt and of an answer, and how many come before the kill and after the return."""
+    """The load: streams, tokens of a prompt and of an answer, and how many come before a kill and after it."""
 
     streams: int = 2
     prompt: int = 2000

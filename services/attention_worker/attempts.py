@@ -167,10 +167,17 @@ class Attempts:
     def _resume(self, request: attention_pb2.GenerateRequest, asked: Request, emit: Emit) -> tuple[Request, Emit]:
         """The attempt from where this worker has come with the same answer before; what it has is emitted soon."""
         found = self._recent.find(request.resume_key, asked.emitted_ids, request.resume_known)
-        keeping = self._recent.follow(request.resume_key, asked.emitted_ids, found, emit)
+        unsent = list(found)
+
+        def after_those(tokens: list[TokenOut], ending: Ending | None) -> None:
+            tokens = unsent + tokens if unsent else tokens
+            unsent.clear()
+            emit(tokens, ending)
+
+        keeping = self._recent.follow(request.resume_key, asked.emitted_ids, found, after_those)
         if not found:
             return asked, keeping
-        asyncio.get_running_loop().call_soon(emit, found, None)  # before what the engine delivers, and after `begin`
+        asyncio.get_running_loop().call_soon(lambda: after_those([], None) if unsent else None)  # once it is open
         return replace(asked, emitted_ids=(*asked.emitted_ids, *(token.id for token in found))), keeping
 
     def cancel(self, key: int) -> None:

@@ -22,7 +22,6 @@ from services.process.settings import InvalidSetting
 from services.process.start_times import StartTimes
 from services.process.telemetry import configure_logging
 
-
 log = structlog.get_logger(__name__)
 
 

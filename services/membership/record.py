@@ -62,7 +62,7 @@ class WorkerRecord:
 
     @property
     def serving(self) -> bool:
-        """Whether it serves: it has a placement table, goes on, is not draining and, if an expert worker, has experts."""
+        """Whether it serves: it has a placement table and, if an expert worker, experts; nor does it drain or stand still."""
         goes_on = not self.draining and not self.stands_still
         return self.epoch > 0 and goes_on and (self.loaded > 0 or self.role != "expert")
 

@@ -1,4 +1,4 @@
-"""Watches a worker's computing thread, for its event loop: what needs the thread goes elsewhere while it stands still."""
+"""Watches a worker's computing thread: while it stands still, what needs it goes elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXIT_STATUS = 70  # EX_SOFTWARE
 
 
 class Standstill:
-    """`thread` is the native id of the thread that has something to do, or None; `changed` hears whether it stands still.
+    """`thread`: the native id of the one that has something to do, or None; `changed` hears whether it stands still.
 
     A process whose thread stands still for LEAVES_S ends, to be started again: a lock that nobody gives back is
     not worth waiting for.

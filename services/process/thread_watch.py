@@ -1,8 +1,8 @@
 """Whether a thread of this process stands still: stopped, or waiting for something that does not come.
 
-Whoever computes, polls, or waits with a time limit again and again uses CPU time, so a thread's own CPU clock shows that
-it goes on; how long its work takes does not matter. Looks are counted, not seconds: what holds the whole process up, or
-the watcher, is no sign against the thread.
+Whoever computes, polls, or waits with a time limit again and again uses CPU time, so a thread's own CPU clock shows
+that it goes on; how long its work takes does not matter. Looks are counted, not seconds: what holds the whole process
+up, or the watcher, is no sign against the thread.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _state(thread: int) -> str:
 
 
 def _has_children(thread: int) -> bool:
-    """Whether it has started processes that still run: compilers, for kernels that are compiled when they are needed."""
+    """Whether it has started processes that still run: compilers, of kernels that are compiled when needed."""
     try:
         return bool(Path(f"/proc/self/task/{thread}/children").read_text().strip())
     except OSError:

@@ -14,6 +14,8 @@ import pytest
 from services.process.thread_watch import ThreadWatch
 from services.router.dispatch.waiting import result_of
 
+pytestmark = pytest.mark.processes
+
 LOOKS = 30
 
 

@@ -10,8 +10,8 @@ from fastapi import Request
 from services.router.gateway.chat_choice import ChatChoice, ChatChunks
 from services.router.gateway.chat_rules import chat_rules, check_tools
 from services.router.gateway.context import GatewayContext
-from services.router.gateway.off_loop import off_loop
 from services.router.gateway.event_ids import EventIds
+from services.router.gateway.off_loop import off_loop
 from services.router.gateway.output_tags import TAGS, THINK
 from services.router.gateway.prompts import chat_ids, chat_prompt
 from services.router.gateway.request_body import read_model

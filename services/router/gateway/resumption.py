@@ -1,7 +1,7 @@
-"""A streamed answer that its client may go on with after its router's death, at any router: behind the event it saw last.
+"""An answer that its client may go on with after its router's death, at any router: behind the event that it saw last.
 
 The client sends its request again, with the same X-Request-Id and, as Last-Event-ID, the id of that event. All that is
-needed is in there: an answer's bits depend on prompt, sampling and seed alone, and a seed that nobody gave is drawn from
+needed is in there: an answer's bits depend on prompt, sampling and seed alone, and a seed that nobody gave is made from
 the request's id. So no router keeps anything. Workers keep tokens of such answers for a while, to be sooner
 (services/attention_worker/recent_answers.py).
 """
@@ -68,7 +68,9 @@ class Asked:
         computes as the one before did.
         """
         if len(requests) > MOST_CHOICES:
-            raise InvalidRequest(f"Last-Event-ID: at most {MOST_CHOICES} choices can be gone on with.")
+            raise InvalidRequest(
+                f"Last-Event-ID: at most {MOST_CHOICES} choices can be gone on with.", param="Last-Event-ID"
+            )
         keys = [self._key(number, one) for number, one in enumerate(requests)]
         tag = self._digest(b"tag", keys, 8).hex()
         if self.event_id == BEGINNING:

@@ -21,8 +21,8 @@ from services.router.gateway.responses_api.records import Record
 from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.responses_api.translation import chat_request, input_items
-from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.resumption import refuse_to_resume
+from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import Client, GenerationResponse
 from services.router.requests.errors import InvalidRequest, RouterError
