@@ -62,7 +62,7 @@ class WorkerRecord:
 
     @property
     def serving(self) -> bool:
-        """Whether it serves: it has a placement table and, if an expert worker, experts; nor does it drain or stand still."""
+        """Whether it serves: with a placement table and, if an expert worker, experts; not while it drains or hangs."""
         goes_on = not self.draining and not self.stands_still
         return self.epoch > 0 and goes_on and (self.loaded > 0 or self.role != "expert")
 
