@@ -125,6 +125,7 @@ class AttentionWorker:
         self._registry = CollectorRegistry()
         self._lag = LoopLag(self._registry)
         self._standstill = Standstill("engine", lambda: self._thread.native_id, self._stand_still)
+        self._announcing: asyncio.Task[None] | None = None
         self._address = self._metrics_address = ""
 
     async def start(self) -> None:
@@ -132,6 +133,7 @@ class AttentionWorker:
         settings = self._settings
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
+        self._service.on_ready_change = self._ready_changed
         registry = self._registry
         links = LinkStats(self._p2p_stats, self._native_stats)
         service = self._service
@@ -187,8 +189,7 @@ class AttentionWorker:
         """
         began = time.monotonic()
         await self._service.drain(move=False)
-        with contextlib.suppress(RedisUnavailable):
-            await self._membership.announce(self.record())
+        await self._announce()
         if await self._others() or not await self._empties(self._settings.drain_timeout_s):
             await self._service.drain(move=True)
             await self._empties(MOVE_S)
@@ -212,6 +213,13 @@ class AttentionWorker:
 
     async def _stand_still(self, still: bool) -> None:
         await self._service.stand_still(still)
+        await self._announce()
+
+    async def _ready_changed(self, ready: bool) -> None:
+        await self._server.set_ready(ready)
+        self._announcing = asyncio.create_task(self._announce())  # routers are not to wait for the next renewal
+
+    async def _announce(self) -> None:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
 

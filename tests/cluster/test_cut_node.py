@@ -74,8 +74,8 @@ def targets(nodes: Nodes, store: Store, tmp_path_factory: pytest.TempPathFactory
     for role in ("attention", "expert"):
         for number in range(len(nodes.names)):
             store.await_record(role, f"{role}-{number}", epoch=1)
-    for name in nodes.names:
-        until(lambda name=name: _is_ready(f"http://{nodes.address(name)}:8000/ready"), "a router is not ready")
+    ready = [f"http://{nodes.address(name)}:8000/ready" for name in nodes.names]
+    until(lambda: all(map(_is_ready, ready)), "a router is not ready")
     return {name: f"{nodes.address(name)}:{PORT}" for name in nodes.names}
 
 

@@ -42,14 +42,24 @@ def computes(over: threading.Event) -> None:
 
 def waits_in_pieces(over: threading.Event) -> None:
     """As the engine waits for experts over gRPC."""
-    reply: Future[None] = Future()
-    threading.Thread(target=lambda: (over.wait(), reply.set_result(None))).start()
+    reply: Future[bool] = Future()
+
+    def answer() -> None:
+        reply.set_result(over.wait())
+
+    threading.Thread(target=answer).start()
     result_of(reply, 60)
 
 
 def waits_for_a_compiler(over: threading.Event) -> None:
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
-        threading.Thread(target=lambda: (over.wait(), child.stdin and child.stdin.close())).start()
+
+        def end() -> None:
+            over.wait()
+            assert child.stdin is not None
+            child.stdin.close()
+
+        threading.Thread(target=end).start()
         child.wait()
 
 

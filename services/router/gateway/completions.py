@@ -156,8 +156,8 @@ async def stream(
 ) -> None:
     envelope = Envelope.of("cmpl", "text_completion", gateway.serving.assets.name, resumption)
     ids = EventIds(resumption) if resumption is not None else None
-    for choice in choices if ids is not None else ():
-        choice.ids = ids.of(choice.choice_stream)
+    for choice in choices:
+        choice.ids = ids.of(choice.choice_stream) if ids is not None else None
     await run_all([choice.write(client, envelope, body.stream_options) for choice in choices])
     await write_usage(client, envelope, body.stream_options, [choice.choice_stream for choice in choices], ids)
     await client.end()

@@ -195,15 +195,17 @@ class AttentionWorkerPool:
             return
 
     async def run(self) -> None:
-        """Reads the list every `refresh_s` until cancelled; half as often while nothing runs and all is well.
+        """Reads the list every `refresh_s` until cancelled: half as often while nothing runs and all is well, and more
+        often while nobody serves.
 
         Looks for attempts that send nothing meanwhile.
         """
         while True:
             await self.refresh()
-            looks = math.ceil((self._refresh_s if self.attempts or not self.serving else 2 * self._refresh_s) / LOOK_S)
+            pause_s = self._refresh_s * (0.4 if not self.serving else 1 if self.attempts else 2)
+            looks = math.ceil(pause_s / LOOK_S)
             for _ in range(looks):
-                await asyncio.sleep(min(LOOK_S, self._refresh_s))
+                await asyncio.sleep(min(LOOK_S, pause_s))
                 self._stalls.check(self.workers, self.attempts)
 
     async def refresh(self) -> None:
