@@ -19,6 +19,7 @@ from support.engine_attention import EngineAttention
 from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
+from support.numbered_events import Event, events_of, headers_of
 
 from services.router.access.keys import key_hash, new_key, section_of
 
@@ -27,12 +28,6 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 CALL = '<longcat_tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}\n</longcat_tool_call>'
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 HI = [{"role": "user", "content": "hi"}]
-
-
-@dataclass
-class Event:
-    id: str
-    data: str
 
 
 @dataclass
@@ -63,31 +58,6 @@ class Choice:
         self.finishes += [choice["finish_reason"]] if choice["finish_reason"] else []
 
 
-def headers_of(request_id: str, event_id: str = "0", **more: str) -> dict[str, str]:
-    return {"X-Request-Id": request_id, "Last-Event-ID": event_id} | more
-
-
-def ask(router: Harness, route: str, body: dict[str, Any], headers: dict[str, str], most: int = 10**6) -> list[Event]:
-    """The events of a stream, and of no more than `most`: then the client leaves."""
-    events: list[Event] = []
-    lines: dict[str, str] = {}
-    with httpx2.stream(
-        "POST", router.url + route, json={"model": MODEL, **body}, headers=headers, timeout=30
-    ) as answer:
-        assert answer.status_code == 200, answer.read()
-        for line in answer.iter_lines():
-            if line:
-                name, _, value = line.partition(": ")
-                lines[name] = value
-                continue
-            if "data" in lines:
-                events.append(Event(lines.get("id", ""), lines["data"]))
-            lines = {}
-            if len(events) >= most:
-                break
-    return events
-
-
 def summary(events: list[Event]) -> tuple[dict[int, Choice], list[Any], int]:
     """The choices, the counts, and how often the stream has ended; of one answer, whatever its parts were."""
     choices: dict[int, Choice] = {}
@@ -104,6 +74,10 @@ def summary(events: list[Event]) -> tuple[dict[int, Choice], list[Any], int]:
             counts.append([value["usage"][name] for name in ("prompt_tokens", "completion_tokens")])
     assert len(ids) == 1
     return choices, counts, sum(event.data == "[DONE]" for event in events)
+
+
+def ask(router: Harness, route: str, body: dict[str, Any], headers: dict[str, str], most: int = 10**6) -> list[Event]:
+    return events_of(router.url + route, {"model": MODEL, **body}, headers, most)
 
 
 @contextmanager

@@ -1,12 +1,19 @@
-"""A worker of which one thread stands still while its sockets live: its work goes elsewhere, and no bit changes."""
+"""A worker of which one thread stands still while its sockets live, and a router that is killed: streams go on, and no
+bit changes.
+"""
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, answer_of, running_cluster, until
 from support.frozen_thread import frozen, threads
+from support.numbered_events import Event, events_of, headers_of
+from support.tiny_checkpoint import PLAIN
 
 pytestmark = pytest.mark.processes
 
@@ -16,7 +23,8 @@ LONGEST_S = 8.0  # a pause that hangs no client; what it takes on a quiet machin
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
     folder = tmp_path_factory.mktemp("frozen")
-    yield from running_cluster(folder, attention=2, expert=2, environment={"CARACAL_REPLICAS": "2"})
+    preset, environment = PLAIN | {"max_position_embeddings": 2048}, {"CARACAL_REPLICAS": "2"}
+    yield from running_cluster(folder, preset, attention=2, expert=2, routers=2, environment=environment)
 
 
 def check_answers(answers: list[list[Stream]]) -> None:
@@ -52,3 +60,34 @@ def test_a_frozen_engine_is_shown_and_gets_nothing(cluster: ClusterUnderTest) ->
         states = {record.worker_id: record.state for record in cluster.records("attention")}
         assert states == {"attention-0": "serving", "attention-1": "frozen"}
     until(lambda: all(record.serving for record in cluster.records("attention")), "it does not serve again")
+
+
+def ids_of(events: list[Event]) -> list[int]:
+    choices = [choice for event in events if event.data != "[DONE]" for choice in json.loads(event.data)["choices"]]
+    return [token for choice in choices for token in choice["token_ids"]]
+
+
+def test_a_killed_routers_streams_go_on_at_another(cluster: ClusterUnderTest) -> None:
+    first, second = (f"{url}/v1/completions" for url in reversed(cluster.local.urls))
+    bodies: list[dict[str, object]] = [
+        {"prompt": "the cat sat", "stream": True, "max_tokens": 1500, "ignore_eos": True, "return_token_ids": True}
+        | {"seed": number, "temperature": 0.8}
+        for number in range(2)
+    ]
+    ids = [uuid.uuid4().hex for _ in bodies]
+    begun: list[list[Event]] = [[] for _ in bodies]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        runs = [
+            pool.submit(events_of, first, body, headers_of(id), events=events)
+            for body, id, events in zip(bodies, ids, begun, strict=True)
+        ]
+        until(lambda: all(map(len, begun)) or any(run.done() for run in runs), "a stream does not begin")
+        cluster.kill("router-1")
+        for run in runs:
+            run.result(60)
+    assert all(events[-1].data != "[DONE]" for events in begun), "they were not cut"
+    for body, id, events in zip(bodies, ids, begun, strict=True):
+        rest = events_of(second, body, headers_of(id, events[-1].id))
+        assert rest[-1].data == "[DONE]"
+        whole = events_of(second, body, headers_of(uuid.uuid4().hex))
+        assert ids_of([*events, *rest]) == ids_of(whole)
