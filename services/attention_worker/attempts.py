@@ -68,7 +68,7 @@ class Attempts:
         self._running: dict[int, int | None] = {}  # keys of the engine; None while a grammar is compiled
         self._emits: dict[int, Emit] = {}
         self.stands_still = False  # the engine's thread does not go on
-        self._cancelled_since: list[int] = []  # keys of the engine, to be told to it when it goes on
+        self._cancelled_since: list[int] = []  # keys of the engine, which it is to cancel when it goes on
         self._tokens: dict[int, int] = {}  # of prompts and replayed answers, by key, and in all
         self._all_tokens = 0
         limits = engine.limits

@@ -65,6 +65,8 @@ MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for th
 class AttentionWorker:
     """One attention worker, built inside its event loop. Call `start`, then `drain` and `stop`, each once."""
 
+    _announcing: asyncio.Task[None] | None = None
+
     def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
         self._settings, self._numerics = settings, loaded.numerics
@@ -124,8 +126,6 @@ class AttentionWorker:
         self._tables = TableFollower(self._membership, self._service)
         self._registry = CollectorRegistry()
         self._lag = LoopLag(self._registry)
-        self._standstill = Standstill("engine", lambda: self._thread.native_id, self._stand_still)
-        self._announcing: asyncio.Task[None] | None = None
         self._address = self._metrics_address = ""
 
     async def start(self) -> None:
@@ -175,7 +175,7 @@ class AttentionWorker:
             self._tables.run(),
             self._watch_engine(),
             self._lag.watch(),
-            self._standstill.run(),
+            Standstill("engine", lambda: self._thread.native_id, self._stand_still).run(),
         )
         if not self._engine.limits.prefix_cache:
             return tasks

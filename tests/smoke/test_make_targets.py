@@ -207,15 +207,6 @@ def test_bench_of_migration(shell: Shell) -> None:
     assert all(0 < float(seconds) < 60 for seconds in stalls.groups())
 
 
-def test_bench_of_restarts(shell: Shell) -> None:
-    output = shell.run("python", "-m", "bench.restarts", "--smoke")
-    for phase in ("imports", "serving", "in all", "longest stall"):
-        row = re.search(rf"^\| {phase}, s ((?:\| [0-9.]+ )+)\|", output, re.MULTILINE)
-        assert row is not None, output
-        assert len(row[1].split("|")) == 6
-    assert "an attention worker" in output
-
-
 def test_bench_of_fp8_weights(shell: Shell) -> None:
     out = shell.folder / "build" / "fp8.json"
     out.parent.mkdir(exist_ok=True)

@@ -56,7 +56,7 @@ class Asked:
 
     @property
     def seed(self) -> int:
-        """Of a request without one: the same each time that it is sent."""
+        """The seed of a request without one: the same each time that it is sent."""
         return int.from_bytes(self._digest(b"seed", (self.identity,), 8), "little") & (2**63 - 1)
 
     def bound(
