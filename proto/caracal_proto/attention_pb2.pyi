@@ -36,6 +36,8 @@ class GenerateRequest(_message.Message):
     LAYER_CHECKSUMS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
+    RESUME_KEY_FIELD_NUMBER: _builtins.int
+    RESUME_KNOWN_FIELD_NUMBER: _builtins.int
     PAGES_AT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
@@ -56,6 +58,12 @@ class GenerateRequest(_message.Message):
     traceparent: _builtins.str
     """W3C trace context of the attempt; empty when it is not traced"""
     tracestate: _builtins.str
+    resume_key: _builtins.bytes
+    """What tells the answer from all others: who asks with the same one again, though another router, gets tokens that the
+    worker has kept. Empty: nothing is kept.
+    """
+    resume_known: _builtins.int
+    """tokens of the answer, from its beginning, that the client has: their ids are enough"""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -85,11 +93,13 @@ class GenerateRequest(_message.Message):
         layer_checksums: _builtins.bool = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
+        resume_key: _builtins.bytes = ...,
+        resume_known: _builtins.int = ...,
         pages_at: Global___PageSource | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pages_at", b"pages_at", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "layer_checksums", b"layer_checksums", "pages_at", b"pages_at", "priority", b"priority", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "caller", b"caller", "emitted_ids", b"emitted_ids", "layer_checksums", b"layer_checksums", "pages_at", b"pages_at", "priority", b"priority", "probe", b"probe", "prompt_ids", b"prompt_ids", "request_id", b"request_id", "resume_key", b"resume_key", "resume_known", b"resume_known", "sampling", b"sampling", "scored", b"scored", "traceparent", b"traceparent", "tracestate", b"tracestate", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

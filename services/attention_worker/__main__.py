@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 
+import structlog
 import torch
 from caracal_kernels import KernelsUnavailable
 
@@ -20,20 +21,25 @@ from services.process.garbage import keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
+from services.process.start_times import StartTimes
 from services.process.telemetry import configure_logging
 from services.transport.native_extension import unavailable
 
 # The engine's thread comes back from native code and waits for the GIL at most so long. Python's 5 ms are a whole step.
 GIL_SWITCH_S = 0.0005
 
+log = structlog.get_logger(__name__)
 
-async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers: Followers) -> None:
+
+async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers: Followers, times: StartTimes) -> None:
     worker = AttentionWorker(settings, loaded)
     try:
         try:
             await worker.start()
         except OSError as error:
             exit_with_error(str(error))
+        times.reached("listening")
+        log.info("started", **times.parts)
         await serve_until_signal(worker.drain, *worker.background(), followers.watch())
     finally:
         await worker.stop()
@@ -45,6 +51,7 @@ def as_it_is(model: Servable) -> Servable:
 
 def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
     """Serves until a signal. `adapt`: what is served instead of a model, for benchmarks."""
+    times = StartTimes()
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", settings.identity, settings.log_level)
@@ -60,7 +67,8 @@ def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
             found = load_rank0(opened, followers)
             loaded = Loaded(adapt(found.model), found.limits, found.numerics)
             keep_what_is_made()
-            asyncio.run(serve(settings, loaded, followers))
+            times.reached("model")
+            asyncio.run(serve(settings, loaded, followers, times))
     except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:
         exit_with_error(str(error))
     finally:

@@ -20,12 +20,14 @@ from services.attention_worker.engine.token_rules import Grammar, NothingAllowed
 from services.attention_worker.grammar_trial import NotCompiledInTime
 from services.attention_worker.grammars import BadGrammar, GrammarCompiler
 from services.attention_worker.migration.page_fetcher import PageFetcher
+from services.attention_worker.recent_answers import RecentAnswers
 from services.attention_worker.request_validation import BadRequest, parse
 from services.attention_worker.sequence_span import begin_sequence
 
 log = structlog.get_logger(__name__)
 
 MOST_COMPILING = 256  # attempts that wait for their grammars
+STANDS_STILL = "the engine stands still"  # the message of attempts that go elsewhere for it
 BUSY = "busy: "  # how the message of a rejection begins that holds only for now
 TOKENS_PER_CACHED = 16  # tokens that open attempts may come to, for each that the cache holds
 MIN_TOKENS = 1 << 20  # however small the cache is
@@ -62,7 +64,11 @@ class Attempts:
         self._vocab_size = vocab_size
         self._grammars = grammars
         self._keys = count(1)
+        self._recent = RecentAnswers()
         self._running: dict[int, int | None] = {}  # keys of the engine; None while a grammar is compiled
+        self._emits: dict[int, Emit] = {}
+        self.stands_still = False  # the engine's thread does not go on
+        self._cancelled_since: list[int] = []  # keys of the engine, which it is to cancel when it goes on
         self._tokens: dict[int, int] = {}  # of prompts and replayed answers, by key, and in all
         self._all_tokens = 0
         limits = engine.limits
@@ -86,6 +92,25 @@ class Attempts:
         for fetching in self._fetching.values():
             fetching.cancel()
 
+    def stand_still(self) -> None:
+        """Ends all attempts, so that routers continue them elsewhere, and takes none until `go_on`.
+
+        Nothing is asked of the engine meanwhile: its thread may hold any lock.
+        """
+        self.stands_still = True
+        for key, emit in list(self._emits.items()):
+            running = self._running.get(key)
+            emit([], Ending("unavailable", message=STANDS_STILL))
+            if running is not None:
+                self._cancelled_since.append(running)
+
+    def go_on(self) -> None:
+        """The engine goes on; what it still has of attempts that have ended is cancelled."""
+        self.stands_still = False
+        cancelled, self._cancelled_since = self._cancelled_since, []
+        for running in cancelled:
+            self._engine.cancel(running)
+
     @property
     def places(self) -> int:
         """Sequences of routers that run at once."""
@@ -96,8 +121,8 @@ class Attempts:
 
         `direct`: it is a call of its own, as routers make none; there may be a few of these.
         """
-        if self.draining:
-            raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining")
+        if self.draining or self.stands_still:
+            raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining" if self.draining else STANDS_STILL)
         self._check_room(len(request.prompt_ids) + len(request.emitted_ids), direct=direct)
         try:
             asked = parse(request, self._vocab_size, self._engine.limits.max_model_len)
@@ -108,6 +133,8 @@ class Attempts:
             raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, error) from None
         if asked.sampling.grammar and len(self._compiling) >= MOST_COMPILING:
             raise Rejected(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many grammars are being compiled")
+        if request.resume_key:
+            asked, emit = self._resume(request, asked, emit)
         key = next(self._keys)
         trace = begin_sequence(request, asked)
         if trace is not None:
@@ -118,7 +145,7 @@ class Attempts:
                 self._forget(key)
             emit(tokens, ending)
 
-        self._running[key] = None
+        self._running[key], self._emits[key] = None, emit_here
         self._tokens[key] = len(asked.prompt_ids) + len(asked.emitted_ids)
         self._all_tokens += self._tokens[key]
         if direct:
@@ -137,6 +164,22 @@ class Attempts:
                 raise Rejected(grpc.StatusCode.UNAVAILABLE, error) from None
         return key
 
+    def _resume(self, request: attention_pb2.GenerateRequest, asked: Request, emit: Emit) -> tuple[Request, Emit]:
+        """The attempt from where this worker has come with the same answer before; what it has is emitted soon."""
+        found = self._recent.find(request.resume_key, asked.emitted_ids, request.resume_known)
+        unsent = list(found)
+
+        def after_those(tokens: list[TokenOut], ending: Ending | None) -> None:
+            tokens = unsent + tokens if unsent else tokens
+            unsent.clear()
+            emit(tokens, ending)
+
+        keeping = self._recent.follow(request.resume_key, asked.emitted_ids, found, after_those)
+        if not found:
+            return asked, keeping
+        asyncio.get_running_loop().call_soon(lambda: after_those([], None) if unsent else None)  # once it is open
+        return replace(asked, emitted_ids=(*asked.emitted_ids, *(token.id for token in found))), keeping
+
     def cancel(self, key: int) -> None:
         """Frees a sequence's pages within one step; nothing when it has ended."""
         running = self._forget(key)
@@ -144,7 +187,9 @@ class Attempts:
             compiling.cancel()
         if (fetching := self._fetching.get(key)) is not None:
             fetching.cancel()
-        if running is not None:
+        if running is not None and self.stands_still:
+            self._cancelled_since.append(running)
+        elif running is not None:
             self._engine.cancel(running)
 
     def _check_room(self, tokens: int, *, direct: bool) -> None:
@@ -164,6 +209,7 @@ class Attempts:
         """Returns the engine's key of an attempt that is open no more."""
         self._all_tokens -= self._tokens.pop(key, 0)
         self._direct.discard(key)
+        self._emits.pop(key, None)
         return self._running.pop(key, None)
 
     def _fetch(
@@ -201,8 +247,8 @@ class Attempts:
                 asked.trace.end(Ending("cancelled"))
             return
         try:
-            if self._moving:
-                raise EngineStopped("draining")
+            if self._moving or self.stands_still:
+                raise EngineStopped("draining" if self._moving else STANDS_STILL)
             self._running[key] = self._engine.submit(asked, emit, rules())
         except BadGrammar as error:
             emit([], Ending("rejected", message=f"grammar: {error}"))

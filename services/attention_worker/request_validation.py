@@ -14,6 +14,7 @@ from services.prefixes.page_names import MAX_SALT_BYTES
 
 MAX_TOP_LOGPROBS = 64
 MAX_ADDRESS = 300  # characters of a host and port
+MAX_KEY_BYTES = 64
 MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e6
 
 
@@ -40,6 +41,8 @@ def parse(message: attention_pb2.GenerateRequest, vocab_size: int, max_model_len
     sampling = _sampling(message.sampling, vocab_size)
     salt = len(message.cache_salt)
     _require(salt <= MAX_SALT_BYTES, "cache_salt", f"has {salt} bytes, it may have {MAX_SALT_BYTES}")
+    key = len(message.resume_key)
+    _require(key <= MAX_KEY_BYTES, "resume_key", f"has {key} bytes, it may have {MAX_KEY_BYTES}")
     _require(len(message.pages_at.address) <= MAX_ADDRESS, "pages_at", f"is longer than {MAX_ADDRESS} characters")
     _require(message.scored <= len(prompt), "scored", f"is {message.scored}, the prompt has {len(prompt)} tokens")
     _within("weight", message.weight, 0.0, MAX_WEIGHT)

@@ -28,6 +28,7 @@ class SequenceSpan:
         self._submitted_ns = time.time_ns()
         self._scheduled_ns = self._first_ns = 0
         self._steps = self._tokens = 0
+        self._ended = False
 
     def scheduled(self) -> bool:
         """Notes that the sequence is part of a step; returns whether this step is one to have a span."""
@@ -51,7 +52,10 @@ class SequenceSpan:
         return watched
 
     def end(self, ending: Ending) -> None:
-        """Ends the spans. `watching` does it for a sequence whose receiver gets an ending."""
+        """Ends the spans, once. `watching` does it for a sequence whose receiver gets an ending."""
+        if self._ended:
+            return
+        self._ended = True
         now = time.time_ns()
         times = (
             ("queue", self._submitted_ns, self._scheduled_ns or now),

@@ -13,7 +13,7 @@ import grpc
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
 
 from services.attention_worker.attempt_stream import AttemptStream
-from services.attention_worker.attempts import Attempts, Rejected, failure, fill
+from services.attention_worker.attempts import STANDS_STILL, Attempts, Rejected, failure, fill
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.engine.sequence import Ending, TokenOut
 from services.attention_worker.grammars import GrammarCompiler
@@ -67,6 +67,11 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         return self._attempts.draining
 
     @property
+    def stands_still(self) -> bool:
+        """Whether the engine's thread does not go on: then nothing is answered that needs it."""
+        return self._attempts.stands_still
+
+    @property
     def preparing(self) -> int:
         """How many requests wait for their grammar, or for pages of another worker."""
         return self._attempts.preparing
@@ -78,8 +83,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
 
     @property
     def ready(self) -> bool:
-        """Whether requests are accepted: there is a placement table, and the worker is not draining."""
-        return self.epoch > 0 and not self.draining
+        """Whether requests are accepted: there is a placement table, and the worker neither drains nor stands still."""
+        return self.epoch > 0 and not self.draining and not self.stands_still
 
     async def Generate(
         self, request: attention_pb2.GenerateRequest, context: Context
@@ -124,6 +129,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
     ) -> AsyncIterator[attention_pb2.PagesReply]:
         if self._migration is None:
             await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "CARACAL_KV_MIGRATION is off at this worker")
+        await self._check_goes_on(context)
         try:
             async with aclosing(self._migration.server.pages(request)) as replies:
                 async for reply in replies:
@@ -134,6 +140,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
     async def Describe(
         self, request: attention_pb2.AttentionDescribeRequest, context: Context
     ) -> attention_pb2.AttentionDescription:
+        await self._check_goes_on(context)
         engine, pages = self._engine, self._engine.cache.pages
         return attention_pb2.AttentionDescription(
             worker_id=self._identity.worker_id,
@@ -191,6 +198,19 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             self._attempts.move()
         for stream in self._streams:
             stream.look()
+
+    async def stand_still(self, still: bool) -> None:
+        """The engine's thread stands still, so that all attempts end and go on elsewhere; or it goes on again."""
+        was_ready = self.ready
+        if still:
+            self._attempts.stand_still()
+        else:
+            self._attempts.go_on()
+        await self._notify(was_ready)
+
+    async def _check_goes_on(self, context: Context) -> None:
+        if self.stands_still:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, STANDS_STILL)
 
     async def _notify(self, was_ready: bool) -> None:
         if self.ready != was_ready and self.on_ready_change is not None:

@@ -13,6 +13,7 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
+from services.attention_worker.attempts import STANDS_STILL
 from services.attention_worker.engine.delivery import LoopDelivery
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.grammars import GrammarCompiler
@@ -36,7 +37,9 @@ from services.process.loop_lag import LoopLag
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
 from services.process.own_health import OwnHealth
+from services.process.standstill import Standstill
 from services.process.telemetry import show_redis
+from services.process.thread_name import name_this_thread
 from services.router.dispatch.connect import connector
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
@@ -61,6 +64,8 @@ MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for th
 
 class AttentionWorker:
     """One attention worker, built inside its event loop. Call `start`, then `drain` and `stop`, each once."""
+
+    _announcing: asyncio.Task[None] | None = None
 
     def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
@@ -128,6 +133,7 @@ class AttentionWorker:
         settings = self._settings
         self._thread.start()
         port = await self._server.start(settings.host, settings.port)
+        self._service.on_ready_change = self._ready_changed
         registry = self._registry
         links = LinkStats(self._p2p_stats, self._native_stats)
         service = self._service
@@ -164,7 +170,13 @@ class AttentionWorker:
         """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop, and
         the hint of cached pages.
         """
-        tasks = self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()
+        tasks = (
+            self._membership.advertise(self.record),
+            self._tables.run(),
+            self._watch_engine(),
+            self._lag.watch(),
+            Standstill("engine", lambda: self._thread.native_id, self._stand_still).run(),
+        )
         if not self._engine.limits.prefix_cache:
             return tasks
         identity, pages = self._identity, self._engine.cache.pages
@@ -177,8 +189,7 @@ class AttentionWorker:
         """
         began = time.monotonic()
         await self._service.drain(move=False)
-        with contextlib.suppress(RedisUnavailable):
-            await self._membership.announce(self.record())
+        await self._announce()
         if await self._others() or not await self._empties(self._settings.drain_timeout_s):
             await self._service.drain(move=True)
             await self._empties(MOVE_S)
@@ -200,7 +211,20 @@ class AttentionWorker:
         self._grammars.close()
         await self._membership.close()
 
+    async def _stand_still(self, still: bool) -> None:
+        await self._service.stand_still(still)
+        await self._announce()
+
+    async def _ready_changed(self, ready: bool) -> None:
+        await self._server.set_ready(ready)
+        self._announcing = asyncio.create_task(self._announce())  # routers are not to wait for the next renewal
+
+    async def _announce(self) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            await self._membership.announce(self.record())
+
     def _run_engine(self) -> None:
+        name_this_thread(self._thread.name)
         run_on(self._settings.core_set)
         if self._settings.kernel_threads:
             torch.set_num_threads(self._settings.kernel_threads)  # OpenMP keeps this number per thread
@@ -226,6 +250,7 @@ class AttentionWorker:
             epoch=self._service.epoch,
             progress=self._engine.counters.progress,
             draining=self._service.draining,
+            stands_still=self._service.stands_still,
             stats=self._stats(),
             layers=self._recent.read(time.monotonic()),
         )
@@ -235,6 +260,8 @@ class AttentionWorker:
             scheduler = self._engine.scheduler
             running = len(scheduler.running) + len(scheduler.waiting) + self._service.preparing
             return f"draining: {running} sequences are still here" if running else "draining"
+        if self._service.stands_still:
+            return STANDS_STILL
         return "" if self._service.epoch else "no placement yet"
 
     def _stats(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 import torch
 from caracal_kernels import KernelsUnavailable
 
@@ -18,10 +19,13 @@ from services.process.large_buffers import give_back_large_buffers
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
+from services.process.start_times import StartTimes
 from services.process.telemetry import configure_logging
 
+log = structlog.get_logger(__name__)
 
-async def serve(settings: ExpertSettings, checkpoint: Checkpoint) -> None:
+
+async def serve(settings: ExpertSettings, checkpoint: Checkpoint, times: StartTimes) -> None:
     try:
         worker = ExpertWorker(settings, checkpoint)
     except (NoSuchDevice, KernelsUnavailable) as error:
@@ -31,6 +35,8 @@ async def serve(settings: ExpertSettings, checkpoint: Checkpoint) -> None:
             worker.start()
         except OSError as error:
             exit_with_error(str(error))
+        times.reached("listening")
+        log.info("started", **times.parts)
         await serve_until_signal(worker.drain, *worker.background())
     except CheckpointError as error:
         exit_with_error(str(error))
@@ -39,6 +45,7 @@ async def serve(settings: ExpertSettings, checkpoint: Checkpoint) -> None:
 
 
 def main() -> None:
+    times = StartTimes()
     try:
         settings = ExpertSettings.from_env()
         configure_logging("expert", settings.identity, settings.log_level)
@@ -51,8 +58,9 @@ def main() -> None:
         exit_with_error(str(error))
     keep_what_is_made()
     give_back_large_buffers()
+    times.reached("checkpoint")
     try:
-        asyncio.run(serve(settings, checkpoint))
+        asyncio.run(serve(settings, checkpoint, times))
     finally:
         tracing.shutdown()
 

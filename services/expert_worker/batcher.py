@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,7 @@ class Batcher:
         self._max_rows = max_rows
         self._waiting: deque[Job] = deque()
         self._turn = threading.Lock()
+        self.launching: int | None = None  # the native id of the thread that runs a launch
         self._counting = threading.Lock()  # never held for long: who counts or reads must not wait for a launch
 
     def run(self, job: Job) -> Tensor:
@@ -78,7 +80,8 @@ class Batcher:
         while not job.done:
             with self._turn:
                 if not job.done:
-                    self._serve(self._take())
+                    with self._launching():
+                        self._serve(self._take())
         if job.error is not None:
             raise job.error
         assert job.y_AD is not None
@@ -95,7 +98,8 @@ class Batcher:
             begun = time.monotonic()
             self._count_waits(waited, begun)
             try:
-                y_AD = self._compute(layer, x_RD, row_A, expert_A)
+                with self._launching():
+                    y_AD = self._compute(layer, x_RD, row_A, expert_A)
             except Exception:
                 self._count_failed(len(waited) == 1)  # the calls of a merged launch are repeated one by one
                 raise
@@ -103,6 +107,14 @@ class Batcher:
                 self._count_busy(time.monotonic() - begun)
             self._count_launch(len(waited), len(x_RD), layer, expert_A)
         return y_AD
+
+    @contextmanager
+    def _launching(self) -> Iterator[None]:
+        self.launching = threading.get_native_id()
+        try:
+            yield
+        finally:
+            self.launching = None
 
     @property
     def assigned_LF(self) -> NDArray[np.int64]:

@@ -128,6 +128,16 @@ class NativeServer:
         """How long the launch that runs without Python has lasted; 0 without one."""
         return self._table.running_s if self._table is not None else 0.0
 
+    @property
+    def launching(self) -> int | None:
+        """The native id of the thread at such a launch; None without one."""
+        return (self._table.running_thread or None) if self._table is not None else None
+
+    def end_sessions(self, why: str) -> None:
+        """Ends those that are open. A launch that runs goes on, and its calls get no answer."""
+        if self._server is not None:
+            self._server.end_sessions(why)
+
     def log_endings(self) -> None:
         """Logs why sessions have ended since the last call."""
         for reason in self._server.endings() if self._server is not None else ():

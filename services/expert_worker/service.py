@@ -33,6 +33,8 @@ from services.transport.p2p_group import P2PBroken
 
 log = structlog.get_logger(__name__)
 
+STANDS_STILL = "a launch stands still"
+
 Reply = expert_pb2.ExpertReply
 
 
@@ -55,6 +57,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         self.native: NativeServer | None = None
         self.answered = self.rejected = 0  # calls with any reply; calls with another status than OK
         self.over_p2p = 0  # calls whose payload came over a P2P group
+        self.stands_still = False  # the thread that launches does not go on
         self.broken: CheckpointError | None = None  # why a worker without experts could load none
         self._sessions = Sessions(max_sessions)
         self._state, self._batcher, self._p2p_registry = state, batcher, p2p_registry
@@ -93,6 +96,19 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         counters = self.native.counters if self.native is not None else None
         return counters.answered if counters is not None else 0
 
+    @property
+    def launching(self) -> int | None:
+        """The native id of the thread that runs a launch; None without one."""
+        return self._batcher.launching or (self.native.launching if self.native is not None else None)
+
+    def stand_still(self, still: bool) -> None:
+        """The thread that launches stands still: every session ends, and none begins until it goes on again."""
+        self.stands_still = still
+        if still:
+            self._sessions.cancel_all()
+            if self.native is not None:
+                self.native.end_sessions(STANDS_STILL)
+
     def measure_load(self) -> WorkerLoad:
         """The load until now. Any thread may ask for it, at any interval."""
         with self._measuring:
@@ -106,6 +122,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: grpc.ServicerContext
     ) -> Iterator[Reply]:
+        self._check_goes_on(context)
         if not self._sessions.enter(context):
             abort_call(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.sessions} sessions are open")
         payloads = Payloads(self._p2p_registry, self._expected.hidden, self._expected.dispatch_dtype)
@@ -145,6 +162,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     def Open(self, request: expert_pb2.OpenRequest, context: grpc.ServicerContext) -> expert_pb2.OpenReply:
         if self.native is None:
             abort_call(context, grpc.StatusCode.UNIMPLEMENTED, "this worker has no native sessions")
+        self._check_goes_on(context)
         try:
             return self.native.open()
         except TooManySessions as error:
@@ -155,6 +173,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     def Describe(
         self, request: expert_pb2.ExpertDescribeRequest, context: grpc.ServicerContext
     ) -> expert_pb2.ExpertDescription:
+        self._check_goes_on(context)
         state = self._state
         return expert_pb2.ExpertDescription(
             worker_id=state.worker_id,
@@ -197,6 +216,10 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
 
     def Load(self, request: expert_pb2.LoadRequest, context: grpc.ServicerContext) -> expert_pb2.LoadReply:
         return pack_load(self.measure_load())
+
+    def _check_goes_on(self, context: grpc.ServicerContext) -> None:
+        if self.stands_still:
+            abort_call(context, grpc.StatusCode.UNAVAILABLE, STANDS_STILL)
 
     def _reply(self, call: expert_pb2.ExpertCall, payloads: Payloads) -> Reply:
         """Computes the call's reply, or the one that rejects it. Raises P2PBroken."""

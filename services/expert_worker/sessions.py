@@ -46,6 +46,13 @@ class Sessions:
         with self._lock:
             self._idle.pop(session, None)
 
+    def cancel_all(self) -> None:
+        """Ends every session: its calls fail, and their callers ask elsewhere."""
+        with self._lock:
+            sessions = list(self._open)
+        for one in sessions:
+            one.cancel()
+
     def leave(self, session: grpc.ServicerContext) -> None:
         with self._lock:
             self._remove(session)

@@ -24,7 +24,7 @@ from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.readiness import Readiness
 from services.expert_worker.server import ExpertServer
-from services.expert_worker.service import ExpertService
+from services.expert_worker.service import STANDS_STILL, ExpertService
 from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
@@ -32,6 +32,7 @@ from services.process.addresses import authority
 from services.process.metrics_server import serve_metrics
 from services.process.open_files import open_files
 from services.process.own_health import OwnHealth
+from services.process.standstill import Standstill
 from services.process.telemetry import show_redis
 from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
@@ -96,9 +97,7 @@ class ExpertWorker:
             watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
-            metrics_port = serve_metrics(
-                settings.host, settings.metrics_port, registry, self._readiness.reason, own_health
-            )
+            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready, own_health)
         except OSError as error:
             where = authority(settings.host, settings.metrics_port)
             raise OSError(f"cannot listen on {where}: {error.strerror}") from None
@@ -139,7 +138,8 @@ class ExpertWorker:
         Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
-        return self._membership.advertise(self.record), self._tick()
+        standstill = Standstill("launches", lambda: self._service.launching, self._stand_still)
+        return self._membership.advertise(self.record), self._tick(), standstill.run()
 
     async def drain(self) -> None:
         """Announces the drain, and serves on until the leader has placed its experts elsewhere or the timeout is over.
@@ -207,6 +207,7 @@ class ExpertWorker:
             epoch=self._state.epoch,
             progress=counters.progress,
             draining=self._state.draining,
+            stands_still=self._service.stands_still,
             capacity=self._settings.capacity,
             host=self._settings.node,
             zone=self._settings.zone,
@@ -221,6 +222,14 @@ class ExpertWorker:
                 "over_p2p": self._service.over_p2p,
             },
         )
+
+    def _not_ready(self) -> str:
+        return STANDS_STILL if self._service.stands_still else self._readiness.reason()
+
+    async def _stand_still(self, still: bool) -> None:
+        self._service.stand_still(still)
+        with contextlib.suppress(RedisUnavailable):
+            await self._membership.announce(self.record())
 
     async def _tick(self) -> None:
         while self._service.broken is None:

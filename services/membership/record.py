@@ -33,6 +33,7 @@ class WorkerRecord:
     epoch: int = 0
     progress: int = 0  # advances while the compute loop does
     draining: bool = False
+    stands_still: bool = False  # its computing thread does not go on
     capacity: int = 0  # experts it may load; 0 = any number
     host: str = ""  # the machine it runs on; empty = unknown
     zone: str = ""  # the zone of that machine; empty = unknown
@@ -61,12 +62,15 @@ class WorkerRecord:
 
     @property
     def serving(self) -> bool:
-        """Whether it serves: it has a placement table, is not draining and, if an expert worker, has experts."""
-        return self.epoch > 0 and not self.draining and (self.loaded > 0 or self.role != "expert")
+        """Whether it serves: with a placement table and, if an expert worker, experts; not while it drains or hangs."""
+        goes_on = not self.draining and not self.stands_still
+        return self.epoch > 0 and goes_on and (self.loaded > 0 or self.role != "expert")
 
     @property
     def state(self) -> str:
-        """In a word: joining, serving or draining. A router serves from its start."""
+        """In a word: joining, serving, draining or frozen. A router serves from its start."""
+        if self.stands_still:
+            return "frozen"
         return "draining" if self.draining else "serving" if self.role == "router" or self.serving else "joining"
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +93,8 @@ class WorkerRecord:
 
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
-        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host, self.zone
+        still = self.draining, self.stands_still
+        return self.boot_id, self.address, self.numerics_class, still, self.capacity, self.host, self.zone
 
 
 FIELDS = tuple(each.name for each in fields(WorkerRecord))

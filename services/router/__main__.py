@@ -28,6 +28,7 @@ from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.loop_lag import LoopLag
 from services.process.open_files import open_files, raise_open_files
 from services.process.settings import InvalidSetting
+from services.process.start_times import StartTimes
 from services.process.telemetry import configure_logging, show_redis
 from services.router.access.control import Access
 from services.router.console.console import Console
@@ -116,6 +117,7 @@ async def serve(
     config: ModelConfig,
     bytes_per_expert: int,
     record_file: RecordFile | None = None,
+    times: StartTimes | None = None,
 ) -> None:
     boot_id, others = uuid.uuid4().hex, Others.of(settings)
     membership = others.membership
@@ -148,6 +150,9 @@ async def serve(
     )
     servers = await listening(settings, gateway)
     record = partial(record_of, settings, servers, leader, boot_id)
+    if times is not None:
+        times.reached("listening")
+        log.info("started", **times.parts)
 
     async def drain() -> None:
         await leader.resign()
@@ -275,6 +280,7 @@ def console_of(settings: RouterSettings, membership: Membership) -> Console | No
 
 
 def main() -> None:
+    times = StartTimes()
     try:
         settings = RouterSettings.from_env()
         configure_logging("router", settings.identity, settings.log_level)
@@ -294,8 +300,9 @@ def main() -> None:
         log.warning("generation_config.json has fields that are not applied", fields=list(generation.not_applied))
     sys.setswitchinterval(GIL_SWITCH_S)
     keep_what_is_made()
+    times.reached("assets")
     try:
-        uvloop.run(serve(settings, assets, access, config, expert_bytes(config, quantization), record_file))
+        uvloop.run(serve(settings, assets, access, config, expert_bytes(config, quantization), record_file, times))
     finally:
         tracing.shutdown()
 

@@ -97,6 +97,19 @@ class Streams:
         goal = self.tokens + tokens
         until(lambda: self.tokens >= goal or any(run.done() for run in self._runs), "the streams do not advance")
 
+    def wait_for_tokens_of_each(self, tokens: int) -> None:
+        """Waits until every caller has got `tokens` more."""
+
+        def had() -> list[int]:
+            return [sum(len(stream.ids) for stream in answers) for answers in self.answers]
+
+        goals = [one + tokens for one in had()]
+
+        def reached() -> bool:
+            return all(one >= goal for one, goal in zip(had(), goals, strict=True))
+
+        until(lambda: reached() or any(run.done() for run in self._runs), "a stream does not advance")
+
     def finish(self) -> list[list[Stream]]:
         """Waits for every caller's last answer; returns all answers by caller. Raises what a stream raised."""
         self._stopping.set()

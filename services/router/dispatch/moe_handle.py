@@ -28,6 +28,7 @@ from services.router.dispatch.retry import PeerFailure, choose_retry, record_fai
 from services.router.dispatch.send import PlannedCall, RoutedBatch, SentBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
 from services.router.dispatch.table import Key
+from services.router.dispatch.waiting import result_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class MoEHandle:
     def _output(self, call: PlannedCall, future: Future[ExpertOutput], epoch: int, base: int) -> ExpertOutput | None:
         """Returns one call's reply; None, with its choices marked as missing, when the call has failed."""
         try:
-            output = future.result(self._timeouts.call_s)
+            output = result_of(future, self._timeouts.call_s)
             self._check(call, output, base)
         except TimeoutError:
             late = WorkerUnavailable(f"{call.key[0]} has not answered within {self._timeouts.call_s:g} s")

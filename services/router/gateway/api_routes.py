@@ -73,10 +73,11 @@ PAGE = (
 )
 ONLY_FALSE = tuple(parameter("query", name, {"enum": ["false"]}) for name in ("stream", "include_obfuscation"))
 _stored = partial(Route, body=None, statuses=(400, 404, 503))
+_resumable = partial(Route, statuses=(*MODEL_STATUSES, 409))
 _message = partial(Route, error=MessagesErrorBody)
 ROUTES: tuple[Route, ...] = (
-    Route("/v1/chat/completions", chat_completions, ChatRequest, ChatCompletion, event=ChatCompletionChunk),
-    Route("/v1/completions", completions, CompletionRequest, Completion, event=CompletionChunk),
+    _resumable("/v1/chat/completions", chat_completions, ChatRequest, answer=ChatCompletion, event=ChatCompletionChunk),
+    _resumable("/v1/completions", completions, CompletionRequest, answer=Completion, event=CompletionChunk),
     Route("/v1/responses", responses, ResponsesRequest, ResponseObject, event=ResponsesEvent),
     _stored(
         RESPONSE, stored_routes.retrieve, answer=ResponseObject, method="GET", parameters=(RESPONSE_ID, *ONLY_FALSE)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from caracal_proto import attention_pb2
 
+from services.router.gateway.event_ids import EventIds
 from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.output_parser import Delta, OutputParser
@@ -151,7 +152,11 @@ def _echo(body: ChatRequest) -> str:
 class ChatChunks:
     """Writes a choice's events. The usual event, content alone, is joined from bytes that are made once per stream."""
 
-    def __init__(self, envelope: Envelope, choice: ChatChoice, options: StreamOptions | None) -> None:
+    def __init__(
+        self, envelope: Envelope, choice: ChatChoice, options: StreamOptions | None, ids: EventIds | None = None
+    ) -> None:
+        """`ids`: what numbers the events; for a client that may go on with them."""
+        self._ids = ids.of(choice.choice_stream) if ids is not None else None
         self._envelope = envelope
         self._choice = choice
         self._usage = ChunkUsage(options, choice.choice_stream)
@@ -161,7 +166,7 @@ class ChatChunks:
 
     async def write(self, client: Client) -> None:
         """Writes the events as the text comes in."""
-        await write_events(self._choice.choice_stream, client, self._events)
+        await write_events(self._choice.choice_stream, client, self._events, self._ids)
 
     def _events(self, text_delta: TextDelta) -> bytes:
         choice = self._choice

@@ -12,12 +12,14 @@ from fastapi import Request
 
 from services.router.gateway.chat_rules import completion_rules
 from services.router.gateway.context import GatewayContext
+from services.router.gateway.event_ids import ChoiceEvents, EventIds
 from services.router.gateway.event_stream import write_events
 from services.router.gateway.logprobs import Logprobs
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.prompts import completion_ids
 from services.router.gateway.request_body import read_model
-from services.router.gateway.response import ChunkUsage, Envelope, usage
+from services.router.gateway.response import ChunkUsage, Envelope, usage, write_usage
+from services.router.gateway.resumption import Resumption
 from services.router.gateway.schemas import CompletionRequest, StreamOptions
 from services.router.gateway.streaming import Client, GenerationResponse, run_all
 from services.router.requests.choice_stream import ChoiceStream, TextDelta, TextRules
@@ -45,6 +47,7 @@ class CompletionChoice:
         self._tokens: list[attention_pb2.Token] = []
         self._finish_reason: str | None = None
         self._head, self._unsent = b"", ""
+        self.ids: ChoiceEvents | None = None  # numbers the events, for a client that may go on with them
 
     async def run(self) -> None:
         """Reads everything, for an answer that is not streamed."""
@@ -59,7 +62,7 @@ class CompletionChoice:
     async def write(self, client: Client, envelope: Envelope, options: StreamOptions | None) -> None:
         """Writes the events as the text comes in."""
         self._envelope, self._usage = envelope, ChunkUsage(options, self.choice_stream)
-        await write_events(self.choice_stream, client, self._events)
+        await write_events(self.choice_stream, client, self._events, self.ids)
 
     def _events(self, delta: TextDelta) -> bytes:
         self._prompt += delta.prompt
@@ -116,8 +119,12 @@ async def completions(gateway: GatewayContext, request: Request) -> GenerationRe
     if max_tokens is None:
         max_tokens = max(min(DEFAULT_MAX_TOKENS, recommended), body.min_tokens or 0)
     output = await completion_rules(body)
-    requests = gateway.generation_requests(body, prompts, max_tokens, request.state.request_id, "prompt", output)
+    asked = gateway.asked_to_resume(request, body)
+    requests = gateway.generation_requests(
+        body, prompts, max_tokens, request.state.request_id, "prompt", output, asked.seed if asked else None
+    )
     gateway.check_open()
+    requests, resumption = gateway.resumed(asked, requests)
     rules = TextRules(
         stop=body.stops,
         include_stop=bool(body.include_stop_str_in_output),
@@ -129,7 +136,7 @@ async def completions(gateway: GatewayContext, request: Request) -> GenerationRe
         for i, choice_stream in enumerate(gateway.choice_streams(requests, rules))
     ]
     return GenerationResponse(
-        partial(stream if body.stream else whole, gateway, body, choices), stream=bool(body.stream)
+        partial(stream if body.stream else whole, gateway, body, choices, resumption), stream=bool(body.stream)
     )
 
 
@@ -141,19 +148,29 @@ def echo_of(gateway: GatewayContext, body: CompletionRequest, choice: ChoiceStre
 
 
 async def stream(
-    gateway: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
+    gateway: GatewayContext,
+    body: CompletionRequest,
+    choices: list[CompletionChoice],
+    resumption: Resumption | None,
+    client: Client,
 ) -> None:
-    envelope = Envelope("cmpl", "text_completion", gateway.serving.assets.name)
+    envelope = Envelope.of("cmpl", "text_completion", gateway.serving.assets.name, resumption)
+    ids = EventIds(resumption) if resumption is not None else None
+    for choice in choices:
+        choice.ids = ids.of(choice.choice_stream) if ids is not None else None
     await run_all([choice.write(client, envelope, body.stream_options) for choice in choices])
-    if body.stream_options and body.stream_options.include_usage:
-        await client.events(envelope.event([], usage=usage([choice.choice_stream for choice in choices])))
+    await write_usage(client, envelope, body.stream_options, [choice.choice_stream for choice in choices], ids)
     await client.end()
 
 
 async def whole(
-    gateway: GatewayContext, body: CompletionRequest, choices: list[CompletionChoice], client: Client
+    gateway: GatewayContext,
+    body: CompletionRequest,
+    choices: list[CompletionChoice],
+    resumption: Resumption | None,
+    client: Client,
 ) -> None:
-    envelope = Envelope("cmpl", "text_completion", gateway.serving.assets.name)
+    envelope = Envelope.of("cmpl", "text_completion", gateway.serving.assets.name, resumption)
     await run_all([choice.run() for choice in choices])
     choice_streams = [choice.choice_stream for choice in choices]
     envelope.fingerprint = choice_streams[0].numerics_class

@@ -6,12 +6,15 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from fastapi import Request
+
 from services.membership.overview import Overview
 from services.membership.shortage import CapacityShortage
 from services.router.access.control import Access
 from services.router.console.console import Console
 from services.router.gateway.prompts import check_context, truncated
 from services.router.gateway.responses_api.store import ResponseStore
+from services.router.gateway.resumption import BEGINNING, Asked, Resumption, asked_to_resume
 from services.router.gateway.sampling import (
     ANY_SEED,
     FREE,
@@ -28,7 +31,7 @@ from services.router.gateway.schemas import CompletionRequest, Sampled
 from services.router.gateway.server_span import describe_generation
 from services.router.requests.admission import current_visit
 from services.router.requests.choice_stream import ChoiceStream, ServingContext, TextRules
-from services.router.requests.errors import InvalidRequest, ModelNotFound, NoWorker
+from services.router.requests.errors import CannotResume, InvalidRequest, ModelNotFound, NoWorker
 from services.router.requests.generation import GenerationRequest
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,64}(/[A-Za-z0-9_.:@-]{1,64})?")  # one that errors repeat
@@ -78,18 +81,21 @@ class GatewayContext:
         request_id: str,
         param: str,
         rules: OutputRules = FREE,
+        own_seed: int | None = None,
     ) -> list[GenerationRequest]:
         """Returns one request per choice, n for each prompt. Raises InvalidRequest when something cannot fit, and
         TooManyRequests or Overloaded when it is too much for now.
 
-        `param` names the body's field that an error about the prompt is about.
+        `param` names the body's field that an error about the prompt is about. `own_seed`: of a body without one;
+        None draws it.
         """
         assets, limit = self.serving.assets, self.serving.context_limit
         prompts = [truncated(prompt, body.truncate_prompt_tokens, max_tokens, limit) for prompt in prompts]
         allowed = [check_context(len(prompt), max_tokens, limit, param=param) for prompt in prompts]
         if max_tokens is None and (default := assets.generation.defaults.max_new_tokens) is not None:
             allowed = [min(room, max(default, body.min_tokens or 0)) for room in allowed]
-        seed = draw_seed() if body.seed is None or body.seed == ANY_SEED else body.seed
+        drawn = draw_seed() if own_seed is None else own_seed
+        seed = drawn if body.seed is None or body.seed == ANY_SEED else body.seed
         eos_ids = assets.eos_ids
         if len(rules.grammar) * len(prompts) * (body.n or 1) > MAX_GRAMMARS:
             raise InvalidRequest(f"{rules.field}: too large for so many choices.", param=rules.field)
@@ -123,6 +129,21 @@ class GatewayContext:
         operation = "text_completion" if isinstance(body, CompletionRequest) else "chat"
         describe_generation(operation, assets.name, sum(map(len, prompts)), requests)
         return requests
+
+    def asked_to_resume(self, request: Request, body: Sampled) -> Asked | None:
+        """What a request says about going on with its answer; None for most. Raises InvalidRequest."""
+        visit = current_visit()
+        caller = visit.caller.name if visit is not None and self.access.on else ""
+        asked = asked_to_resume(request, caller, self.salt_secret())
+        if asked is not None and not body.stream and asked.event_id != BEGINNING:
+            raise CannotResume("Last-Event-ID must be 0 for an answer that is not streamed: it comes as a whole.")
+        return asked
+
+    def resumed(
+        self, asked: Asked | None, requests: list[GenerationRequest]
+    ) -> tuple[list[GenerationRequest], Resumption | None]:
+        """The requests with what their client has already. Raises RouterError."""
+        return (requests, None) if asked is None else asked.bound(requests, self.serving.attention_workers)
 
     def choice_streams(self, requests: Sequence[GenerationRequest], rules: TextRules) -> list[ChoiceStream]:
         return [ChoiceStream(self.serving, request, rules) for request in requests]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from services.router.gateway.event_ids import ChoiceEvents
 from services.router.gateway.streaming import Client
 from services.router.requests.choice_stream import ChoiceStream, TextDelta
 
 
-async def write_events(choice: ChoiceStream, client: Client, events: Callable[[TextDelta], bytes]) -> None:
-    """Runs the choice to its end. `events` makes complete events of a delta, or nothing yet. Raises RouterError."""
+async def write_events(
+    choice: ChoiceStream, client: Client, events: Callable[[TextDelta], bytes], ids: ChoiceEvents | None = None
+) -> None:
+    """Runs the choice to its end. `events` makes complete events of a delta, or nothing yet; `ids` numbers them.
+
+    Raises RouterError.
+    """
+    events = events if ids is None else ids.around(events)
 
     def pass_on(delta: TextDelta) -> None:
         if data := events(delta):

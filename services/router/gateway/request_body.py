@@ -15,6 +15,7 @@ from services.router.gateway.content_encoding import Decoder, encoding_of
 from services.router.gateway.json_size import field_beyond, most_values
 from services.router.gateway.known_fields import check_known
 from services.router.gateway.off_loop import off_loop
+from services.router.gateway.resumption import HEADER, body_digest
 from services.router.requests.admission import current_visit
 from services.router.requests.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
@@ -33,6 +34,8 @@ async def read_model(request: Request, body_type: type[Body]) -> Body:
     """Reads the request's body. Raises what `read_body` does; ClientDisconnect when the client left."""
     check_media_type(request)
     data = await read_body(request)
+    if HEADER in request.headers:
+        request.state.body_digest = body_digest(data)
     if len(data) > LONG_BODY_BYTES or most_values(data) > MANY_VALUES:
         return await off_loop(parse_model, data, body_type)
     return parse_model(data, body_type)

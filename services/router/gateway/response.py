@@ -10,7 +10,10 @@ from typing import Any
 
 import orjson
 
+from services.router.gateway.event_ids import EventIds
+from services.router.gateway.resumption import Resumption
 from services.router.gateway.schemas import StreamOptions
+from services.router.gateway.streaming import Client
 from services.router.requests.choice_stream import ChoiceStream
 
 
@@ -27,6 +30,14 @@ class Envelope:
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+
+    @classmethod
+    def of(cls, prefix: str, object: str, model: str, resumption: Resumption | None) -> Envelope:
+        """The one of a response that may be gone on with is the same at every router."""
+        made = cls(prefix, object, model)
+        if resumption is not None:
+            made.id, made.created = f"{prefix}-{resumption.tag}", resumption.created
+        return made
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -62,6 +73,21 @@ def usage(choices: Sequence[ChoiceStream]) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
     }
+
+
+async def write_usage(
+    client: Client,
+    envelope: Envelope,
+    options: StreamOptions | None,
+    choices: Sequence[ChoiceStream],
+    ids: EventIds | None,
+) -> None:
+    """Writes the event that ends a stream with its counts, if that is asked for and the client has none."""
+    if not (options and options.include_usage):
+        return
+    event = envelope.event([], usage=usage(choices))
+    if data := event if ids is None else ids.usage(event):
+        await client.events(data)
 
 
 class ChunkUsage:

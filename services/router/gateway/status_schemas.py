@@ -80,6 +80,7 @@ class Worker(Answer):
     epoch: int
     progress: int
     draining: bool
+    stands_still: bool = Field(description="its computing thread does not go on")
     capacity: int = Field(description="experts that it may load; 0: any number")
     host: str
     zone: str

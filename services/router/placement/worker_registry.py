@@ -27,7 +27,8 @@ class _Known:
 
 
 class WorkerRegistry:
-    """One role's workers. A worker is dead when its connection fails, or when its lease is gone and no probe succeeds.
+    """One role's workers. A worker is dead when its connection fails, or when its lease is gone and no probe succeeds,
+    and as good as dead while it says itself that it stands still.
 
     A lease alone does not keep a killed worker alive, and a lost lease alone does not kill one: Redis may have been
     wiped.
@@ -75,7 +76,8 @@ class WorkerRegistry:
             worker_id = known.record.worker_id
             if not answered and self._known.get(worker_id) is known and not known.leased:  # it may be back meanwhile
                 del self._known[worker_id]
-        return [known.record for _, known in sorted(self._known.items()) if not known.dead]
+        living = (known for _, known in sorted(self._known.items()) if not known.dead)
+        return [known.record for known in living if not known.record.stands_still]
 
     def _check_connection(self, known: _Known, now: float) -> None:
         state = self._state(known.record)

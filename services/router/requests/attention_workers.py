@@ -49,7 +49,8 @@ UNLISTED_WORKER_S = 3.0  # a worker that is no longer listed is kept for as long
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
 HINTS_S = 2.0  # between two looks at what workers have cached; this router knows what it has sent meanwhile
-DESCRIBE_S = 1.5  # no worker is too busy to answer Describe; that this router is does not count
+LOOK_S = 0.1  # between two looks for attempts that send nothing
+DESCRIBE_S = 1.2  # no worker is too busy to answer Describe; that this router is does not count
 
 ReadHints = Callable[[Sequence[str]], Awaitable[Mapping[str, PageHint]]]
 ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorkerView]]]
@@ -194,10 +195,18 @@ class AttentionWorkerPool:
             return
 
     async def run(self) -> None:
-        """Reads the list every `refresh_s` until cancelled; half as often while nothing runs and all is well."""
+        """Reads the list every `refresh_s` until cancelled: half as often while nothing runs and all is well, and more
+        often while nobody serves.
+
+        Looks for attempts that send nothing meanwhile.
+        """
         while True:
             await self.refresh()
-            await asyncio.sleep(self._refresh_s if self.attempts or not self.serving else 2 * self._refresh_s)
+            pause_s = self._refresh_s * (0.4 if not self.serving else 1 if self.attempts else 2)
+            looks = math.ceil(pause_s / LOOK_S)
+            for _ in range(looks):
+                await asyncio.sleep(min(LOOK_S, pause_s))
+                self._stalls.check(self.workers, self.attempts)
 
     async def refresh(self) -> None:
         """Reads the list once; gives up attempts that send nothing."""

@@ -20,6 +20,7 @@ from services.router.requests.errors import RouterError
 from services.router.requests.generation import Generation, GenerationRequest
 from services.router.requests.lifecycle import RequestLifecycle, request_lifecycle
 from services.router.requests.metrics import RequestMetrics
+from services.router.requests.replay import Position, Replay, Resumed, TokenBatch
 from services.router.requests.stops import StopStrings
 from services.router.requests.text import Tag, TaggedText, TextFold
 from services.router.requests.text_process import TextProcesses
@@ -68,7 +69,9 @@ class ChoiceStream:
         )
         self._diverted: Callable[[TextDelta], None] | None = None
         self._recording: Recording | None = None
+        self._replay: Replay | None = None
         self.stop_reason: str | int | None = None
+        self.stopped_by_text = False  # a stop string has ended it, and not its worker
         self.reasoning_tokens = 0  # counted by the reader that separates reasoning from content
 
     def __enter__(self) -> ChoiceStream:
@@ -78,6 +81,8 @@ class ChoiceStream:
         self._generation = self._exit.enter_context(
             Generation(self._serving.attention_workers, self._serving.metrics, self._request)
         )
+        if (resumed := self._request.resumed) is not None and resumed.position != Position():
+            self._replay = Replay(resumed.position, self._generation.next_tokens)
         if (recorder := self._serving.recorder) is not None:
             asked = self._request
             self._recording = recorder.begin(asked.request_id, asked.prompt_ids, asked.sampling, self._rules.stop)
@@ -121,6 +126,16 @@ class ChoiceStream:
         return self._generation.cached_tokens
 
     @property
+    def resumed(self) -> Resumed | None:
+        """What the client has already, of an answer that it may go on with."""
+        return self._request.resumed
+
+    @property
+    def boot_id(self) -> str:
+        """The run of the worker that computes it; empty before the first attempt."""
+        return self._generation.boot_id
+
+    @property
     def numerics_class(self) -> str:
         return self._generation.numerics_class or ""
 
@@ -134,7 +149,7 @@ class ChoiceStream:
         The last one still comes from there, and all of a request with stop strings, which end it.
         """
         self._diverted = take
-        if not self._rules.stop:
+        if not self._rules.stop and self._replay is None:
             self._generation.divert(self._take if take else None)
 
     def _take(self, tokens: Sequence[attention_pb2.Token]) -> None:
@@ -147,7 +162,7 @@ class ChoiceStream:
 
     async def next(self) -> TextDelta:
         """Returns the next delta. Raises RouterError."""
-        batch = await self._generation.next_tokens()
+        batch = await self._next_batch()
         tokens = batch.tokens
         if self._recording is not None:
             self._recording.batch(tokens, batch.prompt, batch.finish_reason, batch.stop_id)
@@ -156,7 +171,7 @@ class ChoiceStream:
         text, used = self._text.push(ids[:-1] if hidden_stop and ids else ids)
         if self._text.hit is not None:
             self._lifecycle.generated(used)
-            self.stop_reason = self._text.hit
+            self.stop_reason, self.stopped_by_text = self._text.hit, True
             return self._last(text, tokens[:used], "stop", batch.prompt)
         if tokens:
             self._lifecycle.generated(len(tokens))
@@ -168,6 +183,15 @@ class ChoiceStream:
         elif batch.stop_id is not None and batch.stop_id not in self._request.eos_ids:
             self.stop_reason = batch.stop_id
         return self._last(text, tokens, batch.finish_reason, batch.prompt)
+
+    async def _next_batch(self) -> TokenBatch:
+        if self._replay is None:
+            return await self._generation.next_tokens()
+        await asyncio.sleep(0)  # much may come at once
+        batch = await self._replay.next()
+        if self._replay.over:
+            self._replay = None
+        return batch
 
     def _last(
         self,

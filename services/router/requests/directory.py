@@ -32,7 +32,7 @@ def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
         numerics_class=record.numerics_class,
         numerics=tuple(record.numerics.items()),
         epoch=record.epoch,
-        draining=record.draining,
+        draining=record.draining or record.stands_still,
         load=stats.get("running", 0.0) + stats.get("waiting", 0.0),
         kv_usage=stats.get("kv_pages_used", 0.0) / max(1.0, stats.get("kv_pages_total", 0.0)),
     )

@@ -5,7 +5,8 @@ RouterError
 │   ├── ModelNotFound         it names another model                                     404
 │   ├── BodyTooLarge          its body has too many bytes                                413
 │   ├── UnsupportedMediaType  its body is not JSON, or is compressed                     415
-│   └── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
+│   ├── ContextTooLong        the prompt, or prompt and max_tokens, do not fit           400
+│   └── CannotResume          it says that it goes on, and not with this answer          409
 ├── Unauthorized              it has no valid API key (access/errors.py)                 401
 ├── Forbidden                 its API key may not do this (access/errors.py)             403
 ├── TooManyRequests           its caller has more than its share, or its key's quota     429
@@ -84,6 +85,16 @@ class ContextTooLong(InvalidRequest):
         total = f"at least {prompt}" if at_least else f"{prompt + wanted}"
         counts = f"This model's maximum context length is {limit.tokens} tokens, but {total} were requested ({asked})."
         super().__init__(f"{counts} {limit.reason}".rstrip(), param=param)
+
+
+class CannotResume(InvalidRequest):
+    """Expected: Last-Event-ID belongs to another request, or to an answer that cannot be made again."""
+
+    status = 409
+    code = "cannot_resume"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="Last-Event-ID")
 
 
 class TooManyRequests(RouterError):

@@ -31,6 +31,7 @@ from services.router.requests.errors import (
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import GenerationProgress
+from services.router.requests.replay import Resumed, TokenBatch, tag_of
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.security.calls import OTHER_RUN
 
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
 RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
 DRAINING = "draining"  # a worker's error message when it hands its sequences back
+STANDS_STILL = "the engine stands still"  # when it does, and nobody knows why
 BUSY = "busy: "  # how it begins where a worker has as many sequences as it takes now
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
@@ -63,16 +65,7 @@ class GenerationRequest:
     grammar_lines: bool = False
     priority: int = 0  # see GenerateRequest, as for the next
     cache_salt: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
-    """Tokens that came together; `finish_reason` (stop, length) is set on the last. `prompt`: scored tokens of it."""
-
-    tokens: Sequence[attention_pb2.Token]
-    finish_reason: str = ""
-    stop_id: int | None = None
-    prompt: Sequence[attention_pb2.Token] = ()
+    resumed: Resumed | None = None  # of an answer that its client may go on with after its router's death
 
 
 class Generation:
@@ -90,7 +83,9 @@ class Generation:
         self._abort: RouterError | None = None
         self._progress_at = time.monotonic()
         self.progress = GenerationProgress()
-        self.numerics_class: str | None = None
+        self.numerics_class = request.resumed.numerics_class if request.resumed else None
+        self._keeps_class = self.numerics_class is not None
+        self.boot_id = ""  # of the worker of the last attempt
         self.cached_tokens = 0  # of the prompt, as its first attempt found them
         self._take: Callable[[Sequence[attention_pb2.Token]], None] | None = None
         self._place = request.visit.place(request.priority)
@@ -194,7 +189,11 @@ class Generation:
         while True:
             self._check_time()
             cached = await pages.cached_tokens(self._workers.workers)
-            worker = self._workers.choose(self.numerics_class if emitted else None, self._failed, cached)
+            if (resumed := self._request.resumed) is not None and resumed.worker and not self.progress.attempt:
+                at = (one.worker_id for one in self._workers.workers if tag_of(one.boot_id) == resumed.worker)
+                cached |= dict.fromkeys(at, len(ids))  # it has the tokens, too
+            in_class = self.numerics_class if emitted or self._keeps_class else None
+            worker = self._workers.choose(in_class, self._failed, cached)
             stream = await self._workers.stream(worker) if worker else None
             if worker and stream:
                 pages.sent_to(worker)
@@ -221,12 +220,14 @@ class Generation:
             priority=self._request.priority,
             cache_salt=self._request.cache_salt,
         )
+        if (resumed := self._request.resumed) is not None:
+            message.resume_key, message.resume_known = resumed.key, resumed.position.tokens
         if (pages_at := self._pages_at) is not None and pages_at.boot_id != worker.boot_id:
             message.pages_at.address, message.pages_at.boot_id = pages_at.address, pages_at.boot_id
         self._metrics.attempts.inc()
         if message.attempt > 1:
             self._metrics.failovers.inc()
-        self.numerics_class = worker.numerics_class
+        self.numerics_class, self.boot_id = worker.numerics_class, worker.boot_id
         span = start_attempt(worker, message)
         attempt = stream.begin(worker, message)
         attempt.span, attempt.direct, attempt.finished = span, self._direct, partial(self._finished, attempt)
@@ -284,7 +285,8 @@ class Generation:
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
         elif failed is not None and _is_a_death(failed) and self.progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
-        await asyncio.sleep(min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(fruitless - 1, 10)))
+        if fruitless > 1:  # another worker is asked at once
+            await asyncio.sleep(min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(fruitless - 2, 10)))
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
@@ -298,13 +300,15 @@ class Generation:
 
 def _keeps_pages(failed: AttemptFailed) -> bool:
     """Whether the worker may be asked for what it has computed: it is there, and says that it was not at fault."""
-    return failed.code is grpc.StatusCode.UNAVAILABLE and not failed.lost
+    return failed.code is grpc.StatusCode.UNAVAILABLE and not failed.lost and failed.details != STANDS_STILL
 
 
 def _is_a_death(failed: AttemptFailed) -> bool:
-    """Whether the worker died, or failed in a step with this request, so that the request may be the reason.
+    """Whether the worker died, hangs, or failed in a step with this request, so that the request may be the reason.
 
     A worker that hands sequences back, is new at its address, has too many, waits for experts or is slow says nothing
     about the request.
     """
+    if failed.details == STANDS_STILL:
+        return True
     return failed.code in FAILED_STEP or (failed.lost and failed.details not in (DRAINING, OTHER_RUN))

@@ -31,7 +31,7 @@ class StallTimeouts:
     worker is probed, and without an event before a request is given up."""
 
     lost_s: float = 2.0
-    probe_after_s: float = 0.5
+    probe_after_s: float = 0.4
     progress_s: float = 600.0
 
 

@@ -251,6 +251,7 @@ void define_server(py::module_& m) {
              return server.expect(secret, session, ttl_s, checked);
            }, py::arg("token"), py::arg("session"), py::arg("ttl_s"), py::arg("keys"))
       .def("set_epoch", &Server::set_epoch)
+      .def("end_sessions", &Server::end_sessions, Released())
       .def("stop", &Server::stop, Released())
       .def_property_readonly("sessions", py::cpp_function(&Server::sessions, Released()))
       .def_property_readonly("counters", py::cpp_function(&Server::counters, Released()))
@@ -263,6 +264,7 @@ void define_experts(py::module_& m) {
       .def("set", &ExpertTable::set, Released())
       .def("drop", &ExpertTable::drop, Released())
       .def_property_readonly("running_s", &ExpertTable::running_s)
+      .def_property_readonly("running_thread", &ExpertTable::running_thread)
       .def("take_counts", [](ExpertTable& table) {
         LaunchCounts counts;
         {

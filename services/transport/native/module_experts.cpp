@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/InferenceMode.h>
+#include <unistd.h>
 
 namespace caracal::wire {
 namespace {
@@ -60,6 +61,7 @@ bool ExpertTable::find(const Launch& launch) {
 
 bool ExpertTable::compute(const Launch& launch) {
   if (threads_) at::set_num_threads(std::exchange(threads_, 0));  // OpenMP keeps this number per thread
+  if (!thread_) thread_ = gettid();  // the server's loop is one thread
   const bool found = find(launch);
   const double began_s = now_s();
   if (found) {

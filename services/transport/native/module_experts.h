@@ -32,6 +32,8 @@ class ExpertTable {
   ExpertCounts& assigned() { return assigned_; }
   // How long the launch that runs has lasted; 0 without one.
   double running_s() const;
+  // The thread that runs it, as the kernel numbers it; 0 without one.
+  int running_thread() const { return began_s_ > 0 ? thread_.load() : 0; }
 
  private:
   struct Weights {
@@ -47,6 +49,7 @@ class ExpertTable {
   LaunchCounts counts_;
   ExpertCounts assigned_;
   std::atomic<double> began_s_{0};
+  std::atomic<int> thread_{0};
   std::vector<at::Tensor> gate_up_, down_;  // of the launch
   std::vector<int32_t> count_;
 };

@@ -66,6 +66,12 @@ void Server::stop() {
   close(epoll_);
 }
 
+void Server::end_sessions(const std::string& why) {
+  std::lock_guard lock(mutex_);
+  for (const auto& [serial, one] : connections_) one->end(why.c_str());
+  remove_ended();
+}
+
 void Server::wake() {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(wake_, &one, sizeof one);

@@ -53,6 +53,8 @@ class Server final : public Host {
   bool expect(const std::string& token, uint64_t session, double ttl_s, const std::string& keys = {});
   // Rejects calls of lower epochs from now on. A lower one than before is ignored: threads may come out of order.
   void set_epoch(uint64_t epoch);
+  // Ends every session; others may be opened.
+  void end_sessions(const std::string& why);
   // Ends every session and both threads; called again, it does nothing.
   void stop();
 

@@ -1,4 +1,6 @@
 // The server's two threads: the loop that launches, and the one that stands in for it meanwhile.
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -14,6 +16,7 @@ constexpr auto kStandInEvery = std::chrono::milliseconds(10);
 }  // namespace
 
 void Server::loop() {
+  pthread_setname_np(pthread_self(), "launches");
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     keep_house();

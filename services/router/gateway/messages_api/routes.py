@@ -17,6 +17,7 @@ from services.router.gateway.messages_api.schemas import CountTokensRequest, Mes
 from services.router.gateway.messages_api.translation import chat_request
 from services.router.gateway.off_loop import off_loop
 from services.router.gateway.request_body import read_model
+from services.router.gateway.resumption import refuse_to_resume
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import ChunkWriter, Client, GenerationResponse
@@ -45,12 +46,13 @@ class MessagesClient(Client):
 
 async def messages(gateway: GatewayContext, request: Request) -> GenerationResponse:
     """Checks the request and prepares its answer; the response generates it while the client waits."""
+    refuse_to_resume(request)
     body = await read_model(request, MessagesRequest)
     gateway.check_model(body.model)
     chat, names = await _chat(body)
     request_id = request.state.request_id
     with names.of_the_caller():
-        (choice,) = await prepare_chat(gateway, chat, request_id)
+        (choice,), _ = await prepare_chat(gateway, chat, request_id)
     shows = body.thinking is None or body.thinking.display != "omitted"
     answer = Answer(choice, gateway.serving.assets.name, shows_thinking=shows)
     produce = partial(stream if body.stream else whole, answer, SectionReader(choice, names))

@@ -21,6 +21,7 @@ from services.router.gateway.responses_api.records import Record
 from services.router.gateway.responses_api.schemas import ResponsesRequest
 from services.router.gateway.responses_api.store import ResponseStore
 from services.router.gateway.responses_api.translation import chat_request, input_items
+from services.router.gateway.resumption import refuse_to_resume
 from services.router.gateway.schemas import ChatRequest
 from services.router.gateway.sections import SectionReader
 from services.router.gateway.streaming import Client, GenerationResponse
@@ -52,6 +53,7 @@ class Turn:
 
 async def responses(gateway: GatewayContext, request: Request) -> GenerationResponse:
     """Checks the request and prepares its answer; the response generates it while the client waits."""
+    refuse_to_resume(request)
     body = await read_model(request, ResponsesRequest)
     gateway.check_model(body.model)
     stores = will_store(body, gateway.responses)
@@ -61,7 +63,7 @@ async def responses(gateway: GatewayContext, request: Request) -> GenerationResp
     else:
         chat, names = translated(body, before)
     with names.of_the_caller():
-        (choice,) = await prepare_chat(gateway, chat, request.state.request_id)
+        (choice,), _ = await prepare_chat(gateway, chat, request.state.request_id)
     if stores and gateway.responses is not None:
         await gateway.responses.check("store")
     answer = Answer(body, choice, gateway.serving.assets.name, stores=stores)

@@ -1,0 +1,71 @@
+"""Whether a thread of this process stands still: stopped, or waiting for something that does not come.
+
+Whoever computes, polls, or waits with a time limit again and again uses CPU time, so a thread's own CPU clock shows
+that it goes on; how long its work takes does not matter. Looks are counted, not seconds: what holds the whole process
+up, or the watcher, is no sign against the thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+LOOK_S = 0.1  # between two looks
+STILL_S = 1.0  # without any CPU time, before a thread stands still
+LEAVES_S = 30.0  # that it stands still, before its process ends to be started again
+_BUSY = frozenset("RD")  # states of threads that are to run when there is a core, or wait for a disk
+
+
+class ThreadWatch:
+    """Follows one thread, or one after the other. Call `look` every LOOK_S.
+
+    Only Linux tells what it needs; elsewhere no thread is said to stand still.
+    """
+
+    def __init__(self, still_s: float = STILL_S) -> None:
+        self._limit = round(still_s / LOOK_S)
+        self._seen: tuple[int, int] | None = None  # native id of the thread, and its CPU time
+        self._looks = 0  # since either has changed
+
+    def look(self, thread: int | None) -> bool:
+        """Whether the thread of this native id stands still; None = nobody has anything to do."""
+        seen = (thread, used) if thread and (used := _cpu_ns(thread)) is not None else None
+        if seen is None or seen != self._seen:
+            self._seen, self._looks = seen, 0
+            return False
+        self._looks += 1
+        if self._looks < self._limit:
+            return False
+        if self._looks == self._limit and (_state(seen[0]) in _BUSY or _has_children(seen[0])):
+            self._looks = 0
+            return False
+        return True
+
+
+def _cpu_ns(thread: int) -> int | None:
+    """The CPU time that a thread of this process has used; None where it is not known."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return time.clock_gettime_ns(
+            (~thread << 3) | 6
+        )  # CPUCLOCK_SCHED of one thread, as pthread_getcpuclockid has it
+    except OSError:
+        return None
+
+
+def _state(thread: int) -> str:
+    """The state letter of /proc, in whose line the thread's name may have any character."""
+    try:
+        return Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _has_children(thread: int) -> bool:
+    """Whether it has started processes that still run: compilers, of kernels that are compiled when needed."""
+    try:
+        return bool(Path(f"/proc/self/task/{thread}/children").read_text().strip())
+    except OSError:
+        return False
