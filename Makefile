@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast browser sanitize fuzz smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
+.PHONY: up test test-fast browser sanitize fuzz faults smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -44,6 +44,10 @@ sanitize: $(VENV)/.dev
 # FUZZ_SEED=N repeats a run.
 fuzz: $(VENV)/.dev
 	FUZZ_TIMES=$(or $(FUZZ),20) $(BIN)/python -m pytest -v --timeout 3600 tests/security/test_fuzzed_messages.py tests/security/test_fuzzed_ports.py
+
+# N seeded schedules of faults on a real cluster of network namespaces under traffic; FAULTS='--seed 7 --out FILE'. As root.
+faults: $(VENV)/.dev
+	PYTHONPATH=.:kernels:proto:tests $(BIN)/python -m faults --schedules $(or $(N),20) $(FAULTS)
 
 # Every command that README, docs and this file name, in a tiny form; two files at a time, each in a copy of the tree.
 smoke: $(VENV)/.dev $(VENV)/.helm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 
 import pytest
@@ -33,6 +34,14 @@ def test_supply_chain(shell: Shell) -> None:
         listed = json.loads((shell.folder / "build" / "supply" / f"{name}.cdx.json").read_text())
         assert listed["bomFormat"] == "CycloneDX"
         assert "fastapi" in {component["name"] for component in listed["components"]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which root alone may")
+def test_schedules_of_faults(shell: Shell) -> None:
+    out = shell.folder / "faults.json"
+    shell.run("make", "faults", "N=1", f"FAULTS=--seed 2 --out {out}")
+    found = json.loads(out.read_text())
+    assert (found["schedules"], found["lost"], found["changed"], found["without_effect"]) == (1, 0, 0, [])
 
 
 def test_one_test(shell: Shell) -> None:

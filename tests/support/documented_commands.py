@@ -102,6 +102,7 @@ ELSEWHERE = {
     "make test-fast": "`make test` calls it",
     "make browser": ".ci/run calls it where it may install packages",
     "make sanitize": "tests/native runs the same with fewer frames",
+    "make faults": "test_schedules_of_faults",
     "make fuzz": "tests/security runs the same with fewer tries",
     "make smoke": ".ci/run calls it; it is these tests",
     "make compat": "installs a dozen packages; tests/compat/test_compat_rows.py runs a row of each kind",

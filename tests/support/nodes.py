@@ -56,10 +56,15 @@ class Nodes:
 
     def unplug(self, name: str) -> None:
         """What is sent to the node or by it is lost from now on; no connection hears of it."""
-        _ip("-n", self._switch, "link", "set", self._port(name), "nomaster")
+        run_ip("-n", self._switch, "link", "set", self._port(name), "nomaster")
 
     def plug(self, name: str) -> None:
-        _ip("-n", self._switch, "link", "set", self._port(name), "master", "switch")
+        run_ip("-n", self._switch, "link", "set", self._port(name), "master", "switch")
+
+    @property
+    def own(self) -> str:
+        """This process's end of its cable."""
+        return f"{self._prefix}-own"
 
     @property
     def _switch(self) -> str:
@@ -73,18 +78,17 @@ class Nodes:
 
     def _make(self) -> None:
         self._add_namespace(self._switch)
-        _ip("-n", self._switch, "link", "add", "switch", "type", "bridge")
-        _ip("-n", self._switch, "link", "set", "switch", "up")
-        own = f"{self._prefix}-own"
-        _ip("link", "add", own, "type", "veth", "peer", "name", "p-own", "netns", self._switch)
-        self._exit.callback(_ip, "link", "del", own)
-        _ip("addr", "add", f"{self.here}/24", "dev", own)
-        _ip("link", "set", own, "up")
+        run_ip("-n", self._switch, "link", "add", "switch", "type", "bridge")
+        run_ip("-n", self._switch, "link", "set", "switch", "up")
+        run_ip("link", "add", self.own, "type", "veth", "peer", "name", "p-own", "netns", self._switch)
+        self._exit.callback(run_ip, "link", "del", self.own)
+        run_ip("addr", "add", f"{self.here}/24", "dev", self.own)
+        run_ip("link", "set", self.own, "up")
         self._plug_in("p-own")
         for name in self.names:
             namespace = self._namespace(name)
             self._add_namespace(namespace)
-            _ip(
+            run_ip(
                 "-n",
                 namespace,
                 "link",
@@ -98,20 +102,20 @@ class Nodes:
                 "netns",
                 self._switch,
             )
-            _ip("-n", namespace, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
-            _ip("-n", namespace, "link", "set", "eth0", "up")
-            _ip("-n", namespace, "link", "set", "lo", "up")
+            run_ip("-n", namespace, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
+            run_ip("-n", namespace, "link", "set", "eth0", "up")
+            run_ip("-n", namespace, "link", "set", "lo", "up")
             self._plug_in(self._port(name))
 
     def _plug_in(self, port: str) -> None:
-        _ip("-n", self._switch, "link", "set", port, "up")
-        _ip("-n", self._switch, "link", "set", port, "master", "switch")
+        run_ip("-n", self._switch, "link", "set", port, "up")
+        run_ip("-n", self._switch, "link", "set", port, "master", "switch")
 
     def _add_namespace(self, namespace: str) -> None:
-        _ip("netns", "add", namespace)
-        self._exit.callback(_ip, "netns", "del", namespace)
+        run_ip("netns", "add", namespace)
+        self._exit.callback(run_ip, "netns", "del", namespace)
 
 
-def _ip(*words: str) -> None:
+def run_ip(*words: str) -> None:
     """Raises CalledProcessError."""
     subprocess.run(["ip", *words], check=True, capture_output=True)

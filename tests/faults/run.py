@@ -1,0 +1,108 @@
+"""Runs schedules on the cluster and says what came of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from faults.cluster import FaultyCluster
+from faults.history import Answer
+from faults.injectors import KINDS, targets
+from faults.schedule import Planned, schedule
+from faults.traffic import Question, Traffic
+
+BEFORE, AFTER = 40, 80  # tokens of all streams, before the first fault and behind the last one
+ECHO_S = 2.0  # after a fault, in which a pause still counts as its own
+
+
+@dataclass
+class Outcome:
+    """`stalls`: the longest pause of any stream at each fault, by kind. `verdicts`: of answers that are not right."""
+
+    requests: int = 0
+    tokens: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    stalls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    verdicts: list[str] = field(default_factory=list)
+    without_effect: list[str] = field(default_factory=list)
+
+    @property
+    def lost(self) -> int:
+        return sum(verdict.startswith("lost") for verdict in self.verdicts)
+
+    @property
+    def changed(self) -> int:
+        return sum(verdict.startswith("changed") for verdict in self.verdicts)
+
+    def note(self, seed: int, answers: Sequence[Answer], times: Sequence[tuple[Planned, float, float]]) -> None:
+        self.requests += len(answers)
+        self.tokens += sum(len(answer.times) for answer in answers)
+        self.verdicts += [f"{verdict} (seed {seed})" for answer in answers if (verdict := answer.verdict())]
+        for planned, begin, end in times:
+            self.faults[planned.kind] += 1
+            pauses = [pause for answer in answers for pause in answer.pauses(begin, end + ECHO_S)]
+            self.stalls[planned.kind].append(max(pauses, default=0.0))
+
+
+def run_schedule(cluster: FaultyCluster, questions: Sequence[Question], seed: int, outcome: Outcome) -> None:
+    """Runs one schedule under traffic, and waits until the cluster is whole again."""
+    traffic = Traffic(cluster.target("router-0"), questions)
+    times: list[tuple[Planned, float, float]] = []
+    try:
+        traffic.wait_for_tokens(BEFORE)
+        for planned in schedule(seed, targets(cluster)):
+            time.sleep(planned.after_s)
+            injector, begin = KINDS[planned.kind](cluster, planned.target), time.monotonic()
+            injector.inject()
+            try:
+                if not injector.verify():
+                    outcome.without_effect.append(f"{planned.kind} at {planned.target} (seed {seed})")
+                time.sleep(max(0.0, begin + planned.lasts_s - time.monotonic()))
+            finally:
+                injector.heal()
+            times.append((planned, begin, time.monotonic()))
+        traffic.wait_for_tokens(AFTER)
+    finally:
+        outcome.note(seed, traffic.finish(), times)
+    cluster.wait_until_whole()
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def table(outcome: Outcome) -> dict[str, Any]:
+    """The result as it is written."""
+    return {
+        "requests": outcome.requests,
+        "tokens": outcome.tokens,
+        "lost": outcome.lost,
+        "changed": outcome.changed,
+        "without_effect": outcome.without_effect,
+        "verdicts": outcome.verdicts,
+        "faults": {
+            kind: {
+                "count": outcome.faults[kind],
+                "stall_s": {f"p{100 * share:g}": round(quantile(stalls, share), 3) for share in (0.5, 0.99)}
+                | {"max": round(max(stalls), 3)},
+            }
+            for kind, stalls in sorted(outcome.stalls.items())
+        },
+    }
+
+
+def run(
+    cluster: FaultyCluster,
+    questions: Sequence[Question],
+    seeds: Sequence[int],
+    done: Callable[[int], None] = lambda seed: None,
+) -> Outcome:
+    outcome = Outcome()
+    for seed in seeds:
+        run_schedule(cluster, questions, seed, outcome)
+        done(seed)
+    return outcome

@@ -1,0 +1,57 @@
+"""The checker of histories finds what is wrong, and schedules are what their seeds say."""
+
+from __future__ import annotations
+
+import pytest
+
+from faults.history import Answer, Oracle
+from faults.schedule import LONGEST_S, SHORTEST_S, schedule
+
+RIGHT = Oracle([5, 6, 7], [50, 60, 70])
+TARGETS = {"killed": ["a", "b"], "stopped": ["a"], "flipped": ["c"]}
+
+
+def answer(*tokens: tuple[int, int, int], endings: tuple[str, ...] = ("length",), error: str = "") -> Answer:
+    made = Answer(RIGHT, 0.0)
+    for second, token in enumerate(tokens, 1):
+        made.token(*token, float(second))
+    for ending in endings:
+        made.ending(ending)
+    made.error = error
+    return made
+
+
+WHOLE = ((0, 5, 50), (1, 6, 60), (2, 7, 70))
+
+
+def test_a_right_answer() -> None:
+    assert answer(*WHOLE).verdict() == ""
+    assert answer(*WHOLE).pauses(1.5, 1.6) == [1.0]
+    assert answer(*WHOLE).pauses(0.0, 9.0) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (answer(*WHOLE[:2]), "changed: it ends after 2 of 3"),
+        (answer(*WHOLE[:2], endings=()), "lost: it has no ending"),
+        (answer(*WHOLE[:1], endings=(), error="UNAVAILABLE"), "lost: UNAVAILABLE"),
+        (answer(WHOLE[0], WHOLE[2]), "changed: token 2 comes where 1 is due"),
+        (answer(WHOLE[0], WHOLE[0], *WHOLE[1:]), "changed: token 0 comes where 1 is due"),
+        (answer(WHOLE[0], (1, 6, 61), WHOLE[2]), "changed: token 1 is 6, 0000003d instead of 6, 0000003c"),
+        (answer(*WHOLE, (3, 8, 80)), "changed: token 3 is one too many"),
+        (answer(*WHOLE, endings=("length", "stop")), "changed: it ends twice"),
+    ],
+)
+def test_a_wrong_answer(made: Answer, why: str) -> None:
+    assert made.verdict().startswith(why)
+
+
+def test_schedules_are_functions_of_their_seeds() -> None:
+    assert schedule(3, TARGETS) == schedule(3, TARGETS)
+    firsts = {schedule(seed, TARGETS)[0].kind for seed in range(len(TARGETS))}
+    assert firsts == TARGETS.keys()
+    for seed in range(200):
+        for planned in schedule(seed, TARGETS, 3):
+            assert planned.target in TARGETS[planned.kind]
+            assert SHORTEST_S <= planned.lasts_s <= LONGEST_S
