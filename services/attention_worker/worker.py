@@ -92,6 +92,7 @@ class AttentionWorker:
             overlap=settings.overlap,
             expert_wait_s=settings.expert_wait_s,
             refresh=lambda: self._tables.poll_now(),
+            hedging=settings.hedging,
         )
         self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
         self._loop = asyncio.get_running_loop()
@@ -139,6 +140,7 @@ class AttentionWorker:
                 lambda: service.epoch,
                 lambda: service.busy_rejections,
                 self._migration.stats if self._migration is not None else MigrationStats(),
+                lambda: self._dispatcher.suspects,
             )
         )
         show_redis(registry, lambda: self._membership.reachable)

@@ -81,6 +81,7 @@ class Worker(Answer):
     progress: int
     draining: bool
     capacity: int = Field(description="experts that it may load; 0: any number")
+    fitting: int = Field(description="experts that fit its memory beside others; 0: unknown")
     host: str
     zone: str
     loaded: int
