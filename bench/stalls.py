@@ -253,9 +253,10 @@ def measure(model: Path, sizes: Sizes, kinds: Sequence[str]) -> list[Row]:
         for kind in kinds:
             console.print(f"round {round_ + 1} of {sizes.rounds}: {kind}")
             proxies = Proxies()
-            with tempfile.TemporaryDirectory() as logs, cluster(
-                model, Path(logs), experts=WORKERS, behind=proxies
-            ) as one:
+            with (
+                tempfile.TemporaryDirectory() as logs,
+                cluster(model, Path(logs), experts=WORKERS, behind=proxies) as one,
+            ):
                 asyncio.run(_fail(kind, one, proxies, sizes, found[kind]))
     return [row for kind in kinds for row in _rows(kind, found[kind], sizes)]
 

@@ -90,8 +90,8 @@ class AttentionSettings(WorkerSettings):
     )
     expert_wait_s: float = setting("seconds a step waits for an expert that no worker has loaded", 30.0, minimum=0)
     hedge_quantile: float = setting(
-        "quantile of the latencies of an expert worker's calls; one that takes twice as long is overdue, and is sent to "
-        "another worker that has the experts as well: the first answer counts. 0 = none is",
+        "quantile of the latencies of an expert worker's calls; one that takes twice as long is overdue, and is sent "
+        "to another worker that has the experts as well: the first answer counts. 0 = none is",
         HEDGING.quantile,
         minimum=0,
         maximum=0.9999,

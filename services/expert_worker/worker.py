@@ -17,8 +17,8 @@ from services.checkpoint.device import computes_fp8, find_device
 from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
-from services.expert_worker.memory import experts_that_fit
 from services.expert_worker.experts import Experts
+from services.expert_worker.memory import experts_that_fit
 from services.expert_worker.metrics import ExpertMetrics
 from services.expert_worker.native_server import NativeServer
 from services.expert_worker.p2p_registry import P2PRegistry

@@ -54,8 +54,8 @@ class RouterSettings(ServiceSettings):
     )
     drain_timeout_s: float = setting("seconds open streams may take to finish after SIGTERM", 25.0, above=0)
     replicas: int = setting(
-        "expert workers that hold each expert, when there are so many; 0 = 2 where each worker has the capacity, and half"
-        " of the memory that was free at its start, for its share of two of each, else 1",
+        "expert workers that hold each expert, when there are so many; 0 = 2 where each worker has the capacity, and"
+        " half of the memory that was free at its start, for its share of two of each, else 1",
         0,
         minimum=0,
         maximum=64,

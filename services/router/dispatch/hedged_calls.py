@@ -110,7 +110,7 @@ class HedgedCalls:
         return again
 
     def _first_answered(self, pending: Collection[int]) -> Hedge | None:
-        """A hedge that was answered while its call is pending, which is given up; others that have ended are dropped."""
+        """A hedge that was answered while its call, now given up, is pending; others that have ended are dropped."""
         for worker, sent in self._hedges.items():
             if sent is None or (worker in pending and self._pending(sent)):
                 continue

@@ -48,12 +48,14 @@ class LinkHealth:
         self._measured: deque[tuple[Key, int, float]] = deque(maxlen=4096)  # by this process's Python, until read
         self._answered: dict[Key, int] = {}
         self._limits: Mapping[Key, list[float]] = {}
+        self._avoided: frozenset[Key] = frozenset()
         self._wake, self._closed = threading.Event(), False
         self._thread: threading.Thread | None = None
 
     @property
     def suspects(self) -> frozenset[Key]:
-        return self._suspects.keys
+        """The workers that are avoided."""
+        return self._avoided
 
     @property
     def knows_latencies(self) -> bool:
@@ -105,6 +107,7 @@ class LinkHealth:
             self._suspects.keep_only(keys)
             self._latencies.keep_only(keys)
             self._answered = {key: count for key, count in self._answered.items() if key in keys}
+            self._avoided = self._suspects.keys
 
     def start(self) -> None:
         """Starts the thread, unless it runs."""
@@ -119,6 +122,7 @@ class LinkHealth:
             self._thread.join(CLOSE_S)
 
     def _changed(self) -> None:
+        self._avoided = self._suspects.keys
         self.start()
         self._wake.set()
         self._on_change()

@@ -167,7 +167,7 @@ class Scatterer(Protocol):
         ...
 
     def sessions(self, links: Sequence[Link], used: Collection[int]) -> Sessions | None:
-        """The links' sessions; None when one that is `used` has none, or rows have to be changed before they are sent."""
+        """The links' sessions; None when one that is `used` has none, or rows cannot be sent as they are."""
         ...
 
     def take_latencies(self) -> list[tuple[Key, int, float]]:

@@ -120,8 +120,8 @@ class MoEDispatcher:
     def exchange(self, tokens: int, dtype: torch.dtype) -> NativeExchange | None:
         """What native code needs to exchange so many rows of a dtype, on the CPU, with experts by itself.
 
-        None when some of it needs Python: a worker that is sent to has no native session, an expert has no replica, rows
-        travel in another dtype, or there are more than sessions take.
+        None when some of it needs Python: a worker that rows go to has no native session, an expert has no replica,
+        rows travel in another dtype, or there are more than sessions take.
         """
         found = self._pool.sessions() if self._overlap else None
         if found is None:

@@ -96,7 +96,7 @@ class NativeFanout:
         self._client.touch()
 
     def sessions(self, links: Sequence[Link], used: Collection[int]) -> Sessions | None:
-        """The links' sessions; None when one that is `used` has none, or rows travel in another dtype than the model's."""
+        """The links' sessions; None when one that is `used` has none, or rows travel in another dtype than theirs."""
         self._look_at(links, used)
         return self._sessions
 

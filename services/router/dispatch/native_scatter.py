@@ -28,9 +28,7 @@ REJECTED, LOST, INVALID, LATE = 2, 3, 4, 5  # Outcome in services/transport/nati
 class NativeScatter:
     """One plan's calls over native sessions. `without` are the workers that have none: their calls are not in it."""
 
-    def __init__(
-        self, client: Client, links: Sequence[Link], without: Sequence[int], y_AD: Tensor, sent: Sent
-    ) -> None:
+    def __init__(self, client: Client, links: Sequence[Link], without: Sequence[int], y_AD: Tensor, sent: Sent) -> None:
         self._client = client
         self.without, self.y_AD = without, y_AD
         self._links, self._sent = links, sent

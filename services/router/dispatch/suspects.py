@@ -14,7 +14,10 @@ from typing import Generic, TypeVar
 
 OVERDUE = 3  # calls in a row that another worker has answered first
 HEALTHY = 2  # probes in a row that are answered in time
-FIRST_PROBE_S, LAST_PROBE_S = 0.2, 10.0  # before the first probe; twice as long after each one that failed, or each time again
+FIRST_PROBE_S, LAST_PROBE_S = (
+    0.2,
+    10.0,
+)  # before the first probe; twice as long after each one that failed, or each time again
 FORGOTTEN_S = 60.0  # after which a worker that was a suspect begins anew
 
 K = TypeVar("K", bound=Hashable)

@@ -1,7 +1,7 @@
 """Attention workers whose leases are gone: they stay in the list for as long as they answer.
 
-A lease that has lapsed says that Redis was not written to. Redis may refuse writes, may have lost what it had, or may be
-out of the worker's reach alone: none of it is evidence that the worker is dead while it answers a probe itself.
+A lease that has lapsed says that Redis was not written to. Redis may refuse writes, may have lost what it had, or may
+be out of the worker's reach alone: none of it is evidence that the worker is dead while it answers a probe itself.
 """
 
 from __future__ import annotations
