@@ -90,9 +90,9 @@ FAULTS = (
     Fault("out of memory", configured(maxmemory="1"), configured(maxmemory="0"), "OutOfMemory"),
     Fault("read-only", read_only, writable, "ReadOnly"),
     Fault("lost and read-only", lost_and_read_only, writable, "ReadOnly"),
-    Fault("cannot save", cannot_save, configured(stop_writes_on_bgsave_error="no"), "MISCONF"),
+    Fault("cannot save", cannot_save, configured(stop_writes_on_bgsave_error="no", save=""), "MISCONF"),
     Fault("no replicas", configured(min_replicas_to_write="1"), configured(min_replicas_to_write="0"), "NOREPLICAS"),
-    Fault("locked", locked, unlocked, "Authentication", readable=False),
+    Fault("locked", locked, unlocked, "HELLO|Authentication", readable=False),
     Fault("stopped", send(signal.SIGSTOP), send(signal.SIGCONT), readable=False),
     Fault("slow", lambda store: store.client.client_pause(int(1000 * HELD_S)), lambda _: None, readable=False),
 )
