@@ -66,12 +66,8 @@ class AttentionWorker:
         config = loaded.model.config
         self._settings, self._numerics = settings, loaded.numerics
         p2p = p2p_options(settings, config, loaded.model.device)
-        native = NativeOptions(
-            p2p.dtype,
-            p2p.dispatch_dtype,
-            NativeStats(),
-            spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
-        )
+        spins_s = spin_s(settings.spin_us, usable_cores(settings.core_set))
+        native = NativeOptions(p2p.dtype, p2p.dispatch_dtype, NativeStats(), spins_s)
         self._identity = Identity(
             worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics.name
         )

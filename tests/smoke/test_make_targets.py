@@ -207,14 +207,6 @@ def test_bench_of_migration(shell: Shell) -> None:
     assert all(0 < float(seconds) < 60 for seconds in stalls.groups())
 
 
-def test_bench_of_stalls(shell: Shell) -> None:
-    output = shell.run("python", "-m", "bench.stalls", "--smoke", "--kinds", "stopped", "late")
-    longest = re.search(r"longest, ms \| ([0-9.]+) .*\| ([0-9.]+) \|", output)
-    assert longest is not None
-    assert re.search(r"requests lost \| 0 \(≤ 0 met\) \| 0 \(≤ 0 met\)", output)
-    assert re.search(r"answers changed \| 0 \(≤ 0 met\) \| 0 \(≤ 0 met\)", output)
-
-
 def test_bench_of_fp8_weights(shell: Shell) -> None:
     out = shell.folder / "build" / "fp8.json"
     out.parent.mkdir(exist_ok=True)
