@@ -17,6 +17,7 @@ from services.router.dispatch.links import (
     ExpertOutput,
     ExpertRequest,
     Link,
+    ProbedLink,
     Scatter,
     Scatterer,
     ScatterRequest,
@@ -176,7 +177,7 @@ class ExpertWorkerPool:
 
     def _renew(self, key: Key, since_s: float) -> None:
         link = self._links.get(key)
-        if link is not None:
+        if isinstance(link, ProbedLink):
             link.renew(since_s)
 
     def _used_of(self, table: RoutingTable) -> frozenset[int]:
@@ -195,6 +196,8 @@ class ExpertWorkerPool:
             if link is None:
                 link = self._links[key] = self._connect(table.workers[worker])
                 self._linked = None
+        if not isinstance(link, ProbedLink):
+            return 0.0
         if (place := table.of_worker(worker)) is None:
             raise WorkerUnavailable(f"{key[0]} has no experts")
         layer, expert = place

@@ -55,6 +55,15 @@ class Link(Protocol):
         """Sends without waiting for an acknowledgement. Every failure comes through the future, as a DispatchError."""
         ...
 
+    def close(self) -> None:
+        """Ends the session; what is in flight fails with WorkerUnavailable."""
+        ...
+
+
+@runtime_checkable
+class ProbedLink(Link, Protocol):
+    """A link that can find out whether its worker is well again; one that cannot takes it for well."""
+
     def probe(self, request: ExpertRequest) -> float:
         """Makes a call over a connection of its own; returns the seconds that it took. Blocks, for any thread.
 
@@ -67,10 +76,6 @@ class Link(Protocol):
 
         After a fault of the network, an old connection may stand still for long when new ones work.
         """
-        ...
-
-    def close(self) -> None:
-        """Ends the session; what is in flight fails with WorkerUnavailable."""
         ...
 
 

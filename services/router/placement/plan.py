@@ -93,12 +93,17 @@ def make_plan(
         before=before,
         after=after,
         balancedness=balancedness(before, load),
-        differs=after != before,
+        differs=after != before or _has_gone(table, before),
         balances=balances,
         complete=not after.missing,
         unplaced=before.missing,
         lacking=shortage(after, joined),
     )
+
+
+def _has_gone(table: Table | None, before: TableView) -> bool:
+    """Whether the table names a worker that is gone, whose experts others have all the same."""
+    return table is not None and len(table.workers) > len(before.worker_ids)
 
 
 def balancedness(view: TableView, load: Load | None) -> float:
