@@ -101,12 +101,12 @@ def _serve(listener: socket.socket, target: tuple[str, int], delay_s: float) -> 
     for end in ends:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     replies = Delayed(delay_s)
-    for pump in ((caller, worker.sendall, partial(_shut, ends)), (worker, replies.put, partial(replies.put, b""))):
+    for pump in ((caller, worker.sendall, partial(shut, ends)), (worker, replies.put, partial(replies.put, b""))):
         threading.Thread(target=_pump, args=pump, daemon=True).start()
     with contextlib.suppress(OSError):
         while data := replies.get():
             caller.sendall(data)
-    _shut(ends)
+    shut(ends)
 
 
 def _pump(source: socket.socket, sink: Callable[[bytes], None], finish: Callable[[], None]) -> None:
@@ -116,7 +116,8 @@ def _pump(source: socket.socket, sink: Callable[[bytes], None], finish: Callable
     finish()
 
 
-def _shut(ends: tuple[socket.socket, socket.socket]) -> None:
+def shut(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Ends a connection on both sides."""
     for end in ends:
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

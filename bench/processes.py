@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from services.transport.native_extension import unavailable
 
 REPO = Path(__file__).resolve().parent.parent
 _OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
+Behind = Callable[[ExitStack, Path], dict[str, str]]
 PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -103,6 +104,7 @@ def cluster(
     experts: int = 1,
     link: str = "",
     delay_s: float | None = None,
+    behind: Behind | None = None,
     attention_module: str = "services.attention_worker",
     **attention_environment: str,
 ) -> Iterator[Cluster]:
@@ -111,7 +113,8 @@ def cluster(
     `link` is the best one if empty; only the attention worker gets `attention_environment`, and runs another module if
     one is given. It has no prefix cache unless that says so: most benchmarks send their prompts in every round, to be
     computed. With `delay_s` a proxy
-    before each expert worker delays its replies by so much.
+    before each expert worker delays its replies by so much; `behind` starts any other one before each, and returns the
+    worker's variables for it.
     """
     port, grpc_port = free_port(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
@@ -144,6 +147,7 @@ def cluster(
         start("attention_worker", "attention-0", **{"CARACAL_PREFIX_CACHE": "0"} | attention_environment)
         for number in range(experts):
             own = {} if delay_s is None else _behind_a_proxy(stack, directory, delay_s)
+            own |= behind(stack, directory) if behind is not None else {}
             start("expert_worker", f"expert-{number}", **own)
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ready")
@@ -155,11 +159,17 @@ def _behind_a_proxy(stack: ExitStack, directory: Path, delay_s: float) -> dict[s
 
     The proxy listens on the worker's port at another loopback address, which the worker advertises.
     """
-    behind = str(free_port())
-    ends = [f"127.0.0.2:{behind}", f"127.0.0.1:{behind}"]
+    ends, variables = proxied()
     command = [sys.executable, "-m", "bench.delay_proxy", *ends, str(delay_s)]
     stack.enter_context(process(command, directory / "proxy.log"))
-    return {"CARACAL_PORT": behind, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
+    return variables
+
+
+def proxied() -> tuple[list[str], dict[str, str]]:
+    """Where a proxy listens and what it leads to, and the variables of the expert worker behind it."""
+    port = str(free_port())
+    variables = {"CARACAL_PORT": port, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
+    return [f"127.0.0.2:{port}", f"127.0.0.1:{port}"], variables
 
 
 def peak_rss_bytes(pid: int) -> int:

@@ -98,14 +98,14 @@
 {{- $shape := .Values.model.shape }}
 {{- $capacity := printf "%d x %d GiB" (int $role.accelerator.count) (int $role.accelerator.memoryGiB) }}
 {{- if int $role.capacity }}{{ $capacity = printf "%d experts (expert.capacity)" (int $role.capacity) }}{{ end }}
-{{- fail (printf "%s is %d, but %d x %d experts in %s, %d replica(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (include "caracal.podsKey" $all) $have (int $shape.layers) (int $shape.experts) $shape.storage (int .Values.placement.replicas) $needed $capacity) }}
+{{- fail (printf "%s is %d, but %d x %d experts in %s, %d replica(s) each, need at least %d pods of %s: raise it, or lower placement.replicas." (include "caracal.podsKey" $all) $have (int $shape.layers) (int $shape.experts) $shape.storage (int (.Values.placement.replicas | default 1)) $needed $capacity) }}
 {{- end }}
 {{- $fit := int (include "caracal.expertsFit" .) }}
 {{- if and $fit (gt (int $role.capacity) $fit) }}
 {{- fail (printf "expert.capacity is %d, but only %d experts fit a pod of %d x %d GiB: lower it, or leave it at 0." (int $role.capacity) $fit (int $role.accelerator.count) (int $role.accelerator.memoryGiB)) }}
 {{- end }}
-{{- if and (gt (int .Values.placement.replicas) 1) (lt $have (int .Values.placement.replicas)) }}
-{{- fail (printf "placement.replicas is %d but there are only %d expert pods: two replicas of an expert on one pod add no redundancy." (int .Values.placement.replicas) $have) }}
+{{- if and (gt (int (.Values.placement.replicas | default 1)) 1) (lt $have (int (.Values.placement.replicas | default 1))) }}
+{{- fail (printf "placement.replicas is %d but there are only %d expert pods: two replicas of an expert on one pod add no redundancy." (int (.Values.placement.replicas | default 1)) $have) }}
 {{- end }}
 {{- end }}
 

@@ -165,7 +165,9 @@
 - {name: CARACAL_ADMIN_PORT, value: {{ int .role.adminPort | quote }}}
 - {name: CARACAL_MODEL_NAME, value: {{ .root.Values.model.name | quote }}}
 - {name: CARACAL_GENERATION_CONFIG, value: {{ .root.Values.model.generationConfig }}}
-- {name: CARACAL_REPLICAS, value: {{ int .root.Values.placement.replicas | quote }}}
+{{- with .root.Values.placement.replicas }}
+- {name: CARACAL_REPLICAS, value: {{ int . | quote }}}
+{{- end }}
 - {name: CARACAL_REDUNDANT_EXPERTS, value: {{ int .root.Values.placement.redundantExperts | quote }}}
 - {name: CARACAL_REBALANCE_GB_PER_MINUTE, value: {{ .root.Values.placement.rebalanceGbPerMinute | quote }}}
 - {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}

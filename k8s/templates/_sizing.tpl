@@ -38,7 +38,7 @@
 {{- $pods := printf "%d pod%s" .needed (ternary "" "s" (eq .needed 1)) }}
 {{- $perPod := int (include "caracal.expertsPerPod" .root) }}
 {{- if int (include "caracal.expertPodsNeeded" .root) }}
-{{- printf "%s needs at least %s: %d x %d experts, %d replica(s) each, at %d per pod, do not fit on fewer. Requested: " .set $pods (int $shape.layers) (int $shape.experts) (int .root.Values.placement.replicas) $perPod }}
+{{- printf "%s needs at least %s: %d x %d experts, %d replica(s) each, at %d per pod, do not fit on fewer. Requested: " .set $pods (int $shape.layers) (int $shape.experts) (int (.root.Values.placement.replicas | default 1)) $perPod }}
 {{- else }}
 {{- printf "%s needs at least %s: without an expert pod no request can be served. Requested: " .set $pods }}
 {{- end }}
@@ -49,7 +49,7 @@
 {{- $shape := .Values.model.shape }}
 {{- $perPod := int (include "caracal.expertsPerPod" .) }}
 {{- if not (and $perPod (int $shape.layers)) }}0{{ else }}
-{{- $all := mul (int $shape.layers) (int $shape.experts) (int .Values.placement.replicas) }}
+{{- $all := mul (int $shape.layers) (int $shape.experts) (int (.Values.placement.replicas | default 1)) }}
 {{- div (sub (add $all $perPod) 1) $perPod }}
 {{- end }}
 {{- end }}

@@ -80,7 +80,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "link.kind": _one_of("grpc", "nccl", "native", ""),
     "link.nativePort": _POD_PORT,
     "link.dispatchDtype": _one_of("", "fp8"),
-    "placement.replicas": _between(1, 64),
+    "placement.replicas": {**_between(1, 64), "type": ["integer", "null"]},
     "placement.redundantExperts": _between(0, 4096),
     "placement.rebalanceGbPerMinute": {"type": "number", "minimum": 0, "maximum": 100_000},
     "pod.image": {"$ref": "#/properties/image"},

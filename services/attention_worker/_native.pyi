@@ -64,6 +64,7 @@ class Routes:
         drops_zero: bool,
         dtype: int,
         timeout_s: float,
+        leaves_overdue: bool,
         counts: Tensor,
         seconds: Tensor,
     ) -> None: ...

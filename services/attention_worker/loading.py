@@ -10,7 +10,7 @@ import structlog
 import torch
 
 from services.attention_worker.engine.engine import EngineLimits, ModelLike
-from services.attention_worker.engine.memory import default_pages, free_memory, host_free, page_bytes
+from services.attention_worker.engine.memory import default_pages, free_memory, page_bytes
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.settings import AttentionSettings
@@ -18,6 +18,7 @@ from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import NoSuchDevice, find_device
 from services.checkpoint.numerics import Numerics, numerics_of
 from services.checkpoint.reader import Checkpoint
+from services.process.memory import host_free
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 from services.transport.payload import dispatch_dtype_of

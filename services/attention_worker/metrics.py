@@ -40,10 +40,11 @@ class AttentionMetrics(Collector):
         epoch: Callable[[], int],
         busy_rejections: Callable[[], int],
         migration: MigrationStats,
+        suspects: Callable[[], int],
     ) -> None:
         self._engine, self._busy_rejections = engine, busy_rejections
         self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
-        self._epoch, self._migration = epoch, migration
+        self._epoch, self._migration, self._suspects = epoch, migration, suspects
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
@@ -154,6 +155,9 @@ class AttentionMetrics(Collector):
         yield _count(
             "caracal_dispatch_stale_epoch_rejections", "Calls rejected for their epoch", total.stale_epoch_rejections
         )
+        yield _count("caracal_dispatch_hedges", "Messages sent beside a call that was overdue", total.hedges)
+        yield _count("caracal_dispatch_hedges_won", "Calls whose rows came from such messages", total.hedges_won)
+        yield _gauge("caracal_dispatch_suspects", "Expert workers that are avoided now", self._suspects())
         native = self._native
         yield _count("caracal_native_calls", "Messages sent over native sessions", native.calls)
         yield _count(

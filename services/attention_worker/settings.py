@@ -7,6 +7,7 @@ from pathlib import Path
 
 from services.checkpoint.ngram import TABLES_FOLDER
 from services.process.settings import WorkerSettings, setting
+from services.router.dispatch.call_latency import HedgeOptions
 from services.security.identity import ATTENTION
 from services.transport.limits import MAX_ROWS
 from services.transport.native_extension import unavailable
@@ -15,6 +16,7 @@ from services.transport.native_extension import unavailable
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 4096
 CPU_ITL_MS, GPU_ITL_MS = 200.0, 100.0
 FAIR_SLOWDOWN = 1.2  # a step waits for others' prompts besides, and a crowd's clients take cores: about 2 in the end
+HEDGING = HedgeOptions()
 PLAIN_P2P = "TLS is on, and NCCL and gloo cannot be encrypted: CARACAL_ALLOW_PLAIN_P2P=1 allows them"
 
 
@@ -87,6 +89,22 @@ class AttentionSettings(WorkerSettings):
         "tokens of prompt and answer; 0 = what the model and the cache both allow", 0, minimum=0
     )
     expert_wait_s: float = setting("seconds a step waits for an expert that no worker has loaded", 30.0, minimum=0)
+    hedge_quantile: float = setting(
+        "quantile of the latencies of an expert worker's calls; one that takes twice as long is overdue, and is sent "
+        "to another worker that has the experts as well: the first answer counts. 0 = none is",
+        HEDGING.quantile,
+        minimum=0,
+        maximum=0.9999,
+    )
+    hedge_budget: float = setting(
+        "calls to expert workers that may be sent a second time in this way, as a share of all",
+        HEDGING.budget,
+        minimum=0,
+        maximum=1,
+    )
+    hedge_floor_ms: float = setting(
+        "milliseconds before which no call to an expert worker is overdue", 1000 * HEDGING.floor_s, minimum=0
+    )
     drain_timeout_s: float = setting(
         "seconds running sequences may take to finish after SIGTERM when no other worker can take them", 20.0, minimum=0
     )
@@ -124,6 +142,11 @@ class AttentionSettings(WorkerSettings):
     def max_itl_s(self) -> float:
         """The seconds between two tokens that hold on this device."""
         return (self.max_itl_ms or (GPU_ITL_MS if self.on_gpu else CPU_ITL_MS)) / 1000
+
+    @property
+    def hedging(self) -> HedgeOptions:
+        """When calls to expert workers are sent a second time."""
+        return HedgeOptions(self.hedge_quantile, self.hedge_budget, self.hedge_floor_ms / 1000)
 
     def validate(self) -> None:
         super().validate()

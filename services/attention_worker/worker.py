@@ -71,12 +71,8 @@ class AttentionWorker:
         config = loaded.model.config
         self._settings, self._numerics = settings, loaded.numerics
         p2p = p2p_options(settings, config, loaded.model.device)
-        native = NativeOptions(
-            p2p.dtype,
-            p2p.dispatch_dtype,
-            NativeStats(),
-            spin_s=spin_s(settings.spin_us, usable_cores(settings.core_set)),
-        )
+        spins_s = spin_s(settings.spin_us, usable_cores(settings.core_set))
+        native = NativeOptions(p2p.dtype, p2p.dispatch_dtype, NativeStats(), spins_s)
         self._identity = Identity(
             worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics.name
         )
@@ -97,6 +93,7 @@ class AttentionWorker:
             overlap=settings.overlap,
             expert_wait_s=settings.expert_wait_s,
             refresh=lambda: self._tables.poll_now(),
+            hedging=settings.hedging,
         )
         self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
         self._loop = asyncio.get_running_loop()
@@ -145,6 +142,7 @@ class AttentionWorker:
                 lambda: service.epoch,
                 lambda: service.busy_rejections,
                 self._migration.stats if self._migration is not None else MigrationStats(),
+                lambda: self._dispatcher.suspects,
             )
         )
         show_redis(registry, lambda: self._membership.reachable)

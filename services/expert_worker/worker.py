@@ -18,6 +18,7 @@ from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
+from services.expert_worker.memory import experts_that_fit
 from services.expert_worker.metrics import ExpertMetrics
 from services.expert_worker.native_server import NativeServer
 from services.expert_worker.p2p_registry import P2PRegistry
@@ -61,6 +62,7 @@ class ExpertWorker:
         device = find_device(settings.device)
         experts = Experts(checkpoint, dtype, device, keep_fp8=computes_fp8(device))
         self._settings = settings
+        self._fitting = experts_that_fit(checkpoint.config, dtype, device)
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
         self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype, settings.kv_dtype)
         key = settings.open_cluster_key()
@@ -209,6 +211,7 @@ class ExpertWorker:
             draining=self._state.draining,
             stands_still=self._service.stands_still,
             capacity=self._settings.capacity,
+            fitting=self._fitting,
             host=self._settings.node,
             zone=self._settings.zone,
             loaded=len(self._state.experts.loaded),

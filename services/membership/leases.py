@@ -6,13 +6,14 @@ The index of a role is a set of names that anybody may add to: it only says wher
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from services.membership.checks import is_text
-from services.membership.client import CALL_S, RedisClient, bounded
+from services.membership.client import CALL_S, RedisClient, RedisUnavailable, bounded
 from services.membership.record import WorkerRecord
 
 FEW = 16  # records read without a pause
@@ -146,7 +147,8 @@ class Leases:
         before = self._missing.get(role, {})
         self._missing[role] = since = {name: before.get(name, now) for name in missing}
         if gone := [name for name, at in since.items() if now - at > FORGOTTEN_S]:
-            await bounded(self._client.redis.srem(self.index(role), *gone), 2 * CALL_S)
+            with contextlib.suppress(RedisUnavailable):  # what refuses writes can be read all the same
+                await bounded(self._client.redis.srem(self.index(role), *gone), 2 * CALL_S)
 
     def _key(self, role: str, worker_id: str) -> str:
         return f"{self._cluster}:worker:{role}:{worker_id}"

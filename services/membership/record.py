@@ -35,6 +35,7 @@ class WorkerRecord:
     draining: bool = False
     stands_still: bool = False  # its computing thread does not go on
     capacity: int = 0  # experts it may load; 0 = any number
+    fitting: int = 0  # experts that fit its memory beside others, as it was at the start; 0 = unknown
     host: str = ""  # the machine it runs on; empty = unknown
     zone: str = ""  # the zone of that machine; empty = unknown
     loaded: int = 0
@@ -51,10 +52,10 @@ class WorkerRecord:
             raise ValueError(str(error)) from None
         if record.role not in ROLES:
             raise ValueError(f"role {record.role!r} is unknown")
-        if not record.worker_id or min(record.epoch, record.capacity, record.loaded) < 0:
+        if not record.worker_id or min(record.epoch, record.capacity, record.fitting, record.loaded) < 0:
             raise ValueError("worker_id is empty, or a count is negative")
-        if record.epoch >= MAX_EPOCH or max(record.capacity, record.loaded) >= MAX_LOADED:
-            raise ValueError("epoch, capacity or loaded is too large")
+        if record.epoch >= MAX_EPOCH or max(record.capacity, record.fitting, record.loaded) >= MAX_LOADED:
+            raise ValueError("epoch, capacity, fitting or loaded is too large")
         for address in (record.address, record.metrics_address):
             if address and not is_address(address):
                 raise ValueError(f"{address[:80]!r} is no address of the form HOST:PORT")

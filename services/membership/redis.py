@@ -15,10 +15,19 @@ from typing import Any
 import structlog
 from caracal_proto.placement_pb2 import Table
 from google.protobuf.message import DecodeError
+from redis.exceptions import RedisError
 
 from services.membership.bad_records import BadRecords
 from services.membership.checks import MAX_EPOCH, is_text, table_violation
-from services.membership.client import CALL_S, COUNTER, RedisClient, RedisUnavailable, bounded, field_name
+from services.membership.client import (
+    CALL_S,
+    COUNTER,
+    RedisClient,
+    RedisUnavailable,
+    bounded,
+    field_name,
+    is_wrong_type,
+)
 from services.membership.desired import MAX_DESIRED, SCALED
 from services.membership.leases import Leases
 from services.membership.page_hints import PageHints
@@ -71,6 +80,7 @@ class Membership:
         self._woken_at = 0.0
         self._announced: tuple[object, ...] = ()
         self.reachable = False  # whether the last renewal of the lease went through
+        self.refuses_writes = False  # whether it did not
 
     @property
     def bad(self) -> BadRecords:
@@ -90,7 +100,7 @@ class Membership:
                 if not unavailable:
                     log.warning("redis is unavailable; continuing with the last known state", error=str(error))
                 unavailable = True
-            self.reachable = not unavailable
+            self.reachable, self.refuses_writes = not unavailable, unavailable
             await asyncio.sleep(RENEW_S)
 
     async def announce(self, record: WorkerRecord) -> None:
@@ -132,7 +142,10 @@ class Membership:
         self._woken_at = time.monotonic()
 
     async def pulse(self, candidate: str = "", lease_ms: int = 0) -> Pulse:
-        """Reads what is looked at often, with one small call; a `candidate` takes the leader's lease or renews it."""
+        """Reads what is looked at often, with one small call; a `candidate` takes the leader's lease or renews it.
+
+        A Redis that refuses that is as good as none: a lease that nobody can take has no meaning when it lapses.
+        """
         key, placement = self._key("leader"), self._key("placement")
         pipe = self._redis.pipeline(transaction=False)
         if candidate:
@@ -142,6 +155,9 @@ class Membership:
         pipe.hget(placement, "epoch")
         pipe.get(self._key("changes"))
         replies = await bounded(pipe.execute(raise_on_error=False), 2 * CALL_S)
+        for reply in replies:
+            if isinstance(reply, RedisError) and not is_wrong_type(reply):
+                raise RedisUnavailable(f"{type(reply).__name__}: {reply}")
         leader, left_ms, epoch, changes = replies[-4:]
         holder = self._holder(leader, left_ms)
         if candidate and holder is None:  # nobody of ours has written it

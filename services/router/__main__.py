@@ -48,7 +48,7 @@ from services.router.requests.admission import AdmissionLimits
 from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
-from services.router.requests.directory import count_routers, list_attention_workers
+from services.router.requests.directory import RouterCount, list_attention_workers
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
 from services.router.requests.ready_probe import ReadyProbe
@@ -212,7 +212,7 @@ def attention_worker_pool(settings: RouterSettings, others: Others, assets: Mode
         partial(list_attention_workers, others.membership, others.introductions),
         max_model_len=assets.max_model_len,
         timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
-        count_routers=partial(count_routers, others.membership, others.routers, settings.identity),
+        count_routers=RouterCount(others.membership, others.routers, settings.identity).read,
         read_hints=others.membership.pages.read,
         dialer=others.dialer,
     )

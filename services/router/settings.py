@@ -53,7 +53,13 @@ class RouterSettings(ServiceSettings):
         minimum=0,
     )
     drain_timeout_s: float = setting("seconds open streams may take to finish after SIGTERM", 25.0, above=0)
-    replicas: int = setting("expert workers that hold each expert, when there are so many", 1, minimum=1, maximum=64)
+    replicas: int = setting(
+        "expert workers that hold each expert, when there are so many; 0 = 2 where each worker has the capacity, and"
+        " half of the memory that was free at its start, for its share of two of each, else 1",
+        0,
+        minimum=0,
+        maximum=64,
+    )
     redundant_experts: int = setting(
         "additional replicas of hot experts that each layer may have, where workers have room",
         0,

@@ -31,6 +31,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
             lambda: 7,
             lambda: 0,
             MigrationStats(pages_sent=4, bytes_received=9, migrated=2, fallbacks=Counter({"slow": 3})),
+            lambda: 8,
         )
     )
     families = text_string_to_metric_families(generate_latest(registry).decode())

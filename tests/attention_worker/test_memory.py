@@ -12,13 +12,13 @@ from services.attention_worker.engine.kv_cache import KvCache
 from services.attention_worker.engine.memory import (
     LEAST_TOKENS,
     default_pages,
-    host_free,
     page_bytes,
     pages_beside_others,
     pages_that_fit,
 )
 from services.attention_worker.loading import open_model
 from services.attention_worker.settings import AttentionSettings
+from services.process.memory import host_free
 from services.process.settings import InvalidSetting
 
 

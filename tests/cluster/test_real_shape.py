@@ -64,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(model: Path) -> Iterator[ClusterUnderTest]:
-    yield from running_on(model, expert=WORKERS, routers=2, draft=2)
+    yield from running_on(model, expert=WORKERS, routers=2, draft=2, environment={"CARACAL_REPLICAS": "1"})
 
 
 def url_of(cluster: ClusterUnderTest, router: str) -> str:

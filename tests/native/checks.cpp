@@ -156,7 +156,7 @@ void late_replies_touch_nothing(Random& random, const std::string& keys) {
     Layer gone;  // its memory is given back while the reply is on its way
     gone.serial = serial;
     Exchange* exchange = client.scatter(gone.scatter(0));
-    client.wait(*exchange, 0.001);
+    client.wait(*exchange, 0.001, false);
     require(exchange->calls[0].outcome == Outcome::kLate, "the call was given up");
     client.release(exchange);
   }
@@ -165,7 +165,7 @@ void late_replies_touch_nothing(Random& random, const std::string& keys) {
   next.serial = serial;
   next.fill(random);
   Exchange* exchange = client.scatter(next.scatter(2));
-  client.wait(*exchange, 20);
+  client.wait(*exchange, 20, false);
   require(exchange->calls[0].outcome == Outcome::kAnswered && next.right(2), "the session goes on behind a late reply");
   client.release(exchange);
 }
@@ -190,7 +190,7 @@ void sessions_come_and_go_beside_exchanges(Random& random, const std::string& ke
   for (int round = 0; round < 2000; ++round) {
     layer.fill(random);
     Exchange* exchange = client.scatter(layer.scatter(1));
-    client.wait(*exchange, 20);
+    client.wait(*exchange, 20, false);
     require(exchange->calls[0].outcome == Outcome::kAnswered && layer.right(1), "an exchange goes on beside them");
     client.release(exchange);
   }

@@ -134,7 +134,7 @@ void attack_worker(uint64_t frames, Random& random, const std::string& keys) {
     if (sent % 50 != 0) continue;
     layer.fill(random);
     Exchange* exchange = client.scatter(layer.scatter(sent % kLayers));
-    client.wait(*exchange, 20);
+    client.wait(*exchange, 20, false);
     require(exchange->calls[0].outcome == Outcome::kAnswered && layer.right(sent % kLayers), "the session beside goes on");
     client.release(exchange);
     ++well;
@@ -176,7 +176,7 @@ void attack_caller(uint64_t frames, Random& random, const std::string& keys) {
     const std::string body(random() % 8 ? layer.y.size() * sizeof(float) : random() % 5000, 'y');
     const std::string wire = encrypted(cipher.get(), mutated(good, body, random));
     send_in_pieces(fd, keys.empty() ? wire : tampered(wire, random), random);
-    client.wait(*exchange, 0);  // what was sent is there already
+    client.wait(*exchange, 0, false);  // what was sent is there already
     answered += exchange->calls[0].outcome == Outcome::kAnswered;
     refused += exchange->calls[0].outcome != Outcome::kAnswered;
     client.release(exchange);
@@ -184,7 +184,7 @@ void attack_caller(uint64_t frames, Random& random, const std::string& keys) {
     if (sent % 50 != 0) continue;
     beside.fill(random);
     exchange = client.scatter(beside.scatter(2));
-    client.wait(*exchange, 20);
+    client.wait(*exchange, 20, false);
     require(exchange->calls[0].outcome == Outcome::kAnswered && beside.right(2), "the session beside goes on");
     client.release(exchange);
   }

@@ -303,3 +303,19 @@ def test_a_leader_that_resigned_never_leads_again(store: Store) -> None:
         await harness.loaded(4, 4)
 
     run_scenario(store, scenario)
+
+
+def test_a_dead_worker_leaves_the_table_though_nothing_has_to_move(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        leader = harness.lead(replicas=2)
+        workers = [await harness.join("expert", number) for number in range(2)]
+        await harness.loaded(8, 8)
+        epoch = leader.epoch
+        await harness.kill(workers[1])
+        await harness.until(lambda: workers[0].epoch > epoch, "a table without it")
+        table = await harness.membership.read_table()
+        assert table is not None
+        assert [worker.worker_id for worker in table.workers] == ["expert-0"]
+        assert [call[1] for call in harness.calls if call[2] > epoch] == ["commit"], "nothing is loaded for it"
+
+    run_scenario(store, scenario)

@@ -21,7 +21,7 @@ from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.router.introductions import Introductions
 from services.router.requests.attention_workers import AttentionWorkerPool
-from services.router.requests.directory import count_routers, list_attention_workers
+from services.router.requests.directory import RouterCount, list_attention_workers
 from services.security.channels import PLAIN, Dialer
 from services.security.identity import ROUTER
 
@@ -257,7 +257,7 @@ class Routers:
         self.introductions = Introductions(dialer, self.membership.bad, again_s)
 
     async def count(self) -> int:
-        return await count_routers(self.membership, self.introductions, "router-0")
+        return await RouterCount(self.membership, self.introductions, "router-0").read()
 
     async def becomes(self, wanted: int) -> None:
         async with asyncio.timeout(20):

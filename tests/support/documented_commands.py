@@ -80,6 +80,7 @@ SMOKE = {
     "python -m bench.prefix_cache": "test_bench_of_the_prefix_cache",
     "python -m bench.migration": "test_bench_of_migration",
     "python -m bench.restarts": "test_bench_of_restarts",
+    "python -m bench.stalls": "test_bench_of_stalls",
     "python -m bench.fanout": "test_bench_of_fanout",
     "python -m bench.many_workers": "test_bench_of_many_workers",
     "python -m bench.control": "test_bench_of_the_control_plane",

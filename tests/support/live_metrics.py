@@ -67,6 +67,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             lambda: 1,
             lambda: 0,
             MigrationStats(),
+            lambda: 0,
         )
     )
     return registry

@@ -31,6 +31,7 @@ class Store:
 
     url: str
     client: Any
+    pid: int = 0
 
     def record(self, role: str, worker_id: str) -> dict[str, Any] | None:
         texts = self.client.mget(f"caracal:worker:{role}:{worker_id}", f"caracal:counts:{role}:{worker_id}")
@@ -57,7 +58,7 @@ def redis_store(folder: Path) -> Iterator[Store]:
         assert time.monotonic() < deadline, "redis did not start"
         time.sleep(0.02)
     try:
-        yield Store(f"unix://{path}", redis.Redis(unix_socket_path=str(path)))
+        yield Store(f"unix://{path}", redis.Redis(unix_socket_path=str(path)), server.pid)
     finally:
         server.terminate()
         server.wait(10)

@@ -94,7 +94,7 @@ def same_as_python(sides: Sides, chunks: Chunks) -> None:
 
 
 def natively_again(sides: Sides) -> None:
-    """Feeds a sequence of its own until all layers of a step ran natively: who has failed is avoided for a second."""
+    """Feeds a sequence of its own until all layers of a step ran natively: who has failed is avoided for a while."""
     end = time.monotonic() + 10
     while True:
         before = sides.native.native_layers
@@ -248,7 +248,7 @@ def test_a_table_that_comes_between_two_layers_is_used_from_the_next_one_on(
 
 
 def test_a_session_that_ends_between_two_layers(checkpoint: Checkpoint, two: list[Worker], hook: Hook) -> None:
-    """Its calls in flight go to the replica, later ones over gRPC, until a new session is open."""
+    """Its calls in flight go to the replica, as do later ones, until a new session is open."""
     native = two[1].service.native
     assert native is not None
     with both_sides(checkpoint, DTYPE) as sides:
@@ -256,7 +256,7 @@ def test_a_session_that_ends_between_two_layers(checkpoint: Checkpoint, two: lis
         same_as_python(sides, STEP)
         hook.at[2] = native.stop
         same_as_python(sides, STEP)
-        assert sides.native.native_layers < 2 * LAYERS
+        assert sides.native.native_layers <= 2 * LAYERS
         assert sides.native.calls.broken == 1
         two[1].service.native = two[1].service.new_native(two[1].state, two[1].batcher)
         natively_again(sides)
@@ -286,7 +286,7 @@ def test_a_worker_killed_in_the_middle_of_a_step(checkpoint: Checkpoint, pool: P
         same_as_python(sides, STEP)
         killing.join()
         assert sides.native.dispatcher.stats.total().retries == 1
-        assert LAYERS < sides.native.native_layers < 2 * LAYERS
+        assert LAYERS < sides.native.native_layers <= 2 * LAYERS
         sides.apply(place(2, checkpoint, [ends[1].endpoint], lambda layer, expert: [0]))
         natively_again(sides)
 

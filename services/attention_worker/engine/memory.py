@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from caracal_kernels import row_width
 
 from services.checkpoint.config import ModelConfig
+from services.process.memory import host_free
 
 LEAST_TOKENS = 32_768  # that a cache holds beside other processes, if memory allows: several shorter sequences
 BESIDE_OTHERS_PERCENT = 25  # share of the free memory that pages may take beside other processes
-CGROUPS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 GPU_PERCENT = 90  # share of a GPU's memory for weights and pages; the rest is for activations, buffers and the driver
 
 
@@ -29,21 +24,6 @@ def page_bytes(
 def pages_that_fit(free: int, total: int, one: int) -> int:
     """How many pages of `one` bytes fit, given the free and total bytes of a GPU; 0 when none does."""
     return max(0, free - total * (100 - GPU_PERCENT) // 100) // one
-
-
-def host_free() -> int:
-    """The bytes that this process can still allocate: the machine's, or its cgroup's where that has less."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        found = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-    free = found["MemAvailable"]
-    for root, limit, used in CGROUPS:
-        try:
-            limited, taken = (Path(root, name).read_text(encoding="ascii").strip() for name in (limit, used))
-        except OSError:
-            continue
-        if limited != "max":
-            free = min(free, max(0, int(limited) - int(taken)))
-    return free
 
 
 def free_memory(device: torch.device) -> int:

@@ -45,6 +45,7 @@ class ExchangeLike(Protocol):
     drops_zero: bool
     wire_dtype: int
     timeout_s: float
+    leaves_overdue: bool  # native code leaves a layer whose reply is overdue to `resume`
     count_LN: Tensor  # int64; native code adds to its rows, and to those of the next
     seconds_LN: Tensor  # float64
 

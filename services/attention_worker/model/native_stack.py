@@ -180,6 +180,7 @@ def _routes(exchange: ExchangeLike) -> Routes:
         drops_zero=exchange.drops_zero,
         dtype=exchange.wire_dtype,
         timeout_s=exchange.timeout_s,
+        leaves_overdue=exchange.leaves_overdue,
         counts=exchange.count_LN,
         seconds=exchange.seconds_LN,
     )

@@ -83,7 +83,7 @@ bool InFlight::wait() {
   waits_since_s = now_s();
   double arrived_s = sent_s;
   if (exchange_) {
-    const wire::Waited waited = routes->scatterer->wait(*exchange_, routes->timeout_s);
+    const wire::Waited waited = routes->scatterer->wait(*exchange_, routes->timeout_s, routes->leaves_overdue);
     if (!waited.all_well) return false;
     arrived_s = std::max(arrived_s, waited.arrived_s);
   }

@@ -16,7 +16,8 @@ class InFlight {
   // Gives up what has not come.
   ~InFlight();
 
-  // Waits for the replies; returns whether all have come and are finite.
+  // Waits for the replies; returns whether all have come and are finite. Where routes leave overdue calls to the caller,
+  // some may be pending still.
   bool wait();
   // residual + MoE(h), [T, D], after a wait that returned true.
   Tensor finish(const Tensor& residual) const;

@@ -22,7 +22,8 @@ std::shared_ptr<void> held(py::object object) {
 
 std::shared_ptr<Routes> make_routes(const py::capsule& scatterer, uint64_t generation, uint64_t epoch, Tensor serial,
                                     std::vector<Tensor> replica_offset, std::vector<Tensor> worker, const Gate& gate,
-                                    bool drops_zero, uint32_t dtype, double timeout_s, Tensor counts, Tensor seconds) {
+                                    bool drops_zero, uint32_t dtype, double timeout_s, bool leaves_overdue, Tensor counts,
+                                    Tensor seconds) {
   auto* at = static_cast<wire::Scatterer*>(PyCapsule_GetPointer(scatterer.ptr(), wire::kScattererCapsule));
   if (!at) throw py::error_already_set();
   const auto layers = static_cast<int64_t>(worker.size());
@@ -30,8 +31,8 @@ std::shared_ptr<Routes> make_routes(const py::capsule& scatterer, uint64_t gener
               "routes: counters of other sizes than [", layers, ", ", static_cast<int>(kCounts), "] and [", layers, ", ",
               static_cast<int>(kSeconds), "]");
   return std::make_shared<Routes>(Routes{held(scatterer), at, generation, epoch, std::move(serial), std::move(replica_offset),
-                                         std::move(worker), gate, drops_zero, dtype, timeout_s, std::move(counts),
-                                         std::move(seconds)});
+                                         std::move(worker), gate, drops_zero, dtype, timeout_s, leaves_overdue,
+                                         std::move(counts), std::move(seconds)});
 }
 
 void release(PyObject* capsule) {
@@ -118,7 +119,7 @@ void define_run(py::module_& m) {
   py::class_<Routes, std::shared_ptr<Routes>>(m, "Routes")
       .def(py::init(&make_routes), py::kw_only(), py::arg("scatterer"), py::arg("generation"), py::arg("epoch"),
            py::arg("serial"), py::arg("replica_offset"), py::arg("worker"), py::arg("gate"), py::arg("drops_zero"),
-           py::arg("dtype"), py::arg("timeout_s"), py::arg("counts"), py::arg("seconds"));
+           py::arg("dtype"), py::arg("timeout_s"), py::arg("leaves_overdue"), py::arg("counts"), py::arg("seconds"));
   py::class_<InFlight, std::shared_ptr<InFlight>>(m, "InFlight")
       .def_readonly("h", &InFlight::h)
       .def_readonly("ids", &InFlight::ids)

@@ -41,6 +41,7 @@ struct Routes {
   bool drops_zero;
   uint32_t dtype;  // of rows, as frames name it
   double timeout_s;
+  bool leaves_overdue;                         // a wait ends when a call is overdue: a replica is to be asked
   Tensor counts, seconds;  // [layers, kCounts] int64, [layers, kSeconds] float64
 
   int64_t* counts_of(size_t layer) const { return counts.data_ptr<int64_t>() + layer * kCounts; }

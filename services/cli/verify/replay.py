@@ -22,7 +22,7 @@ from services.router.introductions import Introductions
 from services.router.requests.admission import Admission, AdmissionLimits
 from services.router.requests.attention_workers import CHANNEL_OPTIONS, AttentionWorkerPool
 from services.router.requests.callers import Caller
-from services.router.requests.directory import count_routers, list_attention_workers
+from services.router.requests.directory import RouterCount, list_attention_workers
 from services.router.requests.errors import RouterError
 from services.router.requests.generation import Generation, GenerationRequest
 from services.router.requests.metrics import RequestMetrics
@@ -85,10 +85,8 @@ async def pool_of(cluster: Cluster, numerics_class: str | None) -> AsyncIterator
         found = await list_attention_workers(cluster.membership, introductions)
         return [one for one in found if numerics_class in (None, one.numerics_class)]
 
-    async def routers() -> int:
-        return await count_routers(cluster.membership, introductions, "")  # this one beside the cluster's
-
-    pool = AttentionWorkerPool(listed, max_model_len=ANY_LENGTH, count_routers=routers, dialer=cluster.dialer)
+    routers = RouterCount(cluster.membership, introductions, "")  # this one beside the cluster's
+    pool = AttentionWorkerPool(listed, max_model_len=ANY_LENGTH, count_routers=routers.read, dialer=cluster.dialer)
     await pool.refresh()
     following = asyncio.create_task(pool.run())
     try:

@@ -30,6 +30,10 @@ class DispatchSpan:
         """Notes messages that were sent again, and the last failure."""
         self._span.add_event("retry", {"caracal.messages": messages, "exception.message": str(why or "")})
 
+    def hedged(self, messages: int, worker_id: str) -> None:
+        """Notes messages that were sent beside a worker's call, which is overdue."""
+        self._span.add_event("hedge", {"caracal.messages": messages, "caracal.overdue": worker_id})
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """The block that waits for the replies; the span ends with it."""

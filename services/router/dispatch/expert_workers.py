@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
 import torch
 from caracal_proto import placement_pb2
 
+from services.router.dispatch.call_latency import HedgeOptions
+from services.router.dispatch.errors import WorkerUnavailable
+from services.router.dispatch.link_health import LinkHealth
 from services.router.dispatch.links import (
     Connect,
     ExpertOutput,
     ExpertRequest,
     Link,
+    ProbedLink,
     Scatter,
     Scatterer,
     ScatterRequest,
@@ -23,7 +26,7 @@ from services.router.dispatch.links import (
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
 DEPARTED_LINK_S = 1.0  # how long a worker that left the table may still answer what is in flight
-FIRST_SUSPECT_S, LAST_SUSPECT_S = 1.0, 60.0
+PROBE_S = 2.0  # for each call of a probe
 
 
 def nothing() -> None:
@@ -41,6 +44,7 @@ class ExpertWorkerPool:
         refresh: Callable[[], None] = nothing,
         device: torch.device = CPU,
         dispatch_dtype: torch.dtype | None = None,
+        hedging: HedgeOptions = HedgeOptions(),  # noqa: B008  frozen
     ) -> None:
         """`dispatch_dtype`: the dtype in which the links send rows; None = the model's."""
         self.dispatch_dtype = dispatch_dtype
@@ -50,9 +54,11 @@ class ExpertWorkerPool:
         self._links: dict[Key, Link] = {}
         self._scatterer = connect if isinstance(connect, Scatterer) else None
         self._linked: tuple[tuple[Key, ...], list[Link]] | None = None  # a table's workers, and their links
-        self._suspects: dict[Key, tuple[float, float]] = {}  # (avoided until, seconds it was avoided for)
-        self._suspected_until = 0.0
+        self._used: tuple[RoutingTable, frozenset[int]] | None = None  # a view, and the workers that have any of it
         self._changed = threading.Condition()
+        self._dispatched = 0  # calls that were sent one by one
+        self.row: tuple[int, torch.dtype] | None = None  # width and dtype of the rows that were sent last
+        self.health = LinkHealth(hedging, self._scatterer, self._probe, self._renew, self._rebuild_view)
 
     @property
     def table(self) -> RoutingTable:
@@ -62,9 +68,16 @@ class ExpertWorkerPool:
     @property
     def view(self) -> RoutingTable:
         """The newest table without the suspect workers, except where they have the only replica."""
-        if self._suspected_until and time.monotonic() > self._suspected_until:
-            self._refresh_view()
         return self._view
+
+    @property
+    def hedges(self) -> bool:
+        """Whether overdue calls may be sent to other workers as well."""
+        return self.health.options.quantile > 0
+
+    def messages_sent(self) -> int:
+        """Calls that were made until now."""
+        return self._dispatched + (self._scatterer.calls_sent() if self._scatterer is not None else 0)
 
     def apply(self, table: placement_pb2.Table) -> int:
         """Makes a table the current one unless it is older; returns the current epoch. Raises TableError.
@@ -77,11 +90,11 @@ class ExpertWorkerPool:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled
                 self._close_later(set(self._links) - set(compiled.keys))
-                self._suspects = {key: times for key, times in self._suspects.items() if key in compiled.keys}
+                self.health.keep_only(compiled.keys)
                 self._rebuild_view()
+                if compiled.replicated:
+                    self.health.start()
                 self._changed.notify_all()
-                if self._scatterer is not None:
-                    self._scatterer.outdate_sessions()
             return self._table.epoch
 
     def wait_newer(self, epoch: int, timeout_s: float) -> bool:
@@ -97,12 +110,12 @@ class ExpertWorkerPool:
     def sessions(self) -> tuple[RoutingTable, Sessions] | None:
         """The newest table and the sessions with all of its workers.
 
-        None where a worker has none or is suspected, or an expert has no replica.
+        None where one that rows go to has none, or an expert has no replica.
         """
-        if self._scatterer is None or self._suspects:
+        if self._scatterer is None:
             return None
         table = self._view
-        sessions = self._scatterer.sessions(self._links_of(table))
+        sessions = self._scatterer.sessions(self._links_of(table), self._used_of(table))
         # A table that comes later outdates the sessions; one that came in between has done so before they were read.
         if sessions is None or table is not self._view or not table.complete:
             return None
@@ -114,33 +127,25 @@ class ExpertWorkerPool:
         if link is None:
             with self._changed:
                 link = self._links[key] = self._connect(endpoint)
+        self._dispatched += 1
         return link.dispatch(request)
 
-    @property
-    def has_suspects(self) -> bool:
-        """Whether any worker is avoided."""
-        return bool(self._suspects)
-
     def mark_suspect(self, key: Key, hung: bool) -> None:
-        """Avoids a worker for a while, longer each time; a hung worker's link is closed, which fails its calls."""
-        with self._changed:
-            _, before_s = self._suspects.get(key, (0.0, FIRST_SUSPECT_S / 2))
-            for_s = min(LAST_SUSPECT_S, 2 * before_s)
-            self._suspects[key] = time.monotonic() + for_s, for_s
-            self._rebuild_view()
-            link = self._links.pop(key, None) if hung else None
-            self._linked = None if hung else self._linked
+        """Avoids a worker until probes of it are answered; a hung worker's link is closed, which fails its calls."""
+        self.health.failed(key)
+        link = None
+        if hung:
+            with self._changed:
+                link, self._linked = self._links.pop(key, None), None
         if link is not None:
             link.close()
 
     def mark_healthy(self, key: Key) -> None:
         """Ends the suspicion against a worker that has answered."""
-        if key in self._suspects:
-            with self._changed:
-                self._suspects.pop(key, None)
-                self._rebuild_view()
+        self.health.answered(key)
 
     def close(self) -> None:
+        self.health.close()
         with self._changed:
             links, self._links, self._linked = self._links, {}, None
         for link in links.values():
@@ -165,11 +170,37 @@ class ExpertWorkerPool:
             timer.start()
 
     def _rebuild_view(self) -> None:
-        now = time.monotonic()
-        suspected = {key for key, (until, _) in self._suspects.items() if until > now}
-        self._view = self._table.avoiding(suspected)
-        self._suspected_until = min((self._suspects[key][0] for key in suspected), default=0.0)
-
-    def _refresh_view(self) -> None:
         with self._changed:
-            self._rebuild_view()
+            self._view = self._table.avoiding(self.health.suspects)
+        if self._scatterer is not None:
+            self._scatterer.outdate_sessions()
+
+    def _renew(self, key: Key, since_s: float) -> None:
+        link = self._links.get(key)
+        if isinstance(link, ProbedLink):
+            link.renew(since_s)
+
+    def _used_of(self, table: RoutingTable) -> frozenset[int]:
+        if self._used is None or self._used[0] is not table:
+            self._used = table, table.used()
+        return self._used[1]
+
+    def _probe(self, key: Key) -> float:
+        """Makes a worker compute one row, over a connection of its own; returns the seconds. Raises DispatchError."""
+        table = self._table
+        if key not in table.keys or self.row is None:
+            raise WorkerUnavailable(f"{key[0]} has left the table")
+        worker, (hidden, dtype) = table.keys.index(key), self.row
+        with self._changed:
+            link = self._links.get(key)
+            if link is None:
+                link = self._links[key] = self._connect(table.workers[worker])
+                self._linked = None
+        if not isinstance(link, ProbedLink):
+            return 0.0
+        if (place := table.of_worker(worker)) is None:
+            raise WorkerUnavailable(f"{key[0]} has no experts")
+        layer, expert = place
+        row_A, expert_A = torch.tensor([0], dtype=torch.int32), torch.tensor([expert], dtype=torch.int32)
+        x_RD = torch.ones(1, hidden, dtype=dtype, device=self._device)
+        return link.probe(ExpertRequest(0, layer, table.epoch, PROBE_S, x_RD, row_A, expert_A))

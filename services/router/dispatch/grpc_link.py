@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -66,6 +67,29 @@ class GrpcLink:
 
     def dispatch(self, request: ExpertRequest) -> Future[ExpertOutput]:
         return self._open().send(request)
+
+    def probe(self, request: ExpertRequest) -> float:
+        """Makes a call over a session of its own. Raises DispatchError."""
+        session = Session(self._endpoint, self._dialer, self._dispatch_dtype)
+        began_s = time.perf_counter()
+        try:
+            for _ in range(2):  # the first one opens the connection
+                began_s = time.perf_counter()
+                if not session.send(request).result(request.timeout_s).finite:
+                    raise InvalidReply(f"{self.name} answered a probe with rows that are not finite")
+        except TimeoutError:
+            raise WorkerUnavailable(f"{self.name} has not answered a probe in time") from None
+        except (NotLoaded, StaleEpoch):  # which only who is well can answer
+            pass
+        finally:
+            session.close()
+        return time.perf_counter() - began_s
+
+    def renew(self, since_s: float) -> None:
+        """The next dispatch opens a session; the one that there is ends when the replies to its calls have come."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.finish()
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from caracal_proto import placement_pb2
 from torch import Tensor
 
 from services.router.dispatch.errors import DispatchError
+from services.router.dispatch.table import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,25 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Ends the session; what is in flight fails with WorkerUnavailable."""
+        ...
+
+
+@runtime_checkable
+class ProbedLink(Link, Protocol):
+    """A link that can find out whether its worker is well again; one that cannot takes it for well."""
+
+    def probe(self, request: ExpertRequest) -> float:
+        """Makes a call over a connection of its own; returns the seconds that it took. Blocks, for any thread.
+
+        Raises DispatchError.
+        """
+        ...
+
+    def renew(self, since_s: float) -> None:
+        """Replaces a session that was open at `since_s`, of time.monotonic, by a new one. Blocks, for any thread.
+
+        After a fault of the network, an old connection may stand still for long when new ones work.
+        """
         ...
 
 
@@ -99,8 +119,29 @@ class Scatter(Protocol):
         """When the last reply was taken in, on time.perf_counter's clock."""
         ...
 
+    @property
+    def all_well(self) -> bool:
+        """Whether every call has brought its rows, and they are finite."""
+        ...
+
     def wait(self, timeout_s: float) -> tuple[list[Failure], list[int]]:
         """Waits for all replies; returns the failures, and the workers whose rows are not finite."""
+        ...
+
+    def wait_in_time(self, timeout_s: float) -> bool:
+        """Waits until every call has ended, or one is overdue; returns whether all have ended."""
+        ...
+
+    def wait_for_one(self, others: Sequence[Scatter], timeout_s: float) -> None:
+        """Waits until one more call of this or the others, all sent by the same links, has ended."""
+        ...
+
+    def pending(self) -> list[tuple[int, float]]:
+        """The workers whose calls are pending, and when each is overdue, on time.perf_counter's clock."""
+        ...
+
+    def give_up(self, worker: int) -> None:
+        """Ends the call to one worker, which is no failure: what it brings is not needed."""
         ...
 
 
@@ -130,8 +171,24 @@ class Scatterer(Protocol):
         """Sends each worker's rows without waiting; `links` are the workers'. None when none can be sent together."""
         ...
 
-    def sessions(self, links: Sequence[Link]) -> Sessions | None:
-        """The links' sessions; None when one has none, or rows have to be changed before they are sent."""
+    def sessions(self, links: Sequence[Link], used: Collection[int]) -> Sessions | None:
+        """The links' sessions; None when one that is `used` has none, or rows cannot be sent as they are."""
+        ...
+
+    def take_latencies(self) -> list[tuple[Key, int, float]]:
+        """Whose calls have been answered since this was asked last, with their assignments and seconds."""
+        ...
+
+    def set_overdue_after(self, limits: Mapping[Key, Sequence[float]]) -> None:
+        """From now on calls to these workers are overdue after so many seconds, by their size."""
+        ...
+
+    def answered(self, key: Key) -> int:
+        """How many calls a worker has answered over its session."""
+        ...
+
+    def calls_sent(self) -> int:
+        """Messages that were sent together until now."""
         ...
 
     def outdate_sessions(self) -> None:

@@ -13,6 +13,7 @@ from caracal_proto import placement_pb2
 from torch import Tensor
 
 from services.checkpoint.config import ModelConfig
+from services.router.dispatch.call_latency import HedgeOptions
 from services.router.dispatch.dispatch_span import dispatch_span
 from services.router.dispatch.expert_workers import ExpertWorkerPool, nothing
 from services.router.dispatch.links import Connect
@@ -42,10 +43,11 @@ class MoEDispatcher:
         refresh: Callable[[], None] = nothing,
         device: torch.device = CPU,
         dispatch_dtype: torch.dtype | None = None,
+        hedging: HedgeOptions = HedgeOptions(),  # noqa: B008  frozen
     ) -> None:
         self.stats = DispatchStats.of(config.num_layers)
         self._pool = ExpertWorkerPool(
-            connect, config.num_layers, config.n_routed_experts, refresh, device, dispatch_dtype
+            connect, config.num_layers, config.n_routed_experts, refresh, device, dispatch_dtype, hedging
         )
         self._timeouts = Timeouts(min(call_timeout_s, expert_wait_s), expert_wait_s)
         self._overlap = overlap
@@ -62,6 +64,16 @@ class MoEDispatcher:
     def epoch(self) -> int:
         """The current table's epoch; 0 before the first table."""
         return self._pool.table.epoch
+
+    @property
+    def suspects(self) -> int:
+        """How many expert workers are avoided now."""
+        return len(self._pool.health.suspects)
+
+    @property
+    def knows_latencies(self) -> bool:
+        """Whether it is known of some worker when calls to it are overdue."""
+        return self._pool.health.knows_latencies
 
     def apply(self, table: placement_pb2.Table) -> int:
         """Makes a table the current one unless it is older; returns the current epoch. Raises TableError."""
@@ -108,7 +120,7 @@ class MoEDispatcher:
     def exchange(self, tokens: int, dtype: torch.dtype) -> NativeExchange | None:
         """What native code needs to exchange so many rows of a dtype, on the CPU, with experts by itself.
 
-        None when some of it needs Python: a worker has no native session or is suspected, an expert has no replica,
+        None when some of it needs Python: a worker that rows go to has no native session, an expert has no replica,
         rows travel in another dtype, or there are more than sessions take.
         """
         found = self._pool.sessions() if self._overlap else None

@@ -7,6 +7,7 @@ retries.
 from __future__ import annotations
 
 import time
+from collections.abc import Set
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from services.router.dispatch.errors import (
     WorkerUnavailable,
 )
 from services.router.dispatch.expert_workers import ExpertWorkerPool
+from services.router.dispatch.hedged_calls import Hedge, HedgedCalls
 from services.router.dispatch.links import ExpertOutput, Scatter
 from services.router.dispatch.retry import PeerFailure, choose_retry, record_failure
 from services.router.dispatch.send import PlannedCall, RoutedBatch, SentBatch, plan_and_send
@@ -54,6 +56,7 @@ class MoEHandle:
         """`times`, of time.perf_counter: when the rows were sent, and since when the caller waits; None = now, and
         since `wait` is called."""
         self._pool, self._batch, self._timeouts, self._stats = pool, batch, timeouts, stats
+        pool.row = batch.h_TD.shape[1], batch.h_TD.dtype
         self._sent = sent
         self._reply_index_TK = sent.reply_index_TK
         self._outputs: list[Tensor] = []  # in the order of A; NaN for a failed call, whose retry has rows of its own
@@ -95,13 +98,17 @@ class MoEHandle:
     def _collect(self, sent: SentBatch, base: int) -> bool:
         """Takes in the replies to one plan's calls; returns False when one is missing."""
         arrived_s, complete, h_TD = self._sent_s, True, self._batch.h_TD
-        scatter = sent.scatter
+        scatter, hedges = sent.scatter, self._hedges_of(sent)
+        replaced = {hedge.worker for hedge in hedges}
         if scatter is not None:
-            complete = self._take(scatter, sent, base)
+            complete = self._take(scatter, sent, base, replaced)
             arrived_s = max(arrived_s, scatter.arrived_s)
         for part, future in sent.calls:
-            output = self._output(part, future, sent.epoch, base)
-            complete &= output is not None
+            if replaced and sent.keys.index(part.key) in replaced:
+                output = None
+            else:
+                output = self._output(part, future, sent, base)
+                complete &= output is not None
             rows_AD = (
                 output.y_AD.to(h_TD.device)
                 if output is not None
@@ -118,12 +125,29 @@ class MoEHandle:
             self._outputs.append(scatter.y_AD.to(h_TD.device))
         self._stats.round_trip_s += arrived_s - self._sent_s
         self._sent_s = arrived_s
+        for hedge in hedges:
+            complete &= self._replace(sent.part(hedge.worker), base, hedge.sent)
         return complete
 
-    def _take(self, scatter: Scatter, sent: SentBatch, base: int) -> bool:
-        """Takes in the replies to what was sent together; returns False when one is missing."""
+    def _hedges_of(self, sent: SentBatch) -> list[Hedge]:
+        """Waits as long as hedges may help; returns those that came first."""
+        if not (sent.replicated and self._pool.hedges and sent.messages):
+            return []
+        return HedgedCalls(self._pool, self._batch, sent, self._timeouts.call_s, self._stats).wait()
+
+    def _replace(self, call: PlannedCall, base: int, hedge: SentBatch) -> bool:
+        """Takes in what other workers have answered in place of one; returns False when something is missing."""
+        choices_TK, hedge_base = self._choices(call, base), sum(map(len, self._outputs))
+        self._reply_index_TK = torch.where(choices_TK, hedge.reply_index_TK + hedge_base, self._reply_index_TK)
+        return self._collect(hedge, hedge_base)
+
+    def _take(self, scatter: Scatter, sent: SentBatch, base: int, replaced: Set[int]) -> bool:
+        """Takes in the replies to what was sent together; returns False when one is missing that is not replaced."""
         failures, not_finite = scatter.wait(self._timeouts.call_s)
         failed = {failure.worker for failure in failures}
+        for worker in replaced:
+            part = sent.part(worker)
+            scatter.y_AD[part.first : part.first + part.assignments] = torch.nan
         for worker, error, late in failures:
             part = sent.part(worker)
             scatter.y_AD[part.first : part.first + part.assignments] = torch.nan
@@ -136,17 +160,20 @@ class MoEHandle:
             except DispatchError as error:
                 failed.add(worker)
                 self._record(part, sent.epoch, base, error)
-        elsewhere = failed.union(scatter.without)
+        elsewhere = failed.union(scatter.without, replaced)
         taken = sent.assignments - sum(sent.counts[worker] for worker in elsewhere)
         self._stats.bytes_received += taken * scatter.y_AD.shape[1] * scatter.y_AD.itemsize
-        if self._pool.has_suspects:
+        if self._pool.health.suspects:
             for worker, count in enumerate(sent.counts):
                 if count and worker not in elsewhere:
                     self._pool.mark_healthy(sent.keys[worker])
         return not failed
 
-    def _output(self, call: PlannedCall, future: Future[ExpertOutput], epoch: int, base: int) -> ExpertOutput | None:
+    def _output(
+        self, call: PlannedCall, future: Future[ExpertOutput], sent: SentBatch, base: int
+    ) -> ExpertOutput | None:
         """Returns one call's reply; None, with its choices marked as missing, when the call has failed."""
+        epoch = sent.epoch
         try:
             output = result_of(future, self._timeouts.call_s)
             self._check(call, output, base)
@@ -157,6 +184,7 @@ class MoEHandle:
             self._record(call, epoch, base, error)
         else:
             self._pool.mark_healthy(call.key)
+            self._pool.health.measured(call.key, call.assignments, output.arrived_s - sent.sent_s)
             return output
         return None
 

@@ -59,6 +59,7 @@ class NativeExchange:
         self.replica_offset_LF = [layer.offset_F for layer in table.layers]
         self.replica_worker_L = [layer.worker for layer in table.layers]
         self.gate, self.drops_zero = gate, drops_zero
+        self.leaves_overdue = pool.hedges and table.replicated
         self.count_LN, self.seconds_LN = stats.count_LN, stats.seconds_LN
 
     def takes(self, tokens: int, dtype: torch.dtype) -> bool:
@@ -89,6 +90,7 @@ class NativeExchange:
             dispatch_span(layer),
         )
         scatter = self.sessions.adopt(moe.take_exchange(), moe.y, (moe.h, plan, self.serial_W, moe.y))
-        sent = sent_together(self._pool, self.table, self.table.layers[layer], batch, plan, scatter)
+        replicas = self.table.layers[layer]
+        sent = sent_together(self._pool, self.table, replicas, batch, plan, scatter, sent_s=moe.sent_s)
         times = moe.sent_s, moe.waits_since_s
         return MoEHandle(self._pool, batch, sent, self._timeouts, self._stats.counted[layer], times)

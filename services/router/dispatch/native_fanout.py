@@ -5,28 +5,24 @@ Legend: T tokens, D hidden, W workers, R rows of all workers together, A (row, e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from caracal_kernels import quantize
-from caracal_proto import expert_pb2, placement_pb2
+from caracal_proto import placement_pb2
 from caracal_proto.tensors import dtype_name
 from torch import Tensor
 
-from services.router.dispatch.errors import (
-    CallRejected,
-    DispatchError,
-    InvalidReply,
-    NotLoaded,
-    StaleEpoch,
-    WorkerUnavailable,
-)
-from services.router.dispatch.links import Failure, Link, ScatterRequest, Sessions
+from services.router.dispatch.errors import InvalidReply, NotLoaded, StaleEpoch
+from services.router.dispatch.links import ExpertRequest, Link, ScatterRequest, Sessions
 from services.router.dispatch.native_link import NONE, NativeLink, NativeStats
 from services.router.dispatch.native_open import Opened
+from services.router.dispatch.native_scatter import NativeScatter, error_of
+from services.router.dispatch.table import Key
 from services.security.channels import PLAIN, Dialer
 from services.transport.native_extension import native
 from services.transport.payload import FP8, planes
@@ -34,9 +30,9 @@ from services.transport.payload import FP8, planes
 if TYPE_CHECKING:
     from services.transport._native import Client, Sent
 
+Seen = tuple[Sequence[Link], Collection[int], int]  # links, those of them that are used, and the generation
 HEARTBEAT_S = 0.05  # between signs of life while a wait lasts
 SILENT_BEATS = 10  # without one, the worker is gone: half a second
-REJECTED, LOST, INVALID, LATE = 2, 3, 4, 5  # Outcome in services/transport/native/session.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,9 @@ class NativeFanout:
             options.heartbeat_s, options.silent_beats, options.spin_s, dtype_name(options.dtype)
         )
         self._scatterer = self._client.scatterer()
-        self._seen: tuple[object, int] = ((), -1)
+        self._seen: Seen = ((), (), -1)
+        self._keys: dict[int, Key] = {}  # whose a session is, by its serial
+        self._serials: dict[Key, int] = {}
         self._serial_W = torch.empty(0, dtype=torch.int64)
         self._without: list[int] = []
         self._limits = 0, 0
@@ -76,22 +74,78 @@ class NativeFanout:
         link.start_opening()
         return link
 
-    def add(self, opened: Opened) -> int:
-        """Takes a session over; returns its serial."""
-        return self._client.add(opened.socket.detach(), opened.session, opened.keys)
+    def add(self, opened: Opened, key: Key) -> int:
+        """Takes a session with a worker over; returns its serial."""
+        serial = self._client.add(opened.socket.detach(), opened.session, opened.keys)
+        self._keys[serial], self._serials[key] = key, serial
+        return serial
 
     def end(self, serial: int) -> None:
         """Ends a session; its calls fail at once."""
         self._client.end(serial, "the session was closed")
+        self.forget(serial)
+
+    def forget(self, serial: int) -> None:
+        """Notes that a session has ended."""
+        key = self._keys.pop(serial, None)
+        if key is not None and self._serials.get(key) == serial:
+            del self._serials[key]
 
     def outdate_sessions(self) -> None:
         """Makes the next scatter look at the links again, and native code return that sends over their sessions."""
         self._client.touch()
 
-    def sessions(self, links: Sequence[Link]) -> Sessions | None:
-        """The links' sessions; None when one has none, or rows travel in another dtype than the model's."""
-        self._look_at(links)
+    def sessions(self, links: Sequence[Link], used: Collection[int]) -> Sessions | None:
+        """The links' sessions; None when one that is `used` has none, or rows travel in another dtype than theirs."""
+        self._look_at(links, used)
         return self._sessions
+
+    def take_latencies(self) -> list[tuple[Key, int, float]]:
+        """Whose calls have been answered since this was asked last, with their assignments and seconds."""
+        columns = (column.tolist() for column in self._client.take_latencies())
+        return [
+            (self._keys[serial], assignments, seconds)
+            for serial, assignments, seconds in zip(*columns, strict=True)
+            if serial in self._keys
+        ]
+
+    def set_overdue_after(self, limits: Mapping[Key, Sequence[float]]) -> None:
+        """From now on calls to these workers are overdue after so many seconds, by their size."""
+        for serial, key in list(self._keys.items()):
+            if key in limits:
+                self._client.set_overdue_after(serial, limits[key])
+
+    def answered(self, key: Key) -> int:
+        """How many calls a worker has answered over its session."""
+        serial = self._serials.get(key)
+        return self._client.answered(serial) if serial is not None else 0
+
+    def calls_sent(self) -> int:
+        """Messages that were sent over native sessions."""
+        return self.stats.calls
+
+    def probe(self, opened: Opened, request: ExpertRequest) -> float:
+        """Makes a call over a session that only this has; returns the seconds that it took. Raises DispatchError."""
+        apart = NativeFanout(replace(self._options, stats=NativeStats(), spin_s=0.0), self.dialer)
+        serial_W = torch.tensor([apart.add(opened, ("", "", ""))])
+        rows, assignments = len(request.x_RD), len(request.row_A)
+        row, one, all_ = torch.arange(rows, dtype=torch.int32), _ints(rows), _ints(assignments)
+        plan = row, one, request.row_A, request.expert_A, all_, row.view(-1, 1)
+        step, layer, epoch, timeout_s = request.step, request.layer, request.epoch, request.timeout_s
+        scatter = ScatterRequest(step, layer, epoch, timeout_s, request.x_RD, plan, [assignments])
+        began_s = time.perf_counter()
+        for _ in range(2):  # the first one may find a worker that has been idle
+            began_s = time.perf_counter()
+            y_AD = torch.empty(assignments, request.x_RD.shape[1], dtype=request.x_RD.dtype)
+            sent = apart.send(scatter, serial_W, y_AD)
+            sent.wait(timeout_s, False)
+            for _, outcome, status, its_epoch, text in sent.failures():
+                error = error_of(outcome, status, its_epoch, text.decode(errors="replace"))
+                if not isinstance(error, NotLoaded | StaleEpoch):  # which only who is well can answer
+                    raise error
+            if sent.not_finite():
+                raise InvalidReply("the rows of a probe are not finite")
+        return time.perf_counter() - began_s
 
     def scatter(self, links: Sequence[Link], request: ScatterRequest) -> NativeScatter | None:
         """Sends each worker's rows; `links` are the workers'. None when no session can take them."""
@@ -102,7 +156,7 @@ class NativeFanout:
             return None
         self.stats.calls += request.messages - sum(request.counts[worker] > 0 for worker in self._without)
         y_AD = torch.empty(assignments, request.x_TD.shape[1], dtype=request.x_TD.dtype)
-        return NativeScatter(links, self._without, y_AD, self.send(request, self._serial_W, y_AD))
+        return NativeScatter(self._client, links, self._without, y_AD, self.send(request, self._serial_W, y_AD))
 
     def send(self, request: ScatterRequest, serial_W: Tensor, y_AD: Tensor) -> Sent:
         """Sends over the sessions; the replies' rows go to `y_AD`, on the CPU."""
@@ -129,15 +183,17 @@ class NativeFanout:
             (parts, arrays, serial_W, y_AD),
         )
 
-    def _look_at(self, links: Sequence[Link]) -> None:
-        """Reads the links' sessions again if any has changed since the last time."""
-        seen = links, self._client.generation
-        if seen[0] is self._seen[0] and seen[1] == self._seen[1]:
+    def _look_at(self, links: Sequence[Link], used: Collection[int] | None = None) -> None:
+        """Reads the links' sessions again if any has changed since the last time. `used`: None = as the last time."""
+        used = self._seen[1] if used is None else used
+        seen = links, used, self._client.generation
+        if seen[0] is self._seen[0] and seen[1] is self._seen[1] and seen[2] == self._seen[2]:
             return
         native_links = [link for link in links if isinstance(link, NativeLink)]
         assert len(native_links) == len(links), "every link of a fan-out was made by it"
         for link in native_links:
             if link.serial != NONE and (why := self._client.why_over(link.serial)):
+                self.forget(link.serial)
                 link.lost(why)
             elif link.serial != NONE:
                 link.retire_grpc()
@@ -146,12 +202,12 @@ class NativeFanout:
         self._without = [worker for worker, serial in enumerate(serials) if serial == NONE]
         limits = [(link.max_rows, link.max_assignments) for link in native_links if link.serial != NONE]
         self._limits = min((rows for rows, _ in limits), default=0), min((most for _, most in limits), default=0)
-        self._sessions = self._all_sessions(links, seen[1])
+        self._sessions = self._all_sessions(links, used, seen[2])
         self._seen = seen
 
-    def _all_sessions(self, links: Sequence[Link], generation: int) -> Sessions | None:
+    def _all_sessions(self, links: Sequence[Link], used: Collection[int], generation: int) -> Sessions | None:
         options = self._options
-        if self._without or not links or options.dispatch_dtype != options.dtype:
+        if not used or options.dispatch_dtype != options.dtype or any(worker in used for worker in self._without):
             return None
         max_rows, max_assignments = self._limits
         return Sessions(
@@ -167,50 +223,11 @@ class NativeFanout:
         )
 
     def _adopt(self, links: Sequence[Link], exchange: object, y_AD: Tensor, kept: object) -> NativeScatter:
-        return NativeScatter(links, [], y_AD, self._client.adopt(exchange, kept))
+        return NativeScatter(self._client, links, [], y_AD, self._client.adopt(exchange, kept))
 
     def _count_calls(self, messages: int) -> None:
         self.stats.calls += messages
 
 
-class NativeScatter:
-    """One plan's calls over native sessions. `without` are the workers that have none: their calls are not in it."""
-
-    def __init__(self, links: Sequence[Link], without: Sequence[int], y_AD: Tensor, sent: Sent) -> None:
-        self.without, self.y_AD = without, y_AD
-        self._links, self._sent = links, sent
-
-    @property
-    def arrived_s(self) -> float:
-        """When the last reply was taken in, on time.perf_counter's clock."""
-        return self._sent.arrived_s
-
-    def wait(self, timeout_s: float) -> tuple[list[Failure], list[int]]:
-        """Waits for all replies; returns the failures, and the workers whose rows are not finite."""
-        sent = self._sent
-        sent.wait(timeout_s)
-        if sent.all_well:
-            return [], []
-        failures = []
-        for worker, outcome, status, epoch, text in sent.failures():
-            link = self._links[worker]
-            assert isinstance(link, NativeLink)
-            message = f"{link.name}: {text.decode(errors='replace')}"
-            failures.append(Failure(worker, _error(outcome, status, epoch, message), outcome == LATE))
-        return failures, sent.not_finite()
-
-
-def _error(outcome: int, status: int, epoch: int, message: str) -> DispatchError:
-    if outcome == INVALID:
-        return InvalidReply(message)
-    if outcome in (LOST, LATE):
-        return WorkerUnavailable(message)
-    match status:
-        case expert_pb2.ExpertReply.NOT_LOADED:
-            return NotLoaded(message, epoch)
-        case expert_pb2.ExpertReply.STALE_EPOCH:
-            return StaleEpoch(message, epoch)
-        case expert_pb2.ExpertReply.INVALID:
-            return CallRejected(message)
-        case _:
-            return WorkerUnavailable(message)
+def _ints(number: int) -> Tensor:
+    return torch.tensor([number], dtype=torch.int32)

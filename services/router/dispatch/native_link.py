@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import structlog
 from caracal_proto import placement_pb2
 
+from services.router.dispatch.errors import WorkerUnavailable
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
-from services.router.dispatch.native_open import NotOpened, open_session
+from services.router.dispatch.native_open import HANDSHAKE_S, NotOpened, open_session
+from services.router.dispatch.table import key_of
 
 if TYPE_CHECKING:
     from services.router.dispatch.native_fanout import NativeFanout
@@ -53,7 +55,7 @@ class NativeLink(GrpcLink):
         self._fanout = fanout
         self._backoff_s, self._retry_at, self._opened_s = FIRST_BACKOFF_S, 0.0, 0.0
         self._opening: threading.Thread | None = None
-        self._changing = threading.Lock()
+        self._changing, self._starting = threading.Lock(), threading.Lock()
         self.serial = NONE  # of the session; NONE while there is none
         self.max_rows = self.max_assignments = 0  # of a call over it
 
@@ -63,15 +65,33 @@ class NativeLink(GrpcLink):
         self.start_opening()
         return super().dispatch(request)
 
-    def start_opening(self) -> threading.Thread | None:
+    def start_opening(self, at_once: bool = False) -> threading.Thread | None:
         """Starts a thread that opens a session, unless there is one or the backoff lasts; returns the thread at it."""
-        if self._opening is not None and self._opening.is_alive():
+        with self._starting:
+            if self._opening is not None and self._opening.is_alive():
+                return self._opening
+            if self._closed or self.serial != NONE or (time.monotonic() < self._retry_at and not at_once):
+                return None
+            self._opening = threading.Thread(target=self._run, name=f"native-{self._endpoint.worker_id}", daemon=True)
+            self._opening.start()
             return self._opening
-        if self._closed or self.serial != NONE or time.monotonic() < self._retry_at:
-            return None
-        self._opening = threading.Thread(target=self._run, name=f"native-{self._endpoint.worker_id}", daemon=True)
-        self._opening.start()
-        return self._opening
+
+    def probe(self, request: ExpertRequest) -> float:
+        """Makes a call over a native session of its own. Raises DispatchError."""
+        try:
+            opened = open_session(self._endpoint, self._dialer)
+        except NotOpened as error:
+            raise WorkerUnavailable(f"{self.name}: {error}") from None
+        return self._fanout.probe(opened, request)
+
+    def renew(self, since_s: float) -> None:
+        with self._changing:
+            serial, self.serial = (self.serial, NONE) if self._opened_s < since_s else (NONE, self.serial)
+        if serial != NONE:
+            self._fanout.end(serial)
+        super().renew(since_s)
+        if (opening := self.start_opening(at_once=True)) is not None:
+            opening.join(HANDSHAKE_S)
 
     def lost(self, why: str) -> None:
         """Notes that the session has ended by itself."""
@@ -110,7 +130,7 @@ class NativeLink(GrpcLink):
                 return
             self._opened_s, self._retry_at = time.monotonic(), 0.0
             self.max_rows, self.max_assignments = opened.max_rows, opened.max_assignments
-            self.serial = self._fanout.add(opened)
+            self.serial = self._fanout.add(opened, key_of(self._endpoint))
         self._fanout.stats.opened += 1
         log.info("native session opened", worker_id=self._endpoint.worker_id, over_unix=opened.over_unix)
         self._fanout.outdate_sessions()

@@ -6,6 +6,7 @@ A (row, expert) assignments of all workers.
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import accumulate
@@ -68,6 +69,7 @@ class SentBatch:
 
     epoch: int
     complete: bool  # every expert has a replica: there is no -2
+    replicated: bool  # some expert has several
     reply_index_TK: Tensor
     assignments: int
     keys: tuple[Key, ...]  # of the table's workers
@@ -77,6 +79,7 @@ class SentBatch:
     bytes: int  # of all payloads
     scatter: Scatter | None  # what was sent together
     calls: list[InFlightCall]  # what was sent one by one
+    sent_s: float  # when the last message had left, of time.perf_counter
 
     def part(self, worker: int) -> PlannedCall:
         """Returns one worker's part of the plan."""
@@ -129,13 +132,16 @@ def sent_together(
     plan: Plan,
     scatter: Scatter | None,
     counts: list[int] | None = None,
+    sent_s: float = 0.0,
 ) -> SentBatch:
-    """A plan whose calls are those of `scatter`. `counts`: the plan's count_W, if it was read already."""
+    """A plan whose calls are those of `scatter`. `counts`: the plan's count_W, if it was read already; `sent_s`: 0 =
+    now."""
     row, _, row_A, _, count_W, reply_index_TK = plan
     counts = count_W.tolist() if counts is None else counts
     return SentBatch(
         table.epoch,
         replicas.complete,
+        replicas.replicated,
         reply_index_TK,
         len(row_A),
         table.keys,
@@ -145,6 +151,7 @@ def sent_together(
         payload_bytes(len(row), batch.h_TD.shape[1], pool.dispatch_dtype or batch.h_TD.dtype),
         scatter,
         [],
+        sent_s or time.perf_counter(),
     )
 
 

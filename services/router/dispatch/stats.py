@@ -36,6 +36,8 @@ class LayerStats:
     bytes_if_all_ffn: int = 0  # choices * bytes of one row: what would come back without zero experts
     retries: int = 0  # messages sent because an earlier one brought no answer
     stale_epoch_rejections: int = 0  # calls rejected for their epoch
+    hedges: int = 0  # messages sent beside one that is overdue
+    hedges_won: int = 0  # calls whose rows came from those
 
     def count_start(self, sent: SentBatch, batch: RoutedBatch) -> None:
         """Counts one call of `start`, after its messages have left."""

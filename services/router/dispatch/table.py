@@ -35,13 +35,15 @@ class LayerReplicas:
     offset_F: Tensor  # int32 [F + 1]
     worker: Tensor  # int32, indices into RoutingTable.workers
     complete: bool  # every expert has a replica
+    replicated: bool  # some expert has several
 
     @classmethod
     def of_placement(cls, replicas_F: Indices, worker_A: Indices, device: torch.device = CPU) -> LayerReplicas:
         offset_F = torch.zeros(len(replicas_F) + 1, dtype=torch.int32)
         torch.cumsum(torch.from_numpy(replicas_F), 0, out=offset_F[1:], dtype=torch.int32)
         worker = torch.from_numpy(worker_A).to(torch.int32)
-        return cls(offset_F.to(device), worker.to(device), bool(replicas_F.all()))
+        complete, replicated = bool(replicas_F.all()), bool((replicas_F > 1).any())
+        return cls(offset_F.to(device), worker.to(device), complete, replicated)
 
     @classmethod
     def of(cls, replicas: Iterable[Iterable[int]], device: torch.device = CPU) -> LayerReplicas:
@@ -49,7 +51,7 @@ class LayerReplicas:
         offsets = [0, *accumulate(map(len, lists))]
         flat = [worker for workers in lists for worker in workers]
         offset_F, worker = (torch.tensor(each, dtype=torch.int32, device=device) for each in (offsets, flat))
-        return cls(offset_F, worker, all(lists))
+        return cls(offset_F, worker, all(lists), any(len(workers) > 1 for workers in lists))
 
     def lists(self) -> list[list[int]]:
         """Returns, per expert, the workers that have a replica of it."""
@@ -82,6 +84,22 @@ class RoutingTable:
     def complete(self) -> bool:
         """Whether every expert has a replica."""
         return all(layer.complete for layer in self.layers)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether some expert has several replicas."""
+        return any(layer.replicated for layer in self.layers)
+
+    def used(self) -> frozenset[int]:
+        """The workers that have a replica of anything."""
+        return frozenset(torch.cat([layer.worker for layer in self.layers]).unique().tolist())
+
+    def of_worker(self, worker: int) -> tuple[int, int] | None:
+        """A layer and an expert that a worker has a replica of; None when it has none."""
+        for number, layer in enumerate(self.layers):
+            if len(places := (layer.worker == worker).nonzero()):
+                return number, int(torch.searchsorted(layer.offset_F.long(), places[0], right=True)) - 1
+        return None
 
     @classmethod
     def empty(cls, num_layers: int, num_ffn: int) -> RoutingTable:

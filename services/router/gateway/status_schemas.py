@@ -82,6 +82,7 @@ class Worker(Answer):
     draining: bool
     stands_still: bool = Field(description="its computing thread does not go on")
     capacity: int = Field(description="experts that it may load; 0: any number")
+    fitting: int = Field(description="experts that fit its memory beside others; 0: unknown")
     host: str
     zone: str
     loaded: int

@@ -17,16 +17,18 @@ from services.membership.shortage import CapacityShortage
 from services.router.placement.capacity import shortage
 from services.router.placement.load import Load
 from services.router.placement.policy import WorkerView, place
+from services.router.placement.room import default_replicas
 from services.router.placement.table_view import TableView
 from services.router.placement.tables import still_there
 
-# Of each worker: ids, drains, capacity, host, zone, backs off.
-Inputs = tuple[tuple[str, str, bool, int, str, str, bool], ...]
+# Of each worker: ids, drains, capacity, what fits, address, host, zone, backs off.
+Inputs = tuple[tuple[str, str, bool, int, int, str, str, str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What is placed: FFN experts of each layer, `replicas` of each, and `extra` more of hot ones in each layer."""
+    """What is placed: FFN experts of each layer, `replicas` of each (0 = two where all workers have room for them), and
+    `extra` more of hot ones in each layer."""
 
     layers: int
     experts: int
@@ -56,7 +58,10 @@ class Plan:
 
 def inputs_of(usable: Sequence[WorkerRecord], waiting: Collection[str]) -> Inputs:
     """What a plan depends on, of these workers. `waiting`: boot ids of workers that back off."""
-    return tuple((r.worker_id, r.boot_id, r.draining, r.capacity, r.host, r.zone, r.boot_id in waiting) for r in usable)
+    return tuple(
+        (r.worker_id, r.boot_id, r.draining, r.capacity, r.fitting, r.address, r.host, r.zone, r.boot_id in waiting)
+        for r in usable
+    )
 
 
 def make_plan(
@@ -74,10 +79,11 @@ def make_plan(
     before = still_there(table, records) if table else TableView.of_loaded({}, layers, experts)
     counts = before.counts
     views = [_as_view(record, counts.get(record.worker_id, 0), record.boot_id in waiting) for record in usable]
-    after = place(experts, layers, views, shape.replicas, before, load, shape.extra)
+    replicas = shape.replicas or default_replicas(layers * experts, usable)
+    after = place(experts, layers, views, replicas, before, load, shape.extra)
     balances = moves > 0 and after == before
     if balances:
-        after = place(experts, layers, views, shape.replicas, before, load, shape.extra, moves)
+        after = place(experts, layers, views, replicas, before, load, shape.extra, moves)
     # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
     joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
     return Plan(
@@ -87,12 +93,17 @@ def make_plan(
         before=before,
         after=after,
         balancedness=balancedness(before, load),
-        differs=after != before,
+        differs=after != before or _has_gone(table, before),
         balances=balances,
         complete=not after.missing,
         unplaced=before.missing,
         lacking=shortage(after, joined),
     )
+
+
+def _has_gone(table: Table | None, before: TableView) -> bool:
+    """Whether the table names a worker that is gone, whose experts others have all the same."""
+    return table is not None and len(table.workers) > len(before.worker_ids)
 
 
 def balancedness(view: TableView, load: Load | None) -> float:

@@ -28,6 +28,7 @@ from services.router.requests.context_limit import ContextLimit
 from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
+from services.router.requests.unlisted_workers import UnlistedWorkers
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 from services.security.channels import PLAIN, Dialer
@@ -45,7 +46,6 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 )
-UNLISTED_WORKER_S = 3.0  # a worker that is no longer listed is kept for as long as its lease could have lasted
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
 HINTS_S = 2.0  # between two looks at what workers have cached; this router knows what it has sent meanwhile
@@ -95,7 +95,7 @@ class AttentionWorkerPool:
         self.on_refresh: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
         self._stalls = StallDetector(self._answers, self._received_at, timeouts)
-        self._listed_at: dict[str, float] = {}  # by worker id
+        self._unlisted = UnlistedWorkers(self._serves_on)
         self._served_at = -math.inf
         self.workers: tuple[AttentionWorkerView, ...] = ()
         self.open_on: Counter[str] = Counter()
@@ -211,10 +211,11 @@ class AttentionWorkerPool:
     async def refresh(self) -> None:
         """Reads the list once; gives up attempts that send nothing."""
         try:
-            self.workers = self._with_lingering(await self._list_workers())
+            self.workers = self._unlisted.add_to(await self._list_workers(), self.workers)
             self._routers = max(1, await self._count_routers()) if self._count_routers else 1
             await self._refresh_hints()
         except RedisUnavailable:
+            self._unlisted.keep(self.workers)
             log.debug("redis is unavailable, keeping the last list", workers=len(self.workers))
         if self.serving:
             self._served_at = time.monotonic()
@@ -238,17 +239,9 @@ class AttentionWorkerPool:
             serving = [worker.worker_id for worker in self.workers if worker.serving]
             self.prefixes.update(await self._read_hints(serving) if len(serving) > 1 else {})
 
-    def _with_lingering(self, listed: Sequence[AttentionWorkerView]) -> tuple[AttentionWorkerView, ...]:
-        """Adds the workers that were listed a moment ago: when Redis restarts empty, they still serve."""
-        now = time.monotonic()
-        self._listed_at |= {worker.worker_id: now for worker in listed}
-        self._listed_at = {worker_id: at for worker_id, at in self._listed_at.items() if now - at < UNLISTED_WORKER_S}
-        ids = {worker.worker_id for worker in listed}
-        lingering = (worker for worker in self.workers if worker.worker_id not in ids and not worker.draining)
-        return (*listed, *(worker for worker in lingering if worker.worker_id in self._listed_at))
-
     async def close(self) -> None:
         self._stalls.close()
+        self._unlisted.close()
         for address in list(self._channels):
             await self._close(address)
 
@@ -264,6 +257,10 @@ class AttentionWorkerPool:
 
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None
+
+    async def _serves_on(self, worker: AttentionWorkerView) -> bool:
+        described = await self._call_describe(worker)
+        return described is not None and described.boot_id == worker.boot_id and not described.draining
 
     async def _call_describe(self, worker: AttentionWorkerView) -> attention_pb2.AttentionDescription | None:
         channel = await self._channel(worker)

@@ -14,13 +14,23 @@ async def list_attention_workers(membership: Membership, introductions: Introduc
     return [_as_worker(record) for record in await introductions.admitted("attention", leased)]
 
 
-async def count_routers(membership: Membership, introductions: Introductions, worker_id: str) -> int:
-    """Returns how many routers there are: this one, `worker_id`, and those with a lease that have said who they are.
+class RouterCount:
+    """How many routers there are, as one of them sees it."""
 
-    Raises RedisUnavailable.
-    """
-    others = [record for record in await membership.workers("router") if record.worker_id != worker_id]
-    return 1 + len(await introductions.admitted("router", others))
+    def __init__(self, membership: Membership, introductions: Introductions, worker_id: str) -> None:
+        self._membership, self._introductions, self._worker_id = membership, introductions, worker_id
+        self._last = 1
+
+    async def read(self) -> int:
+        """Counts this router, and those with a lease that have said who they are. Raises RedisUnavailable.
+
+        While this router cannot renew its own lease, it takes none of them for gone: theirs lapse for the same reason.
+        """
+        found = await self._membership.workers("router")
+        others = [record for record in found if record.worker_id != self._worker_id]
+        count = 1 + len(await self._introductions.admitted("router", others))
+        self._last = max(count, self._last) if self._membership.refuses_writes else count
+        return self._last
 
 
 def _as_worker(record: WorkerRecord) -> AttentionWorkerView:

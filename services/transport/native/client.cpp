@@ -45,7 +45,7 @@ int64_t Client::add(int fd, uint64_t session, const std::string& keys) {
   std::lock_guard lock(mutex_);
   const uint64_t serial = next_serial_++;
   ++generation_;
-  sessions_[serial] = std::make_unique<Session>(fd, session, serial, options_.reply_dtype, keys);
+  sessions_[serial] = std::make_unique<Session>(fd, session, serial, options_.reply_dtype, latencies_, keys);
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = serial;
@@ -216,62 +216,21 @@ bool Client::pump(int timeout_ms, std::unique_lock<std::mutex>& lock) {
   return ready > 0;
 }
 
-Waited Client::wait(Exchange& exchange, double timeout_s) {
-  std::unique_lock lock(mutex_);
-  waiting_ = true;
-  const double began_s = now_s(), until_s = began_s + timeout_s;
-  double spin_until_s = began_s + spin_.seconds();
-  double beat_s = began_s + options_.heartbeat_s;
-  while (exchange.pending) {
-    if (pump(0, lock)) continue;
-    const double now = now_s();
-    if (now >= until_s) {
-      give_up(exchange);
-    } else if (now >= beat_s) {
-      beat(exchange);
-      beat_s = now + options_.heartbeat_s;
-    } else if (now >= spin_until_s || !spin_.yield()) {
-      spin_until_s = 0;
-      pump(1 + static_cast<int>(1000 * (std::min(beat_s, until_s) - now)), lock);
-    }
-  }
-  spin_.learn(now_s() - began_s);
-  waiting_ = false;
-  if (any_ended_) forget_ended();
-  // Waking the flusher costs more than a message: only when there is something for it.
-  const auto unsent = [](const auto& each) { return each.second->unsent(); };
-  if (std::any_of(sessions_.begin(), sessions_.end(), unsent)) flush_.notify_one();
-  return {exchange.all_well(), exchange.arrived_s};
+void Client::set_overdue_after(int64_t serial, const std::array<double, kSizes>& seconds) {
+  std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(static_cast<uint64_t>(serial));
+  if (found != sessions_.end()) found->second->overdue_after_s = seconds;
 }
 
-void Client::beat(const Exchange& exchange) {
-  for (size_t i = 0; i < exchange.used; ++i) {
-    if (exchange.calls[i].outcome != Outcome::kPending) continue;
-    const auto found = sessions_.find(exchange.calls[i].serial);
-    if (found == sessions_.end()) continue;
-    Session& session = *found->second;
-    if (session.silent_beats++ >= options_.silent_beats) {
-      session.end("it has given no sign of life");
-    } else {
-      session.ping();
-    }
-    watch_output(session);
-  }
+std::vector<Latency> Client::take_latencies() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(latencies_, {});
 }
 
-void Client::give_up(Exchange& exchange) {
-  for (size_t i = 0; i < exchange.used; ++i) {
-    Call& call = exchange.calls[i];
-    if (call.outcome != Outcome::kPending) continue;
-    const auto found = sessions_.find(call.serial);
-    if (found != sessions_.end()) {
-      found->second->forget(call);
-      watch_output(*found->second);
-    }
-    call.outcome = Outcome::kLate;
-    call.message = "it has not answered in time";
-    --exchange.pending;
-  }
+uint64_t Client::answered(int64_t serial) {
+  std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(static_cast<uint64_t>(serial));
+  return found == sessions_.end() ? 0 : found->second->answered;
 }
 
 void Client::release(Exchange* exchange) {

@@ -8,8 +8,10 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <span>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "scatterer.h"
@@ -31,6 +33,8 @@ struct Exchange {
     }
     return true;
   }
+  // When the first of the pending calls is overdue, or was.
+  double overdue_s() const;
 };
 
 struct ClientOptions {
@@ -60,12 +64,29 @@ class Client final : public Scatterer {
 
   uint64_t generation() override;
   Exchange* scatter(const Scatter& scatter) override;
-  Waited wait(Exchange& exchange, double timeout_s) override;
+  Waited wait(Exchange& exchange, double timeout_s, bool leaves_overdue) override;
   void release(Exchange* exchange) override;
+
+  // Waits until one more call of these exchanges is concluded, or until `timeout_s` is over; gives nothing up.
+  void wait_for_one(std::span<Exchange* const> exchanges, double timeout_s);
+  // The workers of the calls that are pending, and when each is overdue.
+  std::vector<std::pair<uint32_t, double>> pending(const Exchange& exchange);
+  // Gives up the call to one worker, if it is pending.
+  void give_up(Exchange& exchange, uint32_t worker);
+
+  // Calls of a session are overdue after so long, by their size.
+  void set_overdue_after(int64_t serial, const std::array<double, kSizes>& seconds);
+  // The latencies since this was asked last.
+  std::vector<Latency> take_latencies();
+  // How many calls of a session have brought their rows; 0 when it is over.
+  uint64_t answered(int64_t serial);
 
  private:
   bool send(Call& call);
   void fill(Call& call, const Scatter& scatter, const int32_t* row, const int32_t* row_of, const int32_t* expert);
+  template <class Done>
+  void serve(std::unique_lock<std::mutex>& lock, std::span<Exchange* const> exchanges, double until_s, const Done& done);
+  void give_up(Call& call, const char* why);
   void give_up(Exchange& exchange);
   void beat(const Exchange& exchange);
   bool pump(int timeout_ms, std::unique_lock<std::mutex>& lock);
@@ -79,9 +100,11 @@ class Client final : public Scatterer {
   std::condition_variable flush_;
   std::unordered_map<uint64_t, std::unique_ptr<Session>> sessions_;
   std::unordered_map<uint64_t, std::string> ended_;  // why sessions ended that nobody has asked about
+  std::vector<Latency> latencies_;
   std::vector<std::unique_ptr<Exchange>> exchanges_;
   std::vector<Exchange*> free_;
   uint64_t next_serial_ = 0, generation_ = 0;
+  double beat_s_ = 0;  // when the next pings are due, while anybody waits
   SpinPolicy spin_;
   bool waiting_ = false, stopping_ = false, any_ended_ = false;
   int epoll_, wake_;

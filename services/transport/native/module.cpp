@@ -34,7 +34,10 @@ class Sent {
     client_->release(exchange_);
   }
 
-  void wait(double timeout_s) { client_->wait(*exchange_, timeout_s); }
+  void wait(double timeout_s, bool leaves_overdue) { client_->wait(*exchange_, timeout_s, leaves_overdue); }
+  std::vector<std::pair<uint32_t, double>> pending() const { return client_->pending(*exchange_); }
+  void give_up(uint32_t worker) { client_->give_up(*exchange_, worker); }
+  Exchange* exchange() const { return exchange_; }
   double arrived_s() const { return exchange_->arrived_s; }
   bool all_well() const { return exchange_->all_well(); }
 
@@ -122,6 +125,32 @@ std::unique_ptr<Sent> adopt(const std::shared_ptr<Client>& client, const py::cap
   return std::make_unique<Sent>(client, exchange, std::move(kept));
 }
 
+// Waits until one more call is concluded of scatters that this client has sent.
+void wait_for_one(Client& client, const std::vector<const Sent*>& sent, double timeout_s) {
+  std::vector<Exchange*> exchanges;
+  for (const Sent* each : sent) exchanges.push_back(each->exchange());
+  client.wait_for_one(exchanges, timeout_s);
+}
+
+// Serials, assignments and seconds.
+py::tuple take_latencies(Client& client) {
+  std::vector<Latency> taken;
+  {
+    py::gil_scoped_release released;
+    taken = client.take_latencies();
+  }
+  const auto count = static_cast<py::ssize_t>(taken.size());
+  py::array_t<int64_t> serials(count), assignments(count);
+  py::array_t<double> seconds(count);
+  for (py::ssize_t i = 0; i < count; ++i) {
+    const Latency& each = taken[static_cast<size_t>(i)];
+    serials.mutable_at(i) = static_cast<int64_t>(each.serial);
+    assignments.mutable_at(i) = each.assignments;
+    seconds.mutable_at(i) = each.seconds;
+  }
+  return py::make_tuple(serials, assignments, seconds);
+}
+
 py::memoryview bytes_at(const void* memory, size_t bytes) {
   return py::memoryview::from_memory(memory, static_cast<py::ssize_t>(bytes));
 }
@@ -200,7 +229,9 @@ std::string checked_keys(const py::bytes& keys) {
 
 void define_client(py::module_& m) {
   py::class_<Sent>(m, "Sent")
-      .def("wait", &Sent::wait, Released())
+      .def("wait", &Sent::wait, Released(), py::arg("timeout_s"), py::arg("leaves_overdue"))
+      .def("pending", &Sent::pending, Released())
+      .def("give_up", &Sent::give_up, Released(), py::arg("worker"))
       .def("failures", &Sent::failures)
       .def("not_finite", &Sent::not_finite)
       .def_property_readonly("all_well", &Sent::all_well)
@@ -222,6 +253,10 @@ void define_client(py::module_& m) {
       .def("touch", &Client::touch, Released())
       .def("scatterer", &scatterer)
       .def("adopt", &adopt, py::arg("owner"), py::arg("kept"))
+      .def("wait_for_one", &wait_for_one, Released(), py::arg("sent"), py::arg("timeout_s"))
+      .def("set_overdue_after", &Client::set_overdue_after, Released(), py::arg("serial"), py::arg("seconds"))
+      .def("take_latencies", &take_latencies)
+      .def("answered", &Client::answered, Released())
       .def("scatter", &scatter);
 }
 
@@ -303,6 +338,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("count_failed_handshakes", &count_failed_handshakes);
   m.def("failed_handshakes", &failed_handshakes);
   m.attr("HEADER_BYTES") = sizeof(Header);
+  m.attr("CALL_SIZES") = kSizes;
   m.attr("TOKEN_BYTES") = kTokenBytes;
   m.attr("KEYS_BYTES") = kKeysBytes;
   m.attr("BUILD_ID") = CARACAL_BUILD_ID;

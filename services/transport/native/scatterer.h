@@ -38,7 +38,7 @@ struct Scatter {
 
 struct Exchange;
 
-// How an exchange has ended.
+// How a wait has ended.
 struct Waited {
   bool all_well;     // every call brought its rows, and they are finite
   double arrived_s;  // when the last call was concluded
@@ -51,8 +51,9 @@ class Scatterer {
   // Sends each worker's rows; a session that is over fails its call at once, which `wait` reports. The memory that
   // `scatter` points to is used until the exchange is concluded or released.
   virtual Exchange* scatter(const Scatter& scatter) = 0;
-  // Waits until every call is concluded; after `timeout_s` the others are given up and have failed.
-  virtual Waited wait(Exchange& exchange, double timeout_s) = 0;
+  // Waits until every call is concluded; after `timeout_s` the others are given up and have failed. With `leaves_overdue`
+  // it returns as soon as one is overdue for its session: calls are still pending then, and not all is well.
+  virtual Waited wait(Exchange& exchange, double timeout_s, bool leaves_overdue) = 0;
   // Gives an exchange back; what is still pending is given up.
   virtual void release(Exchange* exchange) = 0;
 

@@ -3,15 +3,26 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
+#include <limits>
 
 #include "client.h"
 #include "greeting.h"
 
 namespace caracal::wire {
+namespace {
 
-Session::Session(int fd, uint64_t id, uint64_t serial_, uint32_t reply_dtype, const std::string& keys)
-    : serial(serial_), fd_(fd), id_(id), reply_dtype_(reply_dtype) {
+constexpr size_t kMostLatencies = 1024;  // between two times that they are asked for: a sample is enough
+
+size_t size_of(uint32_t assignments) { return std::min<size_t>(std::bit_width(assignments), kSizes - 1); }
+
+}  // namespace
+
+Session::Session(int fd, uint64_t id, uint64_t serial_, uint32_t reply_dtype, std::vector<Latency>& latencies,
+                 const std::string& keys)
+    : serial(serial_), fd_(fd), id_(id), reply_dtype_(reply_dtype), latencies_(latencies) {
+  overdue_after_s.fill(std::numeric_limits<double>::infinity());
   sender_.encrypt_with(callers_cipher(keys, Way::kEncrypt, kAfterGreeting));
   reader_.decrypt_with(workers_cipher(keys, Way::kDecrypt, kAfterGreeting));
   ping_header_.kind = Kind::kPing;
@@ -26,6 +37,8 @@ void Session::send(Call& call) {
   header.session = id_;
   header.call = ++last_call_;
   seal(header);
+  call.sent_s = now_s();
+  call.overdue_s = call.sent_s + overdue_after_s[size_of(header.assignments)];
   if (over()) {
     call.message = why_;
     return conclude(call, Outcome::kLost);
@@ -89,7 +102,10 @@ void Session::end(const char* why, Outcome outcome) {
 void Session::conclude(Call& call, Outcome outcome) {
   call.outcome = outcome;
   --call.exchange->pending;
-  call.exchange->arrived_s = now_s();
+  const double arrived_s = call.exchange->arrived_s = now_s();
+  if (outcome != Outcome::kAnswered) return;
+  ++answered;
+  if (latencies_.size() < kMostLatencies) latencies_.push_back({serial, call.header.assignments, arrived_s - call.sent_s});
 }
 
 Call* Session::find(uint64_t number) const {

@@ -1,6 +1,7 @@
 // The caller's side of one session with one expert worker: what is on its way out, and which replies are awaited.
 // All of it is used under the lock of the Client that owns it.
 #pragma once
+#include <array>
 #include <deque>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct Call {
   Outgoing out;
   char* reply = nullptr;  // where the rows of the reply go
   size_t reply_bytes = 0;
+  double sent_s = 0, overdue_s = 0;  // when it was sent, and from when on its session's reply is later than nearly all
   Outcome outcome = Outcome::kPending;
   Status status = Status::kOk;
   uint64_t epoch = 0;  // the worker's, of a reply
@@ -33,10 +35,21 @@ struct Call {
   std::string message;
 };
 
+// How long a session took for a call.
+struct Latency {
+  uint64_t serial;
+  uint32_t assignments;
+  double seconds;
+};
+
+// Sizes of calls by powers of two: size n has at most 2^n - 1 assignments, the last one all that are larger.
+constexpr size_t kSizes = 20;
+
 class Session final : public FrameOwner {
  public:
-  // `keys`: the session's, from the Open rpc; none, and its frames are not encrypted.
-  Session(int fd, uint64_t id, uint64_t serial, uint32_t reply_dtype, const std::string& keys = {});
+  // `keys`: the session's, from the Open rpc; none, and its frames are not encrypted. `latencies` gets those of its calls.
+  Session(int fd, uint64_t id, uint64_t serial, uint32_t reply_dtype, std::vector<Latency>& latencies,
+          const std::string& keys = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -61,6 +74,8 @@ class Session final : public FrameOwner {
   const uint64_t serial;
   const std::string& why() const { return why_; }
   int silent_beats = 0;  // pings since anything was received
+  uint64_t answered = 0;  // calls whose rows have come
+  std::array<double, kSizes> overdue_after_s;  // by a call's size; at first never
   bool polls_output = false;
 
  private:
@@ -74,6 +89,7 @@ class Session final : public FrameOwner {
   int fd_;
   const uint64_t id_;
   const uint32_t reply_dtype_;
+  std::vector<Latency>& latencies_;
   uint64_t last_call_ = 0;
   std::deque<Call*> sending_;       // in order; the first may be half sent. A nullptr is the ping.
   std::vector<Call*> awaited_;      // in the order they were sent
