@@ -58,7 +58,7 @@ def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
         opened = open_model(settings)
         with Followers(settings.tp) as followers:
             found = load_rank0(opened, followers)
-            loaded = Loaded(adapt(found.model), found.limits, found.numerics)
+            loaded = Loaded(adapt(found.model), found.limits, found.numerics, found.weights)
             keep_what_is_made()
             asyncio.run(serve(settings, loaded, followers))
     except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:

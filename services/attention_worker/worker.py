@@ -27,6 +27,7 @@ from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
+from services.attention_worker.weights_agreement import WeightsAgreement
 from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
@@ -119,14 +120,31 @@ class AttentionWorker:
         )
         self._server = AttentionServer(self._service, self._guard)
         self._tables = TableFollower(self._membership, self._service)
+        self._agreement = self._agreement_of(loaded)
         self._registry = CollectorRegistry()
         self._lag = LoopLag(self._registry)
         self._address = self._metrics_address = ""
+
+    def _agreement_of(self, loaded: Loaded[Servable]) -> WeightsAgreement | None:
+        """What compares the weights with the other workers'; None for a model that has read none."""
+        if loaded.weights is None:
+            return None
+
+        def notify(reason: str) -> None:
+            self._service.refused = reason
+
+        numerics = loaded.numerics
+        return WeightsAgreement(
+            self._membership, self._identity.boot_id, numerics.name, numerics.table_name, loaded.weights, notify
+        )
 
     async def start(self) -> None:
         """Starts the engine and opens the ports. Raises OSError when a port is taken."""
         settings = self._settings
         self._thread.start()
+        if self._agreement is not None:
+            with contextlib.suppress(RedisUnavailable):  # it is compared later: no worker joins until then
+                await self._agreement.compare()
         port = await self._server.start(settings.host, settings.port)
         registry = self._registry
         links = LinkStats(self._p2p_stats, self._native_stats)
@@ -164,11 +182,13 @@ class AttentionWorker:
         """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop, and
         the hint of cached pages.
         """
-        tasks = self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()
-        if not self._engine.limits.prefix_cache:
-            return tasks
-        identity, pages = self._identity, self._engine.cache.pages
-        return *tasks, PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run()
+        tasks = [self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()]
+        if self._agreement is not None:
+            tasks.append(self._agreement.run(lambda: self._service.epoch > 0))
+        if self._engine.limits.prefix_cache:
+            identity, pages = self._identity, self._engine.cache.pages
+            tasks.append(PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run())
+        return tuple(tasks)
 
     async def drain(self) -> None:
         """Evicts running sequences when another worker can continue them, else after the drain timeout.
@@ -226,6 +246,7 @@ class AttentionWorker:
             epoch=self._service.epoch,
             progress=self._engine.counters.progress,
             draining=self._service.draining,
+            refused=self._service.refused or (self._agreement.damaged if self._agreement is not None else ""),
             stats=self._stats(),
             layers=self._recent.read(time.monotonic()),
         )
@@ -235,7 +256,7 @@ class AttentionWorker:
             scheduler = self._engine.scheduler
             running = len(scheduler.running) + len(scheduler.waiting) + self._service.preparing
             return f"draining: {running} sequences are still here" if running else "draining"
-        return "" if self._service.epoch else "no placement yet"
+        return "" if self._service.epoch else self._service.refused or "no placement yet"
 
     def _stats(self) -> dict[str, float]:
         scheduler, counters = self._engine.scheduler, self._engine.counters

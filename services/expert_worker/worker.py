@@ -23,6 +23,7 @@ from services.expert_worker.native_server import NativeServer
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.readiness import Readiness
+from services.expert_worker.sample_check import LOOK_S, SampleCheck
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import ExpertService
 from services.expert_worker.settings import ExpertSettings
@@ -66,6 +67,7 @@ class ExpertWorker:
         tls = settings.open_tls()
         warn_without(key)
         self._membership = Membership(settings.redis, settings.cluster, key)
+        self._samples = SampleCheck(self._membership, checkpoint, self._numerics.name)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
         self._state.published = self._published_epoch
         self._guard = Guard(key, self._state.boot_id, tls)
@@ -134,12 +136,12 @@ class ExpertWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """The tasks to run beside the server: the lease, and the batcher's progress tick.
+        """The tasks to run beside the server: the lease, the batcher's progress tick, a look at the weights of others.
 
         Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
-        return self._membership.advertise(self.record), self._tick()
+        return self._membership.advertise(self.record), self._tick(), self._compare_samples()
 
     async def drain(self) -> None:
         """Announces the drain, and serves on until the leader has placed its experts elsewhere or the timeout is over.
@@ -207,6 +209,7 @@ class ExpertWorker:
             epoch=self._state.epoch,
             progress=counters.progress,
             draining=self._state.draining,
+            refused=self._samples.reason,
             capacity=self._settings.capacity,
             host=self._settings.node,
             zone=self._settings.zone,
@@ -221,6 +224,13 @@ class ExpertWorker:
                 "over_p2p": self._service.over_p2p,
             },
         )
+
+    async def _compare_samples(self) -> None:
+        while True:
+            with contextlib.suppress(RedisUnavailable):
+                if await self._samples.look(self._state.epoch):
+                    await asyncio.Event().wait()
+            await asyncio.sleep(LOOK_S)
 
     async def _tick(self) -> None:
         while self._service.broken is None:

@@ -36,6 +36,7 @@ class WorkerRecord:
     capacity: int = 0  # experts it may load; 0 = any number
     host: str = ""  # the machine it runs on; empty = unknown
     zone: str = ""  # the zone of that machine; empty = unknown
+    refused: str = ""  # why it must not serve: its weights are not those of the others
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
     layers: dict[str, list[float]] = field(default_factory=dict)  # LAYER_NUMBERS, by layer; attention workers alone
@@ -66,8 +67,10 @@ class WorkerRecord:
 
     @property
     def state(self) -> str:
-        """In a word: joining, serving or draining. A router serves from its start."""
-        return "draining" if self.draining else "serving" if self.role == "router" or self.serving else "joining"
+        """In a word: joining, serving, refused or draining. A router serves from its start."""
+        if self.draining or self.refused:
+            return "draining" if self.draining else "refused"
+        return "serving" if self.role == "router" or self.serving else "joining"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name; what they hold is not copied."""
@@ -89,7 +92,8 @@ class WorkerRecord:
 
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
-        return self.boot_id, self.address, self.numerics_class, self.draining, self.capacity, self.host, self.zone
+        state = self.numerics_class, self.draining, self.refused, self.capacity
+        return self.boot_id, self.address, *state, self.host, self.zone
 
 
 FIELDS = tuple(each.name for each in fields(WorkerRecord))

@@ -21,6 +21,7 @@ from services.attention_worker.tensor_parallel.channel import Channel, ChannelCl
 from services.attention_worker.tensor_parallel.dispatchers import FollowerDispatcher, StepAborted
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.rank0 import shared_ranks
+from services.attention_worker.tensor_parallel.ready_frame import ready_frame
 from services.attention_worker.tensor_parallel.step_codec import unpack
 from services.checkpoint.errors import CheckpointError
 from services.process.cores import run_on
@@ -37,7 +38,7 @@ def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: 
     opened = open_model(settings, shard.rank)
     group = RankGroup(shard, folder, opened.device)
     loaded = opened.load(shared_ranks(opened.config, group))
-    channel.send(loaded.numerics.name.encode())
+    channel.send(ready_frame(loaded.numerics.name, opened.checkpoint.checksums))
     group.connect()
     caches = loaded.model.new_cache(group.all_reduce_min(loaded.limits.num_pages), loaded.limits.page_size)
     host = HostPages(caches, loaded.limits.host_pages)

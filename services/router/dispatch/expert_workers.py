@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -23,6 +24,7 @@ from services.router.dispatch.links import (
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
 DEPARTED_LINK_S = 1.0  # how long a worker that left the table may still answer what is in flight
+MOST_DAMAGED, DAMAGED_WITHIN_S = 3, 10.0  # calls to a worker within so long: its link is bad
 FIRST_SUSPECT_S, LAST_SUSPECT_S = 1.0, 60.0
 
 
@@ -52,6 +54,7 @@ class ExpertWorkerPool:
         self._linked: tuple[tuple[Key, ...], list[Link]] | None = None  # a table's workers, and their links
         self._suspects: dict[Key, tuple[float, float]] = {}  # (avoided until, seconds it was avoided for)
         self._suspected_until = 0.0
+        self._damaged: dict[Key, deque[float]] = {}  # when the last calls to a worker were damaged
         self._changed = threading.Condition()
 
     @property
@@ -78,6 +81,7 @@ class ExpertWorkerPool:
                 self._table = self._view = compiled
                 self._close_later(set(self._links) - set(compiled.keys))
                 self._suspects = {key: times for key, times in self._suspects.items() if key in compiled.keys}
+                self._damaged = {key: times for key, times in self._damaged.items() if key in compiled.keys}
                 self._rebuild_view()
                 self._changed.notify_all()
                 if self._scatterer is not None:
@@ -132,6 +136,15 @@ class ExpertWorkerPool:
             self._linked = None if hung else self._linked
         if link is not None:
             link.close()
+
+    def is_bad_link(self, key: Key) -> bool:
+        """Notes that a call to a worker was damaged on its way; whether that is so often that its link is given up."""
+        seen = self._damaged.setdefault(key, deque(maxlen=MOST_DAMAGED))
+        seen.append(time.monotonic())
+        bad = len(seen) == MOST_DAMAGED and seen[0] > seen[-1] - DAMAGED_WITHIN_S
+        if bad:
+            seen.clear()
+        return bad
 
     def mark_healthy(self, key: Key) -> None:
         """Ends the suspicion against a worker that has answered."""

@@ -17,6 +17,7 @@ from caracal_proto.tensors import dtype_name
 from torch import Tensor
 
 from services.router.dispatch.errors import (
+    CallDamaged,
     CallRejected,
     DispatchError,
     InvalidReply,
@@ -212,5 +213,7 @@ def _error(outcome: int, status: int, epoch: int, message: str) -> DispatchError
             return StaleEpoch(message, epoch)
         case expert_pb2.ExpertReply.INVALID:
             return CallRejected(message)
+        case expert_pb2.ExpertReply.DAMAGED:
+            return CallDamaged(message)
         case _:
             return WorkerUnavailable(message)
