@@ -126,6 +126,7 @@ HOSTILE: dict[str, Callable[[expert_pb2.ExpertCall], object]] = {
     "more assignments than there can be": lambda c: set_assignments(c, ints(*[0] * 99), ints(*[0] * 99)),
     "nothing at all": lambda c: c.Clear(),
 }
+DAMAGED = ("wrong checksum", "a flipped bit")
 
 
 def test_hostile_calls_are_rejected_and_the_session_stays_open(
@@ -138,7 +139,7 @@ def test_hostile_calls_are_rejected_and_the_session_stays_open(
     replies = answer(stub, *calls)
     assert len(replies) == len(calls)
     for name, reply in zip(HOSTILE, replies[1::2], strict=True):
-        assert reply.status == Reply.INVALID, name
+        assert reply.status == (Reply.DAMAGED if name in DAMAGED else Reply.INVALID), name
         assert reply.message, name
         assert not reply.y.data
     assert all(reply.status == Reply.OK for reply in replies[::2])

@@ -171,9 +171,12 @@ async def publish(
 
 
 async def push_table(workers: Workers, table: PublishedTable, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
-    """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it."""
+    """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it.
+
+    Those that must not serve do not get it.
+    """
     few = asyncio.Semaphore(FEW)
-    pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records))
+    pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records if not record.refused))
     return {key for key in pushed if key is not None}
 
 
