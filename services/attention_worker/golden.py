@@ -24,7 +24,7 @@ STRIDE = 7919
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
+class _WithoutExperts:
     """A MoE output to which experts add nothing."""
 
     h_TD: Tensor
@@ -42,7 +42,7 @@ class _NoExperts:
     def __init__(self, config: ModelConfig) -> None:
         self._config, self.digest = config, hashlib.sha256()
 
-    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> _Settled:
+    def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> _WithoutExperts:
         config = self._config
         ids_TK, weights_TK, zero_T = route(
             h_TD,
@@ -55,7 +55,7 @@ class _NoExperts:
         )
         for each in (ids_TK, weights_TK):
             self.digest.update(each.cpu().numpy().tobytes())
-        return _Settled(h_TD, weights_TK, zero_T)
+        return _WithoutExperts(h_TD, weights_TK, zero_T)
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ NOT_COMPARED = "its weights have not been compared with those of the others yet"
 
 
 class WeightsAgreement:
-    """Of one worker: `numerics_class` is its own, `table_class` the part of it that tables have.
+    """Whether one worker may serve: `numerics_class` is its own, `table_class` the part of it that tables have.
 
     `notify` is called with why it must not serve whenever that changes; empty: it may. `damaged`: which of its tensors
     differ from those of the published table's class, where a few do.

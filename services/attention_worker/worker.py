@@ -119,8 +119,7 @@ class AttentionWorker:
             self._migration,
         )
         self._server = AttentionServer(self._service, self._guard)
-        self._tables = TableFollower(self._membership, self._service)
-        self._agreement = self._agreement_of(loaded)
+        self._tables, self._agreement = TableFollower(self._membership, self._service), self._agreement_of(loaded)
         self._registry = CollectorRegistry()
         self._lag = LoopLag(self._registry)
         self._address = self._metrics_address = ""

@@ -1,4 +1,4 @@
-"""A TCP proxy that flips one bit of what goes through it, where it is told to."""
+"""A TCP proxy that flips one bit of what goes through it, at a pattern that it looks for."""
 
 from __future__ import annotations
 
