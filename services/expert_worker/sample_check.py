@@ -18,7 +18,7 @@ LOOK_S = 2.0
 
 
 class SampleCheck:
-    """The check of one worker. `reason`: which file and tensor differ, while some do; then the worker must not serve."""
+    """The check of one worker. `reason`: which file and tensor differ, if some do; then the worker must not serve."""
 
     def __init__(self, membership: Membership, checkpoint: Checkpoint, numerics_class: str) -> None:
         self._membership, self._checkpoint, self._class = membership, checkpoint, numerics_class

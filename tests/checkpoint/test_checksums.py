@@ -13,6 +13,7 @@ import torch
 from caracal_kernels import crc32, joined_crc32
 from hypothesis import given
 from hypothesis import strategies as st
+from support.flipped_bits import flip, place_of
 from support.quantized_checkpoint import to_fp8
 from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
 
@@ -38,26 +39,6 @@ def test_checksums_are_zlib_s_and_join(parts: list[bytes]) -> None:
         together = crc32(part, together)
         joined = joined_crc32(joined, crc32(part), len(part))
     assert together == joined == zlib.crc32(b"".join(parts))
-
-
-def place_of(path: Path, name: str) -> tuple[Path, int, int]:
-    """(file, first byte, size) of a tensor."""
-    stored = Checkpoint.open(path)._stored[name]
-    return stored.file, stored.begin, stored.end - stored.begin
-
-
-def flip(path: Path, name: str, byte: int, keep_time: bool = False) -> str:
-    """Flips one bit of a tensor's file; returns the file's name."""
-    file, begin, size = place_of(path, name)
-    before = file.stat()
-    with file.open("r+b") as stream:
-        stream.seek(begin + byte % size)
-        (value,) = stream.read(1)
-        stream.seek(begin + byte % size)
-        stream.write(bytes([value ^ 1]))
-    if keep_time:
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    return file.name
 
 
 def opened(path: Path, tp: int = 1) -> Opened:
