@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -20,6 +20,7 @@ from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import NoSuchDevice, find_device
 from services.checkpoint.numerics import Numerics, numerics_of
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import Region, regions_of
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 from services.transport.payload import dispatch_dtype_of
@@ -63,6 +64,7 @@ class Loaded(Generic[M]):
     limits: EngineLimits
     numerics: Numerics
     weights: ReadWeights | None = None  # what the class says of them, tensor by tensor
+    regions: Mapping[tuple[int, int], Region] = field(default_factory=dict)  # the same in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Opened:
         pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
         numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype, self.settings.kv_dtype)
-        return Loaded(model, self.limits(pages), numerics)
+        return Loaded(model, self.limits(pages), numerics, regions=_numbered(model.parts()))
 
     def classified(self, loaded: Loaded[M]) -> Loaded[M]:
         """The same, with the class that its weights and a golden forward give it. Raises CheckpointError.
@@ -169,6 +171,10 @@ class Opened:
         if wanted > free:
             gib = f"{wanted / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
             raise InvalidSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")
+
+
+def _numbered(parts: Iterable[tuple[str, object]]) -> dict[tuple[int, int], Region]:
+    return {(0, number): region for number, region in enumerate(regions_of(parts))}
 
 
 def open_model(settings: AttentionSettings, rank: int = 0) -> Opened:

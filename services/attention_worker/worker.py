@@ -29,6 +29,7 @@ from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
 from services.attention_worker.weights_agreement import WeightsAgreement
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.scrub import Region, Scrub
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
@@ -60,12 +61,16 @@ HANDOVER_S = 10.0  # for pages to be fetched, if less of the drain timeout is le
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
+class WeightsChanged(Exception):
+    """Weights in memory are not what was read: what the worker has computed since then may be wrong, and it ends."""
+
+
 class AttentionWorker:
     """One attention worker, built inside its event loop. Call `start`, then `drain` and `stop`, each once."""
 
     def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
-        self._settings, self._numerics = settings, loaded.numerics
+        self._settings, self._numerics, self._regions = settings, loaded.numerics, loaded.regions
         p2p = p2p_options(settings, config, loaded.model.device)
         native = NativeOptions(
             p2p.dtype,
@@ -182,6 +187,7 @@ class AttentionWorker:
         the hint of cached pages.
         """
         tasks = [self._membership.advertise(self.record), self._tables.run(), self._watch_engine(), self._lag.watch()]
+        tasks.append(self._scrub())
         if self._agreement is not None:
             tasks.append(self._agreement.run(lambda: self._service.epoch > 0))
         if self._engine.limits.prefix_cache:
@@ -227,6 +233,22 @@ class AttentionWorker:
             self._engine.run()
         finally:
             self._loop.call_soon_threadsafe(self._engine_ended.set)
+
+    async def _scrub(self) -> None:
+        """Compares the weights in memory with what was read. Raises WeightsChanged."""
+        changed: asyncio.Future[str] = self._loop.create_future()
+
+        def found(region: Region) -> None:
+            self._loop.call_soon_threadsafe(lambda: changed.done() or changed.set_result(region.name))
+            scrub.stop()
+
+        scrub = Scrub(self._regions, found, self._settings.scrub_s)
+        scrub.start()
+        try:
+            name = await changed
+            raise WeightsChanged(f"weights of {name} have changed in memory: this worker ends, others go on")
+        finally:
+            scrub.stop()
 
     async def _watch_engine(self) -> None:
         await self._engine_ended.wait()

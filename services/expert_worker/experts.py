@@ -24,6 +24,7 @@ from services.checkpoint.device import CPU
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.packing import load_packed_expert
 from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
+from services.checkpoint.scrub import Region, regions_of
 from services.checkpoint.staging import Staging
 from services.expert_worker import grouped
 
@@ -67,6 +68,8 @@ class Experts:
         self._checkpoint = checkpoint
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
+        self.regions: dict[tuple[int, int], Region] = {}  # the weights in memory
+        self.repaired = 0  # experts whose weights had changed in memory
         self._loaded_LE = np.zeros((config.num_layers, config.n_routed_experts), np.bool_)
         self._loading = threading.Lock()
         self._mirrors: list[Mirror] = []
@@ -92,13 +95,32 @@ class Experts:
             raise CheckpointError(f"the model has no expert {expert} of layer {layer}")
         with self._loading:
             if (layer, expert) not in self._digests:
-                weights = self._read(layer, expert)
-                digest = golden_digest(weights, self.dtype, layer, expert, self._checksums(layer, expert))
-                self._show(layer, expert, weights)
-                self._weights[layer][expert] = weights
+                weights, digest = self._read_again(layer, expert)
+                self._use(layer, expert, weights)
                 self._digests[layer, expert] = digest
                 self._loaded_LE[layer, expert] = True
             return self._digests[layer, expert]
+
+    def repair(self, region: Region) -> None:
+        """Reads an expert again whose weights have changed in memory. Raises CheckpointError when it is another now."""
+        with self._loading:
+            key = next((key for key, one in self.regions.items() if one is region), None)
+            if key is None:
+                return  # it was dropped, or read again
+            weights, digest = self._read_again(*key)
+            if digest != self._digests[key]:
+                raise CheckpointError(f"{region.name} has changed in memory, and in the checkpoint since it was read")
+            self._use(*key, weights)
+            self.repaired += 1
+
+    def _read_again(self, layer: int, expert: int) -> tuple[ExpertWeights, int]:
+        weights = self._read(layer, expert)
+        return weights, golden_digest(weights, self.dtype, layer, expert, self._checksums(layer, expert))
+
+    def _use(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        (self.regions[layer, expert],) = regions_of([(f"expert {expert} of layer {layer}", weights)])
+        self._show(layer, expert, weights)
+        self._weights[layer][expert] = weights
 
     def tensors(self, layer: int, expert: int) -> list[tuple[str, str, int]]:
         """(file, tensor, CRC-32) of what an expert's weights were read from. Raises NotLoadedError, CheckpointError."""
@@ -121,6 +143,7 @@ class Experts:
             if self._digests.pop((layer, expert), None) is None:
                 return
             self._weights[layer].pop(expert, None)
+            self.regions.pop((layer, expert), None)
             self._loaded_LE[layer, expert] = False
             for mirror in self._mirrors:
                 mirror.drop(layer, expert)

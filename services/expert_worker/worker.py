@@ -14,8 +14,10 @@ from caracal_kernels import is_compiled
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.device import computes_fp8, find_device
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import Region, Scrub
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.metrics import ExpertMetrics
@@ -82,6 +84,7 @@ class ExpertWorker:
         )
         self._service.native = self._native = self._native_server(device)
         self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set, self._guard)
+        self._scrub = Scrub(experts.regions, self._repair, settings.scrub_s)
         self._readiness = Readiness(self._state, self._membership)
         self._address = self._metrics_address = ""
 
@@ -107,6 +110,7 @@ class ExpertWorker:
         self._address = authority(settings.reachable_host, port)
         self._metrics_address = authority(settings.reachable_host, metrics_port)
         self._server.set_ready(True)
+        self._scrub.start()
         log.info(
             "expert worker listens",
             worker_id=self._state.worker_id,
@@ -115,6 +119,15 @@ class ExpertWorker:
             numerics_class=self._state.numerics_class,
             open_files=open_files(),
         )
+
+    def _repair(self, region: Region) -> None:
+        """Reads an expert again whose weights have changed in memory; the process ends when it cannot."""
+        try:
+            self._state.experts.repair(region)
+        except CheckpointError as error:
+            self._service.broken = error
+        else:
+            log.warning("weights were read again", weights=region.name)
 
     def _native_server(self, device: torch.device) -> NativeServer | None:
         """The server of native sessions; None, with the reason in the log, where there is none."""
@@ -188,6 +201,7 @@ class ExpertWorker:
     async def stop(self) -> None:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.withdraw(self.record())
+        await asyncio.to_thread(self._scrub.stop)
         await asyncio.to_thread(self._server.stop, GRACE_S)
         if self._native is not None:
             await asyncio.to_thread(self._native.stop)

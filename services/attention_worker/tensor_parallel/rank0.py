@@ -88,4 +88,5 @@ def load_rank0(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[R
     limits = opened.limits(group.all_reduce_min(loaded.limits.num_pages))
     if opened.device.type == "cpu":  # NCCL may read its store later; gloo is connected and does not
         followers.remove_folder()
-    return opened.classified(Loaded(Rank0Model(loaded.model, group, followers), limits, loaded.numerics))
+    model = Rank0Model(loaded.model, group, followers)
+    return opened.classified(Loaded(model, limits, loaded.numerics, regions=loaded.regions))
