@@ -9,7 +9,7 @@ from random import Random
 import grpc
 import pytest
 import torch
-from caracal_proto import attention_pb2
+from caracal_proto import attention_pb2, expert_pb2
 from caracal_proto.sealing import Damaged, Seals, sealed
 from google.protobuf.message import DecodeError
 from support.attention_service import request
@@ -146,6 +146,27 @@ def test_damaged_ids_of_a_call_over_grpc_cost_a_resend(checkpoint: Checkpoint, o
             assert torch.equal(run(dispatcher, 0, gate[0], batch), expected)
             assert proxy.flipped == 4
             assert dispatcher.stats.total().retries == 4
+
+
+def test_damaged_replies_over_grpc_cost_a_resend(checkpoint: Checkpoint, one: Worker) -> None:
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
+    batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    expected = run(plain, 0, gate[0], batch)
+    replies = []
+
+    def keep(reply: expert_pb2.ExpertReply) -> expert_pb2.ExpertReply:
+        replies.append(reply)
+        return reply
+
+    one.service.fault = keep
+    with flipping_proxy(int(one.endpoint.address.rpartition(":")[2])) as proxy:
+        through(one, proxy)
+        with open_dispatcher(checkpoint, GrpcLink) as dispatcher:
+            dispatcher.apply(place(1, checkpoint, [one.endpoint], lambda layer, expert: [0]))
+            assert torch.equal(run(dispatcher, 0, gate[0], batch), expected)
+            proxy.down, proxy.left = replies[-1].y.data[:9], 2
+            assert torch.equal(run(dispatcher, 0, gate[0], batch), expected)
+            assert proxy.flipped == dispatcher.stats.total().retries == 2
 
 
 def test_damaged_calls_over_native_sessions_cost_resends(checkpoint: Checkpoint, one: Worker) -> None:
