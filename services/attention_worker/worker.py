@@ -236,17 +236,18 @@ class AttentionWorker:
 
     async def _scrub(self) -> None:
         """Compares the weights in memory with what was read. Raises WeightsChanged."""
-        changed: asyncio.Future[str] = self._loop.create_future()
+        changed: asyncio.Queue[str] = asyncio.Queue()
 
         def found(region: Region) -> None:
-            self._loop.call_soon_threadsafe(lambda: changed.done() or changed.set_result(region.name))
+            self._loop.call_soon_threadsafe(changed.put_nowait, region.name)
             scrub.stop()
 
         scrub = Scrub(self._regions, found, self._settings.scrub_s)
         scrub.start()
         try:
-            name = await changed
-            raise WeightsChanged(f"weights of {name} have changed in memory: this worker ends, others go on")
+            raise WeightsChanged(
+                f"weights of {await changed.get()} have changed in memory: this worker ends, others go on"
+            )
         finally:
             scrub.stop()
 
