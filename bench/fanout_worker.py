@@ -96,6 +96,9 @@ class FakeWorkers(expert_pb2_grpc.ExpertServicer):
     def Rendezvous(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Tensors(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def Session(
         self, request_iterator: Iterator[expert_pb2.ExpertCall], context: Any
     ) -> Iterator[expert_pb2.ExpertReply]:

@@ -151,6 +151,9 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
     def Rendezvous(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Tensors(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def Generate(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 

@@ -11,6 +11,7 @@ from k8s.tools.values import default_image
 # The extras of the Dockerfile's two targets. The gateway's has neither torch nor weights.
 EXTRAS = {"all": "gateway,k8s,otel,worker,local", "gateway": "gateway,k8s,otel"}
 MODELS = packages.REPOSITORY / "models"
+KEPT = "caracal-checksums.json"
 CONFIG: Document = {
     "User": f"{debian.USER}:{debian.USER}",
     "WorkingDir": "/app",
@@ -29,8 +30,8 @@ def build(target: str, name: str, output: Path, work: Path) -> str:
     debian.make_root(base, work / "debs")
     site = _dependencies(target, work)
     packages.install_caracal(own, work)
-    weights = shutil.ignore_patterns("*.safetensors") if target == "gateway" else None
-    shutil.copytree(MODELS, models / "app/models", ignore=weights)
+    left_out = [KEPT, "*.safetensors"] if target == "gateway" else [KEPT]  # it says nothing of copies
+    shutil.copytree(MODELS, models / "app/models", ignore=shutil.ignore_patterns(*left_out))
     output.parent.mkdir(parents=True, exist_ok=True)
     return write_archive(output, name, CONFIG, [base, site, own, models], work / target / "blobs")
 

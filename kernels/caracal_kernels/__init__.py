@@ -1,6 +1,7 @@
 """The ops. Each file holds one: `op_reference`, plain torch and the oracle, and `op`, dispatched by torch."""
 
 from caracal_kernels.backend import KernelsUnavailable, cpu_backend, is_compiled
+from caracal_kernels.checksum import crc32, joined_crc32
 from caracal_kernels.combine import combine, combine_reference
 from caracal_kernels.grouped_swiglu import grouped_swiglu, grouped_swiglu_reference
 from caracal_kernels.grouped_swiglu_fp8 import grouped_swiglu_fp8, grouped_swiglu_fp8_reference
@@ -34,11 +35,13 @@ __all__ = [
     "combine",
     "combine_reference",
     "cpu_backend",
+    "crc32",
     "grouped_swiglu",
     "grouped_swiglu_fp8",
     "grouped_swiglu_fp8_reference",
     "grouped_swiglu_reference",
     "is_compiled",
+    "joined_crc32",
     "linear",
     "linear_fp8",
     "linear_fp8_reference",

@@ -26,7 +26,7 @@ from caracal_proto import placement_pb2 as caracal__proto_dot_placement__pb2
 from caracal_proto import tensor_pb2 as caracal__proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61racal_proto/expert.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/placement.proto\x1a\x1a\x63\x61racal_proto/tensor.proto\"\x80\x02\n\nExpertCall\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05layer\x18\x04 \x01(\r\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x08 \x01(\x07\x12\x1a\n\x01x\x18\t \x01(\x0b\x32\x0f.caracal.Tensor\x12\x0b\n\x03row\x18\n \x01(\x0c\x12\x0e\n\x06\x65xpert\x18\x0b \x01(\x0c\x12\x11\n\tp2p_group\x18\x0c \x01(\x06\x12\x11\n\tunchecked\x18\r \x01(\x08\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\"\xa6\x02\n\x0b\x45xpertReply\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.caracal.ExpertReply.Status\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x07\x12\x1a\n\x01y\x18\x07 \x01(\x0b\x32\x0f.caracal.Tensor\x12\x10\n\x08over_p2p\x18\x08 \x01(\x08\x12\x11\n\tunchecked\x18\t \x01(\x08\"[\n\x06Status\x12\x06\n\x02OK\x10\x00\x12\x0e\n\nNOT_LOADED\x10\x01\x12\x0f\n\x0bSTALE_EPOCH\x10\x02\x12\x0b\n\x07INVALID\x10\x03\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x04\"\x04\x08\x05\x10\x05\"a\n\x0eRendezvousItem\x12\r\n\x05group\x18\x01 \x01(\x06\x12\x11\n\tmax_bytes\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x08\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x0c\"\r\n\x0bOpenRequest\"\x93\x01\n\tOpenReply\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x11\n\tunix_name\x18\x05 \x01(\t\x12\x10\n\x08max_rows\x18\x06 \x01(\r\x12\x17\n\x0fmax_assignments\x18\x07 \x01(\r\x12\x0c\n\x04keys\x18\x08 \x01(\x0c\"\x17\n\x15\x45xpertDescribeRequest\"\xaf\x01\n\x11\x45xpertDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x16\n\x0enumerics_class\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08progress\x18\x06 \x01(\x04\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12%\n\x06loaded\x18\x08 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x05\x10\x06\"M\n\x0ePrepareRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12&\n\x07\x65xperts\x18\x03 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x02\x10\x03\"%\n\x0cPrepareReply\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02\".\n\rCommitRequest\x12\x1d\n\x05table\x18\x01 \x01(\x0b\x32\x0e.caracal.Table\",\n\x0b\x43ommitReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06loaded\x18\x02 \x01(\r\"\r\n\x0bLoadRequest\"j\n\tLoadReply\x12\"\n\x06layers\x18\x01 \x03(\x0b\x32\x12.caracal.LayerLoad\x12\x10\n\x08window_s\x18\x02 \x01(\x02\x12\x0c\n\x04\x62usy\x18\x03 \x01(\x02\x12\x19\n\x11\x61ssignments_per_s\x18\x04 \x01(\x02\":\n\tLayerLoad\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x01(\x0c\x12\r\n\x05rates\x18\x03 \x01(\x0c\x32\xa5\x03\n\x06\x45xpert\x12\x46\n\x08\x44\x65scribe\x12\x1e.caracal.ExpertDescribeRequest\x1a\x1a.caracal.ExpertDescription\x12\x38\n\x07Session\x12\x13.caracal.ExpertCall\x1a\x14.caracal.ExpertReply(\x01\x30\x01\x12\x42\n\nRendezvous\x12\x17.caracal.RendezvousItem\x1a\x17.caracal.RendezvousItem(\x01\x30\x01\x12\x30\n\x04Open\x12\x14.caracal.OpenRequest\x1a\x12.caracal.OpenReply\x12\x39\n\x07Prepare\x12\x17.caracal.PrepareRequest\x1a\x15.caracal.PrepareReply\x12\x36\n\x06\x43ommit\x12\x16.caracal.CommitRequest\x1a\x14.caracal.CommitReply\x12\x30\n\x04Load\x12\x14.caracal.LoadRequest\x1a\x12.caracal.LoadReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61racal_proto/expert.proto\x12\x07\x63\x61racal\x1a\x1d\x63\x61racal_proto/placement.proto\x1a\x1a\x63\x61racal_proto/tensor.proto\"\x80\x02\n\nExpertCall\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05layer\x18\x04 \x01(\r\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x08 \x01(\x07\x12\x1a\n\x01x\x18\t \x01(\x0b\x32\x0f.caracal.Tensor\x12\x0b\n\x03row\x18\n \x01(\x0c\x12\x0e\n\x06\x65xpert\x18\x0b \x01(\x0c\x12\x11\n\tp2p_group\x18\x0c \x01(\x06\x12\x11\n\tunchecked\x18\r \x01(\x08\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\"\xb3\x02\n\x0b\x45xpertReply\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.caracal.ExpertReply.Status\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x07\x12\x1a\n\x01y\x18\x07 \x01(\x0b\x32\x0f.caracal.Tensor\x12\x10\n\x08over_p2p\x18\x08 \x01(\x08\x12\x11\n\tunchecked\x18\t \x01(\x08\"h\n\x06Status\x12\x06\n\x02OK\x10\x00\x12\x0e\n\nNOT_LOADED\x10\x01\x12\x0f\n\x0bSTALE_EPOCH\x10\x02\x12\x0b\n\x07INVALID\x10\x03\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x04\x12\x0b\n\x07\x44\x41MAGED\x10\x06\"\x04\x08\x05\x10\x05\"a\n\x0eRendezvousItem\x12\r\n\x05group\x18\x01 \x01(\x06\x12\x11\n\tmax_bytes\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x08\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x0c\"\r\n\x0bOpenRequest\"\x93\x01\n\tOpenReply\x12\x0f\n\x07session\x18\x01 \x01(\x06\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x11\n\tunix_name\x18\x05 \x01(\t\x12\x10\n\x08max_rows\x18\x06 \x01(\r\x12\x17\n\x0fmax_assignments\x18\x07 \x01(\r\x12\x0c\n\x04keys\x18\x08 \x01(\x0c\"\x17\n\x15\x45xpertDescribeRequest\"\xaf\x01\n\x11\x45xpertDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x16\n\x0enumerics_class\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08progress\x18\x06 \x01(\x04\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12%\n\x06loaded\x18\x08 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x05\x10\x06\"M\n\x0ePrepareRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12&\n\x07\x65xperts\x18\x03 \x03(\x0b\x32\x15.caracal.LayerExpertsJ\x04\x08\x02\x10\x03\"%\n\x0cPrepareReply\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02\"/\n\x0eTensorsRequest\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0e\n\x06\x65xpert\x18\x02 \x01(\r\"6\n\x0cTensorsReply\x12&\n\x07tensors\x18\x01 \x03(\x0b\x32\x15.caracal.ExpertTensor\">\n\x0c\x45xpertTensor\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\".\n\rCommitRequest\x12\x1d\n\x05table\x18\x01 \x01(\x0b\x32\x0e.caracal.Table\",\n\x0b\x43ommitReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06loaded\x18\x02 \x01(\r\"\r\n\x0bLoadRequest\"j\n\tLoadReply\x12\"\n\x06layers\x18\x01 \x03(\x0b\x32\x12.caracal.LayerLoad\x12\x10\n\x08window_s\x18\x02 \x01(\x02\x12\x0c\n\x04\x62usy\x18\x03 \x01(\x02\x12\x19\n\x11\x61ssignments_per_s\x18\x04 \x01(\x02\":\n\tLayerLoad\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x01(\x0c\x12\r\n\x05rates\x18\x03 \x01(\x0c\x32\xe0\x03\n\x06\x45xpert\x12\x46\n\x08\x44\x65scribe\x12\x1e.caracal.ExpertDescribeRequest\x1a\x1a.caracal.ExpertDescription\x12\x38\n\x07Session\x12\x13.caracal.ExpertCall\x1a\x14.caracal.ExpertReply(\x01\x30\x01\x12\x42\n\nRendezvous\x12\x17.caracal.RendezvousItem\x1a\x17.caracal.RendezvousItem(\x01\x30\x01\x12\x30\n\x04Open\x12\x14.caracal.OpenRequest\x1a\x12.caracal.OpenReply\x12\x39\n\x07Prepare\x12\x17.caracal.PrepareRequest\x1a\x15.caracal.PrepareReply\x12\x36\n\x06\x43ommit\x12\x16.caracal.CommitRequest\x1a\x14.caracal.CommitReply\x12\x39\n\x07Tensors\x12\x17.caracal.TensorsRequest\x1a\x15.caracal.TensorsReply\x12\x30\n\x04Load\x12\x14.caracal.LoadRequest\x1a\x12.caracal.LoadReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPERTCALL']._serialized_start=99
   _globals['_EXPERTCALL']._serialized_end=355
   _globals['_EXPERTREPLY']._serialized_start=358
-  _globals['_EXPERTREPLY']._serialized_end=652
+  _globals['_EXPERTREPLY']._serialized_end=665
   _globals['_EXPERTREPLY_STATUS']._serialized_start=561
-  _globals['_EXPERTREPLY_STATUS']._serialized_end=652
-  _globals['_RENDEZVOUSITEM']._serialized_start=654
-  _globals['_RENDEZVOUSITEM']._serialized_end=751
-  _globals['_OPENREQUEST']._serialized_start=753
-  _globals['_OPENREQUEST']._serialized_end=766
-  _globals['_OPENREPLY']._serialized_start=769
-  _globals['_OPENREPLY']._serialized_end=916
-  _globals['_EXPERTDESCRIBEREQUEST']._serialized_start=918
-  _globals['_EXPERTDESCRIBEREQUEST']._serialized_end=941
-  _globals['_EXPERTDESCRIPTION']._serialized_start=944
-  _globals['_EXPERTDESCRIPTION']._serialized_end=1119
-  _globals['_PREPAREREQUEST']._serialized_start=1121
-  _globals['_PREPAREREQUEST']._serialized_end=1198
-  _globals['_PREPAREREPLY']._serialized_start=1200
-  _globals['_PREPAREREPLY']._serialized_end=1237
-  _globals['_COMMITREQUEST']._serialized_start=1239
-  _globals['_COMMITREQUEST']._serialized_end=1285
-  _globals['_COMMITREPLY']._serialized_start=1287
-  _globals['_COMMITREPLY']._serialized_end=1331
-  _globals['_LOADREQUEST']._serialized_start=1333
-  _globals['_LOADREQUEST']._serialized_end=1346
-  _globals['_LOADREPLY']._serialized_start=1348
-  _globals['_LOADREPLY']._serialized_end=1454
-  _globals['_LAYERLOAD']._serialized_start=1456
-  _globals['_LAYERLOAD']._serialized_end=1514
-  _globals['_EXPERT']._serialized_start=1517
-  _globals['_EXPERT']._serialized_end=1938
+  _globals['_EXPERTREPLY_STATUS']._serialized_end=665
+  _globals['_RENDEZVOUSITEM']._serialized_start=667
+  _globals['_RENDEZVOUSITEM']._serialized_end=764
+  _globals['_OPENREQUEST']._serialized_start=766
+  _globals['_OPENREQUEST']._serialized_end=779
+  _globals['_OPENREPLY']._serialized_start=782
+  _globals['_OPENREPLY']._serialized_end=929
+  _globals['_EXPERTDESCRIBEREQUEST']._serialized_start=931
+  _globals['_EXPERTDESCRIBEREQUEST']._serialized_end=954
+  _globals['_EXPERTDESCRIPTION']._serialized_start=957
+  _globals['_EXPERTDESCRIPTION']._serialized_end=1132
+  _globals['_PREPAREREQUEST']._serialized_start=1134
+  _globals['_PREPAREREQUEST']._serialized_end=1211
+  _globals['_PREPAREREPLY']._serialized_start=1213
+  _globals['_PREPAREREPLY']._serialized_end=1250
+  _globals['_TENSORSREQUEST']._serialized_start=1252
+  _globals['_TENSORSREQUEST']._serialized_end=1299
+  _globals['_TENSORSREPLY']._serialized_start=1301
+  _globals['_TENSORSREPLY']._serialized_end=1355
+  _globals['_EXPERTTENSOR']._serialized_start=1357
+  _globals['_EXPERTTENSOR']._serialized_end=1419
+  _globals['_COMMITREQUEST']._serialized_start=1421
+  _globals['_COMMITREQUEST']._serialized_end=1467
+  _globals['_COMMITREPLY']._serialized_start=1469
+  _globals['_COMMITREPLY']._serialized_end=1513
+  _globals['_LOADREQUEST']._serialized_start=1515
+  _globals['_LOADREQUEST']._serialized_end=1528
+  _globals['_LOADREPLY']._serialized_start=1530
+  _globals['_LOADREPLY']._serialized_end=1636
+  _globals['_LAYERLOAD']._serialized_start=1638
+  _globals['_LAYERLOAD']._serialized_end=1696
+  _globals['_EXPERT']._serialized_start=1699
+  _globals['_EXPERT']._serialized_end=2179
 # @@protoc_insertion_point(module_scope)

@@ -111,8 +111,10 @@ class ExpertReply(_message.Message):
         STALE_EPOCH: ExpertReply._Status.ValueType  # 2
         """FAILED_PRECONDITION: the call's epoch is below the highest this worker has seen"""
         INVALID: ExpertReply._Status.ValueType  # 3
-        """INVALID_ARGUMENT: shape, dtype, counts, ids or checksum"""
+        """INVALID_ARGUMENT: shape, dtype, counts or ids"""
         DEADLINE_EXCEEDED: ExpertReply._Status.ValueType  # 4
+        DAMAGED: ExpertReply._Status.ValueType  # 6
+        """DATA_LOSS: what came is not what was sent; the same call may well go through again"""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
     OK: ExpertReply.Status.ValueType  # 0
@@ -121,8 +123,10 @@ class ExpertReply(_message.Message):
     STALE_EPOCH: ExpertReply.Status.ValueType  # 2
     """FAILED_PRECONDITION: the call's epoch is below the highest this worker has seen"""
     INVALID: ExpertReply.Status.ValueType  # 3
-    """INVALID_ARGUMENT: shape, dtype, counts, ids or checksum"""
+    """INVALID_ARGUMENT: shape, dtype, counts or ids"""
     DEADLINE_EXCEEDED: ExpertReply.Status.ValueType  # 4
+    DAMAGED: ExpertReply.Status.ValueType  # 6
+    """DATA_LOSS: what came is not what was sent; the same call may well go through again"""
 
     CALL_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
@@ -345,7 +349,9 @@ Global___PrepareRequest: _TypeAlias = PrepareRequest  # noqa: Y015
 
 @_typing.final
 class PrepareReply(_message.Message):
-    """A golden digest is of an expert's answer to the golden vector: equal on every replica of one numerics class."""
+    """A golden digest is of an expert's answer to the golden vector and of the bytes of its tensors: equal on every replica of
+    one numerics class.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -364,6 +370,74 @@ class PrepareReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareReply: _TypeAlias = PrepareReply  # noqa: Y015
+
+@_typing.final
+class TensorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    EXPERT_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    expert: _builtins.int
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        expert: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert", b"expert", "layer", b"layer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorsRequest: _TypeAlias = TensorsRequest  # noqa: Y015
+
+@_typing.final
+class TensorsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpertTensor]: ...
+    def __init__(
+        self,
+        *,
+        tensors: _abc.Iterable[Global___ExpertTensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tensors", b"tensors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorsReply: _TypeAlias = TensorsReply  # noqa: Y015
+
+@_typing.final
+class ExpertTensor(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    tensor: _builtins.str
+    checksum: _builtins.int
+    """CRC-32 of the tensor's bytes, or of the expert's rows of it"""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        tensor: _builtins.str = ...,
+        checksum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "file", b"file", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpertTensor: _TypeAlias = ExpertTensor  # noqa: Y015
 
 @_typing.final
 class CommitRequest(_message.Message):

@@ -64,6 +64,11 @@ class ExpertStub:
                 request_serializer=caracal__proto_dot_expert__pb2.CommitRequest.SerializeToString,
                 response_deserializer=caracal__proto_dot_expert__pb2.CommitReply.FromString,
                 _registered_method=True)
+        self.Tensors = channel.unary_unary(
+                '/caracal.Expert/Tensors',
+                request_serializer=caracal__proto_dot_expert__pb2.TensorsRequest.SerializeToString,
+                response_deserializer=caracal__proto_dot_expert__pb2.TensorsReply.FromString,
+                _registered_method=True)
         self.Load = channel.unary_unary(
                 '/caracal.Expert/Load',
                 request_serializer=caracal__proto_dot_expert__pb2.LoadRequest.SerializeToString,
@@ -117,6 +122,14 @@ class ExpertServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tensors(self, request, context):
+        """What an expert's weights were read from, and the checksums of its bytes: to say how two replicas differ. NOT_FOUND
+        for one that is not loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request, context):
         """What the experts loaded here were asked for lately, and how busy that kept the worker.
         """
@@ -156,6 +169,11 @@ def add_ExpertServicer_to_server(servicer, server):
                     servicer.Commit,
                     request_deserializer=caracal__proto_dot_expert__pb2.CommitRequest.FromString,
                     response_serializer=caracal__proto_dot_expert__pb2.CommitReply.SerializeToString,
+            ),
+            'Tensors': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tensors,
+                    request_deserializer=caracal__proto_dot_expert__pb2.TensorsRequest.FromString,
+                    response_serializer=caracal__proto_dot_expert__pb2.TensorsReply.SerializeToString,
             ),
             'Load': grpc.unary_unary_rpc_method_handler(
                     servicer.Load,
@@ -325,6 +343,33 @@ class Expert:
             '/caracal.Expert/Commit',
             caracal__proto_dot_expert__pb2.CommitRequest.SerializeToString,
             caracal__proto_dot_expert__pb2.CommitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tensors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caracal.Expert/Tensors',
+            caracal__proto_dot_expert__pb2.TensorsRequest.SerializeToString,
+            caracal__proto_dot_expert__pb2.TensorsReply.FromString,
             options,
             channel_credentials,
             insecure,

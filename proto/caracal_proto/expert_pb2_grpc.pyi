@@ -46,6 +46,10 @@ class ExpertStub:
     """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _grpc.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]
     """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
+    Tensors: _grpc.UnaryUnaryMultiCallable[_expert_pb2.TensorsRequest, _expert_pb2.TensorsReply]
+    """What an expert's weights were read from, and the checksums of its bytes: to say how two replicas differ. NOT_FOUND
+    for one that is not loaded.
+    """
     Load: _grpc.UnaryUnaryMultiCallable[_expert_pb2.LoadRequest, _expert_pb2.LoadReply]
     """What the experts loaded here were asked for lately, and how busy that kept the worker."""
 
@@ -67,6 +71,10 @@ class ExpertAsyncStub(ExpertStub):
     """First phase of a placement: load the experts and run each once on a golden vector. Nothing is routed to them yet."""
     Commit: _aio.UnaryUnaryMultiCallable[_expert_pb2.CommitRequest, _expert_pb2.CommitReply]  # type: ignore[assignment]
     """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
+    Tensors: _aio.UnaryUnaryMultiCallable[_expert_pb2.TensorsRequest, _expert_pb2.TensorsReply]  # type: ignore[assignment]
+    """What an expert's weights were read from, and the checksums of its bytes: to say how two replicas differ. NOT_FOUND
+    for one that is not loaded.
+    """
     Load: _aio.UnaryUnaryMultiCallable[_expert_pb2.LoadRequest, _expert_pb2.LoadReply]  # type: ignore[assignment]
     """What the experts loaded here were asked for lately, and how busy that kept the worker."""
 
@@ -121,6 +129,16 @@ class ExpertServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_expert_pb2.CommitReply, _abc.Awaitable[_expert_pb2.CommitReply]]:
         """Second phase: the table is published. The worker unloads experts not placed on it and rejects older epochs."""
+
+    @_abc_1.abstractmethod
+    def Tensors(
+        self,
+        request: _expert_pb2.TensorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_expert_pb2.TensorsReply, _abc.Awaitable[_expert_pb2.TensorsReply]]:
+        """What an expert's weights were read from, and the checksums of its bytes: to say how two replicas differ. NOT_FOUND
+        for one that is not loaded.
+        """
 
     @_abc_1.abstractmethod
     def Load(

@@ -14,7 +14,7 @@ from services.attention_worker.loading import Loaded, Servable, open_model
 from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.followers import Followers, RankLost
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
-from services.attention_worker.worker import AttentionWorker
+from services.attention_worker.worker import AttentionWorker, WeightsChanged
 from services.checkpoint.errors import CheckpointError
 from services.process import tracing
 from services.process.garbage import keep_what_is_made
@@ -65,11 +65,11 @@ def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
         opened = open_model(settings)
         with Followers(settings.tp) as followers:
             found = load_rank0(opened, followers)
-            loaded = Loaded(adapt(found.model), found.limits, found.numerics)
+            loaded = Loaded(adapt(found.model), found.limits, found.numerics, found.weights, found.regions)
             keep_what_is_made()
             times.reached("model")
             asyncio.run(serve(settings, loaded, followers, times))
-    except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost) as error:
+    except (InvalidSetting, CheckpointError, KernelsUnavailable, RankLost, WeightsChanged) as error:
         exit_with_error(str(error))
     finally:
         tracing.shutdown()

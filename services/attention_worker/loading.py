@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -11,6 +12,7 @@ import torch
 
 from services.attention_worker.engine.engine import EngineLimits, ModelLike
 from services.attention_worker.engine.memory import default_pages, free_memory, page_bytes
+from services.attention_worker.golden import golden_forward
 from services.attention_worker.model.model import Model, load_model
 from services.attention_worker.model.ranks import ALONE, Ranks
 from services.attention_worker.settings import AttentionSettings
@@ -18,6 +20,7 @@ from services.checkpoint.config import ModelConfig
 from services.checkpoint.device import NoSuchDevice, find_device
 from services.checkpoint.numerics import Numerics, numerics_of
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import Region, regions_of
 from services.process.memory import host_free
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
@@ -43,12 +46,26 @@ M = TypeVar("M", bound=Servable, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class ReadWeights:
+    """The tensors that an attention worker has read, and the CRC-32 of each."""
+
+    names: Sequence[str]
+    files: Sequence[str]
+    checksums: Sequence[int]
+
+    def file_of(self, name: str) -> str:
+        return self.files[self.names.index(name)]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded(Generic[M]):
     """A model that can be served, its engine's sizes, and its numerics class: workers of one class give equal bits."""
 
     model: M
     limits: EngineLimits
     numerics: Numerics
+    weights: ReadWeights | None = None  # what the class says of them, tensor by tensor
+    regions: Mapping[tuple[int, int], Region] = field(default_factory=dict)  # the same in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +105,21 @@ class Opened:
         pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
         numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype, self.settings.kv_dtype)
-        return Loaded(model, self.limits(pages), numerics)
+        return Loaded(model, self.limits(pages), numerics, regions=_numbered(model.parts()))
+
+    def classified(self, loaded: Loaded[M]) -> Loaded[M]:
+        """The same, with the class that its weights and a golden forward give it. Raises CheckpointError.
+
+        Of several ranks, it is rank 0's, once it knows what the others have read and they take steps.
+        """
+        checkpoint, names = self.checkpoint, self.checkpoint.attention_names()
+        checksums = [checkpoint.checksum(name) for name in names]
+        weights = ReadWeights(names, [checkpoint.file_of(name) for name in names], checksums)
+        kept = checkpoint.keep_checksums()
+        golden = golden_forward(loaded.model, self.config, self.settings.page_size)
+        numerics = loaded.numerics.with_attention(checksums, golden)
+        log.info("weights have checksums", tensors=len(names), kept=kept, numerics_class=numerics.name)
+        return replace(loaded, numerics=numerics, weights=weights)
 
     def limits(self, pages: int) -> EngineLimits:
         """The engine's sizes; the model length defaults to what the positions and the whole cache both allow.
@@ -141,6 +172,10 @@ class Opened:
         if wanted > free:
             gib = f"{wanted / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
             raise InvalidSetting(f"CARACAL_KV_PAGES: {pages} pages of CARACAL_PAGE_SIZE {size} take {gib}")
+
+
+def _numbered(parts: Iterable[tuple[str, object]]) -> dict[tuple[int, int], Region]:
+    return {(0, number): region for number, region in enumerate(regions_of(parts))}
 
 
 def open_model(settings: AttentionSettings, rank: int = 0) -> Opened:

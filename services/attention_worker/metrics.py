@@ -64,6 +64,7 @@ class AttentionMetrics(Collector):
         yield _count("caracal:prefix_cache_hits", "Those of them that were cached", scheduler.prefix_hits)
         yield _gauge("caracal_prefix_cache_pages", "Pages that can be shared, used ones too", pages.named)
         yield _count("caracal_prefix_cache_evictions", "Shareable pages that were needed for others", pages.evictions)
+        yield _count("caracal_prefix_cache_damaged", "Shareable pages found changed, not used again", pages.damaged)
         yield _gauge("caracal_prefix_cache_host_pages", "Pages in host memory", len(pages.host))
         yield _count("caracal_prefix_cache_host_loads", "Pages copied back from host memory", pages.host.loads)
         yield _count(

@@ -22,6 +22,7 @@ from services.attention_worker.migration.page_server import CallRejected
 from services.attention_worker.paced_rejections import PacedRejections
 from services.attention_worker.table_check import Named, TableCheck, named_by
 from services.membership.checks import epoch_violation
+from services.membership.numerics_class import fits
 from services.process.grpc_server import abort
 
 Event = tuple[list[TokenOut], Ending | None]
@@ -52,6 +53,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
     ) -> None:
         """`check`: of tables that are given; None believes any. Without `migration` all pages are computed."""
         self.epoch = 0
+        self.refused = ""  # why the worker must not serve
         self._check, self._named = check, Named()
         self._engine = engine
         self._attempts = Attempts(engine, vocab_size, grammars, migration.fetcher if migration else None)
@@ -160,10 +162,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
 
     async def ApplyTable(self, request: placement_pb2.Table, context: Context) -> attention_pb2.ApplyTableReply:
         if not self.takes(request):
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"the table is for {request.numerics_class}, this worker is {self._identity.numerics_class}",
-            )
+            other = f"the table is for {request.numerics_class}, this worker is {self._identity.numerics_class}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refused or other)
         if self._check is not None and (why := await self._check.violation(request, self.epoch, self._named)):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
         try:
@@ -172,8 +172,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
 
     def takes(self, table: placement_pb2.Table) -> bool:
-        """Whether the table is for this worker's numerics class, or for any."""
-        return table.numerics_class in ("", self._identity.numerics_class)
+        """Whether the table is for this worker's numerics class, or for any, and the worker may serve."""
+        return not self.refused and fits(self._identity.numerics_class, table.numerics_class)
 
     async def apply(self, table: placement_pb2.Table) -> int:
         """Makes a table the current one unless it is older; returns the current epoch. Raises ValueError."""

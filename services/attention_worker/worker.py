@@ -28,7 +28,9 @@ from services.attention_worker.service import AttentionService, Identity
 from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
+from services.attention_worker.weights_agreement import WeightsAgreement
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.scrub import Region, Scrub
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
@@ -62,6 +64,10 @@ HANDOVER_S = 10.0  # for pages to be fetched, if less of the drain timeout is le
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
+class WeightsChanged(Exception):
+    """Weights in memory are not what was read: what the worker has computed since then may be wrong, and it ends."""
+
+
 class AttentionWorker:
     """One attention worker, built inside its event loop. Call `start`, then `drain` and `stop`, each once."""
 
@@ -69,7 +75,7 @@ class AttentionWorker:
 
     def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
         config = loaded.model.config
-        self._settings, self._numerics = settings, loaded.numerics
+        self._settings, self._numerics, self._regions = settings, loaded.numerics, loaded.regions
         p2p = p2p_options(settings, config, loaded.model.device)
         spins_s = spin_s(settings.spin_us, usable_cores(settings.core_set))
         native = NativeOptions(p2p.dtype, p2p.dispatch_dtype, NativeStats(), spins_s)
@@ -120,15 +126,31 @@ class AttentionWorker:
             self._migration,
         )
         self._server = AttentionServer(self._service, self._guard)
-        self._tables = TableFollower(self._membership, self._service)
+        self._tables, self._agreement = TableFollower(self._membership, self._service), self._agreement_of(loaded)
         self._registry = CollectorRegistry()
         self._lag = LoopLag(self._registry)
         self._address = self._metrics_address = ""
+
+    def _agreement_of(self, loaded: Loaded[Servable]) -> WeightsAgreement | None:
+        """What compares the weights with the other workers'; None for a model that has read none."""
+        if loaded.weights is None:
+            return None
+
+        def notify(reason: str) -> None:
+            self._service.refused = reason
+
+        numerics = loaded.numerics
+        return WeightsAgreement(
+            self._membership, self._identity.boot_id, numerics.name, numerics.table_name, loaded.weights, notify
+        )
 
     async def start(self) -> None:
         """Starts the engine and opens the ports. Raises OSError when a port is taken."""
         settings = self._settings
         self._thread.start()
+        if self._agreement is not None:
+            with contextlib.suppress(RedisUnavailable):  # it is compared later: no worker joins until then
+                await self._agreement.compare()
         port = await self._server.start(settings.host, settings.port)
         self._service.on_ready_change = self._ready_changed
         registry = self._registry
@@ -168,17 +190,20 @@ class AttentionWorker:
         """The tasks to run beside the server: the lease, polling for newer tables, watches of the engine and loop, and
         the hint of cached pages.
         """
-        tasks = (
+        tasks = [
             self._membership.advertise(self.record),
             self._tables.run(),
             self._watch_engine(),
             self._lag.watch(),
             Standstill("engine", lambda: self._thread.native_id, self._stand_still).run(),
-        )
-        if not self._engine.limits.prefix_cache:
-            return tasks
-        identity, pages = self._identity, self._engine.cache.pages
-        return *tasks, PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run()
+            self._scrub(),
+        ]
+        if self._agreement is not None:
+            tasks.append(self._agreement.run(lambda: self._service.epoch > 0))
+        if self._engine.limits.prefix_cache:
+            identity, pages = self._identity, self._engine.cache.pages
+            tasks.append(PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run())
+        return tuple(tasks)
 
     async def drain(self) -> None:
         """Evicts running sequences when another worker can continue them, else after the drain timeout.
@@ -231,6 +256,23 @@ class AttentionWorker:
         finally:
             self._loop.call_soon_threadsafe(self._engine_ended.set)
 
+    async def _scrub(self) -> None:
+        """Compares the weights in memory with what was read. Raises WeightsChanged."""
+        changed: asyncio.Queue[str] = asyncio.Queue()
+
+        def found(region: Region) -> None:
+            self._loop.call_soon_threadsafe(changed.put_nowait, region.name)
+            scrub.stop()
+
+        scrub = Scrub(self._regions, found, self._settings.scrub_s)
+        scrub.start()
+        try:
+            raise WeightsChanged(
+                f"weights of {await changed.get()} have changed in memory: this worker ends, others go on"
+            )
+        finally:
+            scrub.stop()
+
     async def _watch_engine(self) -> None:
         await self._engine_ended.wait()
         raise RuntimeError("the engine's thread has ended")
@@ -249,6 +291,7 @@ class AttentionWorker:
             progress=self._engine.counters.progress,
             draining=self._service.draining,
             stands_still=self._service.stands_still,
+            refused=self._service.refused or (self._agreement.damaged if self._agreement is not None else ""),
             stats=self._stats(),
             layers=self._recent.read(time.monotonic()),
         )
@@ -260,7 +303,7 @@ class AttentionWorker:
             return f"draining: {running} sequences are still here" if running else "draining"
         if self._service.stands_still:
             return STANDS_STILL
-        return "" if self._service.epoch else "no placement yet"
+        return "" if self._service.epoch else self._service.refused or "no placement yet"
 
     def _stats(self) -> dict[str, float]:
         scheduler, counters = self._engine.scheduler, self._engine.counters

@@ -2,12 +2,17 @@
 
 A row's bits depend on the row, its position and what is named here, and on nothing else: not on the batch, the number
 of workers or ranks, a retry or a replay. So sequences move and experts are replaced within one class only.
+
+An attention worker reads all of its tensors, and its class names them byte by byte: it is that of the expert workers
+it may use, with something behind it (`membership/numerics_class.py`). Of an expert worker's tensors, any part of all
+experts', each expert's digest says the same (`expert_worker/experts.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from caracal_kernels import cpu_backend, probe
@@ -25,16 +30,27 @@ class Numerics:
     dispatch_dtype: str  # of rows on their way to experts
     kv_dtype: str  # of latents in the cache
     weights: str  # digest of the config's numbers and a sample of every tensor
+    attention: str = ""  # of attention workers: digest of all bytes of their tensors, and of a golden forward
 
     @property
     def name(self) -> str:
         """The class as workers compare it, and as clients see it in `system_fingerprint`."""
-        text = "\n".join(f"{name}={value}" for name, value in self.parts().items())
-        return "caracal-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        return f"{self.table_name}-{self.attention[:8]}" if self.attention else self.table_name
+
+    @property
+    def table_name(self) -> str:
+        """The part of it that placement tables and expert workers have."""
+        common = "\n".join(f"{name}={value}" for name, value in self.parts().items() if name != "attention")
+        return "caracal-" + hashlib.sha256(common.encode()).hexdigest()[:16]
 
     def parts(self) -> dict[str, str]:
-        """The named parts, in order."""
-        return asdict(self)
+        """The named parts, in order; without those that are empty."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    def with_attention(self, checksums: Sequence[int], golden: bytes) -> Numerics:
+        """The class of an attention worker. `checksums`: of its tensors, in order. `golden`: what it has computed."""
+        text = ",".join(f"{one:08x}" for one in checksums).encode()
+        return replace(self, attention=hashlib.sha256(text + b"\n" + golden).hexdigest())
 
 
 def numerics_of(

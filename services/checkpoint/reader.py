@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from io import FileIO
@@ -17,8 +19,12 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from caracal_kernels import crc32
 from torch import Tensor
 
+from services.checkpoint.checksum_file import NAME as KEPT
+from services.checkpoint.checksum_file import ChecksumFile
+from services.checkpoint.checksums import Checksums, Part
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.config_file import read_config
 from services.checkpoint.device import CPU
@@ -30,7 +36,15 @@ from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_
 from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensor_checks import check_tensors, draft_violation, is_fused, stored_dtype
-from services.checkpoint.tensors import DRAFT, EMBEDDING, OWN_HEAD, expert_matrices, fused_experts, ngram_tables
+from services.checkpoint.tensors import (
+    DRAFT,
+    EMBEDDING,
+    OWN_HEAD,
+    attention_tensors,
+    expert_matrices,
+    fused_experts,
+    ngram_tables,
+)
 
 HOST = Staging(CPU)
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, FP8_NAME: torch.float8_e4m3fn}
@@ -57,7 +71,8 @@ class ExpertWeights:
 class Checkpoint:
     """A checked model directory; threads may share it. `open` raises CheckpointError.
 
-    `no_drafts`: why it cannot draft tokens, in words; empty when it can.
+    `no_drafts`: why it cannot draft tokens, in words; empty when it can. `samples`: CRC-32 of the first and last bytes
+    of each of `sampled_names`.
     """
 
     def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored], no_drafts: str) -> None:
@@ -65,7 +80,11 @@ class Checkpoint:
         self.config = config
         self.no_drafts = no_drafts
         self._stored = stored
-        self.digest = _digest(config, stored)
+        self.digest, self.samples = _digest(config, stored)
+        self.checksums = Checksums()  # of the bytes that were read; not of n-gram tables, which processes share
+        self._unchecked = {name for name, _ in ngram_tables(config)}
+        with reading(path):
+            self._kept = ChecksumFile(path, {where.file for where in stored.values()})
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -161,6 +180,46 @@ class Checkpoint:
             raise bad_tensor(where.file.name, name, "holds NaN")
         return stored_NK, scale_nk
 
+    def file_of(self, name: str) -> str:
+        """The name of the file that has a tensor."""
+        return self._stored[name].file.name
+
+    def sampled_names(self) -> list[str]:
+        """The tensors whose ends count in `digest`, in order."""
+        return _sampled(self._stored)
+
+    def keep_checksums(self) -> bool:
+        """Writes the checksums of what was read beside the checkpoint; returns whether they are there now."""
+        return self._kept.save(*self.checksums.take_news(), self.file_of)
+
+    def expert_names(self, layer: int, expert: int) -> list[tuple[str, range | None]]:
+        """The tensors of one FFN expert, scales too, and which of their rows."""
+        if self.is_fused(layer):
+            return [(name, range(expert, expert + 1)) for name, _ in fused_experts(self.config, layer)]
+        return [(each, None) for name in expert_matrices(layer, expert) for each in self._with_scales(name)]
+
+    def attention_names(self) -> list[str]:
+        """The tensors that decide the bits of an attention worker, scales too, but for n-gram tables."""
+        return [each for name, _ in attention_tensors(self.config) for each in self._with_scales(name)]
+
+    def checksum(self, name: str, rows: range | None = None) -> int:
+        """The CRC-32 of a tensor's bytes, or of some rows', as they were read, in parts if need be.
+
+        What was not read, or in parts that overlap, is read now. Raises CheckpointError.
+        """
+        _, part, size = self._place(name, rows)
+        found = self.checksums.of(name, part, size)
+        return self._read_checked(name, HOST, rows)[1] if found is None else found
+
+    def _place(self, name: str, rows: range | None) -> tuple[Stored, Part, int]:
+        """Where some rows are stored, which part of the tensor that is, and how large the tensor is."""
+        whole = self._stored[name]
+        where = whole if rows is None else whole.part(rows)
+        return where, (where.begin - whole.begin, where.end - whole.begin), whole.end - whole.begin
+
+    def _with_scales(self, name: str) -> tuple[str, ...]:
+        return (name, name + SCALE_SUFFIX) if self.is_fp8(name) else (name,)
+
     def _check_tied_head(self) -> None:
         """Raises CheckpointError for a head of its own that config.json says there is none of."""
         head = self._stored.get(OWN_HEAD)
@@ -185,14 +244,24 @@ class Checkpoint:
         return whole_NK[rows.start - around.start : rows.stop - around.start]
 
     def _read(self, name: str, to: Staging, rows: range | None) -> Tensor:
-        where = self._stored[name] if rows is None else self._stored[name].part(rows)
+        where = self._place(name, rows)[0]
+        return self._read_checked(name, to, rows)[0].view(_DTYPES[where.dtype]).view(where.shape)
+
+    def _read_checked(self, name: str, to: Staging, rows: range | None) -> tuple[Tensor, int]:
+        """The bytes of a tensor or of some rows, and their CRC-32. Raises CheckpointError for what is not as kept."""
+        where, part, size = self._place(name, rows)
         count = where.end - where.begin
         with reading(where.file, name), where.file.open("rb") as stream:
             stream.seek(where.begin)
-            raw = to.read(stream, count)
+            raw, checksum = to.read(stream, count)
         if len(raw) != count:
             raise bad_tensor(where.file.name, name, f"truncated since it was opened: {len(raw)} of {count} bytes")
-        return raw.view(_DTYPES[where.dtype]).view(where.shape)
+        if name not in self._unchecked:
+            if (known := self._kept.known(name, part, size)) not in (None, checksum):
+                why = f"its bytes have the CRC-32 {checksum:08x}, and had {known:08x} when {KEPT} was written"
+                raise bad_tensor(where.file.name, name, f"{why}: the file, or what was read of it, is damaged")
+            self.checksums.note(name, part, size, checksum)
+        return raw, checksum
 
 
 def load_expert(
@@ -237,21 +306,28 @@ def _sample_of(stream: FileIO, where: Stored) -> bytes:
     return b"".join(os.pread(number, _SAMPLE_BYTES, begin) for begin in (where.begin, where.end - _SAMPLE_BYTES))
 
 
-def _digest(config: ModelConfig, stored: dict[str, Stored]) -> str:
+def _digest(config: ModelConfig, stored: dict[str, Stored]) -> tuple[str, Sequence[int]]:
     """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
 
     The tensors of drafts are left out: they decide no token. It is cheap for terabytes and independent of how tensors
-    are spread over files, but misses differences in the middle of a tensor.
+    are spread over files, but misses differences in the middle of a tensor: those show in checksums of what is read.
+
+    Returns also the CRC-32 of each sample.
     """
     numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
-    digest = hashlib.sha256(repr(numeric).encode())
+    digest, samples = hashlib.sha256(repr(numeric).encode()), array("I")
     with ExitStack() as stack:
         streams: dict[Path, FileIO] = {}
-        for name in sorted(name for name in stored if not name.startswith(DRAFT)):
+        for name in _sampled(stored):
             where = stored[name]
             with reading(where.file, name):
                 if where.file not in streams:
                     streams[where.file] = stack.enter_context(where.file.open("rb", buffering=0))
                 sample = _sample_of(streams[where.file], where)
             digest.update(ascii((name, where.dtype, where.shape)).encode() + sample)
-    return digest.hexdigest()
+            samples.append(crc32(sample))
+    return digest.hexdigest(), samples
+
+
+def _sampled(stored: Iterable[str]) -> list[str]:
+    return sorted(name for name in stored if not name.startswith(DRAFT))

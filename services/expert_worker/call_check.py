@@ -21,7 +21,11 @@ _INT32, _UINT32 = np.dtype("<i4"), np.dtype("<u4")
 
 
 class BadCall(ValueError):
-    """The call's fields contradict each other, the model, or the checksum."""
+    """The call's fields contradict each other, or the model."""
+
+
+class DamagedCall(ValueError):
+    """The call's payload is not what its checksum was made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Expected:
 
 
 def parse(call: expert_pb2.ExpertCall, payload_N: Tensor, expected: Expected, now: float) -> Job:
-    """Turns a call into a job whose tensors are views of the call's bytes where possible. Raises BadCall."""
+    """Turns a call into a job whose tensors are views of the call's bytes if possible. Raises BadCall, DamagedCall."""
     x, rows, hidden, dispatch_dtype = call.x, call.rows, expected.hidden, expected.dispatch_dtype
     if call.layer >= expected.layers:
         raise BadCall(f"layer {call.layer} of a model with {expected.layers}")
@@ -60,7 +64,7 @@ def parse(call: expert_pb2.ExpertCall, payload_N: Tensor, expected: Expected, no
     if call.unchecked and not on_device:
         raise BadCall("x has no checksum, and did not come by NCCL")
     if not call.unchecked and check_of(payload_N.cpu()) != call.checksum:
-        raise BadCall("the checksum of x is wrong: the rows were damaged on their way")
+        raise DamagedCall("the checksum of x is wrong: the rows were damaged on their way")
     row_A, expert_A = _assignments(call.row, call.expert, rows, expected)
     deadline = now + call.deadline_ms / 1000 if call.deadline_ms else float("inf")
     return Job(call.layer, unpack(payload_N, rows, hidden, dispatch_dtype, expected.dtype), row_A, expert_A, deadline)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import groupby
 from typing import Protocol
@@ -24,6 +24,7 @@ from services.checkpoint.device import CPU
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.packing import load_packed_expert
 from services.checkpoint.reader import Checkpoint, ExpertWeights, load_expert
+from services.checkpoint.scrub import Region, regions_of
 from services.checkpoint.staging import Staging
 from services.expert_worker import grouped
 
@@ -64,8 +65,11 @@ class Experts:
         self.choices = min(config.moe_topk, config.n_routed_experts)  # of a row
         load: Callable[..., ExpertWeights] = partial(load_expert, keep_fp8=True) if keep_fp8 else load_packed_expert
         self._read: Read = lambda layer, expert: load(checkpoint, layer, expert, dtype, self.staging)
+        self._checkpoint = checkpoint
         self._weights: list[dict[int, ExpertWeights]] = [{} for _ in range(config.num_layers)]
         self._digests: dict[tuple[int, int], int] = {}
+        self.regions: dict[tuple[int, int], Region] = {}  # the weights in memory
+        self.repaired = 0  # experts whose weights had changed in memory
         self._loaded_LE = np.zeros((config.num_layers, config.n_routed_experts), np.bool_)
         self._loading = threading.Lock()
         self._mirrors: list[Mirror] = []
@@ -81,22 +85,57 @@ class Experts:
         return self._loaded_LE.copy()
 
     def load(self, layer: int, expert: int) -> int:
-        """Reads an expert, computes the golden row with it, then makes it usable; returns the output's digest.
+        """Reads an expert, computes the golden row with it, then makes it usable; returns its digest.
 
-        The digest is the same on every worker of one numerics class. An expert that is loaded already is not read
-        again. Raises CheckpointError, also for an expert that the model does not have or whose output is not finite.
+        The digest is of the output and of all bytes that were read: the same on every worker of one numerics class. An
+        expert that is loaded already is not read again. Raises CheckpointError, also for an expert that the model does
+        not have or whose output is not finite.
         """
         if not (0 <= layer < self.num_layers and 0 <= expert < self.num_ffn):
             raise CheckpointError(f"the model has no expert {expert} of layer {layer}")
         with self._loading:
             if (layer, expert) not in self._digests:
-                weights = self._read(layer, expert)
-                digest = golden_digest(weights, self.dtype, layer, expert)
-                self._show(layer, expert, weights)
-                self._weights[layer][expert] = weights
+                weights, digest = self._read_again(layer, expert)
+                self._use(layer, expert, weights)
                 self._digests[layer, expert] = digest
                 self._loaded_LE[layer, expert] = True
             return self._digests[layer, expert]
+
+    def repair(self, region: Region) -> None:
+        """Reads an expert again whose weights have changed in memory. Raises CheckpointError when it is another now."""
+        with self._loading:
+            key = next((key for key, one in self.regions.items() if one is region), None)
+            if key is None:
+                return  # it was dropped, or read again
+            weights, digest = self._read_again(*key)
+            if digest != self._digests[key]:
+                raise CheckpointError(f"{region.name} has changed in memory, and in the checkpoint since it was read")
+            self._use(*key, weights)
+            self.repaired += 1
+
+    def _read_again(self, layer: int, expert: int) -> tuple[ExpertWeights, int]:
+        weights = self._read(layer, expert)
+        return weights, golden_digest(weights, self.dtype, layer, expert, self._checksums(layer, expert))
+
+    def _use(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        (self.regions[layer, expert],) = regions_of([(f"expert {expert} of layer {layer}", weights)])
+        self._show(layer, expert, weights)
+        self._weights[layer][expert] = weights
+
+    def tensors(self, layer: int, expert: int) -> list[tuple[str, str, int]]:
+        """(file, tensor, CRC-32) of what an expert's weights were read from. Raises NotLoadedError, CheckpointError."""
+        if (layer, expert) not in self._digests:
+            raise NotLoadedError(layer, [expert])
+        names = [name for name, _ in self._checkpoint.expert_names(layer, expert)]
+        files = [self._checkpoint.file_of(name) for name in names]
+        return list(zip(files, names, self._checksums(layer, expert), strict=True))
+
+    def keep_checksums(self) -> bool:
+        """Writes the checksums of what was read beside the checkpoint; returns whether they are there now."""
+        return self._checkpoint.keep_checksums()
+
+    def _checksums(self, layer: int, expert: int) -> list[int]:
+        return [self._checkpoint.checksum(name, rows) for name, rows in self._checkpoint.expert_names(layer, expert)]
 
     def drop(self, layer: int, expert: int) -> None:
         """Unloads an expert, if it is loaded; its memory is freed once no running computation uses it."""
@@ -104,6 +143,7 @@ class Experts:
             if self._digests.pop((layer, expert), None) is None:
                 return
             self._weights[layer].pop(expert, None)
+            self.regions.pop((layer, expert), None)
             self._loaded_LE[layer, expert] = False
             for mirror in self._mirrors:
                 mirror.drop(layer, expert)
@@ -145,8 +185,13 @@ def golden_row(hidden: int, dtype: torch.dtype) -> Tensor:
     return (steps.to(torch.float32) / 2**23 - 1).to(dtype)[None]
 
 
-def golden_digest(weights: ExpertWeights, dtype: torch.dtype, layer: int, expert: int) -> int:
-    """64 bits of SHA-256 over the expert's output for the golden row. Raises CheckpointError when it is not finite."""
+def golden_digest(
+    weights: ExpertWeights, dtype: torch.dtype, layer: int, expert: int, checksums: Sequence[int] = ()
+) -> int:
+    """64 bits of SHA-256 over the expert's output for the golden row and the checksums of its tensors.
+
+    Raises CheckpointError when the output is not finite.
+    """
     device = weights.down_DF.device
     x_RD = golden_row(outputs_of(weights.down_DF), dtype).to(device)
     y_AD = grouped.compute(x_RD, torch.zeros(1, dtype=torch.int32, device=device), [1], [weights])
@@ -154,4 +199,5 @@ def golden_digest(weights: ExpertWeights, dtype: torch.dtype, layer: int, expert
         raise CheckpointError(
             f"expert {expert} of layer {layer} answers the golden row with values that are not finite"
         )
-    return int.from_bytes(hashlib.sha256(raw_bytes(y_AD.cpu())).digest()[:8], "little")
+    digest = hashlib.sha256(raw_bytes(y_AD.cpu()) + np.array(checksums, "<u4").tobytes())
+    return int.from_bytes(digest.digest()[:8], "little")

@@ -39,6 +39,11 @@ class ExpertMetrics(Collector):
         yield from self._load(load)
         loaded, epoch = int(self._state.experts.loaded_LE.sum()), self._state.epoch
         yield GaugeMetricFamily("caracal_expert_loaded_experts", "Experts loaded, over all layers", loaded)
+        yield CounterMetricFamily(
+            "caracal_expert_repaired",
+            "Experts that were read again since their weights had changed in memory",
+            self._state.experts.repaired,
+        )
         yield GaugeMetricFamily("caracal_expert_epoch", "Epoch of the current placement table", epoch)
 
     def _load(self, load: WorkerLoad) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from caracal_proto.placements import PlacementError, pack_experts, unpack_expert
 
 from services.checkpoint.errors import CheckpointError
 from services.expert_worker.batcher import Batcher, DeadlinePassed
-from services.expert_worker.call_check import BadCall, Expected, parse
+from services.expert_worker.call_check import BadCall, DamagedCall, Expected, parse
 from services.expert_worker.call_memory import ReplyMemory
 from services.expert_worker.call_span import with_span
 from services.expert_worker.experts import NotLoadedError
@@ -204,6 +204,7 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             abort_call(context, grpc.StatusCode.INVALID_ARGUMENT, error)
         staging = self._state.experts.staging
         rate = round(staging.gigabytes_per_second, 2)
+        self._state.experts.keep_checksums()
         log.info("experts are ready", asked=len(wanted), bytes_since_start=staging.bytes, gigabytes_per_second=rate)
         return expert_pb2.PrepareReply(digests=np.array(digests, "<u8").tobytes())
 
@@ -213,6 +214,14 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
         except (StaleTable, WrongTable) as error:
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, loaded=loaded)
+
+    def Tensors(self, request: expert_pb2.TensorsRequest, context: grpc.ServicerContext) -> expert_pb2.TensorsReply:
+        try:
+            found = self._state.experts.tensors(request.layer, request.expert)
+        except (NotLoadedError, CheckpointError) as error:
+            abort_call(context, grpc.StatusCode.NOT_FOUND, error)
+        tensors = [expert_pb2.ExpertTensor(file=file, tensor=name, checksum=one) for file, name, one in found]
+        return expert_pb2.TensorsReply(tensors=tensors)
 
     def Load(self, request: expert_pb2.LoadRequest, context: grpc.ServicerContext) -> expert_pb2.LoadReply:
         return pack_load(self.measure_load())
@@ -231,6 +240,8 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             y_AD = self._batcher.run(parse(call, payload_N, self._expected, time.monotonic()))
         except BadCall as error:
             return self._rejection(call, Reply.INVALID, str(error))
+        except DamagedCall as error:
+            return self._rejection(call, Reply.DAMAGED, str(error))
         except NotLoadedError as error:
             return self._rejection(call, Reply.NOT_LOADED, str(error))
         except DeadlinePassed as error:

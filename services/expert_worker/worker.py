@@ -14,8 +14,10 @@ from caracal_kernels import is_compiled
 from prometheus_client import CollectorRegistry
 
 from services.checkpoint.device import computes_fp8, find_device
+from services.checkpoint.errors import CheckpointError
 from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import Region, Scrub
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.memory import experts_that_fit
@@ -24,6 +26,7 @@ from services.expert_worker.native_server import NativeServer
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.placement_state import PlacementState
 from services.expert_worker.readiness import Readiness
+from services.expert_worker.sample_check import LOOK_S, SampleCheck
 from services.expert_worker.server import ExpertServer
 from services.expert_worker.service import STANDS_STILL, ExpertService
 from services.expert_worker.settings import ExpertSettings
@@ -69,6 +72,7 @@ class ExpertWorker:
         tls = settings.open_tls()
         warn_without(key)
         self._membership = Membership(settings.redis, settings.cluster, key, settings.redis_next)
+        self._samples = SampleCheck(self._membership, checkpoint, self._numerics.name)
         self._state = PlacementState(experts, settings.identity, uuid.uuid4().hex, self._numerics.name)
         self._state.published = self._published_epoch
         self._guard = Guard(key, self._state.boot_id, tls)
@@ -83,6 +87,7 @@ class ExpertWorker:
         )
         self._service.native = self._native = self._native_server(device)
         self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set, self._guard)
+        self._scrub = Scrub(experts.regions, self._repair, settings.scrub_s)
         self._readiness = Readiness(self._state, self._membership)
         self._address = self._metrics_address = ""
 
@@ -106,6 +111,7 @@ class ExpertWorker:
         self._address = authority(settings.reachable_host, port)
         self._metrics_address = authority(settings.reachable_host, metrics_port)
         self._server.set_ready(True)
+        self._scrub.start()
         log.info(
             "expert worker listens",
             worker_id=self._state.worker_id,
@@ -114,6 +120,15 @@ class ExpertWorker:
             numerics_class=self._state.numerics_class,
             open_files=open_files(),
         )
+
+    def _repair(self, region: Region) -> None:
+        """Reads an expert again whose weights have changed in memory; the process ends when it cannot."""
+        try:
+            self._state.experts.repair(region)
+        except CheckpointError as error:
+            self._service.broken = error
+        else:
+            log.warning("weights were read again", weights=region.name)
 
     def _native_server(self, device: torch.device) -> NativeServer | None:
         """The server of native sessions; None, with the reason in the log, where there is none."""
@@ -135,13 +150,13 @@ class ExpertWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """The tasks to run beside the server: the lease, and the batcher's progress tick.
+        """The tasks to run beside the server: the lease, the batcher's progress tick, a look at the weights of others.
 
         Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
         standstill = Standstill("launches", lambda: self._service.launching, self._stand_still)
-        return self._membership.advertise(self.record), self._tick(), standstill.run()
+        return self._membership.advertise(self.record), self._tick(), standstill.run(), self._compare_samples()
 
     async def drain(self) -> None:
         """Announces the drain, and serves on until the leader has placed its experts elsewhere or the timeout is over.
@@ -188,6 +203,7 @@ class ExpertWorker:
     async def stop(self) -> None:
         with contextlib.suppress(RedisUnavailable):
             await self._membership.withdraw(self.record())
+        await asyncio.to_thread(self._scrub.stop)
         await asyncio.to_thread(self._server.stop, GRACE_S)
         if self._native is not None:
             await asyncio.to_thread(self._native.stop)
@@ -210,6 +226,7 @@ class ExpertWorker:
             progress=counters.progress,
             draining=self._state.draining,
             stands_still=self._service.stands_still,
+            refused=self._samples.reason,
             capacity=self._settings.capacity,
             fitting=self._fitting,
             host=self._settings.node,
@@ -233,6 +250,13 @@ class ExpertWorker:
         self._service.stand_still(still)
         with contextlib.suppress(RedisUnavailable):
             await self._membership.announce(self.record())
+
+    async def _compare_samples(self) -> None:
+        while True:
+            with contextlib.suppress(RedisUnavailable):
+                if await self._samples.look(self._state.epoch):
+                    await asyncio.Event().wait()
+            await asyncio.sleep(LOOK_S)
 
     async def _tick(self) -> None:
         while self._service.broken is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 
+from services.membership.numerics_class import without_common
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 
@@ -63,7 +64,7 @@ class Overview:
     @property
     def numerics_classes(self) -> list[str]:
         """The workers' numerics classes: one, except while workers of another class replace them."""
-        return sorted({record.numerics_class for record in self.workers if record.numerics_class})
+        return without_common(record.numerics_class for record in self.workers)
 
     @property
     def not_ready_reason(self) -> str:

@@ -38,6 +38,7 @@ class WorkerRecord:
     fitting: int = 0  # experts that fit its memory beside others, as it was at the start; 0 = unknown
     host: str = ""  # the machine it runs on; empty = unknown
     zone: str = ""  # the zone of that machine; empty = unknown
+    refused: str = ""  # why it must not serve: its weights are not those of the others
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
     layers: dict[str, list[float]] = field(default_factory=dict)  # LAYER_NUMBERS, by layer; attention workers alone
@@ -69,10 +70,12 @@ class WorkerRecord:
 
     @property
     def state(self) -> str:
-        """In a word: joining, serving, draining or frozen. A router serves from its start."""
+        """In a word: joining, serving, refused, draining or frozen. A router serves from its start."""
         if self.stands_still:
             return "frozen"
-        return "draining" if self.draining else "serving" if self.role == "router" or self.serving else "joining"
+        if self.draining or self.refused:
+            return "draining" if self.draining else "refused"
+        return "serving" if self.role == "router" or self.serving else "joining"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name; what they hold is not copied."""
@@ -94,8 +97,8 @@ class WorkerRecord:
 
     def membership(self) -> tuple[object, ...]:
         """What others are to know at once when it changes: a start, a move, a drain."""
-        still = self.draining, self.stands_still
-        return self.boot_id, self.address, self.numerics_class, still, self.capacity, self.host, self.zone
+        state = self.numerics_class, self.draining, self.stands_still, self.refused, self.capacity
+        return self.boot_id, self.address, *state, self.host, self.zone
 
 
 FIELDS = tuple(each.name for each in fields(WorkerRecord))

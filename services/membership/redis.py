@@ -17,6 +17,7 @@ from caracal_proto.placement_pb2 import Table
 from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
+from services.membership.agreed_weights import AgreedWeights
 from services.membership.bad_records import BadRecords
 from services.membership.checks import MAX_EPOCH, is_text, table_violation
 from services.membership.client import (
@@ -75,6 +76,7 @@ class Membership:
         self._redis = self._client.redis
         self._leases = Leases(self._client, cluster)
         self.pages = PageHints(self._client, cluster)
+        self.weights = AgreedWeights(self._client, cluster)
         self._pubsub: Any = None  # subscribed to changes, unless somebody waits with it or nobody has yet
         self._renewed_at = 0.0  # the leader's lease
         self._woken_at = 0.0

@@ -284,6 +284,12 @@ class WorkerSettings(ServiceSettings):
         one_of=("fp8", ""),
     )
 
+    scrub_s: float = setting(
+        "seconds in which all weights in host memory are compared once with what was read, longer where that would take"
+        " more than 2 % of the cores; 0 = never",
+        60.0,
+        minimum=0,
+    )
     allow_plain_p2p: bool = setting(
         "1: with TLS, P2P groups between workers and NCCL between ranks are used all the same, which nothing encrypts:"
         " for a network that is trusted",

@@ -58,6 +58,7 @@ from services.router.settings import RouterSettings
 from services.security.channels import PLAIN, Dialer
 from services.security.cluster_key import ClusterKey, warn_without
 from services.security.identity import ROUTER
+from services.security.sealed_calls import DAMAGED_MESSAGES
 from services.security.tls import Tls
 
 log = structlog.get_logger(__name__)
@@ -128,6 +129,7 @@ async def serve(
     metrics = RequestMetrics(assets.name, CollectorRegistry())
     show_redis(metrics.registry, lambda: membership.reachable)
     lag = LoopLag(metrics.registry)
+    metrics.registry.register(DAMAGED_MESSAGES)
     for shown in (membership.bad, others.tls, shortages, leader.metrics):
         shown.show(metrics.registry)
     limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)

@@ -34,6 +34,7 @@ CALLERS: Mapping[str, frozenset[str]] = {
         "Expert/Prepare": [ROUTER],
         "Expert/Commit": [ROUTER],
         "Expert/Load": [ROUTER],
+        "Expert/Tensors": [ROUTER],
         "Expert/Open": [ATTENTION],
         "Expert/Session": [ATTENTION],
         "Expert/Rendezvous": [ATTENTION],

@@ -1,5 +1,5 @@
 """The channels of one process to others of its cluster: opened here and nowhere else, with TLS where it
-is on, and their calls signed.
+is on, their calls signed, and every message with a checksum.
 
 A channel for calls on an event loop and one for calls on threads have the same methods, so both are wrapped alike.
 """
@@ -15,6 +15,7 @@ import grpc.aio
 from services.security.calls import CallSigner
 from services.security.cluster_key import NO_KEY, ClusterKey
 from services.security.rotating_channel import RotatingChannel
+from services.security.sealed_calls import CheckedCall, checking, sealing
 from services.security.tls import NO_TLS, Tls
 
 Options = Sequence[tuple[str, int]]
@@ -47,7 +48,7 @@ class Dialer:
 
     def to_run(self, channel: Channel, boot_id: str) -> Channel:
         """The same channel for the stubs of one run of a process: its calls are signed for that run alone."""
-        return cast("Channel", _SignedChannel(channel, self._signer, boot_id)) if self._signer else channel
+        return cast("Channel", _CallingChannel(channel, self._signer, boot_id))
 
     def _rotating(self, opened: Callable[..., Channel], address: str, role: str, options: Options) -> Channel:
         # Whoever is there has to be of the role: its certificate has this name, at whatever address.
@@ -62,26 +63,44 @@ class Dialer:
 PLAIN = Dialer()
 
 
-class _SignedChannel:
-    """What stubs need of a channel. What is sent costs nothing more: only the metadata of a call are added."""
+class _CallingChannel:
+    """What stubs need of a channel. Without a signer, calls are not signed."""
 
-    def __init__(self, channel: Any, signer: CallSigner, boot_id: str) -> None:
+    def __init__(self, channel: Any, signer: CallSigner | None, boot_id: str) -> None:
         self._channel, self._signer, self._boot_id = channel, signer, boot_id
 
-    def unary_unary(self, method: str, *args: Any, **more: Any) -> Callable[..., Any]:
-        return self._signing(method, self._channel.unary_unary(method, *args, **more))
+    def unary_unary(self, method: str, **more: Any) -> Callable[..., Any]:
+        return self._calling(self._channel.unary_unary, method, **more)
 
-    def unary_stream(self, method: str, *args: Any, **more: Any) -> Callable[..., Any]:
-        return self._signing(method, self._channel.unary_stream(method, *args, **more))
+    def unary_stream(self, method: str, **more: Any) -> Callable[..., Any]:
+        return self._calling(self._channel.unary_stream, method, **more)
 
-    def stream_unary(self, method: str, *args: Any, **more: Any) -> Callable[..., Any]:
-        return self._signing(method, self._channel.stream_unary(method, *args, **more))
+    def stream_unary(self, method: str, **more: Any) -> Callable[..., Any]:
+        return self._calling(self._channel.stream_unary, method, **more)
 
-    def stream_stream(self, method: str, *args: Any, **more: Any) -> Callable[..., Any]:
-        return self._signing(method, self._channel.stream_stream(method, *args, **more))
+    def stream_stream(self, method: str, **more: Any) -> Callable[..., Any]:
+        return self._calling(self._channel.stream_stream, method, **more)
 
-    def _signing(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _calling(
+        self,
+        make: Callable[..., Callable[..., Any]],
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        **more: Any,
+    ) -> Callable[..., Any]:
+        inner = make(
+            method,
+            request_serializer=sealing(request_serializer),
+            response_deserializer=checking(method, response_deserializer),
+            **more,
+        )
+
         def call(*args: Any, metadata: Sequence[tuple[str, str]] = (), **more: Any) -> Any:
-            return inner(*args, metadata=(*metadata, *self._signer.metadata(method, self._boot_id)), **more)
+            if self._signer is not None:
+                metadata = (*metadata, *self._signer.metadata(method, self._boot_id))
+            made = inner(*args, metadata=metadata, **more)
+            on_loop = hasattr(made, "__aiter__") or hasattr(made, "__await__")
+            return CheckedCall(made) if on_loop else made
 
         return call

@@ -21,6 +21,7 @@ from services.security.calls import CALLERS, OTHER_RUN, CallVerifier
 from services.security.cluster_key import NO_KEY, ClusterKey
 from services.security.connections import Connections
 from services.security.peers import peer_fault
+from services.security.sealed_calls import DAMAGED_MESSAGES
 from services.security.tls import NO_TLS, Tls
 
 log = structlog.get_logger(__name__)
@@ -57,8 +58,9 @@ class Guard:
         self._quiet_until, self._unlogged = 0.0, 0
 
     def show(self, registry: CollectorRegistry) -> None:
-        """Adds the counters of rejected calls and of connections, and the certificate's end, to the registry."""
+        """Adds the counters of rejected calls, damaged messages and connections, and the certificate's end."""
         registry.register(self._rejected)
+        registry.register(DAMAGED_MESSAGES)
         self._connections.show(registry)
         self.tls.show(registry)
 

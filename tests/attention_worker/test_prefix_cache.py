@@ -9,6 +9,7 @@ from support.fake_model import VOCAB, FakeModel
 
 from services.attention_worker.engine.engine import EngineLimits
 from services.attention_worker.engine.sequence import Sampling
+from services.prefixes.page_names import PageNames, root_name
 
 PAGE = 16  # of limits()
 FEW = Sampling(max_tokens=4)
@@ -248,3 +249,20 @@ def test_requests_with_common_beginnings_in_any_mix(mix: str, seed: int) -> None
     for one, each in zip(received, asked, strict=True):
         if one.endings[0].reason != "cancelled":
             assert_same(one, alone(*each))
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_page_in_which_a_bit_has_flipped_is_not_used_again(damaged: int) -> None:
+    driver, ids = Driver(FakeModel()), prompt(60)
+    cold, all_tokens = run(driver, ids)
+    pages = driver.engine.cache.pages
+    (latents_PIL,) = driver.engine.cache.tensors
+    page = pages._page[PageNames(root_name("", PAGE), PAGE).of(ids, 48)[damaged]]
+    latents_PIL[page, 5] ^= 1 << 40
+    warm, computed = run(driver, ids)
+    assert_same(warm, cold)
+    assert (warm.cached, computed) == (damaged * PAGE, all_tokens - damaged * PAGE)
+    assert pages.damaged == 1
+    assert pages.available == pages.total
+    assert_same(run(driver, ids)[0], cold)
+    assert pages.damaged == 1, "it was computed anew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def test_bytes_arrive_unchanged(tmp_path: Path, device: str, content: bytes) -> 
     with (tmp_path / "file").open("rb") as stream:
         for _ in range(2):
             stream.seek(4)
-            found = staging.read(stream, len(content))
+            found, checksum = staging.read(stream, len(content))
+            assert checksum == zlib.crc32(content)
             assert found.device.type == device
             assert bytes(found.cpu().numpy()) == content
     assert staging.bytes == 2 * len(content)
@@ -45,7 +47,7 @@ def test_bytes_arrive_unchanged_through_buffers(tmp_path: Path, device: str, chu
         for _ in range(2):  # the buffers are reused
             stream.seek(4)
             target = torch.empty(len(content), dtype=torch.uint8, device=device)
-            assert buffers.read(stream, target) == len(content)
+            assert buffers.read(stream, target) == (len(content), zlib.crc32(content))
             assert bytes(target.cpu().numpy()) == content
 
 
@@ -53,7 +55,9 @@ def test_a_file_that_ends_early_gives_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(range(20)))
     with (tmp_path / "file").open("rb") as stream:
         stream.seek(4)
-        assert bytes(Staging(torch.device("cpu")).read(stream, 100).numpy()) == bytes(range(4, 20))
+        found, checksum = Staging(torch.device("cpu")).read(stream, 100)
+        assert bytes(found.numpy()) == bytes(range(4, 20))
+        assert checksum == zlib.crc32(bytes(range(4, 20)))
 
 
 @pytest.mark.parametrize("chunk_bytes", [8, 64])
@@ -62,5 +66,6 @@ def test_a_file_that_ends_early_through_buffers(tmp_path: Path, chunk_bytes: int
     target = torch.zeros(100, dtype=torch.uint8)
     with (tmp_path / "file").open("rb") as stream:
         stream.seek(4)
-        assert DoubleBuffer(torch.device("cpu"), chunk_bytes).read(stream, target) == 16
+        found = DoubleBuffer(torch.device("cpu"), chunk_bytes).read(stream, target)
+    assert found == (16, zlib.crc32(bytes(range(4, 20))))
     assert bytes(target[:16].numpy()) == bytes(range(4, 20))

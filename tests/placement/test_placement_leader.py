@@ -70,6 +70,26 @@ def test_a_join_with_another_golden_digest_changes_nothing(store: Store) -> None
         table = await harness.membership.read_table()
         assert table is not None
         assert "expert-1" not in {worker.worker_id for worker in table.workers}
+        warning = harness.shortages["router-0"].warning
+        assert (
+            "expert-1 could not take its experts: model-1.safetensors: up: its bytes have the CRC-32 0000000b"
+            in warning
+        )
+
+    run_scenario(store, scenario)
+
+
+def test_a_refused_attention_worker_is_a_warning_and_gets_no_table(store: Store) -> None:
+    async def scenario(harness: LeaderHarness) -> None:
+        harness.lead()
+        await harness.join("expert", 0)
+        await harness.join("attention", 0, numerics_class="c-1")
+        await harness.join("attention", 1, numerics_class="c-2", refused="model-1.safetensors: head: CRC-32 1, not 2")
+        warning = harness.shortages["router-0"]
+        await harness.until(lambda: "attention-1 is refused: model-1.safetensors: head" in warning.warning, "warned")
+        await harness.until(lambda: ("attention-0", "apply", 1) in harness.calls, "the other one has the table")
+        await asyncio.sleep(0.3)
+        assert ("attention-1", "apply", 1) not in harness.calls
 
     run_scenario(store, scenario)
 

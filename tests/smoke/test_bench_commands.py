@@ -220,6 +220,14 @@ def test_bench_of_grammars(shell: Shell) -> None:
     assert found["later"]["mask_us"]["p50"] > 0
 
 
+def test_bench_of_checksums(shell: Shell) -> None:
+    out = shell.folder / "build" / "checksums.json"
+    shell.run("python", "-m", "bench.checksums", "--megabytes", "1", "--out", str(out))
+    found = json.loads(out.read_text())
+    assert found["page_us"] > 0
+    assert found["gigabytes_per_second"]["read"] > 0
+
+
 def test_bench_gpu_dry(shell: Shell) -> None:
     assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
     assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")

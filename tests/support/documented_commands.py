@@ -90,6 +90,7 @@ SMOKE = {
     "python -m bench.placement.recorded": "test_bench_of_placement",
     "python -m bench.gateway": "test_bench_of_the_gateway",
     "python -m bench.grammars": "test_bench_of_grammars",
+    "python -m bench.checksums": "test_bench_of_checksums",
     "python -m bench.overload": "test_bench_of_overload",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",

@@ -82,6 +82,14 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
             reply.digests += hashlib.sha256(b"%d %d" % (layer, expert) + self.salt).digest()[:8]
         return reply
 
+    async def Tensors(self, request: expert_pb2.TensorsRequest, context: Any) -> expert_pb2.TensorsReply:
+        """Of three tensors the second one has other bytes where there is salt."""
+        if (request.layer, request.expert) not in self.loaded:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "not loaded")
+        tensors = [expert_pb2.ExpertTensor(file="model-1.safetensors", tensor=one) for one in ("gate", "up", "down")]
+        tensors[1].checksum = len(self.salt)
+        return expert_pb2.TensorsReply(tensors=tensors)
+
     async def Commit(self, request: expert_pb2.CommitRequest, context: Any) -> expert_pb2.CommitReply:
         await self._hold("Commit")
         table = request.table

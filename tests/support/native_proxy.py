@@ -21,6 +21,7 @@ class NativeProxy:
 
     def __init__(self, on_call: OnCall, on_reply: OnReply) -> None:
         self._on_call, self._on_reply = on_call, on_reply
+        self.damaged_calls = 0  # that get a flipped bit in their ids, with the checksum of what was sent
 
     def cover(self, place: expert_pb2.OpenReply) -> expert_pb2.OpenReply:
         """The same place, reached through this proxy."""
@@ -74,6 +75,9 @@ class NativeProxy:
                     expert=frame.body[ids : 2 * ids],
                 )
             )
+            if self.damaged_calls:
+                self.damaged_calls -= 1
+                return replace(frame, body=bytes([frame.body[0] ^ 1]) + frame.body[1:])
         return frame
 
     def _reply(self, frame: Frame) -> Frame | None:

@@ -89,7 +89,12 @@ def hang_up(reply: Reply) -> Reply:
 
 
 def damaged_call(reply: Reply) -> Reply:
-    return Reply(call=reply.call, status=Reply.INVALID, message="the checksum of x is wrong")
+    return Reply(call=reply.call, status=Reply.DAMAGED, message="the checksum of x is wrong")
 
 
-FAULTS: list[Any] = [drop, flip_a_bit, lose_a_row, lose_bytes, nan, unknown_status, late, hang_up, damaged_call]
+def malformed_call(reply: Reply) -> Reply:
+    return Reply(call=reply.call, status=Reply.INVALID, message="an expert outside 0..7")
+
+
+_REJECTED = [unknown_status, late, damaged_call, malformed_call]
+FAULTS: list[Any] = [drop, flip_a_bit, lose_a_row, lose_bytes, nan, hang_up, *_REJECTED]

@@ -25,15 +25,16 @@ from support.expert_workers import (
 )
 from support.p2p_worker_pool import P2PWorkerPool, WorkerProcess
 from support.reference_dispatcher import ReferenceDispatcher
-from support.wire_faults import FAULTS, damaged_call, flip_a_bit, hang_up, inject, nan
+from support.wire_faults import FAULTS, damaged_call, flip_a_bit, hang_up, inject, malformed_call, nan
 
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch.errors import CallRejected, ExpertsUnavailable
+from services.router.dispatch.errors import ExpertsUnavailable
 from services.router.dispatch.links import Connect
 
 pytestmark = pytest.mark.processes
 
 DTYPE = torch.bfloat16
+WITHOUT_GROUP = ["grpc", "native"]  # a reply that is replaced leaves its payload in a P2P group, and that ends it
 
 
 @pytest.fixture(params=LINKS)
@@ -103,13 +104,35 @@ def test_when_no_worker_answers_the_layer_fails_and_names_the_experts(
         ), "the dispatcher goes on"
 
 
-def test_a_call_that_stays_malformed_is_raised(checkpoint: Checkpoint, connect: Connect, two: list[Worker]) -> None:
+@pytest.mark.parametrize("connect", WITHOUT_GROUP, indirect=True)
+@pytest.mark.parametrize("fault", [malformed_call, damaged_call], ids=lambda fault: fault.__name__)
+def test_many_rejections_do_not_end_a_step(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker], fault: Any
+) -> None:
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
+    batch, left = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12), [7]
+
+    def seven_times(reply: Any) -> Any:
+        left[0] -= 1
+        return fault(reply) if left[0] >= 0 else reply
+
+    two[0].service.fault = seven_times
+    with open_dispatcher(checkpoint, connect) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [two[0].endpoint], lambda layer, expert: [0]))
+        assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert dispatcher.stats.total().retries == 7
+
+
+@pytest.mark.parametrize("connect", WITHOUT_GROUP, indirect=True)
+def test_a_call_that_stays_malformed_fails_after_the_wait(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     for worker in two:
-        worker.service.fault = damaged_call
-    with open_dispatcher(checkpoint, connect) as dispatcher:
+        worker.service.fault = malformed_call
+    with open_dispatcher(checkpoint, connect, expert_wait_s=0.4) as dispatcher:
         dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
-        with pytest.raises(CallRejected):
+        with pytest.raises(ExpertsUnavailable, match="an expert outside"):
             run(dispatcher, 0, gate[0], batch)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from services.checkpoint.device import CPU
 from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
-from services.router.dispatch.errors import CallRejected
+from services.router.dispatch.errors import ExpertsUnavailable
 from services.transport.payload import FP8, dequantize, dispatch_dtype_of, pack, payload_bytes, unpack
 
 DTYPE = torch.bfloat16
@@ -83,9 +83,9 @@ def test_bits_do_not_depend_on_link_or_placement(
 def test_rows_of_another_dispatch_dtype_are_rejected(checkpoint: Checkpoint, three: list[Worker]) -> None:
     gate, batch = gates(checkpoint), random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=8)
     for link in LINKS:
-        with open_dispatcher(checkpoint, connecting(link, checkpoint, DTYPE)) as dispatcher:
+        with open_dispatcher(checkpoint, connecting(link, checkpoint, DTYPE), expert_wait_s=0.4) as dispatcher:
             dispatcher.apply(place(1, checkpoint, [three[0].endpoint], lambda layer, expert: [0]))
-            with pytest.raises(CallRejected, match=r"this worker takes rows in torch.float8_e4m3fn"):
+            with pytest.raises(ExpertsUnavailable, match=r"this worker takes rows in torch.float8_e4m3fn"):
                 run(dispatcher, 0, gate[0], batch)
 
 

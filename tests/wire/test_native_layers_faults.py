@@ -21,13 +21,13 @@ from support.native_layers import Chunks, Sides, both_sides, steps
 from support.p2p_worker_pool import P2PWorkerPool
 from support.paged import Paged, local_dispatcher
 from support.tiny_checkpoint import make_checkpoint
-from support.wire_faults import FAULTS, damaged_call, drop, flip_a_bit, hang_up, inject, nan
+from support.wire_faults import FAULTS, drop, flip_a_bit, hang_up, inject, malformed_call, nan
 from torch import Tensor
 
 from services.attention_worker.model import native_stack
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker.batcher import Compute
-from services.router.dispatch.errors import CallRejected, ExpertsUnavailable
+from services.router.dispatch.errors import ExpertsUnavailable
 
 pytestmark = [
     pytest.mark.processes,
@@ -188,12 +188,12 @@ def test_when_no_worker_answers_the_step_fails_and_names_the_experts(checkpoint:
         natively_again(sides)
 
 
-def test_a_call_that_stays_malformed_is_raised(checkpoint: Checkpoint, two: list[Worker]) -> None:
-    with both_sides(checkpoint, DTYPE) as sides:
+def test_a_call_that_stays_malformed_fails_after_the_wait(checkpoint: Checkpoint, two: list[Worker]) -> None:
+    with both_sides(checkpoint, DTYPE, expert_wait_s=0.4) as sides:
         sides.apply(everywhere(checkpoint, two))
         for worker in two:
-            worker.service.fault = damaged_call
-        with pytest.raises(CallRejected):
+            worker.service.fault = malformed_call
+        with pytest.raises(ExpertsUnavailable, match="an expert outside"):
             sides.native.feed(STEP)
         assert sides.native.native_layers == 1
 

@@ -7,6 +7,7 @@ from caracal_proto import placement_pb2
 from caracal_proto.placements import layer_of
 
 from services.router.dispatch.errors import (
+    CallDamaged,
     CallRejected,
     DispatchError,
     InvalidReply,
@@ -16,7 +17,7 @@ from services.router.dispatch.errors import (
 )
 from services.router.dispatch.retry import (
     LAST_PAUSE_S,
-    MAX_REJECTIONS,
+    MOST_RESENDS,
     PeerFailure,
     RetryChoice,
     choose_retry,
@@ -66,14 +67,15 @@ def test_experts_on_no_worker_are_waited_for() -> None:
     assert choose_retry({}, 3, [[], [0]], {0}, 0).pause_s > 0
 
 
-def test_rejections_are_counted_over_retries() -> None:
+def test_a_damaged_call_is_sent_again_at_once_a_few_times() -> None:
     failure = None
-    for _ in range(MAX_REJECTIONS):
-        assert failure is None or not failure.fatal
-        failure = record_failure(failure, 1, CallRejected("malformed"))
-        failure = record_failure(failure, 1, GONE)
-    assert failure is not None
-    assert failure.fatal
+    for _ in range(MOST_RESENDS - 1):
+        failure = record_failure(failure, 3, CallDamaged("bits"))
+        assert choose_retry({0: failure}, 3, [[0, 1]], {0}, 0) == RetryChoice(frozenset({0})), "a replica comes first"
+        assert choose_retry({0: failure}, 3, [[0]], {0}, 0) == RetryChoice(frozenset())
+    failure = record_failure(failure, 3, CallDamaged("bits"))
+    assert choose_retry({0: failure}, 3, [[0]], {0}, 0).pause_s > 0
+    assert choose_retry({0: failure_of(CallRejected("malformed"))}, 3, [[0]], {0}, 0).pause_s > 0
 
 
 def test_a_compiled_table_lists_replicas_per_expert() -> None:

@@ -68,10 +68,10 @@ CARACAL_FOLDING uint32_t by_folding(uint32_t crc, const uint8_t*& at, std::size_
 
 }  // namespace
 
-uint32_t crc32(const void* data, std::size_t bytes) {
+uint32_t crc32(const void* data, std::size_t bytes, uint32_t so_far) {
   static const bool folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
   const auto* at = static_cast<const uint8_t*>(data);
-  uint32_t crc = ~uint32_t{0};
+  uint32_t crc = ~so_far;
   if (folds && bytes >= kRound) crc = by_folding(crc, at, bytes);
   return ~by_table(crc, at, bytes);
 }

@@ -121,6 +121,8 @@ class Engine:
         self.cache = KvCache(
             model, limits.num_pages, limits.page_size, limits.max_running, limits.max_model_len, limits.host_pages
         )
+        if limits.prefix_cache:
+            self.cache.check_pages(draft=model.drafts)
         self.scheduler = Scheduler(
             self.cache.pages,
             limits.max_batch_tokens,

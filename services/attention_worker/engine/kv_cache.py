@@ -17,6 +17,7 @@ from torch import Tensor
 
 from services.attention_worker.engine.host_tier import IN, OUT
 from services.attention_worker.engine.pages import PagePool
+from services.checkpoint.scrub import memory_checksum
 
 
 class MakesCache(Protocol):
@@ -99,6 +100,15 @@ class KvCache:
         self.tensors = model.new_cache(num_pages, page_size)
         self.host = HostPages(self.tensors, host_pages)
         self.page_table_SX = torch.from_numpy(self.pages.table_SX)
+
+    def check_pages(self, draft: bool) -> None:
+        """Has pages compared when they are used again, in host memory; but for the cache of a draft, the last one.
+
+        The draft writes to it later than a page is published, and decides no token.
+        """
+        checked = self.tensors[: len(self.tensors) - draft]
+        if checked[0].device.type == "cpu":
+            self.pages.check_with(lambda page: memory_checksum(each[page] for each in checked))
 
     @property
     def bytes(self) -> int:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from services.attention_worker.engine.host_tier import HostTier
 
+SPARE_CHECKSUMS = 64  # of names that are nowhere any more, before they are looked for
+
 
 class PagePool:
     """Allocates pages and keeps the page table. A row is one running sequence; its pages are in order."""
@@ -36,6 +38,9 @@ class PagePool:
         self._name: dict[int, bytes] = {}
         self._page: dict[bytes, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # named, and no row has it; the longest unused is first
+        self._checksum_of: Callable[[int], int] | None = None
+        self._checksums: dict[bytes, int] = {}  # of what pages held when they were published, by name
+        self.damaged = 0  # named pages that did not hold that any more
 
     @property
     def used(self) -> int:
@@ -113,6 +118,26 @@ class PagePool:
                 pages.append(page)
         return pages
 
+    def check_with(self, checksum_of: Callable[[int], int]) -> None:
+        """From now on what published pages hold has a checksum. `checksum_of`: of what a page holds now."""
+        self._checksum_of = checksum_of
+
+    def intact(self, names: Sequence[bytes]) -> bool:
+        """Whether the pages with these names hold what they did when they were published; others lose their name."""
+        if self._checksum_of is None:
+            return True
+        awaited, wrong = self.host.awaited(), []
+        for name in names:
+            page, known = self._page.get(name), self._checksums.get(name)
+            if page is not None and known is not None and page not in awaited and self._checksum_of(page) != known:
+                wrong.append(page)
+        for page in wrong:
+            self._drop_name(page)
+            if self._idle.pop(page, 0) is None:
+                self._free.append(page)
+        self.damaged += len(wrong)
+        return not wrong
+
     def grow(self, row: int, tokens: int) -> bool:
         """Extends a row to `tokens` positions; false, with nothing changed, when there are not enough pages."""
         held, wanted = self._held[row], self.pages_for(tokens)
@@ -142,8 +167,13 @@ class PagePool:
         """Names the row's first pages, which are full and computed. One whose name another page has gets none."""
         for index in range(self._published[row], len(names)):
             if names[index] not in self._page:
-                self._set_name(int(self.table_SX[row, index]), names[index])
+                page = int(self.table_SX[row, index])
+                self._set_name(page, names[index])
+                if self._checksum_of is not None:
+                    self._checksums[names[index]] = self._checksum_of(page)
         self._published[row] = max(self._published[row], len(names))
+        if len(self._checksums) > 2 * len(self._page) + len(self.host) + SPARE_CHECKSUMS:
+            self._checksums = {n: one for n, one in self._checksums.items() if n in self._page or n in self.host}
 
     def share(self, row: int, start: int, names: Sequence[bytes]) -> int:
         """Gives the row, from page number `start` on, what is `cached` under these names; returns how many pages.
@@ -154,6 +184,8 @@ class PagePool:
         count = 0
         for index, name in enumerate(names, start):
             own, page = int(self.table_SX[row, index]), self._page.get(name)
+            if page is not None and not self.intact([name]):
+                break
             if page is not None:
                 self._use(page)
                 self.table_SX[row, index] = page
@@ -206,10 +238,7 @@ class PagePool:
     def forget(self, row: int) -> None:
         """Takes the names of the row's pages away: what they hold is not to be shared."""
         for page in self.table_SX[row, : self._held[row]].tolist():
-            if (name := self._name.pop(page, None)) is not None:
-                del self._page[name]
-                self.host.drop(name)
-                self.changes += 1
+            self._drop_name(page)
 
     def forget_all(self) -> None:
         """Takes all names away."""
@@ -217,6 +246,7 @@ class PagePool:
         self._idle.clear()
         self._name.clear()
         self._page.clear()
+        self._checksums.clear()
         self.host.clear()
         self.changes += 1
 
@@ -233,6 +263,13 @@ class PagePool:
     def _set_name(self, page: int, name: bytes) -> None:
         self._name[page], self._page[name] = name, page
         self.changes += 1
+
+    def _drop_name(self, page: int) -> None:
+        if (name := self._name.pop(page, None)) is not None:
+            del self._page[name]
+            self._checksums.pop(name, None)
+            self.host.drop(name)
+            self.changes += 1
 
     def _use(self, page: int) -> None:
         self._users[page] += 1

@@ -204,6 +204,8 @@ class Scheduler:
             if not self._takes(plan, sequence):
                 return
             names = self._cached_names(sequence)
+            if self.pages.lacking(len(sequence.ids) + 1, names) <= 0 and not self.pages.intact(names):
+                names = self._cached_names(sequence)
             # With the first new token's page, or the sequence might be preempted one step after its admission.
             sequence.row = self.pages.allocate(len(sequence.ids) + 1, names)
             if sequence.row is None:

@@ -100,6 +100,7 @@ async def next_reply(call: Any, compute_s: float) -> attention_pb2.PagesReply | 
         raise GivenUp("slow", "nothing comes") from None
     except grpc.aio.AioRpcError as error:
         reason: Fallback = "unreachable" if error.code() in _UNREACHABLE else "rejected"
+        reason = "damaged" if error.code() is grpc.StatusCode.DATA_LOSS else reason
         raise GivenUp(reason, f"{error.code().name}: {error.details()}") from None
     return None if reply is grpc.aio.EOF else reply
 

@@ -24,6 +24,11 @@ class Embedding:
         self.word_VD = load(EMBEDDING)
         self._ngrams = Ngrams(load, load.config.ngram, load.ngram_tables()) if load.config.ngram else None
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Everything but the n-gram tables, which processes share."""
+        return [self.word_VD, *([self._ngrams.projection_DE] if self._ngrams is not None else [])]
+
     def __call__(self, step: Step) -> Tensor:
         # index_select, not x[rows]: that one wakes OpenMP's threads for a handful of rows.
         word_TD = self.word_VD.index_select(0, step.ids_T)
@@ -40,14 +45,14 @@ class Ngrams:
         self._rows_G = torch.tensor([config.rows(table) for table in range(config.tables)])
         projections = [load(ngram_projection(table)) for table in range(config.tables)]
         # Side by side, so that one product walks the tables in their order.
-        self._projection_DE = torch.cat(projections, dim=1)
+        self.projection_DE = torch.cat(projections, dim=1)
 
     def __call__(self, word_TD: Tensor, context_TN: Tensor) -> Tensor:
         """`context_TN` is on the host, where the tables are."""
         if context_TN.shape[1] != self._context:
             raise ValueError(f"the step has {context_TN.shape[1]} ids of context, the model takes {self._context}")
         row_TE = self._gather(context_TN).to(word_TD)
-        sum_TD = linear(row_TE, self._projection_DE, None, torch.float32).add_(word_TD)
+        sum_TD = linear(row_TE, self.projection_DE, None, torch.float32).add_(word_TD)
         return sum_TD.div_(self._parts).to(word_TD.dtype)
 
     def _gather(self, context_TN: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Source: docs/longcat-flash.md, layer; arithmetic follows Hugging Face's LongcatF
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -108,6 +109,15 @@ class Model:
     def ngram(self) -> NgramConfig | None:
         """What the model's embedding needs of the ids before a token; None where it needs the token alone."""
         return self.config.ngram
+
+    def parts(self) -> Iterator[tuple[str, object]]:
+        """All weights, by the names of the parts they are in."""
+        yield "the embedding", self._embed.weights
+        for number, layer in enumerate(self._layers):
+            yield f"layer {number} of the attention side", layer.weights
+        yield "the head", (self._norm_D, self._head_VD)
+        if self._draft is not None:
+            yield "the draft", self._draft.weights
 
     @property
     def drafts(self) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from services.attention_worker.tensor_parallel.channel import Channel, ChannelClosed
+from services.attention_worker.tensor_parallel.ready_frame import Read, unpack_ready
 from services.process.children import LAUNCHER, import_path
 
 MODULE = "services.attention_worker.tensor_parallel.rank_process"
@@ -52,15 +53,21 @@ class Followers:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def await_ready(self, numerics_class: str) -> None:
-        """Waits until every rank has loaded its part. Raises RankLost for one that ended or has another class."""
+    def await_ready(self, numerics_class: str) -> list[Read]:
+        """Waits until every rank has loaded its part; returns the checksums of what each has read.
+
+        Raises RankLost for one that ended or has another class.
+        """
+        read = []
         for one in self._all:
             try:
-                found = one.channel.receive().decode()
+                found, its = unpack_ready(one.channel.receive())
             except ChannelClosed:
                 raise self._ended(EXIT_CODE_S) or RankLost(f"rank {one.rank} has closed its channel") from None
             if found != numerics_class:
                 raise RankLost(f"rank {one.rank} is of numerics class {found}, rank 0 of {numerics_class}")
+            read.append(its)
+        return read
 
     def on_lost(self, abort: Callable[[], None]) -> None:
         """Sets the function that aborts the ranks' collectives once a rank is gone."""

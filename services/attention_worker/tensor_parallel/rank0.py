@@ -78,13 +78,15 @@ def shared_ranks(config: ModelConfig, group: RankGroup) -> SharedRanks:
 def load_rank0(opened: Opened, followers: Followers) -> Loaded[Model] | Loaded[Rank0Model]:
     """Loads the whole model, or rank 0's part and connects the followers. Raises CheckpointError or RankLost."""
     if followers.size == 1:
-        return opened.load()
+        return opened.classified(opened.load())
     group = RankGroup(Shard(0, followers.size), followers.folder, opened.device)
     loaded = opened.load(shared_ranks(opened.config, group))
-    followers.await_ready(loaded.numerics.name)
+    for whole, parts in followers.await_ready(loaded.numerics.name):
+        opened.checkpoint.checksums.add(whole, parts)
     group.connect()
     followers.on_lost(group.abort)
     limits = opened.limits(group.all_reduce_min(loaded.limits.num_pages))
     if opened.device.type == "cpu":  # NCCL may read its store later; gloo is connected and does not
         followers.remove_folder()
-    return Loaded(Rank0Model(loaded.model, group, followers), limits, loaded.numerics)
+    model = Rank0Model(loaded.model, group, followers)
+    return opened.classified(Loaded(model, limits, loaded.numerics, regions=loaded.regions))

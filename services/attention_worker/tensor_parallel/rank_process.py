@@ -21,8 +21,10 @@ from services.attention_worker.tensor_parallel.channel import Channel, ChannelCl
 from services.attention_worker.tensor_parallel.dispatchers import FollowerDispatcher, StepAborted
 from services.attention_worker.tensor_parallel.group import RankGroup
 from services.attention_worker.tensor_parallel.rank0 import shared_ranks
+from services.attention_worker.tensor_parallel.ready_frame import ready_frame
 from services.attention_worker.tensor_parallel.step_codec import unpack
 from services.checkpoint.errors import CheckpointError
+from services.checkpoint.scrub import Scrub
 from services.process.cores import run_on
 from services.process.lifecycle import exit_with_error
 from services.process.settings import InvalidSetting
@@ -37,11 +39,14 @@ def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: 
     opened = open_model(settings, shard.rank)
     group = RankGroup(shard, folder, opened.device)
     loaded = opened.load(shared_ranks(opened.config, group))
-    channel.send(loaded.numerics.name.encode())
+    channel.send(ready_frame(loaded.numerics.name, opened.checkpoint.checksums))
     group.connect()
     caches = loaded.model.new_cache(group.all_reduce_min(loaded.limits.num_pages), loaded.limits.page_size)
     host = HostPages(caches, loaded.limits.host_pages)
     dispatcher = FollowerDispatcher(group)
+    # Rank 0 sees the channel end, and the worker with all its ranks ends.
+    scrub = Scrub(loaded.regions, lambda _: channel.close_down(), settings.scrub_s)
+    scrub.start()
     log.info("rank is ready", rank=shard.rank, of=shard.size)
     while True:
         try:
@@ -54,6 +59,7 @@ def follow(settings: AttentionSettings, shard: Shard, channel: Channel, folder: 
         except StepAborted:
             continue
         except ChannelClosed:
+            scrub.stop()
             return
 
 

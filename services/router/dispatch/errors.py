@@ -6,7 +6,8 @@ DispatchError
 │   └── ExpertsUnavailable   no worker answered for some experts within the wait; ends the step
 ├── NotLoaded                FAILED_PRECONDITION: the worker has not loaded an expert it was asked for
 ├── StaleEpoch               FAILED_PRECONDITION: the worker has seen a newer table
-└── CallRejected             INVALID_ARGUMENT: the call was malformed, or was damaged on its way
+├── CallRejected             INVALID_ARGUMENT: the call was malformed
+└── CallDamaged              DATA_LOSS: what the worker got is not what was sent
 """
 
 from __future__ import annotations
@@ -52,4 +53,8 @@ class StaleEpoch(DispatchError):
 
 
 class CallRejected(DispatchError):
-    """The worker rejected the call as malformed: damage on the way, or a bug on this side."""
+    """The worker rejected the call as malformed: a bug on one of the sides. It is sent again like any other."""
+
+
+class CallDamaged(DispatchError):
+    """The call was damaged on its way. It is sent again at once, to the same worker if there is no other."""

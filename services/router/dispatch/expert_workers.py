@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -27,6 +29,7 @@ from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table
 
 DEPARTED_LINK_S = 1.0  # how long a worker that left the table may still answer what is in flight
 PROBE_S = 2.0  # for each call of a probe
+MOST_DAMAGED, DAMAGED_WITHIN_S = 3, 10.0  # calls to a worker within so long: its link is bad
 
 
 def nothing() -> None:
@@ -55,6 +58,7 @@ class ExpertWorkerPool:
         self._scatterer = connect if isinstance(connect, Scatterer) else None
         self._linked: tuple[tuple[Key, ...], list[Link]] | None = None  # a table's workers, and their links
         self._used: tuple[RoutingTable, frozenset[int]] | None = None  # a view, and the workers that have any of it
+        self._damaged: dict[Key, deque[float]] = {}  # when the last calls to a worker were damaged
         self._changed = threading.Condition()
         self._dispatched = 0  # calls that were sent one by one
         self.row: tuple[int, torch.dtype] | None = None  # width and dtype of the rows that were sent last
@@ -91,6 +95,7 @@ class ExpertWorkerPool:
                 self._table = self._view = compiled
                 self._close_later(set(self._links) - set(compiled.keys))
                 self.health.keep_only(compiled.keys)
+                self._damaged = {key: times for key, times in self._damaged.items() if key in compiled.keys}
                 self._rebuild_view()
                 if compiled.replicated:
                     self.health.start()
@@ -139,6 +144,15 @@ class ExpertWorkerPool:
                 link, self._linked = self._links.pop(key, None), None
         if link is not None:
             link.close()
+
+    def is_bad_link(self, key: Key) -> bool:
+        """Notes that a call to a worker was damaged on its way; whether that is so often that its link is given up."""
+        seen = self._damaged.setdefault(key, deque(maxlen=MOST_DAMAGED))
+        seen.append(time.monotonic())
+        bad = len(seen) == MOST_DAMAGED and seen[0] > seen[-1] - DAMAGED_WITHIN_S
+        if bad:
+            seen.clear()
+        return bad
 
     def mark_healthy(self, key: Key) -> None:
         """Ends the suspicion against a worker that has answered."""

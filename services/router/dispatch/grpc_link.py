@@ -23,6 +23,7 @@ from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
 from torch import Tensor
 
 from services.router.dispatch.errors import (
+    CallDamaged,
     CallRejected,
     DispatchError,
     InvalidReply,
@@ -273,5 +274,7 @@ def _error_of(reply: expert_pb2.ExpertReply, name: str) -> DispatchError:
             return StaleEpoch(message, reply.epoch)
         case expert_pb2.ExpertReply.INVALID:
             return CallRejected(message)
+        case expert_pb2.ExpertReply.DAMAGED:
+            return CallDamaged(message)
         case _:
             return WorkerUnavailable(message)

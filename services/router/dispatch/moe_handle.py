@@ -17,6 +17,7 @@ from caracal_proto.tensors import raw_bytes
 from torch import Tensor
 
 from services.router.dispatch.errors import (
+    CallDamaged,
     DispatchError,
     ExpertsUnavailable,
     InvalidReply,
@@ -68,8 +69,7 @@ class MoEHandle:
     def finish(self, residual_TD: Tensor) -> Tensor:
         """Waits until every reply has arrived, then returns residual + MoE(h), [T, D].
 
-        Raises ExpertsUnavailable when some expert's reply did not come within the wait, CallRejected when workers
-        keep rejecting the call as malformed.
+        Raises ExpertsUnavailable when some expert's reply did not come within the wait.
         """
         self.wait()
         batch, outputs = self._batch, self._outputs
@@ -215,12 +215,11 @@ class MoEHandle:
 
     def _record(self, call: PlannedCall, epoch: int, base: int, error: DispatchError, hung: bool = False) -> None:
         self._reply_index_TK[self._choices(call, base)] = -2
-        failure = self._failures[call.key] = record_failure(self._failures.get(call.key), epoch, error)
+        self._failures[call.key] = record_failure(self._failures.get(call.key), epoch, error)
         self._stats.stale_epoch_rejections += isinstance(error, StaleEpoch)
-        if failure.fatal:
-            raise error
-        if isinstance(error, WorkerUnavailable):
-            self._pool.mark_suspect(call.key, hung)
+        bad_link = isinstance(error, CallDamaged) and self._pool.is_bad_link(call.key)
+        if isinstance(error, WorkerUnavailable) or bad_link:
+            self._pool.mark_suspect(call.key, hung or bad_link)
 
     def _recover(self) -> None:
         """Asks again, elsewhere or under a newer table, until no choice is missing. Answers that arrived are kept."""

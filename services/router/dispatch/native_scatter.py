@@ -9,6 +9,7 @@ from caracal_proto import expert_pb2
 from torch import Tensor
 
 from services.router.dispatch.errors import (
+    CallDamaged,
     CallRejected,
     DispatchError,
     InvalidReply,
@@ -93,5 +94,7 @@ def error_of(outcome: int, status: int, epoch: int, message: str) -> DispatchErr
             return StaleEpoch(message, epoch)
         case expert_pb2.ExpertReply.INVALID:
             return CallRejected(message)
+        case expert_pb2.ExpertReply.DAMAGED:
+            return CallDamaged(message)
         case _:
             return WorkerUnavailable(message)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from services.membership.numerics_class import fits
+from services.membership.record import WorkerRecord
 from services.membership.shortage import CapacityShortage
 from services.membership.worker_order import ordinal
 from services.router.placement.policy import WorkerView
 from services.router.placement.table_view import TableView
+
+SHOWN_CHARACTERS = 400  # of the reason of one worker
 
 
 def shortage(plan: TableView, workers: Sequence[WorkerView]) -> CapacityShortage | None:
@@ -26,13 +30,27 @@ def shortage(plan: TableView, workers: Sequence[WorkerView]) -> CapacityShortage
 
 def mismatched_workers(classes: Mapping[str, str], numerics_class: str) -> str:
     """Names the workers whose numerics class is not the table's; empty when there is none. `classes`: by worker id."""
-    others = sorted((worker_id for worker_id, its in classes.items() if its != numerics_class), key=ordinal)
+    others = sorted((one for one, its in classes.items() if not fits(its, numerics_class)), key=ordinal)
     if not numerics_class or not others:
         return ""
     names = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
     verb = "is" if len(others) == 1 else "are"
     why = "weights, dtype, kernels, device or CARACAL_DISPATCH_DTYPE differ"
     return f"{names} {verb} left out, of another numerics class than the table: {why}"
+
+
+def left_out(records: Collection[WorkerRecord], numerics_class: str) -> str:
+    """Names the workers that serve by no table of this class, and says why; empty when there is none."""
+    others = {r.worker_id: r.numerics_class for r in records if not r.refused}
+    why = mismatched_workers(others, numerics_class), refused_workers({r.worker_id: r.refused for r in records})
+    return "; ".join(filter(None, why))
+
+
+def refused_workers(reasons: Mapping[str, str]) -> str:
+    """Names the workers that must not serve, and says why; empty when there is none. `reasons`: by worker id."""
+    refused = sorted((one for one, why in reasons.items() if why), key=ordinal)
+    more = f"; and {len(refused) - 4} more are refused" if len(refused) > 4 else ""
+    return "; ".join(f"{one} is refused: {reasons[one][:SHOWN_CHARACTERS]}" for one in refused[:4]) + more
 
 
 def _reason(experts: int, workers: Sequence[WorkerView]) -> str:

@@ -16,6 +16,7 @@ from caracal_proto.expert_pb2 import CommitRequest
 from caracal_proto.placement_pb2 import Table
 
 from services.membership.record import WorkerRecord
+from services.router.placement.differing_tensors import differing_tensors
 from services.router.placement.digests import DigestArray, Digests
 from services.router.placement.table_view import Items, TableView
 from services.router.placement.worker_client import CallFailed, Workers
@@ -29,11 +30,14 @@ DRAIN_CALLS_S = 0.05  # calls routed by the old table are answered before any wo
 
 
 class JoinFailed(Exception):
-    """Expected: a worker could not load its experts, or answers the golden row wrongly. Nothing has changed."""
+    """Expected: a worker could not load its experts, or answers the golden row wrongly. Nothing has changed.
 
-    def __init__(self, worker_id: str, reason: str) -> None:
+    `item`: the expert that is not as it is elsewhere, by its index among all.
+    """
+
+    def __init__(self, worker_id: str, reason: str, item: int | None = None) -> None:
         super().__init__(reason)
-        self.worker_id = worker_id
+        self.worker_id, self.item = worker_id, item
 
 
 def gains(before: TableView, after: TableView) -> dict[str, Items]:
@@ -53,6 +57,25 @@ async def prepare(
 ) -> int:
     """First phase: every worker loads what it gains, all in parallel; returns how many experts. Raises JoinFailed."""
     wanted = await asyncio.to_thread(gains, before, after)
+    try:
+        return await _prepare(workers, epoch, before, wanted, records, digests)
+    except JoinFailed as error:
+        if error.item is None:
+            raise
+        record = records[error.worker_id]
+        others = [one for one in records.values() if one is not record]
+        named = await differing_tensors(workers, record, others, *divmod(error.item, before.experts))
+        raise JoinFailed(error.worker_id, f"{named}{error}", error.item) from None
+
+
+async def _prepare(
+    workers: Workers,
+    epoch: int,
+    before: TableView,
+    wanted: Mapping[str, Items],
+    records: Mapping[str, WorkerRecord],
+    digests: Digests,
+) -> int:
     await _learn_digests(workers, epoch, before, wanted, records, digests)
     loads = [
         _load(workers, epoch, records[worker_id], item_N, before.experts, digests, turn // FEW)
@@ -93,6 +116,7 @@ def _compare(worker_id: str, item_N: Items, given_N: DigestArray, experts: int, 
             worker_id,
             f"{worker_id}: expert {expert} of layer {layer} answers the golden row with "
             f"{difference.given:016x}, {others}",
+            difference.item,
         )
 
 
@@ -147,9 +171,12 @@ async def publish(
 
 
 async def push_table(workers: Workers, table: PublishedTable, records: Sequence[WorkerRecord]) -> set[tuple[str, bool]]:
-    """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it."""
+    """Pushes the table to workers of either role, in parallel; returns (boot id, draining) of each that took it.
+
+    Those that must not serve do not get it.
+    """
     few = asyncio.Semaphore(FEW)
-    pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records))
+    pushed = await asyncio.gather(*(_push(workers, table, record, few) for record in records if not record.refused))
     return {key for key in pushed if key is not None}
 
 

@@ -22,7 +22,7 @@ from services.membership.shortage import CapacityShortage
 from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.balancer import LOAD_S, Balancer
-from services.router.placement.capacity import mismatched_workers
+from services.router.placement.capacity import left_out
 from services.router.placement.change import JoinFailed, PublishedTable, prepare, publish
 from services.router.placement.digests import Digests
 from services.router.placement.join_backoffs import JoinBackoffs
@@ -231,13 +231,11 @@ class PlacementLeader:
             if not self._change.done() and self._still_wanted(experts, usable):
                 return
             self._cancel_change()
-        left_out = mismatched_workers(
-            {r.worker_id: r.numerics_class for r in (*attention, *experts)}, usable[0].numerics_class if usable else ""
-        )
+        excluded = left_out((*attention, *experts), usable[0].numerics_class if usable else "")
         plan = await self._plan_for(usable)
         if plan.table is not self._table or not self._leading:
             return  # something has changed meanwhile; the next round sees it
-        self._note_shortage(plan, usable, left_out)
+        self._note_shortage(plan, usable, excluded)
         after = plan.after
         if plan.complete and (not self.epoch or plan.differs or address_changed(self._table, usable)):
             self._change_needs = frozenset(r.boot_id for r in usable if r.worker_id in after.worker_ids)
@@ -270,13 +268,13 @@ class PlacementLeader:
             boot_ids = {worker.boot_id for worker in self._table.workers}
             self._balancer.begin_read([r for r in experts if r.boot_id in boot_ids])
 
-    def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], left_out: str) -> None:
+    def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], excluded: str) -> None:
         lacking = plan.lacking
+        more = self._backoffs.reasons(usable) + (f"; {excluded}" if excluded else "")
         if lacking is not None:
-            more = self._backoffs.reasons(usable) + (f"; {left_out}" if left_out else "")
             lacking = replace(lacking, reason=lacking.reason + more, lost=plan.unplaced)
-        elif left_out:
-            lacking = CapacityShortage(left_out)
+        elif more:
+            lacking = CapacityShortage(more.removeprefix("; "))
         self._shortages.note(lacking, plan.unplaced, starting=not self.epoch and not self._backoffs)
 
     def _compatible(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> list[WorkerRecord]:
@@ -311,7 +309,7 @@ class PlacementLeader:
         table = await asyncio.to_thread(to_table, epoch, numerics_class, after, usable)
         published = PublishedTable(table)
         self._publish(published)
-        self._backoffs.joined(usable)
+        self._backoffs.joined([r for r in usable if r.worker_id in after.worker_ids])
         self._balancer.table_changed(moved)
         self.metrics.tables += 1
         self.metrics.loaded += moved

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence, Set
 
+from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
 from services.router.placement.change import PublishedTable, push_table
 from services.router.placement.worker_client import Workers
@@ -41,7 +42,7 @@ class Pushes:
             self._task.result()
             self._task = None
         missed = [r for r in records if (r.boot_id, r.draining) not in self._took]
-        missed = [r for r in missed if r.numerics_class == table.table.numerics_class]
+        missed = [r for r in missed if fits(r.numerics_class, table.table.numerics_class) and not r.refused]
         if missed and time.monotonic() >= self._next_at:
             self._task = asyncio.create_task(self._push(table, missed))
 

@@ -12,6 +12,7 @@ from caracal_proto.placement_pb2 import Endpoint, Table
 from caracal_proto.placements import PlacementError, pack_layer, unpack_layer
 
 from services.membership.checks import epoch_violation
+from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
 from services.router.placement.table_view import TableView
 
@@ -76,7 +77,11 @@ def chosen_class(table: Table | None, experts: Iterable[WorkerRecord], attention
     if table is not None and table.numerics_class in classes:
         return table.numerics_class
     wanted = [record.numerics_class for record in attention]
-    return max(sorted(set(classes)), key=lambda one: (wanted.count(one), classes.count(one)), default="")
+
+    def votes(one: str) -> tuple[int, int]:
+        return sum(fits(its, one) for its in wanted), classes.count(one)
+
+    return max(sorted(set(classes)), key=votes, default="")
 
 
 def next_term(highest: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -12,9 +12,11 @@ import grpc.aio
 import numpy as np
 from caracal_proto.expert_pb2 import (
     ExpertDescribeRequest,
+    ExpertTensor,
     LoadReply,
     LoadRequest,
     PrepareRequest,
+    TensorsRequest,
 )
 from caracal_proto.expert_pb2_grpc import ExpertStub
 from caracal_proto.placements import PlacementError, pack_experts, unpack_experts
@@ -98,6 +100,12 @@ class Workers:
         if len(reply.digests) != 8 * len(item_N):
             raise CallFailed(f"{record.worker_id} gave {len(reply.digests)} bytes of digests of {len(item_N)} experts")
         return np.frombuffer(reply.digests, "<u8").astype(np.uint64)
+
+    async def tensors(self, record: WorkerRecord, layer: int, expert: int) -> Sequence[ExpertTensor]:
+        """Asks an expert worker what it has read for an expert. Raises CallFailed, also if it has not loaded it."""
+        request = TensorsRequest(layer=layer, expert=expert)
+        reply = await _call(record, ExpertStub(self._signed(record)).Tensors(request, timeout=QUICK_S))
+        return reply.tensors
 
     async def load(self, record: WorkerRecord) -> LoadReply:
         """Asks an expert worker for its load. Raises CallFailed."""

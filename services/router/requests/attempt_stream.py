@@ -23,11 +23,12 @@ _ENDED = AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the worker has ended the st
 class AttemptStream:
     """Opens its call at once, and runs on the event loop until `close` or until the call ends: then it has `ended`.
 
-    `received_at`: when the last message came from the worker, by the monotonic clock.
+    `received_at`: when the last message came from the worker, by the monotonic clock. `damaged`: it ended since what
+    came was not what was sent, in either direction.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.ended = False
+        self.ended = self.damaged = False
         self.received_at = -math.inf
         self._call = AttentionStub(channel).GenerateMany()
         self._ids = itertools.count(1)
@@ -74,6 +75,7 @@ class AttemptStream:
                     self._take(event)
         except grpc.aio.AioRpcError as error:
             failed = AttemptFailed(error.code(), error.details() or "", lost=True)
+            self.damaged = error.code() is grpc.StatusCode.DATA_LOSS
         finally:
             self._end(failed)
 

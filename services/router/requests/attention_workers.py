@@ -25,6 +25,7 @@ from services.process.loop_time import within
 from services.router.requests.attempt import Attempt
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.context_limit import ContextLimit
+from services.router.requests.damaged_links import DamagedLinks
 from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
@@ -45,6 +46,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
+    # A flipped bit in the length of a frame would leave both sides waiting for ever.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
@@ -94,6 +98,7 @@ class AttentionWorkerPool:
         self.capacity = Capacity(1, 0)
         self.on_refresh: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
+        self._damaged = DamagedLinks()
         self._stalls = StallDetector(self._answers, self._received_at, timeouts)
         self._unlisted = UnlistedWorkers(self._serves_on)
         self._served_at = -math.inf
@@ -150,7 +155,7 @@ class AttentionWorkerPool:
             self.workers,
             self.open_on,
             numerics_class=numerics_class,
-            avoid={*avoid, *self._stalls.suspects},
+            avoid={*avoid, *self._stalls.suspects, *self._damaged.avoided(time.monotonic())},
             cached=cached,
             places={worker_id: places for (worker_id, _), places in self._places.items()} if cached else {},
         )
@@ -169,6 +174,8 @@ class AttentionWorkerPool:
         if channel is None:
             return None
         stream = self._streams.get(worker.address)
+        if stream is not None and stream.damaged and (for_s := self._damaged.note(worker.worker_id, time.monotonic())):
+            log.warning("messages to a worker are damaged, others are preferred", worker=worker.worker_id, for_s=for_s)
         if stream is None or stream.ended:
             stream = self._streams[worker.address] = AttemptStream(self._dialer.to_run(channel, worker.boot_id))
         return stream

@@ -45,6 +45,7 @@ BUSY = "busy: "  # how it begins where a worker has as many sequences as it take
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
+DAMAGED = grpc.StatusCode.DATA_LOSS  # a message, on its way
 FAILED_STEP = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # the worker itself says that it failed on it
 
 
@@ -275,7 +276,8 @@ class Generation:
             raise rejection_of(detail, self._request.grammar_field, lines=self._request.grammar_lines)
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
-        self._failed.add(attempt.worker.worker_id)
+        if code is not DAMAGED:  # then it is not the worker's fault, and it has what was computed
+            self._failed.add(attempt.worker.worker_id)
         fruitless = self.progress.attempt_failed()
         if fruitless == 1:  # else it may be that the pages have not reached this worker
             self._pages_at = attempt.worker if failed is not None and _keeps_pages(failed) else None
@@ -307,8 +309,10 @@ def _is_a_death(failed: AttemptFailed) -> bool:
     """Whether the worker died, hangs, or failed in a step with this request, so that the request may be the reason.
 
     A worker that hands sequences back, is new at its address, has too many, waits for experts or is slow says nothing
-    about the request.
+    about the request, nor does a damaged message.
     """
     if failed.details == STANDS_STILL:
         return True
+    if failed.code is DAMAGED:
+        return False
     return failed.code in FAILED_STEP or (failed.lost and failed.details not in (DRAINING, OTHER_RUN))

@@ -109,6 +109,9 @@ bool Connection::complete_call(const Header& header, const char*& why) {
   if (header.epoch < epoch) {
     status = Status::kStaleEpoch;
     wrong = "epoch " + std::to_string(header.epoch) + " is below " + std::to_string(epoch);
+  } else if (crc32c(0, job.body.at(), header.body_bytes) != header.body_crc) {
+    status = Status::kDamaged;
+    wrong = "the checksum of x is wrong: the rows were damaged on their way";
   } else {
     wrong = violation(job, host_.expected());
   }

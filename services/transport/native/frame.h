@@ -31,7 +31,7 @@ constexpr size_t kMaxMessageBytes = 4096;  // of a REPLY that rejects a call
 enum class Kind : uint16_t { kHello = 1, kWelcome, kCall, kReply, kPing, kPong };
 
 // The numbers of ExpertReply.Status in expert.proto.
-enum class Status : uint32_t { kOk = 0, kNotLoaded = 1, kStaleEpoch = 2, kInvalid = 3, kDeadlineExceeded = 4 };
+enum class Status : uint32_t { kOk = 0, kNotLoaded = 1, kStaleEpoch = 2, kInvalid = 3, kDeadlineExceeded = 4, kDamaged = 6 };
 
 struct Header {
   uint32_t magic = kMagic;
