@@ -14,7 +14,8 @@ from services.attention_worker.loading import Loaded, Servable, open_model
 from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.tensor_parallel.followers import Followers, RankLost
 from services.attention_worker.tensor_parallel.rank0 import load_rank0
-from services.attention_worker.worker import AttentionWorker, WeightsChanged
+from services.attention_worker.weights_scrub import WeightsChanged
+from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.errors import CheckpointError
 from services.process import tracing
 from services.process.garbage import keep_what_is_made

@@ -29,8 +29,8 @@ from services.attention_worker.settings import AttentionSettings
 from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
 from services.attention_worker.weights_agreement import WeightsAgreement
+from services.attention_worker.weights_scrub import scrub
 from services.checkpoint.config import ModelConfig
-from services.checkpoint.scrub import Region, Scrub
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
@@ -62,10 +62,6 @@ log = structlog.get_logger(__name__)
 MAX_P2P_ASSIGNMENTS = 8192
 HANDOVER_S = 10.0  # for pages to be fetched, if less of the drain timeout is left
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
-
-
-class WeightsChanged(Exception):
-    """Weights in memory are not what was read: what the worker has computed since then may be wrong, and it ends."""
 
 
 class AttentionWorker:
@@ -196,7 +192,7 @@ class AttentionWorker:
             self._watch_engine(),
             self._lag.watch(),
             Standstill("engine", lambda: self._thread.native_id, self._stand_still).run(),
-            self._scrub(),
+            scrub(self._regions, self._settings.scrub_s),
         ]
         if self._agreement is not None:
             tasks.append(self._agreement.run(lambda: self._service.epoch > 0))
@@ -255,23 +251,6 @@ class AttentionWorker:
             self._engine.run()
         finally:
             self._loop.call_soon_threadsafe(self._engine_ended.set)
-
-    async def _scrub(self) -> None:
-        """Compares the weights in memory with what was read. Raises WeightsChanged."""
-        changed: asyncio.Queue[str] = asyncio.Queue()
-
-        def found(region: Region) -> None:
-            self._loop.call_soon_threadsafe(changed.put_nowait, region.name)
-            scrub.stop()
-
-        scrub = Scrub(self._regions, found, self._settings.scrub_s)
-        scrub.start()
-        try:
-            raise WeightsChanged(
-                f"weights of {await changed.get()} have changed in memory: this worker ends, others go on"
-            )
-        finally:
-            scrub.stop()
 
     async def _watch_engine(self) -> None:
         await self._engine_ended.wait()

@@ -132,8 +132,7 @@ async def serve(
     metrics.registry.register(DAMAGED_MESSAGES)
     for shown in (membership.bad, others.tls, shortages, leader.metrics):
         shown.show(metrics.registry)
-    limits = AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
-    serving = ServingContext(assets, attention_workers, metrics, limits)
+    serving = ServingContext(assets, attention_workers, metrics, limits_of(settings))
     recorder = serving.recorder = recorder_of(serving, record_file)
     access.routers = lambda: attention_workers.routers
     probe = ready_probe(settings, serving, shortages)
@@ -152,9 +151,7 @@ async def serve(
     )
     servers = await listening(settings, gateway)
     record = partial(record_of, settings, servers, leader, boot_id)
-    if times is not None:
-        times.reached("listening")
-        log.info("started", **times.parts)
+    log_start(times)
 
     async def drain() -> None:
         await leader.resign()
@@ -163,7 +160,8 @@ async def serve(
     try:
         loops = (leader.run(), membership.advertise(record), servers.watch())
         asked_for = [console.observer.watch(leader.changed)] if console else []
-        asked_for += [pod_removal(settings.lost_pods, leader).run()] if settings.lost_pods else []
+        if settings.lost_pods:
+            asked_for.append(pod_removal(settings.lost_pods, leader).run())
         await serve_until_signal(drain, *loops, lag.watch(), probe.run(), access.watch(), *asked_for)
     finally:
         with contextlib.suppress(RedisUnavailable):
@@ -173,6 +171,16 @@ async def serve(
         await responses.close()
         if recorder is not None:
             await asyncio.to_thread(recorder.close)
+
+
+def log_start(times: StartTimes | None) -> None:
+    if times is not None:
+        times.reached("listening")
+        log.info("started", **times.parts)
+
+
+def limits_of(settings: RouterSettings) -> AdmissionLimits:
+    return AdmissionLimits(queue_timeout_s=settings.queue_timeout_s, max_sequences=settings.max_sequences)
 
 
 def pod_removal(pods: str, leader: PlacementLeader) -> PodRemoval:

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from faults.cluster import FaultyCluster
+from faults.questions import questions
+from faults.run import run, table
 from rich.progress import Progress
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 from bench.report import machine
-from faults.cluster import FaultyCluster
-from faults.questions import questions
-from faults.run import run, table
 
 
 def main() -> None:

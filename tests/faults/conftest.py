@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from support.tiny_checkpoint import PLAIN, make_checkpoint
-
 from faults.cluster import FaultyCluster
 from faults.questions import questions
 from faults.traffic import Question
+from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.worker_processes import redis_store
-
 from faults.cluster import FaultyCluster
 from faults.injectors import Frozen, Injector
+from support.worker_processes import redis_store
 
 SEEN_S = 0.3  # nothing is to be seen, so it is not waited for long
 

@@ -1,7 +1,7 @@
 """The switchboard of a test's network: every connection between its nodes leads through here, where links are faulty.
 
 `python -m faults.hub CONFIG`: CONFIG is JSON, {"nodes": {ADDRESS: NAME}, "doors": [[LISTEN, PORT, NAME, TARGET]]}. A
-link is a pair (from, to) of nodes. Commands come as JSON lines on standard input, and each is answered by a line: the
+link leads from one node to another. Commands come as JSON lines on standard input, and each is answered by a line: the
 counts of the link that it names. The hub ends with its input.
 """
 

@@ -12,11 +12,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import redis
-from support.frozen_thread import STOPPED as FROZEN
-from support.frozen_thread import FrozenThread, state, threads
-
 from faults.cluster import FaultyCluster, stopped, wait_for
 from faults.network import REDIS
+from support.frozen_thread import STOPPED as FROZEN
+from support.frozen_thread import FrozenThread, state, threads
 
 
 class Injector(ABC):
@@ -176,21 +175,21 @@ class Unplugged(Injector):
 
 
 class RedisFault(Injector):
-    """A Redis that answers and refuses to write, with an error that has the word `refusal`."""
+    """A Redis that answers and refuses to write, with an error that has `error_word` in it."""
 
     roles = (REDIS,)
-    refusal: ClassVar[str]
+    error_word: ClassVar[str]
 
     def verify(self) -> bool:
         try:
             self.cluster.store.client.set("caracal-faults:probe", "1", px=1)
         except redis.RedisError as error:
-            return self.refusal in f"{type(error).__name__} {error}"
+            return self.error_word in f"{type(error).__name__} {error}"
         return False
 
 
 class RedisFull(RedisFault):
-    kind, refusal = "redis full", "OutOfMemory"
+    kind, error_word = "redis full", "OutOfMemory"
 
     def inject(self) -> None:
         self.cluster.store.client.config_set("maxmemory", "1")
@@ -200,7 +199,7 @@ class RedisFull(RedisFault):
 
 
 class RedisReadOnly(RedisFault):
-    kind, refusal = "redis read-only", "ReadOnly"
+    kind, error_word = "redis read-only", "ReadOnly"
 
     def inject(self) -> None:
         self.cluster.store.client.replicaof("127.0.0.1", "1")

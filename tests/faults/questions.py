@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from caracal_proto.placement_pb2 import Endpoint, Table
 from caracal_proto.placements import layer_of
+from faults.history import Oracle
+from faults.traffic import Question
 from support.cluster_harness import CALLERS, prompt_of, sampling_of
 from support.engine_driver import Driver, limits
 
-from faults.history import Oracle
-from faults.traffic import Question
 from services.attention_worker.engine.sequence import Sampling
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from faults.history import Answer, Oracle
 from faults.schedule import LONGEST_S, SHORTEST_S, schedule
 

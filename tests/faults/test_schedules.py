@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 
 import pytest
-
 from faults.cluster import FaultyCluster, wait_for
 from faults.decoys import misled
 from faults.injectors import KINDS, targets

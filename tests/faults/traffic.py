@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import grpc
 from caracal_proto import attention_pb2, router_pb2
 from caracal_proto.router_pb2_grpc import RouterStub
-from support.cluster_harness import until
-
 from faults.history import Answer, Oracle
+from support.cluster_harness import until
 
 LONGEST_S = 60.0  # of a request
 
@@ -66,7 +65,7 @@ class Traffic:
                         answer.ending(event.finish_reason)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not answer.times:
-                    self.answers.remove(answer)  # refused at the door, and asked again as it is told
+                    self.answers.remove(answer)  # refused at the door, and asked again as the answer says
                     time.sleep(0.05)
                     continue
                 answer.error = f"{error.code().name}: {error.details()}"

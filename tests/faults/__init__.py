@@ -1,1 +1,0 @@
-"""Faults on a real cluster under real traffic, by seeded schedules."""
