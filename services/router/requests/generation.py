@@ -30,14 +30,17 @@ from services.router.requests.errors import (
 )
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.progress import GenerationProgress
+from services.router.requests.progress import (
+    MAX_FAILURES_IN_A_ROW,
+    RETRY_PAUSE_S,
+    GenerationProgress,
+    retry_pause_s,
+)
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.security.calls import OTHER_RUN
 
 log = structlog.get_logger(__name__)
 
-MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
-RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
 DRAINING = "draining"  # a worker's error message when it hands its sequences back
 BUSY = "busy: "  # how it begins where a worker has as many sequences as it takes now
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
@@ -284,7 +287,7 @@ class Generation:
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
         elif failed is not None and _is_a_death(failed) and self.progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
-        await asyncio.sleep(min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(fruitless - 1, 10)))
+        await asyncio.sleep(retry_pause_s(fruitless))
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
