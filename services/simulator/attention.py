@@ -23,6 +23,7 @@ from services.simulator.run_of_steps import Run
 from services.simulator.step_time import StepTimes, StepWork
 
 MOST_STEPS = 256  # of a run
+MOST_LEARNT, LEARNT = 16, 0.02  # of a run, the model of a step's cost sees so many steps, until it is as near
 
 
 class Handed(Exception):
@@ -267,10 +268,7 @@ class SimulatedAttention:
             return 0
         self.steps += steps
         self.total_rows += steps * (run.work.decodes + run.work.prompt_rows)
-        scheduler.cost.observe(
-            Work(run.work.decodes + run.work.prompt_rows, int(run.work.decode_keys), int(run.work.prompt_keys)),
-            run.first_s,
-        )
+        self._learn(run)
         ended: list[Sequence] = []
         given: list[Generation] = []
         self._owed += steps * len(run.decodes)
@@ -287,3 +285,12 @@ class SimulatedAttention:
             scheduler.remove(sequence)
             self._open.pop(sequence.key)[0].set_result(None)
         return len(ended)
+
+    def _learn(self, run: Run) -> None:
+        """Lets the scheduler's model learn from the run's steps, as far as these still teach it anything."""
+        work, cost = run.work, self.scheduler.cost
+        seen = Work(work.decodes + work.prompt_rows, int(work.decode_keys), int(work.prompt_keys))
+        for _ in range(min(run.steps, MOST_LEARNT)):
+            cost.observe(seen, run.first_s)
+            if abs(cost.predict(seen) / run.first_s - 1) < LEARNT:
+                return

@@ -7,6 +7,7 @@ Legend: L layers; E experts of a layer; W workers; G numbers of rows.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,16 +32,11 @@ class ExpertPool:
         self.slow: dict[str, float] = {}
         self.link: dict[str, float] = {}
         self.dead: set[str] = set()
-        self.changes = 0
+        self.workers = 1  # that answer
         self.skew = 1.0  # of the fullest worker's rows over the mean, by layers; slow links included
         self.seconds_G: list[float] = []
         self._placed_LEW: Floats = np.zeros((0, 0, 0))
         self.update()
-
-    @property
-    def workers(self) -> int:
-        """Those that answer."""
-        return max(1, len(self._alive()))
 
     @property
     def lost(self) -> bool:
@@ -49,8 +45,8 @@ class ExpertPool:
 
     def update(self) -> None:
         """To be called after any change."""
-        self.changes += 1
         alive = self._alive()
+        self.workers = max(1, len(alive))
         columns = self.table.columns(alive).reshape(self.table.layers, self.table.experts, -1)
         self._placed_LEW = columns.astype(np.float64)
         copies_LE = np.maximum(self._placed_LEW.sum(axis=2), 1.0)
@@ -63,22 +59,10 @@ class ExpertPool:
 
     def layer_s(self, rows: float) -> float:
         """Seconds of a layer for a launch with the rows of so many tokens together."""
-        if rows <= GRID[0]:
-            return self.seconds_G[0]
-        place = 0
-        while place < len(GRID) - 2 and rows > GRID[place + 1]:
-            place += 1
+        place = min(max(bisect_right(GRID, rows) - 1, 0), len(GRID) - 2)
+        rows = max(rows, GRID[0])
         part = (rows - GRID[place]) / (GRID[place + 1] - GRID[place])
         return self.seconds_G[place] + part * (self.seconds_G[place + 1] - self.seconds_G[place])
-
-    def share_of(self, worker_id: str) -> float:
-        """A worker's rows over the mean one's."""
-        alive = self._alive()
-        if worker_id not in alive:
-            return 0.0
-        column = self._placed_LEW[:, :, alive.index(worker_id)]
-        copies_LE = np.maximum(self._placed_LEW.sum(axis=2), 1.0)
-        return float((self.share_LE / copies_LE * column).sum(axis=1).mean()) * len(alive)
 
     def _alive(self) -> list[str]:
         return [worker_id for worker_id in self.table.worker_ids if worker_id not in self.dead]

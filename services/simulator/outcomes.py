@@ -27,10 +27,10 @@ class Outcomes:
 
     def ran(self, run: Run, given: list[Generation]) -> None:
         """Takes a run's tokens, one of each step for each of these."""
-        steps, mean_s, waited_s = run.steps, run.mean_s, run.waited_s
-        first_at = run.began + mean_s + (waited_s if steps == 1 else 0.0)
-        usual_s = first_at - run.began
-        longest_s = mean_s + waited_s
+        steps, waited_s = run.steps, run.waited_s
+        usual_s = run.first_s + (waited_s if steps == 1 else 0.0)
+        first_at = run.began + usual_s
+        longest_s = run.last_s + waited_s
         together = 0
         for one in given:
             if one.tokens:
@@ -52,7 +52,7 @@ class Outcomes:
         if steps > 1:
             self.itl.add(longest_s, len(given))
             if steps > 2:
-                self.itl.add(mean_s, (steps - 2) * len(given))
+                self.itl.add(run.mean_s, (steps - 2) * len(given))
         self.tokens_by_bin[int(run.ends_at // BIN_S)] += steps * len(given)
 
     def summary(self, begin: float, end: float, slo: Slo) -> Summary:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from services.planner import attention, dense
-from services.planner.exchange import choices_of, exchange
+from services.planner.exchange import Exchange, choices_of, exchange
 from services.planner.layer import EXCHANGE_OPS
 from services.planner.serving import Load
 from services.planner.step import outside_s
@@ -20,30 +20,28 @@ from services.simulator.deployment import Deployment
 
 @dataclass(frozen=True, slots=True)
 class OwnTime:
-    """Seconds of one layer, cores apart, and of what is outside the layers; bytes that travel."""
+    """Seconds of one layer, without cores; and what travels for it."""
 
     projections: float  # of one sublayer
     mlp: float  # of one sublayer
     gate: float
     extra: float
-    outside: float
-    out_s: float  # if every expert worker got as much
-    back_s: float
-    messages: float
+    trip: Exchange
+    messages: float  # seconds of them
 
 
 class OwnTimes:
-    """The parts of a step's time that depend on its rows alone are computed once for each number of them."""
+    """The parts of a step's time that depend on numbers of rows alone are computed once for each number."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._d = deployment
         self.of = lru_cache(maxsize=1 << 14)(self._of)
+        self.outside_s = lru_cache(maxsize=1 << 12)(self._outside_s)
 
-    def _of(self, rows: int, decodes: int, attention_workers: int, expert_workers: int) -> OwnTime:
+    def _of(self, rows: int, expert_workers: int) -> OwnTime:
         d, a, serving = self._d, self._d.shape.attention, self._d.serving
         device, link = d.device, d.link
         trip = exchange(d.shape, rows / serving.tp, expert_workers, serving)
-        ratio, efficiency = attention_workers / expert_workers, device.factors.efficiency
         handled = rows / serving.tp * choices_of(d.shape, serving) * link.row_s
         messages = trip.messages * link.message_s + handled
         return OwnTime(
@@ -52,11 +50,13 @@ class OwnTimes:
             mlp=dense.mlp(d.shape, rows, serving.dense_dtype, max(serving.tp, serving.mlp_tp)).seconds(device),
             gate=dense.gate(d.shape, rows).seconds(device),
             extra=Work(ops=EXCHANGE_OPS).seconds(device) + messages,
-            outside=outside_s(d.shape, Load(max(1, decodes), 0.0), serving, device),
-            out_s=trip.out_s(link, ratio) / efficiency,
-            back_s=trip.back_s(link, ratio) / efficiency,
+            trip=trip,
             messages=messages,
         )
+
+    def _outside_s(self, decodes: int) -> float:
+        """Seconds outside the layers; a step of prompts alone has one row at the head, too."""
+        return outside_s(self._d.shape, Load(max(1, decodes), 0.0), self._d.serving, self._d.device)
 
     def core_s(self, decodes: int, decode_keys: float, prompt_keys: float) -> float:
         """Seconds of one sublayer's scores and values. Keys are counted once for each row that attends to them."""

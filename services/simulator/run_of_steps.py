@@ -66,6 +66,11 @@ class Run:
         return (self.after(self.steps) - self.began) / self.steps
 
     @property
+    def last_s(self) -> float:
+        """The seconds of the last step, without what it has waited for experts."""
+        return self.first_s + self.growth_s * (self.steps - 1)
+
+    @property
     def waited_s(self) -> float:
         """What the last step has waited for experts."""
         return self.ends_at - self.after(self.steps)

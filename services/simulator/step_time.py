@@ -37,14 +37,16 @@ class StepTimes:
     def seconds(self, work: StepWork) -> float:
         d, pool, loss = self._d, self._pool, self._d.device.factors.overlap_loss
         rows, callers = work.decodes + work.prompt_rows, max(1, self.callers)
-        own = self._own.of(rows, work.decodes, callers, pool.workers)
+        own = self._own.of(rows, pool.workers)
         sublayers = d.shape.sublayers
         core = self._own.core_s(work.decodes, work.decode_keys, work.prompt_keys)
         attention = own.projections + core
         first = attention + own.gate + own.extra
         window = sublayers * own.mlp + (sublayers - 1) * attention if d.shape.shortcut else 0.0
         busy = sublayers * (attention + own.mlp) + own.gate + own.extra
-        travel = pool.skew * (own.out_s + own.back_s)
+        ratio, link = callers / pool.workers, d.link
+        travel = own.trip.out_s(link, ratio) + own.trip.back_s(link, ratio)
+        travel *= pool.skew / d.device.factors.efficiency
         best, best_served = float("inf"), 0.0
         for groups in range(1, min(d.serving.groups, callers) + 1):
             launch = pool.layer_s(rows + (callers / groups - 1) * self.rows)
@@ -54,4 +56,4 @@ class StepTimes:
             if total < best:
                 best, best_served = total, groups * launch
         self.expert_busy = best_served / best
-        return own.outside + d.shape.layers * best
+        return self._own.outside_s(work.decodes) + d.shape.layers * best
