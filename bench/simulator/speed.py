@@ -10,7 +10,8 @@ import argparse
 import json
 import resource
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from bench.arguments import file, number
@@ -18,14 +19,16 @@ from bench.main import RESULTS
 from bench.report import machine
 from bench.studies.large import SLO, hour
 from bench.studies.progress import progress
-from services.simulator.simulation import play
+from services.router.recording.lines import BadLine
+from services.simulator.recorded import replay_of
+from services.simulator.simulation import Scenario, play
 
 HOUR_S, GOAL_S, SEED = 3600.0, 300.0, 1
 
 
-def measure(seconds: float, rate: float, shown: bool) -> dict[str, Any]:
-    """Plays the scenario once; wall and CPU seconds are those of this process."""
-    scenario = hour(seconds, rate)
+def measure(scenario: Scenario, shown: bool) -> dict[str, Any]:
+    """Plays a scenario once; wall and CPU seconds are those of this process."""
+    seconds = scenario.seconds
     began, cpu = time.perf_counter(), time.process_time()
     with progress(seconds, shown) as show:
         played = play(scenario, SEED, show)
@@ -48,13 +51,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=number(5), default=int(HOUR_S), help="of virtual time")
     parser.add_argument("--rate", type=number(1), default=50, help="requests a second, outside the flash crowd")
     parser.add_argument("--out", type=file, default=RESULTS / "simulator-speed.json", help="where the result goes")
+    parser.add_argument("--record", type=Path, help="of routers: its requests come instead, from the first on")
     given = parser.parse_args()
-    found = measure(float(given.seconds), float(given.rate), True)
+    scenario = hour(float(given.seconds), float(given.rate))
+    if given.record is not None:
+        try:
+            replay = replay_of(given.record.read_bytes().splitlines())
+        except (OSError, BadLine) as error:
+            parser.error(f"--record {given.record}: {error}")
+        scenario = replace(scenario, arrivals=replay.generate)
+    found = measure(scenario, True)
     print(
         f"{found['virtual_s']:.0f} s with {found['requests']} requests and {found['steps']} steps: "
         f"{found['wall_s']:.0f} s, {found['cpu_s']:.0f} s of CPU (goal {GOAL_S:.0f} for an hour)"
     )
-    given.out.write_text(json.dumps({"machine": machine(), "goal_s": GOAL_S} | found, indent=1) + "\n", encoding="utf-8")
+    given.out.write_text(
+        json.dumps({"machine": machine(), "goal_s": GOAL_S} | found, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

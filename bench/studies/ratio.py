@@ -36,9 +36,7 @@ def tokens_s(shaped: Deployment, context: int, seed: int) -> dict[str, float]:
     def arrivals(_: int) -> Iterator[Generation]:
         yield from requests
 
-    played = play(
-        Scenario(deployment=shaped, arrivals=arrivals, seconds=QUEUE_S, routing=Routing(exponent=SKEW)), seed
-    )
+    played = play(Scenario(deployment=shaped, arrivals=arrivals, seconds=QUEUE_S, routing=Routing(exponent=SKEW)), seed)
     done = [g for g in played.outcomes.generations if g.end == "finished"]
     last = max(g.last for g in done)
     return {
@@ -62,7 +60,9 @@ def run(options: Options) -> tuple[dict[str, Any], Sequence[Panel]]:
                 rows.append({"context": context, "attention": count, "experts": DEVICES - count} | found)
                 show(len(rows))
     lines = {
-        f"{context} tokens": [(row["attention"], row["tokens_s"] / DEVICES) for row in rows if row["context"] == context]
+        f"{context} tokens": [
+            (row["attention"], row["tokens_s"] / DEVICES) for row in rows if row["context"] == context
+        ]
         for context in contexts
     }
     best = {

@@ -1,7 +1,7 @@
 """`python -m bench.studies.replicas`: how many replicas of hot experts pay.
 
-Minute by minute the leader's policy gets a load that is skewed and drifts; what is shown is the last minutes' step of 32
-sequences on each of 64 attention workers, with experts on 128 workers, and what the replicas take of their memory.
+Minute by minute the leader's policy gets a load that is skewed and drifts; what is shown is the step of the
+last minutes, of 32 sequences on each of 64 attention workers, with experts on 128 workers.
 """
 
 from __future__ import annotations

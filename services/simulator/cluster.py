@@ -15,7 +15,7 @@ from services.simulator.faults import Fault
 from services.simulator.generation import Generation
 from services.simulator.outcomes import Outcomes
 from services.simulator.pods import Pod
-from services.simulator.router import SimulatedRouter
+from services.simulator.router import DIED, SimulatedRouter
 from services.simulator.routing import Popularity, Routing
 from services.simulator.step_time import StepTimes
 
@@ -52,7 +52,7 @@ class SimulatedCluster:
         self.attention.pods.begin(deployment.attention)
         self.routers = [SimulatedRouter(deployment, self.attention.workers, loop) for _ in range(deployment.routers)]
         self._tasks: set[asyncio.Task[None]] = set()
-        self._served: list[set[asyncio.Task[None]]] = [set() for _ in self.routers]
+        self._served: list[dict[asyncio.Task[None], None]] = [{} for _ in self.routers]  # in their order
         self.error: BaseException | None = None  # a bug of the simulator
         self._refresh()
         self._begin(self._refreshing())
@@ -67,18 +67,17 @@ class SimulatedCluster:
         self.outcomes.generations.append(generation)
         served = self._served[generation.router]
         task = self._begin(self.routers[generation.router].serve(generation))
-        served.add(task)
-        task.add_done_callback(served.discard)
+        served[task] = None
+        task.add_done_callback(served.pop)
 
     def autoscale(self, scalings: Mapping[str, Scaling]) -> None:
         """Has pods of these roles scaled: attention by the pages in use in %, experts by the time that calls wait."""
         for role, scaling in scalings.items():
             self._begin(self._scaled(self._side(role), scaling))
 
-    @property
-    def open(self) -> bool:
-        """Whether a request has not ended."""
-        return any(self._served)
+    def served(self) -> list[asyncio.Task[None]]:
+        """The requests that have not ended."""
+        return [task for served in self._served for task in served]
 
     def strike(self, fault: Fault) -> None:
         """Has a fault happen at its time."""
@@ -90,9 +89,7 @@ class SimulatedCluster:
             side.pods.count()
 
     def _make(self, worker_id: str) -> SimulatedAttention:
-        worker = SimulatedAttention(
-            worker_id, self._d, self.times, self._loop, self.outcomes.ran, skip=self._skip
-        )
+        worker = SimulatedAttention(worker_id, self._d, self.times, self._loop, self.outcomes.ran, skip=self._skip)
         if self.experts.blocked:
             worker.block()
         return worker
@@ -150,16 +147,15 @@ class SimulatedCluster:
     def _strike(self, fault: Fault) -> None:
         side = self._side("attention" if fault.kind.startswith("attention") else "expert")
         if fault.kind == "router dies":
-            for task in sorted(self._served[fault.ordinal], key=id):
-                task.cancel()
+            for task in list(self._served[fault.ordinal]):
+                task.cancel(DIED)
         elif fault.kind.endswith("upgrade"):
             self._begin(self._upgrade(side))
         elif fault.kind.endswith("node lost"):
             for pod in [pod for pod in side.pods.ready if pod.node.endswith(f"-{fault.ordinal}")]:
                 side.die(pod, silent=True, back_s=self._d.timing.node_back_s)
         elif fault.kind.endswith("pod dies"):
-            pod = side.pods.pods.get(fault.ordinal)
-            if pod is not None and pod.ready_at >= 0:
+            for pod in [pod for pod in side.pods.ready if pod.ordinal == fault.ordinal]:
                 side.die(pod, silent=False)
         else:
             self._slow(fault)
@@ -188,6 +184,5 @@ class SimulatedCluster:
             side.pods.remove(pod)
             if ordinal not in side.pods.pods:  # else it has died meanwhile, and starts again already
                 side.pods.start(ordinal)
-            while (new := side.pods.pods.get(ordinal)) is None or new.ready_at < 0:
-                await asyncio.sleep(1.0)
+            await side.pods.pods[ordinal].ready.wait()
             await asyncio.sleep(self._d.timing.drain_s)

@@ -52,9 +52,7 @@ class ExpertSide:
             seed,
         )
         timing = deployment.timing
-        self.pods = StatefulSet(
-            "expert", timing.pod_s, deployment.pods_per_node, loop, lambda _: self.leader.wake()
-        )
+        self.pods = StatefulSet("expert", timing.pod_s, deployment.pods_per_node, loop, lambda _: self.leader.wake())
         self.pods.begin(deployment.experts)
         self.pool = ExpertPool(deployment, self.leader.first_table(), popularity.at(0.0))
 

@@ -27,5 +27,5 @@ class Histogram:
         for place, count in enumerate(self.counts):
             left -= count
             if count and left <= 0:
-                return LEAST_S * RATIO ** (place + 0.5)
+                return LEAST_S * math.pow(RATIO, place + 0.5)
         return math.nan

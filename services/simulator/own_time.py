@@ -63,7 +63,9 @@ class OwnTimes:
         d, a, serving = self._d, self._d.shape.attention, self._d.serving
         seconds = 0.0
         if decodes:
-            seconds = attention.core_s(a, decodes, decodes, decode_keys / decodes, serving.kv_dtype, d.device, serving.tp)
+            seconds = attention.core_s(
+                a, decodes, decodes, decode_keys / decodes, serving.kv_dtype, d.device, serving.tp
+            )
         else:
             seconds = attention.CORE_OPS * d.device.factors.op_s
         if prompt_keys:

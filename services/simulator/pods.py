@@ -1,4 +1,4 @@
-"""Pods of one role, as a StatefulSet has them: by ordinal, started again when they die. Pure but for the loop's timers."""
+"""Pods of one role, as a StatefulSet has them: by ordinal, and started again when they die."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Pod:
     ready_at: float = -1.0
     draining: bool = False
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+    ready: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     @property
     def boot_id(self) -> str:
@@ -93,4 +94,5 @@ class StatefulSet:
     def _ready(self, pod: Pod) -> None:
         pod.ready_at = self._loop.time()
         pod.timer = None
+        pod.ready.set()
         self._joined(pod)

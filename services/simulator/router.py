@@ -31,6 +31,7 @@ from services.simulator.deployment import Deployment
 from services.simulator.generation import Generation
 
 BYTES_PER_TOKEN = 4  # of a body
+DIED = "the router has died"  # why its requests are cancelled
 PROGRESS_S = 600.0  # without a token that end a request, as StallTimeouts has it
 
 
@@ -84,8 +85,8 @@ class SimulatedRouter:
                 await self._serve(generation, visit)
         except RouterError:
             generation.finish("timeout" if queued else "rejected", self._loop.time())
-        except asyncio.CancelledError:
-            generation.finish("lost", self._loop.time())
+        except asyncio.CancelledError as cancelled:
+            generation.finish("lost" if DIED in cancelled.args else "open", self._loop.time())
             raise
 
     async def _serve(self, generation: Generation, visit: Visit) -> None:

@@ -35,7 +35,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """What became of a scenario. Pod-seconds until the last arrival; `blocked_s`: for which steps waited for experts."""
+    """What became of a scenario. Pod-seconds until the last arrival; `blocked_s`: while steps waited for experts."""
 
     outcomes: Outcomes
     seconds: float
@@ -65,9 +65,7 @@ def play(scenario: Scenario, seed: int, progress: Callable[[float], None] = lamb
     return run(main)
 
 
-async def _play(
-    loop: VirtualLoop, scenario: Scenario, seed: int, progress: Callable[[float], None]
-) -> Played:
+async def _play(loop: VirtualLoop, scenario: Scenario, seed: int, progress: Callable[[float], None]) -> Played:
     cluster = SimulatedCluster(scenario.deployment, scenario.routing, loop, seed, skip=scenario.skip)
     cluster.autoscale(scenario.scalings)
     for fault in scenario.faults:
@@ -87,8 +85,8 @@ async def _play(
         await asyncio.sleep(scenario.seconds - loop.time())
     cluster.count()
     pods_s = cluster.attention.pods.pod_seconds, cluster.experts.pods.pod_seconds
-    while cluster.open and loop.time() < scenario.seconds + DRAIN_S:
-        await asyncio.sleep(1.0)
+    if served := cluster.served():
+        await asyncio.wait(served, timeout=DRAIN_S)
     if cluster.error is not None:
         raise cluster.error
     leader = cluster.experts.leader

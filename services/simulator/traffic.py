@@ -44,7 +44,9 @@ class Kind:
 AZURE = "Splitwise, arXiv 2311.18677: Azure's traces of 2023-11"
 KINDS = {
     "conversation": Kind(
-        prompt=Lengths(mean=1155, median=1020, most=14050), answer=Lengths(mean=211, median=129, most=1000), source=AZURE
+        prompt=Lengths(mean=1155, median=1020, most=14050),
+        answer=Lengths(mean=211, median=129, most=1000),
+        source=AZURE,
     ),
     "code": Kind(
         prompt=Lengths(mean=2048, median=1500, most=7437), answer=Lengths(mean=28, median=13, most=1899), source=AZURE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from services.simulator.autoscaler import HorizontalPodAutoscaler, Scaling
 
 
@@ -40,5 +42,5 @@ def test_scaling_down_waits_for_the_window_and_takes_one_pod_a_minute() -> None:
             assert wanted == pods - 1
         pods = wanted
     assert taken[0] > 300.0
-    assert all(later - earlier >= 60.0 for earlier, later in zip(taken, taken[1:], strict=False))
+    assert all(later - earlier >= 60.0 for earlier, later in pairwise(taken))
     assert scaler(least=4, stabilization_s=0.0, down_pods=10).sync(0.0, 5, [1.0] * 5) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from support.small_simulation import KIND, scenario
 
 from services.planner.traffic import Slo
@@ -57,7 +56,8 @@ def test_a_lost_expert_node_blocks_until_its_lease_is_over() -> None:
 
 
 def test_slow_experts_and_links_slow_all_steps_for_as_long_as_they_last() -> None:
-    for kind in ("slow expert", "slow link"):
+    kinds: list[Kind] = ["slow expert", "slow link"]
+    for kind in kinds:
         slow = struck(kind, times=8.0)
         usual, during, after = (
             float(np.mean([g.tpot_s for g in played.outcomes.generations if begin < g.arrived < end]))
@@ -68,7 +68,8 @@ def test_slow_experts_and_links_slow_all_steps_for_as_long_as_they_last() -> Non
 
 
 def test_upgrades_replace_every_pod_and_lose_no_request() -> None:
-    for kind, pods in (("attention upgrade", 3), ("expert upgrade", 4)):
+    upgrades: list[tuple[Kind, int]] = [("attention upgrade", 3), ("expert upgrade", 4)]
+    for kind, pods in upgrades:
         played = play(scenario(10.0, 50.0, faults=[Fault(at=5.0, kind=kind)]), 1)
         assert set(summary(played).ends) == {"finished"}
         if kind == "attention upgrade":
@@ -93,14 +94,11 @@ def test_autoscalers_follow_a_crowd_and_let_pods_go_slowly() -> None:
     )
     scaling = Scaling(least=1, most=6, target=20.0, stabilization_s=60.0)
     scaled = play(
-        scenario(seconds=400.0, arrivals=crowd.generate, scalings={"attention": scaling}, deployment={"attention": 1}), 1
+        scenario(seconds=400.0, arrivals=crowd.generate, scalings={"attention": scaling}, deployment={"attention": 1}),
+        1,
     )
     assert 400.0 < scaled.attention_pod_s < 5 * 400.0
     assert summary(scaled).ends["finished"] > 0.9 * summary(scaled).requests
-
-
-
-
 
 
 def test_balancing_loads_experts_for_skewed_choices_and_speeds_steps_up() -> None:

@@ -63,4 +63,5 @@ def scenario(rate: float = 20.0, seconds: float = 20.0, *, callers: int = 1000, 
     """`changes`: of the scenario, and of its deployment in a dictionary of that name."""
     shaped = deployment(**changes.pop("deployment", {}))
     arrivals = Arrivals(phases=[Phase(0.0, rate)], seconds=seconds, kind=KIND, callers=callers)
-    return Scenario(**{"deployment": shaped, "arrivals": arrivals.generate, "seconds": seconds} | changes)
+    given: dict[str, Any] = {"deployment": shaped, "arrivals": arrivals.generate, "seconds": seconds}
+    return Scenario(**given | changes)

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-
 MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
 RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
 
 
 def retry_pause_s(fruitless: int) -> float:
     """Seconds before the next attempt, after so many in a row without a new token."""
-    return min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(fruitless - 1, 10))
+    return min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2.0 ** min(fruitless - 1, 10))
 
 
 class IndexedToken(Protocol):
