@@ -153,7 +153,7 @@ class SimulatedAttention:
         self._stop()
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             self.scheduler.remove(sequence)
-            self._open.pop(sequence.key)[0].set_exception(Handed(why))
+            self._close(sequence.key, Handed(why))
         self._owed = 0
 
     def _stop(self) -> None:
@@ -283,8 +283,17 @@ class SimulatedAttention:
         self._on_run(run, given)
         for sequence in ended:
             scheduler.remove(sequence)
-            self._open.pop(sequence.key)[0].set_result(None)
+            self._close(sequence.key)
         return len(ended)
+
+    def _close(self, key: int, error: Handed | None = None) -> None:
+        """Ends an attempt, unless nobody waits for it any more."""
+        future, _ = self._open.pop(key)
+        if not future.done():
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
 
     def _learn(self, run: Run) -> None:
         """Lets the scheduler's model learn from the run's steps, as far as these still teach it anything."""

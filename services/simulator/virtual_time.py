@@ -43,17 +43,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, Result]]) -> Result:
-    """Runs a coroutine in virtual time to its end; what else is left then is cancelled. Raises NothingLeft."""
+    """Runs a coroutine in virtual time to its end; what else is left then is cancelled.
+
+    Raises NothingLeft, and what a timer's callback has raised.
+    """
     loop = VirtualLoop()
+    errors: list[BaseException] = []
+    task = loop.create_task(main(loop))
+
+    def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        errors.append(context.get("exception") or RuntimeError(context["message"]))
+        task.cancel()
+
+    loop.set_exception_handler(failed)
     try:
-        result = loop.run_until_complete(main(loop))
+        return loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        raise errors[0] if errors else AssertionError("nobody cancels the main task") from None
+    finally:
         rest = asyncio.all_tasks(loop)
-        for task in rest:
-            task.cancel()
+        for each in rest:
+            each.cancel()
         if rest:
             loop.run_until_complete(_ended(rest))
-        return result
-    finally:
         loop.close()
 
 

@@ -18,6 +18,8 @@ STRUCK = scenario(
         Fault(at=4.0, kind="attention pod dies", ordinal=1),
         Fault(at=8.0, kind="expert pod dies", ordinal=2),
         Fault(at=12.0, kind="router dies", ordinal=1),
+        Fault(at=14.0, kind="attention node lost", ordinal=0),
+        Fault(at=15.0, kind="router dies", ordinal=0),
     ]
 )
 
