@@ -18,8 +18,7 @@ class Timing:
     attention_load_s: float = 20.0  # of an attention worker's weights
     expert_bytes_s: float = 2e9  # at which an expert worker loads experts
     detect_s: float = 0.005  # from a process's death to the end of its connections at its peers
-    call_s: float = 20.0  # after which a call to a silent worker is given up, if the table has not left it out before
-    departed_s: float = 1.0  # for which one that the table leaves out may still answer what is in flight
+    silent_s: float = 0.5  # after which a session without signs of life has failed: SILENT_BEATS of the native link
     lease_s: float = 3.0  # after which the leader takes a silent worker for gone
     node_back_s: float = 300.0  # before pods of a machine without power start elsewhere: Kubernetes's toleration
     edge_s: float = 0.0  # of a request outside workers: HTTP, text, the way to and fro

@@ -39,7 +39,6 @@ class ExpertSide:
         self._unnoticed: dict[str, WorkerRecord] = {}  # dead workers that the leader takes for alive, by boot id
         self._drained: dict[str, Callable[[], None]] = {}  # by boot id: what to do when it has no experts any more
         self._waits: asyncio.TimerHandle | None = None
-        self._silent = False
         self.blocked = False  # whether steps wait for experts
         self.blocked_s, self._blocked_at = 0.0, 0.0
         self.leader = SimulatedLeader(
@@ -66,6 +65,7 @@ class ExpertSide:
         record = self._unnoticed[pod.boot_id] = self._record(pod)
         self.pods.remove(pod)
         self.pods.start(pod.ordinal, back_s)
+        detect_s = timing.silent_s if silent else timing.detect_s
         self._loop.call_later(timing.lease_s if silent else DISCONNECTED_S, self._noticed, record.boot_id)
         if (then := self._drained.pop(pod.boot_id, None)) is not None:
             then()
@@ -74,15 +74,11 @@ class ExpertSide:
         self.pool.dead.add(pod.name)
         again = asked_again(self.pool.table, self.pool.dead, self.leader.epoch)
         self.update()
-        if silent:
-            self._silent = True
+        if again is None:
             self._block()
-            self._loop.call_later(timing.call_s, self._go_on)
-        elif again is None:
-            self._loop.call_later(timing.detect_s, self._block)
         else:
             for worker in self._callers():
-                worker.extend(timing.detect_s + again * (self.pool.layer_s(1.0) + 2 * self._d.link.latency_s))
+                worker.extend(detect_s + again * (self.pool.layer_s(1.0) + 2 * self._d.link.latency_s))
 
     def drain(self, pod: Pod, then: Callable[[], None]) -> None:
         """Has a pod's experts moved elsewhere; `then` is called when it has none."""
@@ -134,7 +130,7 @@ class ExpertSide:
             if pod.boot_id in self._drained and pod.name not in used:
                 self._drained.pop(pod.boot_id)()
         if self.blocked:
-            self._loop.call_later(self._d.timing.departed_s if self._silent else 0.0, self._go_on)
+            self._go_on()
 
     def _block(self) -> None:
         """Steps wait for experts; one that has waited for `expert_wait_s` gives its sequences up."""
@@ -153,7 +149,7 @@ class ExpertSide:
     def _go_on(self) -> None:
         if not self.blocked or self.pool.lost:
             return
-        self.blocked = self._silent = False
+        self.blocked = False
         self.blocked_s += self._loop.time() - self._blocked_at
         if self._waits is not None:
             self._waits.cancel()
