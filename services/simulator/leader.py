@@ -63,7 +63,7 @@ class SimulatedLeader:
 
     @property
     def epoch(self) -> int:
-        """Of the table; 0 before the first."""
+        """The table's; 0 before the first."""
         return self.table.epoch if self.table else 0
 
     def first_table(self) -> TableView:
