@@ -56,6 +56,16 @@ class Deployment:
     pods_per_node: int = 8
     timing: Timing = field(default_factory=Timing)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a model, or numbers, that the simulator knows nothing of."""
+        shape = self.shape
+        if shape.shared_ffn or shape.plain_layers or shape.attention.kept:
+            raise ValueError(
+                f"{shape.name} has shared experts, layers without experts, or sparse attention: not simulated"
+            )
+        if min(self.attention, self.experts, self.pages, self.routers, self.replicas) < 1:
+            raise ValueError("a deployment has at least one router, worker of each role, page and replica")
+
     @property
     def expert_bytes(self) -> float:
         """Bytes of one expert of one layer."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.small_simulation import DEVICE, LINK, SHAPE, deployment
 
-from services.planner.families import FLASH_CHAT
+from services.planner.families import DEEPSEEK_V3, FLASH_CHAT, LONGCAT_2
 from services.planner.layer import Pools
 from services.planner.one_machine import SERVING, Point, step
 from services.planner.serving import Load
@@ -67,6 +67,14 @@ def test_skew_a_slow_worker_and_a_slow_link_each_take_longer_and_prompts_do() ->
         pool.update()
         assert StepTimes(shaped, pool).seconds(work) > even
     assert StepTimes(shaped, pool_of(shaped)).seconds(replace(work, prompt_rows=200, prompt_keys=20_000.0)) > even
+
+
+def test_a_model_that_is_not_simulated_is_refused_by_name() -> None:
+    for shape in (LONGCAT_2, DEEPSEEK_V3):
+        with pytest.raises(ValueError, match=f"^{shape.name} has shared experts"):
+            deployment(shape=shape)
+    with pytest.raises(ValueError, match="at least one"):
+        deployment(attention=0)
 
 
 def test_choices_drift_from_one_order_to_another_and_a_crowd_takes_its_share() -> None:
