@@ -26,14 +26,12 @@ from services.cli.plan import Sizes
 from services.cli.planning.models import shape_of
 from services.cli.planning.profiles import device, link
 from services.planner.one_machine import Point, step
-from services.planner.traffic import Slo
 from services.simulator.generation import Generation
 from services.simulator.outcomes import Summary
 
 EXPERTS, SECONDS, SEED, IDLE_TURNS = 2, 60.0, 1, 20
 LOAD = 0.5  # of the tokens per second of a step with MANY streams
 MANY = 16
-SLO = Slo(ttft_s=1.0, itl_s=0.1)
 GOALS = {"goodput": 0.10, "itl_p99": 0.25, "ttft_p99": 0.25}  # shares that the simulator may be off by
 STALL_GOAL_S = 0.1
 
@@ -60,12 +58,13 @@ def run(plan: Plan, profile: Path, directory: Path) -> list[dict[str, Any]]:
             prompt = int(LENGTHS.prompt.median)
             idle_s = real.idle_ttft_s(target, prompt, checkpoint.config.vocab_size, IDLE_TURNS)
             itl = real.play(target, schedule, requests, checkpoint.config.vocab_size)
-        measured = Summary.of(requests, itl, schedule.seconds, SLO)
+        measured = Summary.of(requests, itl, schedule.seconds, virtual.SLO)
         shaped = virtual.deployment(shape, one, wire, EXPERTS, 0.0)
         alone = [Generation(0, 0.0, prompt, 2, "caller")]
-        first_s = virtual.simulate(shaped, replace(schedule, dies_at=0.0), alone).summary(SLO).ttft_p50
+        first = [prompt] * IDLE_TURNS
+        first_s = virtual.simulate(shaped, replace(schedule, dies_at=0.0), alone, first).ttft_p50
         shaped = virtual.deployment(shape, one, wire, EXPERTS, max(0.0, idle_s - first_s))
-        rows.append(compare(schedule.name, measured, virtual.simulate(shaped, schedule, requests).summary(SLO)))
+        rows.append(compare(schedule.name, measured, virtual.simulate(shaped, schedule, requests, first)))
     return rows
 
 

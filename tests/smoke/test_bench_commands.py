@@ -88,6 +88,7 @@ def test_simulator_and_its_studies(shell: Shell) -> None:
         assert found["rows"]
         assert "prediction" in found["what"]
         assert (out / f"{name}.png").stat().st_size > 1000
+    assert not shell.run("python", "-m", "bench.studies")  # the document of this checkout has their tables
 
 
 def test_bench_of_kernels(shell: Shell) -> None:

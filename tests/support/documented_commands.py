@@ -56,6 +56,7 @@ SMOKE = {
     "python -m bench.planner.validate": "test_calibration_and_its_validation",
     "python -m bench.simulator.validate": "test_simulator_beside_a_cluster",
     "python -m bench.simulator.speed": "test_simulator_and_its_studies",
+    "python -m bench.studies": "test_simulator_and_its_studies",
     "python -m bench.studies.": "test_simulator_and_its_studies",
     "caracal key": "test_readme_in_order",
     "caracal settings": "test_generated_files_are_up_to_date",
