@@ -72,14 +72,13 @@ def dead_pod(found: Mapping[str, Any]) -> str:
 
 
 def autoscaling(found: Mapping[str, Any]) -> str:
-    head = ("minutes", "high over low", "pods", "pod-hours", "goodput, per s", "ITL p99, ms", "TTFT p99, s", "stall, s")
+    head = ("high over low", "pods", "pod-hours", "goodput, per s", "ITL p99, ms", "TTFT p99, s", "stall, s")
     return table(
         head,
         [
             (
-                f"{row['period_s'] / 60:.0f}",
                 f"{row['swing']}",
-                "scaled" if row["autoscaled"] else "static",
+                row["pods"],
                 f"{row['expert_pod_hours']:.1f}",
                 f"{row['goodput']:.2f}",
                 f"{row['itl_p99_ms']:.1f}",

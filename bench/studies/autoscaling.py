@@ -1,7 +1,7 @@
 """`python -m bench.studies.autoscaling`: when autoscaling of expert pods beats a static number.
 
-8 attention workers; traffic swings between a high and a low rate. Expert pods are as many as the high rate wants, or
-what the chart's HorizontalPodAutoscaler makes of the time that calls wait.
+16 attention workers; traffic swings between a high and a low rate, half an hour each. Expert pods are 32, or as few as
+hold the model, or between these what the chart's HorizontalPodAutoscaler makes of the time that calls wait.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from services.simulator.routing import Routing
 from services.simulator.simulation import Scenario, play
 from services.simulator.traffic import KINDS, Arrivals, Phase
 
-HIGH, SWINGS = 10.0, (1, 2, 4, 8)  # requests a second; times that the low rate is lower
-PERIODS_S = (600.0, 1800.0)
-SECONDS, STATIC, LEAST = 3600.0, 32, 10
-TARGET_MS = 0.1
+HIGH, SWINGS = 16.0, (1, 4, 8)  # requests a second; times that the low rate is lower
+HALF_S, SECONDS = 1800.0, 3600.0
+ATTENTION, MOST, LEAST = 16, 32, 10
+TARGET_MS = 0.05  # about one launch, as the chart's README advises
+PODS = ("static, most", "static, least", "scaled")
 
 
-def one(swing: int, period_s: float, scaled: bool, options: Options) -> dict[str, float]:
+def one(swing: int, pods: str, options: Options) -> dict[str, float]:
     seconds = 60.0 if options.smoke else SECONDS
-    starts = [place * period_s / 2 for place in range(round(2 * seconds / period_s) or 1)]
-    phases = [Phase(start, HIGH / (swing if place % 2 else 1)) for place, start in enumerate(starts)]
-    scalings = {"expert": Scaling(least=LEAST, most=STATIC, target=TARGET_MS)} if scaled else {}
+    phases = [Phase(0.0, HIGH)]
+    if not options.smoke:
+        phases.append(Phase(HALF_S, HIGH / swing))
+    scalings = {"expert": Scaling(least=LEAST, most=MOST, target=TARGET_MS)} if pods == "scaled" else {}
     played = play(
         Scenario(
-            deployment=deployment(8, STATIC),
+            deployment=deployment(ATTENTION, LEAST if pods == "static, least" else MOST),
             arrivals=Arrivals(phases=phases, seconds=seconds, kind=KINDS["conversation"]).generate,
             seconds=seconds,
             routing=Routing(exponent=SKEW),
@@ -53,25 +55,18 @@ def one(swing: int, period_s: float, scaled: bool, options: Options) -> dict[str
 
 def run(options: Options) -> tuple[dict[str, Any], Sequence[Panel]]:
     rows: list[dict[str, Any]] = []
-    swings, periods = (SWINGS[:1], PERIODS_S[:1]) if options.smoke else (SWINGS, PERIODS_S)
-    with progress(2 * len(swings) * len(periods)) as show:
-        for period_s in periods:
-            for swing in swings:
-                for scaled in (False, True):
-                    row = {"period_s": period_s, "swing": swing, "autoscaled": scaled}
-                    rows.append(row | one(swing, period_s, scaled, options))
-                    show(len(rows))
-    names = {(period_s, scaled): f"{'scaled' if scaled else 'static'}, {period_s / 60:.0f} min" for period_s in periods
-             for scaled in (False, True)}  # fmt: skip
+    swings = SWINGS[:1] if options.smoke else SWINGS
+    with progress(len(PODS) * len(swings)) as show:
+        for swing in swings:
+            for pods in PODS:
+                rows.append({"swing": swing, "pods": pods} | one(swing, pods, options))
+                show(len(rows))
     panels = [
         Panel(
             title=title,
             across="high rate over low rate",
             up=up,
-            lines={
-                name: [(r["swing"], r[key]) for r in rows if (r["period_s"], r["autoscaled"]) == which]
-                for which, name in names.items()
-            },
+            lines={name: [(row["swing"], row[key]) for row in rows if row["pods"] == name] for name in PODS},
             logarithmic=True,
         )
         for title, up, key in (

@@ -69,6 +69,7 @@ class SimulatedAttention:
         self.blocked = False  # waits for experts that nobody has
         self.rows = 0  # of the step under way
         self.steps = self.total_rows = 0
+        self.served_s = 0.0  # for which its steps have kept expert workers busy
 
     @property
     def reachable(self) -> bool:
@@ -218,7 +219,7 @@ class SimulatedAttention:
         prompt = sum((c.work for c in prompts), Work())
         work = StepWork(len(decodes), prompt.tokens, keys, float(prompt.prompt_keys + prompt.decode_keys))
         first_s = self._times.seconds(work)
-        self._run = Run(chunks, decodes, prompts, work, self._loop.time(), first_s)
+        self._run = Run(chunks, decodes, prompts, work, self._loop.time(), first_s, self._times.served_s)
         steps = self._steps_alike(decodes) if not prompts else 1
         if steps > 1:
             last = StepWork(len(decodes), 0, keys + (steps - 1.0) * len(decodes), 0.0)
@@ -267,6 +268,7 @@ class SimulatedAttention:
         if not steps:
             return 0
         self.steps += steps
+        self.served_s += steps * run.served_s
         self.total_rows += steps * (run.work.decodes + run.work.prompt_rows)
         self._learn(run)
         ended: list[Sequence] = []

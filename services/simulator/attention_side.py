@@ -24,7 +24,8 @@ class AttentionSide:
         timing = deployment.timing
         start_s = timing.pod_s + timing.attention_load_s
         self.pods = StatefulSet("attention", start_s, deployment.pods_per_node, loop, self._joined)
-        self._steps = self._preemptions = self._rows = 0  # of workers that are gone
+        self._steps = self._preemptions = self._rows = 0  # of workers that are gone, as the next
+        self._served_s = 0.0
         self._seen_rows, self._rows_at = 0, 0.0  # when the rate was asked for last
 
     def views(self) -> list[AttentionWorkerView]:
@@ -38,6 +39,11 @@ class AttentionSide:
     def steps(self) -> int:
         """How many steps all workers have made."""
         return self._steps + sum(worker.steps for worker in self.workers.values())
+
+    @property
+    def served_s(self) -> float:
+        """For how long all workers' steps have kept expert workers busy."""
+        return self._served_s + sum(worker.served_s for worker in self.workers.values())
 
     @property
     def preemptions(self) -> int:
@@ -77,6 +83,7 @@ class AttentionSide:
         if self.workers.get(name) is worker:
             self._rows += worker.total_rows
             self._steps += worker.steps
+            self._served_s += worker.served_s
             self._preemptions += worker.scheduler.preemptions
             del self.workers[name]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from services.expert_worker.queue_time import WINDOW_S
 from services.simulator.attention import SimulatedAttention
 from services.simulator.attention_side import AttentionSide
 from services.simulator.autoscaler import SYNC_S, HorizontalPodAutoscaler, Scaling
@@ -123,22 +125,26 @@ class SimulatedCluster:
 
     async def _scaled(self, side: Side, scaling: Scaling) -> None:
         autoscaler = HorizontalPodAutoscaler(scaling)
+        served = deque([(self._loop.time(), 0.0)], maxlen=1 + round(WINDOW_S / SYNC_S))
         while True:
             await asyncio.sleep(SYNC_S)
             pods = side.pods
+            served.append((self._loop.time(), self.attention.served_s))
+            (before, then), (now, lately) = served[0], served[-1]
+            busy = (lately - then) / (now - before)
             ready = [pod for pod in pods.ready if not pod.draining]
-            wanted = autoscaler.sync(self._loop.time(), pods.wanted, self._values(side, ready), pods.starting)
+            wanted = autoscaler.sync(self._loop.time(), pods.wanted, self._values(side, ready, busy), pods.starting)
             for pod in pods.scale(wanted):
                 if not pod.draining and pod.ready_at >= 0:
                     side.drain(pod, self._removal(side, pod))
                 elif pod.ready_at < 0:
                     pods.remove(pod)
 
-    def _values(self, side: Side, ready: Sequence[Pod]) -> list[float]:
+    def _values(self, side: Side, ready: Sequence[Pod], busy: float) -> list[float]:
         if side is self.attention:
             workers = (self.attention.workers.get(pod.name) for pod in ready)
             return [100 * worker.view().kv_usage for worker in workers if worker is not None]
-        return [self.experts.queue_ms(self.times.expert_busy)] * len(ready)
+        return [self.experts.queue_ms(busy, self.times.rows)] * len(ready)
 
     @staticmethod
     def _removal(side: Side, pod: Pod) -> Callable[[], None]:

@@ -99,10 +99,11 @@ class ExpertSide:
             self.pool.share_LE = self._popularity.at(self._loop.time())
             self.update()
 
-    def queue_ms(self, busy: float) -> float:
-        """What the pods' metric says: how long a call waits for a launch, as at one server with a fixed time."""
+    def queue_ms(self, busy: float, rows: float) -> float:
+        """What the pods' metric says: how long a call waits for a launch, as at one server that is so busy with
+        launches of so many rows."""
         busy = min(BUSY_MOST, busy)
-        return 1e3 * busy / (2 * (1 - busy)) * self.pool.layer_s(1.0)
+        return 1e3 * busy / (2 * (1 - busy)) * self.pool.layer_s(rows)
 
     def _record(self, pod: Pod) -> WorkerRecord:
         return WorkerRecord(

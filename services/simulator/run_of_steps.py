@@ -22,6 +22,7 @@ class Run:
     work: StepWork
     began: float
     first_s: float
+    served_s: float = 0.0  # for which a step keeps expert workers busy
     growth_s: float = 0.0
     steps: int = 1
     ends_at: float = field(init=False)

@@ -32,7 +32,7 @@ class StepTimes:
         self._d, self._pool = deployment, pool
         self._own = OwnTimes(deployment)
         self.callers, self.rows = 1, 0.0
-        self.expert_busy = 0.0  # share of the time, as the last step that was asked for saw it
+        self.served_s = 0.0  # for which the step that was asked for last keeps expert workers busy, with its callers
 
     def seconds(self, work: StepWork) -> float:
         d, pool, loss = self._d, self._pool, self._d.device.factors.overlap_loss
@@ -55,5 +55,5 @@ class StepTimes:
             total = max(chain, busy, groups * launch)
             if total < best:
                 best, best_served = total, groups * launch
-        self.expert_busy = best_served / best
+        self.served_s = d.shape.layers * best_served / callers
         return self._own.outside_s(work.decodes) + d.shape.layers * best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import ModuleType
 
 import pytest
 from support.small_simulation import deployment
@@ -17,16 +18,21 @@ from services.simulator.routing import Routing
 from services.simulator.virtual_time import NothingLeft, VirtualLoop, run
 
 
-def test_policies_are_imported_and_not_made_again() -> None:
-    assert attention.Scheduler is scheduler.Scheduler
-    assert attention.PagePool is pages.PagePool
-    assert router.Admission is admission.Admission
-    assert router.choose_worker is worker_choice.choose_worker
-    assert router.GenerationProgress is progress.GenerationProgress
-    assert router.retry_pause_s is progress.retry_pause_s
-    assert expert_retry.choose_retry is retry.choose_retry
-    assert leader.make_plan is plan.make_plan
-    assert leader.BalanceBudget is balance_budget.BalanceBudget
+@pytest.mark.parametrize(
+    ("here", "there", "names"),
+    [
+        (attention, scheduler, {"Scheduler"}),
+        (attention, pages, {"PagePool"}),
+        (router, admission, {"Admission"}),
+        (router, worker_choice, {"choose_worker"}),
+        (router, progress, {"GenerationProgress", "retry_pause_s", "MAX_FAILURES_IN_A_ROW"}),
+        (expert_retry, retry, {"choose_retry", "record_failure"}),
+        (leader, plan, {"make_plan"}),
+        (leader, balance_budget, {"BalanceBudget"}),
+    ],
+)
+def test_policies_are_imported_and_not_made_again(here: ModuleType, there: ModuleType, names: set[str]) -> None:
+    assert all(vars(here)[name] is vars(there)[name] for name in names)
 
 
 def test_a_cluster_has_them_and_their_clock_is_virtual() -> None:
