@@ -31,17 +31,20 @@ SEQUENCES, CONTEXT, EXTRA, MOVES, WINDOW_S = 32, 2000.0, 16, 256, 120.0
 
 
 def step_parts(shaped: Deployment, pool: ExpertPool) -> dict[str, float]:
-    """Milliseconds of a step, and of what it has of rows on the link, messages, and launches, overlapped or not."""
+    """Milliseconds of a step, and of what it has of rows on the fullest link, messages, and launches,
+    overlapped or not."""
     times, layers = StepTimes(shaped, pool), shaped.shape.layers
     times.callers, times.rows = shaped.attention, float(SEQUENCES)
     step = times.seconds(StepWork(SEQUENCES, 0, SEQUENCES * CONTEXT, 0.0))
     own = OwnTimes(shaped).of(SEQUENCES, pool.workers)
     ratio = shaped.attention / pool.workers
     bare = own.trip.messages * shaped.link.message_s
-    travel = own.trip.out_s(shaped.link, ratio) + own.trip.back_s(shaped.link, ratio) - 2 * bare
+    fixed = 2 * (shaped.link.latency_s + bare)
+    rows_s = own.trip.out_s(shaped.link, ratio) + own.trip.back_s(shaped.link, ratio) - fixed
     return {
         "step_ms": 1e3 * step,
-        "link_ms": 1e3 * layers * pool.skew * travel,
+        "link_ms": 1e3 * layers * pool.skew * rows_s,
+        "skew": pool.skew,
         "messages_ms": 1e3 * layers * (own.messages + 2 * bare),
         "launch_ms": 1e3 * layers * pool.layer_s(shaped.attention * SEQUENCES),
         "messages": own.trip.messages,

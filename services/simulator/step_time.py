@@ -45,8 +45,9 @@ class StepTimes:
         window = sublayers * own.mlp + (sublayers - 1) * attention if d.shape.shortcut else 0.0
         busy = sublayers * (attention + own.mlp) + own.gate + own.extra
         ratio, link = callers / pool.workers, d.link
-        travel = own.trip.out_s(link, ratio) + own.trip.back_s(link, ratio)
-        travel *= pool.skew / d.device.factors.efficiency
+        fixed = 2 * (link.latency_s + own.trip.messages * link.message_s)
+        rows_s = own.trip.out_s(link, ratio) + own.trip.back_s(link, ratio) - fixed
+        travel = (fixed + pool.skew * rows_s) / d.device.factors.efficiency
         best, best_served = float("inf"), 0.0
         for groups in range(1, min(d.serving.groups, callers) + 1):
             launch = pool.layer_s(rows + (callers / groups - 1) * self.rows)
