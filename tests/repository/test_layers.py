@@ -27,6 +27,8 @@ NEVER_REACHED = [
         {"torch"},
     ),
     (("services.router.dispatch", "services.transport"), HTTP),
+    (("services.simulator",), {"torch", "transformers"} | HTTP),
+    (("services.simulator.autoscaler", "services.simulator.expert_retry"), IO),
     (("services.attention_worker.model",), {"grpc", "socket", "redis", "http"}),
     (
         (
@@ -82,6 +84,11 @@ NEVER_IMPORTED = [
     ("services.router", ("services.certificates", "services.replicas")),
     ("services.attention_worker", ("services.certificates",)),
     ("services.expert_worker", ("services.certificates",)),
+    *(
+        (f"services.{name}", ("services.simulator",))
+        for name in ("router", "attention_worker", "expert_worker", "planner")
+    ),
+    ("services.simulator", ("services.cli", "services.local", "services.router.gateway")),
     ("caracal_kernels", ("services", "bench", "training")),
     ("training", ("services.router", "services.attention_worker", "services.expert_worker", "bench")),
 ]

@@ -121,7 +121,7 @@ class Place:
 
     def __init__(self, visit: Visit, priority: int) -> None:
         self.visit, self.priority = visit, priority
-        self.asked_at = time.monotonic()
+        self.asked_at = visit.admission.now()
         self.ready: asyncio.Future[None] | None = None
         self.held = self.left = False
 
@@ -147,10 +147,19 @@ _visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
 
 
 class Admission:
-    """One per router process; everything runs on its event loop. `capacity` is asked whenever it matters."""
+    """One per router process; everything runs on its event loop. `capacity` is asked whenever it matters.
 
-    def __init__(self, capacity: Callable[[], Capacity], metrics: AdmissionMetrics, limits: AdmissionLimits) -> None:
-        self._capacity, self._metrics, self._limits = capacity, metrics, limits
+    `now`: the clock of that loop, in seconds.
+    """
+
+    def __init__(
+        self,
+        capacity: Callable[[], Capacity],
+        metrics: AdmissionMetrics,
+        limits: AdmissionLimits,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity, self._metrics, self._limits, self.now = capacity, metrics, limits, now
         self._queue: FairQueue[Place] = FairQueue()
         self._bounds = {kind: Bound(kind) for kind in KINDS}
         self._ends: deque[float] = deque()
@@ -246,7 +255,7 @@ class Admission:
             if not place.ready.done():
                 self._queue.remove(visit.caller, place)
         place.ready.result()
-        self._metrics.waited.observe(time.monotonic() - place.asked_at)
+        self._metrics.waited.observe(self.now() - place.asked_at)
 
     def abort(self, place: Place, error: RouterError) -> None:
         """Ends a place's wait with `error`, if it waits."""
@@ -259,7 +268,7 @@ class Admission:
         if place.held:
             place.held = False
             self._queue.release(place.visit.caller)
-            self._ends.append(time.monotonic())
+            self._ends.append(self.now())
             self.give()
 
     def give(self) -> None:
@@ -285,7 +294,7 @@ class Admission:
         ahead = min(self._queue.length, (1 + self._queue.waiting(caller)) * self._queue.callers)
         if not ahead:
             return 0.0
-        now = time.monotonic()
+        now = self.now()
         while self._ends and self._ends[0] < now - RATE_S:
             self._ends.popleft()
         return ahead / len(self._ends) * RATE_S if self._ends else 0.0

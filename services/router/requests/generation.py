@@ -30,15 +30,18 @@ from services.router.requests.errors import (
 )
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.progress import GenerationProgress
+from services.router.requests.progress import (
+    MAX_FAILURES_IN_A_ROW,
+    RETRY_PAUSE_S,
+    GenerationProgress,
+    retry_pause_s,
+)
 from services.router.requests.replay import Resumed, TokenBatch, tag_of
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.security.calls import OTHER_RUN
 
 log = structlog.get_logger(__name__)
 
-MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
-RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
 DRAINING = "draining"  # a worker's error message when it hands its sequences back
 STANDS_STILL = "the engine stands still"  # when it does, and nobody knows why
 BUSY = "busy: "  # how it begins where a worker has as many sequences as it takes now
@@ -287,8 +290,8 @@ class Generation:
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
         elif failed is not None and _is_a_death(failed) and self.progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
-        if fruitless > 1:  # another worker is asked at once
-            await asyncio.sleep(min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(fruitless - 2, 10)))
+        if pause_s := retry_pause_s(fruitless):
+            await asyncio.sleep(pause_s)
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:

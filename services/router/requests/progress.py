@@ -6,6 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
+RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
+
+
+def retry_pause_s(fruitless: int) -> float:
+    """Seconds before the next attempt, after so many in a row without a new token: another worker is asked at once."""
+    return min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2.0 ** min(fruitless - 2, 10)) if fruitless > 1 else 0.0
+
 
 class IndexedToken(Protocol):
     """The fields of a token that `accept` reads."""

@@ -1,0 +1,36 @@
+"""The three schedules that a real cluster and a simulated one both get: the same requests at the same times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.simulator.generation import Generation
+from services.simulator.traffic import Arrivals, Kind, Lengths, Phase
+
+LENGTHS = Kind(
+    prompt=Lengths(mean=48, median=40, most=128), answer=Lengths(mean=48, median=40, most=128), source="assumed"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """`dies_at`: when one of the expert workers is killed; 0 = none is."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    seconds: float
+    dies_at: float = 0.0
+
+    def requests(self, seed: int) -> list[Generation]:
+        arrivals = Arrivals(phases=self.phases, seconds=self.seconds, kind=LENGTHS, callers=1)
+        return list(arrivals.generate(seed))
+
+
+def schedules(rate: float, seconds: float) -> tuple[Schedule, ...]:
+    """Steady, a flash crowd of thrice the rate for a fifth of the time, and the death of an expert worker."""
+    crowd = Phase(0.4 * seconds, 3 * rate), Phase(0.6 * seconds, rate)
+    return (
+        Schedule(name="steady", phases=(Phase(0.0, rate),), seconds=seconds),
+        Schedule(name="flash crowd", phases=(Phase(0.0, rate), *crowd), seconds=seconds),
+        Schedule(name="expert death", phases=(Phase(0.0, rate),), seconds=seconds, dies_at=0.5 * seconds),
+    )

@@ -1,0 +1,62 @@
+"""The cluster that studies are about: LongCat-Flash-Chat in fp8 on H800, experts apart, and an hour of its life."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.cli.planning.profiles import device, link
+from services.planner.families import FLASH_CHAT
+from services.planner.memory import on_device
+from services.planner.serving import Serving
+from services.planner.traffic import Slo
+from services.simulator.deployment import Deployment
+from services.simulator.faults import Fault
+from services.simulator.routing import Routing
+from services.simulator.simulation import Scenario
+from services.simulator.traffic import KINDS, Arrivals, Phase
+
+GPU, LINK = "h800", "infiniband"
+SERVING = Serving(deduplicated=True)
+SLO = Slo(ttft_s=5.0, itl_s=0.05)
+SKEW = 0.4  # exponent of the Zipf law: the hottest of 512 experts has 7 times the rows of the mean one
+
+
+def deployment(attention: int, experts: int, wire: str = LINK, **changes: Any) -> Deployment:
+    one = device(GPU)
+    pages = on_device(FLASH_CHAT, SERVING, one.memory_bytes, 0.0).pages
+    given: dict[str, Any] = {
+        "shape": FLASH_CHAT,
+        "device": one,
+        "expert_device": one,
+        "link": link(wire),
+        "serving": SERVING,
+        "attention": attention,
+        "experts": experts,
+        "pages": pages,
+        "routers": 3,
+    }
+    return Deployment(**given | changes)
+
+
+def hour(seconds: float, rate: float) -> Scenario:
+    """What may happen in an hour, at parts of `seconds`: a flash crowd, deaths, slow links, and rolling upgrades."""
+    crowd = Phase(0.25 * seconds, 2 * rate), Phase(0.30 * seconds, rate)
+    faults = [
+        Fault(at=0.10 * seconds, kind="expert pod dies", ordinal=77),
+        Fault(at=0.15 * seconds, kind="attention pod dies", ordinal=7),
+        Fault(at=0.20 * seconds, kind="slow link", ordinal=3, times=4.0, seconds=60.0),
+        Fault(at=0.40 * seconds, kind="expert node lost", ordinal=2),
+        Fault(at=0.45 * seconds, kind="attention node lost", ordinal=1),
+        Fault(at=0.50 * seconds, kind="slow expert", ordinal=9, times=2.0, seconds=300.0),
+        Fault(at=0.55 * seconds, kind="router dies", ordinal=1),
+        Fault(at=0.60 * seconds, kind="attention upgrade"),
+        Fault(at=0.60 * seconds, kind="expert upgrade"),
+    ]
+    arrivals = Arrivals(phases=[Phase(0.0, rate), *crowd], seconds=seconds, kind=KINDS["conversation"])
+    return Scenario(
+        deployment=deployment(64, 128, replicas=2, extra=16, balance_gb_per_minute=20.0),
+        arrivals=arrivals.generate,
+        seconds=seconds,
+        routing=Routing(exponent=SKEW, drift_s=seconds / 2),
+        faults=faults,
+    )

@@ -1,0 +1,194 @@
+"""A whole cluster in virtual time: routers, workers, leader, autoscalers, faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from services.expert_worker.queue_time import WINDOW_S
+from services.simulator.attention import SimulatedAttention
+from services.simulator.attention_side import AttentionSide
+from services.simulator.autoscaler import SYNC_S, HorizontalPodAutoscaler, Scaling
+from services.simulator.deployment import Deployment
+from services.simulator.expert_side import ExpertSide
+from services.simulator.faults import Fault
+from services.simulator.generation import Generation
+from services.simulator.outcomes import Outcomes
+from services.simulator.pods import Pod
+from services.simulator.router import DIED, SimulatedRouter
+from services.simulator.routing import Popularity, Routing
+from services.simulator.step_time import StepTimes
+
+REFRESH_S = 0.5  # between two looks of routers at the workers
+
+Side = AttentionSide | ExpertSide
+
+
+class SimulatedCluster:
+    """`skip` False: every step is an event of its own."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        routing: Routing,
+        loop: asyncio.AbstractEventLoop,
+        seed: int,
+        *,
+        skip: bool = True,
+    ) -> None:
+        self._d, self._loop, self._skip = deployment, loop, skip
+        self.outcomes = Outcomes()
+        self.attention = AttentionSide(deployment, self._make, loop)
+        popularity = Popularity(routing, deployment.shape.layers, deployment.shape.experts, seed)
+        self.experts = ExpertSide(
+            deployment,
+            popularity,
+            lambda: list(self.attention.workers.values()),
+            self.attention.rows_s,
+            loop,
+            seed,
+        )
+        self.times = StepTimes(deployment, self.experts.pool)
+        self.attention.pods.begin(deployment.attention)
+        self.routers = [SimulatedRouter(deployment, self.attention.workers, loop) for _ in range(deployment.routers)]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._served: list[dict[asyncio.Task[None], None]] = [{} for _ in self.routers]  # in their order
+        self.error: BaseException | None = None  # a bug of the simulator
+        self._refresh()
+        self._begin(self._refreshing())
+        self._begin(self.experts.leader.run())
+        if routing.drift_s or routing.crowd[1]:
+            self._begin(self.experts.follow_choices())
+
+    def serve(self, generation: Generation) -> None:
+        """Begins to serve a request, at one router after the other."""
+        generation.router = generation.number % len(self.routers)
+        generation.end = "open"
+        self.outcomes.generations.append(generation)
+        served = self._served[generation.router]
+        task = self._begin(self.routers[generation.router].serve(generation))
+        served[task] = None
+        task.add_done_callback(served.pop)
+
+    def autoscale(self, scalings: Mapping[str, Scaling]) -> None:
+        """Has pods of these roles scaled: attention by the pages in use in %, experts by the time that calls wait."""
+        for role, scaling in scalings.items():
+            self._begin(self._scaled(self._side(role), scaling))
+
+    def served(self) -> list[asyncio.Task[None]]:
+        """The requests that have not ended."""
+        return [task for served in self._served for task in served]
+
+    def strike(self, fault: Fault) -> None:
+        """Has a fault happen at its time."""
+        self._loop.call_at(fault.at, self._strike, fault)
+
+    def count(self) -> None:
+        """Adds up the pods' time until now."""
+        for side in (self.attention, self.experts):
+            side.pods.count()
+
+    def _make(self, worker_id: str) -> SimulatedAttention:
+        worker = SimulatedAttention(worker_id, self._d, self.times, self._loop, self.outcomes.ran, skip=self._skip)
+        if self.experts.blocked:
+            worker.block()
+        return worker
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self.error is None:
+            self.error = error
+
+    def _refresh(self) -> None:
+        views = self.attention.views()
+        for router in self.routers:
+            router.refresh(views)
+        busy = self.attention.busy()
+        self.times.callers = len(busy)
+        self.times.rows = sum(worker.rows for worker in busy) / len(busy) if busy else 0.0
+
+    async def _refreshing(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            self._refresh()
+
+    def _side(self, role: str) -> Side:
+        return self.attention if role == "attention" else self.experts
+
+    async def _scaled(self, side: Side, scaling: Scaling) -> None:
+        autoscaler = HorizontalPodAutoscaler(scaling)
+        served = deque([(self._loop.time(), 0.0)], maxlen=1 + round(WINDOW_S / SYNC_S))
+        while True:
+            await asyncio.sleep(SYNC_S)
+            pods = side.pods
+            served.append((self._loop.time(), self.attention.served_s))
+            (before, then), (now, lately) = served[0], served[-1]
+            busy = (lately - then) / (now - before)
+            ready = [pod for pod in pods.ready if not pod.draining]
+            wanted = autoscaler.sync(self._loop.time(), pods.wanted, self._values(side, ready, busy), pods.starting)
+            for pod in pods.scale(wanted):
+                if not pod.draining and pod.ready_at >= 0:
+                    side.drain(pod, self._removal(side, pod))
+                elif pod.ready_at < 0:
+                    pods.remove(pod)
+
+    def _values(self, side: Side, ready: Sequence[Pod], busy: float) -> list[float]:
+        if side is self.attention:
+            workers = (self.attention.workers.get(pod.name) for pod in ready)
+            return [100 * worker.view().kv_usage for worker in workers if worker is not None]
+        return [self.experts.queue_ms(busy, self.times.rows)] * len(ready)
+
+    @staticmethod
+    def _removal(side: Side, pod: Pod) -> Callable[[], None]:
+        return lambda: side.pods.remove(pod)
+
+    def _strike(self, fault: Fault) -> None:
+        side = self._side("attention" if fault.kind.startswith("attention") else "expert")
+        if fault.kind == "router dies":
+            for task in list(self._served[fault.ordinal]):
+                task.cancel(DIED)
+        elif fault.kind.endswith("upgrade"):
+            self._begin(self._upgrade(side))
+        elif fault.kind.endswith("node lost"):
+            for pod in [pod for pod in side.pods.ready if pod.node.endswith(f"-{fault.ordinal}")]:
+                side.die(pod, silent=True, back_s=self._d.timing.node_back_s)
+        elif fault.kind.endswith("pod dies"):
+            for pod in [pod for pod in side.pods.ready if pod.ordinal == fault.ordinal]:
+                side.die(pod, silent=False)
+        else:
+            self._slow(fault)
+
+    def _slow(self, fault: Fault) -> None:
+        pool, name = self.experts.pool, f"expert-{fault.ordinal}"
+        slow = pool.slow if fault.kind == "slow expert" else pool.link
+        slow[name] = fault.times
+        self.experts.update()
+
+        def usual() -> None:
+            slow.pop(name, None)
+            self.experts.update()
+
+        self._loop.call_later(fault.seconds, usual)
+
+    async def _upgrade(self, side: Side) -> None:
+        """One pod after the other, the highest ordinal first, as a StatefulSet does it."""
+        for ordinal in sorted(side.pods.pods, reverse=True):
+            pod = side.pods.pods.get(ordinal)
+            if pod is None or pod.ready_at < 0:
+                continue
+            drained = asyncio.Event()
+            side.drain(pod, drained.set)
+            await drained.wait()
+            side.pods.remove(pod)
+            if ordinal not in side.pods.pods:  # else it has died meanwhile, and starts again already
+                side.pods.start(ordinal)
+            await side.pods.pods[ordinal].ready.wait()
+            await asyncio.sleep(self._d.timing.drain_s)

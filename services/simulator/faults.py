@@ -1,0 +1,29 @@
+"""What happens to a simulated cluster, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "router dies",
+    "attention pod dies",
+    "expert pod dies",
+    "attention node lost",
+    "expert node lost",
+    "slow expert",
+    "slow link",
+    "attention upgrade",
+    "expert upgrade",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """`ordinal`: of a pod, or of a node; `times`: as long as usual, for `seconds`."""
+
+    at: float
+    kind: Kind
+    ordinal: int = 0
+    times: float = 1.0
+    seconds: float = 0.0

@@ -1,0 +1,144 @@
+"""One router: real admission and fair queue, choice of a worker, and failover, for simulated requests.
+
+A generation's progress, pauses and strikes are the router's own rules (`services/router/requests/progress.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from services.attention_worker.engine.scheduler import CannotFit
+from services.attention_worker.engine.sequence import Request
+from services.router.requests.admission import Admission, AdmissionLimits, Place, Visit
+from services.router.requests.admission_metrics import AdmissionMetrics
+from services.router.requests.callers import Caller
+from services.router.requests.errors import RouterError
+from services.router.requests.progress import (
+    MAX_FAILURES_IN_A_ROW,
+    RETRY_PAUSE_S,
+    GenerationProgress,
+    retry_pause_s,
+)
+from services.router.requests.worker_capacity import Capacity, capacity_of
+from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
+from services.simulator.attention import Handed, SimulatedAttention
+from services.simulator.deployment import Deployment
+from services.simulator.generation import Generation
+
+BYTES_PER_TOKEN = 4  # of a body
+DIED = "the router has died"  # why its requests are cancelled
+PROGRESS_S = 600.0  # without a token that end a request, as StallTimeouts has it
+
+
+@dataclass(frozen=True, slots=True)
+class SentToken:
+    """A token as GenerationProgress takes it; what it is does not matter."""
+
+    index: int
+    id: int = 0
+
+
+class SimulatedRouter:
+    """`workers` by id, whoever is there now."""
+
+    def __init__(
+        self, deployment: Deployment, workers: Mapping[str, SimulatedAttention], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._d, self._workers, self._loop = deployment, workers, loop
+        self._capacity = Capacity(1, 0)
+        self._views: Sequence[AttentionWorkerView] = ()
+        self._changed = loop.create_future()
+        self.open_on: Counter[str] = Counter()
+        self.admission = Admission(
+            lambda: self._capacity,
+            AdmissionMetrics(CollectorRegistry()),
+            AdmissionLimits(queue_timeout_s=deployment.queue_timeout_s),
+            loop.time,
+        )
+
+    def refresh(self, views: Sequence[AttentionWorkerView]) -> None:
+        """Takes the workers as their leases describe them."""
+        self._views = views
+        serving = [view for view in views if view.serving]
+        if serving:
+            places = dict.fromkeys((view.worker_id for view in serving), self._d.max_running)
+            found = capacity_of(serving, places, self.open_on, self._d.routers)
+            tokens = len(serving) * self._d.pages * self._d.page_size
+            if (found, tokens) != (self._capacity.places, self._capacity.cached_tokens):
+                self._capacity = Capacity(found, tokens)
+        self._changed.set_result(None)
+        self._changed = self._loop.create_future()
+        self.admission.give()
+
+    async def serve(self, generation: Generation) -> None:
+        """Serves a request to its end, which it has exactly once."""
+        caller, queued = Caller(generation.caller), False
+        try:
+            with self.admission.visit(caller, BYTES_PER_TOKEN * generation.prompt) as visit:
+                visit.reserve(1, generation.prompt, generation.prompt + generation.answer)
+                queued = True
+                await self._serve(generation, visit)
+        except RouterError:
+            generation.finish("timeout" if queued else "rejected", self._loop.time())
+        except asyncio.CancelledError as cancelled:
+            generation.finish("lost" if DIED in cancelled.args else "open", self._loop.time())
+            raise
+
+    async def _serve(self, generation: Generation, visit: Visit) -> None:
+        place = visit.place()
+        try:
+            await place.granted()
+            end = await self._attempts(generation, visit, place)
+            generation.finish("finished" if end else "failed", self._loop.time())
+        finally:
+            place.leave()
+
+    async def _attempts(self, generation: Generation, visit: Visit, place: Place) -> bool:
+        """Attempts until the answer is whole; false when it is given up."""
+        progress, failed, progress_at = GenerationProgress(), set[str](), self._loop.time()
+        while True:
+            view = choose_worker(self._views, self.open_on, avoid=failed)
+            worker = self._workers.get(view.worker_id) if view else None
+            if worker is None or not worker.reachable:
+                if view is not None:
+                    failed.add(view.worker_id)
+                if self._loop.time() > progress_at + PROGRESS_S:
+                    return False
+                await asyncio.wait([self._changed], timeout=RETRY_PAUSE_S if view else PROGRESS_S)
+                continue
+            request = Request(
+                request_id=str(generation.number),
+                prompt_ids=(0,) * generation.prompt,
+                emitted_ids=tuple(progress.emitted_ids),
+                caller=visit.caller.number,
+            )
+            attempt = progress.open_attempt()
+            generation.attempts = attempt
+            self.open_on[worker.worker_id] += 1
+            try:
+                await worker.submit(generation, request)
+                return True
+            except CannotFit:
+                return False
+            except Handed as handed:
+                why = handed.why
+            except asyncio.CancelledError:
+                worker.leave(generation)
+                raise
+            finally:
+                self.open_on[worker.worker_id] -= 1
+            new = [SentToken(index) for index in range(progress.next_index, generation.tokens)]
+            if progress.accept(attempt, new):
+                progress_at = self._loop.time()
+            failed.add(worker.worker_id)
+            fruitless = progress.attempt_failed()
+            if why == "lost" and progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
+                return False
+            if progress.next_index >= generation.answer:
+                return True
+            await asyncio.sleep(retry_pause_s(fruitless))
