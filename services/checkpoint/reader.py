@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -54,21 +54,40 @@ class ExpertWeights:
     down_scale: Tensor | None = None
 
 
+class Slices(Protocol):
+    """Files of the full size whose bytes come when they are needed. `digest`: that of the whole checkpoint."""
+
+    digest: str
+
+    def ensure(self, file: Path, begin: int, end: int) -> None:
+        """Makes the bytes [begin, end) readable. Raises OSError."""
+        ...
+
+
 class Checkpoint:
     """A checked model directory; threads may share it. `open` raises CheckpointError.
 
     `no_drafts`: why it cannot draft tokens, in words; empty when it can.
     """
 
-    def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored], no_drafts: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: ModelConfig,
+        stored: dict[str, Stored],
+        no_drafts: str,
+        slices: Slices | None = None,
+    ) -> None:
         self.path = path
         self.config = config
         self.no_drafts = no_drafts
         self._stored = stored
-        self.digest = _digest(config, stored)
+        self._slices = slices
+        self.digest = _digest(config, stored) if slices is None else slices.digest
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, slices: Slices | None = None) -> Self:
+        """`slices`: where the directory has only the headers of its weights, what fetches the rest."""
         if not path.is_dir():
             raise CheckpointError(f"{path}: is not a directory")
         config, quantization = read_config(path / "config.json")
@@ -77,7 +96,7 @@ class Checkpoint:
             check_tensors(path, config, quantization, stored)
             no_drafts = draft_violation(path, config, quantization, stored)
         config = replace(config, torch_dtype=config.torch_dtype or stored_dtype(config, stored))
-        found = cls(path, config, stored, no_drafts)
+        found = cls(path, config, stored, no_drafts, slices)
         found._check_tied_head()
         return found
 
@@ -166,9 +185,16 @@ class Checkpoint:
         head = self._stored.get(OWN_HEAD)
         if head is None or not self.config.tie_word_embeddings:
             return
+        for where in (head, self._stored[EMBEDDING]):
+            self._ensure(where)
         samples = [_sample(where) for where in (head, self._stored[EMBEDDING])]
         if head.shape != self._stored[EMBEDDING].shape or samples[0] != samples[1]:
             raise bad_tensor(head.file.name, OWN_HEAD, "is not the embedding, and config.json says tie_word_embeddings")
+
+    def _ensure(self, where: Stored, name: str = "") -> None:
+        if self._slices is not None:
+            with reading(where.file, name):
+                self._slices.ensure(where.file, where.begin, where.end)
 
     def _scales(self, weight: str, to: Staging, blocks: range) -> Tensor:
         name = weight + SCALE_SUFFIX
@@ -187,6 +213,7 @@ class Checkpoint:
     def _read(self, name: str, to: Staging, rows: range | None) -> Tensor:
         where = self._stored[name] if rows is None else self._stored[name].part(rows)
         count = where.end - where.begin
+        self._ensure(where, name)
         with reading(where.file, name), where.file.open("rb") as stream:
             stream.seek(where.begin)
             raw = to.read(stream, count)

@@ -19,6 +19,7 @@ from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.telemetry import configure_logging
+from services.weights.opening import open_checkpoint
 
 
 async def serve(settings: ExpertSettings, checkpoint: Checkpoint) -> None:
@@ -46,7 +47,7 @@ def main() -> None:
         raise_open_files()
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
-        checkpoint = Checkpoint.open(settings.model)
+        checkpoint = open_checkpoint(settings.model)
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))
     keep_what_is_made()

@@ -96,8 +96,9 @@ class ExpertWorker:
             watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
+            readiness = self._readiness
             metrics_port = serve_metrics(
-                settings.host, settings.metrics_port, registry, self._readiness.reason, own_health
+                settings.host, settings.metrics_port, registry, readiness.reason, own_health, lambda: readiness.hold
             )
         except OSError as error:
             where = authority(settings.host, settings.metrics_port)
@@ -134,12 +135,16 @@ class ExpertWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """The tasks to run beside the server: the lease, and the batcher's progress tick.
+        """The tasks to run beside the server: the lease, the batcher's progress tick, and what makes it count as ready.
 
         Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
-        return self._membership.advertise(self.record), self._tick()
+        return self._membership.advertise(self.record), self._tick(), self._follow_leave()
+
+    async def _follow_leave(self) -> None:
+        await self._readiness.wait_for_leave()
+        await asyncio.Event().wait()  # the end of a background task would end the process
 
     async def drain(self) -> None:
         """Announces the drain, and serves on until the leader has placed its experts elsewhere or the timeout is over.

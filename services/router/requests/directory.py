@@ -11,7 +11,11 @@ from services.router.requests.worker_choice import AttentionWorkerView
 async def list_attention_workers(membership: Membership, introductions: Introductions) -> list[AttentionWorkerView]:
     """Returns the attention workers that have a lease and have said who they are. Raises RedisUnavailable."""
     leased = await membership.workers("attention", counts=True)
-    return [_as_worker(record) for record in await introductions.admitted("attention", leased)]
+    hints = {one.numerics_class: (number, one.ended) for number, one in enumerate(await membership.generations.read())}
+    return [
+        _as_worker(record, *hints.get(record.numerics_class, (0, False)))
+        for record in await introductions.admitted("attention", leased)
+    ]
 
 
 async def count_routers(membership: Membership, introductions: Introductions, worker_id: str) -> int:
@@ -23,7 +27,7 @@ async def count_routers(membership: Membership, introductions: Introductions, wo
     return 1 + len(await introductions.admitted("router", others))
 
 
-def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
+def _as_worker(record: WorkerRecord, generation: int, ended: bool) -> AttentionWorkerView:
     stats = record.stats
     return AttentionWorkerView(
         worker_id=record.worker_id,
@@ -35,4 +39,6 @@ def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
         draining=record.draining,
         load=stats.get("running", 0.0) + stats.get("waiting", 0.0),
         kv_usage=stats.get("kv_pages_used", 0.0) / max(1.0, stats.get("kv_pages_total", 0.0)),
+        generation=generation,
+        ended=ended,
     )
