@@ -13,7 +13,7 @@ MAX_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class ClassHint:
-    """`ended`: its sequences can go on no more. `hold`: why its expert workers do not count as ready, if they do not."""
+    """`ended`: its sequences can go on no more. `hold`: why its new expert workers do not count as ready yet, if so."""
 
     numerics_class: str
     ended: bool = False

@@ -28,7 +28,9 @@ class GenerationHints:
 
     async def read(self) -> tuple[ClassHint, ...]:
         """None while there is one class, and where the hint is malformed."""
-        data = self._client.verified("generations", self._key, await self._client.read(self._client.redis.get(self._key)))
+        data = self._client.verified(
+            "generations", self._key, await self._client.read(self._client.redis.get(self._key))
+        )
         if not data:
             return ()
         try:

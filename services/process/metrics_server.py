@@ -89,7 +89,7 @@ def serve_metrics(
 ) -> int:
     """Serves /metrics, /ready and, with `health`, /health/NAME on threads; returns the port (0 takes a free one).
 
-    `not_ready` returns why the process is not ready, empty when it is; `hold` why it is not to count as ready for probes
+    `not_ready` returns why the process is not ready, empty when it is; `hold` why probes are not to count it as ready
     although its server is. Raises OSError when the port is taken.
     """
     checks = {"/ready": not_ready}

@@ -14,7 +14,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`place`: ORG/NAME on a hub, or a bucket. `revision`: on a hub; `prefix`: in a bucket, without slashes at its ends."""
+    """`place`: ORG/NAME on a hub, or a bucket. `revision`: on a hub. `prefix`: in a bucket, without outer slashes."""
 
     scheme: str
     place: str
@@ -31,7 +31,9 @@ def parse_address(text: str) -> Address:
     """Raises BadSource."""
     found = _FORM.fullmatch(text)
     if not found or not text.isprintable():
-        raise BadSource(f"{text!r} is no address of weights: hf://ORG/NAME@REVISION, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+        raise BadSource(
+            f"{text!r} is no address of weights: hf://ORG/NAME@REVISION, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+        )
     scheme, place, rest = found[1], found[2], found[3] or ""
     if scheme != "hf":
         if not _BUCKET.fullmatch(place):

@@ -11,7 +11,8 @@ from typing import Protocol
 SHA256, GIT, MD5, MD5_OF_PARTS = "sha256", "git sha1", "md5", "md5 of parts"
 _MIB = 1 << 20
 # Sizes of parts with which programs upload: a store says how many parts there were, and not how large.
-PART_BYTES = tuple(size * _MIB for size in (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1024)) + (
+PART_BYTES = (
+    *(size * _MIB for size in (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1024)),
     *(size * 1_000_000 for size in (5, 8, 16, 50, 100)),
 )
 

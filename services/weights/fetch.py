@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -34,7 +34,7 @@ class Options:
     unverified: bool = False
     verify: bool = False
     connections: int = 8
-    retry: Retry = Retry()
+    retry: Retry = field(default_factory=Retry)
 
     @property
     def scope(self) -> str:
@@ -63,7 +63,7 @@ def fetch(source: Source, folder: Folder, options: Options) -> Complete:
 
 def is_enough(done: Complete, address: str, scope: str) -> bool:
     """Whether a folder has what is asked for."""
-    return done.address == address and done.scope in (ALL, scope)
+    return done.address == address and (scope == NO_WEIGHTS or done.scope in (ALL, scope))
 
 
 def listed(source: Source, options: Options) -> tuple[list[RemoteFile], Manifest | None]:
@@ -125,7 +125,8 @@ def _check_space(folder: Folder, missing: Sequence[RemoteFile]) -> None:
     free = folder.free_bytes()
     if needed > free:
         raise NoSpace(
-            f"{folder.path}: {needed / GB:.3f} GB are to come, in {len(missing)} files, and the disk has {free / GB:.3f} GB free"
+            f"{folder.path}: {needed / GB:.3f} GB are to come, in {len(missing)} files, and the disk has"
+            f" {free / GB:.3f} GB free"
         )
 
 

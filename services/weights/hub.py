@@ -19,7 +19,6 @@ from services.weights.errors import BadSource, SourceUnavailable
 from services.weights.source import RemoteFile
 
 TIMEOUT_S = 30.0  # for the connection, and without a byte
-PIECE_BYTES = 1 << 20
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -66,7 +65,7 @@ class HubSource:
             with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as answer:
                 if answer.status_code != 206 and not (answer.status_code == 200 and left == file.size):
                     raise self._failed(answer.status_code, f"{file.name}: ")
-                for piece in answer.iter_raw(PIECE_BYTES):
+                for piece in answer.iter_raw():
                     left -= len(piece)
                     if left < 0:
                         raise SourceUnavailable(f"{file.name}: {self._api.endpoint} sends more than was asked for")

@@ -89,7 +89,9 @@ def slices_of(path: Path) -> Slices | None:
         return None
     try:
         state = folder.state(STATE)
-        files = {name: RemoteFile(name, int(size), str(version), None) for name, (size, version) in state["files"].items()}
+        files = {
+            name: RemoteFile(name, int(size), str(version), None) for name, (size, version) in state["files"].items()
+        }
         source = open_source(parse_address(str(state["address"])))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadSource(f"{path / OWN / STATE}: cannot be read: fetch the slices again") from None

@@ -1,4 +1,4 @@
-"""Fetches one file: goes on where an earlier process was killed, compares the digest, and gives the file its name last."""
+"""Fetches a file: goes on where an earlier process was killed, compares the digest, and gives it its name last."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Transfer:
             self._progress.add(-file.size)
             if fetch == FETCHES:
                 raise Damaged(
-                    f"{file.name}: its bytes have {found.found()}, not {file.digest} as {self._source.address} says; it was"
-                    f" fetched {FETCHES} times and is not used"
+                    f"{file.name}: its bytes have {found.found()}, not {file.digest} as {self._source.address} says;"
+                    f" it was fetched {FETCHES} times and is not used"
                 )
             log.warning("a file is damaged and is fetched again", file=file.name, digest=str(file.digest))
         with writing(self._folder.path):

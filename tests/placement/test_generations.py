@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
+from support.fake_experts import FakeWorker
 from support.leader_harness import LeaderHarness, run_scenario
-from support.worker_processes import Store
+from support.worker_processes import Store, redis_store
 
 from services.membership.class_hint import ClassHint, parse
 from services.membership.record import WorkerRecord
 from services.router.placement.generations import ClassState, can_lose_one, ends, hints_of, is_released, waits_for
 
+pytestmark = pytest.mark.processes
+
 OLD, NEW = "c", "d"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with redis_store(tmp_path_factory.mktemp("redis")) as store:
+        yield store
 
 
 def workers(role: str, numerics_class: str, count: int, capacity: int = 0) -> tuple[WorkerRecord, ...]:
@@ -112,6 +122,12 @@ def test_classes_without_a_placement_are_named_too() -> None:
     assert hints_of(served, served[0].experts, served[0].attention, 8) == ()
 
 
+async def leave(harness: LeaderHarness, worker: FakeWorker) -> None:
+    """The worker ends in order."""
+    await harness.kill(worker)
+    await harness.membership.withdraw(worker.record())
+
+
 def test_a_new_class_gets_a_table_beside_the_old_one(store: Store) -> None:
     async def scenario(harness: LeaderHarness) -> None:
         leader = harness.lead()
@@ -125,6 +141,7 @@ def test_a_new_class_gets_a_table_beside_the_old_one(store: Store) -> None:
         await harness.until(lambda: later.epoch > 0 and len(new.loaded) == 8, "the new class serves")
         assert leader.epoch == before, "nothing has changed for the old class"
         assert len(old.loaded) == 8
+        await asyncio.sleep(1.2)  # the hint is renewed every half second
         hints = {one.numerics_class: one for one in await harness.membership.generations.read()}
         assert list(hints) == [OLD, NEW]
         assert not hints[OLD].ended
@@ -143,16 +160,16 @@ def test_the_last_old_experts_leave_when_the_old_attention_workers_are_gone(stor
         await harness.membership.announce(old.record())
         await asyncio.sleep(0.5)
         assert len(old.loaded) == 8, "an old attention worker may need them"
-        await harness.membership.withdraw(attention.record())
-        await harness.end(attention.boot_id)
+        await leave(harness, attention)
         await harness.until(lambda: not old.loaded, "they go at once")
-        await harness.membership.withdraw(old.record())
-        await harness.kill(old)
+        await leave(harness, old)
         await harness.until(lambda: leader.epoch >= new.epoch > 0, "the new class has the main table")
-        while (table := await harness.membership.read_table()) is None or table.numerics_class != NEW:
-            await asyncio.sleep(0.02)
-        assert len(new.loaded) == 8
         await harness.until(lambda: later.epoch == leader.epoch, "its attention worker has it, too")
+        assert len(new.loaded) == 8
+        await asyncio.sleep(0.6)
+        table = await harness.membership.read_table()
+        assert table is not None
+        assert (table.numerics_class, table.epoch) == (NEW, leader.epoch)
 
     run_scenario(store, scenario)
 

@@ -29,7 +29,17 @@ NEVER_REACHED = [
     (
         tuple(
             f"services.weights.{name}"
-            for name in ("address", "digests", "fetch", "folder", "hub", "manifest", "object_store", "slices", "waiting")
+            for name in (
+                "address",
+                "digests",
+                "fetch",
+                "folder",
+                "hub",
+                "manifest",
+                "object_store",
+                "slices",
+                "waiting",
+            )
         ),
         {"torch"},
     ),

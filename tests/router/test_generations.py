@@ -1,4 +1,4 @@
-"""Requests while one numerics class replaces another: new ones go to the new class, and those whose class ends hear so."""
+"""Requests while one numerics class replaces another: new ones go to the new one; those whose class ends hear so."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def show(harness: Harness, *, ended: bool = False, old: bool = True) -> None:
 
 def chat(harness: Harness, into: list[Any]) -> None:
     try:
-        chunks = harness.client.chat.completions.create(
-            model=MODEL, messages=HI, stream=True, extra_body={"return_token_ids": False}
-        )
+        chunks = harness.client().chat.completions.create(model=MODEL, messages=HI, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         into.append(text)
     except openai.APIError as error:
@@ -63,7 +61,7 @@ def test_new_requests_go_to_the_newest_class(harness: Harness) -> None:
 
 def test_an_answer_whose_class_ends_hears_so_at_once(harness: Harness) -> None:
     first, second = harness.fakes
-    harness.directory.workers = [first.record()]
+    harness.directory.workers = [first.record(), second.record(epoch=0)]
     harness.do(harness.serving.attention_workers.refresh())
     first.script = answers_with(harness.ids(TEXT), pause=1.0)
     found: list[Any] = []
@@ -82,7 +80,7 @@ def test_an_answer_whose_class_ends_hears_so_at_once(harness: Harness) -> None:
 
 def test_a_request_without_a_token_yet_begins_in_the_new_class(harness: Harness) -> None:
     first, second = harness.fakes
-    harness.directory.workers = [first.record()]
+    harness.directory.workers = [first.record(), second.record(epoch=0)]
     harness.do(harness.serving.attention_workers.refresh())
 
     async def silent(request: Any, context: Any) -> Any:
@@ -102,8 +100,8 @@ def test_a_request_without_a_token_yet_begins_in_the_new_class(harness: Harness)
 
 
 def test_an_answer_whose_last_worker_is_gone_hears_so_too(harness: Harness) -> None:
-    first, _ = harness.fakes
-    harness.directory.workers = [first.record()]
+    first, second = harness.fakes
+    harness.directory.workers = [first.record(), second.record(epoch=0)]
     harness.do(harness.serving.attention_workers.refresh())
     found: list[Any] = []
     client = threading.Thread(target=chat, args=(harness, found))

@@ -143,7 +143,7 @@ class Bucket(FileServer):
         self.etags: dict[str, str] = {}
 
     def etag(self, name: str) -> str:
-        return '"{}"'.format(self.etags.get(name) or hashlib.md5(self.files[name]).hexdigest())
+        return f'"{self.etags.get(name) or hashlib.md5(self.files[name]).hexdigest()}"'
 
 
 class _BucketHandler(_FileHandler):

@@ -44,7 +44,13 @@ def test_a_folder_of_a_bucket_is_fetched(bucket: Bucket, tmp_path: Path) -> None
 
 
 def test_google_cloud_storage(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    account = {"gcs_base_url": bucket.url, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    account = {
+        "gcs_base_url": bucket.url,
+        "disable_oauth": True,
+        "client_email": "",
+        "private_key": "",
+        "private_key_id": "",
+    }
     (tmp_path / "account.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
     fetched(source(f"gs://{BUCKET}/{PREFIX}"), tmp_path / "model")
@@ -88,8 +94,8 @@ def test_a_manifest_beside_the_weights_has_the_digests(bucket: Bucket, tmp_path:
     bucket.faults.damaged[f"{PREFIX}{LARGE}"] = 1
     fetched(source(), tmp_path / "model")
     assert read(tmp_path / "model") == wanted(model_files())
+    bucket.files[f"{PREFIX}{SMALL}"] = b"other"
     with pytest.raises(BadSource, match=rf"{SMALL}: has 5 bytes, and 700001 in {FILE}"):
-        bucket.files[f"{PREFIX}{SMALL}"] = b"other"
         fetched(source(), tmp_path / "another")
 
 

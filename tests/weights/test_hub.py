@@ -1,4 +1,4 @@
-"""Models of a hub, fetched over its protocol: which files, whose digests, killed, broken off, damaged, behind a proxy."""
+"""Models of a hub, fetched over its protocol: which files, whose digests; killed, broken off, damaged, proxied."""
 
 from __future__ import annotations
 
@@ -170,7 +170,9 @@ def test_proxies_and_tokens_of_the_environment_hold(tmp_path: Path) -> None:
         user |= {"HF_ENDPOINT": hub.url}
         refused = one_line(command(user, "fetch", ADDRESS, str(tmp_path / "model")))
         assert "HF_TOKEN does not allow it" in refused
-        done = command(user | {"HTTP_PROXY": proxy.url, "HF_TOKEN": "secret"}, "fetch", ADDRESS, str(tmp_path / "model"))
+        done = command(
+            user | {"HTTP_PROXY": proxy.url, "HF_TOKEN": "secret"}, "fetch", ADDRESS, str(tmp_path / "model")
+        )
         assert done.returncode == 0, done.stderr
         assert read(tmp_path / "model") == wanted(hub.files)
         assert any(LARGE in url and url.startswith(hub.url) for url in proxy.asked)

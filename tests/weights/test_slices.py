@@ -24,6 +24,8 @@ from services.weights.slices import prepare_slices
 from services.weights.source import open_source
 
 WIDE = PLAIN | {"hidden_size": 512, "expert_ffn_hidden_size": 512, "n_routed_experts": 16}
+pytestmark = pytest.mark.processes
+
 F32 = torch.float32
 
 

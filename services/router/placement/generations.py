@@ -34,7 +34,9 @@ class ClassState:
 
 def served_beside(main: str, experts: Iterable[WorkerRecord], attention: Iterable[WorkerRecord]) -> list[str]:
     """The classes besides `main` that could serve: both roles have workers of it that stay. In order of their names."""
-    both = {r.numerics_class for r in experts if not r.draining} & {r.numerics_class for r in attention if not r.draining}
+    both = {r.numerics_class for r in experts if not r.draining} & {
+        r.numerics_class for r in attention if not r.draining
+    }
     return sorted(both - {main})
 
 

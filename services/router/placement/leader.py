@@ -72,7 +72,7 @@ class PlacementLeader:
         self._pulse: Pulse | None = None  # the last one
         self.changed = asyncio.Event()  # set when a worker, the table or who leads has changed; for who clears it
         self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
-        # epochs: the highest anywhere; those of each class in the leases read last; the one before the first it may give
+        # epochs: the highest anywhere; those of each class in the leases; the one before the first that it may give
         self._highest = self._began_after = 0
         self._leased: dict[str, int] = {}
         self._leading = self._redis_unavailable = self._resigned = False
@@ -91,7 +91,9 @@ class PlacementLeader:
         self._main = self._generation("", main=True)
         self._others: dict[str, Generation] = {}  # newer ones, oldest first
         self._hints: tuple[ClassHint, ...] = ()
-        self._left_out = self._hinted = False  # whether workers are left out, whether Redis has hints; for their changes
+        self._left_out = self._hinted = (
+            False  # whether workers are left out, whether Redis has hints; for their changes
+        )
 
     @property
     def leading(self) -> bool:
@@ -305,9 +307,7 @@ class PlacementLeader:
     def _mismatched(self, workers: list[WorkerRecord]) -> str:
         """Names the workers that are of no class which is served; empty when there is none."""
         main = self._main.numerics_class
-        classes = {
-            r.worker_id: main if r.numerics_class in self._others else r.numerics_class for r in workers
-        }
+        classes = {r.worker_id: main if r.numerics_class in self._others else r.numerics_class for r in workers}
         others = [worker_id for worker_id, its in classes.items() if its != main]
         if others and not self._left_out:
             log.warning("workers of another numerics class are left out", workers=others, chosen=main)

@@ -195,7 +195,9 @@ class Generation:
         while True:
             self._check_time()
             if emitted and self._workers.has_ended(self.numerics_class):
-                raise Replaced("The answer cannot go on: an upgrade has replaced the workers it began on. Send it again.")
+                raise Replaced(
+                    "The answer cannot go on: an upgrade has replaced the workers it began on. Send it again."
+                )
             cached = await pages.cached_tokens(self._workers.workers)
             worker = self._workers.choose(self.numerics_class if emitted else None, self._failed, cached)
             stream = await self._workers.stream(worker) if worker else None
