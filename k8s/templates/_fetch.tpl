@@ -106,7 +106,9 @@ metadata:
 spec:
   {{- $job := fromYaml (include "caracal.jobPod" (dict "root" . "account" (include "caracal.serviceAccount" .))) }}
   {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}
-  {{- toYaml (merge (dict "automountServiceAccountToken" false "volumes" (append $job.volumes $volume)) $job) | nindent 2 }}
+  {{- $_ := set $job "automountServiceAccountToken" false }}
+  {{- $_ := set $job "volumes" (append $job.volumes $volume) }}
+  {{- toYaml $job | nindent 2 }}
   containers:
     - name: weights
       image: {{ include "caracal.image" (dict "root" . "image" .Values.pod.image) }}

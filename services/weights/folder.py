@@ -74,7 +74,7 @@ class Folder:
             (self.own / COMPLETE).unlink(missing_ok=True)
 
     def size(self, name: str) -> int:
-        """Of a file that is there; -1 without it."""
+        """The size of a file that is there; -1 without it."""
         try:
             return (self.path / name).stat().st_size
         except OSError:

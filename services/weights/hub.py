@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import build_hf_headers, get_session
 
 from services.weights.address import Address
 from services.weights.digests import GIT, SHA256, Digest
@@ -59,7 +58,9 @@ class HubSource:
 
     def read(self, file: RemoteFile, begin: int, end: int) -> Iterator[bytes]:
         url = hf_hub_url(self._repository, file.name, revision=self._revision, endpoint=self._api.endpoint)
-        headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        if token := get_token():
+            headers["Authorization"] = f"Bearer {token}"
         left = end - begin
         try:
             with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as answer:

@@ -22,7 +22,8 @@ from services.weights.errors import BadSource, Damaged, FetchError
 from services.weights.fetch import Options, fetch, listed, tried
 from services.weights.folder import OWN, Complete, Folder, disk_error, writing
 from services.weights.manifest import BLOCK_BYTES, FILE, Manifest, block_digest, manifest_of_file
-from services.weights.source import RemoteFile, Source, open_source
+from services.weights.source import RemoteFile, Source
+from services.weights.stores import open_source
 from services.weights.transfer import FETCHES, Retry
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from services.weights.address import Address
 from services.weights.digests import Digest
 from services.weights.errors import BadSource
 
@@ -59,17 +58,3 @@ def is_read(name: str) -> bool:
     if any(part.startswith(".") for part in path.parts) or path.suffix in _UNREAD:
         return False
     return len(path.parts) == 1 or path.parts[0] in _FOLDERS
-
-
-def open_source(address: Address) -> Source:
-    """Raises BadSource, also when the library for it is not installed."""
-    try:
-        if address.scheme == "hf":
-            from services.weights.hub import HubSource
-
-            return HubSource(address)
-        from services.weights.object_store import ObjectStore
-
-        return ObjectStore(address)
-    except ModuleNotFoundError as error:
-        raise BadSource(f"{address.scheme}:// needs the package {error.name}: pip install 'caracal[fetch]'") from None

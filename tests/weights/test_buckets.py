@@ -15,7 +15,8 @@ from services.weights.address import parse_address
 from services.weights.digests import MD5, MD5_OF_PARTS, SHA256, Digest, etag_digest, hasher
 from services.weights.errors import BadSource, Damaged, SourceUnavailable
 from services.weights.manifest import BLOCK_BYTES, FILE, make_manifest
-from services.weights.source import Source, open_source
+from services.weights.source import Source
+from services.weights.stores import open_source
 
 PREFIX = "models/flash/"
 

@@ -191,7 +191,7 @@ def test_a_full_disk_is_noticed_before_and_during_the_fetch(hub: Hub, tmp_path: 
         assert not hub.ranges, "not a byte was fetched"
         subprocess.run(["mount", "-o", "remount,size=3M", str(folder)], check=True)
         filler = folder / "filler"
-        hub.faults.on_piece = lambda: filler.exists() or filler.write_bytes(b"x" * 1_600_000)  # type: ignore[assignment, func-returns-value]
+        hub.faults.on_piece = lambda: filler.exists() or filler.write_bytes(b"x" * 1_600_000)  # type: ignore[assignment]
         line = one_line(command(user, "fetch", ADDRESS, str(folder)))
         assert "the disk is full" in line
         assert "GB are still to come" in line

@@ -21,7 +21,7 @@ from services.weights.folder import Folder
 from services.weights.manifest import BLOCK_BYTES, FILE
 from services.weights.opening import open_checkpoint
 from services.weights.slices import prepare_slices
-from services.weights.source import open_source
+from services.weights.stores import open_source
 
 WIDE = PLAIN | {"hidden_size": 512, "expert_ffn_hidden_size": 512, "n_routed_experts": 16}
 pytestmark = pytest.mark.processes

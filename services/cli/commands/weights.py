@@ -52,7 +52,7 @@ def fetch(
     from services.weights.fetch import fetch as run
     from services.weights.folder import Folder
     from services.weights.slices import prepare_slices
-    from services.weights.source import open_source
+    from services.weights.stores import open_source
     from services.weights.waiting import wait_until_complete
 
     configure_logging("fetch")
@@ -83,7 +83,7 @@ def _manifest_at(place: str) -> Manifest:
     from services.weights.address import parse_address
     from services.weights.errors import BadSource
     from services.weights.manifest import FILE, manifest_of_file, source_manifest
-    from services.weights.source import open_source
+    from services.weights.stores import open_source
 
     if "://" not in place:
         return manifest_of_file(Path(place))
