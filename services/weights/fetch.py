@@ -12,7 +12,7 @@ import structlog
 
 from services.weights.digests import hasher
 from services.weights.errors import BadSource, NoSpace, SourceUnavailable
-from services.weights.folder import GB, Complete, Folder, writing
+from services.weights.folder import GB, SLICES, Complete, Folder, writing
 from services.weights.manifest import FILE, Manifest, source_manifest
 from services.weights.progress import Progress
 from services.weights.source import RemoteFile, Source, is_read
@@ -56,6 +56,9 @@ def fetch(source: Source, folder: Folder, options: Options) -> Complete:
         missing = [file for file in files if file not in there]
         _check_space(folder, missing)
         _transfer(source, folder, missing, files, options)
+        if options.weights:
+            with writing(folder.path):
+                (folder.own / SLICES).unlink(missing_ok=True)
         found = Complete(source.address, options.scope, {file.name: file.size for file in files})
         folder.mark_complete(found)
         return found

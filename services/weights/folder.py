@@ -19,6 +19,7 @@ from services.weights.source import RemoteFile
 
 OWN = ".caracal"
 COMPLETE, VERIFIED, PROGRESS, LOCK, PARTS = "complete.json", "verified.jsonl", "progress.json", "lock", "parts"
+SLICES = "slices.json"  # there as long as files have blocks alone
 GB = 1e9
 
 

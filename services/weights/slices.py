@@ -19,8 +19,8 @@ import structlog
 
 from services.weights.address import parse_address
 from services.weights.errors import BadSource, Damaged, FetchError
-from services.weights.fetch import Options, fetch, listed, tried
-from services.weights.folder import OWN, Complete, Folder, disk_error, writing
+from services.weights.fetch import ALL, Options, fetch, is_enough, listed, tried
+from services.weights.folder import OWN, SLICES, Complete, Folder, disk_error, writing
 from services.weights.manifest import BLOCK_BYTES, FILE, Manifest, block_digest, manifest_of_file
 from services.weights.source import RemoteFile, Source
 from services.weights.stores import open_source
@@ -29,13 +29,19 @@ from services.weights.transfer import FETCHES, Retry
 log = structlog.get_logger(__name__)
 
 SCOPE = "slices"
-STATE, BLOCKS = "slices.json", "blocks"
+BLOCKS = "blocks"
 THREADS = 8  # blocks that are fetched at once
 RETRY = Retry(tries=5, first_s=0.5, longest_s=4.0)  # of a worker, whose leader waits for the experts
 
 
 def prepare_slices(source: Source, folder: Folder, options: Options) -> None:
-    """Fetches all files without weights, and the headers of those with weights. Raises FetchError."""
+    """Fetches all files without weights, and the headers of those with weights. Raises FetchError.
+
+    A folder that has all of it stays as it is.
+    """
+    done = folder.complete()
+    if done is not None and is_enough(done, source.address, ALL):
+        return
     files, manifest = listed(source, options)
     if manifest is None:
         raise BadSource(f"{source.address}: has no {FILE}, by which slices are checked: `caracal manifest` makes it")
@@ -50,11 +56,11 @@ def prepare_slices(source: Source, folder: Folder, options: Options) -> None:
         text = manifest.to_json()
         sizes = {file.name: [file.size, file.version] for file in weights}
         state = {"address": source.pinned, "files": sizes, "manifest": hashlib.sha256(text.encode()).hexdigest()}
-        if folder.state(STATE) != state:
+        if folder.state(SLICES) != state:
             _drop_blocks(folder, weights)
             with writing(folder.path):
                 (folder.own / FILE).write_text(text, encoding="utf-8")
-            folder.write(STATE, state)
+            folder.write(SLICES, state)
         slices = Slices(folder, source, manifest, {file.name: file for file in weights}, options.retry)
         for file in weights:
             slices.make(file)
@@ -65,7 +71,7 @@ def prepare_slices(source: Source, folder: Folder, options: Options) -> None:
 def _drop_blocks(folder: Folder, weights: Iterable[RemoteFile]) -> None:
     """Blocks of other files, or of other versions of them, are not kept."""
     with writing(folder.path):
-        (folder.own / STATE).unlink(missing_ok=True)
+        (folder.own / SLICES).unlink(missing_ok=True)
         for file in weights:
             (folder.path / file.name).unlink(missing_ok=True)
             _have(folder, file.name).unlink(missing_ok=True)
@@ -86,16 +92,16 @@ def _blocks(manifest: Manifest, name: str) -> tuple[str, ...]:
 def slices_of(path: Path) -> Slices | None:
     """The slices of a folder that `prepare_slices` made; None for any other. Raises FetchError."""
     folder = Folder(path)
-    if not (path / OWN / STATE).exists():
+    if not (path / OWN / SLICES).exists():
         return None
     try:
-        state = folder.state(STATE)
+        state = folder.state(SLICES)
         files = {
             name: RemoteFile(name, int(size), str(version), None) for name, (size, version) in state["files"].items()
         }
         source = open_source(parse_address(str(state["address"])))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadSource(f"{path / OWN / STATE}: cannot be read: fetch the slices again") from None
+        raise BadSource(f"{path / OWN / SLICES}: cannot be read: fetch the slices again") from None
     return Slices(folder, source, manifest_of_file(folder.own / FILE), files, RETRY)
 
 

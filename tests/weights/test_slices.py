@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.fetched_files import FAST, bucket_environment, read
+from support.fetched_files import FAST, bucket_environment, fetched, read
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 from support.user_commands import command, new_user, one_line
 from support.weight_stores import BUCKET, Bucket
@@ -105,6 +105,16 @@ def test_slices_of_another_version_are_not_mixed(original: Path, bucket: Bucket,
     bucket.files = read(other)
     load = load_expert(open_checkpoint(prepared(path)), 0, 0, F32)
     assert torch.equal(load.down_DF, load_expert(Checkpoint.open(other), 0, 0, F32).down_DF)
+
+
+def test_slices_become_whole_and_stay_so(original: Path, bucket: Bucket, tmp_path: Path) -> None:
+    load_expert(open_checkpoint(prepared(tmp_path)), 0, 0, F32)
+    fetched(open_source(parse_address(f"s3://{BUCKET}")), tmp_path)
+    bucket.ranges.clear()
+    whole = open_checkpoint(prepared(tmp_path))
+    assert torch.equal(load_expert(whole, 1, 6, F32).down_DF, load_expert(Checkpoint.open(original), 1, 6, F32).down_DF)
+    assert whole.digest == Checkpoint.open(original).digest
+    assert not bucket.ranges
 
 
 def test_slices_need_a_manifest(bucket: Bucket, tmp_path: Path) -> None:
