@@ -9,7 +9,7 @@ from k8s.image.archive import Document, full_name, write_archive
 from k8s.tools.values import default_image
 
 # The extras of the Dockerfile's two targets. The gateway's has neither torch nor weights.
-EXTRAS = {"all": "gateway,k8s,otel,worker,local", "gateway": "gateway,k8s,otel"}
+EXTRAS = {"all": "gateway,k8s,otel,fetch,worker,local", "gateway": "gateway,k8s,otel,fetch"}
 MODELS = packages.REPOSITORY / "models"
 KEPT = "caracal-checksums.json"
 CONFIG: Document = {

@@ -1,11 +1,11 @@
-{{/* The checkpoint: its path inside the container, its volume, its mount, and the init container that downloads hf://. */}}
+{{/* The checkpoint: its path inside the container, its volume, its mount. How it is fetched: _fetch.tpl. */}}
 
 {{- define "caracal.modelScheme" -}}
-{{- regexFind "^[A-Za-z]+://" .Values.model.uri | trimSuffix "://" }}
+{{- regexFind "^[A-Za-z0-9]+://" .Values.model.uri | trimSuffix "://" }}
 {{- end }}
 
 {{- define "caracal.modelRest" -}}
-{{- regexReplaceAll "^[A-Za-z]+://" .Values.model.uri "" }}
+{{- regexReplaceAll "^[A-Za-z0-9]+://" .Values.model.uri "" }}
 {{- end }}
 
 {{- define "caracal.modelPath" -}}
@@ -15,6 +15,9 @@
 /app/models/{{ $rest }}
 {{- else if eq $scheme "pvc" -}}
 {{ regexReplaceAll "^[^/]+" $rest "/model" | trimSuffix "/" }}
+{{- else if include "caracal.fetched" . -}}
+{{- /* Another model or revision lies beside this one, which pods of the last release still read. */ -}}
+/model/{{ sha256sum .Values.model.uri | trunc 16 }}
 {{- else -}}
 /model
 {{- end }}
@@ -33,10 +36,8 @@
   image:
     reference: {{ $rest }}
     pullPolicy: {{ .Values.image.pullPolicy }}
-{{- else if eq $scheme "hf" }}
-- name: model
-  emptyDir:
-    sizeLimit: {{ .Values.model.hf.sizeLimit }}
+{{- else if include "caracal.fetched" . }}
+{{- include "caracal.fetchVolume" . }}
 {{- else if eq $scheme "hostPath" }}
 - name: model
   hostPath:
@@ -45,38 +46,13 @@
 {{- end }}
 {{- end }}
 
+{{/* Only workers with slices write: the blocks that they fetch. */}}
 {{- define "caracal.modelMount" -}}
-{{- if ne (include "caracal.modelScheme" .) "builtin" }}
+{{- if ne (include "caracal.modelScheme" .root) "builtin" }}
 - name: model
   mountPath: /model
+  {{- if not (include "caracal.fetchesSlices" .) }}
   readOnly: true
-{{- end }}
-{{- end }}
-
-{{/* Routers need the tokenizer and the configuration only. */}}
-{{- define "caracal.modelInit" -}}
-{{- if eq (include "caracal.modelScheme" .root) "hf" }}
-{{- $parts := splitList "@" (include "caracal.modelRest" .root) }}
-- name: model
-  image: {{ include "caracal.image" (dict "root" .root "image" .role.image) }}
-  imagePullPolicy: {{ .role.image.pullPolicy | default .root.Values.image.pullPolicy }}
-  command: [hf, download, {{ first $parts | quote }}, --revision, {{ last $parts | quote }}, --local-dir, /model]
-  {{- if eq .component "router" }}
-  args: [--exclude, "*.safetensors"]
   {{- end }}
-  env:
-    - {name: HOME, value: /tmp}
-    {{- with .root.Values.model.hf.existingSecret }}
-    - name: HF_TOKEN
-      valueFrom:
-        secretKeyRef: {name: {{ . }}, key: {{ $.root.Values.model.hf.secretKey }}}
-    {{- end }}
-  resources:
-    {{- toYaml .role.resources | nindent 4 }}
-  securityContext:
-    {{- toYaml .role.securityContext | nindent 4 }}
-  volumeMounts:
-    - {name: model, mountPath: /model}
-    - {name: tmp, mountPath: /tmp}
 {{- end }}
 {{- end }}

@@ -130,10 +130,17 @@ env:
   {{- include "caracal.env.common" . | trim | nindent 2 }}
   {{- end }}
   {{- include (printf "caracal.env.%s" .component) . | trim | nindent 2 }}
+  {{- if include "caracal.fetchesSlices" . }}
+  {{- include "caracal.env.fetch" .root | trim | nindent 2 }}
+  {{- end }}
   {{- with .role.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with .role.envFrom }}
+{{- $from := .role.envFrom }}
+{{- if and (include "caracal.fetchesSlices" .) .root.Values.model.fetch.existingSecret }}
+{{- $from = append $from (dict "secretRef" (dict "name" .root.Values.model.fetch.existingSecret)) }}
+{{- end }}
+{{- with $from }}
 envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -168,7 +175,7 @@ volumeMounts:
   - {name: shm, mountPath: /dev/shm}
   {{- end }}
   {{- if ne .component "redis" }}
-  {{- with include "caracal.modelMount" .root | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "caracal.modelMount" . | trim }}{{ . | nindent 2 }}{{ end }}
   {{- if .root.Values.clusterKey.enabled }}
   - {name: cluster-key, mountPath: /etc/caracal/cluster-key, readOnly: true}
   {{- end }}

@@ -25,6 +25,7 @@ from services.process.memory import host_free
 from services.process.settings import InvalidSetting
 from services.process.telemetry import progress
 from services.transport.payload import dispatch_dtype_of
+from services.weights.opening import open_checkpoint
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +185,7 @@ def open_model(settings: AttentionSettings, rank: int = 0) -> Opened:
         device = find_device(settings.device, rank)
     except NoSuchDevice as error:
         raise InvalidSetting(str(error)) from None
-    checkpoint = Checkpoint.open(settings.model)
+    checkpoint = open_checkpoint(settings.model)
     config = checkpoint.config
     if config.num_attention_heads % settings.tp:
         heads = config.num_attention_heads

@@ -8,18 +8,11 @@ Legend: N outputs and K inputs of a matrix, n and k their counts of fp8 blocks.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from array import array
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
-from io import FileIO
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
-from caracal_kernels import crc32
 from torch import Tensor
 
 from services.checkpoint.checksum_file import NAME as KEPT
@@ -33,11 +26,11 @@ from services.checkpoint.fp8 import FP8_NAME, SCALE_SUFFIX, dequantize
 from services.checkpoint.garbage import without_collections
 from services.checkpoint.quantization import BLOCK
 from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_tensors
+from services.checkpoint.sampled_digest import digest_of, sample, sampled
 from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensor_checks import check_tensors, draft_violation, is_fused, stored_dtype
 from services.checkpoint.tensors import (
-    DRAFT,
     EMBEDDING,
     OWN_HEAD,
     attention_tensors,
@@ -48,11 +41,9 @@ from services.checkpoint.tensors import (
 
 HOST = Staging(CPU)
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, FP8_NAME: torch.float8_e4m3fn}
-_SAMPLE_BYTES = 4096
 _FINITE_CHUNK = 1 << 24
 _CHECKED_ROWS = 64  # of a table that another process has made
 _TABLE_CHUNK = 1 << 25  # values of a table that are read at a time
-_NOT_NUMERIC = {"bos_token_id", "eos_token_id", "torch_dtype"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +59,16 @@ class ExpertWeights:
     down_scale: Tensor | None = None
 
 
+class Slices(Protocol):
+    """Files of the full size whose bytes come when they are needed. `digest`: that of the whole checkpoint."""
+
+    digest: str
+
+    def ensure(self, file: Path, begin: int, end: int) -> None:
+        """Makes the bytes [begin, end) readable. Raises OSError."""
+        ...
+
+
 class Checkpoint:
     """A checked model directory; threads may share it. `open` raises CheckpointError.
 
@@ -75,19 +76,28 @@ class Checkpoint:
     of each of `sampled_names`.
     """
 
-    def __init__(self, path: Path, config: ModelConfig, stored: dict[str, Stored], no_drafts: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: ModelConfig,
+        stored: dict[str, Stored],
+        no_drafts: str,
+        slices: Slices | None = None,
+    ) -> None:
         self.path = path
         self.config = config
         self.no_drafts = no_drafts
         self._stored = stored
-        self.digest, self.samples = _digest(config, stored)
+        self._slices = slices
+        self.digest, self.samples = digest_of(config, stored) if slices is None else (slices.digest, ())
         self.checksums = Checksums()  # of the bytes that were read; not of n-gram tables, which processes share
         self._unchecked = {name for name, _ in ngram_tables(config)}
         with reading(path):
             self._kept = ChecksumFile(path, {where.file for where in stored.values()})
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, slices: Slices | None = None) -> Self:
+        """`slices`: where the directory has only the headers of its weights, what fetches the rest."""
         if not path.is_dir():
             raise CheckpointError(f"{path}: is not a directory")
         config, quantization = read_config(path / "config.json")
@@ -96,7 +106,7 @@ class Checkpoint:
             check_tensors(path, config, quantization, stored)
             no_drafts = draft_violation(path, config, quantization, stored)
         config = replace(config, torch_dtype=config.torch_dtype or stored_dtype(config, stored))
-        found = cls(path, config, stored, no_drafts)
+        found = cls(path, config, stored, no_drafts, slices)
         found._check_tied_head()
         return found
 
@@ -186,7 +196,7 @@ class Checkpoint:
 
     def sampled_names(self) -> list[str]:
         """The tensors whose ends count in `digest`, in order."""
-        return _sampled(self._stored)
+        return sampled(self._stored)
 
     def keep_checksums(self) -> bool:
         """Writes the checksums of what was read beside the checkpoint; returns whether they are there now."""
@@ -225,9 +235,16 @@ class Checkpoint:
         head = self._stored.get(OWN_HEAD)
         if head is None or not self.config.tie_word_embeddings:
             return
-        samples = [_sample(where) for where in (head, self._stored[EMBEDDING])]
+        for where in (head, self._stored[EMBEDDING]):
+            self._ensure(where)
+        samples = [sample(where) for where in (head, self._stored[EMBEDDING])]
         if head.shape != self._stored[EMBEDDING].shape or samples[0] != samples[1]:
             raise bad_tensor(head.file.name, OWN_HEAD, "is not the embedding, and config.json says tie_word_embeddings")
+
+    def _ensure(self, where: Stored, name: str = "") -> None:
+        if self._slices is not None:
+            with reading(where.file, name):
+                self._slices.ensure(where.file, where.begin, where.end)
 
     def _scales(self, weight: str, to: Staging, blocks: range) -> Tensor:
         name = weight + SCALE_SUFFIX
@@ -251,6 +268,7 @@ class Checkpoint:
         """The bytes of a tensor or of some rows, and their CRC-32. Raises CheckpointError for what is not as kept."""
         where, part, size = self._place(name, rows)
         count = where.end - where.begin
+        self._ensure(where, name)
         with reading(where.file, name), where.file.open("rb") as stream:
             stream.seek(where.begin)
             raw, checksum = to.read(stream, count)
@@ -290,44 +308,3 @@ def _identity(file: Path) -> tuple[int, ...]:
     """Changes when the file does, also when it is written in place and its time of modification is set back."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-def _sample(where: Stored) -> bytes:
-    """The first and the last bytes of a tensor."""
-    with reading(where.file), where.file.open("rb", buffering=0) as stream:
-        return _sample_of(stream, where)
-
-
-def _sample_of(stream: FileIO, where: Stored) -> bytes:
-    size, number = where.end - where.begin, stream.fileno()
-    if size <= 2 * _SAMPLE_BYTES:  # one read serves both
-        whole = os.pread(number, size, where.begin)
-        return whole[:_SAMPLE_BYTES] + whole[max(0, size - _SAMPLE_BYTES) :]
-    return b"".join(os.pread(number, _SAMPLE_BYTES, begin) for begin in (where.begin, where.end - _SAMPLE_BYTES))
-
-
-def _digest(config: ModelConfig, stored: dict[str, Stored]) -> tuple[str, Sequence[int]]:
-    """SHA-256 over numeric config fields, and each tensor's name, dtype, shape, first and last 4 KiB.
-
-    The tensors of drafts are left out: they decide no token. It is cheap for terabytes and independent of how tensors
-    are spread over files, but misses differences in the middle of a tensor: those show in checksums of what is read.
-
-    Returns also the CRC-32 of each sample.
-    """
-    numeric = [(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in _NOT_NUMERIC]
-    digest, samples = hashlib.sha256(repr(numeric).encode()), array("I")
-    with ExitStack() as stack:
-        streams: dict[Path, FileIO] = {}
-        for name in _sampled(stored):
-            where = stored[name]
-            with reading(where.file, name):
-                if where.file not in streams:
-                    streams[where.file] = stack.enter_context(where.file.open("rb", buffering=0))
-                sample = _sample_of(streams[where.file], where)
-            digest.update(ascii((name, where.dtype, where.shape)).encode() + sample)
-            samples.append(crc32(sample))
-    return digest.hexdigest(), samples
-
-
-def _sampled(stored: Iterable[str]) -> list[str]:
-    return sorted(name for name in stored if not name.startswith(DRAFT))

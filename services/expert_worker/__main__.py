@@ -21,6 +21,7 @@ from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
 from services.process.start_times import StartTimes
 from services.process.telemetry import configure_logging
+from services.weights.opening import open_checkpoint
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ def main() -> None:
         raise_open_files()
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
-        checkpoint = Checkpoint.open(settings.model)
+        checkpoint = open_checkpoint(settings.model)
     except (InvalidSetting, CheckpointError) as error:
         exit_with_error(str(error))
     keep_what_is_made()

@@ -1,15 +1,21 @@
-"""Why an expert worker is not ready, in words: for GET /ready, and for the log of a drain that timed out."""
+"""Why an expert worker is not ready, in words: for probes, for GET /ready, and for the log of a drain that timed out.
+
+While another numerics class serves, a new worker is ready when the leader says so: Kubernetes replaces no further
+worker before. Once ready it stays so, whatever the leader says.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from services.expert_worker.placement_state import PlacementState
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage, waiting_experts
 
 POLL_S = 0.5
+UNKNOWN_S = 30.0  # without a word of the leader's about this worker's class
 
 
 class Readiness:
@@ -18,6 +24,7 @@ class Readiness:
     def __init__(self, state: PlacementState, membership: Membership) -> None:
         self._state, self._membership = state, membership
         self._shortage: CapacityShortage | None = None
+        self.hold = "does not know yet whether another numerics class serves"
 
     def reason(self) -> str:
         """Why the worker is not ready; empty when it is."""
@@ -25,7 +32,7 @@ class Readiness:
             return "draining: nothing is loaded here any more"
         if self._state.draining:
             return f"draining: {self.still_here()}"
-        return "" if self._state.epoch else "no placement yet"
+        return self.hold or ("" if self._state.epoch else "no placement yet")
 
     def still_here(self) -> str:
         """Which experts keep the worker from being drained, with the leader's reason if it names this worker."""
@@ -39,3 +46,25 @@ class Readiness:
             with contextlib.suppress(RedisUnavailable):
                 self._shortage = await self._membership.shortage()
             await asyncio.sleep(POLL_S)
+
+    async def wait_for_leave(self) -> None:
+        """Ends when nothing speaks against this worker's being ready any more; until then `hold` says what does."""
+        silent_from = time.monotonic()
+        while self.hold:
+            try:
+                hints = await self._membership.generations.read()
+                own = next((one for one in hints if one.numerics_class == self._state.numerics_class), None)
+                if own is not None:
+                    silent_from = time.monotonic()
+                    self.hold = own.hold
+                elif not await self._is_beside_another():
+                    self.hold = ""
+            except RedisUnavailable as error:
+                self.hold = f"Redis does not say whether another numerics class serves: {error}"
+            if time.monotonic() > silent_from + UNKNOWN_S:
+                self.hold = ""
+            await asyncio.sleep(POLL_S if self.hold else 0)
+
+    async def _is_beside_another(self) -> bool:
+        workers = await self._membership.workers("expert")
+        return any(one.numerics_class != self._state.numerics_class for one in workers)

@@ -104,7 +104,14 @@ class ExpertWorker:
             watch_failed_handshakes(registry)
         own_health = OwnHealth(Dialer(tls=self._guard.tls), EXPERT, settings.host, port)
         try:
-            metrics_port = serve_metrics(settings.host, settings.metrics_port, registry, self._not_ready, own_health)
+            metrics_port = serve_metrics(
+                settings.host,
+                settings.metrics_port,
+                registry,
+                self._not_ready,
+                own_health,
+                lambda: self._readiness.hold,
+            )
         except OSError as error:
             where = authority(settings.host, settings.metrics_port)
             raise OSError(f"cannot listen on {where}: {error.strerror}") from None
@@ -150,13 +157,19 @@ class ExpertWorker:
         )
 
     def background(self) -> tuple[Coroutine[None, None, None], ...]:
-        """The tasks to run beside the server: the lease, the batcher's progress tick, a look at the weights of others.
+        """The tasks to run beside the server: the lease, the batcher's progress tick, a look at the weights of others,
+        and what makes it count as ready.
 
         Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
         standstill = Standstill("launches", lambda: self._service.launching, self._stand_still)
-        return self._membership.advertise(self.record), self._tick(), standstill.run(), self._compare_samples()
+        looks = self._compare_samples(), self._follow_leave()
+        return self._membership.advertise(self.record), self._tick(), standstill.run(), *looks
+
+    async def _follow_leave(self) -> None:
+        await self._readiness.wait_for_leave()
+        await asyncio.Event().wait()  # the end of a background task would end the process
 
     async def drain(self) -> None:
         """Announces the drain, and serves on until the leader has placed its experts elsewhere or the timeout is over.

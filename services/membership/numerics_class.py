@@ -13,6 +13,11 @@ def fits(numerics_class: str, table_class: str) -> bool:
     return not table_class or numerics_class == table_class or numerics_class.startswith(f"{table_class}-")
 
 
+def is_of(numerics_class: str, table_class: str) -> bool:
+    """Whether a worker of a class, of either role, belongs to `table_class`; one of none belongs to none but that."""
+    return fits(numerics_class, table_class) if table_class else not numerics_class
+
+
 def without_common(classes: Iterable[str]) -> list[str]:
     """The classes, sorted, without those of expert workers whose attention workers are there."""
     found = sorted(set(classes) - {""})

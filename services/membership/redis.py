@@ -30,6 +30,7 @@ from services.membership.client import (
     is_wrong_type,
 )
 from services.membership.desired import MAX_DESIRED, SCALED
+from services.membership.generation_hints import GenerationHints
 from services.membership.leases import Leases
 from services.membership.page_hints import PageHints
 from services.membership.record import WorkerRecord
@@ -77,6 +78,7 @@ class Membership:
         self._leases = Leases(self._client, cluster)
         self.pages = PageHints(self._client, cluster)
         self.weights = AgreedWeights(self._client, cluster)
+        self.generations = GenerationHints(self._client, cluster)
         self._pubsub: Any = None  # subscribed to changes, unless somebody waits with it or nobody has yet
         self._renewed_at = 0.0  # the leader's lease
         self._woken_at = 0.0

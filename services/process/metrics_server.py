@@ -18,6 +18,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from services.process.addresses import resolved
 from services.process.exposition import metrics_page
+from services.process.grpc_server import READY
 from services.process.own_health import NAMES, OwnHealth
 
 if TYPE_CHECKING:
@@ -84,14 +85,18 @@ def serve_metrics(
     registry: CollectorRegistry,
     not_ready: Callable[[], str] = lambda: "",
     health: OwnHealth | None = None,
+    hold: Callable[[], str] = lambda: "",
 ) -> int:
     """Serves /metrics, /ready and, with `health`, /health/NAME on threads; returns the port (0 takes a free one).
 
-    `not_ready` returns why the process is not ready, empty when it is. Raises OSError when the port is taken.
+    `not_ready` returns why the process is not ready, empty when it is; `hold` why probes are not to count it as ready
+    although its server is. Raises OSError when the port is taken.
     """
     checks = {"/ready": not_ready}
     if health is not None:
         checks |= {f"/health/{name}": partial(health.fault, name) for name in NAMES}
+        ready = checks[f"/health/{READY}"]
+        checks[f"/health/{READY}"] = lambda: ready() or hold()
 
     def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         check = checks.get(environ["PATH_INFO"])

@@ -46,7 +46,7 @@ def configure_logging(role: str, worker_id: str = "", level: str = "INFO") -> No
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for noisy in ("asyncio", "uvicorn.access", "httpx"):
+    for noisy in ("asyncio", "uvicorn.access", "httpx", "httpx2"):
         logging.getLogger(noisy).setLevel("WARNING")
 
 

@@ -109,7 +109,6 @@ def test_additions_to_a_pod(chart: Chart) -> None:
         ("pvc://models", "/model", {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}}),
         ("oci://flash:1", "/model", {"image": {"reference": "flash:1", "pullPolicy": "IfNotPresent"}}),
         ("hostPath:///srv/flash", "/model", {"hostPath": {"path": "/srv/flash", "type": "Directory"}}),
-        ("hf://org/name@abc", "/model", {"emptyDir": {"sizeLimit": "20Gi"}}),
     ],
 )
 def test_the_uri_decides_where_the_checkpoint_comes_from(chart: Chart, uri: str, path: str, volume: Any) -> None:
@@ -121,14 +120,6 @@ def test_the_uri_decides_where_the_checkpoint_comes_from(chart: Chart, uri: str,
         mounts = [mount for mount in _main(objects, role)["volumeMounts"] if mount["name"] == "model"]
         assert all(mount["readOnly"] for mount in mounts)
         assert bool(mounts) == bool(volume)
-
-
-def test_hugging_face_download_is_pinned_and_routers_skip_weights(chart: Chart) -> None:
-    objects = chart.render("model.uri=hf://org/name@abc,model.hf.existingSecret=token")
-    init = _pod(objects, "expert")["initContainers"][0]
-    assert init["command"] == ["hf", "download", "org/name", "--revision", "abc", "--local-dir", "/model"]
-    assert environment(init)["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "token", "key": "token"}
-    assert _pod(objects, "router")["initContainers"][0]["args"] == ["--exclude", "*.safetensors"]
 
 
 def test_external_redis_url_comes_from_the_secret(chart: Chart) -> None:

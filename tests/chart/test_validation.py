@@ -55,6 +55,9 @@ WRONG_TYPES = (
     "pod.tmpSizeLimit=4GB",
     "logLevel=verbose",
     "router.initialReplicas=0",
+    "model.hf.sizeLimit=20Gi",
+    "model.fetch.connections=0",
+    "model.fetch.ports={}",
 )
 # Values, and what the message must contain.
 REJECTED = {

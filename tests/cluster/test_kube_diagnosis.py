@@ -90,6 +90,18 @@ def test_the_newest_warning_of_a_waiting_pod_is_shown(api: FakeApi) -> None:
     assert "forbidden" not in output
 
 
+def test_a_pod_that_waits_for_its_weights_says_where_to_look(api: FakeApi) -> None:
+    running = {**_container({"running": {"startedAt": "2026-01-01T00:00:00Z"}}), "name": "weights"}
+    waits = _container({"waiting": {"reason": "PodInitializing"}})
+    api.states["caracal-expert-0"] = {
+        "phase": "Pending",
+        "conditions": [],
+        "initContainerStatuses": [running],
+        "containerStatuses": [waits],
+    }
+    assert "caracal-expert-0: init container weights runs; how far it is: kubectl logs POD -c weights" in _status(0)
+
+
 def test_the_scheduler_is_not_quoted_twice(api: FakeApi) -> None:
     message = '0/1 nodes are available: persistentvolumeclaim "m" not found. not found'
     condition = {"type": "PodScheduled", "status": "False", "message": message}

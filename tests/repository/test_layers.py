@@ -26,6 +26,23 @@ NEVER_REACHED = [
         ("services.membership", "services.process", "services.security", "services.cli.app", "services.local.settings"),
         {"torch"},
     ),
+    (
+        tuple(
+            f"services.weights.{name}"
+            for name in (
+                "address",
+                "digests",
+                "fetch",
+                "folder",
+                "hub",
+                "manifest",
+                "object_store",
+                "slices",
+                "waiting",
+            )
+        ),
+        {"torch"},
+    ),
     (("services.router.dispatch", "services.transport"), HTTP),
     (("services.simulator",), {"torch", "transformers"} | HTTP),
     (("services.simulator.autoscaler", "services.simulator.expert_retry"), IO),
@@ -36,6 +53,7 @@ NEVER_REACHED = [
             "services.router.placement.balance_budget",
             "services.router.placement.digests",
             "services.router.placement.join_backoffs",
+            "services.router.placement.generations",
             "services.router.placement.policy",
             "services.router.placement.plan",
             "services.router.placement.table_view",
@@ -74,6 +92,10 @@ NEVER_IMPORTED = [
     ("services.router.placement", ("services.router.gateway", "services.router.requests", "services.router.dispatch")),
     ("services.router.recording", ("services.router.gateway", "services.router.requests", "services.router.placement")),
     ("services.checkpoint", ("services.transport", "services.router", "services.membership", "services.process")),
+    ("services.checkpoint", ("services.weights",)),
+    ("services.weights", ("services.router", "services.membership", "services.transport", "services.local")),
+    ("services.weights", ("services.attention_worker", "services.expert_worker", "services.cli")),
+    ("services.router", ("services.weights",)),
     ("services.transport", ("services.router", "services.attention_worker", "services.expert_worker")),
     ("services.membership", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),
     ("services.process", ("services.router", "services.attention_worker", "services.expert_worker", "services.cli")),

@@ -113,6 +113,9 @@ def _is_time(found: Any) -> bool:
 
 def _general_reason(pod: Any) -> str:
     """Which container is still starting, else which condition is False."""
+    for one in pod.status.init_container_statuses or ():
+        if one.state.running is not None:
+            return f"init container {one.name} runs; how far it is: kubectl logs POD -c {one.name}"
     for one in _containers(pod):
         if one.state.waiting is not None and one.state.waiting.reason:
             return f"container {one.name}: {one.state.waiting.reason}"

@@ -62,6 +62,11 @@ class Balancer:
         if self._budget is not None:
             self._budget.spend(loaded, time.monotonic())
 
+    def allow(self, budget: BalanceBudget | None) -> None:
+        """Balances from now on with that budget."""
+        self._budget = budget
+        self.forget()
+
     def forget(self) -> None:
         """Forgets the load: another router led meanwhile."""
         self._cancel()

@@ -157,7 +157,14 @@ class AttentionWorkerPool:
             numerics_class=numerics_class,
             avoid={*avoid, *self._stalls.suspects, *self._damaged.avoided(time.monotonic())},
             cached=cached,
-            places={worker_id: places for (worker_id, _), places in self._places.items()} if cached else {},
+            places={worker_id: places for (worker_id, _), places in self._places.items()},
+        )
+
+    def has_ended(self, numerics_class: str | None) -> bool:
+        """Whether sequences of this class can go on no more: another class has replaced it."""
+        own = [worker for worker in self.workers if worker.numerics_class == numerics_class]
+        return all(worker.ended for worker in own) and any(
+            worker.serving for worker in self.workers if worker.numerics_class != numerics_class
         )
 
     def look_up(self, ids: Sequence[int], salt: bytes) -> PrefixLookup:
@@ -235,6 +242,9 @@ class AttentionWorkerPool:
             await asyncio.gather(*map(self._describe, new))
         self._read_capacity()
         self._stalls.check(self.workers, self.attempts)
+        for attempt in [one for one in self.attempts if not one.abandoned]:
+            if self.has_ended(attempt.worker.numerics_class):
+                attempt.abandon()
         await self._close_unused()
         self._changed.set()
         self._changed = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.membership.numerics_class import is_of
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 from services.router.introductions import Introductions
@@ -11,7 +12,13 @@ from services.router.requests.worker_choice import AttentionWorkerView
 async def list_attention_workers(membership: Membership, introductions: Introductions) -> list[AttentionWorkerView]:
     """Returns the attention workers that have a lease and have said who they are. Raises RedisUnavailable."""
     leased = await membership.workers("attention", counts=True)
-    return [_as_worker(record) for record in await introductions.admitted("attention", leased)]
+    hints = list(enumerate(await membership.generations.read()))
+
+    def hint_of(record: WorkerRecord) -> tuple[int, bool]:
+        its = ((number, one.ended) for number, one in hints if is_of(record.numerics_class, one.numerics_class))
+        return next(its, (0, False))
+
+    return [_as_worker(record, *hint_of(record)) for record in await introductions.admitted("attention", leased)]
 
 
 class RouterCount:
@@ -33,7 +40,7 @@ class RouterCount:
         return self._last
 
 
-def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
+def _as_worker(record: WorkerRecord, generation: int, ended: bool) -> AttentionWorkerView:
     stats = record.stats
     return AttentionWorkerView(
         worker_id=record.worker_id,
@@ -45,4 +52,6 @@ def _as_worker(record: WorkerRecord) -> AttentionWorkerView:
         draining=record.draining or record.stands_still,
         load=stats.get("running", 0.0) + stats.get("waiting", 0.0),
         kv_usage=stats.get("kv_pages_used", 0.0) / max(1.0, stats.get("kv_pages_total", 0.0)),
+        generation=generation,
+        ended=ended,
     )

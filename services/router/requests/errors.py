@@ -12,6 +12,7 @@ RouterError
 ├── TooManyRequests           its caller has more than its share, or its key's quota     429
 ├── Overloaded                the cluster has as many requests as it can serve           503
 ├── NoWorker                  no worker can serve it now; worth retrying                 503
+├── Replaced                  an upgrade has replaced the workers it began on            503
 ├── ShuttingDown              this router is shutting down                               503
 ├── NoProgress                no token and no part of its prompt for too long            504
 ├── Quarantined               several workers in a row failed on it; not worth retrying  500
@@ -127,6 +128,15 @@ class NoWorker(RouterError):
     status = 503
     type = "service_unavailable"
     code = "no_worker"
+    retry_after_s = 1
+
+
+class Replaced(RouterError):
+    """An answer that has begun cannot go on: no worker is left that would give the same bits. A new one can begin."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "replaced"
     retry_after_s = 1
 
 

@@ -25,6 +25,7 @@ from services.router.requests.errors import (
     NoWorker,
     Quarantined,
     RejectedByWorker,
+    Replaced,
     RouterError,
     rejection_of,
 )
@@ -192,6 +193,10 @@ class Generation:
         pages = self._workers.look_up(ids, self._request.cache_salt)
         while True:
             self._check_time()
+            if emitted and self._workers.has_ended(self.numerics_class):
+                raise Replaced(
+                    "The answer cannot go on: an upgrade has replaced the workers it began on. Send it again."
+                )
             cached = await pages.cached_tokens(self._workers.workers)
             if (resumed := self._request.resumed) is not None and resumed.worker and not self.progress.attempt:
                 at = (one.worker_id for one in self._workers.workers if tag_of(one.boot_id) == resumed.worker)

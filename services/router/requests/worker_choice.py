@@ -17,7 +17,11 @@ TOKENS_PER_SEQUENCE = 256  # of a prompt, that each sequence beyond those counts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionWorkerView:
-    """An attention worker as its lease describes it. `load`: its running and waiting sequences, as it reports them."""
+    """An attention worker as its lease describes it. `load`: its running and waiting sequences, as it reports them.
+
+    `generation`: of its numerics class, among those that the leader knows; the newest is the highest. `ended`: the
+    class has lost experts for good, because another one replaces it.
+    """
 
     worker_id: str
     address: str
@@ -28,11 +32,13 @@ class AttentionWorkerView:
     draining: bool = False
     load: float = 0.0
     kv_usage: float = 0.0
+    generation: int = 0
+    ended: bool = False
 
     @property
     def serving(self) -> bool:
-        """Whether it takes new sequences: it has a placement table and is not draining."""
-        return self.epoch > 0 and not self.draining
+        """Whether it takes new sequences: it has a placement table, all experts, and is not draining."""
+        return self.epoch > 0 and not self.draining and not self.ended
 
 
 def choose_worker(
@@ -49,7 +55,8 @@ def choose_worker(
     `cached`: tokens of the prompt that a worker seems to have, by id; a worker that has none of its `places` left gets
     no sequence for them. Where nobody has any, the least loaded is chosen: fewest sequences open from this router, then
     lowest `load`, then id.
-    A sequence that began under a numerics class stays in it. Workers in `avoid` (ids that just failed) are chosen only
+    A sequence that began under a numerics class stays in it; a new one goes to the newest class that has a place left.
+    Workers in `avoid` (ids that just failed) are chosen only
     when there is no other. None when no worker can take the sequence.
     """
     usable = [
@@ -60,21 +67,33 @@ def choose_worker(
 
     # What workers report is a second old.
     load = {worker.worker_id: max(worker.load, open_here.get(worker.worker_id, 0)) for worker in usable}
+    if numerics_class is None:
+        usable = _newest(usable, [w for w in usable if w.worker_id not in avoid and not is_full(w, load, places)])
     least = min((load[worker.worker_id] for worker in usable if worker.worker_id not in avoid), default=0.0)
 
-    def saved(worker_id: str) -> float:
-        full = 0 < places.get(worker_id, 0) <= load[worker_id]
-        return (0 if full else cached.get(worker_id, 0)) - TOKENS_PER_SEQUENCE * max(0, load[worker_id] - least - FEW)
+    def saved(worker: AttentionWorkerView) -> float:
+        had = 0 if is_full(worker, load, places) else cached.get(worker.worker_id, 0)
+        return had - TOKENS_PER_SEQUENCE * max(0, load[worker.worker_id] - least - FEW)
 
     some = any(cached.get(worker.worker_id, 0) for worker in usable)
     return min(
         usable,
         key=lambda worker: (
             worker.worker_id in avoid,
-            -saved(worker.worker_id) if some else 0,
+            -saved(worker) if some else 0,
             open_here.get(worker.worker_id, 0),
             worker.load,
             worker.worker_id,
         ),
         default=None,
     )
+
+
+def is_full(worker: AttentionWorkerView, load: Mapping[str, float], places: Mapping[str, int]) -> bool:
+    return 0 < places.get(worker.worker_id, 0) <= load[worker.worker_id]
+
+
+def _newest(usable: list[AttentionWorkerView], free: list[AttentionWorkerView]) -> list[AttentionWorkerView]:
+    """Those of the newest generation that has a free one; all when there is none."""
+    newest = max((worker.generation for worker in free), default=None)
+    return [worker for worker in usable if worker.generation == newest] if newest is not None else usable

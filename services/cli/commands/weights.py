@@ -1,0 +1,117 @@
+"""`caracal fetch` and `caracal manifest`: weights of a hub or a bucket, fetched into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.options import fail, usage_error
+
+if TYPE_CHECKING:
+    from services.weights.manifest import Manifest
+
+AddressText = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="hf://ORG/NAME@REVISION, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+]
+Into = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to fetch into; it is made.")]
+
+
+def fetch(
+    address: AddressText,
+    folder: Into,
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="All but the weights, as routers need it.")] = False,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="No weights yet: workers fetch the blocks that they read.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Fetch nothing; wait until another process has.")] = False,
+    manifest: Annotated[
+        str, typer.Option(help="A manifest elsewhere than beside the weights: a file, or its address.")
+    ] = "",
+    connections: Annotated[int, typer.Option(min=1, max=256, help="Files that are fetched at once.")] = 8,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare files that are there with their digests again.")
+    ] = False,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Take files that the source has no digest of as they come.")
+    ] = False,
+) -> None:
+    """Fetch a model from a hub or a bucket. Killed at any moment, it goes on where it was.
+
+    Each file is compared with its digest. Proxies, endpoints and credentials are those of the environment.
+    """
+    if wait and (slices or verify or unverified or manifest):
+        usage_error("--wait goes with --no-weights alone")
+    if slices and (no_weights or verify):
+        usage_error("--slices goes with neither --no-weights nor --verify")
+    from services.process.telemetry import configure_logging
+    from services.weights.address import parse_address
+    from services.weights.errors import BadSource, FetchError
+    from services.weights.fetch import Options
+    from services.weights.fetch import fetch as run
+    from services.weights.folder import Folder
+    from services.weights.slices import prepare_slices
+    from services.weights.stores import open_source
+    from services.weights.waiting import wait_until_complete
+
+    configure_logging("fetch")
+    try:
+        where = parse_address(address)
+    except BadSource as error:
+        usage_error(str(error))
+    options = Options(weights=not no_weights, unverified=unverified, verify=verify, connections=connections)
+    try:
+        if wait:
+            wait_until_complete(folder, str(where), options.scope)
+            return
+        source = open_source(where)
+        if manifest:
+            from dataclasses import replace
+
+            options = replace(options, manifest=_manifest_at(manifest))
+        if slices:
+            prepare_slices(source, Folder(folder), options)
+        else:
+            run(source, Folder(folder), options)
+    except FetchError as error:
+        fail(str(error))
+
+
+def _manifest_at(place: str) -> Manifest:
+    """Raises FetchError."""
+    from services.weights.address import parse_address
+    from services.weights.errors import BadSource
+    from services.weights.manifest import FILE, manifest_of_file, source_manifest
+    from services.weights.stores import open_source
+
+    if "://" not in place:
+        return manifest_of_file(Path(place))
+    source = open_source(parse_address(place.removesuffix(f"/{FILE}")))
+    found = source_manifest(source, source.files())
+    if found is None:
+        raise BadSource(f"{place}: has no {FILE}")
+    return found
+
+
+def manifest(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A complete model.")],
+) -> None:
+    """Write a model's manifest into its folder, to be uploaded with it: digests of its files and of their blocks."""
+    from services.checkpoint.errors import CheckpointError
+    from services.checkpoint.reader import Checkpoint
+    from services.process.telemetry import progress
+    from services.weights.manifest import FILE, make_manifest
+
+    try:
+        checkpoint = Checkpoint.open(folder)
+        with progress("reading weights") as report:
+            found = make_manifest(folder, checkpoint.digest, report)
+        partial = folder / f".{FILE}"
+        partial.write_text(found.to_json(), encoding="utf-8")
+        partial.replace(folder / FILE)
+    except CheckpointError as error:
+        usage_error(str(error))
+    except OSError as error:
+        fail(f"{error.filename or folder}: {error.strerror or error}")
+    print(f"{folder / FILE}: {len(found.files)} files")

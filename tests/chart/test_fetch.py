@@ -1,0 +1,155 @@
+"""Weights of a hub or a bucket: who fetches them, into what, with which environment, and who waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.chart_objects import Chart, Object, environment, find, jobs_of, of_kind, pod_specs
+
+from k8s.tools.helm import HelmRejected
+
+pytestmark = pytest.mark.processes
+
+ROLES = {"router": "Deployment", "attention": "StatefulSet", "expert": "StatefulSet"}
+URI = "hf://org/name@abc"
+CLAIM = (f"model.uri={URI}", "model.fetch.mode=claim")
+S3 = "model.uri=s3://weights/flash,model.fetch.existingSecret=keys,model.fetch.endpoint=https://minio.example.com:9000"
+
+
+def pod(objects: list[Object], role: str) -> Object:
+    found: Object = find(objects, ROLES[role], f"caracal-{role}")["spec"]["template"]["spec"]
+    return found
+
+
+def init(objects: list[Object], role: str) -> Object:
+    (found,) = pod(objects, role)["initContainers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def model_volume(spec: Object) -> Any:
+    (found,) = [volume for volume in spec["volumes"] if volume["name"] == "model"]
+    return {key: value for key, value in found.items() if key != "name"}
+
+
+def mount(container: Object) -> Any:
+    (found,) = [one for one in container["volumeMounts"] if one["name"] == "model"]
+    return found
+
+
+def test_pods_fetch_what_their_role_reads(chart: Chart) -> None:
+    objects = chart.render(f"model.uri={URI}")
+    path = environment(pod(objects, "expert")["containers"][0])["CARACAL_MODEL"]["value"]
+    assert path.startswith("/model/")
+    for role in ROLES:
+        fetch = ["caracal", "fetch", URI, path, "--connections", "8"]
+        assert init(objects, role)["command"] == fetch + (["--no-weights"] if role == "router" else [])
+        assert model_volume(pod(objects, role)) == {"emptyDir": {"sizeLimit": "20Gi"}}
+        assert mount(pod(objects, role)["containers"][0])["readOnly"] is True
+    assert not of_kind(objects, "PersistentVolumeClaim")
+    other = environment(pod(chart.render("model.uri=hf://org/name@def"), "expert")["containers"][0])
+    assert other["CARACAL_MODEL"]["value"] != path, "another revision lies elsewhere"
+
+
+def test_a_claim_is_filled_by_one_job_for_which_pods_wait(chart: Chart) -> None:
+    objects = chart.render(*CLAIM, "model.fetch.claim.size=2Ti,model.fetch.claim.storageClass=fast")
+    claim = find(objects, "PersistentVolumeClaim", "caracal-weights")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "2Ti"
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    job = dict(pod_specs(objects))[jobs_of(objects, "weights")]
+    path = environment(pod(objects, "expert")["containers"][0])["CARACAL_MODEL"]["value"]
+    assert job["containers"][0]["command"] == ["caracal", "fetch", URI, path, "--connections", "8"]
+    assert model_volume(job) == {"persistentVolumeClaim": {"claimName": "caracal-weights"}}
+    assert job["automountServiceAccountToken"] is False
+    assert "readOnly" not in mount(job["containers"][0])
+    for role in ROLES:
+        assert init(objects, role)["command"] == ["caracal", "fetch", URI, path, "--wait"]
+        assert mount(init(objects, role))["readOnly"] is True
+        assert model_volume(pod(objects, role))["persistentVolumeClaim"]["readOnly"] is True
+
+
+def test_a_claim_of_yours_is_used_as_it_is(chart: Chart) -> None:
+    objects = chart.render(*CLAIM, "model.fetch.claim.existing=mine")
+    assert not of_kind(objects, "PersistentVolumeClaim")
+    assert model_volume(dict(pod_specs(objects))[jobs_of(objects, "weights")])["persistentVolumeClaim"] == {
+        "claimName": "mine"
+    }
+
+
+def test_another_model_is_another_job(chart: Chart) -> None:
+    other = chart.render("model.uri=hf://org/name@def", "model.fetch.mode=claim")
+    assert jobs_of(chart.render(*CLAIM), "weights") != jobs_of(other, "weights")
+    assert chart.render(*CLAIM) == chart.render(*CLAIM)
+
+
+def test_a_cache_of_the_node_or_any_other_volume(chart: Chart) -> None:
+    cache = "model.fetch.volume.hostPath.path=/var/cache/caracal,model.fetch.volume.hostPath.type=Directory"
+    objects = chart.render(f"model.uri={URI}", cache)
+    for role in ROLES:
+        assert model_volume(pod(objects, role)) == {"hostPath": {"path": "/var/cache/caracal", "type": "Directory"}}
+    driver = chart.render(f"model.uri={URI}", "model.fetch.volume.csi.driver=cache.example.com")
+    assert model_volume(pod(driver, "expert")) == {"csi": {"driver": "cache.example.com"}}
+
+
+def test_workers_with_slices_fetch_while_they_run(chart: Chart) -> None:
+    objects = chart.render(S3, "model.fetch.mode=slices,model.fetch.proxy=http://proxy:3128,model.fetch.noProxy=.svc")
+    for role in ("attention", "expert"):
+        assert init(objects, role)["command"][-1] == "--slices"
+        container = pod(objects, role)["containers"][0]
+        assert "readOnly" not in mount(container)
+        assert environment(container)["AWS_ENDPOINT_URL"]["value"] == "https://minio.example.com:9000"
+        assert environment(container)["HTTPS_PROXY"]["value"] == "http://proxy:3128"
+        assert environment(container)["NO_PROXY"]["value"] == ".svc"
+        assert {"secretRef": {"name": "keys"}} in container["envFrom"]
+    router = pod(objects, "router")["containers"][0]
+    assert init(objects, "router")["command"][-1] == "--no-weights"
+    assert mount(router)["readOnly"] is True
+    assert "AWS_ENDPOINT_URL" not in environment(router)
+
+
+def test_tokens_endpoints_and_further_options(chart: Chart) -> None:
+    hub = chart.render(f"model.uri={URI},model.hf.existingSecret=token,model.fetch.endpoint=https://hub.example.com")
+    env = environment(init(hub, "expert"))
+    assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "token", "key": "token"}
+    assert env["HF_ENDPOINT"]["value"] == "https://hub.example.com"
+    bucket = chart.render(
+        S3, "model.fetch.unverified=true,model.fetch.manifest=s3://weights/m,model.fetch.connections=3"
+    )
+    command = init(bucket, "expert")["command"]
+    assert command[2] == "s3://weights/flash"
+    assert command[4:] == ["--connections", "3", "--manifest", "s3://weights/m", "--unverified"]
+    assert init(bucket, "expert")["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    assert "HF_TOKEN" not in environment(init(bucket, "expert"))
+
+
+def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
+    def open_ports(objects: list[Object], name: str) -> list[int]:
+        egress = find(objects, "NetworkPolicy", f"caracal-{name}")["spec"]["egress"]
+        return [port["port"] for rule in egress if "to" not in rule for port in rule["ports"] if port["port"] != 53]
+
+    ports = "model.fetch.ports={443,9000}"
+    assert open_ports(chart.render(S3, ports), "default-deny") == [443, 9000]
+    claim = chart.render(*CLAIM, ports)
+    assert open_ports(claim, "default-deny") == []
+    assert open_ports(claim, "weights") == [443, 9000]
+    assert open_ports(chart.render(), "default-deny") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ("model.fetch.mode=claim", "which is not fetched"),
+        (f"model.uri={URI},model.fetch.mode=claim,model.fetch.volume.emptyDir.medium=Memory", "the volume is model"),
+        ("model.uri=s3://B/x", "write s3://BUCKET"),
+        ("model.uri=gs://", "write gs://BUCKET"),
+        ("model.uri=gs://bucket,model.fetch.endpoint=https://x", "has no other"),
+        (f"model.uri={URI},model.fetch.mode=sometimes", "mode"),
+        (f"model.uri={URI},model.fetch.claim.size=lots", "size"),
+    ],
+)
+def test_what_does_not_go_together_is_rejected(chart: Chart, values: str, why: str) -> None:
+    with pytest.raises(HelmRejected, match=why):
+        chart.render(values)
