@@ -56,7 +56,7 @@ def test_a_user_starts_asks_scales_and_stops(user: dict[str, str], model: Path) 
         assert scaled.returncode == 0, scaled.stderr
         assert "expert=2: reached in" in scaled.stdout
         shown = command(user, "status").stdout
-        assert re.search(r"expert-1 .*serving .* 8 ", shown), shown
+        assert re.search(r"expert-1 .*serving .* 16 ", shown), "two replicas of each of 16"
         assert re.search(r"attention-0 .*serving.*%.* µs \d+%", shown), shown
         assert "leader router-0" in shown
 

@@ -60,7 +60,7 @@ def redis_store(folder: Path) -> Iterator[Store]:
     try:
         yield Store(f"unix://{path}", redis.Redis(unix_socket_path=str(path)), server.pid)
     finally:
-        server.terminate()
+        server.kill()  # one that cannot save would not end otherwise
         server.wait(10)
 
 
