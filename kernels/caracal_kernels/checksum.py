@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 
-from caracal_kernels.backend import is_compiled
+from caracal_kernels.backend import is_compiled, loading_error
 
 _POLYNOMIAL = 0xEDB88320  # reflected, as all of these
 _ONE = 1 << 31
@@ -26,7 +26,7 @@ def joined_crc32(first: int, second: int, second_bytes: int) -> int:
 @cache
 def _body() -> Callable[[memoryview | bytes, int], int]:
     body: Callable[[memoryview | bytes, int], int] = zlib.crc32
-    if is_compiled():
+    if loading_error() is None and is_compiled():
         body = importlib.import_module("caracal_kernels._cpu").crc32
     return body
 

@@ -15,7 +15,7 @@ import grpc.aio
 from services.security.calls import CallSigner
 from services.security.cluster_key import NO_KEY, ClusterKey
 from services.security.rotating_channel import RotatingChannel
-from services.security.sealed_calls import CheckedCall, checking, sealing
+from services.security.sealed_calls import checked, checking, sealing
 from services.security.tls import NO_TLS, Tls
 
 Options = Sequence[tuple[str, int]]
@@ -99,8 +99,6 @@ class _CallingChannel:
         def call(*args: Any, metadata: Sequence[tuple[str, str]] = (), **more: Any) -> Any:
             if self._signer is not None:
                 metadata = (*metadata, *self._signer.metadata(method, self._boot_id))
-            made = inner(*args, metadata=metadata, **more)
-            on_loop = hasattr(made, "__aiter__") or hasattr(made, "__await__")
-            return CheckedCall(made) if on_loop else made
+            return checked(inner(*args, metadata=metadata, **more))
 
         return call

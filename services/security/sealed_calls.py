@@ -81,16 +81,35 @@ class CheckedCall:
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._replies: AsyncIterator[Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
+
+    def _whole(self, reply: Any) -> Any:
+        if reply is not None:
+            return reply
+        self._call.cancel()
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.DATA_LOSS, grpc.aio.Metadata(), grpc.aio.Metadata(), details=DAMAGE, debug_error_string=""
+        )
+
+
+class CheckedReply(CheckedCall):
+    """A call with one reply, to be awaited."""
 
     def __await__(self) -> Generator[Any, None, Any]:
         reply = yield from self._call.__await__()
         return self._whole(reply)
 
-    def __aiter__(self) -> CheckedCall:
+
+class CheckedReplies(CheckedCall):
+    """A call with a stream of replies."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(call)
+        self._replies: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> CheckedReplies:
         self._replies = aiter(self._call)
         return self
 
@@ -102,10 +121,9 @@ class CheckedCall:
         """The next reply, or gRPC's EOF. Raises AioRpcError."""
         return self._whole(await self._call.read())
 
-    def _whole(self, reply: Any) -> Any:
-        if reply is not None:
-            return reply
-        self._call.cancel()
-        raise grpc.aio.AioRpcError(
-            grpc.StatusCode.DATA_LOSS, grpc.aio.Metadata(), grpc.aio.Metadata(), details=DAMAGE, debug_error_string=""
-        )
+
+def checked(call: Any) -> Any:
+    """A call that was just made, so that damage ends it; one on threads ends by itself."""
+    if hasattr(call, "__aiter__"):
+        return CheckedReplies(call)
+    return CheckedReply(call) if hasattr(call, "__await__") else call
