@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 import structlog
 import torch
@@ -67,8 +67,8 @@ class AttentionWorker:
 
     _announcing: asyncio.Task[None] | None = None
 
-    def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
-        config = loaded.model.config
+    def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable], ranks: Sequence[int] = ()) -> None:
+        config, self._ranks = loaded.model.config, ranks  # the processes of the others
         self._settings, self._numerics = settings, loaded.numerics
         p2p = p2p_options(settings, config, loaded.model.device)
         native = NativeOptions(
@@ -175,7 +175,7 @@ class AttentionWorker:
             self._tables.run(),
             self._watch_engine(),
             self._lag.watch(),
-            Standstill("engine", lambda: self._thread.native_id, self._stand_still).run(),
+            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
         )
         if not self._engine.limits.prefix_cache:
             return tasks

@@ -52,6 +52,11 @@ class Followers:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the ranks' processes."""
+        return [one.process.pid for one in self._all]
+
     def await_ready(self, numerics_class: str) -> None:
         """Waits until every rank has loaded its part. Raises RankLost for one that ended or has another class."""
         for one in self._all:
