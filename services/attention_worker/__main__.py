@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(settings: AttentionSettings, loaded: Loaded[Servable], followers: Followers, times: StartTimes) -> None:
-    worker = AttentionWorker(settings, loaded)
+    worker = AttentionWorker(settings, loaded, followers.processes)
     try:
         try:
             await worker.start()

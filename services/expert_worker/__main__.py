@@ -55,7 +55,7 @@ def main() -> None:
         if settings.kernel_threads:
             torch.set_num_threads(settings.kernel_threads)
         checkpoint = open_checkpoint(settings.model)
-    except (InvalidSetting, CheckpointError) as error:
+    except (InvalidSetting, CheckpointError, KernelsUnavailable) as error:
         exit_with_error(str(error))
     keep_what_is_made()
     give_back_large_buffers()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
@@ -28,11 +28,12 @@ class Standstill:
         what: str,
         thread: Callable[[], int | None],
         changed: Callable[[bool], Awaitable[None]],
+        beside: Collection[int] = (),
         leaves_s: float = LEAVES_S,
     ) -> None:
-        """`what`: the thread, as the log names it."""
+        """`what`: the thread, as the log names it. `beside`: processes that it works with, and may wait for."""
         self._what, self._thread, self._changed, self._leaves_s = what, thread, changed, leaves_s
-        self._watch = ThreadWatch()
+        self._watch = ThreadWatch(beside=beside)
 
     async def run(self) -> None:
         """Looks until cancelled."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 LOOK_S = 0.1  # between two looks
@@ -23,14 +24,15 @@ class ThreadWatch:
     Only Linux tells what it needs; elsewhere no thread is said to stand still.
     """
 
-    def __init__(self, still_s: float = STILL_S) -> None:
-        self._limit = round(still_s / LOOK_S)
-        self._seen: tuple[int, int] | None = None  # native id of the thread, and its CPU time
+    def __init__(self, still_s: float = STILL_S, beside: Collection[int] = ()) -> None:
+        """`beside`: processes that the thread works with: while they compute, it may wait for them."""
+        self._limit, self._beside = round(still_s / LOOK_S), beside
+        self._seen: tuple[int, int] | None = None  # native id of the thread, and the CPU time of all
         self._looks = 0  # since either has changed
 
     def look(self, thread: int | None) -> bool:
         """Whether the thread of this native id stands still; None = nobody has anything to do."""
-        seen = (thread, used) if thread and (used := _cpu_ns(thread)) is not None else None
+        seen = (thread, used) if thread and (used := self._used_ns(thread)) is not None else None
         if seen is None or seen != self._seen:
             self._seen, self._looks = seen, 0
             return False
@@ -42,17 +44,18 @@ class ThreadWatch:
             return False
         return True
 
+    def _used_ns(self, thread: int) -> int | None:
+        """The CPU time that the thread and who works beside it have used; None where it is not known."""
+        if sys.platform != "linux":
+            return None
+        try:  # the clocks that pthread_getcpuclockid and clock_getcpuclockid name
+            return _clock_ns(thread, 6) + sum(_clock_ns(process, 2) for process in self._beside)
+        except OSError:
+            return None
 
-def _cpu_ns(thread: int) -> int | None:
-    """The CPU time that a thread of this process has used; None where it is not known."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return time.clock_gettime_ns(
-            (~thread << 3) | 6
-        )  # CPUCLOCK_SCHED of one thread, as pthread_getcpuclockid has it
-    except OSError:
-        return None
+
+def _clock_ns(number: int, kind: int) -> int:
+    return time.clock_gettime_ns((~number << 3) | kind)
 
 
 def _state(thread: int) -> str:

@@ -88,6 +88,21 @@ def test_a_wait_in_pieces_goes_on() -> None:
     assert not any(said)
 
 
+def test_a_thread_may_wait_for_a_process_beside_it() -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        alone, beside, said = ThreadWatch(0.3), ThreadWatch(0.3, beside=[other.pid]), list[tuple[bool, bool]]()
+        for _ in range(LOOKS):
+            time.sleep(0.05)
+            said.append((alone.look(thread.native_id), beside.look(thread.native_id)))
+        other.kill()
+    over.set()
+    thread.join()
+    assert said[-1] == (True, False)
+
+
 def test_nobody_stands_still_without_work() -> None:
     watch = ThreadWatch(0.1)
     assert not any(watch.look(None) for _ in range(LOOKS))

@@ -53,6 +53,11 @@ class Followers:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the ranks' processes."""
+        return [one.process.pid for one in self._all]
+
     def await_ready(self, numerics_class: str) -> list[Read]:
         """Waits until every rank has loaded its part; returns the checksums of what each has read.
 
