@@ -69,15 +69,9 @@ class AttentionWorker:
 
     _announcing: asyncio.Task[None] | None = None
 
-<<<<<<< HEAD
-    def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable]) -> None:
-        config = loaded.model.config
-        self._settings, self._numerics, self._regions = settings, loaded.numerics, loaded.regions
-=======
     def __init__(self, settings: AttentionSettings, loaded: Loaded[Servable], ranks: Sequence[int] = ()) -> None:
         config, self._ranks = loaded.model.config, ranks  # the processes of the others
-        self._settings, self._numerics = settings, loaded.numerics
->>>>>>> f2
+        self._settings, self._numerics, self._regions = settings, loaded.numerics, loaded.regions
         p2p = p2p_options(settings, config, loaded.model.device)
         spins_s = spin_s(settings.spin_us, usable_cores(settings.core_set))
         native = NativeOptions(p2p.dtype, p2p.dispatch_dtype, NativeStats(), spins_s)
@@ -197,8 +191,7 @@ class AttentionWorker:
             self._tables.run(),
             self._watch_engine(),
             self._lag.watch(),
-<<<<<<< HEAD
-            Standstill("engine", lambda: self._thread.native_id, self._stand_still).run(),
+            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
             scrub(self._regions, self._settings.scrub_s),
         ]
         if self._agreement is not None:
@@ -207,14 +200,6 @@ class AttentionWorker:
             identity, pages = self._identity, self._engine.cache.pages
             tasks.append(PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run())
         return tuple(tasks)
-=======
-            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
-        )
-        if not self._engine.limits.prefix_cache:
-            return tasks
-        identity, pages = self._identity, self._engine.cache.pages
-        return *tasks, PageReporter(self._membership.pages, identity.worker_id, identity.boot_id, pages).run()
->>>>>>> f2
 
     async def drain(self) -> None:
         """Evicts running sequences when another worker can continue them, else after the drain timeout.
