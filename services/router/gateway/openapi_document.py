@@ -37,6 +37,7 @@ WORDS = {
     401: "The router has API keys, and the request none of them.",
     403: "The API key may not use this route.",
     404: "The served model has another name, or what the request is about does not exist.",
+    409: "Last-Event-ID belongs to another request, or to an answer that cannot be made again.",
     413: "The body is too large.",
     414: "The path and query are too long.",
     415: "The body is not JSON, or has a Content-Encoding that is not taken.",
