@@ -1,6 +1,6 @@
 """`python -m bench.studies.autoscaling`: when autoscaling of expert pods beats a static number.
 
-16 attention workers; traffic swings between a high and a low rate, half an hour each. Expert pods are 32, or as few as
+16 attention workers; traffic is high for ten minutes and low for half an hour. Expert pods are 32, or as few as
 hold the model, or between these what the chart's HorizontalPodAutoscaler makes of the time that calls wait.
 """
 
@@ -17,8 +17,8 @@ from services.simulator.routing import Routing
 from services.simulator.simulation import Scenario, play
 from services.simulator.traffic import KINDS, Arrivals, Phase
 
-HIGH, SWINGS = 16.0, (1, 4, 8)  # requests a second; times that the low rate is lower
-HALF_S, SECONDS = 1800.0, 3600.0
+HIGH, SWINGS = 16.0, (2, 4, 8)  # requests a second; times that the low rate is lower
+HIGH_S, SECONDS = 600.0, 2400.0
 ATTENTION, MOST, LEAST = 16, 32, 10
 TARGET_MS = 0.05  # about one launch, as the chart's README advises
 PODS = ("static, most", "static, least", "scaled")
@@ -28,7 +28,7 @@ def one(swing: int, pods: str, options: Options) -> dict[str, float]:
     seconds = 60.0 if options.smoke else SECONDS
     phases = [Phase(0.0, HIGH)]
     if not options.smoke:
-        phases.append(Phase(HALF_S, HIGH / swing))
+        phases.append(Phase(HIGH_S, HIGH / swing))
     scalings = {"expert": Scaling(least=LEAST, most=MOST, target=TARGET_MS)} if pods == "scaled" else {}
     played = play(
         Scenario(

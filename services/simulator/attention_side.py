@@ -49,9 +49,14 @@ class AttentionSide:
     def preemptions(self) -> int:
         return self._preemptions + sum(worker.scheduler.preemptions for worker in self.workers.values())
 
+    @property
+    def rows(self) -> int:
+        """How many rows all workers' steps have had."""
+        return self._rows + sum(worker.total_rows for worker in self.workers.values())
+
     def rows_s(self) -> float:
         """Rows per second since this was asked last."""
-        rows, now = self._rows + sum(worker.total_rows for worker in self.workers.values()), self._loop.time()
+        rows, now = self.rows, self._loop.time()
         rate = (rows - self._seen_rows) / (now - self._rows_at) if now > self._rows_at else 0.0
         self._seen_rows, self._rows_at = rows, now
         return rate

@@ -125,26 +125,34 @@ class SimulatedCluster:
 
     async def _scaled(self, side: Side, scaling: Scaling) -> None:
         autoscaler = HorizontalPodAutoscaler(scaling)
-        served = deque([(self._loop.time(), 0.0)], maxlen=1 + round(WINDOW_S / SYNC_S))
+        seen = deque([self._seen()], maxlen=1 + round(WINDOW_S / SYNC_S))
         while True:
             await asyncio.sleep(SYNC_S)
             pods = side.pods
-            served.append((self._loop.time(), self.attention.served_s))
-            (before, then), (now, lately) = served[0], served[-1]
-            busy = (lately - then) / (now - before)
+            seen.append(self._seen())
+            seconds, served_s, rows, steps = (b - a for a, b in zip(seen[0], seen[-1], strict=True))
+            launches = served_s / seconds, rows / max(1.0, steps)
             ready = [pod for pod in pods.ready if not pod.draining]
-            wanted = autoscaler.sync(self._loop.time(), pods.wanted, self._values(side, ready, busy), pods.starting)
+            wanted = autoscaler.sync(
+                self._loop.time(), pods.wanted, self._values(side, ready, *launches), pods.starting
+            )
             for pod in pods.scale(wanted):
                 if not pod.draining and pod.ready_at >= 0:
                     side.drain(pod, self._removal(side, pod))
                 elif pod.ready_at < 0:
                     pods.remove(pod)
 
-    def _values(self, side: Side, ready: Sequence[Pod], busy: float) -> list[float]:
+    def _seen(self) -> tuple[float, float, float, float]:
+        """The time, and until then: for how long expert workers were busy, rows, and steps."""
+        side = self.attention
+        return self._loop.time(), side.served_s, float(side.rows), float(side.steps)
+
+    def _values(self, side: Side, ready: Sequence[Pod], busy: float, rows: float) -> list[float]:
+        """The metric of each pod; `busy`: share of the time, `rows`: of a step, in the metric's window."""
         if side is self.attention:
             workers = (self.attention.workers.get(pod.name) for pod in ready)
             return [100 * worker.view().kv_usage for worker in workers if worker is not None]
-        return [self.experts.queue_ms(busy, self.times.rows)] * len(ready)
+        return [self.experts.queue_ms(busy, rows)] * len(ready)
 
     @staticmethod
     def _removal(side: Side, pod: Pod) -> Callable[[], None]:
