@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 from caracal_proto import expert_pb2
+from caracal_proto.sealing import sealed
 
 CHUNK = 1 << 18
 CALLS = 64  # at once
@@ -74,11 +75,12 @@ class Forwarder(grpc.GenericRpcHandler):
 
     def _led_through_here(self, reply: bytes) -> bytes:
         place = expert_pb2.OpenReply.FromString(reply)
+        place.DiscardUnknownFields()  # the checksum of the reply that it was
         target = self._target_host, place.port
         listener = socket.create_server((self._listen_host, 0))
         place.host, place.port, place.unix_name = self._listen_host, listener.getsockname()[1], NOT_HERE
         threading.Thread(target=_serve, args=(listener, target, self._delay_s), daemon=True).start()
-        return place.SerializeToString()
+        return sealed(place.SerializeToString())
 
 
 def _read(call: Any, replies: Delayed) -> None:

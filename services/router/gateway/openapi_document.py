@@ -43,7 +43,6 @@ WORDS = {
     415: "The body is not JSON, or has a Content-Encoding that is not taken.",
     429: "The caller has more open requests than its share, or its API key's quota is used up.",
     500: "A defect of the server.",
-    409: "Last-Event-ID is of another request, or of an answer that cannot be gone on with.",
     503: "The cluster cannot serve it now; another attempt may succeed.",
     504: "No progress for too long.",
 }
