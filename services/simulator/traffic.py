@@ -40,7 +40,8 @@ class Kind:
     source: str
 
 
-# Means and medians as published; the form between them is assumed to be log-normal.
+# Means and medians as they are reported; the traces are not here to check them. The form between them is assumed to be
+# log-normal.
 AZURE = "Splitwise, arXiv 2311.18677: Azure's traces of 2023-11"
 KINDS = {
     "conversation": Kind(
