@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import random
 import shutil
 from pathlib import Path
 
-from services.process.addresses import bound_socket
+from services.process.addresses import CannotListen, bound_socket
 from services.process.children import Child, start
+
+PORTS = range(20_000, 32_000)
+TRIES = 20
 
 
 class NoRedis(Exception):
@@ -32,6 +37,13 @@ def start_redis(port: int, directory: Path) -> Child:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Raises CannotListen."""
+    """A port that nobody listens on, below those that the system gives to whoever connects. Raises CannotListen."""
+    for _ in range(TRIES):
+        try:
+            with bound_socket(host, random.choice(PORTS)) as probe:
+                return int(probe.getsockname()[1])
+        except CannotListen as error:
+            if error.why != errno.EADDRINUSE:
+                raise
     with bound_socket(host, 0) as probe:
         return int(probe.getsockname()[1])

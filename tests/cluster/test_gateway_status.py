@@ -43,7 +43,7 @@ def test_the_table_comes_from_the_router(cluster: ClusterUnderTest) -> None:
     with urllib.request.urlopen(f"{url}/cluster") as answer:
         overview = json.load(answer)
     assert overview["leader"] == overview["workers"][0]["worker_id"]
-    assert overview["numerics_classes"] == [cluster.records("expert")[0].numerics_class]
+    assert overview["numerics_classes"] == [cluster.records("attention")[0].numerics_class]
     assert {worker["role"] for worker in overview["workers"]} == {"router", "attention", "expert"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -84,6 +85,24 @@ class FaultyCluster:
     def target(self, router: str) -> str:
         """The address of a router's gRPC API."""
         return f"{self.network.door(router)}:8001"
+
+    def knock(self, name: str) -> None:
+        """Sends something to a worker that it answers, by the hub, from here."""
+        connected = socket.create_connection((self.network.door(name), 8001), 5)
+        connected.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        self._exit.callback(connected.close)
+
+    def wait_until_there(self, name: str) -> None:
+        """Waits until a node's process listens: one that has just been started does not yet."""
+
+        def there() -> bool:
+            try:
+                with socket.create_connection((self.network.address(name), 8001), 1):
+                    return True
+            except OSError:
+                return False
+
+        until(there, f"{name} does not listen")
 
     def wait_until_whole(self) -> None:
         """Waits until every worker has the newest table and every router is ready."""

@@ -17,12 +17,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("faults") / "model", PLAIN, num_layers=3, seed=3, drafts=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
     with FaultyCluster(model, tmp_path_factory.mktemp("logs")) as cluster:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def asked(model: Path, cluster: FaultyCluster) -> Sequence[Question]:
     return questions(model, cluster.tokenize)

@@ -11,6 +11,7 @@ from typing import Any
 from faults.cluster import FaultyCluster
 from faults.history import Answer
 from faults.injectors import KINDS, targets
+from faults.network import REDIS
 from faults.schedule import Planned, schedule
 from faults.traffic import Question, Traffic
 
@@ -55,6 +56,8 @@ def run_schedule(cluster: FaultyCluster, questions: Sequence[Question], seed: in
         traffic.wait_for_tokens(BEFORE)
         for planned in schedule(seed, targets(cluster)):
             time.sleep(planned.after_s)
+            if planned.target != REDIS:
+                cluster.wait_until_there(planned.target)
             injector, begin = KINDS[planned.kind](cluster, planned.target), time.monotonic()
             injector.inject()
             try:

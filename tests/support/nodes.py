@@ -5,6 +5,7 @@ Needs the rights to make namespaces, as root has them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 NETWORK = "10.213.77"
+_NUMBERS = itertools.count()  # a process may have several
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
 
 
@@ -20,7 +22,7 @@ class Nodes:
     """A context manager. The switch is a namespace of its own; so is each of `names`; this process is at `here`."""
 
     def __init__(self, *names: str) -> None:
-        self._prefix = f"cc{os.getpid() % 100000}"
+        self._prefix = f"cc{os.getpid() % 100000}{next(_NUMBERS)}"
         self.names = names
         self.here = f"{NETWORK}.1"
         self._exit = ExitStack()

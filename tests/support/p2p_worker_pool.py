@@ -6,6 +6,7 @@ forks, so the children inherit neither.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -83,7 +84,8 @@ class P2PWorkerPool:
     def close(self) -> None:
         """Kills the parent and its workers, also those that are stopped by SIGSTOP."""
         for child in psutil.Process(self._process.pid).children():
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                child.kill()
         self._process.kill()
         self._process.communicate()
 

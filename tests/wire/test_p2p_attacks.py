@@ -220,7 +220,7 @@ def connected_group(worker: WorkerProcess, stack: ExitStack, group: int, max_byt
 
 
 @pytest.mark.parametrize("nbytes", [3, 4096])
-def test_a_payload_of_another_length_than_announced_is_invalid(
+def test_a_payload_of_another_length_than_announced_counts_as_damaged(
     worker: WorkerProcess, checkpoint: Checkpoint, nbytes: int
 ) -> None:
     hidden = checkpoint.config.hidden_size
@@ -230,7 +230,7 @@ def test_a_payload_of_another_length_than_announced_is_invalid(
         x = tensor_pb2.Tensor(shape=[1, hidden], dtype=dtype_name(DTYPE))
         call = CALL(session=99, p2p_group=99, call=1, epoch=9, rows=1, x=x, row=bytes(4), expert=bytes(4), checksum=1)
         reply = next(stub(worker, stack).Session(iter([call]), timeout=20))
-        assert reply.status == reply.INVALID
+        assert reply.status == reply.DAMAGED
         assert "checksum" in reply.message
         payload.wait()
         group.abort()

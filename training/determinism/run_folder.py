@@ -22,6 +22,8 @@ class RunFolder:
         if not writes:
             return
         path.mkdir(parents=True, exist_ok=True)
+        for left in path.glob(".tmp*"):  # safetensors writes under such a name, and a killed process leaves it
+            left.unlink()
         text = json.dumps(recipe, indent=1) + "\n"
         file = path / "recipe.json"
         if file.exists() and file.read_text() != text:
