@@ -67,31 +67,37 @@ class Forwarder(grpc.GenericRpcHandler):
         call = start(requests, timeout=left_s if left_s < NO_DEADLINE_S else None)
         context.add_callback(call.cancel)
         replies = Delayed(self._delay_s if method == SESSION else 0.0)
-        threading.Thread(target=_read, args=(call, replies), daemon=True).start()
+        threading.Thread(target=read_replies, args=(call, replies.put), daemon=True).start()
         while isinstance(reply := replies.get(), bytes):
             yield self._led_through_here(reply) if method == OPEN else reply
         if isinstance(reply, grpc.Call):
             context.abort(reply.code(), reply.details())
 
     def _led_through_here(self, reply: bytes) -> bytes:
-        place = expert_pb2.OpenReply.FromString(reply)
-        place.DiscardUnknownFields()  # the checksum of the reply that it was
-        target = self._target_host, place.port
-        listener = socket.create_server((self._listen_host, 0))
-        place.host, place.port, place.unix_name = self._listen_host, listener.getsockname()[1], NOT_HERE
+        changed, listener, target = led_through(reply, self._listen_host, self._target_host)
         threading.Thread(target=_serve, args=(listener, target, self._delay_s), daemon=True).start()
-        return sealed(place.SerializeToString())
+        return changed
 
 
-def _read(call: Any, replies: Delayed) -> None:
+def led_through(reply: bytes, listen_host: str, target_host: str) -> tuple[bytes, socket.socket, tuple[str, int]]:
+    """The reply to Open with a place of this proxy's in it, a socket that listens there, and where the worker is."""
+    place = expert_pb2.OpenReply.FromString(reply)
+    place.DiscardUnknownFields()  # the checksum of the reply that it was
+    target = target_host, place.port
+    listener = socket.create_server((listen_host, 0))
+    place.host, place.port, place.unix_name = listen_host, listener.getsockname()[1], NOT_HERE
+    return sealed(place.SerializeToString()), listener, target
+
+
+def read_replies(call: Any, put: Callable[[Any], None]) -> None:
     """Moves a call's replies; after them its error, or None."""
     try:
         for reply in call:
-            replies.put(reply)
+            put(reply)
     except grpc.RpcError as error:
-        replies.put(error)
+        put(error)
     else:
-        replies.put(None)
+        put(None)
 
 
 def _serve(listener: socket.socket, target: tuple[str, int], delay_s: float) -> None:

@@ -19,10 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from caracal_proto import expert_pb2
-from caracal_proto.sealing import sealed
 
-from bench.delay_proxy import CALLS, CHUNK, NO_DEADLINE_S, NOT_HERE, OPEN, shut
+from bench.delay_proxy import CALLS, CHUNK, NO_DEADLINE_S, OPEN, led_through, read_replies, shut
 
 CALL, REPLY = "call", "reply"
 KINDS = ("pass", "blackholed", "one-way", "late")
@@ -96,7 +94,7 @@ class Forwarder(grpc.GenericRpcHandler):
         call = start(self._passed(requests), timeout=left_s if left_s < NO_DEADLINE_S else None)
         context.add_callback(call.cancel)
         replies = Pieces(self._state, REPLY)
-        threading.Thread(target=_read, args=(call, replies), daemon=True).start()
+        threading.Thread(target=read_replies, args=(call, replies.put), daemon=True).start()
         while isinstance(reply := replies.get(), bytes):
             yield self._led_through_here(reply) if method == OPEN else reply
         if isinstance(reply, grpc.Call):
@@ -108,24 +106,9 @@ class Forwarder(grpc.GenericRpcHandler):
             yield request
 
     def _led_through_here(self, reply: bytes) -> bytes:
-        place = expert_pb2.OpenReply.FromString(reply)
-        place.DiscardUnknownFields()  # the checksum of the reply that it was
-        target = self._target_host, place.port
-        listener = socket.create_server((self._listen_host, 0))
-        place.host, place.port, place.unix_name = self._listen_host, listener.getsockname()[1], NOT_HERE
+        changed, listener, target = led_through(reply, self._listen_host, self._target_host)
         threading.Thread(target=_serve, args=(listener, target, self._state), daemon=True).start()
-        return sealed(place.SerializeToString())
-
-
-def _read(call: Any, replies: Pieces) -> None:
-    """Moves a call's replies; after them its error, or None."""
-    try:
-        for reply in call:
-            replies.put(reply)
-    except grpc.RpcError as error:
-        replies.put(error)
-    else:
-        replies.put(None)
+        return changed
 
 
 def _serve(listener: socket.socket, target: tuple[str, int], state: LinkState) -> None:
