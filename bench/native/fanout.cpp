@@ -220,7 +220,7 @@ struct Fanout {
     wanted.reply = y.data();
     wanted.reply_row_bytes = kBody;
     Exchange* exchange = client.scatter(wanted);
-    client.wait(*exchange, 30);
+    client.wait(*exchange, 30, false);
     for (size_t i = 0; i < exchange->used; ++i) check(exchange->calls[i].outcome == Outcome::kAnswered, "a call failed");
     client.release(exchange);
   }
