@@ -43,7 +43,7 @@ class RandomCheckpoint(Checkpoint):
         return values if rows is None else values[rows.start : rows.stop]
 
     def checksum(self, name: str, rows: range | None = None) -> int:
-        """Of no bytes, since none are read."""
+        """Stands for that of bytes, of which none are read."""
         return zlib.crc32(name.encode())
 
     def is_fp8(self, name: str) -> bool:
