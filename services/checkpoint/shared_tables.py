@@ -15,7 +15,7 @@ import hashlib
 import os
 import stat
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from services.checkpoint.errors import CheckpointError
+from services.checkpoint.tables_folder import locked, own_folder, remove_unused
 
 _ALIGN = 4096
 
@@ -61,10 +62,10 @@ class SharedTables:
         offsets = [0, *accumulate(-(-size // _ALIGN) * _ALIGN for size in sizes)]
         name = hashlib.sha256(f"{key} {shapes} {dtype}".encode()).hexdigest()[:32]
         try:
-            own = _own_folder(folder)
+            own = own_folder(folder)
             path = own / name
-            with _locked(own / "lock"):
-                _remove_unused(own, path)
+            with locked(own / "lock"):
+                remove_unused(own, path)
                 descriptor = _taken(path, offsets[-1])
                 if descriptor is not None:
                     tables = [_view(path, offset, shape, dtype) for offset, shape in zip(offsets, shapes, strict=False)]
@@ -76,28 +77,6 @@ class SharedTables:
             raise CheckpointError(f"{folder}: the n-gram tables cannot be put here: {error.strerror}") from None
         tables = [_view(path, offset, shape, dtype) for offset, shape in zip(offsets, shapes, strict=False)]
         return cls(path, descriptor, tables, made_here=True)
-
-
-def _own_folder(folder: Path) -> Path:
-    """A folder of this user's within one that others may write to, as /dev/shm is."""
-    own = folder / f"caracal-tables-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        own.mkdir(mode=0o700)
-    found = own.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise CheckpointError(f"{own}: is not a folder of this user's that only this user may write to")
-    return own
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of this user at a time; the lock's file stays, empty."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _give_up(path: Path, descriptor: int) -> None:
@@ -167,17 +146,3 @@ def _view(path: Path, offset: int, shape: TableShape, dtype: torch.dtype, *, wri
     begin, count = offset // dtype.itemsize, shape.rows * shape.width
     whole = torch.from_file(str(path), shared=writable, size=begin + count, dtype=dtype)
     return whole[begin:].view(shape.rows, shape.width)
-
-
-def _remove_unused(folder: Path, keep: Path) -> None:
-    """Removes finished and unfinished files of other tables that no process holds."""
-    for path in folder.iterdir():
-        if path == keep or path.name == "lock":
-            continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(descriptor)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import structlog
 
+from services.checkpoint.ngram import TABLES_FOLDER
+from services.checkpoint.tables_folder import remove_unused_tables
 from services.local.redis_server import free_port, start_redis
 from services.local.settings import LocalSettings
 from services.membership.desired import MAX_WORKERS, SCALED
@@ -129,6 +131,15 @@ class LocalCluster:
                 child.signal(signal.SIGKILL)
                 child.process.wait()
             shutil.rmtree(self.directory, ignore_errors=True)
+            await self._remove_tables()
+
+    async def _remove_tables(self) -> None:
+        """Removes n-gram tables that killed workers have left; ranks end a moment after the worker that is killed."""
+        given = (os.environ | self.settings.worker_environment()).get("CARACAL_TABLES_DIR")
+        for _ in range(10):
+            if remove_unused_tables(Path(given or TABLES_FOLDER)):
+                return
+            await asyncio.sleep(0.05)
 
     async def _redis_answers(self) -> None:
         """Waits for Redis and writes the desired counts. Raises StartFailed."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.shared_tables import Fill, SharedTables, TableShape
+from services.checkpoint.tables_folder import remove_unused_tables
 
 SHAPES = [TableShape(7, 3), TableShape(1001, 8), TableShape(5, 1)]
 
@@ -113,6 +114,18 @@ def test_what_nobody_holds_is_removed_by_the_next_user(tmp_path: Path) -> None:
     os.mkfifo(own(tmp_path) / "a-pipe")
     other = opened(tmp_path, "another")
     assert files(tmp_path) == [other.path.name]
+
+
+def test_a_cluster_that_ends_removes_what_its_killed_workers_left(tmp_path: Path) -> None:
+    assert remove_unused_tables(tmp_path / "nowhere")
+    held, tables = opened(tmp_path, "another"), opened(tmp_path)
+    content = tables.path.read_bytes()
+    tables.close()
+    tables.path.write_bytes(content)  # as if its last user had been killed
+    assert not remove_unused_tables(tmp_path)
+    assert files(tmp_path) == [held.path.name], "somebody uses it"
+    held.close()
+    assert remove_unused_tables(tmp_path)
 
 
 def test_a_file_that_others_may_write_is_not_trusted(tmp_path: Path) -> None:

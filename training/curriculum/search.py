@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +26,7 @@ from training.curriculum.built_in import MIXTURES
 from training.curriculum.proxies import Proxy
 from training.curriculum.search_plot import draw
 from training.data.corpus import KINDS, Mixture
+from training.progress import progress_bar
 
 Losses = dict[str, float]  # of held-out answers, nats per token, by kind
 ROOT = Path(__file__).parents[2]
@@ -119,18 +123,43 @@ def choose(
     return chosen
 
 
+def train(proxy: Proxy, name: str, mixture: Mixture, seed: int, threads: int) -> Losses:
+    """Returns one small model's losses. A process of its own runs this, whose progress goes into a file."""
+    torch.set_num_threads(threads)
+    proxy.path.mkdir(parents=True, exist_ok=True)
+    with (proxy.path / f"{name}.log").open("w", encoding="utf-8") as log:
+        return proxy.losses(name, mixture, seed, Console(file=log))
+
+
+def train_all(
+    proxy: Proxy, mixtures: Mapping[str, Mixture], seed: int, arguments: argparse.Namespace, console: Console
+) -> list[Losses]:
+    """Returns the losses in the mixtures' order; so many small models as asked for are trained at a time."""
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(arguments.processes, mp_context=spawn) as pool,
+        progress_bar(console, f"small models, seed {seed}", 0, len(mixtures)) as update,
+    ):
+        futures = [
+            pool.submit(train, proxy, name, mixture, seed, arguments.threads) for name, mixture in mixtures.items()
+        ]
+        for count, one in enumerate(as_completed(futures), 1):
+            update(count, f"mean loss {np.mean(list(one.result().values())):.3f}", None)
+        return [one.result() for one in futures]
+
+
 def search(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     rng = np.random.default_rng(arguments.seed)
     even = np.full((1, len(KINDS)), 1 / len(KINDS))
     shares = np.concatenate([even, random_mixtures(rng, arguments.proxies - 1)])
     proxy = Proxy(arguments.run, arguments.tokens)
-    losses = [proxy.losses(f"{n:02}", Mixture(*row), arguments.seed, console) for n, row in enumerate(shares.tolist())]
+    mixtures = {f"{n:02}": Mixture(*row) for n, row in enumerate(shares.tolist())}
+    losses = train_all(proxy, mixtures, arguments.seed, arguments, console)
     table = np.array([[loss[kind] for kind in KINDS] for loss in losses])
     chosen = choose(rng, shares, table, arguments.ridge)
-    tests: dict[str, Losses] = {}
     named = {"even": Mixture()} | {stage: Mixture.of(found["shares"]) for stage, found in chosen.items()}
-    for name, mixture in named.items():
-        tests[name] = proxy.losses(f"test {name}".replace(" ", "-"), mixture, arguments.seed + 1, console)
+    folders = {f"test {name}".replace(" ", "-"): mixture for name, mixture in named.items()}
+    tests = dict(zip(named, train_all(proxy, folders, arguments.seed + 1, arguments, console), strict=True))
     for stage, found in chosen.items():
         values = np.array([[tests[name][kind] for kind in KINDS] for name in ("even", stage)])
         found["objective_of_even"], found["objective"] = objective(values, AIMS[stage]).tolist()
@@ -156,13 +185,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=600_000, help="that each learns from")
     parser.add_argument("--ridge", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2, help="small models that are trained at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each")
     parser.add_argument("--mixtures", type=Path, default=MIXTURES, help="file of the recipe that is written")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "training" / "mixtures.json")
     arguments = parser.parse_args()
     if arguments.proxies < 3:
         parser.error("--proxies: needs 3 or more")
-    torch.set_num_threads(arguments.threads)
+    if min(arguments.processes, arguments.threads) < 1:
+        parser.error("--processes and --threads: need 1 or more")
     console = Console()
     result = search(arguments, console)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
