@@ -16,6 +16,8 @@ class TrunkRecipe:
     steps: int = 1900
     batch_dialogues: int = 32
     groups: int = 8  # a batch is padded in groups of similar length
+    embedding_mean: float = 0.0  # RMS of one vector that all embeddings have in common at the beginning
+    prompt_weight: float = 0.0  # of each token that is no answer's; one of an answer of n has n^-0.5
     warmup: int = 60
     # (step, factor of the learning rates), linear in between: they fall, rise once more, and fall to zero.
     rates: tuple[tuple[int, float], ...] = ((0, 1.0), (450, 1.0), (1299, 0.19), (1300, 0.5), (1500, 0.4), (1900, 0.0))

@@ -121,19 +121,21 @@ class Trunk(Stage):
 
     def _compute(self) -> Computed:
         """Sets the gradients, of the batch as one."""
-        step = batch(self.tokenizer, self._stream(), self.recipe.trunk.groups)
+        trunk = self.recipe.trunk
+        step = batch(self.tokenizer, self._stream(), trunk.groups, trunk.prompt_weight)
         if self._disturbed():
             step = disturbed(step, self.recipe.model.vocab_size, self.step)
         self.suite.begin(step.real_T)
         part = part_of(self.model, step, Whole(step.weight_A.sum(), int(step.real_T.sum())), self._precision())
         state_RD = part.state_TD[step.real_T]
         (part.loss + self.suite.penalty(state_RD)).backward()
-        right, wanted = part.right / len(step.target_A), len(step.wanted_A)
+        right, wanted = part.right / int(step.answer_A.sum()), len(step.wanted_A)
         return Computed(part.loss.item(), right, step.real_T, hidden_size(state_RD), step.groups, wanted)
 
     def _compute_by_groups(self, engine: Engine) -> Computed:
         """Does the same, by padded groups, on the threads and ranks of the execution."""
-        parts = dealt(self.tokenizer, self._stream(), self.recipe.trunk.groups)
+        trunk = self.recipe.trunk
+        parts = dealt(self.tokenizer, self._stream(), trunk.groups, trunk.prompt_weight)
         if self._disturbed():
             parts = [disturbed(part, self.recipe.model.vocab_size, self.step) for part in parts]
         batches = [part.to(self.execution.team.device) for part in parts]
@@ -154,7 +156,8 @@ class Trunk(Stage):
         """Makes the model with its initial weights, and everything that refers to its modules."""
         recipe, execution = self.recipe, self.execution
         self.model = LongcatFlash(config, recipe.architecture)
-        self.model.initialise(recipe.seed, deviation_of(recipe.adam) if recipe.adam else None)
+        deviation = deviation_of(recipe.adam) if recipe.adam else None
+        self.model.initialise(recipe.seed, deviation, recipe.trunk.embedding_mean)
         self.suite = Suite(self.model, recipe)
         self.engine: Engine | None = None
         if recipe.determinism:

@@ -1,6 +1,6 @@
 """Dialogues as training batches, right-padded in groups of similar length.
 
-Legend: T tokens of all groups, A tokens of answers.
+Legend: T tokens of all groups, A tokens that are learned: those of answers, or all but the first of each dialogue.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ Encoded = tuple[list[int], list[bool]]  # ids, and for each whether the model ha
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step. `wanted_A` are the indices into T whose next token is an answer's, `target_A` those tokens."""
+    """One training step. `wanted_A` are the indices into T whose next token is learned, `target_A` those tokens.
+
+    The loss's weights: n tokens of an answer weigh sqrt(n), so that long tool calls do not dominate; others are equal.
+    """
 
     ids_T: Tensor
     groups: list[tuple[int, int]]
     real_T: Tensor
     wanted_A: Tensor
     target_A: Tensor
-    weight_A: Tensor  # of the loss: n tokens of an answer weigh sqrt(n), so that long tool calls do not dominate
+    weight_A: Tensor
+    answer_A: Tensor  # whether it is an answer's token
     dialogue_A: Tensor  # index of the dialogue in the input
 
     def to(self, device: torch.device) -> Batch:
@@ -42,6 +46,7 @@ class Batch:
             wanted_A=self.wanted_A.to(device),
             target_A=self.target_A.to(device),
             weight_A=self.weight_A.to(device),
+            answer_A=self.answer_A.to(device),
             dialogue_A=self.dialogue_A.to(device),
         )
 
@@ -82,12 +87,12 @@ def pad(rows: list[list[int]], groups: int, multiple: int = 1) -> Padded:
     return Padded(torch.tensor(ids), shapes, order, starts)
 
 
-def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> Batch:
+def batch(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int, prompt_weight: float = 0.0) -> Batch:
     """Returns the dialogues of one step, shortest first, in `groups` groups, each padded to its longest."""
-    return batch_of([encode(tokenizer, dialogue) for dialogue in dialogues], groups)
+    return batch_of([encode(tokenizer, dialogue) for dialogue in dialogues], groups, 1, prompt_weight)
 
 
-def dealt(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> list[Batch]:
+def dealt(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int, prompt_weight: float = 0.0) -> list[Batch]:
     """Returns the same groups as batches of their own, those of short dialogues beside those of long ones.
 
     So neighbours, and quarters and halves of the list, have about as many tokens; what stands at the same place in each
@@ -95,28 +100,40 @@ def dealt(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], groups: int) -> l
     """
     encoded = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda one: len(one[0]))
     size = -(-len(encoded) // groups)
-    parts = [batch_of(encoded[i : i + size], 1, ROUNDED) for i in range(0, len(encoded), size)]
+    parts = [batch_of(encoded[i : i + size], 1, ROUNDED, prompt_weight) for i in range(0, len(encoded), size)]
     half = (len(parts) + 1) // 2
     order = [number for short in range(half) for number in dict.fromkeys((short, len(parts) - 1 - short))]
     return [parts[number] for number in order]
 
 
-def batch_of(encoded: list[Encoded], groups: int, multiple: int = 1) -> Batch:
-    """Returns the batch of encoded dialogues."""
+def batch_of(encoded: list[Encoded], groups: int, multiple: int = 1, prompt_weight: float = 0.0) -> Batch:
+    """Returns the batch of encoded dialogues. `prompt_weight`: of each token that is no answer's; 0: not learned."""
     padded = pad([ids for ids, _ in encoded], groups, multiple)
     real_T = torch.zeros(len(padded.ids_T), dtype=torch.bool)
     owner: list[int] = []
     wanted: list[int] = []
     weight: list[float] = []
+    answers: list[bool] = []
     for number in padded.order:
         (ids, answer), start = encoded[number], padded.starts[number]
         real_T[start : start + len(ids)] = True
-        wanted += [start + i - 1 for i, produced in enumerate(answer) if produced]
-        owner += [number] * sum(answer)
-        weight += _weights(answer)
+        of_answers = iter(_weights(answer))
+        learned = [i for i, produced in enumerate(answer) if produced or (prompt_weight and i)]
+        wanted += [start + i - 1 for i in learned]
+        owner += [number] * len(learned)
+        weight += [next(of_answers) if answer[i] else prompt_weight for i in learned]
+        answers += [answer[i] for i in learned]
     wanted_A = torch.tensor(wanted)
-    target_A = padded.ids_T[wanted_A + 1]
-    return Batch(padded.ids_T, padded.groups, real_T, wanted_A, target_A, torch.tensor(weight), torch.tensor(owner))
+    return Batch(
+        padded.ids_T,
+        padded.groups,
+        real_T,
+        wanted_A,
+        padded.ids_T[wanted_A + 1],
+        torch.tensor(weight),
+        torch.tensor(answers),
+        torch.tensor(owner),
+    )
 
 
 def _weights(answer: list[bool]) -> list[float]:

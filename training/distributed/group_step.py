@@ -2,7 +2,7 @@
 
 Each group counts by its share of the batch's real tokens. The balance loss is that of the group's own
 counts, and its weight and ratio are the group's, so that no group has to wait for the others. Monitors show averages.
-Legend: T tokens, A tokens of answers, D hidden, V vocabulary, R real tokens, U padded groups, N numbers of one.
+Legend: T tokens, A tokens that are learned, D hidden, V vocabulary, R real tokens, U padded groups, N numbers of one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def part_of(model: LongcatFlash, step: Batch, whole: Whole, precision: torch.aut
         state_TD = model.states(step.ids_T, step.groups)
         logits_AV = model.logits(state_TD[step.wanted_A])
     loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
-    right = float((logits_AV.detach().argmax(-1) == step.target_A).sum())
+    right = float(((logits_AV.detach().argmax(-1) == step.target_A) & step.answer_A).sum())
     return Part((loss_A * step.weight_A).sum() / whole.weight, right, state_TD)
 
 
@@ -78,10 +78,10 @@ class GroupStep:
         for number, balance in enumerate(self.suite.balances):
             means = (float(column_U.sum()) for column_U in balances[3 * number : 3 * number + 3])
             balance.loss, balance.weight, balance.ratio = means
-        answers = sum(len(part.target_A) for part in batches)
+        answers, wanted = sum(int(part.answer_A.sum()) for part in batches), sum(len(part.target_A) for part in batches)
         hidden = float(norm_U.sum()), float(largest_U.max())
         groups = [group for part in batches for group in part.groups]
-        return Computed(outcome.loss, float(right_U.sum()) / answers, real_T, hidden, groups, answers)
+        return Computed(outcome.loss, float(right_U.sum()) / answers, real_T, hidden, groups, wanted)
 
     def _group(self, model: LongcatFlash, group: Batch, whole: Whole) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
         """Returns the group's loss, what is differentiated, and what gives its other numbers after that."""

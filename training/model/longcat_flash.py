@@ -80,13 +80,20 @@ class LongcatFlash(nn.Module):
         inputs = self.config.hidden_size if self.architecture.one_variance else weight.shape[-1]
         return 0.0 if writes else 1.0 if name.startswith("embed") else float(inputs**-0.5)
 
-    def initialise(self, seed: int, deviation: Deviation | None = None) -> None:
-        """Draws the matrices; `deviation` says how large, without it `quiet` does. Norms begin at one."""
+    def initialise(self, seed: int, deviation: Deviation | None = None, embedding_mean: float = 0.0) -> None:
+        """Draws the matrices; `deviation` says how large, without it `quiet` does. Norms begin at one.
+
+        `embedding_mean`: RMS of one vector that is added to all embeddings. Without biases, it alone lets a query or a
+        key be the same at every token, so that a head can look at the token before it from the first step.
+        """
         deviation = deviation or self.quiet
         rng = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.ndim > 1:
                 nn.init.normal_(weight, 0.0, deviation(name, weight), generator=rng)
+        if embedding_mean:
+            with torch.no_grad():
+                self.embed_tokens.weight += embedding_mean * torch.randn(self.config.hidden_size, generator=rng)
 
     def forward(self, ids_T: Tensor, groups: Groups, wanted_A: Tensor) -> Tensor:
         """Returns fp32 logits [A, V] of the tokens at the indices `wanted_A`."""
