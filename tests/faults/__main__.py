@@ -27,7 +27,7 @@ def main() -> None:
         model = make_checkpoint(Path(folder) / "model", PLAIN, num_layers=3, seed=3, drafts=True)
         with FaultyCluster(model, Path(folder)) as cluster, Progress() as progress:
             bar = progress.add_task("schedules", total=arguments.schedules)
-            asked = questions(model, cluster.tokenize)
+            asked = questions(model, cluster)
             seeds = range(arguments.seed, arguments.seed + arguments.schedules)
             outcome = run(cluster, asked, seeds, lambda seed: progress.advance(bar))
     found = {"machine": machine(), "schedules": arguments.schedules, "seed": arguments.seed} | table(outcome)

@@ -2,7 +2,7 @@
 
 `python -m faults.hub CONFIG`: CONFIG is JSON, {"nodes": {ADDRESS: NAME}, "doors": [[LISTEN, PORT, NAME, TARGET]]}. A
 link leads from one node to another. Commands come as JSON lines on standard input, and each is answered by a line: the
-counts of the link that it names. The hub ends with its input.
+counts of the link that it names, and how many of its connections are open. The hub ends with its input.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Hub:
         if words.get("reset"):
             link.reset()
         link.set(words.get("set", {}))
-        return link.counts
+        return link.counts | {"open": len(link.open) // 2}
 
 
 async def lead(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, port: int) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from faults.asking import Question
 from faults.cluster import FaultyCluster
 from faults.history import Answer
 from faults.injectors import KINDS, targets
 from faults.network import REDIS
 from faults.schedule import Planned, schedule
-from faults.traffic import Question, Traffic
+from faults.traffic import Traffic, verdicts
 
 BEFORE, AFTER = 40, 80  # tokens of all streams, before the first fault and behind the last one
 ECHO_S = 2.0  # after a fault, in which a pause still counts as its own
@@ -21,9 +22,11 @@ ECHO_S = 2.0  # after a fault, in which a pause still counts as its own
 
 @dataclass
 class Outcome:
-    """`stalls`: the longest pause of any stream at each fault, by kind. `verdicts`: of answers that are not right."""
+    """`answers`: of all choices. `stalls`: the longest pause of any stream at each fault, by kind. `verdicts`: of
+    answers that are not right."""
 
     requests: int = 0
+    answers: int = 0
     tokens: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     stalls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -38,10 +41,13 @@ class Outcome:
     def changed(self) -> int:
         return sum(verdict.startswith("changed") for verdict in self.verdicts)
 
-    def note(self, seed: int, answers: Sequence[Answer], times: Sequence[tuple[Planned, float, float]]) -> None:
-        self.requests += len(answers)
-        self.tokens += sum(len(answer.times) for answer in answers)
-        self.verdicts += [f"{verdict} (seed {seed})" for answer in answers if (verdict := answer.verdict())]
+    def note(
+        self, seed: int, requests: Sequence[Sequence[Answer]], times: Sequence[tuple[Planned, float, float]]
+    ) -> None:
+        answers = [answer for choices in requests for answer in choices]
+        self.requests, self.answers = self.requests + len(requests), self.answers + len(answers)
+        self.tokens += sum(answer.tokens for answer in answers)
+        self.verdicts += [f"{verdict} (seed {seed})" for verdict in verdicts(requests)]
         for planned, begin, end in times:
             self.faults[planned.kind] += 1
             pauses = [pause for answer in answers for pause in answer.pauses(begin, end + ECHO_S)]
@@ -50,7 +56,7 @@ class Outcome:
 
 def run_schedule(cluster: FaultyCluster, questions: Sequence[Question], seed: int, outcome: Outcome) -> None:
     """Runs one schedule under traffic, and waits until the cluster is whole again."""
-    traffic = Traffic(cluster.target("router-0"), questions)
+    traffic = Traffic(cluster.door("router-0"), questions)
     times: list[tuple[Planned, float, float]] = []
     try:
         traffic.wait_for_tokens(BEFORE)
@@ -82,6 +88,7 @@ def table(outcome: Outcome) -> dict[str, Any]:
     """The result as it is written."""
     return {
         "requests": outcome.requests,
+        "answers": outcome.answers,
         "tokens": outcome.tokens,
         "lost": outcome.lost,
         "changed": outcome.changed,
