@@ -156,7 +156,7 @@ def _take_response(data: bytes, choices: Sequence[Receiver], tokens: list[int], 
     kind: str = event["type"]
     if kind in ("error", "response.failed"):
         raise Failed(str(event.get("message", kind)))
-    if kind.endswith(".delta"):
+    if kind.endswith(".delta") and event["delta"]:
         choices[0].text(f"{kind} of item {event['output_index']}", event["delta"], now)
     if kind in ("response.completed", "response.incomplete"):
         choices[0].ending(kind)
@@ -171,8 +171,8 @@ def _take_message(data: bytes, choices: Sequence[Receiver], tokens: list[int], n
         raise Failed(str(event["error"].get("message")))
     if kind == "content_block_delta":
         delta = event["delta"]
-        piece = next(value for name, value in delta.items() if name != "type")
-        choices[0].text(f"{delta['type']} of block {event['index']}", piece, now)
+        if piece := next(value for name, value in delta.items() if name != "type"):
+            choices[0].text(f"{delta['type']} of block {event['index']}", piece, now)
     if kind == "message_delta":
         choices[0].ending(event["delta"]["stop_reason"])
     return kind == "message_stop"

@@ -87,8 +87,8 @@ def test_what_is_left_behind_is_named() -> None:
 
 
 def test_schedules_are_functions_of_their_seeds() -> None:
-    assert schedule(3, TARGETS) == schedule(3, TARGETS)
-    firsts = {schedule(seed, TARGETS)[0].kind for seed in range(len(TARGETS))}
+    assert schedule(3, TARGETS, 2) == schedule(3, TARGETS, 2)
+    firsts = {schedule(seed, TARGETS, 2)[0].kind for seed in range(len(TARGETS))}
     assert firsts == TARGETS.keys()
     for seed in range(200):
         for planned in schedule(seed, TARGETS, 3):
