@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -16,6 +18,8 @@ from caracal_proto.router_pb2_grpc import RouterStub
 from faults.history import Oracle, Receiver
 
 LONGEST_S = 60.0  # of a request
+AGAIN_S = 0.05  # after a request was refused, or its connection has broken
+LAST_EVENT = "last-event-id"
 REFUSED = {"rate_limit_exceeded", "overloaded", "rate_limit_error", "overloaded_error"}  # codes and Anthropic's types
 
 Json = dict[str, Any]
@@ -29,12 +33,17 @@ class Failed(Exception):
     """The request ended without a whole answer."""
 
 
+class Broken(Failed):
+    """Its connection did, or this router cannot serve just now: another one may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where clients reach a router."""
+    """Where clients reach a router, and another one over HTTP."""
 
     grpc: str
     http: tuple[str, int]
+    other: tuple[str, int]
 
 
 class Question(Protocol):
@@ -77,39 +86,82 @@ class GrpcQuestion:
 
 @dataclass(frozen=True)
 class HttpQuestion:
-    """A streamed answer of one of the HTTP APIs."""
+    """A streamed answer of one of the HTTP APIs. `goes_on`: it is asked of the other router, and where its connection
+    breaks, the client goes on with it behind the last event, at whichever router answers."""
 
     path: str
     body: Json
     oracles: Sequence[Oracle] = ()
+    goes_on: bool = False
 
     def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> None:
-        read_stream(door.http, self.path, self.body, choices)
+        reading = Reading(self.path, self.body, choices, goes_on=self.goes_on)
+        addresses, end = itertools.cycle((door.other, door.http) if self.goes_on else (door.http,)), _end()
+        while True:
+            try:
+                return reading.read(next(addresses))
+            except (Broken, Refused) as error:
+                if not self.goes_on or (isinstance(error, Refused) and not reading.begun):
+                    raise
+                if time.monotonic() > end:
+                    raise Failed(f"it did not go on: {error}") from None
+                time.sleep(AGAIN_S)
 
 
-def read_stream(address: tuple[str, int], path: str, body: Json, choices: Sequence[Receiver]) -> None:
-    """Reads a stream to its last event. Raises Refused or Failed."""
-    with closing(HTTPConnection(*address, timeout=LONGEST_S)) as connection:
-        try:
-            connection.request("POST", path, json.dumps(body | {"stream": True}), {"content-type": "application/json"})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise _failure(answer.status, json.loads(answer.read())["error"])
-            take, over, tokens = READERS[path], False, [0] * len(choices)
-            for line in answer:
-                if line.startswith(b"data: "):
-                    if over:
-                        raise Failed(f"an event comes after the last: {line[:80]!r}")
-                    over = take(line[6:].strip(), choices, tokens, time.monotonic())
-        except (OSError, HTTPException, ValueError) as error:
-            raise Failed(f"{type(error).__name__}: {error}") from None
-    if not over:
-        raise Failed("the stream ends without its last event")
+def _end() -> float:
+    return time.monotonic() + LONGEST_S
+
+
+class Reading:
+    """One stream, over one connection or several."""
+
+    def __init__(self, path: str, body: Json, choices: Sequence[Receiver], *, goes_on: bool = False) -> None:
+        self._path, self._body, self._choices = path, json.dumps(body | {"stream": True}), choices
+        self._take, self._tokens, self._over = READERS[path], [0] * len(choices), False
+        self._headers = {"content-type": "application/json"}
+        if goes_on:
+            self._headers |= {"x-request-id": uuid.uuid4().hex, LAST_EVENT: "0"}
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer that may go on has come."""
+        return self._headers.get(LAST_EVENT, "0") != "0"
+
+    def read(self, address: tuple[str, int]) -> None:
+        """Reads to the last event. Raises Refused, Broken or Failed."""
+        with closing(HTTPConnection(*address, timeout=LONGEST_S)) as connection:
+            try:
+                connection.request("POST", self._path, self._body, self._headers)
+                answer = connection.getresponse()
+                if answer.status != 200:
+                    raise _failure(answer.status, json.loads(answer.read())["error"])
+                self._read_events(answer)
+            except (OSError, HTTPException) as error:
+                raise Broken(f"{type(error).__name__}: {error}") from None
+        if not self._over:
+            raise Broken("the stream ends without its last event")
+
+    def _read_events(self, lines: Iterable[bytes]) -> None:
+        event: dict[bytes, bytes] = {}
+        for line in lines:
+            name, _, value = line.strip().partition(b": ")
+            if name:
+                event[name] = value
+                continue
+            if b"data" in event:  # which an empty line ends; one without is none yet
+                if self._over:
+                    raise Failed(f"an event comes after the last: {event[b'data'][:80]!r}")
+                self._over = self._take(event[b"data"], self._choices, self._tokens, time.monotonic())
+                if LAST_EVENT in self._headers and b"id" in event:
+                    self._headers[LAST_EVENT] = event[b"id"].decode()
+            event = {}
 
 
 def _failure(status: int, error: Json) -> Refused | Failed:
     code = error.get("code") or error.get("type")
-    return Refused() if code in REFUSED else Failed(f"{status}: {error.get('message')}")
+    if code in REFUSED:
+        return Refused()
+    return (Broken if status == 503 else Failed)(f"{status}: {error.get('message')}")
 
 
 def _take_choices(data: bytes, choices: Sequence[Receiver], tokens: list[int], now: float) -> bool:

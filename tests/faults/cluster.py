@@ -94,9 +94,10 @@ class FaultyCluster:
         os.kill(self.pid(name), number)
 
     def door(self, router: str) -> Door:
-        """Where clients reach a router."""
+        """Where clients reach a router, and the other one."""
+        (other,) = (name for name in self.names if name.startswith("router") and name != router)
         address = self.network.door(router)
-        return Door(f"{address}:8001", (address, 8000))
+        return Door(f"{address}:8001", (address, 8000), (self.network.door(other), 8000))
 
     def knock(self, name: str) -> socket.socket:
         """Sends something to a worker that it answers, by the hub, from here; to be closed."""

@@ -51,7 +51,8 @@ class Decoy:
         return self._sleeper.pid
 
     def door(self, router: str) -> Door:
-        return Door("", self._server.getsockname()[:2])
+        server: tuple[str, int] = self._server.getsockname()
+        return Door("", server, server)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         os.kill(self._sleeper.pid, number)

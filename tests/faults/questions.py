@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from caracal_proto.placement_pb2 import Endpoint, Table
 from caracal_proto.placements import layer_of
-from faults.asking import GrpcQuestion, HttpQuestion, Question, read_stream
+from faults.asking import GrpcQuestion, HttpQuestion, Question, Reading
 from faults.cluster import FaultyCluster
 from faults.history import Oracle, Recorded
 from support.cluster_harness import prompt_of, sampling_of
@@ -80,14 +80,15 @@ def questions(model: Path, cluster: FaultyCluster) -> list[Question]:
         oracles = calm_answer(cluster, path, body | {"model": model.name})
         if path == "/v1/completions":
             oracles = [replace(oracle, ids=one.ids) for oracle, one in zip(oracles, choices, strict=True)]
-        asked.append(HttpQuestion(path, body | {"model": model.name}, oracles))
+        goes_on = body.get("n", 1) > 1  # these alone are also asked of the router that may be killed
+        asked.append(HttpQuestion(path, body | {"model": model.name}, oracles, goes_on))
     return asked
 
 
 def calm_answer(cluster: FaultyCluster, path: str, body: dict[str, Any]) -> Sequence[Oracle]:
     """What the cluster answers while nothing is wrong with it."""
     choices = [Recorded() for _ in range(body.get("n", 1))]
-    read_stream(cluster.door("router-0").http, path, body, choices)
+    Reading(path, body, choices).read(cluster.door("router-0").http)
     return [choice.oracle() for choice in choices]
 
 

@@ -7,11 +7,9 @@ import time
 from collections.abc import Sequence
 
 import grpc
-from faults.asking import LONGEST_S, Door, Failed, Question, Refused
+from faults.asking import AGAIN_S, LONGEST_S, Door, Failed, Question, Refused
 from faults.history import Answer
 from support.cluster_harness import until
-
-AGAIN_S = 0.05  # after a request was refused
 
 
 class Traffic:
