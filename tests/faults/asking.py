@@ -96,20 +96,18 @@ class HttpQuestion:
 
     def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> None:
         reading = Reading(self.path, self.body, choices, goes_on=self.goes_on)
-        addresses, end = itertools.cycle((door.other, door.http) if self.goes_on else (door.http,)), _end()
+        addresses = itertools.cycle((door.other, door.http) if self.goes_on else (door.http,))
+        end = time.monotonic() + LONGEST_S
         while True:
             try:
-                return reading.read(next(addresses))
+                reading.read(next(addresses))
+                return
             except (Broken, Refused) as error:
                 if not self.goes_on or (isinstance(error, Refused) and not reading.begun):
                     raise
                 if time.monotonic() > end:
                     raise Failed(f"it did not go on: {error}") from None
                 time.sleep(AGAIN_S)
-
-
-def _end() -> float:
-    return time.monotonic() + LONGEST_S
 
 
 class Reading:
@@ -138,6 +136,8 @@ class Reading:
                 self._read_events(answer)
             except (OSError, HTTPException) as error:
                 raise Broken(f"{type(error).__name__}: {error}") from None
+            except ValueError as error:
+                raise Failed(f"what came is no JSON: {error}") from None
         if not self._over:
             raise Broken("the stream ends without its last event")
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections import Counter
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class FaultyCluster:
         """The sums of a node's metrics over their labels."""
         with urllib.request.urlopen(f"http://{self.network.door(name)}:8003/metrics", timeout=5) as answer:
             text: str = answer.read().decode()
-        found: Counter[str] = Counter()
+        found: dict[str, float] = defaultdict(float)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 found[sample.name] += sample.value
