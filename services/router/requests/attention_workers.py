@@ -53,7 +53,7 @@ CHANNEL_OPTIONS = (
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
 HINTS_S = 2.0  # between two looks at what workers have cached; this router knows what it has sent meanwhile
-LOOK_S = 0.05  # between two looks for workers that send nothing
+LOOK_S = 0.03  # between two looks for workers that send nothing
 PROBING_ROUTERS = 8  # that probe all workers with each reading of the list; more of them do so less often
 DESCRIBE_S = 1.2  # no worker is too busy to answer Describe; that this router is does not count
 
@@ -220,7 +220,7 @@ class AttentionWorkerPool:
             pause_s = self._refresh_s * (0.4 if not self.serving else 1 if self.attempts else 2)
             for look in range(math.ceil(pause_s / LOOK_S)):
                 await asyncio.sleep(min(LOOK_S, pause_s))
-                if look % 2 or self._someone_is_quiet():  # attempts may be many, workers are few
+                if look % 3 == 2 or self._someone_is_quiet():  # attempts may be many, workers are few
                     self._stalls.check(self.workers, self.attempts)
 
     async def refresh(self) -> None:

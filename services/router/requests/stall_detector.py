@@ -41,7 +41,7 @@ class StallTimeouts:
     worker is probed, and without an event before a request is given up."""
 
     lost_s: float = 2.0
-    probe_after_s: float = 0.08
+    probe_after_s: float = 0.06
     progress_s: float = 600.0
 
 
@@ -54,12 +54,13 @@ class StallDetector:
         self._timeouts = timeouts
         self._missing_since: dict[str, float] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
+        self._answered_at: dict[str, float] = {}  # when a probe was, for the last time
         self._times, self._alarms = ProbeTimes(), Alarms()
         self.suspects: set[str] = set()  # ids of workers that did not answer their last probe, or were late with it
 
     def is_quiet(self, worker: AttentionWorkerView) -> bool:
         """Whether nothing has come from the worker for so long that it is probed if it has attempts."""
-        return self._received_at(worker) < time.monotonic() - self._timeouts.probe_after_s
+        return not self._heard(worker, time.monotonic() - self._timeouts.probe_after_s)
 
     def check(
         self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt], *, everybody: bool = False
@@ -74,9 +75,10 @@ class StallDetector:
         self._missing_since = {name: self._missing_since.get(name, now) for name in used.keys() - listed.keys()}
         self.suspects &= listed.keys()
         before = now - self._timeouts.probe_after_s
-        due = {a.worker.worker_id for a in waiting if a.last_event_at < before and self._received_at(a.worker) < before}
+        due = {a.worker.worker_id for a in waiting if a.last_event_at < before and not self._heard(a.worker, before)}
         if everybody:
             due |= {worker.worker_id for worker in workers if worker.serving}
+            self._answered_at = {name: at for name, at in self._answered_at.items() if name in listed}
             self._times.keep_only(listed.keys())
             self._alarms.keep_only(listed.keys())
         for name in (due | self.suspects) - self._probing.keys():
@@ -156,7 +158,8 @@ class StallDetector:
         return None if other is None or other.worker_id in avoided else other
 
     def _heard(self, worker: AttentionWorkerView, since: float) -> bool:
-        return self._received_at(worker) >= since
+        """Whether anything has come from the worker since then, an answer to a probe included."""
+        return max(self._received_at(worker), self._answered_at.get(worker.worker_id, -math.inf)) >= since
 
     async def _answers_in_time(self, worker: AttentionWorkerView) -> bool:
         probe = asyncio.ensure_future(self._timed_probe(worker))
@@ -169,7 +172,8 @@ class StallDetector:
         asked_at = time.monotonic()
         answered = await self._probe(worker)
         if answered:
-            self._times.add(worker.worker_id, time.monotonic() - asked_at)
+            now = self._answered_at[worker.worker_id] = time.monotonic()
+            self._times.add(worker.worker_id, now - asked_at)
         return answered
 
     def _abandon(self, name: str, attempts: Collection[Attempt], probed_at: float, why: str, **more: object) -> None:
