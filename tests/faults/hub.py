@@ -114,12 +114,14 @@ async def lead(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 async def pump(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, there: bool) -> None:
-    with contextlib.suppress(OSError):
+    try:
         while data := await reader.read(CHUNK):
             writer.write(await link.travel(data, there))
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+    except OSError:
+        writer.transport.abort()  # a reset goes on as one
 
 
 async def main(config: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from statistics import median_low
 
 KEPT = 64  # times of a worker
 FEWEST = 4  # of them before they say anything
-QUANTILE = 0.95  # of them: a few stalls do not count as how the worker is
+QUANTILE = 0.8  # of them: stalls, each of which makes one late answer, do not count as how the worker is
 FACTOR = 2.0  # times the quantile: ordinary tails are not late
 AGAINST_OTHERS = 5.0  # times what is the middle one among the workers, beyond which nobody's own history counts
 FLOOR_S = 0.1  # sooner than that no answer is late

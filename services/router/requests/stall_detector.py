@@ -122,7 +122,11 @@ class StallDetector:
                 return
         elif time.monotonic() < missing_since + self._timeouts.lost_s:
             return  # its lease may come back; it is probed again
-        self._abandon(name, attempts, probed_at, "attention worker does not answer", listed=missing_since is None)
+        given_up = self._abandon(name, attempts, probed_at)
+        if given_up:
+            log.warning(
+                "attention worker does not answer", worker=name, listed=missing_since is None, attempts=given_up
+            )
 
     async def _alarm(
         self,
@@ -146,7 +150,8 @@ class StallDetector:
         if probe.done() or self._heard(worker, probed_at) or not self._alarms.take(name, time.monotonic()):
             return False
         self.suspects.add(name)
-        self._abandon(name, attempts, probed_at, "attention worker is late", other=other.worker_id)
+        given_up = self._abandon(name, attempts, math.inf)  # also those that have begun since: nothing has come
+        log.warning("attention worker is late", worker=name, other=other.worker_id, attempts=given_up)
         return True
 
     def _other(
@@ -176,10 +181,13 @@ class StallDetector:
             self._times.add(worker.worker_id, now - asked_at)
         return answered
 
-    def _abandon(self, name: str, attempts: Collection[Attempt], probed_at: float, why: str, **more: object) -> None:
-        """Abandons the worker's attempts of which nothing has come since it was probed."""
-        for attempt in list(attempts):
-            same = attempt.worker.worker_id == name
-            if same and not attempt.complete and attempt.last_event_at < probed_at:
-                log.warning(why, worker=name, **more)
-                attempt.abandon()
+    def _abandon(self, name: str, attempts: Collection[Attempt], before: float) -> int:
+        """Abandons the worker's attempts of which nothing has come since `before`; returns how many."""
+        given_up = [
+            attempt
+            for attempt in attempts
+            if attempt.worker.worker_id == name and not attempt.complete and attempt.last_event_at < before
+        ]
+        for attempt in given_up:
+            attempt.abandon()
+        return len(given_up)
