@@ -57,7 +57,7 @@ class Workers:
         return True
 
     async def known(self) -> None:
-        """Has so many answers of each that lateness can be told."""
+        """Has so many answers of each that lateness can be seen."""
         enough = {name: self.probes[name] + 2 * FEWEST for name in NAMES}
         assert await self.look(lambda: all(self.probes[name] >= enough[name] for name in NAMES), everybody=True)
 

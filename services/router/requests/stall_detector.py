@@ -60,7 +60,7 @@ class StallDetector:
 
     def is_quiet(self, worker: AttentionWorkerView) -> bool:
         """Whether nothing has come from the worker for so long that it is probed if it has attempts."""
-        return not self._heard(worker, time.monotonic() - self._timeouts.probe_after_s)
+        return not self._came_since(worker, time.monotonic() - self._timeouts.probe_after_s)
 
     def check(
         self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt], *, everybody: bool = False
@@ -75,7 +75,9 @@ class StallDetector:
         self._missing_since = {name: self._missing_since.get(name, now) for name in used.keys() - listed.keys()}
         self.suspects &= listed.keys()
         before = now - self._timeouts.probe_after_s
-        due = {a.worker.worker_id for a in waiting if a.last_event_at < before and not self._heard(a.worker, before)}
+        due = {
+            a.worker.worker_id for a in waiting if a.last_event_at < before and not self._came_since(a.worker, before)
+        }
         if everybody:
             due |= {worker.worker_id for worker in workers if worker.serving}
             self._answered_at = {name: at for name, at in self._answered_at.items() if name in listed}
@@ -102,10 +104,14 @@ class StallDetector:
         probe = asyncio.ensure_future(self._timed_probe(worker))
         try:
             late_s = self._times.late_after(name)
-            late = math.isfinite(late_s) and not await ends_within(late_s, probe) and not self._heard(worker, probed_at)
+            late = (
+                math.isfinite(late_s)
+                and not await ends_within(late_s, probe)
+                and not self._came_since(worker, probed_at)
+            )
             late = late and time.monotonic() < probed_at + LAGS * late_s
             alarmed = late and await self._alarm(worker, probe, probed_at, workers, attempts)
-            alive = await probe or self._heard(worker, probed_at)
+            alive = await probe or self._came_since(worker, probed_at)
         finally:
             probe.cancel()
             del self._probing[name]
@@ -142,12 +148,12 @@ class StallDetector:
             return False
         late = {name}
         while (other := self._other(worker, workers, late)) is not None:
-            if self._heard(other, probed_at) or await self._answers_in_time(other):
+            if self._came_since(other, probed_at) or await self._answers_in_time(other):
                 break
             late.add(other.worker_id)
         if other is None:
             return False  # everything is late: the machine, or the network
-        if probe.done() or self._heard(worker, probed_at) or not self._alarms.take(name, time.monotonic()):
+        if probe.done() or self._came_since(worker, probed_at) or not self._alarms.take(name, time.monotonic()):
             return False
         self.suspects.add(name)
         given_up = self._abandon(name, attempts, math.inf)  # also those that have begun since: nothing has come
@@ -162,7 +168,7 @@ class StallDetector:
         other = choose_worker(workers, {}, numerics_class=worker.numerics_class, avoid=avoided)
         return None if other is None or other.worker_id in avoided else other
 
-    def _heard(self, worker: AttentionWorkerView, since: float) -> bool:
+    def _came_since(self, worker: AttentionWorkerView, since: float) -> bool:
         """Whether anything has come from the worker since then, an answer to a probe included."""
         return max(self._received_at(worker), self._answered_at.get(worker.worker_id, -math.inf)) >= since
 
