@@ -29,6 +29,7 @@ from services.router.requests.worker_choice import AttentionWorkerView, choose_w
 
 log = structlog.get_logger(__name__)
 
+LOOK_AGAIN_S = 0.05  # for another worker, while one is late
 LAGS = 2.0  # times a limit's length that it takes where this loop is held up: then it cannot tell who is late
 
 Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
@@ -104,12 +105,7 @@ class StallDetector:
         probe = asyncio.ensure_future(self._timed_probe(worker))
         try:
             late_s = self._times.late_after(name)
-            late = (
-                math.isfinite(late_s)
-                and not await ends_within(late_s, probe)
-                and not self._came_since(worker, probed_at)
-            )
-            late = late and time.monotonic() < probed_at + LAGS * late_s
+            late = await self._is_late(worker, probe, probed_at, late_s)
             alarmed = late and await self._alarm(worker, probe, probed_at, workers, attempts)
             alive = await probe or self._came_since(worker, probed_at)
         finally:
@@ -134,6 +130,18 @@ class StallDetector:
                 "attention worker does not answer", worker=name, listed=missing_since is None, attempts=given_up
             )
 
+    async def _is_late(
+        self, worker: AttentionWorkerView, probe: asyncio.Future[bool], probed_at: float, late_s: float
+    ) -> bool:
+        """Whether nothing comes of the worker in time, as far as this loop, if it is not held up, can tell."""
+        while math.isfinite(late_s):
+            began = time.monotonic()
+            if await ends_within(late_s, probe) or self._came_since(worker, probed_at):
+                return False
+            if time.monotonic() < began + LAGS * late_s:
+                return True
+        return False
+
     async def _alarm(
         self,
         worker: AttentionWorkerView,
@@ -142,23 +150,36 @@ class StallDetector:
         workers: Collection[AttentionWorkerView],
         attempts: Collection[Attempt],
     ) -> bool:
-        """Gives up a worker with a lease whose answer is late, if another one answers now; whether it has."""
+        """Gives up a worker with a lease whose answer is late, as soon as another one answers; whether it has."""
         name = worker.worker_id
-        if name in self._missing_since or name in self.suspects:
-            return False
-        late = {name}
-        while (other := self._other(worker, workers, late)) is not None:
-            if self._came_since(other, probed_at) or await self._answers_in_time(other):
+        while not (
+            name in self._missing_since or name in self.suspects or self._has_answered(worker, probe, probed_at)
+        ):
+            other = await self._another(worker, workers, probed_at)
+            if other is None:  # everything is late: the machine, or the network
+                await ends_within(LOOK_AGAIN_S, probe)
+            elif self._has_answered(worker, probe, probed_at) or not self._alarms.take(name, time.monotonic()):
                 break
+            else:
+                self.suspects.add(name)
+                given_up = self._abandon(name, attempts, math.inf)  # also those that have begun since
+                log.warning("attention worker is late", worker=name, other=other.worker_id, attempts=given_up)
+                return True
+        return False
+
+    def _has_answered(self, worker: AttentionWorkerView, probe: asyncio.Future[bool], probed_at: float) -> bool:
+        return probe.done() or self._came_since(worker, probed_at)
+
+    async def _another(
+        self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], since: float
+    ) -> AttentionWorkerView | None:
+        """A worker that could take its sequences over, and of which something has come since then or comes now."""
+        late = {worker.worker_id}
+        while (other := self._other(worker, workers, late)) is not None:
+            if self._came_since(other, since) or await self._answers_in_time(other):
+                return other
             late.add(other.worker_id)
-        if other is None:
-            return False  # everything is late: the machine, or the network
-        if probe.done() or self._came_since(worker, probed_at) or not self._alarms.take(name, time.monotonic()):
-            return False
-        self.suspects.add(name)
-        given_up = self._abandon(name, attempts, math.inf)  # also those that have begun since: nothing has come
-        log.warning("attention worker is late", worker=name, other=other.worker_id, attempts=given_up)
-        return True
+        return None
 
     def _other(
         self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], late: Collection[str]
