@@ -42,6 +42,7 @@ class FaultyCluster:
         self.names = [f"{role}-{number}" for role, count in SIZES.items() for number in range(count)]
         self.network = FaultyNetwork(*self.names)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._died: dict[str, str] = {}  # boot ids, by name: a lease outlives its worker
         self._exit = ExitStack()
 
     def __enter__(self) -> FaultyCluster:
@@ -64,6 +65,8 @@ class FaultyCluster:
 
     def restart(self, name: str) -> None:
         role = name.rpartition("-")[0]
+        if (record := self._record(name)) is not None:
+            self._died[name] = record["boot_id"]
         network, door = self.network, self.network.door(name)
         ports = {"CARACAL_PORT": "8000", "CARACAL_GRPC_PORT": "8001"} if role == "router" else {"CARACAL_PORT": "8001"}
         if role == "expert":
@@ -118,10 +121,10 @@ class FaultyCluster:
         until(there, f"{name} does not listen")
 
     def wait_until_whole(self) -> None:
-        """Waits until every worker has the newest table and every router is ready."""
-        for role in ("attention", "expert"):
-            for number in range(SIZES[role]):
-                self.store.await_record(role, f"{role}-{number}", epoch=1)
+        """Waits until every worker has a table and every router is ready: those that are there now."""
+        for name in self.names:
+            if not name.startswith("router"):
+                until(lambda name=name: self._serves(name), f"{name} does not serve")  # type: ignore[misc]
         for name in self.names:
             if name.startswith("router"):
                 until(lambda name=name: self._ready(name), f"{name} is not ready")  # type: ignore[misc]
@@ -157,6 +160,16 @@ class FaultyCluster:
             for sample in family.samples:
                 found[sample.name] += sample.value
         return dict(found)
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.store.record(name.rpartition("-")[0], name)
+        except redis.RedisError:
+            return None
+
+    def _serves(self, name: str) -> bool:
+        record = self._record(name)
+        return record is not None and record["epoch"] > 0 and record["boot_id"] != self._died.get(name)
 
     def _ready(self, name: str) -> bool:
         try:
