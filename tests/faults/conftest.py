@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from faults.asking import Question
 from faults.cluster import FaultyCluster
 from faults.questions import questions
-from faults.traffic import Question
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 
@@ -25,4 +25,4 @@ def cluster(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
 
 @pytest.fixture(scope="module")
 def asked(model: Path, cluster: FaultyCluster) -> Sequence[Question]:
-    return questions(model, cluster.tokenize)
+    return questions(model, cluster)

@@ -2,7 +2,7 @@
 
 `python -m faults.hub CONFIG`: CONFIG is JSON, {"nodes": {ADDRESS: NAME}, "doors": [[LISTEN, PORT, NAME, TARGET]]}. A
 link leads from one node to another. Commands come as JSON lines on standard input, and each is answered by a line: the
-counts of the link that it names. The hub ends with its input.
+counts of the link that it names, and how many of its connections are open. The hub ends with its input.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Hub:
         if words.get("reset"):
             link.reset()
         link.set(words.get("set", {}))
-        return link.counts
+        return link.counts | {"open": len(link.open) // 2}
 
 
 async def lead(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, port: int) -> None:
@@ -114,12 +114,14 @@ async def lead(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 async def pump(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, there: bool) -> None:
-    with contextlib.suppress(OSError):
+    try:
         while data := await reader.read(CHUNK):
             writer.write(await link.travel(data, there))
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+    except OSError:
+        writer.transport.abort()  # a reset goes on as one
 
 
 async def main(config: dict[str, Any]) -> None:

@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import redis
-from faults.cluster import FaultyCluster, stopped, wait_for
+from faults.cluster import MAX_SEQUENCES, FaultyCluster, stopped, wait_for
 from faults.network import REDIS
+from faults.overload import Burst
 from support.frozen_thread import STOPPED as FROZEN
 from support.frozen_thread import FrozenThread, state, threads
 
@@ -22,7 +23,7 @@ class Injector(ABC):
     """A fault at a target: a node's name, or Redis."""
 
     kind: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]]  # whose nodes are targets
+    roles: ClassVar[tuple[str, ...]]  # whose nodes are targets; a name is that node's alone
     seen_s = 5.0  # that it may take to show
 
     def __init__(self, cluster: FaultyCluster, target: str) -> None:
@@ -75,21 +76,41 @@ class Stopped(Injector):
 
 
 class Frozen(Injector):
-    """The engine's thread of an attention worker alone: its sockets live on."""
+    """The thread that computes, of an attention or expert worker, alone: its sockets live on."""
 
-    kind, roles = "engine frozen", ("attention",)
-    thread = "engine"
+    kind, roles = "thread frozen", ("attention", "expert")
+    names: ClassVar[dict[str, str]] = {"attention": "engine", "expert": "launches"}  # of these threads
+
+    def __init__(self, cluster: FaultyCluster, target: str) -> None:
+        super().__init__(cluster, target)
+        self.name = self.thread = self.names[target.rpartition("-")[0]]
 
     def inject(self) -> None:
         self._fault = FrozenThread(threads(self.cluster.pid(self.target), self.thread)[0])
         self._fault.inject()
 
     def verify(self) -> bool:
-        return any(state(one) == FROZEN for one in threads(self.cluster.pid(self.target), type(self).thread))
+        return any(state(one) == FROZEN for one in threads(self.cluster.pid(self.target), self.name))
 
     def heal(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # a worker whose engine stands still ends itself in the end
+        with contextlib.suppress(FileNotFoundError):  # a worker that stands still ends itself in the end
             self._fault.heal()
+
+
+class Overloaded(Injector):
+    """The traffic's own client asks for more, all at once, than the router takes on."""
+
+    kind, roles = "overload", ("router-0",)
+    requests = 3 * MAX_SEQUENCES // 2
+
+    def inject(self) -> None:
+        self._burst = Burst(self.cluster.door(self.target).http, self.requests)
+
+    def verify(self) -> bool:
+        return wait_for(lambda: self._burst.refused() > 0, self.seen_s)
+
+    def heal(self) -> None:
+        self._burst.close()
 
 
 class LinkFault(Injector):
@@ -104,8 +125,8 @@ class LinkFault(Injector):
         self._before = self._count(self.values)
 
     def verify(self) -> bool:
-        self.cluster.knock(self.target)  # there may be no other traffic, where nobody uses the target just now
-        return wait_for(lambda: self._count({}) > self._before, self.seen_s)
+        with self.cluster.knock(self.target):  # there may be no other traffic, where nobody uses the target just now
+            return wait_for(lambda: self._count({}) > self._before, self.seen_s)
 
     def heal(self) -> None:
         self._count(self.well)
@@ -265,6 +286,7 @@ KINDS: dict[str, type[Injector]] = {
         OtherRouterKilled,
         Stopped,
         Frozen,
+        Overloaded,
         Delayed,
         Throttled,
         Blackholed,
@@ -282,9 +304,9 @@ KINDS: dict[str, type[Injector]] = {
 
 
 def targets(cluster: FaultyCluster) -> dict[str, list[str]]:
-    """The targets of each kind. The traffic's own router, router-0, is none."""
-    names = [name for name in cluster.names if name != "router-0"]
+    """The targets of each kind. The traffic's own router, router-0, is one only where it is named."""
+    roles = {name: name.rpartition("-")[0] for name in (*cluster.names, REDIS) if name != "router-0"}
     return {
-        kind: [REDIS] if injector.roles == (REDIS,) else [n for n in names if n.rpartition("-")[0] in injector.roles]
+        kind: [name for name in (*cluster.names, REDIS) if name in injector.roles or roles.get(name) in injector.roles]
         for kind, injector in KINDS.items()
     }

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from faults.asking import Question
 from faults.cluster import FaultyCluster
 from faults.history import Answer
 from faults.injectors import KINDS, targets
 from faults.network import REDIS
 from faults.schedule import Planned, schedule
-from faults.traffic import Question, Traffic
+from faults.traffic import Traffic, verdicts
 
 BEFORE, AFTER = 40, 80  # tokens of all streams, before the first fault and behind the last one
 ECHO_S = 2.0  # after a fault, in which a pause still counts as its own
@@ -21,9 +22,11 @@ ECHO_S = 2.0  # after a fault, in which a pause still counts as its own
 
 @dataclass
 class Outcome:
-    """`stalls`: the longest pause of any stream at each fault, by kind. `verdicts`: of answers that are not right."""
+    """`answers`: of all choices. `stalls`: the longest pause of any stream at each fault, by its kind and whom it hit.
+    `verdicts`: of answers that are not right."""
 
     requests: int = 0
+    answers: int = 0
     tokens: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     stalls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -38,23 +41,37 @@ class Outcome:
     def changed(self) -> int:
         return sum(verdict.startswith("changed") for verdict in self.verdicts)
 
-    def note(self, seed: int, answers: Sequence[Answer], times: Sequence[tuple[Planned, float, float]]) -> None:
-        self.requests += len(answers)
-        self.tokens += sum(len(answer.times) for answer in answers)
-        self.verdicts += [f"{verdict} (seed {seed})" for answer in answers if (verdict := answer.verdict())]
+    def note(
+        self, seed: int, requests: Sequence[Sequence[Answer]], times: Sequence[tuple[Planned, float, float]]
+    ) -> None:
+        answers = [answer for choices in requests for answer in choices]
+        self.requests, self.answers = self.requests + len(requests), self.answers + len(answers)
+        self.tokens += sum(answer.tokens for answer in answers)
+        self.verdicts += [f"{verdict} (seed {seed})" for verdict in verdicts(requests)]
+        streams = [answer for answer in answers if not answer.oracle.texts]  # each token of which comes by itself
         for planned, begin, end in times:
             self.faults[planned.kind] += 1
-            pauses = [pause for answer in answers for pause in answer.pauses(begin, end + ECHO_S)]
-            self.stalls[planned.kind].append(max(pauses, default=0.0))
+            pauses = [pause for answer in streams for pause in answer.pauses(begin, end + ECHO_S)]
+            hit = planned.target.rpartition("-")[0] or planned.target
+            self.stalls[f"{planned.kind}, {hit}"].append(max(pauses, default=0.0))
 
 
-def run_schedule(cluster: FaultyCluster, questions: Sequence[Question], seed: int, outcome: Outcome) -> None:
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Of what schedules are made: so many faults each, of these kinds."""
+
+    faults: int = 2
+    kinds: Sequence[str] = tuple(KINDS)
+
+
+def run_schedule(cluster: FaultyCluster, questions: Sequence[Question], seed: int, outcome: Outcome, mix: Mix) -> None:
     """Runs one schedule under traffic, and waits until the cluster is whole again."""
-    traffic = Traffic(cluster.target("router-0"), questions)
+    hit = {kind: found for kind, found in targets(cluster).items() if kind in mix.kinds}
+    traffic = Traffic(cluster.door("router-0"), questions)
     times: list[tuple[Planned, float, float]] = []
     try:
         traffic.wait_for_tokens(BEFORE)
-        for planned in schedule(seed, targets(cluster)):
+        for planned in schedule(seed, hit, mix.faults):
             time.sleep(planned.after_s)
             if planned.target != REDIS:
                 cluster.wait_until_there(planned.target)
@@ -82,18 +99,19 @@ def table(outcome: Outcome) -> dict[str, Any]:
     """The result as it is written."""
     return {
         "requests": outcome.requests,
+        "answers": outcome.answers,
         "tokens": outcome.tokens,
         "lost": outcome.lost,
         "changed": outcome.changed,
         "without_effect": outcome.without_effect,
         "verdicts": outcome.verdicts,
         "faults": {
-            kind: {
-                "count": outcome.faults[kind],
+            what: {
+                "count": len(stalls),
                 "stall_s": {f"p{100 * share:g}": round(quantile(stalls, share), 3) for share in (0.5, 0.99)}
                 | {"max": round(max(stalls), 3)},
             }
-            for kind, stalls in sorted(outcome.stalls.items())
+            for what, stalls in sorted(outcome.stalls.items())
         },
     }
 
@@ -103,9 +121,10 @@ def run(
     questions: Sequence[Question],
     seeds: Sequence[int],
     done: Callable[[int], None] = lambda seed: None,
+    mix: Mix = Mix(),
 ) -> Outcome:
     outcome = Outcome()
     for seed in seeds:
-        run_schedule(cluster, questions, seed, outcome)
+        run_schedule(cluster, questions, seed, outcome, mix)
         done(seed)
     return outcome

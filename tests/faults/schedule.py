@@ -20,7 +20,7 @@ class Planned:
     lasts_s: float
 
 
-def schedule(seed: int, targets: Mapping[str, Sequence[str]], faults: int = 2) -> list[Planned]:
+def schedule(seed: int, targets: Mapping[str, Sequence[str]], faults: int) -> list[Planned]:
     """Returns the faults of a seed. `targets`: of each kind.
 
     The first one's kind goes through all kinds as seeds do, so that as many schedules as kinds have each one.

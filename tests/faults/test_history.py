@@ -1,8 +1,9 @@
-"""The checker of histories finds what is wrong, and schedules are what their seeds say."""
+"""The checker of histories finds what is wrong, that of footprints what is left behind; schedules are functions."""
 
 from __future__ import annotations
 
 import pytest
+from faults.footprint import Footprint, leaks
 from faults.history import Answer, Oracle
 from faults.schedule import LONGEST_S, SHORTEST_S, schedule
 
@@ -37,7 +38,7 @@ def test_a_right_answer() -> None:
         (answer(*WHOLE[:1], endings=(), error="UNAVAILABLE"), "lost: UNAVAILABLE"),
         (answer(WHOLE[0], WHOLE[2]), "changed: token 2 comes where 1 is due"),
         (answer(WHOLE[0], WHOLE[0], *WHOLE[1:]), "changed: token 0 comes where 1 is due"),
-        (answer(WHOLE[0], (1, 6, 61), WHOLE[2]), "changed: token 1 is 6, 0000003d instead of 6, 0000003c"),
+        (answer(WHOLE[0], (1, 6, 61), WHOLE[2]), "changed: token 1 is 6 (61) instead of 6 (60)"),
         (answer(*WHOLE, (3, 8, 80)), "changed: token 3 is one too many"),
         (answer(*WHOLE, endings=("length", "stop")), "changed: it ends twice"),
     ],
@@ -46,9 +47,48 @@ def test_a_wrong_answer(made: Answer, why: str) -> None:
     assert made.verdict().startswith(why)
 
 
+CALL = Oracle([5], [-0.5], {"name of call 0": "weather", "arguments of call 0": "{}"}, "tool_calls")
+
+
+def call(*pieces: tuple[str, str], end: str = "tool_calls") -> Answer:
+    made = Answer(CALL, 0.0)
+    made.token(0, 5, -0.5, 1.0)
+    for part, piece in pieces:
+        made.text(part, piece, 2.0)
+    made.ending(end)
+    return made
+
+
+NAME, FIRST, SECOND = ("name of call 0", "weather"), ("arguments of call 0", "{"), ("arguments of call 0", "}")
+
+
+def test_a_right_call() -> None:
+    assert call(NAME, FIRST, SECOND).verdict() == ""
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (call(NAME, FIRST), "changed: it ends before its arguments of call 0 does"),
+        (call(NAME, FIRST, FIRST), "changed: arguments of call 0 goes on with '{'"),
+        (call(NAME, FIRST, SECOND, ("content", "x")), "changed: content goes on with 'x'"),
+        (call(NAME, FIRST, SECOND, end="stop"), "changed: it ends with stop instead of tool_calls"),
+    ],
+)
+def test_a_wrong_call(made: Answer, why: str) -> None:
+    assert made.verdict() == why
+
+
+def test_what_is_left_behind_is_named() -> None:
+    before = {"a": Footprint({"threads": 10, "sessions": 2}), "b": Footprint({"threads": 10, "sessions": 2})}
+    assert leaks(before, before) == []
+    after = {"a": Footprint({"threads": 18, "sessions": 2}), "b": Footprint({"threads": 19, "sessions": 3})}
+    assert leaks(before, after) == ["b: threads 10, then 19", "b: sessions 2, then 3"]
+
+
 def test_schedules_are_functions_of_their_seeds() -> None:
-    assert schedule(3, TARGETS) == schedule(3, TARGETS)
-    firsts = {schedule(seed, TARGETS)[0].kind for seed in range(len(TARGETS))}
+    assert schedule(3, TARGETS, 2) == schedule(3, TARGETS, 2)
+    firsts = {schedule(seed, TARGETS, 2)[0].kind for seed in range(len(TARGETS))}
     assert firsts == TARGETS.keys()
     for seed in range(200):
         for planned in schedule(seed, TARGETS, 3):

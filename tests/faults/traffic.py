@@ -5,31 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import grpc
-from caracal_proto import attention_pb2, router_pb2
-from caracal_proto.router_pb2_grpc import RouterStub
-from faults.history import Answer, Oracle
+from faults.asking import AGAIN_S, LONGEST_S, Door, Failed, Question, Refused
+from faults.history import Answer
 from support.cluster_harness import until
-
-LONGEST_S = 60.0  # of a request
-
-
-@dataclass(frozen=True)
-class Question:
-    prompt: str
-    sampling: attention_pb2.Sampling
-    oracle: Oracle
 
 
 class Traffic:
-    """A thread for each question; all go on until `finish`."""
+    """A thread for each question; all go on until `finish`. `requests`: of each, the answers of its choices."""
 
-    def __init__(self, target: str, questions: Sequence[Question]) -> None:
-        self.answers: list[Answer] = []
-        self._questions = questions
-        self._channel = grpc.insecure_channel(target)
+    def __init__(self, door: Door, questions: Sequence[Question]) -> None:
+        self.requests: list[list[Answer]] = []
+        self._door = door
+        self._channel = grpc.insecure_channel(door.grpc)
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(question,)) for question in questions]
         for thread in self._threads:
@@ -37,35 +26,36 @@ class Traffic:
 
     @property
     def tokens(self) -> int:
-        return sum(len(answer.times) for answer in self.answers)
+        """How many have come; pieces of text where no tokens do."""
+        return sum(answer.tokens or len(answer.times) for answers in self.requests for answer in answers)
 
     def wait_for_tokens(self, tokens: int) -> None:
         goal = self.tokens + tokens
         until(lambda: self.tokens >= goal, "the streams do not advance", LONGEST_S)
 
-    def finish(self) -> list[Answer]:
+    def finish(self) -> list[list[Answer]]:
         """Waits for the answers that have begun; returns all."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
         self._channel.close()
-        return self.answers
+        return self.requests
 
     def _run(self, question: Question) -> None:
-        request = router_pb2.TextRequest(prompt=question.prompt, sampling=question.sampling)
         while not self._stopping.is_set():
-            answer = Answer(question.oracle, time.monotonic())
-            self.answers.append(answer)
+            begun = time.monotonic()
+            answers = [Answer(oracle, begun) for oracle in question.oracles]
+            self.requests.append(answers)
             try:
-                for event in RouterStub(self._channel).Generate(request, timeout=LONGEST_S):
-                    now = time.monotonic()
-                    for token in event.tokens:
-                        answer.token(token.index, token.id, token.logits_checksum, now)
-                    if event.finish_reason:
-                        answer.ending(event.finish_reason)
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not answer.times:
-                    self.answers.remove(answer)  # refused at the door, and asked again as the answer says
-                    time.sleep(0.05)
-                    continue
-                answer.error = f"{error.code().name}: {error.details()}"
+                question.ask(self._door, self._channel, answers)
+            except Refused:
+                self.requests.remove(answers)
+                time.sleep(AGAIN_S)
+            except Failed as failed:
+                for answer in answers:
+                    answer.error = str(failed)
+
+
+def verdicts(requests: Sequence[Sequence[Answer]]) -> list[str]:
+    """What is wrong with the answers that are not right."""
+    return [verdict for answers in requests for answer in answers if (verdict := answer.verdict())]

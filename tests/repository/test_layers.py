@@ -59,6 +59,7 @@ NEVER_REACHED = [
             "services.router.placement.table_view",
             "services.router.placement.capacity",
             "services.router.requests.progress",
+            "services.router.requests.probe_times",
             "services.router.requests.stops",
             "services.prefixes",
             "services.router.requests.prefix_hints",

@@ -170,6 +170,22 @@ def test_what_the_worker_has_kept_is_not_computed_again(assets_path: Path) -> No
         assert worker.worker.engine.counters.generation_tokens == before
 
 
+def test_it_goes_on_however_late(assets_path: Path) -> None:
+    """An hour later nobody keeps a token of it: all is computed again."""
+    worker = EngineAttention(assets_path)
+    with Harness(assets_path, EngineAttention(assets_path)) as first, Harness(assets_path, worker) as second:
+        body = {"prompt": "the cat sat", "stream": True, "max_tokens": 40, "ignore_eos": True, "return_token_ids": True}
+        request_id = uuid.uuid4().hex
+        whole = ask(first, COMPLETIONS, body, headers_of(request_id))
+        created, _, place = whole[19].id.partition(".")
+        an_hour_ago = f"{int(created, 16) - 3600:x}.{place}"
+        rest = ask(second, COMPLETIONS, body, headers_of(request_id, an_hour_ago))
+        assert worker.worker is not None
+        assert worker.worker.engine.counters.generation_tokens == 40
+        choices = [[json.loads(event.data)["choices"][0] for event in events[:-1]] for events in (whole[20:], rest)]
+        assert choices[0] == choices[1]
+
+
 @pytest.mark.parametrize("change", ["id", "body", "event", "tag", "choices"])
 def test_another_request_gets_no_answer(routers: tuple[Harness, Harness], change: str) -> None:
     first, second = routers

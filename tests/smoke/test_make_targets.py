@@ -39,7 +39,7 @@ def test_supply_chain(shell: Shell) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which root alone may")
 def test_schedules_of_faults(shell: Shell) -> None:
     out = shell.folder / "faults.json"
-    shell.run("make", "faults", "N=1", f"FAULTS=--seed 2 --out {out}")
+    shell.run("make", "faults", "N=1", f"FAULTS=--seed 2 --faults 1 --kinds blackhole one-way --out {out}")
     found = json.loads(out.read_text())
     assert (found["schedules"], found["lost"], found["changed"], found["without_effect"]) == (1, 0, 0, [])
 

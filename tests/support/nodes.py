@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-NETWORK = "10.213.77"
+# Of this process: others may have nodes at the same time, and killed ones have left theirs.
+NETWORK = f"10.{150 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
 _NUMBERS = itertools.count()  # a process may have several
 PATHS = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto"))
 

@@ -53,7 +53,8 @@ CHANNEL_OPTIONS = (
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
 HINTS_S = 2.0  # between two looks at what workers have cached; this router knows what it has sent meanwhile
-LOOK_S = 0.1  # between two looks for attempts that send nothing
+LOOK_S = 0.03  # between two looks for workers that send nothing
+PROBING_ROUTERS = 8  # that probe all workers with each reading of the list; more of them do so less often
 DESCRIBE_S = 1.2  # no worker is too busy to answer Describe; that this router is does not count
 
 ReadHints = Callable[[Sequence[str]], Awaitable[Mapping[str, PageHint]]]
@@ -86,7 +87,7 @@ class AttentionWorkerPool:
         self._read_hints, self.prefixes = read_hints, PrefixHints()
         self._hints_at = -math.inf
         self._list_workers, self._count_routers = list_workers, count_routers
-        self._routers = 1
+        self._routers, self._readings = 1, 0
         self._refresh_s, self._hold_s = refresh_s, hold_s
         self.progress_timeout_s = timeouts.progress_s
         self._model_limit = ContextLimit(max_model_len)
@@ -217,10 +218,10 @@ class AttentionWorkerPool:
         while True:
             await self.refresh()
             pause_s = self._refresh_s * (0.4 if not self.serving else 1 if self.attempts else 2)
-            looks = math.ceil(pause_s / LOOK_S)
-            for _ in range(looks):
+            for look in range(math.ceil(pause_s / LOOK_S)):
                 await asyncio.sleep(min(LOOK_S, pause_s))
-                self._stalls.check(self.workers, self.attempts)
+                if look % 3 == 2 or self._someone_is_quiet():  # attempts may be many, workers are few
+                    self._stalls.check(self.workers, self.attempts)
 
     async def refresh(self) -> None:
         """Reads the list once; gives up attempts that send nothing."""
@@ -241,7 +242,9 @@ class AttentionWorkerPool:
         if new:
             await asyncio.gather(*map(self._describe, new))
         self._read_capacity()
-        self._stalls.check(self.workers, self.attempts)
+        self._readings += 1
+        everybody = self._readings % math.ceil(self._routers / PROBING_ROUTERS) == 0
+        self._stalls.check(self.workers, self.attempts, everybody=everybody)
         for attempt in [one for one in self.attempts if not one.abandoned]:
             if self.has_ended(attempt.worker.numerics_class):
                 attempt.abandon()
@@ -289,6 +292,9 @@ class AttentionWorkerPool:
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
             log.info("attention worker does not answer Describe", worker=worker.worker_id, code=code)
             return None
+
+    def _someone_is_quiet(self) -> bool:
+        return any(self._stalls.is_quiet(worker) for worker in self.workers if self.open_on[worker.worker_id])
 
     def _received_at(self, worker: AttentionWorkerView) -> float:
         stream = self._streams.get(worker.address)

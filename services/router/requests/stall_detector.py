@@ -2,24 +2,35 @@
 
 How busy a worker or this router is does not matter. A worker of which anything comes is alive; one that is silent is
 probed, with a time limit that the lag of this router's own loop does not use up. The attempts at one that does not
-answer are abandoned: if it has a lease, only where another worker can take them over. An attempt without an event for
-`progress_s` ends its request: workers send one for tokens and for parts of a prompt, so a long prompt lives on for as
-long as it is being computed.
+answer are abandoned: if it has a lease, only where another worker can take them over.
+
+Silence says nothing by itself, since an attempt may wait in a queue. But how long workers take to answer probes is
+known, because they are probed all the time: where an answer is late by that measure, and another worker answers
+meanwhile, the attempts go there at once (`probe_times.py`). The worker is a suspect until an answer of it is in time.
+
+An attempt without an event for `progress_s` ends its request: workers send one for tokens and for parts of a prompt, so
+a long prompt lives on for as long as it is being computed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import structlog
 
+from services.process.loop_time import ends_within
 from services.router.requests.attempt import Attempt
+from services.router.requests.probe_times import FALSE_WITHIN, Alarms, ProbeTimes
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
 log = structlog.get_logger(__name__)
+
+LOOK_AGAIN_S = 0.05  # for another worker, while one is late
+LAGS = 2.0  # times a limit's length that it takes where this loop is held up: then it cannot tell who is late
 
 Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
 ReceivedAt = Callable[[AttentionWorkerView], float]
@@ -31,7 +42,7 @@ class StallTimeouts:
     worker is probed, and without an event before a request is given up."""
 
     lost_s: float = 2.0
-    probe_after_s: float = 0.4
+    probe_after_s: float = 0.06
     progress_s: float = 600.0
 
 
@@ -44,10 +55,19 @@ class StallDetector:
         self._timeouts = timeouts
         self._missing_since: dict[str, float] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
-        self.suspects: set[str] = set()  # ids of workers that did not answer their last probe
+        self._answered_at: dict[str, float] = {}  # when a probe was, for the last time
+        self._times, self._alarms = ProbeTimes(), Alarms()
+        self.suspects: set[str] = set()  # ids of workers that did not answer their last probe, or were late with it
 
-    def check(self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]) -> None:
-        """Starts probes of silent workers, without waiting for any probe; ends requests without progress."""
+    def is_quiet(self, worker: AttentionWorkerView) -> bool:
+        """Whether nothing has come from the worker for so long that it is probed if it has attempts."""
+        return not self._came_since(worker, time.monotonic() - self._timeouts.probe_after_s)
+
+    def check(
+        self, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt], *, everybody: bool = False
+    ) -> None:
+        """Starts probes of silent workers, or of all that serve, without waiting for any probe; ends requests without
+        progress."""
         now = time.monotonic()
         waiting = [attempt for attempt in attempts if not attempt.complete]
         self._expire(waiting, now)
@@ -56,10 +76,15 @@ class StallDetector:
         self._missing_since = {name: self._missing_since.get(name, now) for name in used.keys() - listed.keys()}
         self.suspects &= listed.keys()
         before = now - self._timeouts.probe_after_s
-        silent = {
-            a.worker.worker_id for a in waiting if a.last_event_at < before and self._received_at(a.worker) < before
+        due = {
+            a.worker.worker_id for a in waiting if a.last_event_at < before and not self._came_since(a.worker, before)
         }
-        for name in (silent | self.suspects) - self._probing.keys():
+        if everybody:
+            due |= {worker.worker_id for worker in workers if worker.serving}
+            self._answered_at = {name: at for name, at in self._answered_at.items() if name in listed}
+            self._times.keep_only(listed.keys())
+            self._alarms.keep_only(listed.keys())
+        for name in (due | self.suspects) - self._probing.keys():
             worker = listed.get(name) or used[name]
             self._probing[name] = asyncio.ensure_future(self._check_worker(worker, workers, attempts))
 
@@ -77,23 +102,119 @@ class StallDetector:
         self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]
     ) -> None:
         name, probed_at = worker.worker_id, time.monotonic()
+        probe = asyncio.ensure_future(self._timed_probe(worker))
         try:
-            alive = await self._probe(worker) or self._received_at(worker) >= probed_at
+            late_s = self._times.late_after(name)
+            late = await self._is_late(worker, probe, probed_at, late_s)
+            alarmed = late and await self._alarm(worker, probe, probed_at, workers, attempts)
+            alive = await probe or self._came_since(worker, probed_at)
         finally:
+            probe.cancel()
             del self._probing[name]
         if alive:
-            self.suspects.discard(name)
+            if not late:
+                self.suspects.discard(name)
+            elif alarmed and time.monotonic() < probed_at + FALSE_WITHIN * late_s:
+                self._alarms.was_false(name, time.monotonic())
             return
         missing_since = self._missing_since.get(name)
         if missing_since is None:
             self.suspects.add(name)
-            other = choose_worker(workers, {}, numerics_class=worker.numerics_class, avoid=self.suspects)
-            if other is None or other.worker_id in self.suspects:
+            if self._other(worker, workers, ()) is None:
                 return
         elif time.monotonic() < missing_since + self._timeouts.lost_s:
             return  # its lease may come back; it is probed again
-        for attempt in list(attempts):
-            same = attempt.worker.worker_id == name
-            if same and not attempt.complete and attempt.last_event_at < probed_at:
-                log.warning("attention worker does not answer", worker=name, listed=missing_since is None)
-                attempt.abandon()
+        given_up = self._abandon(name, attempts, probed_at)
+        if given_up:
+            log.warning(
+                "attention worker does not answer", worker=name, listed=missing_since is None, attempts=given_up
+            )
+
+    async def _is_late(
+        self, worker: AttentionWorkerView, probe: asyncio.Future[bool], probed_at: float, late_s: float
+    ) -> bool:
+        """Whether nothing comes of the worker in time, as far as this loop, if it is not held up, can tell."""
+        while math.isfinite(late_s):
+            began = time.monotonic()
+            if await ends_within(late_s, probe) or self._came_since(worker, probed_at):
+                return False
+            if time.monotonic() < began + LAGS * late_s:
+                return True
+        return False
+
+    async def _alarm(
+        self,
+        worker: AttentionWorkerView,
+        probe: asyncio.Future[bool],
+        probed_at: float,
+        workers: Collection[AttentionWorkerView],
+        attempts: Collection[Attempt],
+    ) -> bool:
+        """Gives up a worker with a lease whose answer is late, as soon as another one answers; whether it has."""
+        name = worker.worker_id
+        while not (
+            name in self._missing_since or name in self.suspects or self._has_answered(worker, probe, probed_at)
+        ):
+            other = await self._another(worker, workers, probed_at)
+            if other is None:  # everything is late: the machine, or the network
+                await ends_within(LOOK_AGAIN_S, probe)
+            elif self._has_answered(worker, probe, probed_at) or not self._alarms.take(name, time.monotonic()):
+                break
+            else:
+                self.suspects.add(name)
+                given_up = self._abandon(name, attempts, math.inf)  # also those that have begun since
+                log.warning("attention worker is late", worker=name, other=other.worker_id, attempts=given_up)
+                return True
+        return False
+
+    def _has_answered(self, worker: AttentionWorkerView, probe: asyncio.Future[bool], probed_at: float) -> bool:
+        return probe.done() or self._came_since(worker, probed_at)
+
+    async def _another(
+        self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], since: float
+    ) -> AttentionWorkerView | None:
+        """A worker that could take its sequences over, and of which something has come since then or comes now."""
+        late = {worker.worker_id}
+        while (other := self._other(worker, workers, late)) is not None:
+            if self._came_since(other, since) or await self._answers_in_time(other):
+                return other
+            late.add(other.worker_id)
+        return None
+
+    def _other(
+        self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], late: Collection[str]
+    ) -> AttentionWorkerView | None:
+        """A worker that could take its sequences over, and is neither a suspect nor among those that are `late`."""
+        avoided = {*self.suspects, *late, worker.worker_id}
+        other = choose_worker(workers, {}, numerics_class=worker.numerics_class, avoid=avoided)
+        return None if other is None or other.worker_id in avoided else other
+
+    def _came_since(self, worker: AttentionWorkerView, since: float) -> bool:
+        """Whether anything has come from the worker since then, an answer to a probe included."""
+        return max(self._received_at(worker), self._answered_at.get(worker.worker_id, -math.inf)) >= since
+
+    async def _answers_in_time(self, worker: AttentionWorkerView) -> bool:
+        probe = asyncio.ensure_future(self._timed_probe(worker))
+        try:
+            return await ends_within(self._times.late_after(worker.worker_id), probe) and probe.result()
+        finally:
+            probe.cancel()
+
+    async def _timed_probe(self, worker: AttentionWorkerView) -> bool:
+        asked_at = time.monotonic()
+        answered = await self._probe(worker)
+        if answered:
+            now = self._answered_at[worker.worker_id] = time.monotonic()
+            self._times.add(worker.worker_id, now - asked_at)
+        return answered
+
+    def _abandon(self, name: str, attempts: Collection[Attempt], before: float) -> int:
+        """Abandons the worker's attempts of which nothing has come since `before`; returns how many."""
+        given_up = [
+            attempt
+            for attempt in attempts
+            if attempt.worker.worker_id == name and not attempt.complete and attempt.last_event_at < before
+        ]
+        for attempt in given_up:
+            attempt.abandon()
+        return len(given_up)
