@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from services.router.requests.attention_workers import DESCRIBE_S
-from services.router.requests.stall_detector import StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.simulator.attention import SimulatedAttention
 from services.simulator.deployment import Deployment

@@ -14,6 +14,12 @@ from services.router.placement.worker_client import Workers
 RETRY_S = 1.0  # between two attempts at the same worker
 
 
+def missed_by(took: Set[tuple[str, bool]], records: Sequence[WorkerRecord], numerics_class: str) -> list[WorkerRecord]:
+    """Who is to get a table of a class and has not got it. `took`: (boot id, draining) of those that have. Pure."""
+    missed = [r for r in records if (r.boot_id, r.draining) not in took]
+    return [r for r in missed if fits(r.numerics_class, numerics_class) and not r.refused]
+
+
 class Pushes:
     """Pushes of one table at a time. A worker that hangs must not keep the leader from noticing deaths."""
 
@@ -41,8 +47,7 @@ class Pushes:
                 return
             self._task.result()
             self._task = None
-        missed = [r for r in records if (r.boot_id, r.draining) not in self._took]
-        missed = [r for r in missed if fits(r.numerics_class, table.table.numerics_class) and not r.refused]
+        missed = missed_by(self._took, records, table.table.numerics_class)
         if missed and time.monotonic() >= self._next_at:
             self._task = asyncio.create_task(self._push(table, missed))
 

@@ -28,7 +28,8 @@ from services.router.requests.context_limit import ContextLimit
 from services.router.requests.damaged_links import DamagedLinks
 from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
-from services.router.requests.stall_detector import StallDetector, StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
+from services.router.requests.stall_detector import StallDetector
 from services.router.requests.unlisted_workers import UnlistedWorkers
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker

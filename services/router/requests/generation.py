@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,34 +23,23 @@ from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
     NoProgress,
     NoWorker,
-    Quarantined,
     RejectedByWorker,
     Replaced,
     RouterError,
     rejection_of,
 )
+from services.router.requests.failover import recover
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.progress import (
-    MAX_FAILURES_IN_A_ROW,
-    RETRY_PAUSE_S,
-    GenerationProgress,
-    retry_pause_s,
-)
+from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress, ending_of
 from services.router.requests.replay import Resumed, TokenBatch, tag_of
 from services.router.requests.worker_choice import AttentionWorkerView
-from services.security.calls import OTHER_RUN
 
 log = structlog.get_logger(__name__)
 
-DRAINING = "draining"  # a worker's error message when it hands its sequences back
-STANDS_STILL = "the engine stands still"  # when it does, and nobody knows why
-BUSY = "busy: "  # how it begins where a worker has as many sequences as it takes now
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
-DAMAGED = grpc.StatusCode.DATA_LOSS  # a message, on its way
-FAILED_STEP = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # the worker itself says that it failed on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,13 +162,8 @@ class Generation:
 
     def _already_ended(self) -> TokenBatch | None:
         """Returns the end of a sequence whose last token arrived, but whose worker failed before its finish reason."""
-        emitted, sampling = self.progress.emitted_ids, self._request.sampling
-        if not emitted:
-            return None
-        ends: Collection[int] = set(sampling.stop_ids) | (set() if sampling.ignore_eos else self._request.eos_ids)
-        if emitted[-1] in ends and len(emitted) >= sampling.min_tokens:
-            return TokenBatch((), "stop", emitted[-1])
-        return TokenBatch((), "length") if len(emitted) >= sampling.max_tokens else None
+        ended = ending_of(self.progress.emitted_ids, self._request.sampling, self._request.eos_ids)
+        return TokenBatch((), *ended) if ended is not None else None
 
     async def _open(self) -> Attempt:
         """Opens an attempt at the best worker.
@@ -284,19 +268,17 @@ class Generation:
             raise rejection_of(detail, self._request.grammar_field, lines=self._request.grammar_lines)
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
-        if code is not DAMAGED:  # then it is not the worker's fault, and it has what was computed
+        how = recover(self.progress, failed)
+        if how.avoid:
             self._failed.add(attempt.worker.worker_id)
-        fruitless = self.progress.attempt_failed()
-        if fruitless == 1:  # else it may be that the pages have not reached this worker
-            self._pages_at = attempt.worker if failed is not None and _keeps_pages(failed) else None
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not detail.startswith(BUSY):
+        if how.first:  # else it may be that the pages have not reached this worker
+            self._pages_at = attempt.worker if how.keeps_pages else None
+        if how.full:
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
-        elif failed is not None and _is_a_death(failed) and self.progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
-            raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
-        if pause_s := retry_pause_s(fruitless):
-            await asyncio.sleep(pause_s)
+        if how.pause_s:
+            await asyncio.sleep(how.pause_s)
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
@@ -306,21 +288,3 @@ class Generation:
 
     def _seconds_left(self) -> float:
         return self._progress_at + self._workers.progress_timeout_s - time.monotonic()
-
-
-def _keeps_pages(failed: AttemptFailed) -> bool:
-    """Whether the worker may be asked for what it has computed: it is there, and says that it was not at fault."""
-    return failed.code is grpc.StatusCode.UNAVAILABLE and not failed.lost and failed.details != STANDS_STILL
-
-
-def _is_a_death(failed: AttemptFailed) -> bool:
-    """Whether the worker died, hangs, or failed in a step with this request, so that the request may be the reason.
-
-    A worker that hands sequences back, is new at its address, has too many, waits for experts or is slow says nothing
-    about the request, nor does a damaged message.
-    """
-    if failed.details == STANDS_STILL:
-        return True
-    if failed.code is DAMAGED:
-        return False
-    return failed.code in FAILED_STEP or (failed.lost and failed.details not in (DRAINING, OTHER_RUN))

@@ -1,0 +1,57 @@
+"""The epochs that a router knows of, and those that it may give while it leads. Pure: no clock, no I/O.
+
+Epochs only grow. A router that begins to lead starts above all that it can see, so that workers reject whoever led
+before it, whatever Redis has lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from caracal_proto.placement_pb2 import Table
+
+from services.membership.numerics_class import fits
+from services.membership.record import WorkerRecord
+from services.router.placement.tables import next_term
+
+
+class Terms:
+    """One router's view. `highest`: the highest epoch anywhere."""
+
+    def __init__(self) -> None:
+        self.highest = 0
+        self._began_after = 0  # the epoch before the first that it may give
+        self._leased: dict[str, int] = {}  # the highest epoch in the leases of each class
+
+    def see(self, records: Iterable[WorkerRecord]) -> None:
+        """Takes the leases of all workers."""
+        self._leased = {}
+        for record in records:
+            self._leased[record.numerics_class] = max(record.epoch, self._leased.get(record.numerics_class, 0))
+        self.highest = max(self.highest, self.leased_of(""))
+
+    def leased_of(self, numerics_class: str) -> int:
+        """The highest epoch in the leases of a class; of all while there is none."""
+        return max((epoch for its, epoch in self._leased.items() if fits(its, numerics_class)), default=0)
+
+    def believes(self, stored: Table, own_epoch: int) -> bool:
+        """Takes a table that Redis has; returns whether it is newer than the own one, and no worker has a newer one."""
+        self.highest = max(self.highest, stored.epoch)
+        return stored.epoch > own_epoch and stored.epoch >= self.leased_of(stored.numerics_class)
+
+    def must_begin(self, *, leads: bool, leading: bool, own_epoch: int, numerics_class: str) -> bool:
+        """Whether a router that has the leader's lease has to begin a term, if it was `leading` already, too.
+
+        One without a table may have begun before it knew a worker, whose epoch is above its own first one then.
+        """
+        return leads and (not leading or self.leased_of(numerics_class) > (own_epoch or self._began_after))
+
+    def begin(self) -> int:
+        """Begins a term; returns its first epoch."""
+        self.highest = self._began_after = next_term(self.highest) - 1
+        return self.highest + 1
+
+    def next_epoch(self, own_epoch: int) -> int:
+        """Gives an epoch, each once. `own_epoch`: of the table that the router has."""
+        self.highest = max(self.highest, own_epoch) + 1
+        return self.highest

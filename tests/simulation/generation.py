@@ -1,0 +1,176 @@
+"""One request at a router: successive attempts that look like a single stream of tokens.
+
+Progress, pauses, what a failure says, and whether the tokens say that the answer is whole are the real code's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulation.attention_worker import Begin
+from simulation.client import Ask, Delivered, Ended
+from simulation.oracle import EOS
+from simulation.router_attempt import RouterAttempt
+from simulation.streams import Stream
+
+from services.attention_worker.engine.sequence import Ending, Sampling, TokenOut
+from services.router.requests.attempt import AttemptFailed
+from services.router.requests.errors import NoProgress, NoWorker, Quarantined, RouterError
+from services.router.requests.failover import recover
+from services.router.requests.generation import FIRST_WORKER_S
+from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress, ending_of
+from services.router.requests.replay import tag_of
+from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
+
+if TYPE_CHECKING:
+    from simulation.router import AttemptStream, Router
+
+EOS_IDS = frozenset({EOS})
+
+
+class Generation:
+    """`stream`: to its client."""
+
+    def __init__(self, router: Router, ask: Ask, stream: Stream) -> None:
+        self._router, self._ask, self._stream = router, ask, stream
+        self.progress = (router.world.mutation.progress or GenerationProgress)()
+        self._sampling = Sampling(seed=ask.seed, max_tokens=ask.max_tokens)
+        self._failed: set[str] = set()
+        self._attempt: RouterAttempt | None = None
+        self._class: str | None = None
+        self._progress_at = router.clock()
+        self._give_up_at = router.clock() + FIRST_WORKER_S
+        self._delivered = ask.known  # tokens that the client has
+        self.over = False
+
+    def open(self) -> None:
+        """Opens an attempt at the best worker: as the real `_open`, with an end instead of an error raised."""
+        if self.over:
+            return
+        router, emitted = self._router, self.progress.emitted_ids
+        if (whole := ending_of(emitted, self._sampling, EOS_IDS)) is not None:
+            self._finish(whole[0])
+            return
+        if self._seconds_left() <= 0:
+            self._fail(NoProgress("no progress"))
+            return
+        worker = self._choose()
+        if worker is None:
+            if self.progress.attempt == 0 and not router.holds:
+                self._fail(NoWorker("no attention worker"))
+                return
+            self._give_up_at = router.clock() + FIRST_WORKER_S
+            router.wait_for_change(self._seconds_left(), self.open)
+            return
+        router.stream(worker, lambda stream: self._opened(worker, stream))
+
+    def _choose(self) -> AttentionWorkerView | None:
+        router, ask = self._router, self._ask
+        cached = {}
+        if ask.worker_tag and not self.progress.attempt:
+            length = len(ask.prompt_ids) + ask.known
+            cached = {v.worker_id: length for v in router.views if tag_of(v.boot_id) == ask.worker_tag}
+        return choose_worker(
+            router.views,
+            router.open_on,
+            numerics_class=self._class if self.progress.emitted_ids else None,
+            avoid={*self._failed, *router.suspects},
+            cached=cached,
+        )
+
+    def _opened(self, worker: AttentionWorkerView, stream: AttemptStream | None) -> None:
+        router = self._router
+        if self.over:
+            return
+        if stream is not None:
+            self._start(worker, stream)
+        elif self.progress.attempt == 0 and router.clock() > self._give_up_at:
+            self._fail(NoWorker("no attention worker can be reached"))
+        else:
+            self._failed.add(worker.worker_id)
+            router.wait_for_change(RETRY_PAUSE_S, self.open)
+
+    def _start(self, worker: AttentionWorkerView, stream: AttemptStream) -> None:
+        ask, number = self._ask, self.progress.open_attempt()
+        self._class = worker.numerics_class
+        emitted = () if self._router.world.mutation.forgets_offset else tuple(self.progress.emitted_ids)
+        attempt = stream.begin(
+            worker,
+            self,
+            lambda attempt_id: Begin(
+                attempt_id=attempt_id,
+                number=number,
+                request_id=ask.request_id,
+                prompt_ids=ask.prompt_ids,
+                emitted_ids=emitted,
+                seed=ask.seed,
+                max_tokens=ask.max_tokens,
+                resume_key=ask.request_id.encode(),
+                resume_known=ask.known,
+            ),
+        )
+        self._attempt = attempt
+        self._router.attempts[attempt] = None
+        self._router.open_on[worker.worker_id] += 1
+
+    def take(self, attempt: RouterAttempt, number: int, tokens: tuple[TokenOut, ...], ending: Ending | None) -> None:
+        """Takes what comes of an attempt."""
+        if self.over:
+            return
+        self._progress_at = self._router.clock()
+        accepted = self.progress.accept(number, tokens)
+        first = self.progress.next_index - len(accepted)
+        for index, one in enumerate(accepted, first):
+            if index >= self._delivered:
+                self._delivered = index + 1
+                self._stream.send(1, Delivered(index, one.id, tag_of(attempt.worker.boot_id)))
+        if ending is not None:
+            self._finish(ending.reason)
+
+    def recover(self, attempt: RouterAttempt, failed: AttemptFailed | None) -> None:
+        """As the real `_recover`."""
+        if self.over:
+            return
+        self._let_go()
+        if attempt.expired or self._seconds_left() <= 0:
+            self._fail(NoProgress("no progress"))
+            return
+        decide = self._router.world.mutation.recover or recover
+        try:
+            how = decide(self.progress, failed)
+        except Quarantined as error:
+            self._router.world.checks.quarantined(self._ask.request_id)
+            self._fail(error)
+            return
+        if how.avoid:
+            self._failed.add(attempt.worker.worker_id)
+        self._router.after(how.pause_s, self.open)
+
+    def leave(self) -> None:
+        """The client has left."""
+        if not self.over:
+            self._close()
+
+    def _finish(self, reason: str) -> None:
+        self._stream.send(1, Ended(reason))
+        self._close()
+
+    def _fail(self, error: RouterError) -> None:
+        self._stream.send(1, Ended("error", error.code))
+        self._close()
+
+    def _close(self) -> None:
+        self.over = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+        self._let_go()
+        self._router.generations.pop(self, None)
+
+    def _let_go(self) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None and attempt in self._router.attempts:
+            del self._router.attempts[attempt]
+            self._router.open_on[attempt.worker.worker_id] -= 1
+
+    def _seconds_left(self) -> float:
+        return self._progress_at + self._router.timeouts.progress_s - self._router.clock()

@@ -1,0 +1,76 @@
+"""Faults of the protocol itself, each switched on by a test: the simulation has to find them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.expert_worker.placement_state import PlacementState
+from services.router.placement.terms import Terms
+from services.router.requests.attempt import AttemptFailed
+from services.router.requests.failover import Recovery, recover
+from services.router.requests.progress import GenerationProgress, IndexedToken
+
+TokenT = TypeVar("TokenT", bound=IndexedToken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """What is otherwise than in the real code; nothing by default."""
+
+    name: str = "none"
+    progress: Callable[[], GenerationProgress] | None = None
+    forgets_offset: bool = False
+    placement_state: type[PlacementState] | None = None
+    takes_any_table: bool = False
+    terms: Callable[[], Terms] | None = None
+    reads_wall_clock: bool = False
+    counts_late_replies: bool = False
+    mixes_classes: bool = False
+    leaks_pages: bool = False
+    recover: Callable[[GenerationProgress, AttemptFailed | None], Recovery] | None = None
+
+
+class AnyIndex(GenerationProgress):
+    """Takes whatever comes next for the next token."""
+
+    def accept(self, attempt: int, tokens: Sequence[TokenT]) -> Sequence[TokenT]:
+        self.emitted_ids.extend(token.id for token in tokens)
+        return tokens
+
+
+class AnyEpoch(PlacementState):
+    """Takes tables of leaders that lead no more."""
+
+    def _check_epoch(self, epoch: int) -> None:
+        return
+
+
+class NoTerm(Terms):
+    """Goes on where the last leader, as far as it has the table, seems to have been."""
+
+    def begin(self) -> int:
+        return self.highest + 1
+
+
+def every_failure_is_a_death(progress: GenerationProgress, failed: AttemptFailed | None) -> Recovery:
+    if failed is not None and not failed.lost:
+        failed = AttemptFailed(failed.code, "", lost=True)
+    return recover(progress, failed)
+
+
+NONE = Mutation()
+MUTATIONS = {
+    one.name: one
+    for one in (
+        Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
+        Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
+        Mutation(name="a leader begins no term of its own", terms=NoTerm),
+        Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),
+        Mutation(name="the late reply to a hedged call counts", counts_late_replies=True),
+        Mutation(name="experts of another class are placed", mixes_classes=True),
+        Mutation(name="a cancelled attempt keeps its pages", leaks_pages=True),
+        Mutation(name="a worker that drains is a death", recover=every_failure_is_a_death),
+    )
+}
