@@ -27,13 +27,13 @@ from services.attention_worker.table_follower import FIRST_S, LATER_S
 from services.membership.checks import epoch_violation
 from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
-from services.router.requests.failover import DRAINING, STANDS_STILL
+from services.router.requests.failover import DRAINING, NOT_BEGUN, STANDS_STILL
 from services.security.calls import OTHER_RUN
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-STEP_S = 0.006
+STEP_S = 0.025
 PAGES, PAGE_SIZE, RUNNING, BATCH_TOKENS, LONGEST = 12, 4, 3, 8, 48
 OWN_CLASS = f"{CLASS}-attention"
 
@@ -169,7 +169,7 @@ class AttentionWorker(Worker):
             self._cancel(stream, message.attempt_id)
             return
         if self.draining or self.stands_still:
-            why = DRAINING if self.draining else STANDS_STILL
+            why = DRAINING if self.draining else NOT_BEGUN
             stream.send(1, News(message.attempt_id, message.number, ending=Ending("unavailable", message=why)))
             return
         self._begin(stream, message)

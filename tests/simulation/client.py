@@ -74,14 +74,18 @@ class Client(Process):
         self._routers += 1
 
         def serve(reply: Callable[[Stream | None], None]) -> None:
+            if not router.holds:  # it is not ready, as a load balancer knows
+                reply(None)
+                return
             stream = self._world.streams.begin(self, router)
+            stream.cuttable = False
             router.accept(stream)
             reply(stream)
 
         self._world.network.call(self, router, serve, self._connected, 1.0)
 
     def _connected(self, stream: Stream | None) -> None:
-        if stream is None:
+        if stream is None or not stream.open[0]:
             self.after(AGAIN_S, self._connect)
             return
         stream.receive[0] = lambda message: self._take(stream, message)

@@ -48,14 +48,6 @@ class Exchange:
     def start(self) -> None:
         self._send(self._links.routes, self._links.view(), self._wanted)
 
-    def cancel(self) -> None:
-        """Nobody needs it any more."""
-        self._over = True
-        for sent in self._pending.values():
-            for one in (sent, *(sent.hedges or ())):
-                self._links.give_up(one)
-        self._pending = {}
-
     def _send(self, routes: Routes, replicas: Sequence[Sequence[int]], wanted: Sequence[Wanted]) -> None:
         sent = self._calls(routes, replicas, wanted)
         self._pending |= {one.number: one for one in sent}

@@ -71,7 +71,6 @@ class ExpertWorker(Worker):
     def __init__(self, world: World, name: str, numerics_class: str = CLASS) -> None:
         super().__init__(world, name)
         self.numerics_class = numerics_class
-        self.deaf = False  # a launch stands still: nothing is answered
 
     def begin(self) -> None:
         experts = LoadedExperts(self.numerics_class)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SLOWEST_S = 0.3
 JUMP_S = 3600.0
+RESETS_S, MOST_RESETS = 0.012, 8
 REDIS_JUMP_S = 8.0
 LOST_S = 1.5  # of writes that a failover may lose
 
@@ -57,9 +58,16 @@ def _partition(world: World, fault: Fault) -> Act:
 
 
 def _reset(world: World, fault: Fault) -> Act:
-    one, other = _two(world, fault)
-    for stream in world.streams.between(one, other):
-        stream.cut()
+    """Cuts all streams of a process, some times one soon after the other."""
+    name = _two(world, fault)[0]
+
+    def again(times: int) -> None:
+        for stream in world.streams.of(name):
+            stream.cut()
+        if times:
+            world.timeline.after(RESETS_S, lambda: again(times - 1))
+
+    again(fault.other % MOST_RESETS)
     return lambda: None
 
 

@@ -5,6 +5,7 @@ Progress, pauses, what a failure says, and whether the tokens say that the answe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from simulation.attention_worker import Begin
@@ -12,13 +13,19 @@ from simulation.client import Ask, Delivered, Ended
 from simulation.oracle import EOS
 from simulation.router_attempt import RouterAttempt
 from simulation.streams import Stream
+from simulation.worker import Described
 
 from services.attention_worker.engine.sequence import Ending, Sampling, TokenOut
 from services.router.requests.attempt import AttemptFailed
 from services.router.requests.errors import NoProgress, NoWorker, Quarantined, RouterError
 from services.router.requests.failover import recover
 from services.router.requests.generation import FIRST_WORKER_S
-from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress, ending_of
+from services.router.requests.progress import (
+    MAX_FAILURES_IN_A_ROW,
+    RETRY_PAUSE_S,
+    GenerationProgress,
+    ending_of,
+)
 from services.router.requests.replay import tag_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
@@ -36,6 +43,7 @@ class Generation:
         self.progress = (router.world.mutation.progress or GenerationProgress)()
         self._sampling = Sampling(seed=ask.seed, max_tokens=ask.max_tokens)
         self._failed: set[str] = set()
+        self._died: list[AttentionWorkerView | None] = []
         self._attempt: RouterAttempt | None = None
         self._class: str | None = None
         self._progress_at = router.clock()
@@ -135,16 +143,44 @@ class Generation:
         if attempt.expired or self._seconds_left() <= 0:
             self._fail(NoProgress("no progress"))
             return
-        decide = self._router.world.mutation.recover or recover
-        try:
-            how = decide(self.progress, failed)
-        except Quarantined as error:
-            self._router.world.checks.quarantined(self._ask.request_id)
-            self._fail(error)
-            return
+        how = recover(self.progress, failed)
         if how.avoid:
             self._failed.add(attempt.worker.worker_id)
-        self._router.after(how.pause_s, self.open)
+        if how.death:
+            self._died.append(attempt.worker if how.by_link else None)
+        if how.quarantined:
+            self._ask_the_dead(how.pause_s)
+        else:
+            self._router.after(how.pause_s, self.open)
+
+    def _ask_the_dead(self, pause_s: float) -> None:
+        """Gives the request up if as many workers as it takes are gone: as the real `_have_died`."""
+        last = self._died[-self.progress.deaths_in_a_row :]
+        self._died = [worker for worker in last if worker is None]
+        left = len(last) - len(self._died)
+
+        def answered(worker: AttentionWorkerView, found: Described | None) -> None:
+            nonlocal left
+            left -= 1
+            if found is None or self._router.world.mutation.believes_links:
+                self._died.append(worker)
+            if not left:
+                decide()
+
+        def decide() -> None:
+            self.progress.deaths_in_a_row = len(self._died)
+            if self.over:
+                return
+            if len(self._died) < MAX_FAILURES_IN_A_ROW:
+                self._router.after(pause_s, self.open)
+                return
+            self._router.world.checks.quarantined(self._ask.request_id)
+            self._fail(Quarantined("several workers in a row failed on this request"))
+
+        if not left:
+            decide()
+        for worker in filter(None, last):
+            self._router.describe(worker, partial(answered, worker))
 
     def leave(self) -> None:
         """The client has left."""

@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from services.expert_worker.placement_state import PlacementState
 from services.router.placement.terms import Terms
-from services.router.requests.attempt import AttemptFailed
-from services.router.requests.failover import Recovery, recover
 from services.router.requests.progress import GenerationProgress, IndexedToken
 
 TokenT = TypeVar("TokenT", bound=IndexedToken)
@@ -29,7 +27,7 @@ class Mutation:
     counts_late_replies: bool = False
     mixes_classes: bool = False
     leaks_pages: bool = False
-    recover: Callable[[GenerationProgress, AttemptFailed | None], Recovery] | None = None
+    believes_links: bool = False
 
 
 class AnyIndex(GenerationProgress):
@@ -54,12 +52,6 @@ class NoTerm(Terms):
         return self.highest + 1
 
 
-def every_failure_is_a_death(progress: GenerationProgress, failed: AttemptFailed | None) -> Recovery:
-    if failed is not None and not failed.lost:
-        failed = AttemptFailed(failed.code, "", lost=True)
-    return recover(progress, failed)
-
-
 NONE = Mutation()
 MUTATIONS = {
     one.name: one
@@ -71,6 +63,6 @@ MUTATIONS = {
         Mutation(name="the late reply to a hedged call counts", counts_late_replies=True),
         Mutation(name="experts of another class are placed", mixes_classes=True),
         Mutation(name="a cancelled attempt keeps its pages", leaks_pages=True),
-        Mutation(name="a worker that drains is a death", recover=every_failure_is_a_death),
+        Mutation(name="a link that was reset is a death", believes_links=True),
     )
 }

@@ -121,7 +121,6 @@ class PlacementChange:
         self.needs = frozenset(r.boot_id for r in usable if r.worker_id in plan.after.worker_ids)
         self.over = False
         self._epoch = 0
-        self._prepared = 0
 
     def start(self) -> None:
         """First phase: every worker loads what it gains."""

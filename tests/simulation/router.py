@@ -40,7 +40,7 @@ class AttemptStream:
 
     def __init__(self, router: Router, stream: Stream) -> None:
         self._router, self._stream = router, stream
-        self.ended, self.received_at = False, -math.inf
+        self.ended, self.received_at = not stream.open[0], -math.inf
         self._attempts: dict[int, RouterAttempt] = {}
         self._last = 0
         stream.receive[0], stream.ended[0] = self._receive, self._end
@@ -53,7 +53,7 @@ class AttemptStream:
         begin, attempt_id = message(self._last), self._last
         attempt = RouterAttempt(generation, worker, begin.number, self._router.clock, lambda: self._cancel(attempt_id))
         if self.ended:
-            self._router.after(0, lambda: attempt.fail(ENDED))
+            self._router.after(0, lambda: attempt.fail(_lost(self._stream.why[0])))
         else:
             self._attempts[attempt_id] = attempt
             self._stream.send(0, begin)
@@ -85,7 +85,11 @@ class AttemptStream:
         self.ended = True
         attempts, self._attempts = self._attempts, {}
         for attempt in attempts.values():
-            attempt.fail(AttemptFailed(ENDED.code, why or ENDED.details, lost=True))
+            attempt.fail(_lost(why))
+
+
+def _lost(why: str) -> AttemptFailed:
+    return AttemptFailed(ENDED.code, why or ENDED.details, lost=True)
 
 
 class Router(Process):
@@ -170,9 +174,10 @@ class Router(Process):
             if found is not None and not found.draining:
                 self._kept.see((view.worker_id,), asked_at)
 
-        self._describe(view, described)
+        self.describe(view, described)
 
-    def _describe(self, view: AttentionWorkerView, done: Callable[[Described | None], None]) -> None:
+    def describe(self, view: AttentionWorkerView, done: Callable[[Described | None], None]) -> None:
+        """Asks a run of a worker for what it says of itself; None when it does not answer in time."""
         worker = self.world.attention[view.worker_id]
 
         def serve(answer: Callable[[Described | None], None]) -> None:
@@ -205,7 +210,7 @@ class Router(Process):
                 if same and not attempt.complete and attempt.last_event_at < probed_at:
                     attempt.abandon()
 
-        self._describe(view, probed)
+        self.describe(view, probed)
 
     def _received_at(self, view: AttentionWorkerView) -> float:
         stream = self._streams.get(view.address)

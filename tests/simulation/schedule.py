@@ -30,7 +30,8 @@ FAULTS = (
     "add expert",
     "add foreign expert",
 )
-FIRST_S, LAST_S = 0.2, 2.6  # when faults begin
+FIRST_S, LAST_S = 0.2, 2.8  # when faults begin
+ASKED_S = 0.9  # when the first request may come: the cluster has begun
 SHORTEST_S, LONGEST_S = 0.05, 1.8  # that one lasts
 MOST_FAULTS = 5
 
@@ -86,7 +87,7 @@ def asked(rng: Random) -> Asked:
     length = rng.randint(1, 16)
     leaves = rng.randint(1, length) if rng.random() < 0.15 else 0
     prompt = tuple(rng.randrange(1, 60) for _ in range(rng.randint(1, 6)))
-    return Asked(round(rng.uniform(0.1, LAST_S), 3), prompt, length, leaves)
+    return Asked(round(rng.uniform(ASKED_S, LAST_S), 3), prompt, length, leaves)
 
 
 def schedule(seed: int) -> Schedule:

@@ -29,6 +29,8 @@ class Stream:
         self.ends = one, other
         self._runs = one.runs, other.runs
         self.open = [True, True]
+        self.cuttable = True
+        self.why = ["", ""]  # each end's reason why it is open no more
         self.receive: list[Receive] = [lambda message: None, lambda message: None]
         self.ended: list[Callable[[str], None]] = [lambda why: None, lambda why: None]
         self._on_way: tuple[deque[Any], deque[Any]] = (deque(), deque())
@@ -64,7 +66,7 @@ class Stream:
         if not self.open[end]:
             return
         if isinstance(message, _End):
-            self.open[end] = False
+            self.open[end], self.why[end] = False, message.why
             self._forget()
             self.ended[end](message.why)
         else:
@@ -87,8 +89,9 @@ class Streams:
         self.all[stream] = None
         return stream
 
-    def between(self, one: str, other: str) -> list[Stream]:
-        return [stream for stream in self.all if {end.name for end in stream.ends} == {one, other}]
+    def of(self, name: str) -> list[Stream]:
+        """Those of attempts that a process has; clients are left alone."""
+        return [one for one in self.all if name in (one.ends[0].name, one.ends[1].name) and one.cuttable]
 
     def died(self, process: Process) -> None:
         """The kernel of a process that was killed closes its ends."""

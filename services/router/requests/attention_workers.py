@@ -276,6 +276,11 @@ class AttentionWorkerPool:
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None
 
+    async def still_runs(self, worker: AttentionWorkerView) -> bool:
+        """Whether that run of a worker answers in time."""
+        described = await self._call_describe(worker)
+        return described is not None and described.boot_id == worker.boot_id
+
     async def _serves_on(self, worker: AttentionWorkerView) -> bool:
         described = await self._call_describe(worker)
         return described is not None and described.boot_id == worker.boot_id and not described.draining

@@ -23,6 +23,7 @@ from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.errors import (
     NoProgress,
     NoWorker,
+    Quarantined,
     RejectedByWorker,
     Replaced,
     RouterError,
@@ -31,7 +32,12 @@ from services.router.requests.errors import (
 from services.router.requests.failover import recover
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress, ending_of
+from services.router.requests.progress import (
+    MAX_FAILURES_IN_A_ROW,
+    RETRY_PAUSE_S,
+    GenerationProgress,
+    ending_of,
+)
 from services.router.requests.replay import Resumed, TokenBatch, tag_of
 from services.router.requests.worker_choice import AttentionWorkerView
 
@@ -73,6 +79,7 @@ class Generation:
         self._request = request
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
+        self._died: list[AttentionWorkerView | None] = []  # those that seem to have died under it; None: one said so
         self._pages_at: AttentionWorkerView | None = None  # the worker that may still have what was computed
         self._abort: RouterError | None = None
         self._progress_at = time.monotonic()
@@ -277,8 +284,22 @@ class Generation:
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
+        if how.death:
+            self._died.append(attempt.worker if how.by_link else None)
+        if how.quarantined and await self._have_died():
+            raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
         if how.pause_s:
             await asyncio.sleep(how.pause_s)
+
+    async def _have_died(self) -> bool:
+        """Whether as many workers as it takes are gone, or say that they failed: a reset link looks like a death."""
+        last = self._died[-self.progress.deaths_in_a_row :]
+        lost = list(filter(None, last))
+        there = await asyncio.gather(*map(self._workers.still_runs, lost))
+        living = {worker.boot_id for worker, runs in zip(lost, there, strict=True) if runs}
+        self._died = [worker for worker in last if worker is None or worker.boot_id not in living]
+        self.progress.deaths_in_a_row = len(self._died)
+        return len(self._died) >= MAX_FAILURES_IN_A_ROW
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
