@@ -49,3 +49,11 @@ def test_a_leader_begins_anew_when_workers_are_beyond_it() -> None:
     assert terms.must_begin(leads=True, leading=True, own_epoch=2, numerics_class="a")
     assert not terms.must_begin(leads=True, leading=True, own_epoch=3, numerics_class="a")
     assert not terms.must_begin(leads=False, leading=False, own_epoch=2, numerics_class="a")
+
+
+def test_no_term_begins_with_the_epochs_of_one_that_has_no_table_yet() -> None:
+    first, second, third = Terms(), Terms(), Terms()
+    second.saw(first.begin())
+    assert second.begin() == TERM
+    third.saw(5 + 101 * TERM)
+    assert third.begin() == 1, "nobody of ours is so far ahead"

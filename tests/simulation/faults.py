@@ -74,7 +74,11 @@ def _reset(world: World, fault: Fault) -> Act:
 def _slow(world: World, fault: Fault) -> Act:
     name = _two(world, fault)[0]
     world.network.slow[name] = abs(fault.amount) * SLOWEST_S
-    return lambda: world.network.slow.pop(name, None)
+
+    def end() -> None:
+        world.network.slow.pop(name, None)
+
+    return end
 
 
 def _twice(world: World, fault: Fault) -> Act:

@@ -88,6 +88,8 @@ class Leader:
 
     def _take_pulse(self, pulse: SimulatedPulse | None) -> None:
         now = self.router.now
+        if pulse is not None and not self.world.mutation.hides_terms:
+            self.terms.saw(pulse.term)
         if pulse is None:
             self._wait_for_change(RETRY_S)
         elif pulse.changes != self._changes or now >= self._read_at + READ_S:
@@ -152,9 +154,15 @@ class Leader:
         self._cancel_change()
         self.digests, self.took = {}, set()
 
+        def written(done: bool | None) -> None:
+            if done:
+                then()
+            else:
+                self._wait_for_change(RETRY_S)
+
         def begun() -> None:
-            self.terms.begin()
-            then()
+            first = self.terms.begin()
+            self.world.redis.ask(self.router, lambda redis: redis.write_term(first), written)
 
         if self.epoch >= self.terms.leased_of(self.numerics_class) and self.table is not None:
             begun()

@@ -27,6 +27,7 @@ class Mutation:
     counts_late_replies: bool = False
     mixes_classes: bool = False
     leaks_pages: bool = False
+    hides_terms: bool = False
     believes_links: bool = False
 
 
@@ -59,6 +60,7 @@ MUTATIONS = {
         Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
+        Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),
         Mutation(name="the late reply to a hedged call counts", counts_late_replies=True),
         Mutation(name="experts of another class are placed", mixes_classes=True),

@@ -36,6 +36,7 @@ class SimulatedPulse:
 
     leads: bool
     epoch: int
+    term: int
     changes: int
 
 
@@ -46,10 +47,11 @@ class State:
     leases: dict[tuple[str, str], tuple[WorkerRecord, float]]
     leader: tuple[str, float] | None = None
     table: Table | None = None
+    term: int = 0
     changes: int = 0
 
     def copy(self) -> State:
-        return State(dict(self.leases), self.leader, self.table, self.changes)
+        return State(dict(self.leases), self.leader, self.table, self.term, self.changes)
 
 
 class SimulatedRedis(Process):
@@ -122,11 +124,16 @@ class SimulatedRedis(Process):
             holder = candidate
         elif self.refuses_writes:
             raise Unavailable
-        table = self.state.table
-        return SimulatedPulse(holder == candidate, table.epoch if table is not None else 0, self.state.changes)
+        state = self.state
+        epoch = state.table.epoch if state.table is not None else 0
+        return SimulatedPulse(holder == candidate, epoch, state.term, state.changes)
 
     def write_table(self, table: Table) -> bool:
         self.write().table = table
+        return True
+
+    def write_term(self, first: int) -> bool:
+        self.write().term = first
         return True
 
     def _tell(self) -> None:

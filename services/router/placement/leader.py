@@ -16,8 +16,9 @@ import structlog
 
 from services.membership.class_hint import ClassHint
 from services.membership.numerics_class import fits, is_of
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
-from services.membership.redis import Membership, Pulse, RedisUnavailable
+from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
@@ -152,6 +153,7 @@ class PlacementLeader:
             self._pulse = pulse
             self.changed.set()
         leads, stored = pulse.leads, pulse.epoch
+        self._terms.saw(pulse.term)
         await self._see_workers(pulse.changes)
         if self._introductions.pending and time.monotonic() < self._began + FIRST_LOOK_S:
             return  # who is there, and how far their epochs are, decides what a new router believes and begins with
@@ -230,6 +232,7 @@ class PlacementLeader:
             main = chosen_class(self._main.table, experts, attention)
             self._main.published = await self._loaded([r for r in experts if r.numerics_class == main])
         first = self._terms.begin()
+        await self._membership.write_term(first)
         log.info("this router leads the placement", holder=self._holder, next_epoch=first)
 
     async def _loaded(self, records: list[WorkerRecord]) -> PublishedTable | None:

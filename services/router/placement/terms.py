@@ -1,7 +1,8 @@
 """The epochs that a router knows of, and those that it may give while it leads. Pure: no clock, no I/O.
 
 Epochs only grow. A router that begins to lead starts above all that it can see, so that workers reject whoever led
-before it, whatever Redis has lost.
+before it, whatever Redis has lost. What it begins with is in Redis before it gives an epoch: another one that takes
+over while no table of the term is out does not give the same epochs to other tables.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from caracal_proto.placement_pb2 import Table
 
 from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
-from services.router.placement.tables import next_term
+from services.router.placement.tables import TERM, next_term
+
+MOST_UNSEEN = 100  # terms in a row without a table: what says that it is further ahead is nobody's of ours
 
 
 class Terms:
@@ -21,6 +24,7 @@ class Terms:
     def __init__(self) -> None:
         self.highest = 0
         self._began_after = 0  # the epoch before the first that it may give
+        self._last_term = 0  # the first epoch of the last term that any router has begun, as Redis has it
         self._leased: dict[str, int] = {}  # the highest epoch in the leases of each class
 
     def see(self, records: Iterable[WorkerRecord]) -> None:
@@ -39,6 +43,10 @@ class Terms:
         self.highest = max(self.highest, stored.epoch)
         return stored.epoch > own_epoch and stored.epoch >= self.leased_of(stored.numerics_class)
 
+    def saw(self, term: int) -> None:
+        """Takes the first epoch of the last term, as Redis has it; 0 where it has none."""
+        self._last_term = term
+
     def must_begin(self, *, leads: bool, leading: bool, own_epoch: int, numerics_class: str) -> bool:
         """Whether a router that has the leader's lease has to begin a term, if it was `leading` already, too.
 
@@ -48,7 +56,8 @@ class Terms:
 
     def begin(self) -> int:
         """Begins a term; returns its first epoch."""
-        self.highest = self._began_after = next_term(self.highest) - 1
+        unseen = self._last_term if self._last_term <= self.highest + MOST_UNSEEN * TERM else 0
+        self.highest = self._began_after = next_term(max(self.highest, unseen)) - 1
         return self.highest + 1
 
     def next_epoch(self, own_epoch: int) -> int:
