@@ -46,6 +46,13 @@ class AnyEpoch(PlacementState):
         return
 
 
+class ForgetsWhatComes(PlacementState):
+    """Unloads what a later leader has had loaded."""
+
+    def _is_for_later(self, key: tuple[int, int]) -> bool:
+        return False
+
+
 class NoTerm(Terms):
     """Goes on where the last leader, as far as it has the table, seems to have been."""
 
@@ -59,6 +66,7 @@ MUTATIONS = {
     for one in (
         Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
+        Mutation(name="a commit unloads what a later leader has prepared", placement_state=ForgetsWhatComes),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),
