@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from caracal_proto.placement_pb2 import Table
 from grpc import ChannelConnectivity
 from simulation.oracle import EXPERTS
-from simulation.placement_change import PlacementChange, loaded_table, planned, push
+from simulation.placement_change import PlacementChange, load_given, loaded_table, planned, push
 from simulation.redis_model import SimulatedPulse
 
 from services.membership.numerics_class import is_of
@@ -280,6 +280,10 @@ class Leader:
 
         def pushed(took: set[tuple[str, bool]]) -> None:
             self._pushing = False
+            for record in missed:
+                lacks = record.role == "expert" and (record.boot_id, record.draining) not in took
+                if lacks and not self.world.mutation.never_loads_again:
+                    load_given(self, table, record)
             if self.table is table:
                 self.took |= took
             self._push_at = self.router.now + (PUSH_AGAIN_S if len(took) < len(missed) else 0.0)

@@ -28,6 +28,7 @@ class Mutation:
     mixes_classes: bool = False
     leaks_pages: bool = False
     hides_terms: bool = False
+    never_loads_again: bool = False
     believes_links: bool = False
 
 
@@ -67,6 +68,7 @@ MUTATIONS = {
         Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
         Mutation(name="a commit unloads what a later leader has prepared", placement_state=ForgetsWhatComes),
+        Mutation(name="a worker that lacks what it is given is left so", never_loads_again=True),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),

@@ -17,7 +17,7 @@ from services.membership.record import WorkerRecord
 from services.router.placement.change import DRAIN_CALLS_S, gains
 from services.router.placement.plan import Inputs, Plan, Shape, inputs_of, make_plan
 from services.router.placement.table_view import TableView
-from services.router.placement.tables import to_table
+from services.router.placement.tables import given_to, to_table
 from services.router.placement.worker_client import QUICK_S
 
 if TYPE_CHECKING:
@@ -109,6 +109,20 @@ def push(leader: Leader, table: Table, records: Sequence[WorkerRecord], done: Ca
             partial(pushed, record),
             QUICK_S,
         )
+
+
+def load_given(leader: Leader, table: Table, record: WorkerRecord) -> None:
+    """Makes a worker that did not take the table load what it is given: as `Pushes` does."""
+    worker, items = leader.world.experts[record.worker_id], tuple(given_to(table, record).tolist())
+
+    def serve(answer: Callable[[list[int] | Rejected | None], None]) -> None:
+        if worker.boot_id == record.boot_id:
+            worker.prepare(table.epoch, items, answer)
+        else:
+            answer(None)
+
+    if items:
+        leader.world.network.call(leader.router, worker, serve, lambda _: None, LOAD_TIMEOUT_S)
 
 
 class PlacementChange:

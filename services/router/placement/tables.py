@@ -14,7 +14,7 @@ from caracal_proto.placements import PlacementError, pack_layer, unpack_layer
 from services.membership.checks import epoch_violation
 from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
-from services.router.placement.table_view import TableView
+from services.router.placement.table_view import Items, TableView
 
 TERM = 1000  # a new leader starts at the next multiple, so that two leaders never give one epoch to two tables
 
@@ -62,6 +62,12 @@ def still_there(table: Table, alive: Mapping[str, WorkerRecord]) -> TableView:
             placed_EW[:, column] = False
     ids = [worker.worker_id for worker in table.workers]
     return TableView.of(len(layers), len(layers[0][0]), ids, placed_EW)
+
+
+def given_to(table: Table, record: WorkerRecord) -> Items:
+    """Returns the experts that a table gives to a run of a worker, ascending."""
+    item_N: Items = np.flatnonzero(still_there(table, {record.worker_id: record}).placed_EW.any(axis=1))
+    return item_N
 
 
 def address_changed(table: Table | None, usable: Iterable[WorkerRecord]) -> bool:
