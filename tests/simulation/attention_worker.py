@@ -236,7 +236,7 @@ class AttentionWorker(Worker):
             return
         self.stands_still = still
         if still:
-            self.world.checks.died(self)
+            self.world.checks.died(self.boot_id)
             self._end_all(STANDS_STILL)
         else:
             self._go_on()

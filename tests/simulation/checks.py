@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caracal_proto.placement_pb2 import Table
@@ -14,7 +14,6 @@ from services.router.requests.generation import FIRST_WORKER_S
 from services.router.requests.progress import MAX_FAILURES_IN_A_ROW
 
 if TYPE_CHECKING:
-    from simulation.attention_worker import AttentionWorker
     from simulation.client import Client
     from simulation.expert_worker import Answer
     from simulation.timeline import Process
@@ -35,7 +34,7 @@ class Checks:
 
     def __init__(self) -> None:
         self._tables: dict[int, tuple[str, bytes]] = {}  # by epoch: which run published it first
-        self._deaths: Counter[str] = Counter()  # by request: of workers that had it
+        self._dead: set[str] = set()  # runs of attention workers
         self.faults_until = 0.0
 
     def delivered(self, client: Client, index: int, token: int) -> None:
@@ -60,15 +59,14 @@ class Checks:
         if len(client.ids) != len(client.oracle) or ending != client.oracle_reason:
             raise Violation("prefix", f"{client.name} ends with {ending} after {len(client.ids)} tokens")
 
-    def quarantined(self, request_id: str) -> None:
-        """A router has given a request up since workers died under it: so many have."""
-        if self._deaths[request_id] < MAX_FAILURES_IN_A_ROW:
-            raise Violation("no quarantine without deaths", f"{request_id}: {self._deaths[request_id]} workers died")
+    def quarantined(self, request_id: str, boot_ids: Sequence[str]) -> None:
+        """A router has given a request up since workers died under it: so many runs have died, or stood still."""
+        if len(self._dead & set(boot_ids)) < MAX_FAILURES_IN_A_ROW:
+            raise Violation("no quarantine without deaths", f"{request_id}: {boot_ids}")
 
-    def died(self, worker: AttentionWorker) -> None:
-        """An attention worker dies, or stands still, with what is open there."""
-        for sequence in worker.open.values():
-            self._deaths[sequence.request.request_id] += 1
+    def died(self, boot_id: str) -> None:
+        """A run of an attention worker has died, or stands still."""
+        self._dead.add(boot_id)
 
     def published(self, router: Process, table: Table) -> None:
         """A leader begins to push a table: no epoch is given to two tables."""

@@ -43,7 +43,7 @@ class Generation:
         self.progress = (router.world.mutation.progress or GenerationProgress)()
         self._sampling = Sampling(seed=ask.seed, max_tokens=ask.max_tokens)
         self._failed: set[str] = set()
-        self._died: list[AttentionWorkerView | None] = []
+        self._died: list[tuple[AttentionWorkerView, bool]] = []
         self._attempt: RouterAttempt | None = None
         self._class: str | None = None
         self._progress_at = router.clock()
@@ -147,23 +147,26 @@ class Generation:
         if how.avoid:
             self._failed.add(attempt.worker.worker_id)
         if how.death:
-            self._died.append(attempt.worker if how.by_link else None)
+            self._died.append((attempt.worker, how.by_link))
         if how.quarantined:
             self._ask_the_dead(how.pause_s)
         else:
             self._router.after(how.pause_s, self.open)
 
     def _ask_the_dead(self, pause_s: float) -> None:
-        """Gives the request up if as many workers as it takes are gone: as the real `_have_died`."""
+        """Gives the request up if as many runs as it takes are gone: as the real `_have_died`."""
         last = self._died[-self.progress.deaths_in_a_row :]
-        self._died = [worker for worker in last if worker is None]
-        left = len(last) - len(self._died)
+        lost = {worker.boot_id: worker for worker, by_link in last if by_link}
+        self._died = [one for one in last if not one[1]]
+        left = len(lost)
+        if self._router.world.mutation.believes_links:
+            self._died, lost, left = last, {}, 0
 
         def answered(worker: AttentionWorkerView, found: Described | None) -> None:
             nonlocal left
             left -= 1
-            if found is None or self._router.world.mutation.believes_links:
-                self._died.append(worker)
+            if found is None:
+                self._died.append((worker, True))
             if not left:
                 decide()
 
@@ -174,12 +177,12 @@ class Generation:
             if len(self._died) < MAX_FAILURES_IN_A_ROW:
                 self._router.after(pause_s, self.open)
                 return
-            self._router.world.checks.quarantined(self._ask.request_id)
+            self._router.world.checks.quarantined(self._ask.request_id, [worker.boot_id for worker, _ in self._died])
             self._fail(Quarantined("several workers in a row failed on this request"))
 
         if not left:
             decide()
-        for worker in filter(None, last):
+        for worker in lost.values():
             self._router.describe(worker, partial(answered, worker))
 
     def leave(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from caracal_proto.placement_pb2 import Table
 from grpc import ChannelConnectivity
 from simulation.oracle import EXPERTS
-from simulation.placement_change import PlacementChange, load_given, loaded_table, planned, push
+from simulation.placement_change import PlacementChange, load_given, planned, push, said
 from simulation.redis_model import SimulatedPulse
 
 from services.membership.numerics_class import is_of
@@ -164,19 +164,19 @@ class Leader:
             first = self.terms.begin()
             self.world.redis.ask(self.router, lambda redis: redis.write_term(first), written)
 
-        if self.epoch >= self.terms.leased_of(self.numerics_class) and self.table is not None:
-            begun()
-            return
-
         def alive() -> None:
             experts, attention = (registry.living() for registry in self.registries.values())
             main = chosen_class(self.table, experts, attention)
+            own = [r for r in experts if r.numerics_class == main]
+            said(self, own, [r for r in attention if is_of(r.numerics_class, main)], loaded)
 
-            def loaded(table: Table | None) -> None:
+        def loaded(table: Table | None, newest: int) -> None:
+            if not self.world.mutation.believes_leases:
+                self.terms.found(newest)
+            newest = max(newest, self.terms.leased_of(self.numerics_class))
+            if self.epoch < newest or self.table is None:
                 self._adopt(table)
-                begun()
-
-            loaded_table(self, [r for r in experts if r.numerics_class == main], loaded)
+            begun()
 
         self._see_alive(alive)
 

@@ -29,6 +29,7 @@ class Mutation:
     leaks_pages: bool = False
     hides_terms: bool = False
     never_loads_again: bool = False
+    believes_leases: bool = False
     believes_links: bool = False
 
 
@@ -69,6 +70,7 @@ MUTATIONS = {
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
         Mutation(name="a commit unloads what a later leader has prepared", placement_state=ForgetsWhatComes),
         Mutation(name="a worker that lacks what it is given is left so", never_loads_again=True),
+        Mutation(name="a leader believes leases alone", believes_leases=True),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),

@@ -11,7 +11,7 @@ import numpy as np
 from caracal_proto.placement_pb2 import Table
 from simulation.expert_worker import ExpertWorker, Rejected
 from simulation.oracle import EXPERTS
-from simulation.worker import Described
+from simulation.worker import Described, Worker
 
 from services.membership.record import WorkerRecord
 from services.router.placement.change import DRAIN_CALLS_S, gains
@@ -42,38 +42,41 @@ def planned(table: Table | None, key: bytes, usable: Sequence[WorkerRecord], wai
     return plan
 
 
-def loaded_table(leader: Leader, records: Sequence[WorkerRecord], done: Callable[[Table | None], None]) -> None:
-    """As `table_of_loaded`: what these workers have loaded, as a table of epoch 0."""
+def said(
+    leader: Leader,
+    experts: Sequence[WorkerRecord],
+    attention: Sequence[WorkerRecord],
+    done: Callable[[Table | None, int], None],
+) -> None:
+    """As `table_of_loaded` and `highest_epoch`: what these expert workers have loaded, as a table of epoch 0, and the
+    highest epoch that any worker has."""
     answers: dict[str, Described | None] = {}
+    asked = [*experts, *attention]
 
     def answered(record: WorkerRecord, found: Described | None) -> None:
-        answers[record.worker_id] = found
-        if len(answers) < len(records):
-            return
+        answers[record.boot_id] = found if found is not None and found.boot_id == record.boot_id else None
+        if len(answers) == len(asked):
+            end()
+
+    def end() -> None:
+        newest = max((one.epoch for one in answers.values() if one is not None), default=0)
         loaded = {
-            r.worker_id: np.array(one.loaded, np.int64)
-            for r in records
-            if (one := answers[r.worker_id]) is not None and one.boot_id == r.boot_id
+            r.worker_id: np.array(one.loaded, np.int64) for r in experts if (one := answers[r.boot_id]) is not None
         }
-        if not any(map(len, loaded.values())):
-            done(None)
-            return
-        view = TableView.of_loaded(loaded, SHAPE.layers, SHAPE.experts)
-        done(to_table(0, records[0].numerics_class, view, records))
+        table = None
+        if any(map(len, loaded.values())):
+            view = TableView.of_loaded(loaded, SHAPE.layers, SHAPE.experts)
+            table = to_table(0, experts[0].numerics_class, view, experts)
+        done(table, newest)
 
-    if not records:
-        done(None)
-    for record in records:
-        leader.world.network.call(
-            leader.router,
-            leader.world.experts[record.worker_id],
-            partial(_describe, leader.world.experts[record.worker_id]),
-            partial(answered, record),
-            QUICK_S,
-        )
+    if not asked:
+        end()
+    for record in asked:
+        worker = leader.world.worker(record)
+        leader.world.network.call(leader.router, worker, partial(_describe, worker), partial(answered, record), QUICK_S)
 
 
-def _describe(worker: ExpertWorker, answer: Callable[[Described | None], None]) -> None:
+def _describe(worker: Worker, answer: Callable[[Described | None], None]) -> None:
     answer(worker.describe())
 
 

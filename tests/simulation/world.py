@@ -71,7 +71,7 @@ class World:
         if not process.alive:
             return
         if isinstance(process, AttentionWorker):
-            self.checks.died(process)
+            self.checks.died(process.boot_id)
         process.kill()
         self.network.died(process.boot_id)
         self.streams.died(process)

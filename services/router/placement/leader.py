@@ -28,7 +28,7 @@ from services.router.placement.change import PublishedTable
 from services.router.placement.generation import Generation, Shared
 from services.router.placement.generations import hints_of, is_released, served_beside
 from services.router.placement.join_backoffs import JoinBackoffs
-from services.router.placement.loaded_experts import table_of_loaded
+from services.router.placement.loaded_experts import highest_epoch, table_of_loaded
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.plan import Plan, Shape
 from services.router.placement.shortage_reporter import ShortageReporter
@@ -224,20 +224,28 @@ class PlacementLeader:
         for each in self._generations:
             each.forget()
         self._others, self._hints = {}, ()
-        leased = self._terms.leased_of(self._main.numerics_class)
-        if self.epoch and self.epoch < leased:
-            log.warning("workers have a newer table than redis had", epoch=self.epoch, newest=leased)
-        if self.epoch < leased or self._main.table is None:
-            experts, attention = [await registry.alive(time.monotonic()) for registry in self.registries.values()]
-            main = chosen_class(self._main.table, experts, attention)
-            self._main.published = await self._loaded([r for r in experts if r.numerics_class == main])
+        experts, attention = [await registry.alive(time.monotonic()) for registry in self.registries.values()]
+        main = chosen_class(self._main.table, experts, attention)
+        # Leases are a second old, and Redis may have lost them: what workers say themselves is what they go by.
+        table, newest = await table_of_loaded(
+            self._workers, [r for r in experts if r.numerics_class == main], self._shape
+        )
+        newest = max(
+            newest, await highest_epoch(self._workers, [r for r in attention if is_of(r.numerics_class, main)])
+        )
+        self._terms.found(newest)
+        newest = max(newest, self._terms.leased_of(self._main.numerics_class))
+        if self.epoch and self.epoch < newest:
+            log.warning("workers have a newer table than redis had", epoch=self.epoch, newest=newest)
+        if self.epoch < newest or self._main.table is None:
+            self._main.published = PublishedTable(table) if table else None
         first = self._terms.begin()
         await self._membership.write_term(first)
         log.info("this router leads the placement", holder=self._holder, next_epoch=first)
 
     async def _loaded(self, records: list[WorkerRecord]) -> PublishedTable | None:
         """What these workers, of one class, have loaded, as a table of epoch 0; None when they have nothing."""
-        table = await table_of_loaded(self._workers, records, self._shape)
+        table, _ = await table_of_loaded(self._workers, records, self._shape)
         return PublishedTable(table) if table else None
 
     async def _run_placement(self) -> None:

@@ -77,12 +77,13 @@ def address_changed(table: Table | None, usable: Iterable[WorkerRecord]) -> bool
 
 
 def chosen_class(table: Table | None, experts: Iterable[WorkerRecord], attention: Iterable[WorkerRecord]) -> str:
-    """The numerics class of the next table: this one's while an expert worker of it is alive, else the one that the
-    most attention workers have; empty without expert workers."""
-    classes = [record.numerics_class for record in experts]
-    if table is not None and table.numerics_class in classes:
-        return table.numerics_class
-    wanted = [record.numerics_class for record in attention]
+    """The numerics class of the next table: this one's while an expert worker of it is alive, or while no attention
+    worker could use another one; else the one that the most attention workers have; empty without expert workers."""
+    classes, wanted = [record.numerics_class for record in experts], [record.numerics_class for record in attention]
+    if table is not None:
+        usable = any(fits(its, one) for its in wanted for one in classes)
+        if table.numerics_class in classes or (classes and table.numerics_class and not usable):
+            return table.numerics_class
 
     def votes(one: str) -> tuple[int, int]:
         return sum(fits(its, one) for its in wanted), classes.count(one)

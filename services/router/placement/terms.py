@@ -34,6 +34,10 @@ class Terms:
             self._leased[record.numerics_class] = max(record.epoch, self._leased.get(record.numerics_class, 0))
         self.highest = max(self.highest, self.leased_of(""))
 
+    def found(self, epoch: int) -> None:
+        """Takes the highest epoch that workers have said themselves."""
+        self.highest = max(self.highest, epoch)
+
     def leased_of(self, numerics_class: str) -> int:
         """The highest epoch in the leases of a class; of all while there is none."""
         return max((epoch for its, epoch in self._leased.items() if fits(its, numerics_class)), default=0)

@@ -79,7 +79,7 @@ class Generation:
         self._request = request
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
-        self._died: list[AttentionWorkerView | None] = []  # those that seem to have died under it; None: one said so
+        self._died: list[tuple[AttentionWorkerView, bool]] = []  # under it, as it seems; whether only the link says so
         self._pages_at: AttentionWorkerView | None = None  # the worker that may still have what was computed
         self._abort: RouterError | None = None
         self._progress_at = time.monotonic()
@@ -285,19 +285,20 @@ class Generation:
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
         if how.death:
-            self._died.append(attempt.worker if how.by_link else None)
+            self._died.append((attempt.worker, how.by_link))
         if how.quarantined and await self._have_died():
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
         if how.pause_s:
             await asyncio.sleep(how.pause_s)
 
     async def _have_died(self) -> bool:
-        """Whether as many workers as it takes are gone, or say that they failed: a reset link looks like a death."""
+        """Whether as many runs of workers as it takes are gone, or said that they failed: a reset link looks like a
+        death, and a run dies once."""
         last = self._died[-self.progress.deaths_in_a_row :]
-        lost = list(filter(None, last))
-        there = await asyncio.gather(*map(self._workers.still_runs, lost))
-        living = {worker.boot_id for worker, runs in zip(lost, there, strict=True) if runs}
-        self._died = [worker for worker in last if worker is None or worker.boot_id not in living]
+        lost = {worker.boot_id: worker for worker, by_link in last if by_link}
+        there = await asyncio.gather(*map(self._workers.still_runs, lost.values()))
+        gone = [worker for worker, runs in zip(lost.values(), there, strict=True) if not runs]
+        self._died = [one for one in last if not one[1]] + [(worker, True) for worker in gone]
         self.progress.deaths_in_a_row = len(self._died)
         return len(self._died) >= MAX_FAILURES_IN_A_ROW
 
