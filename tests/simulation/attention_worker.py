@@ -279,7 +279,7 @@ class AttentionWorker(Worker):
     def _append(self, sequence: Sequence, outputs: list[int]) -> None:
         row = self._row(sequence)
         sequence.append(token(row, outputs))
-        out = [TokenOut(row.index, sequence.ids[-1], 0)]
+        out = [TokenOut(row.place, sequence.ids[-1], 0)]
         if sequence.ending is not None:
             self._end(sequence, out, sequence.ending)
         else:

@@ -104,9 +104,9 @@ class Checks:
             return f"leader: there are {len(leaders)}"
         epoch, table = leaders[0].leader.epoch, leaders[0].leader.table
         named = {worker.boot_id for worker in table.workers} if table is not None else set()
-        for worker in (*attention, *experts):
-            its = worker.describe().epoch
-            if its != epoch or worker.draining:
-                return f"epochs: {worker.name} has {its}, the leader {epoch}; draining: {worker.draining}"
+        for one in (*attention, *experts):
+            its = one.describe().epoch
+            if its != epoch or one.draining:
+                return f"epochs: {one.name} has {its}, the leader {epoch}; draining: {one.draining}"
         missing = named - {one.boot_id for one in experts}
         return f"table: {sorted(missing)} are in it" if missing or not named else ""

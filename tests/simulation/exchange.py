@@ -61,7 +61,7 @@ class Exchange:
         parts: defaultdict[int, list[Wanted]] = defaultdict(list)
         for row, expert in wanted:
             if options := replicas[expert]:
-                parts[options[mixed(expert, row.index) % len(options)]].append((row, expert))
+                parts[options[mixed(expert, row.place) % len(options)]].append((row, expert))
         links = self._links
         return [links.send(routes.keys[at], routes.epoch, tuple(part), self) for at, part in sorted(parts.items())]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +15,7 @@ from caracal_proto.placements import workers_of
 from simulation.expert_worker import LAYER, Answer, Call
 from simulation.oracle import EXPERTS, Row
 
-from services.router.dispatch.call_latency import FEWEST, NEVER, HedgeBudget, HedgeOptions, Latencies, size_of
+from services.router.dispatch.call_latency import FEWEST, HedgeBudget, HedgeOptions, Latencies, size_of
 from services.router.dispatch.expert_workers import DEPARTED_LINK_S, PROBE_S
 from services.router.dispatch.link_health import HEALTHY_S, LOOK_S
 from services.router.dispatch.suspects import Suspects
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 20.0
 USUAL_S = 0.006  # a call's latency in a cluster that has run for a while
 MOST_ASSIGNMENTS = 16
+
+
+@cache
+def usual_limits() -> list[float]:
+    """When calls are overdue, by their size, at workers that have answered in the usual time for a while."""
+    known: Latencies[str] = Latencies(HedgeOptions())
+    for size in range(1, MOST_ASSIGNMENTS.bit_length()):
+        for _ in range(FEWEST):
+            known.add("any", 1 << (size - 1), USUAL_S)
+    return known.overdue_after()["any"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +89,7 @@ class ExpertLinks:
         self._worker, self._world = worker, worker.world
         self.routes = Routes()
         self.suspects: Suspects[Key] = Suspects()
-        options = HedgeOptions()
-        self._latencies: Latencies[Key] = Latencies(options)
-        self._budget = HedgeBudget(options.budget)
-        self._limits: dict[Key, list[float]] = {}
+        self._budget = HedgeBudget(HedgeOptions().budget)
         self._answered: dict[Key, int] = {}
         self._numbers = count(1)
         self._calls = 0
@@ -96,8 +104,6 @@ class ExpertLinks:
             self.routes = Routes.of(table)
             departed -= set(self.routes.keys)
             self.suspects.keep_only(self.routes.keys)
-            self._latencies.keep_only(self.routes.keys)
-            self._warm_up()
             if departed:
                 self._worker.after(DEPARTED_LINK_S, lambda: self._close(departed))
             waiting, self._waiting = self._waiting, []
@@ -112,9 +118,9 @@ class ExpertLinks:
 
     def send(self, key: Key, epoch: int, wanted: tuple[tuple[Row, int], ...], taker: Taker) -> Sent:
         """Sends a call; `taker` gets its answer, unless it is given up before."""
-        now, limits = self._worker.now, self._limits.get(key)
-        overdue_s = limits[size_of(len(wanted))] if limits else NEVER
-        sent = Sent(next(self._numbers), key, epoch, wanted, taker, now, now + overdue_s)
+        now = self._worker.now
+        overdue_at = now + usual_limits()[size_of(len(wanted))]
+        sent = Sent(next(self._numbers), key, epoch, wanted, taker, now, overdue_at)
         self._calls += 1
         self.pending[sent.number] = sent
         self._call(key, Call(sent.number, epoch, wanted), lambda answer: self._take(sent, answer), CALL_TIMEOUT_S)
@@ -138,7 +144,6 @@ class ExpertLinks:
 
     def answered(self, sent: Sent) -> None:
         self._answered[sent.key] = self._answered.get(sent.key, 0) + 1
-        self._latencies.add(sent.key, len(sent.wanted), self._worker.now - sent.sent_at)
         self.suspects.answered(sent.key, self._worker.now)
 
     def wait_newer(self, epoch: int, seconds: float, then: Callable[[bool], None]) -> None:
@@ -177,16 +182,6 @@ class ExpertLinks:
             if sent.key not in self.routes.keys:
                 self._take(sent, None)
 
-    def _warm_up(self) -> None:
-        """A worker that is new here is taken for one that has answered some calls in the usual time."""
-        sizes = range(1, MOST_ASSIGNMENTS.bit_length())
-        for key in self.routes.keys:
-            if key not in self._limits:
-                for size in sizes:
-                    for _ in range(FEWEST):
-                        self._latencies.add(key, 1 << (size - 1), USUAL_S)
-        self._limits = self._latencies.overdue_after()
-
     def _look(self) -> None:
         """Probes suspects when they are due, for as long as there are any."""
         if not self._looking:
@@ -207,8 +202,7 @@ class ExpertLinks:
 
         def probed(answer: Answer | None) -> None:
             seconds = self._worker.now - began if answer is not None and answer.error is None else math.inf
-            limits = self._limits.get(key)
-            healthy = seconds <= max(HEALTHY_S, limits[1] if limits else 0.0)
+            healthy = seconds <= max(HEALTHY_S, usual_limits()[1])
             self.suspects.probed(key, healthy, self._worker.now)
 
         if not held:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from simulation.schedule import FAULTS, Fault
 from simulation.timeline import Act, Process
 
+from services.router.placement.leader import LEADER_LEASE_MS
+
 if TYPE_CHECKING:
     from simulation.world import World
 
@@ -55,6 +57,18 @@ def _partition(world: World, fault: Fault) -> Act:
     ways = ((one, other),) if fault.kind == "one way" else ((one, other), (other, one))
     world.network.block(*ways)
     return lambda: world.network.unblock(*ways)
+
+
+def _without_redis(world: World, fault: Fault) -> Act:
+    """A router does not reach Redis for longer than a leader's lease: one that led does not know that it has lapsed."""
+    name = _one(world.routers, fault).name
+    ways = ((name, world.redis.name), (world.redis.name, name))
+    world.network.block(*ways)
+
+    def end() -> None:
+        world.timeline.after(LEADER_LEASE_MS / 1000, lambda: world.network.unblock(*ways))
+
+    return end
 
 
 def _reset(world: World, fault: Fault) -> Act:
@@ -161,6 +175,7 @@ BEGIN: dict[str, Begin] = {
     "reset": _reset,
     "slow": _slow,
     "twice": _twice,
+    "router without redis": _without_redis,
     "redis down": lambda world, _: _killed(world, world.redis),
     "redis stopped": lambda world, _: _stopped(world.redis),
     "redis read-only": _read_only,

@@ -34,6 +34,10 @@ async def _never(record: WorkerRecord) -> bool:
     raise AssertionError("probes are calls of the simulated network")
 
 
+def _is_there(answer: Callable[[bool | None], None]) -> None:
+    answer(True)
+
+
 class Leader:
     """One router's; `leading` is what it believes."""
 
@@ -244,9 +248,7 @@ class Leader:
         if known.dead or self._state(known.record) is not ChannelConnectivity.READY:
             done(False)
         else:
-            self.world.network.call(
-                self.router, worker, lambda answer: answer(True), lambda found: done(bool(found)), PROBE_S
-            )
+            self.world.network.call(self.router, worker, _is_there, lambda found: done(bool(found)), PROBE_S)
 
     def _state(self, record: WorkerRecord) -> ChannelConnectivity:
         found = self.world.network.connected(self.router, self.world.worker(record), record.boot_id)

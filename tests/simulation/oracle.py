@@ -12,10 +12,10 @@ MASK = (1 << 32) - 1
 
 
 class Row(NamedTuple):
-    """What goes through the layer to give the token at `index` of a request's answer."""
+    """What goes through the layer to give the token at a `place` of a request's answer."""
 
     seed: int
-    index: int
+    place: int
     last: int
 
 

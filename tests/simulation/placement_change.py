@@ -179,9 +179,7 @@ class PlacementChange:
             else:
                 worker.prepare(self._epoch, items, answer)
 
-        leader.world.network.call(
-            leader.router, worker, serve, lambda reply: done(record, items, reply), LOAD_TIMEOUT_S
-        )
+        leader.world.network.call(leader.router, worker, serve, partial(done, record, items), LOAD_TIMEOUT_S)
 
     def _failure(self, items: tuple[int, ...], reply: list[int] | Rejected | None) -> str:
         if reply is None or isinstance(reply, Rejected):

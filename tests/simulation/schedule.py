@@ -18,6 +18,7 @@ FAULTS = (
     "reset",
     "slow",
     "twice",
+    "router without redis",
     "redis down",
     "redis stopped",
     "redis read-only",
@@ -30,10 +31,22 @@ FAULTS = (
     "add expert",
     "add foreign expert",
 )
+# What makes two routers lead at once, and gives both of them something to do. Among all kinds that is too rare.
+LEADERS = (
+    "router without redis",
+    "stop router",
+    "kill router",
+    "redis wiped",
+    "redis failover",
+    "redis clock",
+    "kill expert",
+    "drain expert",
+    "add expert",
+)
 FIRST_S, LAST_S = 0.2, 2.8  # when faults begin
 ASKED_S = 0.9  # when the first request may come: the cluster has begun
-SHORTEST_S, LONGEST_S = 0.05, 1.8  # that one lasts
-MOST_FAULTS = 5
+SHORTEST_S, LONGEST_S = 0.05, 2.4  # that one lasts
+MOST_FAULTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +104,15 @@ def asked(rng: Random) -> Asked:
 
 
 def schedule(seed: int) -> Schedule:
-    """The schedule of a seed. The first fault's kind goes through all kinds as seeds do."""
+    """The schedule of a seed. The first fault's kind goes through all kinds as seeds do; the others are of any kind, of
+    three kinds, or of those of LEADERS."""
     rng = Random(f"caracal protocol {seed}")
+    kinds = rng.choice([FAULTS, rng.sample(FAULTS, 3), LEADERS])
     faults = [fault(rng, FAULTS[seed % len(FAULTS)])]
-    faults += [fault(rng) for _ in range(rng.randint(0, MOST_FAULTS - 1))]
+    faults += [fault(rng, rng.choice(kinds)) for _ in range(rng.randint(0, MOST_FAULTS - 1))]
     return Schedule(
         seed,
-        rng.randint(1, 3),
+        rng.randint(2 if kinds is LEADERS else 1, 3),
         rng.randint(1, 3),
         rng.randint(1, 3),
         tuple(asked(rng) for _ in range(rng.randint(2, 4))),

@@ -26,12 +26,12 @@ class Protocol(RuleBasedStateMachine):
     @rule(
         kind=st.sampled_from(FAULTS),
         seconds=st.floats(SHORTEST_S, LONGEST_S),
-        target=NUMBERS,
+        one=NUMBERS,
         other=NUMBERS,
         amount=st.floats(-1, 1),
     )
-    def fault(self, kind: str, seconds: float, target: int, other: int, amount: float) -> None:
-        self.world.begin(Fault(kind, 0.0, seconds, target, other, amount))
+    def fault(self, kind: str, seconds: float, one: int, other: int, amount: float) -> None:
+        self.world.begin(Fault(kind, 0.0, seconds, one, other, amount))
 
     @rule(seconds=st.sampled_from([0.01, 0.05, 0.2, 0.7]))
     def time_passes(self, seconds: float) -> None:

@@ -22,6 +22,7 @@ from simulation.worker import Worker
 
 from services.membership.record import WorkerRecord
 
+AFTER_S = 2.0  # that a fault may last longer than its schedule says
 ANSWERS_S = 90.0  # virtual, after the last fault, in which every answer ends
 AT_REST_S, LOOK_S = 30.0, 0.25  # virtual, after the last answer, in which all is given back and agreed
 
@@ -42,9 +43,11 @@ class World:
         self.network = Network(self.timeline, Random(plan.seed))
         self.streams = Streams(self.network)
         self.checks = Checks()
-        self.redis = SimulatedRedis(self.timeline, self.network)
-        self.routers = {name: Router(self, name) for name in _names("router", plan.routers)}
-        self.attention = {name: AttentionWorker(self, name) for name in _names("attention", plan.attention)}
+        self.redis: SimulatedRedis = SimulatedRedis(self.timeline, self.network)
+        self.routers: dict[str, Router] = {name: Router(self, name) for name in _names("router", plan.routers)}
+        self.attention: dict[str, AttentionWorker] = {
+            name: AttentionWorker(self, name) for name in _names("attention", plan.attention)
+        }
         self.experts = {name: ExpertWorker(self, name) for name in _names("expert", plan.experts + 1)}
         self.spare = self.experts[f"expert-{plan.experts}"]
         self.foreign = [ExpertWorker(self, "foreign-0", "class-b")]
@@ -86,7 +89,8 @@ class World:
         """A fault begins; it ends by itself."""
         end = BEGIN[fault.kind](self, fault)
         self.timeline.after(fault.seconds, end)
-        self.checks.faults_until = max(self.checks.faults_until, self.timeline.now + fault.seconds)
+        over_at = self.timeline.now + fault.seconds + AFTER_S
+        self.checks.faults_until = max(self.checks.faults_until, over_at)
 
     def come_to_rest(self) -> None:
         """Runs on without faults until every answer has ended and the cluster is at rest. Raises Violation."""
