@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from caracal_proto.placements import layer_of
 from support.fake_experts import FakeWorker
 from support.leader_harness import EXPERTS, LAYERS, LeaderHarness, run_scenario
 from support.worker_processes import Store, redis_store
-
-from services.router.placement.tables import TERM
 
 pytestmark = pytest.mark.processes
 
@@ -274,28 +271,6 @@ def test_a_new_leader_does_not_begin_with_a_table_that_workers_reject(store: Sto
         await harness.until(lambda: new.epoch > highest, "a table above the epochs of the workers")
         await harness.until(lambda: all(worker.epoch == new.epoch for worker in harness.workers), "pushed")
         assert set().union(*(worker.loaded for worker in harness.workers)) == set().union(*before)
-
-    run_scenario(store, scenario)
-
-
-def test_a_new_leader_goes_by_what_workers_say_of_their_epochs(store: Store) -> None:
-    """Redis has lost everything, and the leases are as old as they may be."""
-
-    async def scenario(harness: LeaderHarness) -> None:
-        old = harness.lead("router-0")
-        attention, expert = await harness.join("attention", 0), await harness.join("expert", 0)
-        await harness.until(lambda: expert.epoch == attention.epoch == old.epoch > 0, "pushed")
-        await harness.end("router-0")
-        for worker in harness.workers:
-            await harness.end(worker.boot_id)
-        harness.store.client.flushall()
-        for worker in harness.workers:
-            await harness.membership.announce(replace(worker.record(), epoch=0))
-        new = harness.lead("router-1")
-        await harness.until(lambda: new.leading, "it leads")
-        await harness.join("expert", 1)
-        await harness.until(lambda: new.epoch > 0, "a table")
-        assert new.epoch >= TERM, "no epoch is given twice"
 
     run_scenario(store, scenario)
 

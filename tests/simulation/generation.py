@@ -166,7 +166,10 @@ class Generation:
             nonlocal left
             left -= 1
             if found is None:
-                self._died.append((worker, True))
+                often = self._router.world.mutation.counts_a_death_often
+                self._died += [one for one in last if one[1] and one[0].boot_id == worker.boot_id][
+                    : None if often else 1
+                ]
             if not left:
                 decide()
 

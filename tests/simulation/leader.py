@@ -170,7 +170,7 @@ class Leader:
 
         def alive() -> None:
             experts, attention = (registry.living() for registry in self.registries.values())
-            main = chosen_class(self.table, experts, attention)
+            main = self._class(experts, attention)
             own = [r for r in experts if r.numerics_class == main]
             said(self, own, [r for r in attention if is_of(r.numerics_class, main)], loaded)
 
@@ -254,8 +254,11 @@ class Leader:
         found = self.world.network.connected(self.router, self.world.worker(record), record.boot_id)
         return ChannelConnectivity.CONNECTING if found is None else STATES[found]
 
+    def _class(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> str:
+        return (self.world.mutation.chosen_class or chosen_class)(self.table, experts, attention)
+
     def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
-        main = chosen_class(self.table, experts, attention)
+        main = self._class(experts, attention)
         self.numerics_class = main or self.numerics_class
         usable = [r for r in experts if r.numerics_class == self.numerics_class or self.world.mutation.mixes_classes]
         if self.change is not None:

@@ -6,7 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from caracal_proto.placement_pb2 import Table
+
 from services.expert_worker.placement_state import PlacementState
+from services.membership.record import WorkerRecord
+from services.router.placement.tables import chosen_class
 from services.router.placement.terms import Terms
 from services.router.requests.progress import GenerationProgress, IndexedToken
 
@@ -30,6 +34,8 @@ class Mutation:
     hides_terms: bool = False
     never_loads_again: bool = False
     believes_leases: bool = False
+    counts_a_death_often: bool = False
+    chosen_class: Callable[[Table | None, Sequence[WorkerRecord], Sequence[WorkerRecord]], str] | None = None
     believes_links: bool = False
 
 
@@ -55,6 +61,12 @@ class ForgetsWhatComes(PlacementState):
         return False
 
 
+def any_class(table: Table | None, experts: Sequence[WorkerRecord], attention: Sequence[WorkerRecord]) -> str:
+    """Leaves the table's class as soon as none of its expert workers is seen."""
+    there = table is not None and any(one.numerics_class == table.numerics_class for one in experts)
+    return chosen_class(table if there else None, experts, attention)
+
+
 class NoTerm(Terms):
     """Goes on where the last leader, as far as it has the table, seems to have been."""
 
@@ -78,5 +90,7 @@ MUTATIONS = {
         Mutation(name="experts of another class are placed", mixes_classes=True),
         Mutation(name="a cancelled attempt keeps its pages", leaks_pages=True),
         Mutation(name="a link that was reset is a death", believes_links=True),
+        Mutation(name="a run dies more than once", counts_a_death_often=True),
+        Mutation(name="a class that nobody can use is chosen", chosen_class=any_class),
     )
 }
