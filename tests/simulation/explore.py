@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from simulation.checks import Violation
@@ -16,6 +19,7 @@ from simulation.world import play
 
 BATCH = 250  # schedules that a process plays before it says what came of them
 SHOWN = 50  # violations in a result
+COLLECT = 100  # schedules between two collections of garbage: a world is all circles
 
 
 @dataclass(slots=True)
@@ -42,6 +46,8 @@ def explore(seeds: Sequence[int], mutation: Mutation = NONE, *, first: bool = Fa
     """Plays the schedules of some seeds here; with `first`, no further than to the first violation."""
     found = Found()
     for seed in seeds:
+        if seed % COLLECT == 0:
+            gc.collect()
         plan = schedule(seed)
         found.schedules += 1
         found.faults.update(fault.kind for fault in plan.faults)
@@ -61,11 +67,18 @@ def explore(seeds: Sequence[int], mutation: Mutation = NONE, *, first: bool = Fa
     return found
 
 
+def _collect_seldom() -> None:
+    gc.freeze()
+    gc.disable()
+
+
 def explore_on(processes: int, seeds: range, done: Callable[[int], None] = lambda schedules: None) -> Found:
     """The same on several processes. `done` hears of schedules that have been played."""
     found = Found()
+    if not seeds:
+        return found
     batches = [seeds[at : at + BATCH] for at in range(0, len(seeds), BATCH)]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=_collect_seldom) as pool:
         for each in pool.map(explore, batches):
             found.add(each)
             done(each.schedules)
@@ -92,3 +105,21 @@ def timed(processes: int, seeds: range, done: Callable[[int], None]) -> dict[str
     began = time.monotonic()
     found = explore_on(processes, seeds, done)
     return result(found, time.monotonic() - began, processes, seeds.start)
+
+
+def joined(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The result of a run and of one whose seeds follow on its own."""
+    kinds = Counter(before["faults"]) + Counter(more["faults"])
+    summed = ("schedules", "seconds", "events", "tokens", "virtual_hours", "violations")
+    first = (before["first_violations"] + more["first_violations"])[:SHOWN]
+    return (
+        before
+        | {name: round(before[name] + more[name], 1) for name in summed}
+        | {"processes": more["processes"], "faults": dict(sorted(kinds.items())), "first_violations": first}
+    )
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """Reads a result that more schedules are to be added to."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

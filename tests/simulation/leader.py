@@ -287,7 +287,7 @@ class Leader:
             self._pushing = False
             for record in missed:
                 lacks = record.role == "expert" and (record.boot_id, record.draining) not in took
-                if lacks and not self.world.mutation.never_loads_again:
+                if lacks:
                     load_given(self, table, record)
             if self.table is table:
                 self.took |= took

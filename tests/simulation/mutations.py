@@ -32,7 +32,6 @@ class Mutation:
     mixes_classes: bool = False
     leaks_pages: bool = False
     hides_terms: bool = False
-    never_loads_again: bool = False
     believes_leases: bool = False
     counts_a_death_often: bool = False
     chosen_class: Callable[[Table | None, Sequence[WorkerRecord], Sequence[WorkerRecord]], str] | None = None
@@ -54,13 +53,6 @@ class AnyEpoch(PlacementState):
         return
 
 
-class ForgetsWhatComes(PlacementState):
-    """Unloads what a later leader has had loaded."""
-
-    def _is_for_later(self, key: tuple[int, int]) -> bool:
-        return False
-
-
 def any_class(table: Table | None, experts: Sequence[WorkerRecord], attention: Sequence[WorkerRecord]) -> str:
     """Leaves the table's class as soon as none of its expert workers is seen."""
     there = table is not None and any(one.numerics_class == table.numerics_class for one in experts)
@@ -80,8 +72,6 @@ MUTATIONS = {
     for one in (
         Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
-        Mutation(name="a commit unloads what a later leader has prepared", placement_state=ForgetsWhatComes),
-        Mutation(name="a worker that lacks what it is given is left so", never_loads_again=True),
         Mutation(name="a leader believes leases alone", believes_leases=True),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),

@@ -46,16 +46,13 @@ class Process:
         self.timeline, self.name = timeline, name
         self.runs, self.alive, self.stopped = 0, False, False
         self.clock_offset = 0.0
+        self.boot_id = f"{name}#0"
         self._held: list[tuple[int, Act]] = []
 
     @property
     def now(self) -> float:
         """Its monotonic clock."""
         return self.timeline.now
-
-    @property
-    def boot_id(self) -> str:
-        return f"{self.name}#{self.runs}"
 
     def after(self, seconds: float, act: Act) -> None:
         """Calls `act` then, unless this run has ended."""
@@ -84,6 +81,7 @@ class Process:
         """Begins a run, unless there is one."""
         if not self.alive:
             self.runs += 1
+            self.boot_id = f"{self.name}#{self.runs}"
             self.alive, self.stopped = True, False
             self.begin()
 
