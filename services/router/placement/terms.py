@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from caracal_proto.placement_pb2 import Table
 
+from services.membership.checks import MAX_EPOCH
 from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
 from services.router.placement.tables import TERM, next_term
@@ -36,7 +37,8 @@ class Terms:
 
     def found(self, epoch: int) -> None:
         """Takes the highest epoch that workers have said themselves."""
-        self.highest = max(self.highest, epoch)
+        if epoch < MAX_EPOCH:
+            self.highest = max(self.highest, epoch)
 
     def leased_of(self, numerics_class: str) -> int:
         """The highest epoch in the leases of a class; of all while there is none."""
