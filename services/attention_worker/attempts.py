@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 MOST_COMPILING = 256  # attempts that wait for their grammars
 STANDS_STILL = "the engine stands still"  # the message of attempts that go elsewhere for it
+NOT_BEGUN = "the engine stands still, nothing has begun"  # and of those that it has never had: they are not the reason
 BUSY = "busy: "  # how the message of a rejection begins that holds only for now
 TOKENS_PER_CACHED = 16  # tokens that open attempts may come to, for each that the cache holds
 MIN_TOKENS = 1 << 20  # however small the cache is
@@ -100,7 +101,7 @@ class Attempts:
         self.stands_still = True
         for key, emit in list(self._emits.items()):
             running = self._running.get(key)
-            emit([], Ending("unavailable", message=STANDS_STILL))
+            emit([], Ending("unavailable", message=NOT_BEGUN if running is None else STANDS_STILL))
             if running is not None:
                 self._cancelled_since.append(running)
 
@@ -122,7 +123,7 @@ class Attempts:
         `direct`: it is a call of its own, as routers make none; there may be a few of these.
         """
         if self.draining or self.stands_still:
-            raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining" if self.draining else STANDS_STILL)
+            raise Rejected(grpc.StatusCode.UNAVAILABLE, "draining" if self.draining else NOT_BEGUN)
         self._check_room(len(request.prompt_ids) + len(request.emitted_ids), direct=direct)
         try:
             asked = parse(request, self._vocab_size, self._engine.limits.max_model_len)
@@ -248,7 +249,7 @@ class Attempts:
             return
         try:
             if self._moving or self.stands_still:
-                raise EngineStopped("draining" if self._moving else STANDS_STILL)
+                raise EngineStopped("draining" if self._moving else NOT_BEGUN)
             self._running[key] = self._engine.submit(asked, emit, rules())
         except BadGrammar as error:
             emit([], Ending("rejected", message=f"grammar: {error}"))

@@ -39,6 +39,7 @@ class PlacementState:
         self.published: Callable[[], int] = lambda: 0  # the epoch of the published table, for who is new or was away
         self.draining = False
         self.drained = False  # a draining worker that the placement gives no expert: it may exit
+        self._prepared: dict[ExpertKey, int] = {}  # the highest epoch for which each expert was prepared
         self._changing = threading.Lock()
         self._watchers: list[Callable[[int], None]] = []
 
@@ -52,7 +53,7 @@ class PlacementState:
             self._check_epoch(epoch)
             before = self.experts.loaded
             try:
-                return [self._load(key, done, len(wanted), progress) for done, key in enumerate(wanted, 1)]
+                return [self._load(key, epoch, done, len(wanted), progress) for done, key in enumerate(wanted, 1)]
             except CallerGone:  # what was loaded is likely to be asked for again; the next commit drops the rest
                 raise
             except BaseException:  # memory that is short, too: what stays loaded would take more of it
@@ -68,9 +69,10 @@ class PlacementState:
         notify(self.epoch)
 
     def commit(self, table: placement_pb2.Table) -> tuple[int, int]:
-        """Unloads what the table does not give this worker; returns (epoch, experts loaded).
+        """Unloads what the table does not give this worker; returns (epoch, experts given).
 
-        Raises StaleTable, WrongTable.
+        What was prepared for a later epoch stays: a leader that does not know yet that another one has taken over may
+        commit while that one's experts are being loaded here. Raises StaleTable, WrongTable.
         """
         with self._changing:
             self._check_epoch(table.epoch)
@@ -87,7 +89,7 @@ class PlacementState:
             self.epoch = table.epoch
             for notify in self._watchers.copy():
                 notify(self.epoch)
-            self._drop(loaded - given)
+            self._drop({key for key in loaded - given if not self._is_for_later(key)})
             if self.draining and not given:
                 self.drained = True
             return self.epoch, len(given)
@@ -118,13 +120,18 @@ class PlacementState:
             given.update((layer, expert) for expert in expert_A[np.isin(worker_A, me)].tolist())
         return given
 
-    def _load(self, key: ExpertKey, done: int, total: int, progress: Progress) -> int:
+    def _is_for_later(self, key: ExpertKey) -> bool:
+        return self._prepared.get(key, 0) > self.epoch
+
+    def _load(self, key: ExpertKey, epoch: int, done: int, total: int, progress: Progress) -> int:
         digest = self.experts.load(*key)
+        self._prepared[key] = max(epoch, self._prepared.get(key, 0))
         progress(done, total)
         return digest
 
     def _drop(self, keys: Iterable[ExpertKey]) -> None:
         for layer, expert in keys:
+            self._prepared.pop((layer, expert), None)
             self.experts.drop(layer, expert)
 
     def _check_epoch(self, epoch: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -33,6 +32,7 @@ from services.membership.desired import MAX_DESIRED, SCALED
 from services.membership.generation_hints import GenerationHints
 from services.membership.leases import Leases
 from services.membership.page_hints import PageHints
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
 from services.membership.shortage import CapacityShortage
 from services.security.cluster_key import NO_KEY, ClusterKey
@@ -48,16 +48,7 @@ PAUSE_S = 0.02  # at least between two wakings: whoever reaches Redis may publis
 MAX_TABLE_BYTES = 64 << 20
 MAX_DIGEST_BYTES = 8 << 16
 
-__all__ = ["Membership", "Pulse", "RedisUnavailable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """What a router looks at often. `changes` advances when a worker starts, drains, leaves or moves."""
-
-    leads: bool
-    epoch: int  # of the published placement table, 0 when there is none
-    changes: int
+__all__ = ["Membership", "RedisUnavailable"]
 
 
 def _count(text: object) -> int:
@@ -157,12 +148,13 @@ class Membership:
         pipe.get(key)
         pipe.pttl(key)
         pipe.hget(placement, "epoch")
+        pipe.hget(placement, "term")
         pipe.get(self._key("changes"))
         replies = await bounded(pipe.execute(raise_on_error=False), 2 * CALL_S)
         for reply in replies:
             if isinstance(reply, RedisError) and not is_wrong_type(reply):
                 raise RedisUnavailable(f"{type(reply).__name__}: {reply}")
-        leader, left_ms, epoch, changes = replies[-4:]
+        leader, left_ms, epoch, term, changes = replies[-5:]
         holder = self._holder(leader, left_ms)
         if candidate and holder is None:  # nobody of ours has written it
             await self._client.write(lambda pipe: pipe.set(key, self._client.signed(key, candidate), px=lease_ms))
@@ -171,7 +163,7 @@ class Membership:
         if leads and time.monotonic() > self._renewed_at + lease_ms / 4000:
             await bounded(self._redis.pexpire(key, lease_ms), 2 * CALL_S)
             self._renewed_at = time.monotonic()
-        return Pulse(leads, self._epoch(epoch), _count(changes))
+        return Pulse(leads, self._epoch(epoch), self._epoch(term, "term"), _count(changes))
 
     async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
         """Returns a role's live records, sorted by worker id; a bad one is left out and logged once.
@@ -217,6 +209,12 @@ class Membership:
         for field, value in (("epoch", b"%d" % table.epoch), ("table", table.SerializeToString())):
             fields += [field, self._client.signed(field_name(key, field), value)]
         await self._client.write(lambda pipe: pipe.hset(key, items=fields), {key: "hash"})
+
+    async def write_term(self, first: int) -> None:
+        """Writes with which epoch a leader's term begins, before it gives any: no later leader gives one of them."""
+        key = self._key("placement")
+        record = self._client.signed(field_name(key, "term"), b"%d" % first)
+        await self._client.write(lambda pipe: pipe.hset(key, "term", record), {key: "hash"})
 
     async def digests(self, numerics_class: str) -> dict[int, bytes]:
         """Returns the golden digests of a numerics class, by layer, as they were written."""
@@ -326,9 +324,9 @@ class Membership:
             return None
         return name
 
-    def _epoch(self, record: object) -> int:
-        """The epoch of the published table; 0 for what is none."""
-        key = field_name(self._key("placement"), "epoch")
+    def _epoch(self, record: object, field: str = "epoch") -> int:
+        """The epoch of the published table, or of another field beside it; 0 for what is none."""
+        key = field_name(self._key("placement"), field)
         value = self._client.verified("table", key, record)
         epoch = _count(value)
         if value is not None and not 0 < epoch < MAX_EPOCH:

@@ -52,7 +52,7 @@ from services.router.requests.directory import RouterCount, list_attention_worke
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
 from services.router.requests.ready_probe import ReadyProbe
-from services.router.requests.stall_detector import StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
 from services.security.channels import PLAIN, Dialer

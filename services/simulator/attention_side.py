@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from services.router.requests.attention_workers import DESCRIBE_S
 from services.router.requests.probe_times import FLOOR_S
-from services.router.requests.stall_detector import StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.simulator.attention import SimulatedAttention
 from services.simulator.deployment import Deployment

@@ -12,7 +12,7 @@ from support.engine_driver import limits
 
 from services.router.requests.attempt import Attempt
 from services.router.requests.attempt_stream import AttemptStream
-from services.router.requests.generation import BUSY
+from services.router.requests.failover import BUSY
 from services.router.requests.worker_choice import AttentionWorkerView
 
 CALLS = 3000

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 
 import pytest
-from caracal_proto.placement_pb2 import Table
+from caracal_proto.placement_pb2 import Endpoint, Table
+from caracal_proto.placements import layer_of
 from grpc import ChannelConnectivity
 from support.fake_experts import FakeWorker
 
@@ -62,6 +63,25 @@ def test_a_worker_that_hangs_holds_nobody_up_and_gets_the_next_table() -> None:
             pushes.begin(TABLE, [hung.record(), other.record()])
             await until(lambda: hung.epoch == 1)
             await until(lambda: len(calls) == 3)
+
+    run(scenario)
+
+
+def test_a_worker_that_lacks_what_it_is_given_loads_it_again() -> None:
+    """As after the table of a leader that led no more, which has unloaded it meanwhile."""
+
+    async def scenario() -> None:
+        async with fakes(1) as (workers, (worker,), calls):
+            name, record = worker.worker_id, worker.record()
+            here = Endpoint(worker_id=name, address=record.address, boot_id=record.boot_id)
+            given = Table(epoch=3, numerics_class="c", workers=[here], layers=[layer_of([[0], [0]])])
+            pushes, table = Pushes(workers), PublishedTable(given)
+            async with asyncio.timeout(20):
+                while worker.epoch != 3:
+                    pushes.begin(table, [record])
+                    await asyncio.sleep(0.01)
+            assert worker.loaded == {(0, 0), (0, 1)}
+            assert calls == [(name, "prepare", 3), (name, "commit", 3)]
 
     run(scenario)
 

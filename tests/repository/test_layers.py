@@ -64,6 +64,8 @@ NEVER_REACHED = [
             "services.prefixes",
             "services.router.requests.prefix_hints",
             "services.router.requests.worker_choice",
+            "services.router.requests.silent_workers",
+            "services.router.placement.terms",
             "services.router.dispatch.retry",
             "services.router.dispatch.call_latency",
             "services.router.dispatch.suspects",

@@ -183,6 +183,13 @@ def test_three_attempts_without_a_token_fail_the_request(harness: Harness) -> No
     assert sum(len(fake.requests) for fake in harness.fakes) == 3
 
 
+def test_links_that_are_reset_under_it_do_not_fail_a_request(harness: Harness) -> None:
+    """Three streams in a row end as they do when workers die; but these answer, as the same runs."""
+    harness.fakes[0].resets, harness.fakes[1].resets = 2, 1
+    assert stream(harness) == expected(harness)
+    assert [fake.resets for fake in harness.fakes] == [0, 0]
+
+
 def test_no_capacity_anywhere_is_a_retryable_error(harness: Harness) -> None:
     for fake in harness.fakes:
         fake.script = after(0, abort_with(grpc.StatusCode.RESOURCE_EXHAUSTED), fake.script)

@@ -22,7 +22,8 @@ from services.router.requests.probe_times import (
     Alarms,
     ProbeTimes,
 )
-from services.router.requests.stall_detector import StallDetector, StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
+from services.router.requests.stall_detector import StallDetector
 from services.router.requests.worker_choice import AttentionWorkerView
 
 NAMES = ("attention-0", "attention-1")

@@ -98,6 +98,7 @@ SMOKE = {
     "python -m bench.overload": "test_bench_of_overload",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",
+    "make simulation": "test_simulation_of_the_protocol",
     "make clean": "test_clean",
     "make test TESTS=": "test_one_test",
 }

@@ -81,6 +81,7 @@ class FakeAttention:
     port: int = 0
     server: grpc.aio.Server | None = None
     frozen: bool = False  # answers no Describe, like a stopped process
+    resets: int = 0  # streams that break with the next attempt on them, though the worker lives
 
     @property
     def running(self) -> int:
@@ -142,11 +143,16 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
         self, messages: AsyncIterator[attention_pb2.AttemptMessage], context: Any
     ) -> AsyncIterator[attention_pb2.AttemptEvents]:
         open_: dict[int, asyncio.Task[None]] = {}
-        events: asyncio.Queue[attention_pb2.AttemptEvent] = asyncio.Queue()
+        events: asyncio.Queue[attention_pb2.AttemptEvent | None] = asyncio.Queue()
+        # A call that ends before its client has got anything ends as INTERNAL there, whatever status it has.
+        await context.send_initial_metadata(())
 
         async def read() -> None:
             async for message in messages:
-                if message.HasField("request"):
+                if message.HasField("request") and self._fake.resets:
+                    self._fake.resets -= 1
+                    events.put_nowait(None)
+                elif message.HasField("request"):
                     task = asyncio.create_task(self._run(message.attempt_id, message.request, events.put_nowait))
                     open_[message.attempt_id] = task
                 else:
@@ -155,7 +161,11 @@ class _Servicer(attention_pb2_grpc.AttentionServicer):
         reading = asyncio.create_task(read())
         try:
             while True:
-                yield attention_pb2.AttemptEvents(events=[await events.get()])
+                event = await events.get()
+                if event is None:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was reset")
+                else:
+                    yield attention_pb2.AttemptEvents(events=[event])
         finally:
             for task in (reading, *open_.values()):
                 task.cancel()

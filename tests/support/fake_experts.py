@@ -95,8 +95,6 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         table = request.table
         if table.epoch < self.epoch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "stale")
-        self._calls.append((self.worker_id, "commit", table.epoch))
-        self.epoch = table.epoch
         me = [i for i, worker in enumerate(table.workers) if worker.boot_id == self.boot_id]
         given = {
             (layer, expert)
@@ -104,7 +102,10 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
             for expert, replicas in enumerate(workers_of(placement))
             if set(me) & set(replicas)
         }
-        assert given <= self.loaded, "given what was not prepared"
+        if not given <= self.loaded:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "given what was not prepared")
+        self._calls.append((self.worker_id, "commit", table.epoch))
+        self.epoch = table.epoch
         self.replicas = {
             (layer, expert): len(replicas)
             for layer, placement in enumerate(table.layers)

@@ -27,7 +27,7 @@ from services.router.requests.assets import ModelAssets
 from services.router.requests.attention_workers import AttentionWorkerPool
 from services.router.requests.choice_stream import ServingContext
 from services.router.requests.metrics import RequestMetrics
-from services.router.requests.stall_detector import StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
 from services.router.requests.text_process import TextProcesses
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.router.servers import RouterServers

@@ -16,8 +16,9 @@ import structlog
 
 from services.membership.class_hint import ClassHint
 from services.membership.numerics_class import fits, is_of
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
-from services.membership.redis import Membership, Pulse, RedisUnavailable
+from services.membership.redis import Membership, RedisUnavailable
 from services.membership.shortage import CapacityShortage
 from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
@@ -27,11 +28,12 @@ from services.router.placement.change import PublishedTable
 from services.router.placement.generation import Generation, Shared
 from services.router.placement.generations import hints_of, is_released, served_beside
 from services.router.placement.join_backoffs import JoinBackoffs
-from services.router.placement.loaded_experts import table_of_loaded
+from services.router.placement.loaded_experts import highest_epoch, table_of_loaded
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.plan import Plan, Shape
 from services.router.placement.shortage_reporter import ShortageReporter
-from services.router.placement.tables import chosen_class, misfit, next_term
+from services.router.placement.tables import chosen_class, misfit
+from services.router.placement.terms import Terms
 from services.router.placement.worker_client import Workers
 from services.router.placement.worker_registry import WorkerRegistry
 from services.security.channels import PLAIN, Dialer
@@ -73,9 +75,7 @@ class PlacementLeader:
         self._pulse: Pulse | None = None  # the last one
         self.changed = asyncio.Event()  # set when a worker, the table or who leads has changed; for who clears it
         self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
-        # epochs: the highest anywhere; those of each class in the leases; the one before the first that it may give
-        self._highest = self._began_after = 0
-        self._leased: dict[str, int] = {}
+        self._terms = Terms()
         self._leading = self._redis_unavailable = self._resigned = False
         self._backoffs = JoinBackoffs()
         self.metrics = PlacementMetrics()
@@ -109,12 +109,7 @@ class PlacementLeader:
         return Generation(self._shared, numerics_class, self._budget if main else None, self._load_s, main)
 
     def _next_epoch(self) -> int:
-        self._highest = max(self._highest, self.epoch) + 1
-        return self._highest
-
-    def _leased_of(self, numerics_class: str) -> int:
-        """The highest epoch in the leases of a class; of all while there is none."""
-        return max((epoch for its, epoch in self._leased.items() if fits(its, numerics_class)), default=0)
+        return self._terms.next_epoch(self.epoch)
 
     async def run(self) -> None:
         """Leads whenever it can, until cancelled."""
@@ -158,6 +153,7 @@ class PlacementLeader:
             self._pulse = pulse
             self.changed.set()
         leads, stored = pulse.leads, pulse.epoch
+        self._terms.saw(pulse.term)
         await self._see_workers(pulse.changes)
         if self._introductions.pending and time.monotonic() < self._began + FIRST_LOOK_S:
             return  # who is there, and how far their epochs are, decides what a new router believes and begins with
@@ -166,9 +162,8 @@ class PlacementLeader:
         if leads and self._resigned:  # `resign` was called during the awaits above
             await self._membership.resign(self._holder)
             leads = False
-        # One without a table may have begun before it knew a worker, whose epoch is above its own first one then.
-        leased = self._leased_of(self._main.numerics_class)
-        if leads and (not self._leading or leased > (self.epoch or self._began_after)):
+        main = self._main.numerics_class
+        if self._terms.must_begin(leads=leads, leading=self._leading, own_epoch=self.epoch, numerics_class=main):
             await self._take_over()
         elif not leads and self._leading:
             log.warning("another router leads the placement")
@@ -189,11 +184,10 @@ class PlacementLeader:
         table = await self._membership.read_table()
         if table is None or table.epoch < stored:
             return False
-        if why := misfit(table, self._layers, self._experts, self._highest):
+        if why := misfit(table, self._layers, self._experts, self._terms.highest):
             self._membership.bad.note("table", "placement", why)
             return False
-        self._highest = max(self._highest, table.epoch)
-        if table.epoch > self.epoch and table.epoch >= self._leased_of(table.numerics_class):
+        if self._terms.believes(table, self.epoch):
             self._main.publish(PublishedTable(table))
         return True
 
@@ -212,16 +206,13 @@ class PlacementLeader:
         if unchanged and time.monotonic() < self._read_at + READ_S:
             return
         seen = {
-            role: await self._introductions.admitted(role, await self._membership.workers(role), self._highest)
+            role: await self._introductions.admitted(role, await self._membership.workers(role), self._terms.highest)
             for role in self.registries
         }
         for role, records in seen.items():
             self.registries[role].see(records)
         self._workers.wake()
-        self._leased = {}
-        for record in (record for records in seen.values() for record in records):
-            self._leased[record.numerics_class] = max(record.epoch, self._leased.get(record.numerics_class, 0))
-        self._highest = max(self._highest, self._leased_of(""))
+        self._terms.see(record for records in seen.values() for record in records)
         self._changes, self._read_at = changes, time.monotonic()
 
     async def _take_over(self) -> None:
@@ -233,19 +224,28 @@ class PlacementLeader:
         for each in self._generations:
             each.forget()
         self._others, self._hints = {}, ()
-        leased = self._leased_of(self._main.numerics_class)
-        if self.epoch and self.epoch < leased:
-            log.warning("workers have a newer table than redis had", epoch=self.epoch, newest=leased)
-        if self.epoch < leased or self._main.table is None:
-            experts, attention = [await registry.alive(time.monotonic()) for registry in self.registries.values()]
-            main = chosen_class(self._main.table, experts, attention)
-            self._main.published = await self._loaded([r for r in experts if r.numerics_class == main])
-        self._highest = self._began_after = next_term(self._highest) - 1
-        log.info("this router leads the placement", holder=self._holder, next_epoch=self._highest + 1)
+        experts, attention = [await registry.alive(time.monotonic()) for registry in self.registries.values()]
+        main = chosen_class(self._main.table, experts, attention)
+        # Leases are a second old, and Redis may have lost them: what workers say themselves is what they go by.
+        table, newest = await table_of_loaded(
+            self._workers, [r for r in experts if r.numerics_class == main], self._shape
+        )
+        newest = max(
+            newest, await highest_epoch(self._workers, [r for r in attention if is_of(r.numerics_class, main)])
+        )
+        self._terms.found(newest)
+        newest = max(newest, self._terms.leased_of(self._main.numerics_class))
+        if self.epoch and self.epoch < newest:
+            log.warning("workers have a newer table than redis had", epoch=self.epoch, newest=newest)
+        if self.epoch < newest or self._main.table is None:
+            self._main.published = PublishedTable(table) if table else None
+        first = self._terms.begin()
+        await self._membership.write_term(first)
+        log.info("this router leads the placement", holder=self._holder, next_epoch=first)
 
     async def _loaded(self, records: list[WorkerRecord]) -> PublishedTable | None:
         """What these workers, of one class, have loaded, as a table of epoch 0; None when they have nothing."""
-        table = await table_of_loaded(self._workers, records, self._shape)
+        table, _ = await table_of_loaded(self._workers, records, self._shape)
         return PublishedTable(table) if table else None
 
     async def _run_placement(self) -> None:

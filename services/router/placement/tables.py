@@ -14,7 +14,7 @@ from caracal_proto.placements import PlacementError, pack_layer, unpack_layer
 from services.membership.checks import epoch_violation
 from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
-from services.router.placement.table_view import TableView
+from services.router.placement.table_view import Items, TableView
 
 TERM = 1000  # a new leader starts at the next multiple, so that two leaders never give one epoch to two tables
 
@@ -64,6 +64,12 @@ def still_there(table: Table, alive: Mapping[str, WorkerRecord]) -> TableView:
     return TableView.of(len(layers), len(layers[0][0]), ids, placed_EW)
 
 
+def given_to(table: Table, record: WorkerRecord) -> Items:
+    """Returns the experts that a table gives to a run of a worker, ascending."""
+    item_N: Items = np.flatnonzero(still_there(table, {record.worker_id: record}).placed_EW.any(axis=1))
+    return item_N
+
+
 def address_changed(table: Table | None, usable: Iterable[WorkerRecord]) -> bool:
     """Whether a worker that is in the table has another address now."""
     named = {worker.boot_id: worker.address for worker in table.workers} if table else {}
@@ -71,12 +77,13 @@ def address_changed(table: Table | None, usable: Iterable[WorkerRecord]) -> bool
 
 
 def chosen_class(table: Table | None, experts: Iterable[WorkerRecord], attention: Iterable[WorkerRecord]) -> str:
-    """The numerics class of the next table: this one's while an expert worker of it is alive, else the one that the
-    most attention workers have; empty without expert workers."""
-    classes = [record.numerics_class for record in experts]
-    if table is not None and table.numerics_class in classes:
-        return table.numerics_class
-    wanted = [record.numerics_class for record in attention]
+    """The numerics class of the next table: this one's while an expert worker of it is alive, or while no attention
+    worker could use another one; else the one that the most attention workers have; empty without expert workers."""
+    classes, wanted = [record.numerics_class for record in experts], [record.numerics_class for record in attention]
+    if table is not None:
+        usable = any(fits(its, one) for its in wanted for one in classes)
+        if table.numerics_class in classes or (classes and table.numerics_class and not usable):
+            return table.numerics_class
 
     def votes(one: str) -> tuple[int, int]:
         return sum(fits(its, one) for its in wanted), classes.count(one)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 import numpy as np
+from caracal_proto.attention_pb2 import AttentionDescribeRequest
+from caracal_proto.attention_pb2_grpc import AttentionStub
 from caracal_proto.expert_pb2 import (
     ExpertDescribeRequest,
     ExpertTensor,
@@ -83,15 +85,20 @@ class Workers:
             return False
         return True
 
-    async def loaded(self, record: WorkerRecord, experts: int) -> Items:
-        """Asks an expert worker which experts it has loaded. Raises CallFailed."""
+    async def epoch(self, record: WorkerRecord) -> int:
+        """Asks an attention worker for the epoch of its table. Raises CallFailed."""
+        stub = AttentionStub(self._signed(record))
+        return (await _call(record, stub.Describe(AttentionDescribeRequest(), timeout=QUICK_S))).epoch
+
+    async def loaded(self, record: WorkerRecord, experts: int) -> tuple[int, Items]:
+        """Asks an expert worker for its epoch, and which experts it has loaded. Raises CallFailed."""
         stub = ExpertStub(self._signed(record))
         about = await _call(record, stub.Describe(ExpertDescribeRequest(), timeout=QUICK_S))
         try:
             layer_N, expert_N = unpack_experts(about.loaded)
         except PlacementError as error:
             raise CallFailed(f"{record.worker_id}: {error}") from None
-        return layer_N[expert_N < experts] * experts + expert_N[expert_N < experts]
+        return about.epoch, layer_N[expert_N < experts] * experts + expert_N[expert_N < experts]
 
     async def prepare(self, record: WorkerRecord, epoch: int, item_N: Items, experts: int) -> NDArray[np.uint64]:
         """Makes an expert worker load and warm experts; returns their golden digests, [N]. Raises CallFailed."""

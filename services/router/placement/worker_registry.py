@@ -19,7 +19,9 @@ DISCONNECTED_S = 0.2  # a worker that cannot be reconnected to for so long is de
 
 
 @dataclass(slots=True)
-class _Known:
+class Known:
+    """A worker, and what has been seen of it."""
+
     record: WorkerRecord
     leased: bool = True
     disconnected_since: float | None = None
@@ -40,7 +42,7 @@ class WorkerRegistry:
         probe: Callable[[WorkerRecord], Awaitable[bool]],
     ) -> None:
         self._state, self._probe = state, probe
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
 
     def see(self, records: Sequence[WorkerRecord]) -> None:
         """Takes the records that Redis has now. It is not called while Redis is unavailable: the last list stays."""
@@ -50,7 +52,7 @@ class WorkerRegistry:
         for record in records:
             known_ = self._known.get(record.worker_id)
             if known_ is None or known_.record.boot_id != record.boot_id:
-                self._known[record.worker_id] = _Known(record)
+                self._known[record.worker_id] = Known(record)
             else:
                 known_.record = record
 
@@ -68,18 +70,35 @@ class WorkerRegistry:
         for number, known in enumerate(list(self._known.values()), 1):
             if number % FEW == 0:
                 await asyncio.sleep(0)  # the first time, each one opens a connection
-            self._check_connection(known, now)
+            self.check_connection(known, now)
         few = asyncio.Semaphore(PROBES)
-        unleased = [known for known in self._known.values() if not known.leased]
+        unleased = self.unleased()
         answers = await asyncio.gather(*(self._answers(known, few) for known in unleased))
         for known, answered in zip(unleased, answers, strict=True):
-            worker_id = known.record.worker_id
-            if not answered and self._known.get(worker_id) is known and not known.leased:  # it may be back meanwhile
-                del self._known[worker_id]
+            self.answered(known, answered)
+        return self.living()
+
+    def tracked(self) -> list[Known]:
+        """Every tracked worker, with what is known of it."""
+        return list(self._known.values())
+
+    def unleased(self) -> list[Known]:
+        """The workers without a lease, which are to be probed; one whose connection does not work has not answered."""
+        return [known for known in self._known.values() if not known.leased]
+
+    def answered(self, known: Known, answered: bool) -> None:
+        """Takes what a probe has found: who has neither a lease nor an answer is tracked no more."""
+        worker_id = known.record.worker_id
+        if not answered and self._known.get(worker_id) is known and not known.leased:  # it may be back meanwhile
+            del self._known[worker_id]
+
+    def living(self) -> list[WorkerRecord]:
+        """The workers that are alive, as of the last looks at them, by id."""
         living = (known for _, known in sorted(self._known.items()) if not known.dead)
         return [known.record for known in living if not known.record.stands_still]
 
-    def _check_connection(self, known: _Known, now: float) -> None:
+    def check_connection(self, known: Known, now: float) -> None:
+        """Looks at the connection to a worker."""
         state = self._state(known.record)
         if state is ChannelConnectivity.READY:
             known.disconnected_since, known.dead = None, False
@@ -87,7 +106,7 @@ class WorkerRegistry:
             known.disconnected_since = now if known.disconnected_since is None else known.disconnected_since
             known.dead = known.dead or now - known.disconnected_since >= DISCONNECTED_S
 
-    async def _answers(self, known: _Known, few: asyncio.Semaphore) -> bool:
+    async def _answers(self, known: Known, few: asyncio.Semaphore) -> bool:
         if known.dead or self._state(known.record) is not ChannelConnectivity.READY:
             return False
         async with few:

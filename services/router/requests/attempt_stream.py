@@ -17,7 +17,7 @@ from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.worker_choice import AttentionWorkerView
 
 _CODES = {int(code.value[0]): code for code in grpc.StatusCode}
-_ENDED = AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the worker has ended the stream", lost=True)
+ENDED = AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the worker has ended the stream", lost=True)
 
 
 class AttemptStream:
@@ -43,7 +43,7 @@ class AttemptStream:
         attempt_id = next(self._ids)
         attempt = Attempt(worker, request.attempt, lambda: self._cancel(attempt_id))
         if self.ended:
-            attempt.fail(_ENDED)
+            attempt.fail(ENDED)
         else:
             self._attempts[attempt_id] = attempt
             self._outgoing.put_nowait(attention_pb2.AttemptMessage(attempt_id=attempt_id, request=request))
@@ -67,7 +67,7 @@ class AttemptStream:
             return  # the call has ended; `_receive` gets its status
 
     async def _receive(self) -> None:
-        failed = _ENDED
+        failed = ENDED
         try:
             async for message in self._call:
                 self.received_at = time.monotonic()

@@ -28,7 +28,8 @@ from services.router.requests.context_limit import ContextLimit
 from services.router.requests.damaged_links import DamagedLinks
 from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
-from services.router.requests.stall_detector import StallDetector, StallTimeouts
+from services.router.requests.silent_workers import StallTimeouts
+from services.router.requests.stall_detector import StallDetector
 from services.router.requests.unlisted_workers import UnlistedWorkers
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
@@ -277,6 +278,11 @@ class AttentionWorkerPool:
 
     async def _answers(self, worker: AttentionWorkerView) -> bool:
         return await self._call_describe(worker) is not None
+
+    async def still_runs(self, worker: AttentionWorkerView) -> bool:
+        """Whether that run of a worker answers in time."""
+        described = await self._call_describe(worker)
+        return described is not None and described.boot_id == worker.boot_id
 
     async def _serves_on(self, worker: AttentionWorkerView) -> bool:
         described = await self._call_describe(worker)

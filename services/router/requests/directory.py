@@ -18,7 +18,7 @@ async def list_attention_workers(membership: Membership, introductions: Introduc
         its = ((number, one.ended) for number, one in hints if is_of(record.numerics_class, one.numerics_class))
         return next(its, (0, False))
 
-    return [_as_worker(record, *hint_of(record)) for record in await introductions.admitted("attention", leased)]
+    return [as_view(record, *hint_of(record)) for record in await introductions.admitted("attention", leased)]
 
 
 class RouterCount:
@@ -40,7 +40,8 @@ class RouterCount:
         return self._last
 
 
-def _as_worker(record: WorkerRecord, generation: int, ended: bool) -> AttentionWorkerView:
+def as_view(record: WorkerRecord, generation: int, ended: bool) -> AttentionWorkerView:
+    """An attention worker as its lease describes it; for the others see AttentionWorkerView."""
     stats = record.stats
     return AttentionWorkerView(
         worker_id=record.worker_id,

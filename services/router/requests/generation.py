@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,28 +29,23 @@ from services.router.requests.errors import (
     RouterError,
     rejection_of,
 )
+from services.router.requests.failover import recover
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import (
     MAX_FAILURES_IN_A_ROW,
     RETRY_PAUSE_S,
     GenerationProgress,
-    retry_pause_s,
+    ending_of,
 )
 from services.router.requests.replay import Resumed, TokenBatch, tag_of
 from services.router.requests.worker_choice import AttentionWorkerView
-from services.security.calls import OTHER_RUN
 
 log = structlog.get_logger(__name__)
 
-DRAINING = "draining"  # a worker's error message when it hands its sequences back
-STANDS_STILL = "the engine stands still"  # when it does, and nobody knows why
-BUSY = "busy: "  # how it begins where a worker has as many sequences as it takes now
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
-DAMAGED = grpc.StatusCode.DATA_LOSS  # a message, on its way
-FAILED_STEP = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # the worker itself says that it failed on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +79,7 @@ class Generation:
         self._request = request
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
+        self._died: list[tuple[AttentionWorkerView, bool]] = []  # under it, as it seems; whether only the link says so
         self._pages_at: AttentionWorkerView | None = None  # the worker that may still have what was computed
         self._abort: RouterError | None = None
         self._progress_at = time.monotonic()
@@ -173,13 +169,8 @@ class Generation:
 
     def _already_ended(self) -> TokenBatch | None:
         """Returns the end of a sequence whose last token arrived, but whose worker failed before its finish reason."""
-        emitted, sampling = self.progress.emitted_ids, self._request.sampling
-        if not emitted:
-            return None
-        ends: Collection[int] = set(sampling.stop_ids) | (set() if sampling.ignore_eos else self._request.eos_ids)
-        if emitted[-1] in ends and len(emitted) >= sampling.min_tokens:
-            return TokenBatch((), "stop", emitted[-1])
-        return TokenBatch((), "length") if len(emitted) >= sampling.max_tokens else None
+        ended = ending_of(self.progress.emitted_ids, self._request.sampling, self._request.eos_ids)
+        return TokenBatch((), *ended) if ended is not None else None
 
     async def _open(self) -> Attempt:
         """Opens an attempt at the best worker.
@@ -284,19 +275,32 @@ class Generation:
             raise rejection_of(detail, self._request.grammar_field, lines=self._request.grammar_lines)
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
-        if code is not DAMAGED:  # then it is not the worker's fault, and it has what was computed
+        how = recover(self.progress, failed)
+        if how.avoid:
             self._failed.add(attempt.worker.worker_id)
-        fruitless = self.progress.attempt_failed()
-        if fruitless == 1:  # else it may be that the pages have not reached this worker
-            self._pages_at = attempt.worker if failed is not None and _keeps_pages(failed) else None
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not detail.startswith(BUSY):
+        if how.first:  # else it may be that the pages have not reached this worker
+            self._pages_at = attempt.worker if how.keeps_pages else None
+        if how.full:
             another = self._workers.choose(self.numerics_class, self._failed)
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
-        elif failed is not None and _is_a_death(failed) and self.progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
+        if how.death:
+            self._died.append((attempt.worker, how.by_link))
+        if how.quarantined and await self._have_died():
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
-        if pause_s := retry_pause_s(fruitless):
-            await asyncio.sleep(pause_s)
+        if how.pause_s:
+            await asyncio.sleep(how.pause_s)
+
+    async def _have_died(self) -> bool:
+        """Whether as many runs of workers as it takes are gone, or said that they failed: a reset link looks like a
+        death, and a run dies once."""
+        last = self._died[-self.progress.deaths_in_a_row :]
+        lost = {worker.boot_id: worker for worker, by_link in last if by_link}
+        there = await asyncio.gather(*map(self._workers.still_runs, lost.values()))
+        gone = [worker for worker, runs in zip(lost.values(), there, strict=True) if not runs]
+        self._died = [one for one in last if not one[1]] + [(worker, True) for worker in gone]
+        self.progress.deaths_in_a_row = len(self._died)
+        return len(self._died) >= MAX_FAILURES_IN_A_ROW
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:
@@ -306,21 +310,3 @@ class Generation:
 
     def _seconds_left(self) -> float:
         return self._progress_at + self._workers.progress_timeout_s - time.monotonic()
-
-
-def _keeps_pages(failed: AttemptFailed) -> bool:
-    """Whether the worker may be asked for what it has computed: it is there, and says that it was not at fault."""
-    return failed.code is grpc.StatusCode.UNAVAILABLE and not failed.lost and failed.details != STANDS_STILL
-
-
-def _is_a_death(failed: AttemptFailed) -> bool:
-    """Whether the worker died, hangs, or failed in a step with this request, so that the request may be the reason.
-
-    A worker that hands sequences back, is new at its address, has too many, waits for experts or is slow says nothing
-    about the request, nor does a damaged message.
-    """
-    if failed.details == STANDS_STILL:
-        return True
-    if failed.code is DAMAGED:
-        return False
-    return failed.code in FAILED_STEP or (failed.lost and failed.details not in (DRAINING, OTHER_RUN))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -13,6 +13,32 @@ RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row
 def retry_pause_s(fruitless: int) -> float:
     """Seconds before the next attempt, after so many in a row without a new token: another worker is asked at once."""
     return min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2.0 ** min(fruitless - 2, 10)) if fruitless > 1 else 0.0
+
+
+class Ends(Protocol):
+    """The fields of sampling parameters that say when an answer is whole."""
+
+    @property
+    def stop_ids(self) -> Collection[int]: ...
+
+    @property
+    def ignore_eos(self) -> bool: ...
+
+    @property
+    def min_tokens(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+
+def ending_of(emitted: Sequence[int], sampling: Ends, eos_ids: Collection[int]) -> tuple[str, int | None] | None:
+    """The finish reason, and the stop id if that is it, of an answer that its tokens say is whole; None of another."""
+    if not emitted:
+        return None
+    last, ignored = emitted[-1], sampling.ignore_eos
+    if (last in sampling.stop_ids or (last in eos_ids and not ignored)) and len(emitted) >= sampling.min_tokens:
+        return "stop", last
+    return ("length", None) if len(emitted) >= sampling.max_tokens else None
 
 
 class IndexedToken(Protocol):

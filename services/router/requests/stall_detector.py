@@ -1,15 +1,13 @@
 """Finds attention workers with open attempts that send nothing: they have died silently, or hang with sockets open.
 
-How busy a worker or this router is does not matter. A worker of which anything comes is alive; one that is silent is
-probed, with a time limit that the lag of this router's own loop does not use up. The attempts at one that does not
-answer are abandoned: if it has a lease, only where another worker can take them over.
+How busy a worker or this router is does not matter: probes have a time limit that the lag of this router's own loop
+does not use up.
 
 Silence says nothing by itself, since an attempt may wait in a queue. But how long workers take to answer probes is
 known, because they are probed all the time: where an answer is late by that measure, and another worker answers
 meanwhile, the attempts go there at once (`probe_times.py`). The worker is a suspect until an answer of it is in time.
 
-An attempt without an event for `progress_s` ends its request: workers send one for tokens and for parts of a prompt, so
-a long prompt lives on for as long as it is being computed.
+`silent_workers.py` decides who is probed and who is given up.
 """
 
 from __future__ import annotations
@@ -17,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
 from services.process.loop_time import ends_within
 from services.router.requests.attempt import Attempt
 from services.router.requests.probe_times import FALSE_WITHIN, Alarms, ProbeTimes
+from services.router.requests.silent_workers import ReceivedAt, SilentWorkers, StallTimeouts
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 
 log = structlog.get_logger(__name__)
@@ -33,17 +31,6 @@ LOOK_AGAIN_S = 0.05  # for another worker, while one is late
 LAGS = 2.0  # times a limit's length that it takes where this loop is held up: then it cannot tell who is late
 
 Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
-ReceivedAt = Callable[[AttentionWorkerView], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StallTimeouts:
-    """Seconds without a message: before a silent worker without a lease is given up at the earliest, before a silent
-    worker is probed, and without an event before a request is given up."""
-
-    lost_s: float = 2.0
-    probe_after_s: float = 0.06
-    progress_s: float = 600.0
 
 
 class StallDetector:
@@ -52,12 +39,15 @@ class StallDetector:
 
     def __init__(self, probe: Probe, received_at: ReceivedAt, timeouts: StallTimeouts) -> None:
         self._probe, self._received_at = probe, received_at
-        self._timeouts = timeouts
-        self._missing_since: dict[str, float] = {}
+        self._timeouts, self._silent = timeouts, SilentWorkers(timeouts)
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._answered_at: dict[str, float] = {}  # when a probe was, for the last time
         self._times, self._alarms = ProbeTimes(), Alarms()
-        self.suspects: set[str] = set()  # ids of workers that did not answer their last probe, or were late with it
+
+    @property
+    def suspects(self) -> set[str]:
+        """The ids of workers that did not answer their last probe, or were late with it."""
+        return self._silent.suspects
 
     def is_quiet(self, worker: AttentionWorkerView) -> bool:
         """Whether nothing has come from the worker for so long that it is probed if it has attempts."""
@@ -69,34 +59,22 @@ class StallDetector:
         """Starts probes of silent workers, or of all that serve, without waiting for any probe; ends requests without
         progress."""
         now = time.monotonic()
-        waiting = [attempt for attempt in attempts if not attempt.complete]
-        self._expire(waiting, now)
-        listed = {worker.worker_id: worker for worker in workers}
-        used = {attempt.worker.worker_id: attempt.worker for attempt in waiting}
-        self._missing_since = {name: self._missing_since.get(name, now) for name in used.keys() - listed.keys()}
-        self.suspects &= listed.keys()
-        before = now - self._timeouts.probe_after_s
-        due = {
-            a.worker.worker_id for a in waiting if a.last_event_at < before and not self._came_since(a.worker, before)
-        }
+        for attempt in self._silent.without_progress(attempts, now):
+            log.warning("a request makes no progress", worker=attempt.worker.worker_id, attempt=attempt.number)
+            attempt.expire()
+        due = self._silent.to_probe(workers, attempts, self._came_at, now, everybody=everybody)
         if everybody:
-            due |= {worker.worker_id for worker in workers if worker.serving}
+            listed = {worker.worker_id for worker in workers}
             self._answered_at = {name: at for name, at in self._answered_at.items() if name in listed}
-            self._times.keep_only(listed.keys())
-            self._alarms.keep_only(listed.keys())
-        for name in (due | self.suspects) - self._probing.keys():
-            worker = listed.get(name) or used[name]
-            self._probing[name] = asyncio.ensure_future(self._check_worker(worker, workers, attempts))
+            self._times.keep_only(listed)
+            self._alarms.keep_only(listed)
+        for worker in due:
+            if worker.worker_id not in self._probing:
+                self._probing[worker.worker_id] = asyncio.ensure_future(self._check_worker(worker, workers, attempts))
 
     def close(self) -> None:
         for task in self._probing.values():
             task.cancel()
-
-    def _expire(self, attempts: Iterable[Attempt], now: float) -> None:
-        for attempt in attempts:
-            if attempt.last_event_at < now - self._timeouts.progress_s:
-                log.warning("a request makes no progress", worker=attempt.worker.worker_id, attempt=attempt.number)
-                attempt.expire()
 
     async def _check_worker(
         self, worker: AttentionWorkerView, workers: Collection[AttentionWorkerView], attempts: Collection[Attempt]
@@ -111,24 +89,16 @@ class StallDetector:
         finally:
             probe.cancel()
             del self._probing[name]
-        if alive:
-            if not late:
-                self.suspects.discard(name)
-            elif alarmed and time.monotonic() < probed_at + FALSE_WITHIN * late_s:
+        if alive and late:
+            if alarmed and time.monotonic() < probed_at + FALSE_WITHIN * late_s:
                 self._alarms.was_false(name, time.monotonic())
             return
-        missing_since = self._missing_since.get(name)
-        if missing_since is None:
-            self.suspects.add(name)
-            if self._other(worker, workers, ()) is None:
-                return
-        elif time.monotonic() < missing_since + self._timeouts.lost_s:
-            return  # its lease may come back; it is probed again
+        if not self._silent.is_given_up(worker, alive=alive, listed=workers, now=time.monotonic()):
+            return
         given_up = self._abandon(name, attempts, probed_at)
         if given_up:
-            log.warning(
-                "attention worker does not answer", worker=name, listed=missing_since is None, attempts=given_up
-            )
+            listed = not self._silent.is_missing(name)
+            log.warning("attention worker does not answer", worker=name, listed=listed, attempts=given_up)
 
     async def _is_late(
         self, worker: AttentionWorkerView, probe: asyncio.Future[bool], probed_at: float, late_s: float
@@ -153,7 +123,7 @@ class StallDetector:
         """Gives up a worker with a lease whose answer is late, as soon as another one answers; whether it has."""
         name = worker.worker_id
         while not (
-            name in self._missing_since or name in self.suspects or self._has_answered(worker, probe, probed_at)
+            self._silent.is_missing(name) or name in self.suspects or self._has_answered(worker, probe, probed_at)
         ):
             other = await self._another(worker, workers, probed_at)
             if other is None:  # everything is late: the machine, or the network
@@ -191,7 +161,10 @@ class StallDetector:
 
     def _came_since(self, worker: AttentionWorkerView, since: float) -> bool:
         """Whether anything has come from the worker since then, an answer to a probe included."""
-        return max(self._received_at(worker), self._answered_at.get(worker.worker_id, -math.inf)) >= since
+        return self._came_at(worker) >= since
+
+    def _came_at(self, worker: AttentionWorkerView) -> float:
+        return max(self._received_at(worker), self._answered_at.get(worker.worker_id, -math.inf))
 
     async def _answers_in_time(self, worker: AttentionWorkerView) -> bool:
         probe = asyncio.ensure_future(self._timed_probe(worker))

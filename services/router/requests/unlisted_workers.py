@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from services.router.requests.worker_choice import AttentionWorkerView
 
@@ -17,12 +17,33 @@ KEPT_S = 3.0  # after a worker was listed, or has answered, for the last time: a
 Probe = Callable[[AttentionWorkerView], Awaitable[bool]]
 
 
+class KeptWorkers:
+    """Which workers stay. Pure: no clock, no I/O; times are of any clock that advances."""
+
+    def __init__(self) -> None:
+        self._seen_at: dict[str, float] = {}  # by worker id: when it was listed or has answered
+
+    def see(self, worker_ids: Iterable[str], now: float) -> None:
+        """Takes workers that were there at that time."""
+        self._seen_at |= dict.fromkeys(worker_ids, now)
+
+    def missing(
+        self, listed: Sequence[AttentionWorkerView], before: Sequence[AttentionWorkerView], now: float
+    ) -> list[AttentionWorkerView]:
+        """Those of `before` that are not listed and stay all the same; each is to be asked whether it is there."""
+        ids = {worker.worker_id for worker in listed}
+        self.see(ids, now)
+        self._seen_at = {worker_id: at for worker_id, at in self._seen_at.items() if now - at < KEPT_S}
+        gone = (worker for worker in before if worker.worker_id not in ids and not worker.draining)
+        return [worker for worker in gone if worker.worker_id in self._seen_at]
+
+
 class UnlistedWorkers:
     """One router's; for its event loop. `probe`: whether that run of a worker answers in time, and does not drain."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._seen_at: dict[str, float] = {}  # by worker id: when it was listed or has answered
+        self._kept = KeptWorkers()
         self._probing: dict[str, asyncio.Task[None]] = {}
 
     def add_to(
@@ -30,11 +51,7 @@ class UnlistedWorkers:
     ) -> tuple[AttentionWorkerView, ...]:
         """Returns what is listed, and those of `before` that are not and still answer; starts to probe these."""
         now = time.monotonic()
-        ids = {worker.worker_id for worker in listed}
-        self._seen_at |= dict.fromkeys(ids, now)
-        self._seen_at = {worker_id: at for worker_id, at in self._seen_at.items() if now - at < KEPT_S}
-        missing = [worker for worker in before if worker.worker_id not in ids and not worker.draining]
-        kept = [worker for worker in missing if worker.worker_id in self._seen_at]
+        kept = self._kept.missing(listed, before, now)
         for worker in kept:
             if worker.worker_id not in self._probing:
                 self._probing[worker.worker_id] = asyncio.ensure_future(self._ask(worker, now))
@@ -42,7 +59,7 @@ class UnlistedWorkers:
 
     def keep(self, workers: Sequence[AttentionWorkerView]) -> None:
         """Takes workers as listed now: Redis cannot be read, so nobody knows better."""
-        self._seen_at |= dict.fromkeys((worker.worker_id for worker in workers), time.monotonic())
+        self._kept.see((worker.worker_id for worker in workers), time.monotonic())
 
     def close(self) -> None:
         for task in self._probing.values():
@@ -51,6 +68,6 @@ class UnlistedWorkers:
     async def _ask(self, worker: AttentionWorkerView, asked_at: float) -> None:
         try:
             if await self._probe(worker):
-                self._seen_at[worker.worker_id] = asked_at
+                self._kept.see((worker.worker_id,), asked_at)
         finally:
             del self._probing[worker.worker_id]
