@@ -61,6 +61,9 @@
 {{- with $fetch.noProxy }}
 - {name: NO_PROXY, value: {{ . | quote }}}
 {{- end }}
+{{- if include "caracal.caBundle" . }}
+- {name: CARACAL_FETCH_CA, value: /etc/caracal/ca/ca.crt}
+{{- end }}
 {{- if and $hub .Values.model.hf.existingSecret }}
 - name: HF_TOKEN
   valueFrom:
@@ -93,6 +96,9 @@
   volumeMounts:
     - {name: model, mountPath: /model{{ if eq .root.Values.model.fetch.mode "claim" }}, readOnly: true{{ end }}}
     - {name: tmp, mountPath: /tmp}
+    {{- if include "caracal.caBundle" .root }}
+    - {name: ca, mountPath: /etc/caracal/ca, readOnly: true}
+    {{- end }}
 {{- end }}
 {{- end }}
 
@@ -108,6 +114,9 @@ spec:
   {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}
   {{- $_ := set $job "automountServiceAccountToken" false }}
   {{- $_ := set $job "volumes" (append $job.volumes $volume) }}
+  {{- if include "caracal.caBundle" . }}
+  {{- $_ := set $job "volumes" (concat $job.volumes (fromYamlArray (include "caracal.caVolume" .))) }}
+  {{- end }}
   {{- toYaml $job | nindent 2 }}
   containers:
     - name: weights
@@ -129,6 +138,9 @@ spec:
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: model, mountPath: /model}
+        {{- if include "caracal.caBundle" . }}
+        - {name: ca, mountPath: /etc/caracal/ca, readOnly: true}
+        {{- end }}
 {{- end }}
 
 {{/* Ports of the source in the egress rules of pods that fetch, as a list. */}}

@@ -45,7 +45,7 @@ COMMANDS = (
     (key, "key", "caracal key alice --requests-per-minute 60 --file keys.toml"),
     (plan, "plan", "caracal plan flash-chat --memory 141"),
     (fetch, "fetch", "caracal fetch hf://ORG/NAME@REVISION models/name"),
-    (manifest, "manifest", "caracal manifest models/name"),
+    (manifest, "manifest", "caracal manifest s3://BUCKET/PREFIX --output caracal-manifest.json"),
     (settings, "settings", "caracal settings max_itl_ms"),
 )
 for function, name, text in COMMANDS:

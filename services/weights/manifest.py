@@ -1,7 +1,8 @@
 """The manifest of a model: a digest of every file, and of every block of its weights, so that parts can be checked.
 
-`caracal manifest DIR` writes it beside the weights before they are uploaded. It also has the digest by which workers
-compare their weights, which nobody could compute from parts.
+`caracal manifest DIR` writes it beside the weights before they are uploaded; of those that are at a store already,
+`remote_manifest.py` makes it. It also has the digest by which workers compare their weights, which nobody could compute
+from parts.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def make_manifest(folder: Path, digest: str, report: Report) -> Manifest:
     total, done = sum(sizes.values()), 0
     with ThreadPoolExecutor(_THREADS) as threads:
         found = {}
-        for name, one in zip(sizes, threads.map(lambda name: _read(names[name]), sizes), strict=True):
+        for name, one in zip(sizes, threads.map(lambda name: listed_file(names[name]), sizes), strict=True):
             found[name] = one
             done += sizes[name]
             report(done, total)
@@ -130,7 +131,8 @@ def block_digest(block: bytes | memoryview) -> str:
     return hashlib.sha256(block).hexdigest()[:_BLOCK_DIGITS]
 
 
-def _read(path: Path) -> Listed:
+def listed_file(path: Path) -> Listed:
+    """A file as the manifest has it. Raises OSError."""
     whole, blocks, size = hashlib.sha256(), [], 0
     with open_regular(path) as raw:
         while block := _block(raw):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -180,7 +183,7 @@ class _BucketHandler(_FileHandler):
 
 
 class Proxy(JsonServer):
-    """Passes GETs on. `asked`: the URLs."""
+    """Passes GETs on, and connections to who speaks TLS. `asked`: the URLs, and HOST:PORT of those."""
 
     def __init__(self) -> None:
         super().__init__(_ProxyHandler)
@@ -201,3 +204,27 @@ class _ProxyHandler(JsonHandler):
                     self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append(self.path)
+        host, _, port = self.path.rpartition(":")
+        self.close_connection = True
+        with suppress(OSError), socket.create_connection((host, int(port)), 10) as server:
+            self.send_response(200)
+            self.end_headers()
+            _relay(self.connection, server)
+
+
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Passes bytes on, both ways, until one end closes."""
+    other = {client: server, server: client}
+    while True:
+        # What TLS has decrypted already makes no socket readable.
+        readable = [one for one in other if getattr(one, "pending", int)()] or select.select([*other], [], [], 20)[0]
+        for one in readable:
+            data = one.recv(1 << 16)
+            if not data:
+                return
+            other[one].sendall(data)
+        if not readable:
+            return
