@@ -143,6 +143,35 @@ spec:
         {{- end }}
 {{- end }}
 
+{{/* Not empty where a Job removes old models from the claim, which has to be the release's own. */}}
+{{- define "caracal.prunes" -}}
+{{- $claim := .Values.model.fetch.claim }}
+{{- if and (include "caracal.fetched" .) (eq .Values.model.fetch.mode "claim") (int $claim.keep) (not $claim.existing) }}yes{{ end }}
+{{- end }}
+
+{{/* The pod of that Job. Its account may list pods; that of the pods which fetch stays without rights. */}}
+{{- define "caracal.prunePod" -}}
+{{- $name := include "caracal.component" (dict "root" . "component" "prune") }}
+metadata:
+  labels:
+    {{- include "caracal.selector" (dict "root" . "component" "prune") | nindent 4 }}
+    app.kubernetes.io/part-of: caracal
+    app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+spec:
+  {{- $job := fromYaml (include "caracal.jobPod" (dict "root" . "account" $name)) }}
+  {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}
+  {{- $_ := set $job "volumes" (append $job.volumes $volume) }}
+  {{- toYaml $job | nindent 2 }}
+  containers:
+    - name: prune
+      {{- $container := fromYaml (include "caracal.jobContainer" .) }}
+      {{- $_ := set $container "volumeMounts" (append $container.volumeMounts (dict "name" "model" "mountPath" "/model")) }}
+      {{- toYaml $container | nindent 6 }}
+      command: {{ list "caracal" "prune" (include "caracal.modelPath" .) "--keep" (int .Values.model.fetch.claim.keep | toString) | toJson }}
+      env:
+        - {name: HOME, value: /tmp}
+{{- end }}
+
 {{/* Ports of the source in the egress rules of pods that fetch, as a list. */}}
 {{- define "caracal.fetchPorts" -}}
 {{- $ports := list }}

@@ -77,6 +77,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "model.fetch.claim.existing": _or_empty(_HOST),
     "model.fetch.claim.accessMode": _one_of("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"),
     "model.fetch.claim.size": _pattern(_QUANTITY),
+    "model.fetch.claim.keep": _between(0, 100),
     "model.fetch.connections": _between(1, 256),
     "model.fetch.endpoint": _or_empty("https?://[^ ]+"),
     "model.fetch.proxy": _or_empty("[a-z0-9]+://[^ ]+"),

@@ -79,9 +79,34 @@ def test_a_claim_of_yours_is_used_as_it_is(chart: Chart) -> None:
     }
 
 
+def test_old_models_are_removed_by_a_job_that_may_list_pods(chart: Chart) -> None:
+    objects = chart.render(*CLAIM, "model.fetch.claim.keep=3,events.apiServer[0].ipBlock.cidr=10.0.0.1/32")
+    job = dict(pod_specs(objects))[jobs_of(objects, "prune")]
+    path = environment(pod(objects, "expert")["containers"][0])["CARACAL_MODEL"]["value"]
+    assert job["containers"][0]["command"] == ["caracal", "prune", path, "--keep", "3"]
+    assert model_volume(job) == {"persistentVolumeClaim": {"claimName": "caracal-weights"}}
+    assert "readOnly" not in mount(job["containers"][0])
+    account = job["serviceAccountName"]
+    assert find(objects, "RoleBinding", "caracal-prune")["subjects"][0]["name"] == account == "caracal-prune"
+    assert find(objects, "Role", "caracal-prune")["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
+    ]
+    fetches = dict(pod_specs(objects))[jobs_of(objects, "weights")]
+    assert fetches["serviceAccountName"] != account, "who fetches has no rights"
+    egress = find(objects, "NetworkPolicy", "caracal-prune")["spec"]["egress"]
+    assert {"ipBlock": {"cidr": "10.0.0.1/32"}} in [peer for rule in egress for peer in rule.get("to", [])]
+
+
+@pytest.mark.parametrize("values", ["model.fetch.claim.keep=0", "model.fetch.claim.existing=mine"])
+def test_where_all_stay_and_in_a_claim_of_yours_nothing_is_removed(chart: Chart, values: str) -> None:
+    names = [thing["metadata"]["name"] for thing in chart.render(*CLAIM, values)]
+    assert not [name for name in names if name.startswith("caracal-prune")]
+
+
 def test_another_model_is_another_job(chart: Chart) -> None:
     other = chart.render("model.uri=hf://org/name@def", "model.fetch.mode=claim")
-    assert jobs_of(chart.render(*CLAIM), "weights") != jobs_of(other, "weights")
+    for component in ("weights", "prune"):
+        assert jobs_of(chart.render(*CLAIM), component) != jobs_of(other, component)
     assert chart.render(*CLAIM) == chart.render(*CLAIM)
 
 

@@ -121,6 +121,7 @@ ELSEWHERE = {
     "python -m training.rollouts": "tests/training/test_rollouts.py",
     "caracal fetch": "tests/weights/test_hub.py against servers that speak the hub's and S3's protocol",
     "caracal manifest": "tests/weights/test_slices.py, tests/weights/test_remote_manifest.py",
+    "caracal prune": "tests/weights/test_prune.py",
     "caracal serve": "tests/cli/test_commands_on_a_cluster.py starts it",
     "caracal COMMAND --help": "tests/cli/test_help_and_exit_codes.py asks every command",
     "caracal --help": "tests/cli/test_help_and_exit_codes.py asks every command",

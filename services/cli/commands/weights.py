@@ -1,4 +1,4 @@
-"""`caracal fetch` and `caracal manifest`: weights of a hub or a bucket, fetched into a folder."""
+"""`caracal fetch`, `caracal manifest` and `caracal prune`: weights of a hub or a bucket, and folders of them."""
 
 from __future__ import annotations
 
@@ -160,3 +160,24 @@ def _manifest_of(address: str, connections: int, *, blocks: bool) -> Manifest:
     source, options = open_source(where), Options(connections=connections)
     with TemporaryDirectory(prefix="caracal-manifest-") as scratch, progress("reading weights") as report:
         return manifest_of_source(source, Path(scratch), options, report, blocks=blocks)
+
+
+def prune(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model that is served.")],
+    keep: Annotated[int, typer.Option(min=1, help="Models that stay in any case, this one and those served last.")] = 2,
+) -> None:
+    """Remove models beside DIR that nobody reads any more. For a pod on Kubernetes, in a claim that pods share.
+
+    What a pod of the namespace names stays, and so does what `caracal fetch` has not made.
+    """
+    from services.process.telemetry import configure_logging
+    from services.weights.errors import FetchError
+    from services.weights.pods import Pods, PodsUnavailable
+    from services.weights.prune import prune as run
+
+    configure_logging("prune")
+    try:
+        removed = run(folder, keep, Pods.in_cluster().specs)
+    except (FetchError, PodsUnavailable) as error:
+        fail(str(error))
+    print(f"removed: {', '.join(removed) or 'nothing'}")
