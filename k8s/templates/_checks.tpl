@@ -133,7 +133,10 @@
 {{- fail (printf "%s.autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler rejects: use kind=keda." $component) }}
 {{- end }}
 {{- if and $scale.enabled (not (int $scale.minReplicas)) (not $scale.query) }}
-{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: a role without pods has no metric that could scale it up. Give a query of a metric from outside the release, such as the requests at your Ingress controller." $component $component) }}
+{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: a role without pods has no metric that could scale it up. Give a query of a metric of others, such as the requests that wait and run at the routers, or those at your Ingress controller." $component $component) }}
+{{- end }}
+{{- if and (eq $component "router") (gt (int $role.coldStartSeconds) (int $role.progressTimeoutSeconds)) }}
+{{- fail (printf "router.coldStartSeconds is %d, above router.progressTimeoutSeconds %d, after which a request is given up." (int $role.coldStartSeconds) (int $role.progressTimeoutSeconds)) }}
 {{- end }}
 {{- $used := dict }}
 {{- range $port := ternary (list "port" "grpcPort" "adminPort") (list "port" "metricsPort") (eq $component "router") }}

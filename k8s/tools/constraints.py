@@ -130,6 +130,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "router.grpcPort": _POD_PORT,
     "router.adminPort": _POD_PORT,
     "router.progressTimeoutSeconds": _between(1, DAY_S),
+    "router.coldStartSeconds": _between(0, 3600),
     "router.responses.ttlSeconds": _between(0, 365 * DAY_S),
     "router.responses.memoryMb": _between(1, 1_000_000),
     "router.service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),

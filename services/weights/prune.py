@@ -24,8 +24,8 @@ USED = "used"  # its time is when the folder was served last
 def prune(folder: Path, keep: int, pods: Callable[[], str]) -> list[str]:
     """Removes the folders beside this one but for the `keep - 1` that were served last; returns their names.
 
-    `pods`: the specs of all pods that may mount the claim, as one text; a folder that is named in it stays, and so do one
-    into which somebody fetches and those that `caracal fetch` has not made. Raises FetchError, and what `pods` raises.
+    `pods`: the specs of all pods that may mount the claim, as one text; a folder that is named in it stays. So do those
+    into which somebody fetches, and those that `caracal fetch` has not made. Raises FetchError, and what `pods` raises.
     """
     own = Folder(folder)
     own.make()

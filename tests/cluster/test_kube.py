@@ -104,7 +104,7 @@ def test_status_as_json(api: FakeApi) -> None:
     [
         (("status", "--context", "elsewhere"), 1, "no context 'elsewhere'; it has: lab"),
         (("status", "--context", "lab", "--namespace", "empty"), 1, "the API server of lab answers 404"),
-        (("scale", "expert=0", "--context", "lab"), 2, "at least one expert worker"),
+        (("scale", "expert=-1", "--context", "lab"), 2, "must be at least 0"),
         (("scale", "expert=10001", "--context", "lab"), 2, "more than 10000 pods"),
         (("scale", "router=2", "--context", "lab"), 2, "scale takes"),
         (("scale", "expert=2", "--namespace", "models"), 2, "--namespace and --release go with --context"),
