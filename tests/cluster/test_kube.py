@@ -34,6 +34,12 @@ def test_scale_counts_each_role_by_itself_and_waits_for_deleted_pods(api: FakeAp
     assert api.reconciled, "the same number of pods is not yet the requested pods"
 
 
+def test_scale_to_no_pod_at_all(api: FakeApi) -> None:
+    code, output = run("scale", "expert=0", "attention=0", "--context", "lab")
+    assert code == 0, output
+    assert (api.replicas, api.reconciled) == ({"attention": 0, "expert": 0}, True)
+
+
 def test_scale_says_why_it_is_not_reached(api: FakeApi) -> None:
     api.stuck = True
     with pytest.raises(InvalidSetting, match=r"not reached within 0\.1 s; caracal-expert-1: no node has 8 GPUs"):
