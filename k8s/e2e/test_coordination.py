@@ -46,7 +46,7 @@ def test_redis_gets_a_password_and_another_one(cluster: Cluster, disturbed: Dist
         _upgrade(cluster, **secret)
         streams.wait_for_answers(1)
 
-    disturbed("redis gets a password", first)  # one after the other: the log of a pod keeps some 5,000 answers
+    disturbed("redis gets a password", first)  # in two rounds: the kubelet keeps 10 MiB of a pod's log
     disturbed("redis gets another password", second)
     redis = cluster.pods("redis")[0]["metadata"]["name"]
     assert "NOAUTH" in cluster.kubectl("exec", redis, "--", "python", "-c", _ASK), "whoever has no password stays out"

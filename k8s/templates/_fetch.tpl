@@ -1,8 +1,8 @@
-{{/* Weights of hf://, s3:// and gs://: who fetches them, into which volume, with which environment. */}}
+{{/* Weights of hf://, s3://, gs:// and https://: who fetches them, into which volume, with which environment. */}}
 
 {{/* Not empty when the weights come from a hub or a bucket. */}}
 {{- define "caracal.fetched" -}}
-{{- if has (include "caracal.modelScheme" .) (list "hf" "s3" "gs") }}yes{{ end }}
+{{- if has (include "caracal.modelScheme" .) (list "hf" "s3" "gs" "https") }}yes{{ end }}
 {{- end }}
 
 {{/* Not empty for workers that fetch blocks while they run: (dict "root" $ "component" NAME). */}}

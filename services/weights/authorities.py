@@ -29,8 +29,10 @@ def authorities_file() -> Path | None:
     return Path(named)
 
 
-def http_client(file: Path) -> httpx2.Client:
+def http_client(file: Path | None) -> httpx2.Client:
     """A client that takes these authorities, too, from servers and from proxies of the environment."""
+    if file is None:
+        return httpx2.Client(follow_redirects=True, timeout=None)
     context = httpx2.create_ssl_context()
     context.load_verify_locations(file)
     # Of a proxy that speaks TLS itself the client would take the machine's authorities alone.

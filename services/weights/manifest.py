@@ -24,7 +24,7 @@ FILE = "caracal-manifest.json"
 FORMAT = 1
 BLOCK_BYTES = 4 << 20
 _BLOCK_DIGITS = 32  # of a block's SHA-256 in hexadecimal: half of it
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 _THREADS = 4
 
 Report = Callable[[int, int], None]
@@ -99,7 +99,7 @@ def source_manifest(source: Source, files: Iterable[RemoteFile]) -> Manifest | N
     found = next((file for file in files if file.name == FILE), None)
     if found is None:
         return None
-    if found.size > _MOST_BYTES:
+    if found.size > MOST_BYTES:
         raise BadSource(f"{FILE}: has {found.size} bytes")
     return parse_manifest(b"".join(source.read(found, 0, found.size)))
 
@@ -107,7 +107,7 @@ def source_manifest(source: Source, files: Iterable[RemoteFile]) -> Manifest | N
 def manifest_of_file(path: Path) -> Manifest:
     """Raises BadSource."""
     try:
-        return parse_manifest(read_whole(path, _MOST_BYTES))
+        return parse_manifest(read_whole(path, MOST_BYTES))
     except OSError as error:
         raise BadSource(f"{path}: {error.strerror or error}") from None
 

@@ -52,6 +52,13 @@ def test_pods_fetch_what_their_role_reads(chart: Chart) -> None:
     assert other["CARACAL_MODEL"]["value"] != path, "another revision lies elsewhere"
 
 
+def test_a_web_servers_files_are_fetched_as_others_are(chart: Chart) -> None:
+    uri = "https://models.example.com:8443/flash"
+    objects = chart.render(f"model.uri={uri},model.fetch.manifest=s3://weights/m")
+    assert init(objects, "expert")["command"][:3] == ["caracal", "fetch", uri]
+    assert "HF_ENDPOINT" not in environment(init(objects, "expert"))
+
+
 def test_a_claim_is_filled_by_one_job_for_which_pods_wait(chart: Chart) -> None:
     objects = chart.render(*CLAIM, "model.fetch.claim.size=2Ti,model.fetch.claim.storageClass=fast")
     claim = find(objects, "PersistentVolumeClaim", "caracal-weights")
@@ -170,6 +177,8 @@ def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
         (f"model.uri={URI},model.fetch.mode=claim,model.fetch.volume.emptyDir.medium=Memory", "the volume is model"),
         ("model.uri=s3://B/x", "write s3://BUCKET"),
         ("model.uri=gs://", "write gs://BUCKET"),
+        ("model.uri=https://user:secret@host/x", "write https://HOST/FOLDER"),
+        ("model.uri=https://host/x,model.fetch.endpoint=https://x", "https:// names it"),
         ("model.uri=gs://bucket,model.fetch.endpoint=https://x", "has no other"),
         (f"model.uri={URI},model.fetch.mode=sometimes", "mode"),
         (f"model.uri={URI},model.fetch.claim.size=lots", "size"),

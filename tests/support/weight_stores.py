@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import select
@@ -180,6 +181,56 @@ class _BucketHandler(_FileHandler):
             '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             f"<Name>{BUCKET}</Name><Prefix>{prefix}</Prefix><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
         )
+
+
+class Web(FileServer):
+    """A web server with files below /models/flash. `says_digests`: with Repr-Digest. `has_ranges`: else it sends all."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__(_WebHandler, files)
+        self.says_digests, self.has_ranges = False, True
+
+    @property
+    def address(self) -> str:
+        return f"{self.url}/models/flash"
+
+
+class _WebHandler(_FileHandler):
+    server: Web
+
+    def do_HEAD(self) -> None:
+        if (name := self._name()) is None:
+            return
+        content = self.server.files[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", self._etag(name))
+        if self.server.says_digests:
+            value = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            self.send_header("Repr-Digest", f"sha-256=:{value}:")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        if (name := self._name()) is None or self.refused():
+            return
+        if self.headers.get("If-Match", self._etag(name)) != self._etag(name):
+            self.answer(412, "")
+            return
+        if not self.server.has_ranges:
+            del self.headers["Range"]
+        self.send_file(name, self._etag(name))
+
+    def _name(self) -> str | None:
+        name = unquote(urlsplit(self.path).path).removeprefix("/models/flash/")
+        if name in self.server.files:
+            return name
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    def _etag(self, name: str) -> str:
+        return f'"{hashlib.md5(self.server.files[name]).hexdigest()}"'
 
 
 class Proxy(JsonServer):

@@ -10,7 +10,7 @@ import pytest
 from support.fetched_files import FAST, bucket_environment, read
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 from support.user_commands import command, new_user, one_line
-from support.weight_stores import BUCKET, REPOSITORY, Bucket, FileServer, Hub
+from support.weight_stores import BUCKET, REPOSITORY, Bucket, FileServer, Hub, Web
 
 from services.checkpoint.reader import Checkpoint
 from services.weights.address import parse_address
@@ -87,6 +87,8 @@ def test_it_is_that_of_the_original(bucket: Bucket, hub: Hub, expected: Manifest
     assert made(at_hub(hub), tmp_path / "b") == expected
     bucket.etags = dict.fromkeys(bucket.files, "opaque")
     assert made(in_bucket(), tmp_path / "c") == expected, "of files without a digest by what was read"
+    with Web(hub.files) as web:
+        assert made(open_source(parse_address(web.address)), tmp_path / "d") == expected
 
 
 def test_nothing_of_the_weights_is_kept_but_their_ends(bucket: Bucket, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from services.weights.manifest import Manifest
 
 AddressText = Annotated[
-    str, typer.Argument(metavar="ADDRESS", help="hf://ORG/NAME@REVISION, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+    str,
+    typer.Argument(metavar="ADDRESS", help="hf://ORG/NAME@REVISION, s3:// or gs://BUCKET/PREFIX, https://HOST/FOLDER."),
 ]
 Into = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to fetch into; it is made.")]
 
