@@ -184,7 +184,7 @@ class _BucketHandler(_FileHandler):
 
 
 class Web(FileServer):
-    """A web server with files below /models/flash. `says_digests`: with Repr-Digest. `has_ranges`: else it sends all."""
+    """A web server with files below /models/flash. `says_digests`: in Repr-Digest. `has_ranges`: else it sends all."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         super().__init__(_WebHandler, files)
