@@ -22,7 +22,7 @@ from services.weights.remote_manifest import manifest_of_source
 from services.weights.source import RemoteFile, Source
 from services.weights.stores import open_source
 
-SIZES = {"hidden_size": 256, "expert_ffn_hidden_size": 256, "n_routed_experts": 8}
+SIZES = {"hidden_size": 256, "expert_ffn_hidden_size": 256, "n_routed_experts": 16}
 SHARD = "model-00001-of-00002.safetensors"
 PLACE = f"s3://{BUCKET}"
 
