@@ -14,6 +14,8 @@ from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
 
+from services.router.requests.admission import AdmissionLimits
+
 
 def _ready(harness: Harness) -> int:
     return httpx.get(harness.url + "/ready").status_code
@@ -60,12 +62,14 @@ def test_the_wait_is_limited(assets_path: Path) -> None:
 
 def test_a_cold_start_is_waited_for_however_long_ago_the_last_worker_was(assets_path: Path) -> None:
     fake = FakeAttention(answers_with([70, 71], eos=EOS))
-    with Harness(assets_path, fake, cold_start_s=20.0) as harness, ThreadPoolExecutor(3) as pool:
+    limits = AdmissionLimits(queue_timeout_s=0.2)  # of who waits for a place while there are workers
+    with Harness(assets_path, fake, cold_start_s=20.0, limits=limits) as harness, ThreadPoolExecutor(3) as pool:
         _replace(harness)
         answer = httpx.get(harness.url + "/ready")
         assert (answer.status_code, answer.json()) == (200, {"status": "cold", "reason": "no attention worker"})
         asked = [pool.submit(harness.client().completions.create, model=MODEL, prompt=[5, 6]) for _ in range(3)]
         until(lambda: _waiting(harness) == 3, "an autoscaler sees nothing of them", 10)
+        time.sleep(0.5)
         assert not any(one.done() for one in asked)
         _replace(harness, fake)
         assert [one.result(10).choices[0].finish_reason for one in asked] == ["stop"] * 3

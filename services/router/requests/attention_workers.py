@@ -30,7 +30,7 @@ from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.stall_detector import StallDetector, StallTimeouts
 from services.router.requests.unlisted_workers import UnlistedWorkers
-from services.router.requests.worker_capacity import UNKNOWN, Capacity, capacity_of
+from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
 from services.security.channels import PLAIN, Dialer
 from services.security.identity import ATTENTION
@@ -97,7 +97,7 @@ class AttentionWorkerPool:
         self._limits: dict[tuple[str, str], ContextLimit] = {}  # by (worker id, boot id), as is the next
         self._caches: dict[tuple[str, str], tuple[int, int]] = {}
         self._places: dict[tuple[str, str], int] = {}
-        self.capacity = Capacity(UNKNOWN if cold_start_s else 1, 0)
+        self.capacity = Capacity(1, 0)
         self.on_refresh: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
         self._damaged = DamagedLinks()
