@@ -6,6 +6,7 @@ They count beside the machine's own, and for fetches alone.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from pathlib import Path
 from urllib.request import getproxies
@@ -16,6 +17,8 @@ from services.security.tls import authorities_violation
 from services.weights.errors import BadSource
 
 VARIABLE = "CARACAL_FETCH_CA"
+_NO_ISSUER = {18, 19, 20, 21}  # OpenSSL's X509_V_ERR_*: self-signed, or without the issuer's certificate
+_OF_RUSTLS = re.compile(r"InvalidCertificate\(\s*(\w+)")  # the Rust client says it in the words of its debugger alone
 UNKNOWN = f"its certificate is of no authority that is known here: {VARIABLE} names a file with further ones"
 
 
@@ -44,12 +47,13 @@ def http_client(file: Path | None) -> httpx2.Client:
     return httpx2.Client(verify=context, mounts=by_proxies, follow_redirects=True, timeout=None)
 
 
-def is_of_no_authority(error: BaseException) -> bool:
-    """Whether a connection failed since the other end's certificate cannot be verified."""
+def certificate_fault(error: BaseException) -> str:
+    """Why the other end's certificate is not taken, in words; empty where that is not what went wrong."""
     seen: BaseException | None = error
     while seen is not None:
-        # The Rust client says it in words alone.
-        if isinstance(seen, ssl.SSLCertVerificationError) or "invalid peer certificate" in str(seen):
-            return True
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return UNKNOWN if seen.verify_code in _NO_ISSUER else f"its certificate is not taken: {seen.verify_message}"
+        if found := _OF_RUSTLS.search(str(seen)):
+            return UNKNOWN if found[1] == "UnknownIssuer" else f"its certificate is not taken: {found[1]}"
         seen = seen.__cause__ or seen.__context__
-    return False
+    return ""

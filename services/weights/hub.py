@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, get_session, get_token, hf_hub_url, set_clien
 from huggingface_hub.errors import HfHubHTTPError
 
 from services.weights.address import Address
-from services.weights.authorities import UNKNOWN, authorities_file, http_client, is_of_no_authority
+from services.weights.authorities import authorities_file, certificate_fault, http_client
 from services.weights.digests import GIT, SHA256, Digest
 from services.weights.errors import BadSource, SourceUnavailable
 from services.weights.source import RemoteFile
@@ -83,8 +83,8 @@ class HubSource:
             raise SourceUnavailable(f"{file.name}: {self._api.endpoint} broke off {left} bytes before the end")
 
     def _unreachable(self, what: str, error: httpx2.HTTPError) -> BadSource | SourceUnavailable:
-        if is_of_no_authority(error):
-            return BadSource(f"{self.address}: {what}{self._api.endpoint}: {UNKNOWN}")
+        if fault := certificate_fault(error):
+            return BadSource(f"{self.address}: {what}{self._api.endpoint}: {fault}")
         return SourceUnavailable(f"{what or f'{self.address}: '}{type(error).__name__}: {error}")
 
     def _failed(self, status: int, what: str) -> BadSource | SourceUnavailable:

@@ -21,7 +21,7 @@ from obstore.exceptions import (
 from obstore.store import GCSStore, S3Store
 
 from services.weights.address import Address
-from services.weights.authorities import UNKNOWN, authorities_file, is_of_no_authority
+from services.weights.authorities import authorities_file, certificate_fault
 from services.weights.digests import etag_digest
 from services.weights.errors import BadSource, FetchError, SourceUnavailable
 from services.weights.source import RemoteFile
@@ -82,8 +82,8 @@ class ObjectStore:
             yield piece
 
     def _failed(self, what: str, error: Exception) -> FetchError:
-        if is_of_no_authority(error):
-            return BadSource(f"{self.address}: {what}{UNKNOWN}")
+        if fault := certificate_fault(error):
+            return BadSource(f"{self.address}: {what}{fault}")
         kind = BadSource if isinstance(error, (*_FINAL, FileNotFoundError, PermissionError)) else SourceUnavailable
         return kind(f"{self.address}: {what}{_first_line(error)}")
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx2
 
 from services.weights.address import Address
-from services.weights.authorities import UNKNOWN, authorities_file, http_client, is_of_no_authority
+from services.weights.authorities import authorities_file, certificate_fault, http_client
 from services.weights.digests import SHA256, Digest
 from services.weights.errors import BadSource, FetchError, SourceUnavailable
 from services.weights.manifest import FILE, MOST_BYTES, parse_manifest
@@ -116,8 +116,8 @@ class WebSource:
         return f"{self.address}/{quote(name)}"
 
     def _unreachable(self, name: str, error: httpx2.HTTPError) -> FetchError:
-        if is_of_no_authority(error):
-            return BadSource(f"{self.address}: {UNKNOWN}")
+        if fault := certificate_fault(error):
+            return BadSource(f"{self.address}: {fault}")
         return SourceUnavailable(f"{name}: {self.address}: {type(error).__name__}: {error}")
 
     def _failed(self, status: int, name: str) -> FetchError:

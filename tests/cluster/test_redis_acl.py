@@ -89,7 +89,7 @@ def stored_responses(url: str) -> None:
 
 
 def test_and_no_more_than_that(servers: Servers) -> None:
-    given = redis.Redis(port=servers.data[0], username="caracal", password=PASSWORD)
+    given: Any = redis.Redis(port=servers.data[0], username="caracal", password=PASSWORD)
     for words in (
         ("FLUSHALL",),
         ("KEYS", "*"),

@@ -99,7 +99,8 @@ def sentinel_servers(folder: Path) -> Iterator[Servers]:
 
 
 def _knows_all(sentinel: int) -> bool:
-    state = redis.Redis(port=sentinel).sentinel_master(NAME)
+    client: Any = redis.Redis(port=sentinel)
+    state = client.sentinel_master(NAME)
     return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1)
 
 
