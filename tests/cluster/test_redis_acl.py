@@ -15,7 +15,7 @@ from support.tiny_checkpoint import make_checkpoint
 
 from services.local.settings import LocalSettings
 from services.membership.overview import Overview
-from services.membership.redis import Membership
+from services.membership.redis import Membership, RedisUnavailable
 from services.security.cluster_key import ClusterKey
 
 pytestmark = pytest.mark.processes
@@ -111,11 +111,18 @@ def test_a_failover_under_streams_loses_none(
     streams.wait_for_tokens(SOME)
     servers.master.kill()
     until(lambda: _leads(servers, replica), "the Sentinels have not made the replica the master")
+    until(lambda: _is_reached(cluster), "the Sentinels name no master")
     streams.wait_for_tokens_of_each(20)
     cluster.scale("expert", 2)  # a worker joins by what is there
     streams.wait_for_tokens(SOME)
     same(streams.finish(), undisturbed)
     assert servers.denied(replica) == []
+
+
+def _is_reached(cluster: ClusterUnderTest) -> bool:
+    with suppress(RedisUnavailable):
+        return cluster.do(cluster.membership.desired())["expert"] == 1
+    return False
 
 
 def _leads(servers: Servers, port: int) -> bool:
