@@ -144,19 +144,20 @@ def _manifest_in(folder: Path) -> Manifest:
 
 def _manifest_of(address: str, connections: int, *, blocks: bool) -> Manifest:
     """Raises FetchError, CheckpointError, OSError."""
-    from tempfile import TemporaryDirectory
-
-    from services.process.telemetry import configure_logging, progress
     from services.weights.address import parse_address
     from services.weights.errors import BadSource
-    from services.weights.fetch import Options
-    from services.weights.remote_manifest import manifest_of_source
-    from services.weights.stores import open_source
 
     try:
         where = parse_address(address)
     except BadSource as error:
         usage_error(str(error))
+    from tempfile import TemporaryDirectory
+
+    from services.process.telemetry import configure_logging, progress
+    from services.weights.fetch import Options
+    from services.weights.remote_manifest import manifest_of_source
+    from services.weights.stores import open_source
+
     configure_logging("manifest")
     source, options = open_source(where), Options(connections=connections)
     with TemporaryDirectory(prefix="caracal-manifest-") as scratch, progress("reading weights") as report:
