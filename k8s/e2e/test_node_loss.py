@@ -53,7 +53,8 @@ def test_pods_of_a_lost_node_are_replaced(lost: Cluster) -> None:
         until(
             lambda: len(_nodes(lost, "router")) == 3 and node not in _nodes(lost, "router"), "no router elsewhere", 180
         )
-        assert node in _nodes(lost, "expert", deleted=True), "its expert pod is Terminating"
+        until(lambda: node in _nodes(lost, "expert", deleted=True), "its expert pod is not Terminating", 30)
+        assert node not in _nodes(lost, "expert"), "and none has taken its place"
         lost.kubectl("taint", "nodes", node, f"{OUT}=nodeshutdown:NoExecute")
         until(
             lambda: len(_nodes(lost, "expert")) == 3 and node not in _nodes(lost, "expert"), "no expert elsewhere", 60

@@ -3,8 +3,8 @@
 {{- define "caracal.check.model" -}}
 {{- $uri := .Values.model.uri }}
 {{- $scheme := include "caracal.modelScheme" . }}
-{{- if not (has $scheme (list "builtin" "pvc" "oci" "hf" "s3" "gs" "hostPath")) }}
-{{- fail (printf "model.uri is %q: start it with builtin://, pvc://, oci://, hf://, s3://, gs:// or hostPath://." $uri) }}
+{{- if not (has $scheme (list "builtin" "pvc" "oci" "hf" "s3" "gs" "https" "hostPath")) }}
+{{- fail (printf "model.uri is %q: start it with builtin://, pvc://, oci://, hf://, s3://, gs://, https:// or hostPath://." $uri) }}
 {{- end }}
 {{- if and (eq $scheme "hf") (not (regexMatch "^hf://[^/@]+/[^/@]+@[^@]+$" $uri)) }}
 {{- fail (printf "model.uri is %q: write hf://ORG/NAME@REVISION. Without a pinned revision two pods could load different weights." $uri) }}
@@ -14,20 +14,23 @@
 {{- end }}
 {{- $fetch := .Values.model.fetch }}
 {{- if and (ne $fetch.mode "pods") (not (include "caracal.fetched" .)) }}
-{{- fail (printf "model.fetch.mode is %s, but model.uri is %q, which is not fetched: that is for hf://, s3:// and gs://." $fetch.mode $uri) }}
+{{- fail (printf "model.fetch.mode is %s, but model.uri is %q, which is not fetched: that is for hf://, s3://, gs:// and https://." $fetch.mode $uri) }}
 {{- end }}
 {{- if and (eq $fetch.mode "claim") $fetch.volume }}
 {{- fail "model.fetch.volume is for the modes pods and slices; with mode=claim the volume is model.fetch.claim." }}
 {{- end }}
-{{- if and $fetch.endpoint (eq $scheme "gs") }}
-{{- fail "model.fetch.endpoint is for hf:// and s3://; Google Cloud Storage has no other." }}
+{{- if and (eq $scheme "https") (not (regexMatch "^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[^ ?#]*)?$" (include "caracal.modelRest" .))) }}
+{{- fail (printf "model.uri is %q: write https://HOST/FOLDER or https://HOST:PORT/FOLDER, without user or query." $uri) }}
+{{- end }}
+{{- if and $fetch.endpoint (has $scheme (list "gs" "https")) }}
+{{- fail "model.fetch.endpoint is for hf:// and s3://; Google Cloud Storage has no other, and https:// names it." }}
 {{- end }}
 {{- if and (eq $scheme "hostPath") (not (hasPrefix "/" (include "caracal.modelRest" .))) }}
 {{- fail (printf "model.uri is %q: a host path is absolute, as in hostPath:///models/flash." $uri) }}
 {{- end }}
 {{- $rest := include "caracal.modelRest" . }}
 {{- if and (eq $scheme "builtin") (ne $rest "caracal-tiny") }}
-{{- fail (printf "model.uri is %q: the image contains only builtin://caracal-tiny. For another model write pvc://, oci://, hf://, s3://, gs:// or hostPath://." $uri) }}
+{{- fail (printf "model.uri is %q: the image contains only builtin://caracal-tiny. For another model write pvc://, oci://, hf://, s3://, gs://, https:// or hostPath://." $uri) }}
 {{- end }}
 {{- if and (eq $scheme "pvc") (not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$" $rest)) }}
 {{- fail (printf "model.uri is %q: write pvc://CLAIM or pvc://CLAIM/PATH with the name of a PersistentVolumeClaim." $uri) }}
@@ -133,7 +136,10 @@
 {{- fail (printf "%s.autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler rejects: use kind=keda." $component) }}
 {{- end }}
 {{- if and $scale.enabled (not (int $scale.minReplicas)) (not $scale.query) }}
-{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: a role without pods has no metric that could scale it up. Give a query of a metric from outside the release, such as the requests at your Ingress controller." $component $component) }}
+{{- fail (printf "%s.autoscaling.minReplicas is 0 without %s.autoscaling.query: a role without pods has no metric that could scale it up. Give a query of a metric of others, such as the requests that wait and run at the routers, or those at your Ingress controller." $component $component) }}
+{{- end }}
+{{- if and (eq $component "router") (gt (int $role.coldStartSeconds) (int $role.progressTimeoutSeconds)) }}
+{{- fail (printf "router.coldStartSeconds is %d, above router.progressTimeoutSeconds %d, after which a request is given up." (int $role.coldStartSeconds) (int $role.progressTimeoutSeconds)) }}
 {{- end }}
 {{- $used := dict }}
 {{- range $port := ternary (list "port" "grpcPort" "adminPort") (list "port" "metricsPort") (eq $component "router") }}

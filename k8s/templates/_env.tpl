@@ -171,6 +171,9 @@
 - {name: CARACAL_REDUNDANT_EXPERTS, value: {{ int .root.Values.placement.redundantExperts | quote }}}
 - {name: CARACAL_REBALANCE_GB_PER_MINUTE, value: {{ .root.Values.placement.rebalanceGbPerMinute | quote }}}
 - {name: CARACAL_PROGRESS_TIMEOUT_S, value: {{ int .role.progressTimeoutSeconds | quote }}}
+{{- with int .role.coldStartSeconds }}
+- {name: CARACAL_COLD_START_S, value: {{ . | quote }}}
+{{- end }}
 - {name: CARACAL_DRAIN_TIMEOUT_S, value: {{ int .role.drain.timeoutSeconds | quote }}}
 - {name: CARACAL_RESPONSE_TTL_S, value: {{ int .role.responses.ttlSeconds | quote }}}
 - {name: CARACAL_RESPONSE_MEMORY_MB, value: {{ int .role.responses.memoryMb | quote }}}

@@ -1,8 +1,8 @@
-{{/* Weights of hf://, s3:// and gs://: who fetches them, into which volume, with which environment. */}}
+{{/* Weights of hf://, s3://, gs:// and https://: who fetches them, into which volume, with which environment. */}}
 
 {{/* Not empty when the weights come from a hub or a bucket. */}}
 {{- define "caracal.fetched" -}}
-{{- if has (include "caracal.modelScheme" .) (list "hf" "s3" "gs") }}yes{{ end }}
+{{- if has (include "caracal.modelScheme" .) (list "hf" "s3" "gs" "https") }}yes{{ end }}
 {{- end }}
 
 {{/* Not empty for workers that fetch blocks while they run: (dict "root" $ "component" NAME). */}}
@@ -61,6 +61,9 @@
 {{- with $fetch.noProxy }}
 - {name: NO_PROXY, value: {{ . | quote }}}
 {{- end }}
+{{- if include "caracal.caBundle" . }}
+- {name: CARACAL_FETCH_CA, value: /etc/caracal/ca/ca.crt}
+{{- end }}
 {{- if and $hub .Values.model.hf.existingSecret }}
 - name: HF_TOKEN
   valueFrom:
@@ -93,6 +96,9 @@
   volumeMounts:
     - {name: model, mountPath: /model{{ if eq .root.Values.model.fetch.mode "claim" }}, readOnly: true{{ end }}}
     - {name: tmp, mountPath: /tmp}
+    {{- if include "caracal.caBundle" .root }}
+    - {name: ca, mountPath: /etc/caracal/ca, readOnly: true}
+    {{- end }}
 {{- end }}
 {{- end }}
 
@@ -108,6 +114,9 @@ spec:
   {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}
   {{- $_ := set $job "automountServiceAccountToken" false }}
   {{- $_ := set $job "volumes" (append $job.volumes $volume) }}
+  {{- if include "caracal.caBundle" . }}
+  {{- $_ := set $job "volumes" (concat $job.volumes (fromYamlArray (include "caracal.caVolume" .))) }}
+  {{- end }}
   {{- toYaml $job | nindent 2 }}
   containers:
     - name: weights
@@ -129,6 +138,38 @@ spec:
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: model, mountPath: /model}
+        {{- if include "caracal.caBundle" . }}
+        - {name: ca, mountPath: /etc/caracal/ca, readOnly: true}
+        {{- end }}
+{{- end }}
+
+{{/* Not empty where a Job removes old models from the claim, which has to be the release's own. */}}
+{{- define "caracal.prunes" -}}
+{{- $claim := .Values.model.fetch.claim }}
+{{- if and (include "caracal.fetched" .) (eq .Values.model.fetch.mode "claim") (int $claim.keep) (not $claim.existing) }}yes{{ end }}
+{{- end }}
+
+{{/* The pod of that Job. Its account may list pods; that of the pods which fetch stays without rights. */}}
+{{- define "caracal.prunePod" -}}
+{{- $name := include "caracal.component" (dict "root" . "component" "prune") }}
+metadata:
+  labels:
+    {{- include "caracal.selector" (dict "root" . "component" "prune") | nindent 4 }}
+    app.kubernetes.io/part-of: caracal
+    app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+spec:
+  {{- $job := fromYaml (include "caracal.jobPod" (dict "root" . "account" $name)) }}
+  {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}
+  {{- $_ := set $job "volumes" (append $job.volumes $volume) }}
+  {{- toYaml $job | nindent 2 }}
+  containers:
+    - name: prune
+      {{- $container := fromYaml (include "caracal.jobContainer" .) }}
+      {{- $_ := set $container "volumeMounts" (append $container.volumeMounts (dict "name" "model" "mountPath" "/model")) }}
+      {{- toYaml $container | nindent 6 }}
+      command: {{ list "caracal" "prune" (include "caracal.modelPath" .) "--keep" (int .Values.model.fetch.claim.keep | toString) | toJson }}
+      env:
+        - {name: HOME, value: /tmp}
 {{- end }}
 
 {{/* Ports of the source in the egress rules of pods that fetch, as a list. */}}

@@ -50,6 +50,10 @@ spec:
   scaleTargetRef: {apiVersion: apps/v1, kind: {{ .kind }}, name: {{ include "caracal.component" . }}}
   minReplicaCount: {{ int $scale.minReplicas }}
   maxReplicaCount: {{ int $scale.maxReplicas }}
+  {{- if not (int $scale.minReplicas) }}
+  {{- /* KEDA looks each 30 s else, and a first request would wait for that. */}}
+  pollingInterval: 5
+  {{- end }}
   cooldownPeriod: {{ int $scale.scaleDownStabilizationSeconds }}
   advanced:
     horizontalPodAutoscalerConfig:
@@ -94,7 +98,7 @@ behavior:
 
 {{/* Metrics that end in _perc are between 0 and 1, their targets in %. */}}
 {{- define "caracal.scaleTarget" -}}
-{{- if hasSuffix "_perc" .metric }}{{ divf (float64 .target) 100 }}{{ else }}{{ .target }}{{ end }}
+{{- if and (hasSuffix "_perc" .metric) (not .query) }}{{ divf (float64 .target) 100 }}{{ else }}{{ .target }}{{ end }}
 {{- end }}
 
 {{/* (dict ... "ingress" (list RULE ...) "egress" (list RULE ...)), a RULE being (dict "peers" (list COMPONENT ...) "ports" (list N ...)). */}}

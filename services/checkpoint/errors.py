@@ -1,4 +1,4 @@
-"""The one error of a model directory."""
+"""The errors of a model directory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ LEAST, MOST = 1e-12, 1e12  # of a constant of a model: beyond, fp32 overflows
 
 class CheckpointError(ValueError):
     """A model directory that cannot be served. The message is one line: file, tensor or field, and what is wrong."""
+
+
+class WeightsUnreachable(CheckpointError):
+    """What was to be read is at a store that does not answer now: another try may go well."""
 
 
 def bad_field(field: str, why: str) -> CheckpointError:

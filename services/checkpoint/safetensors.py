@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from services.checkpoint.errors import CheckpointError
+from services.checkpoint.errors import CheckpointError, WeightsUnreachable
 from services.checkpoint.regular_files import open_regular, read_whole
 
 INDEX = "model.safetensors.index.json"
@@ -62,7 +63,8 @@ def reading(file: Path, tensor: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{file.name}: {tensor and tensor + ': '}{error.strerror or error}") from None
+        kind = WeightsUnreachable if error.errno == errno.EAGAIN else CheckpointError  # as slices say it
+        raise kind(f"{file.name}: {tensor and tensor + ': '}{error.strerror or error}") from None
 
 
 def _parsed(file: Path, text: bytes) -> dict[str, Any]:

@@ -27,6 +27,12 @@ def sample(where: Stored) -> bytes:
         return _sample_of(stream, where)
 
 
+def sampled_ranges(where: Stored) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What `sample` reads of a tensor's file, as [begin, end); of a small tensor both may be the same."""
+    first, last = min(where.end, where.begin + _SAMPLE_BYTES), max(where.begin, where.end - _SAMPLE_BYTES)
+    return (where.begin, first), (last, where.end)
+
+
 def _sample_of(stream: FileIO, where: Stored) -> bytes:
     size, number = where.end - where.begin, stream.fileno()
     if size <= 2 * _SAMPLE_BYTES:  # one read serves both

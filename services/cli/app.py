@@ -19,7 +19,7 @@ from services.cli.commands.plan import plan
 from services.cli.commands.reference import settings
 from services.cli.commands.verify import verify
 from services.cli.commands.watch import logs, status, top
-from services.cli.commands.weights import fetch, manifest
+from services.cli.commands.weights import fetch, manifest, prune
 from services.cli.options import example, fail
 from services.cli.terminal import plain_where_needed
 
@@ -45,7 +45,8 @@ COMMANDS = (
     (key, "key", "caracal key alice --requests-per-minute 60 --file keys.toml"),
     (plan, "plan", "caracal plan flash-chat --memory 141"),
     (fetch, "fetch", "caracal fetch hf://ORG/NAME@REVISION models/name"),
-    (manifest, "manifest", "caracal manifest models/name"),
+    (manifest, "manifest", "caracal manifest s3://BUCKET/PREFIX --output caracal-manifest.json"),
+    (prune, "prune", "caracal prune /model/HASH --keep 2"),
     (settings, "settings", "caracal settings max_itl_ms"),
 )
 for function, name, text in COMMANDS:

@@ -37,6 +37,12 @@ OTHERS = (
         "kernels of CPU tensors: avx512bf16, avx2, reference or triton (interpreted); empty = the best this CPU has",
     ),
     ("CARACAL_API_KEY", "", "the API key that `caracal` commands show a gateway; empty = none"),
+    (
+        "CARACAL_FETCH_CA",
+        "",
+        "file with further authorities, in PEM, whose certificates a hub, a bucket or a proxy on the way to it may show"
+        " `caracal fetch`, `caracal manifest` and workers with slices; empty = only those of this machine",
+    ),
     ("CARACAL_URL", "", "the gateway that `caracal` commands talk to; empty = the cluster running on this machine"),
 )
 FURTHER = (("Others", OTHERS), ("Traces: OpenTelemetry's own variables, of all roles", DOCUMENTED))

@@ -15,7 +15,7 @@ from caracal_proto import expert_pb2, expert_pb2_grpc
 from caracal_proto.loads import WorkerLoad, pack_load
 from caracal_proto.placements import PlacementError, pack_experts, unpack_experts
 
-from services.checkpoint.errors import CheckpointError
+from services.checkpoint.errors import CheckpointError, WeightsUnreachable
 from services.expert_worker.batcher import Batcher, DeadlinePassed
 from services.expert_worker.call_check import BadCall, DamagedCall, Expected, parse
 from services.expert_worker.call_memory import ReplyMemory
@@ -198,6 +198,8 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         except PlacementError as error:
             abort_call(context, grpc.StatusCode.INVALID_ARGUMENT, error)
+        except WeightsUnreachable as error:
+            abort_call(context, grpc.StatusCode.UNAVAILABLE, error)
         except CheckpointError as error:
             if not self._state.experts.loaded:
                 self.broken = error

@@ -175,7 +175,7 @@ class LocalCluster:
         except RedisUnavailable:
             return
         for role in SCALED:
-            count = min(max(desired[role], 1), MAX_WORKERS)
+            count = min(desired[role], MAX_WORKERS)
             if count != self.counts[role]:
                 log.info("scaling", workers=role, now=self.counts[role], desired=count)
             self.counts[role] = count

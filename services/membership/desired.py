@@ -7,10 +7,10 @@ MAX_WORKERS = 64  # of a role, as processes of one machine
 MAX_DESIRED = 1_000_000  # more are asked for by nobody
 
 
-def count_violation(role: str, count: int) -> str:
+def count_violation(role: str, count: int, least: int = 0) -> str:
     """Says why a cluster of one machine cannot have so many workers of a role; empty when it can."""
-    if count < 1:
-        return f"{role}={count}: a cluster needs at least one {role} worker; Ctrl-C stops it whole"
+    if count < least:
+        return f"{role}={count}: must be at least {least}"
     if count > MAX_WORKERS:
         return f"{role}={count}: at most {MAX_WORKERS} processes run on one machine"
     return ""

@@ -262,7 +262,7 @@ class Membership:
         key, found = self._key("desired"), {}
         for role, record in (await self._hash("desired", key)).items():
             value = self._client.verified("desired", field_name(key, role), record)
-            if role in SCALED and 0 < _count(value) <= MAX_DESIRED:
+            if role in SCALED and (value == b"0" or 0 < _count(value) <= MAX_DESIRED):
                 found[role] = _count(value)
             elif value is not None:
                 self.bad.note("desired", field_name(key, role), "it is no count of workers of a role")

@@ -146,7 +146,7 @@ async def serve(
         access,
         console,
         (lambda: others.key.signs("salt")) if others.key.given else (lambda: b""),
-        lambda: probe.reason,
+        lambda: None if attention_workers.cold else probe.reason,
         (settings.identity, boot_id),
     )
     servers = await listening(settings, gateway)
@@ -221,6 +221,7 @@ def attention_worker_pool(settings: RouterSettings, others: Others, assets: Mode
     return AttentionWorkerPool(
         partial(list_attention_workers, others.membership, others.introductions),
         max_model_len=assets.max_model_len,
+        cold_start_s=settings.cold_start_s,
         timeouts=StallTimeouts(progress_s=settings.progress_timeout_s),
         count_routers=RouterCount(others.membership, others.routers, settings.identity).read,
         read_hints=others.membership.pages.read,

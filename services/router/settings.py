@@ -39,6 +39,14 @@ class RouterSettings(ServiceSettings):
     queue_timeout_s: float = setting(
         "seconds a request may wait for a place of an attention worker before it gets a 503", 30.0, above=0
     )
+    cold_start_s: float = setting(
+        "seconds a new request waits for a first attention worker while there is none; /ready says yes meanwhile, so"
+        " that requests come and count as waiting, by which an autoscaler may start one. 0 = requests wait until none"
+        " has been there for 30 s, and get a 503 then",
+        0.0,
+        minimum=0,
+        maximum=3600,
+    )
     max_sequences: int = setting(
         "sequences, running and waiting, that this router takes on; more get a 429 or 503. 0 = by the workers' places,"
         " 5 for each and at least 512",
@@ -138,6 +146,9 @@ class RouterSettings(ServiceSettings):
             parse_origins(self.cors_origins)
         except ValueError as error:
             raise self.invalid("cors_origins", self.cors_origins, str(error)) from None
+        if self.cold_start_s > self.progress_timeout_s:
+            why = f"is more than {self.label('progress_timeout_s')}, {self.progress_timeout_s:g}, which ends the wait"
+            raise self.invalid("cold_start_s", self.cold_start_s, why)
         if not {"ROLE", "COUNT"} <= set(re.findall("[A-Z]+", self.console_scale_command)):
             raise self.invalid("console_scale_command", self.console_scale_command, "lacks ROLE or COUNT")
         if 0 < len(self.console_token) < MIN_TOKEN_CHARS:

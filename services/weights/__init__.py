@@ -1,1 +1,1 @@
-"""Weights of a model hub or an object store, fetched into a folder: whole files, or blocks of them as they are read."""
+"""Weights of a hub, an object store or a web server, fetched into a folder: whole files, or blocks as they are read."""

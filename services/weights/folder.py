@@ -58,6 +58,21 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    @contextmanager
+    def locked_if_free(self) -> Iterator[bool]:
+        """Whether nobody fetches into the folder, and then nobody does within the block."""
+        with writing(self.path):
+            descriptor = os.open(self.own / LOCK, os.O_RDWR)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
+            except BlockingIOError:
+                free = False
+            yield free
+        finally:
+            os.close(descriptor)
+
     def complete(self) -> Complete | None:
         """What the folder has in full; None when something is missing, or has another size."""
         raw = self.state(COMPLETE)

@@ -1,4 +1,4 @@
-"""A model of a Hugging Face hub. HF_ENDPOINT, HF_TOKEN and the proxies of the environment hold.
+"""A model of a Hugging Face hub. HF_ENDPOINT, HF_TOKEN, the proxies of the environment and CARACAL_FETCH_CA hold.
 
 The library lists the files and their digests; bytes are read here by HTTP ranges, for it reads whole files alone, and
 compares no digest.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx2
-from huggingface_hub import HfApi, get_session, get_token, hf_hub_url
+from huggingface_hub import HfApi, get_session, get_token, hf_hub_url, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 
 from services.weights.address import Address
+from services.weights.authorities import authorities_file, certificate_fault, http_client
 from services.weights.digests import GIT, SHA256, Digest
 from services.weights.errors import BadSource, SourceUnavailable
 from services.weights.source import RemoteFile
@@ -25,10 +26,15 @@ class HubSource:
     """One revision of a repository, held to the commit that it was when the files were listed."""
 
     def __init__(self, address: Address, endpoint: str | None = None) -> None:
-        """`endpoint`: of the hub, instead of the environment's, which the library reads when it is imported."""
+        """`endpoint`: of the hub, instead of the environment's, which the library reads when it is imported.
+
+        Raises BadSource for authorities that cannot be read.
+        """
         self.address = str(address)
         self._repository, self._revision = address.place, address.revision
         self._api = HfApi(endpoint=endpoint)
+        if (authorities := authorities_file()) is not None:
+            set_client_factory(lambda: http_client(authorities))  # the library's calls go by it, and those here
 
     @property
     def pinned(self) -> str:
@@ -42,7 +48,7 @@ class HubSource:
         except HfHubHTTPError as error:
             raise self._failed(error.response.status_code, "") from None
         except httpx2.HTTPError as error:
-            raise SourceUnavailable(f"{self.address}: {type(error).__name__}: {error}") from None
+            raise self._unreachable("", error) from None
         if not found.sha:
             raise BadSource(f"{self.address}: {self._api.endpoint} names no commit")
         self._revision = found.sha
@@ -72,9 +78,14 @@ class HubSource:
                         raise SourceUnavailable(f"{file.name}: {self._api.endpoint} sends more than was asked for")
                     yield piece
         except httpx2.HTTPError as error:
-            raise SourceUnavailable(f"{file.name}: {type(error).__name__}: {error}") from None
+            raise self._unreachable(f"{file.name}: ", error) from None
         if left:
             raise SourceUnavailable(f"{file.name}: {self._api.endpoint} broke off {left} bytes before the end")
+
+    def _unreachable(self, what: str, error: httpx2.HTTPError) -> BadSource | SourceUnavailable:
+        if fault := certificate_fault(error):
+            return BadSource(f"{self.address}: {what}{self._api.endpoint}: {fault}")
+        return SourceUnavailable(f"{what or f'{self.address}: '}{type(error).__name__}: {error}")
 
     def _failed(self, status: int, what: str) -> BadSource | SourceUnavailable:
         where = f"{self.address}: {what}{self._api.endpoint} answers {status}"

@@ -1,7 +1,8 @@
 """The manifest of a model: a digest of every file, and of every block of its weights, so that parts can be checked.
 
-`caracal manifest DIR` writes it beside the weights before they are uploaded. It also has the digest by which workers
-compare their weights, which nobody could compute from parts.
+`caracal manifest DIR` writes it beside the weights before they are uploaded; of those that are at a store already,
+`remote_manifest.py` makes it. It also has the digest by which workers compare their weights, which nobody could compute
+from parts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FILE = "caracal-manifest.json"
 FORMAT = 1
 BLOCK_BYTES = 4 << 20
 _BLOCK_DIGITS = 32  # of a block's SHA-256 in hexadecimal: half of it
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 _THREADS = 4
 
 Report = Callable[[int, int], None]
@@ -98,7 +99,7 @@ def source_manifest(source: Source, files: Iterable[RemoteFile]) -> Manifest | N
     found = next((file for file in files if file.name == FILE), None)
     if found is None:
         return None
-    if found.size > _MOST_BYTES:
+    if found.size > MOST_BYTES:
         raise BadSource(f"{FILE}: has {found.size} bytes")
     return parse_manifest(b"".join(source.read(found, 0, found.size)))
 
@@ -106,7 +107,7 @@ def source_manifest(source: Source, files: Iterable[RemoteFile]) -> Manifest | N
 def manifest_of_file(path: Path) -> Manifest:
     """Raises BadSource."""
     try:
-        return parse_manifest(read_whole(path, _MOST_BYTES))
+        return parse_manifest(read_whole(path, MOST_BYTES))
     except OSError as error:
         raise BadSource(f"{path}: {error.strerror or error}") from None
 
@@ -119,7 +120,7 @@ def make_manifest(folder: Path, digest: str, report: Report) -> Manifest:
     total, done = sum(sizes.values()), 0
     with ThreadPoolExecutor(_THREADS) as threads:
         found = {}
-        for name, one in zip(sizes, threads.map(lambda name: _read(names[name]), sizes), strict=True):
+        for name, one in zip(sizes, threads.map(lambda name: listed_file(names[name]), sizes), strict=True):
             found[name] = one
             done += sizes[name]
             report(done, total)
@@ -130,7 +131,8 @@ def block_digest(block: bytes | memoryview) -> str:
     return hashlib.sha256(block).hexdigest()[:_BLOCK_DIGITS]
 
 
-def _read(path: Path) -> Listed:
+def listed_file(path: Path) -> Listed:
+    """A file as the manifest has it. Raises OSError."""
     whole, blocks, size = hashlib.sha256(), [], 0
     with open_regular(path) as raw:
         while block := _block(raw):

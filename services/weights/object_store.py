@@ -1,7 +1,7 @@
 """A folder of a bucket, on S3 and what speaks its protocol, or on Google Cloud Storage.
 
 Credentials, endpoint and region come from the environment as the stores' own programs read it (AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, AWS_REGION, ..., GOOGLE_SERVICE_ACCOUNT, ...) and from the machine's identity.
+AWS_ENDPOINT_URL, AWS_REGION, ..., GOOGLE_SERVICE_ACCOUNT, ...) and from the machine's identity; so do proxies.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from obstore.exceptions import (
 from obstore.store import GCSStore, S3Store
 
 from services.weights.address import Address
+from services.weights.authorities import authorities_file, certificate_fault
 from services.weights.digests import etag_digest
 from services.weights.errors import BadSource, FetchError, SourceUnavailable
 from services.weights.source import RemoteFile
@@ -38,6 +39,8 @@ class ObjectStore:
     def __init__(self, address: Address) -> None:
         self.address = self.pinned = str(address)
         client = {**_CLIENT, "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
+        if (authorities := authorities_file()) is not None:
+            client["root_certificate"] = authorities.read_bytes()  # beside the machine's
         kind = S3Store if address.scheme == "s3" else GCSStore
         try:
             self._store = kind(
@@ -79,6 +82,8 @@ class ObjectStore:
             yield piece
 
     def _failed(self, what: str, error: Exception) -> FetchError:
+        if fault := certificate_fault(error):
+            return BadSource(f"{self.address}: {what}{fault}")
         kind = BadSource if isinstance(error, (*_FINAL, FileNotFoundError, PermissionError)) else SourceUnavailable
         return kind(f"{self.address}: {what}{_first_line(error)}")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from services.weights.address import parse_address
-from services.weights.errors import BadSource, Damaged, FetchError
+from services.weights.errors import BadSource, Damaged, FetchError, SourceUnavailable
 from services.weights.fetch import ALL, Options, fetch, is_enough, listed, tried
 from services.weights.folder import OWN, SLICES, Complete, Folder, disk_error, writing
 from services.weights.manifest import BLOCK_BYTES, FILE, Manifest, block_digest, manifest_of_file
@@ -122,7 +122,10 @@ class Slices:
         self.fetched_bytes = 0
 
     def ensure(self, file: Path, begin: int, end: int) -> None:
-        """Makes the bytes [begin, end) of a file readable. Raises OSError with the reason."""
+        """Makes the bytes [begin, end) of a file readable. Raises OSError with the reason.
+
+        It is EAGAIN while the source does not answer.
+        """
         name = str(file.relative_to(self._folder.path))
         if name not in self._files:
             return
@@ -132,7 +135,8 @@ class Slices:
             for _ in self._threads.map(lambda block: self._fetch(name, sparse, block), missing):
                 pass
         except FetchError as error:
-            raise OSError(errno.EIO, str(error)) from None
+            again = isinstance(error, SourceUnavailable)
+            raise OSError(errno.EAGAIN if again else errno.EIO, str(error)) from None
 
     def make(self, file: RemoteFile) -> None:
         """Makes a file without content, and fetches its header. Raises FetchError."""
@@ -145,7 +149,8 @@ class Slices:
                 header = int.from_bytes(raw.read(8), "little")
             self.ensure(path, 0, min(8 + header, file.size))
         except OSError as error:
-            raise BadSource(error.strerror or str(error)) from None
+            kind = SourceUnavailable if error.errno == errno.EAGAIN else BadSource
+            raise kind(error.strerror or str(error)) from None
 
     def _sparse(self, name: str) -> _Sparse:
         with self._lock:

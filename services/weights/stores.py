@@ -14,6 +14,10 @@ def open_source(address: Address) -> Source:
             from services.weights.hub import HubSource
 
             return HubSource(address)
+        if address.scheme in ("http", "https"):
+            from services.weights.web import WebSource
+
+            return WebSource(address)
         from services.weights.object_store import ObjectStore
 
         return ObjectStore(address)

@@ -56,5 +56,6 @@ def test_keda_scales_to_0_with_a_query(chart: Chart) -> None:
         scale = f"{role}.autoscaling"
         objects = chart.render(f"{scale}.enabled=true,{scale}.kind=keda,{scale}.minReplicas=0,{scale}.query=sum(x)")
         spec = find(objects, "ScaledObject", f"caracal-{role}")["spec"]
-        assert spec["minReplicaCount"] == 0
+        assert (spec["minReplicaCount"], spec["pollingInterval"]) == (0, 5)
         assert spec["triggers"][0]["metadata"]["query"] == "sum(x)"
+        assert float(spec["triggers"][0]["metadata"]["threshold"]) == 70, "in the query's own unit"

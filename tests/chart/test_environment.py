@@ -38,7 +38,7 @@ def test_every_variable_is_a_setting(chart: Chart, role: str) -> None:
     objects = chart.render(
         *EVERYTHING,
         NUMBERS,
-        "router.corsOrigins=*,router.record=/r",
+        "router.corsOrigins=*,router.record=/r,router.coldStartSeconds=60",
         "model.dtype=bfloat16",
         "pod.threads=2",
         "link.dispatchDtype=fp8",

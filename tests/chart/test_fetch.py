@@ -52,6 +52,13 @@ def test_pods_fetch_what_their_role_reads(chart: Chart) -> None:
     assert other["CARACAL_MODEL"]["value"] != path, "another revision lies elsewhere"
 
 
+def test_a_web_servers_files_are_fetched_as_others_are(chart: Chart) -> None:
+    uri = "https://models.example.com:8443/flash"
+    objects = chart.render(f"model.uri={uri},model.fetch.manifest=s3://weights/m")
+    assert init(objects, "expert")["command"][:3] == ["caracal", "fetch", uri]
+    assert "HF_ENDPOINT" not in environment(init(objects, "expert"))
+
+
 def test_a_claim_is_filled_by_one_job_for_which_pods_wait(chart: Chart) -> None:
     objects = chart.render(*CLAIM, "model.fetch.claim.size=2Ti,model.fetch.claim.storageClass=fast")
     claim = find(objects, "PersistentVolumeClaim", "caracal-weights")
@@ -79,9 +86,34 @@ def test_a_claim_of_yours_is_used_as_it_is(chart: Chart) -> None:
     }
 
 
+def test_old_models_are_removed_by_a_job_that_may_list_pods(chart: Chart) -> None:
+    objects = chart.render(*CLAIM, "model.fetch.claim.keep=3,events.apiServer[0].ipBlock.cidr=10.0.0.1/32")
+    job = dict(pod_specs(objects))[jobs_of(objects, "prune")]
+    path = environment(pod(objects, "expert")["containers"][0])["CARACAL_MODEL"]["value"]
+    assert job["containers"][0]["command"] == ["caracal", "prune", path, "--keep", "3"]
+    assert model_volume(job) == {"persistentVolumeClaim": {"claimName": "caracal-weights"}}
+    assert "readOnly" not in mount(job["containers"][0])
+    account = job["serviceAccountName"]
+    assert find(objects, "RoleBinding", "caracal-prune")["subjects"][0]["name"] == account == "caracal-prune"
+    assert find(objects, "Role", "caracal-prune")["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
+    ]
+    fetches = dict(pod_specs(objects))[jobs_of(objects, "weights")]
+    assert fetches["serviceAccountName"] != account, "who fetches has no rights"
+    egress = find(objects, "NetworkPolicy", "caracal-prune")["spec"]["egress"]
+    assert {"ipBlock": {"cidr": "10.0.0.1/32"}} in [peer for rule in egress for peer in rule.get("to", [])]
+
+
+@pytest.mark.parametrize("values", ["model.fetch.claim.keep=0", "model.fetch.claim.existing=mine"])
+def test_where_all_stay_and_in_a_claim_of_yours_nothing_is_removed(chart: Chart, values: str) -> None:
+    names = [thing["metadata"]["name"] for thing in chart.render(*CLAIM, values)]
+    assert not [name for name in names if name.startswith("caracal-prune")]
+
+
 def test_another_model_is_another_job(chart: Chart) -> None:
     other = chart.render("model.uri=hf://org/name@def", "model.fetch.mode=claim")
-    assert jobs_of(chart.render(*CLAIM), "weights") != jobs_of(other, "weights")
+    for component in ("weights", "prune"):
+        assert jobs_of(chart.render(*CLAIM), component) != jobs_of(other, component)
     assert chart.render(*CLAIM) == chart.render(*CLAIM)
 
 
@@ -145,6 +177,8 @@ def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
         (f"model.uri={URI},model.fetch.mode=claim,model.fetch.volume.emptyDir.medium=Memory", "the volume is model"),
         ("model.uri=s3://B/x", "write s3://BUCKET"),
         ("model.uri=gs://", "write gs://BUCKET"),
+        ("model.uri=https://user:secret@host/x", "write https://HOST/FOLDER"),
+        ("model.uri=https://host/x,model.fetch.endpoint=https://x", "https:// names it"),
         ("model.uri=gs://bucket,model.fetch.endpoint=https://x", "has no other"),
         (f"model.uri={URI},model.fetch.mode=sometimes", "mode"),
         (f"model.uri={URI},model.fetch.claim.size=lots", "size"),

@@ -93,6 +93,7 @@ REJECTED = {
     "lostPods.remove=true,events.enabled=false": "no access to the API server",
     "expert.drain.gracePeriodSeconds=305": "killed while it drains",
     "attention.pdb.maxUnavailable=0": "could ever be drained",
+    "router.coldStartSeconds=601": "above router.progressTimeoutSeconds 600",
     "expert.autoscaling.minReplicas=9": "above maxReplicas 8",
     "expert.autoscaling.enabled=true,expert.autoscaling.minReplicas=0": "use kind=keda",
     "router.autoscaling.enabled=true,router.resources.requests=null": "give router.resources.requests.cpu",

@@ -34,6 +34,12 @@ def test_scale_counts_each_role_by_itself_and_waits_for_deleted_pods(api: FakeAp
     assert api.reconciled, "the same number of pods is not yet the requested pods"
 
 
+def test_scale_to_no_pod_at_all(api: FakeApi) -> None:
+    code, output = run("scale", "expert=0", "attention=0", "--context", "lab")
+    assert code == 0, output
+    assert (api.replicas, api.reconciled) == ({"attention": 0, "expert": 0}, True)
+
+
 def test_scale_says_why_it_is_not_reached(api: FakeApi) -> None:
     api.stuck = True
     with pytest.raises(InvalidSetting, match=r"not reached within 0\.1 s; caracal-expert-1: no node has 8 GPUs"):
@@ -104,7 +110,7 @@ def test_status_as_json(api: FakeApi) -> None:
     [
         (("status", "--context", "elsewhere"), 1, "no context 'elsewhere'; it has: lab"),
         (("status", "--context", "lab", "--namespace", "empty"), 1, "the API server of lab answers 404"),
-        (("scale", "expert=0", "--context", "lab"), 2, "at least one expert worker"),
+        (("scale", "expert=-1", "--context", "lab"), 2, "must be at least 0"),
         (("scale", "expert=10001", "--context", "lab"), 2, "more than 10000 pods"),
         (("scale", "router=2", "--context", "lab"), 2, "scale takes"),
         (("scale", "expert=2", "--namespace", "models"), 2, "--namespace and --release go with --context"),

@@ -39,6 +39,10 @@ NEVER_REACHED = [
                 "object_store",
                 "slices",
                 "waiting",
+                "web",
+                "authorities",
+                "pods",
+                "prune",
             )
         ),
         {"torch"},

@@ -45,9 +45,10 @@ def test_the_gateway_imports_neither_torch_nor_transformers() -> None:
         ({"CARACAL_MODEL": "/", "CARACAL_GRPC_PORT": "-1"}, "CARACAL_GRPC_PORT"),
         ({"CARACAL_MODEL": "/", "CARACAL_PROGRESS_TIMEOUT_S": "nan"}, "CARACAL_PROGRESS_TIMEOUT_S"),
         ({"CARACAL_MODEL": "/", "CARACAL_DRAIN_TIMEOUT_S": "0"}, "CARACAL_DRAIN_TIMEOUT_S"),
+        ({"CARACAL_MODEL": "/", "CARACAL_COLD_START_S": "601"}, "CARACAL_PROGRESS_TIMEOUT_S"),
         ({"CARACAL_MODEL": "/"}, "config.json"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_bad_setting_ends_it_with_one_line(env: dict[str, str], words: str) -> None:
     done = run("-m", "services.router", **env)

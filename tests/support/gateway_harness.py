@@ -71,6 +71,7 @@ class Harness:
         progress_s: float = 30.0,
         lost_s: float = 2.0,
         hold_s: float = 0.0,
+        cold_start_s: float = 0.0,
         sampling_defaults: bool = True,
         cors_origins: Sequence[str] = (),
         redis_url: str = "",
@@ -93,6 +94,7 @@ class Harness:
         self.fakes = fakes
         self.directory = MutableDirectory()
         self._timeouts, self._hold_s = StallTimeouts(lost_s=lost_s, progress_s=progress_s), hold_s
+        self._cold_start_s = cold_start_s
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stopped = False
@@ -166,6 +168,7 @@ class Harness:
             max_model_len=limit,
             refresh_s=0.05,
             hold_s=self._hold_s,
+            cold_start_s=self._cold_start_s,
             timeouts=self._timeouts,
         )
         self.metrics = RequestMetrics(MODEL, CollectorRegistry())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 
@@ -16,6 +18,15 @@ class JsonServer(ThreadingHTTPServer):
 
     def __init__(self, handler: type[JsonHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
+        self._scheme = "http"
+
+    def secured(self, certificate: Path, key: Path) -> Self:
+        """Speaks TLS, and shows this certificate."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self._scheme = "https"
+        return self
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -27,7 +38,7 @@ class JsonServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}"
 
 
 class JsonHandler(BaseHTTPRequestHandler):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -179,8 +183,58 @@ class _BucketHandler(_FileHandler):
         )
 
 
+class Web(FileServer):
+    """A web server with files below /models/flash. `says_digests`: in Repr-Digest. `has_ranges`: else it sends all."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__(_WebHandler, files)
+        self.says_digests, self.has_ranges = False, True
+
+    @property
+    def address(self) -> str:
+        return f"{self.url}/models/flash"
+
+
+class _WebHandler(_FileHandler):
+    server: Web
+
+    def do_HEAD(self) -> None:
+        if (name := self._name()) is None:
+            return
+        content = self.server.files[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", self._etag(name))
+        if self.server.says_digests:
+            value = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            self.send_header("Repr-Digest", f"sha-256=:{value}:")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        if (name := self._name()) is None or self.refused():
+            return
+        if self.headers.get("If-Match", self._etag(name)) != self._etag(name):
+            self.answer(412, "")
+            return
+        if not self.server.has_ranges:
+            del self.headers["Range"]
+        self.send_file(name, self._etag(name))
+
+    def _name(self) -> str | None:
+        name = unquote(urlsplit(self.path).path).removeprefix("/models/flash/")
+        if name in self.server.files:
+            return name
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    def _etag(self, name: str) -> str:
+        return f'"{hashlib.md5(self.server.files[name]).hexdigest()}"'
+
+
 class Proxy(JsonServer):
-    """Passes GETs on. `asked`: the URLs."""
+    """Passes GETs on, and connections to who speaks TLS. `asked`: the URLs, and HOST:PORT of those."""
 
     def __init__(self) -> None:
         super().__init__(_ProxyHandler)
@@ -201,3 +255,27 @@ class _ProxyHandler(JsonHandler):
                     self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append(self.path)
+        host, _, port = self.path.rpartition(":")
+        self.close_connection = True
+        with suppress(OSError), socket.create_connection((host, int(port)), 10) as server:
+            self.send_response(200)
+            self.end_headers()
+            _relay(self.connection, server)
+
+
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Passes bytes on, both ways, until one end closes."""
+    other = {client: server, server: client}
+    while True:
+        # What TLS has decrypted already makes no socket readable.
+        readable = [one for one in other if getattr(one, "pending", int)()] or select.select([*other], [], [], 20)[0]
+        for one in readable:
+            data = one.recv(1 << 16)
+            if not data:
+                return
+            other[one].sendall(data)
+        if not readable:
+            return

@@ -85,6 +85,9 @@ def test_notes_that_cannot_be_read_count_as_none(hub: Hub, tmp_path: Path, damag
         ("hf://model@v1", "without a revision"),
         ("s3://B_/x", "no name of a bucket"),
         ("ftp://host/x", "is no address of weights"),
+        ("https://user:secret@host/x", "without user or query"),
+        ("https://host/x?token=1", "without user or query"),
+        ("https://host/a/../b", "no folder of a web server"),
     ],
 )
 def test_addresses_that_name_nothing(address: str, why: str) -> None:
@@ -93,7 +96,7 @@ def test_addresses_that_name_nothing(address: str, why: str) -> None:
 
 
 def test_addresses_are_written_as_they_are_read() -> None:
-    for text in (ADDRESS, "s3://bucket/a/b", "gs://bucket"):
+    for text in (ADDRESS, "s3://bucket/a/b", "gs://bucket", "https://host:8443/a/b", "http://[::1]:80"):
         assert str(parse_address(text)) == text
     assert str(parse_address("s3://bucket/a/b/")) == "s3://bucket/a/b"
 

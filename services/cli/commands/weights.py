@@ -1,4 +1,4 @@
-"""`caracal fetch` and `caracal manifest`: weights of a hub or a bucket, fetched into a folder."""
+"""`caracal fetch`, `caracal manifest` and `caracal prune`: weights of a hub or a bucket, and folders of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from services.weights.manifest import Manifest
 
 AddressText = Annotated[
-    str, typer.Argument(metavar="ADDRESS", help="hf://ORG/NAME@REVISION, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+    str,
+    typer.Argument(metavar="ADDRESS", help="hf://ORG/NAME@REVISION, s3:// or gs://BUCKET/PREFIX, https://HOST/FOLDER."),
 ]
 Into = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to fetch into; it is made.")]
 
@@ -95,23 +96,90 @@ def _manifest_at(place: str) -> Manifest:
 
 
 def manifest(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A complete model.")],
+    place: Annotated[str, typer.Argument(metavar="DIR|ADDRESS", help="A complete model: its folder, or its address.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write, instead of the one in DIR, or in the current folder.")
+    ] = None,
+    no_blocks: Annotated[
+        bool, typer.Option("--no-blocks", help="Of an ADDRESS: not for slices, and weights of known SHA-256 unread.")
+    ] = False,
+    connections: Annotated[int, typer.Option(min=1, max=256, help="Of an ADDRESS: files that are read at once.")] = 8,
 ) -> None:
-    """Write a model's manifest into its folder, to be uploaded with it: digests of its files and of their blocks."""
-    from services.checkpoint.errors import CheckpointError
-    from services.checkpoint.reader import Checkpoint
-    from services.process.telemetry import progress
-    from services.weights.manifest import FILE, make_manifest
+    """Write a model's manifest, to be uploaded with it: digests of its files and of their blocks.
 
+    Of an address all weights are read once, and compared with the digests that the source has; nothing of them is kept.
+    """
+    from services.checkpoint.errors import CheckpointError
+    from services.weights.errors import FetchError
+    from services.weights.manifest import FILE
+
+    remote = "://" in place
+    if no_blocks and not remote:
+        usage_error("--no-blocks goes with an address")
+    target = output or (Path(FILE) if remote else Path(place) / FILE)
     try:
-        checkpoint = Checkpoint.open(folder)
-        with progress("reading weights") as report:
-            found = make_manifest(folder, checkpoint.digest, report)
-        partial = folder / f".{FILE}"
+        found = _manifest_of(place, connections, blocks=not no_blocks) if remote else _manifest_in(Path(place))
+        partial = target.with_name(f".{target.name}")
         partial.write_text(found.to_json(), encoding="utf-8")
-        partial.replace(folder / FILE)
+        partial.replace(target)
+    except FetchError as error:
+        fail(str(error))
     except CheckpointError as error:
         usage_error(str(error))
     except OSError as error:
-        fail(f"{error.filename or folder}: {error.strerror or error}")
-    print(f"{folder / FILE}: {len(found.files)} files")
+        fail(f"{error.filename or place}: {error.strerror or error}")
+    print(f"{target}: {len(found.files)} files")
+
+
+def _manifest_in(folder: Path) -> Manifest:
+    """Raises CheckpointError, OSError."""
+    from services.checkpoint.reader import Checkpoint
+    from services.process.telemetry import progress
+    from services.weights.manifest import make_manifest
+
+    checkpoint = Checkpoint.open(folder)
+    with progress("reading weights") as report:
+        return make_manifest(folder, checkpoint.digest, report)
+
+
+def _manifest_of(address: str, connections: int, *, blocks: bool) -> Manifest:
+    """Raises FetchError, CheckpointError, OSError."""
+    from services.weights.address import parse_address
+    from services.weights.errors import BadSource
+
+    try:
+        where = parse_address(address)
+    except BadSource as error:
+        usage_error(str(error))
+    from tempfile import TemporaryDirectory
+
+    from services.process.telemetry import configure_logging, progress
+    from services.weights.fetch import Options
+    from services.weights.remote_manifest import manifest_of_source
+    from services.weights.stores import open_source
+
+    configure_logging("manifest")
+    source, options = open_source(where), Options(connections=connections)
+    with TemporaryDirectory(prefix="caracal-manifest-") as scratch, progress("reading weights") as report:
+        return manifest_of_source(source, Path(scratch), options, report, blocks=blocks)
+
+
+def prune(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model that is served.")],
+    keep: Annotated[int, typer.Option(min=1, help="Models that stay in any case, this one and those served last.")] = 2,
+) -> None:
+    """Remove models beside DIR that nobody reads any more. For a pod on Kubernetes, in a claim that pods share.
+
+    What a pod of the namespace names stays, and so does what `caracal fetch` has not made.
+    """
+    from services.process.telemetry import configure_logging
+    from services.weights.errors import FetchError
+    from services.weights.pods import Pods, PodsUnavailable
+    from services.weights.prune import prune as run
+
+    configure_logging("prune")
+    try:
+        removed = run(folder, keep, Pods.in_cluster().specs)
+    except (FetchError, PodsUnavailable) as error:
+        fail(str(error))
+    print(f"removed: {', '.join(removed) or 'nothing'}")

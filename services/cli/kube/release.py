@@ -30,8 +30,8 @@ MAX_PODS = 10_000  # a larger number is a typing error
 
 def check_pods(role: str, count: int) -> None:
     """Raises InvalidSetting for a count that a release cannot have."""
-    if count < 1:
-        raise InvalidSetting(f"{role}={count}: a release needs at least one {role} worker")
+    if count < 0:
+        raise InvalidSetting(f"{role}={count}: must be at least 0")
     if count > MAX_PODS:
         raise InvalidSetting(f"{role}={count}: more than {MAX_PODS} pods are not supported")
 

@@ -107,7 +107,7 @@ class ConsoleRoutes:
         if not counts:
             raise InvalidRequest(f"Nothing to change: give {' or '.join(SCALED)}.", code="missing_required_parameter")
         for role, count in counts.items():
-            if violation := count_violation(role, count):
+            if violation := count_violation(role, count, least=1):
                 raise InvalidRequest(violation, param=role, code="value_out_of_range")
         try:
             if set(SCALED) - (await self._console.membership.desired()).keys():

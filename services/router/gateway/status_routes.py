@@ -49,10 +49,13 @@ class StatusRoutes:
         """Returns 503 with the reason while no request can be served, or no token has come through.
 
         A capacity shortage is a warning. While requests wait for experts that are loaded on no worker, the router is
-        degraded and yet ready: once a worker loads them, the requests go on.
+        degraded and yet ready: once a worker loads them, the requests go on. It is cold and yet ready while they wait
+        for a first attention worker.
         """
         reason, shortage = self._not_ready(), self._gateway.shortage()
         more = {"warning": str(shortage)} if shortage else {}
+        if reason is None and self._gateway.serving.attention_workers.cold:
+            return JSONResponse({"status": "cold", "reason": self._gateway.serving.attention_workers.missing()} | more)
         if reason is None:
             return JSONResponse({"status": "degraded" if shortage and shortage.lost else "ready"} | more)
         body = NoWorker(reason, code="not_ready").body() | {"status": "not ready", "reason": reason} | more

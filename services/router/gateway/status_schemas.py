@@ -14,9 +14,13 @@ class Health(Answer):
 
 
 class Ready(Answer):
-    """Requests are served. `warning`: the capacity that lacks; while `degraded`, some requests wait for it."""
+    """Requests are served. `warning`: the capacity that lacks; while `degraded`, some requests wait for it.
 
-    status: Literal["ready", "degraded"]
+    While `cold`, all wait for a first attention worker; `reason`: why none serves.
+    """
+
+    status: Literal["ready", "degraded", "cold"]
+    reason: str = ""
     warning: str = ""
 
 

@@ -149,7 +149,8 @@ _visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
 class Admission:
     """One per router process; everything runs on its event loop. `capacity` is asked whenever it matters.
 
-    `now`: the clock of that loop, in seconds.
+    `now`: the clock of that loop, in seconds. `cold_s`: how long a request may wait for its first place at least, which
+    is longer than the limit while there is no worker.
     """
 
     def __init__(
@@ -158,8 +159,10 @@ class Admission:
         metrics: AdmissionMetrics,
         limits: AdmissionLimits,
         now: Callable[[], float] = time.monotonic,
+        cold_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._capacity, self._metrics, self._limits, self.now = capacity, metrics, limits, now
+        self._cold_s = cold_s
         self._queue: FairQueue[Place] = FairQueue()
         self._bounds = {kind: Bound(kind) for kind in KINDS}
         self._ends: deque[float] = deque()
@@ -246,11 +249,14 @@ class Admission:
         place.ready = asyncio.get_running_loop().create_future()
         self._queue.push(visit.caller, place, place.priority)
         self.give()
+        began = self.now()
         try:
             while not place.ready.done():
-                await asyncio.wait([place.ready], timeout=None if visit.begun else self._limits.queue_timeout_s)
-                if not (place.ready.done() or visit.begun):  # another of its sequences may have begun meanwhile
+                left_s = began + max(self._limits.queue_timeout_s, self._cold_s()) - self.now()
+                # Another of its sequences may have begun meanwhile.
+                if left_s <= 0 and not visit.begun:
                     raise self._refused("cluster", "timeout")
+                await asyncio.wait([place.ready], timeout=None if visit.begun else left_s)
         finally:
             if not place.ready.done():
                 self._queue.remove(visit.caller, place)

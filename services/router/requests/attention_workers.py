@@ -67,8 +67,9 @@ class AttentionWorkerPool:
     """One per router process; everything runs on its event loop.
 
     `list_workers` returns the workers that are alive now; it may raise RedisUnavailable. Requests wait `hold_s` for a
-    worker after the last one went. Routers share the workers; without `count_routers` this is the only one. Without
-    `read_hints` nobody knows what workers have cached.
+    worker after the last one went; with `cold_start_s` each waits so long for a first one, whenever that is. Routers
+    share the workers; without `count_routers` this is the only one. Without `read_hints` nobody knows what workers have
+    cached.
     `on_refresh` is called when the list has been read again.
     """
 
@@ -79,6 +80,7 @@ class AttentionWorkerPool:
         max_model_len: int,
         refresh_s: float = 0.5,
         hold_s: float = HOLD_S,
+        cold_start_s: float = 0.0,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
         count_routers: CountRouters | None = None,
         read_hints: ReadHints | None = None,
@@ -89,7 +91,7 @@ class AttentionWorkerPool:
         self._hints_at = -math.inf
         self._list_workers, self._count_routers = list_workers, count_routers
         self._routers, self._readings = 1, 0
-        self._refresh_s, self._hold_s = refresh_s, hold_s
+        self._refresh_s, self._hold_s, self.cold_start_s = refresh_s, hold_s, cold_start_s
         self.progress_timeout_s = timeouts.progress_s
         self._model_limit = ContextLimit(max_model_len)
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -139,9 +141,20 @@ class AttentionWorkerPool:
         """Whether any worker takes new sequences now."""
         return any(worker.serving for worker in self.workers)
 
+    @property
+    def cold(self) -> bool:
+        """Whether new requests wait for a first worker."""
+        return self.cold_start_s > 0 and not self.serving
+
     def not_ready(self) -> str | None:
-        """Returns why new requests are rejected; None while they are served, or held back for a worker's return."""
-        if self.serving or time.monotonic() - self._served_at < self._hold_s:
+        """Returns why new requests are rejected; None while they are served, or held back for a worker."""
+        if self.cold_start_s > 0 or time.monotonic() - self._served_at < self._hold_s:
+            return None
+        return self.missing()
+
+    def missing(self) -> str | None:
+        """Returns why no worker takes new sequences now; None when one does."""
+        if self.serving:
             return None
         if not self.workers:
             return "no attention worker"

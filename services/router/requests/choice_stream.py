@@ -219,7 +219,12 @@ class ServingContext:
         self.assets = assets
         self.attention_workers = attention_workers
         self.metrics = metrics
-        self.admission = Admission(lambda: attention_workers.capacity, metrics.admission, limits)
+        self.admission = Admission(
+            lambda: attention_workers.capacity,
+            metrics.admission,
+            limits,
+            cold_s=lambda: attention_workers.cold_start_s if attention_workers.cold else 0.0,
+        )
         attention_workers.on_refresh = self.admission.give
         self.texts = texts or TextProcesses(assets.directory)
         self.recorder: Recorder | None = None  # set where answers are recorded

@@ -175,10 +175,11 @@ class Generation:
     async def _open(self) -> Attempt:
         """Opens an attempt at the best worker.
 
-        The first attempt waits while a worker is expected to come back; later ones as long as a request may go without
-        progress.
+        The first attempt waits while a worker is expected to come back, or to start; later ones as long as a request
+        may go without progress.
         """
-        give_up_at = time.monotonic() + FIRST_WORKER_S
+        began = time.monotonic()
+        give_up_at = began + FIRST_WORKER_S
         emitted = self.progress.emitted_ids
         ids = [*self._request.prompt_ids, *emitted] if emitted else self._request.prompt_ids
         pages = self._workers.look_up(ids, self._request.cache_salt)
@@ -199,8 +200,9 @@ class Generation:
                 pages.sent_to(worker)
                 return self._start(worker, stream)
             hopeless = worker is None and self._workers.not_ready() is not None
+            hopeless |= self._workers.cold and time.monotonic() > began + self._workers.cold_start_s
             if self.progress.attempt == 0 and (hopeless or (worker and time.monotonic() > give_up_at)):
-                reason = self._workers.not_ready() or "no attention worker can be reached"
+                reason = self._workers.missing() or "no attention worker can be reached"
                 raise NoWorker(f"The cluster cannot serve this now: {reason}.")
             if worker:
                 self._failed.add(worker.worker_id)
