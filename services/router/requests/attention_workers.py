@@ -242,8 +242,9 @@ class AttentionWorkerPool:
             await asyncio.gather(*map(self._describe, new))
         self._read_capacity()
         self._stalls.check(self.workers, self.attempts)
+        wrong = {worker.boot_id for worker in self.workers if worker.wrong}
         for attempt in [one for one in self.attempts if not one.abandoned]:
-            if self.has_ended(attempt.worker.numerics_class):
+            if self.has_ended(attempt.worker.numerics_class) or attempt.worker.boot_id in wrong:
                 attempt.abandon()
         await self._close_unused()
         self._changed.set()
