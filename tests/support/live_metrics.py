@@ -25,6 +25,7 @@ from services.process.loop_lag import LoopLag
 from services.process.telemetry import show_redis
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
+from services.router.dispatch.shadow_calls import ShadowStats
 from services.router.dispatch.stats import DispatchStats
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
@@ -68,6 +69,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             lambda: 0,
             MigrationStats(),
             lambda: 0,
+            ShadowStats(),
         )
     )
     return registry
