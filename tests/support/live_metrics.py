@@ -31,6 +31,7 @@ from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.recording.metrics import RecordMetrics
 from services.router.requests.metrics import RequestMetrics
+from services.router.requests.shadow_answers import result_counter
 from services.security.guard import Guard
 from services.security.tls import NO_TLS
 from services.transport.handshakes import FailedHandshakes
@@ -53,6 +54,7 @@ def _router(folder: Path) -> CollectorRegistry:
     LoopLag(registry)
     PlacementMetrics().show(registry)
     RecordMetrics().show(registry)
+    registry.register(result_counter())
     NO_TLS.show(registry)
     return registry
 
