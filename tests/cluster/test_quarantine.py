@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.worker_processes import Store, redis_store
 
+from services.attention_worker.accusations import Accusations
 from services.cli.status_rows import rows
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
@@ -81,6 +82,28 @@ def test_a_lease_says_nothing_about_it_and_bad_records_count_as_none(store: Stor
         await membership.quarantine.add("b", REASON)
         (found,) = await membership.workers("expert")
         assert found.quarantined == REASON, "what nobody of ours has written is written over"
+        await membership.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_attention_worker_says_whom_it_has_convicted_and_looks_closely_when_asked(store: Store) -> None:
+    async def scenario() -> None:
+        store.client.flushall()
+        membership, closely = Membership(store.url), list[float]()
+        accusations = Accusations(membership)
+        await asyncio.to_thread(accusations.convict, ("expert-0", "b", "127.0.0.1:1"), REASON)
+        running = asyncio.create_task(accusations.run(closely.append))
+        async with asyncio.timeout(10):
+            while not (await membership.quarantine.mark([EXPERT]))[0].quarantined:  # noqa: ASYNC110 - in Redis
+                await asyncio.sleep(0.02)
+        assert not closely
+        await membership.quarantine.suspect(20)
+        async with asyncio.timeout(10):
+            while not closely:  # noqa: ASYNC110 - another task's
+                await asyncio.sleep(0.02)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         await membership.close()
 
     asyncio.run(scenario())
