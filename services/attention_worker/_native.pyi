@@ -67,11 +67,14 @@ class Routes:
         leaves_overdue: bool,
         counts: Tensor,
         seconds: Tensor,
+        shadow: Tensor,
     ) -> None: ...
 
 class InFlight:
-    """A layer whose replies have not all come, or are not finite."""
+    """A layer whose replies have not all come, or are not finite; or one that is kept, whose replies are all well."""
 
+    step: int
+    layer: int
     h: Tensor
     ids: Tensor
     weights: Tensor
@@ -89,6 +92,7 @@ class Outcome:
     interrupted: InFlight | None
     logits: Tensor | None
     hidden: Tensor | None
+    kept: Sequence[InFlight]
 
 class Head:
     def __init__(self, *, norm: Tensor, norm_eps: float, matrix: Tensor) -> None: ...

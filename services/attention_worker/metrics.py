@@ -18,6 +18,7 @@ from services.attention_worker.engine.engine import Engine
 from services.attention_worker.migration.stats import FALLBACKS, MigrationStats
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
+from services.router.dispatch.shadow_calls import ShadowStats
 from services.router.dispatch.stats import DispatchStats
 
 
@@ -41,15 +42,17 @@ class AttentionMetrics(Collector):
         busy_rejections: Callable[[], int],
         migration: MigrationStats,
         suspects: Callable[[], int],
+        shadow: ShadowStats,
     ) -> None:
         self._engine, self._busy_rejections = engine, busy_rejections
         self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
-        self._epoch, self._migration, self._suspects = epoch, migration, suspects
+        self._epoch, self._migration, self._suspects, self._shadow = epoch, migration, suspects, shadow
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
         yield from self._layers()
         yield from self._wire()
+        yield from self._computed_again()
         yield from self._migrations()
         yield _gauge("caracal_attention_epoch", "Epoch of the current placement table", self._epoch())
 
@@ -135,6 +138,16 @@ class AttentionMetrics(Collector):
             choices.add_metric((str(index), "ffn"), layer.ffn_choices)
             choices.add_metric((str(index), "zero"), layer.choices - layer.ffn_choices)
         yield from (exposed, round_trip, choices)
+
+    def _computed_again(self) -> Iterator[Metric]:
+        shadow = self._shadow
+        yield _count("caracal_shadow_calls", "Calls to expert workers made to compare their rows", shadow.calls)
+        yield _count("caracal_shadow_assignments", "(row, expert) assignments compared bit for bit", shadow.assignments)
+        yield _count("caracal_shadow_differences", "Such calls whose rows differ", shadow.differences)
+        yield _count("caracal_shadow_undecided", "Of these, where nobody knows which worker is wrong", shadow.undecided)
+        yield _count("caracal_shadow_unanswered", "Calls made to compare that brought nothing", shadow.unanswered)
+        yield _count("caracal_shadow_dropped", "Layers not computed again, since others waited for it", shadow.dropped)
+        yield _count("caracal_shadow_convicted", "Expert workers found to compute wrongly", shadow.convicted)
 
     def _wire(self) -> Iterator[Metric]:
         total = self._dispatch.total()

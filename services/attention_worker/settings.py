@@ -105,6 +105,13 @@ class AttentionSettings(WorkerSettings):
     hedge_floor_ms: float = setting(
         "milliseconds before which no call to an expert worker is overdue", 1000 * HEDGING.floor_s, minimum=0
     )
+    shadow_share: float = setting(
+        "share of the calls to expert workers that are computed again afterwards, by another worker that has the "
+        "experts, and compared bit for bit; it takes at most 2 % of a core here. 0 = none",
+        0.01,
+        minimum=0,
+        maximum=1,
+    )
     drain_timeout_s: float = setting(
         "seconds running sequences may take to finish after SIGTERM when no other worker can take them", 20.0, minimum=0
     )

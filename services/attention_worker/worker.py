@@ -13,6 +13,7 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
+from services.attention_worker.accusations import Accusations
 from services.attention_worker.attempts import STANDS_STILL
 from services.attention_worker.engine.delivery import LoopDelivery
 from services.attention_worker.engine.engine import Engine
@@ -42,7 +43,7 @@ from services.process.own_health import OwnHealth
 from services.process.standstill import Standstill
 from services.process.telemetry import show_redis
 from services.process.thread_name import name_this_thread
-from services.router.dispatch.connect import connector
+from services.router.dispatch.connect import connector, shadow_options
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
 from services.router.dispatch.native_link import NativeStats
@@ -87,6 +88,7 @@ class AttentionWorker:
         dialer = Dialer(key, ATTENTION, tls)
         self._guard = Guard(key, self._identity.boot_id, tls)
         self._membership = Membership(settings.redis, settings.cluster, key, settings.redis_next)
+        self._accusations = Accusations(self._membership)
         self._dispatcher = MoEDispatcher(
             connector(settings.chosen_link, p2p, native, dialer),
             config,
@@ -96,6 +98,7 @@ class AttentionWorker:
             expert_wait_s=settings.expert_wait_s,
             refresh=lambda: self._tables.poll_now(),
             hedging=settings.hedging,
+            shadow=shadow_options(settings.shadow_share, p2p.dispatch_dtype, dialer, self._accusations.convict),
         )
         self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
         self._loop = asyncio.get_running_loop()
@@ -161,6 +164,7 @@ class AttentionWorker:
                 lambda: service.busy_rejections,
                 self._migration.stats if self._migration is not None else MigrationStats(),
                 lambda: self._dispatcher.suspects,
+                self._dispatcher.shadow_stats,
             )
         )
         show_redis(registry, lambda: self._membership.reachable)
@@ -193,6 +197,7 @@ class AttentionWorker:
             self._lag.watch(),
             Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
             scrub(self._regions, self._settings.scrub_s),
+            self._accusations.run(self._dispatcher.look_closely),
         ]
         if self._agreement is not None:
             tasks.append(self._agreement.run(lambda: self._service.epoch > 0))
@@ -294,6 +299,7 @@ class AttentionWorker:
             "kv_pages_used": scheduler.pages.used,
             "kv_pages_total": scheduler.pages.total,
             "zero_share": 1 - sums.ffn_choices / sums.choices if sums.choices else 0.0,
+            "expert_differences": self._dispatcher.shadow_stats.differences,
             "exposed_s_per_layer": sums.exposed_s / layers,
             "round_trip_s_per_layer": sums.round_trip_s / layers,
             "prompt_tokens": counters.prompt_tokens,

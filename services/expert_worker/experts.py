@@ -113,6 +113,17 @@ class Experts:
             self._use(*key, weights)
             self.repaired += 1
 
+    def answers_golden_row(self, layer: int, expert: int) -> bool:
+        """Whether an expert answers the golden row as when it was loaded; one that is loaded no more does."""
+        weights, digest = self._weights[layer].get(expert), self._digests.get((layer, expert))
+        if weights is None or digest is None:
+            return True
+        try:
+            again = golden_digest(weights, self.dtype, layer, expert, self._checksums(layer, expert))
+        except CheckpointError:  # the output is not finite
+            return False
+        return again == digest
+
     def _read_again(self, layer: int, expert: int) -> tuple[ExpertWeights, int]:
         weights = self._read(layer, expert)
         return weights, golden_digest(weights, self.dtype, layer, expert, self._checksums(layer, expert))

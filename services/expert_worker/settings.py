@@ -19,7 +19,12 @@ class ExpertSettings(WorkerSettings):
         0,
         minimum=0,
     )
-    max_sessions: int = setting("attention workers that may be connected at once", 128, minimum=1)
+    max_sessions: int = setting(
+        "attention workers that may be connected at once, over native sessions and over gRPC each; with "
+        "CARACAL_LINK=grpc one that computes calls again counts twice",
+        128,
+        minimum=1,
+    )
     node: str = setting(
         "name of the machine: replicas of an expert go to different ones where they are named; empty = not named", ""
     )

@@ -20,6 +20,7 @@ from services.checkpoint.reader import Checkpoint
 from services.checkpoint.scrub import Region, Scrub
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
+from services.expert_worker.golden_check import PERIOD_S, GoldenCheck
 from services.expert_worker.memory import experts_that_fit
 from services.expert_worker.metrics import ExpertMetrics
 from services.expert_worker.native_server import NativeServer
@@ -88,6 +89,8 @@ class ExpertWorker:
         self._service.native = self._native = self._native_server(device)
         self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set, self._guard)
         self._scrub = Scrub(experts.regions, self._repair, settings.scrub_s)
+        period_s = PERIOD_S if settings.scrub_s else 0.0
+        self._golden = GoldenCheck(experts, self._membership.quarantine, self._state.boot_id, period_s)
         self._readiness = Readiness(self._state, self._membership)
         self._address = self._metrics_address = ""
 
@@ -164,7 +167,7 @@ class ExpertWorker:
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
         standstill = Standstill("launches", lambda: self._service.launching, self._stand_still)
-        looks = self._compare_samples(), self._follow_leave()
+        looks = self._compare_samples(), self._follow_leave(), self._golden.run()
         return self._membership.advertise(self.record), self._tick(), standstill.run(), *looks
 
     async def _follow_leave(self) -> None:

@@ -39,6 +39,7 @@ class WorkerRecord:
     host: str = ""  # the machine it runs on; empty = unknown
     zone: str = ""  # the zone of that machine; empty = unknown
     refused: str = ""  # why it must not serve: its weights are not those of the others
+    quarantined: str = ""  # why others leave it out: it computes wrongly; set by who reads the lease
     loaded: int = 0
     stats: dict[str, float] = field(default_factory=dict)
     layers: dict[str, list[float]] = field(default_factory=dict)  # LAYER_NUMBERS, by layer; attention workers alone
@@ -69,10 +70,17 @@ class WorkerRecord:
         return self.epoch > 0 and goes_on and (self.loaded > 0 or self.role != "expert")
 
     @property
+    def leaves(self) -> bool:
+        """Whether what it has is to be elsewhere: it drains, or computes wrongly."""
+        return self.draining or bool(self.quarantined)
+
+    @property
     def state(self) -> str:
-        """In a word: joining, serving, refused, draining or frozen. A router serves from its start."""
+        """In a word: joining, serving, refused, quarantined, draining or frozen. A router serves from its start."""
         if self.stands_still:
             return "frozen"
+        if self.quarantined and not self.draining:
+            return "quarantined"
         if self.draining or self.refused:
             return "draining" if self.draining else "refused"
         return "serving" if self.role == "router" or self.serving else "joining"

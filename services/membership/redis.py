@@ -33,6 +33,7 @@ from services.membership.generation_hints import GenerationHints
 from services.membership.leases import Leases
 from services.membership.page_hints import PageHints
 from services.membership.pulse import Pulse
+from services.membership.quarantine import Quarantine
 from services.membership.record import WorkerRecord
 from services.membership.shortage import CapacityShortage
 from services.security.cluster_key import NO_KEY, ClusterKey
@@ -70,6 +71,7 @@ class Membership:
         self.pages = PageHints(self._client, cluster)
         self.weights = AgreedWeights(self._client, cluster)
         self.generations = GenerationHints(self._client, cluster)
+        self.quarantine = Quarantine(self._client, cluster)
         self._pubsub: Any = None  # subscribed to changes, unless somebody waits with it or nobody has yet
         self._renewed_at = 0.0  # the leader's lease
         self._woken_at = 0.0
@@ -170,7 +172,8 @@ class Membership:
 
         With `counts`, they have what is counted, which takes longer; else that is empty.
         """
-        return await self._leases.read(role, counts)
+        found = await self._leases.read(role, counts)
+        return await self.quarantine.mark(found) if found and role != "router" else found
 
     async def named(self, role: str, worker_ids: Sequence[str]) -> dict[str, WorkerRecord]:
         """Returns the live records of these workers, by id; without those that have none."""

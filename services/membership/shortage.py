@@ -17,12 +17,14 @@ class CapacityShortage:
     """Says why the workers lack the capacity for all experts.
 
     `workers`: those that asked to drain and may not, each with the number of experts that would be lost with it.
-    `lost`: how many experts are loaded on no worker now; requests wait for them.
+    `lost`: how many experts are loaded on no worker now; requests wait for them. `wrong`: workers that compute wrongly,
+    and why that is known; for Events alone, since the reason has them.
     """
 
     reason: str
     workers: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> CapacityShortage:

@@ -286,7 +286,7 @@ class WorkerSettings(ServiceSettings):
 
     scrub_s: float = setting(
         "seconds in which all weights in host memory are compared once with what was read, longer where that would take"
-        " more than 2 % of the cores; 0 = never",
+        " more than 2 % of the cores, and expert workers compute one golden row every 5 s; 0 = never",
         60.0,
         minimum=0,
     )

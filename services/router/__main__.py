@@ -52,6 +52,7 @@ from services.router.requests.directory import RouterCount, list_attention_worke
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.model_files import AssetError
 from services.router.requests.ready_probe import ReadyProbe
+from services.router.requests.shadow_answers import ShadowAnswers
 from services.router.requests.silent_workers import StallTimeouts
 from services.router.servers import RouterServers
 from services.router.settings import RouterSettings
@@ -133,7 +134,7 @@ async def serve(
     for shown in (membership.bad, others.tls, shortages, leader.metrics):
         shown.show(metrics.registry)
     serving = ServingContext(assets, attention_workers, metrics, limits_of(settings))
-    recorder = serving.recorder = recorder_of(serving, record_file)
+    recorder, shadow = answer_readers(settings, serving, membership, record_file)
     access.routers = lambda: attention_workers.routers
     probe = ready_probe(settings, serving, shortages)
     responses = stored_responses(settings, others.key)
@@ -162,7 +163,7 @@ async def serve(
         asked_for = [console.observer.watch(leader.changed)] if console else []
         if settings.lost_pods:
             asked_for.append(pod_removal(settings.lost_pods, leader).run())
-        await serve_until_signal(drain, *loops, lag.watch(), probe.run(), access.watch(), *asked_for)
+        await serve_until_signal(drain, *loops, lag.watch(), probe.run(), access.watch(), shadow.run(), *asked_for)
     finally:
         with contextlib.suppress(RedisUnavailable):
             await membership.withdraw(record())
@@ -241,6 +242,16 @@ def recorder_of(serving: ServingContext, file: RecordFile | None) -> Recorder | 
         parts=serving.attention_workers.parts_of,
     )
     return Recorder(file, source, metrics)
+
+
+def answer_readers(
+    settings: RouterSettings, serving: ServingContext, membership: Membership, file: RecordFile | None
+) -> tuple[Recorder | None, ShadowAnswers]:
+    """What reads answers as they are given: to write them to the file, if there is one, and to compute some again."""
+    recorder = serving.recorder = recorder_of(serving, file)
+    shadow = serving.shadow = ShadowAnswers(serving.attention_workers, membership.quarantine, settings.shadow_answers)
+    shadow.show(serving.metrics.registry)
+    return recorder, shadow
 
 
 def open_record(settings: RouterSettings) -> RecordFile | None:

@@ -109,6 +109,13 @@ class RouterSettings(ServiceSettings):
         "MB of that file at which it becomes FILE.1, and a new one is begun", 1024, minimum=1, maximum=1_000_000
     )
     record_files: int = setting("such files that are kept, with the newest", 4, minimum=1, maximum=1000)
+    shadow_answers: float = setting(
+        "share of the answers that are computed again afterwards, as prompts, at another attention worker, and compared"
+        " bit for bit, while the workers have places to spare; 0 = none",
+        0.01,
+        minimum=0,
+        maximum=1,
+    )
     console: bool = setting("whether the web console is at /console", True)
     console_token: str = setting(
         "secret with which the console may change worker counts, where `caracal up` follows them; empty = it only"

@@ -18,6 +18,7 @@ from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
+from services.router.dispatch.shadow_calls import ShadowStats
 from services.router.dispatch.stats import DispatchStats
 
 
@@ -32,6 +33,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
             lambda: 0,
             MigrationStats(pages_sent=4, bytes_received=9, migrated=2, fallbacks=Counter({"slow": 3})),
             lambda: 8,
+            ShadowStats(calls=11, differences=1),
         )
     )
     families = text_string_to_metric_families(generate_latest(registry).decode())

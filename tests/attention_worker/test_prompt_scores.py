@@ -1,5 +1,6 @@
 """A prompt's log-probabilities are those of the rows before its tokens, however it is cut into steps."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -120,3 +121,19 @@ def test_prompts_behind_scored_ones_do_not_wait_for_scores() -> None:
     assert len(plain.ids) == 1
     driver.finish()
     assert [one.tokens for one in scoring] == [scored([i + 1] * 60, ONLY).tokens for i in range(4)]
+
+
+def test_checksums_of_scores_are_those_of_the_tokens_as_they_were_drawn() -> None:
+    """So an answer can be computed again as a prompt, anew, and compared."""
+    prompt = [(13 * i + 5) % VOCAB for i in range(40)]
+    driver = Driver(FakeModel())
+    drawn = driver.submit(prompt, Sampling(max_tokens=50, temperature=0.8, seed=3))
+    driver.finish()
+    before = driver.engine.counters.model_tokens
+    again = driver.submit([*prompt, *drawn.ids], replace(ONLY, prompt_logprobs=0), scored=40, probe=True)
+    driver.finish()
+    assert [(one.id, one.logits_checksum) for one in again.scores] == [
+        (one.id, one.logits_checksum) for one in drawn.tokens
+    ]
+    computed = driver.engine.counters.model_tokens - before
+    assert computed >= 89, "what is cached is not compared with itself"

@@ -92,6 +92,15 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+def test_the_pod_of_a_worker_that_computes_wrongly_gets_an_event(api: ApiServer) -> None:
+    wrong = {"caracal-expert-1": "it gave other bits than its replicas"}
+    KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).notify(CapacityShortage("", wrong=wrong))
+    until(lambda: api.events)
+    (event,) = api.events.values()
+    assert event["involvedObject"].items() >= {"kind": "Pod", "name": "caracal-expert-1", "uid": "pod-9"}.items()
+    assert (event["reason"], event["message"]) == ("WorkerComputesWrongly", wrong["caracal-expert-1"])
+
+
 def test_the_pods_and_their_stateful_set_get_events(api: ApiServer) -> None:
     KubernetesEvents("caracal-router-x", "caracal-expert", api.connect).notify(SHORTAGE)
     until(lambda: len(api.events) == 2)

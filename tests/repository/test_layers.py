@@ -73,6 +73,7 @@ NEVER_REACHED = [
             "services.router.dispatch.retry",
             "services.router.dispatch.call_latency",
             "services.router.dispatch.suspects",
+            "services.membership.strikes",
             "services.router.placement.room",
             "services.router.recording.lines",
             "services.planner",

@@ -23,7 +23,7 @@ from services.membership.record import WorkerRecord
 from services.router.requests.attempt import AttemptFailed
 from services.router.requests.attempt_stream import ENDED
 from services.router.requests.attention_workers import CONNECT_S, DESCRIBE_S, HOLD_S, LOOK_S
-from services.router.requests.directory import as_view
+from services.router.requests.directory import views_of
 from services.router.requests.silent_workers import SilentWorkers, StallTimeouts
 from services.router.requests.unlisted_workers import KeptWorkers
 from services.router.requests.worker_choice import AttentionWorkerView
@@ -152,7 +152,7 @@ class Router(Process):
         if records is None:
             self._kept.see((view.worker_id for view in self.views), now)
         else:
-            listed = [as_view(record, 0, False) for record in records]
+            listed = views_of(list(records), ())
             kept = self._kept.missing(listed, self.views, now)
             for view in kept:
                 self._ask_unlisted(view, now)

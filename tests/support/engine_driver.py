@@ -173,6 +173,7 @@ class Driver:
         priority: int = 0,
         salt: bytes = b"",
         layer_checksums: bool = False,
+        probe: bool = False,
     ) -> Received:
         received = Received(prompt=prompt)
         request = Request(
@@ -185,6 +186,7 @@ class Driver:
             priority=priority,
             salt=salt,
             layer_checksums=layer_checksums,
+            probe=probe,
         )
         received.key = self.engine.submit(request, received, rules)
         self.received[received.key] = received

@@ -25,11 +25,13 @@ from services.process.loop_lag import LoopLag
 from services.process.telemetry import show_redis
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
+from services.router.dispatch.shadow_calls import ShadowStats
 from services.router.dispatch.stats import DispatchStats
 from services.router.placement.metrics import PlacementMetrics
 from services.router.placement.shortage_reporter import ShortageReporter
 from services.router.recording.metrics import RecordMetrics
 from services.router.requests.metrics import RequestMetrics
+from services.router.requests.shadow_answers import result_counter
 from services.security.guard import Guard
 from services.security.tls import NO_TLS
 from services.transport.handshakes import FailedHandshakes
@@ -52,6 +54,7 @@ def _router(folder: Path) -> CollectorRegistry:
     LoopLag(registry)
     PlacementMetrics().show(registry)
     RecordMetrics().show(registry)
+    registry.register(result_counter())
     NO_TLS.show(registry)
     return registry
 
@@ -68,6 +71,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             lambda: 0,
             MigrationStats(),
             lambda: 0,
+            ShadowStats(),
         )
     )
     return registry

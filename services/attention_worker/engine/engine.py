@@ -174,8 +174,8 @@ class Engine:
         return sequence.key
 
     def names(self, request: Request) -> PageNames | None:
-        """The names of a request's pages; None where no pages are shared."""
-        if not self.limits.prefix_cache or request.layer_checksums:
+        """The names of a request's pages; None where no pages are shared, and for probes, which are to compute."""
+        if not self.limits.prefix_cache or request.layer_checksums or request.probe:
             return None
         size = self.limits.page_size
         names = PageNames(root_name(self._numerics_class, size, request.salt), size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from caracal_kernels import row_checks
 from torch import Tensor
 
 from services.attention_worker.engine.sampler import NonFiniteLogits
@@ -38,8 +39,11 @@ def _scores(logits_RV: Tensor, chunk: Chunk, places: range) -> list[TokenOut] | 
     own_R1 = logprobs_RV.gather(1, picked_R1)
     rank_R = (logprobs_RV > own_R1).sum(1) + 1
     top = torch.topk(logprobs_RV, sequence.sampling.prompt_logprobs or 0)
-    rows = zip(own_R1[:, 0].tolist(), rank_R.tolist(), top.indices.tolist(), top.values.tolist(), strict=True)
+    checksums = row_checks(logits_RV.cpu())[0].tolist()
+    rows = zip(
+        checksums, own_R1[:, 0].tolist(), rank_R.tolist(), top.indices.tolist(), top.values.tolist(), strict=True
+    )
     return [
-        TokenOut(place, token, 0, logprob, tuple(zip(others, values, strict=True)), rank)
-        for place, token, (logprob, rank, others, values) in zip(places, ids, rows, strict=True)
+        TokenOut(place, token, checksum, logprob, tuple(zip(others, values, strict=True)), rank)
+        for place, token, (checksum, logprob, rank, others, values) in zip(places, ids, rows, strict=True)
     ]

@@ -5,6 +5,7 @@ Legend: T tokens, D hidden, F FFN experts, W workers, L layers, N counters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -48,9 +49,14 @@ class ExchangeLike(Protocol):
     leaves_overdue: bool  # native code leaves a layer whose reply is overdue to `resume`
     count_LN: Tensor  # int64; native code adds to its rows, and to those of the next
     seconds_LN: Tensor  # float64
+    shadow: Tensor  # int64 [1]: of 2^32, the share of layers' calls that native code hands to `keep`
 
     def count_calls(self, messages: int) -> None:
         """Counts messages that native code has sent."""
+        ...
+
+    def keep(self, layers: Sequence[InFlight]) -> None:
+        """Takes layers whose calls are to be computed again elsewhere, and whose replies were all well."""
         ...
 
     def resume(self, layer: int, step: Step, interrupted: InFlight) -> MoEHandleLike:

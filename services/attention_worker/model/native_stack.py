@@ -141,6 +141,8 @@ class NativeStack:
                 routes,
             )
         exchange.count_calls(outcome.messages)
+        if outcome.kept:
+            exchange.keep(outcome.kept)
         reached, x_TD = outcome.reached, outcome.x
         if outcome.interrupted is not None:
             x_TD = exchange.resume(reached - 1, step, outcome.interrupted).finish(x_TD)
@@ -183,6 +185,7 @@ def _routes(exchange: ExchangeLike) -> Routes:
         leaves_overdue=exchange.leaves_overdue,
         counts=exchange.count_LN,
         seconds=exchange.seconds_LN,
+        shadow=exchange.shadow,
     )
 
 

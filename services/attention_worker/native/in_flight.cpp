@@ -17,9 +17,9 @@ double now_s() {
 
 }  // namespace
 
-InFlight::InFlight(std::shared_ptr<const Routes> routes_, uint64_t step, size_t layer, Tensor h_, const Tensor& classifier,
+InFlight::InFlight(std::shared_ptr<const Routes> routes_, uint64_t step_, size_t layer_, Tensor h_, const Tensor& classifier,
                    const Tensor& bias, const Tensor& positions)
-    : routes(std::move(routes_)), h(std::move(h_)), layer_(layer) {
+    : routes(std::move(routes_)), step(step_), layer(layer_), h(std::move(h_)) {
   std::tie(ids, weights, zero, row, row_count, row_of, expert, count, reply_index) =
       route_rows(h, classifier, bias, routes->gate, positions, static_cast<int64_t>(layer), routes->replica_offset[layer],
                  routes->worker[layer], routes->serial.numel());
@@ -27,21 +27,23 @@ InFlight::InFlight(std::shared_ptr<const Routes> routes_, uint64_t step, size_t 
   y = at::empty({row_of.size(0), h.size(1)}, h.options());
   const int32_t* counts = count.const_data_ptr<int32_t>();
   messages = std::count_if(counts, counts + count.numel(), [](int32_t each) { return each > 0; });
-  if (messages) send(step);
+  if (messages) send();
   sent_s = now_s();
   count_start();
 }
 
-InFlight::~InFlight() {
-  if (exchange_) routes->scatterer->release(exchange_);
+InFlight::~InFlight() { conclude(); }
+
+void InFlight::conclude() {
+  if (wire::Exchange* exchange = take_exchange()) routes->scatterer->release(exchange);
 }
 
-void InFlight::send(uint64_t step) {
+void InFlight::send() {
   const size_t row_bytes = static_cast<size_t>(h.size(1)) * h.element_size();
   wire::Scatter scatter;
   scatter.step = step;
   scatter.epoch = routes->epoch;
-  scatter.layer = static_cast<uint32_t>(layer_);
+  scatter.layer = static_cast<uint32_t>(layer);
   scatter.deadline_ms = static_cast<uint32_t>(std::max(1.0, routes->timeout_s * 1000));
   scatter.hidden = static_cast<uint32_t>(h.size(1));
   scatter.dtype = routes->dtype;
@@ -66,7 +68,7 @@ void InFlight::count_start() const {
   for (int64_t t = 0; t < tokens; ++t, index += choices) {
     all_zero += std::all_of(index, index + choices, [](int32_t each) { return each < 0; });
   }
-  int64_t* sums = routes->counts_of(layer_);
+  int64_t* sums = routes->counts_of(layer);
   add<int64_t>(sums[kLayerCalls], 1);
   add(sums[kTokens], tokens);
   add(sums[kTokensAllZero], all_zero);
@@ -88,10 +90,10 @@ bool InFlight::wait() {
     arrived_s = std::max(arrived_s, waited.arrived_s);
   }
   const double ended_s = now_s();
-  double* sums = routes->seconds_of(layer_);
+  double* sums = routes->seconds_of(layer);
   add(sums[kExposed], ended_s - waits_since_s);
   add(sums[kRoundTrip], arrived_s - sent_s + ended_s - std::max(waits_since_s, arrived_s));
-  add(routes->counts_of(layer_)[kReceived], static_cast<int64_t>(y.nbytes()));
+  add(routes->counts_of(layer)[kReceived], static_cast<int64_t>(y.nbytes()));
   return true;
 }
 

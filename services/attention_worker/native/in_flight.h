@@ -22,20 +22,23 @@ class InFlight {
   // residual + MoE(h), [T, D], after a wait that returned true.
   Tensor finish(const Tensor& residual) const;
 
+  // Ends with the exchange, whose replies have been taken in: what is left are tensors.
+  void conclude();
   // Gives the exchange to the caller, who releases it and keeps the tensors until then.
   wire::Exchange* take_exchange() { return std::exchange(exchange_, nullptr); }
 
   const std::shared_ptr<const Routes> routes;
+  const uint64_t step;
+  const size_t layer;
   const Tensor h;
   Tensor ids, weights, zero, row, row_count, row_of, expert, count, reply_index, y;
   int64_t messages = 0;
   double sent_s = 0, waits_since_s = 0;  // of the clock of time.perf_counter
 
  private:
-  void send(uint64_t step);
+  void send();
   void count_start() const;
 
-  const size_t layer_;
   wire::Exchange* exchange_ = nullptr;
 };
 

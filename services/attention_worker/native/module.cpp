@@ -23,16 +23,17 @@ std::shared_ptr<void> held(py::object object) {
 std::shared_ptr<Routes> make_routes(const py::capsule& scatterer, uint64_t generation, uint64_t epoch, Tensor serial,
                                     std::vector<Tensor> replica_offset, std::vector<Tensor> worker, const Gate& gate,
                                     bool drops_zero, uint32_t dtype, double timeout_s, bool leaves_overdue, Tensor counts,
-                                    Tensor seconds) {
+                                    Tensor seconds, Tensor shadow) {
   auto* at = static_cast<wire::Scatterer*>(PyCapsule_GetPointer(scatterer.ptr(), wire::kScattererCapsule));
   if (!at) throw py::error_already_set();
   const auto layers = static_cast<int64_t>(worker.size());
   TORCH_CHECK(counts.sizes() == at::IntArrayRef({layers, kCounts}) && seconds.sizes() == at::IntArrayRef({layers, kSeconds}),
               "routes: counters of other sizes than [", layers, ", ", static_cast<int>(kCounts), "] and [", layers, ", ",
               static_cast<int>(kSeconds), "]");
+  TORCH_CHECK(shadow.numel() == 1 && shadow.scalar_type() == at::kLong, "routes: shadow is no int64 [1]");
   return std::make_shared<Routes>(Routes{held(scatterer), at, generation, epoch, std::move(serial), std::move(replica_offset),
                                          std::move(worker), gate, drops_zero, dtype, timeout_s, leaves_overdue,
-                                         std::move(counts), std::move(seconds)});
+                                         std::move(counts), std::move(seconds), std::move(shadow)});
 }
 
 void release(PyObject* capsule) {
@@ -119,8 +120,11 @@ void define_run(py::module_& m) {
   py::class_<Routes, std::shared_ptr<Routes>>(m, "Routes")
       .def(py::init(&make_routes), py::kw_only(), py::arg("scatterer"), py::arg("generation"), py::arg("epoch"),
            py::arg("serial"), py::arg("replica_offset"), py::arg("worker"), py::arg("gate"), py::arg("drops_zero"),
-           py::arg("dtype"), py::arg("timeout_s"), py::arg("leaves_overdue"), py::arg("counts"), py::arg("seconds"));
+           py::arg("dtype"), py::arg("timeout_s"), py::arg("leaves_overdue"), py::arg("counts"), py::arg("seconds"),
+           py::arg("shadow"));
   py::class_<InFlight, std::shared_ptr<InFlight>>(m, "InFlight")
+      .def_readonly("step", &InFlight::step)
+      .def_readonly("layer", &InFlight::layer)
       .def_readonly("h", &InFlight::h)
       .def_readonly("ids", &InFlight::ids)
       .def_readonly("weights", &InFlight::weights)
@@ -138,7 +142,8 @@ void define_run(py::module_& m) {
       .def_readonly("messages", &Outcome::messages)
       .def_readonly("interrupted", &Outcome::interrupted)
       .def_readonly("logits", &Outcome::logits)
-      .def_readonly("hidden", &Outcome::hidden);
+      .def_readonly("hidden", &Outcome::hidden)
+      .def_readonly("kept", &Outcome::kept);
   py::class_<Head>(m, "Head").def(
       py::init([](Tensor norm, double norm_eps, Tensor matrix) { return Head{norm, norm_eps, matrix}; }), py::kw_only(),
       py::arg("norm"), py::arg("norm_eps"), py::arg("matrix"));

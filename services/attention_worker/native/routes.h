@@ -43,6 +43,17 @@ struct Routes {
   double timeout_s;
   bool leaves_overdue;                         // a wait ends when a call is overdue: a replica is to be asked
   Tensor counts, seconds;  // [layers, kCounts] int64, [layers, kSeconds] float64
+  Tensor shadow;           // int64 [1]: of 2^32, the share of layers' calls that are kept, to be computed again elsewhere
+
+  // Whether a layer's calls are kept in this step; a hash decides, as in services/router/dispatch/shadow_share.py.
+  bool keeps(uint64_t step, size_t layer) const {
+    const int64_t share = std::atomic_ref<int64_t>(*shadow.data_ptr<int64_t>()).load(std::memory_order_relaxed);
+    if (share <= 0) return false;
+    uint64_t mixed = step * 0x9E3779B97F4A7C15u + (layer + 1) * 0xD1B54A32D192ED03u;
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBu;
+    return static_cast<int64_t>((mixed ^ (mixed >> 31)) >> 32) < share;
+  }
 
   int64_t* counts_of(size_t layer) const { return counts.data_ptr<int64_t>() + layer * kCounts; }
   double* seconds_of(size_t layer) const { return seconds.data_ptr<double>() + layer * kSeconds; }

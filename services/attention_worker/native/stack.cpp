@@ -35,8 +35,9 @@ Outcome Stack::run(size_t first, size_t until, std::optional<Tensor> given, cons
   TORCH_CHECK(given || word_, "stack: neither rows nor a table to look them up in");
   Tensor x = given ? *given : at::index_select(*word_, 0, step.ids);
   int64_t messages = 0;
+  std::vector<std::shared_ptr<InFlight>> kept;
   for (size_t index = first; index < std::min(until, layers); ++index) {
-    if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr, std::nullopt, std::nullopt};
+    if (routes->scatterer->generation() != routes->generation) return {index, x, messages, nullptr, std::nullopt, std::nullopt, kept};
     const Layer& layer = layers_[index];
     x = attend(layer.attention[0], x, step, step.caches[2 * index]);
     const Tensor h = rms_norm(x, layer.post_norm[0], layer.norm_eps);
@@ -45,15 +46,19 @@ Outcome Stack::run(size_t first, size_t until, std::optional<Tensor> given, cons
     x = swiglu(h, layer.mlp[0].gate_up, layer.mlp[0].down, x);  // the shortcut: hides the experts' round trip
     x = attend(layer.attention[1], x, step, step.caches[2 * index + 1]);
     x = swiglu(rms_norm(x, layer.post_norm[1], layer.norm_eps), layer.mlp[1].gate_up, layer.mlp[1].down, x);
-    if (!moe->wait()) return {index + 1, x, messages, moe, std::nullopt, std::nullopt};
+    if (!moe->wait()) return {index + 1, x, messages, moe, std::nullopt, std::nullopt, kept};
     x = moe->finish(x);
+    if (moe->messages && routes->keeps(step.number, index)) {
+      moe->conclude();
+      kept.push_back(moe);
+    }
   }
-  if (until < layers) return {until, x, messages, nullptr, std::nullopt, std::nullopt};
+  if (until < layers) return {until, x, messages, nullptr, std::nullopt, std::nullopt, kept};
   std::optional<Tensor> hidden;
   if (draft_) hidden = rms_norm(x, head_.norm, head_.norm_eps);
   const Tensor wanted = hidden ? at::index_select(*hidden, 0, step.sample_rows)
                                : rms_norm(at::index_select(x, 0, step.sample_rows), head_.norm, head_.norm_eps);
-  return {layers, x, messages, nullptr, linear(wanted, head_.matrix, at::kFloat), hidden};
+  return {layers, x, messages, nullptr, linear(wanted, head_.matrix, at::kFloat), hidden, kept};
 }
 
 std::pair<Tensor, Tensor> Stack::draft(const Tensor& hidden, const Step& step) const {

@@ -58,6 +58,7 @@ struct Outcome {
   std::shared_ptr<InFlight> interrupted;  // the layer before `reached`, whose replies are not all well
   std::optional<Tensor> logits;           // [B, V], when all layers have run
   std::optional<Tensor> hidden;           // [T, D], then: what the head reads of all tokens, if there is a draft
+  std::vector<std::shared_ptr<InFlight>> kept;  // layers whose calls are to be computed again elsewhere
 };
 
 class Stack {

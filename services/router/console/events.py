@@ -45,7 +45,7 @@ def _workers(old: dict[Key, WorkerRecord], new: dict[Key, WorkerRecord], unlease
     starts = {key for key in both if old[key].boot_id != new[key].boot_id}
     turned = {
         state: [key for key in both - starts if old[key].state != state == new[key].state]
-        for state in ("serving", "draining", "frozen")
+        for state in ("serving", "draining", "frozen", "quarantined")
     }
     return [
         *_events("joined", "joined", new.keys() - old.keys()),
@@ -53,6 +53,7 @@ def _workers(old: dict[Key, WorkerRecord], new: dict[Key, WorkerRecord], unlease
         *_events("serving", "serving", turned["serving"]),
         *_events("draining", "draining", turned["draining"]),
         *_events("frozen", "stands still", turned["frozen"]),
+        *_events("quarantined", "is in quarantine: it computes wrongly", turned["quarantined"]),
         *_events("left", "left", gone - unleased),
         *_events("lost", "lost, its lease has expired", gone & unleased),
     ]

@@ -25,6 +25,7 @@ from services.router.dispatch.links import (
     ScatterRequest,
     Sessions,
 )
+from services.router.dispatch.shadow_calls import ShadowCalls, ShadowOptions
 from services.router.dispatch.table import CPU, Key, RoutingTable, compile_table, key_of
 
 DEPARTED_LINK_S = 1.0  # how long a worker that left the table may still answer what is in flight
@@ -48,6 +49,7 @@ class ExpertWorkerPool:
         device: torch.device = CPU,
         dispatch_dtype: torch.dtype | None = None,
         hedging: HedgeOptions = HedgeOptions(),  # noqa: B008  frozen
+        shadow: ShadowOptions = ShadowOptions(),  # noqa: B008  frozen
     ) -> None:
         """`dispatch_dtype`: the dtype in which the links send rows; None = the model's."""
         self.dispatch_dtype = dispatch_dtype
@@ -63,6 +65,7 @@ class ExpertWorkerPool:
         self._dispatched = 0  # calls that were sent one by one
         self.row: tuple[int, torch.dtype] | None = None  # width and dtype of the rows that were sent last
         self.health = LinkHealth(hedging, self._scatterer, self._probe, self._renew, self._rebuild_view)
+        self.shadow = ShadowCalls(shadow, lambda: self._table, self._rebuild_view)
 
     @property
     def table(self) -> RoutingTable:
@@ -71,7 +74,7 @@ class ExpertWorkerPool:
 
     @property
     def view(self) -> RoutingTable:
-        """The newest table without the suspect workers, except where they have the only replica."""
+        """The newest table without the suspect and convicted workers, except where they have the only replica."""
         return self._view
 
     @property
@@ -95,6 +98,7 @@ class ExpertWorkerPool:
                 self._table = self._view = compiled
                 self._close_later(set(self._links) - set(compiled.keys))
                 self.health.keep_only(compiled.keys)
+                self.shadow.keep_only(compiled.keys)
                 self._damaged = {key: times for key, times in self._damaged.items() if key in compiled.keys}
                 self._rebuild_view()
                 if compiled.replicated:
@@ -159,6 +163,7 @@ class ExpertWorkerPool:
         self.health.answered(key)
 
     def close(self) -> None:
+        self.shadow.close()
         self.health.close()
         with self._changed:
             links, self._links, self._linked = self._links, {}, None
@@ -185,7 +190,7 @@ class ExpertWorkerPool:
 
     def _rebuild_view(self) -> None:
         with self._changed:
-            self._view = self._table.avoiding(self.health.suspects)
+            self._view = self._table.avoiding(self.health.suspects | self.shadow.convicted)
         if self._scatterer is not None:
             self._scatterer.outdate_sessions()
 

@@ -20,6 +20,7 @@ from services.router.dispatch.links import Connect
 from services.router.dispatch.moe_handle import MoEHandle, Timeouts
 from services.router.dispatch.native_exchange import NativeExchange
 from services.router.dispatch.send import RoutedBatch, StepLike, send
+from services.router.dispatch.shadow_calls import ShadowOptions, ShadowStats
 from services.router.dispatch.stats import DispatchStats
 from services.router.dispatch.table import CPU
 
@@ -44,10 +45,11 @@ class MoEDispatcher:
         device: torch.device = CPU,
         dispatch_dtype: torch.dtype | None = None,
         hedging: HedgeOptions = HedgeOptions(),  # noqa: B008  frozen
+        shadow: ShadowOptions = ShadowOptions(),  # noqa: B008  frozen
     ) -> None:
         self.stats = DispatchStats.of(config.num_layers)
         self._pool = ExpertWorkerPool(
-            connect, config.num_layers, config.n_routed_experts, refresh, device, dispatch_dtype, hedging
+            connect, config.num_layers, config.n_routed_experts, refresh, device, dispatch_dtype, hedging, shadow
         )
         self._timeouts = Timeouts(min(call_timeout_s, expert_wait_s), expert_wait_s)
         self._overlap = overlap
@@ -69,6 +71,20 @@ class MoEDispatcher:
     def suspects(self) -> int:
         """How many expert workers are avoided now."""
         return len(self._pool.health.suspects)
+
+    @property
+    def shadow_stats(self) -> ShadowStats:
+        """What computing calls again has found."""
+        return self._pool.shadow.stats
+
+    @property
+    def shadow_waiting(self) -> int:
+        """Layers' calls that are to be computed again."""
+        return self._pool.shadow.waiting
+
+    def look_closely(self, seconds: float) -> None:
+        """Has all calls computed again for so long, if any are."""
+        self._pool.shadow.look_closely(seconds)
 
     @property
     def knows_latencies(self) -> bool:

@@ -74,7 +74,15 @@ class MoEHandle:
         self.wait()
         batch, outputs = self._batch, self._outputs
         y_AD = outputs[0] if len(outputs) == 1 else torch.cat(outputs) if outputs else batch.h_TD[:0]
+        if self._pool.shadow.share.takes(batch.step, batch.layer):
+            self._keep(y_AD)
         return combine(y_AD, self._reply_index_TK, batch.weights_TK, batch.zero_T, batch.h_TD, residual_TD)
+
+    def _keep(self, y_AD: Tensor) -> None:
+        """Has a call that went well computed again by other workers, later."""
+        sent, batch = self._sent, self._batch
+        if sent.messages and not self._failures and self._reply_index_TK is sent.reply_index_TK:
+            self._pool.shadow.offer(sent.keys, batch.step, batch.layer, batch.h_TD, sent.plan, y_AD)
 
     def wait(self) -> None:
         """Returns when every reply has arrived; raises what `finish` does."""

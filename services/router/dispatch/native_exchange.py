@@ -6,6 +6,7 @@ Legend: T tokens, D hidden, F FFN experts, W workers, A (row, expert) assignment
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -39,6 +40,16 @@ class InterruptedLayer(Protocol):
         ...
 
 
+class KeptLayer(Protocol):
+    """A layer whose rows were sent natively, and whose replies have all come."""
+
+    step: int
+    layer: int
+    h: Tensor  # [T, D]
+    y: Tensor  # [A, D]
+    plan: Plan
+
+
 class NativeExchange:
     """One placement table and the sessions with all of its workers, as native code takes them."""
 
@@ -61,6 +72,7 @@ class NativeExchange:
         self.gate, self.drops_zero = gate, drops_zero
         self.leaves_overdue = pool.hedges and table.replicated
         self.count_LN, self.seconds_LN = stats.count_LN, stats.seconds_LN
+        self.shadow = pool.shadow.share.of_2_32
 
     def takes(self, tokens: int, dtype: torch.dtype) -> bool:
         """Whether so many rows may be sent, all of them to one worker if it comes to that."""
@@ -74,6 +86,11 @@ class NativeExchange:
     def count_calls(self, messages: int) -> None:
         """Counts messages that native code has sent."""
         self.sessions.count_calls(messages)
+
+    def keep(self, layers: Iterable[KeptLayer]) -> None:
+        """Takes layers whose calls are to be computed again by other workers."""
+        for one in layers:
+            self._pool.shadow.offer(self.table.keys, one.step, one.layer, one.h, one.plan, one.y)
 
     def resume(self, layer: int, step: StepLike, interrupted: InterruptedLayer) -> MoEHandle:
         """What goes on with an interrupted layer: it takes in what has come and asks again for the rest."""

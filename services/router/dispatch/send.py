@@ -80,6 +80,7 @@ class SentBatch:
     scatter: Scatter | None  # what was sent together
     calls: list[InFlightCall]  # what was sent one by one
     sent_s: float  # when the last message had left, of time.perf_counter
+    plan: Plan
 
     def part(self, worker: int) -> PlannedCall:
         """Returns one worker's part of the plan."""
@@ -152,6 +153,7 @@ def sent_together(
         scatter,
         [],
         sent_s or time.perf_counter(),
+        plan,
     )
 
 

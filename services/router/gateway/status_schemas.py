@@ -89,6 +89,8 @@ class Worker(Answer):
     fitting: int = Field(description="experts that fit its memory beside others; 0: unknown")
     host: str
     zone: str
+    refused: str = Field(description="why it must not serve; empty: it may")
+    quarantined: str = Field(description="why it is left out, since it computes wrongly; empty: it is not")
     loaded: int
     stats: dict[str, float]
     layers: dict[str, list[float]]

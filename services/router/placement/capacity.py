@@ -40,17 +40,19 @@ def mismatched_workers(classes: Mapping[str, str], numerics_class: str) -> str:
 
 
 def left_out(records: Collection[WorkerRecord], numerics_class: str) -> str:
-    """Names the workers that serve by no table of this class, and says why; empty when there is none."""
+    """Names the workers that serve by no table of this class, or compute wrongly, and says why; empty when there is
+    none."""
     others = {r.worker_id: r.numerics_class for r in records if not r.refused}
-    why = mismatched_workers(others, numerics_class), refused_workers({r.worker_id: r.refused for r in records})
+    refused, wrong = {r.worker_id: r.refused for r in records}, {r.worker_id: r.quarantined for r in records}
+    why = mismatched_workers(others, numerics_class), refused_workers(refused), refused_workers(wrong, "quarantined")
     return "; ".join(filter(None, why))
 
 
-def refused_workers(reasons: Mapping[str, str]) -> str:
+def refused_workers(reasons: Mapping[str, str], word: str = "refused") -> str:
     """Names the workers that must not serve, and says why; empty when there is none. `reasons`: by worker id."""
     refused = sorted((one for one, why in reasons.items() if why), key=ordinal)
-    more = f"; and {len(refused) - 4} more are refused" if len(refused) > 4 else ""
-    return "; ".join(f"{one} is refused: {reasons[one][:SHOWN_CHARACTERS]}" for one in refused[:4]) + more
+    more = f"; and {len(refused) - 4} more are {word}" if len(refused) > 4 else ""
+    return "; ".join(f"{one} is {word}: {reasons[one][:SHOWN_CHARACTERS]}" for one in refused[:4]) + more
 
 
 def _reason(experts: int, workers: Sequence[WorkerView]) -> str:

@@ -231,5 +231,5 @@ class Generation:
 
 
 def _of_those_that_stay(table: Table | None, usable: list[WorkerRecord]) -> TableView | None:
-    """The part of a table that is on workers which do not drain."""
-    return still_there(table, {r.worker_id: r for r in usable if not r.draining}) if table is not None else None
+    """The part of a table that is on workers which stay."""
+    return still_there(table, {r.worker_id: r for r in usable if not r.leaves}) if table is not None else None

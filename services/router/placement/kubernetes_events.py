@@ -20,7 +20,7 @@ from services.membership.shortage import CapacityShortage, waiting_experts
 
 log = structlog.get_logger(__name__)
 
-NEEDED, LOST = "ExpertsNeedMorePods", "ExpertsUnplaced"
+NEEDED, LOST, WRONG = "ExpertsNeedMorePods", "ExpertsUnplaced", "WorkerComputesWrongly"
 TIMEOUT_S = (2.0, 5.0)  # for the connection, for the answer
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 Report = tuple[str, str, str, str]  # kind and name of the object, reason, message
@@ -85,6 +85,8 @@ class KubernetesEvents:
                 self._send(api, namespace, report)
 
     def _reports(self, shortage: CapacityShortage) -> Iterator[Report]:
+        for worker_id, why in shortage.wrong.items():
+            yield "Pod", worker_id, WRONG, why
         for worker_id, count in shortage.workers.items():
             yield "Pod", worker_id, NEEDED, waiting_experts(count, shortage.reason)
         if self._expert_set and (shortage.workers or shortage.lost):

@@ -170,7 +170,7 @@ class PlacementLeader:
             for each in self._generations:
                 each.cancel_change()
             self._shortages.forget()
-            self.metrics.balancedness = math.nan  # the other router's is what counts
+            self.metrics.balancedness, self.metrics.quarantined = math.nan, 0  # the other router's is what counts
         if leads != self._leading:
             self._workers.wake()
         self._leading = leads
@@ -263,6 +263,7 @@ class PlacementLeader:
             await self._workers.wait_for_change(TICK_S if busy else LOOK_S)
 
     async def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
+        self.metrics.quarantined = sum(bool(one.quarantined) for one in [*experts, *attention])
         await self._choose_generations(experts, attention)
         states = [each.state(experts, attention) for each in self._generations]
         for each in self._generations:
@@ -270,7 +271,7 @@ class PlacementLeader:
             own = next(state for state in states if state.numerics_class == each.numerics_class)
             plan = await each.reconcile(list(own.experts), experts, attention, is_released(own, others))
             if plan is not None and each.main:
-                self._note_shortage(plan, list(own.experts), self._excluded([*attention, *experts]))
+                self._note_shortage(plan, list(own.experts), [*attention, *experts])
         self._hints = hints_of(
             [each.state(experts, attention) for each in self._generations],
             experts,
@@ -313,11 +314,12 @@ class PlacementLeader:
         self._left_out = bool(others)
         return left_out(rest, main)
 
-    def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], excluded: str) -> None:
-        lacking = plan.lacking
+    def _note_shortage(self, plan: Plan, usable: list[WorkerRecord], workers: list[WorkerRecord]) -> None:
+        lacking, excluded = plan.lacking, self._excluded(workers)
+        wrong = {one.worker_id: one.quarantined for one in workers if one.quarantined}
         more = self._backoffs.reasons(usable) + (f"; {excluded}" if excluded else "")
         if lacking is not None:
-            lacking = replace(lacking, reason=lacking.reason + more, lost=plan.unplaced)
+            lacking = replace(lacking, reason=lacking.reason + more, lost=plan.unplaced, wrong=wrong)
         elif more:
-            lacking = CapacityShortage(more.removeprefix("; "))
+            lacking = CapacityShortage(more.removeprefix("; "), wrong=wrong)
         self._shortages.note(lacking, plan.unplaced, starting=not self.epoch and not self._backoffs)

@@ -14,7 +14,7 @@ class PlacementMetrics(Collector):
     """Sums since the router started. `balancedness` is NaN while no load is known."""
 
     def __init__(self) -> None:
-        self.tables = self.loaded = 0
+        self.tables = self.loaded = self.quarantined = 0
         self.balancedness = math.nan
 
     def show(self, registry: CollectorRegistry) -> None:
@@ -24,6 +24,11 @@ class PlacementMetrics(Collector):
         yield CounterMetricFamily("caracal_placement_tables", "Placement tables published by this router", self.tables)
         yield CounterMetricFamily(
             "caracal_placement_experts_loaded", "Experts that workers have loaded for these tables", self.loaded
+        )
+        yield GaugeMetricFamily(
+            "caracal_quarantined_workers",
+            "Workers that compute wrongly, and are left out, as the leader sees them; 0 on other routers",
+            self.quarantined,
         )
         yield GaugeMetricFamily(
             "caracal_placement_balancedness",

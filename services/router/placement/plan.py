@@ -21,7 +21,7 @@ from services.router.placement.room import default_replicas
 from services.router.placement.table_view import TableView
 from services.router.placement.tables import still_there
 
-# Of each worker: ids, drains, capacity, what fits, address, host, zone, backs off.
+# Of each worker: ids, leaves, capacity, what fits, address, host, zone, backs off.
 Inputs = tuple[tuple[str, str, bool, int, int, str, str, str, bool], ...]
 
 
@@ -59,7 +59,7 @@ class Plan:
 def inputs_of(usable: Sequence[WorkerRecord], waiting: Collection[str]) -> Inputs:
     """What a plan depends on, of these workers. `waiting`: boot ids of workers that back off."""
     return tuple(
-        (r.worker_id, r.boot_id, r.draining, r.capacity, r.fitting, r.address, r.host, r.zone, r.boot_id in waiting)
+        (r.worker_id, r.boot_id, r.leaves, r.capacity, r.fitting, r.address, r.host, r.zone, r.boot_id in waiting)
         for r in usable
     )
 
@@ -85,7 +85,7 @@ def make_plan(
     if balances:
         after = place(experts, layers, views, replicas, before, load, shape.extra, moves)
     # `_as_view` marks a worker whose join failed as draining: it did not ask to drain and is not to be named.
-    joined = [view for view, record in zip(views, usable, strict=True) if record.draining or not view.draining]
+    joined = [view for view, record in zip(views, usable, strict=True) if record.leaves or not view.draining]
     return Plan(
         table=table,
         inputs=inputs,
@@ -121,6 +121,6 @@ def balancedness(view: TableView, load: Load | None) -> float:
 def _as_view(record: WorkerRecord, loaded: int, waits: bool) -> WorkerView:
     """Returns the policy's view of a worker: during the backoff of a failed join it keeps what it has, no more."""
     if waits:
-        leaves = not loaded or record.draining
+        leaves = not loaded or record.leaves
         return WorkerView(record.worker_id, leaves, max(1, loaded), record.host, record.zone, frozen=True)
-    return WorkerView(record.worker_id, record.draining, record.capacity, record.host, record.zone)
+    return WorkerView(record.worker_id, record.leaves, record.capacity, record.host, record.zone)

@@ -14,7 +14,7 @@ def default_replicas(items: int, workers: Sequence[WorkerRecord]) -> int:
     A worker's room is its capacity, else what fits its memory, of which workers of one address have a part each. Of
     one that knows neither it is boundless.
     """
-    staying = [worker for worker in workers if not worker.draining]
+    staying = [worker for worker in workers if not worker.leaves]
     here = Counter(map(_machine, staying))
     share = -(-2 * items // max(1, len(staying)))
     return 2 if len(staying) > 1 and all(_has_room(one, share, here[_machine(one)]) for one in staying) else 1

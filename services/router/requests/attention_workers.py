@@ -259,8 +259,9 @@ class AttentionWorkerPool:
         self._readings += 1
         everybody = self._readings % math.ceil(self._routers / PROBING_ROUTERS) == 0
         self._stalls.check(self.workers, self.attempts, everybody=everybody)
+        wrong = {worker.boot_id for worker in self.workers if worker.wrong}
         for attempt in [one for one in self.attempts if not one.abandoned]:
-            if self.has_ended(attempt.worker.numerics_class):
+            if self.has_ended(attempt.worker.numerics_class) or attempt.worker.boot_id in wrong:
                 attempt.abandon()
         await self._close_unused()
         self._changed.set()

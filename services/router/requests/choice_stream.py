@@ -21,6 +21,7 @@ from services.router.requests.generation import Generation, GenerationRequest
 from services.router.requests.lifecycle import RequestLifecycle, request_lifecycle
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.replay import Position, Replay, Resumed, TokenBatch
+from services.router.requests.shadow_answers import ReadAnswer, ShadowAnswers
 from services.router.requests.stops import StopStrings
 from services.router.requests.text import Tag, TaggedText, TextFold
 from services.router.requests.text_process import TextProcesses
@@ -68,7 +69,7 @@ class ChoiceStream:
             tags=rules.tags,
         )
         self._diverted: Callable[[TextDelta], None] | None = None
-        self._recording: Recording | None = None
+        self._readers: list[Recording | ReadAnswer] = []
         self._replay: Replay | None = None
         self.stop_reason: str | int | None = None
         self.stopped_by_text = False  # a stop string has ended it, and not its worker
@@ -85,7 +86,10 @@ class ChoiceStream:
             self._replay = Replay(resumed.position, self._generation.next_tokens)
         if (recorder := self._serving.recorder) is not None:
             asked = self._request
-            self._recording = recorder.begin(asked.request_id, asked.prompt_ids, asked.sampling, self._rules.stop)
+            self._readers.append(recorder.begin(asked.request_id, asked.prompt_ids, asked.sampling, self._rules.stop))
+        if (shadow := self._serving.shadow) is not None and self._request.resumed is None:
+            reader = shadow.begin(self._request.request_id, self._request.prompt_ids)
+            self._readers += [reader] if reader is not None else []
         self._serving.add(self)
         self._exit.callback(self._serving.remove, self)
         return self
@@ -95,10 +99,11 @@ class ChoiceStream:
             self._exit.__exit__(kind, error, *more)  # type: ignore[arg-type]
         finally:
             self._request.visit.generated(self._lifecycle.tokens)
-            if self._recording is not None and self._lifecycle.ending is not None:
+            if self._readers and self._lifecycle.ending is not None:
                 code = error.code if isinstance(error, RouterError) else RouterError.code
                 ending = self._lifecycle.ending
-                self._recording.end(self._generation, ending, code if ending == "error" else "")
+                for reader in self._readers:
+                    reader.end(self._generation, ending, code if ending == "error" else "")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -153,8 +158,8 @@ class ChoiceStream:
             self._generation.divert(self._take if take else None)
 
     def _take(self, tokens: Sequence[attention_pb2.Token]) -> None:
-        if self._recording is not None:
-            self._recording.tokens(tokens)
+        for reader in self._readers:
+            reader.tokens(tokens)
         text, _ = self._text.push([token.id for token in tokens])
         self._lifecycle.generated(len(tokens))
         assert self._diverted is not None
@@ -164,8 +169,8 @@ class ChoiceStream:
         """Returns the next delta. Raises RouterError."""
         batch = await self._next_batch()
         tokens = batch.tokens
-        if self._recording is not None:
-            self._recording.batch(tokens, batch.prompt, batch.finish_reason, batch.stop_id)
+        for reader in self._readers:
+            reader.batch(tokens, batch.prompt, batch.finish_reason, batch.stop_id)
         ids = [token.id for token in tokens]
         hidden_stop = batch.stop_id is not None and not self._rules.include_stop
         text, used = self._text.push(ids[:-1] if hidden_stop and ids else ids)
@@ -228,6 +233,7 @@ class ServingContext:
         attention_workers.on_refresh = self.admission.give
         self.texts = texts or TextProcesses(assets.directory)
         self.recorder: Recorder | None = None  # set where answers are recorded
+        self.shadow: ShadowAnswers | None = None  # set where some are computed again
         self.open_streams: set[ChoiceStream] = set()
         self.closing: RouterError | None = None
         self.idle = asyncio.Event()

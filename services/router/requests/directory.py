@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from services.membership.class_hint import ClassHint
 from services.membership.numerics_class import is_of
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
@@ -12,13 +15,21 @@ from services.router.requests.worker_choice import AttentionWorkerView
 async def list_attention_workers(membership: Membership, introductions: Introductions) -> list[AttentionWorkerView]:
     """Returns the attention workers that have a lease and have said who they are. Raises RedisUnavailable."""
     leased = await membership.workers("attention", counts=True)
-    hints = list(enumerate(await membership.generations.read()))
+    hints = await membership.generations.read()
+    return views_of(await introductions.admitted("attention", leased), hints)
+
+
+def views_of(records: Sequence[WorkerRecord], hints: Sequence[ClassHint]) -> list[AttentionWorkerView]:
+    """The workers as routers see them; one that computes wrongly serves on while no other one of its class does."""
 
     def hint_of(record: WorkerRecord) -> tuple[int, bool]:
-        its = ((number, one.ended) for number, one in hints if is_of(record.numerics_class, one.numerics_class))
+        its = (
+            (number, one.ended) for number, one in enumerate(hints) if is_of(record.numerics_class, one.numerics_class)
+        )
         return next(its, (0, False))
 
-    return [as_view(record, *hint_of(record)) for record in await introductions.admitted("attention", leased)]
+    sound = {record.numerics_class for record in records if record.serving and not record.quarantined}
+    return [as_view(record, *hint_of(record), record.numerics_class in sound) for record in records]
 
 
 class RouterCount:
@@ -40,8 +51,11 @@ class RouterCount:
         return self._last
 
 
-def as_view(record: WorkerRecord, generation: int, ended: bool) -> AttentionWorkerView:
-    """An attention worker as its lease describes it; for the others see AttentionWorkerView."""
+def as_view(record: WorkerRecord, generation: int, ended: bool, others: bool) -> AttentionWorkerView:
+    """An attention worker as its lease describes it; for the others see AttentionWorkerView.
+
+    `others`: whether a worker of its class that computes as it should takes sequences.
+    """
     stats = record.stats
     return AttentionWorkerView(
         worker_id=record.worker_id,
@@ -55,4 +69,6 @@ def as_view(record: WorkerRecord, generation: int, ended: bool) -> AttentionWork
         kv_usage=stats.get("kv_pages_used", 0.0) / max(1.0, stats.get("kv_pages_total", 0.0)),
         generation=generation,
         ended=ended,
+        wrong=bool(record.quarantined) and others,
+        expert_differences=stats.get("expert_differences", 0.0),
     )

@@ -20,7 +20,8 @@ class AttentionWorkerView:
     """An attention worker as its lease describes it. `load`: its running and waiting sequences, as it reports them.
 
     `generation`: of its numerics class, among those that the leader knows; the newest is the highest. `ended`: the
-    class has lost experts for good, because another one replaces it.
+    class has lost experts for good, because another one replaces it. `wrong`: it computes wrongly, and another one of
+    its class does not. `expert_differences`: how often it has found that expert workers differ.
     """
 
     worker_id: str
@@ -34,11 +35,13 @@ class AttentionWorkerView:
     kv_usage: float = 0.0
     generation: int = 0
     ended: bool = False
+    wrong: bool = False
+    expert_differences: float = 0.0
 
     @property
     def serving(self) -> bool:
-        """Whether it takes new sequences: it has a placement table, all experts, and is not draining."""
-        return self.epoch > 0 and not self.draining and not self.ended
+        """Whether it takes new sequences: it has a placement table, all experts, computes well and does not drain."""
+        return self.epoch > 0 and not self.draining and not self.ended and not self.wrong
 
 
 def choose_worker(

@@ -4,7 +4,7 @@ import {byId, h, setShown, setText} from "./dom.js";
 import {byName, count, duration, number, percent} from "./format.js";
 
 const CAP = 16;
-const ORDER = ["frozen", "draining", "joining", "serving"]; // what is not usual comes first
+const ORDER = ["quarantined", "refused", "frozen", "draining", "joining", "serving"]; // what is not usual comes first
 const kv = (w) => (w.kv_pages_total ? w.kv_pages_used / w.kv_pages_total : NaN);
 const address = {name: "metrics", value: (w) => w.metrics, show: (w) => w.metrics, text: true};
 const host = {name: "host", value: (w) => w.host, show: (w) => w.host, text: true};
