@@ -110,7 +110,8 @@ def test_a_worker_that_stands_still_hands_back_and_comes_back() -> None:
             await anext(aiter(call))
             await one.service.stand_still(True)
             assert await _status(call) == ("UNAVAILABLE", "the engine stands still")
-            assert await _status(one.stub.Generate(request())) == ("UNAVAILABLE", "the engine stands still")
+            not_begun = "the engine stands still, nothing has begun"
+            assert await _status(one.stub.Generate(request())) == ("UNAVAILABLE", not_begun)
             assert (await _described(one.stub))[0] == "UNAVAILABLE"
             await one.service.stand_still(False)
             await pages_free(one)

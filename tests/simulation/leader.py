@@ -13,8 +13,9 @@ from simulation.oracle import EXPERTS
 from simulation.placement_change import PlacementChange, load_given, planned, push, said
 from simulation.redis_model import SimulatedPulse
 
-from services.membership.numerics_class import is_of
+from services.membership.numerics_class import fits, is_of
 from services.membership.record import WorkerRecord
+from services.router.placement.generations import served_beside
 from services.router.placement.join_backoffs import JoinBackoffs
 from services.router.placement.leader import LOOK_S, POLL_S, READ_S, RETRY_S, TICK_S
 from services.router.placement.pushes import RETRY_S as PUSH_AGAIN_S
@@ -255,11 +256,16 @@ class Leader:
         return ChannelConnectivity.CONNECTING if found is None else STATES[found]
 
     def _class(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> str:
-        return (self.world.mutation.chosen_class or chosen_class)(self.table, experts, attention)
+        """The main class; where no attention worker could use it, one that routers serve beside it, as the only one."""
+        main = (self.world.mutation.chosen_class or chosen_class)(self.table, experts, attention)
+        if self.world.mutation.chosen_class or any(fits(record.numerics_class, main) for record in attention):
+            return main
+        return next(iter(served_beside(main, experts, attention)), main)
 
     def _reconcile(self, experts: list[WorkerRecord], attention: list[WorkerRecord]) -> None:
         main = self._class(experts, attention)
-        self.numerics_class = main or self.numerics_class
+        if main and main != self.numerics_class:
+            self.numerics_class, self.digests = main, {}  # golden rows are a class's own
         usable = [r for r in experts if r.numerics_class == self.numerics_class or self.world.mutation.mixes_classes]
         if self.change is not None:
             if not self.change.over and self.change.needs <= {r.boot_id for r in experts}:
