@@ -51,7 +51,7 @@ def test_a_worker_that_may_not_drain_is_named_everywhere_until_capacity_suffices
             lambda: notified[-1:] == [CapacityShortage(LACKING, {"expert-1": 3})], "the callback was called"
         )
         stored = json.loads(store.client.get("caracal:shortage"))
-        assert stored == {"reason": LACKING, "workers": {"expert-1": 3}, "lost": 0}
+        assert stored == {"reason": LACKING, "workers": {"expert-1": 3}, "lost": 0, "wrong": {}}
         assert 0 < store.client.pttl("caracal:shortage") <= 3000
         leading, other = harness.shortages["router-0"], harness.shortages["router-1"]
         await harness.until(lambda: other.warning == leading.warning != "", "the other router knows")

@@ -22,6 +22,7 @@ from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.tensors import checksum, dtype_name, raw_bytes, view
 from torch import Tensor
 
+from services.process.thread_name import name_this_thread
 from services.router.dispatch.errors import (
     CallDamaged,
     CallRejected,
@@ -202,6 +203,7 @@ class Session:
         return None
 
     def _read(self) -> None:
+        name_this_thread("grpc-link")
         why = "it ended the session"
         try:
             for reply in self._stream:

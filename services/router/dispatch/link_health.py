@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
+from services.process.thread_name import name_this_thread
 from services.router.dispatch.call_latency import NEVER, HedgeBudget, HedgeOptions, Latencies, size_of
 from services.router.dispatch.errors import DispatchError
 from services.router.dispatch.links import Scatterer
@@ -128,6 +129,7 @@ class LinkHealth:
         self._on_change()
 
     def _run(self) -> None:
+        name_this_thread("link-health")  # or it has the name of whoever starts it
         read_at = 0.0
         while not self._closed:
             if time.monotonic() >= read_at:

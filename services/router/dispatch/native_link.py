@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from caracal_proto import placement_pb2
 
+from services.process.thread_name import name_this_thread
 from services.router.dispatch.errors import WorkerUnavailable
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
@@ -115,6 +116,7 @@ class NativeLink(GrpcLink):
             self._fanout.end(serial)
 
     def _run(self) -> None:
+        name_this_thread("native-link")
         try:
             opened = open_session(self._endpoint, self._dialer)
         except NotOpened as error:

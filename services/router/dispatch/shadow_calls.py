@@ -20,6 +20,7 @@ from caracal_kernels.plan_rows import Plan
 from torch import Tensor
 
 from services.membership.strikes import WINDOW_S, Strikes, outvoted
+from services.process.thread_name import name_this_thread
 from services.router.dispatch.errors import DispatchError
 from services.router.dispatch.grpc_link import GrpcLink
 from services.router.dispatch.kept_call import Answered, KeptCall, Numbers
@@ -127,6 +128,7 @@ class ShadowCalls:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        name_this_thread("shadow-calls")  # or it has the name of the engine's, which starts it
         while not self._closed.is_set():
             self._watch(time.monotonic())
             if self._waiting:
