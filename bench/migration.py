@@ -107,6 +107,17 @@ async def running(local: LocalCluster, expected: list[int]) -> None:
     raise BadAnswer(f"the attention workers run {found} of the streams and not {expected}")
 
 
+async def moved(local: LocalCluster, attempts: int, expected: int) -> None:
+    """Waits until so many streams have begun anew since there were `attempts`: a worker that leaves serves them until
+    then. Raises BadAnswer."""
+    for _ in range(100):
+        found = await sample(local, "router", ATTEMPTS) - attempts
+        if found == expected:
+            return
+        await asyncio.sleep(0.1)
+    raise BadAnswer(f"{found} streams went to another worker and not {expected}")
+
+
 class Following:
     """Streams that are read until the end of the block."""
 
@@ -149,10 +160,8 @@ async def stalls(local: LocalCluster, sizes: Sizes, vocabulary: int, seed: int) 
         before, attempts = streams.tokens, await sample(local, "router", ATTEMPTS)
         migrated = await sample(local, "attention", MIGRATED)
         await serving(local, WORKERS - 1)
+        await moved(local, attempts, sizes.streams)
         await streams.until([count + sizes.around for count in before])
-        moved = await sample(local, "router", ATTEMPTS) - attempts
-        if moved != sizes.streams:
-            raise BadAnswer(f"{moved} streams went to another worker and not {sizes.streams}")
         migrated = await sample(local, "attention", MIGRATED) - migrated
     gaps = [
         max(b - a for a, b in pairwise(stream.token_times[count - 1 :]))
