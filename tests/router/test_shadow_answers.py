@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +88,7 @@ class Shadowed:
         """One answer of this worker, which the others have not got."""
         for number, one in enumerate(self.harness.directory.workers):
             self.harness.directory.workers[number] = replace(one, load=0.0 if number == worker else 1.0)
-        time.sleep(0.15)
+        self.harness.do(self.harness.serving.attention_workers.refresh())
         chat = self.harness.client().chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}])
         assert chat.choices[0].message.content == "hello world"
 

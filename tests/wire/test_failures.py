@@ -5,23 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.expert_workers import (
-    LINKS,
     Worker,
-    connecting,
     gates,
-    load_everything,
     open_dispatcher,
     place,
     random_batch,
     run,
-    workers,
 )
 from support.p2p_worker_pool import P2PWorkerPool, WorkerProcess
 from support.reference_dispatcher import ReferenceDispatcher
@@ -35,19 +29,6 @@ pytestmark = pytest.mark.processes
 
 DTYPE = torch.bfloat16
 WITHOUT_GROUP = ["grpc", "native"]  # a reply that is replaced leaves its payload in a P2P group, and that ends it
-
-
-@pytest.fixture(params=LINKS)
-def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
-    return connecting(request.param, checkpoint, DTYPE)
-
-
-@pytest.fixture
-def two(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
-    with workers(checkpoint, DTYPE, 2) as running:
-        for worker in running:
-            load_everything(worker.experts)
-        yield running
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -148,13 +129,6 @@ def test_an_answer_that_is_not_finite_on_every_worker_is_used(
         same_TD = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate[0], batch)
         assert torch.equal(out_TD.view(torch.int16), same_TD.view(torch.int16))
         assert not torch.isfinite(out_TD[3]).all()
-
-
-@pytest.fixture(scope="module")
-def pool(path: Path) -> Iterator[P2PWorkerPool]:
-    workers = P2PWorkerPool(path, DTYPE)
-    yield workers
-    workers.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ probes of it come back in time. Over every link, between real servers on loopbac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -12,17 +12,14 @@ import pytest
 import torch
 from support.cluster_harness import until
 from support.expert_workers import (
-    LINKS,
     Batch,
     Worker,
     connecting,
     gates,
-    load_everything,
     open_dispatcher,
     place,
     random_batch,
     run,
-    workers,
 )
 from support.native_layers import both_sides
 from support.paged import Paged, local_dispatcher
@@ -40,19 +37,6 @@ DTYPE = torch.bfloat16
 LATE_S = 0.4  # less than it takes until a native session is given up
 HEDGING = HedgeOptions(quantile=0.9, budget=1.0, floor_s=0.05)
 NEVER = HedgeOptions(quantile=0.0)
-
-
-@pytest.fixture(params=LINKS)
-def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
-    return connecting(request.param, checkpoint, DTYPE)
-
-
-@pytest.fixture
-def two(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
-    with workers(checkpoint, DTYPE, 2) as running:
-        for worker in running:
-            load_everything(worker.experts)
-        yield running
 
 
 def late(reply: Any, seconds: float = LATE_S) -> Any:
