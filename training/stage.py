@@ -83,7 +83,7 @@ class Stage(ABC):
     def adopt(self, module: nn.Module, parts: Mapping[str, Part]) -> None:
         """Trains `module` from now on, with these parts, and with an optimizer that has no state yet."""
         self.module, self.parts = module, dict(parts)
-        self.optimizer = Optimizer(module, self.plan, self.adam)
+        self.optimizer = Optimizer(module, self.plan, self.adam, self.execution.threads)
 
     @abstractmethod
     def advance(self) -> StepReport:

@@ -79,7 +79,7 @@ def test_a_place_is_others_once_the_worker_has_ended_however_slowly_a_client_rea
 
 @pytest.mark.processes
 def test_a_call_that_nobody_reads_ends(assets_path: Path) -> None:
-    fake = FakeAttention(answers_with([70] * TOKENS, chunk=10, pause=0.01), places=STREAMS)
+    fake = FakeAttention(answers_with([70] * TOKENS, chunk=10, pause=0.1), places=STREAMS)
     timeouts = ConnectionTimeouts(unread_s=0.5)
     request = router_pb2.TextRequest(prompt="hi")
     request.sampling.max_tokens, request.sampling.logprobs, request.sampling.top_logprobs = TOKENS, True, 20

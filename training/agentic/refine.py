@@ -56,8 +56,7 @@ class Refine(Stage):
     def advance(self) -> StepReport:
         begun = time.perf_counter()
         step = batch(self.tokenizer, self._dialogues(), self.recipe.groups)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
+        logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
         loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
         loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
         loss.backward()
@@ -69,8 +68,7 @@ class Refine(Stage):
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness on the dialogues that are replayed: whether anything is forgotten."""
-        with torch.autocast("cpu", torch.bfloat16):
-            result = score(self.model, self.tokenizer, list(self.source.dialogues(HELD_OUT, 0, CHECKED)))
+        result = score(self.model, self.tokenizer, list(self.source.dialogues(HELD_OUT, 0, CHECKED)))
         self.folder.log({"kind": "check", "step": self.step, "exact": result.share})
         return f"held-out exact {result.share:.1%}"
 

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from training.curriculum.stages import CurriculumRecipe, DataStage
 from training.data.corpus import Mixture
+from training.model.config import ModelConfig
 from training.recipe import AgenticRecipe, MtpRecipe, Recipe, TrunkRecipe
 
 MIXTURES = Path(__file__).parent / "mixtures.json"  # what `python -m training.curriculum.search` has chosen
+
+# Queries, keys and values are equally wide: torch has a fast attention on CPUs for no other ones.
+MODEL = ModelConfig(kv_lora_rank=64, qk_nope_head_dim=32, v_head_dim=48)
 
 
 @cache
@@ -31,20 +35,32 @@ def curriculum() -> CurriculumRecipe:
     mixtures = defaultdict(Mixture, chosen_mixtures())
     return CurriculumRecipe(
         (
-            DataStage("pre-training", 900, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
-            DataStage("mid-training", 700, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
-            DataStage("context extension", 200, mixtures["context extension"], 0.25, 0.98, 50_000.0),
-            DataStage("post-training", 600, mixtures["post-training"], 0.1, 1.01, 50_000.0),
+            DataStage("pre-training", 2000, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
+            DataStage("mid-training", 1500, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
+            DataStage("context extension", 500, mixtures["context extension"], 0.25, 0.98, 50_000.0),
+            DataStage("post-training", 1500, mixtures["post-training"], 0.1, 1.01, 50_000.0),
         )
     )
 
 
 def trunk_recipe(stages: CurriculumRecipe) -> TrunkRecipe:
-    """Returns the recipe of a trunk in these stages: rates stay until the last one, in which they fall to zero."""
-    begin = stages.steps - stages.stages[-1].steps
-    rates = ((0, 1.0), (begin, 1.0), (stages.steps, 0.0))
-    return TrunkRecipe(steps=stages.steps, batch_dialogues=20, rates=rates, check_every=100, check_dialogues=60)
+    """Returns the recipe of a trunk in these stages: rates stay for two fifths of the steps, and fall to zero."""
+    rates = ((0, 1.0), (stages.steps * 2 // 5, 1.0), (stages.steps, 0.0))
+    return TrunkRecipe(
+        steps=stages.steps,
+        batch_dialogues=10,
+        groups=5,
+        embedding_mean=0.7,
+        prompt_weight=0.1,
+        rates=rates,
+        bfloat16=False,
+        check_every=250,
+        check_dialogues=60,
+    )
 
 
 def recipe_of(seed: int, stages: CurriculumRecipe, agentic: AgenticRecipe, mtp: MtpRecipe) -> Recipe:
-    return Recipe(seed=seed, trunk=trunk_recipe(stages), curriculum=stages, agentic=agentic, mtp=mtp, determinism=True)
+    trunk = trunk_recipe(stages)
+    return Recipe(
+        seed=seed, model=MODEL, trunk=trunk, curriculum=stages, agentic=agentic, mtp=mtp, determinism=True
+    )

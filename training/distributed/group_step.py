@@ -59,7 +59,8 @@ def part_of(model: LongcatFlash, step: Batch, whole: Whole, precision: torch.aut
         state_TD = model.states(step.ids_T, step.groups)
         logits_AV = model.logits(state_TD[step.wanted_A])
     loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
-    right = float(((logits_AV.detach().argmax(-1) == step.target_A) & step.answer_A).sum())
+    likely_A = logits_AV.detach()[step.answer_A].argmax(-1)
+    right = float((likely_A == step.target_A[step.answer_A]).sum())
     return Part((loss_A * step.weight_A).sum() / whole.weight, right, state_TD)
 
 

@@ -32,14 +32,17 @@ class MtpReport(StepReport):
 
 
 class Mtp(Stage):
-    """The stage on the checkpoint `model`. The trunk is the bf16 one that is served, and takes no gradient."""
+    """The stage on the checkpoint `model`. The trunk has the bf16 weights that are served, and takes no gradient.
+
+    Products are fp32: shapes of answers change with each step, and oneDNN compiles those of bf16 for every new shape.
+    """
 
     name = "MTP module"
 
     def __init__(self, path: Path, model: Path, seed: int, recipe: MtpRecipe, source: Source | None = None) -> None:
         """`source`: the dialogues that it learns from; without one, those of training/data/dialogues."""
         self.model, self.seed, self.recipe = model, seed, recipe
-        self.trunk, self.tokenizer = load_exported(model)
+        self.trunk, self.tokenizer = load_exported(model, torch.float32)
         self.trunk.requires_grad_(False)
         self.head = MtpHead(self.trunk.config)
         self.head.initialise(seed, self.trunk)
@@ -56,9 +59,8 @@ class Mtp(Stage):
         with torch.no_grad():
             hidden_TD = self.trunk.norm(self.trunk.states(batch.ids_T, batch.groups))
             target_AV = self.trunk.lm_head(hidden_TD[batch.wanted_A]).float()
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = self.head(self.trunk, batch.ids_T, hidden_TD, batch.groups, recipe.passes)
-            loss, accepted = self._loss(outputs, target_AV, batch.wanted_A)
+        outputs = self.head(self.trunk, batch.ids_T, hidden_TD, batch.groups, recipe.passes)
+        loss, accepted = self._loss(outputs, target_AV, batch.wanted_A)
         loss.backward()
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)

@@ -9,6 +9,7 @@ Legend: B matrices of M rows and N columns.
 from __future__ import annotations
 
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Protocol
 
@@ -64,10 +65,14 @@ def _matrices(name: str, value: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """Both optimizers, with all state in named tensors, so that a checkpoint is one safetensors file."""
+    """Both optimizers, with all state in named tensors, so that a checkpoint is one safetensors file.
 
-    def __init__(self, model: nn.Module, recipe: Rates, adam: AdamRecipe | None = None) -> None:
+    `threads`: each makes matrices of one shape orthogonal at a time, so their number changes no bit.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Rates, adam: AdamRecipe | None = None, threads: int = 1) -> None:
         self.recipe = recipe
+        self._pool = ThreadPoolExecutor(threads, "muon", torch.set_num_threads, (1,)) if threads > 1 else None
         self.in_group = _experts_in_group(model)
         self.matrices: dict[str, nn.Parameter] = {}
         self.vectors: dict[str, nn.Parameter] = {}
@@ -113,10 +118,16 @@ class Optimizer:
             for number, parts in enumerate(zip(value.data.split(size), update.split(size), strict=True)):
                 value_BMN, update_BMN = (_matrices(name, part) for part in parts)
                 shapes[number, *update_BMN.shape[1:]].append((value_BMN, update_BMN))
-        for (_, rows, columns), updates in shapes.items():
-            update_BMN = orthogonal(torch.cat([update for _, update in updates])) * max(1.0, rows / columns) ** 0.5
-            for (value_BMN, _), part in zip(updates, update_BMN.split([len(v) for v, _ in updates]), strict=True):
-                value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
+        in_turn = self._pool.map if self._pool else map
+        list(in_turn(lambda updates: self._move(updates, rate), shapes.values()))
+
+    @torch.no_grad()
+    def _move(self, updates: list[tuple[Tensor, Tensor]], rate: float) -> None:
+        """Moves the values, all of one shape, by what their updates are once they are orthogonal."""
+        rows, columns = updates[0][1].shape[1:]
+        update_BMN = orthogonal(torch.cat([update for _, update in updates])) * max(1.0, rows / columns) ** 0.5
+        for (value_BMN, _), part in zip(updates, update_BMN.split([len(v) for v, _ in updates]), strict=True):
+            value_BMN.mul_(1 - rate * self.recipe.weight_decay).add_(part, alpha=-rate)
 
     @torch.no_grad()
     def gradient_rms(self) -> tuple[float, float]:
