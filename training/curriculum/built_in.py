@@ -61,6 +61,4 @@ def trunk_recipe(stages: CurriculumRecipe) -> TrunkRecipe:
 
 def recipe_of(seed: int, stages: CurriculumRecipe, agentic: AgenticRecipe, mtp: MtpRecipe) -> Recipe:
     trunk = trunk_recipe(stages)
-    return Recipe(
-        seed=seed, model=MODEL, trunk=trunk, curriculum=stages, agentic=agentic, mtp=mtp, determinism=True
-    )
+    return Recipe(seed=seed, model=MODEL, trunk=trunk, curriculum=stages, agentic=agentic, mtp=mtp, determinism=True)

@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.data.chat import CALL, END_CALL, segments
-from training.data.dialogues import HELD_OUT, Dialogue, dialogues
+from training.data.dialogues import HELD_OUT, Dialogue
+from training.data.held_out import add_data_options, held_out_dialogues
 from training.data.tokenizer import EOS
 from training.export.read import load_exported
 from training.model.longcat_flash import LongcatFlash
@@ -126,10 +127,15 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where result and plot go")
     parser.add_argument("--dialogues", type=int, default=200)
     parser.add_argument("--seed", type=int, default=HELD_OUT + 1, help="one that training never uses")
+    add_data_options(parser)
     given = parser.parse_args()
+    try:
+        stream = held_out_dialogues(given.data, given.words)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     model, tokenizer = load_exported(given.model)
-    numbers = experts_by_kind(model, tokenizer, list(dialogues(given.seed, 0, given.dialogues)))
+    numbers = experts_by_kind(model, tokenizer, list(stream(given.seed, 0, given.dialogues)))
     result: dict[str, dict[str, Any]] = {
         kind: {
             "tokens": number_LT.shape[1],
@@ -144,7 +150,13 @@ def main() -> None:
         table.add_row(kind, str(row["tokens"]), *cells)
     Console().print(table)
     given.docs.mkdir(parents=True, exist_ok=True)
-    record = {"model": given.model.name, "dialogues": given.dialogues, "seed": given.seed, "kinds": result}
+    record = {
+        "model": given.model.name,
+        "data": given.data,
+        "dialogues": given.dialogues,
+        "seed": given.seed,
+        "kinds": result,
+    }
     (given.docs / "token-kinds.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draw(result, given.docs / "token-kinds.png")
 

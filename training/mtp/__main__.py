@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from training.curriculum.built_in import curriculum
 from training.mtp.stage import Mtp
 from training.recipe import MtpRecipe, Recipe
 
@@ -20,11 +21,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=HERE / "runs" / "mtp", help="folder of checkpoint and log")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=MtpRecipe.steps, help="fewer only to try the program out")
+    parser.add_argument("--data", choices=("corpus", "dialogues"), default="corpus", help="what the trunk has learned")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console()
-    stage = Mtp(arguments.run, arguments.model, arguments.seed, MtpRecipe(steps=arguments.steps))
+    source = curriculum().stages[-1].source if arguments.data == "corpus" else None
+    stage = Mtp(arguments.run, arguments.model, arguments.seed, MtpRecipe(steps=arguments.steps), source)
     stage.run(console)
     stage.publish()
     console.print(f"added to {arguments.model}; measure with: python -m training.mtp.acceptance")
