@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import structlog
 import torch
@@ -37,6 +37,9 @@ class GoldenCheck:
 
     `tokens`: None if they are not to be computed. `share` of the time of the thread that calls it.
     """
+
+    _part: int  # of this round, the next one
+    _parts: Iterator[int]
 
     def __init__(
         self,

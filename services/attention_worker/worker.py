@@ -98,9 +98,8 @@ class AttentionWorker:
             shadow=shadow_options(settings.shadow_share, p2p.dispatch_dtype, dialer, self._accusations.convict),
         )
         self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._golden = asyncio.get_running_loop(), golden_check_of(settings, loaded)
         self._delivery = LoopDelivery(self._loop)
-        self._golden = golden_check_of(settings, loaded)
         self._engine = Engine(
             loaded.model,
             self._dispatcher,
