@@ -1,20 +1,24 @@
 """A golden forward: fixed tokens through all of an attention worker's weights, without an expert.
 
 Workers of one numerics class compute the same bits, so one whose memory or arithmetic does not hold what was read is
-found before its first request. Legend: T tokens, K choices, V vocabulary, D hidden.
+found before its first request, and later by computing them again (`golden_check.py`).
+Legend: T tokens, K choices, V vocabulary, D hidden, B bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from caracal_kernels import GateWeights, combine, route
+from caracal_kernels import GateWeights, combine, crc32, route
 from torch import Tensor
 
 from services.attention_worker.engine.engine import ModelLike
 from services.attention_worker.engine.ngram_context import context_of
+from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.model.step import Step
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.ngram import NgramConfig
@@ -41,6 +45,7 @@ class _NoExperts:
 
     def __init__(self, config: ModelConfig) -> None:
         self._config, self.digest = config, hashlib.sha256()
+        self.checksum = 0  # of all that was noted
 
     def start(self, layer: int, h_TD: Tensor, gate: GateWeights, step: Step) -> _WithoutExperts:
         config = self._config
@@ -55,7 +60,40 @@ class _NoExperts:
         )
         for each in (ids_TK, weights_TK):
             self.digest.update(each.cpu().numpy().tobytes())
+            self.note(each)
         return _WithoutExperts(h_TD, weights_TK, zero_T)
+
+    def note(self, rows: Tensor) -> int:
+        """Adds the rows' bytes to the checksum; returns it."""
+        bytes_B = torch.nan_to_num(rows, nan=0.0).cpu().contiguous().view(-1).view(torch.uint8)
+        self.checksum = crc32(bytes_B.numpy().data, self.checksum)
+        return self.checksum
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A model that can stop between two layers of a step."""
+
+    @property
+    def ngram(self) -> NgramConfig | None: ...
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]: ...
+
+    def in_parts(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Iterator[Tensor]: ...
+
+
+class GoldenTokens:
+    """The golden forward, a part at a time, with a cache of its own. Other steps may run between two parts."""
+
+    def __init__(self, model: InParts, config: ModelConfig, page_size: int) -> None:
+        self._model, self._config = model, config
+        self._step, self._caches = _step(config.vocab_size, model.ngram), model.new_cache(1, page_size)
+
+    def parts(self) -> Iterator[int]:
+        """Runs them once: yields the checksum of all that was computed so far, after each part of the model's."""
+        experts = _NoExperts(self._config)
+        for rows in self._model.in_parts(self._step, self._caches, experts):
+            yield experts.note(rows)
 
 
 @torch.inference_mode()

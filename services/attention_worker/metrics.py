@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from services.attention_worker.engine.drafting import DraftCounters
 from services.attention_worker.engine.engine import Engine
+from services.attention_worker.golden_check import GoldenCheck
 from services.attention_worker.migration.stats import FALLBACKS, MigrationStats
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
@@ -43,10 +44,12 @@ class AttentionMetrics(Collector):
         migration: MigrationStats,
         suspects: Callable[[], int],
         shadow: ShadowStats,
+        golden: GoldenCheck,
     ) -> None:
         self._engine, self._busy_rejections = engine, busy_rejections
         self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
         self._epoch, self._migration, self._suspects, self._shadow = epoch, migration, suspects, shadow
+        self._golden = golden
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
@@ -148,6 +151,10 @@ class AttentionMetrics(Collector):
         yield _count("caracal_shadow_unanswered", "Calls made to compare that brought nothing", shadow.unanswered)
         yield _count("caracal_shadow_dropped", "Layers not computed again, since others waited for it", shadow.dropped)
         yield _count("caracal_shadow_convicted", "Expert workers found to compute wrongly", shadow.convicted)
+        golden = self._golden
+        yield _count("caracal_golden_rounds", "Times that the golden tokens gave the same bits again", golden.rounds)
+        yield _count("caracal_golden_differences", "Times that they gave others", golden.differences)
+        yield _count("caracal_golden_seconds", "Time of the engine's thread for golden tokens", golden.seconds)
 
     def _wire(self) -> Iterator[Metric]:
         total = self._dispatch.total()

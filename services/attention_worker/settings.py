@@ -112,6 +112,14 @@ class AttentionSettings(WorkerSettings):
         minimum=0,
         maximum=1,
     )
+    golden_share: float = setting(
+        "share of the time of the thread that takes steps in which it computes golden tokens again, between two steps "
+        "and a layer at a time, and compares them bit for bit with what they gave before it served; with CARACAL_TP "
+        "above 1 it does not. 0 = never",
+        0.002,
+        minimum=0,
+        maximum=0.1,
+    )
     drain_timeout_s: float = setting(
         "seconds running sequences may take to finish after SIGTERM when no other worker can take them", 20.0, minimum=0
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from services.checkpoint.scrub import Region, Scrub
+from services.checkpoint.scrub import Region, Scrub, memory_checksum
 
 
 class WeightsChanged(Exception):
@@ -23,6 +23,16 @@ async def scrub(regions: Mapping[tuple[int, int], Region], round_s: float) -> No
     running = Scrub(regions, found, round_s)
     running.start()
     try:
-        raise WeightsChanged(f"weights of {await changed.get()} have changed in memory: this worker ends, others go on")
+        raise _changed(await changed.get())
     finally:
         running.stop()
+
+
+async def compare(region: Region) -> None:
+    """Goes through one region now. Raises WeightsChanged."""
+    if await asyncio.to_thread(memory_checksum, region.tensors) != region.checksum:
+        raise _changed(region.name)
+
+
+def _changed(name: str) -> WeightsChanged:
+    return WeightsChanged(f"weights of {name} have changed in memory: this worker ends, others go on")

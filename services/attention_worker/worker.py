@@ -17,11 +17,13 @@ from services.attention_worker.accusations import Accusations
 from services.attention_worker.attempts import STANDS_STILL
 from services.attention_worker.engine.delivery import LoopDelivery
 from services.attention_worker.engine.engine import Engine
+from services.attention_worker.golden_check import golden_check_of
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.migration.migration import Migration
 from services.attention_worker.migration.stats import MigrationStats
+from services.attention_worker.p2p_sizes import p2p_options
 from services.attention_worker.page_reporter import PageReporter
 from services.attention_worker.recent_layers import RecentLayers
 from services.attention_worker.server import AttentionServer
@@ -31,7 +33,6 @@ from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
 from services.attention_worker.weights_agreement import WeightsAgreement
 from services.attention_worker.weights_scrub import scrub
-from services.checkpoint.config import ModelConfig
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
@@ -47,20 +48,16 @@ from services.router.dispatch.connect import connector, shadow_options
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
 from services.router.dispatch.native_link import NativeStats
-from services.router.dispatch.nccl_link import P2POptions, P2PStats
 from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
 from services.security.identity import ATTENTION
 from services.transport.handshakes import watch_failed_handshakes
 from services.transport.native_extension import unavailable
-from services.transport.payload import dispatch_dtype_of
 from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)
 
-# Of a call over a P2P group: its receive buffer stays allocated for every expert worker. A larger call goes over gRPC.
-MAX_P2P_ASSIGNMENTS = 8192
 HANDOVER_S = 10.0  # for pages to be fetched, if less of the drain timeout is left
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
@@ -101,7 +98,7 @@ class AttentionWorker:
             shadow=shadow_options(settings.shadow_share, p2p.dispatch_dtype, dialer, self._accusations.convict),
         )
         self._recent = RecentLayers(self._dispatcher.stats, time.monotonic())
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._golden = asyncio.get_running_loop(), golden_check_of(settings, loaded)
         self._delivery = LoopDelivery(self._loop)
         self._engine = Engine(
             loaded.model,
@@ -110,6 +107,7 @@ class AttentionWorker:
             config.eos_ids,
             numerics_class=loaded.numerics.name,
             deliver=self._delivery,
+            between_steps=self._golden,
         )
         self._engine_ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
@@ -165,6 +163,7 @@ class AttentionWorker:
                 self._migration.stats if self._migration is not None else MigrationStats(),
                 lambda: self._dispatcher.suspects,
                 self._dispatcher.shadow_stats,
+                self._golden,
             )
         )
         show_redis(registry, lambda: self._membership.reachable)
@@ -198,6 +197,7 @@ class AttentionWorker:
             Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
             scrub(self._regions, self._settings.scrub_s),
             self._accusations.run(self._dispatcher.look_closely),
+            self._golden.run(self._membership.quarantine, self._identity.boot_id, self._settings.scrub_s > 0),
         ]
         if self._agreement is not None:
             tasks.append(self._agreement.run(lambda: self._service.epoch > 0))
@@ -333,18 +333,3 @@ class AttentionWorker:
     @property
     def _busy(self) -> bool:
         return self._engine.busy or self._service.preparing > 0
-
-
-def p2p_options(settings: AttentionSettings, config: ModelConfig, device: torch.device) -> P2POptions:
-    """The options of this worker's links: how rows are sent, and the sizes of P2P groups' buffers."""
-    dtype: torch.dtype = getattr(torch, settings.dtype or config.torch_dtype)
-    return P2POptions(
-        host=settings.reachable_host,
-        max_rows=settings.step_tokens,
-        max_assignments=min(settings.step_tokens * config.moe_topk, MAX_P2P_ASSIGNMENTS),
-        hidden=config.hidden_size,
-        dtype=dtype,
-        dispatch_dtype=dispatch_dtype_of(settings.dispatch_dtype, dtype),
-        device=device,
-        stats=P2PStats(),
-    )

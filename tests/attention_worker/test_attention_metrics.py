@@ -12,6 +12,7 @@ from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.golden_check import GoldenCheck
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.migration.stats import MigrationStats
 from services.attention_worker.model.model import load_model
@@ -34,6 +35,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
             MigrationStats(pages_sent=4, bytes_received=9, migrated=2, fallbacks=Counter({"slow": 3})),
             lambda: 8,
             ShadowStats(calls=11, differences=1),
+            GoldenCheck(None, {}, 0),
         )
     )
     families = text_string_to_metric_families(generate_latest(registry).decode())

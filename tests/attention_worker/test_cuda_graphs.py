@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
 
 from services.attention_worker.engine.sequence import Sampling
+from services.attention_worker.golden import GoldenTokens
 from services.attention_worker.model.cuda_graphs import (
     BUCKETS,
     CudaGraphCapture,
@@ -98,6 +100,25 @@ def test_other_caches_are_captured_again(checkpoint: Checkpoint) -> None:
         received.append(driver.submit([5, 6, 7], sampling))
         driver.finish()
     assert torch.equal(torch.stack(received[0].rows), torch.stack(received[1].rows))
+
+
+def test_golden_tokens_between_steps_have_no_part_in_graphs(checkpoint: Checkpoint) -> None:
+    runs = GraphRunner(DEVICE, capture())
+    served = model(checkpoint, runs)
+    golden, eager = (GoldenTokens(each, checkpoint.config, 16) for each in (served, model(checkpoint)))
+    driver = Driver(served, ReferenceDispatcher(checkpoint, served.dtype), limits(num_pages=8))
+    driver.submit([5, 6, 7], Sampling(max_tokens=12, ignore_eos=True))
+    found, parts = [], chain.from_iterable(golden.parts() for _ in range(12))
+    while driver.engine.step():
+        graphs = runs.graphs
+        with torch.inference_mode():
+            found.append(next(parts))
+        assert runs.graphs == graphs
+    captured = 2 * checkpoint.config.num_layers
+    assert runs.graphs <= 2 * captured, "the first steps' graphs, of a chunk and of one token, are still those in use"
+    with torch.inference_mode():
+        expected = list(eager.parts())
+    assert found == (12 * expected)[: len(found)]
 
 
 def test_steps_that_are_too_large_run_eagerly(tmp_path: Path) -> None:

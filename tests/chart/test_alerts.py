@@ -85,6 +85,27 @@ CASES: dict[str, list[Case]] = {
         Case({f"caracal_placement_blocked_drains{{{ROUTER}}}": always(0)}, "5m", None),
         Case({f"caracal_placement_blocked_drains{{{ROUTER}}}": always(2)}, "1m", {}, {"$value": "2"}),
     ],
+    "CaracalWorkersQuarantined": [
+        Case(
+            {
+                f"caracal_quarantined_workers{{{ROUTER}}}": always(0),
+                f"caracal_quarantined_workers{{{ELSEWHERE}}}": always(1),
+            },
+            "5m",
+            None,
+        ),
+        Case({f"caracal_quarantined_workers{{{ROUTER}}}": "0 0 0 0 1+0x100"}, "75s", None),
+        # The leader alone counts them; the pod of another router says 0.
+        Case(
+            {
+                f"caracal_quarantined_workers{{{ROUTER}}}": always(2),
+                f'caracal_quarantined_workers{{{HERE},pod="b"}}': always(0),
+            },
+            "1m",
+            {},
+            {"$value": "2"},
+        ),
+    ],
     "CaracalTableStale": [
         Case(
             {f"caracal_attention_epoch{{{ATTENTION}}}": always(4), f"caracal_expert_epoch{{{EXPERT}}}": always(4)},

@@ -12,6 +12,7 @@ from support.fake_model import FakeModel
 from support.tiny_checkpoint import make_checkpoint
 
 from services.attention_worker import metrics as attention
+from services.attention_worker.golden_check import GoldenCheck
 from services.attention_worker.migration.stats import MigrationStats
 from services.checkpoint.reader import Checkpoint
 from services.expert_worker import metrics as expert
@@ -72,6 +73,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             MigrationStats(),
             lambda: 0,
             ShadowStats(),
+            GoldenCheck(None, {}, 0),
         )
     )
     return registry

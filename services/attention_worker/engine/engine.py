@@ -114,7 +114,9 @@ class Engine:
         *,
         numerics_class: str = "",
         deliver: Deliver = deliver_here,
+        between_steps: Callable[[], float] = lambda: IDLE_TICK_S,
     ) -> None:
+        """`between_steps`: called between two steps; it returns in how many seconds it is to be called if none runs."""
         self.limits = limits
         self._numerics_class = numerics_class
         self.counters = Counters()
@@ -132,7 +134,7 @@ class Engine:
             limits.slowdown,
         )
         self._model, self._dispatcher, self._eos_ids = model, dispatcher, eos_ids
-        self._deliver = deliver
+        self._deliver, self._between_steps = deliver, between_steps
         self._inputs = StepInputs(self.cache, limits.max_batch_tokens, model.ngram)
         self.drafter: Drafter | None = None
         if model.drafts and limits.drafts:
@@ -202,9 +204,10 @@ class Engine:
         while not self._stopping:
             worked = self.step()
             self.counters.progress += 1
+            wait_s = min(IDLE_TICK_S, self._between_steps())
             if not worked:
                 with self._wake:
-                    self._wake.wait_for(lambda: self._inbox or self._stopping, IDLE_TICK_S)
+                    self._wake.wait_for(lambda: self._inbox or self._stopping, wait_s)
         self._deliver(self._receive() + self._end_all(Ending("unavailable", message="the worker is stopping")))
 
     @torch.inference_mode()

@@ -15,7 +15,13 @@ import torch
 from caracal_kernels import rms_norm, row_width
 from torch import Tensor
 
-from services.attention_worker.model.cuda_graphs import SegmentRunner, SegmentStep, Tensors, runner_for
+from services.attention_worker.model.cuda_graphs import (
+    EagerRunner,
+    SegmentRunner,
+    SegmentStep,
+    Tensors,
+    runner_for,
+)
 from services.attention_worker.model.draft import Draft
 from services.attention_worker.model.embedding import Embedding
 from services.attention_worker.model.interfaces import DispatcherLike
@@ -159,6 +165,18 @@ class Model:
             return at.logits_BV
         assert at.x_TD is not None, "a model has layers"
         return self._head(at.x_TD, step)
+
+    def in_parts(self, step: Step, caches: list[Tensor], dispatcher: DispatcherLike) -> Iterator[Tensor]:
+        """What `forward` computes, a part at a time: rows [T, D] after the embedding, and after each layer; at last the
+        logits [T, V]. Other steps may run between two parts; without graphs, since these belong to the engine's caches.
+        """
+        run = EagerRunner(self.device).begin(step, caches)
+        x_TD = self._embed(run.step)
+        yield x_TD
+        for layer in self._layers:
+            x_TD = layer.forward(x_TD, run, dispatcher)
+            yield x_TD
+        yield self._ranks.logits(rms_norm(x_TD, self._norm_D, self.config.rms_norm_eps), self._head_VD)
 
     def draft(self, step: Step, rows_T: Tensor, caches: list[Tensor]) -> Tensor:
         """fp32 logits [B, V] of the token after each of the step's `ids_T` that are sample rows.
