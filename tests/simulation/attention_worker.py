@@ -79,6 +79,7 @@ class AttentionWorker(Worker):
         self.pages = PagePool(PAGES, PAGE_SIZE, RUNNING, LONGEST)
         self.scheduler = Scheduler(self.pages, BATCH_TOKENS, RUNNING)
         self.links = ExpertLinks(self)
+        self.table: Table | None = None
         self.stands_still = False
         self._recent = RecentAnswers(clock=lambda: self.now)
         self._keys = count(1)
@@ -119,6 +120,8 @@ class AttentionWorker(Worker):
             answer(Rejected(f"the table is for {table.numerics_class}"))
         elif why := epoch_violation(table.epoch, self.epoch):
             answer(Rejected(why))
+        elif self.table is not None and table.epoch == self.table.epoch and table != self.table:
+            answer(Rejected("another table has this epoch", epoch_taken=True))
         else:
             answer(self._apply(table))
 
@@ -126,7 +129,8 @@ class AttentionWorker(Worker):
         before = self.epoch
         epoch = self.links.apply(table)
         if epoch == table.epoch and epoch != before:
-            self.world.checks.took_table(self, before, table)
+            self.world.checks.took_table(self, before, self.table, table)
+            self.table = table
             if not before:
                 self.announce()
         return epoch

@@ -75,10 +75,12 @@ class Checks:
         if known != data:
             raise Violation("one table for an epoch", f"{table.epoch} is one of {by} and another of {router.boot_id}")
 
-    def took_table(self, worker: Worker, before: int, table: Table) -> None:
-        """A worker has taken a table: epochs never fall."""
+    def took_table(self, worker: Worker, before: int, last: Table | None, table: Table) -> None:
+        """A worker has taken a table: epochs never fall, and it had no other of this epoch."""
         if table.epoch < before:
             raise Violation("epochs grow", f"{worker.name} goes from epoch {before} to {table.epoch}")
+        if last is not None and last.epoch == table.epoch and last != table:
+            raise Violation("epochs grow", f"{worker.name} takes two tables of epoch {before}")
 
     def used_row(self, key: Key, wanted: tuple[Row, int], answer: Answer, output: int) -> None:
         """An attention worker takes an output in: the run that it asked has computed it, with weights of its class."""
@@ -106,7 +108,7 @@ class Checks:
         named = {worker.boot_id for worker in table.workers} if table is not None else set()
         for one in (*attention, *experts):
             its = one.describe().epoch
-            if its != epoch or one.draining:
+            if its != epoch or one.table != table or one.draining:
                 return f"epochs: {one.name} has {its}, the leader {epoch}; draining: {one.draining}"
         missing = named - {one.boot_id for one in experts}
         return f"table: {sorted(missing)} are in it" if missing or not named else ""

@@ -10,6 +10,7 @@ from caracal_proto.placement_pb2 import Table
 
 from services.expert_worker.placement_state import PlacementState
 from services.membership.record import WorkerRecord
+from services.router.placement.bare_redis import BareRedis
 from services.router.placement.tables import chosen_class
 from services.router.placement.terms import Terms
 from services.router.requests.progress import GenerationProgress, IndexedToken
@@ -27,6 +28,7 @@ class Mutation:
     placement_state: type[PlacementState] | None = None
     takes_any_table: bool = False
     terms: Callable[[], Terms] | None = None
+    bare_redis: Callable[[], BareRedis] | None = None
     reads_wall_clock: bool = False
     counts_late_replies: bool = False
     mixes_classes: bool = False
@@ -66,6 +68,20 @@ class NoTerm(Terms):
         return self.highest + 1
 
 
+class ForgottenTerms(Terms):
+    """Knows of other leaders' terms only what Redis has now."""
+
+    def saw(self, term: int) -> None:
+        self.stored_term = self._last_term = term
+
+
+class NoWait(BareRedis):
+    """Begins a term by what a Redis that has lost everything has now."""
+
+    def saw(self, term: int, now: float) -> None:
+        self.unavailable()
+
+
 NONE = Mutation()
 MUTATIONS = {
     one.name: one
@@ -75,6 +91,8 @@ MUTATIONS = {
         Mutation(name="a leader believes leases alone", believes_leases=True),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
+        Mutation(name="a term that Redis loses is forgotten", terms=ForgottenTerms, bare_redis=NoWait),
+        Mutation(name="a leader begins in a Redis that has lost everything", bare_redis=NoWait),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),
         Mutation(name="the late reply to a hedged call counts", counts_late_replies=True),
         Mutation(name="experts of another class are placed", mixes_classes=True),

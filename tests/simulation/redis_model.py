@@ -128,13 +128,22 @@ class SimulatedRedis(Process):
         epoch = state.table.epoch if state.table is not None else 0
         return SimulatedPulse(holder == candidate, epoch, state.term, state.changes)
 
-    def write_table(self, table: Table) -> bool:
-        self.write().table = table
-        return True
+    def write_table(self, table: Table, over: int = 0) -> bool:
+        """As `PlacementHash.write_table`."""
+        state = self.write()
+        stored = state.table.epoch if state.table is not None else 0
+        if stored <= table.epoch or stored == over:
+            state.table = table
+            return True
+        return False
 
-    def write_term(self, first: int) -> bool:
-        self.write().term = first
-        return True
+    def write_term(self, first: int, over: int = 0) -> bool:
+        """As `PlacementHash.write_term`."""
+        state = self.write()
+        if state.term < first or state.term == over:
+            state.term = first
+            return True
+        return False
 
     def _tell(self) -> None:
         self.state.changes += 1
