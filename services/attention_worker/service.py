@@ -184,7 +184,10 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         return not self.refused and fits(self._identity.numerics_class, table.numerics_class)
 
     async def apply(self, table: placement_pb2.Table) -> int:
-        """Makes a table the current one unless it is older; returns the current epoch. Raises EpochTaken, ValueError."""
+        """Makes a table the current one unless it is older; returns the current epoch.
+
+        Raises EpochTaken, and ValueError for one that does not fit the model.
+        """
         async with self._applying:
             if self._table is not None and self._table.epoch == table.epoch and self._table != table:
                 raise EpochTaken(f"epoch {table.epoch} is another table's here")

@@ -157,15 +157,16 @@ class Membership:
             if isinstance(reply, RedisError) and not is_wrong_type(reply):
                 raise RedisUnavailable(f"{type(reply).__name__}: {reply}")
         leader, left_ms, epoch, term, changes = replies[-5:]
-        holder = self._holder(leader, left_ms)
+        holder, taken = self._holder(leader, left_ms), bool(candidate) and replies[0] is True
         if candidate and holder is None:  # nobody of ours has written it
             await self._client.write(lambda pipe: pipe.set(key, self._client.signed(key, candidate), px=lease_ms))
-            holder, self._renewed_at = candidate, time.monotonic()
+            holder, taken, self._renewed_at = candidate, True, time.monotonic()
         leads = bool(candidate) and holder == candidate
         if leads and time.monotonic() > self._renewed_at + lease_ms / 4000:
             await bounded(self._redis.pexpire(key, lease_ms), 2 * CALL_S)
             self._renewed_at = time.monotonic()
-        return Pulse(leads, self._placement.number(epoch), self._placement.number(term, "term"), _count(changes))
+        epoch, term = self._placement.number(epoch), self._placement.number(term, "term")
+        return Pulse(leads, epoch, term, _count(changes), taken)
 
     async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
         """Returns a role's live records, sorted by worker id; a bad one is left out and logged once.

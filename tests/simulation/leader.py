@@ -11,9 +11,9 @@ from caracal_proto.placement_pb2 import Table
 from grpc import ChannelConnectivity
 from simulation.oracle import EXPERTS
 from simulation.placement_change import PlacementChange, load_given, planned, push, said
-from simulation.redis_model import SimulatedPulse
 
 from services.membership.numerics_class import fits, is_of
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
 from services.router.placement.bare_redis import BareRedis
 from services.router.placement.generations import served_beside
@@ -95,7 +95,7 @@ class Leader:
         name = self.router.name
         self.world.redis.ask(self.router, lambda redis: redis.pulse(name), self._take_pulse)
 
-    def _take_pulse(self, pulse: SimulatedPulse | None) -> None:
+    def _take_pulse(self, pulse: Pulse | None) -> None:
         now = self.router.now
         if pulse is None:
             self.bare.unavailable()
@@ -103,14 +103,14 @@ class Leader:
             return
         if not self.world.mutation.hides_terms:
             self.terms.saw(pulse.term)
-            self.bare.saw(pulse.term, now)
+            self.bare.saw(pulse, now)
         self._may_begin = not self.bare.settles_in(now)
         if pulse.changes != self._changes or now >= self._read_at + READ_S or self.bare.bare:
             self._read_workers(pulse)
         else:
             self._read_table(pulse)
 
-    def _read_workers(self, pulse: SimulatedPulse) -> None:
+    def _read_workers(self, pulse: Pulse) -> None:
         def seen(records: tuple[list[WorkerRecord], list[WorkerRecord]] | None) -> None:
             if records is None:
                 self.bare.unavailable()
@@ -125,7 +125,7 @@ class Leader:
 
         self.world.redis.ask(self.router, lambda redis: (redis.records("expert"), redis.records("attention")), seen)
 
-    def _read_table(self, pulse: SimulatedPulse) -> None:
+    def _read_table(self, pulse: Pulse) -> None:
         if pulse.epoch <= self.epoch:
             self._lead(pulse, pulse.epoch)
             return
@@ -142,7 +142,7 @@ class Leader:
             self._adopt(table)
         return True
 
-    def _lead(self, pulse: SimulatedPulse, stored: int) -> None:
+    def _lead(self, pulse: Pulse, stored: int) -> None:
         """Begins to lead, or leads no more, as the lease says."""
         begins = self.terms.must_begin(
             leads=pulse.leads, leading=self.leading, own_epoch=self.epoch, numerics_class=self.numerics_class
@@ -155,7 +155,7 @@ class Leader:
             self._cancel_change()
         self._led(leads, pulse, stored)
 
-    def _led(self, leads: bool, pulse: SimulatedPulse, stored: int) -> None:
+    def _led(self, leads: bool, pulse: Pulse, stored: int) -> None:
         if leads != self.leading:
             self._wake()
         self.leading = leads

@@ -9,6 +9,7 @@ from typing import TypeVar
 from caracal_proto.placement_pb2 import Table
 
 from services.expert_worker.placement_state import PlacementState
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
 from services.router.placement.bare_redis import BareRedis
 from services.router.placement.tables import chosen_class
@@ -78,7 +79,7 @@ class ForgottenTerms(Terms):
 class NoWait(BareRedis):
     """Begins a term by what a Redis that has lost everything has now."""
 
-    def saw(self, term: int, now: float) -> None:
+    def saw(self, pulse: Pulse, now: float) -> None:
         self.unavailable()
 
 

@@ -20,6 +20,7 @@ from simulation.streams import Streams
 from simulation.timeline import Process, Timeline
 from simulation.worker import Worker
 
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
 from services.router.placement.bare_redis import BareRedis
 
@@ -110,7 +111,7 @@ class World:
     def begins_in(self) -> float:
         """Seconds from the start until a leader may begin: schedules count from then on."""
         bare = (self.mutation.bare_redis or BareRedis)()
-        bare.saw(0, self.timeline.now)
+        bare.saw(Pulse(leads=True, epoch=0, term=0, changes=0), self.timeline.now)
         return bare.settles_in(self.timeline.now)
 
     @property

@@ -156,7 +156,7 @@ class PlacementLeader:
             self.changed.set()
         leads, stored = pulse.leads, pulse.epoch
         self._terms.saw(pulse.term)
-        self._bare.saw(pulse.term, time.monotonic())
+        self._bare.saw(pulse, time.monotonic())
         may_begin = not self._bare.settles_in(time.monotonic())  # by the leases that are read from here on
         await self._see_workers(pulse.changes)
         if self._introductions.pending and time.monotonic() < self._began + FIRST_LOOK_S:
