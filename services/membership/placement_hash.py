@@ -1,4 +1,4 @@
-"""The placement hash in Redis: the main table with its epoch, and the first epoch of the last leader's term.
+"""The placement hash in Redis: the main table, its epoch, and `term`, the first epoch of the last leader's term.
 
 Epochs there only rise, whoever writes last: a leader that leads no more writes nothing over what the next one wrote.
 """
@@ -32,7 +32,7 @@ class PlacementHash:
 
     async def epoch(self) -> int:
         """The epoch of the published table, 0 when there is none."""
-        return self.number(await self._client.read(self._client.redis.hget(self.key, "epoch")))
+        return self.number(await self._client.read(self._client.redis.hget(self.key, "epoch"))) or 0
 
     async def read_table(self) -> Table | None:
         """The published table; None when there is none or it is malformed."""
@@ -71,24 +71,31 @@ class PlacementHash:
         values = {"term": b"%d" % first}
         return await self._replace("term", lambda stored: stored < first or stored == over, values)
 
-    def number(self, record: object, field: str = "epoch") -> int:
-        """The epoch of the published table, or of another field beside it, as it was read; 0 for what is none."""
+    async def begin_cluster(self) -> None:
+        """Says in a Redis that was started for a new cluster that it has lost nothing: no leader has begun."""
+        await self._client.write(lambda pipe: pipe.hsetnx(self.key, "term", self._signed("term", b"0")))
+
+    def number(self, record: object, field: str = "epoch") -> int | None:
+        """The epoch of the published table, or `term`, as it was read; None for what is none."""
         name = field_name(self.key, field)
         value = self._client.verified("table", name, record)
-        epoch = int(value) if value is not None and value.isdigit() and len(value) < 20 else 0
-        if value is not None and not 0 < epoch < MAX_EPOCH:
+        number = int(value) if value is not None and value.isdigit() and len(value) < 20 else -1
+        if value is not None and not (field != "term") <= number < MAX_EPOCH:
             self._client.bad.note("table", name, "it is no epoch")
-            return 0
-        return epoch
+            return None
+        return number if value is not None else None
+
+    def _signed(self, field: str, value: bytes) -> bytes:
+        return self._client.signed(field_name(self.key, field), value)
 
     async def _replace(self, field: str, may: Callable[[int], bool], values: dict[str, bytes]) -> bool:
         """Writes fields if `may` says so of the number that `field` has, and that is still there; whether it did."""
         fields: list[str | bytes] = []
         for name, value in values.items():
-            fields += [name, self._client.signed(field_name(self.key, name), value)]
+            fields += [name, self._signed(name, value)]
         for _ in range(ATTEMPTS):
             found = await self._client.read(self._client.redis.hget(self.key, field))
-            if not may(self.number(found, field)):
+            if not may(self.number(found, field) or 0):
                 return False
             seen = found if isinstance(found, bytes) else b""
             arguments = [self.key, field, seen, *fields]

@@ -166,7 +166,7 @@ class Membership:
             await bounded(self._redis.pexpire(key, lease_ms), 2 * CALL_S)
             self._renewed_at = time.monotonic()
         epoch, term = self._placement.number(epoch), self._placement.number(term, "term")
-        return Pulse(leads, epoch, term, _count(changes), taken)
+        return Pulse(leads, epoch or 0, term or 0, _count(changes), taken, term is None)
 
     async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
         """Returns a role's live records, sorted by worker id; a bad one is left out and logged once.
@@ -199,6 +199,10 @@ class Membership:
     async def write_term(self, first: int, over: int = 0) -> bool:
         """As `PlacementHash.write_term`."""
         return await self._placement.write_term(first, over)
+
+    async def begin_cluster(self) -> None:
+        """As `PlacementHash.begin_cluster`."""
+        await self._placement.begin_cluster()
 
     async def digests(self, numerics_class: str) -> dict[int, bytes]:
         """Returns the golden digests of a numerics class, by layer, as they were written."""

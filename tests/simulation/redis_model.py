@@ -118,7 +118,7 @@ class SimulatedRedis(Process):
             raise Unavailable
         state = self.state
         epoch = state.table.epoch if state.table is not None else 0
-        return Pulse(holder == candidate, epoch, state.term, state.changes, taken)
+        return Pulse(holder == candidate, epoch, state.term, state.changes, taken, not state.term)
 
     def write_table(self, table: Table, over: int = 0) -> bool:
         """As `PlacementHash.write_table`."""

@@ -111,7 +111,7 @@ class World:
     def begins_in(self) -> float:
         """Seconds from the start until a leader may begin: schedules count from then on."""
         bare = (self.mutation.bare_redis or BareRedis)()
-        bare.saw(Pulse(leads=True, epoch=0, term=0, changes=0), self.timeline.now)
+        bare.saw(Pulse(leads=True, epoch=0, term=0, changes=0, bare=True), self.timeline.now)
         return bare.settles_in(self.timeline.now)
 
     @property

@@ -1,4 +1,4 @@
-"""How long this router has had the leader's lease in a Redis without a term: a new one, or one that has lost it. Pure.
+"""How long this router has had the leader's lease in a bare Redis: a new one, or one that has lost what it had. Pure.
 
 Who has what it has lost says so with its next lease. So nobody begins a term there until all leases have been renewed:
 by what a router sees before, it would begin where another leader has been.
@@ -20,12 +20,12 @@ class BareRedis:
 
     @property
     def bare(self) -> bool:
-        """Whether it had no term at the last look, while this router has the leader's lease."""
+        """Whether it was bare at the last look, with the leader's lease for this router."""
         return self._since is not None
 
     def saw(self, pulse: Pulse, now: float) -> None:
         """Takes what it has. Who takes the lease anew begins to wait anew: it may have been lost with all else."""
-        if pulse.term or not pulse.leads:
+        if not (pulse.bare and pulse.leads):
             self._since = None
         elif self._since is None or pulse.taken:
             self._since = now
