@@ -120,10 +120,13 @@ class AttentionWorker(Worker):
             answer(Rejected(f"the table is for {table.numerics_class}"))
         elif why := epoch_violation(table.epoch, self.epoch):
             answer(Rejected(why))
-        elif self.table is not None and table.epoch == self.table.epoch and table != self.table:
+        elif self._epoch_is_taken(table) and not self.world.mutation.hides_taken_epochs:
             answer(Rejected("another table has this epoch", epoch_taken=True))
         else:
             answer(self._apply(table))
+
+    def _epoch_is_taken(self, table: Table) -> bool:
+        return self.table is not None and table.epoch == self.table.epoch and table != self.table
 
     def _apply(self, table: Table) -> int:
         before = self.epoch

@@ -39,6 +39,8 @@ class Mutation:
     counts_a_death_often: bool = False
     chosen_class: Callable[[Table | None, Sequence[WorkerRecord], Sequence[WorkerRecord]], str] | None = None
     believes_links: bool = False
+    excuses_epochs: bool = False  # two tables of one epoch are none of what is looked for
+    hides_taken_epochs: bool = False
 
 
 class AnyIndex(GenerationProgress):
@@ -83,17 +85,32 @@ class NoWait(BareRedis):
         self.unavailable()
 
 
+class WaitFromFirstLook(BareRedis):
+    """Waits in an empty Redis from when it has first seen it, whoever has the lease."""
+
+    def saw(self, pulse: Pulse, now: float) -> None:
+        self._since = None if not pulse.bare else now if self._since is None else self._since
+
+
 NONE = Mutation()
 MUTATIONS = {
     one.name: one
     for one in (
         Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
-        Mutation(name="a leader believes leases alone", believes_leases=True),
+        Mutation(name="a leader believes leases alone", believes_leases=True, bare_redis=NoWait),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
         Mutation(name="a term that Redis loses is forgotten", terms=ForgottenTerms, bare_redis=NoWait),
         Mutation(name="a leader begins in a Redis that has lost everything", bare_redis=NoWait),
+        Mutation(name="a leader waits without the lease", bare_redis=WaitFromFirstLook),
+        Mutation(
+            name="a second table of an epoch counts as taken",
+            terms=ForgottenTerms,
+            bare_redis=NoWait,
+            excuses_epochs=True,
+            hides_taken_epochs=True,
+        ),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),
         Mutation(name="the late reply to a hedged call counts", counts_late_replies=True),
         Mutation(name="experts of another class are placed", mixes_classes=True),

@@ -44,7 +44,7 @@ class World:
         self.timeline = Timeline()
         self.network = Network(self.timeline, Random(plan.seed))
         self.streams = Streams(self.network)
-        self.checks = Checks()
+        self.checks = Checks(mutation)
         self.redis: SimulatedRedis = SimulatedRedis(self.timeline, self.network)
         self.routers: dict[str, Router] = {name: Router(self, name) for name in _names("router", plan.routers)}
         self.attention: dict[str, AttentionWorker] = {
