@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
+from caracal_proto.placements import takes_epoch_of
 
 from services.attention_worker.attempt_stream import AttemptStream
 from services.attention_worker.attempts import STANDS_STILL, Attempts, Rejected, failure, fill
@@ -189,7 +190,7 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         Raises EpochTaken, and ValueError for one that does not fit the model.
         """
         async with self._applying:
-            if self._table is not None and self._table.epoch == table.epoch and self._table != table:
+            if takes_epoch_of(table, self._table):
                 raise EpochTaken(f"epoch {table.epoch} is another table's here")
             was_ready = self.ready
             self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from caracal_proto import placement_pb2
-from caracal_proto.placements import PlacementError, unpack_layer
+from caracal_proto.placements import PlacementError, takes_epoch_of, unpack_layer
 
 from services.expert_worker.experts import Experts
 from services.membership.checks import epoch_violation, table_violation
@@ -81,7 +81,7 @@ class PlacementState:
         """
         with self._changing:
             self._check_epoch(table.epoch)
-            if self._table is not None and self._table.epoch == table.epoch and self._table != table:
+            if takes_epoch_of(table, self._table):
                 raise EpochTaken(f"epoch {table.epoch} is another table's here")
             if violation := table_violation(table):
                 raise WrongTable(f"the table is not taken: {violation}")

@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from caracal_proto.placement_pb2 import Table
+from caracal_proto.placements import takes_epoch_of
 from simulation.exchange import Exchange
 from simulation.expert_links import ExpertLinks
 from simulation.expert_worker import Answer, Rejected
@@ -120,13 +121,10 @@ class AttentionWorker(Worker):
             answer(Rejected(f"the table is for {table.numerics_class}"))
         elif why := epoch_violation(table.epoch, self.epoch):
             answer(Rejected(why))
-        elif self._epoch_is_taken(table) and not self.world.mutation.hides_taken_epochs:
+        elif takes_epoch_of(table, self.table) and not self.world.mutation.hides_taken_epochs:
             answer(Rejected("another table has this epoch", epoch_taken=True))
         else:
             answer(self._apply(table))
-
-    def _epoch_is_taken(self, table: Table) -> bool:
-        return self.table is not None and table.epoch == self.table.epoch and table != self.table
 
     def _apply(self, table: Table) -> int:
         before = self.epoch
