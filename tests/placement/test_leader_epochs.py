@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -59,6 +60,7 @@ def test_a_router_that_finds_an_empty_redis_waits_for_who_had_a_table(store: Sto
         await harness.join("expert", 1, capacity=8)
         new = harness.lead("router-1")
         await harness.until(lambda: bool(harness.store.client.exists("caracal:leader")), "it has the lease")
+        await asyncio.sleep(0.7)  # workers renew their leases within a second
         for worker in (attention, expert):
             await harness.membership.announce(worker.record())
         await harness.until(lambda: new.epoch > 0, "a table")
