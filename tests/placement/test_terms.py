@@ -81,3 +81,13 @@ def test_a_leader_begins_anew_when_another_one_has_led_without_a_table() -> None
     terms.saw(0)
     assert not terms.must_begin(leads=True, leading=True, own_epoch=0, numerics_class="a"), "Redis has lost it"
     assert terms.began == 2 * TERM
+
+
+def test_a_leader_begins_anew_before_its_term_ends() -> None:
+    terms = Terms()
+    epoch = terms.begin()
+    while not terms.must_begin(leads=True, leading=True, own_epoch=epoch, numerics_class="a"):
+        epoch = terms.next_epoch(epoch)
+        assert epoch < TERM, "the next leader's term begins there"
+    assert terms.begin() == TERM
+    assert not terms.must_begin(leads=True, leading=True, own_epoch=epoch, numerics_class="a")

@@ -17,6 +17,7 @@ from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
 from services.router.placement.tables import TERM, next_term
 
+SPARE = 100  # epochs of a term that are left when its leader begins the next one
 MOST_UNSEEN = 100  # terms in a row without a table: what says that it is further ahead is nobody's of ours
 
 
@@ -65,12 +66,13 @@ class Terms:
     def must_begin(self, *, leads: bool, leading: bool, own_epoch: int, numerics_class: str) -> bool:
         """Whether a router that has the leader's lease has to begin a term, if it was `leading` already, too.
 
-        One without a table may have begun before it knew a worker, whose epoch is above its own first one then. And
-        another one may have led since, without a table.
+        One without a table may have begun before it knew a worker, whose epoch is above its own first one then. Another
+        one may have led since, without a table. And a term has an end, where the next leader's begins.
         """
         overtaken = self._is_believable(self.stored_term) and self.stored_term > self.began
         beyond = self.leased_of(numerics_class) > (own_epoch or self._began_after or 0)
-        return leads and (not leading or beyond or overtaken)
+        used_up = self.highest >= self.began + TERM - SPARE
+        return leads and (not leading or beyond or overtaken or used_up)
 
     def begin(self) -> int:
         """Begins a term; returns its first epoch."""
