@@ -209,7 +209,7 @@ def test_tables_describe_health_and_reflection() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await one.stub.ApplyTable(placement_pb2.Table(epoch=8, numerics_class="caracal-other"))
             assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-            again = one.channel.unary_unary("/caracal.Attention/ApplyTable")
+            again: Any = one.channel.unary_unary("/caracal.Attention/ApplyTable")
             await again(sealed(TABLE.SerializeToString()))
             with pytest.raises(grpc.aio.AioRpcError, match="epoch 7 is another table's here") as caught:
                 await one.stub.ApplyTable(placement_pb2.Table(epoch=7))

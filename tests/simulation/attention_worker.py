@@ -80,7 +80,6 @@ class AttentionWorker(Worker):
         self.pages = PagePool(PAGES, PAGE_SIZE, RUNNING, LONGEST)
         self.scheduler = Scheduler(self.pages, BATCH_TOKENS, RUNNING)
         self.links = ExpertLinks(self)
-        self.table: Table | None = None
         self.stands_still = False
         self._recent = RecentAnswers(clock=lambda: self.now)
         self._keys = count(1)

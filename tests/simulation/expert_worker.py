@@ -76,7 +76,6 @@ class ExpertWorker(Worker):
     def begin(self) -> None:
         experts = LoadedExperts(self.numerics_class)
         make = self.world.mutation.placement_state or PlacementState
-        self.table: Table | None = None
         self.state = make(cast("Experts", experts), self.name, self.boot_id, self.numerics_class)
         super().begin()
 
