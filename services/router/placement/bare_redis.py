@@ -16,7 +16,7 @@ class BareRedis:
     """One router's view; `now` is any clock that advances."""
 
     def __init__(self) -> None:
-        self._since: float | None = None  # it has had no term
+        self._since: float | None = None  # it has been bare, with the lease for this router
 
     @property
     def bare(self) -> bool:
