@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from caracal_proto.placement_pb2 import LayerExperts, LayerPlacement
+from caracal_proto.placement_pb2 import LayerExperts, LayerPlacement, Table
 
 MAX_REPLICAS, MAX_WORKERS, MAX_EXPERTS = 255, 1 << 16, 1 << 16
 
@@ -78,3 +78,17 @@ def unpack_experts(messages: Iterable[LayerExperts]) -> tuple[Indices, Indices]:
     if (item_N[1:] <= item_N[:-1]).any():
         raise PlacementError("experts: they do not ascend by layer and id")
     return layer_N.astype(np.int64), expert_N
+
+
+def same_table(one: Table, other: Table) -> bool:
+    """Whether two tables are the same one. Messages that came sealed differ from those that did not, by `==`."""
+    return (
+        (one.epoch, one.numerics_class) == (other.epoch, other.numerics_class)
+        and list(one.workers) == list(other.workers)
+        and list(one.layers) == list(other.layers)
+    )
+
+
+def takes_epoch_of(table: Table, current: Table | None) -> bool:
+    """Whether it has the epoch of the current table of a worker, and is another one."""
+    return current is not None and table.epoch == current.epoch and not same_table(table, current)

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
+from caracal_proto.placements import takes_epoch_of
 
 from services.attention_worker.attempt_stream import AttemptStream
 from services.attention_worker.attempts import STANDS_STILL, Attempts, Rejected, failure, fill
@@ -38,6 +39,10 @@ class Identity:
     numerics_class: str
 
 
+class EpochTaken(ValueError):
+    """This worker has another table of the same epoch: two leaders have given one."""
+
+
 class AttentionService(attention_pb2_grpc.AttentionServicer):
     """The Attention service over one engine. `apply_table` is the dispatcher's: it returns the current epoch."""
 
@@ -55,6 +60,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         self.epoch = 0
         self.refused = ""  # why the worker must not serve
         self._check, self._named = check, Named()
+        self._table: placement_pb2.Table | None = None  # the current one
+        self._applying = asyncio.Lock()
         self._engine = engine
         self._attempts = Attempts(engine, vocab_size, grammars, migration.fetcher if migration else None)
         self._migration = migration
@@ -168,6 +175,8 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
         try:
             return attention_pb2.ApplyTableReply(epoch=await self.apply(request))
+        except EpochTaken as error:
+            await abort(context, grpc.StatusCode.ALREADY_EXISTS, error)
         except ValueError as error:
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
 
@@ -176,13 +185,19 @@ class AttentionService(attention_pb2_grpc.AttentionServicer):
         return not self.refused and fits(self._identity.numerics_class, table.numerics_class)
 
     async def apply(self, table: placement_pb2.Table) -> int:
-        """Makes a table the current one unless it is older; returns the current epoch. Raises ValueError."""
-        was_ready = self.ready
-        self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))
-        if table.epoch == self.epoch:
-            self._named = named_by(table)
-        await self._notify(was_ready)
-        return self.epoch
+        """Makes a table the current one unless it is older; returns the current epoch.
+
+        Raises EpochTaken, and ValueError for one that does not fit the model.
+        """
+        async with self._applying:
+            if takes_epoch_of(table, self._table):
+                raise EpochTaken(f"epoch {table.epoch} is another table's here")
+            was_ready = self.ready
+            self.epoch = max(self.epoch, await asyncio.to_thread(self._apply_table, table))
+            if table.epoch == self.epoch:
+                self._table, self._named = table, named_by(table)
+            await self._notify(was_ready)
+            return self.epoch
 
     async def violation(self, table: placement_pb2.Table) -> str:
         """Why a table that was read from Redis is not believed; empty when it is."""

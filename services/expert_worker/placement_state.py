@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from caracal_proto import placement_pb2
-from caracal_proto.placements import PlacementError, unpack_layer
+from caracal_proto.placements import PlacementError, takes_epoch_of, unpack_layer
 
 from services.expert_worker.experts import Experts
 from services.membership.checks import epoch_violation, table_violation
@@ -18,6 +18,10 @@ Progress = Callable[[int, int], None]
 
 class StaleTable(ValueError):
     """The placement is older than one this worker has seen."""
+
+
+class EpochTaken(ValueError):
+    """This worker has another table of the same epoch: two leaders have given one."""
 
 
 class CallerGone(Exception):
@@ -39,6 +43,7 @@ class PlacementState:
         self.published: Callable[[], int] = lambda: 0  # the epoch of the published table, for who is new or was away
         self.draining = False
         self.drained = False  # a draining worker that the placement gives no expert: it may exit
+        self._table: placement_pb2.Table | None = None  # the last one committed
         self._prepared: dict[ExpertKey, int] = {}  # the highest epoch for which each expert was prepared
         self._changing = threading.Lock()
         self._watchers: list[Callable[[int], None]] = []
@@ -72,10 +77,12 @@ class PlacementState:
         """Unloads what the table does not give this worker; returns (epoch, experts given).
 
         What was prepared for a later epoch stays: a leader that does not know yet that another one has taken over may
-        commit while that one's experts are being loaded here. Raises StaleTable, WrongTable.
+        commit while that one's experts are being loaded here. Raises StaleTable, EpochTaken, WrongTable.
         """
         with self._changing:
             self._check_epoch(table.epoch)
+            if takes_epoch_of(table, self._table):
+                raise EpochTaken(f"epoch {table.epoch} is another table's here")
             if violation := table_violation(table):
                 raise WrongTable(f"the table is not taken: {violation}")
             if table.numerics_class not in ("", self.numerics_class):
@@ -86,7 +93,7 @@ class PlacementState:
                 layer, expert = min(missing)
                 raise WrongTable(f"the table gives expert {expert} of layer {layer}, which was not prepared here")
             # The epoch first: a call routed by the old table is rejected as stale, not for an expert that is missing.
-            self.epoch = table.epoch
+            self.epoch, self._table = table.epoch, table
             for notify in self._watchers.copy():
                 notify(self.epoch)
             self._drop({key for key in loaded - given if not self._is_for_later(key)})

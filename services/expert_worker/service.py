@@ -25,7 +25,7 @@ from services.expert_worker.load import ExpertLoad
 from services.expert_worker.native_server import NativeServer, TooManySessions
 from services.expert_worker.p2p_registry import P2PRegistry
 from services.expert_worker.payloads import Payloads
-from services.expert_worker.placement_state import CallerGone, PlacementState, StaleTable, WrongTable
+from services.expert_worker.placement_state import CallerGone, EpochTaken, PlacementState, StaleTable, WrongTable
 from services.expert_worker.sessions import Sessions
 from services.process.grpc_server import abort_call
 from services.process.telemetry import progress
@@ -213,6 +213,8 @@ class ExpertService(expert_pb2_grpc.ExpertServicer):
     def Commit(self, request: expert_pb2.CommitRequest, context: grpc.ServicerContext) -> expert_pb2.CommitReply:
         try:
             epoch, loaded = self._state.commit(request.table)
+        except EpochTaken as error:
+            abort_call(context, grpc.StatusCode.ALREADY_EXISTS, error)
         except (StaleTable, WrongTable) as error:
             abort_call(context, grpc.StatusCode.FAILED_PRECONDITION, error)
         return expert_pb2.CommitReply(epoch=epoch, loaded=loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import secrets
@@ -92,6 +93,8 @@ class LocalCluster:
         self.settings.check_port()
         self.children["redis"] = start_redis(self._redis_port, self.directory)
         await self._redis_answers()
+        with contextlib.suppress(RedisUnavailable):  # without it the first leader waits until Redis has settled
+            await self.membership.begin_cluster()
         self._spawn_missing()
 
     async def ready(self, timeout_s: float, report: Callable[[int, int], None] = lambda done, total: None) -> None:

@@ -56,8 +56,8 @@ class RedisClient:
 
         return await bounded(reply(), 2 * CALL_S)
 
-    async def write(self, fill: Callable[[Any], None], types: Mapping[str, str] | None = None) -> None:
-        """Runs the commands that `fill` puts into a transaction. Raises RedisUnavailable.
+    async def write(self, fill: Callable[[Any], None], types: Mapping[str, str] | None = None) -> list[Any]:
+        """Runs the commands that `fill` puts into a transaction; returns their replies. Raises RedisUnavailable.
 
         `types`: of the keys that the commands need to be of a type of Redis, or a COUNTER. One that is of another,
         which nobody of ours has written, is deleted.
@@ -68,13 +68,14 @@ class RedisClient:
             replies = await bounded(pipe.execute(raise_on_error=False), 2 * CALL_S)
             errors = [reply for reply in replies if isinstance(reply, RedisError)]
             if not errors:
-                return
+                return list(replies)
             if not again or not all(map(is_wrong_type, errors)):
                 raise RedisUnavailable(f"{type(errors[0]).__name__}: {errors[0]}")
             for key, kind in (types or {}).items():
                 if await self._is_of_another(key, kind):
                     self.bad.note("key", key, f"deleted, it is no {kind}")
                     await bounded(self.redis.delete(key), 2 * CALL_S)
+        return []
 
     async def _is_of_another(self, key: str, kind: str) -> bool:
         found = (await bounded(self.redis.type(key), 2 * CALL_S)).decode()

@@ -13,12 +13,11 @@ from typing import Any
 
 import structlog
 from caracal_proto.placement_pb2 import Table
-from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from services.membership.agreed_weights import AgreedWeights
 from services.membership.bad_records import BadRecords
-from services.membership.checks import MAX_EPOCH, is_text, table_violation
+from services.membership.checks import is_text
 from services.membership.client import (
     CALL_S,
     COUNTER,
@@ -32,6 +31,7 @@ from services.membership.desired import MAX_DESIRED, SCALED
 from services.membership.generation_hints import GenerationHints
 from services.membership.leases import Leases
 from services.membership.page_hints import PageHints
+from services.membership.placement_hash import PlacementHash
 from services.membership.pulse import Pulse
 from services.membership.quarantine import Quarantine
 from services.membership.record import WorkerRecord
@@ -46,7 +46,6 @@ SHORTAGE_MS = 3000
 DIGESTS_S = 30 * 86400
 MAX_LEADER_MS = 60_000  # no leader's lease lasts longer: one that does would keep every router from leading
 PAUSE_S = 0.02  # at least between two wakings: whoever reaches Redis may publish without end
-MAX_TABLE_BYTES = 64 << 20
 MAX_DIGEST_BYTES = 8 << 16
 
 __all__ = ["Membership", "RedisUnavailable"]
@@ -68,6 +67,7 @@ class Membership:
         self._client = RedisClient(redis_url, key, next_url)
         self._redis = self._client.redis
         self._leases = Leases(self._client, cluster)
+        self._placement = PlacementHash(self._client, cluster)
         self.pages = PageHints(self._client, cluster)
         self.weights = AgreedWeights(self._client, cluster)
         self.generations = GenerationHints(self._client, cluster)
@@ -143,7 +143,7 @@ class Membership:
 
         A Redis that refuses that is as good as none: a lease that nobody can take has no meaning when it lapses.
         """
-        key, placement = self._key("leader"), self._key("placement")
+        key, placement = self._key("leader"), self._placement.key
         pipe = self._redis.pipeline(transaction=False)
         if candidate:
             pipe.set(key, self._client.signed(key, candidate), nx=True, px=lease_ms)
@@ -157,15 +157,16 @@ class Membership:
             if isinstance(reply, RedisError) and not is_wrong_type(reply):
                 raise RedisUnavailable(f"{type(reply).__name__}: {reply}")
         leader, left_ms, epoch, term, changes = replies[-5:]
-        holder = self._holder(leader, left_ms)
+        holder, taken = self._holder(leader, left_ms), bool(candidate) and replies[0] is True
         if candidate and holder is None:  # nobody of ours has written it
             await self._client.write(lambda pipe: pipe.set(key, self._client.signed(key, candidate), px=lease_ms))
-            holder, self._renewed_at = candidate, time.monotonic()
+            holder, taken, self._renewed_at = candidate, True, time.monotonic()
         leads = bool(candidate) and holder == candidate
         if leads and time.monotonic() > self._renewed_at + lease_ms / 4000:
             await bounded(self._redis.pexpire(key, lease_ms), 2 * CALL_S)
             self._renewed_at = time.monotonic()
-        return Pulse(leads, self._epoch(epoch), self._epoch(term, "term"), _count(changes))
+        epoch, term = self._placement.number(epoch), self._placement.number(term, "term")
+        return Pulse(leads, epoch or 0, term or 0, _count(changes), taken, term is None)
 
     async def workers(self, role: str, counts: bool = False) -> list[WorkerRecord]:
         """Returns a role's live records, sorted by worker id; a bad one is left out and logged once.
@@ -185,39 +186,23 @@ class Membership:
 
     async def table_epoch(self) -> int:
         """Returns the epoch of the published placement table, 0 when there is none: a few bytes, so often asked for."""
-        return self._epoch(await self._client.read(self._redis.hget(self._key("placement"), "epoch")))
+        return await self._placement.epoch()
 
     async def read_table(self) -> Table | None:
         """Returns the published placement table; None when there is none or it is malformed."""
-        key = self._key("placement")
-        data = self._client.verified(
-            "table", field_name(key, "table"), await self._client.read(self._redis.hget(key, "table"))
-        )
-        if not data:
-            return None
-        try:
-            if len(data) > MAX_TABLE_BYTES:
-                raise ValueError(f"longer than {MAX_TABLE_BYTES} bytes")
-            table = Table.FromString(data)
-            if violation := table_violation(table):
-                raise ValueError(violation)
-        except (DecodeError, ValueError) as error:
-            self.bad.note("table", key, str(error))
-            return None
-        return table
+        return await self._placement.read_table()
 
-    async def write_table(self, table: Table) -> None:
-        key = self._key("placement")
-        fields: list[str | int | bytes] = []
-        for field, value in (("epoch", b"%d" % table.epoch), ("table", table.SerializeToString())):
-            fields += [field, self._client.signed(field_name(key, field), value)]
-        await self._client.write(lambda pipe: pipe.hset(key, items=fields), {key: "hash"})
+    async def write_table(self, table: Table, over: int = 0) -> bool:
+        """As `PlacementHash.write_table`."""
+        return await self._placement.write_table(table, over)
 
-    async def write_term(self, first: int) -> None:
-        """Writes with which epoch a leader's term begins, before it gives any: no later leader gives one of them."""
-        key = self._key("placement")
-        record = self._client.signed(field_name(key, "term"), b"%d" % first)
-        await self._client.write(lambda pipe: pipe.hset(key, "term", record), {key: "hash"})
+    async def write_term(self, first: int, over: int = 0) -> bool:
+        """As `PlacementHash.write_term`."""
+        return await self._placement.write_term(first, over)
+
+    async def begin_cluster(self) -> None:
+        """As `PlacementHash.begin_cluster`."""
+        await self._placement.begin_cluster()
 
     async def digests(self, numerics_class: str) -> dict[int, bytes]:
         """Returns the golden digests of a numerics class, by layer, as they were written."""
@@ -326,16 +311,6 @@ class Membership:
             self.bad.note("leader", key, "it does not expire in time")
             return None
         return name
-
-    def _epoch(self, record: object, field: str = "epoch") -> int:
-        """The epoch of the published table, or of another field beside it; 0 for what is none."""
-        key = field_name(self._key("placement"), field)
-        value = self._client.verified("table", key, record)
-        epoch = _count(value)
-        if value is not None and not 0 < epoch < MAX_EPOCH:
-            self.bad.note("table", key, "it is no epoch")
-            return 0
-        return epoch
 
     async def _hash(self, kind: str, key: str) -> dict[str, bytes]:
         """The fields of a hash whose names are text; none when it is something else."""

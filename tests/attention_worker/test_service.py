@@ -8,6 +8,7 @@ from typing import Any, cast
 import grpc
 import pytest
 from caracal_proto import attention_pb2, attention_pb2_grpc, placement_pb2
+from caracal_proto.sealing import sealed
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.attention_service import Worker, pages_free, request, run, status, worker
@@ -208,6 +209,11 @@ def test_tables_describe_health_and_reflection() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await one.stub.ApplyTable(placement_pb2.Table(epoch=8, numerics_class="caracal-other"))
             assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+            again: Any = one.channel.unary_unary("/caracal.Attention/ApplyTable")
+            await again(sealed(TABLE.SerializeToString()))
+            with pytest.raises(grpc.aio.AioRpcError, match="epoch 7 is another table's here") as caught:
+                await one.stub.ApplyTable(placement_pb2.Table(epoch=7))
+            assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
             description = await one.stub.Describe(attention_pb2.AttentionDescribeRequest())
             assert (description.epoch, description.worker_id, description.max_model_len) == (7, "attention-0", 256)
             assert (description.kv_pages_total, description.page_size) == (64, 16)

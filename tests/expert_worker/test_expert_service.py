@@ -232,6 +232,9 @@ def test_a_placement_comes_in_two_phases(
     assert [ids.tolist() for ids in unpack_experts(described.loaded)] == [[0, 0, 1, 1], [2, 5, 2, 5]]
     assert (described.worker_id, described.boot_id, described.epoch) == ("w0", "boot-w0", 3)
     assert commit(stub, table).epoch == 3, "a repeated commit changes nothing"
+    other = place(3, checkpoint, [worker.endpoint], lambda layer, expert: [0] * (expert == 2))
+    assert_rejected(grpc.StatusCode.ALREADY_EXISTS, lambda: commit(stub, other), "epoch 3 is another table's here")
+    assert worker.experts.loaded == {(0, 2), (0, 5), (1, 2), (1, 5)}
 
 
 def test_an_older_placement_never_comes_back(

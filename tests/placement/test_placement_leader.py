@@ -257,7 +257,7 @@ def test_a_new_leader_does_not_begin_with_a_table_that_workers_reject(store: Sto
         await harness.until(lambda: all(worker.epoch == old.epoch for worker in harness.workers), "pushed")
         before = [set(worker.loaded) for worker in harness.workers]
         # It is pushed while it is written.
-        await harness.until(lambda: bool(harness.store.client.hgetall("caracal:placement")), "written")
+        await harness.until(lambda: bool(harness.store.client.hexists("caracal:placement", "table")), "written")
         stored = harness.store.client.hgetall("caracal:placement")
         third = await harness.join("expert", 2)
         await harness.until(lambda: all(worker.epoch == old.epoch for worker in harness.workers[:4]), "pushed")

@@ -57,3 +57,37 @@ def test_no_term_begins_with_the_epochs_of_one_that_has_no_table_yet() -> None:
     assert second.begin() == TERM
     third.saw(5 + 101 * TERM)
     assert third.begin() == 1, "nobody of ours is so far ahead"
+
+
+def test_a_term_that_redis_has_lost_is_remembered() -> None:
+    terms = Terms()
+    terms.saw(3 * TERM)
+    terms.saw(0)
+    terms.saw(TERM)
+    assert terms.begin() == 4 * TERM
+
+
+def test_a_leader_begins_anew_when_another_one_has_led_without_a_table() -> None:
+    terms = Terms()
+    terms.saw(0)
+    first = terms.begin()
+    terms.saw(first)
+    assert not terms.must_begin(leads=True, leading=True, own_epoch=0, numerics_class="a")
+    terms.saw(TERM)
+    assert terms.must_begin(leads=True, leading=True, own_epoch=0, numerics_class="a")
+    assert terms.begin() == 2 * TERM
+    terms.saw(2 * TERM + 101 * TERM)
+    assert not terms.must_begin(leads=True, leading=True, own_epoch=0, numerics_class="a"), "it is nobody's"
+    terms.saw(0)
+    assert not terms.must_begin(leads=True, leading=True, own_epoch=0, numerics_class="a"), "Redis has lost it"
+    assert terms.began == 2 * TERM
+
+
+def test_a_leader_begins_anew_before_its_term_ends() -> None:
+    terms = Terms()
+    epoch = terms.begin()
+    while not terms.must_begin(leads=True, leading=True, own_epoch=epoch, numerics_class="a"):
+        epoch = terms.next_epoch(epoch)
+        assert epoch < TERM, "the next leader's term begins there"
+    assert terms.begin() == TERM
+    assert not terms.must_begin(leads=True, leading=True, own_epoch=epoch, numerics_class="a")

@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from caracal_proto.placement_pb2 import Table
+from caracal_proto.placements import takes_epoch_of
 from simulation.exchange import Exchange
 from simulation.expert_links import ExpertLinks
 from simulation.expert_worker import Answer, Rejected
@@ -119,6 +120,8 @@ class AttentionWorker(Worker):
             answer(Rejected(f"the table is for {table.numerics_class}"))
         elif why := epoch_violation(table.epoch, self.epoch):
             answer(Rejected(why))
+        elif takes_epoch_of(table, self.table) and not self.world.mutation.hides_taken_epochs:
+            answer(Rejected("another table has this epoch", epoch_taken=True))
         else:
             answer(self._apply(table))
 
@@ -126,7 +129,8 @@ class AttentionWorker(Worker):
         before = self.epoch
         epoch = self.links.apply(table)
         if epoch == table.epoch and epoch != before:
-            self.world.checks.took_table(self, before, table)
+            self.world.checks.took_table(self, before, self.table, table)
+            self.table = table
             if not before:
                 self.announce()
         return epoch

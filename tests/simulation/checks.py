@@ -16,6 +16,7 @@ from services.router.requests.progress import MAX_FAILURES_IN_A_ROW
 if TYPE_CHECKING:
     from simulation.client import Client
     from simulation.expert_worker import Answer
+    from simulation.mutations import Mutation
     from simulation.timeline import Process
     from simulation.worker import Worker
     from simulation.world import World
@@ -32,7 +33,8 @@ class Violation(AssertionError):
 class Checks:
     """One world's."""
 
-    def __init__(self) -> None:
+    def __init__(self, mutation: Mutation) -> None:
+        self._mutation = mutation
         self._tables: dict[int, tuple[str, bytes]] = {}  # by epoch: which run published it first
         self._dead: set[str] = set()  # runs of attention workers
         self.faults_until = 0.0
@@ -72,13 +74,15 @@ class Checks:
         """A leader begins to push a table: no epoch is given to two tables."""
         data = table.SerializeToString(deterministic=True)
         by, known = self._tables.setdefault(table.epoch, (router.boot_id, data))
-        if known != data:
+        if known != data and not self._mutation.excuses_epochs:
             raise Violation("one table for an epoch", f"{table.epoch} is one of {by} and another of {router.boot_id}")
 
-    def took_table(self, worker: Worker, before: int, table: Table) -> None:
-        """A worker has taken a table: epochs never fall."""
+    def took_table(self, worker: Worker, before: int, last: Table | None, table: Table) -> None:
+        """A worker has taken a table: epochs never fall, and it had no other of this epoch."""
         if table.epoch < before:
             raise Violation("epochs grow", f"{worker.name} goes from epoch {before} to {table.epoch}")
+        if last is not None and last.epoch == table.epoch and last != table:
+            raise Violation("epochs grow", f"{worker.name} takes two tables of epoch {before}")
 
     def used_row(self, key: Key, wanted: tuple[Row, int], answer: Answer, output: int) -> None:
         """An attention worker takes an output in: the run that it asked has computed it, with weights of its class."""
@@ -106,7 +110,7 @@ class Checks:
         named = {worker.boot_id for worker in table.workers} if table is not None else set()
         for one in (*attention, *experts):
             its = one.describe().epoch
-            if its != epoch or one.draining:
+            if its != epoch or one.table != table or one.draining:
                 return f"epochs: {one.name} has {its}, the leader {epoch}; draining: {one.draining}"
         missing = named - {one.boot_id for one in experts}
         return f"table: {sorted(missing)} are in it" if missing or not named else ""

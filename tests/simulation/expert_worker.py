@@ -11,7 +11,7 @@ from simulation.oracle import CLASS, EXPERTS, Row, digest, expert_output
 from simulation.worker import Described, Worker
 
 from services.expert_worker.experts import Experts
-from services.expert_worker.placement_state import PlacementState, StaleTable, WrongTable
+from services.expert_worker.placement_state import EpochTaken, PlacementState, StaleTable, WrongTable
 from services.membership.record import WorkerRecord
 from services.router.dispatch.errors import DispatchError, NotLoaded, StaleEpoch
 
@@ -63,6 +63,7 @@ class Rejected:
     """A placement call that a worker has rejected."""
 
     why: str
+    epoch_taken: bool = False
 
 
 class ExpertWorker(Worker):
@@ -121,10 +122,11 @@ class ExpertWorker(Worker):
         before = self.state.epoch
         try:
             self.state.commit(table)
-        except (StaleTable, WrongTable) as error:
-            answer(Rejected(str(error)))
+        except (StaleTable, EpochTaken, WrongTable) as error:
+            answer(Rejected(str(error), isinstance(error, EpochTaken)))
             return
-        self.world.checks.took_table(self, before, table)
+        self.world.checks.took_table(self, before, self.table, table)
+        self.table = table
         self.announce()
         self._leave_when_drained()
         answer(True)

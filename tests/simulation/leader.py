@@ -11,10 +11,11 @@ from caracal_proto.placement_pb2 import Table
 from grpc import ChannelConnectivity
 from simulation.oracle import EXPERTS
 from simulation.placement_change import PlacementChange, load_given, planned, push, said
-from simulation.redis_model import SimulatedPulse
 
 from services.membership.numerics_class import fits, is_of
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
+from services.router.placement.bare_redis import BareRedis
 from services.router.placement.generations import served_beside
 from services.router.placement.join_backoffs import JoinBackoffs
 from services.router.placement.leader import LOOK_S, POLL_S, READ_S, RETRY_S, TICK_S
@@ -45,9 +46,11 @@ class Leader:
     def __init__(self, router: Router) -> None:
         self.router, self.world = router, router.world
         self.terms = (self.world.mutation.terms or Terms)()
+        self.bare = (self.world.mutation.bare_redis or BareRedis)()
         self.registries = {role: WorkerRegistry(self._state, _never) for role in ("expert", "attention")}
         self.table: Table | None = None
         self.table_key = b""
+        self.epoch_taken = False  # a worker has another table of the table's epoch
         self.numerics_class = ""
         self.leading = False
         self.backoffs = JoinBackoffs()
@@ -55,6 +58,7 @@ class Leader:
         self.change: PlacementChange | None = None
         self.took: set[tuple[str, bool]] = set()
         self._push_at, self._pushing = 0.0, False
+        self._may_begin = False
         self._changes, self._read_at = -1, 0.0
         self._polls = self._ticks = 0  # timers of older numbers are of no use
         self._woken = self._ticking = False
@@ -91,20 +95,25 @@ class Leader:
         name = self.router.name
         self.world.redis.ask(self.router, lambda redis: redis.pulse(name), self._take_pulse)
 
-    def _take_pulse(self, pulse: SimulatedPulse | None) -> None:
+    def _take_pulse(self, pulse: Pulse | None) -> None:
         now = self.router.now
-        if pulse is not None and not self.world.mutation.hides_terms:
-            self.terms.saw(pulse.term)
         if pulse is None:
+            self.bare.unavailable()
             self._wait_for_change(RETRY_S)
-        elif pulse.changes != self._changes or now >= self._read_at + READ_S:
+            return
+        if not self.world.mutation.hides_terms:
+            self.terms.saw(pulse.term)
+            self.bare.saw(pulse, now)
+        self._may_begin = not self.bare.settles_in(now)
+        if pulse.changes != self._changes or now >= self._read_at + READ_S or self.bare.bare:
             self._read_workers(pulse)
         else:
             self._read_table(pulse)
 
-    def _read_workers(self, pulse: SimulatedPulse) -> None:
+    def _read_workers(self, pulse: Pulse) -> None:
         def seen(records: tuple[list[WorkerRecord], list[WorkerRecord]] | None) -> None:
             if records is None:
+                self.bare.unavailable()
                 self._wait_for_change(RETRY_S)
                 return
             for registry, found in zip(self.registries.values(), records, strict=True):
@@ -116,13 +125,13 @@ class Leader:
 
         self.world.redis.ask(self.router, lambda redis: (redis.records("expert"), redis.records("attention")), seen)
 
-    def _read_table(self, pulse: SimulatedPulse) -> None:
+    def _read_table(self, pulse: Pulse) -> None:
         if pulse.epoch <= self.epoch:
-            self._lead(pulse.leads, pulse.epoch)
+            self._lead(pulse, pulse.epoch)
             return
 
         def read(found: Table | None) -> None:
-            self._lead(pulse.leads, pulse.epoch if self._take_stored(found, pulse.epoch) else 0)
+            self._lead(pulse, pulse.epoch if self._take_stored(found, pulse.epoch) else 0)
 
         self.world.redis.ask(self.router, lambda redis: redis.state.table, read)
 
@@ -133,25 +142,29 @@ class Leader:
             self._adopt(table)
         return True
 
-    def _lead(self, leads: bool, stored: int) -> None:
+    def _lead(self, pulse: Pulse, stored: int) -> None:
         """Begins to lead, or leads no more, as the lease says."""
-        if self.terms.must_begin(
-            leads=leads, leading=self.leading, own_epoch=self.epoch, numerics_class=self.numerics_class
-        ):
-            self._take_over(lambda: self._led(True, stored))
-        else:
-            if not leads and self.leading:
-                self._cancel_change()
-            self._led(leads, stored)
+        begins = self.terms.must_begin(
+            leads=pulse.leads, leading=self.leading, own_epoch=self.epoch, numerics_class=self.numerics_class
+        )
+        if begins and self._may_begin:
+            self._take_over(lambda: self._led(True, pulse, stored))
+            return
+        leads = pulse.leads and not begins
+        if not leads and self.leading:
+            self._cancel_change()
+        self._led(leads, pulse, stored)
 
-    def _led(self, leads: bool, stored: int) -> None:
+    def _led(self, leads: bool, pulse: Pulse, stored: int) -> None:
         if leads != self.leading:
             self._wake()
         self.leading = leads
-        table = self.table
+        table, first = self.table, self.terms.began
         if leads and table is not None and self.epoch and stored < self.epoch:
-            self.world.redis.ask(self.router, lambda redis: redis.write_table(table), lambda _: None)
-        self._wait_for_change(POLL_S)
+            self.world.redis.ask(self.router, lambda redis: redis.write_table(table, pulse.epoch), lambda _: None)
+        if leads and self._may_begin and pulse.term < first and not self.world.mutation.hides_terms:
+            self.world.redis.ask(self.router, lambda redis: redis.write_term(first, pulse.term), lambda _: None)
+        self._wait_for_change(min(POLL_S, self.bare.settles_in(self.router.now) or POLL_S))
 
     def _take_over(self, then: Callable[[], None]) -> None:
         """As the real one: a table that is older than the workers' counts as none."""
@@ -166,8 +179,11 @@ class Leader:
                 self._wait_for_change(RETRY_S)
 
         def begun() -> None:
-            first = self.terms.begin()
-            self.world.redis.ask(self.router, lambda redis: redis.write_term(first), written)
+            first, over = self.terms.begin(), self.terms.stored_term
+            if self.world.mutation.hides_terms:
+                then()
+            else:
+                self.world.redis.ask(self.router, lambda redis: redis.write_term(first, over), written)
 
         def alive() -> None:
             experts, attention = (registry.living() for registry in self.registries.values())
@@ -189,7 +205,7 @@ class Leader:
         self.table = table
         self.table_key = table.SerializeToString() if table is not None else b""
         self.numerics_class = (table.numerics_class if table is not None else "") or self.numerics_class
-        self.took = set()
+        self.took, self.epoch_taken = set(), False
 
     def publish(self, table: Table) -> None:
         """A change of this leader's has come to its end: the table is that now."""
@@ -271,6 +287,11 @@ class Leader:
             if not self.change.over and self.change.needs <= {r.boot_id for r in experts}:
                 return
             self._cancel_change()
+        if self.epoch_taken and self.table is not None:
+            table = Table()
+            table.CopyFrom(self.table)
+            table.epoch = self.terms.next_epoch(self.epoch)
+            self.publish(table)
         waiting = self.backoffs.waiting(self.router.now)
         plan = planned(self.table, self.table_key, usable, waiting)
         if plan.complete and (not self.epoch or plan.differs or address_changed(self.table, usable)):

@@ -9,7 +9,9 @@ from typing import TypeVar
 from caracal_proto.placement_pb2 import Table
 
 from services.expert_worker.placement_state import PlacementState
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
+from services.router.placement.bare_redis import BareRedis
 from services.router.placement.tables import chosen_class
 from services.router.placement.terms import Terms
 from services.router.requests.progress import GenerationProgress, IndexedToken
@@ -27,6 +29,7 @@ class Mutation:
     placement_state: type[PlacementState] | None = None
     takes_any_table: bool = False
     terms: Callable[[], Terms] | None = None
+    bare_redis: Callable[[], BareRedis] | None = None
     reads_wall_clock: bool = False
     counts_late_replies: bool = False
     mixes_classes: bool = False
@@ -36,6 +39,8 @@ class Mutation:
     counts_a_death_often: bool = False
     chosen_class: Callable[[Table | None, Sequence[WorkerRecord], Sequence[WorkerRecord]], str] | None = None
     believes_links: bool = False
+    excuses_epochs: bool = False  # two tables of one epoch are none of what is looked for
+    hides_taken_epochs: bool = False
 
 
 class AnyIndex(GenerationProgress):
@@ -66,15 +71,46 @@ class NoTerm(Terms):
         return self.highest + 1
 
 
+class ForgottenTerms(Terms):
+    """Knows of other leaders' terms only what Redis has now."""
+
+    def saw(self, term: int) -> None:
+        self.stored_term = self._last_term = term
+
+
+class NoWait(BareRedis):
+    """Begins a term by what a Redis that has lost everything has now."""
+
+    def saw(self, pulse: Pulse, now: float) -> None:
+        self.unavailable()
+
+
+class WaitFromFirstLook(BareRedis):
+    """Waits in an empty Redis from when it has first seen it, whoever has the lease."""
+
+    def saw(self, pulse: Pulse, now: float) -> None:
+        self._since = None if not pulse.bare else now if self._since is None else self._since
+
+
 NONE = Mutation()
 MUTATIONS = {
     one.name: one
     for one in (
         Mutation(name="a retry forgets the offset", progress=AnyIndex, forgets_offset=True),
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
-        Mutation(name="a leader believes leases alone", believes_leases=True),
+        Mutation(name="a leader believes leases alone", believes_leases=True, bare_redis=NoWait),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
+        Mutation(name="a term that Redis loses is forgotten", terms=ForgottenTerms, bare_redis=NoWait),
+        Mutation(name="a leader begins in a Redis that has lost everything", bare_redis=NoWait),
+        Mutation(name="a leader waits without the lease", bare_redis=WaitFromFirstLook),
+        Mutation(
+            name="a second table of an epoch counts as taken",
+            terms=ForgottenTerms,
+            bare_redis=NoWait,
+            excuses_epochs=True,
+            hides_taken_epochs=True,
+        ),
         Mutation(name="silence is judged by the wall clock", reads_wall_clock=True),
         Mutation(name="the late reply to a hedged call counts", counts_late_replies=True),
         Mutation(name="experts of another class are placed", mixes_classes=True),

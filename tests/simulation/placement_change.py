@@ -90,6 +90,8 @@ def push(leader: Leader, table: Table, records: Sequence[WorkerRecord], done: Ca
         left -= 1
         if reply is not None and not isinstance(reply, Rejected):
             took.add((record.boot_id, record.draining))
+        elif reply is not None and reply.epoch_taken and leader.table is table:
+            leader.epoch_taken = True
         if not left:
             done(took)
 

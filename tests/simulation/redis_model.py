@@ -15,6 +15,7 @@ from caracal_proto.placement_pb2 import Table
 from simulation.network import Network
 from simulation.timeline import Process, Timeline
 
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
 from services.membership.redis import LEASE_MS
 from services.router.placement.leader import LEADER_LEASE_MS
@@ -28,16 +29,6 @@ Reply = TypeVar("Reply")
 
 class Unavailable(Exception):
     """What a command meets where Redis refuses it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedPulse:
-    """As `services.membership.redis.Pulse`."""
-
-    leads: bool
-    epoch: int
-    term: int
-    changes: int
 
 
 @dataclass(slots=True)
@@ -115,10 +106,11 @@ class SimulatedRedis(Process):
         found = [(name, one) for (its, name), one in self.state.leases.items() if its == role]
         return [record for _, (record, until) in sorted(found) if until > self._wall]
 
-    def pulse(self, candidate: str) -> SimulatedPulse:
+    def pulse(self, candidate: str) -> Pulse:
         """As `Membership.pulse`: takes the leader's lease where nobody has it, renews it where the candidate has."""
         leader = self.state.leader
         holder = leader[0] if leader is not None and leader[1] > self._wall else ""
+        taken = not holder
         if not holder or holder == candidate:
             self.write().leader = candidate, self._wall + LEADER_LEASE_MS / 1000
             holder = candidate
@@ -126,15 +118,24 @@ class SimulatedRedis(Process):
             raise Unavailable
         state = self.state
         epoch = state.table.epoch if state.table is not None else 0
-        return SimulatedPulse(holder == candidate, epoch, state.term, state.changes)
+        return Pulse(holder == candidate, epoch, state.term, state.changes, taken, not state.term)
 
-    def write_table(self, table: Table) -> bool:
-        self.write().table = table
-        return True
+    def write_table(self, table: Table, over: int = 0) -> bool:
+        """As `PlacementHash.write_table`."""
+        state = self.write()
+        stored = state.table.epoch if state.table is not None else 0
+        if stored <= table.epoch or stored == over:
+            state.table = table
+            return True
+        return False
 
-    def write_term(self, first: int) -> bool:
-        self.write().term = first
-        return True
+    def write_term(self, first: int, over: int = 0) -> bool:
+        """As `PlacementHash.write_term`."""
+        state = self.write()
+        if state.term < first or state.term == over:
+            state.term = first
+            return True
+        return False
 
     def _tell(self) -> None:
         self.state.changes += 1

@@ -35,4 +35,17 @@ FOUND = {
             Fault("kill expert", 7.0, 3.0, 0, 0, 0.0),
         ),
     ),
+    "a leader begins in a Redis that has lost everything": schedule(5735),
+    "a term that Redis loses is forgotten": schedule(14268),
+    "a leader waits without the lease": Schedule(
+        1170,
+        routers=3,
+        attention=1,
+        experts=1,
+        faults=(Fault("kill expert", 0.317, 0.643, 14, 61, 0.0), Fault("redis wiped", 0.504, 1.6, 22, 32, 0.0)),
+    ),
+    "a second table of an epoch counts as taken": schedule(9303),
 }
+
+# The nine seeds of the first 16,600 under which two leaders gave one epoch to two tables.
+ONE_EPOCH_TWICE = (5735, 6945, 7436, 9303, 10673, 12193, 13632, 14268, 14422)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from simulation.checks import Violation
 from simulation.explore import explore
 from simulation.mutations import MUTATIONS
 from simulation.schedule import FAULTS, schedule
-from simulation.seeds import FOUND
+from simulation.seeds import FOUND, ONE_EPOCH_TWICE
 from simulation.world import play
 
 SCHEDULES = 8 * len(FAULTS)
@@ -26,6 +28,15 @@ def test_a_bug_that_was_found_stays_mended(name: str) -> None:
     with pytest.raises(Violation):
         play(FOUND[name], MUTATIONS[name])
     play(FOUND[name])
+
+
+@pytest.mark.parametrize("seed", ONE_EPOCH_TWICE)
+def test_no_epoch_is_given_twice_where_redis_loses_it(seed: int) -> None:
+    before = MUTATIONS["a term that Redis loses is forgotten"]
+    with pytest.raises(Violation, match="one table for an epoch"):
+        play(schedule(seed), before)
+    play(schedule(seed))
+    play(schedule(seed), replace(before, excuses_epochs=True))  # nobody waits for ever where it is given twice
 
 
 @pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - FOUND.keys()))

@@ -18,6 +18,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 999), routers=st.integers(1, 2), attention=st.integers(1, 3), experts=NUMBERS)
     def begin(self, seed: int, routers: int, attention: int, experts: int) -> None:
         self.world = World(Schedule(seed, routers, attention, 1 + experts % 3))
+        self.world.timeline.run(self.world.begins_in)
 
     @rule(prompt=PROMPTS, tokens=st.integers(1, 12), leaves=st.sampled_from([0, 0, 0, 1, 3]))
     def ask(self, prompt: tuple[int, ...], tokens: int, leaves: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from caracal_proto.placement_pb2 import Table
 from simulation.timeline import Process
 
 from services.membership.record import WorkerRecord
@@ -31,10 +32,11 @@ class Worker(Process):
         super().__init__(world.timeline, name)
         self.world = world
         self.draining = False
+        self.table: Table | None = None  # the current one
         self._announced: tuple[object, ...] = ()
 
     def begin(self) -> None:
-        self.draining, self._announced = False, ()
+        self.draining, self.table, self._announced = False, None, ()
         self.every(RENEW_S, self.announce)
 
     def record(self) -> WorkerRecord:

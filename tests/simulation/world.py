@@ -20,7 +20,9 @@ from simulation.streams import Streams
 from simulation.timeline import Process, Timeline
 from simulation.worker import Worker
 
+from services.membership.pulse import Pulse
 from services.membership.record import WorkerRecord
+from services.router.placement.bare_redis import BareRedis
 
 AFTER_S = 2.0  # that a fault may last longer than its schedule says
 ANSWERS_S = 90.0  # virtual, after the last fault, in which every answer ends
@@ -42,7 +44,7 @@ class World:
         self.timeline = Timeline()
         self.network = Network(self.timeline, Random(plan.seed))
         self.streams = Streams(self.network)
-        self.checks = Checks()
+        self.checks = Checks(mutation)
         self.redis: SimulatedRedis = SimulatedRedis(self.timeline, self.network)
         self.routers: dict[str, Router] = {name: Router(self, name) for name in _names("router", plan.routers)}
         self.attention: dict[str, AttentionWorker] = {
@@ -106,6 +108,13 @@ class World:
             raise Violation("all is given back and agreed", why)
 
     @property
+    def begins_in(self) -> float:
+        """Seconds from the start until a leader may begin: schedules count from then on."""
+        bare = (self.mutation.bare_redis or BareRedis)()
+        bare.saw(Pulse(leads=True, epoch=0, term=0, changes=0, bare=True), self.timeline.now)
+        return bare.settles_in(self.timeline.now)
+
+    @property
     def played(self) -> Played:
         tokens = sum(len(client.ids) for client in self.clients)
         return Played(self.timeline.events, self.timeline.now, tokens)
@@ -118,11 +127,12 @@ def _names(role: str, count: int) -> list[str]:
 def play(plan: Schedule, mutation: Mutation = NONE) -> Played:
     """Plays a schedule to its end. Raises Violation."""
     world = World(plan, mutation)
+    begun_at = world.begins_in
     for asked in plan.asked:
-        world.timeline.at(asked.at, partial(world.ask, asked))
+        world.timeline.at(begun_at + asked.at, partial(world.ask, asked))
     for fault in plan.faults:
-        world.timeline.at(fault.at, partial(world.begin, fault))
+        world.timeline.at(begun_at + fault.at, partial(world.begin, fault))
     ends = [asked.at for asked in plan.asked] + [fault.at + fault.seconds for fault in plan.faults]
-    world.timeline.run(max(ends, default=0.0) + 0.01)
+    world.timeline.run(begun_at + max(ends, default=0.0) + 0.01)
     world.come_to_rest()
     return world.played

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
-from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc
+from caracal_proto import attention_pb2, attention_pb2_grpc, expert_pb2, expert_pb2_grpc, placement_pb2
 from caracal_proto.loads import WorkerLoad, pack_load
-from caracal_proto.placements import pack_experts, unpack_experts, workers_of
+from caracal_proto.placements import pack_experts, takes_epoch_of, unpack_experts, workers_of
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.membership.record import WorkerRecord
@@ -37,6 +37,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         self.busy = 0.0
         self.rejects = rejects  # the error message of every Prepare, if not empty
         self.epoch, self.draining, self.salt, self.load_s = 0, False, b"", 0.0
+        self.table: placement_pb2.Table | None = None  # the last one that it took
         self.holds: set[str] = set()  # calls that are never answered: Load, Commit, Describe
         self.held = 0  # such calls that have not ended
         self._calls, self._record, self._port = calls, {"numerics_class": "c", **record}, 0
@@ -95,6 +96,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         table = request.table
         if table.epoch < self.epoch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "stale")
+        await self._refuse_a_second(table, context)
         me = [i for i, worker in enumerate(table.workers) if worker.boot_id == self.boot_id]
         given = {
             (layer, expert)
@@ -105,7 +107,7 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         if not given <= self.loaded:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "given what was not prepared")
         self._calls.append((self.worker_id, "commit", table.epoch))
-        self.epoch = table.epoch
+        self.epoch, self.table = table.epoch, table
         self.replicas = {
             (layer, expert): len(replicas)
             for layer, placement in enumerate(table.layers)
@@ -115,9 +117,15 @@ class FakeWorker(expert_pb2_grpc.ExpertServicer, attention_pb2_grpc.AttentionSer
         return expert_pb2.CommitReply(epoch=self.epoch, loaded=len(given))
 
     async def ApplyTable(self, request: Any, context: Any) -> attention_pb2.ApplyTableReply:
+        await self._refuse_a_second(request, context)
         self._calls.append((self.worker_id, "apply", request.epoch))
-        self.epoch = max(self.epoch, request.epoch)
+        if request.epoch >= self.epoch:
+            self.epoch, self.table = request.epoch, request
         return attention_pb2.ApplyTableReply(epoch=self.epoch)
+
+    async def _refuse_a_second(self, table: placement_pb2.Table, context: Any) -> None:
+        if takes_epoch_of(table, self.table):
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"epoch {table.epoch} is another table's here")
 
     def Session(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError

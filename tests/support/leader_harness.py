@@ -97,6 +97,7 @@ class LeaderHarness:
 @contextlib.asynccontextmanager
 async def leader_harness(store: Store) -> AsyncIterator[LeaderHarness]:
     harness = LeaderHarness(store)
+    await harness.membership.begin_cluster()
     try:
         yield harness
     finally:

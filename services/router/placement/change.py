@@ -19,7 +19,7 @@ from services.membership.record import WorkerRecord
 from services.router.placement.differing_tensors import differing_tensors
 from services.router.placement.digests import DigestArray, Digests
 from services.router.placement.table_view import Items, TableView
-from services.router.placement.worker_client import CallFailed, Workers
+from services.router.placement.worker_client import CallFailed, EpochTaken, Workers
 
 log = structlog.get_logger(__name__)
 
@@ -148,10 +148,13 @@ async def _learn_digests(
 
 
 class PublishedTable:
-    """A table with its two messages, serialized once for all workers."""
+    """A table with its two messages, serialized once for all workers.
+
+    `epoch_taken`: whether a worker has another table of its epoch, so that it needs another one.
+    """
 
     def __init__(self, table: Table) -> None:
-        self.table = table
+        self.table, self.epoch_taken = table, False
         self._of_role = {
             "attention": table.SerializeToString(),
             "expert": CommitRequest(table=table).SerializeToString(),
@@ -188,6 +191,7 @@ async def _push(
             await workers.push(record, table.message_to(record.role))
     except CallFailed as error:
         epoch = table.table.epoch
+        table.epoch_taken = table.epoch_taken or isinstance(error, EpochTaken)
         note = log.info if record.draining else log.warning  # one that is drained may have left
         note("a worker did not take the table", worker_id=record.worker_id, epoch=epoch, error=str(error))
         return None

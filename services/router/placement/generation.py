@@ -81,6 +81,10 @@ class Generation:
         self.cancel_change()
         self.main = True
         self.balancer.allow(budget)
+        self._give_next_epoch()
+
+    def _give_next_epoch(self) -> None:
+        """Publishes the table that it has under the next epoch."""
         if self.table is not None:
             table = Table()
             table.CopyFrom(self.table)
@@ -117,6 +121,9 @@ class Generation:
             if not self._change.done() and self._still_wanted(experts, usable):
                 return None
             self.cancel_change()
+        if self.published is not None and self.published.epoch_taken:
+            log.warning("a worker has another table of this epoch; it gets the next one", epoch=self.epoch)
+            self._give_next_epoch()
         plan = await self._plan_for(usable)
         if plan.table is not self.table or not self._shared.leading():
             return None  # something has changed meanwhile; the next round sees it

@@ -23,6 +23,7 @@ from services.membership.shortage import CapacityShortage
 from services.router.introductions import Introductions
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.balancer import LOAD_S
+from services.router.placement.bare_redis import BareRedis
 from services.router.placement.capacity import left_out
 from services.router.placement.change import PublishedTable
 from services.router.placement.generation import Generation, Shared
@@ -75,7 +76,7 @@ class PlacementLeader:
         self._pulse: Pulse | None = None  # the last one
         self.changed = asyncio.Event()  # set when a worker, the table or who leads has changed; for who clears it
         self._changes, self._read_at = -1, 0.0  # as of the last read of the workers' leases
-        self._terms = Terms()
+        self._terms, self._bare = Terms(), BareRedis()
         self._leading = self._redis_unavailable = self._resigned = False
         self._backoffs = JoinBackoffs()
         self.metrics = PlacementMetrics()
@@ -140,11 +141,12 @@ class PlacementLeader:
                 if self._redis_unavailable:
                     log.info("redis is available again; workers may join")
                 self._redis_unavailable = False
-                await self._membership.wait_for_change(POLL_S)
+                await self._membership.wait_for_change(min(POLL_S, self._bare.settles_in(time.monotonic()) or POLL_S))
             except RedisUnavailable as error:
                 if not self._redis_unavailable:
                     log.warning("redis is unavailable; the table stays, joins wait", error=str(error))
                 self._redis_unavailable = True
+                self._bare.unavailable()
                 await asyncio.sleep(RETRY_S)
 
     async def _poll_redis(self) -> None:
@@ -154,6 +156,8 @@ class PlacementLeader:
             self.changed.set()
         leads, stored = pulse.leads, pulse.epoch
         self._terms.saw(pulse.term)
+        self._bare.saw(pulse, time.monotonic())
+        may_begin = not self._bare.settles_in(time.monotonic())  # by the leases that are read from here on
         await self._see_workers(pulse.changes)
         if self._introductions.pending and time.monotonic() < self._began + FIRST_LOOK_S:
             return  # who is there, and how far their epochs are, decides what a new router believes and begins with
@@ -164,20 +168,25 @@ class PlacementLeader:
             leads = False
         main = self._main.numerics_class
         if self._terms.must_begin(leads=leads, leading=self._leading, own_epoch=self.epoch, numerics_class=main):
-            await self._take_over()
-        elif not leads and self._leading:
-            log.warning("another router leads the placement")
-            for each in self._generations:
-                each.cancel_change()
-            self._shortages.forget()
-            self.metrics.balancedness, self.metrics.quarantined = math.nan, 0  # the other router's is what counts
+            leads = may_begin and await self._take_over()
+        if not leads and self._leading:
+            self._step_down("workers are beyond it" if pulse.leads else "another router leads the placement")
         if leads != self._leading:
             self._workers.wake()
         self._leading = leads
         if leads and self._main.table and self.epoch and stored < self.epoch:
-            await self._membership.write_table(self._main.table)
+            await self._membership.write_table(self._main.table, over=pulse.epoch)
+        if leads and may_begin and pulse.term < self._terms.began:  # Redis has lost it
+            await self._membership.write_term(self._terms.began, over=pulse.term)
         if leads:
             await self._write_hints()
+
+    def _step_down(self, why: str) -> None:
+        log.warning("this router leads the placement no more", why=why)
+        for each in self._generations:
+            each.cancel_change()
+        self._shortages.forget()
+        self.metrics.balancedness, self.metrics.quarantined = math.nan, 0  # the next leader's is what counts
 
     async def _take_stored(self, stored: int) -> bool:
         """Takes the table in Redis if it is newer than ours; returns whether it can be one of this cluster."""
@@ -202,7 +211,7 @@ class PlacementLeader:
 
     async def _see_workers(self, changes: int) -> None:
         """Reads the workers' leases when one has changed, and every READ_S."""
-        unchanged = changes == self._changes and not self._introductions.pending
+        unchanged = changes == self._changes and not self._introductions.pending and not self._bare.bare
         if unchanged and time.monotonic() < self._read_at + READ_S:
             return
         seen = {
@@ -215,8 +224,9 @@ class PlacementLeader:
         self._terms.see(record for records in seen.values() for record in records)
         self._changes, self._read_at = changes, time.monotonic()
 
-    async def _take_over(self) -> None:
-        """Starts to lead. Without a table in Redis, it begins with one made from what the workers have loaded.
+    async def _take_over(self) -> bool:
+        """Starts to lead, unless another router has begun the same term. Without a table in Redis, it begins with one
+        made from what the workers have loaded.
 
         One that is older than the workers' counts as none, for they would reject it: Redis has lost what was written.
         """
@@ -240,8 +250,11 @@ class PlacementLeader:
         if self.epoch < newest or self._main.table is None:
             self._main.published = PublishedTable(table) if table else None
         first = self._terms.begin()
-        await self._membership.write_term(first)
+        if not await self._membership.write_term(first, over=self._terms.stored_term):
+            log.info("another router has begun the next term", term=first)
+            return False
         log.info("this router leads the placement", holder=self._holder, next_epoch=first)
+        return True
 
     async def _loaded(self, records: list[WorkerRecord]) -> PublishedTable | None:
         """What these workers, of one class, have loaded, as a table of epoch 0; None when they have nothing."""

@@ -2,7 +2,8 @@
 
 Epochs only grow. A router that begins to lead starts above all that it can see, so that workers reject whoever led
 before it, whatever Redis has lost. What it begins with is in Redis before it gives an epoch: another one that takes
-over while no table of the term is out does not give the same epochs to other tables.
+over while no table of the term is out does not give the same epochs to other tables. Where Redis loses that, routers
+remember it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from services.membership.numerics_class import fits
 from services.membership.record import WorkerRecord
 from services.router.placement.tables import TERM, next_term
 
+SPARE = 100  # epochs of a term that are left when its leader begins the next one
 MOST_UNSEEN = 100  # terms in a row without a table: what says that it is further ahead is nobody's of ours
 
 
@@ -24,8 +26,9 @@ class Terms:
 
     def __init__(self) -> None:
         self.highest = 0
-        self._began_after = 0  # the epoch before the first that it may give
-        self._last_term = 0  # the first epoch of the last term that any router has begun, as Redis has it
+        self._began_after: int | None = None  # the epoch before the first that it may give
+        self.stored_term = 0  # the first epoch of the last term that any router has begun, as Redis has it
+        self._last_term = 0  # the highest of those that it has had
         self._leased: dict[str, int] = {}  # the highest epoch in the leases of each class
 
     def see(self, records: Iterable[WorkerRecord]) -> None:
@@ -49,22 +52,36 @@ class Terms:
         self.highest = max(self.highest, stored.epoch)
         return stored.epoch > own_epoch and stored.epoch >= self.leased_of(stored.numerics_class)
 
+    @property
+    def began(self) -> int:
+        """The first epoch of the own term; 0 before the first."""
+        return self._began_after + 1 if self._began_after is not None else 0
+
     def saw(self, term: int) -> None:
         """Takes the first epoch of the last term, as Redis has it; 0 where it has none."""
-        self._last_term = term
+        self.stored_term = term
+        if self._is_believable(term):
+            self._last_term = max(self._last_term, term)
 
     def must_begin(self, *, leads: bool, leading: bool, own_epoch: int, numerics_class: str) -> bool:
         """Whether a router that has the leader's lease has to begin a term, if it was `leading` already, too.
 
-        One without a table may have begun before it knew a worker, whose epoch is above its own first one then.
+        One without a table may have begun before it knew a worker, whose epoch is above its own first one then. Another
+        one may have led since, without a table. And a term has an end, where the next leader's begins.
         """
-        return leads and (not leading or self.leased_of(numerics_class) > (own_epoch or self._began_after))
+        overtaken = self._is_believable(self.stored_term) and self.stored_term > self.began
+        beyond = self.leased_of(numerics_class) > (own_epoch or self._began_after or 0)
+        used_up = self.highest >= self.began + TERM - SPARE
+        return leads and (not leading or beyond or overtaken or used_up)
 
     def begin(self) -> int:
         """Begins a term; returns its first epoch."""
-        unseen = self._last_term if self._last_term <= self.highest + MOST_UNSEEN * TERM else 0
+        unseen = max(term for term in (0, self._last_term, self.stored_term) if self._is_believable(term))
         self.highest = self._began_after = next_term(max(self.highest, unseen)) - 1
         return self.highest + 1
+
+    def _is_believable(self, term: int) -> bool:
+        return term <= self.highest + MOST_UNSEEN * TERM
 
     def next_epoch(self, own_epoch: int) -> int:
         """Gives an epoch, each once. `own_epoch`: of the table that the router has."""

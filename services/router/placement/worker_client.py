@@ -50,6 +50,10 @@ class CallFailed(Exception):
     """Expected: a worker did not do what it was asked; the message names it and says why."""
 
 
+class EpochTaken(CallFailed):
+    """Expected: a worker has another table of the epoch that it is given."""
+
+
 class Workers:
     """Channels to every worker the leader knows."""
 
@@ -119,7 +123,7 @@ class Workers:
         return await _call(record, ExpertStub(self._signed(record)).Load(LoadRequest(), timeout=QUICK_S))
 
     async def push(self, record: WorkerRecord, message: bytes) -> None:
-        """Publishes a table, serialized for the worker's role. Raises CallFailed."""
+        """Publishes a table, serialized for the worker's role. Raises EpochTaken, CallFailed."""
         call: Any = self._signed(record).unary_unary(PUSH[record.role])
         await _call(record, call(message, timeout=QUICK_S))
 
@@ -156,7 +160,8 @@ async def _call(record: WorkerRecord, call: Awaitable[Reply]) -> Reply:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
-        raise CallFailed(f"{record.worker_id}: {error.code().name}: {error.details()}") from None
+        failed = EpochTaken if error.code() is grpc.StatusCode.ALREADY_EXISTS else CallFailed
+        raise failed(f"{record.worker_id}: {error.code().name}: {error.details()}") from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
