@@ -59,8 +59,10 @@ SMOKE = Sizes(prompt=100, answer=400, around=10)
 @asynccontextmanager
 async def cluster(model: Path, spares: int) -> AsyncIterator[LocalCluster]:
     environment = {"CARACAL_MODEL_NAME": MODEL, "CARACAL_REPLICAS": "2", "CARACAL_PREFIX_CACHE": "0"}
-    counts = {"attention": 2, "expert": 2, "routers": 2, "spares": spares}
-    local = LocalCluster(LocalSettings(model=model, port=0, environment=environment, **counts))
+    settings = LocalSettings(
+        model=model, port=0, attention=2, expert=2, routers=2, spares=spares, environment=environment
+    )
+    local = LocalCluster(settings)
     try:
         await local.start()
         await local.ready(START_S)
@@ -76,9 +78,12 @@ async def cluster(model: Path, spares: int) -> AsyncIterator[LocalCluster]:
 
 
 async def serving(local: LocalCluster) -> dict[str, str]:
-    """The boot ids of the processes that serve, by name."""
-    records = [one for role in ("attention", "expert", "router") for one in await local.membership.workers(role)]
-    return {record.worker_id: record.boot_id for record in records if record.serving or record.role == "router"}
+    """The boot ids of the processes that serve, by name: of expert workers those in the published table, since
+    their leases say so up to a second later."""
+    records = [one for role in ("attention", "router") for one in await local.membership.workers(role)]
+    table = await local.membership.read_table()
+    experts = {worker.worker_id: worker.boot_id for worker in table.workers} if table is not None else {}
+    return experts | {one.worker_id: one.boot_id for one in records if one.serving or one.role == "router"}
 
 
 async def until_all_serve(local: LocalCluster, before: dict[str, str], names: tuple[str, ...]) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.cluster_harness import ClusterUnderTest, answer_of, running_cluster, serves, until
+from support.cluster_harness import ClusterUnderTest, answer_of, running_cluster, until
 from support.user_commands import lines_until, up
 
+from services.cli.scale import serves
 from services.local.spares import Spares
 from services.process.children import Child
 
