@@ -7,7 +7,6 @@ A line of JSON on standard input says which module, with which further variables
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -26,8 +25,6 @@ def order(module: str, environment: Mapping[str, str], log: Path) -> bytes:
 def main() -> None:
     for module in sys.argv[1:]:
         import_module(f"{module}.__main__")
-    gc.collect()
-    gc.freeze()  # or whatever it becomes would look at all of it once more
     print(json.dumps({"event": "spare", **StartTimes().parts}), flush=True)
     line = sys.stdin.buffer.readline()
     if not line:
