@@ -51,6 +51,7 @@ class Spares:
         for dead in [one for one in self.waiting if not one.alive]:
             self.waiting.remove(dead)
             log.warning("a spare process has ended", code=dead.process.returncode, last_line=dead.last_log_line())
+            _close(dead)
             dead.log.unlink()
         if len(self.waiting) == self._count or time.monotonic() - self._filled < self._pause_s:
             return
@@ -86,6 +87,10 @@ class Spares:
         for one in self.waiting:
             one.signal(signal.SIGKILL)
             one.process.wait()
-            if one.process.stdin is not None:
-                one.process.stdin.close()
+            _close(one)
         self.waiting.clear()
+
+
+def _close(spare: Child) -> None:
+    if spare.process.stdin is not None:
+        spare.process.stdin.close()
