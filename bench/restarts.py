@@ -1,7 +1,8 @@
 """`python -m bench.restarts` kills processes of a cluster under streams: how long until they serve again, by phase.
 
 The weights of a process that starts again are in the page cache. A stream's stall is the longest time between two of
-its tokens, as its client sees them; every answer has to come whole.
+its tokens, as its client sees them; every answer has to come whole. Spare processes, as of `caracal up --spares N`, are
+all there before each kill.
 """
 
 from __future__ import annotations
@@ -56,9 +57,12 @@ SMOKE = Sizes(prompt=100, answer=400, around=10)
 
 
 @asynccontextmanager
-async def cluster(model: Path) -> AsyncIterator[LocalCluster]:
+async def cluster(model: Path, spares: int) -> AsyncIterator[LocalCluster]:
     environment = {"CARACAL_MODEL_NAME": MODEL, "CARACAL_REPLICAS": "2", "CARACAL_PREFIX_CACHE": "0"}
-    local = LocalCluster(LocalSettings(model=model, port=0, attention=2, expert=2, routers=2, environment=environment))
+    settings = LocalSettings(
+        model=model, port=0, attention=2, expert=2, routers=2, spares=spares, environment=environment
+    )
+    local = LocalCluster(settings)
     try:
         await local.start()
         await local.ready(START_S)
@@ -74,9 +78,12 @@ async def cluster(model: Path) -> AsyncIterator[LocalCluster]:
 
 
 async def serving(local: LocalCluster) -> dict[str, str]:
-    """The boot ids of the processes that serve, by name."""
-    records = [one for role in ("attention", "expert", "router") for one in await local.membership.workers(role)]
-    return {record.worker_id: record.boot_id for record in records if record.serving or record.role == "router"}
+    """The boot ids of the processes that serve, by name: of expert workers those in the published table, since
+    their leases say so up to a second later."""
+    records = [one for role in ("attention", "router") for one in await local.membership.workers(role)]
+    table = await local.membership.read_table()
+    experts = {worker.worker_id: worker.boot_id for worker in table.workers} if table is not None else {}
+    return experts | {one.worker_id: one.boot_id for one in records if one.serving or one.role == "router"}
 
 
 async def until_all_serve(local: LocalCluster, before: dict[str, str], names: tuple[str, ...]) -> None:
@@ -84,6 +91,15 @@ async def until_all_serve(local: LocalCluster, before: dict[str, str], names: tu
         while True:
             now = await serving(local)
             if len(now) == 6 and all(now[name] != before.get(name) for name in names):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def until_spares_wait(local: LocalCluster) -> None:
+    """Returns when no process is young, so that none is restarted late for having died young, and all spares wait."""
+    async with asyncio.timeout(START_S):
+        while True:
+            if local.steady() and len(local.spares.ready) >= local.settings.spares:
                 return
             await asyncio.sleep(0.02)
 
@@ -167,6 +183,7 @@ async def measure_one(
 ) -> dict[str, float]:
     """One kill under streams. Raises BadAnswer when one of them does not come whole."""
     prompts = [[rng.randrange(10, vocabulary) for _ in range(sizes.prompt)] for _ in range(sizes.streams)]
+    await until_spares_wait(local)
     async with Callers(local.urls[0], prompts, sizes.answer) as callers:
         await callers.more(sizes.around)
         began = time.perf_counter()
@@ -175,17 +192,18 @@ async def measure_one(
     return phases | {"longest stall": callers.longest_stall_s(began)}
 
 
-async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int) -> list[Row]:
+async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int, spares: int) -> list[Row]:
     found: dict[str, list[dict[str, float]]] = {what: [] for what in KILLED}
     rng = random.Random(0)
-    async with cluster(model) as local:
+    async with cluster(model, spares) as local:
         await until_all_serve(local, {}, ())
         for round_ in range(rounds):
             for what, names in KILLED.items():
                 console.print(f"round {round_ + 1} of {rounds}: {what}")
                 found[what].append(await measure_one(local, names, sizes, vocabulary, rng))
     section = (
-        f"killed under {sizes.streams} streams of {sizes.prompt} tokens, of two workers of each role; median seconds"
+        f"killed under {sizes.streams} streams of {sizes.prompt} tokens, two workers of each role, {spares} spares; "
+        "median seconds"
     )
     return [
         Row(phase, median(one[phase] for one in found[what]), "s", section=section, column=what, key=f"{what}/{phase}")
@@ -197,12 +215,15 @@ async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.restarts", description=__doc__)
     parser.add_argument("--rounds", type=number(1), default=3, help="kills of each kind")
+    parser.add_argument(
+        "--spares", type=number(0), default=LocalSettings.spares, help="processes that wait to take over"
+    )
     parser.add_argument("--out", type=folder, default=RESULTS, help="where restarts.json and restarts.md go")
     parser.add_argument("--smoke", action="store_true", help="every part once and small: nothing is written")
     given = parser.parse_args()
     checkpoint = prepare(SMOKE_CONFIG if given.smoke else CONFIG)
     sizes, rounds = (SMOKE, 1) if given.smoke else (Sizes(), given.rounds)
-    rows = asyncio.run(measure(checkpoint.path, sizes, checkpoint.config.vocab_size, rounds))
+    rows = asyncio.run(measure(checkpoint.path, sizes, checkpoint.config.vocab_size, rounds, given.spares))
     if not given.smoke:
         write(rows, given.out, "restarts")
     print(markdown(rows))

@@ -18,7 +18,7 @@ from services.attention_worker.weights_scrub import WeightsChanged
 from services.attention_worker.worker import AttentionWorker
 from services.checkpoint.errors import CheckpointError
 from services.process import tracing
-from services.process.garbage import keep_what_is_made
+from services.process.garbage import keep_what_is_imported, keep_what_is_made
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
 from services.process.settings import InvalidSetting
@@ -53,6 +53,7 @@ def as_it_is(model: Servable) -> Servable:
 def main(adapt: Callable[[Servable], Servable] = as_it_is) -> None:
     """Serves until a signal. `adapt`: what is served instead of a model, for benchmarks."""
     times = StartTimes()
+    keep_what_is_imported()
     try:
         settings = AttentionSettings.from_env()
         configure_logging("attention", settings.identity, settings.log_level)

@@ -14,7 +14,7 @@ from services.checkpoint.reader import Checkpoint
 from services.expert_worker.settings import ExpertSettings
 from services.expert_worker.worker import ExpertWorker
 from services.process import tracing
-from services.process.garbage import keep_what_is_made
+from services.process.garbage import keep_what_is_imported, keep_what_is_made
 from services.process.large_buffers import give_back_large_buffers
 from services.process.lifecycle import exit_with_error, serve_until_signal
 from services.process.open_files import raise_open_files
@@ -47,6 +47,7 @@ async def serve(settings: ExpertSettings, checkpoint: Checkpoint, times: StartTi
 
 def main() -> None:
     times = StartTimes()
+    keep_what_is_imported()
     try:
         settings = ExpertSettings.from_env()
         configure_logging("expert", settings.identity, settings.log_level)

@@ -42,6 +42,13 @@ class LocalSettings(Settings):
     attention: int = _count_setting("attention workers")
     expert: int = _count_setting("expert workers")
     routers: int = _count_setting("routers")
+    spares: int = setting(
+        "processes that have imported what workers import, and wait to take the place of one that dies or is added:"
+        " 0.2 GB of memory each; 0 = none",
+        1,
+        minimum=0,
+        maximum=MAX_WORKERS,
+    )
     dtype: str = setting_like(AttentionSettings, "dtype")
     device: str = setting_like(AttentionSettings, "device")
     tp: int = setting_like(AttentionSettings, "tp")

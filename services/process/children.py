@@ -14,6 +14,7 @@ from pathlib import Path
 
 LAUNCHER = Path(__file__).with_name("dies_with_parent.py")
 TAIL_BYTES = 20_000
+NOTHING, PIPE = subprocess.DEVNULL, subprocess.PIPE
 
 
 @dataclass(slots=True)
@@ -64,12 +65,15 @@ def import_path() -> str:
     return os.pathsep.join(map(str, (*kept, *({root} - kept.keys()))))
 
 
-def start(name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> Child:
-    """Starts `command` (its first word a path) in a session of its own, so that Ctrl-C reaches only this process."""
+def start(name: str, command: list[str], log: Path, environment: Mapping[str, str], *, stdin: int = NOTHING) -> Child:
+    """Starts `command` (its first word a path) in a session of its own, so that Ctrl-C reaches only this process.
+
+    `stdin`: PIPE, or NOTHING to read.
+    """
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=sink,
             stderr=sink,
             env={**os.environ, **environment},

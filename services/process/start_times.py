@@ -1,4 +1,7 @@
-"""How long the parts of a process's start took, for its log: from its creation on, which is before Python runs."""
+"""How long the parts of a process's start took, for its log: from its creation on, which is before Python runs.
+
+A spare counts from the moment at which it took over: before that it had imported its modules, and waited.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 from pathlib import Path
 
 _IMPORTED = time.monotonic()
+_taken_over: float | None = None
 
 
 class StartTimes:
@@ -27,8 +31,16 @@ class StartTimes:
         return dict(self._parts)
 
 
+def count_from_now() -> None:
+    """What this process has done until now is no part of its start."""
+    global _taken_over
+    _taken_over = time.monotonic()
+
+
 def _age_s() -> float:
-    """Seconds since the process was created; elsewhere than on Linux since this module was imported."""
+    """Seconds since the process was created or took over; elsewhere than on Linux since this module was imported."""
+    if _taken_over is not None:
+        return time.monotonic() - _taken_over
     if sys.platform != "linux":
         return time.monotonic() - _IMPORTED
     created = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])

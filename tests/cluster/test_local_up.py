@@ -62,7 +62,7 @@ def test_a_user_starts_asks_scales_and_stops(user: dict[str, str], model: Path) 
 
         children = psutil.Process(process.pid).children(recursive=True)
         texts = [one for one in children if "services.router.requests.text_child" in one.cmdline()]
-        assert len(children) - len(texts) == 5
+        assert len(children) - len(texts) in (5, 6), "or with a spare, if all of this has taken long enough"
         assert 1 <= len(texts) <= 2
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

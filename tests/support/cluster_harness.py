@@ -231,8 +231,8 @@ def running_cluster(folder: Path, preset: dict[str, Any] = PLAIN, **settings: An
 
 
 def running_on(model: Path, **settings: Any) -> Generator[ClusterUnderTest]:
-    """The same on the checkpoint at `model`."""
-    cluster = ClusterUnderTest(LocalSettings(model=model, port=0, **settings))
+    """The same on the checkpoint at `model`. Without spares if not asked for, so that every start takes as long."""
+    cluster = ClusterUnderTest(LocalSettings(model=model, port=0, **({"spares": 0} | settings)))
     try:
         cluster.start()
         yield cluster
