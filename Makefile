@@ -120,7 +120,7 @@ e2e-k8s: $(VENV)/.dev
 
 # TRAIN='--steps 20 --out DIR' and the like.
 train: $(VENV)/.dev
-	$(BIN)/python -m training.curriculum $(TRAIN)
+	$(BIN)/python -m training $(TRAIN)
 
 # BENCH='--rounds 5' and the like. --smoke runs beside llama.cpp only where that is installed already.
 bench: $(VENV)/.dev $(if $(findstring --smoke,$(BENCH)),,$(VENV)/.bench)

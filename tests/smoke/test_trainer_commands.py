@@ -13,12 +13,11 @@ pytestmark = pytest.mark.processes
 
 
 def test_train_and_evaluate(shell: Shell) -> None:
-    folders = [part for name in ("run", "out", "docs") for part in (f"--{name}", str(shell.folder / "trained" / name))]
-    shell.run("python", "-m", "training", "--steps", "2", "--mtp-steps", "0", *folders)
+    folders = [f"--{name} {shell.folder / 'trained' / name}" for name in ("run", "out", "docs")]
+    shell.run("make", "train", f"TRAIN=--steps 2 --mtp-steps 0 {' '.join(folders)}")
     assert (shell.folder / "trained" / "out" / "config.json").exists()
     assert (shell.folder / "trained" / "docs" / "training.png").exists()
-    few = ("--dialogues", "4", "--data", "dialogues", "--model", str(shell.folder / "trained" / "out"))
-    assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", *few)
+    assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", "--dialogues", "4")
 
 
 def test_train_on_two_ranks(shell: Shell) -> None:

@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=HERE / "runs" / "mtp", help="folder of checkpoint and log")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=MtpRecipe.steps, help="fewer only to try the program out")
-    parser.add_argument("--data", choices=("corpus", "dialogues"), default="corpus", help="what the trunk has learned")
+    parser.add_argument(
+        "--data", choices=("corpus", "dialogues"), default="dialogues", help="what the trunk has learned"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
