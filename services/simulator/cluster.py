@@ -60,12 +60,10 @@ class SimulatedCluster:
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: list[dict[asyncio.Task[None], None]] = [{} for _ in self.routers]  # in their order
         self.error: BaseException | None = None  # a bug of the simulator
-        self._reports = PrefixReports(self.attention.workers, loop)
+        self._reports: PrefixReports | None = None  # until a request comes whose prompt may be cached
         self._hints_at = -math.inf
         self._refresh()
         self._begin(self._refreshing())
-        if deployment.prefix_cache:
-            self._begin(self._reports.run())
         self._begin(self.experts.leader.run())
         if routing.drift_s or routing.crowd[1]:
             self._begin(self.experts.follow_choices())
@@ -75,6 +73,9 @@ class SimulatedCluster:
         generation.router = generation.number % len(self.routers)
         generation.end = "open"
         self.outcomes.generations.append(generation)
+        if self._reports is None and self._d.prefix_cache and generation.conversation is not None:
+            self._reports = PrefixReports(self.attention.workers, self._loop)
+            self._begin(self._reports.run())
         served = self._served[generation.router]
         task = self._begin(self.routers[generation.router].serve(generation))
         served[task] = None
@@ -130,7 +131,7 @@ class SimulatedCluster:
         views = self.attention.views()
         for router in self.routers:
             router.refresh(views)
-        if self._d.prefix_cache and self._loop.time() >= self._hints_at + HINTS_S:
+        if self._reports is not None and self._loop.time() >= self._hints_at + HINTS_S:
             self._hints_at, hints = self._loop.time(), self._reports.read()
             for router in self.routers:
                 router.read_hints(hints)
