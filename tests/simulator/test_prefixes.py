@@ -108,9 +108,11 @@ def test_without_the_cache_prompts_are_computed_again_and_take_longer() -> None:
 def test_a_cache_that_is_too_small_forgets_and_a_dead_worker_takes_its_own_along() -> None:
     large, small = play(talking(), 1), play(talking(pages=120), 1)
     assert small.prefix_hits < 0.7 * large.prefix_hits
-    died = play(replace(talking(), faults=[Fault(at=15.0, kind="attention pod dies", ordinal=1)]), 1)
+    deaths = [Fault(at=at, kind="attention pod dies", ordinal=n) for n, at in enumerate((10.0, 18.0, 26.0))]
+    died = play(replace(talking(), faults=deaths), 1)
     assert {g.end for g in died.outcomes.generations} == {"finished"}
-    assert died.prefix_hits / died.prefix_queries < large.prefix_hits / large.prefix_queries
+    missed = [each.prefix_queries - each.prefix_hits for each in (large, died)]
+    assert missed[1] > 1.1 * missed[0]
 
 
 def test_a_system_prompt_is_computed_once_by_each_worker_and_crowds_none() -> None:
