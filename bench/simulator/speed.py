@@ -42,6 +42,8 @@ def measure(scenario: Scenario, shown: bool) -> dict[str, Any]:
         "steps": played.steps,
         "tables": played.tables,
         "experts_loaded": played.experts_loaded,
+        "prefix_queries": played.prefix_queries,
+        "prefix_hits": played.prefix_hits,
         "summary": asdict(played.summary(SLO)),
     }
 
@@ -52,8 +54,9 @@ def main() -> None:
     parser.add_argument("--rate", type=number(1), default=50, help="requests a second, outside the flash crowd")
     parser.add_argument("--out", type=file, default=RESULTS / "simulator-speed.json", help="where the result goes")
     parser.add_argument("--record", type=Path, help="of routers: its requests come instead, from the first on")
+    parser.add_argument("--conversations", action="store_true", help="requests are turns, whose prompts are cached")
     given = parser.parse_args()
-    scenario = hour(float(given.seconds), float(given.rate))
+    scenario = hour(float(given.seconds), float(given.rate), conversations=given.conversations)
     if given.record is not None:
         try:
             replay = replay_of(given.record.read_bytes().splitlines())

@@ -9,15 +9,18 @@ from services.planner.families import FLASH_CHAT
 from services.planner.memory import on_device
 from services.planner.serving import Serving
 from services.planner.traffic import Slo
+from services.simulator.conversations import Conversations
 from services.simulator.deployment import Deployment
 from services.simulator.faults import Fault
 from services.simulator.routing import Routing
 from services.simulator.simulation import Scenario
-from services.simulator.traffic import KINDS, Arrivals, Phase
+from services.simulator.traffic import KINDS, Arrivals, Kind, Lengths, Phase
 
 GPU, LINK = "h800", "infiniband"
 SERVING = Serving(deduplicated=True)
 SLO = Slo(ttft_s=5.0, itl_s=0.05)
+TURNS, PAUSE_S, SYSTEMS, SYSTEM_TOKENS = 4.0, 20.0, 20, 512  # of conversations: assumed
+TURN = Kind(prompt=Lengths(mean=200, median=120, most=4000), answer=KINDS["conversation"].answer, source="assumed")
 SKEW = 0.4  # exponent of the Zipf law: the hottest of 512 experts has 7 times the rows of the mean one
 
 
@@ -38,8 +41,11 @@ def deployment(attention: int, experts: int, wire: str = LINK, **changes: Any) -
     return Deployment(**given | changes)
 
 
-def hour(seconds: float, rate: float) -> Scenario:
-    """What may happen in an hour, at parts of `seconds`: a flash crowd, deaths, slow links, and rolling upgrades."""
+def hour(seconds: float, rate: float, *, conversations: bool = False) -> Scenario:
+    """What may happen in an hour, at parts of `seconds`: a flash crowd, deaths, slow links, and rolling upgrades.
+
+    With `conversations` about as many requests are turns of them, and prompts are cached.
+    """
     crowd = Phase(0.25 * seconds, 2 * rate), Phase(0.30 * seconds, rate)
     faults = [
         Fault(at=0.10 * seconds, kind="expert pod dies", ordinal=77),
@@ -53,9 +59,17 @@ def hour(seconds: float, rate: float) -> Scenario:
         Fault(at=0.60 * seconds, kind="expert upgrade"),
     ]
     arrivals = Arrivals(phases=[Phase(0.0, rate), *crowd], seconds=seconds, kind=KINDS["conversation"])
+    generate = arrivals.generate
+    if conversations:
+        slower = [Phase(phase.start, phase.rate / TURNS) for phase in arrivals.phases]
+        opening = Arrivals(phases=slower, seconds=seconds, kind=TURN)
+        talks = Conversations(
+            opening=opening, turns=TURNS, pause_s=PAUSE_S, systems=SYSTEMS, system_tokens=SYSTEM_TOKENS
+        )
+        generate = talks.generate
     return Scenario(
         deployment=deployment(64, 128, replicas=2, extra=16, balance_gb_per_minute=20.0),
-        arrivals=arrivals.generate,
+        arrivals=generate,
         seconds=seconds,
         routing=Routing(exponent=SKEW, drift_s=seconds / 2),
         faults=faults,

@@ -8,6 +8,7 @@ import time
 import structlog
 
 from services.attention_worker.engine.pages import PagePool
+from services.attention_worker.hint_pace import HintPace
 from services.membership.page_hints import HINT_MS, PageHints
 from services.membership.redis import RedisUnavailable
 from services.prefixes.page_filter import PageFilter
@@ -15,8 +16,6 @@ from services.prefixes.page_hint import PageHint
 
 log = structlog.get_logger(__name__)
 
-REPORT_S = 1.0  # for each EACH_BYTES of the hint that was written last
-EACH_BYTES = 16 << 10
 REPEAT_S = HINT_MS / 3000  # an unchanged hint is written so often, so that it does not expire
 
 
@@ -25,8 +24,7 @@ class PageReporter:
 
     def __init__(self, hints: PageHints, worker_id: str, boot_id: str, pages: PagePool) -> None:
         self._hints, self._worker_id, self._boot_id, self._pages = hints, worker_id, boot_id, pages
-        self._version, self._written_at = -1, 0.0
-        self._pause_s = REPORT_S
+        self._pace = HintPace(REPEAT_S)
 
     async def run(self) -> None:
         """Writes until cancelled; while Redis is away routers keep what they know."""
@@ -35,14 +33,13 @@ class PageReporter:
                 await self.report()
             except RedisUnavailable as error:
                 log.debug("redis is unavailable, the hint of cached pages is not written", error=str(error))
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(self._pace.pause_s)
 
     async def report(self) -> None:
         """Writes the hint if there is a reason to. Raises RedisUnavailable."""
         version = self._pages.changes
-        if version == self._version and time.monotonic() < self._written_at + REPEAT_S:
+        if not self._pace.due(version, time.monotonic()):
             return
         pages = await asyncio.to_thread(PageFilter.over, self._pages.names())
         await self._hints.write(self._worker_id, PageHint(self._boot_id, self._pages.page_size, version, pages))
-        self._version, self._written_at = version, time.monotonic()
-        self._pause_s = REPORT_S * max(1.0, len(pages.bits) / EACH_BYTES)
+        self._pace.wrote(version, len(pages.bits), time.monotonic())

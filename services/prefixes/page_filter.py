@@ -32,10 +32,9 @@ class PageFilter:
         while size < MOST_BYTES and 8 * size < BITS_PER_NAME * len(names):
             size *= 2
         words = np.frombuffer(b"".join(names), "<u4").reshape(-1, NAME_BYTES // 4)[:, :HASHES]
-        bits: NDArray[np.uint8] = np.zeros(size, np.uint8)
-        place_NH = words & np.uint32(8 * size - 1)
-        np.bitwise_or.at(bits, (place_NH >> 3).ravel(), (1 << (place_NH & 7)).astype(np.uint8).ravel())
-        return cls(bits.tobytes())
+        bits: NDArray[np.bool_] = np.zeros(8 * size, np.bool_)
+        bits[(words & np.uint32(8 * size - 1)).ravel()] = True
+        return cls(np.packbits(bits, bitorder="little").tobytes())
 
     @classmethod
     def read(cls, data: bytes) -> PageFilter:

@@ -16,6 +16,7 @@ from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sequence
 from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.engine.step_plan import Chunk
+from services.prefixes.page_names import PageNames, root_name
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.simulator.deployment import Deployment
 from services.simulator.generation import Generation
@@ -40,6 +41,7 @@ class SimulatedAttention:
     def __init__(
         self,
         worker_id: str,
+        boot_id: str,
         deployment: Deployment,
         times: StepTimes,
         loop: asyncio.AbstractEventLoop,
@@ -47,7 +49,8 @@ class SimulatedAttention:
         *,
         skip: bool = True,
     ) -> None:
-        self.worker_id, self._d, self._times, self._loop, self._on_run = worker_id, deployment, times, loop, on_run
+        self.worker_id, self.boot_id = worker_id, boot_id
+        self._d, self._times, self._loop, self._on_run = deployment, times, loop, on_run
         longest = deployment.pages * deployment.page_size
         pages = PagePool(deployment.pages, deployment.page_size, deployment.max_running, min(longest, 1 << 17))
         self.scheduler = Scheduler(
@@ -87,6 +90,7 @@ class SimulatedAttention:
         return AttentionWorkerView(
             worker_id=self.worker_id,
             address=self.worker_id,
+            boot_id=self.boot_id,
             epoch=1,
             draining=self.draining,
             load=len(scheduler.running) + len(scheduler.waiting),
@@ -102,7 +106,9 @@ class SimulatedAttention:
         self.scheduler.check_fits(longest)
         future = self._loop.create_future()
         self._keys += 1
-        sequence = Sequence(self._keys, request, frozenset(), longest, lambda *_: None)
+        shares = self._d.prefix_cache and generation.conversation is not None
+        names = PageNames(root_name("", self._d.page_size), self._d.page_size) if shares else None
+        sequence = Sequence(self._keys, request, frozenset(), longest, lambda *_: None, names=names)
         self._open[sequence.key] = future, generation
         self.scheduler.submit(sequence)
         self._cut()
@@ -273,15 +279,19 @@ class SimulatedAttention:
         self._learn(run)
         ended: list[Sequence] = []
         given: list[Generation] = []
-        self._owed += steps * len(run.decodes)
+        self._owed += steps * sum(chunk.sequence.names is None for chunk in run.decodes)
         for chunk in run.chunks:
             sequence, samples = chunk.sequence, chunk.samples
-            scheduler.computed(sequence, steps if not run.prompts else chunk.length)
+            tokens = steps if not run.prompts else chunk.length
             if samples:
                 sequence.ids.extend(repeat(0, steps))
                 given.append(self._open[sequence.key][1])
-                if len(sequence.ids) >= sequence.max_length:
-                    ended.append(sequence)
+            if sequence.names is not None and sequence.row is not None:  # a page has to be there to get its name
+                grown = scheduler.pages.grow(sequence.row, sequence.cached + tokens)
+                assert grown, "a run has no more steps than there are pages for"
+            scheduler.computed(sequence, tokens)
+            if samples and len(sequence.ids) >= sequence.max_length:
+                ended.append(sequence)
         self._on_run(run, given)
         for sequence in ended:
             scheduler.remove(sequence)

@@ -13,11 +13,11 @@ from services.simulator.attention import SimulatedAttention
 from services.simulator.deployment import Deployment
 from services.simulator.pods import Pod, StatefulSet
 
-Make = Callable[[str], SimulatedAttention]
+Make = Callable[[str, str], SimulatedAttention]
 
 
 class AttentionSide:
-    """`make` starts a worker with that id."""
+    """`make` starts a worker with that id and boot id."""
 
     def __init__(self, deployment: Deployment, make: Make, loop: asyncio.AbstractEventLoop) -> None:
         self._d, self._make, self._loop = deployment, make, loop
@@ -25,7 +25,8 @@ class AttentionSide:
         timing = deployment.timing
         start_s = timing.pod_s + timing.attention_load_s
         self.pods = StatefulSet("attention", start_s, deployment.pods_per_node, loop, self._joined)
-        self._steps = self._preemptions = self._rows = 0  # of workers that are gone, as the next
+        self._steps = self._preemptions = self._rows = 0  # of workers that are gone, as the next ones
+        self._queried = self._hit = 0
         self._served_s = 0.0
         self._seen_rows, self._rows_at = 0, 0.0  # when the rate was asked for last
 
@@ -49,6 +50,13 @@ class AttentionSide:
     @property
     def preemptions(self) -> int:
         return self._preemptions + sum(worker.scheduler.preemptions for worker in self.workers.values())
+
+    @property
+    def prefix_tokens(self) -> tuple[int, int]:
+        """How many tokens of prompts were looked up in caches, and how many were there."""
+        schedulers = [worker.scheduler for worker in self.workers.values()]
+        queried, hit = sum(s.prefix_queries for s in schedulers), sum(s.prefix_hits for s in schedulers)
+        return self._queried + queried, self._hit + hit
 
     @property
     def rows(self) -> int:
@@ -93,7 +101,9 @@ class AttentionSide:
             self._steps += worker.steps
             self._served_s += worker.served_s
             self._preemptions += worker.scheduler.preemptions
+            self._queried += worker.scheduler.prefix_queries
+            self._hit += worker.scheduler.prefix_hits
             del self.workers[name]
 
     def _joined(self, pod: Pod) -> None:
-        self.workers[pod.name] = self._make(pod.name)
+        self.workers[pod.name] = self._make(pod.name, pod.boot_id)

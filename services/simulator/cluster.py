@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from services.expert_worker.queue_time import WINDOW_S
+from services.router.requests.attention_workers import HINTS_S
 from services.simulator.attention import SimulatedAttention
 from services.simulator.attention_side import AttentionSide
 from services.simulator.autoscaler import SYNC_S, HorizontalPodAutoscaler, Scaling
@@ -17,6 +19,7 @@ from services.simulator.faults import Fault
 from services.simulator.generation import Generation
 from services.simulator.outcomes import Outcomes
 from services.simulator.pods import Pod
+from services.simulator.prefix_reports import PrefixReports
 from services.simulator.router import DIED, SimulatedRouter
 from services.simulator.routing import Popularity, Routing
 from services.simulator.step_time import StepTimes
@@ -27,7 +30,7 @@ Side = AttentionSide | ExpertSide
 
 
 class SimulatedCluster:
-    """`skip` False: every step is an event of its own."""
+    """`skip` False: every step is an event of its own. No conversation goes on after `until`."""
 
     def __init__(
         self,
@@ -37,8 +40,9 @@ class SimulatedCluster:
         seed: int,
         *,
         skip: bool = True,
+        until: float = math.inf,
     ) -> None:
-        self._d, self._loop, self._skip = deployment, loop, skip
+        self._d, self._loop, self._skip, self._until = deployment, loop, skip, until
         self.outcomes = Outcomes()
         self.attention = AttentionSide(deployment, self._make, loop)
         popularity = Popularity(routing, deployment.shape.layers, deployment.shape.experts, seed)
@@ -56,6 +60,8 @@ class SimulatedCluster:
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: list[dict[asyncio.Task[None], None]] = [{} for _ in self.routers]  # in their order
         self.error: BaseException | None = None  # a bug of the simulator
+        self._reports: PrefixReports | None = None  # until a request comes whose prompt may be cached
+        self._hints_at = -math.inf
         self._refresh()
         self._begin(self._refreshing())
         self._begin(self.experts.leader.run())
@@ -67,10 +73,22 @@ class SimulatedCluster:
         generation.router = generation.number % len(self.routers)
         generation.end = "open"
         self.outcomes.generations.append(generation)
+        if self._reports is None and self._d.prefix_cache and generation.conversation is not None:
+            self._reports = PrefixReports(self.attention.workers, self._loop)
+            self._begin(self._reports.run())
         served = self._served[generation.router]
         task = self._begin(self.routers[generation.router].serve(generation))
         served[task] = None
         task.add_done_callback(served.pop)
+        task.add_done_callback(lambda _: self._go_on(generation))
+
+    def _go_on(self, generation: Generation) -> None:
+        """Has the next turn of a conversation come, if this one was answered."""
+        then, edge_s = generation.then, self._d.timing.edge_s
+        if then is not None and generation.end == "finished":
+            then.arrived = self._loop.time() + generation.pause_s
+            if then.arrived + edge_s < self._until:
+                self._loop.call_at(then.arrived + edge_s, self.serve, then)
 
     def autoscale(self, scalings: Mapping[str, Scaling]) -> None:
         """Has pods of these roles scaled: attention by the pages in use in %, experts by the time that calls wait."""
@@ -90,8 +108,10 @@ class SimulatedCluster:
         for side in (self.attention, self.experts):
             side.pods.count()
 
-    def _make(self, worker_id: str) -> SimulatedAttention:
-        worker = SimulatedAttention(worker_id, self._d, self.times, self._loop, self.outcomes.ran, skip=self._skip)
+    def _make(self, worker_id: str, boot_id: str) -> SimulatedAttention:
+        worker = SimulatedAttention(
+            worker_id, boot_id, self._d, self.times, self._loop, self.outcomes.ran, skip=self._skip
+        )
         if self.experts.blocked:
             worker.block()
         return worker
@@ -111,6 +131,10 @@ class SimulatedCluster:
         views = self.attention.views()
         for router in self.routers:
             router.refresh(views)
+        if self._reports is not None and self._loop.time() >= self._hints_at + HINTS_S:
+            self._hints_at, hints = self._loop.time(), self._reports.read()
+            for router in self.routers:
+                router.read_hints(hints)
         busy = self.attention.busy()
         self.times.callers = len(busy)
         self.times.rows = sum(worker.rows for worker in busy) / len(busy) if busy else 0.0

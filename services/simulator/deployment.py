@@ -54,6 +54,7 @@ class Deployment:
     expert_wait_s: float = 30.0
     balance_gb_per_minute: float = 0.0
     pods_per_node: int = 8
+    prefix_cache: bool = True  # of prompts that belong to conversations
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:

@@ -14,10 +14,13 @@ from prometheus_client import CollectorRegistry
 
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Request
+from services.prefixes.page_hint import PageHint
 from services.router.requests.admission import Admission, AdmissionLimits, Place, Visit
 from services.router.requests.admission_metrics import AdmissionMetrics
 from services.router.requests.callers import Caller
 from services.router.requests.errors import RouterError
+from services.router.requests.prefix_hints import PrefixHints
+from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.progress import (
     MAX_FAILURES_IN_A_ROW,
     RETRY_PAUSE_S,
@@ -52,7 +55,9 @@ class SimulatedRouter:
         self._d, self._workers, self._loop = deployment, workers, loop
         self._capacity = Capacity(1, 0)
         self._views: Sequence[AttentionWorkerView] = ()
+        self._places: dict[str, int] = {}
         self._changed = loop.create_future()
+        self._prefixes = PrefixHints()
         self.open_on: Counter[str] = Counter()
         self.admission = Admission(
             lambda: self._capacity,
@@ -65,15 +70,19 @@ class SimulatedRouter:
         """Takes the workers as their leases describe them."""
         self._views = views
         serving = [view for view in views if view.serving]
+        self._places = dict.fromkeys((view.worker_id for view in views), self._d.max_running)
         if serving:
-            places = dict.fromkeys((view.worker_id for view in serving), self._d.max_running)
-            found = capacity_of(serving, places, self.open_on, self._d.routers)
+            found = capacity_of(serving, self._places, self.open_on, self._d.routers)
             tokens = len(serving) * self._d.pages * self._d.page_size
             if (found, tokens) != (self._capacity.places, self._capacity.cached_tokens):
                 self._capacity = Capacity(found, tokens)
         self._changed.set_result(None)
         self._changed = self._loop.create_future()
         self.admission.give()
+
+    def read_hints(self, hints: Mapping[str, PageHint]) -> None:
+        """Takes what workers say of the pages that they have cached."""
+        self._prefixes.update(hints)
 
     async def serve(self, generation: Generation) -> None:
         """Serves a request to its end, which it has exactly once."""
@@ -101,19 +110,24 @@ class SimulatedRouter:
     async def _attempts(self, generation: Generation, visit: Visit, place: Place) -> bool:
         """Attempts until the answer is whole; false when it is given up."""
         progress, failed, progress_at = GenerationProgress(), set[str](), self._loop.time()
+        prompt = generation.prompt_ids()
         while True:
-            view = choose_worker(self._views, self.open_on, avoid=failed)
+            pages = self._look_up(generation, (*prompt, *progress.emitted_ids))
+            cached = await pages.cached_tokens(self._views) if pages else {}
+            view = choose_worker(self._views, self.open_on, avoid=failed, cached=cached, places=self._places)
             worker = self._workers.get(view.worker_id) if view else None
-            if worker is None or not worker.reachable:
+            if view is None or worker is None or not worker.reachable:
                 if view is not None:
                     failed.add(view.worker_id)
                 if self._loop.time() > progress_at + PROGRESS_S:
                     return False
                 await asyncio.wait([self._changed], timeout=RETRY_PAUSE_S if view else PROGRESS_S)
                 continue
+            if pages is not None:
+                pages.sent_to(view)
             request = Request(
                 request_id=str(generation.number),
-                prompt_ids=(0,) * generation.prompt,
+                prompt_ids=prompt,
                 emitted_ids=tuple(progress.emitted_ids),
                 caller=visit.caller.number,
             )
@@ -142,3 +156,8 @@ class SimulatedRouter:
             if progress.next_index >= generation.answer:
                 return True
             await asyncio.sleep(retry_pause_s(fruitless))
+
+    def _look_up(self, generation: Generation, ids: Sequence[int]) -> PrefixLookup | None:
+        """What tells who has these ids cached; None where nobody can."""
+        shares = self._d.prefix_cache and generation.conversation is not None
+        return PrefixLookup(self._prefixes, ids, b"", self._loop.time) if shares else None

@@ -35,7 +35,8 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """What became of a scenario. Pod-seconds until the last arrival; `blocked_s`: while steps waited for experts."""
+    """What became of a scenario. Pod-seconds until the last arrival; `blocked_s`: while steps waited for experts;
+    `prefix_queries`, `prefix_hits`: tokens of prompts that were looked up in caches, and that were there."""
 
     outcomes: Outcomes
     seconds: float
@@ -47,6 +48,8 @@ class Played:
     blocked_s: float
     attention_pod_s: float
     expert_pod_s: float
+    prefix_queries: int
+    prefix_hits: int
 
     def summary(self, slo: Slo, begin: float = 0.0) -> Summary:
         """What clients saw that came from `begin` on."""
@@ -66,7 +69,9 @@ def play(scenario: Scenario, seed: int, progress: Callable[[float], None] = lamb
 
 
 async def _play(loop: VirtualLoop, scenario: Scenario, seed: int, progress: Callable[[float], None]) -> Played:
-    cluster = SimulatedCluster(scenario.deployment, scenario.routing, loop, seed, skip=scenario.skip)
+    cluster = SimulatedCluster(
+        scenario.deployment, scenario.routing, loop, seed, skip=scenario.skip, until=scenario.seconds
+    )
     cluster.autoscale(scenario.scalings)
     for fault in scenario.faults:
         cluster.strike(fault)
@@ -101,4 +106,6 @@ async def _play(loop: VirtualLoop, scenario: Scenario, seed: int, progress: Call
         blocked_s=cluster.experts.blocked_s,
         attention_pod_s=pods_s[0],
         expert_pod_s=pods_s[1],
+        prefix_queries=cluster.attention.prefix_tokens[0],
+        prefix_hits=cluster.attention.prefix_tokens[1],
     )

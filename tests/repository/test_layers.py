@@ -82,6 +82,7 @@ NEVER_REACHED = [
             "services.attention_worker.engine.host_tier",
             "services.attention_worker.engine.pages",
             "services.attention_worker.engine.sequence",
+            "services.attention_worker.hint_pace",
             "services.certificates.renewal",
         ),
         IO,

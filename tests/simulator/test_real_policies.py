@@ -8,11 +8,13 @@ from types import ModuleType
 import pytest
 from support.small_simulation import deployment
 
+from services.attention_worker import hint_pace
 from services.attention_worker.engine import pages, scheduler
+from services.prefixes import page_filter, page_names
 from services.router.dispatch import retry
 from services.router.placement import balance_budget, plan
-from services.router.requests import admission, fair_queue, progress, worker_choice
-from services.simulator import attention, expert_retry, leader, router
+from services.router.requests import admission, fair_queue, prefix_hints, prefix_lookup, progress, worker_choice
+from services.simulator import attention, expert_retry, leader, prefix_reports, router
 from services.simulator.cluster import SimulatedCluster
 from services.simulator.routing import Routing
 from services.simulator.virtual_time import NothingLeft, VirtualLoop, run
@@ -25,6 +27,11 @@ from services.simulator.virtual_time import NothingLeft, VirtualLoop, run
         (attention, pages, {"PagePool"}),
         (router, admission, {"Admission"}),
         (router, worker_choice, {"choose_worker"}),
+        (router, prefix_hints, {"PrefixHints"}),
+        (router, prefix_lookup, {"PrefixLookup"}),
+        (prefix_reports, hint_pace, {"HintPace"}),
+        (prefix_reports, page_filter, {"PageFilter"}),
+        (attention, page_names, {"PageNames"}),
         (router, progress, {"GenerationProgress", "retry_pause_s", "MAX_FAILURES_IN_A_ROW"}),
         (expert_retry, retry, {"choose_retry", "record_failure"}),
         (leader, plan, {"make_plan"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.prefixes.page_names import PageNames, root_name
 from services.router.requests.prefix_hints import PrefixHints
@@ -15,15 +15,18 @@ SLICE_PAGES = 32  # that are hashed at a time
 
 
 class PrefixLookup:
-    """One prompt's pages, by name, and who has them. Nothing is hashed while no worker has given a hint."""
+    """One prompt's pages, by name, and who has them. Nothing is hashed while no worker has given a hint. `now`: the
+    hints' clock."""
 
-    def __init__(self, hints: PrefixHints, ids: Sequence[int], salt: bytes) -> None:
-        self._hints, self._ids, self._salt = hints, ids, salt
+    def __init__(
+        self, hints: PrefixHints, ids: Sequence[int], salt: bytes, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._hints, self._ids, self._salt, self._now = hints, ids, salt, now
         self._names: dict[tuple[str, int], list[bytes]] = {}  # by numerics class and page size
 
     async def cached_tokens(self, workers: Sequence[AttentionWorkerView]) -> dict[str, int]:
         """How many tokens of the prompt each worker seems to have cached, by worker id."""
-        found, now = {}, time.monotonic()
+        found, now = {}, self._now()
         for worker in workers:
             if size := self._hints.page_size(worker.worker_id, worker.boot_id):
                 names = await self._names_for(worker.numerics_class, size)
@@ -34,7 +37,7 @@ class PrefixLookup:
         """Notes that the prompt goes to the worker, if it was looked up there."""
         size = self._hints.page_size(worker.worker_id, worker.boot_id)
         if names := self._names.get((worker.numerics_class, size)):
-            self._hints.sent(worker.worker_id, names, time.monotonic())
+            self._hints.sent(worker.worker_id, names, self._now())
 
     async def _names_for(self, numerics_class: str, page_size: int) -> list[bytes]:
         key = numerics_class, page_size
