@@ -57,8 +57,11 @@ class PlacementHash:
     async def write_table(self, table: Table, over: int = 0) -> bool:
         """Publishes a table unless a newer one is there; returns whether it is the published one now.
 
-        `over`: an epoch there that the caller has found to be of no table of this cluster.
+        `over`: the epoch of one there that the caller has found to be of another cluster.
         """
+        stored = await self.epoch()
+        if stored > table.epoch and ((there := await self.read_table()) is None or there.epoch != stored):
+            over = stored  # it is of no table at all
         values = {"epoch": b"%d" % table.epoch, "table": table.SerializeToString()}
         return await self._replace("epoch", lambda stored: stored <= table.epoch or stored == over, values)
 

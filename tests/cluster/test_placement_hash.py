@@ -49,8 +49,10 @@ def test_a_leader_that_leads_no_more_writes_over_no_newer_table(store: Store, ke
         assert await former.read_table() == Table(epoch=1000, numerics_class="c")
         assert await leader.table_epoch() == 1000
         assert await leader.write_table(Table(epoch=1000, numerics_class="d")), "the same epoch may be repaired"
-        assert await former.write_table(Table(epoch=8), over=1000), "it was found to be of no table"
+        assert await former.write_table(Table(epoch=8), over=1000), "it was found to be of another cluster"
         assert await leader.table_epoch() == 8
+        store.client.hdel(KEY, "table")
+        assert await former.write_table(Table(epoch=3)), "an epoch alone is no table"
 
     run(store, key, scenario)
 
