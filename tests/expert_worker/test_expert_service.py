@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -17,8 +16,6 @@ import torch
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2, tensor_pb2
 from caracal_proto.placements import pack_experts, unpack_experts
 from caracal_proto.tensors import checksum, decode, raw_bytes
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.expert_workers import Worker, place, wanted
 from support.tiny_checkpoint import make_checkpoint
 
@@ -337,17 +334,3 @@ def test_callers_of_one_layer_share_launches(checkpoint: Checkpoint) -> None:
         assert running.batcher.counters.rows == 4 * ROWS
     finally:
         running.stop()
-
-
-def test_health_and_reflection_answer(worker: Worker) -> None:
-    with grpc.insecure_channel(worker.endpoint.address) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        request = health_pb2.HealthCheckRequest(service="caracal.Expert")
-        assert health.Check(request).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        worker.server.set_ready(True)
-        assert health.Check(request).status == health_pb2.HealthCheckResponse.SERVING
-        listing = reflection_pb2.ServerReflectionRequest(list_services="")
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-        replies = reflection.ServerReflectionInfo(iter([listing]))
-        names = [service.name for service in next(iter(replies)).list_services_response.service]
-        assert "caracal.Expert" in names
