@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training.curriculum.built_in import MIXTURES, curriculum, trunk_recipe
-from training.curriculum.search import AIMS, LEAST, MOST, PowerLaws, choose, objective, random_mixtures
+from training.curriculum.search import AIMS, FLOORS, LEAST, MOST, PowerLaws, choose, objective, raised, random_mixtures
 from training.curriculum.stages import CurriculumRecipe, DataStage
 from training.data.corpus import KINDS, Mixture
 from training.model.config import ModelConfig
@@ -132,6 +132,18 @@ def test_the_search_finds_the_mixture_that_helps() -> None:
     assert objective(np.zeros((1, len(KINDS))), AIMS["pre-training"])[0] == 0
 
 
+def test_floors_are_kept_and_the_others_give_what_they_take() -> None:
+    shares = random_mixtures(np.random.default_rng(3), 200)
+    for floors in (*FLOORS.values(), {}):
+        for share_K in shares:
+            found_K = raised(share_K, floors)
+            assert found_K.sum() == pytest.approx(1.0)
+            kinds = dict(zip(KINDS, zip(share_K, found_K, strict=True), strict=True))
+            assert all(after == max(before, floors[kind]) for kind, (before, after) in kinds.items() if kind in floors)
+            ratios = [after / before for kind, (before, after) in kinds.items() if kind not in floors]
+            assert max(ratios) == pytest.approx(min(ratios))
+
+
 def test_the_recipes_mixtures_are_those_of_the_committed_search() -> None:
     assert MIXTURES.exists() == RESULT.exists()
     if not MIXTURES.exists():
@@ -140,6 +152,7 @@ def test_the_recipes_mixtures_are_those_of_the_committed_search() -> None:
     result = json.loads(RESULT.read_text())
     assert json.loads(MIXTURES.read_text()) == {name: found["shares"] for name, found in result["chosen"].items()}
     assert {name: found["aims"] for name, found in result["chosen"].items()} == AIMS
+    assert {name: found["floors"] for name, found in result["chosen"].items() if found["floors"]} == FLOORS
 
 
 def test_without_a_curriculum_the_small_dialogues_are_learned(tmp_path: Path) -> None:

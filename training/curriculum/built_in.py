@@ -35,10 +35,10 @@ def curriculum() -> CurriculumRecipe:
     mixtures = defaultdict(Mixture, chosen_mixtures())
     return CurriculumRecipe(
         (
-            DataStage("pre-training", 2000, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
+            DataStage("pre-training", 1500, mixtures["pre-training"], 0.0, 0.95, 10_000.0),
             DataStage("mid-training", 1500, mixtures["mid-training"], 0.0, 0.97, 10_000.0),
-            DataStage("context extension", 500, mixtures["context extension"], 0.25, 0.98, 50_000.0),
-            DataStage("post-training", 1500, mixtures["post-training"], 0.1, 1.01, 50_000.0),
+            DataStage("context extension", 400, mixtures["context extension"], 0.25, 0.98, 50_000.0),
+            DataStage("post-training", 1100, mixtures["post-training"], 0.1, 1.01, 50_000.0),
         )
     )
 

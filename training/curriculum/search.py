@@ -41,6 +41,13 @@ AIMS: dict[str, dict[str, float]] = {
     "post-training": dict.fromkeys(KINDS, 1.0)
     | {"no_tool": 4.0, "memory": 2.0, "arithmetic": 2.0, "tools": 4.0, "agent": 4.0},
 }
+# Shares that a mixture has at least. Small models of one layer do not learn to call tools, whatever their mixture, so
+# they cannot say how much of it a model needs that can.
+FLOORS: dict[str, dict[str, float]] = {
+    "mid-training": {"tools": 0.14, "agent": 0.06},
+    "context extension": {"tools": 0.1, "agent": 0.06},
+    "post-training": {"tools": 0.14, "agent": 0.08},
+}
 
 
 def random_mixtures(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -114,13 +121,22 @@ def choose(
     ahead, missed = laws.foretell(candidates), left_out(PowerLaws, shares, losses, ridge)
     chosen = {}
     for stage, aims in AIMS.items():
-        best = candidates[objective(ahead, aims).argsort()[:BEST]].mean(0)
+        best = raised(candidates[objective(ahead, aims).argsort()[:BEST]].mean(0), FLOORS.get(stage, {}))
         chosen[stage] = {
             "shares": dict(zip(KINDS, (round(float(share), 3) for share in best), strict=True)),
             "aims": aims,
+            "floors": FLOORS.get(stage, {}),
             "rank_correlation_left_out": rank_correlation(objective(missed, aims), objective(losses, aims)),
         }
     return chosen
+
+
+def raised(share_K: NDArray[np.float64], floors: Mapping[str, float]) -> NDArray[np.float64]:
+    """Returns the shares of one mixture with none below its floor; the others give what that takes, in proportion."""
+    has_floor = np.array([kind in floors for kind in KINDS])
+    raised_K = np.maximum(share_K, [floors.get(kind, 0.0) for kind in KINDS])
+    rest = (1 - raised_K[has_floor].sum()) / share_K[~has_floor].sum()
+    return np.where(has_floor, raised_K, share_K * rest)
 
 
 def train(proxy: Proxy, name: str, mixture: Mixture, seed: int, threads: int) -> Losses:
