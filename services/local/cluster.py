@@ -93,7 +93,7 @@ class LocalCluster:
         self.settings.check_port()
         self.children["redis"] = start_redis(self._redis_port, self.directory)
         await self._redis_answers()
-        with contextlib.suppress(RedisUnavailable):  # without it the first leader waits until Redis has settled
+        with contextlib.suppress(RedisUnavailable):  # without it the first leader waits
             await self.membership.begin_cluster()
         self._spawn_missing()
 

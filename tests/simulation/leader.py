@@ -104,7 +104,7 @@ class Leader:
         if not self.world.mutation.hides_terms:
             self.terms.saw(pulse.term)
             self.bare.saw(pulse, now)
-        self._may_begin = not self.bare.settles_in(now)
+        self._may_begin = not self.bare.wait_left(now)
         if pulse.changes != self._changes or now >= self._read_at + READ_S or self.bare.bare:
             self._read_workers(pulse)
         else:
@@ -164,7 +164,7 @@ class Leader:
             self.world.redis.ask(self.router, lambda redis: redis.write_table(table, pulse.epoch), lambda _: None)
         if leads and self._may_begin and pulse.term < first and not self.world.mutation.hides_terms:
             self.world.redis.ask(self.router, lambda redis: redis.write_term(first, pulse.term), lambda _: None)
-        self._wait_for_change(min(POLL_S, self.bare.settles_in(self.router.now) or POLL_S))
+        self._wait_for_change(min(POLL_S, self.bare.wait_left(self.router.now) or POLL_S))
 
     def _take_over(self, then: Callable[[], None]) -> None:
         """As the real one: a table that is older than the workers' counts as none."""

@@ -112,7 +112,7 @@ class World:
         """Seconds from the start until a leader may begin: schedules count from then on."""
         bare = (self.mutation.bare_redis or BareRedis)()
         bare.saw(Pulse(leads=True, epoch=0, term=0, changes=0, bare=True), self.timeline.now)
-        return bare.settles_in(self.timeline.now)
+        return bare.wait_left(self.timeline.now)
 
     @property
     def played(self) -> Played:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from services.membership.pulse import Pulse
 from services.membership.redis import RENEW_S
 
-SETTLE_S = RENEW_S + 0.5  # in which each worker that reaches Redis renews its lease there
+WAIT_S = RENEW_S + 0.5  # in which each worker that reaches Redis renews its lease there
 
 
 class BareRedis:
@@ -34,6 +34,6 @@ class BareRedis:
         """It cannot be read or written: workers may renew no lease meanwhile, so that all of it begins anew."""
         self._since = None
 
-    def settles_in(self, now: float) -> float:
+    def wait_left(self, now: float) -> float:
         """Seconds until a term may begin; 0 when it may."""
-        return max(0.0, self._since + SETTLE_S - now) if self._since is not None else 0.0
+        return max(0.0, self._since + WAIT_S - now) if self._since is not None else 0.0

@@ -141,7 +141,7 @@ class PlacementLeader:
                 if self._redis_unavailable:
                     log.info("redis is available again; workers may join")
                 self._redis_unavailable = False
-                await self._membership.wait_for_change(min(POLL_S, self._bare.settles_in(time.monotonic()) or POLL_S))
+                await self._membership.wait_for_change(min(POLL_S, self._bare.wait_left(time.monotonic()) or POLL_S))
             except RedisUnavailable as error:
                 if not self._redis_unavailable:
                     log.warning("redis is unavailable; the table stays, joins wait", error=str(error))
@@ -157,7 +157,7 @@ class PlacementLeader:
         leads, stored = pulse.leads, pulse.epoch
         self._terms.saw(pulse.term)
         self._bare.saw(pulse, time.monotonic())
-        may_begin = not self._bare.settles_in(time.monotonic())  # by the leases that are read from here on
+        may_begin = not self._bare.wait_left(time.monotonic())  # by the leases that are read from here on
         await self._see_workers(pulse.changes)
         if self._introductions.pending and time.monotonic() < self._began + FIRST_LOOK_S:
             return  # who is there, and how far their epochs are, decides what a new router believes and begins with
