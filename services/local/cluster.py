@@ -22,6 +22,7 @@ from services.checkpoint.ngram import TABLES_FOLDER
 from services.checkpoint.tables_folder import remove_unused_tables
 from services.local.redis_server import free_port, start_redis
 from services.local.settings import LocalSettings
+from services.local.spares import Spares
 from services.membership.desired import MAX_WORKERS, SCALED
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
@@ -69,6 +70,8 @@ class LocalCluster:
         self.console_token = os.environ.get("CARACAL_CONSOLE_TOKEN") or secrets.token_urlsafe(24)
         self.counts = {"router": settings.routers, "attention": settings.attention, "expert": settings.expert}
         self.children: dict[str, Child] = {}
+        workers = [MODULES[role] for role in SCALED]
+        self.spares = Spares(settings.spares, workers, self.directory, settings.worker_environment())
         self._backoff: dict[str, tuple[float, float]] = {}  # name -> (time of the restart, last delay)
         self.key_file = Path(named).absolute() if named else _new_key_file(self.directory, text)
         self.membership = Membership(self.redis_url, self.cluster, ClusterKey(file=self.key_file))
@@ -116,12 +119,20 @@ class LocalCluster:
             self._retire()
             self._reap()
             self._spawn_missing()
+            if self.steady():
+                self.spares.fill()
             await asyncio.sleep(POLL_S)
+
+    def steady(self) -> bool:
+        """Whether all are there and have run for a while: what starts beside them then slows nobody's start."""
+        latest = time.monotonic() - STEADY_S
+        return self.children.keys() >= set(self._wanted()) and all(c.started < latest for c in self.children.values())
 
     async def stop(self) -> None:
         """Ends every child: routers first, so that open streams end with an error event, and Redis last."""
         running = list(self.children.values())
         try:
+            self.spares.end()
             await self.membership.close()
             for group in (
                 [child for child in running if child.name.startswith("router")],
@@ -206,9 +217,11 @@ class LocalCluster:
                 code, last_line = child.process.returncode, child.last_log_line()
                 log.warning("a process died and is restarted", name=name, code=code, last_line=last_line)
 
+    def _wanted(self) -> list[str]:
+        return ["redis", *(f"{role}-{n}" for role, count in self.counts.items() for n in range(count))]
+
     def _spawn_missing(self) -> None:
-        wanted = ["redis", *(f"{role}-{n}" for role, count in self.counts.items() for n in range(count))]
-        for name in wanted:
+        for name in self._wanted():
             if name not in self.children and self._backoff.get(name, (0.0, 0.0))[0] <= time.monotonic():
                 self.children[name] = self._spawn(name)
 
@@ -234,9 +247,11 @@ class LocalCluster:
                 "CARACAL_CONSOLE_TOKEN": self.console_token,
                 "CARACAL_ADMIN_PORT": str(self._admin_ports[int(number)]),
             }
-        command = [sys.executable, "-P", "-m", MODULES[role]]
         environment |= self.settings.cores_environment(role, int(number))
-        return children.start(name, command, self.directory / f"{name}.log", environment)
+        sink = self.directory / f"{name}.log"
+        if role in SCALED and (taken := self.spares.take(name, MODULES[role], sink, environment)):
+            return taken
+        return children.start(name, [sys.executable, "-P", "-m", MODULES[role]], sink, environment)
 
     def _fail_on_dead_child(self) -> None:
         for child in self.children.values():
