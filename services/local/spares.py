@@ -59,7 +59,7 @@ class Spares:
         while len(self.waiting) < self._count:
             name = f"spare-{next(self._numbers)}"
             command = [sys.executable, "-P", "-m", "services.process.spare", *self._modules]
-            sink = self._directory / f"{name}.log"
+            sink = self._directory / f"{name}.out"  # `caracal logs` shows what workers say, and this is none yet
             self.waiting.append(children.start(name, command, sink, self._environment, stdin=PIPE))
 
     def take(self, name: str, module: str, sink: Path, environment: Mapping[str, str]) -> Child | None:

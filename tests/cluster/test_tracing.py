@@ -73,7 +73,8 @@ def whole(spans: list[Received]) -> bool:
     names = Counter(span.name for span in spans)
     dispatched = sum(span.attributes["caracal.messages"] for span in spans if span.name == "dispatch")
     complete = names["step"] == len(STEPS) and names["dispatch"] == len(STEPS) * LAYERS
-    return complete and names["expert call"] == dispatched and names["decode"] == 1 and names["attempt"] == 1
+    below = complete and names["expert call"] == dispatched and names["decode"] == 1 and names["attempt"] == 1
+    return below and {span.parent_id for span in spans if span.name == "attempt"} <= {span.span_id for span in spans}
 
 
 @pytest.fixture(scope="module")
