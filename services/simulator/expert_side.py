@@ -159,12 +159,12 @@ class ExpertSide:
         again = asked_again(self.pool.table, {*self.pool.dead, name}, self.leader.epoch)
         if took_s <= overdue_s or again is None:
             return
-        again_s = again * self._again_s
+        self.pool.dead.add(name)
+        self.update()
+        again_s = again * self._again_s  # of the others
         late_s = until_avoided(
             self._suspects, name, self._loop.time(), overdue_s=overdue_s, silent_s=math.inf, again_s=again_s
         )
-        self.pool.dead.add(name)
-        self.update()
         self._wait(late_s)
 
     @property

@@ -69,9 +69,10 @@ class Watch:
         """When something came last from a worker, for any of this router's attempts."""
         if self._heard_at != self._loop.time():
             self._heard_at = self._loop.time()
-            self._heard = heard = {}
+            heard: dict[str, float] = {}
             for attempt in self._attempts:
                 name, at = attempt.worker.worker_id, attempt.last_event_at
                 if at > heard.get(name, -math.inf):
                     heard[name] = at
+            self._heard = heard
         return self._heard.get(view.worker_id, -math.inf)
