@@ -12,8 +12,8 @@ from services.simulator.attention import Handed, SimulatedAttention
 from services.simulator.generation import Generation
 from services.simulator.page_fetches import Source
 
-# How the real router hears of what ends an attempt; None: of nothing but its own decision.
-HEARD: dict[str, AttemptFailed | None] = {
+# What the real router gets when an attempt ends; None: nothing, since it has decided so itself.
+FAILURES: dict[str, AttemptFailed | None] = {
     "lost": AttemptFailed(grpc.StatusCode.UNAVAILABLE, "the connection has ended", lost=True),
     "draining": AttemptFailed(grpc.StatusCode.UNAVAILABLE, DRAINING),
     "unavailable": AttemptFailed(grpc.StatusCode.UNAVAILABLE, "experts are missing"),
@@ -40,7 +40,7 @@ class SimulatedAttempt:
     @property
     def last_event_at(self) -> float:
         """When something came last: a token, unless the worker waits or is silent."""
-        return max(self._began, self._generation.last, self._at.heard_at(self._began))
+        return max(self._began, self._generation.last, self._at.received_at(self._began))
 
     @property
     def complete(self) -> bool:

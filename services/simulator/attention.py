@@ -131,7 +131,7 @@ class SimulatedAttention:
 
     def give_up(self, generation: Generation) -> None:
         """As `leave`: what has come of an answer counts, and what still comes does not, for it goes on elsewhere."""
-        self._settle()
+        self._take_whole()
         self._given_up |= {key for key, (_, one) in self._open.items() if one is generation}
         self.leave(generation)
 
@@ -160,7 +160,7 @@ class SimulatedAttention:
         self.life.go_on()
         self.resume("stopped")
 
-    def heard_at(self, since: float) -> float:
+    def received_at(self, since: float) -> float:
         """When a run that has begun since then has given its last tokens; -inf if there is none that goes on."""
         run = self._run
         return run.whole_until(self._loop.time()) if run is not None and run.began >= since else -math.inf
@@ -223,7 +223,7 @@ class SimulatedAttention:
         self._run = self._timer = None
         self.rows = 0
 
-    def _settle(self) -> None:
+    def _take_whole(self) -> None:
         """Takes what whole steps have given, so that the step under way is a run of its own."""
         self._cut()
         if self._run is not None and self._run.steps > 1:

@@ -1,4 +1,4 @@
-"""Clients that talk in turns, of which each one's prompt begins with what the ones before it asked and were told.
+"""Clients that talk in turns, of which each one's prompt begins with what the ones before it asked and got.
 
 Deterministic by its seed, but for when later turns come: a client reads an answer before it goes on.
 """

@@ -1,4 +1,4 @@
-"""Which expert workers the leader takes for alive: its real registry, told of simulated leases, connections, probes."""
+"""Which expert workers the leader takes for alive: its real registry, on simulated leases, connections and probes."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
-from services.simulator.attempt import HEARD, SimulatedAttempt
+from services.simulator.attempt import FAILURES, SimulatedAttempt
 from services.simulator.attention import Handed, SimulatedAttention
 from services.simulator.deployment import Deployment
 from services.simulator.generation import Generation
@@ -139,7 +139,7 @@ class SimulatedRouter:
             new = [SentToken(index) for index in range(progress.next_index, generation.tokens)]
             if progress.accept(number, new):
                 progress_at = self._loop.time()
-            how = recover(progress, HEARD[handed.why])
+            how = recover(progress, FAILURES[handed.why])
             if how.avoid:
                 failed.add(worker.worker_id)
             if how.first:

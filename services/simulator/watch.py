@@ -32,8 +32,8 @@ class Watch:
     ) -> None:
         self._workers, self._attempts, self._open_on, self._loop = workers, attempts, open_on, loop
         self._stalls = StallDetector(self._answers, self._received_at, TIMEOUTS, loop.time, lambda *_, **__: None)
-        self._heard: dict[str, float] = {}
-        self._heard_at = -math.inf
+        self._received: dict[str, float] = {}
+        self._looked_at = -math.inf
 
     @property
     def suspects(self) -> set[str]:
@@ -67,12 +67,12 @@ class Watch:
 
     def _received_at(self, view: AttentionWorkerView) -> float:
         """When something came last from a worker, for any of this router's attempts."""
-        if self._heard_at != self._loop.time():
-            self._heard_at = self._loop.time()
-            heard: dict[str, float] = {}
+        if self._looked_at != self._loop.time():
+            self._looked_at = self._loop.time()
+            received: dict[str, float] = {}
             for attempt in self._attempts:
                 name, at = attempt.worker.worker_id, attempt.last_event_at
-                if at > heard.get(name, -math.inf):
-                    heard[name] = at
-            self._heard = heard
-        return self._heard.get(view.worker_id, -math.inf)
+                if at > received.get(name, -math.inf):
+                    received[name] = at
+            self._received = received
+        return self._received.get(view.worker_id, -math.inf)

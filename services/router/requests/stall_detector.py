@@ -47,7 +47,7 @@ class WatchedAttempt(OpenAttempt, Protocol):
 
 class StallDetector:
     """Abandons the attempts of dead workers. `probe`: whether a worker answers in time. `received_at`: when the last
-    message came from it, by the clock `now`. `warn` is told what was found, as structlog's `warning` is."""
+    message came from it, by the clock `now`. `warn` takes what was found, as structlog's `warning` is."""
 
     def __init__(
         self,
